@@ -1,0 +1,252 @@
+"""Files that can be trusted: atomic writes, one writer at a time, schema checks, digests, manifests.
+
+Pure Python (never torch): the Snakefile imports this module in every job.
+"""
+
+import ast
+import fcntl
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import socket
+import time
+import uuid
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+PACKAGE = Path(__file__).resolve().parent
+SCHEMAS = PACKAGE / "schemas"
+WORK = Path("work")
+RECORDED_LIBRARIES = (
+    "torch", "transformers", "peft", "lm_eval", "datasets", "tokenizers", "safetensors",
+    "numpy", "scipy", "pandas", "pyarrow", "snakemake",
+)  # fmt: skip
+
+
+class ArtifactError(RuntimeError):
+    """A file, a value in it or its writer is not what it must be; the message says what would be right."""
+
+
+# ---------------------------------------------------------------------------------------------- digests
+
+
+def sha256_file(path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest(value) -> str:
+    """SHA-256 (hex) of a value's canonical JSON (sorted keys, no spaces); NaN and infinities are refused."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    """Files of this package that `path` imports anywhere in its text, found by `ast`: nothing is run."""
+    found = set()
+    root = PACKAGE.parent
+    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == PACKAGE.name:
+                file = root.joinpath(*name.split(".")).with_suffix(".py")
+                if file.is_file():
+                    found.add(file)
+    return tuple(sorted(found))
+
+
+@functools.cache
+def _content(path: Path) -> str:
+    return sha256_file(path)
+
+
+@functools.cache
+def import_closure(entry: str, also: tuple[str, ...] = (), optional: frozenset[str] = frozenset()) -> tuple:
+    """Files (relative to the package) that `entry` reaches by imports inside the package, itself included.
+
+    `optional` modules serve single methods and are loaded lazily: they count only if named in `also`.
+    """
+    waiting = [PACKAGE / name for name in (entry, *also)]
+    skipped = {PACKAGE / name for name in optional} - set(waiting)
+    seen: set[Path] = set()
+    while waiting:
+        file = waiting.pop()
+        if file not in seen and file not in skipped:
+            seen.add(file)
+            waiting.extend(_imports(file))
+    return tuple(sorted(str(file.relative_to(PACKAGE)) for file in seen))
+
+
+@functools.cache
+def code_digest(entry: str, also: tuple[str, ...] = (), optional: frozenset[str] = frozenset()) -> str:
+    """SHA-256 over the contents of `import_closure`: what Snakemake's own triggers can't see (design, 5)."""
+    return digest({name: _content(PACKAGE / name) for name in import_closure(entry, also, optional)})
+
+
+# ------------------------------------------------------------------------------------- reading, writing
+
+
+@contextmanager
+def atomic_path(path):
+    """Yield a temporary sibling of `path`; on success it is flushed to disk and renamed, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be written: {error.strerror or error}") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+@functools.cache
+def _validator(schema: str):
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text()))
+
+
+def check(value, schema: str, name) -> None:
+    """Raise ArtifactError naming file and key where `value` breaks schemas/<schema>.schema.yaml."""
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(schema).iter_errors(value))
+    if error is not None:
+        raise ArtifactError(f"{name}: {error.json_path}: {error.message} (schema: {schema})")
+
+
+def _non_finite(value, key="$"):
+    if isinstance(value, float) and not math.isfinite(value):
+        return key
+    if isinstance(value, dict):
+        children = ((f"{key}.{name}", child) for name, child in value.items())
+    elif isinstance(value, list | tuple):
+        children = ((f"{key}[{index}]", child) for index, child in enumerate(value))
+    else:
+        return None
+    return next((bad for name, child in children if (bad := _non_finite(child, name))), None)
+
+
+def write_json(path, value, schema: str | None = None) -> None:
+    """Write JSON atomically; NaN, infinities and what the schema forbids raise ArtifactError."""
+    if bad := _non_finite(value):
+        raise ArtifactError(f"{path}: {bad}: not a finite number; nothing was written")
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    if schema:
+        check(json.loads(text), schema, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def read_json(path, schema: str | None = None):
+    """Read JSON; ArtifactError names the file, the key and what is wrong with it."""
+    try:
+        text = Path(path).read_text()
+        value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant))
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error}); delete it and it will be computed again") from error
+    if schema:
+        check(value, schema, path)
+    return value
+
+
+def _refuse(path, constant):
+    raise ArtifactError(f"{path}: holds {constant}, which is no result; delete it and it will be computed again")
+
+
+# ------------------------------------------------------------------------------- checkpoints and writers
+
+
+def work_folder(artifact, key: str = "") -> Path:
+    """work/<path of the artefact>/<key>/: checkpoints, never inside a declared output (design, 5).
+
+    `key` is a digest of inputs, settings and code: another key never sees these checkpoints.
+    """
+    folder = _work(artifact) / key[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def clear_work(artifact) -> None:
+    """Remove an artefact's checkpoints once it is complete."""
+    shutil.rmtree(_work(artifact), ignore_errors=True)
+
+
+def _work(artifact) -> Path:
+    artifact = Path(os.path.abspath(artifact))
+    try:
+        return WORK / artifact.relative_to(Path.cwd())
+    except ValueError:  # an artefact outside the working directory
+        return WORK / artifact.relative_to(artifact.anchor)
+
+
+@contextmanager
+def hold(artifact):
+    """Hold the only writer's lock on an artefact; a second writer stops with the holder's host and pid."""
+    path = _work(artifact).with_name(_work(artifact).name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise ArtifactError(
+                f"{artifact}: is being written by {handle.read().strip() or 'another process'}; wait for it or stop it"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield  # the file stays: removing it would let a waiting writer lock a file that no longer has a name
+
+
+def manifest(
+    *, recipe: str, code: str, config: dict, inputs: dict, started: float,
+    seed: int | None = None, device: str = "cpu", threads: int = 1,
+) -> dict:  # fmt: skip
+    """What made an artefact: recipe and code digests, config slice, input hashes, versions, host, cost.
+
+    `started` is time.time() at the job's start; peak memory is this process's, in MiB.
+    """
+    versions = {}
+    for name in RECORDED_LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "recipe": recipe,
+        "code": code,
+        "config": config,
+        "inputs": inputs,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "libraries": versions,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
