@@ -1,0 +1,239 @@
+"""From a checked configuration to cells, paths, slices and recipes. Pure Python, never imports torch.
+
+A *recipe* is a digest of everything that determines an artefact: its rule's code, its config slice and
+the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns an artefact exactly when
+its recipe changes, whatever the file times say.
+"""
+
+import functools
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+from workflow_scripts.artifacts import code_digest, digest, sha256_file
+from workflow_scripts.config import TRAINED, UNCALIBRATED
+
+# Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
+MODULES = {
+    "lora": ("recover/lora.py",),
+    "prompt": (),
+    "prefix": (),
+    "idp": ("recover/idp.py",),
+    "concat": (),
+    "none": (),
+}
+OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
+
+
+class Cell(NamedTuple):
+    """One evaluation job. `corpus` calibrates the compressor and trains the adapter; 'none' where nothing is."""
+
+    grid: str
+    model: str
+    compressor: str
+    corpus: str
+    method: str
+    seed: int
+
+    @property
+    def stem(self) -> str:
+        return f"{self.model}/{self.compressor}/{self.corpus}/{self.method}/seed-{self.seed}"
+
+    @property
+    def json(self) -> str:
+        return f"results/{self.grid}/evaluations/{self.stem}.json"
+
+    @property
+    def samples(self) -> str:
+        return f"results/{self.grid}/evaluations/{self.stem}.samples.parquet"
+
+    @property
+    def similarity(self) -> str:
+        return f"results/{self.grid}/similarity/{self.stem}.json"
+
+    @property
+    def training(self) -> str:
+        """training.json of this cell's adapter (for lora, prompt and prefix)."""
+        return f"results/{self.grid}/adapters/{self.stem}/training.json"
+
+
+def model_manifest(model: str) -> str:
+    return f"resources/models/{model}/manifest.json"
+
+
+def corpus_manifest(corpus: str) -> str:
+    return f"resources/corpora/{corpus}/manifest.json"
+
+
+def benchmark_manifest(name: str, task: str) -> str:
+    return f"resources/benchmarks/{name}/{task}/manifest.json"
+
+
+def compression_json(grid: str, model: str, compressor: str, corpus: str) -> str:
+    return f"results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json"
+
+
+def _code(entry: str, *kinds: str) -> str:
+    modules = tuple(sorted({module for kind in kinds for module in MODULES[kind]}))
+    return code_digest(entry, modules, OPTIONAL)
+
+
+class Plan:
+    """A checked configuration's cells and, for each artefact, its inputs and parameters."""
+
+    def __init__(self, config: dict):
+        self.config = config
+        self._cells: dict[str, list[Cell]] = {}
+
+    # -------------------------------------------------------------------------------------------- cells
+
+    def grid(self, name: str) -> dict:
+        return self.config["grids"][name]
+
+    def cells(self, name: str) -> list[Cell]:
+        """The grid's cells, blocks in their order, each cell once."""
+        if name not in self._cells:
+            blocks = self.grid(name)["blocks"].values()
+            self._cells[name] = list(dict.fromkeys(cell for block in blocks for cell in self._block(name, block)))
+        return self._cells[name]
+
+    def _block(self, grid: str, block: dict):
+        axes = (block[axis] for axis in ("models", "compressors", "corpora", "methods", "seeds"))
+        for model, compressor, corpus, method, seed in itertools.product(*axes):
+            if method == "none":
+                corpus, seed = self.calibration_corpus(compressor, corpus), 0
+            yield Cell(grid, model, compressor, corpus, method, seed)
+
+    def calibration_corpus(self, compressor: str, corpus: str) -> str:
+        """The corpus in a compressed model's path: 'none' for compressors that calibrate nothing."""
+        return "none" if self.config["compressors"][compressor]["algorithm"] in UNCALIBRATED else corpus
+
+    def compression(self, cell: Cell) -> str:
+        corpus = self.calibration_corpus(cell.compressor, cell.corpus)
+        return compression_json(cell.grid, cell.model, cell.compressor, corpus)
+
+    def members(self, cell: Cell) -> list[Cell]:
+        """The cells whose adapters this cell attaches: its own, or its members'."""
+        method = self.config["methods"][cell.method]
+        if method["kind"] in TRAINED:
+            return [cell]
+        members = (m if isinstance(m, dict) else {"adapter": m} for m in method.get("members", ()))
+        return [
+            cell._replace(
+                method=member["adapter"], corpus=member.get("corpus", cell.corpus), seed=member.get("seed", cell.seed)
+            )
+            for member in members
+        ]
+
+    def adapters(self, grid: str) -> list[Cell]:
+        """Every adapter that the grid trains, each once."""
+        return list(dict.fromkeys(member for cell in self.cells(grid) for member in self.members(cell)))
+
+    def tasks(self, grid: str) -> list[str]:
+        return self.grid(grid).get("tasks", list(self.config["tasks"]))
+
+    # ------------------------------------------------------------------------------------------- slices
+
+    def method(self, cell: Cell) -> dict:
+        """The cell's method as its entry gets it: members resolved to adapter, corpus and seed."""
+        method = {key: value for key, value in self.config["methods"][cell.method].items() if key != "training"}
+        if "members" in method:
+            method["members"] = [
+                {"adapter": m.method, "corpus": m.corpus, "seed": m.seed} for m in self.members(cell)
+            ]
+        return method
+
+    def training(self, grid: str, method: str) -> dict:
+        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top."""
+        regime = self.config["training"][self.grid(grid)["training"]]
+        settings = self.config["methods"][method]
+        shared = {key: value for key, value in regime.items() if key not in TRAINED}
+        return shared | regime[settings["kind"]] | settings.get("training", {})
+
+    # ------------------------------------------------------------------------- parameters of each rule
+
+    def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
+        spec = self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
+        entry = {"models": "fetch_model.py", "corpora": "fetch_corpus.py", "benchmarks": "fetch_benchmark.py"}
+        code = _code(entry[catalogue])
+        spec = {key: value for key, value in spec.items() if key != "parameters"}
+        if catalogue == "models":
+            spec["allow_remote_code"] = name in self.config["trusted_code"]
+        return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
+
+    def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
+        settings = {"compressor": self.config["compressors"][compressor]}
+        inputs = [self._recipe("models", model)]
+        if corpus != "none":
+            settings["calibration"] = self.grid(grid)["calibration"]
+            inputs.append(self._recipe("corpora", corpus))
+        return _with_recipe(settings, _code("compress_model.py"), inputs)
+
+    def train(self, cell: Cell) -> dict:
+        settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
+        inputs = [self._compressed(cell), self._recipe("corpora", cell.corpus), cell.seed]
+        return _with_recipe(settings, _code("train_adapter.py", settings["method"]["kind"]), inputs)
+
+    def evaluate(self, cell: Cell) -> dict:
+        evaluation = self.grid(cell.grid)["evaluation"]
+        tasks = self.tasks(cell.grid)
+        settings = {
+            "method": self.method(cell),
+            "tasks": {task: self.config["tasks"][task] for task in tasks},
+            "evaluation": evaluation,
+        }
+        data = self.grid(cell.grid)["benchmarks"]
+        inputs = [
+            *self._attached(cell),
+            *(self._recipe("benchmarks", data, task) for task in tasks),
+            *(self._recipe("corpora", corpus) for corpus in evaluation["perplexity"]["corpora"]),
+        ]
+        return _with_recipe(settings, self._evaluation_code("evaluate_cell.py", cell), inputs)
+
+    def similarity(self, cell: Cell) -> dict:
+        measured = self.grid(cell.grid)["similarity"]
+        settings = {"method": self.method(cell), "windows": measured["windows"], "length": measured["length"]}
+        inputs = [*self._attached(cell), self._recipe("corpora", measured["corpus"])]
+        return _with_recipe(settings, self._evaluation_code("measure_similarity.py", cell), inputs)
+
+    def similarity_cells(self, grid: str) -> list[Cell]:
+        methods = self.grid(grid).get("similarity", {}).get("methods", ())
+        return [cell for cell in self.cells(grid) if cell.method in methods and cell.compressor != "dense"]
+
+    def _evaluation_code(self, entry: str, cell: Cell) -> str:
+        kinds = {self.config["methods"][c.method]["kind"] for c in (cell, *self.members(cell))}
+        return _code(entry, *kinds)
+
+    def _attached(self, cell: Cell) -> list:
+        return [self._compressed(cell), *(self.train_recipe(member) for member in self.members(cell))]
+
+    @functools.cache  # noqa: B019 (a plan lives as long as its process)
+    def train_recipe(self, cell: Cell) -> str:
+        return self.train(cell)["recipe"]
+
+    def _compressed(self, cell: Cell) -> str:
+        corpus = self.calibration_corpus(cell.compressor, cell.corpus)
+        return self._compressed_recipe(cell.grid, cell.model, cell.compressor, corpus)
+
+    @functools.cache  # noqa: B019
+    def _compressed_recipe(self, grid: str, model: str, compressor: str, corpus: str) -> str:
+        return self.compress(grid, model, compressor, corpus)["recipe"]
+
+    @functools.cache  # noqa: B019
+    def _recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
+        return self.fetch(catalogue, name, task)["recipe"]
+
+
+def _with_recipe(settings: dict, code: str, inputs) -> dict:
+    """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
+    return settings | {"code": code, "recipe": digest([settings, code, inputs])}
+
+
+def _local_state(spec: dict) -> list:
+    """What identifies a local source: contents of a file, names and sizes of a folder (weights are large)."""
+    if spec["source"] != "local":
+        return []
+    path = Path(spec["path"])
+    if path.is_dir():
+        return sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
+    return [sha256_file(path)] if path.is_file() else ["missing"]
