@@ -1,0 +1,75 @@
+"""Token losses of a linear head without keeping its logits.
+
+A batch of 8 x 256 tokens and a vocabulary of 49,152 makes 400 MB of float32 logits, and as much again for their
+gradient. Here the head is applied to a chunk of rows at a time: what survives a chunk is one loss per token and, in
+training, the gradient of the hidden states, formed while the chunk's softmax is at hand. The head itself is frozen.
+"""
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_LOGITS = 2**24  # logits alive at once: 64 MiB in float32
+
+
+def plain_head(model) -> nn.Linear:
+    """The model's output layer, if its logits are nothing but `hidden @ weight.T + bias`; ValueError otherwise."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"{type(model).__name__}: the output layer is {type(head).__name__}, not a plain Linear")
+    for key, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
+        if getattr(model.config, key, neutral) not in (None, neutral):
+            raise ValueError(f"{type(model).__name__}: config.{key} changes the logits after the output layer")
+    return head
+
+
+def _chunks(rows: int, vocabulary: int):
+    size = max(1, CHUNK_LOGITS // vocabulary)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each target in nats, float32.
+
+    hidden (..., d), targets (...) -> (...): loss = logsumexp(z) - z[target] with z = head(hidden).
+    """
+    flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    losses = torch.empty(len(flat), dtype=torch.float32, device=hidden.device)
+    for rows in _chunks(len(flat), head.out_features):
+        logits = head(flat[rows]).float()
+        losses[rows] = logits.logsumexp(-1) - logits.gather(1, wanted[rows, None]).squeeze(1)
+    return losses.view(targets.shape)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets):
+        gradient = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for rows in _chunks(len(hidden), len(weight)):
+            logits = nn.functional.linear(hidden[rows], weight, bias).float()
+            wanted = targets[rows, None]
+            lse = logits.logsumexp(-1, keepdim=True)
+            total += (lse - logits.gather(1, wanted)).sum(dtype=torch.float64)
+            probabilities = logits.sub_(lse).exp_()
+            probabilities.scatter_add_(1, wanted, torch.full_like(lse, -1.0))  # softmax(z) - one_hot(target)
+            torch.mm(probabilities.to(weight.dtype), weight, out=gradient[rows])
+        ctx.save_for_backward(gradient)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx, outer):
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer.to(gradient.dtype), None, None, None
+
+
+def linear_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Sum of the targets' negative log-likelihoods in nats, differentiable in `hidden` alone.
+
+    hidden (..., d), targets (...) -> scalar float32. The gradient (softmax(z) - one_hot) W is made in the forward
+    pass. A head that wants a gradient of its own is a ValueError: it would silently get none.
+    """
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        raise ValueError("the output layer must be frozen: this loss gives it no gradient")
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    return _LinearCrossEntropy.apply(flat, head.weight, head.bias, targets.reshape(-1))

@@ -1,0 +1,205 @@
+"""Inference-time dynamic prompting: one of m trained prompts per document, chosen by first-layer attention.
+
+Source: Hoang, Cho, Merth, Rastegari, Wang (ICML 2024), section 3.2, made exact in the design, 6. With q and k
+position-encoded, z = q k / sqrt(d_head), Z_i the logits of the text's queries on prompt P_i, X those on the text
+(causal), and n_i the length of P_i:
+
+  joint_mean   mean over heads, text tokens and prompt tokens of softmax([Z_1 .. Z_m, X]) on P_i
+  joint_sum    the same, summed over P_i's tokens
+  indep_mean   as joint_mean with softmax([Z_i, X]);  indep_sum its sum over P_i's tokens
+  logit_mean   mean of Z_i;                           logit_lme  log-mean-exp of Z_i over P_i's tokens
+
+Only the text's real context tokens count, never a continuation. Everything follows from log-sum-exps over P_i and
+over the text, so no attention matrix outlives its row sums.
+"""
+
+from collections.abc import Sequence
+from sys import modules
+
+import torch
+from torch import Tensor
+
+from workflow_scripts.artifacts import digest
+from workflow_scripts.recover.prompt_bank import PromptBank, learned_positions
+
+SCORES = ("joint_mean", "joint_sum", "indep_mean", "indep_sum", "logit_mean", "logit_lme")
+CHOICES = ("score", "random", "single_best", "fixed")
+MOST_LOGITS = 2**25  # first-layer logits alive at once: 128 MiB in float32
+
+
+def attention_logits(queries: Tensor, keys: Tensor) -> Tensor:
+    """z = q k^T / sqrt(d_head) in float32.
+
+    queries (B, heads, T, d_head), keys (B or 1, kv_heads, S, d_head) -> (B, heads, T, S); with grouped queries,
+    head h reads key head h // (heads / kv_heads).
+    """
+    kv_heads = keys.shape[1]
+    grouped = queries.float().unflatten(1, (kv_heads, -1))  # (B, kv_heads, group, T, d_head)
+    logits = grouped @ keys.float().unsqueeze(2).mT * queries.shape[-1] ** -0.5
+    return logits.flatten(1, 2)
+
+
+def text_log_sum_exp(logits: Tensor, mask: Tensor) -> Tensor:
+    """log sum exp of each query over the real tokens up to itself: (B, heads, T, T), mask (B, T) -> (B, heads, T)."""
+    length = logits.shape[-1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=logits.device).tril()
+    visible = causal & mask[:, None, None, :]
+    return logits.masked_fill(~visible, -torch.inf).logsumexp(-1)
+
+
+def selection_scores(score: str, prompt_logits: Sequence[Tensor], text: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """S (B, m) in float64 from first-layer logits.
+
+    prompt_logits: m of (B, heads, T, n_i). text: m of (B, heads, T), `text_log_sum_exp` in the geometry of each
+    prompt (for rotary models they are one and the same). mask (B, T) is True on real context tokens.
+    """
+    lengths = torch.tensor([logits.shape[-1] for logits in prompt_logits], device=mask.device, dtype=torch.float64)
+    on_prompt = torch.stack([logits.logsumexp(-1) for logits in prompt_logits], -1).double()  # (B, heads, T, m)
+    on_text = torch.stack(list(text), -1).double()
+    if score == "logit_mean":
+        values = torch.stack([logits.mean(-1) for logits in prompt_logits], -1).double()
+    elif score == "logit_lme":
+        values = on_prompt - lengths.log()
+    else:
+        if score.startswith("joint"):
+            everything = torch.cat([on_prompt, on_text[..., :1]], -1).logsumexp(-1, keepdim=True)
+        else:
+            everything = torch.logaddexp(on_prompt, on_text)
+        values = (on_prompt - everything).exp()  # attention mass on P_i
+        if score.endswith("mean"):
+            values = values / lengths
+    values = values.mean(1)  # (B, T, m)
+    real = mask[..., None]
+    return torch.where(real, values, 0).sum(1) / real.sum(1)  # where, not *: a padded slot may hold NaN
+
+
+def resolve_score(score: str, learned: bool) -> str:
+    """The score that `auto` stands for; ValueError for a joint score on a model with learned positions.
+
+    There the queries depend on n_i, so prompts of different lengths share no softmax.
+    """
+    if score == "auto":
+        return "indep_mean" if learned else "joint_mean"
+    if score not in SCORES:
+        raise ValueError(f"score: {score!r} is none of auto, {', '.join(SCORES)}")
+    if learned and score.startswith("joint"):
+        raise ValueError(f"score: {score} is not defined with learned positions (OPT); use auto or indep_mean")
+    return score
+
+
+class Selector:
+    """Chooses a prefix of the bank for each document.
+
+    score:    one of SCORES, or auto.
+    choose:   score        argmax S_i, ties to the lowest index
+              random       by a digest of seed and document, so the same in every batch
+              single_best, fixed   always `index`
+    medians:  (m,) subtracted from the scores (`calibrated`), see `calibrate`.
+    """
+
+    def __init__(self, model, bank: PromptBank, score="auto", choose="score", seed=0, index=None):
+        if choose not in CHOICES:
+            raise ValueError(f"choose: {choose!r} is none of {', '.join(CHOICES)}")
+        if choose in ("single_best", "fixed") and not (isinstance(index, int) and 0 <= index < len(bank)):
+            raise ValueError(f"choose: {choose} needs the index of a prefix, 0 to {len(bank) - 1}, not {index!r}")
+        self.decoder = model.get_decoder()
+        self.bank = bank
+        self.learned = learned_positions(model) is not None
+        if not self.learned and not hasattr(self.decoder, "rotary_emb"):
+            raise ValueError(f"{type(model).__name__}: neither rotary nor OPT's learned positions; IDP knows no other")
+        self.score = resolve_score(score, self.learned)
+        self.choose, self.seed, self.index = choose, seed, index
+        self.medians: Tensor | None = None
+
+    def calibrate(self, contexts: Sequence[Sequence[int]]) -> None:
+        """From now on subtract each prompt's median score over `contexts`, which are pieces of training text."""
+        self.medians = None
+        self.medians = self.scores(contexts).quantile(0.5, dim=0)
+
+    def select(self, contexts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Chosen prefixes (B,) int64 and scores (B, m) float64 of B contexts given as token ids without padding."""
+        scores = self.scores(contexts)
+        if self.choose == "score":
+            return scores.argmax(-1), scores  # the first of equal maxima
+        if self.choose == "random":
+            indices = [int(digest([self.seed, list(context)])[:12], 16) % len(self.bank) for context in contexts]
+        else:
+            indices = [self.index] * len(contexts)
+        return torch.tensor(indices), scores
+
+    @torch.no_grad()
+    def scores(self, contexts: Sequence[Sequence[int]]) -> Tensor:
+        """S (B, m), float64, on the CPU. Contexts are scored in groups of similar length; ValueError for an empty one."""
+        if not all(len(context) for context in contexts):
+            raise ValueError("a context without tokens has no attention to score; begin it with the model's BOS")
+        order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
+        scores = torch.empty(len(contexts), len(self.bank), dtype=torch.float64)
+        prompts = sum(prefix.length for prefix in self.bank.prefixes)
+        heads = self.decoder.config.num_attention_heads
+        while order:
+            longest = len(contexts[order[-1]])
+            rows = order[-max(1, MOST_LOGITS // (heads * longest * (longest + prompts))) :]
+            del order[-len(rows) :]
+            ids = torch.zeros(len(rows), longest, dtype=torch.long)
+            mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+            for slot, row in enumerate(rows):
+                ids[slot, : len(contexts[row])] = torch.as_tensor(contexts[row])
+                mask[slot, : len(contexts[row])] = True
+            scores[rows] = self._padded_scores(ids, mask)
+        return scores if self.medians is None else scores - self.medians
+
+    def _padded_scores(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """S (B, m) of right-padded ids (B, T) with mask (B, T) True on real tokens."""
+        device = self.decoder.embed_tokens.weight.device
+        ids, mask = ids.to(device), mask.to(device)
+        geometry = self._project_learned(ids) if self.learned else self._project_rotary(ids)
+        prompt_logits, text, at = [], [], {}
+        for index, prefix in enumerate(self.bank.prefixes):
+            self.bank.require_room(index, ids.shape[1])
+            if prefix.length not in at:
+                queries, keys = geometry(prefix.length)
+                if self.learned or not at:  # rotary text logits are the same at every offset
+                    on_text = text_log_sum_exp(attention_logits(queries, keys), mask)
+                at[prefix.length] = queries, on_text
+            queries, on_text = at[prefix.length]
+            prompt_logits.append(attention_logits(queries, prefix.keys[0]))
+            text.append(on_text)
+        return selection_scores(self.score, prompt_logits, text, mask).cpu()
+
+    def _project_rotary(self, ids: Tensor):
+        """ids (B, T) -> function(offset) -> first-layer queries and keys (B, heads, T, d_head) from that position."""
+        layer = self.decoder.layers[0]
+        attention = layer.self_attn
+        embedded = self.decoder.embed_tokens(ids)
+        hidden = layer.input_layernorm(embedded)
+        queries = attention.q_proj(hidden).unflatten(-1, (-1, attention.head_dim))  # (B, T, heads, d_head)
+        keys = attention.k_proj(hidden).unflatten(-1, (-1, attention.head_dim))
+        if hasattr(attention, "q_norm"):
+            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
+        rotate = modules[type(attention).__module__].apply_rotary_pos_emb
+
+        def at(offset: int) -> tuple[Tensor, Tensor]:
+            positions = torch.arange(offset, offset + ids.shape[1], device=ids.device)[None]
+            return rotate(queries, keys, *self.decoder.rotary_emb(embedded, position_ids=positions))
+
+        return at
+
+    def _project_learned(self, ids: Tensor):
+        """As `_project_rotary` for OPT, whose position embeddings enter before the projections."""
+        layer = self.decoder.layers[0]
+        attention = layer.self_attn
+        embedded = self.decoder.embed_tokens(ids)
+        if self.decoder.project_in is not None:
+            embedded = self.decoder.project_in(embedded)
+
+        def at(offset: int) -> tuple[Tensor, Tensor]:
+            positions = torch.arange(offset, offset + ids.shape[1], device=ids.device)[None]
+            hidden = embedded + self.decoder.embed_positions(None, position_ids=positions)
+            if layer.do_layer_norm_before:
+                hidden = layer.self_attn_layer_norm(hidden)
+            queries = attention.q_proj(hidden).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            keys = attention.k_proj(hidden).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            return queries, keys
+
+        return at

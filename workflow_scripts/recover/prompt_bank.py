@@ -1,0 +1,81 @@
+"""Every soft prompt as a prefix of keys and values that stands before the text.
+
+A prompt of n vectors is encoded alone at positions 0..n-1, once; the text starts at position n, as in training.
+In a causal model the prompt's keys and values don't depend on the text, so attending to the cached ones is exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of one prompt; a list over layers of (1, kv_heads, n, head_dim), position-encoded."""
+
+    name: str
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        return self.keys[0].shape[2]
+
+
+def encode(model, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Keys and values of `embeddings` (n, d) run alone through the decoder at positions 0..n-1.
+
+    Returns two lists over layers of (1, kv_heads, n, head_dim). Gradients reach `embeddings` where wanted.
+    """
+    cache = DynamicCache()
+    decoder = model.get_decoder()
+    decoder(inputs_embeds=embeddings[None].to(model.dtype), past_key_values=cache, use_cache=True)
+    return [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
+
+
+def expanded_cache(keys: Sequence[Tensor], values: Sequence[Tensor], batch: int) -> DynamicCache:
+    """A fresh cache that shows the same prefix to `batch` rows; the call that uses it changes only the cache."""
+    return DynamicCache([(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in zip(keys, values)])
+
+
+def learned_positions(model) -> int | None:
+    """Positions a model with learned position embeddings has (OPT: 2,048); None for rotary models."""
+    table = getattr(model.get_decoder(), "embed_positions", None)
+    return None if table is None else table.num_embeddings - table.offset
+
+
+class PromptBank:
+    """The prefixes among which one is chosen per document. Nothing that is done with the bank changes it."""
+
+    def __init__(self, prefixes: Sequence[Prefix], positions: int | None = None):
+        """`positions`: how many positions the model has, if they are learned (`learned_positions`)."""
+        if not prefixes:
+            raise ValueError("a prompt bank needs at least one prefix")
+        names = [prefix.name for prefix in prefixes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"prefixes of one bank need different names, not {names}")
+        self.prefixes = tuple(prefixes)
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.prefixes)
+
+    def cache(self, index: int, batch: int, text_length: int = 0) -> DynamicCache:
+        """A fresh cache of prefix `index` for `batch` rows of up to `text_length` tokens (generated ones included).
+
+        The text's positions start at `prefixes[index].length`. ValueError where they would run out.
+        """
+        self.require_room(index, text_length)
+        prefix = self.prefixes[index]
+        return expanded_cache(prefix.keys, prefix.values, batch)
+
+    def require_room(self, index: int, text_length: int) -> None:
+        """ValueError where prefix `index` and `text_length` tokens exceed the model's learned positions."""
+        prefix = self.prefixes[index]
+        if self.positions is not None and prefix.length + text_length > self.positions:
+            raise ValueError(
+                f"{prefix.name}: {prefix.length} prompt positions + {text_length} text tokens exceed the model's "
+                f"{self.positions} positions; cut the text to {self.positions - prefix.length} tokens"
+            )
