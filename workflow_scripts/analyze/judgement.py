@@ -1,0 +1,187 @@
+"""All paired statistics of a grid and its verdicts, as plain data for verdict.json.
+
+Every table and figure takes its intervals from here, so a number has the same interval wherever it is shown.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workflow_scripts.analyze.results import Cell, Group, Results, paired_items, unique
+from workflow_scripts.analyze.statistics import (
+    LEVEL,
+    RESAMPLES,
+    SEEDS_FOR_VARIANCE,
+    Estimate,
+    finite,
+    holm,
+    mcnemar,
+    proportion_interval,
+    resampled_means,
+    seed_mean,
+    smallest_detectable,
+)
+from workflow_scripts.analyze.verdict import Verdict, decide
+
+METRICS = {"accuracy": "correct", "gold_loglik": "gold_loglik"}  # name -> samples column
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting (compressor and method) of a comparison with its cells, one per training seed."""
+
+    compressor: str
+    method: str
+    cells: tuple[Cell, ...]
+
+
+def judge_grid(results: Results, pair: dict[str, str], resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """verdict.json: settings, and for each (model, compressor, corpus) its estimates, tests and verdicts.
+
+    pair: {"prompt": method, "lora": method}, named in config before the results are seen.
+    """
+    groups = [judge_group(results, group, pair, resamples, seed) for group in results.groups()]
+    return {
+        "grid": results.grid,
+        "pair": dict(pair),
+        "settings": {"resamples": resamples, "seed": seed, "level": LEVEL},
+        "cells": {"planned": len(results.planned), "missing": [cell._asdict() for cell in results.missing]},
+        "groups": groups,
+    }
+
+
+def arms_of(results: Results, group: Group, compressor: str) -> dict[str, Arm]:
+    """method -> arm of a compressor in the group's model and corpus, for the cells that exist."""
+    methods = ["none", *results.methods(group)]
+    arms = (Arm(compressor, m, tuple(results.seeds(group.model, compressor, group.corpus, m))) for m in methods)
+    return {arm.method: arm for arm in arms if arm.cells}
+
+
+def judge_group(results: Results, group: Group, pair: dict[str, str], resamples: int, seed: int) -> dict:
+    """Estimates, tests and verdicts of one (model, compressor, corpus)."""
+    compressed, dense = arms_of(results, group, group.compressor), arms_of(results, group, "dense")
+    head = {
+        **group._asdict(),
+        "missing": [
+            str(cell)
+            for method in ("none", *results.methods(group))
+            for compressor in ("dense", group.compressor)
+            for cell in results.seeds(group.model, compressor, group.corpus, method, planned=True)
+            if cell not in results.evaluations
+        ],
+        "seeds": {method: [cell.seed for cell in arm.cells] for method, arm in compressed.items()},
+    }
+    if "none" not in compressed:
+        reason = f"{group} / none has not been evaluated"
+        empty = {name: {"verdict": Verdict("unavailable", reason).to_json()} for name in METRICS}
+        return {**head, "items": {}, "metrics": empty, "tasks": {}, "family": 0}
+    arms = [*compressed.values(), *dense.values()]
+    metrics, items = {}, {}
+    for name, column in METRICS.items():
+        metrics[name], items[name] = _judge_metric(results, group, arms, column, pair, resamples, seed)
+    tasks = _task_tests(results, compressed, dense.get("none"))
+    family = _adjust(metrics["accuracy"]["methods"], tasks)
+    return {**head, "items": items["accuracy"], "metrics": metrics, "tasks": tasks, "family": family}
+
+
+def _judge_metric(results, group, arms, column, pair, resamples, seed) -> tuple[dict, dict]:
+    cells = [cell for arm in arms for cell in arm.cells]
+    frames = paired_items(results, cells, column)
+    values = {task: frame.to_numpy() for task, frame in frames.items()}  # task -> (items, cells)
+    absent = [t for t in results.tasks if t not in values]
+    estimates, members, start = {}, {}, 0
+    means = resampled_means(values, resamples, seed)
+    draws = np.mean(list(means.values()), axis=0) if means else np.empty((resamples, 0))  # (resamples, cells)
+    points = np.mean([v.mean(axis=0) for v in values.values()], axis=0) if values else np.empty(0)
+    if not values:
+        reason = "its cells share no item with a value"
+        return {"verdict": Verdict("unavailable", reason).to_json(), "absent_tasks": absent, "methods": {}}, {}
+    for arm in arms:
+        key, stop = (arm.compressor, arm.method), start + len(arm.cells)
+        members[key] = slice(start, stop)
+        estimates[key] = seed_mean(points[start:stop], draws[:, start:stop], "/".join(key), seed)
+        start = stop
+
+    def difference(a: tuple, b: tuple) -> dict[str, np.ndarray]:
+        return {t: v[:, members[a]].mean(axis=1) - v[:, members[b]].mean(axis=1) for t, v in values.items()}
+
+    none, reference = (group.compressor, "none"), ("dense", "none")
+    loss = estimates[reference] - estimates[none] if reference in estimates else None
+    lost = loss is not None and loss.interval()[0] > 0
+    methods, controlled = {}, {}
+    for arm in arms:
+        key = (arm.compressor, arm.method)
+        if arm.compressor != group.compressor or arm.method == "none":
+            continue
+        gain = estimates[key] - estimates[none]
+        row = {
+            "value": estimates[key].to_json(),
+            "gain": gain.to_json(),
+            "p": finite(gain.p_value()),
+            "smallest_detectable": finite(smallest_detectable(difference(key, none), column == "correct")),
+            "covers": "items and training seeds" if len(arm.cells) >= SEEDS_FOR_VARIANCE else "items",
+            "recovery": (gain / loss).to_json() if lost else None,
+            "dense_gain": None,
+            "controlled": None,
+        }
+        if ("dense", arm.method) in estimates and reference in estimates:
+            dense_gain = estimates["dense", arm.method] - estimates[reference]
+            controlled[arm.method] = gain - dense_gain
+            row |= {"dense_gain": dense_gain.to_json(), "controlled": controlled[arm.method].to_json()}
+        methods[arm.method] = row
+    report = {
+        "dense": estimates[reference].to_json() if loss is not None else None,
+        "compressed": estimates[none].to_json(),
+        "loss": loss.to_json() if loss is not None else None,
+        "loss_smallest_detectable": (
+            finite(smallest_detectable(difference(reference, none), column == "correct")) if loss is not None else None
+        ),
+        "methods": methods,
+        "verdict": _verdict(group, loss, controlled, methods, pair).to_json(),
+        "absent_tasks": absent,
+    }
+    return report, {task: len(frame) for task, frame in frames.items()}
+
+
+def _verdict(group: Group, loss: Estimate | None, controlled: dict, methods: dict, pair: dict) -> Verdict:
+    if loss is None:
+        return Verdict("unavailable", f"{group.model} / dense / none has not been evaluated")
+    if absent := unique(m for m in pair.values() if m not in methods):
+        missing = f"{group} has no result for {' and '.join(absent)}, named in the pair"
+    else:
+        absent = unique(m for m in pair.values() if m not in controlled)
+        missing = (
+            f"no dense control: {' and '.join(absent)} was not run on the dense model, so recovery can't be told "
+            "from what the adapter gives any model; the gains shown are not controlled"
+        )
+    return decide(loss, controlled.get(pair["prompt"]), controlled.get(pair["lora"]), missing)
+
+
+def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None) -> dict:
+    """method -> task -> accuracy of the first seed with Wilson interval and exact McNemar against `none`.
+
+    The row `none` compares the compressed model with the dense one.
+    """
+    report = {}
+    for method, arm in compressed.items():
+        base = dense if method == "none" else compressed["none"]
+        report[method] = {}
+        cells = [arm.cells[0], *([base.cells[0]] if base else [])]
+        for task, frame in paired_items(results, cells, "correct").items():
+            after = frame[0].to_numpy() > 0.5
+            low, high = proportion_interval(int(after.sum()), len(after))
+            row = {"n": len(after), "acc": float(after.mean()), "low": finite(low), "high": finite(high)}
+            if base:
+                before = frame[1].to_numpy() > 0.5
+                row |= {"difference": float(after.mean() - before.mean()), **mcnemar(before, after)}
+            report[method][task] = row
+    return report
+
+
+def _adjust(methods: dict, tasks: dict) -> int:
+    """Holm over the family of one table and model: all methods' averages and tasks. Returns the family's size."""
+    rows = [row for row in methods.values() if row["p"] is not None]
+    rows += [row for method, by_task in tasks.items() if method != "none" for row in by_task.values() if "p" in row]
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return len(rows)

@@ -1,0 +1,160 @@
+"""What a grid planned and what of it exists: evaluation JSONs and their samples, read once and checked.
+
+A planned cell without a file is *missing*: it stays in the plan, so that every table and figure can name it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from workflow_scripts.artifacts import ArtifactError, read_json
+
+UNCALIBRATED = "none"  # the corpus of dense, rtn and magnitude (design, 2)
+ITEM_COLUMNS = ("task", "doc_id", "doc_hash", "correct", "gold_loglik", "margin")
+
+
+class Cell(NamedTuple):
+    """One evaluation job."""
+
+    model: str
+    compressor: str
+    corpus: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.model} / {self.compressor} / {self.corpus} / {self.method} / seed {self.seed}"
+
+
+class Group(NamedTuple):
+    """What one verdict speaks of."""
+
+    model: str
+    compressor: str
+    corpus: str
+
+    def __str__(self) -> str:
+        return " / ".join(self)
+
+
+@dataclass
+class Results:
+    """A grid's plan with what exists of it."""
+
+    grid: str
+    planned: dict[Cell, Path]
+    evaluations: dict[Cell, dict]
+    _items: dict[Cell, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @property
+    def missing(self) -> list[Cell]:
+        return [cell for cell in self.planned if cell not in self.evaluations]
+
+    @property
+    def models(self) -> list[str]:
+        return unique(cell.model for cell in self.planned)
+
+    @property
+    def tasks(self) -> list[str]:
+        return unique(task for evaluation in self.evaluations.values() for task in evaluation["tasks"])
+
+    def groups(self) -> list[Group]:
+        """Every (model, compressor, corpus) of a compressed model, in the order of the plan."""
+        return unique(Group(*cell[:3]) for cell in self.planned if cell.compressor != "dense")
+
+    def methods(self, group: Group) -> list[str]:
+        """Recovery methods planned for a group, in the order of the plan."""
+        return unique(c.method for c in self.planned if c[:3] == group and c.method != "none")
+
+    def seeds(self, model: str, compressor: str, corpus: str, method: str, planned: bool = False) -> list[Cell]:
+        """The cells (one per seed, ascending) of a setting that exist, or that are planned.
+
+        The unrecovered cell of a compressor that calibrates nothing lies under the corpus `none`.
+        """
+        source = self.planned if planned else self.evaluations
+        found = [cell for cell in source if cell[:4] == (model, compressor, corpus, method)]
+        if not found and method == "none" and corpus != UNCALIBRATED:
+            found = [cell for cell in source if cell[:4] == (model, compressor, UNCALIBRATED, method)]
+        return sorted(found)
+
+    def first(self, model: str, compressor: str, corpus: str, method: str) -> Cell | None:
+        """The existing cell with the lowest seed, or None."""
+        return next(iter(self.seeds(model, compressor, corpus, method)), None)
+
+    def items(self, cell: Cell) -> pd.DataFrame:
+        """Samples of a cell, indexed by (task, doc_hash, nth occurrence of that hash in the task)."""
+        if cell not in self._items:
+            self._items[cell] = read_samples(self.planned[cell])
+        return self._items[cell]
+
+    def check_paired(self, cells: Iterable[Cell]) -> None:
+        """Refuse to pair cells whose benchmarks come from different source files (design, 6)."""
+        seen: dict[str, tuple[str, Cell]] = {}
+        for cell in cells:
+            for task, scores in self.evaluations[cell]["tasks"].items():
+                sha, first = seen.setdefault(task, (scores["data_sha256"], cell))
+                if sha != scores["data_sha256"]:
+                    raise ArtifactError(
+                        f"{self.planned[first]} and {self.planned[cell]} can't be paired: their {task} data differ "
+                        f"(sha256 {sha[:12]} and {scores['data_sha256'][:12]}); evaluate both on the same source"
+                    )
+
+
+def unique(values: Iterable) -> list:
+    """Values without repetition, in order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def samples_path(evaluation: Path) -> Path:
+    """seed-0.json -> seed-0.samples.parquet."""
+    return Path(evaluation).with_suffix(".samples.parquet")
+
+
+def read_results(cells: list[dict]) -> Results:
+    """Read a plan: dicts with grid, model, compressor, corpus, method, seed and path.
+
+    Raises ArtifactError for an empty plan, a broken evaluation, or one that describes another cell.
+    """
+    if not cells:
+        raise ArtifactError("the plan holds no cell: the grid is empty")
+    planned, evaluations = {}, {}
+    for row in cells:
+        cell = Cell(*(row[key] for key in ("model", "compressor", "corpus", "method")), int(row["seed"]))
+        planned[cell] = Path(row["path"])
+        if not planned[cell].exists():
+            continue
+        evaluation = read_json(planned[cell], schema="evaluation")
+        described = Cell(*(evaluation["cell"][key] for key in Cell._fields))
+        if described != cell:
+            raise ArtifactError(f"{row['path']}: $.cell describes {described}; its path says {cell}")
+        evaluations[cell] = evaluation
+    return Results(cells[0]["grid"], planned, evaluations)
+
+
+def read_samples(evaluation: Path) -> pd.DataFrame:
+    """The samples beside an evaluation JSON; equal questions of a task are told apart by their order."""
+    path = samples_path(evaluation)
+    try:
+        items = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}); delete {evaluation} to compute both again") from error
+    if absent := [name for name in ITEM_COLUMNS if name not in items.columns]:
+        raise ArtifactError(f"{path}: lacks the columns {', '.join(absent)}; delete {evaluation} to compute both again")
+    items = items.sort_values(["task", "doc_id"], kind="stable")
+    items["occurrence"] = items.groupby(["task", "doc_hash"]).cumcount()
+    return items.set_index(["task", "doc_hash", "occurrence"])
+
+
+def paired_items(results: Results, cells: list[Cell], column: str) -> dict[str, pd.DataFrame]:
+    """Task -> frame (items, cells; columns 0, 1, ...) of one samples column, over the items that all cells share.
+
+    Items whose value is missing or not finite in any of the cells are left out.
+    """
+    results.check_paired(cells)
+    columns = [results.items(cell)[column].astype("float64").rename(i) for i, cell in enumerate(cells)]
+    values = pd.concat(columns, axis=1, join="inner")
+    values = values.replace([float("inf"), float("-inf")], float("nan")).dropna()
+    return {task: frame for task, frame in values.groupby(level="task", sort=False)}

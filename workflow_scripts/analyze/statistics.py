@@ -1,0 +1,159 @@
+"""Paired statistics over items (design, 6): exact McNemar, stratified paired bootstrap, Holm.
+
+An `Estimate` is a number with its bootstrap distribution. All estimates of one group share their resamples,
+so their differences and ratios are paired, item by item, by plain arithmetic.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+POWER = 0.80
+SEEDS_FOR_VARIANCE = 3  # fewer training seeds say nothing about their variance
+_CHUNK = 4_000_000  # resampled items held at once
+_ROUNDING = 1e-12  # equal columns of a matrix product may differ by less; such a difference is none
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A point estimate and its bootstrap draws, shape (resamples,). NaN draws: no interval can be given."""
+
+    point: float
+    draws: np.ndarray
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.point + other.point, self.draws + other.draws)
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.point - other.point, self.draws - other.draws)
+
+    def __mul__(self, factor: float) -> "Estimate":
+        return Estimate(self.point * factor, self.draws * factor)
+
+    def __truediv__(self, other: "Estimate") -> "Estimate":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Estimate(float(np.divide(self.point, other.point)), self.draws / other.draws)
+
+    @property
+    def known(self) -> bool:
+        """Whether an interval exists (a task with one item has no sampling variance to show)."""
+        return bool(np.isfinite(self.draws).all())
+
+    @property
+    def standard_error(self) -> float:
+        return float(self.draws.std(ddof=1)) if self.known else float("nan")
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Percentile interval; (nan, nan) where none can be given."""
+        if not self.known:
+            return float("nan"), float("nan")
+        ends = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.where(np.abs(ends) < _ROUNDING, 0.0, ends)
+        return float(low), float(high)
+
+    def p_value(self) -> float:
+        """Two-sided bootstrap p of "the value is 0": 2 min(P(draw <= 0), P(draw >= 0)), never below 2/(B+1)."""
+        if not self.known:
+            return float("nan")
+        tails = min((self.draws <= _ROUNDING).sum(), (self.draws >= -_ROUNDING).sum())
+        return float(min(1.0, 2 * (tails + 1) / (len(self.draws) + 1)))
+
+    def to_json(self) -> dict:
+        low, high = self.interval()
+        return {"value": finite(self.point), "low": finite(low), "high": finite(high)}
+
+
+def finite(number: float) -> float | None:
+    """The number for JSON: None where it is not finite."""
+    return float(number) if np.isfinite(number) else None
+
+
+def resampled_means(
+    tasks: dict[str, np.ndarray], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Bootstrap the items of each task, the same draws for every column.
+
+    tasks: task -> (items, columns). Returns task -> (resamples, columns) resampled means. Of n items n - 1 are
+    drawn with replacement: the rescaled bootstrap of Rao and Wu (1988) for stratified samples, whose variance
+    is unbiased where strata are small (drawing n understates it by (n-1)/n: 10 % at 10 items a task). A task's
+    draws depend on the seed, its name and its size only, so other cells don't move an interval.
+    """
+    means = {}
+    for task, values in tasks.items():
+        n = len(values)
+        if n < 2:
+            means[task] = np.full((resamples, values.shape[1]), np.nan)
+            continue
+        random = np.random.default_rng([seed, zlib.crc32(task.encode())])
+        parts = []
+        for start in range(0, resamples, step := max(1, _CHUNK // n)):
+            rows = min(step, resamples - start)
+            drawn = random.integers(0, n, (rows, n - 1)) + n * np.arange(rows)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+            parts.append(counts @ values / (n - 1))  # (rows, columns)
+        means[task] = np.concatenate(parts)
+    return means
+
+
+def seed_mean(points: np.ndarray, draws: np.ndarray, name: str, seed: int = 0) -> Estimate:
+    """Mean over training seeds: points (seeds,), draws (resamples, seeds).
+
+    With three seeds or more they are resampled too (S - 1 of S, as above), so that the interval covers training;
+    with fewer the seeds at hand are averaged and the interval covers items only.
+    """
+    resamples, seeds = draws.shape
+    if seeds >= SEEDS_FOR_VARIANCE:
+        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        drawn = random.integers(0, seeds, (resamples, seeds - 1))
+        draws = np.take_along_axis(draws, drawn, axis=1)
+    return Estimate(float(points.mean()), draws.mean(axis=1))
+
+
+def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
+    """Exact McNemar test of two boolean vectors over the same items; p = 1 where nothing changed."""
+    before, after = np.asarray(before, bool), np.asarray(after, bool)
+    gained, lost = int((~before & after).sum()), int((before & ~after).sum())
+    p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    return {"gained": gained, "lost": lost, "p": float(p)}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment; NaN stays NaN and is no member of the family."""
+    p = np.asarray(p_values, float)
+    known = np.isfinite(p)
+    if known.any():
+        p[known] = multipletests(p[known], method="holm")[1]
+    return p.tolist()
+
+
+def proportion_interval(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson interval of a share; (nan, nan) without items."""
+    if n == 0:
+        return float("nan"), float("nan")
+    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    return float(low), float(high)
+
+
+def smallest_detectable(differences: dict[str, np.ndarray], binary: bool) -> float:
+    """Smallest macro-average difference that this sample finds with 80 % power at 5 %, two-sided.
+
+    differences: task -> (items,) paired differences. (z_.975 + z_.80) sqrt(sum_t v_t / n_t) / T with v_t the
+    variance of a difference: for accuracies the share of changed items (changed + 1) / (n + 2), so that cells
+    without any change still don't claim to detect everything; otherwise the sample's variance.
+    """
+    factor = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
+    total = 0.0
+    for values in differences.values():
+        n = len(values)
+        if n < 2:
+            return float("nan")
+        variance = (np.count_nonzero(values) + 1) / (n + 2) if binary else values.var(ddof=1)
+        total += variance / n
+    return float(factor * np.sqrt(total) / len(differences)) if differences else float("nan")
