@@ -1,0 +1,23 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+report: "reports/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/fetch.smk"
+include: "rules/compress.smk"
+include: "rules/recover.smk"
+include: "rules/evaluate.smk"
+include: "rules/analyze.smk"
+
+
+rule all:
+    input:
+        cells(config["grid"]),
+        f"results/{config['grid']}/report.html",

@@ -1,0 +1,74 @@
+def attached(wildcards):
+    """The adapters that a cell attaches (its own, or its members')."""
+    return [ancient(member.training) for member in PLAN.members(cell_of(wildcards))]
+
+
+def task_data(wildcards):
+    grid = PLAN.grid(wildcards.grid)
+    return [
+        ancient(paths.benchmark_manifest(grid["benchmarks"], task)) for task in PLAN.tasks(wildcards.grid)
+    ]
+
+
+def perplexity_text(wildcards):
+    corpora = PLAN.grid(wildcards.grid)["evaluation"]["perplexity"]["corpora"]
+    return [ancient(paths.corpus_manifest(corpus)) for corpus in corpora]
+
+
+rule evaluate_cell:
+    input:
+        model=ancient("resources/models/{model}/manifest.json"),
+        compression=lambda wildcards: ancient(PLAN.compression(cell_of(wildcards))),
+        adapters=attached,
+        benchmarks=task_data,
+        corpora=perplexity_text,
+    output:
+        evaluation=report(
+            "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+            caption="../reports/captions/evaluation.rst",
+            category="Cells",
+            labels={
+                "model": "{model}",
+                "compressor": "{compressor}",
+                "corpus": "{corpus}",
+                "method": "{method}",
+                "seed": "{seed}",
+            },
+        ),
+        samples="results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.samples.parquet",
+    params:
+        args=lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
+    log:
+        "logs/{grid}/evaluate_cell/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+    message:
+        "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
+        runtime=lambda wildcards, attempt: 480 * attempt,
+    script:
+        "../workflow_scripts/evaluate_cell.py"
+
+
+rule measure_similarity:
+    input:
+        model=ancient("resources/models/{model}/manifest.json"),
+        compression=lambda wildcards: ancient(PLAN.compression(cell_of(wildcards))),
+        adapters=attached,
+        corpus=lambda wildcards: ancient(
+            paths.corpus_manifest(PLAN.grid(wildcards.grid)["similarity"]["corpus"])
+        ),
+    output:
+        similarity="results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+    params:
+        args=lambda wildcards: PLAN.similarity(cell_of(wildcards)),
+    log:
+        "logs/{grid}/measure_similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+    message:
+        "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2.5) * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    script:
+        "../workflow_scripts/measure_similarity.py"

@@ -1,0 +1,21 @@
+rule train_adapter:
+    input:
+        model=ancient("resources/models/{model}/manifest.json"),
+        compression=lambda wildcards: ancient(PLAN.compression(cell_of(wildcards))),
+        corpus=ancient("resources/corpora/{corpus}/manifest.json"),
+    output:
+        training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
+        config="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_config.json",
+        weights="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_model.safetensors",
+    params:
+        args=lambda wildcards: PLAN.train(cell_of(wildcards)),
+    log:
+        "logs/{grid}/train_adapter/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+    message:
+        "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} on {wildcards.corpus}"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2) * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
+    script:
+        "../workflow_scripts/train_adapter.py"

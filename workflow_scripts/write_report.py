@@ -1,0 +1,40 @@
+"""Make Snakemake's own HTML report of a grid from within the run (rule `report_grid`).
+
+A rule, and not `--report-after-run`: a partial run (one cell) must not overwrite the grid's report with
+a report on that cell, and each grid's report belongs into its own folder.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from workflow_scripts.artifacts import ArtifactError, atomic_path, work_folder
+from workflow_scripts.job import job
+
+
+def main(config: dict, targets: list[str], snakefile: str, output: str) -> None:
+    """Write `output` (one offline HTML file) about the jobs that made `targets`."""
+    configfile = work_folder(output) / "config.yaml"
+    configfile.write_text(yaml.safe_dump(config, sort_keys=False))
+    with atomic_path(Path(output)) as temporary:
+        html = temporary.with_suffix(".html")
+        command = [
+            sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", str(configfile),
+            "--nolock", "--report", str(html), "--", *targets,
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            print(done.stdout)
+            if done.returncode:
+                reason = done.stdout.strip().splitlines()[-1:] or ["no output"]
+                raise ArtifactError(f"snakemake --report failed: {reason[0]}")
+            html.rename(temporary)
+        finally:
+            html.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(snakemake.config, list(snakemake.input), snakemake.params.snakefile, snakemake.output.report)
