@@ -1,0 +1,323 @@
+"""`Scorer`: an lm-eval model with the numbers of the harness's own HFLM at a fraction of its cost.
+
+Usable alone: `lm_eval.evaluate(Scorer(model, tokenizer), task_dict)`. Tokenisation, truncation, rolling windows and
+stop handling follow lm_eval.models.huggingface.HFLM (0.4.13) with its defaults. What is saved: equal requests run
+once, what sequences share runs once (packing.py), the head runs at scored positions only (forward.py), a soft prompt's
+keys and values come from a bank, generation drops rows that have stopped (generation.py).
+
+Selection (a bank of several prompts; design, "IDP"): one prompt per document, shared by all its requests, chosen on
+context tokens alone. Where a document's requests differ in context (winogrande puts its choices there), the tokens
+that all of them begin with decide. Rolling windows are each chosen on the text before them. No such tokens: nothing
+to score, and the tie goes to the lowest index.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+    resolve_max_length,
+)
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from workflow_scripts.artifacts import digest
+from workflow_scripts.evaluate.forward import rows_that_fit, score_rows
+from workflow_scripts.evaluate.generation import generate_greedy
+from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.evaluate.store import AnswerStore
+
+MAX_GEN_TOKENS = 256  # HFLM's default
+
+
+@dataclass
+class Document:
+    """What is scored behind one prompt: `context` decides the selection, `sequences` are its requests."""
+
+    context: list[int]
+    sequences: list[Sequence]
+    identity: object = None  # JSON value that names the request in the store; None: not stored
+
+
+@dataclass
+class Answer:
+    scores: list[tuple[float, bool]]  # per sequence: summed log-probability (nats), all targets greedy
+    prompt: int = 0
+
+
+@dataclass(eq=False)
+class Scorer(LM):
+    """lm-eval model over a loaded causal model.
+
+    bank: soft prompts as cached keys and values (recover.prompt_bank.PromptBank), or None. selector: chooses one of
+    several prompts per document, or None for a bank of one. row_tokens: nodes per packed row; rows: rows per forward
+    pass (None: one on a CPU, what fits in memory elsewhere). store: answers of an earlier, interrupted run.
+    """
+
+    model: torch.nn.Module
+    tokenizer: object
+    bank: object = None
+    selector: object = None
+    row_tokens: int = 512
+    rows: int | None = None
+    generation_rows: int = 32
+    store: AnswerStore | None = None
+    progress: Callable[[int, int], None] | None = None
+    selections: dict[tuple, int] = field(default_factory=dict)  # (task, doc_id) -> prompt index
+    cut_off: set[tuple] = field(default_factory=set)  # (task, doc_id) of generations that met the cap, not a stop
+
+    def __post_init__(self):
+        super().__init__()
+        self._device = self.model.device
+        longest = max((prefix.length for prefix in self.bank.prefixes), default=0) if self.bank else 0
+        self.max_length = resolve_max_length(self.model.config, self.tokenizer) - longest
+        if self.bank and len(self.bank.prefixes) > 1 and self.selector is None:
+            raise ValueError(f"a bank of {len(self.bank.prefixes)} prompts needs a selector")
+        if self.rows is None:
+            self.rows = rows_that_fit(self.model, self.row_tokens)
+
+    # ------------------------------------------------------------------------------------------ tokens
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer.name_or_path.replace("/", "__")
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context stands for: the beginning-of-text token, else the end-of-text token."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    def encode(self, strings, special: bool = True) -> dict[str, list[int]]:
+        """Token ids of each distinct string, with the tokenizer's own special tokens unless it begins with one."""
+        start = self.tokenizer.decode(self.prefix_token_id)
+        bare, full = [], []
+        for string in dict.fromkeys(strings):
+            (full if special and not has_bos_prefix(string, start) else bare).append(string)
+        encoded = {}
+        for group, add in ((full, True), (bare, False)):
+            if group:
+                encoded |= zip(group, self.tokenizer(group, add_special_tokens=add)["input_ids"], strict=True)
+        return encoded
+
+    def encode_pairs(self, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """(context, continuation) strings -> token ids: spaces that end a context go to the continuation.
+
+        The continuation is what the joint encoding has beyond the context's own length, as in the harness; an empty
+        context becomes `prefix_token_id`.
+        """
+        moved = []
+        for context, continuation in pairs:
+            bare = context.rstrip() if context else context
+            moved.append((bare, context[len(bare) :] + continuation))
+        whole = self.encode(text for context, rest in moved if context for text in (context, context + rest))
+        alone = self.encode((rest for context, rest in moved if not context), special=False)
+        encoded = []
+        for context, rest in moved:
+            if context:
+                ids = whole[context]
+                encoded.append((ids, whole[context + rest][len(ids) :]))
+            elif alone[rest][:1] == [self.prefix_token_id]:
+                encoded.append((alone[rest][:1], alone[rest][1:]))
+            else:
+                encoded.append(([self.prefix_token_id], alone[rest]))
+        return encoded
+
+    def sequence(self, context: list[int], continuation: list[int]) -> Sequence:
+        """What the model reads: all but the last token, truncated on the left to its longest input."""
+        if not continuation or len(continuation) > self.max_length:
+            raise ValueError(f"a continuation of {len(continuation)} tokens: it must have 1 to {self.max_length}")
+        return Sequence(tuple((context + continuation)[-(self.max_length + 1) : -1]), tuple(continuation))
+
+    # ----------------------------------------------------------------------------------------- scoring
+
+    def select(self, contexts: list[list[int]]) -> list[int]:
+        """Prompt index per context: the selector's choice, 0 where there is nothing to choose or to choose by."""
+        chosen = [0] * len(contexts)
+        asked = [i for i, context in enumerate(contexts) if context and self.selector is not None]
+        if asked:
+            indices, _ = self.selector.select([contexts[i][-self.max_length :] for i in asked])
+            for i, index in zip(asked, indices.tolist(), strict=True):
+                chosen[i] = index
+        return chosen
+
+    def score(self, documents: list[Document]) -> list[Answer]:
+        """Score every document's sequences behind the one prompt selected for it."""
+        answers: list[Answer | None] = [None] * len(documents)
+        keys = [self._key("loglikelihood", document.identity) for document in documents]
+        for i, key in enumerate(keys):
+            if (stored := self._recall(key)) is not None:
+                answers[i] = Answer([(value, hit) for value, hit in stored["scores"]], stored["prompt"])
+        todo = [i for i, answer in enumerate(answers) if answer is None]
+        chosen = dict(zip(todo, self.select([documents[i].context for i in todo]), strict=True))
+        equal = defaultdict(list)  # (prompt, sequences) -> documents
+        for i in todo:
+            equal[chosen[i], tuple(documents[i].sequences)].append(i)
+
+        done = 0
+        for prompt in sorted(set(chosen.values())):
+            batch = [members for (index, _), members in equal.items() if index == prompt]
+            groups = [[((members[0], n), s) for n, s in enumerate(documents[members[0]].sequences)] for members in batch]
+            rows = pack(groups, self.row_tokens)
+            twins = {members[0]: members for members in batch}
+            for start in range(0, len(rows), self.rows):
+                part = rows[start : start + self.rows]
+                names = [member for row in part for member in row.members]
+                targets = [documents[i].sequences[n].targets for i, n in names]
+                results = defaultdict(list)
+                for (i, _), result in zip(names, score_rows(self.model, part, targets, self.bank, prompt), strict=True):
+                    results[i].append(result)
+                for first, scores in results.items():
+                    for i in twins[first]:
+                        answers[i] = Answer(scores, prompt)
+                        self._remember(keys[i], {"scores": scores, "prompt": prompt})
+                    done += len(twins[first])
+                self._report(done, len(todo))
+        return answers
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        pairs = [request.args for request in requests]
+        encoded = self.encode_pairs(pairs)
+        members = defaultdict(list)  # document -> its requests
+        for i, request in enumerate(requests):
+            members[_document_key(request, pairs[i][0])].append(i)
+        documents = [
+            Document(
+                common_prefix([encoded[i][0] for i in group]),
+                [self.sequence(*encoded[i]) for i in group],
+                [pairs[i] for i in group],
+            )
+            for group in members.values()
+        ]
+        results: list = [None] * len(requests)
+        for (key, group), answer in zip(members.items(), self.score(documents), strict=True):
+            self.selections[key] = answer.prompt
+            for i, result in zip(group, answer.scores, strict=True):
+                results[i] = result
+        return results
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        texts = [request.args[0] for request in requests]
+        encoded = self.encode(texts)
+        owners, documents = [], []
+        for owner, text in enumerate(texts):
+            tokens, start = encoded[text], 0
+            for window in get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, context_len=1):
+                context, continuation = make_disjoint_window(window)
+                owners.append(owner)
+                identity = ["rolling", text, start]
+                documents.append(Document(tokens[:start], [self.sequence(context, continuation)], identity))
+                start += len(continuation)
+        totals = [0.0] * len(texts)
+        for owner, answer in zip(owners, self.score(documents), strict=True):
+            totals[owner] += answer.scores[0][0]
+        return totals
+
+    # -------------------------------------------------------------------------------------- generation
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        texts: list[str | None] = [None] * len(requests)
+        encoded = self.encode(request.args[0] for request in requests)
+        keys = [self._key("generate_until", list(request.args)) for request in requests]
+        waiting = []  # (prompt, settings, context, request)
+        for i, request in enumerate(requests):
+            if (stored := self._recall(keys[i])) is not None:
+                texts[i] = self._generated(request, stored)
+            else:
+                until, cap = self._settings(request.args[1])
+                waiting.append([0, (until, cap), encoded[request.args[0]][-(self.max_length - cap) :], i])
+        for entry, prompt in zip(waiting, self.select([context for _, _, context, _ in waiting]), strict=True):
+            entry[0] = prompt
+        waiting.sort(key=lambda entry: (entry[0], entry[1], -len(entry[2])))
+        for done, batch in self._batches(waiting):
+            prompt, (until, cap) = batch[0][:2]
+
+            def stops(tokens, until=until):
+                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+                return any(stop in text for stop in until if stop)
+
+            contexts = [context for _, _, context, _ in batch]
+            rows = generate_greedy(self.model, contexts, cap, self._end_tokens(), stops, self.bank, prompt)
+            for (_, _, _, i), row in zip(batch, rows, strict=True):
+                text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+                text = postprocess_generated_text(text, list(until), think_end_token=None)
+                answer = {"text": text, "stopped": row.stopped, "prompt": prompt}
+                self._remember(keys[i], answer)
+                texts[i] = self._generated(requests[i], answer)
+            self._report(done, len(waiting))
+        return texts
+
+    def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int]:
+        """(stop sequences with the end-of-text string, most new tokens) of a request; greedy only."""
+        kwargs = normalize_gen_kwargs(gen_kwargs, MAX_GEN_TOKENS)
+        if kwargs.get("do_sample"):
+            raise ValueError(f"the scorer generates greedily; do_sample is true in {gen_kwargs}")
+        end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
+        cap = kwargs["max_gen_toks"]
+        if not 0 < cap < self.max_length:
+            raise ValueError(f"max_gen_toks {cap}: it must lie between 1 and {self.max_length - 1}")
+        until = kwargs.get("until")
+        return tuple(handle_stop_sequences(list(until) if isinstance(until, list) else until, eos=end)), cap
+
+    def _end_tokens(self) -> set[int]:
+        ids = getattr(self.model.generation_config, "eos_token_id", None)
+        return {self.eot_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
+
+    def _batches(self, waiting: list):
+        """Batches of equal prompt and settings, with the number of entries up to their end."""
+        start = 0
+        while start < len(waiting):
+            end = start
+            while end < min(start + self.generation_rows, len(waiting)) and waiting[end][:2] == waiting[start][:2]:
+                end += 1
+            yield end, waiting[start:end]
+            start = end
+
+    def _generated(self, request: Instance, answer: dict) -> str:
+        key = _document_key(request, request.args[0])
+        self.selections[key] = answer["prompt"]
+        if not answer["stopped"]:
+            self.cut_off.add(key)
+        return answer["text"]
+
+    # ----------------------------------------------------------------------------------- store, progress
+
+    def _key(self, kind: str, identity) -> str | None:
+        return digest([kind, identity]) if self.store is not None and identity is not None else None
+
+    def _recall(self, key: str | None):
+        return self.store.get(key) if key else None
+
+    def _remember(self, key: str | None, answer: dict) -> None:
+        if key:
+            self.store.put(key, answer)
+
+    def _report(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total)
+
+
+def _document_key(request: Instance, context: str) -> tuple:
+    """A request's document: (task, doc_id), or its context where the request doesn't say."""
+    return (request.task_name, request.doc_id if request.doc_id is not None else context)
+
+
+def common_prefix(contexts: list[list[int]]) -> list[int]:
+    """The tokens that all contexts begin with."""
+    first, *others = contexts
+    length = len(first)
+    for other in others:
+        if other is not first:
+            length = next((i for i, (a, b) in enumerate(zip(first[:length], other, strict=False)) if a != b),
+                          min(length, len(other)))  # fmt: skip
+    return first[:length]

@@ -1,0 +1,134 @@
+"""Harness tasks over this project's own data: definitions, documents, and the choice of items."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import datasets
+import lm_eval.tasks
+import yaml
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `include` and `!function`
+from lm_eval.utils import apply_template
+
+from workflow_scripts.artifacts import ArtifactError, digest
+
+DEFINITIONS = Path(__file__).with_suffix("")
+HARNESS = Path(lm_eval.tasks.__file__).parent
+SALT = b"2310.00867:"  # fixed for good: another salt is another sample
+MARGIN = 4  # tokens above the longest alias, see `generation_cap`
+
+datasets.disable_progress_bars()
+
+
+@dataclass
+class EvaluationTask:
+    """A harness task, and which documents of data.jsonl it evaluates.
+
+    `lines[i]` and `hashes[i]` are line number and hash of the i-th evaluated document. `samples` are positions in the
+    task's own documents where those are more than the evaluated ones (few-shot), else None.
+    """
+
+    name: str
+    task: Task
+    lines: list[int]
+    hashes: list[str]
+    samples: list[int] | None
+    version: str
+    primary: str
+
+    def gold(self, document: dict) -> str:
+        """The answer whose log-likelihood is measured beside a generation."""
+        if template := (self.task.config.metadata or {}).get("gold"):
+            return apply_template(template, document)
+        target = self.task.doc_to_target(document)
+        return target[0] if isinstance(target, list) else str(target)
+
+
+def definition(name: str) -> dict:
+    """Task `name` as one dictionary: our YAML over the harness's, or the harness's alone where we have none.
+
+    ArtifactError for a name that neither knows.
+    """
+    path = DEFINITIONS / f"{name}.yaml"
+    if path.exists():
+        own = yaml.safe_load(path.read_text())
+        base = load_yaml(HARNESS / own.pop("include"))
+        metadata = {**base.get("metadata", {}), **own.get("metadata", {})}
+        return {**base, **own, "metadata": metadata}
+    entry = TaskManager().task_index.get(name)  # reads all of the harness's definitions: seconds
+    if entry is None or entry.yaml_path is None:
+        raise ArtifactError(f"{name}: no such task, neither in {DEFINITIONS} nor in the harness")
+    config = load_yaml(entry.yaml_path)
+    split = config.get("test_split") or config.get("validation_split")
+    unused = dict.fromkeys(("training_split", "validation_split", "test_split"))
+    return {**config, "task": name, **unused, "test_split": split, "fewshot_split": split}
+
+
+def load_task(name: str, data: Path, items: int | None, generation_tokens: int | None, tokenizer=None) -> EvaluationTask:
+    """Task `name` over the documents of `data` (JSON Lines).
+
+    items: how many documents, None for all. generation_tokens: most new tokens of a generation task; None asks for
+    `generation_cap`, for which the tokenizer is needed.
+    """
+    config = definition(name)
+    lines = data.read_bytes().splitlines()
+    chosen = sample(lines, items)
+    fewshot = bool(config.get("num_fewshot"))
+    read = range(len(lines)) if fewshot else chosen
+    try:
+        documents = [json.loads(lines[i]) for i in read]
+    except ValueError as error:
+        raise ArtifactError(f"{data}: not JSON Lines: {error}") from error
+    config["custom_dataset"] = partial(_dataset, documents, config.get("test_split") or config["validation_split"])
+    config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None, "tag": None}
+    if config["output_type"] == "generate_until":
+        config["generation_kwargs"] = {**config.get("generation_kwargs", {}), "max_gen_toks": generation_tokens}
+    task = TaskManager(include_defaults=False).load([config])["tasks"][name]
+    task.set_fewshot_seed(0)
+    if config["output_type"] == "generate_until" and generation_tokens is None:
+        targets = [task.doc_to_target(document) for document in task.eval_docs]
+        task.config.generation_kwargs["max_gen_toks"] = generation_cap(targets, tokenizer)
+    picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
+    return EvaluationTask(
+        name, task, chosen, document_hashes(picked), chosen if fewshot else None,
+        str(config["metadata"].get("version", 0)), config["metadata"].get("primary", "acc"),
+    )  # fmt: skip
+
+
+def sample(lines: list[bytes], items: int | None) -> list[int]:
+    """Line numbers, ascending, of the `items` documents with the smallest SHA-256 of salt + line.
+
+    So the sample of a smaller budget is part of a larger one's, and every cell has the same.
+    """
+    if items is None or items >= len(lines):
+        return list(range(len(lines)))
+    order = sorted(range(len(lines)), key=lambda i: (sha256(SALT + lines[i]).digest(), i))
+    return sorted(order[:items])
+
+
+def document_hashes(documents: list[dict]) -> list[str]:
+    """SHA-256 of each document's canonical JSON; the k-th repetition of a document gets `-k` appended."""
+    seen: Counter = Counter()
+    hashes = []
+    for document in documents:
+        value = digest(document)
+        hashes.append(f"{value}-{seen[value]}" if seen[value] else value)
+        seen[value] += 1
+    return hashes
+
+
+def generation_cap(targets: list, tokenizer) -> int:
+    """Tokens of the longest accepted answer, plus a margin for the stop sequence: no right answer is cut."""
+    aliases = [alias for target in targets for alias in (target if isinstance(target, list) else [target])]
+    encoded = tokenizer([f" {alias}" for alias in aliases], add_special_tokens=False)["input_ids"]
+    return max(map(len, encoded)) + MARGIN
+
+
+def _dataset(documents: list[dict], split: str, **metadata) -> datasets.DatasetDict:
+    """What the harness calls with the task's metadata in place of a download."""
+    return datasets.DatasetDict({split: datasets.Dataset.from_list(documents)})
