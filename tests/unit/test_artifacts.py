@@ -1,0 +1,77 @@
+"""artifacts: atomic, checked, one writer; digests of code follow imports."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from workflow_scripts import artifacts
+from workflow_scripts.artifacts import ArtifactError
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    target = tmp_path / "a.json"
+    artifacts.write_json(target, {"x": 1})
+    with pytest.raises(ZeroDivisionError), artifacts.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert json.loads(target.read_text()) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_numbers_are_never_written(tmp_path, bad):
+    with pytest.raises(ArtifactError, match=r"a\.json: \$\.tasks\[1\]\.acc"):
+        artifacts.write_json(tmp_path / "a.json", {"tasks": [{"acc": 1.0}, {"acc": bad}]})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_reading_names_file_and_trouble(tmp_path):
+    file = tmp_path / "a.json"
+    with pytest.raises(ArtifactError, match="No such file"):
+        artifacts.read_json(file)
+    file.write_text('{"x": 1')
+    with pytest.raises(ArtifactError, match=r"a\.json: not valid JSON"):
+        artifacts.read_json(file)
+    file.write_text('{"x": NaN}')
+    with pytest.raises(ArtifactError, match=r"a\.json: holds NaN"):
+        artifacts.read_json(file)
+
+
+def test_digest_ignores_key_order_and_sees_values():
+    assert artifacts.digest({"a": 1, "b": 2}) == artifacts.digest({"b": 2, "a": 1})
+    assert artifacts.digest({"a": 1}) != artifacts.digest({"a": 1.5})
+
+
+def _hold(path, entered, leave):
+    with artifacts.hold(path):
+        entered.set()
+        leave.wait(20)
+
+
+def test_a_second_writer_is_told_who_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    context = multiprocessing.get_context("fork")
+    entered, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=("results/x.json", entered, leave))
+    other.start()
+    assert entered.wait(20)
+    with pytest.raises(ArtifactError, match=rf"results/x\.json: is being written by pid {other.pid} on "):
+        with artifacts.hold("results/x.json"):
+            pass
+    leave.set()
+    other.join()
+    with artifacts.hold("results/x.json"):
+        pass
+
+
+def test_code_digests_follow_imports_but_not_optional_modules():
+    optional = frozenset({"recover/idp.py"})
+    without = artifacts.import_closure("evaluate_cell.py", optional=optional)
+    within = artifacts.import_closure("evaluate_cell.py", ("recover/idp.py",), optional)
+    assert "evaluate_cell.py" in without and "artifacts.py" in without
+    assert "recover/idp.py" not in without and "recover/idp.py" in within
+    assert artifacts.code_digest("evaluate_cell.py", (), optional) != artifacts.code_digest(
+        "evaluate_cell.py", ("recover/idp.py",), optional
+    )

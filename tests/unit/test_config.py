@@ -1,0 +1,88 @@
+"""config: defaults from the schema; every mistake named with its key, value, what is allowed, nearest name."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.config import ConfigError, load
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def problems_of(config, path, value):
+    """Set (or, with value None, delete) the key at `path` and return the lines of the error."""
+    config = copy.deepcopy(config)
+    part = config
+    for key in path[:-1]:
+        part = part[key]
+    if value is None:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    return str(error.value)
+
+
+def test_the_shipped_configuration_is_valid_and_complete(shipped):
+    config = load(shipped)
+    assert {"smoke", "bench", "paper"} <= set(config["grids"])
+    assert config["compressors"]["gptq-w3"]["damping"] == 0.01
+    assert config["training"]["paper"]["tokens"] == 40_960_000
+    assert load(config) == config, "filling in defaults twice changes something"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (["modles"], {}, ["modles: unknown key", "did you mean 'models'?"]),
+        (["methods", "lora-r2", "rnk"], 3, ["methods.lora-r2.rnk: unknown key", "'rank'"]),
+        (["models", "smollm2-135m", "pakage"], "x", ["models.smollm2-135m.pakage", "'package'"]),
+        (["compressors", "gptq-w3", "bits"], 9, ["compressors.gptq-w3.bits: 9", "from 2 to 8"]),
+        (["compressors", "sparsegpt-50", "sparsity"], 1.2, ["compressors.sparsegpt-50.sparsity: 1.2", "to 0.99"]),
+        (["compressors", "sparsegpt-2of4", "pattern"], "5:4", ["sparsegpt-2of4.pattern: '5:4'", "n < m"]),
+        (["compressors", "sparsegpt-50", "pattern"], "2:4", ["either sparsity or pattern"]),
+        (["compressors", "gptq-w3", "algorithm"], "gtpq", ["gptq-w3.algorithm: 'gtpq'", "did you mean 'gptq'?"]),
+        (["training", "smoke", "tokens"], 0, ["training.smoke.tokens: 0", "from 1"]),
+        (["training", "smoke", "lora", "learning_rate"], "1e-2", ["learning_rate: '1e-2'", "read as text"]),
+        (["training", "smoke", "batch_size"], True, ["batch_size: True", "integer"]),
+        (["methods", "idp-50-100", "members"], ["prompt-5"], ["idp-50-100.members[0]: 'prompt-5'", "'prompt-50'"]),
+        (["methods", "idp-50-100", "members"], ["lora-r2"], ["members[0]: 'lora-r2' is no prompt"]),
+        (["methods", "idp-50-100", "members"], [], ["idp-50-100.members: is empty"]),
+        (["methods", "none"], None, ["methods.none: must be there"]),
+        (["grids", "smoke", "pair"], None, ["grids.smoke: the key pair is missing"]),
+        (["grids", "smoke", "pair", "lora"], "prompt-50", ["pair.lora: 'prompt-50' is of kind prompt"]),
+        (["grids", "smoke", "training"], "smok", ["grids.smoke.training: 'smok'", "did you mean 'smoke'?"]),
+        (["grids", "smoke", "blocks", "core", "methods"], ["lora-r"], ["blocks.core.methods[0]: 'lora-r'", "did you mean 'lora-r"]),
+        (["grids", "smoke", "blocks", "core", "corpora"], ["none"], ["'none' won't do for gptq-w3-g64"]),
+        (["grids", "smoke", "blocks", "core", "models"], ["smollm2-135m"] * 2, ["smollm2-135m is listed twice"]),
+        (["grid"], "smok", ["grid: 'smok'", "did you mean 'smoke'?"]),
+        (["models", "../evil"], {"source": "local", "path": "x", "parameters": 1e6}, ["'../evil'", "allowed pattern"]),
+        (["methods", "a b"], {"kind": "none"}, ["'a b'", "allowed pattern"]),
+        (["methods", "a'b"], {"kind": "none"}, ["allowed pattern"]),
+        (["methods", "é"], {"kind": "none"}, ["allowed pattern"]),
+        (["methods", "a;b"], {"kind": "none"}, ["allowed pattern"]),
+        (["methods", "a\n"], {"kind": "none"}, ["control character"]),
+        (["methods", 5], {"kind": "none"}, ["the key 5 is not text"]),
+    ],
+)
+def test_a_mistake_is_named(shipped, path, value, expected):
+    message = problems_of(shipped, path, value)
+    for part in expected:
+        assert part in message
+
+
+def test_every_mistake_is_reported_at_once(shipped):
+    config = copy.deepcopy(shipped)
+    config["compressors"]["gptq-w3"]["bits"] = 9
+    config["training"]["smoke"]["tokens"] = 0
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    assert len(str(error.value).splitlines()) == 2

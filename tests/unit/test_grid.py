@@ -1,0 +1,106 @@
+"""grid: cells, their inputs, and recipes that change exactly with what determines an artefact."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.config import load
+from workflow_scripts.grid import Cell, Plan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load(yaml.safe_load((ROOT / "config.yaml").read_text()))
+
+
+def changed_recipes(before: Plan, after: Plan, grid: str) -> tuple[set, set, set]:
+    """(compressed, adapters, cells) whose recipes differ between two plans of a grid."""
+    compressed = {
+        cell[:4]
+        for cell in before.cells(grid)
+        if before._compressed(cell) != after._compressed(cell)
+    }
+    adapters = {a[1:] for a in before.adapters(grid) if before.train_recipe(a) != after.train_recipe(a)}
+    cells = {c[1:] for c in before.cells(grid) if before.evaluate(c)["recipe"] != after.evaluate(c)["recipe"]}
+    return compressed, adapters, cells
+
+
+def edited(config, path, value):
+    config = copy.deepcopy(config)
+    part = config
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return Plan(load(config))
+
+
+def test_smoke_has_fifteen_cells_and_eight_adapters(shipped):
+    plan = Plan(shipped)
+    assert len(plan.cells("smoke")) == 15
+    assert len(plan.adapters("smoke")) == 8
+
+
+def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipped):
+    config = copy.deepcopy(shipped)
+    block = {
+        "models": ["smollm2-135m"], "compressors": ["dense", "rtn-w3", "gptq-w3"], "corpora": ["wikipedia", "c4-sample"],
+        "methods": ["none", "prompt-50"], "seeds": [0, 1],
+    }  # fmt: skip
+    config["grids"]["smoke"]["blocks"] = {"only": block}
+    cells = Plan(load(config)).cells("smoke")
+    assert [c.corpus for c in cells if c.compressor == "dense" and c.method == "none"] == ["none"]
+    assert [(c.corpus, c.seed) for c in cells if c.compressor == "gptq-w3" and c.method == "none"] == [
+        ("wikipedia", 0), ("c4-sample", 0),
+    ]  # fmt: skip
+    assert len([c for c in cells if c.compressor == "dense" and c.method == "prompt-50"]) == 4
+    assert len(cells) == len(set(cells))
+
+
+def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):
+    cell = Cell("bench", "smollm2-135m", "dense", "wikipedia", "prompt-50", 0)
+    assert Plan(shipped).compression(cell) == "results/bench/compressed/smollm2-135m/dense/none/compression.json"
+    assert cell.training == "results/bench/adapters/smollm2-135m/dense/wikipedia/prompt-50/seed-0/training.json"
+
+
+def test_members_of_another_corpus_or_seed_are_found(shipped):
+    plan = Plan(shipped)
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-corpora", 0)
+    assert [m.corpus for m in plan.members(cell)] == ["wikipedia", "c4-sample"]
+    cell = cell._replace(method="idp-50-seeds")
+    assert [m.seed for m in plan.members(cell)] == [0, 1]
+
+
+def test_the_learning_rate_of_one_method_changes_its_adapters_and_cells_alone(shipped):
+    after = edited(shipped, ["methods", "prompt-50", "training"], {"learning_rate": 0.02})
+    compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")
+    assert not compressed
+    assert {a[3] for a in adapters} == {"prompt-50"} and len(adapters) == 2
+    assert {c[3] for c in cells} == {"prompt-50", "idp-50-100", "concat-50-100"} and len(cells) == 6
+
+
+def test_adding_a_method_a_task_set_or_a_model_changes_nothing_else(shipped):
+    for path, value in (
+        (["methods", "prompt-7"], {"kind": "prompt", "tokens": 7}),
+        (["models", "other"], {"source": "local", "path": "x", "parameters": 1e6}),
+        (["benchmarks", "mine"], {"arc_easy": {"source": "local", "path": "x"}}),
+        (["compressors", "gptq-w2"], {"algorithm": "gptq", "bits": 2}),
+    ):
+        assert changed_recipes(Plan(shipped), edited(shipped, path, value), "smoke") == (set(), set(), set())
+
+
+def test_a_compressor_setting_changes_everything_that_stands_on_it(shipped):
+    after = edited(shipped, ["compressors", "gptq-w3-g64", "damping"], 0.1)
+    compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")
+    assert {key[2] for key in compressed} == {"gptq-w3-g64"}
+    assert {a[1] for a in adapters} == {c[1] for c in cells} == {"gptq-w3-g64"}
+    assert (len(adapters), len(cells)) == (4, 7)
+
+
+def test_items_change_cells_but_not_adapters(shipped):
+    after = edited(shipped, ["grids", "smoke", "evaluation", "items"], 11)
+    compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")
+    assert not compressed and not adapters and len(cells) == 15
