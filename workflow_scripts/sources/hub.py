@@ -10,16 +10,21 @@ from workflow_scripts.artifacts import ArtifactError
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def snapshot(repo: str, revision: str, allow: list[str], ignore: list[str]) -> tuple[Path, str]:
-    """Folder of a model repository's files in the hub cache, and its commit. Offline (HF_HUB_OFFLINE=1): the cache.
+def snapshot(
+    repo: str, revision: str, allow: list[str], ignore: list[str], kind: str = "model"
+) -> tuple[Path, str]:
+    """Folder of a repository's files in the hub cache, and its commit. Offline (HF_HUB_OFFLINE=1): from the cache.
 
-    `allow` and `ignore` are file name patterns. Raises ArtifactError that names repository and revision.
+    `allow` and `ignore` are file name patterns, `kind` is model or dataset. Raises ArtifactError that names
+    repository and revision.
     """
     from huggingface_hub import snapshot_download
 
     with _explained(f"{repo}@{revision}"):
         folder = Path(
-            snapshot_download(repo, revision=revision, allow_patterns=allow, ignore_patterns=ignore)
+            snapshot_download(
+                repo, revision=revision, repo_type=kind, allow_patterns=allow, ignore_patterns=ignore
+            )
         )
     return folder, folder.name
 
@@ -28,10 +33,7 @@ def dataset_commit(repo: str, revision: str) -> str:
     """Commit hash of a data set's revision; a full hash is returned as it is, without a look at the hub."""
     if COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi
-
-    with _explained(f"{repo}@{revision}"):
-        return HfApi().dataset_info(repo, revision=revision).sha
+    return snapshot(repo, revision, allow=["README.md"], ignore=[], kind="dataset")[1]
 
 
 def dataset_rows(repo: str, name: str | None, commit: str, split: str, limit: int | None) -> Iterator[dict]:

