@@ -47,14 +47,20 @@ def text_log_sum_exp(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.masked_fill(~visible, -torch.inf).logsumexp(-1)
 
 
-def selection_scores(score: str, prompt_logits: Sequence[Tensor], text: Sequence[Tensor], mask: Tensor) -> Tensor:
+def selection_scores(
+    score: str, prompt_logits: Sequence[Tensor], text: Sequence[Tensor], mask: Tensor
+) -> Tensor:
     """S (B, m) in float64 from first-layer logits.
 
     prompt_logits: m of (B, heads, T, n_i). text: m of (B, heads, T), `text_log_sum_exp` in the geometry of each
     prompt (for rotary models they are one and the same). mask (B, T) is True on real context tokens.
     """
-    lengths = torch.tensor([logits.shape[-1] for logits in prompt_logits], device=mask.device, dtype=torch.float64)
-    on_prompt = torch.stack([logits.logsumexp(-1) for logits in prompt_logits], -1).double()  # (B, heads, T, m)
+    lengths = torch.tensor(
+        [logits.shape[-1] for logits in prompt_logits], device=mask.device, dtype=torch.float64
+    )
+    on_prompt = torch.stack(
+        [logits.logsumexp(-1) for logits in prompt_logits], -1
+    ).double()  # (B, heads, T, m)
     on_text = torch.stack(list(text), -1).double()
     if score == "logit_mean":
         values = torch.stack([logits.mean(-1) for logits in prompt_logits], -1).double()
@@ -83,7 +89,9 @@ def resolve_score(score: str, learned: bool) -> str:
     if score not in SCORES:
         raise ValueError(f"score: {score!r} is none of auto, {', '.join(SCORES)}")
     if learned and score.startswith("joint"):
-        raise ValueError(f"score: {score} is not defined with learned positions (OPT); use auto or indep_mean")
+        raise ValueError(
+            f"score: {score} is not defined with learned positions (OPT); use auto or indep_mean"
+        )
     return score
 
 
@@ -101,12 +109,16 @@ class Selector:
         if choose not in CHOICES:
             raise ValueError(f"choose: {choose!r} is none of {', '.join(CHOICES)}")
         if choose in ("single_best", "fixed") and not (isinstance(index, int) and 0 <= index < len(bank)):
-            raise ValueError(f"choose: {choose} needs the index of a prefix, 0 to {len(bank) - 1}, not {index!r}")
+            raise ValueError(
+                f"choose: {choose} needs the index of a prefix, 0 to {len(bank) - 1}, not {index!r}"
+            )
         self.decoder = model.get_decoder()
         self.bank = bank
         self.learned = learned_positions(model) is not None
         if not self.learned and not hasattr(self.decoder, "rotary_emb"):
-            raise ValueError(f"{type(model).__name__}: neither rotary nor OPT's learned positions; IDP knows no other")
+            raise ValueError(
+                f"{type(model).__name__}: neither rotary nor OPT's learned positions; IDP knows no other"
+            )
         self.score = resolve_score(score, self.learned)
         self.choose, self.seed, self.index = choose, seed, index
         self.medians: Tensor | None = None
@@ -122,7 +134,9 @@ class Selector:
         if self.choose == "score":
             return scores.argmax(-1), scores  # the first of equal maxima
         if self.choose == "random":
-            indices = [int(digest([self.seed, list(context)])[:12], 16) % len(self.bank) for context in contexts]
+            indices = [
+                int(digest([self.seed, list(context)])[:12], 16) % len(self.bank) for context in contexts
+            ]
         else:
             indices = [self.index] * len(contexts)
         return torch.tensor(indices), scores
@@ -131,7 +145,9 @@ class Selector:
     def scores(self, contexts: Sequence[Sequence[int]]) -> Tensor:
         """S (B, m), float64, on the CPU. Contexts are scored in groups of similar length; ValueError for an empty one."""
         if not all(len(context) for context in contexts):
-            raise ValueError("a context without tokens has no attention to score; begin it with the model's BOS")
+            raise ValueError(
+                "a context without tokens has no attention to score; begin it with the model's BOS"
+            )
         order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
         scores = torch.empty(len(contexts), len(self.bank), dtype=torch.float64)
         prompts = sum(prefix.length for prefix in self.bank.prefixes)

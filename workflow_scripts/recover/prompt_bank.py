@@ -37,7 +37,9 @@ def encode(model, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 def expanded_cache(keys: Sequence[Tensor], values: Sequence[Tensor], batch: int) -> DynamicCache:
     """A fresh cache that shows the same prefix to `batch` rows; the call that uses it changes only the cache."""
-    return DynamicCache([(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in zip(keys, values)])
+    return DynamicCache(
+        [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in zip(keys, values)]
+    )
 
 
 def learned_positions(model) -> int | None:

@@ -1,0 +1,211 @@
+"""Adapters in PEFT's format: made, saved, counted, and attached to a model.
+
+`PeftModel.from_pretrained` loads what is saved here. `attach` turns every soft prompt into a bank of prefixes
+(`prompt_bank`); LoRA stays PEFT's own model.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import (
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    PromptTuningInit,
+    get_peft_model,
+    initialize_kv_prefix_from_past_key_values,
+)
+from peft.utils import load_peft_weights
+from torch import Tensor
+
+from workflow_scripts.artifacts import ArtifactError, read_json
+from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, learned_positions
+
+PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A model ready to be evaluated. Without a bank the model is called as it is."""
+
+    model: torch.nn.Module
+    bank: PromptBank | None
+    selector: object | None  # recover.idp.Selector; None: always prefix 0
+    parameters: dict  # {trainable, effective, base}
+
+
+# ------------------------------------------------------------------------------------------------- making
+
+
+def create(model, method: dict, seed: int, window: Tensor | None = None) -> PeftModel:
+    """A new adapter of kind lora, prompt or prefix around the frozen model, initialised by `seed`.
+
+    prompt: embeddings of vocabulary entries drawn by the seed, or N(0, 1). prefix: keys and values of the first
+    tokens of `window` (T,), a piece of training text, or PEFT's N(0, 1).
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, _peft_config(model, method))
+    if method["kind"] == "prefix" and method["init"] == "text":
+        if window is None or len(window) < method["tokens"]:
+            raise ValueError(
+                f"a prefix of {method['tokens']} tokens starts from a training window at least that long"
+            )
+        embeddings = model.get_input_embeddings()(window[: method["tokens"]].to(model.device)).detach()
+        with torch.no_grad():
+            keys_values = list(zip(*encode(model, embeddings)))
+        initialize_kv_prefix_from_past_key_values(adapted, past_key_values=keys_values)
+    return adapted
+
+
+def _peft_config(model, method: dict):
+    kind = method["kind"]
+    if kind == "lora":
+        from workflow_scripts.recover.lora import lora_config
+
+        return lora_config(method, model.config.model_type)
+    common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": method["tokens"]}
+    if kind == "prefix":
+        return PrefixTuningConfig(**common)
+    start = {"vocabulary": PromptTuningInit.SAMPLE_VOCAB, "random": PromptTuningInit.RANDOM}[method["init"]]
+    width = (
+        model.get_input_embeddings().embedding_dim
+    )  # OPT-350m embeds in fewer dimensions than its hidden size
+    return PromptTuningConfig(**common, prompt_tuning_init=start, token_dim=width)
+
+
+def save(adapted: PeftModel, folder: Path, base: str) -> None:
+    """adapter_config.json and adapter_model.safetensors; `base` names the model instead of a path of this machine."""
+    adapted.active_peft_config.base_model_name_or_path = base
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
+
+
+# --------------------------------------------------------------------------------------------- parameters
+
+
+def trained_parameters(adapted: PeftModel) -> list[torch.nn.Parameter]:
+    """What the optimiser moves: everything that requires a gradient."""
+    return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+
+
+def paper_formula(method: dict, config) -> int:
+    """Trained parameters by the paper's appendix; d, d_inter and L (layers) from the model's config.
+
+    lora: L (8 d r + 4 d_inter r), which gives neither model's printed count. prefix: L t d, half of what keys and
+    values hold. prompt: t d.
+    """
+    layers, width = config.num_hidden_layers, config.hidden_size
+    if method["kind"] == "lora":
+        inner = config.ffn_dim if config.model_type == "opt" else config.intermediate_size
+        return layers * method["rank"] * (8 * width + 4 * inner)
+    return method["tokens"] * width * (layers if method["kind"] == "prefix" else 1)
+
+
+# ---------------------------------------------------------------------------------------------- attaching
+
+
+def prefix_keys_values(weights: Tensor, config) -> tuple[list[Tensor], list[Tensor]]:
+    """PEFT's prefix (n, 2 L kv_heads head_dim) as keys and values: lists over layers of (1, kv_heads, n, head_dim)."""
+    layers = config.num_hidden_layers
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    parts = weights.view(1, len(weights), 2 * layers, heads, -1).permute(2, 0, 3, 1, 4)
+    return list(parts[0::2]), list(parts[1::2])
+
+
+def _trained(folder: Path) -> tuple[str, Tensor]:
+    """Kind (prompt or prefix) and trained tensor of a saved soft prompt."""
+    file = folder / "adapter_config.json"
+    peft_type = read_json(file).get("peft_type")
+    kinds = {PEFT_TYPES[kind]: kind for kind in ("prompt", "prefix")}
+    if peft_type not in kinds:
+        raise ArtifactError(
+            f"{file}: peft_type: {peft_type!r} is no soft prompt; idp and concat join prompts only"
+        )
+    return kinds[peft_type], load_peft_weights(str(folder), device="cpu")["prompt_embeddings"]
+
+
+@torch.no_grad()
+def _prefix(model, name: str, members: list[tuple[str, Tensor]]) -> Prefix:
+    """One prefix from one trained tensor, or from several one after the other (concatenation)."""
+    kinds = {kind for kind, _ in members}
+    if len(kinds) > 1:
+        raise ValueError(f"{name}: a concatenation joins prompts or prefixes, not both")
+    weights = torch.cat([weights for _, weights in members]).to(model.device)
+    if kinds == {"prompt"}:
+        keys, values = encode(model, weights)
+    else:
+        keys, values = prefix_keys_values(weights.to(model.dtype), model.config)
+    return Prefix(name, keys, values)
+
+
+def _names(members: list[dict]) -> list[str]:
+    """Members' names: the adapter's, with corpus and seed where that alone isn't unique."""
+    short = [member["adapter"] for member in members]
+    if len(set(short)) == len(short):
+        return short
+    return [f"{member['adapter']}/{member['corpus']}/seed-{member['seed']}" for member in members]
+
+
+def attach(
+    model, tokenizer, method: dict, adapters: list[Path], *, seed: int = 0, contexts=None
+) -> Recovered:
+    """The model with a method's adapters (folders in the order of `members`).
+
+    seed: of the random choice. contexts: lists of token ids, pieces of training text, needed by `calibrated` alone.
+    parameters: base of the model; trainable by gradient in these adapters (0 if untrained); effective, the real
+    count of what was added, members summed.
+    """
+    kind, folders = method["kind"], [Path(folder) for folder in adapters]
+    expected = {"none": 0, "lora": 1, "prompt": 1, "prefix": 1}.get(kind, len(method.get("members", ())))
+    if len(folders) != expected:
+        raise ValueError(f"{kind}: {expected} adapter folders expected, {len(folders)} given")
+    base = sum(parameter.numel() for parameter in model.parameters())
+    if kind == "none":
+        return Recovered(model, None, None, {"trainable": 0, "effective": 0, "base": base})
+    if kind == "lora":
+        from workflow_scripts.recover.lora import load
+
+        adapted = load(model, folders[0])
+        added = sum(parameter.numel() for parameter in adapted.parameters()) - base
+        return Recovered(adapted, None, None, {"trainable": added, "effective": added, "base": base})
+
+    members = [_trained(folder) for folder in folders]
+    added = sum(weights.numel() for _, weights in members)
+    parameters = {"trainable": added if method.get("trained", True) else 0, "effective": added, "base": base}
+    if kind == "idp":
+        names = _names(method["members"])
+        prefixes = [_prefix(model, name, [member]) for name, member in zip(names, members)]
+    else:
+        name = "+".join(_names(method["members"])) if kind == "concat" else f"{kind}-{method['tokens']}"
+        prefixes = [_prefix(model, name, members)]
+    bank = PromptBank(prefixes, learned_positions(model))
+    selector = _selector(model, bank, method, folders, seed, contexts) if kind == "idp" else None
+    return Recovered(model, bank, selector, parameters)
+
+
+def _selector(model, bank: PromptBank, method: dict, folders: list[Path], seed: int, contexts):
+    from workflow_scripts.recover.idp import Selector
+
+    choose = method["choose"]
+    index = single_best(method["members"], folders) if choose == "single_best" else method.get("index")
+    selector = Selector(model, bank, method["score"], choose, seed, index)
+    if method["calibrated"]:
+        if not contexts:
+            raise ValueError("calibrated: needs pieces of training text, for the medians of the scores")
+        selector.calibrate(contexts)
+    return selector
+
+
+def single_best(members: list[dict], folders: list[Path]) -> int:
+    """The member with the lowest held-out loss in its training.json, never chosen on task scores.
+
+    ValueError for members of different corpora: their held-out losses are of different texts.
+    """
+    if len(corpora := {member["corpus"] for member in members}) > 1:
+        raise ValueError(
+            f"choose: single_best compares held-out losses of one corpus, not of {sorted(corpora)}"
+        )
+    losses = [read_json(folder / "training.json", "training")["heldout_loss"]["after"] for folder in folders]
+    return losses.index(min(losses))

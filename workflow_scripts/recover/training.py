@@ -1,0 +1,264 @@
+"""The training loop for LoRA, prompts and prefixes. The base model is frozen and stays in evaluation mode.
+
+What makes it fast: a soft prompt is the same for all rows, so its keys and values are computed once a step at batch
+1 and expanded (exact); the text's gradient gathers on them and goes back through the prompt once. The loss never
+keeps logits (`losses`). Nothing but the adapter gets a gradient.
+
+What makes it safe: a step depends on the checkpoint and its number alone, so a run that was killed and continued ends
+in the same bits; signals and time make checkpoints; a loss that is not finite stops the run.
+"""
+
+import contextlib
+import math
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workflow_scripts.artifacts import atomic_path
+from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
+from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
+from workflow_scripts.recover.prompt_bank import encode, expanded_cache
+
+CURVE_POINTS = 500
+PROGRESS_SECONDS = 10
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on; the message says at which step and from where it can be continued."""
+
+
+class Stopped(SystemExit):
+    """SIGTERM: the checkpoint is written and the process should end (exit code 143)."""
+
+
+@dataclass
+class State:
+    """All that changes from step to step, beside the adapter and the optimiser."""
+
+    step: int = 0
+    micro_batch: int = 1
+    losses: list[float] = field(default_factory=list)  # mean per step, nats per token
+    seconds: float = 0.0
+
+
+def learning_rate(step: int, steps: int, training: dict) -> float:
+    """Rate of step 0..steps-1: linear warm-up over the first share of steps, then constant, linear or cosine to 0."""
+    warmup = round(training["warmup"] * steps)
+    if step < warmup:
+        return training["learning_rate"] * (step + 1) / warmup
+    left = (steps - step) / max(1, steps - warmup)
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}
+    return training["learning_rate"] * shape[training["schedule"]]
+
+
+class Learner:
+    """An adapted model as the loop sees it: trained tensors, and the loss of text rows."""
+
+    def __init__(self, adapted):
+        self.adapted = adapted.eval()
+        self.model = adapted.get_base_model()
+        self.head = plain_head(self.model)
+        self.parameters = trained_parameters(adapted)
+        self.kind = adapted.active_peft_config.peft_type.value
+        if self.kind == "LORA":  # of the frozen model's own dropout (OPT has one) there is none
+            for name, module in adapted.named_modules():
+                if "lora_dropout" in name:
+                    module.train()
+
+    def prefix(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values over layers that stand before the text, differentiable; none for LoRA."""
+        if self.kind == "PROMPT_TUNING":
+            return encode(self.model, self.parameters[0])
+        if self.kind == "PREFIX_TUNING":
+            return prefix_keys_values(self.parameters[0].to(self.model.dtype), self.model.config)
+        return [], []
+
+    def hidden(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        """Last hidden states (B, T, d) of rows (B, T), the prefix before them."""
+        cache = expanded_cache(keys, values, len(rows)) if keys else None
+        return self.model.get_decoder()(
+            input_ids=rows, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state
+
+    def accumulate(self, rows: Tensor, micro_batch: int) -> float:
+        """Add the gradient of the mean loss over rows (B, T) to the parameters; returns that loss.
+
+        A window's first token is not scored: the prompt's last position could predict it, a model without prompt can't.
+        """
+        keys, values = self.prefix()
+        leaves = [tensor.detach().requires_grad_() for tensor in (*keys, *values)]
+        scored = rows[:, 1:].numel()
+        total = 0.0
+        for part in rows.split(micro_batch):
+            hidden = self.hidden(part, leaves[: len(keys)], leaves[len(keys) :])
+            loss = linear_cross_entropy(hidden[:, :-1], self.head, part[:, 1:]) / scored
+            loss.backward()
+            total += loss.item()
+        if leaves:
+            torch.autograd.backward([*keys, *values], [leaf.grad for leaf in leaves])
+        return total
+
+    @torch.no_grad()
+    def heldout_loss(self, windows: Tensor, micro_batch: int, with_adapter: bool = True) -> float:
+        """Mean loss (nats per token) of windows (N, T), first tokens not scored."""
+        keys, values = self.prefix() if with_adapter else ([], [])
+        context = contextlib.nullcontext() if with_adapter else self.adapted.disable_adapter()
+        total = 0.0
+        with context, _dropout_off(self.adapted):
+            for part in windows.split(micro_batch):
+                hidden = self.hidden(part, keys, values)
+                total += token_losses(hidden[:, :-1], self.head, part[:, 1:]).double().sum().item()
+        return total / windows[:, 1:].numel()
+
+
+@contextlib.contextmanager
+def _dropout_off(module):
+    active = [child for child in module.modules() if child.training]
+    for child in active:
+        child.training = False
+    yield
+    for child in active:
+        child.training = True
+
+
+def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: Path) -> State:
+    """Train the adapter in place on windows (N, T) in their order; continue from the checkpoint in `folder`, if any.
+
+    One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss that is not finite
+    or for memory that does not hold one window, Stopped after SIGTERM.
+    """
+    batch, steps = training["batch_size"], math.ceil(len(windows) / training["batch_size"])
+    optimizer = torch.optim.AdamW(learner.parameters, weight_decay=training["weight_decay"])
+    state = State(micro_batch=min(training["micro_batch"], batch))
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        state = _restore(checkpoint, learner.parameters, optimizer)
+        say(f"continues from step {state.step} of {steps}")
+    progress = Progress(steps, batch * windows.shape[1], state.step)
+    clock = saved = time.monotonic()
+    with _signals() as pending:
+        while state.step < steps:
+            rate = learning_rate(state.step, steps, training)
+            optimizer.param_groups[0]["lr"] = rate
+            rows = windows[state.step * batch : (state.step + 1) * batch].to(learner.model.device)
+            torch.manual_seed(
+                seed * 1_000_003 + state.step
+            )  # dropout: a continued run draws what it would have
+            loss = _gradient(learner, optimizer, rows, state)
+            if not math.isfinite(loss):
+                good = f"last good checkpoint {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
+                raise TrainingError(
+                    f"the loss is {loss} at step {state.step} of {steps} with learning rate {rate:.3g} ({good}); "
+                    "try a lower learning rate, or precision fp32"
+                )
+            optimizer.step()
+            state.step += 1
+            state.losses.append(loss)
+            now = time.monotonic()
+            state.seconds, clock = state.seconds + now - clock, now
+            progress.show(state)
+            if pending or now - saved >= 60 * training["checkpoint_minutes"]:
+                _save(checkpoint, learner.parameters, optimizer, state)
+                saved = now
+                if signal.SIGTERM in pending:
+                    raise Stopped(128 + signal.SIGTERM)
+                pending.clear()
+    return state
+
+
+def _gradient(learner: Learner, optimizer, rows: Tensor, state: State) -> float:
+    """Loss and gradient of one step. If GPU memory runs out, halve the micro-batch for good and begin the step again."""
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            return learner.accumulate(rows, state.micro_batch)
+        except torch.OutOfMemoryError as error:
+            if state.micro_batch == 1:
+                raise TrainingError(
+                    f"out of memory at step {state.step} with one window of {rows.shape[1]} tokens at a time; "
+                    "lower sequence_length or use a larger GPU"
+                ) from error
+        state.micro_batch //= 2  # outside the handler: the error holds the tensors of the failed pass
+        torch.cuda.empty_cache()
+        say(
+            f"out of memory: {state.micro_batch} windows at a time from here; a step is still {len(rows)} windows"
+        )
+
+
+# -------------------------------------------------------------------------------- checkpoints and signals
+
+
+def _save(file: Path, parameters: list[Tensor], optimizer, state: State) -> None:
+    values = {
+        "parameters": [p.detach() for p in parameters],
+        "optimizer": optimizer.state_dict(),
+        "state": asdict(state),
+    }
+    with atomic_path(file) as temporary:
+        torch.save(values, temporary)
+
+
+def _restore(file: Path, parameters: list[Tensor], optimizer) -> State:
+    values = torch.load(file, map_location=parameters[0].device, weights_only=True)
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values["parameters"], strict=True):
+            parameter.copy_(value)
+    optimizer.load_state_dict(values["optimizer"])
+    return State(**values["state"])
+
+
+@contextlib.contextmanager
+def _signals():
+    """Collect SIGTERM and SIGUSR1 instead of dying of them: the loop looks after each step."""
+    pending: set[int] = set()
+    before = {
+        number: signal.signal(number, lambda received, frame: pending.add(received))
+        for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
+    try:
+        yield pending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --------------------------------------------------------------------------------------------- reporting
+
+
+def say(message: str) -> None:
+    print(f"[train] {message}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A line now and then: tokens, loss, speed, time left."""
+
+    def __init__(self, steps: int, step_tokens: int, first: int):
+        self.steps, self.step_tokens, self.first = steps, step_tokens, first
+        self.start = time.monotonic()
+        self.shown = -math.inf
+
+    def show(self, state: State) -> None:
+        now = time.monotonic()
+        if now - self.shown < PROGRESS_SECONDS and state.step < self.steps:
+            return
+        self.shown = now
+        done = state.step - self.first
+        speed = done * self.step_tokens / (now - self.start)
+        left = (self.steps - state.step) * self.step_tokens / speed
+        say(
+            f"{state.step * self.step_tokens:,} of {self.steps * self.step_tokens:,} tokens, "
+            f"loss {state.losses[-1]:.4f}, {speed:,.0f} tokens/s, {left:,.0f} s left"
+        )
+
+
+def loss_curve(losses: list[float], step_tokens: int) -> list[list]:
+    """At most CURVE_POINTS pairs of tokens seen and mean loss of the steps since the pair before."""
+    every = max(1, math.ceil(len(losses) / CURVE_POINTS))
+    pieces = [losses[start : start + every] for start in range(0, len(losses), every)]
+    ends = [min((number + 1) * every, len(losses)) for number in range(len(pieces))]
+    return [[end * step_tokens, sum(piece) / len(piece)] for end, piece in zip(ends, pieces)]

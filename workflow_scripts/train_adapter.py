@@ -1,0 +1,112 @@
+"""Train one adapter on a compressed model: LoRA, prompt or prefix.
+
+Writes the adapter in PEFT's format and training.json beside it; the folder is complete or absent. A run that was
+killed continues from its checkpoint under work/ and ends in the same bits (same machine, threads and library lock).
+"""
+
+import os
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from workflow_scripts import artifacts
+from workflow_scripts.allocator import keep_memory
+from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
+from workflow_scripts.recover.training import Learner, loss_curve, train
+from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.models import adds_bos, load_tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def main(
+    model: str, compressed: str, corpus: str, output: str, *,
+    method: dict, training: dict, seed: int, recipe: str, code: str, threads: int = 1, device: str = "cpu",
+) -> None:  # fmt: skip
+    """Train `method` with `training` (slices of the configuration) and write `output`, a training.json.
+
+    model, compressed, corpus: folders (resources/models/<name>, results/<grid>/compressed/..., resources/corpora/<name>).
+    """
+    started = time.time()
+    keep_memory()
+    torch.set_num_threads(threads)
+    folder = Path(output).parent
+    inputs = {
+        "model": artifacts.read_json(Path(model) / "manifest.json")["weights_sha256"],
+        "compressed": artifacts.read_json(Path(compressed) / "compression.json")["weights_sha256"],
+        "corpus": artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"],
+    }
+    with artifacts.hold(folder):
+        checkpoints = artifacts.work_folder(
+            folder, artifacts.digest([inputs, method, training, seed, code, device, threads])
+        )
+        base = load_compressed(model, compressed, dtype=DTYPES[training["precision"]], device=device)
+        tokenizer = load_tokenizer(model)
+        windows, heldout = _text(corpus, tokenizer, training, seed)
+
+        adapted = create(base, method, seed, windows[0])
+        learner = Learner(adapted)
+        losses = {
+            "base": learner.heldout_loss(heldout, training["micro_batch"], with_adapter=False),
+            "before": learner.heldout_loss(heldout, training["micro_batch"]),
+        }
+        if not method.get("trained", True):
+            windows = windows[:0]
+        state = train(learner, training, windows, seed, checkpoints)
+        losses["after"] = learner.heldout_loss(heldout, state.micro_batch)
+
+        finished = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(finished, ignore_errors=True)
+        finished.mkdir(parents=True)
+        save(adapted, finished, Path(model).name)
+        record = {
+            "method": method,
+            "training": training,
+            "tokens_seen": windows.numel(),
+            "steps": state.step,
+            "micro_batch": state.micro_batch,
+            "loss_curve": loss_curve(state.losses, training["batch_size"] * training["sequence_length"]),
+            "heldout_loss": losses,
+            "parameters": {
+                "trainable": sum(parameter.numel() for parameter in trained_parameters(adapted)),
+                "paper_formula": paper_formula(method, base.config),
+            },
+            "seconds": round(state.seconds, 2),
+            "peak_memory_mb": _peak_memory_mb(device),
+            "base_sha256": inputs["compressed"],
+            "adapter_sha256": artifacts.sha256_file(finished / "adapter_model.safetensors"),
+            "manifest": artifacts.manifest(
+                recipe=recipe, code=code, config={"method": method, "training": training}, inputs=inputs,
+                seed=seed, device=device, threads=threads, started=started,
+            ),
+        }  # fmt: skip
+        artifacts.write_json(finished / "training.json", record, "training")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(finished, folder)
+        artifacts.clear_work(folder)
+
+
+def _text(corpus: str, tokenizer, training: dict, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training windows (N, T) drawn by the seed, and held-out windows that are the same for every adapter."""
+    length, bos = training["sequence_length"], adds_bos(tokenizer)
+    count = max(1, training["tokens"] // length)
+    windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, seed, bos)
+    documents = read_documents(corpus, "heldout")
+    return windows, token_windows(documents, tokenizer, length, training["heldout_windows"], 0, bos)
+
+
+def _peak_memory_mb(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main(
+        snakemake.params.model, snakemake.params.compressed, snakemake.params.corpus, snakemake.output.json,
+        threads=snakemake.threads, **snakemake.params.args,
+    )  # fmt: skip
