@@ -1,0 +1,49 @@
+"""`python -m tests.golden FOLDER...`: check every golden file, a line per file and method.
+
+A line: verdict, file or case, method, figure, reference, deviation, notes. NPZ files hold compression problems,
+JSON files selection scores. It fails on a deviation, an unknown method or format, and an empty folder.
+"""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from tests.golden import Row
+
+CHECKS = {".npz": "tests.golden.compress", ".json": "tests.golden.idp"}
+IGNORED = {".md", ".txt", ".py", ".pyc"}
+
+
+def main(paths: list[Path]) -> int:
+    """Check files and folders; the exit status."""
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    files = [file for file in files if not file.is_dir() and file.suffix not in IGNORED]
+    checked, failed = 0, 0
+    for file in files:
+        for row in _rows(file):
+            checked += 1
+            failed += not row.holds()
+            print(
+                f"{'ok    ' if row.holds() else 'FAILED'}  {row.case}  {row.method:34}  figure {row.figure:.8g}  "
+                f"reference {row.reference:.8g}  deviation {row.deviation:.1e}  {row.note}",
+                flush=True,
+            )
+    print(f"{checked} figures in {len(files)} files, {failed} failed")
+    return 1 if failed or not checked else 0
+
+
+def _rows(file: Path) -> list[Row]:
+    nan = float("nan")
+    if file.suffix not in CHECKS:
+        return [Row(str(file), "-", nan, nan, nan, False, f"unknown format; known: {', '.join(CHECKS)}")]
+    try:
+        return [Row(*row) for row in import_module(CHECKS[file.suffix]).check(file)]
+    except (OSError, KeyError, ValueError) as error:
+        return [Row(str(file), "-", nan, nan, nan, False, f"can't be read as golden data: {error!r}")]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER")
+    sys.exit(main(parser.parse_args().paths))

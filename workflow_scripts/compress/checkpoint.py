@@ -1,0 +1,154 @@
+"""A compressed model on disk: weights.safetensors (packed linears) and compression.json (what was done, with proof).
+
+Only decoder linears are stored; embeddings, norms, biases and head are the dense model's. `dense` stores no tensor.
+A model is rebuilt from the dense folder and the compressed one, and is refused if anything isn't as claimed.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from workflow_scripts.artifacts import ArtifactError, atomic_path, read_json, sha256_file, write_json
+from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
+from workflow_scripts.compress.packing import unpack
+from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.walk import measure
+
+WEIGHTS, PROOF = "weights.safetensors", "compression.json"
+
+
+def dense_hash(dense_folder) -> str:
+    """SHA-256 of the dense weights, as the fetch recorded it."""
+    path = Path(dense_folder) / "manifest.json"
+    try:
+        return read_json(path)["weights_sha256"]
+    except KeyError:
+        raise ArtifactError(
+            f"{path}: weights_sha256 is missing; delete {dense_folder} and fetch it again"
+        ) from None
+
+
+def dense_bits(dense_folder) -> float:
+    """Mean bits per weight of the model folder's safetensors files, from their headers."""
+    size = count = 0
+    for path in sorted(Path(dense_folder).glob("*.safetensors")):
+        with open(path, "rb") as handle:
+            header = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                size += 8 * (entry["data_offsets"][1] - entry["data_offsets"][0])
+                count += torch.Size(entry["shape"]).numel()
+    if not count:
+        raise ArtifactError(f"{dense_folder}: holds no *.safetensors weights")
+    return size / count
+
+
+def save_compressed(
+    folder, tensors: dict, records: list[dict], compressor: dict, calibration: dict | None, model: dict,
+    linear_weights: int, dense_bits_per_weight: float, manifest: dict,
+) -> None:  # fmt: skip
+    """Write weights, then the proof: a folder with a proof is complete.
+
+    effective_bits: stored bits per weight of the decoder linears, scales, zeros, masks and group indices included;
+    bytes_on_disk: the same in bytes (the dense model's own for `dense`). model: {name, weights_sha256}.
+    """
+    folder = Path(folder)
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if compressor["algorithm"] == "dense":
+        size = round(linear_weights * dense_bits_per_weight / 8)
+    proof = {
+        "compressor": compressor,
+        "calibration": calibration,
+        "model": model,
+        "layers": records,
+        "effective_bits": 8 * size / linear_weights,
+        "bytes_on_disk": size,
+        "weights_sha256": sha256_file(folder / WEIGHTS),
+        "manifest": manifest,
+    }
+    write_json(folder / PROOF, proof, schema="compression")
+
+
+def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device="cpu"):
+    """The compressed model in eval mode, weights bit-exact to what was evaluated, cast to `dtype`.
+
+    Raises ArtifactError, naming file, layer and linear, where the dense model is another one, the weights file was
+    changed, or a stored weight has more levels or another sparsity than claimed.
+    """
+    from workflow_scripts.sources.models import load_dense
+
+    folder = Path(compressed_folder)
+    proof = read_json(folder / PROOF, schema="compression")
+    dense = dense_hash(dense_folder)
+    if dense != proof["model"]["weights_sha256"]:
+        raise ArtifactError(
+            f"{folder / PROOF}: made from dense weights {proof['model']['weights_sha256'][:12]}, "
+            f"but {dense_folder} holds {dense[:12]}; compress again"
+        )
+    if sha256_file(folder / WEIGHTS) != proof["weights_sha256"]:
+        raise ArtifactError(
+            f"{folder / WEIGHTS}: not the file that {PROOF} describes (SHA-256); compress again"
+        )
+    model = load_dense(dense_folder, dtype=dtype, device=device)
+    settings = Compressor(**proof["compressor"])
+    if settings.algorithm != "dense":
+        try:
+            tensors = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ArtifactError(f"{folder / WEIGHTS}: {error}; compress again") from error
+        put_compressed(model, tensors, proof["layers"], settings, folder)
+    return model
+
+
+@torch.no_grad()
+def put_compressed(model, tensors: dict, records: list[dict], settings: Compressor, folder) -> None:
+    """Write all stored linears into a dense model, each checked against its record."""
+    layers = decoder_layers(model)
+    expected = {(i, name) for i, layer in enumerate(layers) for name in layer_linears(layer)}
+    claimed = {(record["layer"], record["linear"]) for record in records}
+    if expected != claimed:
+        layer, linear = sorted(expected ^ claimed)[0]
+        raise ArtifactError(f"{folder}: layer {layer}, linear {linear}: in only one of model and {PROOF}")
+    parts: dict[tuple, dict] = {}
+    for key, tensor in tensors.items():
+        layer, rest = key.split(".", 1)
+        linear, part = rest.rsplit(".", 1)
+        parts.setdefault((int(layer), linear), {})[part] = tensor
+    for record in records:
+        where = f"{folder}: layer {record['layer']}, linear {record['linear']}"
+        linear = layers[record["layer"]].get_submodule(record["linear"])
+        try:
+            stored = unpack(parts[record["layer"], record["linear"]], record["shape"][1], settings)
+            shape = list(stored.weight.shape)
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{where}: the stored tensors don't make a weight ({error}); compress again"
+            ) from None
+        if shape != record["shape"] or shape != list(get_weight(linear).shape):
+            raise ArtifactError(f"{where}: stored as {shape}, recorded as {record['shape']}; compress again")
+        if problem := _unproven(stored, record, settings):
+            raise ArtifactError(f"{where}: {problem}; compress again")
+        set_weight(linear, stored.weight)
+
+
+def _unproven(stored, record: dict, settings: Compressor) -> str | None:
+    """What a stored weight isn't, of what its record and the compressor's settings claim; None if all holds."""
+    measured = measure(stored)
+    for key in ("levels", "sparsity"):
+        if measured[key] != record[key]:
+            return f"{key} {measured[key]}, but {record[key]} is claimed"
+    if settings.bits and (measured["levels"] is None or measured["levels"] > 2**settings.bits):
+        return f"{measured['levels']} levels are no {settings.bits}-bit weight"
+    if settings.pattern:
+        n, m = settings.n_of_m
+        zeros = (stored.weight == 0).view(len(stored.weight), -1, m).sum(2)
+        return None if (zeros >= n).all() else f"not {n} zeros in each {m} columns"
+    if settings.sparsity and measured["sparsity"] < settings.sparsity - 1 / record["shape"][1]:
+        return f"sparsity {measured['sparsity']:.4f} is below the {settings.sparsity} asked for"
+    return None

@@ -1,0 +1,214 @@
+"""A decoder-only transformers model seen as a chain of layers: their linears, and the activations between them.
+
+No table of model families: the decoder layers are the model's ModuleList of `num_hidden_layers` members, their
+linears the Linear and Conv1D modules inside, and what each layer is called with is recorded from the model itself.
+"""
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from workflow_scripts.compress.hessian import Hessian
+from workflow_scripts.compress.settings import CompressionError
+
+BATCH_TOKENS = 4096  # tokens per forward pass of a layer
+
+
+class _Stop(Exception):
+    """Ends a forward pass whose rest isn't needed."""
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers, in order. Raises CompressionError where there is no such single list."""
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and any(map(_linears, module))
+    ]
+    outermost = [
+        (name, module)
+        for name, module in found
+        if not any(name.startswith(f"{other}.") for other, _ in found)
+    ]
+    if len(outermost) != 1:
+        raise CompressionError(
+            f"{type(model).__name__}: {len(outermost)} lists of {count} layers with linears ("
+            f"{', '.join(name for name, _ in outermost) or 'none'}); exactly one is needed to know the decoder"
+        )
+    return outermost[0][1]
+
+
+def layer_linears(layer: nn.Module) -> dict[str, nn.Module]:
+    """Name -> Linear or Conv1D of a decoder layer. Refuses weight matrices that lie in neither (fused experts)."""
+    linears = _linears(layer)
+    known = {id(module.weight) for module in linears.values()}
+    for name, parameter in layer.named_parameters():
+        if parameter.dim() > 1 and id(parameter) not in known:
+            raise CompressionError(
+                f"{name}: a weight of shape {tuple(parameter.shape)} outside nn.Linear and Conv1D "
+                f"({type(layer).__name__}); such layers can't be compressed"
+            )
+    return linears
+
+
+def _linears(layer: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def get_weight(linear: nn.Module) -> torch.Tensor:
+    """The weight as (out_features, in_features); a transposed view for Conv1D."""
+    return linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
+
+
+def set_weight(linear: nn.Module, weight: torch.Tensor) -> None:
+    """Write a weight (out_features, in_features) in the linear's own dtype and place."""
+    get_weight(linear).copy_(weight)
+
+
+class Activations:
+    """Hidden states that enter the current layer for all calibration windows, and how each layer is called.
+
+    hidden: list of (windows, tokens, d_model) batches in the model's dtype, on the CPU.
+    """
+
+    def __init__(self, model: nn.Module, layers: nn.ModuleList, windows: torch.Tensor, device="cpu"):
+        """windows: token ids (count, length). The model runs once on a window, to see that its layers form a chain."""
+        self.device = device
+        self.hidden: list[torch.Tensor] = []
+        self.calls: list[list[tuple[tuple, dict]]] = []  # [batch][layer] -> further args, kwargs
+        self._refuse_unchained(model, layers, windows[:1])
+        for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1])):
+            hidden, calls = _record_calls(model, layers, batch, self.returns_tuple)
+            self.hidden.append(hidden)
+            self.calls.append([_intern(call, old) for call, old in zip(calls, self.calls[-1], strict=True)]
+                              if self.calls else calls)  # fmt: skip
+
+    def _refuse_unchained(self, model, layers, window):
+        """Layer i must return what layer i + 1 takes: anything between them would be lost in the walk."""
+        previous, unchained = None, None
+
+        def before(module, args, kwargs):
+            nonlocal unchained
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if previous is not None and hidden is not previous:
+                unchained = module
+
+        def after(module, args, output):
+            nonlocal previous
+            self.returns_tuple = isinstance(output, tuple)
+            previous = _first(output)
+
+        hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+        hooks += [layer.register_forward_hook(after) for layer in layers]
+        try:
+            model(input_ids=window, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if unchained is not None:
+            raise CompressionError(
+                f"{type(model).__name__}: its decoder changes hidden states between layers; the walk can't follow"
+            )
+
+    def run(self, index: int, layer: nn.Module, batch: int) -> torch.Tensor:
+        """Output of decoder layer `index` for one batch."""
+        args, kwargs = _to(self.calls[batch][index], self.device)
+        return _first(layer(self.hidden[batch].to(self.device), *args, **kwargs))
+
+    def advance(self, index: int, layer: nn.Module) -> None:
+        """Replace the hidden states by the layer's outputs."""
+        for batch in range(len(self.hidden)):
+            self.hidden[batch] = self.run(index, layer, batch).to("cpu")
+
+    def hessians(self, index: int, layer: nn.Module, linears: dict) -> dict[tuple[str, ...], Hessian]:
+        """Names of linears that share an input -> that input's Hessian, in the order of their calls; one pass."""
+        leader_of: dict[str, str] = {}  # linear -> the first linear that took the same tensor
+        hessians: dict[str, Hessian] = {}
+        waiting: set[str] = set()
+        seen: list[tuple[torch.Tensor, str]] = []
+
+        def collect(name):
+            def before(module, args):
+                leader = next((owner for tensor, owner in seen if tensor is args[0]), name)
+                if leader_of.setdefault(name, leader) != leader:
+                    raise CompressionError(
+                        f"layer {index}, linear {name}: shares its input in some batches only"
+                    )
+                if leader == name:
+                    seen.append((args[0], name))
+                    if name not in hessians:
+                        hessians[name] = Hessian(get_weight(module).shape[1], self.device)
+                    hessians[name].add_batch(args[0])
+                waiting.discard(name)
+                if not waiting:
+                    raise _Stop
+
+            return before
+
+        hooks = [module.register_forward_pre_hook(collect(name)) for name, module in linears.items()]
+        try:
+            for batch in range(len(self.hidden)):
+                waiting |= set(linears)
+                try:
+                    self.run(index, layer, batch)
+                except _Stop:
+                    pass
+                seen.clear()
+                if waiting:
+                    raise CompressionError(
+                        f"layer {index}: no calibration token reached {', '.join(sorted(waiting))}"
+                    )
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {tuple(n for n in leader_of if leader_of[n] == leader): H for leader, H in hessians.items()}
+
+
+def _record_calls(model, layers, batch, returns_tuple):
+    """Embed a batch: hidden states that enter layer 0, and each layer's further arguments. No layer is run."""
+    calls, embedded = [], []
+
+    def record(*args, **kwargs):
+        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+        embedded.append(hidden)
+        calls.append((args, kwargs))
+        if len(calls) == len(layers):
+            raise _Stop
+        return (hidden,) if returns_tuple else hidden
+
+    for layer in layers:
+        layer.forward = record
+    try:
+        model(input_ids=batch, use_cache=False)
+    except _Stop:
+        pass
+    finally:
+        for layer in layers:
+            del layer.forward
+    return embedded[0], calls
+
+
+def _first(output):
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _to(value, device):
+    """Move all tensors in nested tuples, lists and dicts."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return type(value)(_to(item, device) for item in value) if type(value) in (tuple, list) else value
+
+
+def _intern(value, old):
+    """`value` with every tensor that equals its counterpart in `old` replaced by that one, so that masks and
+    position embeddings are kept once and not per batch."""
+    if isinstance(value, torch.Tensor) and isinstance(old, torch.Tensor):
+        return old if value.shape == old.shape and torch.equal(value, old) else value
+    if isinstance(value, dict) and isinstance(old, dict):
+        return {key: _intern(item, old.get(key)) for key, item in value.items()}
+    if type(value) in (tuple, list) and type(old) is type(value) and len(old) == len(value):
+        return type(value)(_intern(item, before) for item, before in zip(value, old, strict=True))
+    return value

@@ -1,0 +1,69 @@
+"""The layer-wise problem's Hessian H = 2 X X^T: accumulation over calibration tokens, damping, factorisation."""
+
+import torch
+
+from workflow_scripts.compress.settings import CompressionError
+
+TILE = 256  # columns of X per product: only blocks on and above H's diagonal are computed
+
+
+class Hessian:
+    """H = (2 / n) sum over n sequences of X X^T for inputs X (in_features, tokens), float32."""
+
+    def __init__(self, columns: int, device="cpu"):
+        self.total = torch.zeros(columns, columns, device=device)
+        self.sequences = 0
+        self.tokens = 0
+
+    def add_batch(self, x: torch.Tensor) -> None:
+        """Add the inputs x (sequences, tokens, in_features) of one linear."""
+        sequences = x.shape[0] if x.dim() > 2 else 1
+        x = x.reshape(-1, x.shape[-1]).to(self.total.dtype)
+        for start in range(0, x.shape[1], TILE):
+            stop = start + TILE
+            self.total[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
+        self.sequences += sequences
+        self.tokens += x.shape[0]
+
+    def matrix(self) -> torch.Tensor:
+        """H, symmetric. Raises CompressionError if no token or a non-finite one was seen."""
+        if not self.tokens:
+            raise CompressionError("no calibration token reached this linear; calibrate on more text")
+        upper = torch.triu(self.total) * (2 / self.sequences)
+        if not torch.isfinite(upper).all():
+            raise CompressionError(
+                "its inputs hold NaN or infinite activations; check the model and its precision"
+            )
+        return upper + torch.triu(upper, 1).T
+
+
+def inverse_factor(H: torch.Tensor, damping: float) -> tuple[torch.Tensor, float]:
+    """U, the upper Cholesky factor of (H + damping mean(diag H) I)^-1 = U^T U, and the damping really used.
+
+    One factorisation, one triangular inverse: with P the reversal of rows, P H P = L L^T gives
+    U = (P L P)^-1. A factorisation that fails is retried with growing damping up to 1; then it is an error.
+    """
+    diagonal = H.diagonal()
+    attempt = damping
+    while attempt <= max(1.0, damping):
+        damped = H.flip(0, 1)
+        damped.diagonal().add_(attempt * diagonal.mean())
+        L, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
+            U = torch.linalg.solve_triangular(L.flip(0, 1), identity, upper=True)
+            if torch.isfinite(U).all():
+                return U, attempt
+        attempt = max(2 * attempt, 1e-4)
+    raise CompressionError(
+        f"Cholesky of H failed with damping {damping:g} and at every doubling up to 1 (mean diagonal "
+        f"{diagonal.mean().item():.3g}); calibrate on more or other text"
+    )
+
+
+def reconstruction_error(weight: torch.Tensor, compressed: torch.Tensor, H: torch.Tensor | None) -> float:
+    """tr((W - Q) H (W - Q)^T) / tr(W H W^T) = ||WX - QX||^2 / ||WX||^2, with H = None for the identity."""
+    difference = weight - compressed
+    lost = ((difference @ H if H is not None else difference) * difference).sum(dtype=torch.float64)
+    whole = ((weight @ H if H is not None else weight) * weight).sum(dtype=torch.float64)
+    return (lost / whole).item() if whole > 0 else float(lost > 0)

@@ -1,0 +1,90 @@
+"""Uniform grids: fit, round, dequantise (the `Quantizer` of IST-DASLab/gptq, per row or per group of columns)."""
+
+from dataclasses import dataclass
+
+import torch
+
+SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal numbers
+
+
+@dataclass
+class Quantized:
+    """A weight on its grids: w = scale (code - zero).
+
+    codes (rows, columns) uint8; scale (rows, groups) float; zero (rows, groups) float holding integers;
+    group (columns,) int64: the group of each column.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    group: torch.Tensor
+    bits: int
+
+    def dequantize(self, dtype=None) -> torch.Tensor:
+        """(rows, columns), computed in the scale's dtype (float16 scales: float32), then cast to `dtype`."""
+        work = torch.float32 if self.scale.dtype == torch.float16 else self.scale.dtype
+        scale, zero = self.scale.to(work)[:, self.group], self.zero.to(work)[:, self.group]
+        weight = scale * (self.codes.to(work) - zero)
+        return weight if dtype is None else weight.to(dtype)
+
+    def levels(self) -> int:
+        """Largest number of distinct values that one grid (a row's group) really holds."""
+        rows, groups = self.scale.shape
+        cell = torch.arange(rows, device=self.codes.device)[:, None] * groups + self.group
+        seen = torch.zeros(rows * groups * 256, dtype=torch.uint8, device=self.codes.device)
+        seen[(cell * 256 + self.codes).flatten()] = 1
+        return int(seen.view(-1, 256).sum(1).max())
+
+
+def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
+    """scale (clamp(round(x / scale) + zero, 0, 2^bits - 1) - zero), broadcast."""
+    return scale * torch.clamp(torch.round(x / scale), -zero, (2**bits - 1) - zero)
+
+
+def fit_grid(
+    x: torch.Tensor, bits: int, symmetric: bool, clip: str = "none", half: bool = False, *,
+    norm: float = 2.4, steps: int = 100, max_shrink: float = 0.8,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Grid of each row of x (rows, n): scale and zero, both (rows,), in x's dtype.
+
+    The range [min(x, 0), max(x, 0)] is spread over 2^bits levels; zero is always a level. `clip="mse"` shrinks
+    it by the factor 1 - i/steps (i < max_shrink steps) with the least sum |x - q(x)|^norm. `half` rounds scales
+    to float16 where that is a normal number, so that what is stored is what was solved for.
+    """
+    top = 2**bits - 1
+    low, high = x.amin(1).clamp(max=0), x.amax(1).clamp(min=0)
+    if symmetric:
+        high = torch.maximum(-low, high)
+        low = torch.where(low < 0, -high, low)
+    empty = (low == 0) & (high == 0)
+    low, high = torch.where(empty, -1.0, low), torch.where(empty, 1.0, high)
+
+    def grid(low, high):
+        scale = (high - low) / top
+        if half:
+            normal = (scale >= SMALLEST_HALF) & (scale <= LARGEST_HALF)
+            scale = torch.where(normal, scale.half().to(scale.dtype), scale)
+        zero = torch.full_like(scale, (top + 1) / 2) if symmetric else torch.round(-low / scale)
+        return scale, zero
+
+    scale, zero = grid(low, high)
+    if clip == "mse":
+        best = torch.full_like(scale, torch.inf)
+        for step in range(int(max_shrink * steps)):
+            shrink = 1 - step / steps
+            tried_scale, tried_zero = grid(shrink * low, shrink * high)
+            error = round_to_grid(x, tried_scale[:, None], tried_zero[:, None], bits)
+            error = error.sub_(x).abs_().pow_(norm).sum(1)
+            better = error < best
+            best = torch.where(better, error, best)
+            scale = torch.where(better, tried_scale, scale)
+            zero = torch.where(better, tried_zero, zero)
+    return scale, zero
+
+
+def fit_groups(weight: torch.Tensor, group_size: int | None, *grid) -> tuple[torch.Tensor, torch.Tensor]:
+    """Grids of all groups of `group_size` columns (the last may be ragged): scale, zero, each (rows, groups)."""
+    pieces = [fit_grid(piece, *grid) for piece in weight.split(group_size or weight.shape[1], dim=1)]
+    scales, zeros = zip(*pieces, strict=True)
+    return torch.stack(scales, 1), torch.stack(zeros, 1)

@@ -1,0 +1,68 @@
+"""The compressor slice of config.yaml as one frozen value, with the checks that need more than a schema."""
+
+from dataclasses import dataclass
+
+CALIBRATED = ("gptq", "sparsegpt", "wanda")  # algorithms that look at activations
+
+
+class CompressionError(RuntimeError):
+    """A layer can't be compressed as asked; the message names the linear, the value and what would be right."""
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """Settings of one compression algorithm. A key that the algorithm doesn't know keeps its neutral value.
+
+    bits, group_size   levels 2^bits on one grid per row (group_size None) or per group_size columns
+    symmetric, clip    grid round zero; `mse` searches the clipping range
+    act_order          columns in order of falling diag(H); static_groups fixes all group grids before the loop
+    sparsity, pattern  share of zeros, or "n:m": n zeros in each m columns
+    damping            percdamp: share of mean(diag H) added to the diagonal
+    block_size         columns per lazy update and per SparseGPT mask
+    true_sequential    inside a decoder layer, each linear sees the outputs of the compressed ones before it
+    """
+
+    algorithm: str
+    bits: int | None = None
+    group_size: int | None = None
+    symmetric: bool = False
+    clip: str = "none"
+    act_order: bool = False
+    static_groups: bool = False
+    sparsity: float | None = None
+    pattern: str | None = None
+    damping: float = 0.0
+    block_size: int = 128
+    true_sequential: bool = False
+
+    def __post_init__(self):
+        if self.algorithm in ("gptq", "rtn") and self.bits is None:
+            raise CompressionError(f"{self.algorithm}: bits is missing; choose 2 to 8")
+        if (
+            self.algorithm in ("sparsegpt", "magnitude", "wanda")
+            and self.sparsity is None
+            and not self.pattern
+        ):
+            raise CompressionError(f"{self.algorithm}: sparsity and pattern are both missing; name one")
+        if self.pattern and self.block_size % self.n_of_m[1]:
+            raise CompressionError(
+                f"block_size {self.block_size} is no multiple of the pattern {self.pattern}'s m"
+            )
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """(n, m) of pattern "n:m", None if unstructured."""
+        if not self.pattern:
+            return None
+        n, m = (int(part) for part in self.pattern.split(":"))
+        if not 0 < n < m:
+            raise CompressionError(f"pattern {self.pattern}: n must lie between 1 and m - 1")
+        return n, m
+
+    @property
+    def prunes(self) -> bool:
+        return self.sparsity is not None or self.pattern is not None
+
+    @property
+    def calibrated(self) -> bool:
+        return self.algorithm in CALIBRATED

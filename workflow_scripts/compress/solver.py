@@ -1,0 +1,161 @@
+"""One optimal-brain-surgeon solver for GPTQ, SparseGPT and both together.
+
+min_Q ||W X - Q X||^2 column by column (Frantar et al. 2022, arXiv:2210.17323; 2023, arXiv:2301.00774): with U the
+upper Cholesky factor of H^-1, column i is rounded or pruned to q, and e = (w - q) / U_ii is spread over the columns
+that are still free, W[:, i:] -= e U[i, i:].
+
+The linears that share an input share H, the factorisation and one loop: their rows are stacked. Inside, weights lie
+transposed (columns, rows), so that a column of W is contiguous.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from workflow_scripts.compress.hessian import inverse_factor
+from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, round_to_grid
+from workflow_scripts.compress.settings import CompressionError, Compressor
+
+TILE = 32  # columns updated one by one; the rest of the block follows in one matrix product
+
+
+@dataclass
+class Solved:
+    """One compressed linear: `weight` (rows, columns) in the solver's dtype, its grids if it was quantised."""
+
+    weight: torch.Tensor
+    quantized: Quantized | None = None
+
+
+@dataclass
+class Solution:
+    linears: list[Solved]
+    damping: float | None = None  # used, not asked for
+    dead_columns: int = 0
+
+
+def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, half: bool = False) -> Solution:
+    """Compress the weights (rows_k, columns) of linears that share the input with Hessian H (columns, columns).
+
+    Works in H's dtype. `half` rounds grid scales to float16 before they are used. Raises CompressionError for a
+    non-finite H or weight, a Cholesky that never succeeds, columns that the n:m pattern doesn't divide.
+    """
+    stacked = torch.cat([weight.to(H.dtype) for weight in weights])  # (R, C)
+    rows = [len(weight) for weight in weights]
+    if not torch.isfinite(H.diagonal().sum()) or not torch.isfinite(H).all():
+        raise CompressionError("H holds NaN or infinite values; check the calibration activations")
+    if not torch.isfinite(stacked).all():
+        raise CompressionError("the dense weight holds NaN or infinite values")
+    if settings.pattern and H.shape[0] % settings.n_of_m[1]:
+        raise CompressionError(f"{H.shape[0]} columns are no multiple of the pattern {settings.pattern}'s m")
+
+    grids = Grids(stacked, settings, half) if settings.bits else None
+    H = H.clone()
+    dead = H.diagonal() == 0
+    H.diagonal()[dead] = 1
+    W = stacked.T.clone()  # (C, R)
+    W[dead] = 0
+    order = torch.arange(len(H), device=H.device)
+    if grids:
+        grids.fit_static(W)
+        if settings.act_order:
+            order = H.diagonal().argsort(descending=True, stable=True)
+            W, H = W[order], H[order][:, order]
+    U, damping = inverse_factor(H, settings.damping)
+    Q = _sweep(W, U, order.tolist(), rows, grids, settings)
+
+    restore = order.argsort()
+    Q = Q[restore].T
+    group = grids.group_of_column(order)[restore] if grids else None
+    linears, start = [], 0
+    for count in rows:
+        part = slice(start, start + count)
+        linears.append(grids.read_back(Q[part], part, group) if grids else Solved(Q[part].contiguous()))
+        start += count
+    return Solution(linears, damping, int(dead.sum()))
+
+
+def _sweep(W, U, order, rows, grids, settings: Compressor) -> torch.Tensor:
+    """The sweep over columns. W (C, R) is used up; returns Q (C, R), both in processing order."""
+    columns, Q = len(W), torch.empty_like(W)
+    tile = TILE - TILE % settings.n_of_m[1] or settings.n_of_m[1] if settings.pattern else TILE
+    for start in range(0, columns, settings.block_size):
+        stop = min(start + settings.block_size, columns)
+        block, E = W[start:stop].clone(), torch.empty_like(W[start:stop])  # (B, R)
+        factor = U[start:stop, start:stop]
+        diagonal = factor.diagonal()
+        scores = lambda s=slice(None): (block[s] / diagonal[s, None]).square_()  # noqa: B023,E731  w^2 / U_ii^2
+        mask = _mask(scores(), rows, settings.sparsity) if settings.prunes and not settings.pattern else None
+        for first in range(0, stop - start, tile):
+            last = min(first + tile, stop - start)
+            for i in range(first, last):
+                if settings.pattern and i % settings.n_of_m[1] == 0:
+                    mask = torch.zeros_like(block, dtype=torch.bool) if mask is None else mask
+                    n, m = settings.n_of_m
+                    mask[i : i + m].scatter_(
+                        0, scores(slice(i, i + m)).topk(n, dim=0, largest=False)[1], True
+                    )
+                w = block[i]
+                q = w if mask is None else w.masked_fill(mask[i], 0)
+                if grids:
+                    q = round_to_grid(q, *grids.at(start + i, order, W), settings.bits)
+                Q[start + i] = q
+                torch.sub(w, q, out=E[i]).div_(diagonal[i])
+                block[i + 1 : last].addr_(factor[i, i + 1 : last], E[i], alpha=-1)
+            block[last:].addmm_(factor[first:last, last:].T, E[first:last], alpha=-1)
+        W[stop:].addmm_(U[start:stop, stop:].T, E, alpha=-1)
+    return Q
+
+
+def _mask(scores: torch.Tensor, rows: list[int], sparsity: float) -> torch.Tensor:
+    """Entries of a block's scores (B, R) to prune: per linear, all up to the int(n s)-th smallest, inclusive."""
+    parts = []
+    for part in scores.split(rows, dim=1):
+        threshold = part.flatten().kthvalue(int(part.numel() * sparsity) + 1)[0]
+        parts.append(part <= threshold)
+    return torch.cat(parts, 1)
+
+
+class Grids:
+    """Scale and zero of every row and group during the sweep; stored (groups, R) so that a group is contiguous.
+
+    One grid per row is fitted on the untouched weights. Group grids are fitted either all before the sweep, by
+    original columns (static), or each when the sweep reaches its first column, by processed columns.
+    """
+
+    def __init__(self, weight: torch.Tensor, settings: Compressor, half: bool):
+        self.per_row = not settings.group_size
+        self.size = settings.group_size or weight.shape[1]
+        self.bits = settings.bits
+        self.static = settings.static_groups or self.per_row
+        self.options = (settings.bits, settings.symmetric, settings.clip, half)
+        groups = -(-weight.shape[1] // self.size)
+        self.scale = weight.new_ones(groups, len(weight))
+        self.zero = torch.zeros_like(self.scale)
+        if self.per_row:
+            self.scale[0], self.zero[0] = fit_grid(weight, *self.options)
+
+    def fit_static(self, W: torch.Tensor) -> None:
+        """Fit all group grids on W (C, R), dead columns zeroed."""
+        if self.static and not self.per_row:
+            scale, zero = fit_groups(W.T, self.size, *self.options)
+            self.scale, self.zero = scale.T.contiguous(), zero.T.contiguous()
+
+    def at(self, position: int, order: list[int], W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero (R,) for the column at `position` of the sweep; W (C, R) as updated up to its block."""
+        group = (order[position] if self.static else position) // self.size
+        if not self.static and position % self.size == 0:
+            fitted = fit_grid(W[position : position + self.size].T, *self.options)
+            self.scale[group], self.zero[group] = fitted
+        return self.scale[group], self.zero[group]
+
+    def group_of_column(self, order: torch.Tensor) -> torch.Tensor:
+        """Group of each column, in processing order."""
+        return (order if self.static else torch.arange(len(order), device=order.device)) // self.size
+
+    def read_back(self, Q: torch.Tensor, rows: slice, group: torch.Tensor) -> Solved:
+        """Codes of the rows of Q (rows, columns), which lie on the grids, and the weight that they rebuild."""
+        scale, zero = self.scale[:, rows].T.contiguous(), self.zero[:, rows].T.contiguous()
+        codes = torch.round(Q / scale[:, group]) + zero[:, group]
+        quantized = Quantized(codes.to(torch.uint8), scale, zero, group, self.bits)
+        return Solved(quantized.dequantize(), quantized)

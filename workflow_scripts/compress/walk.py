@@ -1,0 +1,164 @@
+"""The walk: decoder layers in order, each calibrated on what the already compressed layers before it put out."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from workflow_scripts.artifacts import atomic_path
+from workflow_scripts.compress import baselines
+from workflow_scripts.compress.decoder import (
+    Activations,
+    decoder_layers,
+    get_weight,
+    layer_linears,
+    set_weight,
+)
+from workflow_scripts.compress.hessian import reconstruction_error
+from workflow_scripts.compress.packing import pack, unpack
+from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.solver import Solution, solve
+
+OBS = ("gptq", "sparsegpt")
+
+
+class FinishedLayers:
+    """Checkpoints: per finished layer its packed tensors and records, a file each in a work folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"layer-{index:04d}.safetensors"
+
+    def save(self, index: int, tensors: dict[str, torch.Tensor], records: list[dict]) -> None:
+        with atomic_path(self.path(index)) as temporary:
+            save_file(tensors, temporary, metadata={"records": json.dumps(records)})
+
+    def load(self, index: int) -> tuple[dict[str, torch.Tensor], list[dict]] | None:
+        if not self.path(index).exists():
+            return None
+        with safe_open(self.path(index), "pt") as handle:
+            records = json.loads(handle.metadata()["records"])
+        return load_file(self.path(index)), records
+
+
+@torch.no_grad()
+def walk(
+    model,
+    windows: torch.Tensor | None,
+    settings: Compressor,
+    finished: FinishedLayers,
+    device="cpu",
+    log=print,
+):
+    """Compress `model` in place and return (tensors, records): "layer.linear.part" -> packed tensor, one record
+    per linear {layer, linear, shape, error, damping, dead_columns, levels, sparsity, seconds}.
+
+    windows: calibration token ids (count, length); None for algorithms that look at no activations: their `error` is
+    then ||W - Q||^2 / ||W||^2. Layers found in `finished` aren't computed again. The weights that later layers see are
+    those rebuilt from the packed form. `log` gets a line per layer.
+    """
+    layers = decoder_layers(model)
+    model.eval()
+    activations = Activations(model, layers, windows, device) if settings.calibrated else None
+    all_tensors, all_records, started, computed = {}, [], time.monotonic(), 0
+    for index, layer in enumerate(layers):
+        layer.to(device)
+        stored = finished.load(index)
+        if resumed := stored is not None:
+            for record in stored[1]:
+                _put(layer, record["linear"], stored[0], record, settings)
+        else:
+            stored = _compress_layer(index, layer, activations, settings)
+            finished.save(index, *stored)
+            computed += 1
+        if activations and index + 1 < len(layers):
+            activations.advance(index, layer)
+        layer.to("cpu")
+        all_tensors |= stored[0]
+        all_records += stored[1]
+        passed = time.monotonic() - started
+        errors = ", ".join(f"{record['linear'].split('.')[-1]} {record['error']:.4f}" for record in stored[1])
+        log(
+            f"layer {index + 1}/{len(layers)}{' (from checkpoint)' if resumed else ''}: error {errors}; "
+            f"{passed:.0f} s, about {passed / (index + 1) * (len(layers) - index - 1):.0f} s left"
+        )
+    return all_tensors, all_records
+
+
+def _compress_layer(index: int, layer, activations: Activations | None, settings: Compressor):
+    """Compress one decoder layer in place; returns its packed tensors and records."""
+    linears = layer_linears(layer)
+    tensors, records = {}, {}
+    groups = (
+        activations.hessians(index, layer, linears) if activations else {(name,): None for name in linears}
+    )
+    for position, names in enumerate(list(groups)):
+        started = time.monotonic()
+        hessian = groups.pop(names)
+        if settings.true_sequential and position:
+            hessian = activations.hessians(index, layer, {name: linears[name] for name in names})[names]
+        weights = [get_weight(linears[name]).float().clone() for name in names]
+        try:
+            H = _matrix(hessian, settings) if hessian else None
+            solution = compress_linears(weights, H, settings)
+        except CompressionError as error:
+            raise CompressionError(f"layer {index}, linear {' + '.join(names)}: {error}") from None
+        for name, weight, solved in zip(names, weights, solution.linears, strict=True):
+            packed = {f"{index}.{name}.{part}": tensor for part, tensor in pack(solved, settings).items()}
+            record = {"layer": index, "linear": name, "shape": list(weight.shape)}
+            stored = _put(layer, name, packed, record, settings)
+            Q = stored.weight.to(weight.device)
+            record["error"] = reconstruction_error(weight, Q, H)
+            record |= {"damping": solution.damping, "dead_columns": solution.dead_columns}
+            record |= measure(stored)
+            tensors |= packed
+            records[name] = record
+        seconds = (time.monotonic() - started) / len(names)
+        for name in names:
+            records[name]["seconds"] = round(seconds, 3)
+    return tensors, [records[name] for name in linears]
+
+
+def _matrix(hessian, settings: Compressor) -> torch.Tensor:
+    """H, refused where it comes from fewer tokens than it has columns: it is singular then."""
+    columns = len(hessian.total)
+    if settings.algorithm in OBS and hessian.tokens < columns:
+        raise CompressionError(
+            f"{hessian.tokens} calibration tokens for {columns} inputs leave H singular; "
+            f"calibrate on at least {columns} tokens (calibration: windows x length)"
+        )
+    return hessian.matrix()
+
+
+def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settings: Compressor) -> Solution:
+    """Compress the weights (rows_k, columns) of linears with one input of Hessian H."""
+    if settings.algorithm in OBS:
+        return solve(weights, H, settings, half=True)
+    if settings.algorithm == "wanda":
+        return Solution([baselines.wanda(weight, H.diagonal(), settings) for weight in weights])
+    if settings.algorithm == "magnitude":
+        return Solution([baselines.magnitude(weight, settings) for weight in weights])
+    return Solution([baselines.round_to_nearest(weight, settings, half=True) for weight in weights])
+
+
+def _put(layer, name: str, tensors: dict, record: dict, settings: Compressor):
+    """Write the weight that the packed tensors stand for into a layer's linear."""
+    prefix = f"{record['layer']}.{name}."
+    parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    stored = unpack(parts, record["shape"][1], settings)
+    set_weight(layer.get_submodule(name), stored.weight)
+    return stored
+
+
+def measure(stored) -> dict:
+    """Distinct levels of the fullest grid (None if not quantised) and share of zeros of a stored weight."""
+    zeros = (stored.weight == 0).sum().item()
+    return {
+        "levels": stored.quantized.levels() if stored.quantized else None,
+        "sparsity": zeros / stored.weight.numel(),
+    }

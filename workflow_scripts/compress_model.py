@@ -1,0 +1,84 @@
+"""Compress a model's decoder linears, calibrated on a corpus; write weights.safetensors and compression.json.
+
+A run that was killed continues after the last finished layer (checkpoints under work/) and ends in the same weights.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from workflow_scripts import artifacts
+from workflow_scripts.compress.checkpoint import dense_bits, dense_hash, save_compressed
+from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.walk import FinishedLayers, walk
+from workflow_scripts.job import job
+from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
+
+SEED = 0  # of the calibration draw: compressed models have no seed of their own, adapters and cells have
+
+
+def main(
+    model: str, corpus: str | None, output: str, *, compressor: dict, calibration: dict | None = None,
+    recipe: str, code: str, threads: int = 1, device: str | None = None,
+) -> None:  # fmt: skip
+    """Compress `model` and write `output`, a compression.json, with the weights beside it.
+
+    model, corpus: folders (resources/models/<name>, resources/corpora/<name>; no corpus where nothing is calibrated).
+    compressor, calibration: slices of the configuration. device: where layers are worked on (None: a GPU if any).
+    """
+    started = time.time()
+    torch.set_num_threads(threads)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings, folder = Compressor(**compressor), Path(output).parent
+    inputs = {"model": dense_hash(model)}
+    if settings.calibrated:
+        inputs["corpus"] = artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"]
+    with artifacts.hold(folder):
+        key = artifacts.digest([inputs, compressor, calibration, SEED, code, device, threads])
+        dense = load_dense(model)
+        windows, drawn = None, None
+        if settings.calibrated:
+            windows, drawn = _windows(model, corpus, calibration)
+        tensors, records = {}, []
+        if settings.algorithm != "dense":
+            finished = FinishedLayers(artifacts.work_folder(folder, key))
+            tensors, records = walk(dense, windows, settings, finished, device, log=_log)
+        manifest = artifacts.manifest(
+            recipe=recipe, code=code, config={"compressor": compressor, "calibration": calibration},
+            inputs=inputs, seed=SEED, device=device, threads=threads, started=started,
+        )  # fmt: skip
+        origin = {"name": Path(model).name, "weights_sha256": inputs["model"]}
+        weights = sum(
+            get_weight(m).numel() for layer in decoder_layers(dense) for m in layer_linears(layer).values()
+        )
+        save_compressed(
+            folder, tensors, records, compressor, drawn, origin, weights, dense_bits(model), manifest
+        )
+        artifacts.clear_work(folder)
+
+
+def _windows(model: str, corpus: str, calibration: dict) -> tuple[torch.Tensor, dict]:
+    """Calibration windows (count, length) of the corpus' train split, and how they were drawn."""
+    tokenizer = load_tokenizer(model)
+    count, length, bos = calibration["windows"], calibration["length"], adds_bos(tokenizer)
+    windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, SEED, bos)
+    drawn = {"corpus": Path(corpus).name, "windows": count, "length": length, "tokens": windows.numel()}
+    return windows, drawn | {"add_bos": bos, "seed": SEED}
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(
+            str(Path(snakemake.input.model).parent),
+            str(Path(snakemake.input.corpus).parent) if snakemake.input.corpus else None,
+            snakemake.output.compression,
+            threads=snakemake.threads, **snakemake.params.args,
+        )  # fmt: skip
