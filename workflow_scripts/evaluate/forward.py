@@ -89,6 +89,8 @@ def score_rows(model, rows: list[Row], targets: list[list[int]], bank=None, prom
             use_cache=cache is not None,
         ).logits[0]  # (unique, V)  # fmt: skip
     scores, greedy = log_probabilities(logits, inverse, wanted)
+    if not scores.isfinite().all():
+        raise FloatingPointError("the model's log-probabilities are not finite: its weights or activations overflow")
     lengths = [len(tokens) for tokens in targets]
     return [
         (float(part.sum()), bool(hit.all()))

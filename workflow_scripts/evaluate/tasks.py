@@ -1,7 +1,6 @@
 """Harness tasks over this project's own data: definitions, documents, and the choice of items."""
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -29,7 +28,7 @@ datasets.disable_progress_bars()
 class EvaluationTask:
     """A harness task, and which documents of data.jsonl it evaluates.
 
-    `lines[i]` and `hashes[i]` are line number and hash of the i-th evaluated document. `samples` are positions in the
+    `lines[i]` and `hashes[i]` are line number and canonical JSON's SHA-256 of the i-th evaluated document. `samples` are positions in the
     task's own documents where those are more than the evaluated ones (few-shot), else None.
     """
 
@@ -95,7 +94,7 @@ def load_task(name: str, data: Path, items: int | None, generation_tokens: int |
         task.config.generation_kwargs["max_gen_toks"] = generation_cap(targets, tokenizer)
     picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
     return EvaluationTask(
-        name, task, chosen, document_hashes(picked), chosen if fewshot else None,
+        name, task, chosen, [digest(document) for document in picked], chosen if fewshot else None,
         str(config["metadata"].get("version", 0)), config["metadata"].get("primary", "acc"),
     )  # fmt: skip
 
@@ -109,17 +108,6 @@ def sample(lines: list[bytes], items: int | None) -> list[int]:
         return list(range(len(lines)))
     order = sorted(range(len(lines)), key=lambda i: (sha256(SALT + lines[i]).digest(), i))
     return sorted(order[:items])
-
-
-def document_hashes(documents: list[dict]) -> list[str]:
-    """SHA-256 of each document's canonical JSON; the k-th repetition of a document gets `-k` appended."""
-    seen: Counter = Counter()
-    hashes = []
-    for document in documents:
-        value = digest(document)
-        hashes.append(f"{value}-{seen[value]}" if seen[value] else value)
-        seen[value] += 1
-    return hashes
 
 
 def generation_cap(targets: list, tokenizer) -> int:

@@ -1,0 +1,59 @@
+"""A cell's model: dense weights, compressed linears, a method's adapters; and what identifies all of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file
+from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.recover.adapters import Recovered, attach
+from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.models import adds_bos, load_tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CALIBRATION_CONTEXTS = (32, 128)  # pieces of training text and their tokens, for an IDP's `calibrated` scores
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """Folders that make a cell: the model's, its compressed weights', its adapters' in the order of the members."""
+
+    model: Path
+    compressed: Path
+    adapters: list[Path]
+
+    def inputs(self) -> dict[str, str]:
+        """Hashes by name, for manifests and store keys; ArtifactError for adapters of other compressed weights."""
+        compressed = read_json(self.compressed / "compression.json", "compression")["weights_sha256"]
+        found = {"model": read_json(self.model / "manifest.json")["weights_sha256"], "compressed": compressed}
+        for folder in self.adapters:
+            base = read_json(folder / "training.json", "training")["base_sha256"]
+            if base != compressed:
+                raise ArtifactError(
+                    f"{folder}: was trained on weights {base[:12]}, the cell's are {compressed[:12]}; train it again"
+                )
+            found[f"adapter {folder.parent.name}/{folder.name}"] = sha256_file(folder / "adapter_model.safetensors")
+        return found
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device, corpus: Path | None):
+    """(Recovered, tokenizer) of a cell. corpus: its training corpus' folder, read only for a `calibrated` IDP."""
+    tokenizer = load_tokenizer(files.model)
+    model = load_compressed(files.model, files.compressed, dtype=DTYPES[precision], device=device)
+    contexts = None
+    if method.get("calibrated"):
+        count, length = CALIBRATION_CONTEXTS
+        windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, seed, adds_bos(tokenizer))
+        contexts = windows.tolist()
+    recovered: Recovered = attach(model, tokenizer, method, files.adapters, seed=seed, contexts=contexts)
+    return recovered, tokenizer
+
+
+def fingerprint(inputs: dict, method: dict, precision: str, code: str, tasks: dict) -> str:
+    """What an answer depends on beside its request: weights, adapters, method, precision, code, task definitions."""
+    return digest([inputs, method, precision, code, tasks])

@@ -1,0 +1,63 @@
+"""Perplexity on held-out text: the same tokens for every method, through the scorer's path.
+
+Protocol (GPTQ's and the paper's, with one rule of ours): the held-out documents, joined by blank lines and encoded once
+with the model's BOS setting, are cut into consecutive windows of equal length; what remains at the end is left out.
+Each window is scored alone. Its first token is never scored: a prompt's last position could predict it, a model
+without a prompt couldn't (design, "Tokens"); the reference implementations leave it out as well.
+
+With N nats over T scored tokens, whose text has W words and B bytes: token perplexity exp(N / T); word perplexity
+exp(N / W), words being what white space separates, as in the harness; bits per byte N / (B ln 2).
+A choice among several prompts is made on the window before, the first window's falling to the lowest index.
+"""
+
+import math
+import re
+
+from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.evaluate.packing import Sequence
+from workflow_scripts.evaluate.scorer import Document, Scorer
+
+
+def heldout_windows(documents: list[str], scorer: Scorer, length: int, count: int | None, name: str) -> list[list[int]]:
+    """The first `count` windows (None: all) of `length` tokens each; ArtifactError where the text holds fewer."""
+    needed = None if count is None else count * length
+    taken = 8 * needed if needed else sum(map(len, documents))  # characters; doubled until the tokens suffice
+    while True:
+        text, used = "", 0
+        while used < len(documents) and len(text) < taken:
+            text += ("\n\n" if text else "") + documents[used]
+            used += 1
+        tokens = scorer.encode([text])[text]
+        if used == len(documents) or len(tokens) >= needed:
+            break
+        taken *= 2
+    whole = len(tokens) // length
+    if not whole or (count is not None and whole < count):
+        raise ArtifactError(
+            f"corpus {name}: {count or 1} windows of {length} tokens are asked for, its held-out text holds {whole}; "
+            f"lower evaluation.perplexity.windows or .length in config.yaml"
+        )
+    return [tokens[i * length : (i + 1) * length] for i in range(count or whole)]
+
+
+def perplexity(scorer: Scorer, windows: list[list[int]], name: str) -> dict:
+    """{word, token, bits_per_byte, windows, tokens} of `windows`; OverflowError is left to a model beyond use."""
+    if len(windows[0]) - 1 > scorer.max_length:
+        raise ArtifactError(
+            f"corpus {name}: windows of {len(windows[0])} tokens exceed the {scorer.max_length} that the model takes "
+            f"behind this method's prompt; lower evaluation.perplexity.length in config.yaml"
+        )
+    documents = [
+        Document(windows[i - 1] if i else [], [Sequence(tuple(window[:-1]), tuple(window[1:]))], ["window", windows[i - 1] if i else [], window])
+        for i, window in enumerate(windows)
+    ]
+    nats = -sum(answer.scores[0][0] for answer in scorer.score(documents))
+    texts = [scorer.tokenizer.decode(window[1:], skip_special_tokens=True) for window in windows]
+    tokens = sum(len(window) - 1 for window in windows)
+    return {
+        "word": math.exp(nats / sum(len(re.split(r"\s+", text.strip())) for text in texts)),
+        "token": math.exp(nats / tokens),
+        "bits_per_byte": nats / (math.log(2) * sum(len(text.encode()) for text in texts)),
+        "windows": len(windows),
+        "tokens": tokens,
+    }

@@ -1,0 +1,139 @@
+"""From the harness's logged samples to this project's rows: one per item, the same columns for every task."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from workflow_scripts.artifacts import SCHEMAS, ArtifactError, atomic_path
+from workflow_scripts.evaluate.tasks import EvaluationTask
+
+DOMAINS = ("world", "common", "language")
+
+
+@dataclass
+class Item:
+    """One evaluated item: its row of the samples table, and the bytes of the gold answer."""
+
+    row: dict
+    gold_bytes: int
+
+
+def items_of(task: EvaluationTask, logged: list[dict], gold_logliks: list[float], chosen: list, cut_off: list) -> list[Item]:
+    """Rows of a task from what lm_eval.evaluate logged, in the order of its documents.
+
+    gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
+    whether its generation met the cap.
+    """
+    kind = task.task.OUTPUT_TYPE
+    read = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}.get(kind)
+    if read is None:
+        raise ArtifactError(f"task {task.name}: output type {kind} gives no accuracy per item, which a cell needs")
+    items = []
+    for i, sample in enumerate(logged):
+        answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
+        correct = bool(sample[task.primary]) and not cut_off[i]
+        norm = sample.get("acc_norm")
+        items.append(Item({
+            "task": task.name, "doc_id": task.lines[i], "doc_hash": task.hashes[i], "correct": correct,
+            "acc_norm": None if norm is None else bool(norm), "selected_prompt": chosen[i], **answer,
+        }, gold_bytes))  # fmt: skip
+    return items
+
+
+def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
+    harness, document = task.task, sample["doc"]
+    choices = harness.doc_to_choice(document)
+    target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
+    accepted = target if isinstance(target, list) else [choices.index(target) if isinstance(target, str) else target]
+    logliks = [loglik for loglik, _ in sample["filtered_resps"]][: len(choices)]
+    gold = max(accepted, key=lambda index: logliks[index])
+    wrong = [loglik for index, loglik in enumerate(logliks) if index not in accepted]
+    if wrong:
+        prediction = choices[logliks.index(max(logliks))]
+    else:  # every choice is an accepted alias: right if one of them is what greedy decoding gives
+        prediction = next((c for c, (_, greedy) in zip(choices, sample["filtered_resps"], strict=False) if greedy), "")
+    context, continuation = sample["arguments"][gold]
+    return {
+        "gold_loglik": logliks[gold], "margin": logliks[gold] - max(wrong) if wrong else None, "prediction": prediction,
+        "question": context + continuation if harness.multiple_input else context, "gold": choices[gold],
+        "choice_logliks": logliks if wrong else None,
+    }, len(continuation.encode())  # fmt: skip
+
+
+def _continuation(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
+    ((context, continuation),) = sample["arguments"]
+    ((loglik, greedy),) = sample["filtered_resps"]
+    gold = continuation.strip()
+    return {
+        "gold_loglik": loglik, "margin": None, "prediction": gold if greedy else "", "question": context, "gold": gold,
+        "choice_logliks": None,
+    }, len(continuation.encode())  # fmt: skip
+
+
+def _generation(task: EvaluationTask, sample: dict, gold_loglik: float) -> tuple[dict, int]:
+    gold = task.gold(sample["doc"])
+    return {
+        "gold_loglik": gold_loglik, "margin": None, "prediction": sample["filtered_resps"][0],
+        "question": sample["arguments"][0][0], "gold": gold, "choice_logliks": None,
+    }, len(f"{task.task.config.target_delimiter}{gold}".encode())  # fmt: skip
+
+
+def summary(items: list[Item]) -> dict:
+    """n, acc, acc_norm, stderr, primary, gold_loglik, bits_per_byte of one task (design, "Metrics")."""
+    n = len(items)
+    acc = sum(item.row["correct"] for item in items) / n
+    norms = [item.row["acc_norm"] for item in items]
+    nats = -sum(item.row["gold_loglik"] for item in items)
+    return {
+        "n": n,
+        "acc": acc,
+        "acc_norm": None if None in norms else sum(norms) / n,
+        "stderr": math.sqrt(acc * (1 - acc) / (n - 1)) if n > 1 else None,  # the harness's mean_stderr
+        "primary": acc,
+        "gold_loglik": -nats / n,
+        "bits_per_byte": nats / (math.log(2) * sum(item.gold_bytes for item in items)),
+    }
+
+
+def domain_means(tasks: dict) -> dict:
+    """Mean of `primary` per domain; null where the cell has no task of it."""
+    values = {domain: [t["primary"] for t in tasks.values() if t["domain"] == domain] for domain in DOMAINS}
+    return {domain: sum(found) / len(found) if found else None for domain, found in values.items()}
+
+
+def shares(rows: list[dict], names: list[str]) -> dict | None:
+    """Share of each prompt over all rows and by task; null where one prompt leaves no choice."""
+    if len(names) < 2:
+        return None
+
+    def share(part):
+        return {name: sum(row["selected_prompt"] == name for row in part) / len(part) for name in names}
+
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    return share(rows) | {"by_task": {task: share([row for row in rows if row["task"] == task]) for task in tasks}}
+
+
+def write_samples(path: Path, rows: list[dict]) -> None:
+    """Rows as Parquet with the columns and types of samples.schema.yaml; ArtifactError where a value doesn't fit."""
+    import pyarrow
+    import pyarrow.parquet
+
+    arrow = {"string": pyarrow.string(), "integer": pyarrow.int64(), "number": pyarrow.float64(),
+             "boolean": pyarrow.bool_(), "array": pyarrow.list_(pyarrow.float64())}  # fmt: skip
+    properties = yaml.safe_load((SCHEMAS / "samples.schema.yaml").read_text())["properties"]
+    fields = []
+    for name, column in properties.items():
+        types = column["type"] if isinstance(column["type"], list) else [column["type"]]
+        fields.append(pyarrow.field(name, arrow[types[0]], nullable="null" in types))
+    try:
+        table = pyarrow.Table.from_pylist(rows, pyarrow.schema(fields))
+        table.validate(full=True)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise ArtifactError(f"{path}: {error} (schema: samples)") from error
+    missing = [f.name for f in fields if not f.nullable and table[f.name].null_count]
+    if missing:
+        raise ArtifactError(f"{path}: {', '.join(missing)}: holds nulls (schema: samples)")
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
