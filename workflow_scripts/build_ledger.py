@@ -3,6 +3,7 @@
 from workflow_scripts.analyze.ledger import build
 from workflow_scripts.analyze.results import read_results
 from workflow_scripts.artifacts import atomic_path
+from workflow_scripts.job import job
 
 
 def main(cells: list[dict], pair: dict[str, str], output: str) -> None:
@@ -13,4 +14,5 @@ def main(cells: list[dict], pair: dict[str, str], output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(snakemake.params.cells, snakemake.params.pair, snakemake.output[0])
+    with job(snakemake):
+        main(snakemake.params.cells, snakemake.params.pair, snakemake.output[0])

@@ -3,6 +3,7 @@
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.results import read_results
 from workflow_scripts.artifacts import write_json
+from workflow_scripts.job import job
 
 
 def main(cells: list[dict], pair: dict[str, str], output: str) -> None:
@@ -11,4 +12,5 @@ def main(cells: list[dict], pair: dict[str, str], output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(snakemake.params.cells, snakemake.params.pair, snakemake.output[0])
+    with job(snakemake):
+        main(snakemake.params.cells, snakemake.params.pair, snakemake.output[0])

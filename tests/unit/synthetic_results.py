@@ -14,8 +14,8 @@ TASKS = {
 }  # fmt: skip
 METHODS = {
     "none": {"kind": "none"},
-    "lora-r2": {"kind": "lora", "rank": 2},
-    "lora-r4": {"kind": "lora", "rank": 4},
+    "lora-r2": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0},
+    "lora-r4": {"kind": "lora", "rank": 4, "alpha": 8, "dropout": 0.0},
     "prompt-26": {"kind": "prompt", "tokens": 26, "trained": True},
     "prompt-50": {"kind": "prompt", "tokens": 50, "trained": True},
     "prompt-100": {"kind": "prompt", "tokens": 100, "trained": True},

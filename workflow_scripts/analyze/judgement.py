@@ -16,6 +16,7 @@ from workflow_scripts.analyze.statistics import (
     finite,
     holm,
     mcnemar,
+    paired_interval,
     proportion_interval,
     resampled_means,
     seed_mean,
@@ -173,7 +174,10 @@ def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None)
             row = {"n": len(after), "acc": float(after.mean()), "low": finite(low), "high": finite(high)}
             if base:
                 before = frame[1].to_numpy() > 0.5
-                row |= {"difference": float(after.mean() - before.mean()), **mcnemar(before, after)}
+                test = mcnemar(before, after)
+                low, high = paired_interval(test["gained"], test["lost"], len(after))
+                difference = {"value": float(after.mean() - before.mean()), "low": finite(low), "high": finite(high)}
+                row |= {"difference": difference, **test}
             report[method][task] = row
     return report
 

@@ -124,6 +124,16 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
     return {"gained": gained, "lost": lost, "p": float(p)}
 
 
+def paired_interval(gained: int, lost: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of a difference of paired shares, (gained - lost) / n: the adjusted Wald interval of Agresti and Min
+    (2005), half an item added to each cell of the 2 x 2 table, so that no change still has a width."""
+    if n == 0:
+        return float("nan"), float("nan")
+    size, changed, shift = n + 2, gained + lost + 1, gained - lost
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(changed - shift**2 / size) / size
+    return float(max(-1.0, shift / size - half)), float(min(1.0, shift / size + half))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment; NaN stays NaN and is no member of the family."""
     p = np.asarray(p_values, float)

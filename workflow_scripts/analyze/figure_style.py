@@ -1,0 +1,146 @@
+"""One look for all figures: readable in grey and by the colour-blind, text as text, the same bytes every time."""
+
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workflow_scripts.analyze.results import Group, Results
+from workflow_scripts.artifacts import atomic_path
+
+INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"
+# Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
+FAMILIES = {  # kind -> label, colour, marker, hatch
+    "none": ("no recovery", "#000000", "o", ""),
+    "lora": ("LoRA", "#D55E00", "s", "//"),
+    "prompt": ("prompt tuning", "#0072B2", "o", ""),
+    "prefix": ("prefix tuning", "#009E73", "^", ".."),
+    "concat": ("concatenated prompts", "#CC79A7", "X", "xx"),
+    "idp": ("IDP", "#7A3E9D", "D", "\\\\"),
+}
+SERIES = [  # colour, marker, line style for corpora and compressors
+    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
+    ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
+]  # fmt: skip
+
+
+@dataclass
+class FigureData:
+    """What a figure may need; lists are empty where the grid measured nothing of the kind."""
+
+    results: Results
+    verdict: dict
+    methods: dict
+    compressors: dict
+    tasks: dict
+    printed: pd.DataFrame
+    pair: dict
+    trainings: dict[str, dict] = field(default_factory=dict)
+    similarities: list[dict] = field(default_factory=list)
+    latencies: list[dict] = field(default_factory=list)
+
+    def average(self, group: Group, method: str) -> dict | None:
+        """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
+
+        None too where a task of the grid is missing: a mean over fewer tasks is no point of a figure.
+        """
+        judged = next(g for g in self.verdict["groups"] if Group(g["model"], g["compressor"], g["corpus"]) == group)
+        metric = judged["metrics"]["accuracy"]
+        role = {"dense": "dense", "none": "compressed"}.get(method)
+        value = metric.get(role) if role else (metric.get("methods", {}).get(method) or {}).get("value")
+        if not value or metric.get("absent_tasks"):
+            return None
+        return {key: None if number is None else 100 * number for key, number in value.items()}
+
+    def tokens(self, method: str) -> int | None:
+        return self.methods[method].get("tokens")
+
+    def groups(self, recovered: bool = True) -> list[Group]:
+        """The grid's compressed groups; only those with a recovery method if `recovered`."""
+        return [g for g in self.results.groups() if not recovered or self.results.methods(g)]
+
+
+def use_style() -> None:
+    """Set the theme; DejaVu Sans comes with matplotlib, the other families have its widths elsewhere."""
+    sns.set_theme(context="paper", style="ticks", font="sans-serif")
+    plt.rcParams.update({
+        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9, "axes.titlesize": 9.5,
+        "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
+        "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": SOFT, "ytick.color": SOFT,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e9ec",
+        "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlelocation": "left", "hatch.linewidth": 0.6,
+        "svg.fonttype": "none", "svg.hashsalt": "displaced", "pdf.fonttype": 42, "figure.constrained_layout.use": True,
+    })  # fmt: skip
+
+
+def panels(rows: int, columns: int, height: float = 2.7, width: float | None = None, **options):
+    """A grid of axes, always as a 2D array; `height` in inches per row."""
+    width = width or min(11, 1.2 + 3.2 * columns)
+    return plt.subplots(rows, columns, figsize=(width, 0.9 + height * rows), squeeze=False, **options)
+
+
+def point(axes: Axes, x: float, value: dict, colour: str, marker: str, size: float = 6, **options):
+    """A mark with its interval; without one where none can be given."""
+    if value["low"] is not None:
+        axes.vlines(x, value["low"], value["high"], color=colour, linewidth=1.3, alpha=0.85, zorder=2)
+    return axes.plot(x, value["value"], marker=marker, color=colour, markersize=size, linestyle="none",
+                     markeredgecolor="white", markeredgewidth=0.6, zorder=3, **options)  # fmt: skip
+
+
+def hollow(axes: Axes, x: float, y: float, colour: str, marker: str, size: float = 7) -> None:
+    """A printed value of the paper."""
+    axes.plot(x, y, marker=marker, markerfacecolor="white", markeredgecolor=colour, markersize=size,
+              linestyle="none", markeredgewidth=1.2, zorder=4)  # fmt: skip
+
+
+def level(axes: Axes, value: dict | None, label: str, style: str) -> None:
+    """A horizontal reference line (dense, no recovery) with its interval as a band."""
+    if value:
+        axes.axhline(value["value"], color=INK, linestyle=style, linewidth=1.1, zorder=1)
+        if value["low"] is not None:
+            axes.axhspan(value["low"], value["high"], color=INK, alpha=0.06, linewidth=0, zorder=0)
+        axes.annotate(label, (1, value["value"]), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+                      textcoords="offset points", ha="right", va="bottom", fontsize=7, color=SOFT)  # fmt: skip
+
+
+def legend(figure: Figure, handles: list, columns: int = 4) -> None:
+    """One legend under the panels, equal labels once."""
+    by_label = {handle.get_label(): handle for handle in handles}
+    if by_label:
+        figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=columns)
+
+
+def footer(figure: Figure, lines: list[str]) -> None:
+    """Small print under a figure: what is missing, what the marks mean, the command."""
+    text = "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, int(14.5 * figure.get_figwidth())))
+    figure.supxlabel(text, fontsize=7, color=SOFT, x=0.01, ha="left")
+
+
+def absent(title: str, needs: list[str]) -> Figure:
+    """The figure of a grid that lacks what the figure shows."""
+    figure, axes = plt.subplots(figsize=(6.5, 1.7 + 0.16 * len(needs[:12])))
+    axes.axis("off")
+    shown = needs[:12] + ([f"and {len(needs) - 12} more"] if len(needs) > 12 else [])
+    text = "\n".join(textwrap.fill(need, 80, initial_indent="• ", subsequent_indent="   ") for need in shown)
+    axes.text(0, 1, title, fontsize=10.5, weight="bold", va="top", transform=axes.transAxes)
+    axes.text(0, 0.72, f"Not in this grid:\n{text}", fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
+    return figure
+
+
+def save(figure: Figure, outputs: list[str], title: str) -> None:
+    """Write .svg and .pdf without dates or random ids; anything else by its suffix."""
+    figure.draw_without_rendering()  # the layout is solved once, not once per format
+    figure.set_layout_engine("none")
+    for output in map(Path, outputs):
+        metadata = {".svg": {"Date": None, "Title": title}, ".pdf": {"CreationDate": None, "Title": title}}
+        with atomic_path(output) as temporary:
+            figure.savefig(temporary, format=output.suffix[1:], metadata=metadata.get(output.suffix), dpi=150)
+    plt.close(figure)

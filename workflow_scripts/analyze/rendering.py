@@ -1,0 +1,145 @@
+"""One table as CSV, Markdown, LaTeX (booktabs) and a self-contained HTML page."""
+
+import csv
+import functools
+import io
+import re
+from pathlib import Path
+
+import jinja2
+
+from workflow_scripts.analyze.tables import DOMAINS, Entry, Row, Table
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
+MISSING = "—"
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "Δ": r"$\Delta$", "≥": r"$\ge$",
+}  # fmt: skip
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Templates in reports/templates, everything escaped, an unknown name is an error."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    made = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters |= {"number": number, "signed": signed, "p_value": p_value, "interval": interval}
+    return made
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def p_value(value: float | None) -> str:
+    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(entry: Entry, digits: int = 2) -> str:
+    """ "[50.10, 52.30]", or nothing where there is none."""
+    return "" if entry.low is None else f"[{entry.low:.{digits}f}, {entry.high:.{digits}f}]".replace("-", "−")
+
+
+def to_csv(table: Table) -> str:
+    """A row per method; each column with `_low`, `_high` and `_printed` beside it; percent, empty where missing."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ["table", "compressor", "model", "corpus", "type", "method", "param"]
+    for column in table.columns:
+        head += [column, f"{column}_low", f"{column}_high", f"{column}_printed"]
+    writer.writerow([*head, "gain", "gain_low", "gain_high", "p_holm", "detectable", "problem", "note"])
+    for panel in table.panels:
+        for row in panel.rows:
+            cells = [table.number, panel.compressor, row.model, row.corpus, row.type, row.method, row.param]
+            for column in table.columns:
+                entry = row.entries[column]
+                cells += [_plain(x) for x in (entry.value, entry.low, entry.high, entry.printed)]
+            gain = (row.gain.value, row.gain.low, row.gain.high, row.p_holm, row.detectable)
+            writer.writerow([*cells, *map(_plain, gain), row.problem, row.note])
+    return out.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub's tables; the paper's printed value stands in parentheses."""
+    lines = [f"# {table.title}", "", f"Grid `{table.grid}`; made by `{table.command}`.", ""]
+    head = ["model", "corpus", "type", "method", "param", *table.columns, "gain [95 %]", "p"]
+    for panel in table.panels:
+        lines += [f"## {panel.title}", "", _pipe(head), _pipe(["---"] * 5 + ["--:"] * (len(head) - 5))]
+        for row in panel.rows:
+            entries = [
+                number(e.value) + (f" ({e.printed:.2f})" if e.printed is not None else "")
+                for e in (row.entries[column] for column in table.columns)
+            ]
+            gain = " ".join(filter(None, [signed(row.gain.value), interval(row.gain)]))
+            method = row.method + (f" ({row.problem})" if row.problem else "")
+            lines.append(_pipe([row.model, row.corpus, row.type, method, row.param, *entries, gain, p_value(row.p_holm)]))
+        lines.append("")
+    lines += [f"- {note}" for note in table.notes]
+    if table.missing:
+        lines.append(f"- Missing or incomplete: {'; '.join(table.missing)}.")
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A table float for each panel, in booktabs; the paper's printed value stands small under ours."""
+    parts = ["% needs \\usepackage{booktabs,graphicx}", f"% made by: {table.command}"]
+    for panel in table.panels:
+        columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain"]
+        parts += [
+            r"\begin{table*}[t]", r"\centering", rf"\caption{{{latex(table.title)}: {latex(panel.title)}.}}",
+            r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule",
+            " & ".join(map(latex, columns)) + r" \\",
+        ]  # fmt: skip
+        above = None
+        for row in panel.rows:
+            if (row.model, row.corpus) != above:
+                parts.append(r"\midrule")
+                above = (row.model, row.corpus)
+            cells = [latex(row.model), latex(row.corpus), latex(row.method), latex(row.param)]
+            cells += [_latex_entry(row.entries[column], column) for column in table.columns]
+            cells.append(_latex_gain(row))
+            parts.append(" & ".join(cells) + r" \\")
+        parts += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""]
+    parts += [f"% {note}" for note in table.notes]
+    return "\n".join(parts) + "\n"
+
+
+def to_html(table: Table) -> str:
+    """One page with sortable tables that needs nothing beside itself."""
+    return environment().get_template("table_page.html.j2").render(table=table, domains=list(DOMAINS.values()))
+
+
+RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
+
+
+def latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _pipe(cells: list[str]) -> str:
+    return "| " + " | ".join(re.sub(r"([|`<>*\\])", r"\\\1", str(cell)) if cell != "--:" else cell for cell in cells) + " |"
+
+
+def _latex_entry(entry: Entry, column: str) -> str:
+    text = latex(number(entry.value))
+    if column in DOMAINS.values() or column == "Average":
+        text = rf"\textbf{{{text}}}" if column == "Average" else rf"\textit{{{text}}}"
+    return text if entry.printed is None else rf"{text} {{\tiny ({entry.printed:.2f})}}"
+
+
+def _latex_gain(row: Row) -> str:
+    if row.gain.value is None:
+        return latex(row.problem) if row.problem else "---"
+    ends = "" if row.gain.low is None else rf" {{\tiny [{row.gain.low:.2f}, {row.gain.high:.2f}]}}"
+    return rf"${row.gain.value:+.2f}${ends}"

@@ -1,0 +1,280 @@
+"""Tables 1 to 3 in the paper's columns, for whatever models, compressors and methods a grid planned.
+
+Table 1: quantised models (the paper's: GPTQ, 3 bits). Table 2: sparse models (SparseGPT, 50 %). Table 3: the
+ablation of IDP. Each has one panel per compressor. All numbers are percent.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from workflow_scripts.analyze import paper
+from workflow_scripts.analyze.results import Cell, Group, Results, unique
+
+TYPES = {"none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat"}
+DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
+SPARSE = ("sparsegpt", "wanda", "magnitude")
+DOMAINS = {"world": "World", "common": "Common", "language": "Language"}
+SHORT = {task: column for column, task in paper.TASKS.items()}
+SUBJECTS = {1: "Quantised models", 2: "Sparse models", 3: "Ablation of inference-time dynamic prompting"}
+
+
+@dataclass
+class Entry:
+    """One number of a table, percent; None where it is missing."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    printed: float | None = None
+    note: str = ""
+
+
+@dataclass
+class Row:
+    """One method on one compressed model; `problem` says why its numbers are missing or incomplete."""
+
+    model: str
+    corpus: str
+    type: str
+    method: str
+    param: str
+    entries: dict[str, Entry]
+    gain: Entry = field(default_factory=Entry)
+    p_holm: float | None = None
+    detectable: float | None = None
+    problem: str = ""
+    note: str = ""
+
+
+@dataclass
+class Panel:
+    """One compressor's rows. `printed`: the paper has this very panel."""
+
+    compressor: str
+    title: str
+    rows: list[Row]
+    printed: bool = False
+
+
+@dataclass
+class Table:
+    number: int
+    grid: str
+    title: str
+    columns: list[str]
+    panels: list[Panel]
+    notes: list[str]
+    missing: list[str]
+
+    @property
+    def command(self) -> str:
+        return f"snakemake results/{self.grid}/tables/table{self.number}.html"
+
+
+def build_tables(
+    results: Results, verdict: dict, methods: dict, compressors: dict, tasks: dict, printed: pd.DataFrame
+) -> list[Table]:
+    """Tables 1, 2 and 3. methods, compressors, tasks: the catalogue's slices that the grid uses."""
+    return [
+        _table(results, verdict, number, methods, compressors, tasks, printed)
+        for number in SUBJECTS
+    ]
+
+
+def columns_of(tasks: dict) -> dict[str, list[str]]:
+    """Column -> tasks that it averages, in the paper's order: each domain's tasks, its mean; last the Average."""
+    order = [*paper.TASKS.values(), *(task for task in tasks if task not in paper.TASKS.values())]
+    columns = {}
+    for domain, title in DOMAINS.items():
+        members = [task for task in order if task in tasks and tasks[task]["domain"] == domain]
+        columns |= {SHORT.get(task, task): [task] for task in members}
+        if members:
+            columns[title] = members
+    return columns | {"Average": [task for task in order if task in tasks]}
+
+
+def describe(compressor: str, settings: dict) -> str:
+    """A compressor's setting in words: "gptq-w3 (3 bits per weight, one grid per row)"."""
+    parts = []
+    if "bits" in settings:
+        size = settings.get("group_size")
+        parts.append(f"{settings['bits']} bits per weight, " + (f"groups of {size}" if size else "one grid per row"))
+    if "sparsity" in settings:
+        parts.append(settings.get("pattern") or f"{settings['sparsity']:.0%} unstructured sparsity")
+    return f"{compressor} ({', '.join(parts)})" if parts else compressor
+
+
+def million(parameters: float | None) -> str:
+    """Parameters as the paper writes them (0.4M), with one more digit where 0.1M would round it away."""
+    if parameters is None:
+        return "—"
+    if parameters == 0:
+        return "-"
+    size = parameters / 1e6
+    return f"{size:.1f}M" if size >= 1 else f"{size:.2f}M" if size >= 0.095 else f"{size:.3f}M"
+
+
+def _table(results, verdict, number, methods, compressors, tasks, printed) -> Table:
+    columns = columns_of(tasks)
+    judged = {Group(g["model"], g["compressor"], g["corpus"]): g for g in verdict["groups"]}
+    panels = []
+    for compressor in unique(group.compressor for group in results.groups()):
+        sparse = compressors[compressor]["algorithm"] in SPARSE
+        if number != 3 and sparse != (number == 2):
+            continue
+        rows = []
+        for group in (group for group in results.groups() if group.compressor == compressor):
+            shown = _rows_shown(results, group, methods, number)
+            rows += [
+                _row(results, group, judged[group], method, methods, columns, paper.printed(
+                    printed, number, group.model, compressor, method
+                ))
+                for method in shown
+            ]
+            if number == 3 and shown:
+                rows += _choices(results, group, methods, columns)
+        rows.sort(key=lambda row: results.models.index(row.model))  # stable
+        if rows:
+            ours = compressor == paper.COMPRESSORS[number]
+            panels.append(Panel(compressor, describe(compressor, compressors[compressor]), rows, ours))
+    panels.sort(key=lambda panel: not panel.printed)
+    missing = [f"{r.model} / {p.compressor} / {r.corpus} / {r.method}" for p in panels for r in p.rows if r.problem]
+    return Table(number, results.grid, f"Table {number}. {SUBJECTS[number]}", list(columns), panels,
+                 _notes(number, panels, verdict, methods), missing)  # fmt: skip
+
+
+def _rows_shown(results: Results, group: Group, methods: dict, number: int) -> list[str]:
+    planned = results.methods(group)
+    if number != 3:
+        order = list(TYPES)
+        chosen = sorted(planned, key=lambda m: order.index(methods[m]["kind"]))  # stable: the plan's order inside
+        return ["dense", "none", *chosen] if planned else []
+    dynamic = [m for m in planned if methods[m]["kind"] == "idp"]
+    chosen = []
+    for method in dynamic:
+        singles = member_names(methods[method])
+        chosen += [m for m in singles if m in planned]
+        chosen += [m for m in planned if methods[m]["kind"] == "concat" and member_names(methods[m]) == singles]
+        chosen.append(method)
+    return unique(["dense", "none", *chosen]) if dynamic else []
+
+
+def member_names(method: dict) -> list[str]:
+    """The adapters of a method that combines several."""
+    return [m["adapter"] if isinstance(m, dict) else m for m in method["members"]]
+
+
+def _row(results, group, judged, method, methods, columns, printed) -> Row:
+    compressor, name = ("dense", "none") if method == "dense" else (group.compressor, method)
+    planned = results.seeds(group.model, compressor, group.corpus, name, planned=True)
+    cells = [cell for cell in planned if cell in results.evaluations]
+    kind = "dense" if method == "dense" else TYPES[methods[method]["kind"]]
+    evaluations = [results.evaluations[cell] for cell in cells]
+    param = million(evaluations[0]["parameters"]["effective"]) if evaluations else "—"
+    row = Row(group.model, group.corpus, kind, method, param, {})
+    for column, members in columns.items():
+        row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
+        if len(members) == 1 and column not in DOMAINS.values() and (task := judged["tasks"].get(method, {}).get(members[0])):
+            row.entries[column].low, row.entries[column].high = _percent(task["low"]), _percent(task["high"])
+    _add_statistics(row, judged["metrics"]["accuracy"], method)
+    if not planned:
+        row.problem = "not in this grid"
+    elif not cells:
+        row.problem = "not run or failed"
+    elif len(cells) < len(planned):
+        row.problem = f"mean of {len(cells)} of {len(planned)} seeds"
+    elif len(cells) > 1:
+        row.note = f"mean of {len(cells)} seeds"
+    worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
+    if worst > DIVERGED:
+        row.problem = f"diverged: its perplexity is {worst:,.0f}"
+    if evaluations and (selection := selection_shares(evaluations[0])):
+        row.note = "; ".join([*([row.note] if row.note else []), "chose " + selection])
+    return row
+
+
+def _add_statistics(row: Row, metric: dict, method: str) -> None:
+    role = {"dense": "dense", "none": "compressed"}.get(method)
+    judged = metric.get("methods", {}).get(method)
+    value = metric.get(role) if role else judged and judged["value"]
+    if value and row.entries["Average"].value is not None:
+        row.entries["Average"].low, row.entries["Average"].high = _percent(value["low"]), _percent(value["high"])
+    if judged:
+        gain = judged["gain"]
+        row.gain = Entry(_percent(gain["value"]), _percent(gain["low"]), _percent(gain["high"]))
+        row.p_holm, row.detectable = judged.get("p_holm"), _percent(judged["smallest_detectable"])
+
+
+def selection_shares(evaluation: dict) -> str:
+    """ "prompt-50 91 %, prompt-100 9 %": the share of documents for which IDP chose each prompt."""
+    shares = {name: share for name, share in (evaluation["selection"] or {}).items() if isinstance(share, int | float)}
+    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in shares.items())
+
+
+def _choices(results: Results, group: Group, methods: dict, columns: dict) -> list[Row]:
+    """What other ways to choose among the members would give, from the members' own answers.
+
+    single best: the member with the lowest perplexity on held-out text; random: the expectation of a uniform choice
+    per question; oracle: right if any member is right (it looks at the answer: a bound, not a method).
+    """
+    rows = []
+    for method in (m for m in results.methods(group) if methods[m]["kind"] == "idp"):
+        cells = [results.first(*group, name) for name in member_names(methods[method])]
+        moved = any(isinstance(m, dict) and m.get("corpus", group.corpus) != group.corpus for m in methods[method]["members"])
+        if moved or not all(cells):
+            continue
+        results.check_paired(cells)
+        correct = pd.concat([results.items(c)["correct"].astype(float) for c in cells], axis=1, join="inner")
+        best = min(range(len(cells)), key=lambda i: _heldout(results, cells[i]))
+        choices = {
+            f"single best of {method}": (correct.iloc[:, best], f"{cells[best].method}, by held-out perplexity"),
+            f"random choice of {method}": (correct.mean(axis=1), "expectation of a uniform choice"),
+            f"oracle of {method}": (correct.max(axis=1), "looks at the answer: a bound, not a method"),
+        }
+        for name, (values, note) in choices.items():
+            means = 100 * values.groupby(level="task").mean()
+            entries = {
+                column: Entry(float(means.loc[members].mean()) if set(members) <= set(means.index) else None)
+                for column, members in columns.items()
+            }
+            rows.append(Row(group.model, group.corpus, "choice", name, "—", entries, note=note))
+    return rows
+
+
+def _heldout(results: Results, cell: Cell) -> float:
+    perplexity = results.evaluations[cell]["perplexity"]
+    scores = perplexity.get(cell.corpus) or next(iter(perplexity.values()), {"token": np.inf})
+    return scores["token"]
+
+
+def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:
+    """Mean accuracy over tasks and seeds, percent; None as soon as one task of one seed is missing."""
+    values = [e["tasks"].get(task, {}).get("acc") for e in evaluations for task in tasks]
+    return None if not values or None in values else 100 * float(np.mean(values))
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
+def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:
+    level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
+    notes = [
+        f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} paired bootstrap interval "
+        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals.",
+        "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests of "
+        "a panel's model; detectable: the smallest gain that this sample finds with 80 % power.",
+        "param: parameters that the method adds, counted as in the paper's appendix; — marks what is missing.",
+    ]
+    shown = unique(row.method for panel in panels for row in panel.rows)
+    if loras := [f"{m} alpha {methods[m]['alpha']:g}, dropout {methods[m]['dropout']:g}"
+                 for m in shown if methods.get(m, {}).get("kind") == "lora"]:  # fmt: skip
+        notes.append(f"LoRA (the paper prints neither): {'; '.join(loras)}.")
+    if any(entry.printed is not None for p in panels for row in p.rows for entry in row.entries.values()):
+        notes.append("The second number of a cell is the paper's printed one; it does not say which corpus it used.")
+    if not panels:
+        kind = {1: "quantising", 2: "sparsifying"}.get(number)
+        notes.append("Not in this grid: " + (f"a {kind} compressor with a recovery method." if kind else "an IDP method."))
+    return notes
