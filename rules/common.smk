@@ -9,7 +9,12 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 # Scripts run from a copy: this is how they find the package.
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    dict.fromkeys([workflow.basedir, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    dict.fromkeys(
+        [
+            workflow.basedir,
+            *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+        ]
+    )
 )
 
 from workflow_scripts import grid as paths
@@ -18,7 +23,9 @@ from workflow_scripts.config import ConfigError, load
 try:
     PLAN = paths.Plan(load(config))
 except ConfigError as error:
-    raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
+    raise WorkflowError(
+        f"The configuration has errors, nothing was started:\n{error}"
+    ) from None
 config = PLAN.config
 
 

@@ -11,15 +11,15 @@ rule compress_model:
     output:
         compression="results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
         weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
-    params:
-        args=lambda wildcards: PLAN.compress(**wildcards),
     log:
         "logs/{grid}/compress_model/{model}/{compressor}/{corpus}.log",
-    message:
-        "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus}"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        args=lambda wildcards: PLAN.compress(**wildcards),
+    message:
+        "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus}"
     script:
         "../workflow_scripts/compress_model.py"

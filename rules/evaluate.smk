@@ -6,7 +6,8 @@ def attached(wildcards):
 def task_data(wildcards):
     grid = PLAN.grid(wildcards.grid)
     return [
-        ancient(paths.benchmark_manifest(grid["benchmarks"], task)) for task in PLAN.tasks(wildcards.grid)
+        ancient(paths.benchmark_manifest(grid["benchmarks"], task))
+        for task in PLAN.tasks(wildcards.grid)
     ]
 
 
@@ -36,16 +37,16 @@ rule evaluate_cell:
             },
         ),
         samples="results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.samples.parquet",
-    params:
-        args=lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
     log:
         "logs/{grid}/evaluate_cell/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
-    message:
-        "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
         runtime=lambda wildcards, attempt: 480 * attempt,
+    params:
+        args=lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
+    message:
+        "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     script:
         "../workflow_scripts/evaluate_cell.py"
 
@@ -60,15 +61,15 @@ rule measure_similarity:
         ),
     output:
         similarity="results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
-    params:
-        args=lambda wildcards: PLAN.similarity(cell_of(wildcards)),
     log:
         "logs/{grid}/measure_similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
-    message:
-        "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2.5) * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        args=lambda wildcards: PLAN.similarity(cell_of(wildcards)),
+    message:
+        "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
     script:
         "../workflow_scripts/measure_similarity.py"

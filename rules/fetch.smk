@@ -7,10 +7,10 @@ localrules:
 rule fetch_model:
     output:
         manifest="resources/models/{model}/manifest.json",
-    params:
-        args=lambda wildcards: PLAN.fetch("models", wildcards.model),
     log:
         "logs/fetch_model/{model}.log",
+    params:
+        args=lambda wildcards: PLAN.fetch("models", wildcards.model),
     message:
         "Fetch the model {wildcards.model}"
     script:
@@ -20,10 +20,10 @@ rule fetch_model:
 rule fetch_corpus:
     output:
         manifest="resources/corpora/{corpus}/manifest.json",
-    params:
-        args=lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
     log:
         "logs/fetch_corpus/{corpus}.log",
+    params:
+        args=lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
     message:
         "Fetch the corpus {wildcards.corpus}"
     script:
@@ -33,10 +33,12 @@ rule fetch_corpus:
 rule fetch_benchmark:
     output:
         manifest="resources/benchmarks/{benchmarks}/{task}/manifest.json",
-    params:
-        args=lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
     log:
         "logs/fetch_benchmark/{benchmarks}/{task}.log",
+    params:
+        args=lambda wildcards: PLAN.fetch(
+            "benchmarks", wildcards.benchmarks, wildcards.task
+        ),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"
     script:

@@ -7,15 +7,15 @@ rule train_adapter:
         training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
         config="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_config.json",
         weights="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_model.safetensors",
-    params:
-        args=lambda wildcards: PLAN.train(cell_of(wildcards)),
     log:
         "logs/{grid}/train_adapter/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
-    message:
-        "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} on {wildcards.corpus}"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2) * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
+    params:
+        args=lambda wildcards: PLAN.train(cell_of(wildcards)),
+    message:
+        "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} on {wildcards.corpus}"
     script:
         "../workflow_scripts/train_adapter.py"

@@ -10,7 +10,7 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.artifacts import code_digest, digest, sha256_file
+from workflow_scripts.artifacts import PACKAGE, code_digest, digest, sha256_file
 from workflow_scripts.config import TRAINED, UNCALIBRATED
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
@@ -129,6 +129,15 @@ class Plan:
         """Every adapter that the grid trains, each once."""
         return list(dict.fromkeys(member for cell in self.cells(grid) for member in self.members(cell)))
 
+    def rows(self, grid: str) -> list[dict]:
+        """The plan as the analysis reads it: every cell with the path of its evaluation."""
+        return [cell._asdict() | {"path": cell.json} for cell in self.cells(grid)]
+
+    def catalogue(self, grid: str) -> dict:
+        """Settings that tables and figures label: methods, compressors and tasks."""
+        tasks = {task: self.config["tasks"][task] for task in self.tasks(grid)}
+        return {"methods": self.config["methods"], "compressors": self.config["compressors"], "tasks": tasks}
+
     def tasks(self, grid: str) -> list[str]:
         return self.grid(grid).get("tasks", list(self.config["tasks"]))
 
@@ -186,6 +195,7 @@ class Plan:
         inputs = [
             *self._attached(cell),
             *(self._recipe("benchmarks", data, task) for task in tasks),
+            *(_definition(task) for task in tasks),
             *(self._recipe("corpora", corpus) for corpus in evaluation["perplexity"]["corpora"]),
         ]
         return _with_recipe(settings, self._evaluation_code("evaluate_cell.py", cell), inputs)
@@ -195,6 +205,12 @@ class Plan:
         settings = {"method": self.method(cell), "windows": measured["windows"], "length": measured["length"]}
         inputs = [*self._attached(cell), self._recipe("corpora", measured["corpus"])]
         return _with_recipe(settings, self._evaluation_code("measure_similarity.py", cell), inputs)
+
+    def analysis(self, grid: str, entry: str) -> dict:
+        """Parameters of a rule that rolls up the grid: it changes with any cell, the pair or its own code."""
+        inputs = [self.evaluate(cell)["recipe"] for cell in self.cells(grid)]
+        inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
+        return _with_recipe({"pair": self.grid(grid)["pair"]}, _code(entry), [*inputs, _reports()])
 
     def similarity_cells(self, grid: str) -> list[Cell]:
         methods = self.grid(grid).get("similarity", {}).get("methods", ())
@@ -227,6 +243,20 @@ class Plan:
 def _with_recipe(settings: dict, code: str, inputs) -> dict:
     """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
     return settings | {"code": code, "recipe": digest([settings, code, inputs])}
+
+
+@functools.cache
+def _reports() -> dict:
+    """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
+    root = PACKAGE.parent / "reports"
+    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+@functools.cache
+def _definition(task: str) -> str:
+    """Digest of the task's definition among ours; a task of the harness alone is versioned by its library."""
+    file = PACKAGE / "evaluate" / "tasks" / f"{task}.yaml"
+    return sha256_file(file) if file.is_file() else task
 
 
 def _local_state(spec: dict) -> list:

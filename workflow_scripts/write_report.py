@@ -10,18 +10,18 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.artifacts import ArtifactError, atomic_path, work_folder
+from workflow_scripts.artifacts import PACKAGE, ArtifactError, atomic_path, work_folder
 from workflow_scripts.job import job
 
 
-def main(config: dict, targets: list[str], snakefile: str, output: str) -> None:
+def main(config: dict, targets: list[str], output: str) -> None:
     """Write `output` (one offline HTML file) about the jobs that made `targets`."""
     configfile = work_folder(output) / "config.yaml"
     configfile.write_text(yaml.safe_dump(config, sort_keys=False))
     with atomic_path(Path(output)) as temporary:
         html = temporary.with_suffix(".html")
         command = [
-            sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", str(configfile),
+            sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile"), "--configfile", str(configfile),
             "--nolock", "--report", str(html), "--", *targets,
         ]  # fmt: skip
         try:
@@ -37,4 +37,4 @@ def main(config: dict, targets: list[str], snakefile: str, output: str) -> None:
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(snakemake.config, list(snakemake.input), snakemake.params.snakefile, snakemake.output.report)
+        main(snakemake.config, list(snakemake.input), snakemake.output.report)

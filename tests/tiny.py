@@ -1,0 +1,145 @@
+"""A tiny model, tokenizer, corpus and task data of known content: the whole workflow on them takes seconds a job."""
+
+import json
+import random
+from pathlib import Path
+
+WORDS = (
+    "the river town stone light water house music winter garden king letter iron summer bridge forest "
+    "north small great old first city island mountain horse silver market church road field ship"
+).split()
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    """`count` seeded documents of about 60 words."""
+    draw = random.Random(seed)
+    return [
+        " ".join(
+            " ".join(draw.choice(WORDS) for _ in range(draw.randint(5, 9))).capitalize() + "."
+            for _ in range(draw.randint(7, 10))
+        )
+        for _ in range(count)
+    ]
+
+
+def write_model(folder: Path, family: str = "llama") -> Path:
+    """A random two-layer model (hidden 32) with a byte-level BPE tokenizer, saved as a Hugging Face folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(sentences(50, 0), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=512
+    )
+    torch.manual_seed(0)
+    size = bpe.get_vocab_size()
+    if family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(
+            vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        ))  # fmt: skip
+    else:
+        model = OPTForCausalLM(OPTConfig(
+            vocab_size=size, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=512, word_embed_proj_dim=32,
+        ))  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_corpus(path: Path, documents: int = 400, seed: int = 1) -> Path:
+    """A .jsonl corpus with one document a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(documents, seed)))
+    return path
+
+
+def write_tasks(folder: Path, items: int = 8) -> dict[str, Path]:
+    """Three tasks, one of each kind: multiple choice, last word, generation."""
+    draw = random.Random(2)
+    rows = {"arc_easy": [], "lambada_openai": [], "triviaqa": []}
+    for index in range(items):
+        words = draw.sample(WORDS, 8)
+        rows["arc_easy"].append({
+            "id": f"q{index}", "question": f"What is near the {words[0]} {words[1]}?", "answerKey": "ABCD"[index % 4],
+            "choices": {"text": [f"the {word}" for word in words[2:6]], "label": list("ABCD")},
+        })  # fmt: skip
+        rows["lambada_openai"].append({"text": " ".join(words)})
+        rows["triviaqa"].append({
+            "question": f"Which {words[0]} has a {words[1]}?", "question_id": f"t{index}", "question_source": "",
+            "entity_pages": {}, "search_results": {},
+            "answer": {"value": words[2], "aliases": [words[2], words[3]], "normalized_value": words[2],
+                       "normalized_aliases": [words[2], words[3]], "matched_wiki_entity_name": "",
+                       "normalized_matched_wiki_entity_name": "", "type": "FreeForm"},
+        })  # fmt: skip
+    files = {}
+    for task, documents in rows.items():
+        files[task] = folder / f"{task}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        files[task].write_text("".join(json.dumps(document) + "\n" for document in documents))
+    return files
+
+
+def config(folder: Path) -> dict:
+    """A configuration with one tiny grid of 2 compressors x 4 methods + dense over local sources in `folder`."""
+    tasks = write_tasks(folder / "tasks")
+    tuner = {"learning_rate": 1.0e-3}
+    block = {
+        "models": ["tiny"], "compressors": ["gptq-w3", "sparsegpt-50"], "corpora": ["text"],
+        "methods": ["none", "lora-r2", "prompt-5", "prompt-8", "ptune-5", "idp-5-8", "concat-5-8"],
+    }  # fmt: skip
+    return {
+        "grid": "tiny",
+        "models": {"tiny": {"source": "local", "path": str(write_model(folder / "model")), "parameters": 40000}},
+        "corpora": {"text": {"source": "local", "path": str(write_corpus(folder / "text.jsonl"))}},
+        "benchmarks": {"local": {task: {"source": "local", "path": str(file)} for task, file in tasks.items()}},
+        "tasks": {
+            "arc_easy": {"domain": "world"},
+            "lambada_openai": {"domain": "language"},
+            "triviaqa": {"domain": "world"},
+        },
+        "compressors": {
+            "dense": {"algorithm": "dense"},
+            "gptq-w3": {"algorithm": "gptq", "bits": 3, "group_size": 16, "act_order": True, "static_groups": True},
+            "sparsegpt-50": {"algorithm": "sparsegpt", "sparsity": 0.5},
+        },
+        "methods": {
+            "none": {"kind": "none"},
+            "lora-r2": {"kind": "lora", "rank": 2, "targets": {"default": ["q_proj", "v_proj"]}},
+            "prompt-5": {"kind": "prompt", "tokens": 5},
+            "prompt-8": {"kind": "prompt", "tokens": 8},
+            "ptune-5": {"kind": "prefix", "tokens": 5},
+            "idp-5-8": {"kind": "idp", "members": ["prompt-5", "prompt-8"]},
+            "concat-5-8": {"kind": "concat", "members": ["prompt-5", "prompt-8"]},
+        },
+        "training": {
+            "tiny": {
+                "tokens": 1024, "sequence_length": 32, "batch_size": 4, "micro_batch": 4, "heldout_windows": 2,
+                "lora": tuner, "prompt": tuner, "prefix": tuner,
+            }  # fmt: skip
+        },
+        "grids": {
+            "tiny": {
+                "benchmarks": "local", "training": "tiny", "calibration": {"windows": 8, "length": 64},
+                "evaluation": {
+                    "items": 6, "generation_tokens": 4,
+                    "perplexity": {"corpora": ["text"], "windows": 4, "length": 64},
+                },
+                "similarity": {"methods": ["none", "prompt-8"], "corpus": "text", "windows": 2, "length": 32},
+                "pair": {"prompt": "idp-5-8", "lora": "lora-r2"},
+                "blocks": {
+                    "dense": {"models": ["tiny"], "compressors": ["dense"], "corpora": ["none"], "methods": ["none"]},
+                    "core": block,
+                },
+            }  # fmt: skip
+        },
+    }
