@@ -1,0 +1,205 @@
+"""The solver where the golden data don't reach: properties, ragged groups, joint problems, numerical trouble."""
+
+import pytest
+import torch
+
+from workflow_scripts.compress import baselines
+from workflow_scripts.compress.hessian import Hessian, inverse_factor, reconstruction_error
+from workflow_scripts.compress.quantizer import fit_grid, fit_groups, round_to_grid
+from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.solver import solve
+
+GPTQ = {"algorithm": "gptq", "bits": 3, "damping": 0.01}
+SPARSE = {"algorithm": "sparsegpt", "sparsity": 0.5, "damping": 0.01}
+
+
+def problem(rows=16, columns=72, seed=0):
+    """W (rows, columns) and H of correlated inputs, float64."""
+    draw = torch.Generator().manual_seed(seed)
+    W = torch.randn(rows, columns, dtype=torch.float64, generator=draw)
+    X = torch.randn(columns, columns, dtype=torch.float64, generator=draw) @ torch.randn(
+        columns, 400, dtype=torch.float64, generator=draw
+    )
+    return W, 2 * X @ X.T / 400
+
+
+def test_factor_is_the_upper_cholesky_factor_of_the_inverse():
+    _, H = problem()
+    U, damping = inverse_factor(H, 0.01)
+    damped = H + 0.01 * H.diagonal().mean() * torch.eye(len(H))
+    torch.testing.assert_close(U, torch.linalg.cholesky(torch.linalg.inv(damped), upper=True))
+    assert damping == 0.01
+
+
+def test_failing_cholesky_grows_the_damping_and_reports_it():
+    H = torch.tensor([[1.0, 1.05], [1.05, 1.0]], dtype=torch.float64)  # positive definite from damping 0.05 on
+    U, damping = inverse_factor(H, 0.01)
+    assert damping == pytest.approx(0.08)
+    torch.testing.assert_close(U.T @ U @ (H + 0.08 * torch.eye(2)), torch.eye(2, dtype=torch.float64))
+
+
+def test_hopeless_cholesky_is_an_error():
+    with pytest.raises(CompressionError, match="every doubling up to 1"):
+        inverse_factor(torch.tensor([[1.0, 5.0], [5.0, 1.0]]), 0.01)
+
+
+def test_hessian_is_the_mean_over_sequences_in_any_batching():
+    x = torch.randn(6, 5, 300, generator=torch.Generator().manual_seed(1))
+    whole, parts = Hessian(300), Hessian(300)
+    whole.add_batch(x)
+    for part in x.split((1, 3, 2)):
+        parts.add_batch(part)
+    expected = 2 / 6 * x.flatten(0, 1).double().T @ x.flatten(0, 1).double()
+    for hessian in (whole, parts):
+        torch.testing.assert_close(hessian.matrix().double(), expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(hessian.matrix(), hessian.matrix().T)
+    assert (parts.sequences, parts.tokens) == (6, 30)
+
+
+def test_hessian_refuses_what_it_cannot_use():
+    hessian = Hessian(4)
+    with pytest.raises(CompressionError, match="no calibration token"):
+        hessian.matrix()
+    hessian.add_batch(torch.tensor([[[1.0, 2.0, float("nan"), 0.0]]]))
+    with pytest.raises(CompressionError, match="NaN"):
+        hessian.matrix()
+
+
+def test_with_uncorrelated_inputs_gptq_is_rounding_to_nearest():
+    W, _ = problem()
+    settings = Compressor(**GPTQ, group_size=24, static_groups=True)
+    ours = solve([W], torch.eye(72, dtype=torch.float64), settings).linears[0].weight
+    nearest = baselines.round_to_nearest(W, Compressor("rtn", bits=3, group_size=24)).weight
+    assert torch.equal(ours, nearest)
+
+
+@pytest.mark.parametrize("group_size", [None, 32, 64, 100])
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("static_groups", [False, True])
+def test_weights_lie_on_their_grids_with_any_group_size(group_size, act_order, static_groups):
+    W, H = problem()
+    settings = Compressor(**GPTQ, group_size=group_size, act_order=act_order, static_groups=static_groups)
+    solved = solve([W], H, settings).linears[0]
+    grid = solved.quantized
+    assert grid.scale.shape == (16, -(-72 // (group_size or 72)))  # the last group is ragged
+    assert grid.group.bincount().max() == min(group_size or 72, 72)
+    assert torch.equal(solved.weight, grid.scale[:, grid.group] * (grid.codes.double() - grid.zero[:, grid.group]))
+    assert grid.levels() <= 8
+    nearest = baselines.round_to_nearest(W, Compressor("rtn", bits=3, group_size=group_size)).weight
+    assert reconstruction_error(W, solved.weight, H) < reconstruction_error(W, nearest, H)
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 32, 200])
+def test_gptq_does_not_depend_on_the_block_size(block_size):
+    W, H = problem()
+    one = solve([W], H, Compressor(**GPTQ, block_size=128)).linears[0].weight
+    other = solve([W], H, Compressor(**GPTQ, block_size=block_size)).linears[0].weight
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Compressor(**GPTQ, act_order=True),
+        Compressor(**GPTQ, group_size=32, clip="mse"),
+        Compressor(**SPARSE, block_size=32),
+        Compressor(**SPARSE, pattern="2:4"),
+        Compressor(**SPARSE, bits=4),
+    ],
+)
+def test_linears_that_share_an_input_are_solved_as_if_alone(settings):
+    W, H = problem()
+    parts = [W[:5], W[5:6], W[6:]]
+    together = solve(parts, H, settings).linears
+    for part, solved in zip(parts, together, strict=True):
+        alone = solve([part], H, settings).linears[0].weight
+        torch.testing.assert_close(solved.weight, alone, rtol=0, atol=1e-12)
+
+
+def test_sparsity_and_patterns_are_kept_to_with_a_grid_on_top():
+    W, H = problem(columns=96)
+    half = solve([W], H, Compressor(**SPARSE, block_size=32)).linears[0].weight
+    # The reference prunes one entry more than int(n s) per block.
+    assert [(part == 0).sum().item() for part in half.split(32, dim=1)] == [257, 257, 257]
+    for pattern, n, m in (("2:4", 2, 4), ("4:8", 4, 8), ("1:3", 1, 3), ("5:6", 5, 6)):
+        settings = Compressor("sparsegpt", pattern=pattern, damping=0.01, block_size=96, bits=4)
+        solved = solve([W], H, settings).linears[0]
+        assert ((solved.weight == 0).view(16, -1, m).sum(2) >= n).all()
+        assert solved.quantized.levels() <= 16
+
+
+def test_dead_columns_are_zeroed_and_counted():
+    W, H = problem()
+    H[:, [3, 40]] = 0
+    H[[3, 40]] = 0
+    solution = solve([W], H, Compressor(**GPTQ))
+    assert solution.dead_columns == 2
+    assert (solution.linears[0].weight[:, [3, 40]] == 0).all()
+
+
+def test_numerical_trouble_is_named():
+    W, H = problem()
+    with pytest.raises(CompressionError, match="H holds NaN"):
+        solve([W], H * float("inf"), Compressor(**GPTQ))
+    with pytest.raises(CompressionError, match="dense weight holds NaN"):
+        solve([W * float("nan")], H, Compressor(**GPTQ))
+    with pytest.raises(CompressionError, match="72 columns are no multiple of the pattern 3:5's m"):
+        solve([W], H, Compressor(**SPARSE, pattern="3:5", block_size=125))
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for settings in (
+        {"algorithm": "gptq"},
+        {"algorithm": "wanda"},
+        {"algorithm": "sparsegpt", "pattern": "4:4"},
+        {"algorithm": "sparsegpt", "pattern": "2:4", "block_size": 30},
+    ):
+        with pytest.raises(CompressionError):
+            Compressor(**settings)
+    with pytest.raises(TypeError, match="magic"):
+        Compressor("gptq", bits=3, magic=True)
+
+
+def test_grids_hold_zero_and_survive_empty_and_one_sided_rows():
+    x = torch.stack([torch.zeros(8), torch.linspace(1, 2, 8), torch.linspace(-2, -1, 8), torch.linspace(-1, 3, 8)])
+    for symmetric in (False, True):
+        scale, zero = fit_grid(x, 3, symmetric)
+        assert (scale > 0).all() and (zero == zero.round()).all() and (0 <= zero).all() and (zero <= 7).all()
+        assert (round_to_grid(torch.zeros(4), scale, zero, 3) == 0).all()
+    scale, zero = fit_grid(x, 3, False)
+    torch.testing.assert_close(scale, torch.tensor([2.0, 2.0, 2.0, 4.0]) / 7)
+    assert zero[1:].tolist() == [0, 7, 2]
+
+
+def test_half_scales_are_exact_in_float16_unless_they_would_be_subnormal():
+    x = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    scale, _ = fit_grid(x, 3, False, "none", True)
+    assert torch.equal(scale.half().float(), scale)
+    tiny, _ = fit_grid(x * 1e-6, 3, False, "none", True)
+    assert (tiny > 0).all() and (tiny < 2**-14).all()
+
+
+def test_clipping_never_has_the_larger_error_in_its_own_norm():
+    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)) ** 3
+    plain, clipped = (
+        (round_to_grid(x, *(part[:, None] for part in fit_grid(x, 3, False, clip)), 3) - x).abs().pow(2.4).sum(1)
+        for clip in ("none", "mse")
+    )
+    assert (clipped <= plain).all() and clipped.sum() < 0.95 * plain.sum()
+
+
+def test_ragged_groups_have_grids_of_their_own():
+    W, _ = problem()
+    scale, zero = fit_groups(W, 32, 3, False)
+    assert scale.shape == zero.shape == (16, 3)
+    torch.testing.assert_close(scale[:, 2], fit_grid(W[:, 64:], 3, False)[0])
+
+
+def test_baselines_prune_by_their_scores():
+    W = torch.tensor([[4.0, -1.0, 3.0, 2.0], [0.5, 8.0, -7.0, 6.0]])
+    everywhere = baselines.magnitude(W, Compressor("magnitude", sparsity=0.25)).weight
+    assert everywhere.tolist() == [[4, 0, 3, 0], [0, 8, -7, 6]]  # int(8 * 0.25) + 1 entries
+    per_row = baselines.wanda(W, torch.tensor([1.0, 100.0, 1.0, 1.0]), Compressor("wanda", sparsity=0.5)).weight
+    assert per_row.tolist() == [[4, -1, 0, 0], [0, 8, -7, 0]]
+    pattern = baselines.magnitude(W, Compressor("magnitude", pattern="1:2")).weight
+    assert pattern.tolist() == [[4, 0, 3, 0], [0, 8, -7, 0]]
