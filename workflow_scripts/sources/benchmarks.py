@@ -157,7 +157,7 @@ def lambada_items(content: bytes) -> list[dict]:
 
 def webqs_items(content: bytes) -> list[dict]:
     """WebQuestions as retrieval topics (JSON Lines of question and answer): `answer` becomes `answers`."""
-    rows = [json.loads(line) for line in content.decode().splitlines()]
+    rows = [json.loads(line) for line in content.splitlines()]
     return [{"question": row["question"], "answers": row["answer"]} for row in rows]
 
 

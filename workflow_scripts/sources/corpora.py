@@ -128,7 +128,12 @@ def text_documents(text: str) -> list[str]:
     return [block for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
-WHEEL_READERS = {"wikipedia": wikipedia_articles, "c4": str.splitlines}  # c4: one document a line
+def c4_documents(text: str) -> list[str]:
+    """Documents of a file with one document a line."""
+    return text.split("\n")
+
+
+WHEEL_READERS = {"wikipedia": wikipedia_articles, "c4": c4_documents}
 
 
 # -------------------------------------------------------------------------------------------- sources
