@@ -6,7 +6,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalL
 VOCABULARY = 97
 
 
-def tiny_llama(kv_heads: int = 4, attention: str = "sdpa", seed: int = 0, dtype=torch.float32) -> PreTrainedModel:
+def tiny_llama(
+    kv_heads: int = 4, attention: str = "sdpa", seed: int = 0, dtype=torch.float32
+) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -22,7 +24,9 @@ def tiny_llama(kv_heads: int = 4, attention: str = "sdpa", seed: int = 0, dtype=
     return LlamaForCausalLM(config).to(dtype).eval()
 
 
-def tiny_opt(attention: str = "sdpa", seed: int = 0, positions: int = 64, dtype=torch.float32) -> PreTrainedModel:
+def tiny_opt(
+    attention: str = "sdpa", seed: int = 0, positions: int = 64, dtype=torch.float32
+) -> PreTrainedModel:
     """With OPT's own dropout (0.1): evaluation mode must switch it off."""
     torch.manual_seed(seed)
     config = OPTConfig(
@@ -40,4 +44,8 @@ def tiny_opt(attention: str = "sdpa", seed: int = 0, positions: int = 64, dtype=
     return OPTForCausalLM(config).to(dtype).eval()
 
 
-FAMILIES = {"llama": tiny_llama, "llama-gqa": lambda **options: tiny_llama(kv_heads=2, **options), "opt": tiny_opt}
+FAMILIES = {
+    "llama": tiny_llama,
+    "llama-gqa": lambda **options: tiny_llama(kv_heads=2, **options),
+    "opt": tiny_opt,
+}

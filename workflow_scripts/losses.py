@@ -15,10 +15,14 @@ def plain_head(model) -> nn.Linear:
     """The model's output layer, if its logits are nothing but `hidden @ weight.T + bias`; ValueError otherwise."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise ValueError(f"{type(model).__name__}: the output layer is {type(head).__name__}, not a plain Linear")
+        raise ValueError(
+            f"{type(model).__name__}: the output layer is {type(head).__name__}, not a plain Linear"
+        )
     for key, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
         if getattr(model.config, key, neutral) not in (None, neutral):
-            raise ValueError(f"{type(model).__name__}: config.{key} changes the logits after the output layer")
+            raise ValueError(
+                f"{type(model).__name__}: config.{key} changes the logits after the output layer"
+            )
     return head
 
 

@@ -14,7 +14,8 @@ import torch
 
 from workflow_scripts import artifacts
 from workflow_scripts.allocator import keep_memory
-from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.checkpoint import dense_hash, load_compressed
+from workflow_scripts.job import job
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.training import Learner, loss_curve, train
 from workflow_scripts.sources.corpora import read_documents, token_windows
@@ -25,19 +26,23 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def main(
     model: str, compressed: str, corpus: str, output: str, *,
-    method: dict, training: dict, seed: int, recipe: str, code: str, threads: int = 1, device: str = "cpu",
+    method: dict, training: dict, seed: int, recipe: str, code: str, threads: int = 1, device: str | None = None,
 ) -> None:  # fmt: skip
     """Train `method` with `training` (slices of the configuration) and write `output`, a training.json.
 
     model, compressed, corpus: folders (resources/models/<name>, results/<grid>/compressed/..., resources/corpora/<name>).
+    device: None takes a GPU if there is one.
     """
     started = time.time()
     keep_memory()
     torch.set_num_threads(threads)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = Path(output).parent
     inputs = {
-        "model": artifacts.read_json(Path(model) / "manifest.json")["weights_sha256"],
-        "compressed": artifacts.read_json(Path(compressed) / "compression.json")["weights_sha256"],
+        "model": dense_hash(model),
+        "compressed": artifacts.read_json(Path(compressed) / "compression.json", "compression")[
+            "weights_sha256"
+        ],
         "corpus": artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"],
     }
     with artifacts.hold(folder):
@@ -106,7 +111,9 @@ def _peak_memory_mb(device: str) -> int:
 
 
 if __name__ == "__main__":
-    main(
-        snakemake.params.model, snakemake.params.compressed, snakemake.params.corpus, snakemake.output.json,
-        threads=snakemake.threads, **snakemake.params.args,
-    )  # fmt: skip
+    with job(snakemake):
+        main(
+            *(str(Path(snakemake.input[name]).parent) for name in ("model", "compression", "corpus")),
+            snakemake.output.training,
+            seed=int(snakemake.wildcards.seed), threads=snakemake.threads, **snakemake.params.args,
+        )  # fmt: skip

@@ -144,7 +144,9 @@ def test_mixed_selections_and_padding_equal_each_prompt_alone(family):
     together, indices = batched(model, bank, selector, contexts)
     assert len(set(indices.tolist())) > 1, "the seed must mix selections"
     chosen = [prepended(model, prompts[i], context) for i, context in zip(indices.tolist(), contexts)]
-    others = [prepended(model, prompts[(i + 1) % 3], context) for i, context in zip(indices.tolist(), contexts)]
+    others = [
+        prepended(model, prompts[(i + 1) % 3], context) for i, context in zip(indices.tolist(), contexts)
+    ]
     assert_same(together, chosen)
     assert min((one - other).abs().max() for one, other in zip(together, others)) > 0.05
 
@@ -178,8 +180,12 @@ def test_generation_with_mixed_selections_and_left_padding_equals_each_alone(fam
         n, longest = bank.prefixes[index].length, max(map(len, rows))
         ids = torch.tensor([[1] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[1] * n + [0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        held = torch.cat([torch.zeros(len(rows), n, dtype=torch.long), ids], 1)  # generate wants ids of cached slots
-        output = model.generate(held, attention_mask=mask, past_key_values=bank.cache(index, len(rows)), **options)
+        held = torch.cat(
+            [torch.zeros(len(rows), n, dtype=torch.long), ids], 1
+        )  # generate wants ids of cached slots
+        output = model.generate(
+            held, attention_mask=mask, past_key_values=bank.cache(index, len(rows)), **options
+        )
         for row, generated in zip(rows, output[:, -6:].tolist()):
             context = list(row)
             for _ in range(6):
@@ -220,7 +226,9 @@ def test_scores_are_those_of_the_models_own_attention(family):
         joint = (ratio / (1 + ratio.sum(-1, keepdim=True))).mean((0, 1))
         expected |= {"joint_sum": joint, "joint_mean": joint / lengths}
     for score, reference in expected.items():
-        torch.testing.assert_close(Selector(model, bank, score).scores([context])[0], reference, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            Selector(model, bank, score).scores([context])[0], reference, atol=1e-6, rtol=0
+        )
 
 
 def test_opt_scores_by_plain_loops():
@@ -268,7 +276,9 @@ def test_opt_refuses_joint_scores_and_more_positions_than_it_has():
     with pytest.raises(ValueError, match="joint_mean is not defined with learned positions"):
         Selector(model, bank, "joint_mean")
     bank.cache(2, 1, text_length=8)
-    with pytest.raises(ValueError, match="8 prompt positions .* 9 text tokens exceed the model's 16 positions"):
+    with pytest.raises(
+        ValueError, match="8 prompt positions .* 9 text tokens exceed the model's 16 positions"
+    ):
         bank.cache(2, 1, text_length=9)
     with pytest.raises(ValueError, match="exceed the model's 16 positions"):
         Selector(model, bank).select([list(range(9))])

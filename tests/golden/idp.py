@@ -21,7 +21,9 @@ def check(path=DATA) -> list[tuple[str, str, float, float, float]]:
         for score in SCORES:
             ours = selection_scores(score, prompts, [text] * len(prompts), mask)[0]
             for prompt, (figure, reference) in enumerate(zip(ours.tolist(), case["expected_scores"][score])):
-                rows.append((f"idp-{number}", f"{score}[{prompt}]", figure, reference, abs(figure - reference)))
+                rows.append(
+                    (f"idp-{number}", f"{score}[{prompt}]", figure, reference, abs(figure - reference))
+                )
             chosen, expected = int(ours.argmax()), case["expected_argmax"][score]
             rows.append((f"idp-{number}", f"{score} argmax", chosen, expected, float(chosen != expected)))
     return rows

@@ -22,7 +22,7 @@ from torch import Tensor
 from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
-from workflow_scripts.recover.prompt_bank import encode, expanded_cache
+from workflow_scripts.recover.prompt_bank import encode, expanded_cache, learned_positions
 
 CURVE_POINTS = 500
 PROGRESS_SECONDS = 10
@@ -69,6 +69,16 @@ class Learner:
             for name, module in adapted.named_modules():
                 if "lora_dropout" in name:
                     module.train()
+
+    def require_room(self, length: int) -> None:
+        """ValueError where windows of `length` tokens and the soft prompt exceed the model's learned positions."""
+        virtual = getattr(self.adapted.active_peft_config, "num_virtual_tokens", 0)
+        positions = learned_positions(self.model)
+        if positions is not None and virtual + length > positions:
+            raise ValueError(
+                f"sequence_length: {length} tokens after a prompt of {virtual} exceed the model's {positions} "
+                f"positions; at most {positions - virtual} are possible"
+            )
 
     def prefix(self) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values over layers that stand before the text, differentiable; none for LoRA."""
@@ -132,6 +142,7 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
     One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss that is not finite
     or for memory that does not hold one window, Stopped after SIGTERM.
     """
+    learner.require_room(windows.shape[1])
     batch, steps = training["batch_size"], math.ceil(len(windows) / training["batch_size"])
     optimizer = torch.optim.AdamW(learner.parameters, weight_decay=training["weight_decay"])
     state = State(micro_batch=min(training["micro_batch"], batch))

@@ -1,0 +1,119 @@
+"""The fast loop's gradients are those of PEFT's own forward pass and plain autograd, however a step is cut up."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny_models import FAMILIES, VOCABULARY
+from workflow_scripts.recover import adapters
+from workflow_scripts.recover.training import Learner, train
+
+TARGETS = {"llama": ["q_proj", "v_proj", "down_proj"], "opt": ["q_proj", "v_proj", "fc2"]}
+METHODS = {
+    "lora": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "targets": TARGETS, "layers": None},
+    "prompt": {"kind": "prompt", "tokens": 6, "init": "vocabulary", "trained": True},
+    "prefix": {"kind": "prefix", "tokens": 6, "init": "text"},
+}
+TRAINING = {
+    "batch_size": 4, "micro_batch": 4, "learning_rate": 1e-2, "warmup": 0.25, "schedule": "linear",
+    "weight_decay": 1e-5, "checkpoint_minutes": 10,
+}  # fmt: skip
+
+
+def make_windows(rows=8, length=12, seed=3):
+    return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(learner):
+    return [parameter.grad.clone() for parameter in learner.parameters]
+
+
+def peft_loss(adapted, rows):
+    """Mean loss over the text by PEFT's forward pass: logits kept, each window's first token not scored."""
+    logits = adapted(input_ids=rows, attention_mask=torch.ones_like(rows)).logits[:, -rows.shape[1] :]
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_gradient_are_pefts(family, name):
+    adapted = adapters.create(FAMILIES[family](), METHODS[name], 0, make_windows()[0])
+    learner, rows = Learner(adapted), make_windows(5)
+    if name == "lora":
+        with torch.no_grad():
+            for parameter in learner.parameters:
+                parameter += 0.1 * torch.randn_like(parameter)  # B starts at zero, where A has no gradient
+    loss = learner.accumulate(rows, micro_batch=5)
+    ours = gradients(learner)
+    adapted.zero_grad()
+    reference = peft_loss(adapted, rows)
+    reference.backward()
+    assert loss == pytest.approx(reference.item(), abs=1e-5)
+    for one, other in zip(ours, gradients(learner), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+        assert other.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_add_up_to_the_batch(name):
+    learner = Learner(adapters.create(FAMILIES["llama-gqa"](), METHODS[name], 0, make_windows()[0]))
+    results = []
+    for micro_batch in (5, 2, 1):
+        learner.adapted.zero_grad()
+        results.append((learner.accumulate(make_windows(5), micro_batch), gradients(learner)))
+    for loss, gradient in results[1:]:
+        assert loss == pytest.approx(results[0][0], abs=1e-5)
+        for one, other in zip(gradient, results[0][1], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trajectory_is_that_of_adamw_on_pefts_loss(name, tmp_path):
+    """Eight steps of the loop and of a plain loop over PEFT's forward pass: the same losses and parameters."""
+    windows = make_windows(32)
+    ours = adapters.create(FAMILIES["llama"](), METHODS[name], 0, windows[0])
+    state = train(Learner(ours), TRAINING, windows, 0, tmp_path)
+    plain = adapters.create(FAMILIES["llama"](), METHODS[name], 0, windows[0]).eval()
+    parameters = adapters.trained_parameters(plain)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=1e-5)
+    rates = [0.005, 0.01, 0.01, 0.01 * 5 / 6, 0.01 * 4 / 6, 0.01 * 3 / 6, 0.01 * 2 / 6, 0.01 / 6]
+    losses = []
+    for rate, rows in zip(rates, windows.split(4), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        loss = peft_loss(plain, rows)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert state.losses == pytest.approx(losses, abs=1e-4)
+    for one, other in zip(adapters.trained_parameters(ours), parameters, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+
+
+def test_first_tokens_are_not_scored():
+    """Another first token changes what later ones see, never a target: with a prompt, its own loss would."""
+    learner = Learner(adapters.create(FAMILIES["llama"](), METHODS["prompt"], 0))
+    rows = make_windows(2)
+    with torch.no_grad():
+        keys, values = learner.prefix()
+        hidden = learner.hidden(rows, keys, values)
+        expected = nn.functional.cross_entropy(
+            learner.head(hidden)[:, :-1].flatten(0, 1), rows[:, 1:].flatten()
+        )
+    assert learner.heldout_loss(rows, 2) == pytest.approx(expected.item(), abs=1e-6)
+    assert learner.accumulate(rows, 2) == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_heldout_loss_without_adapter_is_the_bare_models(name):
+    windows = make_windows()
+    model = FAMILIES["opt"]()
+    with torch.no_grad():
+        logits = model(input_ids=windows).logits
+    reference = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten())
+    learner = Learner(adapters.create(model, METHODS[name], 0, windows[0]))
+    with torch.no_grad():
+        for parameter in learner.parameters:
+            parameter += 0.1
+    assert learner.heldout_loss(windows, 3, with_adapter=False) == pytest.approx(reference.item(), abs=1e-5)
+    assert abs(learner.heldout_loss(windows, 3) - reference.item()) > 1e-3

@@ -1,0 +1,303 @@
+"""The training loop's promises: schedule, frozen base, exact continuation after a kill, faults that stop clearly."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_models import VOCABULARY, tiny_llama, tiny_opt
+from workflow_scripts.recover import adapters, training
+from workflow_scripts.recover.training import (
+    Learner,
+    Stopped,
+    TrainingError,
+    learning_rate,
+    loss_curve,
+    train,
+)
+
+ROOT = Path(__file__).parents[2]
+LORA = {
+    "kind": "lora",
+    "rank": 2,
+    "alpha": 4,
+    "dropout": 0.2,
+    "targets": {"default": ["q_proj", "v_proj"]},
+    "layers": None,
+}
+PROMPT = {"kind": "prompt", "tokens": 6, "init": "vocabulary", "trained": True}
+PREFIX = {"kind": "prefix", "tokens": 6, "init": "text"}
+SETTINGS = {
+    "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-2, "warmup": 0.1, "schedule": "cosine",
+    "weight_decay": 1e-5, "checkpoint_minutes": 10,
+}  # fmt: skip
+
+
+def make_windows(steps=6):
+    return torch.randint(VOCABULARY, (4 * steps, 12), generator=torch.Generator().manual_seed(3))
+
+
+def make_learner(method, model=None):
+    return Learner(adapters.create(model or tiny_llama(), method, 0, make_windows()[0]))
+
+
+def fingerprint(learner):
+    digest = hashlib.sha256()
+    for parameter in learner.parameters:
+        digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_learning_rate():
+    settings = {"learning_rate": 1.0, "warmup": 0.2, "schedule": "linear"}
+    assert [learning_rate(step, 10, settings) for step in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.125]
+    settings["schedule"] = "cosine"
+    assert [round(learning_rate(step, 10, settings), 6) for step in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
+    settings |= {"schedule": "constant", "warmup": 0.0}
+    assert [learning_rate(step, 3, settings) for step in range(3)] == [1.0, 1.0, 1.0]
+
+
+def test_loss_curve_is_thinned_and_keeps_the_end(monkeypatch):
+    assert loss_curve([3.0, 2.0, 1.0], 100) == [[100, 3.0], [200, 2.0], [300, 1.0]]
+    monkeypatch.setattr(training, "CURVE_POINTS", 2)
+    assert loss_curve([3.0, 2.0, 1.0], 100) == [[200, 2.5], [300, 1.0]]
+
+
+@pytest.mark.parametrize("method", [LORA, PROMPT, PREFIX], ids=lambda method: method["kind"])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_opt])
+def test_base_weights_are_frozen_and_the_adapter_moves(make, method, tmp_path):
+    model = make()
+    before = {
+        name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for name, value in model.state_dict().items()
+    }
+    learner = make_learner(method, model)
+    start = fingerprint(learner)
+    train(learner, SETTINGS, make_windows(), 0, tmp_path)
+    assert fingerprint(learner) != start
+    after = {
+        name.replace(".base_layer", ""): hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for name, value in model.state_dict().items()
+        if "lora_" not in name
+    }
+    assert after == before
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if "lora_" not in name)
+
+
+def test_training_lowers_the_loss_of_what_it_is_trained_on(tmp_path):
+    """The same four windows again and again: whatever the adapter, their loss falls."""
+    windows = make_windows(1).repeat(30, 1)
+    for method in (LORA, PROMPT, PREFIX):
+        learner = make_learner(method)
+        folder = tmp_path / method["kind"]
+        folder.mkdir()
+        state = train(learner, SETTINGS, windows, 0, folder)
+        assert state.losses[-1] < state.losses[0] - 0.1
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+SCRIPT = """
+import sys, time, torch
+from pathlib import Path
+from tests.unit.test_recover_training import LORA, PREFIX, PROMPT, SETTINGS, make_learner, make_windows, fingerprint
+from workflow_scripts.recover import training
+torch.set_num_threads(1)
+method = {"lora": LORA, "prompt": PROMPT, "prefix": PREFIX}[sys.argv[1]]
+folder, pause = Path(sys.argv[2]), float(sys.argv[3])
+learner = make_learner(method)
+step = training.Learner.accumulate
+def slow(self, *arguments):
+    time.sleep(pause)
+    return step(self, *arguments)
+training.Learner.accumulate = slow
+training.train(learner, SETTINGS | {"checkpoint_minutes": float(sys.argv[4])}, make_windows(40), 5, folder)
+print(fingerprint(learner))
+"""
+
+
+def start(kind, folder, pause=0.0, minutes=0.0):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, kind, str(folder), str(pause), str(minutes)]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.01)
+
+
+def test_killed_and_continued_ends_in_the_same_bits(tmp_path, one_thread):
+    """kill -9 in the middle; LoRA with dropout, whose draws must continue too."""
+    killed = start("lora", tmp_path, pause=0.05)
+    wait_for((tmp_path / "checkpoint.pt").exists, killed)
+    time.sleep(0.3)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    killed.communicate()
+    step = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"]
+    assert 0 < step < 40
+    continued = start("lora", tmp_path)
+    printed, said = continued.communicate(timeout=120)
+    assert "continues from step" in said
+    (tmp_path / "whole").mkdir()
+    uninterrupted = make_learner(LORA)
+    train(uninterrupted, SETTINGS, make_windows(40), 5, tmp_path / "whole")
+    assert printed.strip() == fingerprint(uninterrupted)
+
+
+@pytest.mark.parametrize("method", [LORA, PROMPT, PREFIX], ids=lambda method: method["kind"])
+@pytest.mark.parametrize("calls", [1, 4, 17])
+def test_interrupted_anywhere_ends_in_the_same_bits(method, calls, tmp_path, monkeypatch):
+    """What an interruption loses is all but the checkpoint, whichever step it falls into."""
+    (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
+    reference = make_learner(method)
+    state = train(reference, SETTINGS, make_windows(20), 5, tmp_path / "whole")
+    step, left = Learner.accumulate, [calls]
+
+    def interrupted(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "accumulate", interrupted)
+        train(
+            make_learner(method), SETTINGS | {"checkpoint_minutes": 0}, make_windows(20), 5, tmp_path / "cut"
+        )
+    learner = make_learner(method)
+    continued = train(learner, SETTINGS, make_windows(20), 5, tmp_path / "cut")
+    assert fingerprint(learner) == fingerprint(reference)
+    assert continued.losses == state.losses
+
+
+def test_sigusr1_saves_and_goes_on_sigterm_saves_and_stops(tmp_path):
+    process = start("prompt", tmp_path, pause=0.05, minutes=60)
+    checkpoint = tmp_path / "checkpoint.pt"
+    wait_for(lambda: _catches(process.pid, signal.SIGUSR1), process)
+    process.send_signal(signal.SIGUSR1)
+    wait_for(checkpoint.exists, process)
+    first = torch.load(checkpoint, weights_only=True)["state"]["step"]
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert first < torch.load(checkpoint, weights_only=True)["state"]["step"] < 40
+    process.communicate()
+
+
+def _catches(pid, number):
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
+
+
+def test_signal_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(make_learner(PROMPT), SETTINGS, make_windows(1), 0, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_in_process_raises_stopped(tmp_path, monkeypatch):
+    learner = make_learner(PROMPT)
+    step = Learner.accumulate
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "accumulate", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        train(learner, SETTINGS, make_windows(), 0, tmp_path)
+    assert stopped.value.code == 143
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 1
+
+
+def test_non_finite_loss_stops_with_step_rate_and_checkpoint(tmp_path, monkeypatch):
+    learner = make_learner(PROMPT)
+    step, calls = Learner.accumulate, []
+
+    def broken(self, *arguments):
+        calls.append(1)
+        loss = step(self, *arguments)
+        return float("nan") if len(calls) == 3 else loss
+
+    monkeypatch.setattr(Learner, "accumulate", broken)
+    message = (
+        r"loss is nan at step 2 of 6 with learning rate 0\.00905 .*last good checkpoint .*checkpoint\.pt"
+    )
+    with pytest.raises(TrainingError, match=message):
+        train(learner, SETTINGS | {"checkpoint_minutes": 0}, make_windows(), 0, tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 2
+
+
+def test_weights_that_are_nan_stop_at_the_first_step(tmp_path):
+    model = tiny_llama()
+    learner = make_learner(PROMPT, model)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(TrainingError, match="loss is nan at step 0 .*no checkpoint yet"):
+        train(learner, SETTINGS, make_windows(), 0, tmp_path)
+
+
+def test_out_of_memory_halves_the_micro_batch_at_equal_batch(tmp_path, monkeypatch, capsys):
+    reference = make_learner(PROMPT)
+    train(reference, SETTINGS | {"micro_batch": 1}, make_windows(2), 0, tmp_path)
+    (tmp_path / "small").mkdir()
+    learner, hidden = make_learner(PROMPT), Learner.hidden
+
+    def small_gpu(self, rows, *arguments):
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(self, rows, *arguments)
+
+    monkeypatch.setattr(Learner, "hidden", small_gpu)
+    state = train(learner, SETTINGS | {"micro_batch": 4}, make_windows(2), 0, tmp_path / "small")
+    assert state.micro_batch == 1
+    assert fingerprint(learner) == fingerprint(reference)
+    assert "2 windows at a time from here; a step is still 4 windows" in capsys.readouterr().err
+
+    monkeypatch.setattr(
+        Learner, "hidden", lambda *arguments: (_ for _ in ()).throw(torch.OutOfMemoryError(""))
+    )
+    (tmp_path / "none").mkdir()
+    with pytest.raises(TrainingError, match="out of memory at step 0 with one window of 12 tokens"):
+        train(learner, SETTINGS, make_windows(2), 0, tmp_path / "none")
+
+
+def test_windows_that_leave_opt_no_positions_are_refused(tmp_path):
+    learner = make_learner(PROMPT, tiny_opt(positions=16))
+    with pytest.raises(
+        ValueError, match="12 tokens after a prompt of 6 exceed the model's 16 positions; at most 10"
+    ):
+        train(learner, SETTINGS, make_windows(), 0, tmp_path)
+
+
+def test_dropout_of_the_frozen_model_stays_off():
+    """OPT carries a dropout of 0.1: two passes over the same rows are equal; LoRA's own dropout is on."""
+    rows = make_windows(1)
+    learner = make_learner(PROMPT, tiny_opt())
+    assert learner.accumulate(rows, 4) == learner.accumulate(rows, 4)
+    learner = make_learner(LORA, tiny_opt())
+    with torch.no_grad():
+        for parameter in learner.parameters:
+            parameter += 0.3
+    assert learner.accumulate(rows, 4) != learner.accumulate(rows, 4)
+    assert learner.heldout_loss(rows, 4) == learner.heldout_loss(rows, 4)
