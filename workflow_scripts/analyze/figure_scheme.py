@@ -14,17 +14,17 @@ _WORDS = ["Who", "wrote", "Ulysses", "?"]
 
 def figure3(data: FigureData, title: str) -> Figure:
     """Prompts encoded once; scores at the first layer from the context's attention; losers masked everywhere."""
-    figure, ax = plt.subplots(figsize=(9.2, 4.5))
+    figure, ax = plt.subplots(figsize=(9.2, 4.0))
     ax.set(xlim=(0, 100), ylim=(0, 50), aspect="auto")
     ax.axis("off")
-    _column(ax, 1, 30, "1  Encode once", "each prompt alone, at positions 0 … $n_i-1$;\nits keys and values are cached")
+    _column(ax, 1, 30, "1  Encode once", "each prompt alone, from position 0;\nits keys and values are cached")
     _column(ax, 34, 66, "2  Score at the first layer", "attention of the question's tokens on each\nprompt, averaged: one score per prompt")
     _column(ax, 69, 99, "3  Keep the winner", "the other prompt is masked before the\nsoftmax, in every layer; text starts at $n_i$")
     for y, (name, colour, count, _) in zip((26, 14), _PROMPTS, strict=True):
         ax.text(3.4, y + 2.1, name, fontsize=12, va="center")
         for i in range(count):
-            ax.add_patch(Rectangle((7 + 3.1 * i, y), 2.7, 4.2, facecolor=colour, edgecolor="white", linewidth=1))
-        ax.text(8.2 + 3.1 * count, y + 2.1, f"{50 * (count - 1) // 2} tokens", fontsize=8, color=SOFT, va="center")
+            ax.add_patch(Rectangle((7 + 2.6 * i, y), 2.25, 4.2, facecolor=colour, edgecolor="white", linewidth=1))
+        ax.text(7.6 + 2.6 * count, y + 2.1, f"{50 * (count - 1) // 2} tokens", fontsize=8, color=SOFT, va="center")
     _scores(ax)
     _winner(ax)
     for start, end in ((30.3, 33.7), (66.3, 68.7)):
@@ -56,10 +56,10 @@ def _scores(ax: Axes) -> None:
             colour = _PROMPTS[column >= counts[0]][1]
             x = left + step * column + (0.9 if column >= counts[0] else 0)
             ax.add_patch(Rectangle((x, y), step - 0.25, 2.9, facecolor=colour, alpha=0.15 + weight, edgecolor="white"))
-    ax.text(left - 0.8, top + 5.2, "question (context only)", fontsize=7.5, color=SOFT, ha="left", va="center")
+    ax.text(left - 0.8, top + 4.4, "question", fontsize=7.5, color=SOFT, ha="right", va="center")
     for start, (name, _, count, score) in zip((0, counts[0]), _PROMPTS, strict=True):
         centre = left + step * (start + count / 2) + (0.9 if start else 0)
-        ax.text(centre, top + 3.1, name, fontsize=10, ha="center", va="bottom" if False else "center")
+        ax.text(centre, top + 4.6, name, fontsize=10, ha="center", va="center")
         ax.text(centre, 12.2, f"$S_{{{1 if not start else 2}}}$ = {score}", fontsize=9.5, ha="center", va="center",
                 weight="bold" if start else "normal")  # fmt: skip
     ax.text(50, 6.2, "argmax $S_i$  →  $P_2$", fontsize=10.5, ha="center", va="center", color=INK)

@@ -107,15 +107,15 @@ def level(axes: Axes, value: dict | None, label: str, style: str) -> None:
         axes.axhline(value["value"], color=INK, linestyle=style, linewidth=1.1, zorder=1)
         if value["low"] is not None:
             axes.axhspan(value["low"], value["high"], color=INK, alpha=0.06, linewidth=0, zorder=0)
-        axes.annotate(label, (1, value["value"]), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-                      textcoords="offset points", ha="right", va="bottom", fontsize=7, color=SOFT)  # fmt: skip
+        axes.annotate(label, (1, value["value"]), xycoords=("axes fraction", "data"), xytext=(3, 0), rotation=270,
+                      textcoords="offset points", ha="left", va="center", fontsize=7, color=SOFT)  # fmt: skip
 
 
 def legend(figure: Figure, handles: list, columns: int = 4) -> None:
-    """One legend under the panels, equal labels once."""
+    """One legend over the panels, equal labels once."""
     by_label = {handle.get_label(): handle for handle in handles}
     if by_label:
-        figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=columns)
+        figure.legend(by_label.values(), by_label.keys(), loc="outside upper left", ncols=columns)
 
 
 def footer(figure: Figure, lines: list[str]) -> None:
@@ -124,14 +124,13 @@ def footer(figure: Figure, lines: list[str]) -> None:
     figure.supxlabel(text, fontsize=7, color=SOFT, x=0.01, ha="left")
 
 
-def absent(title: str, needs: list[str]) -> Figure:
+def absent(title: str, need: str) -> Figure:
     """The figure of a grid that lacks what the figure shows."""
-    figure, axes = plt.subplots(figsize=(6.5, 1.7 + 0.16 * len(needs[:12])))
+    figure, axes = plt.subplots(figsize=(6.5, 1.1))
     axes.axis("off")
-    shown = needs[:12] + ([f"and {len(needs) - 12} more"] if len(needs) > 12 else [])
-    text = "\n".join(textwrap.fill(need, 80, initial_indent="• ", subsequent_indent="   ") for need in shown)
     axes.text(0, 1, title, fontsize=10.5, weight="bold", va="top", transform=axes.transAxes)
-    axes.text(0, 0.72, f"Not in this grid:\n{text}", fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
+    text = textwrap.fill(f"Not in this grid: {need}.", 95)
+    axes.text(0, 0.5, text, fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
     return figure
 
 

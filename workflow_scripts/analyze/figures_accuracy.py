@@ -36,7 +36,7 @@ def figure1(data: FigureData, title: str) -> Figure:
     }  # fmt: skip
     models = unique(g.model for g in groups)
     if not models:
-        return absent(title, ["a compressed model without recovery whose tasks are all there"])
+        return absent(title, "a compressed model without recovery whose tasks are all there")
     figure, axes = panels(len(models), 2, sharey="row")
     lines = unique(_line(data, g) for g in groups)
     handles = []
@@ -46,7 +46,9 @@ def figure1(data: FigureData, title: str) -> Figure:
             mine = [g for g in members if g.model == model]
             level(ax, data.average(mine[0], "dense") if mine else None, "dense", "--")
             if not mine:
-                ax.text(0.5, 0.5, "not in this grid", transform=ax.transAxes, ha="center", color=SOFT)
+                ax.axis("off")
+                ax.text(0.5, 0.5, f"{model}: no {axis} sweep\nin this grid", transform=ax.transAxes, ha="center", color=SOFT)
+                continue
             for number, line in enumerate(lines):
                 colour, marker, style = SERIES[number % len(SERIES)]
                 on_line = sorted((data.compressors[g.compressor][axis], g) for g in mine if _line(data, g) == line)
@@ -58,8 +60,9 @@ def figure1(data: FigureData, title: str) -> Figure:
                         point(ax, x, value, colour, marker)
                         _printed(data, ax, x, group, "none", INK, "o")
                     handles.append(Line2D([], [], color=colour, marker=marker, linestyle=style, label=line))
+            scale = 1 if axis == "bits" else 100
+            ax.set_xticks(sorted({round(scale * data.compressors[g.compressor][axis]) for g in members}))
             if axis == "bits":
-                ax.set_xticks(unique([data.compressors[g.compressor]["bits"] for g in sweeps["bits"]]))
                 ax.invert_xaxis()
             ax.set_xlabel("bits per weight" if axis == "bits" else "zero weights (%)")
             ax.set_title(f"{model}: {'quantisation' if axis == 'bits' else 'sparsity'}")
@@ -84,7 +87,7 @@ def figure2(data: FigureData, title: str) -> Figure:
         if prompts and data.average(group, "none"):
             shown[group] = ["none", *sorted(prompts, key=data.tokens)]
     if not shown:
-        return absent(title, ["a compressed model with and without a trained prompt"])
+        return absent(title, "a compressed model with and without a trained prompt")
     columns = unique((g.model, g.compressor) for g in shown)
     figure, axes = _wrapped(len(columns))
     corpora, handles = unique(g.corpus for g in shown), []
@@ -93,12 +96,13 @@ def figure2(data: FigureData, title: str) -> Figure:
             if group[:2] != (model, compressor):
                 continue
             colour, marker, style = SERIES[corpora.index(group.corpus) % len(SERIES)]
+            above = 4 if corpora.index(group.corpus) % 2 == 0 else -10  # labels of two corpora don't meet
             values = [(_perplexity(data, group, m), data.average(group, m), m) for m in methods]
             values = [(x, y, m) for x, y, m in values if x is not None]
             ax.plot([x for x, *_ in values], [y["value"] for _, y, _ in values], style, color=colour, linewidth=0.9, alpha=0.7)
             for x, y, method in values:
                 point(ax, x, y, colour, marker, 7 if method == "none" else 6)
-                ax.annotate("none" if method == "none" else data.tokens(method), (x, y["value"]), xytext=(5, 4),
+                ax.annotate("none" if method == "none" else data.tokens(method), (x, y["value"]), xytext=(5, above),
                             textcoords="offset points", fontsize=7.5, color=colour, weight="bold")  # fmt: skip
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle=style, label=group.corpus))
         ax.set_title(f"{model}, {compressor}")
@@ -114,7 +118,7 @@ def figure4(data: FigureData, title: str) -> Figure:
     """Average accuracy against the parameters that a method adds, ours filled and the paper's hollow."""
     groups = [g for g in data.groups() if data.average(g, "none")]
     if not groups:
-        return absent(title, ["a compressed model with and without a recovery method"])
+        return absent(title, "a compressed model with and without a recovery method")
     figure, axes = _wrapped(len(groups))
     handles = []
     for ax, group in zip(axes, groups, strict=True):
@@ -145,7 +149,7 @@ def figure6(data: FigureData, title: str) -> Figure:
     dynamic = {g: [m for m in data.results.methods(g) if data.methods[m]["kind"] == "idp" and data.average(g, m)] for g in data.groups()}
     shown = [g for g, methods in dynamic.items() if methods]
     if not shown:
-        return absent(title, ["an IDP cell whose tasks are all there"])
+        return absent(title, "an IDP cell whose tasks are all there")
     figure, axes = _wrapped(len(shown))
     for ax, group in zip(axes, shown, strict=True):
         level(ax, data.average(group, "none"), "compressed", "-")
@@ -171,10 +175,10 @@ def figure7(data: FigureData, title: str) -> Figure:
     """Change of each task's accuracy against no recovery: the small prompt, the large one, IDP over both."""
     trios = {group: trio for group in data.groups() if (trio := _trio(data, group))}
     if not trios:
-        return absent(title, ["an IDP method together with its smallest and largest single prompt"])
-    figure, axes = panels(len(trios), 1, 2.3, 9)
+        return absent(title, "an IDP method together with its smallest and largest single prompt")
+    figure, axes = _wrapped(len(trios), 1 if len(trios) < 3 else 2, height=2.2, width=8 if len(trios) < 3 else 13)
     handles = []
-    for ax, (group, trio) in zip(axes[:, 0], trios.items(), strict=True):
+    for ax, (group, trio) in zip(axes, trios.items(), strict=True):
         judged = next(g for g in data.verdict["groups"] if Group(g["model"], g["compressor"], g["corpus"]) == group)
         tasks = [task for task in data.tasks if all(task in judged["tasks"].get(m, {}) for m in trio)]
         names = [*(SHORT.get(task, task) for task in tasks), "Average"]
@@ -195,7 +199,7 @@ def figure7(data: FigureData, title: str) -> Figure:
         ax.set(ylabel="change (points)")
         ax.set_title(_name(group))
     legend(figure, handles, 3)
-    note = "Bars at a task: 95 % interval of the paired difference (Agresti and Min); at Average: paired bootstrap."
+    note = "Lines at a task: 95 % interval of the paired difference (Agresti and Min); at Average: paired bootstrap."
     return _finish(figure, data, "figure7", [note])
 
 
@@ -228,8 +232,8 @@ def _parameters(data: FigureData, group: Group, method: str) -> float:
     return data.results.evaluations[data.results.first(*group, method)]["parameters"]["effective"]
 
 
-def _wrapped(count: int, columns: int = 3):
-    figure, axes = panels(-(-count // columns), min(count, columns))
+def _wrapped(count: int, columns: int = 3, **size):
+    figure, axes = panels(-(-count // columns), min(count, columns), **size)
     for ax in axes.flat[count:]:
         ax.axis("off")
     return figure, axes.flat[:count]
@@ -257,7 +261,8 @@ def _has_printed(data: FigureData, groups: list[Group], methods: list[str]) -> b
 
 def _finish(figure: Figure, data: FigureData, name: str, notes: list[str] = (), hollow_marks: bool = False) -> Figure:
     missing = data.results.missing
-    lines = ["Intervals: 95 %, paired bootstrap over items." if name != "figure7" else "", *notes]
+    shared = "Intervals: 95 %, bootstrap over items. Methods answer the same items: compare them by the paired gains of the tables."
+    lines = ["" if name == "figure7" else shared, *notes]
     if hollow_marks:
         lines.append("Hollow marks: printed in the paper, which does not say for which corpus.")
     if missing:

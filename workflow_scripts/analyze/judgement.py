@@ -152,7 +152,7 @@ def _verdict(group: Group, loss: Estimate | None, controlled: dict, methods: dic
     else:
         absent = unique(m for m in pair.values() if m not in controlled)
         missing = (
-            f"no dense control: {' and '.join(absent)} was not run on the dense model, so recovery can't be told "
+            f"no dense control for {' and '.join(absent)}: not run on the dense model, so recovery can't be told "
             "from what the adapter gives any model; the gains shown are not controlled"
         )
     return decide(loss, controlled.get(pair["prompt"]), controlled.get(pair["lora"]), missing)

@@ -113,7 +113,7 @@ def _more_data(loss: Estimate, prompt: Estimate, lora: Estimate) -> str | None:
                 ((c.contrast.point - c.contrast.interval()[0]) / c.contrast.point) ** 2 for c in conditions
             )
             return (
-                f"if the point estimates stayed where they are, about {factor:.1f} times as many items "
+                f"if the point estimates stayed where they are, about {max(1.1, factor):.1f} times as many items "
                 f"would settle it as {word}"
             )
     return "the point estimates themselves match no branch; more items alone need not settle it"

@@ -1,0 +1,24 @@
+"""Rule `audit_paper`: the printed tables (and our cells of the same settings) -> paper_audit.json and its page."""
+
+from workflow_scripts.analyze.audit import audit
+from workflow_scripts.analyze.paper import read_tables
+from workflow_scripts.analyze.rendering import environment
+from workflow_scripts.analyze.results import read_results
+from workflow_scripts.artifacts import atomic_path, read_json, write_json
+from workflow_scripts.job import job
+
+
+def main(paper: str, cells: list[dict], verdict: str, output_json: str, output_html: str) -> None:
+    """paper: folder of table1.csv to table3.csv; cells: the grid's plan."""
+    report = audit(read_tables(paper), read_results(cells), read_json(verdict, schema="verdict"))
+    write_json(output_json, report, schema="audit")
+    with atomic_path(output_html) as temporary:
+        temporary.write_text(environment().get_template("audit_page.html.j2").render(audit=report))
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(
+            snakemake.params.paper, snakemake.params.cells, snakemake.input.verdict,
+            snakemake.output.json, snakemake.output.html,
+        )  # fmt: skip
