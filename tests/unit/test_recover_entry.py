@@ -1,0 +1,117 @@
+"""The entry train_adapter: from folders to a complete adapter folder, on a tiny model that was really compressed."""
+
+import fcntl
+import shutil
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+
+from tests import tiny
+from workflow_scripts import compress_model, train_adapter
+from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.sources import corpora, models
+
+PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
+PREFIX = {"kind": "prefix", "tokens": 5, "init": "text"}
+LORA = {
+    "kind": "lora",
+    "rank": 2,
+    "alpha": 4,
+    "dropout": 0.0,
+    "targets": {"default": ["q_proj"]},
+    "layers": None,
+}
+TRAINING = {
+    "tokens": 2048, "sequence_length": 32, "batch_size": 8, "micro_batch": 8, "learning_rate": 0.01, "warmup": 0.05,
+    "schedule": "linear", "weight_decay": 1e-5, "precision": "fp32", "checkpoint_minutes": 10, "heldout_windows": 4,
+}  # fmt: skip
+RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A working directory with a fetched model, a fetched corpus and a compressed model."""
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        local = {"source": "local", "path": str(tiny.write_model(root / "made/model"))}
+        models.fetch("tiny", local, Path("resources/models/tiny"), root / "cache", recipe="r", code="c")
+        local = {"source": "local", "path": str(tiny.write_corpus(root / "made/text.jsonl"))}
+        corpora.fetch("text", local, Path("resources/corpora/text"), root / "cache", recipe="r", code="c")
+        compress_model.main(
+            "resources/models/tiny", None, "compressed/compression.json", compressor=RTN, recipe="r", code="c"
+        )
+    return root
+
+
+def run(project, monkeypatch, output, method=PROMPT, **settings):
+    monkeypatch.chdir(project)
+    train_adapter.main(
+        "resources/models/tiny", "compressed", "resources/corpora/text", f"{output}/training.json",
+        method=method, training=TRAINING | settings, seed=1, recipe="r", code="c", device="cpu",
+    )  # fmt: skip
+    return Path(output), read_json(f"{output}/training.json", "training")
+
+
+@pytest.mark.parametrize("method", [PROMPT, PREFIX, LORA], ids=lambda method: method["kind"])
+def test_folder_is_complete_and_peft_loads_it(project, monkeypatch, method):
+    folder, record = run(project, monkeypatch, f"adapters/{method['kind']}/seed-1", method)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "training.json",
+    ]  # fmt: skip
+    assert record["tokens_seen"] == 2048 and record["steps"] == 8
+    assert [tokens for tokens, _ in record["loss_curve"]] == [256 * step for step in range(1, 9)]
+    assert record["adapter_sha256"] == sha256_file(folder / "adapter_model.safetensors")
+    assert record["base_sha256"] == read_json("compressed/compression.json")["weights_sha256"]
+    assert (
+        record["parameters"]["trainable"]
+        == {"prompt": 160, "prefix": 5 * 2 * 2 * 16, "lora": 2 * 2 * 64}[method["kind"]]
+    )
+    assert record["heldout_loss"]["after"] != record["heldout_loss"]["before"]
+    assert not list(Path("work").rglob("checkpoint.pt"))
+    base = models.load_dense("resources/models/tiny")
+    assert PeftModel.from_pretrained(base, str(folder)).active_peft_config.base_model_name_or_path == "tiny"
+
+
+def test_same_seed_same_bits(project, monkeypatch):
+    first, _ = run(project, monkeypatch, "adapters/again/seed-1", LORA | {"dropout": 0.1})
+    before = sha256_file(first / "adapter_model.safetensors")
+    shutil.rmtree(first)
+    again, _ = run(project, monkeypatch, "adapters/again/seed-1", LORA | {"dropout": 0.1})
+    assert sha256_file(again / "adapter_model.safetensors") == before
+
+
+def test_untrained_prompt_is_the_vocabulary_start(project, monkeypatch):
+    folder, record = run(project, monkeypatch, "adapters/placebo/seed-1", PROMPT | {"trained": False})
+    assert (record["tokens_seen"], record["steps"], record["loss_curve"]) == (0, 0, [])
+    assert record["heldout_loss"]["after"] == record["heldout_loss"]["before"]
+    from peft.utils import load_peft_weights
+
+    prompt = load_peft_weights(str(folder), device="cpu")["prompt_embeddings"]
+    vocabulary = models.load_dense("resources/models/tiny").get_input_embeddings().weight
+    assert all((vocabulary == row).all(1).any() for row in prompt)
+
+
+def test_more_tokens_than_the_corpus_holds_leaves_no_folder(project, monkeypatch):
+    with pytest.raises(ArtifactError, match="windows"):
+        run(project, monkeypatch, "adapters/large/seed-1", tokens=10**8)
+    assert not Path("adapters/large/seed-1").exists()
+
+
+def test_second_writer_is_stopped(project, monkeypatch):
+    monkeypatch.chdir(project)
+    lock = Path("work/adapters/locked/seed-1.lock")
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as handle:
+        handle.write("pid 1 on elsewhere")
+        handle.flush()
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(ArtifactError, match="is being written by pid 1 on elsewhere"):
+            run(project, monkeypatch, "adapters/locked/seed-1")
+
+
+def test_non_finite_loss_leaves_no_folder(project, monkeypatch):
+    with pytest.raises(RuntimeError, match="the loss is nan at step"):
+        run(project, monkeypatch, "adapters/diverged/seed-1", learning_rate=float("1e30"))
+    assert not Path("adapters/diverged/seed-1").exists()
