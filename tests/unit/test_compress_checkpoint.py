@@ -1,0 +1,222 @@
+"""What is stored, what is rebuilt from it, and what a load refuses."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import tiny
+from workflow_scripts import artifacts, compress_model
+from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.packing import pack, pack_bits, unpack, unpack_bits
+from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.solver import solve
+from workflow_scripts.sources import corpora, models
+
+GPTQ = {
+    "algorithm": "gptq", "bits": 3, "group_size": 24, "symmetric": False, "act_order": True, "static_groups": True,
+    "clip": "none", "damping": 0.01, "block_size": 128, "true_sequential": False,
+}  # fmt: skip
+HALF = {
+    "algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None, "damping": 0.01, "block_size": 128,
+    "true_sequential": False,
+}  # fmt: skip
+SETTINGS = {
+    "dense": {"algorithm": "dense"},
+    "gptq": GPTQ,
+    "gptq-moving-groups": GPTQ | {"static_groups": False},
+    "gptq-w8": GPTQ | {"bits": 8, "group_size": None},
+    "sparsegpt": HALF,
+    "sparsegpt-2of4-w4": HALF | {"pattern": "2:4", "bits": 4},
+    "wanda": {"algorithm": "wanda", "sparsity": 0.5, "pattern": None},
+    "magnitude": {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None},
+    "rtn": {"algorithm": "rtn", "bits": 3, "group_size": None, "symmetric": False, "clip": "none"},
+}
+CALIBRATION = {"windows": 8, "length": 32}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Folders of a tiny model and corpus, fetched as local sources."""
+    root = tmp_path_factory.mktemp("sources")
+    model, corpus = tiny.write_model(root / "local-model"), tiny.write_corpus(root / "text.jsonl")
+    models.fetch("tiny", {"source": "local", "path": str(model)}, root / "model", root, recipe="r", code="c")
+    corpora.fetch("words", {"source": "local", "path": str(corpus)}, root / "corpus", root, recipe="r", code="c")
+    return root
+
+
+def compressed(sources, folder, settings, calibration=CALIBRATION):
+    corpus = sources / "corpus" if Compressor(**settings).calibrated else None
+    compress_model.main(
+        sources / "model", corpus, folder / "compression.json", compressor=settings,
+        calibration=calibration if corpus else None, recipe="r", code="c",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory of its own: checkpoints lie in work/."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_bit_planes_hold_every_code(bits):
+    codes = torch.randint(0, 2**bits, (5, 29), dtype=torch.uint8)
+    planes = pack_bits(codes, bits)
+    assert planes.shape == (bits, 5, 4) and planes.dtype == torch.uint8
+    assert torch.equal(unpack_bits(planes, 29), codes)
+
+
+@pytest.mark.parametrize("static_groups", [True, False])
+def test_packing_returns_the_solved_weight_bit_by_bit(static_groups):
+    draw = torch.Generator().manual_seed(0)
+    W, X = torch.randn(8, 50, generator=draw), torch.randn(50, 300, generator=draw)
+    settings = Compressor(**GPTQ | {"static_groups": static_groups})
+    solved = solve([W], X @ X.T, settings, half=True).linears[0]
+    stored = pack(solved, settings)
+    assert stored["scale"].dtype == torch.float16
+    assert ("group" in stored) == (not static_groups)  # static groups follow the column order
+    assert torch.equal(unpack(stored, 50, settings).weight, solved.weight)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_compressed_model_comes_back_as_it_was_evaluated(name, sources, here, monkeypatch):
+    walked = {}
+    real = compress_model.walk
+
+    def watched(model, *args, **kwargs):
+        result = real(model, *args, **kwargs)
+        walked.update(model.state_dict())
+        return result
+
+    monkeypatch.setattr(compress_model, "walk", watched)
+    folder = compressed(sources, here / name, SETTINGS[name])
+    model = load_compressed(sources / "model", folder)
+    expected = walked or models.load_dense(sources / "model").state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert not model.training
+    half = load_compressed(sources / "model", folder, dtype=torch.bfloat16)
+    assert all(torch.equal(v, expected[k].to(torch.bfloat16)) for k, v in half.state_dict().items())
+
+
+def test_the_proof_says_what_is_stored(sources, here):
+    folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
+    proof = artifacts.read_json(folder / "compression.json", schema="compression")
+    model = load_compressed(sources / "model", folder)
+    linears = [m for layer in decoder_layers(model) for m in layer_linears(layer).values()]
+    assert len(proof["layers"]) == len(linears) == 14
+    assert proof["calibration"] == CALIBRATION | {"corpus": "corpus", "tokens": 256, "add_bos": False, "seed": 0}
+    count = sum(get_weight(linear).numel() for linear in linears)
+    tensors = load_file(folder / "weights.safetensors")
+    assert proof["bytes_on_disk"] == sum(t.numel() * t.element_size() for t in tensors.values())
+    assert proof["effective_bits"] == pytest.approx(8 * proof["bytes_on_disk"] / count)
+    # 3 bits, and float16 scale + 8-bit zero per group of 24 (32 inputs: 2 groups, 64 inputs: 3)
+    rows = {32: 2 * (32 + 16 + 16 + 32 + 64 + 64), 64: 2 * 32}
+    overhead = 24 * (2 * rows[32] + 3 * rows[64])
+    assert proof["effective_bits"] == pytest.approx(3 + overhead / count)
+    assert proof["weights_sha256"] == artifacts.sha256_file(folder / "weights.safetensors")
+    for record, linear in zip(proof["layers"], linears, strict=True):
+        weight = get_weight(linear)
+        assert record["shape"] == list(weight.shape)
+        distinct = max(len(row.unique()) for row in weight[:, :24])
+        assert distinct <= record["levels"] <= 8
+        assert record["sparsity"] == pytest.approx((weight == 0).float().mean().item())
+
+
+def test_dense_stores_no_tensor(sources, here):
+    folder = compressed(sources, here / "dense", SETTINGS["dense"])
+    proof = artifacts.read_json(folder / "compression.json", schema="compression")
+    assert load_file(folder / "weights.safetensors") == {} and proof["layers"] == []
+    assert proof["effective_bits"] == 32 and proof["calibration"] is None
+
+
+def rewritten(folder, change, rehash=True):
+    """Change the stored tensors and the proof; `rehash` makes the file's hash right again."""
+    tensors, proof = load_file(folder / "weights.safetensors"), json.loads((folder / "compression.json").read_text())
+    change(tensors, proof)
+    save_file(tensors, folder / "weights.safetensors")
+    if rehash:
+        proof["weights_sha256"] = artifacts.sha256_file(folder / "weights.safetensors")
+    (folder / "compression.json").write_text(json.dumps(proof))
+
+
+def unpruned(tensors, proof):
+    """A dense weight in the place of a pruned one, claimed honestly."""
+    tensors["1.mlp.up_proj.mask"] = torch.full_like(tensors["1.mlp.up_proj.mask"], 255)
+    tensors["1.mlp.up_proj.values"] = torch.ones(64 * 32, dtype=torch.float16)
+    next(r for r in proof["layers"] if r["layer"] == 1 and r["linear"] == "mlp.up_proj")["sparsity"] = 0.0
+
+
+def more_levels(tensors, proof):
+    """Eight-bit codes in the place of three-bit ones, claimed honestly."""
+    codes = torch.arange(32 * 64).remainder(24).view(32, 64).to(torch.uint8)
+    tensors["0.mlp.down_proj.codes"] = pack_bits(codes, 8)
+    record = next(r for r in proof["layers"] if r["layer"] == 0 and r["linear"] == "mlp.down_proj")
+    settings = Compressor(**proof["compressor"])
+    parts = {part: tensors[f"0.mlp.down_proj.{part}"] for part in ("codes", "scale", "zero")}
+    record["levels"], record["sparsity"] = 24, (unpack(parts, 64, settings).weight == 0).float().mean().item()
+
+
+def claim(key, value):
+    return lambda tensors, proof: proof["layers"][3].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("gptq", claim("levels", 7), "layer 0, linear self_attn.o_proj: levels 8, but 7 is claimed"),
+        ("sparsegpt", claim("sparsity", 0.6), "layer 0, linear self_attn.o_proj: sparsity 0.5"),
+        ("gptq", more_levels, "layer 0, linear mlp.down_proj: 24 levels are no 3-bit weight"),
+        ("sparsegpt", unpruned, "layer 1, linear mlp.up_proj: sparsity 0.0000 is below the 0.5 asked for"),
+        ("gptq", lambda t, p: t.pop("1.mlp.up_proj.scale"), "layer 1, linear mlp.up_proj: the stored tensors"),
+        ("gptq", lambda t, p: p["layers"].pop(9), "layer 1, linear self_attn.v_proj: in only one of"),
+        ("gptq", lambda t, p: p["model"].update(weights_sha256="0" * 64), "made from dense weights 000000000000"),
+        ("gptq", lambda t, p: p["layers"][0].pop("error"), "'error' is a required property"),
+    ],
+    ids=["levels", "sparsity", "more-levels", "unpruned", "missing", "unlisted", "model", "schema"],
+)
+def test_a_load_refuses(name, change, said, sources, here):
+    folder = compressed(sources, here / name, SETTINGS[name])
+    rewritten(folder, change)
+    with pytest.raises(artifacts.ArtifactError, match=re.escape(said)):
+        load_compressed(sources / "model", folder)
+
+
+def test_a_load_refuses_changed_weights(sources, here):
+    folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
+    rewritten(folder, lambda tensors, proof: tensors["0.mlp.up_proj.zero"].add_(1), rehash=False)
+    with pytest.raises(artifacts.ArtifactError, match="not the file that compression.json describes"):
+        load_compressed(sources / "model", folder)
+
+
+def test_a_killed_job_leaves_checkpoints_and_the_next_one_equal_weights(sources, here, monkeypatch):
+    whole = compressed(sources, here / "whole", SETTINGS["gptq"])
+    real = compress_model.FinishedLayers.save
+
+    def killed(self, index, *stored):
+        real(self, index, *stored)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(compress_model.FinishedLayers, "save", killed)
+        compressed(sources, here / "killed", SETTINGS["gptq"])
+    assert not (here / "killed").exists()
+    assert len(list((here / "work").rglob("layer-*.safetensors"))) == 1
+    saved = []
+    monkeypatch.setattr(
+        compress_model.FinishedLayers, "save", lambda self, index, *s: (saved.append(index), real(self, index, *s))
+    )
+    resumed = compressed(sources, here / "killed", SETTINGS["gptq"])
+    assert saved == [1]  # the first layer came from its checkpoint
+    assert (resumed / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert not list((here / "work").rglob("layer-*"))
+
+
+def test_a_text_that_is_too_short_is_refused(sources, here):
+    with pytest.raises(artifacts.ArtifactError, match="windows of 4096 tokens"):
+        compressed(sources, here / "gptq", SETTINGS["gptq"], {"windows": 512, "length": 4096})
