@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from workflow_scripts import artifacts
+from workflow_scripts.allocator import keep_memory
 from workflow_scripts.job import job
 
 
@@ -18,6 +19,7 @@ def main(
     slices of the configuration.
     """
     started = time.time()
+    keep_memory()
     with artifacts.hold(output):
         import torch
 

@@ -1,0 +1,159 @@
+"""What each recovery method costs at inference (paper, 3.3): prefill, and each generated token.
+
+Shapes, not values, decide latency: adapters are drawn at random, text too. A round times every variant once, in a new
+random order, so that a machine's drift meets all alike; ratios are paired within rounds. Variants:
+  none              the model as it is
+  prompt            soft prompt of n vectors before the text's embeddings, run in every call
+  prompt_cached     the same prompt from cached keys and values: what this pipeline evaluates with
+  prefix            trained keys and values in the cache (as cheap as prompt_cached, by construction)
+  idp               two cached prompts, scoring and selection included
+  concat            both prompts, one after the other, cached
+  lora              two more matrix products per adapted linear
+  lora_merged       the product added to the weight: the plain model again
+"""
+
+import copy
+import random
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft.utils import load_peft_weights
+
+from workflow_scripts.recover.adapters import attach, create, save
+from workflow_scripts.recover.lora import merge
+
+BOOTSTRAP = 2000  # resamples of the rounds, for 95 % intervals of medians
+
+
+def timed(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, the device's queue drained before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def rounds(variants: dict[str, Callable], device: torch.device, repeats: int, seed: int = 0) -> dict[str, list[float]]:
+    """Seconds of every variant in each of `repeats` rounds, after one untimed call of each."""
+    order = random.Random(seed)
+    for function in variants.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name in order.sample(list(variants), len(variants)):
+            seconds[name].append(timed(variants[name], device))
+    return seconds
+
+
+def median_interval(values: list[float], seed: int = 0) -> dict[str, float]:
+    """Median with a 95 % percentile bootstrap interval."""
+    draw = random.Random(seed)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(BOOTSTRAP))
+    low, high = medians[int(0.025 * BOOTSTRAP)], medians[int(0.975 * BOOTSTRAP) - 1]
+    return {"median": statistics.median(values), "low": low, "high": high}
+
+
+class Prefill:
+    """A forward pass over random text (batch, sequence), head at the last position only, and greedy steps after it."""
+
+    def __init__(self, model, bank, selector, batch: int, sequence: int, embeddings: torch.Tensor | None = None):
+        """embeddings: (n, d) of a prompt that is prepended uncached; bank: prompts with cached keys and values."""
+        self.model, self.bank, self.selector, self.embeddings = model, bank, selector, embeddings
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(model.get_input_embeddings().num_embeddings, (batch, sequence), generator=generator)
+        self.ids, self.contexts = ids.to(model.device), ids.tolist()
+
+    @torch.inference_mode()
+    def __call__(self):
+        """(cache, next tokens (batch, 1), next position) after the prefill; IDP serves each prompt's rows in turn."""
+        chosen = [0] * len(self.ids)
+        if self.selector is not None:
+            chosen = self.selector.select(self.contexts)[0].tolist()
+        return [self._run(index, self.ids[[row for row, c in enumerate(chosen) if c == index]]) for index in sorted(set(chosen))]
+
+    def _run(self, index: int, ids: torch.Tensor):
+        if self.embeddings is not None:
+            text = self.model.get_input_embeddings()(ids)
+            inputs = torch.cat([self.embeddings.to(text.dtype).expand(len(ids), -1, -1), text], dim=1)
+            output = self.model(inputs_embeds=inputs, use_cache=True, logits_to_keep=1)
+            start = inputs.shape[1]
+        else:
+            prefix = self.bank.prefixes[index].length if self.bank else 0
+            start = prefix + ids.shape[1]
+            positions = torch.arange(prefix, start, device=ids.device).expand(len(ids), -1)
+            cache = self.bank.cache(index, len(ids)) if self.bank else None
+            output = self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True), start
+
+    @torch.inference_mode()
+    def generate(self, state, tokens: int) -> None:
+        """`tokens` greedy steps from a prefill's state, which they use up."""
+        for cache, token, start in state:
+            for step in range(tokens):
+                positions = torch.full_like(token, start + step)
+                output = self.model(input_ids=token, position_ids=positions, past_key_values=cache, use_cache=True)
+                token = output.logits[:, -1].argmax(-1, keepdim=True)
+
+
+def variants(model, tokenizer, methods: dict[str, dict], folder: Path, batch: int, sequence: int) -> dict[tuple, Prefill]:
+    """(method, variant) -> what is timed, `none` first, with untrained adapters made in `folder`.
+
+    methods: slices by name, those of the members of idp and concat among them.
+    """
+    made = {("none", "none"): Prefill(model, None, None, batch, sequence)}
+    adapters = {}
+    for name, method in methods.items():
+        if method["kind"] in ("prompt", "prefix", "lora"):
+            adapters[name] = folder / name
+            save(create(copy.deepcopy(model), method | {"init": "random"}, seed=0), adapters[name], "untrained")
+    for name, method in methods.items():
+        kind = method["kind"]
+        if kind == "none":
+            continue
+        members = [adapters[member["adapter"]] for member in method["members"]] if "members" in method else [adapters[name]]
+        recovered = attach(copy.deepcopy(model) if kind == "lora" else model, tokenizer, method, members)
+        made[name, kind if kind != "prompt" else "prompt_cached"] = Prefill(
+            recovered.model, recovered.bank, recovered.selector, batch, sequence
+        )
+        if kind == "prompt":
+            weights = load_peft_weights(str(adapters[name]), device=str(model.device))["prompt_embeddings"]
+            made[name, "prompt"] = Prefill(model, None, None, batch, sequence, embeddings=weights)
+        if kind == "lora":
+            merged = merge(attach(copy.deepcopy(model), tokenizer, method, members).model)
+            made[name, "lora_merged"] = Prefill(merged, None, None, batch, sequence)
+    return made
+
+
+def measure(made: dict[tuple, Prefill], device: torch.device, generate: int, repeats: int) -> list[dict]:
+    """Per variant: seconds of the prefill and per generated token, and ratios to `none` paired within rounds."""
+    prefill = rounds(made, device, repeats)
+    states = {}
+
+    def step(name):
+        made[name].generate(states[name], generate)
+
+    token: dict[tuple, list[float]] = {name: [] for name in made}
+    for _ in range(repeats if generate else 0):
+        for name in made:  # steps use their state up: a fresh, untimed prefill before each
+            states[name] = made[name]()
+            token[name].append(timed(partial(step, name), device) / generate)
+            states.clear()
+    base = ("none", "none")
+    return [
+        {
+            "method": name[0],
+            "variant": name[1],
+            "prefill": median_interval(prefill[name]),
+            "prefill_ratio": median_interval([a / b for a, b in zip(prefill[name], prefill[base], strict=True)]),
+            "token": median_interval(token[name]) if generate else None,
+            "token_ratio": median_interval([a / b for a, b in zip(token[name], token[base], strict=True)]) if generate else None,
+        }
+        for name in made
+    ]  # fmt: skip
