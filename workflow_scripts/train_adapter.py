@@ -4,9 +4,7 @@ Writes the adapter in PEFT's format and training.json beside it; the folder is c
 killed continues from its checkpoint under work/ and ends in the same bits (same machine, threads and library lock).
 """
 
-import os
 import resource
-import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from workflow_scripts.job import job
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.training import Learner, loss_curve, train
 from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.fetch import whole_folder
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -45,7 +44,7 @@ def main(
         ],
         "corpus": artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"],
     }
-    with artifacts.hold(folder):
+    with whole_folder(folder) as finished:
         checkpoints = artifacts.work_folder(
             folder, artifacts.digest([inputs, method, training, seed, code, device, threads])
         )
@@ -64,9 +63,6 @@ def main(
         state = train(learner, training, windows, seed, checkpoints)
         losses["after"] = learner.heldout_loss(heldout, state.micro_batch)
 
-        finished = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(finished, ignore_errors=True)
-        finished.mkdir(parents=True)
         save(adapted, finished, Path(model).name)
         record = {
             "method": method,
@@ -90,9 +86,7 @@ def main(
             ),
         }  # fmt: skip
         artifacts.write_json(finished / "training.json", record, "training")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(finished, folder)
-        artifacts.clear_work(folder)
+    artifacts.clear_work(folder)
 
 
 def _text(corpus: str, tokenizer, training: dict, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
