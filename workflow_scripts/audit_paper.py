@@ -8,9 +8,9 @@ from workflow_scripts.artifacts import atomic_path, read_json, write_json
 from workflow_scripts.job import job
 
 
-def main(paper: str, cells: list[dict], verdict: str, output_json: str, output_html: str) -> None:
-    """paper: folder of table1.csv to table3.csv; cells: the grid's plan."""
-    report = audit(read_tables(paper), read_results(cells), read_json(verdict, schema="verdict"))
+def main(cells: list[str], verdict: str, output_json: str, output_html: str) -> None:
+    """cells: paths of all cells that the grid plans."""
+    report = audit(read_tables(), read_results(cells), read_json(verdict, schema="verdict"))
     write_json(output_json, report, schema="audit")
     with atomic_path(output_html) as temporary:
         temporary.write_text(environment().get_template("audit_page.html.j2").render(audit=report))
@@ -19,6 +19,5 @@ def main(paper: str, cells: list[dict], verdict: str, output_json: str, output_h
 if __name__ == "__main__":
     with job(snakemake):
         main(
-            snakemake.params.paper, snakemake.params.cells, snakemake.input.verdict,
-            snakemake.output.json, snakemake.output.html,
-        )  # fmt: skip
+            snakemake.params.args["cells"], snakemake.input.verdict, snakemake.output.json, snakemake.output.html
+        )

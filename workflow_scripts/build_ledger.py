@@ -6,8 +6,8 @@ from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.job import job
 
 
-def main(cells: list[dict], pair: dict[str, str], output: str) -> None:
-    """cells: the grid's plan (grid, model, compressor, corpus, method, seed, path); pair: {prompt, lora}."""
+def main(cells: list[str], pair: dict[str, str], output: str) -> None:
+    """cells: paths of all cells that the grid plans; pair: {prompt: method, lora: method}."""
     ledger = build(read_results(cells), pair)
     with atomic_path(output) as temporary:
         ledger.to_parquet(temporary, index=False)
@@ -15,4 +15,4 @@ def main(cells: list[dict], pair: dict[str, str], output: str) -> None:
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(snakemake.params.cells, snakemake.params.pair, snakemake.output[0])
+        main(snakemake.params.args["cells"], snakemake.params.args["pair"], snakemake.output[0])

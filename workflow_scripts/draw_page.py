@@ -13,14 +13,14 @@ from workflow_scripts.job import job
 
 
 def main(
-    cells: list[dict], verdict: str, ledger: str, audit: str, figures: list[str], trainings: list[str],
-    catalogue: dict, paper: str, output: str, description: str = "",
+    cells: list[str], verdict: str, ledger: str, audit: str, figures: list[str], trainings: list[str],
+    catalogue: dict, output: str, description: str = "",
 ) -> None:  # fmt: skip
-    """figures: SVG files named like the figures; trainings: training.json files; description: the grid's, one line."""
+    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses; figures: SVG files named like the figures; trainings: training.json files; description: the grid's, one line."""
     results, judged = read_results(cells), read_json(verdict, schema="verdict")
     page = build_page(
         results, judged, pd.read_parquet(ledger), read_json(audit, schema="audit"),
-        build_tables(results, judged, **catalogue, printed=read_tables(paper)), catalogue["methods"],
+        build_tables(results, judged, **catalogue, printed=read_tables()), catalogue["methods"],
         {Path(figure).stem: Path(figure) for figure in figures},
         {path: read_json(path, schema="training") for path in trainings}, description,
     )  # fmt: skip
@@ -30,8 +30,9 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake):
+        args = snakemake.params.args
         main(
-            snakemake.params.cells, snakemake.input.verdict, snakemake.input.ledger, snakemake.input.audit,
-            list(snakemake.input.figures), list(snakemake.input.get("trainings", [])), snakemake.params.catalogue,
-            snakemake.params.paper, snakemake.output[0], snakemake.params.description,
+            args["cells"], snakemake.input.verdict, snakemake.input.ledger, snakemake.input.audit,
+            list(snakemake.input.figures), list(snakemake.input.get("trainings", [])), args["catalogue"],
+            snakemake.output[0], args["description"],
         )  # fmt: skip

@@ -6,11 +6,11 @@ from workflow_scripts.artifacts import write_json
 from workflow_scripts.job import job
 
 
-def main(cells: list[dict], pair: dict[str, str], output: str) -> None:
-    """cells: the grid's plan (grid, model, compressor, corpus, method, seed, path); pair: {prompt, lora}."""
+def main(cells: list[str], pair: dict[str, str], output: str) -> None:
+    """cells: paths of all cells that the grid plans; pair: {prompt: method, lora: method}."""
     write_json(output, judge_grid(read_results(cells), pair), schema="verdict")
 
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(snakemake.params.cells, snakemake.params.pair, snakemake.output[0])
+        main(snakemake.params.args["cells"], snakemake.params.args["pair"], snakemake.output[0])

@@ -9,12 +9,13 @@ from workflow_scripts.job import job
 
 
 def main(
-    figure: str, cells: list[dict], verdict: str, pair: dict, catalogue: dict, paper: str, outputs: list[str],
+    figure: str, cells: list[str], verdict: str, pair: dict, catalogue: dict, outputs: list[str],
     trainings: list[str] = (), similarities: list[str] = (), latencies: list[str] = (),
 ) -> None:  # fmt: skip
-    """figure: a name of analyze/figures.py; catalogue: {methods, compressors, tasks} of the grid; paths otherwise."""
+    """figure: a name of analyze/figures.py; cells: paths of all cells that the grid plans; catalogue: {methods,
+    compressors, tasks} that it uses; trainings, similarities, latencies: JSON files, none if nothing was measured."""
     data = FigureData(
-        read_results(cells), read_json(verdict, schema="verdict"), **catalogue, printed=read_tables(paper), pair=pair,
+        read_results(cells), read_json(verdict, schema="verdict"), **catalogue, printed=read_tables(), pair=pair,
         trainings={path: read_json(path, schema="training") for path in trainings},
         similarities=[read_json(path, schema="similarity") for path in similarities],
         latencies=[read_json(path, schema="latency") for path in latencies],
@@ -24,9 +25,10 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake):
+        args = snakemake.params.args
         main(
-            snakemake.params.figure, snakemake.params.cells, snakemake.input.verdict, snakemake.params.pair,
-            snakemake.params.catalogue, snakemake.params.paper, list(snakemake.output),
+            snakemake.params.figure, args["cells"], snakemake.input.verdict, args["pair"], args["catalogue"],
+            list(snakemake.output),
             list(snakemake.input.get("trainings", [])), list(snakemake.input.get("similarities", [])),
             list(snakemake.input.get("latencies", [])),
         )  # fmt: skip

@@ -10,9 +10,11 @@ from workflow_scripts.artifacts import atomic_path, read_json
 from workflow_scripts.job import job
 
 
-def main(cells: list[dict], verdict: str, catalogue: dict, paper: str, outputs: list[str]) -> None:
-    """outputs: any of tables/table{1,2,3}.{csv,md,tex,html}; catalogue: {methods, compressors, tasks} of the grid."""
-    tables = build_tables(read_results(cells), read_json(verdict, schema="verdict"), **catalogue, printed=read_tables(paper))
+def main(cells: list[str], verdict: str, catalogue: dict, outputs: list[str]) -> None:
+    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
+    outputs: any of table{1,2,3}.{csv,md,tex,html}."""
+    results = read_results(cells)
+    tables = build_tables(results, read_json(verdict, schema="verdict"), **catalogue, printed=read_tables())
     by_name = {f"table{table.number}": table for table in tables}
     for output in map(Path, outputs):
         with atomic_path(output) as temporary:
@@ -21,7 +23,5 @@ def main(cells: list[dict], verdict: str, catalogue: dict, paper: str, outputs: 
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(
-            snakemake.params.cells, snakemake.input.verdict, snakemake.params.catalogue,
-            snakemake.params.paper, list(snakemake.output),
-        )  # fmt: skip
+        args = snakemake.params.args
+        main(args["cells"], snakemake.input.verdict, args["catalogue"], list(snakemake.output))

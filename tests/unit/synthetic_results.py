@@ -110,13 +110,13 @@ def write_cell(row: dict, items: int = 40, accuracy: float = 0.5, noise: float =
     }, schema="evaluation")  # fmt: skip
 
 
-def write_grid(folder: Path, truth: dict[tuple, float], items: int = 40, noise: float = 0.05, skip=()) -> list[dict]:
-    """Write the cells of {(model, compressor, corpus, method, seed): accuracy} except `skip`; returns the plan."""
+def write_grid(folder: Path, truth: dict[tuple, float], items: int = 40, noise: float = 0.05, skip=()) -> list[str]:
+    """Write the cells of {(model, compressor, corpus, method, seed): accuracy} except `skip`; returns the plan's paths."""
     rows = plan(folder, list(truth))
     for row, (cell, accuracy) in zip(rows, truth.items(), strict=True):
         if cell not in skip:
             write_cell(row, items, accuracy, noise)
-    return rows
+    return [row["path"] for row in rows]
 
 
 def study(model: str, gains: dict[str, float], dense: float = 0.7, losses: dict[str, float] | None = None,
@@ -130,3 +130,7 @@ def study(model: str, gains: dict[str, float], dense: float = 0.7, losses: dict[
         truth[model, compressor, at, "none", 0] = dense - loss
         truth |= {(model, compressor, corpus, method, 0): dense - loss + gain for method, gain in gains.items()}
     return truth
+
+
+PAIR = {"prompt": "idp-50-100", "lora": "lora-r4"}
+CATALOGUE = {"methods": METHODS, "compressors": COMPRESSORS, "tasks": {t: {"domain": d} for t, d in TASKS.items()}}

@@ -21,7 +21,7 @@ from workflow_scripts.analyze.figure_style import (
     point,
 )
 from workflow_scripts.analyze.results import UNCALIBRATED, Group, unique
-from workflow_scripts.analyze.tables import SHORT, member_names
+from workflow_scripts.analyze.tables import SHORT, member_names, sparsity
 
 AVERAGE = "average accuracy (%)"
 _BAR_COLOURS = [("#9BC4E2", ".."), ("#0072B2", ""), ("#7A3E9D", "\\\\")]
@@ -30,10 +30,12 @@ _BAR_COLOURS = [("#9BC4E2", ".."), ("#0072B2", ""), ("#7A3E9D", "\\\\")]
 def figure1(data: FigureData, title: str) -> Figure:
     """Average accuracy of the compressed models against bits per weight and against sparsity, by corpus."""
     groups = [g for g in data.groups(recovered=False) if data.average(g, "none")]
+    bits = {g: data.compressors[g.compressor].get("bits") for g in groups}
+    zeros = {g: sparsity(data.compressors[g.compressor]) for g in groups}
     sweeps = {
-        "bits": [g for g in groups if "bits" in data.compressors[g.compressor] and "sparsity" not in data.compressors[g.compressor]],
-        "sparsity": [g for g in groups if "sparsity" in data.compressors[g.compressor]],
-    }  # fmt: skip
+        "bits": {g: bits[g] for g in groups if bits[g] and not zeros[g]},
+        "sparsity": {g: 100 * zeros[g] for g in groups if zeros[g] and not bits[g]},
+    }
     models = unique(g.model for g in groups)
     if not models:
         return absent(title, "a compressed model without recovery whose tasks are all there")
@@ -51,17 +53,18 @@ def figure1(data: FigureData, title: str) -> Figure:
                 continue
             for number, line in enumerate(lines):
                 colour, marker, style = SERIES[number % len(SERIES)]
-                on_line = sorted((data.compressors[g.compressor][axis], g) for g in mine if _line(data, g) == line)
+                on_line = sorted((members[g], g) for g in mine if _line(data, g) == line)
                 if on_line:
                     values = [data.average(g, "none") for _, g in on_line]
-                    xs = [x if axis == "bits" else 100 * x for x, _ in on_line]
+                    xs = [x for x, _ in on_line]
                     ax.plot(xs, [v["value"] for v in values], style, color=colour, linewidth=1.2, zorder=2)
                     for x, value, (_, group) in zip(xs, values, on_line, strict=True):
                         point(ax, x, value, colour, marker)
                         _printed(data, ax, x, group, "none", INK, "o")
                     handles.append(Line2D([], [], color=colour, marker=marker, linestyle=style, label=line))
-            scale = 1 if axis == "bits" else 100
-            ax.set_xticks(sorted({round(scale * data.compressors[g.compressor][axis]) for g in members}))
+            ax.set_xticks(sorted(set(members.values())))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.margins(x=0.08)
             if axis == "bits":
                 ax.invert_xaxis()
             ax.set_xlabel("bits per weight" if axis == "bits" else "zero weights (%)")
@@ -194,7 +197,7 @@ def figure7(data: FigureData, title: str) -> Figure:
             handles.append(Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=_trio_label(data, method)))
         ax.axhline(0, color=INK, linewidth=0.9)
         ax.axvline(len(tasks) - 0.5, color=SOFT, linewidth=0.7, linestyle=":")
-        ax.set_xticks(range(len(names)), names)
+        ax.set_xticks(range(len(names)), names, fontsize=7)
         ax.grid(axis="x", visible=False)
         ax.set(ylabel="change (points)")
         ax.set_title(_name(group))
@@ -207,9 +210,9 @@ def _trio(data: FigureData, group: Group) -> list[str] | None:
     planned = data.results.methods(group)
     dynamic = sorted((m for m in planned if data.methods[m]["kind"] == "idp"), key=lambda m: m != data.pair["prompt"])
     for method in dynamic:
-        members = sorted(member_names(data.methods[method]), key=data.tokens)
+        members = sorted(set(member_names(data.methods[method])), key=data.tokens)
         trio = [members[0], members[-1], method]
-        if all(data.results.first(*group, name) for name in (*trio, "none")):
+        if len(members) > 1 and all(data.results.first(*group, name) for name in (*trio, "none")):
             return trio
     return None
 

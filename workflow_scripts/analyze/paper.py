@@ -33,7 +33,10 @@ ABLATION = {"26": "prompt-26", "100": "prompt-100", "Concat": "concat-26-100", "
 COLUMNS = [*TASKS, *DOMAINS, "Average"]
 
 
-def read_tables(folder: Path) -> pd.DataFrame:
+PRINTED = Path(__file__).resolve().parents[2] / "reports" / "paper"
+
+
+def read_tables(folder: Path = PRINTED) -> pd.DataFrame:
     """All rows of table1.csv to table3.csv as printed, with the columns `method`, `compressor` and `cell_model`."""
     frames = []
     for number in (1, 2, 3):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from workflow_scripts.analyze.tables import DOMAINS, Entry, Row, Table
+from workflow_scripts.analyze.tables import DOMAINS, SUBJECTS, Entry, Row, Table
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"
@@ -92,7 +92,7 @@ def to_latex(table: Table) -> str:
     for panel in table.panels:
         columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain"]
         parts += [
-            r"\begin{table*}[t]", r"\centering", rf"\caption{{{latex(table.title)}: {latex(panel.title)}.}}",
+            r"\begin{table*}[t]", r"\centering", rf"\caption{{{latex(SUBJECTS[table.number])}: {latex(panel.title)}.}}",
             r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule",
             " & ".join(map(latex, columns)) + r" \\",
         ]  # fmt: skip

@@ -113,25 +113,34 @@ def samples_path(evaluation: Path) -> Path:
     return Path(evaluation).with_suffix(".samples.parquet")
 
 
-def read_results(cells: list[dict]) -> Results:
-    """Read a plan: dicts with grid, model, compressor, corpus, method, seed and path.
+def cell_of(path: Path) -> tuple[str, Cell]:
+    """Grid and cell of .../<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json (design, 4)."""
+    parts = Path(path).parts
+    name = Path(path).stem.removeprefix("seed-")
+    if len(parts) < 7 or parts[-6] != "evaluations" or not name.isdecimal():
+        raise ArtifactError(f"{path}: no path of a cell (evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json)")
+    return parts[-7], Cell(*parts[-5:-1], int(name))
+
+
+def read_results(paths: list[str]) -> Results:
+    """Read a plan: the paths of all cells that the grid plans, whether or not they exist.
 
     Raises ArtifactError for an empty plan, a broken evaluation, or one that describes another cell.
     """
-    if not cells:
+    if not paths:
         raise ArtifactError("the plan holds no cell: the grid is empty")
     planned, evaluations = {}, {}
-    for row in cells:
-        cell = Cell(*(row[key] for key in ("model", "compressor", "corpus", "method")), int(row["seed"]))
-        planned[cell] = Path(row["path"])
-        if not planned[cell].exists():
+    for path in map(Path, paths):
+        grid, cell = cell_of(path)
+        planned[cell] = path
+        if not path.exists():
             continue
-        evaluation = read_json(planned[cell], schema="evaluation")
+        evaluation = read_json(path, schema="evaluation")
         described = Cell(*(evaluation["cell"][key] for key in Cell._fields))
         if described != cell:
-            raise ArtifactError(f"{row['path']}: $.cell describes {described}; its path says {cell}")
+            raise ArtifactError(f"{path}: $.cell describes {described}; its path says {cell}")
         evaluations[cell] = evaluation
-    return Results(cells[0]["grid"], planned, evaluations)
+    return Results(grid, planned, evaluations)
 
 
 def read_samples(evaluation: Path) -> pd.DataFrame:

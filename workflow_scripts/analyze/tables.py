@@ -98,12 +98,21 @@ def columns_of(tasks: dict) -> dict[str, list[str]]:
 def describe(compressor: str, settings: dict) -> str:
     """A compressor's setting in words: "gptq-w3 (3 bits per weight, one grid per row)"."""
     parts = []
-    if "bits" in settings:
+    if settings.get("bits"):
         size = settings.get("group_size")
         parts.append(f"{settings['bits']} bits per weight, " + (f"groups of {size}" if size else "one grid per row"))
-    if "sparsity" in settings:
-        parts.append(settings.get("pattern") or f"{settings['sparsity']:.0%} unstructured sparsity")
+    if share := sparsity(settings):
+        pattern = settings.get("pattern")
+        parts.append(f"{100 * share:g} % zeros, " + (f"{pattern} pattern" if pattern else "unstructured"))
     return f"{compressor} ({', '.join(parts)})" if parts else compressor
+
+
+def sparsity(settings: dict) -> float | None:
+    """Share of zero weights: the setting, or n/m of an n:m pattern; None for a compressor that prunes nothing."""
+    if pattern := settings.get("pattern"):
+        zeros, columns = map(int, pattern.split(":"))
+        return zeros / columns
+    return settings.get("sparsity") if settings["algorithm"] in SPARSE else None
 
 
 def million(parameters: float | None) -> str:
@@ -166,6 +175,20 @@ def member_names(method: dict) -> list[str]:
     return [m["adapter"] if isinstance(m, dict) else m for m in method["members"]]
 
 
+def member_cells(results: Results, group: Group, method: dict) -> list[Cell | None]:
+    """The evaluated cells of a method's members; None where one is missing or trained on another corpus (its own
+    cell then speaks of another compressed model)."""
+    cells = []
+    for member in method["members"]:
+        member = member if isinstance(member, dict) else {"adapter": member}
+        cell = results.first(*group, member["adapter"])
+        if cell and "seed" in member:
+            cell = cell._replace(seed=member["seed"])
+        here = member.get("corpus", group.corpus) == group.corpus
+        cells.append(cell if here and cell in results.evaluations else None)
+    return cells
+
+
 def _row(results, group, judged, method, methods, columns, printed) -> Row:
     compressor, name = ("dense", "none") if method == "dense" else (group.compressor, method)
     planned = results.seeds(group.model, compressor, group.corpus, name, planned=True)
@@ -221,9 +244,8 @@ def _choices(results: Results, group: Group, methods: dict, columns: dict) -> li
     """
     rows = []
     for method in (m for m in results.methods(group) if methods[m]["kind"] == "idp"):
-        cells = [results.first(*group, name) for name in member_names(methods[method])]
-        moved = any(isinstance(m, dict) and m.get("corpus", group.corpus) != group.corpus for m in methods[method]["members"])
-        if moved or not all(cells):
+        cells = member_cells(results, group, methods[method])
+        if not all(cells):
             continue
         results.check_paired(cells)
         correct = pd.concat([results.items(c)["correct"].astype(float) for c in cells], axis=1, join="inner")

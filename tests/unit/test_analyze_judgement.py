@@ -1,0 +1,122 @@
+"""Verdicts from files: a planted truth is found, a missing control is admitted, a missing task is named."""
+
+import pandas as pd
+import pytest
+
+from tests.unit.synthetic_results import PAIR, study, write_grid
+from workflow_scripts.analyze.judgement import judge_grid
+from workflow_scripts.analyze.results import read_results, samples_path
+from workflow_scripts.analyze.summary import lines
+from workflow_scripts.artifacts import check
+
+
+def judged(folder, gains, items=120, noise=0.02, resamples=1500, **options):
+    paths = write_grid(folder, study("m", gains, **options), items, noise)
+    verdict = judge_grid(read_results(paths), PAIR, resamples)
+    check(verdict, "verdict", "verdict.json")
+    return verdict
+
+
+def word(verdict, metric="accuracy"):
+    return verdict["groups"][0]["metrics"][metric]["verdict"]["word"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "gains", "loss"),
+    [
+        ("displaced", {"idp-50-100": 0.20, "lora-r4": 0.18}, 0.25),
+        ("forgotten", {"idp-50-100": 0.0, "lora-r4": 0.2}, 0.25),
+        ("both", {"idp-50-100": 0.10, "lora-r4": 0.24}, 0.25),
+        ("no_loss", {"idp-50-100": 0.0, "lora-r4": 0.0}, 0.0),
+    ],
+)
+def test_a_planted_truth_gives_its_verdict(tmp_path, expected, gains, loss):
+    verdict = judged(tmp_path, gains, losses={"gptq-w3": loss})
+    assert word(verdict) == expected
+    assert word(verdict, "gold_loglik") == expected
+
+
+def test_what_an_adapter_also_gives_the_dense_model_is_no_recovery(tmp_path):
+    truth = study("m", {"idp-50-100": 0.15, "lora-r4": 0.15}, losses={"gptq-w3": 0.25}, dense=0.6)
+    truth |= {("m", "dense", "wikipedia", method, 0): 0.75 for method in PAIR.values()}
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 120, 0.02)), PAIR, 1500)
+    metric = verdict["groups"][0]["metrics"]["accuracy"]
+    assert metric["methods"]["lora-r4"]["gain"]["low"] > 0.05
+    assert abs(metric["methods"]["lora-r4"]["controlled"]["value"]) < 0.04
+    assert metric["verdict"]["word"] in ("unrecovered", "undecided")
+
+
+def test_without_a_dense_control_the_verdict_is_undecided_and_says_why(tmp_path):
+    verdict = judged(tmp_path, {"idp-50-100": 0.2, "lora-r4": 0.2}, control=False)
+    metric = verdict["groups"][0]["metrics"]["accuracy"]
+    assert metric["verdict"]["word"] == "undecided"
+    assert metric["verdict"]["reason"].startswith("no dense control for idp-50-100 and lora-r4")
+    assert metric["methods"]["lora-r4"]["controlled"] is None
+    assert "not controlled" in "\n".join(lines(verdict))
+
+
+def test_identical_cells_give_p_1_and_no_difference(tmp_path):
+    verdict = judged(tmp_path, {"idp-50-100": 0.0, "lora-r4": 0.0}, noise=0.0)
+    group = verdict["groups"][0]
+    row = group["metrics"]["accuracy"]["methods"]["lora-r4"]
+    assert row["gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert row["p"] == row["p_holm"] == 1.0
+    assert row["smallest_detectable"] > 0
+    assert all(task["p"] == 1.0 and task["gained"] == task["lost"] == 0 for task in group["tasks"]["lora-r4"].values())
+
+
+def test_the_recovery_ratio_is_undefined_where_the_loss_is_not_significant(tmp_path):
+    verdict = judged(tmp_path, {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.3})
+    ratios = {g["compressor"]: g["metrics"]["accuracy"]["methods"]["lora-r4"]["recovery"] for g in verdict["groups"]}
+    assert ratios["gptq-w3"] is None
+    assert ratios["sparsegpt-50"]["low"] < 0.1
+
+
+def test_the_ratio_is_gain_over_loss(tmp_path):
+    verdict = judged(tmp_path, {"idp-50-100": 0.1, "lora-r4": 0.2}, losses={"gptq-w3": 0.2})
+    metric = verdict["groups"][0]["metrics"]["accuracy"]
+    row = metric["methods"]["idp-50-100"]
+    assert row["recovery"]["value"] == pytest.approx(row["gain"]["value"] / metric["loss"]["value"])
+    assert row["recovery"]["low"] < 0.5 < row["recovery"]["high"]
+
+
+def test_three_seeds_are_covered_by_the_interval_and_two_are_not(tmp_path):
+    truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
+    truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", seed): 0.6 for seed in (1, 2)}
+    truth[("m", "gptq-w3", "wikipedia", "idp-50-100", 1)] = 0.6
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 30)), PAIR, 500)
+    methods = verdict["groups"][0]["metrics"]["accuracy"]["methods"]
+    assert methods["lora-r4"]["covers"] == "items and training seeds"
+    assert methods["idp-50-100"]["covers"] == "items"
+    assert verdict["groups"][0]["seeds"]["lora-r4"] == [0, 1, 2]
+
+
+def test_a_task_that_one_cell_lacks_leaves_the_average_and_is_named(tmp_path):
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20)
+    samples = samples_path(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
+    frame = pd.read_parquet(samples)
+    frame[frame["task"] != "piqa"].to_parquet(samples, index=False)
+    verdict = judge_grid(read_results(paths), PAIR, 200)
+    metric = verdict["groups"][0]["metrics"]["accuracy"]
+    assert metric["absent_tasks"] == ["piqa"]
+    assert "missing: piqa" in "\n".join(lines(verdict))
+
+
+def test_missing_cells_make_a_verdict_unavailable_not_wrong(tmp_path):
+    truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
+    for lost in [("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikipedia", "none", 0)]:
+        folder = tmp_path / lost[1]
+        verdict = judge_grid(read_results(write_grid(folder, truth, 10, skip={lost})), PAIR, 100)
+        check(verdict, "verdict", "verdict.json")
+        assert word(verdict) == "unavailable"
+        assert any(lost[1] in cell for cell in verdict["groups"][0]["missing"])
+
+
+def test_one_item_a_task_is_undecided(tmp_path):
+    assert word(judged(tmp_path, {"idp-50-100": 0.1, "lora-r4": 0.1}, items=1)) == "undecided"
+
+
+def test_the_same_files_give_the_same_verdict(tmp_path):
+    results = read_results(write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20))
+    assert judge_grid(results, PAIR, 300) == judge_grid(results, PAIR, 300)
+    assert judge_grid(results, PAIR, 300) != judge_grid(results, PAIR, 300, seed=1)
