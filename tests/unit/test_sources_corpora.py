@@ -50,8 +50,9 @@ def test_wikitext_articles_split_at_level_one_headings_only():
 
 def test_wikipedia_articles_keep_title_and_drop_stubs():
     body = "word " * 50
-    extract = f'<doc id="1" title="Long">\nLong\n\n{body}\n\n</doc>\n<doc id="2" title="Stub">\nStub\n\nShort.\n</doc>\n'
-    assert corpora.wikipedia_articles(extract) == [f"Long\n\n{body.strip()}"]
+    long = f'<doc id="1" title="Long">\nLong\n\n{body}\n\n</doc>\n'
+    stub = '<doc id="2" title="Stub">\nStub\n\nShort.\n</doc>\n'
+    assert corpora.wikipedia_articles(long + stub) == [f"Long\n\n{body.strip()}"]
 
 
 def test_local_file_and_folder(tmp_path):

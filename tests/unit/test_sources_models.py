@@ -191,7 +191,7 @@ def test_harmful_pickle_does_not_run(tmp_path, hub_cache):
     torch.save({"model.norm.weight": Harm()}, hub_cache / "pytorch_model.bin")
     (hub_cache / "model.safetensors").unlink()
     spec = {"source": "hub", "repo": "own/er", "revision": COMMIT, "convert_pickle": True}
-    with pytest.raises(Exception, match="(?i)weights.only"):
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
         sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
     assert not (tmp_path / "harmed").exists() and not (tmp_path / "out").exists()
 

@@ -129,7 +129,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_lines(path: Path, rows: Iterable[dict]) -> int:
-    """Write JSON Lines (keys in the order given, ASCII: no U+2028 that a reader takes for a line's end); their number."""
+    """Write JSON Lines (keys in the order given; ASCII, so that no U+2028 ends a line); their number."""
     count = 0
     with open(path, "w", encoding="ascii") as handle:
         for row in rows:
@@ -144,7 +144,8 @@ def read_lines(path: Path) -> list[dict]:
     number = 0
     try:
         with open(path, encoding="utf-8") as handle:
-            for number, line in enumerate(handle, 1):
+            for line in handle:
+                number += 1
                 if line.strip():
                     rows.append(json.loads(line))
     except OSError as error:

@@ -1,0 +1,96 @@
+"""All variants of the environment hold the same pins, and these tests run with them."""
+
+import importlib.util
+import re
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVS = ROOT / "envs"
+CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
+
+specification = importlib.util.spec_from_file_location("lock", ENVS / "lock.py")
+lock = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(lock)
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in (ENVS / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Version by normalised name; every line but an index must be an exact pin without a local version."""
+    found = {}
+    for line in lines(name):
+        if line.startswith("--"):
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[a-z,]+\])?==([0-9][A-Za-z0-9.!]*)", line)
+        assert match, f"envs/{name}: {line!r} is not an exact pin"
+        found[lock.normal(match[1])] = match[3]
+    return found
+
+
+@pytest.mark.parametrize("name", ["cpu.lock", "cuda.lock", "optimum.lock"])
+def test_locks_are_sorted_and_without_repetition(name):
+    names = [line.split("==")[0] for line in lines(name)]
+    assert names == sorted(set(names)) and len(names) > 40
+
+
+def test_locks_hold_the_direct_dependencies():
+    direct = pins("main.in") | pins("dev.in")
+    assert direct.items() <= pins("cpu.lock").items()
+    assert pins("optimum.in").items() <= pins("optimum.lock").items()
+
+
+def test_cuda_differs_from_cpu_by_what_cuda_needs_alone():
+    cpu, cuda = pins("cpu.lock"), pins("cuda.lock")
+    extra = {name for name in cuda if lock.CUDA.fullmatch(name)}
+    assert cuda == cpu | {name: cuda[name] for name in extra}
+    assert {"triton", "cuda-toolkit", "nvidia-nccl-cu13", "nvidia-cudnn-cu13"} <= extra
+
+
+def test_torch_is_the_same_everywhere():
+    versions = {
+        name: pins(name)["torch"] for name in ("main.in", "torch-cpu.txt", "optimum.in", "optimum.lock")
+    }
+    assert set(versions.values()) == {pins("cpu.lock")["torch"]}, versions
+    assert lines("torch-cpu.txt") == [CPU_INDEX, f"torch=={pins('cpu.lock')['torch']}"]
+
+
+def test_optimum_has_the_numpy_that_gptqmodel_needs():
+    optimum = pins("optimum.lock")
+    assert (optimum["gptqmodel"], optimum["numpy"]) == ("7.6.0", "2.2.6")
+    assert optimum["numpy"] != pins("cpu.lock")["numpy"]  # or one environment would do
+
+
+def test_conda_installs_the_cpu_lock():
+    packages = yaml.safe_load((ENVS / "conda.yaml").read_text())["dependencies"]
+    assert packages == ["python=3.11", "pip", {"pip": [CPU_INDEX, "-r cpu.lock"]}]
+
+
+def test_container_installs_the_locks():
+    text = (ENVS / "container.def").read_text()
+    assert re.search(r"^From: python:3\.11-", text, re.M)
+    assert "pip install --no-cache-dir --no-deps -r /opt/envs/{{ variant }}.lock" in text
+    copied = re.findall(r"^\s+(envs/\S+) (/opt/envs/\S+)$", text, re.M)
+    assert {source for source, _ in copied} == {"envs/cpu.lock", "envs/cuda.lock", "envs/torch-cpu.txt"}
+    assert all((ROOT / source).is_file() and target == f"/opt/{source}" for source, target in copied)
+
+
+def test_package_takes_its_dependencies_from_the_same_input():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["requires-python"] == ">=3.11,<3.12"
+    dynamic = project["tool"]["setuptools"]["dynamic"]
+    assert dynamic["dependencies"] == {"file": ["envs/main.in"]}
+    assert dynamic["optional-dependencies"]["dev"] == {"file": ["envs/dev.in"]}
+
+
+def test_installed_versions_are_the_locked_ones():
+    assert sys.version_info[:2] == (3, 11)
+    installed = {name: version(name).partition("+")[0] for name in pins("cpu.lock")}
+    assert installed == pins("cpu.lock")
