@@ -1,0 +1,61 @@
+"""Items: nested samples, hashes that are the same everywhere, caps that cut no right answer."""
+
+import json
+
+import pytest
+
+from tests.equivalence import scorer_models
+from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.evaluate.tasks import MARGIN, generation_cap, load_task, sample
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
+
+
+def test_samples_are_nested_and_follow_content_not_order():
+    lines = [f'{{"n": {n}}}'.encode() for n in range(200)]
+    chosen = {items: sample(lines, items) for items in (1, 10, 50, 200)}
+    assert all(chosen[items] == sorted(chosen[items]) and len(chosen[items]) == items for items in chosen)
+    assert set(chosen[1]) < set(chosen[10]) < set(chosen[50]) < set(chosen[200])
+    assert {lines[i] for i in chosen[10]} == {lines[::-1][i] for i in sample(lines[::-1], 10)}
+    assert chosen[10] != list(range(10))
+    assert sample(lines, None) == sample(lines, 500) == list(range(200))
+
+
+def test_a_smaller_budget_evaluates_the_same_documents(data):
+    whole = load_task("hellaswag", data / "hellaswag" / "data.jsonl", None, None)
+    part = load_task("hellaswag", data / "hellaswag" / "data.jsonl", 3, None)
+    assert len(part.task.eval_docs) == 3
+    for i, line in enumerate(part.lines):
+        assert part.hashes[i] == whole.hashes[line]
+        assert part.task.eval_docs[i]["query"] == whole.task.eval_docs[line]["query"]
+
+
+def test_cap_is_the_longest_alias_and_a_margin(data):
+    tokenizer = scorer_models.tokenizer()
+    loaded = load_task("triviaqa", data / "triviaqa" / "data.jsonl", None, None, tokenizer)
+    aliases = [alias for _, answers in scorer_models.QUESTIONS for alias in answers[:2]]
+    longest = max(len(tokenizer(f" {alias}")["input_ids"]) for alias in aliases)
+    assert loaded.task.config.generation_kwargs["max_gen_toks"] == longest + MARGIN
+    assert generation_cap([["a", "b"], "c"], tokenizer) >= 1 + MARGIN
+    assert loaded.gold(loaded.task.eval_docs[0]) == "Paris"
+
+
+def test_a_task_of_the_harness_works_by_its_name(tmp_path):
+    """copa has no definition of ours: the harness's YAML is used with local documents."""
+    rows = [{"premise": "The man slept.", "choice1": "He was tired.", "choice2": "He was hungry.", "question": "cause",
+             "label": 0, "idx": n} for n in range(3)]  # fmt: skip
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_task("copa", tmp_path / "data.jsonl", 2, None)
+    assert loaded.primary == "acc" and len(loaded.task.eval_docs) == 2
+    assert loaded.task.doc_to_text(rows[0]).endswith("because")
+
+
+def test_unknown_task_and_broken_data_say_so(data, tmp_path):
+    with pytest.raises(ArtifactError, match="no_such_task"):
+        load_task("no_such_task", data / "sciq" / "data.jsonl", 1, None)
+    (tmp_path / "data.jsonl").write_text('{"question": \n')
+    with pytest.raises(ArtifactError, match="not JSON Lines"):
+        load_task("sciq", tmp_path / "data.jsonl", None, None)
