@@ -1,0 +1,199 @@
+"""A cell from files to files: formats, continuation after a kill, damaged stores, faults."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.equivalence import scorer_folders, scorer_models
+from workflow_scripts import artifacts, evaluate_cell, measure_latency, measure_similarity
+from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.evaluate import samples as sample_rows
+from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
+from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.sources.corpora import read_documents
+
+EVALUATION = {"items": 4, "generation_tokens": 6, "precision": "fp32",
+              "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32}}  # fmt: skip
+METHODS = {
+    "none": ({"kind": "none"}, []),
+    "prompt-5": (scorer_folders.PROMPT, ["prompt-5"]),
+    "idp-5-7": (scorer_folders.IDP, ["prompt-5", "prompt-7"]),
+    "concat-5-7": ({"kind": "concat", "members": scorer_folders.IDP["members"]}, ["prompt-5", "prompt-7"]),
+}
+DOMAINS = {"piqa": "common", "hellaswag": "language", "lambada_openai": "language", "winogrande": "language"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root, before = tmp_path_factory.mktemp("project"), Path.cwd()
+    os.chdir(root)  # work/ lies in the working directory
+    yield scorer_folders.project(root)
+    os.chdir(before)
+
+
+def place(method: str) -> dict:
+    return {"grid": "test", "model": "tiny", "compressor": "dense", "corpus": "made-up", "method": method, "seed": 0}
+
+
+def run(project: dict, method: str, output: Path, **changes) -> dict:
+    """Evaluate a cell into `output`; returns its JSON."""
+    settings, members = METHODS[method]
+    evaluate_cell.main(
+        str(project["model"]), str(project["compressed"]), [str(project[name]) for name in members],
+        [str(folder) for folder in project["benchmarks"]], [str(project["corpus"])],
+        str(output), str(output.with_suffix(".samples.parquet")), cell=place(method), method=settings,
+        tasks={f.name: {"domain": DOMAINS.get(f.name, "world")} for f in project["benchmarks"]},
+        evaluation=EVALUATION | changes, recipe="r", code="c", device="cpu",
+    )  # fmt: skip
+    return artifacts.read_json(output, "evaluation")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_json_and_samples_agree(project, tmp_path, method):
+    record = run(project, method, tmp_path / "seed-0.json")
+    rows = pd.read_parquet(tmp_path / "seed-0.samples.parquet")
+    columns = artifacts.yaml.safe_load((artifacts.SCHEMAS / "samples.schema.yaml").read_text())["required"]
+    assert list(rows.columns) == columns
+    assert len(record["tasks"]) == 9 and len(rows) == 36
+    for task, result in record["tasks"].items():
+        mine = rows[rows["task"] == task]
+        assert result["n"] == len(mine) == 4 and mine["doc_hash"].is_unique
+        assert result["acc"] == result["primary"] == mine["correct"].mean()
+        assert result["gold_loglik"] == pytest.approx(mine["gold_loglik"].mean())
+        if mine["choice_logliks"].notna().all():
+            assert (mine["correct"] == (mine["margin"] > 0)).all()
+            assert all(max(row.choice_logliks) >= row.gold_loglik for row in mine.itertuples())
+    assert record["average"] == pytest.approx(rows.groupby("task")["correct"].mean().mean())
+    assert record["domains"]["common"] == record["tasks"]["piqa"]["acc"]
+    text = record["perplexity"]["made-up"]
+    assert text["windows"] == 3 and text["tokens"] == 3 * 31
+    if method == "idp-5-7":
+        shares = record["selection"]
+        assert shares["prompt-5"] == (rows["selected_prompt"] == "prompt-5").mean()
+        assert shares["prompt-5"] + shares["prompt-7"] == pytest.approx(1)
+        assert set(shares["by_task"]) == set(record["tasks"])
+    else:
+        assert record["selection"] is None and rows["selected_prompt"].isna().all()
+    effective = {"none": 0, "prompt-5": 5 * 48, "idp-5-7": 12 * 48, "concat-5-7": 12 * 48}[method]
+    assert record["parameters"]["effective"] == effective
+
+
+def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path, monkeypatch):
+    whole = run(project, "prompt-5", tmp_path / "whole.json")
+    frame = pd.read_parquet(tmp_path / "whole.samples.parquet")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(project, "prompt-5", tmp_path / "again.json")
+    assert not (tmp_path / "again.json").exists()
+    (store,) = artifacts._work(tmp_path / "again.json").rglob("answers.jsonl")
+    lines = store.read_text().splitlines()
+    assert len(lines) > 36
+    entry = json.loads(lines[0])
+    entry["answer"]["prompt"] = 7  # a wrong answer with the old checksum
+    store.write_text("\n".join([json.dumps(entry), *lines[1:-1], lines[-1][:20]]))
+    calls = []
+    with monkeypatch.context() as patch:
+        from workflow_scripts.evaluate import scorer
+
+        real = scorer.score_rows
+        patch.setattr(scorer, "score_rows", lambda *args: calls.append(args) or real(*args))
+        record = run(project, "prompt-5", tmp_path / "again.json")
+    assert record["tasks"] == whole["tasks"] and record["perplexity"] == whole["perplexity"]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.samples.parquet"), frame)
+    assert 1 <= len(calls) <= 5  # the two damaged documents and the three windows, nothing else
+    assert not artifacts._work(tmp_path / "again.json").exists()
+
+
+def test_a_cut_off_generation_is_wrong_even_if_its_text_matches(project):
+    from workflow_scripts.evaluate.tasks import load_task
+
+    task = load_task("triviaqa", project["benchmarks"][6] / "data.jsonl", 1, 4)
+    sample = {"doc": task.task.eval_docs[0], "filtered_resps": [task.gold(task.task.eval_docs[0])], "exact_match": 1.0,
+              "arguments": [("Question: ...?\nAnswer:", {})]}  # fmt: skip
+    (item,) = sample_rows.items_of(task, [sample], [-2.0], [None], [False])
+    assert item.row["correct"] is True
+    (item,) = sample_rows.items_of(task, [sample], [-2.0], [None], [True])
+    assert item.row["correct"] is False
+
+
+def test_adapters_of_other_weights_are_refused(project, tmp_path):
+    other = tmp_path / "adapter"
+    other.mkdir()
+    for file in project["prompt-5"].iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    record = json.loads((other / "training.json").read_text())
+    (other / "training.json").write_text(json.dumps(record | {"base_sha256": "0" * 64}))
+    with pytest.raises(ArtifactError, match="was trained on weights 000000000000"):
+        run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
+
+
+def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project):
+    model, tokenizer = scorer_models.model("llama"), scorer_models.tokenizer(bos=True)
+    scorer = Scorer(model, tokenizer)
+    documents = read_documents(project["corpus"], "heldout")
+    windows = heldout_windows(documents, scorer, 20, 4, "made-up")
+    tokens = tokenizer("\n\n".join(documents))["input_ids"]
+    assert [token for window in windows for token in window] == tokens[:80]
+    ids = torch.tensor(windows)
+    with torch.no_grad():
+        nats = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    found = perplexity(scorer, windows, "made-up")
+    assert found["token"] == pytest.approx(math.exp(nats), rel=1e-5)
+    text = [tokenizer.decode(window[1:]) for window in windows]
+    words, size = sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text)
+    assert found["word"] == pytest.approx(math.exp(float(nats) * 76 / words), rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(float(nats) * 76 / size / math.log(2), rel=1e-5)
+    with pytest.raises(ArtifactError, match="made-up: 100000 windows of 20 tokens"):
+        heldout_windows(documents, scorer, 20, 100_000, "made-up")
+
+
+def test_similarity_is_one_for_equal_models_and_less_behind_a_prompt(project, tmp_path):
+    for method, (settings, members) in list(METHODS.items())[:3]:
+        measure_similarity.main(
+            str(project["model"]), str(project["compressed"]), [str(project[name]) for name in members],
+            str(project["corpus"]), str(tmp_path / f"{method}.json"), cell=place(method), method=settings, windows=2,
+            length=24, recipe="r", code="c", device="cpu",
+        )  # fmt: skip
+        record = artifacts.read_json(tmp_path / f"{method}.json", "similarity")
+        assert len(record["attention"]) == len(record["activations"]) == 2
+        for value in record["attention"] + record["activations"]:
+            assert value == pytest.approx(1, abs=1e-6) if method == "none" else value < 1
+        if method != "none":
+            assert record["activations"][-1] < 0.999
+
+
+def test_latency_measures_every_variant(project, tmp_path):
+    prompt, lora = scorer_folders.PROMPT, {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
+                                           "targets": {"default": ["q_proj", "v_proj"]}}  # fmt: skip
+    methods = {"prompt-5": prompt, "prompt-7": prompt | {"tokens": 7}, "ptune-5": {"kind": "prefix", "tokens": 5, "init": "text"},
+               "idp-5-7": scorer_folders.IDP, "concat-5-7": METHODS["concat-5-7"][0], "lora-r2": lora}  # fmt: skip
+    measure_latency.main(
+        str(project["model"]), str(project["compressed"]), str(tmp_path / "l.json"), place=place("none"), methods=methods,
+        batch=3, sequence=12, generate=2, repeats=3, precision="fp32", recipe="r", code="c", device="cpu",
+    )  # fmt: skip
+    rows = artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]
+    assert [(row["method"], row["variant"]) for row in rows] == [
+        ("none", "none"), ("prompt-5", "prompt_cached"), ("prompt-5", "prompt"), ("prompt-7", "prompt_cached"),
+        ("prompt-7", "prompt"), ("ptune-5", "prefix"), ("idp-5-7", "idp"), ("concat-5-7", "concat"),
+        ("lora-r2", "lora"), ("lora-r2", "lora_merged"),
+    ]  # fmt: skip
+    for row in rows:
+        for interval in (row["prefill"], row["prefill_ratio"], row["token"], row["token_ratio"]):
+            assert 0 < interval["low"] <= interval["median"] <= interval["high"]
+    assert rows[0]["prefill_ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_bf16_body_has_a_float32_head(project, tmp_path):
+    exact, rough = run(project, "none", tmp_path / "a.json"), run(project, "none", tmp_path / "b.json", precision="bf16")
+    a, b = (record["perplexity"]["made-up"]["token"] for record in (exact, rough))
+    assert a != b and math.log(a) == pytest.approx(math.log(b), abs=0.2)
