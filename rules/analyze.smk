@@ -1,35 +1,53 @@
 # From evaluations to the report. These jobs read files only and take seconds.
+import functools
+
+from workflow_scripts.artifacts import read_json, sha256_file
+
 FIGURES = [*(f"figure{number}" for number in range(1, 8)), "training", "latency"]
 FORMATS = ["csv", "md", "tex", "html"]
 
 
-def existing(files):
-    """With `--config partial=true` the roll-up goes on with what exists; what lacks is shown as missing."""
-    return [
-        ancient(file) for file in files if not config["partial"] or os.path.exists(file)
-    ]
+def rolled_up(grid):
+    """True where the report was made by the planned recipe from the very files that are there now."""
+    stamp = f"results/{grid}/report.json"
+    recipe = PLAN.analysis(grid, "write_report.py")["recipe"]
+    if recorded_recipe(stamp) != recipe:
+        return False
+    recorded = read_json(stamp)["files"]
+    return all(os.path.exists(file) and sha256_file(file) == sha for file, sha in recorded.items())
 
 
-def evaluations(wildcards):
-    return existing(cells(wildcards.grid))
+ROLLED_UP = functools.cache(rolled_up)
 
 
-def trainings(wildcards):
-    return existing(adapter.training for adapter in PLAN.adapters(wildcards.grid))
+def counted(files):
+    """Inputs of a roll-up: `ancient` while the grid's report is up to date with their contents.
+
+    With `--config partial=true` the roll-up goes on with what exists; what lacks is shown as missing.
+    """
+
+    def inputs(wildcards):
+        paths = [file for file in files(wildcards) if not config["partial"] or os.path.exists(file)]
+        return ancient(paths) if ROLLED_UP(wildcards.grid) else paths
+
+    return inputs
 
 
-def similarities(wildcards):
-    return existing(cell.similarity for cell in PLAN.similarity_cells(wildcards.grid))
+def made(*names):
+    """Files of the grid that other roll-ups make."""
+
+    def inputs(wildcards):
+        files = [f"results/{wildcards.grid}/{name}" for name in names]
+        return ancient(files) if ROLLED_UP(wildcards.grid) else files
+
+    return inputs
 
 
-def tables(wildcards):
-    return expand(
-        f"results/{wildcards.grid}/tables/table{{number}}.html", number=[1, 2, 3]
-    )
-
-
-def figures(wildcards):
-    return expand(f"results/{wildcards.grid}/figures/{{figure}}.svg", figure=FIGURES)
+evaluations = counted(lambda wildcards: cells(wildcards.grid))
+trainings = counted(lambda wildcards: [adapter.training for adapter in PLAN.adapters(wildcards.grid)])
+similarities = counted(lambda wildcards: [cell.similarity for cell in PLAN.similarity_cells(wildcards.grid)])
+tables = made(*(f"tables/table{number}.html" for number in (1, 2, 3)))
+figures = made(*(f"figures/{figure}.svg" for figure in FIGURES))
 
 
 def analysis(entry):
@@ -41,6 +59,7 @@ localrules:
     judge,
     tabulate,
     audit_paper,
+    draw_page,
     report_grid,
 
 
@@ -77,7 +96,7 @@ rule judge:
 rule tabulate:
     input:
         evaluations,
-        verdict=ancient("results/{grid}/verdict.json"),
+        verdict=made("verdict.json"),
     output:
         expand(
             "results/{{grid}}/tables/table{number}.{format}",
@@ -106,7 +125,7 @@ for figure in FIGURES:
             f"plot_{figure}"
         input:
             evaluations,
-            verdict=ancient("results/{grid}/verdict.json"),
+            verdict=made("verdict.json"),
             trainings=trainings if figure == "training" else [],
             similarities=similarities if figure == "figure5" else [],
         output:
@@ -123,8 +142,8 @@ for figure in FIGURES:
         params:
             args=analysis("plot_figure.py"),
             figure=figure,
-            message:
-            f"Draw {figure} of {{wildcards.grid}}"
+        message:
+            "Draw {params.figure} of {wildcards.grid}"
         script:
             "../workflow_scripts/plot_figure.py"
 
@@ -132,7 +151,7 @@ for figure in FIGURES:
 rule audit_paper:
     input:
         evaluations,
-        verdict=ancient("results/{grid}/verdict.json"),
+        verdict=made("verdict.json"),
     output:
         json="results/{grid}/paper_audit.json",
         html=report(
@@ -150,16 +169,40 @@ rule audit_paper:
         "../workflow_scripts/audit_paper.py"
 
 
+rule draw_page:
+    input:
+        evaluations,
+        verdict=made("verdict.json"),
+        ledger=made("ledger.parquet"),
+        audit=made("paper_audit.json"),
+        figures=figures,
+        trainings=trainings,
+    output:
+        report(
+            "results/{grid}/overview.html",
+            caption="../reports/captions/overview.rst",
+            category="Overview",
+        ),
+    log:
+        "logs/{grid}/draw_page.log",
+    params:
+        args=analysis("draw_page.py"),
+    message:
+        "Draw the overview page of {wildcards.grid}"
+    script:
+        "../workflow_scripts/draw_page.py"
+
+
 rule report_grid:
     input:
         evaluations,
         tables,
         figures,
-        ancient("results/{grid}/ledger.parquet"),
-        ancient("results/{grid}/verdict.json"),
-        ancient("results/{grid}/paper_audit.html"),
+        made("paper_audit.html"),
+        made("overview.html"),
     output:
         report="results/{grid}/report.html",
+        stamp="results/{grid}/report.json",
     log:
         "logs/{grid}/report_grid.log",
     params:

@@ -18,14 +18,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 from workflow_scripts import grid as paths
+from workflow_scripts.artifacts import recorded_recipe
 from workflow_scripts.config import ConfigError, load
 
 try:
     PLAN = paths.Plan(load(config))
 except ConfigError as error:
-    raise WorkflowError(
-        f"The configuration has errors, nothing was started:\n{error}"
-    ) from None
+    raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
 
 
@@ -59,8 +58,28 @@ def cells(grid):
     return [cell.json for cell in PLAN.cells(grid)]
 
 
-# Every input below is `ancient`: recipes in `params` decide what reruns (see grid.py), never file times,
-# so that a touch, a clone or a copy of results costs nothing.
+def settled(path, recipe):
+    """`path` as an input that counts by content, not by time.
+
+    An artefact that was made by the planned recipe is `ancient`: touching, cloning or copying it costs
+    nothing. Any other is an ordinary input: what stands on it reruns with it.
+    """
+    return ancient(path) if recorded_recipe(path) == recipe else path
+
+
+def model_input(wildcards):
+    return settled(paths.model_manifest(wildcards.model), PLAN.recipe("models", wildcards.model))
+
+
+def corpus_input(corpus):
+    return settled(paths.corpus_manifest(corpus), PLAN.recipe("corpora", corpus))
+
+
+def compression_input(wildcards):
+    cell = cell_of(wildcards)
+    return settled(PLAN.compression(cell), PLAN.compressed_recipe(cell))
+
+
 def memory(model, copies):
     """Host memory of a job (MB): float32 copies of the weights, plus what Python and two Snakemakes take."""
     return int(copies * config["models"][model]["parameters"] * 4 / 1e6) + 3500

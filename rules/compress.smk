@@ -1,12 +1,10 @@
 def calibration_corpus(wildcards):
-    if wildcards.corpus == "none":
-        return []
-    return ancient(paths.corpus_manifest(wildcards.corpus))
+    return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
 
 
 rule compress_model:
     input:
-        model=ancient("resources/models/{model}/manifest.json"),
+        model=model_input,
         corpus=calibration_corpus,
     output:
         compression="results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",

@@ -1,25 +1,27 @@
 def attached(wildcards):
     """The adapters that a cell attaches (its own, or its members')."""
-    return [ancient(member.training) for member in PLAN.members(cell_of(wildcards))]
+    return [
+        settled(member.training, PLAN.train_recipe(member)) for member in PLAN.members(cell_of(wildcards))
+    ]
 
 
 def task_data(wildcards):
-    grid = PLAN.grid(wildcards.grid)
+    data = PLAN.grid(wildcards.grid)["benchmarks"]
     return [
-        ancient(paths.benchmark_manifest(grid["benchmarks"], task))
+        settled(paths.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
         for task in PLAN.tasks(wildcards.grid)
     ]
 
 
 def perplexity_text(wildcards):
     corpora = PLAN.grid(wildcards.grid)["evaluation"]["perplexity"]["corpora"]
-    return [ancient(paths.corpus_manifest(corpus)) for corpus in corpora]
+    return [corpus_input(corpus) for corpus in corpora]
 
 
 rule evaluate_cell:
     input:
-        model=ancient("resources/models/{model}/manifest.json"),
-        compression=lambda wildcards: ancient(PLAN.compression(cell_of(wildcards))),
+        model=model_input,
+        compression=compression_input,
         adapters=attached,
         benchmarks=task_data,
         corpora=perplexity_text,
@@ -53,12 +55,10 @@ rule evaluate_cell:
 
 rule measure_similarity:
     input:
-        model=ancient("resources/models/{model}/manifest.json"),
-        compression=lambda wildcards: ancient(PLAN.compression(cell_of(wildcards))),
+        model=model_input,
+        compression=compression_input,
         adapters=attached,
-        corpus=lambda wildcards: ancient(
-            paths.corpus_manifest(PLAN.grid(wildcards.grid)["similarity"]["corpus"])
-        ),
+        corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
     output:
         similarity="results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
     log:

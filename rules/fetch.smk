@@ -36,9 +36,7 @@ rule fetch_benchmark:
     log:
         "logs/fetch_benchmark/{benchmarks}/{task}.log",
     params:
-        args=lambda wildcards: PLAN.fetch(
-            "benchmarks", wildcards.benchmarks, wildcards.task
-        ),
+        args=lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"
     script:

@@ -1,8 +1,8 @@
 rule train_adapter:
     input:
-        model=ancient("resources/models/{model}/manifest.json"),
-        compression=lambda wildcards: ancient(PLAN.compression(cell_of(wildcards))),
-        corpus=ancient("resources/corpora/{corpus}/manifest.json"),
+        model=model_input,
+        compression=compression_input,
+        corpus=lambda wildcards: corpus_input(wildcards.corpus),
     output:
         training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
         config="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_config.json",

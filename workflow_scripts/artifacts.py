@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -174,6 +175,15 @@ def read_json(path, schema: str | None = None):
 
 def _refuse(path, constant):
     raise ArtifactError(f"{path}: holds {constant}, which is no result; delete it and it will be computed again")
+
+
+def recorded_recipe(path) -> str | None:
+    """The recipe in a JSON artefact's manifest; None where there is no such file or it holds none."""
+    try:
+        found = re.search(rb'"recipe": "([0-9a-f]{64})"', Path(path).read_bytes())
+    except OSError:
+        return None
+    return found and found[1].decode()
 
 
 # ------------------------------------------------------------------------------- checkpoints and writers

@@ -22,6 +22,7 @@ MODULES = {
     "concat": (),
     "none": (),
 }
+ANALYSIS = ("build_ledger.py", "judge.py", "tabulate.py", "plot_figure.py", "audit_paper.py", "draw_page.py")
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
 
@@ -129,14 +130,14 @@ class Plan:
         """Every adapter that the grid trains, each once."""
         return list(dict.fromkeys(member for cell in self.cells(grid) for member in self.members(cell)))
 
-    def rows(self, grid: str) -> list[dict]:
-        """The plan as the analysis reads it: every cell with the path of its evaluation."""
-        return [cell._asdict() | {"path": cell.json} for cell in self.cells(grid)]
-
     def catalogue(self, grid: str) -> dict:
-        """Settings that tables and figures label: methods, compressors and tasks."""
-        tasks = {task: self.config["tasks"][task] for task in self.tasks(grid)}
-        return {"methods": self.config["methods"], "compressors": self.config["compressors"], "tasks": tasks}
+        """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""
+        cells = [*self.cells(grid), *self.adapters(grid)]
+        return {
+            "methods": {cell.method: self.config["methods"][cell.method] for cell in cells},
+            "compressors": {cell.compressor: self.config["compressors"][cell.compressor] for cell in cells},
+            "tasks": {task: self.config["tasks"][task] for task in self.tasks(grid)},
+        }
 
     def tasks(self, grid: str) -> list[str]:
         return self.grid(grid).get("tasks", list(self.config["tasks"]))
@@ -172,15 +173,15 @@ class Plan:
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
         settings = {"compressor": self.config["compressors"][compressor]}
-        inputs = [self._recipe("models", model)]
+        inputs = [self.recipe("models", model)]
         if corpus != "none":
             settings["calibration"] = self.grid(grid)["calibration"]
-            inputs.append(self._recipe("corpora", corpus))
+            inputs.append(self.recipe("corpora", corpus))
         return _with_recipe(settings, _code("compress_model.py"), inputs)
 
     def train(self, cell: Cell) -> dict:
         settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
-        inputs = [self._compressed(cell), self._recipe("corpora", cell.corpus), cell.seed]
+        inputs = [self.compressed_recipe(cell), self.recipe("corpora", cell.corpus), cell.seed]
         return _with_recipe(settings, _code("train_adapter.py", settings["method"]["kind"]), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
@@ -194,23 +195,31 @@ class Plan:
         data = self.grid(cell.grid)["benchmarks"]
         inputs = [
             *self._attached(cell),
-            *(self._recipe("benchmarks", data, task) for task in tasks),
+            *(self.recipe("benchmarks", data, task) for task in tasks),
             *(_definition(task) for task in tasks),
-            *(self._recipe("corpora", corpus) for corpus in evaluation["perplexity"]["corpora"]),
+            *(self.recipe("corpora", corpus) for corpus in evaluation["perplexity"]["corpora"]),
         ]
         return _with_recipe(settings, self._evaluation_code("evaluate_cell.py", cell), inputs)
 
     def similarity(self, cell: Cell) -> dict:
         measured = self.grid(cell.grid)["similarity"]
         settings = {"method": self.method(cell), "windows": measured["windows"], "length": measured["length"]}
-        inputs = [*self._attached(cell), self._recipe("corpora", measured["corpus"])]
+        inputs = [*self._attached(cell), self.recipe("corpora", measured["corpus"])]
         return _with_recipe(settings, self._evaluation_code("measure_similarity.py", cell), inputs)
 
     def analysis(self, grid: str, entry: str) -> dict:
-        """Parameters of a rule that rolls up the grid: it changes with any cell, the pair or its own code."""
-        inputs = [self.evaluate(cell)["recipe"] for cell in self.cells(grid)]
+        """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
+        settings = {
+            "cells": [cell.json for cell in self.cells(grid)],
+            "pair": self.grid(grid)["pair"],
+            "catalogue": self.catalogue(grid),
+            "description": self.grid(grid)["description"],
+        }
+        inputs = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
-        return _with_recipe({"pair": self.grid(grid)["pair"]}, _code(entry), [*inputs, _reports()])
+        if entry == "write_report.py":
+            inputs += [self.analysis(grid, other)["recipe"] for other in ANALYSIS]
+        return _with_recipe(settings, _code(entry), [*inputs, _reports()])
 
     def similarity_cells(self, grid: str) -> list[Cell]:
         methods = self.grid(grid).get("similarity", {}).get("methods", ())
@@ -221,22 +230,26 @@ class Plan:
         return _code(entry, *kinds)
 
     def _attached(self, cell: Cell) -> list:
-        return [self._compressed(cell), *(self.train_recipe(member) for member in self.members(cell))]
+        return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
 
     @functools.cache  # noqa: B019 (a plan lives as long as its process)
     def train_recipe(self, cell: Cell) -> str:
         return self.train(cell)["recipe"]
 
-    def _compressed(self, cell: Cell) -> str:
+    def compressed_recipe(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return self._compressed_recipe(cell.grid, cell.model, cell.compressor, corpus)
+        return self._compression_recipe(cell.grid, cell.model, cell.compressor, corpus)
 
     @functools.cache  # noqa: B019
-    def _compressed_recipe(self, grid: str, model: str, compressor: str, corpus: str) -> str:
+    def _compression_recipe(self, grid: str, model: str, compressor: str, corpus: str) -> str:
         return self.compress(grid, model, compressor, corpus)["recipe"]
 
     @functools.cache  # noqa: B019
-    def _recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
+    def evaluate_recipe(self, cell: Cell) -> str:
+        return self.evaluate(cell)["recipe"]
+
+    @functools.cache  # noqa: B019
+    def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
         return self.fetch(catalogue, name, task)["recipe"]
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.artifacts import PACKAGE, ArtifactError, atomic_path, work_folder
+from workflow_scripts.artifacts import PACKAGE, ArtifactError, atomic_path, clear_work, sha256_file, work_folder, write_json
 from workflow_scripts.job import job
 
 
-def main(config: dict, targets: list[str], output: str) -> None:
-    """Write `output` (one offline HTML file) about the jobs that made `targets`."""
+def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str) -> None:
+    """Write `output` (one offline HTML file) about the jobs that made `targets`.
+
+    `stamp` (JSON) says what the report was made from: the recipe and the SHA-256 of every evaluation.
+    """
     configfile = work_folder(output) / "config.yaml"
     configfile.write_text(yaml.safe_dump(config, sort_keys=False))
     with atomic_path(Path(output)) as temporary:
@@ -33,8 +36,14 @@ def main(config: dict, targets: list[str], output: str) -> None:
             html.rename(temporary)
         finally:
             html.unlink(missing_ok=True)
+    made_from = {target: sha256_file(target) for target in targets if "/evaluations/" in target}
+    write_json(stamp, {"recipe": recipe, "files": made_from})
+    clear_work(output)
 
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(snakemake.config, list(snakemake.input), snakemake.output.report)
+        main(
+            snakemake.config, list(snakemake.input), snakemake.output.report, snakemake.output.stamp,
+            snakemake.params.args["recipe"],
+        )  # fmt: skip

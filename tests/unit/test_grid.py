@@ -22,7 +22,7 @@ def changed_recipes(before: Plan, after: Plan, grid: str) -> tuple[set, set, set
     compressed = {
         cell[:4]
         for cell in before.cells(grid)
-        if before._compressed(cell) != after._compressed(cell)
+        if before.compressed_recipe(cell) != after.compressed_recipe(cell)
     }
     adapters = {a[1:] for a in before.adapters(grid) if before.train_recipe(a) != after.train_recipe(a)}
     cells = {c[1:] for c in before.cells(grid) if before.evaluate(c)["recipe"] != after.evaluate(c)["recipe"]}

@@ -1,0 +1,87 @@
+"""A finished run of the whole workflow on a tiny model, made once; tests work on copies of it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+PRODUCT = ("Snakefile", "rules", "profiles", "reports", "workflow_scripts")
+
+
+class Checkout:
+    """A folder with the product and a configuration of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run Snakemake here; stdout and stderr come together in `stdout`."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE") and k != "PYTHONPATH"}
+        environment["HF_HUB_OFFLINE"] = "1"
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if check and done.returncode:
+            logs = "\n".join(f"== {log}\n{log.read_text()[-3000:]}" for log in sorted(self.folder.glob("logs/**/*.log")))
+            raise AssertionError(f"{done.stdout[-6000:]}\n{logs[-12000:]}")
+        return done
+
+    def would_run(self, *arguments: str) -> set[tuple[str, str]]:
+        """(rule, first output) of every job of a dry run, `all` left out."""
+        output = self.snakemake("--dry-run", "--verbose", "--detailed-summary", *arguments).stdout
+        rows = [line.split("\t") for line in output.splitlines() if line.startswith("results/") or line.startswith("resources/")]
+        return {(row[2], row[0]) for row in rows if row[-1].strip() == "update pending"}
+
+    def config(self) -> dict:
+        return yaml.safe_load((self.folder / "config.yaml").read_text())
+
+    def write_config(self, config: dict) -> None:
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def product_copy(folder: Path) -> Path:
+    """Copy what a clone would hold and the run needs."""
+    folder.mkdir(parents=True)
+    for name in PRODUCT:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory) -> dict:
+    """The tiny configuration over sources that stay where they are."""
+    return tiny.config(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, sources) -> Checkout:
+    """The finished run. Never change it: take `copied`."""
+    checkout = Checkout(product_copy(tmp_path_factory.mktemp("finished") / "clone"))
+    checkout.write_config(sources)
+    checkout.output = checkout.snakemake().stdout
+    return checkout
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Checkout:
+    """A copy of the finished run with its metadata, free to change."""
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    return Checkout(tmp_path / "copy")
+
+
+def jobs_of(output: str) -> list[str]:
+    """Messages of the jobs that a (dry) run lists."""
+    return re.findall(r"^Job \d+: (.*)$", output, flags=re.MULTILINE)

@@ -1,0 +1,66 @@
+"""Faults: bad configuration, broken artefacts, a killed run. Clear words, nothing computed is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.workflow.conftest import Checkout, product_copy
+from workflow_scripts.config import load
+from workflow_scripts.grid import Plan
+
+
+def test_a_bad_configuration_stops_before_any_job_without_a_traceback(copied):
+    config = copied.config()
+    config["compressors"]["gptq-w3"]["bits"] = 9
+    config["methods"]["idp-5-8"]["members"] = ["prompt-55", "prompt-8"]
+    copied.write_config(config)
+    done = copied.snakemake(check=False)
+    assert done.returncode == 1
+    assert "compressors.gptq-w3.bits: 9 is not allowed; allowed: from 2 to 8" in done.stdout
+    assert "Traceback" not in done.stdout and "Job " not in done.stdout
+    config["compressors"]["gptq-w3"]["bits"] = 3
+    copied.write_config(config)
+    assert "did you mean 'prompt-5'?" in copied.snakemake(check=False).stdout
+
+
+def test_compressed_weights_that_changed_are_refused_by_name(copied):
+    plan = Plan(load(copied.config()))
+    cell = next(c for c in plan.cells("tiny") if c.method == "none" and c.compressor == "gptq-w3")
+    weights = (copied.folder / plan.compression(cell)).with_name("weights.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 255
+    weights.write_bytes(data)
+    done = copied.snakemake("--force", cell.json, check=False)
+    assert done.returncode == 1
+    line = next(line for line in done.stdout.splitlines() if line.startswith(f"evaluate_cell: {cell.json}: "))
+    assert "weights.safetensors" in line and "(log: logs/tiny/evaluate_cell/" in line
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_and_ends_with_the_same_results(finished, sources, tmp_path):
+    checkout = Checkout(product_copy(tmp_path / "clone"))
+    checkout.write_config(sources)
+    command = [sys.executable, "-m", "workflow_scripts.run_grid", "--grid", "tiny", "--cores", "2"]
+    run = subprocess.Popen(
+        command, cwd=checkout.folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.time() + 600
+    while not list(checkout.folder.glob("results/tiny/adapters/**/training.json")):
+        assert run.poll() is None and time.time() < deadline, "the run ended before it could be killed"
+        time.sleep(0.5)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    survived = {file: file.stat().st_mtime_ns for file in checkout.folder.glob("results/tiny/adapters/**/training.json")}
+    again = subprocess.run(command, cwd=checkout.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert all(file.stat().st_mtime_ns == when for file, when in survived.items()), "finished work was done again"
+    for cell in Plan(load(sources)).cells("tiny"):
+        ours, theirs = (json.loads((c.folder / cell.json).read_text()) for c in (checkout, finished))
+        ours.pop("manifest"), theirs.pop("manifest")
+        assert ours == theirs, cell

@@ -1,0 +1,98 @@
+"""An edit reruns exactly what depends on it (design, 5): module by module, key by key."""
+
+import pytest
+
+from tests.workflow.conftest import jobs_of
+
+GPTQ = "tiny gptq-w3 text"
+SPARSE = "tiny sparsegpt-50 text"
+METHODS = ["none", "lora-r2", "prompt-5", "prompt-8", "ptune-5", "idp-5-8", "concat-5-8"]
+ROLLUP = ("Build ", "Judge ", "Tables ", "Draw ", "Audit ", "Write ")
+
+
+def evaluations(methods):
+    return {f"Evaluate {GPTQ} {method} (seed 0)" for method in methods}
+
+
+def trainings(methods):
+    return {f"Train {method} (seed 0) for {GPTQ.replace(' text', '')} on text" for method in methods}
+
+
+def similarities(methods):
+    return {f"Similarity to dense: {GPTQ} {method}" for method in methods}
+
+
+SPARSE_NONE = {f"Evaluate {SPARSE} none (seed 0)"}
+SPARSE_SIMILARITY = {f"Similarity to dense: {SPARSE} none"}
+DENSE = {"Evaluate tiny dense none none (seed 0)"}
+EVERY_CELL = evaluations(METHODS) | SPARSE_NONE | DENSE
+EVERY_ADAPTER = trainings(["lora-r2", "prompt-5", "prompt-8", "ptune-5"])
+EVERY_SIMILARITY = similarities(["none", "prompt-8"]) | SPARSE_SIMILARITY
+COMPRESSIONS = {f"Compress tiny with {c} on {t}" for c, t in (("dense", "none"), ("gptq-w3", "text"), ("sparsegpt-50", "text"))}
+
+
+def work(checkout):
+    """Messages of the jobs that would run, roll-ups left out; and whether the roll-ups would run."""
+    jobs = jobs_of(checkout.snakemake("--dry-run").stdout)
+    return {job for job in jobs if not job.startswith(ROLLUP)}, any(job.startswith(ROLLUP) for job in jobs)
+
+
+MODULES = {
+    "recover/idp.py": evaluations(["idp-5-8"]),
+    "recover/lora.py": trainings(["lora-r2"]) | evaluations(["lora-r2"]),
+    "recover/training.py": EVERY_ADAPTER
+    | evaluations([m for m in METHODS if m != "none"])
+    | similarities(["prompt-8"]),
+    "evaluate/scorer.py": EVERY_CELL,
+    "evaluate/similarity.py": EVERY_SIMILARITY,
+    "evaluate/tasks/triviaqa.yaml": EVERY_CELL,
+    "compress_model.py": COMPRESSIONS | EVERY_ADAPTER | EVERY_CELL | EVERY_SIMILARITY,
+    "analyze/verdict.py": set(),
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_edited_module_reruns_what_imports_it(copied, module):
+    with open(copied.folder / "workflow_scripts" / module, "a") as handle:
+        handle.write("\n# an edit\n")
+    jobs, rollups = work(copied)
+    assert jobs == MODULES[module]
+    assert rollups
+
+
+def edited(checkout, path, value):
+    config = part = checkout.config()
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    checkout.write_config(config)
+    return work(checkout)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (
+            ["methods", "prompt-5", "training"],
+            {"learning_rate": 0.5},
+            trainings(["prompt-5"]) | evaluations(["prompt-5", "idp-5-8", "concat-5-8"]),
+        ),
+        (["methods", "lora-r2", "alpha"], 3, trainings(["lora-r2"]) | evaluations(["lora-r2"])),
+        (["methods", "idp-5-8", "score"], "indep_mean", evaluations(["idp-5-8"])),
+        (
+            ["compressors", "sparsegpt-50", "sparsity"],
+            0.4,
+            {f"Compress tiny with sparsegpt-50 on text"} | SPARSE_NONE | SPARSE_SIMILARITY,
+        ),
+        (["grids", "tiny", "evaluation", "items"], 5, EVERY_CELL),
+    ],
+    ids=["learning rate", "alpha", "score", "sparsity", "items"],
+)
+def test_a_changed_key_reruns_what_reads_it(copied, path, value, expected):
+    jobs, rollups = edited(copied, path, value)
+    assert jobs == expected
+    assert rollups
+
+
+def test_a_new_catalogue_entry_reruns_no_cell(copied):
+    assert edited(copied, ["methods", "prompt-6"], {"kind": "prompt", "tokens": 6})[0] == set()

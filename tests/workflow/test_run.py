@@ -1,0 +1,92 @@
+"""The whole workflow on a tiny model: what it leaves, and what a second run does."""
+
+import json
+import os
+import shutil
+import time
+
+import pandas as pd
+import pytest
+
+from tests.workflow.conftest import Checkout, jobs_of, product_copy
+from workflow_scripts.artifacts import check
+from workflow_scripts.grid import Plan
+
+NOTHING = "Nothing to be done"
+ROLLUPS = 15  # ledger, verdict, tables, nine figures, audit, page, report
+
+
+def plan(checkout: Checkout) -> Plan:
+    from workflow_scripts.config import load
+
+    return Plan(load(checkout.config()))
+
+
+def test_every_planned_file_is_there_and_keeps_its_schema(finished):
+    cells = plan(finished).cells("tiny")
+    assert len(cells) == 9
+    hashes = set()
+    for cell in cells:
+        evaluation = json.loads((finished.folder / cell.json).read_text())
+        check(evaluation, "evaluation", cell.json)
+        samples = pd.read_parquet(finished.folder / cell.samples)
+        assert samples.groupby("task").size().to_dict() == {task: 6 for task in evaluation["tasks"]}
+        for task, scores in evaluation["tasks"].items():
+            assert samples[samples.task == task].correct.mean() == pytest.approx(scores["primary"])
+        hashes.add(tuple(sorted(samples.doc_hash)))
+    assert len(hashes) == 1, "the cells did not evaluate the same items"
+
+
+def test_the_selection_of_idp_is_recorded(finished):
+    cell = next(c for c in plan(finished).cells("tiny") if c.method == "idp-5-8")
+    shares = json.loads((finished.folder / cell.json).read_text())["selection"]
+    chosen = pd.read_parquet(finished.folder / cell.samples).selected_prompt
+    assert chosen.notna().all()
+    assert set(chosen) <= {"prompt-5", "prompt-8"}
+    assert sum(shares[name] for name in ("prompt-5", "prompt-8")) == pytest.approx(1)
+
+
+def test_the_report_stands_alone(finished):
+    report = (finished.folder / "results/tiny/report.html").read_text()
+    assert "idp-5-8" in report
+    assert "<script src=\"http" not in report and "<link rel=\"stylesheet\" href=\"http" not in report
+
+
+def test_a_second_run_does_nothing(finished):
+    assert NOTHING in finished.snakemake().stdout
+
+
+def test_touching_every_file_reruns_nothing(copied):
+    now = time.time()
+    for index, (folder, _, files) in enumerate(os.walk(copied.folder)):
+        for file in files:
+            os.utime(os.path.join(folder, file), (now - index, now - index))
+    assert NOTHING in copied.snakemake("--dry-run").stdout
+
+
+@pytest.mark.parametrize("metadata", [True, False], ids=["with metadata", "results alone"])
+def test_results_copied_into_a_fresh_clone_rerun_nothing(finished, tmp_path, metadata):
+    clone = Checkout(product_copy(tmp_path / "clone"))
+    clone.write_config(finished.config())
+    for name in ("resources", "results", *([".snakemake"] if metadata else [])):
+        shutil.copytree(finished.folder / name, clone.folder / name, copy_function=shutil.copy, symlinks=True)
+    assert NOTHING in clone.snakemake("--dry-run").stdout
+
+
+def test_one_cell_by_its_path(copied):
+    cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-5")
+    os.remove(copied.folder / cell.json)
+    assert jobs_of(copied.snakemake("--dry-run", cell.json).stdout) == [f"Evaluate tiny gptq-w3 text prompt-5 (seed 0)"]
+    copied.snakemake(cell.json)
+    assert (copied.folder / cell.json).exists()
+
+
+def test_a_missing_cell_is_shown_as_missing_where_asked(copied):
+    cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-8")
+    for file in (cell.json, cell.samples, "results/tiny/verdict.json", "results/tiny/tables/table1.csv"):
+        os.remove(copied.folder / file)
+    copied.snakemake("--config", "partial=true", "--", "results/tiny/tables/table1.csv")
+    assert not (copied.folder / cell.json).exists()
+    table = pd.read_csv(copied.folder / "results/tiny/tables/table1.csv", dtype=str)
+    row = table[table.apply(lambda r: r.str.contains("prompt-8|prompt \\(8", na=False).any(), axis=1)]
+    assert len(row) == 1, table.to_string()
