@@ -13,7 +13,7 @@ def main(
     output: str, samples: str, *, cell: dict, method: dict, tasks: dict, evaluation: dict,
     recipe: str, code: str, threads: int = 1, device: str | None = None,
 ) -> None:  # fmt: skip
-    """Evaluate `cell` {grid, model, compressor, corpus, method, seed} and write `output` (JSON) and `samples` (Parquet).
+    """Evaluate `cell` {grid, model, compressor, corpus, method, seed}: write `output` (JSON) and `samples` (Parquet).
 
     model, compressed, adapters, benchmarks, corpora: folders (resources/models/<name>, ...). method, tasks, evaluation:
     slices of the configuration.

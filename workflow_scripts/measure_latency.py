@@ -28,7 +28,13 @@ def main(
         torch.set_num_threads(threads)
         target = torch.device(device) if device else default_device()
         base = load_compressed(model, compressed, dtype=DTYPES[precision], device=target)
-        shape = {"batch": batch, "sequence": sequence, "generate": generate, "repeats": repeats, "precision": precision}
+        shape = {
+            "batch": batch,
+            "sequence": sequence,
+            "generate": generate,
+            "repeats": repeats,
+            "precision": precision,
+        }
         with tempfile.TemporaryDirectory() as folder:
             made = variants(base, load_tokenizer(model), methods, Path(folder), batch, sequence)
             rows = measure(made, target, generate, repeats)

@@ -9,7 +9,8 @@ from workflow_scripts.job import job
 
 def main(
     model: str, compressed: str, adapters: list[str], corpus: str, output: str, *,
-    cell: dict, method: dict, windows: int, length: int, recipe: str, code: str, threads: int = 1, device: str | None = None,
+    cell: dict, method: dict, windows: int, length: int, recipe: str, code: str, threads: int = 1,
+    device: str | None = None,
 ) -> None:  # fmt: skip
     """Write `output`: mean cosines per layer over the corpus' first held-out windows.
 
@@ -29,11 +30,15 @@ def main(
         torch.set_num_threads(threads)
         target = torch.device(device) if device else default_device()
         files = CellFiles(Path(model), Path(compressed), [Path(adapter) for adapter in adapters])
-        inputs = files.inputs() | {"corpus": artifacts.read_json(Path(corpus) / "manifest.json")["files"]["heldout.jsonl"]}
+        inputs = files.inputs() | {
+            "corpus": artifacts.read_json(Path(corpus) / "manifest.json")["files"]["heldout.jsonl"]
+        }
         trained_on = Path(model).parents[1] / "corpora" / cell["corpus"]
         recovered, tokenizer = load_cell(files, method, cell["seed"], "fp32", target, trained_on)
         scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector)
-        text = heldout_windows(read_documents(Path(corpus), "heldout"), scorer, length, windows, Path(corpus).name)
+        text = heldout_windows(
+            read_documents(Path(corpus), "heldout"), scorer, length, windows, Path(corpus).name
+        )
         prompts = scorer.select([text[i - 1] if i else [] for i in range(len(text))])
         dense = load_dense(model, device=target)
         attention, activations = layer_similarities(dense, recovered.model, text, recovered.bank, prompts)

@@ -23,17 +23,31 @@ def project(root: Path) -> dict:
     scorer_models.model("llama").save_pretrained(source)
     scorer_models.tokenizer(bos=True).save_pretrained(source)
     folders = {"model": root / "resources/models/tiny", "corpus": root / "resources/corpora/made-up"}
-    models.fetch("tiny", {"source": "local", "path": str(source), "allow_remote_code": False}, folders["model"], root, **MADE_BY)
+    models.fetch(
+        "tiny",
+        {"source": "local", "path": str(source), "allow_remote_code": False},
+        folders["model"],
+        root,
+        **MADE_BY,
+    )
     text.mkdir()
-    sentences = [f"{question}? They say it is {answer}." for question, answers in scorer_models.QUESTIONS for answer in answers]
-    (text / "train.txt").write_text("\n\n".join(" ".join(sentences[i:] + sentences[:i]) for i in range(0, 24, 2)))
+    sentences = [
+        f"{question}? They say it is {answer}."
+        for question, answers in scorer_models.QUESTIONS
+        for answer in answers
+    ]
+    (text / "train.txt").write_text(
+        "\n\n".join(" ".join(sentences[i:] + sentences[:i]) for i in range(0, 24, 2))
+    )
     (text / "heldout.txt").write_text("\n\n".join(" ".join(reversed(sentences[i:])) for i in range(0, 12, 3)))
     corpora.fetch("made-up", {"source": "local", "path": str(text)}, folders["corpus"], root, **MADE_BY)
     made = scorer_models.write_benchmarks(root / "items")
     folders["benchmarks"] = []
     for item in sorted(made.iterdir()):
         folder = root / "resources/benchmarks/made-up" / item.name
-        benchmarks.fetch(item.name, {"source": "local", "path": str(item / "data.jsonl")}, folder, root, **MADE_BY)
+        benchmarks.fetch(
+            item.name, {"source": "local", "path": str(item / "data.jsonl")}, folder, root, **MADE_BY
+        )
         folders["benchmarks"].append(folder)
     folders["compressed"] = root / "results/test/compressed/tiny/dense/none"
     compress_model.main(
@@ -41,7 +55,9 @@ def project(root: Path) -> dict:
         compressor={"algorithm": "dense"}, **MADE_BY,
     )  # fmt: skip
     for tokens in (5, 7):
-        folder = folders[f"prompt-{tokens}"] = root / f"results/test/adapters/tiny/dense/made-up/prompt-{tokens}/seed-0"
+        folder = folders[f"prompt-{tokens}"] = (
+            root / f"results/test/adapters/tiny/dense/made-up/prompt-{tokens}/seed-0"
+        )
         train_adapter.main(
             str(folders["model"]), str(folders["compressed"]), str(folders["corpus"]), str(folder / "training.json"),
             method=PROMPT | {"tokens": tokens}, training=TRAINING, seed=0, **MADE_BY,

@@ -32,7 +32,9 @@ def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
         vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )  # fmt: skip
-    raw.train_from_iterator([f"Question: {q}?\nAnswer: {a}" for q, answers in QUESTIONS for a in answers], trainer)
+    raw.train_from_iterator(
+        [f"Question: {q}?\nAnswer: {a}" for q, answers in QUESTIONS for a in answers], trainer
+    )
     if bos:
         raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     special = {"bos_token": "<s>"} if bos else {}
@@ -45,9 +47,13 @@ def model(family: str, seed: int = 0, positions: int = 256):
     shape = {"vocab_size": 400, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
              "max_position_embeddings": positions, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # fmt: skip
     if family == "llama":
-        made = LlamaForCausalLM(LlamaConfig(intermediate_size=96, num_key_value_heads=2, initializer_range=0.3, **shape))
+        made = LlamaForCausalLM(
+            LlamaConfig(intermediate_size=96, num_key_value_heads=2, initializer_range=0.3, **shape)
+        )
     else:
-        made = OPTForCausalLM(OPTConfig(ffn_dim=96, word_embed_proj_dim=48, dropout=0.0, init_std=0.3, **shape))
+        made = OPTForCausalLM(
+            OPTConfig(ffn_dim=96, word_embed_proj_dim=48, dropout=0.0, init_std=0.3, **shape)
+        )
     return made.eval()
 
 
@@ -58,9 +64,16 @@ def write_benchmarks(folder: Path) -> Path:
     for n, (question, answers) in enumerate(QUESTIONS):
         choices = {"text": answers, "label": ["A", "B", "C", "D"]}
         for task in ("arc_easy", "arc_challenge"):
-            rows[task].append({"id": f"{task}-{n}", "question": f"{question}?", "choices": choices, "answerKey": "ABCD"[n % 4]})
-        rows["sciq"].append({"question": f"{question}?", "correct_answer": answers[0], "distractor1": answers[1],
-                             "distractor2": answers[2], "distractor3": answers[3], "support": f"It is {answers[0]}."})  # fmt: skip
+            rows[task].append(
+                {
+                    "id": f"{task}-{n}",
+                    "question": f"{question}?",
+                    "choices": choices,
+                    "answerKey": "ABCD"[n % 4],
+                }
+            )
+        rows["sciq"].append({"question": f"{question}?", "correct_answer": answers[0], "support": f"It is {answers[0]}.",
+                             "distractor1": answers[1], "distractor2": answers[2], "distractor3": answers[3]})  # fmt: skip
         rows["webqs"].append({"question": f"{question.lower()}?", "answers": answers[:2]})
         rows["triviaqa"].append({"question": f"{question}?", "question_id": str(n),
                                  "answer": {"aliases": answers[:2], "value": answers[0]}})  # fmt: skip
@@ -68,8 +81,8 @@ def write_benchmarks(folder: Path) -> Path:
         rows["hellaswag"].append({"ind": n, "activity_label": "Asking", "ctx_a": f"Someone asks: {question}?",
                                   "ctx_b": "the other", "endings": answers, "label": str(n % 4)})  # fmt: skip
         rows["lambada_openai"].append({"text": f"They asked: {question}? The answer is {answers[0]}"})
-        rows["winogrande"].append({"sentence": f"If _ is the answer, the question is: {question}", "option1": answers[0],
-                                   "option2": answers[1], "answer": str(n % 2 + 1)})  # fmt: skip
+        rows["winogrande"].append({"sentence": f"If _ is the answer, the question is: {question}", 
+                                   "option1": answers[0], "option2": answers[1], "answer": str(n % 2 + 1)})  # fmt: skip
     for task, items in rows.items():
         (folder / task).mkdir(parents=True)
         (folder / task / "data.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))

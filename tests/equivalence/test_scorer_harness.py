@@ -23,7 +23,11 @@ def data(tmp_path_factory):
     return scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
 
 
-@pytest.fixture(scope="module", params=[("llama", False), ("llama", True), ("opt", True)], ids=lambda p: f"{p[0]}-bos-{p[1]}")
+@pytest.fixture(
+    scope="module",
+    params=[("llama", False), ("llama", True), ("opt", True)],
+    ids=lambda p: f"{p[0]}-bos-{p[1]}",
+)
 def pair(request):
     """(ours, HFLM) over one model; ours with rows so short that documents are spread over many."""
     family, bos = request.param

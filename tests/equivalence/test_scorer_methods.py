@@ -13,7 +13,8 @@ TOLERANCE = 1e-4  # nats
 METHODS = {
     "prompt": {"kind": "prompt", "tokens": 6, "init": "random", "trained": True},
     "prefix": {"kind": "prefix", "tokens": 6, "init": "random"},
-    "lora": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "targets": {"default": ["q_proj", "v_proj"]}, "layers": None},
+    "lora": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
+             "targets": {"default": ["q_proj", "v_proj"]}},
 }  # fmt: skip
 IDP = {"kind": "idp", "score": "auto", "calibrated": False, "choose": "random", "members": [
     {"adapter": "long", "corpus": "c", "seed": 0}, {"adapter": "short", "corpus": "c", "seed": 0},
@@ -28,7 +29,10 @@ def requests(kind="loglikelihood", **settings) -> list[Instance]:
         if kind == "generate_until":
             made.append(Instance(kind, {}, (context, settings), 0, ("any", n, 1)))
         else:
-            made += [Instance(kind, {}, (context, f" {answer}"), i, ("any", n, 1)) for i, answer in enumerate(answers)]
+            made += [
+                Instance(kind, {}, (context, f" {answer}"), i, ("any", n, 1))
+                for i, answer in enumerate(answers)
+            ]
     if kind == "loglikelihood":
         for i, option in enumerate(("bees", "the spiders")):
             made.append(Instance(kind, {}, (f"They say that {option}", " make honey."), i, ("any", n + 1, 1)))
@@ -78,7 +82,13 @@ def test_generation_equals_peft_row_by_row(family, kind, tmp_path):
         ids = torch.tensor([tokenizer(request.args[0])["input_ids"]])
         tokens = []
         for _ in range(8):
-            tokens.append(int(adapted(input_ids=torch.cat([ids, torch.tensor([tokens], dtype=torch.long)], 1)).logits[0, -1].argmax()))
+            tokens.append(
+                int(
+                    adapted(input_ids=torch.cat([ids, torch.tensor([tokens], dtype=torch.long)], 1))
+                    .logits[0, -1]
+                    .argmax()
+                )
+            )
             if tokens[-1] == tokenizer.eos_token_id or "e" in tokenizer.decode(tokens):
                 break
         assert text == tokenizer.decode(tokens, skip_special_tokens=True).split("e")[0]
@@ -100,7 +110,10 @@ def test_idp_gives_each_document_the_numbers_of_its_prompt(family, tmp_path):
         single = attach(scorer_models.model(family), tokenizer, METHODS["prompt"] | {"tokens": 0}, [folder])
         alone.append(Scorer(single.model, tokenizer, single.bank))
     scores = [scorer.loglikelihood(requests()) for scorer in alone]
-    strings = [s.generate_until(requests("generate_until", until=["e"], max_gen_toks=8, do_sample=False)) for s in alone]
+    strings = [
+        s.generate_until(requests("generate_until", until=["e"], max_gen_toks=8, do_sample=False))
+        for s in alone
+    ]
     for i, request in enumerate(requests()):
         chosen = ours.selections["any", request.doc_id]
         assert answers[i][0] == pytest.approx(scores[chosen][i][0], abs=TOLERANCE)
@@ -125,6 +138,8 @@ def test_selection_sees_only_what_all_contexts_of_a_document_share(tmp_path):
     shared = [tokenizer(f"They say that {option}")["input_ids"] for option in ("bees", "the spiders")]
     assert common_prefix(shared) in recorder.contexts
     assert shared[0] not in recorder.contexts
-    ours.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("What do bees make? " * 80,), 0, ("any", 0, 1))])
+    ours.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, ("What do bees make? " * 80,), 0, ("any", 0, 1))]
+    )
     assert all(recorder.contexts)  # the first window has no text before it: never asked, prompt 0
     assert ours.score([]) == []

@@ -37,7 +37,14 @@ def project(tmp_path_factory):
 
 
 def place(method: str) -> dict:
-    return {"grid": "test", "model": "tiny", "compressor": "dense", "corpus": "made-up", "method": method, "seed": 0}
+    return {
+        "grid": "test",
+        "model": "tiny",
+        "compressor": "dense",
+        "corpus": "made-up",
+        "method": method,
+        "seed": 0,
+    }
 
 
 def run(project: dict, method: str, output: Path, **changes) -> dict:
@@ -146,7 +153,9 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
     assert [token for window in windows for token in window] == tokens[:80]
     ids = torch.tensor(windows)
     with torch.no_grad():
-        nats = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        nats = torch.nn.functional.cross_entropy(
+            model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        )
     found = perplexity(scorer, windows, "made-up")
     assert found["token"] == pytest.approx(math.exp(nats), rel=1e-5)
     text = [tokenizer.decode(window[1:]) for window in windows]
@@ -175,11 +184,12 @@ def test_similarity_is_one_for_equal_models_and_less_behind_a_prompt(project, tm
 def test_latency_measures_every_variant(project, tmp_path):
     prompt, lora = scorer_folders.PROMPT, {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
                                            "targets": {"default": ["q_proj", "v_proj"]}}  # fmt: skip
-    methods = {"prompt-5": prompt, "prompt-7": prompt | {"tokens": 7}, "ptune-5": {"kind": "prefix", "tokens": 5, "init": "text"},
+    methods = {"prompt-5": prompt, "prompt-7": prompt | {"tokens": 7},
+               "ptune-5": {"kind": "prefix", "tokens": 5, "init": "text"},
                "idp-5-7": scorer_folders.IDP, "concat-5-7": METHODS["concat-5-7"][0], "lora-r2": lora}  # fmt: skip
     measure_latency.main(
-        str(project["model"]), str(project["compressed"]), str(tmp_path / "l.json"), place=place("none"), methods=methods,
-        batch=3, sequence=12, generate=2, repeats=3, precision="fp32", recipe="r", code="c", device="cpu",
+        str(project["model"]), str(project["compressed"]), str(tmp_path / "l.json"), place=place("none"),
+        methods=methods, batch=3, sequence=12, generate=2, repeats=3, precision="fp32", recipe="r", code="c", device="cpu",
     )  # fmt: skip
     rows = artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]
     assert [(row["method"], row["variant"]) for row in rows] == [
@@ -194,6 +204,9 @@ def test_latency_measures_every_variant(project, tmp_path):
 
 
 def test_bf16_body_has_a_float32_head(project, tmp_path):
-    exact, rough = run(project, "none", tmp_path / "a.json"), run(project, "none", tmp_path / "b.json", precision="bf16")
+    exact, rough = (
+        run(project, "none", tmp_path / "a.json"),
+        run(project, "none", tmp_path / "b.json", precision="bf16"),
+    )
     a, b = (record["perplexity"]["made-up"]["token"] for record in (exact, rough))
     assert a != b and math.log(a) == pytest.approx(math.log(b), abs=0.2)

@@ -56,11 +56,15 @@ def test_rows_keep_to_their_length_and_groups_stay_whole():
     groups = []
     for n in range(40):
         context = tuple(random.integers(0, 50, random.integers(1, 20)))
-        groups.append([((n, i), Sequence(context + (i,), (0,))) for i in range(4)])
+        groups.append([((n, i), Sequence((*context, i), (0,))) for i in range(4)])
     rows = pack(groups, 64)
-    assert sorted(member for row in rows for member in row.members) == [(n, i) for n in range(40) for i in range(4)]
+    assert sorted(member for row in rows for member in row.members) == [
+        (n, i) for n in range(40) for i in range(4)
+    ]
     assert all(len(row) <= 64 for row in rows)
     for row in rows:
         assert all(sum(m[0] == n for m in row.members) in (0, 4) for n in range(40))
     assert len(pack(groups, 10_000)) == 1
-    assert len(pack([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1  # longer than a row: a row of its own
+    assert (
+        len(pack([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1
+    )  # longer than a row: a row of its own

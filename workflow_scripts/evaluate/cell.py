@@ -36,11 +36,16 @@ def evaluate_cell(
     device = device or default_device()
     inputs = files.inputs()
     inputs |= {f"benchmark {f.name}": benchmarks.verify(f)["sha256"] for f in benchmark_folders}
-    inputs |= {f"corpus {f.name}": artifacts.read_json(f / "manifest.json")["files"]["heldout.jsonl"] for f in corpus_folders}
+    inputs |= {
+        f"corpus {f.name}": artifacts.read_json(f / "manifest.json")["files"]["heldout.jsonl"]
+        for f in corpus_folders
+    }
     key = fingerprint(inputs, method, evaluation["precision"], code, tasks)
     store = AnswerStore(artifacts.work_folder(json_path, key) / "answers.jsonl", key)
 
-    recovered, tokenizer = load_cell(files, method, cell["seed"], evaluation["precision"], device, training_corpus)
+    recovered, tokenizer = load_cell(
+        files, method, cell["seed"], evaluation["precision"], device, training_corpus
+    )
     if evaluation["precision"] == "bf16":
         float32_head(recovered.model)
     scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector, store=store)
@@ -62,7 +67,8 @@ def evaluate_cell(
         items = evaluate_task(scorer, task, names)
         rows += [item.row for item in items]
         results[task.name] = samples.summary(items) | {
-            "domain": tasks[task.name]["domain"], "version": task.version, "data_sha256": inputs[f"benchmark {folder.name}"],
+            "domain": tasks[task.name]["domain"], "version": task.version,
+            "data_sha256": inputs[f"benchmark {folder.name}"],
         }  # fmt: skip
         n, acc = results[task.name]["n"], results[task.name]["acc"]
         note(f"[{number}/{len(suite)}] {task.name}: {n} items, acc {acc:.3f}, {time.time() - start:.1f} s")

@@ -32,7 +32,7 @@ def head_at(model, positions: torch.Tensor) -> Iterator[None]:
 
 
 def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Tensor:
-    """(B, T, T) or (B, T, K) booleans -> additive mask (B, 1, T, prefix + K): 0 where seen, the lowest number elsewhere.
+    """Booleans (B, T, K) -> additive mask (B, 1, T, prefix + K): 0 where seen, the lowest number elsewhere.
 
     The prompt's columns are seen by all. Additive because a boolean mask is silently wrong under eager attention.
     """
@@ -42,7 +42,9 @@ def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Te
     return mask
 
 
-def log_probabilities(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def log_probabilities(
+    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """log softmax(logits[rows])[targets] and whether each target is the row's argmax, in float32.
 
     logits (N, V); rows, targets (P,) -> (P,) float32, (P,) bool. One pass over the logits, no (N, V) copy.
@@ -57,7 +59,9 @@ def log_probabilities(logits: torch.Tensor, rows: torch.Tensor, targets: torch.T
 
 
 @torch.inference_mode()
-def score_rows(model, rows: list[Row], targets: list[list[int]], bank=None, prompt: int = 0) -> list[tuple[float, bool]]:
+def score_rows(
+    model, rows: list[Row], targets: list[list[int]], bank=None, prompt: int = 0
+) -> list[tuple[float, bool]]:
     """(summed log-probability in nats, all greedy) of every member sequence of `rows`, in their order.
 
     `targets[k]` are the target tokens of the k-th member. Rows run as one batch behind the bank's prompt `prompt`;
@@ -90,7 +94,9 @@ def score_rows(model, rows: list[Row], targets: list[list[int]], bank=None, prom
         ).logits[0]  # (unique, V)  # fmt: skip
     scores, greedy = log_probabilities(logits, inverse, wanted)
     if not scores.isfinite().all():
-        raise FloatingPointError("the model's log-probabilities are not finite: its weights or activations overflow")
+        raise FloatingPointError(
+            "the model's log-probabilities are not finite: its weights or activations overflow"
+        )
     lengths = [len(tokens) for tokens in targets]
     return [
         (float(part.sum()), bool(hit.all()))
@@ -101,8 +107,8 @@ def score_rows(model, rows: list[Row], targets: list[list[int]], bank=None, prom
 def rows_that_fit(model, row_tokens: int) -> int:
     """Rows per forward pass: one on a CPU, elsewhere what fits in 60 % of the free memory, computed, not probed.
 
-    Per token: two float32 copies of its logits, activations of one layer (about 24 d + 6 MLP widths), keys and values of all
-    layers and its row of the mask.
+    Per token: two float32 copies of its logits, activations of one layer (about 24 d + 6 MLP widths), keys and
+    values of all layers and its row of the mask.
     """
     if model.device.type == "cpu":
         return 1

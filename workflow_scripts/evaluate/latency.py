@@ -40,7 +40,9 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def rounds(variants: dict[str, Callable], device: torch.device, repeats: int, seed: int = 0) -> dict[str, list[float]]:
+def rounds(
+    variants: dict[str, Callable], device: torch.device, repeats: int, seed: int = 0
+) -> dict[str, list[float]]:
     """Seconds of every variant in each of `repeats` rounds, after one untimed call of each."""
     order = random.Random(seed)
     for function in variants.values():
@@ -60,14 +62,23 @@ def median_interval(values: list[float], seed: int = 0) -> dict[str, float]:
     return {"median": statistics.median(values), "low": low, "high": high}
 
 
+def ratios(values: list[float], base: list[float]) -> list[float]:
+    """Round by round."""
+    return [value / reference for value, reference in zip(values, base, strict=True)]
+
+
 class Prefill:
     """A forward pass over random text (batch, sequence), head at the last position only, and greedy steps after it."""
 
-    def __init__(self, model, bank, selector, batch: int, sequence: int, embeddings: torch.Tensor | None = None):
+    def __init__(
+        self, model, bank, selector, batch: int, sequence: int, embeddings: torch.Tensor | None = None
+    ):
         """embeddings: (n, d) of a prompt that is prepended uncached; bank: prompts with cached keys and values."""
         self.model, self.bank, self.selector, self.embeddings = model, bank, selector, embeddings
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(model.get_input_embeddings().num_embeddings, (batch, sequence), generator=generator)
+        ids = torch.randint(
+            model.get_input_embeddings().num_embeddings, (batch, sequence), generator=generator
+        )
         self.ids, self.contexts = ids.to(model.device), ids.tolist()
 
     @torch.inference_mode()
@@ -76,7 +87,10 @@ class Prefill:
         chosen = [0] * len(self.ids)
         if self.selector is not None:
             chosen = self.selector.select(self.contexts)[0].tolist()
-        return [self._run(index, self.ids[[row for row, c in enumerate(chosen) if c == index]]) for index in sorted(set(chosen))]
+        return [
+            self._run(index, self.ids[[row for row, c in enumerate(chosen) if c == index]])
+            for index in sorted(set(chosen))
+        ]
 
     def _run(self, index: int, ids: torch.Tensor):
         if self.embeddings is not None:
@@ -89,7 +103,9 @@ class Prefill:
             start = prefix + ids.shape[1]
             positions = torch.arange(prefix, start, device=ids.device).expand(len(ids), -1)
             cache = self.bank.cache(index, len(ids)) if self.bank else None
-            output = self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self.model(
+                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
         return output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True), start
 
     @torch.inference_mode()
@@ -98,11 +114,15 @@ class Prefill:
         for cache, token, start in state:
             for step in range(tokens):
                 positions = torch.full_like(token, start + step)
-                output = self.model(input_ids=token, position_ids=positions, past_key_values=cache, use_cache=True)
+                output = self.model(
+                    input_ids=token, position_ids=positions, past_key_values=cache, use_cache=True
+                )
                 token = output.logits[:, -1].argmax(-1, keepdim=True)
 
 
-def variants(model, tokenizer, methods: dict[str, dict], folder: Path, batch: int, sequence: int) -> dict[tuple, Prefill]:
+def variants(
+    model, tokenizer, methods: dict[str, dict], folder: Path, batch: int, sequence: int
+) -> dict[tuple, Prefill]:
     """(method, variant) -> what is timed, `none` first, with untrained adapters made in `folder`.
 
     methods: slices by name, those of the members of idp and concat among them.
@@ -112,12 +132,18 @@ def variants(model, tokenizer, methods: dict[str, dict], folder: Path, batch: in
     for name, method in methods.items():
         if method["kind"] in ("prompt", "prefix", "lora"):
             adapters[name] = folder / name
-            save(create(copy.deepcopy(model), method | {"init": "random"}, seed=0), adapters[name], "untrained")
+            save(
+                create(copy.deepcopy(model), method | {"init": "random"}, seed=0), adapters[name], "untrained"
+            )
     for name, method in methods.items():
         kind = method["kind"]
         if kind == "none":
             continue
-        members = [adapters[member["adapter"]] for member in method["members"]] if "members" in method else [adapters[name]]
+        members = (
+            [adapters[member["adapter"]] for member in method["members"]]
+            if "members" in method
+            else [adapters[name]]
+        )
         recovered = attach(copy.deepcopy(model) if kind == "lora" else model, tokenizer, method, members)
         made[name, kind if kind != "prompt" else "prompt_cached"] = Prefill(
             recovered.model, recovered.bank, recovered.selector, batch, sequence
@@ -151,9 +177,9 @@ def measure(made: dict[tuple, Prefill], device: torch.device, generate: int, rep
             "method": name[0],
             "variant": name[1],
             "prefill": median_interval(prefill[name]),
-            "prefill_ratio": median_interval([a / b for a, b in zip(prefill[name], prefill[base], strict=True)]),
+            "prefill_ratio": median_interval(ratios(prefill[name], prefill[base])),
             "token": median_interval(token[name]) if generate else None,
-            "token_ratio": median_interval([a / b for a, b in zip(token[name], token[base], strict=True)]) if generate else None,
+            "token_ratio": median_interval(ratios(token[name], token[base])) if generate else None,
         }
         for name in made
     ]  # fmt: skip

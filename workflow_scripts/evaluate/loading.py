@@ -33,7 +33,9 @@ class CellFiles:
                 raise ArtifactError(
                     f"{folder}: was trained on weights {base[:12]}, the cell's are {compressed[:12]}; train it again"
                 )
-            found[f"adapter {folder.parent.name}/{folder.name}"] = sha256_file(folder / "adapter_model.safetensors")
+            found[f"adapter {folder.parent.name}/{folder.name}"] = sha256_file(
+                folder / "adapter_model.safetensors"
+            )
         return found
 
 
@@ -48,7 +50,9 @@ def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device,
     contexts = None
     if method.get("calibrated"):
         count, length = CALIBRATION_CONTEXTS
-        windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, seed, adds_bos(tokenizer))
+        windows = token_windows(
+            read_documents(corpus, "train"), tokenizer, length, count, seed, adds_bos(tokenizer)
+        )
         contexts = windows.tolist()
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, seed=seed, contexts=contexts)
     return recovered, tokenizer

@@ -18,7 +18,9 @@ from workflow_scripts.evaluate.packing import Sequence
 from workflow_scripts.evaluate.scorer import Document, Scorer
 
 
-def heldout_windows(documents: list[str], scorer: Scorer, length: int, count: int | None, name: str) -> list[list[int]]:
+def heldout_windows(
+    documents: list[str], scorer: Scorer, length: int, count: int | None, name: str
+) -> list[list[int]]:
     """The first `count` windows (None: all) of `length` tokens each; ArtifactError where the text holds fewer."""
     needed = None if count is None else count * length
     taken = 8 * needed if needed else sum(map(len, documents))  # characters; doubled until the tokens suffice
@@ -48,7 +50,11 @@ def perplexity(scorer: Scorer, windows: list[list[int]], name: str) -> dict:
             f"behind this method's prompt; lower evaluation.perplexity.length in config.yaml"
         )
     documents = [
-        Document(windows[i - 1] if i else [], [Sequence(tuple(window[:-1]), tuple(window[1:]))], ["window", windows[i - 1] if i else [], window])
+        Document(
+            windows[i - 1] if i else [],
+            [Sequence(tuple(window[:-1]), tuple(window[1:]))],
+            ["window", windows[i - 1] if i else [], window],
+        )
         for i, window in enumerate(windows)
     ]
     nats = -sum(answer.scores[0][0] for answer in scorer.score(documents))

@@ -20,16 +20,22 @@ class Item:
     gold_bytes: int
 
 
-def items_of(task: EvaluationTask, logged: list[dict], gold_logliks: list[float], chosen: list, cut_off: list) -> list[Item]:
+def items_of(
+    task: EvaluationTask, logged: list[dict], gold_logliks: list[float], chosen: list, cut_off: list
+) -> list[Item]:
     """Rows of a task from what lm_eval.evaluate logged, in the order of its documents.
 
     gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
     whether its generation met the cap.
     """
     kind = task.task.OUTPUT_TYPE
-    read = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}.get(kind)
+    read = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}.get(
+        kind
+    )
     if read is None:
-        raise ArtifactError(f"task {task.name}: output type {kind} gives no accuracy per item, which a cell needs")
+        raise ArtifactError(
+            f"task {task.name}: output type {kind} gives no accuracy per item, which a cell needs"
+        )
     items = []
     for i, sample in enumerate(logged):
         answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
@@ -46,14 +52,18 @@ def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
     harness, document = task.task, sample["doc"]
     choices = harness.doc_to_choice(document)
     target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
-    accepted = target if isinstance(target, list) else [choices.index(target) if isinstance(target, str) else target]
+    accepted = (
+        target if isinstance(target, list) else [choices.index(target) if isinstance(target, str) else target]
+    )
     logliks = [loglik for loglik, _ in sample["filtered_resps"]][: len(choices)]
     gold = max(accepted, key=lambda index: logliks[index])
     wrong = [loglik for index, loglik in enumerate(logliks) if index not in accepted]
     if wrong:
         prediction = choices[logliks.index(max(logliks))]
     else:  # every choice is an accepted alias: right if one of them is what greedy decoding gives
-        prediction = next((c for c, (_, greedy) in zip(choices, sample["filtered_resps"], strict=False) if greedy), "")
+        prediction = next(
+            (c for c, (_, greedy) in zip(choices, sample["filtered_resps"], strict=False) if greedy), ""
+        )
     context, continuation = sample["arguments"][gold]
     return {
         "gold_loglik": logliks[gold], "margin": logliks[gold] - max(wrong) if wrong else None, "prediction": prediction,
@@ -112,7 +122,9 @@ def shares(rows: list[dict], names: list[str]) -> dict | None:
         return {name: sum(row["selected_prompt"] == name for row in part) / len(part) for name in names}
 
     tasks = dict.fromkeys(row["task"] for row in rows)
-    return share(rows) | {"by_task": {task: share([row for row in rows if row["task"] == task]) for task in tasks}}
+    return share(rows) | {
+        "by_task": {task: share([row for row in rows if row["task"] == task]) for task in tasks}
+    }
 
 
 def write_samples(path: Path, rows: list[dict]) -> None:

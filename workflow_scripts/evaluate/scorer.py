@@ -70,7 +70,9 @@ class Scorer(LM):
     store: AnswerStore | None = None
     progress: Callable[[int, int], None] | None = None
     selections: dict[tuple, int] = field(default_factory=dict)  # (task, doc_id) -> prompt index
-    cut_off: set[tuple] = field(default_factory=set)  # (task, doc_id) of generations that met the cap, not a stop
+    cut_off: set[tuple] = field(
+        default_factory=set
+    )  # (task, doc_id) of generations that met the cap, not a stop
 
     def __post_init__(self):
         super().__init__()
@@ -136,7 +138,9 @@ class Scorer(LM):
     def sequence(self, context: list[int], continuation: list[int]) -> Sequence:
         """What the model reads: all but the last token, truncated on the left to its longest input."""
         if not continuation or len(continuation) > self.max_length:
-            raise ValueError(f"a continuation of {len(continuation)} tokens: it must have 1 to {self.max_length}")
+            raise ValueError(
+                f"a continuation of {len(continuation)} tokens: it must have 1 to {self.max_length}"
+            )
         return Sequence(tuple((context + continuation)[-(self.max_length + 1) : -1]), tuple(continuation))
 
     # ----------------------------------------------------------------------------------------- scoring
@@ -167,7 +171,10 @@ class Scorer(LM):
         done = 0
         for prompt in sorted(set(chosen.values())):
             batch = [members for (index, _), members in equal.items() if index == prompt]
-            groups = [[((members[0], n), s) for n, s in enumerate(documents[members[0]].sequences)] for members in batch]
+            groups = [
+                [((members[0], n), s) for n, s in enumerate(documents[members[0]].sequences)]
+                for members in batch
+            ]
             rows = pack(groups, self.row_tokens)
             twins = {members[0]: members for members in batch}
             for start in range(0, len(rows), self.rows):
@@ -175,7 +182,9 @@ class Scorer(LM):
                 names = [member for row in part for member in row.members]
                 targets = [documents[i].sequences[n].targets for i, n in names]
                 results = defaultdict(list)
-                for (i, _), result in zip(names, score_rows(self.model, part, targets, self.bank, prompt), strict=True):
+                for (i, _), result in zip(
+                    names, score_rows(self.model, part, targets, self.bank, prompt), strict=True
+                ):
                     results[i].append(result)
                 for first, scores in results.items():
                     for i in twins[first]:
@@ -212,7 +221,9 @@ class Scorer(LM):
         owners, documents = [], []
         for owner, text in enumerate(texts):
             tokens, start = encoded[text], 0
-            for window in get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, context_len=1):
+            for window in get_rolling_token_windows(
+                tokens, self.prefix_token_id, self.max_length, context_len=1
+            ):
                 context, continuation = make_disjoint_window(window)
                 owners.append(owner)
                 identity = ["rolling", text, start]
@@ -236,7 +247,9 @@ class Scorer(LM):
             else:
                 until, cap = self._settings(request.args[1])
                 waiting.append([0, (until, cap), encoded[request.args[0]][-(self.max_length - cap) :], i])
-        for entry, prompt in zip(waiting, self.select([context for _, _, context, _ in waiting]), strict=True):
+        for entry, prompt in zip(
+            waiting, self.select([context for _, _, context, _ in waiting]), strict=True
+        ):
             entry[0] = prompt
         waiting.sort(key=lambda entry: (entry[0], entry[1], -len(entry[2])))
         for done, batch in self._batches(waiting):
@@ -278,7 +291,10 @@ class Scorer(LM):
         start = 0
         while start < len(waiting):
             end = start
-            while end < min(start + self.generation_rows, len(waiting)) and waiting[end][:2] == waiting[start][:2]:
+            while (
+                end < min(start + self.generation_rows, len(waiting))
+                and waiting[end][:2] == waiting[start][:2]
+            ):
                 end += 1
             yield end, waiting[start:end]
             start = end

@@ -1,12 +1,13 @@
 """Figure 5: how close a cell's attention and token activations stay to the dense model's, layer by layer.
 
-Both models read the same held-out windows, one at a time and in lockstep: only the current layer's attention and
-activations of either exist. Attention (heads, T, T) is taken over text tokens: a soft prompt's columns are removed and
-each row is divided by what remains, so that the share which the prompt attracts doesn't count. Similarities are cosines:
-of each head's whole matrix, averaged over heads and windows; of each token's output of the layer, averaged over tokens.
+Both models read the same held-out windows, one at a time and in lockstep: only one layer's attention and activations
+of either exist. Attention (heads, T, T) is taken over text tokens: a soft prompt's columns are removed and each row is
+divided by what remains, so that the share which the prompt attracts doesn't count. Similarities are cosines: of each
+head's whole matrix, averaged over heads and windows; of each token's output of the layer, averaged over tokens.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -18,7 +19,9 @@ class _Entered(Exception):
     """Carries what the first decoder layer was called with."""
 
 
-def layer_states(model, window: list[int], bank=None, prompt: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def layer_states(
+    model, window: list[int], bank=None, prompt: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Per decoder layer: attention over text (H, T, T), rows summing to 1, and the layer's output (T, d), float64.
 
     The model must use eager attention (`model.set_attn_implementation("eager")`), which alone returns its weights.
@@ -45,7 +48,7 @@ def layer_states(model, window: list[int], bank=None, prompt: int = 0) -> Iterat
         handle.remove()
     for layer in layers:
         found = []
-        handle = _attention(layer).register_forward_hook(lambda module, inputs, output: found.append(output[1]))  # noqa: B023
+        handle = _attention(layer).register_forward_hook(partial(_keep_weights, found))
         try:
             output = layer(hidden, *args, **kwargs)
         finally:
@@ -53,6 +56,10 @@ def layer_states(model, window: list[int], bank=None, prompt: int = 0) -> Iterat
         hidden = output[0] if isinstance(output, tuple) else output
         text = found[0][0, :, :, prefix:].double()  # (H, T, T)
         yield text / text.sum(-1, keepdim=True).clamp(min=torch.finfo(text.dtype).tiny), hidden[0].double()
+
+
+def _keep_weights(found: list, module, args, output) -> None:
+    found.append(output[1])
 
 
 def _attention(layer: torch.nn.Module) -> torch.nn.Module:
@@ -72,7 +79,9 @@ def layer_similarities(dense, model, windows: list[list[int]], bank=None, prompt
     attention, activations = [], []
     for n, window in enumerate(windows):
         pairs = zip(
-            layer_states(dense, window), layer_states(model, window, bank, prompts[n] if prompts else 0), strict=True
+            layer_states(dense, window),
+            layer_states(model, window, bank, prompts[n] if prompts else 0),
+            strict=True,
         )
         rows = [
             (float(cosine(a.flatten(1), b.flatten(1), dim=-1).mean()), float(cosine(x, y, dim=-1).mean()))
@@ -80,4 +89,9 @@ def layer_similarities(dense, model, windows: list[list[int]], bank=None, prompt
         ]
         attention.append([row[0] for row in rows])
         activations.append([row[1] for row in rows])
-    return [sum(layer) / len(windows) for layer in zip(*attention)], [sum(layer) / len(windows) for layer in zip(*activations)]
+    return _layer_means(attention), _layer_means(activations)
+
+
+def _layer_means(values: list[list[float]]) -> list[float]:
+    """[window][layer] -> mean per layer."""
+    return [sum(layer) / len(values) for layer in zip(*values, strict=True)]

@@ -29,8 +29,8 @@ datasets.disable_progress_bars()
 class EvaluationTask:
     """A harness task, and which documents of data.jsonl it evaluates.
 
-    `lines[i]` and `hashes[i]` are line number and canonical JSON's SHA-256 of the i-th evaluated document. `samples` are positions in the
-    task's own documents where those are more than the evaluated ones (few-shot), else None.
+    `lines[i]` and `hashes[i]`: line number of the i-th evaluated document, and SHA-256 of its canonical JSON.
+    `samples`: positions in the task's own documents where those are more than the evaluated ones (few-shot), else None.
     """
 
     name: str
@@ -75,7 +75,9 @@ def harness_definition(name: str) -> Path:
     raise ArtifactError(f"{name}: no such task, neither in {DEFINITIONS} nor in the harness")
 
 
-def load_task(name: str, data: Path, items: int | None, generation_tokens: int | None, tokenizer=None) -> EvaluationTask:
+def load_task(
+    name: str, data: Path, items: int | None, generation_tokens: int | None, tokenizer=None
+) -> EvaluationTask:
     """Task `name` over the documents of `data` (JSON Lines).
 
     items: how many documents, None for all. generation_tokens: most new tokens of a generation task; None asks for
@@ -90,10 +92,15 @@ def load_task(name: str, data: Path, items: int | None, generation_tokens: int |
         documents = [json.loads(lines[i]) for i in read]
     except ValueError as error:
         raise ArtifactError(f"{data}: not JSON Lines: {error}") from error
-    config["custom_dataset"] = partial(_dataset, documents, config.get("test_split") or config["validation_split"])
+    config["custom_dataset"] = partial(
+        _dataset, documents, config.get("test_split") or config["validation_split"]
+    )
     config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None, "tag": None}
     if config["output_type"] == "generate_until":
-        config["generation_kwargs"] = {**config.get("generation_kwargs", {}), "max_gen_toks": generation_tokens}
+        config["generation_kwargs"] = {
+            **config.get("generation_kwargs", {}),
+            "max_gen_toks": generation_tokens,
+        }
     task = TaskManager(include_defaults=False).load([config])["tasks"][name]
     task.set_fewshot_seed(0)
     if config["output_type"] == "generate_until" and generation_tokens is None:
