@@ -19,5 +19,8 @@ def main(cells: list[str], verdict: str, output_json: str, output_html: str) -> 
 if __name__ == "__main__":
     with job(snakemake):
         main(
-            snakemake.params.args["cells"], snakemake.input.verdict, snakemake.output.json, snakemake.output.html
+            snakemake.params.args["cells"],
+            snakemake.input.verdict,
+            snakemake.output.json,
+            snakemake.output.html,
         )

@@ -16,7 +16,8 @@ def main(
     cells: list[str], verdict: str, ledger: str, audit: str, figures: list[str], trainings: list[str],
     catalogue: dict, output: str, description: str = "",
 ) -> None:  # fmt: skip
-    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses; figures: SVG files named like the figures; trainings: training.json files; description: the grid's, one line."""
+    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
+    figures: SVG files named like the figures; trainings: training.json files; description: the grid's, one line."""
     results, judged = read_results(cells), read_json(verdict, schema="verdict")
     page = build_page(
         results, judged, pd.read_parquet(ledger), read_json(audit, schema="audit"),

@@ -65,19 +65,24 @@ def answers(cell: dict, items: int, accuracy: float, noise: float = 0.0) -> pd.D
         margin = accuracy - difficulty + noise * random.standard_normal(items)
         prompts = None
         if METHODS[cell["method"]]["kind"] == "idp":
-            prompts = random.choice([m["adapter"] for m in METHODS[cell["method"]]["members"]], items, p=[0.9, 0.1])
+            prompts = random.choice(
+                [m["adapter"] for m in METHODS[cell["method"]]["members"]], items, p=[0.9, 0.1]
+            )
         frames.append(pd.DataFrame({
             "task": task, "doc_id": range(items), "doc_hash": [f"{task}-{i:05d}" for i in range(items)],
             "correct": margin > 0, "acc_norm": None if task in ("triviaqa", "webqs") else margin > 0.02,
             "gold_loglik": 2 * margin - 4, "margin": None if task == "triviaqa" else margin, "prediction": "A",
-            "selected_prompt": prompts, "question": [f"Synthetic {domain} question {i} of <{task}>?" for i in range(items)],
+            "selected_prompt": prompts,
+            "question": [f"Synthetic {domain} question {i} of <{task}>?" for i in range(items)],
             "gold": [f"answer {i}" for i in range(items)],
             "choice_logliks": None if task == "triviaqa" else [[-1.0, -2.0]] * items,
         }))  # fmt: skip
     return pd.concat(frames, ignore_index=True)
 
 
-def write_cell(row: dict, items: int = 40, accuracy: float = 0.5, noise: float = 0.05, sha: str = "a" * 64) -> None:
+def write_cell(
+    row: dict, items: int = 40, accuracy: float = 0.5, noise: float = 0.05, sha: str = "a" * 64
+) -> None:
     """Write one cell's evaluation JSON and samples in the real formats."""
     cell = {key: row[key] for key in ("grid", "model", "compressor", "corpus", "method", "seed")}
     samples = answers(cell, items, accuracy, noise)
@@ -94,24 +99,30 @@ def write_cell(row: dict, items: int = 40, accuracy: float = 0.5, noise: float =
             "version": "1", "data_sha256": sha,
         }  # fmt: skip
     domains = {
-        d: float(np.mean([t["acc"] for t in tasks.values() if t["domain"] == d])) for d in dict.fromkeys(TASKS.values())
+        d: float(np.mean([t["acc"] for t in tasks.values() if t["domain"] == d]))
+        for d in dict.fromkeys(TASKS.values())
     }
     selection = None
     if METHODS[row["method"]]["kind"] == "idp":
-        shares = samples.groupby("task")["selected_prompt"].value_counts(normalize=True).unstack(fill_value=0.0)
+        shares = (
+            samples.groupby("task")["selected_prompt"].value_counts(normalize=True).unstack(fill_value=0.0)
+        )
         selection = {**shares.mean().to_dict(), "by_task": shares.to_dict("index")}
-    perplexity = 60 - 60 * accuracy
+    perplexity, size = 60 - 60 * accuracy, PARAMETERS[row["method"]]
     write_json(row["path"], {
-        "cell": cell, "tasks": tasks, "domains": domains, "average": float(np.mean([t["acc"] for t in tasks.values()])),
+        "cell": cell, "tasks": tasks, "domains": domains,
+        "average": float(np.mean([t["acc"] for t in tasks.values()])),
         "perplexity": {"wikipedia": {"word": 2 * perplexity, "token": perplexity, "bits_per_byte": 1.1,
                                      "windows": 8, "tokens": 4088}},
-        "parameters": {"trainable": PARAMETERS[row["method"]], "effective": PARAMETERS[row["method"]], "base": 134_515_008},
+        "parameters": {"trainable": size, "effective": size, "base": 134_515_008},
         "selection": selection, "manifest": {**MANIFEST, "seed": row["seed"]},
     }, schema="evaluation")  # fmt: skip
 
 
-def write_grid(folder: Path, truth: dict[tuple, float], items: int = 40, noise: float = 0.05, skip=()) -> list[str]:
-    """Write the cells of {(model, compressor, corpus, method, seed): accuracy} except `skip`; returns the plan's paths."""
+def write_grid(
+    folder: Path, truth: dict[tuple, float], items: int = 40, noise: float = 0.05, skip=()
+) -> list[str]:
+    """Write the cells of {(model, compressor, corpus, method, seed): accuracy} but `skip`; returns all paths."""
     rows = plan(folder, list(truth))
     for row, (cell, accuracy) in zip(rows, truth.items(), strict=True):
         if cell not in skip:
@@ -128,9 +139,15 @@ def study(model: str, gains: dict[str, float], dense: float = 0.7, losses: dict[
     for compressor, loss in (losses or {"gptq-w3": 0.2}).items():
         at = "none" if compressor == "rtn-w3" else corpus
         truth[model, compressor, at, "none", 0] = dense - loss
-        truth |= {(model, compressor, corpus, method, 0): dense - loss + gain for method, gain in gains.items()}
+        truth |= {
+            (model, compressor, corpus, method, 0): dense - loss + gain for method, gain in gains.items()
+        }
     return truth
 
 
 PAIR = {"prompt": "idp-50-100", "lora": "lora-r4"}
-CATALOGUE = {"methods": METHODS, "compressors": COMPRESSORS, "tasks": {t: {"domain": d} for t, d in TASKS.items()}}
+CATALOGUE = {
+    "methods": METHODS,
+    "compressors": COMPRESSORS,
+    "tasks": {t: {"domain": d} for t, d in TASKS.items()},
+}

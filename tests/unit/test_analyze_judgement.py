@@ -62,12 +62,19 @@ def test_identical_cells_give_p_1_and_no_difference(tmp_path):
     assert row["gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert row["p"] == row["p_holm"] == 1.0
     assert row["smallest_detectable"] > 0
-    assert all(task["p"] == 1.0 and task["gained"] == task["lost"] == 0 for task in group["tasks"]["lora-r4"].values())
+    assert all(
+        task["p"] == 1.0 and task["gained"] == task["lost"] == 0
+        for task in group["tasks"]["lora-r4"].values()
+    )
 
 
 def test_the_recovery_ratio_is_undefined_where_the_loss_is_not_significant(tmp_path):
-    verdict = judged(tmp_path, {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.3})
-    ratios = {g["compressor"]: g["metrics"]["accuracy"]["methods"]["lora-r4"]["recovery"] for g in verdict["groups"]}
+    verdict = judged(
+        tmp_path, {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.3}
+    )
+    ratios = {
+        g["compressor"]: g["metrics"]["accuracy"]["methods"]["lora-r4"]["recovery"] for g in verdict["groups"]
+    }
     assert ratios["gptq-w3"] is None
     assert ratios["sparsegpt-50"]["low"] < 0.1
 

@@ -40,8 +40,12 @@ def test_the_ledger_holds_each_item_once_with_question_and_margins(tmp_path):
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1, "prompt-50": 0.05}), items=8)
     ledger = build(read_results(paths), PAIR)
     assert len(ledger) == 8 * 9
-    assert not ledger.duplicated(["model", "compressor", "corpus", "seed", "task", "doc_hash", "occurrence"]).any()
-    assert {"question", "gold", "domain", "outcome", "correct/prompt-50", "margin/dense"} <= set(ledger.columns)
+    assert not ledger.duplicated(
+        ["model", "compressor", "corpus", "seed", "task", "doc_hash", "occurrence"]
+    ).any()
+    assert {"question", "gold", "domain", "outcome", "correct/prompt-50", "margin/dense"} <= set(
+        ledger.columns
+    )
     assert "selected_prompt/idp-50-100" in ledger and "selected_prompt/none" not in ledger
     ledger.to_parquet(tmp_path / "ledger.parquet")
     assert len(pd.read_parquet(tmp_path / "ledger.parquet")) == len(ledger)
@@ -54,7 +58,14 @@ def test_a_group_without_its_dense_cell_is_left_out(tmp_path):
 
 
 def test_rates_count_lost_unknown_and_kept_items():
-    ledger = table([(1, 0, 1, 0)] * 3 + [(1, 0, 0, 0)] + [(0, 0, 1, 0)] + [(0, 0, 0, 0)] * 3 + [(1, 1, 0, 1)] + [(1, 1, 1, 1)])
+    ledger = table(
+        [(1, 0, 1, 0)] * 3
+        + [(1, 0, 0, 0)]
+        + [(0, 0, 1, 0)]
+        + [(0, 0, 0, 0)] * 3
+        + [(1, 1, 0, 1)]
+        + [(1, 1, 1, 1)]
+    )
     for name, value in {"model": "m", "compressor": "c", "corpus": "t", "seed": 0, "domain": "world"}.items():
         ledger[name] = value
     row = rates(ledger, ["idp-50-100"]).query("domain == 'all'").iloc[0]

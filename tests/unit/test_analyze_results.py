@@ -57,7 +57,7 @@ def test_equal_questions_of_a_task_are_paired_in_their_order(tmp_path):
     results = read_results(paths)
     paired = paired_items(results, list(results.planned), "correct")
     assert len(paired["sciq"]) == 6
-    assert list(paired["sciq"][0]) == [x for x in results.items(Cell(*DENSE)).loc["sciq", "correct"].astype(float)]
+    assert list(paired["sciq"][0]) == list(results.items(Cell(*DENSE)).loc["sciq", "correct"].astype(float))
 
 
 def test_only_shared_items_with_values_are_paired(tmp_path):
@@ -74,7 +74,7 @@ def test_lost_samples_name_the_file_and_the_way_out(tmp_path):
     paths = write_grid(tmp_path, {DENSE: 0.7}, items=5)
     samples_path(paths[0]).unlink()
     results = read_results(paths)
-    with pytest.raises(ArtifactError, match="samples.parquet.*delete"):
+    with pytest.raises(ArtifactError, match=r"samples\.parquet.*delete"):
         results.items(Cell(*DENSE))
 
 

@@ -54,7 +54,9 @@ def test_the_factor_of_items_shrinks_the_interval_to_the_threshold():
 
 
 def test_without_a_dense_control_a_loss_stays_undecided():
-    verdict = decide(estimate(0.2, 0.01, 0), None, None, "no dense control: idp was not run on the dense model")
+    verdict = decide(
+        estimate(0.2, 0.01, 0), None, None, "no dense control: idp was not run on the dense model"
+    )
     assert verdict.word == "undecided"
     assert verdict.reason.startswith("no dense control")
 
@@ -66,7 +68,16 @@ def test_a_missing_interval_is_undecided_not_a_crash():
 
 def test_the_words_are_those_of_the_schema():
     verdict = decide(estimate(0.2, 0.01, 0), None, None, "x").to_json()
-    group = {"model": "m", "compressor": "c", "corpus": "t", "missing": [], "seeds": {}, "items": {}, "tasks": {}, "family": 0}
+    group = {
+        "model": "m",
+        "compressor": "c",
+        "corpus": "t",
+        "missing": [],
+        "seeds": {},
+        "items": {},
+        "tasks": {},
+        "family": 0,
+    }
     metrics = {"accuracy": {"verdict": verdict}, "gold_loglik": {"verdict": verdict}}
     document = {
         "grid": "g", "pair": {"prompt": "p", "lora": "l"}, "settings": {"resamples": 1, "seed": 0, "level": 0.95},

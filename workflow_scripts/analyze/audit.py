@@ -37,7 +37,10 @@ def audit(rows: pd.DataFrame, results: Results | None = None, verdict: dict | No
         *same_label(rows),
         *(finding for claim in CLAIMS for finding in claim(rows)),
     ]
-    counts = {word: sum(f.verdict == word for f in findings) for word in ("holds", "does not hold", "cannot be known")}
+    counts = {
+        word: sum(f.verdict == word for f in findings)
+        for word in ("holds", "does not hold", "cannot be known")
+    }
     return {
         "source": "Hoang, Cho, Merth, Rastegari and Wang, ICML 2024 (PMLR 235), Tables 1 to 3 as printed",
         "counts": counts,
@@ -49,7 +52,9 @@ def audit(rows: pd.DataFrame, results: Results | None = None, verdict: dict | No
 
 def label(row) -> str:
     """ "T1 OPT-6.7b prompt 0.1M" """
-    return " ".join(filter(None, [f"T{row['table']}", row["model"], row["type"], row["param"].replace("-", "")]))
+    return " ".join(
+        filter(None, [f"T{row['table']}", row["model"], row["type"], row["param"].replace("-", "")])
+    )
 
 
 def arithmetic(rows: pd.DataFrame) -> list[Check]:
@@ -68,7 +73,8 @@ def _arithmetic_finding(checks: list[Check]) -> Finding:
     wrong = [check for check in checks if not check.holds]
     bad_rows, all_rows = {check.row for check in wrong}, {check.row for check in checks}
     detail = "; ".join(
-        f"{c.row} {c.column}: printed {c.printed:.2f}, its tasks give {c.recomputed:.3f} ({c.printed - c.recomputed:+.3f})"
+        f"{c.row} {c.column}: printed {c.printed:.2f}, its tasks give {c.recomputed:.3f} "
+        f"({c.printed - c.recomputed:+.3f})"
         for c in wrong
     )
     return Finding(
@@ -109,7 +115,8 @@ def same_label(rows: pd.DataFrame) -> list[Finding]:
             findings.append(Finding(
                 f"{label(third)} and {label(first)}", "Tables 1 and 3 give one method the same numbers",
                 DOES_NOT_HOLD if changed else HOLDS,
-                f"Averages {third['Average']:.2f} and {first['Average']:.2f}; {len(changed)} of {len(paper.TASKS)} tasks differ",
+                f"Averages {third['Average']:.2f} and {first['Average']:.2f}; "
+                f"{len(changed)} of {len(paper.TASKS)} tasks differ",
             ))  # fmt: skip
     return findings
 
@@ -124,11 +131,17 @@ def beside(rows: pd.DataFrame, results: Results, verdict: dict) -> list[dict]:
     for group in results.groups():
         metric = judged[group]["metrics"]["accuracy"]
         for method in ("none", *results.methods(group)):
-            value = metric.get("compressed") if method == "none" else (metric.get("methods", {}).get(method) or {}).get("value")
+            value = (
+                metric.get("compressed")
+                if method == "none"
+                else (metric.get("methods", {}).get(method) or {}).get("value")
+            )
             for table in (1, 2, 3):
                 found = paper.printed(rows, table, group.model, group.compressor, method)
                 if found and value and value["value"] is not None and not metric.get("absent_tasks"):
-                    ours, low, high = (None if value[k] is None else 100 * value[k] for k in ("value", "low", "high"))
+                    ours, low, high = (
+                        None if value[k] is None else 100 * value[k] for k in ("value", "low", "high")
+                    )
                     compared.append({
                         "table": table, **group._asdict(), "method": method, "column": "Average",
                         "ours": ours, "low": low, "high": high, "printed": found["Average"],
@@ -136,5 +149,3 @@ def beside(rows: pd.DataFrame, results: Results, verdict: dict) -> list[dict]:
                         "inside": None if low is None else bool(low <= found["Average"] <= high),
                     })  # fmt: skip
     return compared
-
-

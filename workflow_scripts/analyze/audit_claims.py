@@ -40,16 +40,20 @@ def parameter_ratio(rows: pd.DataFrame) -> list[Finding]:
         ratios += [lora / size for lora in loras]
         text.append(f"{model} {min(loras) / size:.1f} to {max(loras) / size:.1f}")
     prefix = _millions("13.1M") / size
-    printed, saved = ([1 - own / lora for lora in (4.4, 8.9)] for own in (0.8, size))  # Llama's smallest and largest
+    printed, saved = (
+        [1 - own / lora for lora in (4.4, 8.9)] for own in (0.8, size)
+    )  # Llama's smallest and largest
     return [
         finding("abstract", "21 times fewer extra parameters than LoRA", max(ratios) >= 20.5,
                 f"LoRA over IDP ({size:.3f}M): {'; '.join(text)}. 21.3 is prefix tuning over IDP ({prefix:.1f}), "
                 f"{8.9 / (100 * HIDDEN / 1e6):.1f} is LoRA 8.9M over one prompt of 100 tokens"),
         finding("3.3", "81 % to 91 % of the parameters saved", [int(100 * share) for share in printed] == [81, 91],
-                f"only with IDP at 0.8M, which is {0.8e6 / HIDDEN:.0f} tokens: {100 * printed[0]:.1f} % against LoRA 4.4M and "
-                f"{100 * printed[1]:.1f} % against 8.9M; with {size:.3f}M it is {100 * saved[0]:.1f} % to {100 * saved[1]:.1f} %"),
+                f"only with IDP at 0.8M, which is {0.8e6 / HIDDEN:.0f} tokens: {100 * printed[0]:.1f} % against LoRA "
+                f"4.4M and {100 * printed[1]:.1f} % against 8.9M; with {size:.3f}M it is {100 * saved[0]:.1f} % to "
+                f"{100 * saved[1]:.1f} %"),
         finding("3.3", "a 20-fold reduction", max(ratios) >= 19.5,
-                f"0.8M is {4.4 / 0.8:.1f} to {8.9 / 0.8:.1f} times smaller, {size:.3f}M {min(ratios):.1f} to {max(ratios):.1f} times"),
+                f"0.8M is {4.4 / 0.8:.1f} to {8.9 / 0.8:.1f} times smaller, {size:.3f}M {min(ratios):.1f} to "
+                f"{max(ratios):.1f} times"),
     ]  # fmt: skip
 
 
@@ -81,7 +85,10 @@ def average_gains(rows: pd.DataFrame) -> list[Finding]:
     """GPTQ about +1 %, SparseGPT +0.37 %."""
     tops = {table: [_top_gain(rows, table, model) for model in MODELS] for table in (1, 2)}
     idp = [_gain(rows, 2, model) for model in MODELS]
-    text = {t: ", ".join(f"{m} {g:+.2f} ({name})" for m, (g, name) in zip(MODELS, top, strict=True)) for t, top in tops.items()}
+    text = {
+        t: ", ".join(f"{m} {g:+.2f} ({name})" for m, (g, name) in zip(MODELS, top, strict=True))
+        for t, top in tops.items()
+    }
     means = {table: float(np.mean([g for g, _ in top])) for table, top in tops.items()}
     return [
         finding("text", "under GPTQ the best method gains about 1 % on average", abs(means[1] - 1) < 0.1,
@@ -132,7 +139,9 @@ def world_knowledge(rows: pd.DataFrame) -> list[Finding]:
     for table, name in NAMES.items():
         for model in MODELS:
             for column, parts in text.items():
-                lead = float(only(rows, table, model, "IDP")[column] - select(rows, table, model, "lora")[column].max())
+                lead = float(
+                    only(rows, table, model, "IDP")[column] - select(rows, table, model, "lora")[column].max()
+                )
                 parts.append(f"{name} {model} {lead:+.2f}")
                 (leads if column == "World" else behind).append(round(lead, 2))
     return [
@@ -159,7 +168,8 @@ def most_recover(rows: pd.DataFrame) -> list[Finding]:
         finding("text", "LoRA, prompts and IDP raise the Average over no recovery", min(gains) > 0,
                 f"{sum(g > 0 for g in gains)} of {len(gains)} rows, by {min(gains):+.2f} to {max(gains):+.2f}"),
         finding("text", "they recover Language under SparseGPT too", max(language) > 0,
-                f"every one of the {len(language)} rows falls, by {-max(language):.2f} to {-min(language):.2f}, through lambada"),
+                f"every one of the {len(language)} rows falls, by {-max(language):.2f} to {-min(language):.2f}, "
+                "through lambada"),
         finding("text", "what share of the lost accuracy is recovered", None,
                 "no table has the uncompressed model, so the loss itself is not printed"),
     ]  # fmt: skip
@@ -167,14 +177,21 @@ def most_recover(rows: pd.DataFrame) -> list[Finding]:
 
 def ablation(rows: pd.DataFrame) -> list[Finding]:
     """4.2: IDP +0.5 % (OPT) and +0.42 % (Llama), concatenation +0.16 % and -1.03 %."""
-    claims = {("Llama-7b", "IDP"): 0.42, ("Llama-7b", "Concat"): -1.03, ("OPT-6.7b", "IDP"): 0.5, ("OPT-6.7b", "Concat"): 0.16}
+    claims = {
+        ("Llama-7b", "IDP"): 0.42,
+        ("Llama-7b", "Concat"): -1.03,
+        ("OPT-6.7b", "IDP"): 0.5,
+        ("OPT-6.7b", "Concat"): 0.16,
+    }
     findings = []
     for (model, kind), claimed in claims.items():
         gains = {ref: round(float(only(rows, 3, model, kind)["Average"] - only(rows, 3, model, ref)["Average"]), 2)
                  for ref in ("26", "100")}  # fmt: skip
         close = [ref for ref, gain in gains.items() if abs(gain - claimed) < 0.015]
         text = ", ".join(f"{gain:+.2f} against {ref} tokens" for ref, gain in gains.items())
-        findings.append(finding("4.2", f"{model}: {kind} changes the Average by {claimed:+.2f}", bool(close), text))
+        findings.append(
+            finding("4.2", f"{model}: {kind} changes the Average by {claimed:+.2f}", bool(close), text)
+        )
     return findings
 
 
@@ -190,22 +207,29 @@ def formulas(rows: pd.DataFrame) -> list[Finding]:
     return [
         _formula("LoRA: 32 (8 d r + 4 d_inter r)", written, printed["OPT-6.7b"], f"Llama prints {printed['Llama-7b']}"),
         _formula("LoRA on OPT's q, k, v, out, fc1, fc2", opt, printed["OPT-6.7b"], "our choice of modules"),
-        _formula("LoRA on Llama's q, k, v, gate, up, down (cut, not rounded)", llama, printed["Llama-7b"], "our choice of modules"),
+        _formula("LoRA on Llama's q, k, v, gate, up, down (cut, not rounded)", llama, printed["Llama-7b"],
+                 "our choice of modules"),
         _formula("prompt: t d", prompt, sizes["prompt"], "26, 50, 100 tokens"),
         _formula("prefix: 32 t d", prefix, sizes["ptune"],
-                 f"26 tokens do not agree (24 would: {n * 24 * d / 1e6:.2f}M); a key and a value per layer would double all three"),
+                 f"26 tokens do not agree (24 would: {n * 24 * d / 1e6:.2f}M); a key and a value per layer would "
+                 "double all three"),
     ]  # fmt: skip
 
 
 def _formula(statement: str, given: list[float], printed: list[float], note: str) -> Finding:
     agrees = all(round(g, 1) == p or int(10 * g) / 10 == p for g, p in zip(given, printed, strict=True))
     text = ", ".join(f"{g:.2f}M" for g in given)
-    return finding("appendix", statement, agrees, f"gives {text}; printed {', '.join(f'{p}M' for p in printed)}; {note}")
+    return finding(
+        "appendix", statement, agrees, f"gives {text}; printed {', '.join(f'{p}M' for p in printed)}; {note}"
+    )
 
 
 def evaluation(rows: pd.DataFrame) -> list[Finding]:
     """What the tables can't carry: kinds of tasks, calibration set, error bars."""
-    variance = {c: np.mean([r[c] / 100 * (1 - r[c] / 100) for _, r in rows.iterrows()]) / n for c, n in TEST_ITEMS.items()}
+    variance = {
+        c: np.mean([r[c] / 100 * (1 - r[c] / 100) for _, r in rows.iterrows()]) / n
+        for c, n in TEST_ITEMS.items()
+    }
     error = 100 * np.sqrt(sum(variance.values())) / len(variance)
     margin = 1.96 * np.sqrt(2) * error
     passing = [
@@ -216,11 +240,12 @@ def evaluation(rows: pd.DataFrame) -> list[Finding]:
     return [
         finding("text", "all tasks are multiple choice", False,
                 "lambada predicts a last word and triviaqa is answered freely in the usual harness"),
-        finding("Tables 1 to 3", "which calibration set a row used", None, "C4 and WikiText are named, rows are not marked"),
+        finding("Tables 1 to 3", "which calibration set a row used", None,
+                "C4 and WikiText are named, rows are not marked"),
         finding("Tables 1 to 3", "the gains exceed what sampling of the questions gives", None,
-                f"no error bars or answers per question are printed; with the usual test sets an Average has a binomial "
-                f"standard error of about {error:.2f}, an unpaired difference a 95 % margin of {margin:.2f} points, passed by "
-                f"{len(passing)} gains: {'; '.join(passing)}; a paired test would be sharper"),
+                "no error bars or answers per question are printed; with the usual test sets an Average has a binomial "
+                f"standard error of about {error:.2f}, an unpaired difference a 95 % margin of {margin:.2f} points, "
+                f"passed by {len(passing)} gains: {'; '.join(passing)}; a paired test would be sharper"),
     ]  # fmt: skip
 
 

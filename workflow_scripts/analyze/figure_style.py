@@ -19,13 +19,15 @@ from workflow_scripts.artifacts import atomic_path
 INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
 FAMILIES = {  # kind -> label, colour, marker, hatch
-    "none": ("no recovery", "#000000", "o", ""),
+    "none": ("no recovery", "#000000", "P", ""),
     "lora": ("LoRA", "#D55E00", "s", "//"),
     "prompt": ("prompt tuning", "#0072B2", "o", ""),
     "prefix": ("prefix tuning", "#009E73", "^", ".."),
     "concat": ("concatenated prompts", "#CC79A7", "X", "xx"),
     "idp": ("IDP", "#7A3E9D", "D", "\\\\"),
 }
+PAIRED = "Intervals: 95 %, bootstrap over items. Methods share their items: compare them by the tables' paired gains."
+HOLLOW = "Hollow marks: printed in the paper, which does not say for which corpus."
 SERIES = [  # colour, marker, line style for corpora and compressors
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
@@ -52,7 +54,9 @@ class FigureData:
 
         None too where a task of the grid is missing: a mean over fewer tasks is no point of a figure.
         """
-        judged = next(g for g in self.verdict["groups"] if Group(g["model"], g["compressor"], g["corpus"]) == group)
+        judged = next(
+            g for g in self.verdict["groups"] if Group(g["model"], g["compressor"], g["corpus"]) == group
+        )
         metric = judged["metrics"]["accuracy"]
         role = {"dense": "dense", "none": "compressed"}.get(method)
         value = metric.get(role) if role else (metric.get("methods", {}).get(method) or {}).get("value")
@@ -120,8 +124,33 @@ def legend(figure: Figure, handles: list, columns: int = 4) -> None:
 
 def footer(figure: Figure, lines: list[str]) -> None:
     """Small print under a figure: what is missing, what the marks mean, the command."""
-    text = "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, int(14.5 * figure.get_figwidth())))
+    text = "\n".join(
+        wrapped for line in lines for wrapped in textwrap.wrap(line, int(14.5 * figure.get_figwidth()))
+    )
     figure.supxlabel(text, fontsize=7, color=SOFT, x=0.01, ha="left")
+
+
+def wrapped(count: int, columns: int = 3, **size):
+    """`count` axes in rows of `columns`, as a flat sequence."""
+    figure, axes = panels(-(-count // columns), min(count, columns), **size)
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+    return figure, axes.flat[:count]
+
+
+def name_of(group: Group) -> str:
+    """A panel's title."""
+    return f"{group.model}, {group.compressor}\n({group.corpus})"
+
+
+def finish(figure: Figure, data: FigureData, name: str, notes: list[str]) -> Figure:
+    """Add the small print: notes, planned cells that are missing, the command."""
+    missing, lines = data.results.missing, list(notes)
+    if missing:
+        more = f"; and {len(missing) - 4} more" if len(missing) > 4 else ""
+        lines.append(f"Planned cells without a result: {'; '.join(map(str, missing[:4]))}{more}.")
+    footer(figure, [*lines, f"snakemake results/{data.results.grid}/figures/{name}.svg"])
+    return figure
 
 
 def absent(title: str, need: str) -> Figure:

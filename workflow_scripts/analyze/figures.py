@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from workflow_scripts.analyze.figure_scheme import figure3
 from workflow_scripts.analyze.figure_style import FigureData, save, use_style
-from workflow_scripts.analyze.figures_accuracy import figure1, figure2, figure4, figure6, figure7
+from workflow_scripts.analyze.figure_tasks import figure7
+from workflow_scripts.analyze.figures_accuracy import figure1, figure2, figure4, figure6
 from workflow_scripts.analyze.figures_measured import figure5, latency, training
 
 FIGURES: dict[str, tuple[Callable[[FigureData, str], Figure], str]] = {

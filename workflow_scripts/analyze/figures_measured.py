@@ -3,7 +3,14 @@
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from workflow_scripts.analyze.figure_style import FAMILIES, SERIES, SOFT, FigureData, absent, footer, legend, panels
+from workflow_scripts.analyze.figure_style import (
+    FAMILIES,
+    FigureData,
+    absent,
+    finish,
+    legend,
+    panels,
+)
 from workflow_scripts.analyze.results import unique
 
 _STYLES = ["-", "--", "-.", ":"]
@@ -37,18 +44,24 @@ def training(data: FigureData, title: str) -> Figure:
                 colour, marker, style = styles[place[3]]
                 tokens, losses = zip(*record["loss_curve"], strict=True)
                 ax.plot(tokens, losses, style, color=colour, linewidth=1.1)
-                ax.plot(tokens[-1], record["heldout_loss"]["after"], marker, markerfacecolor="white", markeredgecolor=colour, markersize=6)
+                ax.plot(
+                    tokens[-1],
+                    record["heldout_loss"]["after"],
+                    marker,
+                    markerfacecolor="white",
+                    markeredgecolor=colour,
+                    markersize=6,
+                )
         ax.set(xlabel="training tokens", ylabel="loss (nats per token)")
         ax.set_title(f"{group[0]}, {group[1]}\n({group[2]})")
     legend(figure, [Line2D([], [], color=c, marker=m, markerfacecolor="white", linestyle=s, label=name)
                     for name, (c, m, s) in styles.items()], 5)  # fmt: skip
-    footer(figure, ["Lines: training loss. Hollow marks: loss on held-out windows after training.",
-                    f"snakemake results/{data.results.grid}/figures/training.svg"])  # fmt: skip
-    return figure
+    note = "Lines: training loss. Hollow marks: loss on held-out windows after training."
+    return finish(figure, data, "training", [note])
 
 
 def _place(path: str) -> tuple[str, str, str, str]:
-    """(model, compressor, corpus, adapter) from .../adapters/<model>/<compressor>/<corpus>/<adapter>/seed-n/training.json."""
+    """(model, compressor, corpus, adapter) of .../<model>/<compressor>/<corpus>/<adapter>/seed-n/training.json."""
     model, compressor, corpus, adapter = path.split("/")[-6:-2]
     return model, compressor, corpus, adapter
 
@@ -62,19 +75,32 @@ def figure5(data: FigureData, title: str) -> Figure:
     styles = method_style(data, unique(c["method"] for c in cells))
     figure, axes = panels(len(groups), 2)
     for row, group in zip(axes, groups, strict=True):
-        for ax, (measure, label) in zip(row, (("attention", "attention"), ("activations", "token activations")), strict=True):
+        for ax, (measure, label) in zip(
+            row, (("attention", "attention"), ("activations", "token activations")), strict=True
+        ):
             for record in data.similarities:
                 cell = record["cell"]
                 if (cell["model"], cell["compressor"], cell["corpus"]) == group:
                     colour, marker, style = styles[cell["method"]]
                     values = record[measure]
-                    ax.plot(range(len(values)), values, style, color=colour, marker=marker, markersize=3, linewidth=1.1)
+                    ax.plot(
+                        range(len(values)),
+                        values,
+                        style,
+                        color=colour,
+                        marker=marker,
+                        markersize=3,
+                        linewidth=1.1,
+                    )
             ax.set(xlabel="layer", ylabel="cosine similarity to dense")
             ax.set_title(f"{group[0]}, {group[1]} ({group[2]}): {label}")
-    legend(figure, [Line2D([], [], color=c, marker=m, linestyle=s, label=n) for n, (c, m, s) in styles.items()], 5)
-    footer(figure, ["Attention over text tokens only: the prompt's columns removed, rows renormalised.",
-                    f"snakemake results/{data.results.grid}/figures/figure5.svg"])  # fmt: skip
-    return figure
+    legend(
+        figure,
+        [Line2D([], [], color=c, marker=m, linestyle=s, label=n) for n, (c, m, s) in styles.items()],
+        5,
+    )
+    note = "Attention over text tokens only: the prompt's columns removed, rows renormalised."
+    return finish(figure, data, "figure5", [note])
 
 
 def latency(data: FigureData, title: str) -> Figure:

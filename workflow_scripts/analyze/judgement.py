@@ -54,7 +54,9 @@ def judge_grid(results: Results, pair: dict[str, str], resamples: int = RESAMPLE
 def arms_of(results: Results, group: Group, compressor: str) -> dict[str, Arm]:
     """method -> arm of a compressor in the group's model and corpus, for the cells that exist."""
     methods = ["none", *results.methods(group)]
-    arms = (Arm(compressor, m, tuple(results.seeds(group.model, compressor, group.corpus, m))) for m in methods)
+    arms = (
+        Arm(compressor, m, tuple(results.seeds(group.model, compressor, group.corpus, m))) for m in methods
+    )
     return {arm.method: arm for arm in arms if arm.cells}
 
 
@@ -96,7 +98,11 @@ def _judge_metric(results, group, arms, column, pair, resamples, seed) -> tuple[
     points = np.mean([v.mean(axis=0) for v in values.values()], axis=0) if values else np.empty(0)
     if not values:
         reason = "its cells share no item with a value"
-        return {"verdict": Verdict("unavailable", reason).to_json(), "absent_tasks": absent, "methods": {}}, {}
+        return {
+            "verdict": Verdict("unavailable", reason).to_json(),
+            "absent_tasks": absent,
+            "methods": {},
+        }, {}
     for arm in arms:
         key, stop = (arm.compressor, arm.method), start + len(arm.cells)
         members[key] = slice(start, stop)
@@ -135,7 +141,9 @@ def _judge_metric(results, group, arms, column, pair, resamples, seed) -> tuple[
         "compressed": estimates[none].to_json(),
         "loss": loss.to_json() if loss is not None else None,
         "loss_smallest_detectable": (
-            finite(smallest_detectable(difference(reference, none), column == "correct")) if loss is not None else None
+            finite(smallest_detectable(difference(reference, none), column == "correct"))
+            if loss is not None
+            else None
         ),
         "methods": methods,
         "verdict": _verdict(group, loss, controlled, methods, pair).to_json(),
@@ -176,7 +184,11 @@ def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None)
                 before = frame[1].to_numpy() > 0.5
                 test = mcnemar(before, after)
                 low, high = paired_interval(test["gained"], test["lost"], len(after))
-                difference = {"value": float(after.mean() - before.mean()), "low": finite(low), "high": finite(high)}
+                difference = {
+                    "value": float(after.mean() - before.mean()),
+                    "low": finite(low),
+                    "high": finite(high),
+                }
                 row |= {"difference": difference, **test}
             report[method][task] = row
     return report
@@ -185,7 +197,9 @@ def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None)
 def _adjust(methods: dict, tasks: dict) -> int:
     """Holm over the family of one table and model: all methods' averages and tasks. Returns the family's size."""
     rows = [row for row in methods.values() if row["p"] is not None]
-    rows += [row for method, by_task in tasks.items() if method != "none" for row in by_task.values() if "p" in row]
+    rows += [
+        row for method, by_task in tasks.items() if method != "none" for row in by_task.values() if "p" in row
+    ]
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return len(rows)

@@ -46,9 +46,15 @@ def _seeds(results: Results, group: Group) -> list[int]:
     return sorted(seeds) or [cell.seed for cell in results.seeds(*group, "none")]
 
 
-def _part(results: Results, group: Group, seed: int, dense: Cell, compressed: Cell, pair: dict) -> pd.DataFrame:
+def _part(
+    results: Results, group: Group, seed: int, dense: Cell, compressed: Cell, pair: dict
+) -> pd.DataFrame:
     cells = {"dense": dense, "none": compressed}
-    cells |= {m: Cell(*group, m, seed) for m in results.methods(group) if Cell(*group, m, seed) in results.evaluations}
+    cells |= {
+        m: Cell(*group, m, seed)
+        for m in results.methods(group)
+        if Cell(*group, m, seed) in results.evaluations
+    }
     results.check_paired(cells.values())
     base = results.items(compressed)
     part = pd.DataFrame(index=base.index)
@@ -60,7 +66,9 @@ def _part(results: Results, group: Group, seed: int, dense: Cell, compressed: Ce
         items = results.items(cell).reindex(part.index)
         for measure in _MEASURES:
             if measure in items and items[measure].notna().any():
-                part[f"{measure}/{method}"] = items[measure].astype("boolean") if measure == "correct" else items[measure]
+                part[f"{measure}/{method}"] = (
+                    items[measure].astype("boolean") if measure == "correct" else items[measure]
+                )
     part["outcome"] = outcomes(part, {role: m for role, m in pair.items() if m in cells})
     part = part.reset_index()
     for position, (name, value) in enumerate([*group._asdict().items(), ("seed", seed)]):

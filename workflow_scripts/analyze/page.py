@@ -37,7 +37,12 @@ def build_page(
         domains=list(DOMAINS.values()),
         headline=image(figures.get(HEADLINE)),
         figures=[
-            {"name": name, "title": title, "alt": (function.__doc__ or "").strip(), "source": image(figures[name])}
+            {
+                "name": name,
+                "title": title,
+                "alt": (function.__doc__ or "").strip(),
+                "source": image(figures[name]),
+            }
             for name, (function, title) in FIGURES.items()
             if name in figures
         ],
@@ -122,16 +127,25 @@ def explorer(ledger: pd.DataFrame, methods: list[str]) -> dict:
     items, texts, groups = {}, [], []
     tasks = unique(frame["task"])
     for keys, part in frame.groupby(["model", "compressor", "corpus", "seed"], sort=False):
-        marks = pd.concat([part[f"correct/{m}"].map({True: "1", False: "0"}).fillna("-") for m in shown], axis=1)
+        marks = pd.concat(
+            [part[f"correct/{m}"].map({True: "1", False: "0"}).fillna("-") for m in shown], axis=1
+        )
         marks = marks.apply("".join, axis=1)
-        margins = [part[name].round(2) if (name := f"margin/{m}") in part else pd.Series(None, part.index) for m in ("dense", "none")]
+        margins = [
+            part[name].round(2) if (name := f"margin/{m}") in part else pd.Series(None, part.index)
+            for m in ("dense", "none")
+        ]
         rows = []
         columns = (part[c] for c in ("task", "doc_hash", "occurrence", "question", "gold", "outcome"))
-        for task, doc, nth, question, gold, outcome, mark, *margin in zip(*columns, marks, *margins, strict=True):
+        for task, doc, nth, question, gold, outcome, mark, *margin in zip(
+            *columns, marks, *margins, strict=True
+        ):
             if (key := (task, doc, nth)) not in items:
                 items[key] = len(texts)
                 texts.append([tasks.index(task), _cut(question), _cut(gold)])
-            rows.append([items[key], names.index(outcome), mark, *(None if pd.isna(m) else float(m) for m in margin)])
+            rows.append(
+                [items[key], names.index(outcome), mark, *(None if pd.isna(m) else float(m) for m in margin)]
+            )
         model, compressor, corpus, seed = keys
         groups.append({"name": f"{model} / {compressor} / {corpus} / seed {seed}", "rows": rows})
     return {

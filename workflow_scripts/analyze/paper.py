@@ -51,7 +51,9 @@ def read_tables(folder: Path = PRINTED) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
     rows["compressor"] = rows["table"].map(COMPRESSORS)
     rows["cell_model"] = rows["model"].map(MODELS)
-    rows["method"] = [ABLATION[t] if n == 3 else METHODS[t, p] for n, t, p in rows[["table", "type", "param"]].to_numpy()]
+    rows["method"] = [
+        ABLATION[t] if n == 3 else METHODS[t, p] for n, t, p in rows[["table", "type", "param"]].to_numpy()
+    ]
     return rows
 
 

@@ -78,7 +78,11 @@ def to_markdown(table: Table) -> str:
             ]
             gain = " ".join(filter(None, [signed(row.gain.value), interval(row.gain)]))
             method = row.method + (f" ({row.problem})" if row.problem else "")
-            lines.append(_pipe([row.model, row.corpus, row.type, method, row.param, *entries, gain, p_value(row.p_holm)]))
+            lines.append(
+                _pipe(
+                    [row.model, row.corpus, row.type, method, row.param, *entries, gain, p_value(row.p_holm)]
+                )
+            )
         lines.append("")
     lines += [f"- {note}" for note in table.notes]
     if table.missing:
@@ -112,7 +116,9 @@ def to_latex(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """One page with sortable tables that needs nothing beside itself."""
-    return environment().get_template("table_page.html.j2").render(table=table, domains=list(DOMAINS.values()))
+    return (
+        environment().get_template("table_page.html.j2").render(table=table, domains=list(DOMAINS.values()))
+    )
 
 
 RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
@@ -128,7 +134,11 @@ def _plain(value: float | None) -> str:
 
 
 def _pipe(cells: list[str]) -> str:
-    return "| " + " | ".join(re.sub(r"([|`<>*\\])", r"\\\1", str(cell)) if cell != "--:" else cell for cell in cells) + " |"
+    return (
+        "| "
+        + " | ".join(re.sub(r"([|`<>*\\])", r"\\\1", str(cell)) if cell != "--:" else cell for cell in cells)
+        + " |"
+    )
 
 
 def _latex_entry(entry: Entry, column: str) -> str:

@@ -69,7 +69,9 @@ class Results:
         """Recovery methods planned for a group, in the order of the plan."""
         return unique(c.method for c in self.planned if c[:3] == group and c.method != "none")
 
-    def seeds(self, model: str, compressor: str, corpus: str, method: str, planned: bool = False) -> list[Cell]:
+    def seeds(
+        self, model: str, compressor: str, corpus: str, method: str, planned: bool = False
+    ) -> list[Cell]:
         """The cells (one per seed, ascending) of a setting that exist, or that are planned.
 
         The unrecovered cell of a compressor that calibrates nothing lies under the corpus `none`.
@@ -118,7 +120,9 @@ def cell_of(path: Path) -> tuple[str, Cell]:
     parts = Path(path).parts
     name = Path(path).stem.removeprefix("seed-")
     if len(parts) < 7 or parts[-6] != "evaluations" or not name.isdecimal():
-        raise ArtifactError(f"{path}: no path of a cell (evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json)")
+        raise ArtifactError(
+            f"{path}: no path of a cell (evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json)"
+        )
     return parts[-7], Cell(*parts[-5:-1], int(name))
 
 
@@ -149,9 +153,13 @@ def read_samples(evaluation: Path) -> pd.DataFrame:
     try:
         items = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: can't be read ({error}); delete {evaluation} to compute both again") from error
+        raise ArtifactError(
+            f"{path}: can't be read ({error}); delete {evaluation} to compute both again"
+        ) from error
     if absent := [name for name in ITEM_COLUMNS if name not in items.columns]:
-        raise ArtifactError(f"{path}: lacks the columns {', '.join(absent)}; delete {evaluation} to compute both again")
+        raise ArtifactError(
+            f"{path}: lacks the columns {', '.join(absent)}; delete {evaluation} to compute both again"
+        )
     items = items.sort_values(["task", "doc_id"], kind="stable")
     items["occurrence"] = items.groupby(["task", "doc_hash"]).cumcount()
     return items.set_index(["task", "doc_hash", "occurrence"])
@@ -166,4 +174,4 @@ def paired_items(results: Results, cells: list[Cell], column: str) -> dict[str, 
     columns = [results.items(cell)[column].astype("float64").rename(i) for i, cell in enumerate(cells)]
     values = pd.concat(columns, axis=1, join="inner")
     values = values.replace([float("inf"), float("-inf")], float("nan")).dropna()
-    return {task: frame for task, frame in values.groupby(level="task", sort=False)}
+    return dict(iter(values.groupby(level="task", sort=False)))

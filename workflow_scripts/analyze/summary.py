@@ -18,7 +18,9 @@ def group_lines(group: dict, pair: dict) -> list[str]:
     n, tasks = sum(group["items"].values()), len(group["items"])
     head = f"{group['model']}, {group['compressor']}, {group['corpus']}: {metric['verdict']['word'].replace('_', ' ')}"
     found = metric.get("loss_smallest_detectable")
-    detail = f" ({n} items of {tasks} tasks" + (f"; detectable from {100 * found:.1f} points)" if found else ")")
+    detail = f" ({n} items of {tasks} tasks" + (
+        f"; detectable from {100 * found:.1f} points)" if found else ")"
+    )
     rows = [
         head + detail,
         f"  lost by compression    {points(metric['loss'])}",
@@ -34,7 +36,9 @@ def points(estimate: dict | None) -> str:
     """ "+3.2 points [1.0, 5.4]" """
     if estimate is None or estimate["value"] is None:
         return "— (not run)"
-    ends = "" if estimate["low"] is None else f" [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+    ends = (
+        "" if estimate["low"] is None else f" [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+    )
     return f"{100 * estimate['value']:+.1f} points{ends}"
 
 

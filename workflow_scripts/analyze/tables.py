@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.analyze import paper
-from workflow_scripts.analyze.results import Cell, Group, Results, unique
+from workflow_scripts.analyze.choices import Choice, choices, member_names
+from workflow_scripts.analyze.results import Group, Results, unique
 
 TYPES = {"none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat"}
 DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
@@ -77,10 +78,7 @@ def build_tables(
     results: Results, verdict: dict, methods: dict, compressors: dict, tasks: dict, printed: pd.DataFrame
 ) -> list[Table]:
     """Tables 1, 2 and 3. methods, compressors, tasks: the catalogue's slices that the grid uses."""
-    return [
-        _table(results, verdict, number, methods, compressors, tasks, printed)
-        for number in SUBJECTS
-    ]
+    return [_table(results, verdict, number, methods, compressors, tasks, printed) for number in SUBJECTS]
 
 
 def columns_of(tasks: dict) -> dict[str, list[str]]:
@@ -100,7 +98,9 @@ def describe(compressor: str, settings: dict) -> str:
     parts = []
     if settings.get("bits"):
         size = settings.get("group_size")
-        parts.append(f"{settings['bits']} bits per weight, " + (f"groups of {size}" if size else "one grid per row"))
+        parts.append(
+            f"{settings['bits']} bits per weight, " + (f"groups of {size}" if size else "one grid per row")
+        )
     if share := sparsity(settings):
         pattern = settings.get("pattern")
         parts.append(f"{100 * share:g} % zeros, " + (f"{pattern} pattern" if pattern else "unstructured"))
@@ -137,19 +137,31 @@ def _table(results, verdict, number, methods, compressors, tasks, printed) -> Ta
         for group in (group for group in results.groups() if group.compressor == compressor):
             shown = _rows_shown(results, group, methods, number)
             rows += [
-                _row(results, group, judged[group], method, methods, columns, paper.printed(
-                    printed, number, group.model, compressor, method
-                ))
+                _row(
+                    results,
+                    group,
+                    judged[group],
+                    method,
+                    methods,
+                    columns,
+                    paper.printed(printed, number, group.model, compressor, method),
+                )
                 for method in shown
             ]
-            if number == 3 and shown:
-                rows += _choices(results, group, methods, columns)
+            for method in shown if number == 3 else ():
+                if methods.get(method, {}).get("kind") == "idp":
+                    rows += [
+                        _choice_row(group, choice, columns)
+                        for choice in choices(results, group, method, methods[method])
+                    ]
         rows.sort(key=lambda row: results.models.index(row.model))  # stable
         if rows:
             ours = compressor == paper.COMPRESSORS[number]
             panels.append(Panel(compressor, describe(compressor, compressors[compressor]), rows, ours))
     panels.sort(key=lambda panel: not panel.printed)
-    missing = [f"{r.model} / {p.compressor} / {r.corpus} / {r.method}" for p in panels for r in p.rows if r.problem]
+    missing = [
+        f"{r.model} / {p.compressor} / {r.corpus} / {r.method}" for p in panels for r in p.rows if r.problem
+    ]
     return Table(number, results.grid, f"Table {number}. {SUBJECTS[number]}", list(columns), panels,
                  _notes(number, panels, verdict, methods), missing)  # fmt: skip
 
@@ -158,35 +170,20 @@ def _rows_shown(results: Results, group: Group, methods: dict, number: int) -> l
     planned = results.methods(group)
     if number != 3:
         order = list(TYPES)
-        chosen = sorted(planned, key=lambda m: order.index(methods[m]["kind"]))  # stable: the plan's order inside
+        chosen = sorted(
+            planned, key=lambda m: order.index(methods[m]["kind"])
+        )  # stable: the plan's order inside
         return ["dense", "none", *chosen] if planned else []
     dynamic = [m for m in planned if methods[m]["kind"] == "idp"]
     chosen = []
     for method in dynamic:
         singles = member_names(methods[method])
         chosen += [m for m in singles if m in planned]
-        chosen += [m for m in planned if methods[m]["kind"] == "concat" and member_names(methods[m]) == singles]
+        chosen += [
+            m for m in planned if methods[m]["kind"] == "concat" and member_names(methods[m]) == singles
+        ]
         chosen.append(method)
     return unique(["dense", "none", *chosen]) if dynamic else []
-
-
-def member_names(method: dict) -> list[str]:
-    """The adapters of a method that combines several."""
-    return [m["adapter"] if isinstance(m, dict) else m for m in method["members"]]
-
-
-def member_cells(results: Results, group: Group, method: dict) -> list[Cell | None]:
-    """The evaluated cells of a method's members; None where one is missing or trained on another corpus (its own
-    cell then speaks of another compressed model)."""
-    cells = []
-    for member in method["members"]:
-        member = member if isinstance(member, dict) else {"adapter": member}
-        cell = results.first(*group, member["adapter"])
-        if cell and "seed" in member:
-            cell = cell._replace(seed=member["seed"])
-        here = member.get("corpus", group.corpus) == group.corpus
-        cells.append(cell if here and cell in results.evaluations else None)
-    return cells
 
 
 def _row(results, group, judged, method, methods, columns, printed) -> Row:
@@ -199,7 +196,11 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
     row = Row(group.model, group.corpus, kind, method, param, {})
     for column, members in columns.items():
         row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
-        if len(members) == 1 and column not in DOMAINS.values() and (task := judged["tasks"].get(method, {}).get(members[0])):
+        if (
+            len(members) == 1
+            and column not in DOMAINS.values()
+            and (task := judged["tasks"].get(method, {}).get(members[0]))
+        ):
             row.entries[column].low, row.entries[column].high = _percent(task["low"]), _percent(task["high"])
     _add_statistics(row, judged["metrics"]["accuracy"], method)
     if not planned:
@@ -218,12 +219,23 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
     return row
 
 
+def _choice_row(group: Group, choice: Choice, columns: dict[str, list[str]]) -> Row:
+    entries = {}
+    for column, members in columns.items():
+        values = [choice.accuracy.get(task) for task in members]
+        entries[column] = Entry(None if None in values else 100 * float(np.mean(values)))
+    return Row(group.model, group.corpus, "choice", choice.name, "—", entries, note=choice.note)
+
+
 def _add_statistics(row: Row, metric: dict, method: str) -> None:
     role = {"dense": "dense", "none": "compressed"}.get(method)
     judged = metric.get("methods", {}).get(method)
     value = metric.get(role) if role else judged and judged["value"]
     if value and row.entries["Average"].value is not None:
-        row.entries["Average"].low, row.entries["Average"].high = _percent(value["low"]), _percent(value["high"])
+        row.entries["Average"].low, row.entries["Average"].high = (
+            _percent(value["low"]),
+            _percent(value["high"]),
+        )
     if judged:
         gain = judged["gain"]
         row.gain = Entry(_percent(gain["value"]), _percent(gain["low"]), _percent(gain["high"]))
@@ -232,43 +244,12 @@ def _add_statistics(row: Row, metric: dict, method: str) -> None:
 
 def selection_shares(evaluation: dict) -> str:
     """ "prompt-50 91 %, prompt-100 9 %": the share of documents for which IDP chose each prompt."""
-    shares = {name: share for name, share in (evaluation["selection"] or {}).items() if isinstance(share, int | float)}
+    shares = {
+        name: share
+        for name, share in (evaluation["selection"] or {}).items()
+        if isinstance(share, int | float)
+    }
     return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in shares.items())
-
-
-def _choices(results: Results, group: Group, methods: dict, columns: dict) -> list[Row]:
-    """What other ways to choose among the members would give, from the members' own answers.
-
-    single best: the member with the lowest perplexity on held-out text; random: the expectation of a uniform choice
-    per question; oracle: right if any member is right (it looks at the answer: a bound, not a method).
-    """
-    rows = []
-    for method in (m for m in results.methods(group) if methods[m]["kind"] == "idp"):
-        cells = member_cells(results, group, methods[method])
-        if not all(cells):
-            continue
-        results.check_paired(cells)
-        correct = pd.concat([results.items(c)["correct"].astype(float) for c in cells], axis=1, join="inner")
-        best = min(range(len(cells)), key=lambda i: _heldout(results, cells[i]))
-        choices = {
-            f"single best of {method}": (correct.iloc[:, best], f"{cells[best].method}, by held-out perplexity"),
-            f"random choice of {method}": (correct.mean(axis=1), "expectation of a uniform choice"),
-            f"oracle of {method}": (correct.max(axis=1), "looks at the answer: a bound, not a method"),
-        }
-        for name, (values, note) in choices.items():
-            means = 100 * values.groupby(level="task").mean()
-            entries = {
-                column: Entry(float(means.loc[members].mean()) if set(members) <= set(means.index) else None)
-                for column, members in columns.items()
-            }
-            rows.append(Row(group.model, group.corpus, "choice", name, "—", entries, note=note))
-    return rows
-
-
-def _heldout(results: Results, cell: Cell) -> float:
-    perplexity = results.evaluations[cell]["perplexity"]
-    scores = perplexity.get(cell.corpus) or next(iter(perplexity.values()), {"token": np.inf})
-    return scores["token"]
 
 
 def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:
@@ -286,8 +267,8 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
     notes = [
         f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} paired bootstrap interval "
         f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals.",
-        "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests of "
-        "a panel's model; detectable: the smallest gain that this sample finds with 80 % power.",
+        "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
+        "of a panel's model, corpus; detectable: the smallest gain that this sample finds with 80 % power.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks what is missing.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)
@@ -295,8 +276,13 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
                  for m in shown if methods.get(m, {}).get("kind") == "lora"]:  # fmt: skip
         notes.append(f"LoRA (the paper prints neither): {'; '.join(loras)}.")
     if any(entry.printed is not None for p in panels for row in p.rows for entry in row.entries.values()):
-        notes.append("The second number of a cell is the paper's printed one; it does not say which corpus it used.")
+        notes.append(
+            "The second number of a cell is the paper's printed one; it does not say which corpus it used."
+        )
     if not panels:
         kind = {1: "quantising", 2: "sparsifying"}.get(number)
-        notes.append("Not in this grid: " + (f"a {kind} compressor with a recovery method." if kind else "an IDP method."))
+        notes.append(
+            "Not in this grid: "
+            + (f"a {kind} compressor with a recovery method." if kind else "an IDP method.")
+        )
     return notes

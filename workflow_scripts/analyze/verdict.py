@@ -66,7 +66,11 @@ def decide(loss: Estimate, prompt: Estimate | None, lora: Estimate | None, missi
         return Verdict("undecided", "a task with a single shared item has no interval; evaluate more items")
     low, high = loss.interval()
     if low <= 0:
-        text = "the loss's interval contains 0" if high >= 0 else "the compressed model is better than the dense one"
+        text = (
+            "the loss's interval contains 0"
+            if high >= 0
+            else "the compressed model is better than the dense one"
+        )
         return Verdict("no_loss", text, [Condition("L > 0", loss)])
     if prompt is None or lora is None:
         return Verdict("undecided", missing, [Condition("L > 0", loss)])
@@ -98,7 +102,10 @@ def _branches(loss: Estimate, prompt: Estimate, lora: Estimate) -> list[tuple[st
             ],
         ),
         ("both", [prompt_above, lora_leads]),
-        ("unrecovered", [Condition("G(prompt) < delta", delta - prompt), Condition("G(lora) < delta", delta - lora)]),
+        (
+            "unrecovered",
+            [Condition("G(prompt) < delta", delta - prompt), Condition("G(lora) < delta", delta - lora)],
+        ),
     ]
 
 

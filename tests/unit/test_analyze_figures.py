@@ -1,0 +1,99 @@
+"""Every figure draws a full grid, names what a poor grid lacks, keeps text as text and repeats its bytes."""
+
+import pytest
+
+from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from workflow_scripts.analyze.figure_style import FAMILIES, FigureData
+from workflow_scripts.analyze.figures import FIGURES, draw
+from workflow_scripts.analyze.judgement import judge_grid
+from workflow_scripts.analyze.paper import read_tables
+from workflow_scripts.analyze.results import Group, read_results
+
+GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "ptune-50": -0.02, "idp-50-100": 0.1}
+TRAINING = {
+    "method": {"kind": "lora"}, "training": {}, "tokens_seen": 10, "steps": 2, "micro_batch": 1,
+    "loss_curve": [[5, 4.0], [10, 3.5]], "heldout_loss": {"base": 4.0, "before": 4.0, "after": 3.6},
+    "parameters": {"trainable": 1, "paper_formula": 1}, "seconds": 1.0, "peak_memory_mb": 1, "base_sha256": "0",
+    "adapter_sha256": "0", "manifest": {},
+}  # fmt: skip
+
+
+def data_of(folder, truth, skip=(), **measured):
+    results = read_results(write_grid(folder, truth, 12, skip=skip))
+    return FigureData(
+        results, judge_grid(results, PAIR, 100), **CATALOGUE, printed=read_tables(), pair=PAIR, **measured
+    )
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    truth = study("llama-7b", GAINS, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.1}, control=False)
+    truth |= {
+        ("llama-7b", "gptq-w4", "wikipedia", "none", 0): 0.6,
+        ("llama-7b", "rtn-w3", "none", "none", 0): 0.4,
+    }
+    path = "results/synthetic/adapters/llama-7b/gptq-w3/wikipedia/lora-r4/seed-0/training.json"
+    lost = {("llama-7b", "sparsegpt-50", "wikipedia", "ptune-50", 0)}
+    return data_of(tmp_path_factory.mktemp("grid"), truth, lost, trainings={path: TRAINING})
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory):
+    return data_of(tmp_path_factory.mktemp("poor"), {("m", "dense", "none", "none", 0): 0.7})
+
+
+def svg(name, data, folder):
+    draw(name, data, [str(folder / f"{name}.svg"), str(folder / f"{name}.pdf")])
+    assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    return (folder / f"{name}.svg").read_text()
+
+
+SAYS = {
+    "figure1": ["bits per weight", "zero weights", "gptq (wikipedia)", "Hollow marks", "dense"],
+    "figure2": ["held-out perplexity", "none", "100"],
+    "figure3": ["Encode once", "Score at the first layer", "Keep the winner"],
+    "figure4": ["parameters added", "LoRA", "IDP", "ptune-50 / seed 0"],
+    "figure5": ["Not in this grid"],
+    "figure6": ["mean of its prompts"],
+    "figure7": ["prompt-50 alone", "idp-50-100", "Average", "winogrande"],
+    "training": ["training tokens", "lora-r4"],
+    "latency": ["Not in this grid"],
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_a_figure_of_a_full_grid(name, full, tmp_path):
+    text = svg(name, full, tmp_path)
+    assert all(words in text for words in SAYS[name])  # text is text, not outlines
+    assert "<dc:date>" not in text
+
+
+def test_every_figure_is_tested():
+    assert set(SAYS) == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", [name for name in SAYS if name != "figure3"])
+def test_a_grid_that_lacks_what_a_figure_shows(name, poor, tmp_path):
+    assert "Not in this grid" in svg(name, poor, tmp_path)
+
+
+def test_the_same_data_give_the_same_bytes(full, tmp_path):
+    for folder in ("a", "b"):
+        draw("figure4", full, [str(tmp_path / folder / f"f.{kind}") for kind in ("svg", "pdf")])
+    for kind in ("svg", "pdf"):
+        assert (tmp_path / "a" / f"f.{kind}").read_bytes() == (tmp_path / "b" / f"f.{kind}").read_bytes()
+
+
+def test_a_mean_over_fewer_tasks_is_no_point(full):
+    group = Group("llama-7b", "gptq-w3", "wikipedia")
+    judged = next(g for g in full.verdict["groups"] if g["compressor"] == "gptq-w3")
+    assert full.average(group, "lora-r4")["value"] > 0
+    judged["metrics"]["accuracy"]["absent_tasks"] = ["piqa"]
+    assert full.average(group, "lora-r4") is None
+    judged["metrics"]["accuracy"]["absent_tasks"] = []
+
+
+def test_families_differ_in_colour_and_in_marker_or_hatch():
+    looks = list(FAMILIES.values())
+    assert len({colour for _, colour, _, _ in looks}) == len(looks)
+    assert len({(marker, hatch) for _, _, marker, hatch in looks}) == len(looks)

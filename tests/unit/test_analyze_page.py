@@ -1,0 +1,142 @@
+"""The report page: self-contained, escaped, the verdict first, every cell with its command."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from tests.unit.test_analyze_figures import TRAINING
+from workflow_scripts import audit_paper, build_ledger, draw_page, judge, plot_figure, tabulate
+from workflow_scripts.analyze import page as pages
+from workflow_scripts.analyze.summary import lines
+from workflow_scripts.artifacts import read_json
+
+GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "idp-50-100": 0.1}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """All entries of the analysis, one after the other, as the workflow calls them."""
+    folder = tmp_path_factory.mktemp("run")
+    lost = ("m", "gptq-w3", "wikipedia", "prompt-50", 0)
+    cells = write_grid(folder, study("m", GAINS), items=8, skip={lost})
+    training = folder / "results/synthetic/adapters/m/gptq-w3/wikipedia/lora-r4/seed-0/training.json"
+    training.parent.mkdir(parents=True)
+    training.write_text(json.dumps(TRAINING))
+    results = folder / "results/synthetic"
+    judge.main(cells, PAIR, results / "verdict.json")
+    build_ledger.main(cells, PAIR, results / "ledger.parquet")
+    tabulate.main(
+        cells,
+        results / "verdict.json",
+        CATALOGUE,
+        [str(results / "tables" / f"table{n}.html") for n in (1, 2, 3)],
+    )
+    figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "figure4")]
+    for path, name in zip(figures, ("figure3", "figure4"), strict=True):
+        plot_figure.main(
+            name, cells, results / "verdict.json", PAIR, CATALOGUE, [path], trainings=[str(training)]
+        )
+    audit_paper.main(
+        cells, results / "verdict.json", results / "paper_audit.json", results / "paper_audit.html"
+    )
+    draw_page.main(
+        cells, results / "verdict.json", results / "ledger.parquet", results / "paper_audit.json", figures,
+        [str(training)], CATALOGUE, results / "overview.html", "A <b>made-up</b> grid.",
+    )  # fmt: skip
+    return results, cells, (results / "overview.html").read_text()
+
+
+def test_the_page_needs_nothing_beside_itself(grid):
+    page = grid[2]
+    assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page)
+    assert "@import" not in page and "url(http" not in page
+    assert len(page) < 3_000_000
+
+
+def test_the_verdict_stands_first(grid):
+    page = grid[2]
+    word = read_json(grid[0] / "verdict.json")["groups"][0]["metrics"]["accuracy"]["verdict"]["word"]
+    first = page[page.index("<main>") : page.index('id="intervals"')]
+    assert (
+        word.replace("_", " ").capitalize() in first
+        and "Lost by compression" in first
+        and "data:image/svg" in first
+    )
+
+
+def test_text_from_config_and_data_is_escaped(grid):
+    page = grid[2]
+    assert "A &lt;b&gt;made-up&lt;/b&gt; grid." in page
+    data = page.split('id="ledger-data">')[1].split("</script>")[0]
+    assert "<sciq>" not in data and "\\u003csciq\\u003e" in data
+    assert any("<sciq>" in question for _, question, _ in json.loads(data)["texts"])
+
+
+def test_every_planned_cell_has_the_command_that_runs_it_again(grid):
+    for path in grid[1]:
+        assert f"snakemake --force {path}" in grid[2]
+    assert grid[2].count("not run or failed") >= 1
+
+
+def test_images_have_alternative_texts_and_tables_captions(grid):
+    page = grid[2]
+    assert all('alt="' in tag and 'alt=""' not in tag for tag in re.findall(r"<img[^>]*>", page))
+    assert page.count("<table") == page.count("<caption") + page.count("<table aria-label")
+    assert '<html lang="en">' in page
+    assert len(re.findall(r'<(?:select|input)[^>]*name="', page)) == 6
+    for scroll in re.findall(r'<div class="scroll[^>]*>', page):
+        assert 'tabindex="0"' in scroll and "aria-label" in scroll
+
+
+def test_ids_are_unique(grid):
+    ids = re.findall(r' id="([^"]+)"', grid[2])
+    assert len(ids) == len(set(ids))
+
+
+def test_a_large_ledger_keeps_its_changed_items_and_says_how_many_it_left_out(grid, monkeypatch):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet")
+    monkeypatch.setattr(pages, "EXPLORER_ROWS", 10)
+    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"])
+    unchanged = ledger["outcome"].isin(["kept", "never_known"]).sum()
+    assert explorer["dropped"] == unchanged > 0
+    assert sum(len(group["rows"]) for group in explorer["groups"]) == len(ledger) - unchanged
+
+
+def test_marks_show_right_wrong_and_not_run(grid):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet").astype({"correct/lora-r4": "boolean"})
+    ledger.loc[0, "correct/lora-r4"] = pd.NA
+    marks = [row[2] for row in pages.explorer(ledger, ["dense", "none", "lora-r4"])["groups"][0]["rows"]]
+    assert marks[0][2] == "-" and set("".join(marks)) == {"0", "1", "-"}
+
+
+def test_long_questions_are_cut_at_their_beginning():
+    assert pages._cut("x" * 600 + "end") == "… " + ("x" * 600 + "end")[-500:]
+
+
+def test_the_summary_names_the_verdict_and_three_numbers(grid):
+    verdict = read_json(grid[0] / "verdict.json")
+    text = lines(verdict)
+    assert text[0].startswith("m, gptq-w3, wikipedia: ") and len(text) == 4
+    assert [line.split("points")[0].strip()[:4] for line in text[1:]] == ["lost", "brou", "brou"]
+
+
+def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
+    cells = write_grid(tmp_path, {("m", "dense", "none", "none", 0): 0.7}, items=4)
+    judge.main(cells, PAIR, tmp_path / "verdict.json")
+    build_ledger.main(cells, PAIR, tmp_path / "ledger.parquet")
+    audit_paper.main(cells, tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
+    draw_page.main(
+        cells,
+        tmp_path / "verdict.json",
+        tmp_path / "ledger.parquet",
+        tmp_path / "a.json",
+        [],
+        [],
+        CATALOGUE,
+        tmp_path / "page.html",
+    )
+    assert "No verdict yet" in (tmp_path / "page.html").read_text()
+    assert lines(read_json(tmp_path / "verdict.json"))[0].startswith("No compressed model")
