@@ -188,6 +188,19 @@ def test_clipping_never_has_the_larger_error_in_its_own_norm():
     assert (clipped <= plain).all() and clipped.sum() < 0.95 * plain.sum()
 
 
+@pytest.mark.parametrize("group_size", [None, 24])
+@pytest.mark.parametrize("static_groups", [False, True])
+def test_clipping_by_the_hessian_lowers_the_layer_error(group_size, static_groups):
+    W, H = problem(rows=64)
+    errors = {}
+    for clip in ("none", "mse", "hessian"):
+        settings = Compressor(
+            **GPTQ, group_size=group_size, act_order=True, static_groups=static_groups, clip=clip, block_size=24
+        )
+        errors[clip] = reconstruction_error(W, solve([W], H, settings).linears[0].weight, H)
+    assert errors["hessian"] < errors["none"] and errors["hessian"] < 1.05 * errors["mse"]
+
+
 def test_ragged_groups_have_grids_of_their_own():
     W, _ = problem()
     scale, zero = fit_groups(W, 32, 3, False)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal numbers
+CLIP_SEARCH = {"mse": (2.4, 100), "hessian": (2.0, 25)}  # power of the error, steps from 1 down to 0.2 of the range
 
 
 @dataclass
@@ -43,14 +44,15 @@ def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits
 
 
 def fit_grid(
-    x: torch.Tensor, bits: int, symmetric: bool, clip: str = "none", half: bool = False, *,
-    norm: float = 2.4, steps: int = 100, max_shrink: float = 0.8,
+    x: torch.Tensor, bits: int, symmetric: bool, clip: str = "none", half: bool = False,
+    importance: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Grid of each row of x (rows, n): scale and zero, both (rows,), in x's dtype.
 
-    The range [min(x, 0), max(x, 0)] is spread over 2^bits levels; zero is always a level. `clip="mse"` shrinks
-    it by the factor 1 - i/steps (i < max_shrink steps) with the least sum |x - q(x)|^norm. `half` rounds scales
-    to float16 where that is a normal number, so that what is stored is what was solved for.
+    The range [min(x, 0), max(x, 0)] is spread over 2^bits levels; zero is always a level. With `clip` the range is
+    shrunk by the factor that minimises sum_j v_j |x_j - q(x_j)|^p: "mse" is the reference's search (p = 2.4, v = 1),
+    "hessian" takes p = 2 and v = `importance` (n,). `half` rounds scales to float16 where that is a normal number, so
+    that what is stored is what was solved for.
     """
     top = 2**bits - 1
     low, high = x.amin(1).clamp(max=0), x.amax(1).clamp(min=0)
@@ -69,13 +71,15 @@ def fit_grid(
         return scale, zero
 
     scale, zero = grid(low, high)
-    if clip == "mse":
+    if clip != "none":
+        power, steps = CLIP_SEARCH[clip]
         best = torch.full_like(scale, torch.inf)
-        for step in range(int(max_shrink * steps)):
+        for step in range(steps * 4 // 5):
             shrink = 1 - step / steps
             tried_scale, tried_zero = grid(shrink * low, shrink * high)
             error = round_to_grid(x, tried_scale[:, None], tried_zero[:, None], bits)
-            error = error.sub_(x).abs_().pow_(norm).sum(1)
+            error = error.sub_(x).abs_().pow_(power)
+            error = error.sum(1) if importance is None else error @ importance
             better = error < best
             best = torch.where(better, error, best)
             scale = torch.where(better, tried_scale, scale)
@@ -83,8 +87,13 @@ def fit_grid(
     return scale, zero
 
 
-def fit_groups(weight: torch.Tensor, group_size: int | None, *grid) -> tuple[torch.Tensor, torch.Tensor]:
+def fit_groups(
+    weight: torch.Tensor, group_size: int | None, bits: int, symmetric: bool, clip: str = "none", half: bool = False,
+    importance: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Grids of all groups of `group_size` columns (the last may be ragged): scale, zero, each (rows, groups)."""
-    pieces = [fit_grid(piece, *grid) for piece in weight.split(group_size or weight.shape[1], dim=1)]
-    scales, zeros = zip(*pieces, strict=True)
-    return torch.stack(scales, 1), torch.stack(zeros, 1)
+    size = group_size or weight.shape[1]
+    parts = importance.split(size) if importance is not None else [None] * -(-weight.shape[1] // size)
+    pieces = zip(weight.split(size, dim=1), parts, strict=True)
+    fitted = [fit_grid(piece, bits, symmetric, clip, half, part) for piece, part in pieces]
+    return torch.stack([scale for scale, _ in fitted], 1), torch.stack([zero for _, zero in fitted], 1)

@@ -49,24 +49,23 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
     if settings.pattern and H.shape[0] % settings.n_of_m[1]:
         raise CompressionError(f"{H.shape[0]} columns are no multiple of the pattern {settings.pattern}'s m")
 
-    grids = Grids(stacked, settings, half) if settings.bits else None
     H = H.clone()
     dead = H.diagonal() == 0
     H.diagonal()[dead] = 1
+    order = torch.arange(len(H), device=H.device)
+    if settings.act_order:
+        order = H.diagonal().argsort(descending=True, stable=True)
+        H = H[order][:, order]
+    U, damping = inverse_factor(H, settings.damping)
     W = stacked.T.clone()  # (C, R)
     W[dead] = 0
-    order = torch.arange(len(H), device=H.device)
-    if grids:
-        grids.fit_static(W)
-        if settings.act_order:
-            order = H.diagonal().argsort(descending=True, stable=True)
-            W, H = W[order], H[order][:, order]
-    U, damping = inverse_factor(H, settings.damping)
-    Q = _sweep(W, U, order.tolist(), rows, grids, settings)
+    grids = Grids(stacked, W, U.diagonal(), order, settings, half) if settings.bits else None
+    W = W[order]
+    Q = _sweep(W, U, rows, grids, settings)
 
     restore = order.argsort()
     Q = Q[restore].T
-    group = grids.group_of_column(order)[restore] if grids else None
+    group = grids.group_of_column()[restore] if grids else None
     linears, start = [], 0
     for count in rows:
         part = slice(start, start + count)
@@ -75,7 +74,7 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
     return Solution(linears, damping, int(dead.sum()))
 
 
-def _sweep(W, U, order, rows, grids, settings: Compressor) -> torch.Tensor:
+def _sweep(W, U, rows, grids, settings: Compressor) -> torch.Tensor:
     """The sweep over columns. W (C, R) is used up; returns Q (C, R), both in processing order."""
     columns, Q = len(W), torch.empty_like(W)
     tile = TILE - TILE % settings.n_of_m[1] or settings.n_of_m[1] if settings.pattern else TILE
@@ -98,7 +97,7 @@ def _sweep(W, U, order, rows, grids, settings: Compressor) -> torch.Tensor:
                 w = block[i]
                 q = w if mask is None else w.masked_fill(mask[i], 0)
                 if grids:
-                    q = round_to_grid(q, *grids.at(start + i, order, W), settings.bits)
+                    q = round_to_grid(q, *grids.at(start + i, W), settings.bits)
                 Q[start + i] = q
                 torch.sub(w, q, out=E[i]).div_(diagonal[i])
                 block[i + 1 : last].addr_(factor[i, i + 1 : last], E[i], alpha=-1)
@@ -121,37 +120,42 @@ class Grids:
 
     One grid per row is fitted on the untouched weights. Group grids are fitted either all before the sweep, by
     original columns (static), or each when the sweep reaches its first column, by processed columns.
+    With clip "hessian" a column's rounding error counts 1 / U_ii^2: what it costs in ||WX - QX||^2 after the columns
+    that follow it have made up for it.
     """
 
-    def __init__(self, weight: torch.Tensor, settings: Compressor, half: bool):
-        self.per_row = not settings.group_size
-        self.size = settings.group_size or weight.shape[1]
+    def __init__(self, untouched, W, diagonal, order, settings: Compressor, half: bool):
+        """untouched (R, C); W (C, R) with dead columns zeroed, not yet reordered; diagonal: of U, as processed."""
         self.bits = settings.bits
-        self.static = settings.static_groups or self.per_row
+        self.size = settings.group_size or len(W)
+        self.static = settings.static_groups or not settings.group_size
+        self.order = order
+        self.positions = order.tolist()
         self.options = (settings.bits, settings.symmetric, settings.clip, half)
-        groups = -(-weight.shape[1] // self.size)
-        self.scale = weight.new_ones(groups, len(weight))
-        self.zero = torch.zeros_like(self.scale)
-        if self.per_row:
-            self.scale[0], self.zero[0] = fit_grid(weight, *self.options)
-
-    def fit_static(self, W: torch.Tensor) -> None:
-        """Fit all group grids on W (C, R), dead columns zeroed."""
-        if self.static and not self.per_row:
-            scale, zero = fit_groups(W.T, self.size, *self.options)
+        self.importance = None  # (C,) as processed
+        if settings.clip == "hessian":
+            self.importance = diagonal.square().reciprocal()
+        if self.static:
+            importance = self.importance[order.argsort()] if self.importance is not None else None
+            fitted_on = W.T if settings.group_size else untouched
+            scale, zero = fit_groups(fitted_on, settings.group_size, *self.options, importance)
             self.scale, self.zero = scale.T.contiguous(), zero.T.contiguous()
+        else:
+            self.scale = W.new_ones(-(-len(W) // self.size), W.shape[1])
+            self.zero = torch.zeros_like(self.scale)
 
-    def at(self, position: int, order: list[int], W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def at(self, position: int, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero (R,) for the column at `position` of the sweep; W (C, R) as updated up to its block."""
-        group = (order[position] if self.static else position) // self.size
+        group = (self.positions[position] if self.static else position) // self.size
         if not self.static and position % self.size == 0:
-            fitted = fit_grid(W[position : position + self.size].T, *self.options)
-            self.scale[group], self.zero[group] = fitted
+            here = slice(position, position + self.size)
+            importance = self.importance[here] if self.importance is not None else None
+            self.scale[group], self.zero[group] = fit_grid(W[here].T, *self.options, importance)
         return self.scale[group], self.zero[group]
 
-    def group_of_column(self, order: torch.Tensor) -> torch.Tensor:
+    def group_of_column(self) -> torch.Tensor:
         """Group of each column, in processing order."""
-        return (order if self.static else torch.arange(len(order), device=order.device)) // self.size
+        return (self.order if self.static else torch.arange(len(self.order), device=self.order.device)) // self.size
 
     def read_back(self, Q: torch.Tensor, rows: slice, group: torch.Tensor) -> Solved:
         """Codes of the rows of Q (rows, columns), which lie on the grids, and the weight that they rebuild."""
