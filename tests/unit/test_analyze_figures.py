@@ -8,6 +8,7 @@ from workflow_scripts.analyze.figures import FIGURES, draw
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.paper import read_tables
 from workflow_scripts.analyze.results import Group, read_results
+from workflow_scripts.artifacts import check
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "ptune-50": -0.02, "idp-50-100": 0.1}
 TRAINING = {
@@ -15,6 +16,34 @@ TRAINING = {
     "loss_curve": [[5, 4.0], [10, 3.5]], "heldout_loss": {"base": 4.0, "before": 4.0, "after": 3.6},
     "parameters": {"trainable": 1, "paper_formula": 1}, "seconds": 1.0, "peak_memory_mb": 1, "base_sha256": "0",
     "adapter_sha256": "0", "manifest": {},
+}  # fmt: skip
+SIMILARITY = {
+    "cell": {"grid": "synthetic", "model": "llama-7b", "compressor": "gptq-w3", "corpus": "wikipedia",
+             "method": "lora-r4", "seed": 0},
+    "attention": [0.99, 0.97, 0.9], "activations": [0.999, 0.98, 0.95],
+    "text": {"corpus": "wikipedia", "windows": 1, "length": 8}, "manifest": {},
+}  # fmt: skip
+
+
+def timing(method, variant, seconds, token=None):
+    def spread(median):
+        return median and {"median": median, "low": 0.9 * median, "high": 1.1 * median}
+
+    return {
+        "method": method, "variant": variant, "prefill": spread(seconds), "prefill_ratio": spread(seconds),
+        "token": spread(token), "token_ratio": spread(token),
+    }  # fmt: skip
+
+
+LATENCY = {
+    "place": {"grid": "synthetic", "model": "llama-7b", "compressor": "gptq-w3", "corpus": "wikipedia", "seed": 0},
+    "shape": {"batch": 16, "sequence": 1024, "generate": 8, "repeats": 3, "precision": "fp32"},
+    "latencies": [
+        timing("none", "none", 1.0, 0.1), timing("prompt-100", "prompt", 1.1, 0.1),
+        timing("prompt-100", "prompt_cached", 1.05, 0.1), timing("ptune-50", "prefix", 1.05, 0.1),
+        timing("idp-50-100", "idp", 1.2, 0.1), timing("lora-r4", "lora", 1.4, 0.12), timing("lora-r4", "lora_merged", 1.0),
+    ],
+    "manifest": {"device": "made-up device"},
 }  # fmt: skip
 
 
@@ -34,7 +63,14 @@ def full(tmp_path_factory):
     }
     path = "results/synthetic/adapters/llama-7b/gptq-w3/wikipedia/lora-r4/seed-0/training.json"
     lost = {("llama-7b", "sparsegpt-50", "wikipedia", "ptune-50", 0)}
-    return data_of(tmp_path_factory.mktemp("grid"), truth, lost, trainings={path: TRAINING})
+    return data_of(
+        tmp_path_factory.mktemp("grid"),
+        truth,
+        lost,
+        trainings={path: TRAINING},
+        similarities=[SIMILARITY],
+        latencies=[LATENCY],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +89,11 @@ SAYS = {
     "figure2": ["held-out perplexity", "none", "100"],
     "figure3": ["Encode once", "Score at the first layer", "Keep the winner"],
     "figure4": ["parameters added", "LoRA", "IDP", "ptune-50 / seed 0"],
-    "figure5": ["Not in this grid"],
+    "figure5": ["cosine similarity to dense", "token activations", "lora-r4"],
     "figure6": ["mean of its prompts"],
     "figure7": ["prompt-50 alone", "idp-50-100", "Average", "winogrande"],
     "training": ["training tokens", "lora-r4"],
-    "latency": ["Not in this grid"],
+    "latency": ["seconds per forward pass", "lora-r4, merged", "×1.40", "made-up device"],
 }
 
 
@@ -66,6 +102,12 @@ def test_a_figure_of_a_full_grid(name, full, tmp_path):
     text = svg(name, full, tmp_path)
     assert all(words in text for words in SAYS[name])  # text is text, not outlines
     assert "<dc:date>" not in text
+
+
+def test_the_made_up_measurements_fit_their_schemas():
+    check(SIMILARITY, "similarity", "similarity.json")
+    check(LATENCY, "latency", "latency.json")
+    check(TRAINING, "training", "training.json")
 
 
 def test_every_figure_is_tested():

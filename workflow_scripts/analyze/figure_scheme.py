@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from workflow_scripts.analyze.figure_style import INK, SOFT, FigureData, finish
+from workflow_scripts.analyze.figure_style import INK, SOFT, FigureData, footer
 
 _PROMPTS = [("$P_1$", "#9BC4E2", 3, 0.31), ("$P_2$", "#0072B2", 5, 0.46)]  # name, colour, cells drawn, score
 _TEXT, _OFF = "#f1e3c6", "#eceff1"
@@ -55,7 +55,8 @@ def figure3(data: FigureData, title: str) -> Figure:
         "Default for rotary models (joint_mean): one softmax over all prompts and the causal text. With learned "
         "positions (OPT) each prompt has its own softmax at its own offset (indep_mean). Scores drawn here are made up."
     )
-    return finish(figure, data, "figure3", [note])
+    footer(figure, [note, f"snakemake results/{data.results.grid}/figures/figure3.svg"])
+    return figure
 
 
 def _column(ax: Axes, left: float, right: float, head: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from workflow_scripts.analyze.figure_style import (
     FAMILIES,
@@ -13,6 +14,11 @@ from workflow_scripts.analyze.figure_style import (
 )
 from workflow_scripts.analyze.results import unique
 
+_VARIANTS = {  # how a method was applied -> its family, words beside its name
+    "none": ("none", ""), "prompt": ("prompt", ", prepended"), "prompt_cached": ("prompt", ", cached"),
+    "prefix": ("prefix", ""), "idp": ("idp", ""), "concat": ("concat", ""), "lora": ("lora", ", unmerged"),
+    "lora_merged": ("lora", ", merged"),
+}  # fmt: skip
 _STYLES = ["-", "--", "-.", ":"]
 
 
@@ -93,7 +99,8 @@ def figure5(data: FigureData, title: str) -> Figure:
                         linewidth=1.1,
                     )
             ax.set(xlabel="layer", ylabel="cosine similarity to dense")
-            ax.set_title(f"{group[0]}, {group[1]} ({group[2]}): {label}")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set_title(f"{group[0]}, {group[1]} ({group[2]})\n{label}")
     legend(
         figure,
         [Line2D([], [], color=c, marker=m, linestyle=s, label=n) for n, (c, m, s) in styles.items()],
@@ -104,5 +111,43 @@ def figure5(data: FigureData, title: str) -> Figure:
 
 
 def latency(data: FigureData, title: str) -> Figure:
-    """Time of a forward pass and of a generated token for each method, medians with intervals."""
-    return absent(title, "a latency measurement (grids.<name>.latency in config.yaml)")
+    """Time of a forward pass and of one generated token for each method, medians with 95 % intervals."""
+    if not data.latencies:
+        return absent(title, "a latency measurement (grids.<name>.latency in config.yaml)")
+    height = 0.6 + 0.27 * max(len(record["latencies"]) for record in data.latencies)
+    figure, axes = panels(len(data.latencies), 2, height, 9, sharey="row")
+    for row, record in zip(axes, data.latencies, strict=True):
+        entries, place, shape = record["latencies"], record["place"], record["shape"]
+        for ax, measure, label in zip(
+            row, ("prefill", "token"), ("forward pass", "generated token"), strict=True
+        ):
+            for y, entry in enumerate(entries):
+                if value := entry[measure]:
+                    _, colour, marker, _ = FAMILIES[_VARIANTS[entry["variant"]][0]]
+                    ax.hlines(y, value["low"], value["high"], color=colour, linewidth=1.5)
+                    ax.plot(value["median"], y, marker, color=colour, markersize=6)
+                    ratio = (
+                        f" ×{entry[f'{measure}_ratio']['median']:.2f}" if entry["variant"] != "none" else ""
+                    )
+                    ax.annotate(
+                        ratio,
+                        (value["high"], y),
+                        xytext=(3, 0),
+                        textcoords="offset points",
+                        fontsize=7,
+                        va="center",
+                    )
+            ax.set(xlabel=f"seconds per {label}", xlim=(0, None))
+            ax.margins(x=0.16)
+            ax.grid(axis="y", visible=False)
+        row[0].set_yticks(
+            range(len(entries)), [f"{e['method']}{_VARIANTS[e['variant']][1]}" for e in entries]
+        )
+        row[0].invert_yaxis()
+        row[0].set_title(f"{place['model']}, {place['compressor']} ({place['corpus']}): "
+                         f"batch {shape['batch']}, {shape['sequence']} tokens, {shape['precision']}")  # fmt: skip
+    devices = "; ".join(unique(record["manifest"]["device"] for record in data.latencies))
+    note = (
+        f"Medians with 95 % intervals; × is the ratio to no method, paired within rounds. Device: {devices}."
+    )
+    return finish(figure, data, "latency", [note])
