@@ -41,7 +41,8 @@ LATENCY = {
     "latencies": [
         timing("none", "none", 1.0, 0.1), timing("prompt-100", "prompt", 1.1, 0.1),
         timing("prompt-100", "prompt_cached", 1.05, 0.1), timing("ptune-50", "prefix", 1.05, 0.1),
-        timing("idp-50-100", "idp", 1.2, 0.1), timing("lora-r4", "lora", 1.4, 0.12), timing("lora-r4", "lora_merged", 1.0),
+        timing("idp-50-100", "idp", 1.2, 0.1), timing("lora-r4", "lora", 1.4, 0.12),
+        timing("lora-r4", "lora_merged", 1.0),
     ],
     "manifest": {"device": "made-up device"},
 }  # fmt: skip
