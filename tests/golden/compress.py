@@ -22,7 +22,7 @@ from workflow_scripts.compress.solver import Solved, solve
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 TOKENS = {
     r"b(\d+)": lambda bits: {"bits": int(bits)},
-    r"row": lambda: {},
+    r"row": dict,
     r"g(\d+)": lambda size: {"group_size": int(size)},
     r"asym": lambda: {"symmetric": False},
     r"sym": lambda: {"symmetric": True},

@@ -32,7 +32,9 @@ def test_names_say_the_settings():
     settings = parse("gptq_b3_g32_asym_actorder_static")
     assert (settings.bits, settings.group_size, settings.symmetric) == (3, 32, False)
     assert settings.act_order and settings.static_groups and settings.block_size == 128
-    assert parse("gptq_b2_g48_sym").block_size == 48  # grids fitted on the way: the reference's block is the group
+    assert (
+        parse("gptq_b2_g48_sym").block_size == 48
+    )  # grids fitted on the way: the reference's block is the group
     assert parse("gptq_b2_g48_sym_bs128").block_size == 128
     joint = parse("sparsegpt_4of8_b4_bs32")
     assert joint.n_of_m == (4, 8) and joint.bits == 4 and joint.block_size == 32
@@ -63,7 +65,10 @@ def test_command_passes_and_prints_a_line_per_method(tmp_path, capsys):
     [
         (lambda arrays, figures: figures["rtn_b4_row_asym"].update(rel_err=0.0159351), "deviation 3.7e-06"),
         (lambda arrays, figures: arrays["rtn_b4_row_asym__Wq"].__imul__(1.0001), "Wq 1.0e-04"),
-        (lambda arrays, figures: figures.update(awq_b4_row=figures["rtn_b4_row_asym"]), "unknown algorithm 'awq'"),
+        (
+            lambda arrays, figures: figures.update(awq_b4_row=figures["rtn_b4_row_asym"]),
+            "unknown algorithm 'awq'",
+        ),
         (lambda arrays, figures: arrays.update(rtn_b4_row_asym__codes=arrays["W"]), "unknown output"),
         (lambda arrays, figures: arrays.update(rtn_b8_row_asym__Wq=arrays["W"]), "output without a figure"),
         (lambda arrays, figures: arrays.pop("H"), "can't be read as golden data"),

@@ -44,7 +44,9 @@ def sources(tmp_path_factory):
     root = tmp_path_factory.mktemp("sources")
     model, corpus = tiny.write_model(root / "local-model"), tiny.write_corpus(root / "text.jsonl")
     models.fetch("tiny", {"source": "local", "path": str(model)}, root / "model", root, recipe="r", code="c")
-    corpora.fetch("words", {"source": "local", "path": str(corpus)}, root / "corpus", root, recipe="r", code="c")
+    corpora.fetch(
+        "words", {"source": "local", "path": str(corpus)}, root / "corpus", root, recipe="r", code="c"
+    )
     return root
 
 
@@ -110,7 +112,12 @@ def test_the_proof_says_what_is_stored(sources, here):
     model = load_compressed(sources / "model", folder)
     linears = [m for layer in decoder_layers(model) for m in layer_linears(layer).values()]
     assert len(proof["layers"]) == len(linears) == 14
-    assert proof["calibration"] == CALIBRATION | {"corpus": "corpus", "tokens": 256, "add_bos": False, "seed": 0}
+    assert proof["calibration"] == CALIBRATION | {
+        "corpus": "corpus",
+        "tokens": 256,
+        "add_bos": False,
+        "seed": 0,
+    }
     count = sum(get_weight(linear).numel() for linear in linears)
     tensors = load_file(folder / "weights.safetensors")
     assert proof["bytes_on_disk"] == sum(t.numel() * t.element_size() for t in tensors.values())
@@ -137,7 +144,10 @@ def test_dense_stores_no_tensor(sources, here):
 
 def rewritten(folder, change, rehash=True):
     """Change the stored tensors and the proof; `rehash` makes the file's hash right again."""
-    tensors, proof = load_file(folder / "weights.safetensors"), json.loads((folder / "compression.json").read_text())
+    tensors, proof = (
+        load_file(folder / "weights.safetensors"),
+        json.loads((folder / "compression.json").read_text()),
+    )
     change(tensors, proof)
     save_file(tensors, folder / "weights.safetensors")
     if rehash:
@@ -173,9 +183,17 @@ def claim(key, value):
         ("sparsegpt", claim("sparsity", 0.6), "layer 0, linear self_attn.o_proj: sparsity 0.5"),
         ("gptq", more_levels, "layer 0, linear mlp.down_proj: 24 levels are no 3-bit weight"),
         ("sparsegpt", unpruned, "layer 1, linear mlp.up_proj: sparsity 0.0000 is below the 0.5 asked for"),
-        ("gptq", lambda t, p: t.pop("1.mlp.up_proj.scale"), "layer 1, linear mlp.up_proj: the stored tensors"),
+        (
+            "gptq",
+            lambda t, p: t.pop("1.mlp.up_proj.scale"),
+            "layer 1, linear mlp.up_proj: the stored tensors",
+        ),
         ("gptq", lambda t, p: p["layers"].pop(9), "layer 1, linear self_attn.v_proj: in only one of"),
-        ("gptq", lambda t, p: p["model"].update(weights_sha256="0" * 64), "made from dense weights 000000000000"),
+        (
+            "gptq",
+            lambda t, p: p["model"].update(weights_sha256="0" * 64),
+            "made from dense weights 000000000000",
+        ),
         ("gptq", lambda t, p: p["layers"][0].pop("error"), "'error' is a required property"),
     ],
     ids=["levels", "sparsity", "more-levels", "unpruned", "missing", "unlisted", "model", "schema"],
@@ -190,7 +208,7 @@ def test_a_load_refuses(name, change, said, sources, here):
 def test_a_load_refuses_changed_weights(sources, here):
     folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
     rewritten(folder, lambda tensors, proof: tensors["0.mlp.up_proj.zero"].add_(1), rehash=False)
-    with pytest.raises(artifacts.ArtifactError, match="not the file that compression.json describes"):
+    with pytest.raises(artifacts.ArtifactError, match=r"not the file that compression.json describes"):
         load_compressed(sources / "model", folder)
 
 
@@ -209,7 +227,9 @@ def test_a_killed_job_leaves_checkpoints_and_the_next_one_equal_weights(sources,
     assert len(list((here / "work").rglob("layer-*.safetensors"))) == 1
     saved = []
     monkeypatch.setattr(
-        compress_model.FinishedLayers, "save", lambda self, index, *s: (saved.append(index), real(self, index, *s))
+        compress_model.FinishedLayers,
+        "save",
+        lambda self, index, *s: (saved.append(index), real(self, index, *s)),
     )
     resumed = compressed(sources, here / "killed", SETTINGS["gptq"])
     assert saved == [1]  # the first layer came from its checkpoint

@@ -32,7 +32,9 @@ def test_factor_is_the_upper_cholesky_factor_of_the_inverse():
 
 
 def test_failing_cholesky_grows_the_damping_and_reports_it():
-    H = torch.tensor([[1.0, 1.05], [1.05, 1.0]], dtype=torch.float64)  # positive definite from damping 0.05 on
+    H = torch.tensor(
+        [[1.0, 1.05], [1.05, 1.0]], dtype=torch.float64
+    )  # positive definite from damping 0.05 on
     U, damping = inverse_factor(H, 0.01)
     assert damping == pytest.approx(0.08)
     torch.testing.assert_close(U.T @ U @ (H + 0.08 * torch.eye(2)), torch.eye(2, dtype=torch.float64))
@@ -83,7 +85,9 @@ def test_weights_lie_on_their_grids_with_any_group_size(group_size, act_order, s
     grid = solved.quantized
     assert grid.scale.shape == (16, -(-72 // (group_size or 72)))  # the last group is ragged
     assert grid.group.bincount().max() == min(group_size or 72, 72)
-    assert torch.equal(solved.weight, grid.scale[:, grid.group] * (grid.codes.double() - grid.zero[:, grid.group]))
+    assert torch.equal(
+        solved.weight, grid.scale[:, grid.group] * (grid.codes.double() - grid.zero[:, grid.group])
+    )
     assert grid.levels() <= 8
     nearest = baselines.round_to_nearest(W, Compressor("rtn", bits=3, group_size=group_size)).weight
     assert reconstruction_error(W, solved.weight, H) < reconstruction_error(W, nearest, H)
@@ -161,10 +165,12 @@ def test_settings_that_make_no_sense_are_refused():
 
 
 def test_grids_hold_zero_and_survive_empty_and_one_sided_rows():
-    x = torch.stack([torch.zeros(8), torch.linspace(1, 2, 8), torch.linspace(-2, -1, 8), torch.linspace(-1, 3, 8)])
+    x = torch.stack(
+        [torch.zeros(8), torch.linspace(1, 2, 8), torch.linspace(-2, -1, 8), torch.linspace(-1, 3, 8)]
+    )
     for symmetric in (False, True):
         scale, zero = fit_grid(x, 3, symmetric)
-        assert (scale > 0).all() and (zero == zero.round()).all() and (0 <= zero).all() and (zero <= 7).all()
+        assert (scale > 0).all() and (zero == zero.round()).all() and (zero >= 0).all() and (zero <= 7).all()
         assert (round_to_grid(torch.zeros(4), scale, zero, 3) == 0).all()
     scale, zero = fit_grid(x, 3, False)
     torch.testing.assert_close(scale, torch.tensor([2.0, 2.0, 2.0, 4.0]) / 7)
@@ -182,7 +188,10 @@ def test_half_scales_are_exact_in_float16_unless_they_would_be_subnormal():
 def test_clipping_never_has_the_larger_error_in_its_own_norm():
     x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)) ** 3
     plain, clipped = (
-        (round_to_grid(x, *(part[:, None] for part in fit_grid(x, 3, False, clip)), 3) - x).abs().pow(2.4).sum(1)
+        (round_to_grid(x, *(part[:, None] for part in fit_grid(x, 3, False, clip)), 3) - x)
+        .abs()
+        .pow(2.4)
+        .sum(1)
         for clip in ("none", "mse")
     )
     assert (clipped <= plain).all() and clipped.sum() < 0.95 * plain.sum()
@@ -195,7 +204,12 @@ def test_clipping_by_the_hessian_lowers_the_layer_error(group_size, static_group
     errors = {}
     for clip in ("none", "mse", "hessian"):
         settings = Compressor(
-            **GPTQ, group_size=group_size, act_order=True, static_groups=static_groups, clip=clip, block_size=24
+            **GPTQ,
+            group_size=group_size,
+            act_order=True,
+            static_groups=static_groups,
+            clip=clip,
+            block_size=24,
         )
         errors[clip] = reconstruction_error(W, solve([W], H, settings).linears[0].weight, H)
     assert errors["hessian"] < errors["none"] and errors["hessian"] < 1.05 * errors["mse"]
@@ -212,7 +226,9 @@ def test_baselines_prune_by_their_scores():
     W = torch.tensor([[4.0, -1.0, 3.0, 2.0], [0.5, 8.0, -7.0, 6.0]])
     everywhere = baselines.magnitude(W, Compressor("magnitude", sparsity=0.25)).weight
     assert everywhere.tolist() == [[4, 0, 3, 0], [0, 8, -7, 6]]  # int(8 * 0.25) + 1 entries
-    per_row = baselines.wanda(W, torch.tensor([1.0, 100.0, 1.0, 1.0]), Compressor("wanda", sparsity=0.5)).weight
+    per_row = baselines.wanda(
+        W, torch.tensor([1.0, 100.0, 1.0, 1.0]), Compressor("wanda", sparsity=0.5)
+    ).weight
     assert per_row.tolist() == [[4, -1, 0, 0], [0, 8, -7, 0]]
     pattern = baselines.magnitude(W, Compressor("magnitude", pattern="1:2")).weight
     assert pattern.tolist() == [[4, 0, 3, 0], [0, 8, -7, 0]]

@@ -55,13 +55,19 @@ def silent(line):
 
 def weights(model):
     layers = decoder_layers(model)
-    return {(i, n): get_weight(m).clone() for i, layer in enumerate(layers) for n, m in layer_linears(layer).items()}
+    return {
+        (i, n): get_weight(m).clone()
+        for i, layer in enumerate(layers)
+        for n, m in layer_linears(layer).items()
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_chain_of_layers_is_the_model(family, monkeypatch):
-    monkeypatch.setattr("workflow_scripts.compress.decoder.BATCH_TOKENS", 4 * 32)  # 9 windows: batches of 4, 4 and 1
+    monkeypatch.setattr(
+        "workflow_scripts.compress.decoder.BATCH_TOKENS", 4 * 32
+    )  # 9 windows: batches of 4, 4 and 1
     model, text = tiny(family), windows()
     layers = decoder_layers(model)
     activations = Activations(model, layers, text)
@@ -71,7 +77,9 @@ def test_the_chain_of_layers_is_the_model(family, monkeypatch):
         assert {hessian.tokens for hessian in groups.values()} == {9 * 32}
         activations.advance(index, layer)
     outputs = []
-    layers[-1].register_forward_hook(lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+    layers[-1].register_forward_hook(
+        lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out)
+    )
     model(input_ids=text)
     torch.testing.assert_close(torch.cat(activations.hidden), outputs[0], rtol=1e-5, atol=1e-6)
 
@@ -100,7 +108,9 @@ def test_each_layer_is_calibrated_on_the_compressed_ones_before_it(tmp_path):
     layers, expected = decoder_layers(dense), weights(dense)[1, "mlp.down_proj"].double()
     inputs = []
     layers[0].load_state_dict(decoder_layers(model)[0].state_dict())  # the first compressed, the second dense
-    layers[1].mlp.down_proj.register_forward_pre_hook(lambda m, args: inputs.append(args[0].flatten(0, 1).double()))
+    layers[1].mlp.down_proj.register_forward_pre_hook(
+        lambda m, args: inputs.append(args[0].flatten(0, 1).double())
+    )
     dense(input_ids=text)
     ours = weights(model)[1, "mlp.down_proj"].double()
     error = ((ours - expected) @ inputs[0].T).square().sum() / (expected @ inputs[0].T).square().sum()
@@ -117,7 +127,9 @@ def test_true_sequential_calibrates_on_the_compressed_linears_of_the_same_layer(
     original = weights(dense)[0, "mlp.down_proj"].double()
     decoder_layers(dense)[0].load_state_dict(decoder_layers(model)[0].state_dict())
     inputs = []
-    dense.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda m, a: inputs.append(a[0].flatten(0, 1).double()))
+    dense.model.layers[0].mlp.down_proj.register_forward_pre_hook(
+        lambda m, a: inputs.append(a[0].flatten(0, 1).double())
+    )
     dense(input_ids=text)
     ours = weights(model)[0, "mlp.down_proj"].double()
     error = ((ours - original) @ inputs[0].T).square().sum() / (original @ inputs[0].T).square().sum()
@@ -152,15 +164,21 @@ def test_baselines_need_no_text(tmp_path):
 
 
 def test_trouble_names_layer_and_linear(tmp_path):
-    with pytest.raises(CompressionError, match=r"layer 0, linear mlp.down_proj: 48 calibration tokens for 64 inputs"):
+    with pytest.raises(
+        CompressionError, match=r"layer 0, linear mlp.down_proj: 48 calibration tokens for 64 inputs"
+    ):
         walk(tiny(), windows(2, 24), W3, FinishedLayers(tmp_path / "few"), log=silent)
     model = tiny()
     decoder_layers(model)[1].mlp.up_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(CompressionError, match=r"layer 1, linear mlp.gate_proj \+ mlp.up_proj: the dense weight"):
+    with pytest.raises(
+        CompressionError, match=r"layer 1, linear mlp.gate_proj \+ mlp.up_proj: the dense weight"
+    ):
         walk(model, windows(), W3, FinishedLayers(tmp_path / "nan"), log=silent)
     model = tiny()
     model.model.embed_tokens.weight.data[:] = float("inf")
-    with pytest.raises(CompressionError, match=r"layer 0, linear self_attn.q_proj .*NaN or infinite activations"):
+    with pytest.raises(
+        CompressionError, match=r"layer 0, linear self_attn.q_proj .*NaN or infinite activations"
+    ):
         walk(model, windows(), W3, FinishedLayers(tmp_path / "inf"), log=silent)
 
 

@@ -4,6 +4,8 @@ No table of model families: the decoder layers are the model's ModuleList of `nu
 linears the Linear and Conv1D modules inside, and what each layer is called with is recorded from the model itself.
 """
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -150,10 +152,8 @@ class Activations:
         try:
             for batch in range(len(self.hidden)):
                 waiting |= set(linears)
-                try:
+                with suppress(_Stop):
                     self.run(index, layer, batch)
-                except _Stop:
-                    pass
                 seen.clear()
                 if waiting:
                     raise CompressionError(
@@ -180,9 +180,8 @@ def _record_calls(model, layers, batch, returns_tuple):
     for layer in layers:
         layer.forward = record
     try:
-        model(input_ids=batch, use_cache=False)
-    except _Stop:
-        pass
+        with suppress(_Stop):
+            model(input_ids=batch, use_cache=False)
     finally:
         for layer in layers:
             del layer.forward

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import torch
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal numbers
-CLIP_SEARCH = {"mse": (2.4, 100), "hessian": (2.0, 25)}  # power of the error, steps from 1 down to 0.2 of the range
+CLIP_SEARCH = {
+    "mse": (2.4, 100),
+    "hessian": (2.0, 25),
+}  # power of the error, steps from 1 down to 0.2 of the range
 
 
 @dataclass

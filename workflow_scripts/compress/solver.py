@@ -42,7 +42,7 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
     """
     stacked = torch.cat([weight.to(H.dtype) for weight in weights])  # (R, C)
     rows = [len(weight) for weight in weights]
-    if not torch.isfinite(H.diagonal().sum()) or not torch.isfinite(H).all():
+    if not torch.isfinite(H).all():
         raise CompressionError("H holds NaN or infinite values; check the calibration activations")
     if not torch.isfinite(stacked).all():
         raise CompressionError("the dense weight holds NaN or infinite values")
@@ -76,41 +76,42 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
 
 def _sweep(W, U, rows, grids, settings: Compressor) -> torch.Tensor:
     """The sweep over columns. W (C, R) is used up; returns Q (C, R), both in processing order."""
-    columns, Q = len(W), torch.empty_like(W)
-    tile = TILE - TILE % settings.n_of_m[1] or settings.n_of_m[1] if settings.pattern else TILE
-    for start in range(0, columns, settings.block_size):
-        stop = min(start + settings.block_size, columns)
+    Q = torch.empty_like(W)
+    n, m = settings.n_of_m or (0, 1)
+    tile = TILE // m * m or m
+    for start in range(0, len(W), settings.block_size):
+        stop = min(start + settings.block_size, len(W))
         block, E = W[start:stop].clone(), torch.empty_like(W[start:stop])  # (B, R)
         factor = U[start:stop, start:stop]
-        diagonal = factor.diagonal()
-        scores = lambda s=slice(None): (block[s] / diagonal[s, None]).square_()  # noqa: B023,E731  w^2 / U_ii^2
-        mask = _mask(scores(), rows, settings.sparsity) if settings.prunes and not settings.pattern else None
+        d = factor.diagonal()[:, None]
+        mask = None
+        if settings.pattern:
+            mask = torch.zeros_like(block, dtype=torch.bool)
+        elif settings.prunes:
+            mask = _smallest((block / d).square(), rows, settings.sparsity)
         for first in range(0, stop - start, tile):
             last = min(first + tile, stop - start)
             for i in range(first, last):
-                if settings.pattern and i % settings.n_of_m[1] == 0:
-                    mask = torch.zeros_like(block, dtype=torch.bool) if mask is None else mask
-                    n, m = settings.n_of_m
-                    mask[i : i + m].scatter_(
-                        0, scores(slice(i, i + m)).topk(n, dim=0, largest=False)[1], True
-                    )
+                if settings.pattern and i % m == 0:
+                    score = (block[i : i + m] / d[i : i + m]).square()
+                    mask[i : i + m].scatter_(0, score.topk(n, dim=0, largest=False).indices, True)
                 w = block[i]
                 q = w if mask is None else w.masked_fill(mask[i], 0)
                 if grids:
                     q = round_to_grid(q, *grids.at(start + i, W), settings.bits)
                 Q[start + i] = q
-                torch.sub(w, q, out=E[i]).div_(diagonal[i])
+                E[i] = (w - q) / d[i]
                 block[i + 1 : last].addr_(factor[i, i + 1 : last], E[i], alpha=-1)
             block[last:].addmm_(factor[first:last, last:].T, E[first:last], alpha=-1)
         W[stop:].addmm_(U[start:stop, stop:].T, E, alpha=-1)
     return Q
 
 
-def _mask(scores: torch.Tensor, rows: list[int], sparsity: float) -> torch.Tensor:
+def _smallest(scores: torch.Tensor, rows: list[int], sparsity: float) -> torch.Tensor:
     """Entries of a block's scores (B, R) to prune: per linear, all up to the int(n s)-th smallest, inclusive."""
     parts = []
     for part in scores.split(rows, dim=1):
-        threshold = part.flatten().kthvalue(int(part.numel() * sparsity) + 1)[0]
+        threshold = part.flatten().kthvalue(int(part.numel() * sparsity) + 1).values
         parts.append(part <= threshold)
     return torch.cat(parts, 1)
 
@@ -155,7 +156,9 @@ class Grids:
 
     def group_of_column(self) -> torch.Tensor:
         """Group of each column, in processing order."""
-        return (self.order if self.static else torch.arange(len(self.order), device=self.order.device)) // self.size
+        return (
+            self.order if self.static else torch.arange(len(self.order), device=self.order.device)
+        ) // self.size
 
     def read_back(self, Q: torch.Tensor, rows: slice, group: torch.Tensor) -> Solved:
         """Codes of the rows of Q (rows, columns), which lie on the grids, and the weight that they rebuild."""
