@@ -38,6 +38,7 @@ def made(*names):
 
     def inputs(wildcards):
         files = [f"results/{wildcards.grid}/{name}" for name in names]
+        files = files[0] if len(files) == 1 else files
         return ancient(files) if ROLLED_UP(wildcards.grid) else files
 
     return inputs
