@@ -5,8 +5,11 @@ One row per (model, compressor, corpus, seed, task, item). Columns `correct/<met
 group lacks the method. `outcome` reads the pair that the config names.
 """
 
+from pathlib import Path
+
 import pandas as pd
 
+from workflow_scripts.analyze.answers import in_training_text, read_documents
 from workflow_scripts.analyze.results import Cell, Group, Results, unique
 from workflow_scripts.analyze.statistics import proportion_interval
 
@@ -39,6 +42,23 @@ def build(results: Results, pair: dict[str, str]) -> pd.DataFrame:
         if name.startswith("correct/"):
             ledger[name] = ledger[name].astype("boolean")
     return ledger
+
+
+def add_answers(ledger: pd.DataFrame, corpora: dict[str, Path], benchmarks: dict[str, Path]) -> pd.DataFrame:
+    """Add `answer_in_training_text`: whether the text of the group's corpus holds the item's answer; null if unknown.
+
+    corpora: name -> train.jsonl; benchmarks: task -> data.jsonl. A corpus that is not given stays null.
+    """
+    column = pd.Series(pd.NA, index=ledger.index, dtype="boolean")
+    for name, path in corpora.items():
+        mine = ledger[ledger["corpus"] == name]
+        items = mine.drop_duplicates(["task", "doc_id"])
+        known = items[["task", "doc_id"]].assign(
+            known=in_training_text(items, read_documents(path), benchmarks)
+        )
+        if len(mine):
+            column[mine.index] = mine[["task", "doc_id"]].merge(known, how="left")["known"].to_numpy()
+    return ledger.assign(answer_in_training_text=column)
 
 
 def _seeds(results: Results, group: Group) -> list[int]:
@@ -101,8 +121,9 @@ def rates(ledger: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """Per group, method and domain: the share of lost items made right, beside the flips that show no recovery.
 
     recovered: of the items that compression lost, the share right with the method. chance: of the items that
-    neither the dense nor the compressed model knew, the share right with the method; what lies above it is more
-    than new noise. broken: of the items right before and after compression, the share wrong with the method.
+    neither the dense nor the compressed model knew, the share right with the method. It is a lower bound of what
+    noise gives: lost items lie nearer to the decision boundary, so the fairer reference is the recovered share of a
+    placebo (an untrained prompt, another seed). broken: of the items right before and after compression, the share wrong with the method.
     Each share comes with its count and Wilson interval; domain `all` takes every item.
     """
     rows = []

@@ -50,6 +50,7 @@ def build_page(
         short=SHORT,
         trainings=[training_row(path, record) for path, record in trainings.items()],
         rates=rates(ledger, recovery).to_dict("records") if len(ledger) else [],
+        placebos=[m for m in recovery if not methods[m].get("trained", True)],
         outcomes=OUTCOMES,
         explorer=explorer(ledger, ["dense", "none", *recovery]),
         audit=audit,

@@ -1,0 +1,74 @@
+"""The forecast: jobs as the plan has them, costs that scale as the formulas say."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts import forecast_grid
+from workflow_scripts.analyze.forecast import compare, forecast, load_constants, summary, training_cost
+from workflow_scripts.config import load
+from workflow_scripts.grid import Plan
+
+CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return Plan(load(yaml.safe_load(CONFIG.read_text())))
+
+
+def kinds(costs):
+    return {kind: sum(cost.kind == kind for cost in costs) for kind in {cost.kind for cost in costs}}
+
+
+def test_the_jobs_are_those_of_the_plan(plan):
+    found = kinds(forecast(plan, "smoke", load_constants("cpu-2")))
+    assert found["evaluate_cell"] == len(plan.cells("smoke"))
+    assert found["train_adapter"] == len(plan.adapters("smoke"))
+    assert found["compress_model"] == 3
+
+
+def test_training_is_four_flop_per_parameter_and_token(plan):
+    device = load_constants("a100-80g") | {"overhead": 0, "load": float("inf"), "forward": float("inf")}
+    cell = plan.adapters("paper")[0]
+    expected = 4 * plan.config["models"][cell.model]["parameters"] * 40_960_000 / device["train"]
+    assert training_cost(plan, cell, device).seconds == pytest.approx(expected)
+
+
+def test_an_untrained_prompt_costs_no_training(plan):
+    device = load_constants("cpu-2")
+    prompt = plan.adapters("bench")[0]._replace(method="prompt-100")
+    placebo = prompt._replace(method="prompt-100-untrained")
+    assert training_cost(plan, placebo, device).seconds < training_cost(plan, prompt, device).seconds / 2
+
+
+def test_a_dense_compressor_leaves_nothing_on_disk(plan):
+    costs = [c for c in forecast(plan, "smoke", load_constants("cpu-2")) if c.kind == "compress_model"]
+    disk = {cost.name.split("/")[1]: cost.disk for cost in costs}
+    assert disk["dense"] == 0
+    assert disk["gptq-w3-g64"] == pytest.approx(134.5e6 * 3 / 8)
+
+
+def test_the_summary_adds_up_and_prices(plan):
+    costs, device = forecast(plan, "smoke", load_constants("cpu-2")), load_constants("cpu-2")
+    lines = summary(costs, device, price=2.0)
+    total = next(line for line in lines if line.startswith("total")).split()
+    assert int(total[1]) == len(costs)
+    assert float(total[2]) == pytest.approx(sum(c.seconds for c in costs) / 3600, abs=0.005)
+    assert lines[-1].startswith("at 2 per hour")
+    assert "cpu-2" in lines[-2]
+
+
+def test_forecast_beside_measured(plan):
+    costs = forecast(plan, "smoke", load_constants("cpu-2"))
+    (row,) = compare(costs, {costs[0].name: 2 * costs[0].seconds})
+    assert row["ratio"] == pytest.approx(0.5)
+
+
+def test_unknown_names_are_answered_with_the_known_ones(capsys):
+    assert forecast_grid.main(str(CONFIG), "papr", "cpu-2") == 1
+    assert "smoke, bench, paper" in capsys.readouterr().err
+    assert forecast_grid.main(str(CONFIG), "smoke", "abacus") == 1
+    assert "cpu-2, a100-80g" in capsys.readouterr().err
+    assert forecast_grid.main(str(CONFIG), "smoke", "cpu-2", 1.5) == 0

@@ -1,0 +1,144 @@
+"""What a grid will cost, before it runs: jobs, hours, disk and memory, by formulas of parameters and tokens.
+
+With P parameters: a forward pass takes 2 P FLOP per token, a training step through a frozen model 4 P (forward, and
+backward to the activations), compression about 6 P per calibration token (two passes and the Hessian products) plus
+P sqrt(P / 12 L) of solves, L = 30 layers. The rates are those of a device in devices.yaml.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from workflow_scripts.grid import Cell, Plan
+
+DEVICES = Path(__file__).with_name("devices.yaml")
+LAYERS = 30
+ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One job: seconds on the device, bytes that it leaves on disk, peak bytes of memory."""
+
+    kind: str
+    name: str
+    seconds: float
+    disk: float
+    memory: float
+
+
+def load_constants(device: str) -> dict:
+    """A device's constants with the tasks' sizes; KeyError text lists the devices."""
+    table = yaml.safe_load(DEVICES.read_text())
+    if device not in table["devices"]:
+        raise KeyError(f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}")
+    return table["devices"][device] | {"name": device, "tasks": table["tasks"]}
+
+
+def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
+    """The cost of every job of a grid that computes on a model, as if nothing were done yet."""
+    cells = plan.cells(grid)
+    compressions = dict.fromkeys(
+        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in cells
+    )
+    costs = [compression_cost(plan, grid, *key, device) for key in compressions]
+    costs += [training_cost(plan, cell, device) for cell in plan.adapters(grid)]
+    costs += [evaluation_cost(plan, cell, device) for cell in cells]
+    costs += [similarity_cost(plan, cell, device) for cell in plan.similarity_cells(grid)]
+    return costs
+
+
+def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus: str, device: dict) -> Cost:
+    p, settings = _parameters(plan, model), plan.config["compressors"][compressor]
+    calibration = plan.grid(grid)["calibration"]
+    tokens = calibration["windows"] * calibration["length"] if corpus != "none" else 0
+    solves = p * math.sqrt(p / (12 * LAYERS)) if tokens else 0
+    seconds = (6 * p * tokens + solves) / device["compress"] + _loading(p, device)
+    disk = 0 if settings["algorithm"] == "dense" else p * (settings.get("bits") or 16) / 8
+    activations = tokens * math.sqrt(p / (12 * LAYERS)) * 4 * 2
+    name = f"{model}/{compressor}/{corpus}"
+    return Cost("compress_model", name, seconds, disk, p * device["bytes"] + activations)
+
+
+def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
+    p, training = _parameters(plan, cell.model), plan.training(cell.grid, cell.method)
+    tokens = training["tokens"] if plan.config["methods"][cell.method].get("trained", True) else 0
+    heldout = 3 * training["heldout_windows"] * training["sequence_length"]
+    seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
+    activations = (
+        training["micro_batch"] * training["sequence_length"] * _width(p) * LAYERS * 16 * device["bytes"]
+    )
+    return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, p * device["bytes"] + activations)
+
+
+def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
+    p, evaluation = _parameters(plan, cell.model), plan.grid(cell.grid)["evaluation"]
+    items, tokens, generated = 0, 0, 0
+    for task in plan.tasks(cell.grid):
+        size = device["tasks"].get(task, device["tasks"]["default"])
+        n = min(evaluation["items"] or size["items"], size["items"])
+        items, tokens = items + n, tokens + n * size["tokens"]
+        if "generated" in size:
+            generated += n * (evaluation["generation_tokens"] or size["generated"])
+    text = evaluation["perplexity"]
+    tokens += len(text["corpora"]) * (text["windows"] or 160) * text["length"]
+    seconds = (
+        2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"] + _loading(p, device)
+    )
+    activations = 16 * text["length"] * _width(p) * 40 * device["bytes"]
+    return Cost(
+        "evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, p * device["bytes"] + activations
+    )
+
+
+def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
+    p, measured = _parameters(plan, cell.model), plan.grid(cell.grid)["similarity"]
+    tokens = 2 * measured["windows"] * measured["length"]
+    seconds = 2 * p * tokens / device["forward"] + 2 * _loading(p, device)
+    return Cost("measure_similarity", cell.stem, seconds, 1e4, 2 * p * device["bytes"])
+
+
+def summary(costs: Iterable[Cost], device: dict, price: float | None = None) -> list[str]:
+    """A line per kind of job and the totals; price per device hour, in whatever currency it is."""
+    costs = list(costs)
+    kinds = dict.fromkeys(cost.kind for cost in costs)
+    lines = [f"{'job':<20}{'jobs':>6}{'hours':>10}{'hours each':>12}{'disk GB':>10}{'peak GB':>9}"]
+    for kind in [*kinds, "total"]:
+        mine = [cost for cost in costs if kind in (cost.kind, "total")]
+        hours = sum(cost.seconds for cost in mine) / 3600
+        lines.append(
+            f"{kind:<20}{len(mine):>6}{hours:>10.2f}{hours / len(mine):>12.2f}"
+            f"{sum(c.disk for c in mine) / 1e9:>10.1f}{max(c.memory for c in mine) / 1e9:>9.1f}"
+        )
+    hours = sum(cost.seconds for cost in costs) / 3600
+    unit = "GPU hours" if device["gpu"] else "hours on one such machine"
+    lines.append(f"{hours:.1f} {unit} ({device['name']}: {device['description']}; {device['source']})")
+    if price is not None:
+        lines.append(f"at {price:g} per hour: {hours * price:,.0f}")
+    return lines
+
+
+def compare(costs: Iterable[Cost], measured: dict[str, float]) -> list[dict]:
+    """Forecast beside measured seconds, per job that has run: {kind, name, forecast, measured, ratio}."""
+    rows = []
+    for cost in costs:
+        if real := measured.get(cost.name):
+            row = {"kind": cost.kind, "name": cost.name, "forecast": cost.seconds, "measured": real}
+            rows.append(row | {"ratio": cost.seconds / real})
+    return rows
+
+
+def _parameters(plan: Plan, model: str) -> float:
+    return float(plan.config["models"][model]["parameters"])
+
+
+def _width(parameters: float) -> float:
+    """Hidden size of a decoder of LAYERS layers with 12 d^2 parameters each."""
+    return math.sqrt(parameters / (12 * LAYERS))
+
+
+def _loading(parameters: float, device: dict) -> float:
+    return device["overhead"] + parameters * device["bytes"] / device["load"]

@@ -1,0 +1,36 @@
+"""`make forecast GRID=paper`: jobs, hours, disk and memory of a grid before it runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from workflow_scripts.analyze.forecast import forecast, load_constants, summary
+from workflow_scripts.config import ConfigError, load
+from workflow_scripts.grid import Plan
+
+
+def main(configfile: str, grid: str, device: str, price: float | None = None) -> int:
+    """Print the forecast; returns 1 with a clear line for an unknown grid or device."""
+    try:
+        plan = Plan(load(yaml.safe_load(Path(configfile).read_text())))
+        constants = load_constants(device)
+        if grid not in plan.config["grids"]:
+            raise KeyError(f"grid '{grid}' is not in {configfile}; it has {', '.join(plan.config['grids'])}")
+    except (ConfigError, KeyError, OSError) as error:
+        print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
+        return 1
+    print(f"Forecast of grid '{grid}': {len(plan.cells(grid))} cells, {len(plan.adapters(grid))} adapters")
+    print("\n".join(summary(forecast(plan, grid, constants), constants, price)))
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", default="paper")
+    parser.add_argument("--device", default="a100-80g")
+    parser.add_argument("--price", type=float, help="per device hour")
+    parser.add_argument("--configfile", default="config.yaml")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.configfile, arguments.grid, arguments.device, arguments.price))
