@@ -123,8 +123,8 @@ def rates(ledger: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     recovered: of the items that compression lost, the share right with the method. chance: of the items that
     neither the dense nor the compressed model knew, the share right with the method. It is a lower bound of what
     noise gives: lost items lie nearer to the decision boundary, so the fairer reference is the recovered share of a
-    placebo (an untrained prompt, another seed). broken: of the items right before and after compression, the share wrong with the method.
-    Each share comes with its count and Wilson interval; domain `all` takes every item.
+    placebo (an untrained prompt, another seed). broken: of the items right before and after compression, the share
+    wrong with the method. Each share comes with its count and Wilson interval; domain `all` takes every item.
     """
     rows = []
     for keys, group in ledger.groupby(["model", "compressor", "corpus", "seed"], sort=False):
