@@ -95,7 +95,8 @@ def resampled_means(
         parts = []
         for start in range(0, resamples, step := max(1, _CHUNK // n)):
             rows = min(step, resamples - start)
-            drawn = random.integers(0, n, (rows, n - 1)) + n * np.arange(rows)[:, None]
+            drawn = random.integers(0, n, (rows, n - 1), np.int32)
+            drawn += n * np.arange(rows, dtype=np.int32)[:, None]  # a range of counts for each resample
             counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
             parts.append(counts @ values / (n - 1))  # (rows, columns)
         means[task] = np.concatenate(parts)
