@@ -59,30 +59,32 @@ def model(family: str, seed: int = 0, positions: int = 256):
 
 def write_benchmarks(folder: Path) -> Path:
     """Six made-up items of each of the nine tasks in their data sets' schemas, as `resources/benchmarks/<set>` has."""
-    rows = {task: [] for task in ("arc_easy", "arc_challenge", "sciq", "webqs", "triviaqa", "piqa", "hellaswag",
-                                  "lambada_openai", "winogrande")}  # fmt: skip
+    rows: dict[str, list[dict]] = {}
     for n, (question, answers) in enumerate(QUESTIONS):
-        choices = {"text": answers, "label": ["A", "B", "C", "D"]}
-        for task in ("arc_easy", "arc_challenge"):
-            rows[task].append(
-                {
-                    "id": f"{task}-{n}",
-                    "question": f"{question}?",
-                    "choices": choices,
-                    "answerKey": "ABCD"[n % 4],
-                }
-            )
-        rows["sciq"].append({"question": f"{question}?", "correct_answer": answers[0], "support": f"It is {answers[0]}.",
-                             "distractor1": answers[1], "distractor2": answers[2], "distractor3": answers[3]})  # fmt: skip
-        rows["webqs"].append({"question": f"{question.lower()}?", "answers": answers[:2]})
-        rows["triviaqa"].append({"question": f"{question}?", "question_id": str(n),
-                                 "answer": {"aliases": answers[:2], "value": answers[0]}})  # fmt: skip
-        rows["piqa"].append({"goal": question, "sol1": answers[0], "sol2": answers[1], "label": n % 2})
-        rows["hellaswag"].append({"ind": n, "activity_label": "Asking", "ctx_a": f"Someone asks: {question}?",
-                                  "ctx_b": "the other", "endings": answers, "label": str(n % 4)})  # fmt: skip
-        rows["lambada_openai"].append({"text": f"They asked: {question}? The answer is {answers[0]}"})
-        rows["winogrande"].append({"sentence": f"If _ is the answer, the question is: {question}", 
-                                   "option1": answers[0], "option2": answers[1], "answer": str(n % 2 + 1)})  # fmt: skip
+        first, second, third, fourth = answers
+        arc = {"choices": {"text": answers, "label": ["A", "B", "C", "D"]}, "answerKey": "ABCD"[n % 4]}
+        items = {
+            "arc_easy": {"id": f"easy-{n}", "question": f"{question}?", **arc},
+            "arc_challenge": {"id": f"challenge-{n}", "question": f"{question}?", **arc},
+            "sciq": {
+                "question": f"{question}?", "support": f"It is {first}.", "correct_answer": first,
+                "distractor1": second, "distractor2": third, "distractor3": fourth,
+            },
+            "webqs": {"question": f"{question.lower()}?", "answers": [first, second]},
+            "triviaqa": {"question": f"{question}?", "answer": {"aliases": [first, second], "value": first}},
+            "piqa": {"goal": question, "sol1": first, "sol2": second, "label": n % 2},
+            "hellaswag": {
+                "activity_label": "Asking", "ctx_a": f"Someone asks: {question}?", "ctx_b": "the other",
+                "endings": answers, "label": str(n % 4),
+            },
+            "lambada_openai": {"text": f"They asked: {question}? The answer is {first}"},
+            "winogrande": {
+                "sentence": f"If _ is the answer, the question is: {question}", "option1": first, "option2": second,
+                "answer": str(n % 2 + 1),
+            },
+        }  # fmt: skip
+        for task, item in items.items():
+            rows.setdefault(task, []).append(item)
     for task, items in rows.items():
         (folder / task).mkdir(parents=True)
         (folder / task / "data.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))

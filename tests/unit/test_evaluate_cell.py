@@ -189,7 +189,8 @@ def test_latency_measures_every_variant(project, tmp_path):
                "idp-5-7": scorer_folders.IDP, "concat-5-7": METHODS["concat-5-7"][0], "lora-r2": lora}  # fmt: skip
     measure_latency.main(
         str(project["model"]), str(project["compressed"]), str(tmp_path / "l.json"), place=place("none"),
-        methods=methods, batch=3, sequence=12, generate=2, repeats=3, precision="fp32", recipe="r", code="c", device="cpu",
+        methods=methods, batch=3, sequence=12, generate=2, repeats=3, precision="fp32", recipe="r", code="c",
+        device="cpu",
     )  # fmt: skip
     rows = artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]
     assert [(row["method"], row["variant"]) for row in rows] == [

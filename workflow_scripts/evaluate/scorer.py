@@ -64,7 +64,7 @@ class Scorer(LM):
     tokenizer: object
     bank: object = None
     selector: object = None
-    row_tokens: int = 512
+    row_tokens: int = 384
     rows: int | None = None
     generation_rows: int = 32
     store: AnswerStore | None = None
