@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 GRID ?= smoke
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo run test test-slow lint explain clean-work
+.PHONY: help demo run test test-slow lint explain forecast
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,3 +32,19 @@ lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
 
 explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/...
 	@$(BIN)/python -m workflow_scripts.explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json))
+
+forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
+	@$(BIN)/python -m workflow_scripts.forecast_grid --grid $(GRID) $(if $(DEVICE),--device $(DEVICE))
+
+# Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
+# --no-compile leaves byte code to the first import of what is really used (half the time).
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
+
+$(VENV)/installed: envs/torch-cpu.txt envs/cpu.lock
+	@echo "Installing the environment into $(VENV) (2 GB, 2 to 4 minutes, once)"
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 with its venv module (Debian: apt install python3.11-venv), or make PYTHON=<path>" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --timeout 15 --retries 1 -r envs/torch-cpu.txt
+	@$(PIP) -r envs/cpu.lock
+	@$(BIN)/python -c "import torch" || { echo "PyTorch does not load: no build without CUDA was found. On a GPU machine: $(PIP) -r envs/cuda.lock, then touch $@" >&2; exit 1; }
+	@touch $@

@@ -47,6 +47,7 @@ def made(*names):
 evaluations = counted(lambda wildcards: cells(wildcards.grid))
 trainings = counted(lambda wildcards: [adapter.training for adapter in PLAN.adapters(wildcards.grid)])
 similarities = counted(lambda wildcards: [cell.similarity for cell in PLAN.similarity_cells(wildcards.grid)])
+latencies = counted(lambda wildcards: list(PLAN.latency_places(wildcards.grid)))
 tables = made(*(f"tables/table{number}.html" for number in (1, 2, 3)))
 figures = made(*(f"figures/{figure}.svg" for figure in FIGURES))
 
@@ -129,6 +130,7 @@ for figure in FIGURES:
             verdict=made("verdict.json"),
             trainings=trainings if figure == "training" else [],
             similarities=similarities if figure == "figure5" else [],
+            latencies=latencies if figure == "latency" else [],
         output:
             report(
                 f"results/{{grid}}/figures/{figure}.svg",

@@ -73,3 +73,27 @@ rule measure_similarity:
         "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
     script:
         "../workflow_scripts/measure_similarity.py"
+
+
+rule measure_latency:
+    input:
+        model=model_input,
+        compression=lambda wildcards: settled(
+            paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
+            PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
+        ),
+    output:
+        latency="results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
+    log:
+        "logs/{grid}/measure_latency/{model}/{compressor}/{corpus}/seed-{seed}.log",
+    # All cores of a run on one machine: a neighbour would be measured too.
+    threads: workflow.cores or 4
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2.5) * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        args=lambda wildcards: PLAN.latency(**wildcards),
+    message:
+        "Latency of {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
+    script:
+        "../workflow_scripts/measure_latency.py"

@@ -1,5 +1,7 @@
 """Rule `build_ledger`: evaluations -> ledger.parquet."""
 
+from pathlib import Path
+
 from workflow_scripts.analyze.ledger import add_answers, build
 from workflow_scripts.analyze.results import read_results
 from workflow_scripts.artifacts import atomic_path
@@ -20,4 +22,8 @@ def main(
 if __name__ == "__main__":
     with job(snakemake):
         args = snakemake.params.args
-        main(args["cells"], args["pair"], snakemake.output[0], args.get("corpora"), args.get("benchmarks"))
+        texts = {
+            kind: {name: str(Path(manifest).with_name(file)) for name, manifest in args[kind].items()}
+            for kind, file in (("corpora", "train.jsonl"), ("benchmarks", "data.jsonl"))
+        }
+        main(args["cells"], args["pair"], snakemake.output[0], **texts)

@@ -217,6 +217,12 @@ class Plan:
         }
         inputs = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
+        inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
+        if entry == "build_ledger.py":
+            settings["corpora"] = {c.corpus: corpus_manifest(c.corpus) for c in self.adapters(grid)}
+            settings["benchmarks"] = {
+                task: benchmark_manifest(self.grid(grid)["benchmarks"], task) for task in self.tasks(grid)
+            }
         if entry == "write_report.py":
             inputs += [self.analysis(grid, other)["recipe"] for other in ANALYSIS]
         return _with_recipe(settings, _code(entry), [*inputs, _reports()])
@@ -224,6 +230,31 @@ class Plan:
     def similarity_cells(self, grid: str) -> list[Cell]:
         methods = self.grid(grid).get("similarity", {}).get("methods", ())
         return [cell for cell in self.cells(grid) if cell.method in methods and cell.compressor != "dense"]
+
+    def latency(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
+        """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""
+        measured = dict(self.grid(grid)["latency"])
+        measured.pop("compressors")
+        cells = [Cell(grid, model, compressor, corpus, method, int(seed)) for method in measured.pop("methods")]
+        every = [*cells, *(member for cell in cells for member in self.members(cell))]
+        settings = {
+            "methods": {cell.method: self.method(cell) for cell in every},
+            "precision": self.grid(grid)["evaluation"]["precision"],
+            **measured,
+        }
+        kinds = {method["kind"] for method in settings["methods"].values()}
+        return _with_recipe(settings, _code("measure_latency.py", *kinds), [self.compressed_recipe(cells[0]), seed])
+
+    def latency_places(self, grid: str) -> dict[str, dict]:
+        """Path of each latency measurement of the grid -> its model, compressor, corpus and seed."""
+        wanted = self.grid(grid).get("latency", {}).get("compressors", ())
+        places = {}
+        for cell in self.cells(grid):
+            if cell.compressor in wanted:
+                corpus = self.calibration_corpus(cell.compressor, cell.corpus)
+                path = f"results/{grid}/latency/{cell.model}/{cell.compressor}/{corpus}/seed-0.json"
+                places[path] = {"model": cell.model, "compressor": cell.compressor, "corpus": corpus, "seed": "0"}
+        return places
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
         kinds = {self.config["methods"][c.method]["kind"] for c in (cell, *self.members(cell))}
