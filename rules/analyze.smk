@@ -1,61 +1,4 @@
 # From evaluations to the report. These jobs read files only and take seconds.
-import functools
-
-from workflow_scripts.artifacts import read_json, sha256_file
-
-FIGURES = [*(f"figure{number}" for number in range(1, 8)), "training", "latency"]
-FORMATS = ["csv", "md", "tex", "html"]
-
-
-def rolled_up(grid):
-    """True where the report was made by the planned recipe from the very files that are there now."""
-    stamp = f"results/{grid}/report.json"
-    recipe = PLAN.analysis(grid, "write_report.py")["recipe"]
-    if recorded_recipe(stamp) != recipe:
-        return False
-    recorded = read_json(stamp)["files"]
-    return all(os.path.exists(file) and sha256_file(file) == sha for file, sha in recorded.items())
-
-
-ROLLED_UP = functools.cache(rolled_up)
-
-
-def counted(files):
-    """Inputs of a roll-up: `ancient` while the grid's report is up to date with their contents.
-
-    With `--config partial=true` the roll-up goes on with what exists; what lacks is shown as missing.
-    """
-
-    def inputs(wildcards):
-        paths = [file for file in files(wildcards) if not config["partial"] or os.path.exists(file)]
-        return ancient(paths) if ROLLED_UP(wildcards.grid) else paths
-
-    return inputs
-
-
-def made(*names):
-    """Files of the grid that other roll-ups make."""
-
-    def inputs(wildcards):
-        files = [f"results/{wildcards.grid}/{name}" for name in names]
-        files = files[0] if len(files) == 1 else files
-        return ancient(files) if ROLLED_UP(wildcards.grid) else files
-
-    return inputs
-
-
-evaluations = counted(lambda wildcards: cells(wildcards.grid))
-trainings = counted(lambda wildcards: [adapter.training for adapter in PLAN.adapters(wildcards.grid)])
-similarities = counted(lambda wildcards: [cell.similarity for cell in PLAN.similarity_cells(wildcards.grid)])
-latencies = counted(lambda wildcards: list(PLAN.latency_places(wildcards.grid)))
-tables = made(*(f"tables/table{number}.html" for number in (1, 2, 3)))
-figures = made(*(f"figures/{figure}.svg" for figure in FIGURES))
-
-
-def analysis(entry):
-    return lambda wildcards: PLAN.analysis(wildcards.grid, entry)
-
-
 localrules:
     build_ledger,
     judge,
@@ -72,6 +15,8 @@ rule build_ledger:
         "results/{grid}/ledger.parquet",
     log:
         "logs/{grid}/build_ledger.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=analysis("build_ledger.py"),
     message:
@@ -87,6 +32,8 @@ rule judge:
         "results/{grid}/verdict.json",
     log:
         "logs/{grid}/judge.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=analysis("judge.py"),
     message:
@@ -112,6 +59,8 @@ rule tabulate:
         ),
     log:
         "logs/{grid}/tabulate.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=analysis("tabulate.py"),
     message:
@@ -142,6 +91,8 @@ for figure in FIGURES:
         log:
             f"logs/{{grid}}/plot_{figure}.log",
         localrule: True
+        conda:
+            "../envs/conda.yaml"
         params:
             args=analysis("plot_figure.py"),
             figure=figure,
@@ -164,6 +115,8 @@ rule audit_paper:
         ),
     log:
         "logs/{grid}/audit_paper.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=analysis("audit_paper.py"),
     message:
@@ -188,6 +141,8 @@ rule draw_page:
         ),
     log:
         "logs/{grid}/draw_page.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=analysis("draw_page.py"),
     message:
@@ -208,6 +163,8 @@ rule report_grid:
         stamp="results/{grid}/report.json",
     log:
         "logs/{grid}/report_grid.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=analysis("write_report.py"),
     message:

@@ -1,5 +1,6 @@
 # Reads the configuration, checks it, constrains the wildcards. Nothing here may import torch:
 # every job parses the Snakefile again.
+import functools
 import os
 import re
 import sys
@@ -8,17 +9,10 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 # Scripts run from a copy: this is how they find the package.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    dict.fromkeys(
-        [
-            workflow.basedir,
-            *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-        ]
-    )
-)
+os.environ.update(PYTHONPATH=workflow.basedir)
 
 from workflow_scripts import grid as paths
-from workflow_scripts.artifacts import recorded_recipe
+from workflow_scripts.artifacts import read_json, recorded_recipe, sha256_file
 from workflow_scripts.config import ConfigError, load
 
 try:
@@ -83,3 +77,81 @@ def compression_input(wildcards):
 def memory(model, copies):
     """Host memory of a job (MB): float32 copies of the weights, plus what Python and two Snakemakes take."""
     return int(copies * config["models"][model]["parameters"] * 4 / 1e6) + 3500
+
+
+def calibration_corpus(wildcards):
+    return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
+
+
+def attached(wildcards):
+    """The adapters that a cell attaches (its own, or its members')."""
+    return [
+        settled(member.training, PLAN.train_recipe(member)) for member in PLAN.members(cell_of(wildcards))
+    ]
+
+
+def task_data(wildcards):
+    data = PLAN.grid(wildcards.grid)["benchmarks"]
+    return [
+        settled(paths.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
+        for task in PLAN.tasks(wildcards.grid)
+    ]
+
+
+def perplexity_text(wildcards):
+    corpora = PLAN.grid(wildcards.grid)["evaluation"]["perplexity"]["corpora"]
+    return [corpus_input(corpus) for corpus in corpora]
+
+
+# ---- roll-ups
+FIGURES = [*(f"figure{number}" for number in range(1, 8)), "training", "latency"]
+FORMATS = ["csv", "md", "tex", "html"]
+
+
+def rolled_up(grid):
+    """True where the report was made by the planned recipe from the very files that are there now."""
+    stamp = f"results/{grid}/report.json"
+    recipe = PLAN.analysis(grid, "write_report.py")["recipe"]
+    if recorded_recipe(stamp) != recipe:
+        return False
+    recorded = read_json(stamp)["files"]
+    return all(os.path.exists(file) and sha256_file(file) == sha for file, sha in recorded.items())
+
+
+ROLLED_UP = functools.cache(rolled_up)
+
+
+def counted(files):
+    """Inputs of a roll-up: `ancient` while the grid's report is up to date with their contents.
+
+    With `--config partial=true` the roll-up goes on with what exists; what lacks is shown as missing.
+    """
+
+    def inputs(wildcards):
+        present = [file for file in files(wildcards) if not config["partial"] or os.path.exists(file)]
+        return ancient(present) if ROLLED_UP(wildcards.grid) else present
+
+    return inputs
+
+
+def made(*names):
+    """Files of the grid that other roll-ups make."""
+
+    def inputs(wildcards):
+        files = [f"results/{wildcards.grid}/{name}" for name in names]
+        files = files[0] if len(files) == 1 else files
+        return ancient(files) if ROLLED_UP(wildcards.grid) else files
+
+    return inputs
+
+
+evaluations = counted(lambda wildcards: cells(wildcards.grid))
+trainings = counted(lambda wildcards: [adapter.training for adapter in PLAN.adapters(wildcards.grid)])
+similarities = counted(lambda wildcards: [cell.similarity for cell in PLAN.similarity_cells(wildcards.grid)])
+latencies = counted(lambda wildcards: list(PLAN.latency_places(wildcards.grid)))
+tables = made(*(f"tables/table{number}.html" for number in (1, 2, 3)))
+figures = made(*(f"figures/{figure}.svg" for figure in FIGURES))
+
+
+def analysis(entry):
+    return lambda wildcards: PLAN.analysis(wildcards.grid, entry)

@@ -1,7 +1,3 @@
-def calibration_corpus(wildcards):
-    return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
-
-
 rule compress_model:
     input:
         model=model_input,
@@ -11,6 +7,8 @@ rule compress_model:
         weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
     log:
         "logs/{grid}/compress_model/{model}/{compressor}/{corpus}.log",
+    conda:
+        "../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,

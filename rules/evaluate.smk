@@ -1,23 +1,3 @@
-def attached(wildcards):
-    """The adapters that a cell attaches (its own, or its members')."""
-    return [
-        settled(member.training, PLAN.train_recipe(member)) for member in PLAN.members(cell_of(wildcards))
-    ]
-
-
-def task_data(wildcards):
-    data = PLAN.grid(wildcards.grid)["benchmarks"]
-    return [
-        settled(paths.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
-        for task in PLAN.tasks(wildcards.grid)
-    ]
-
-
-def perplexity_text(wildcards):
-    corpora = PLAN.grid(wildcards.grid)["evaluation"]["perplexity"]["corpora"]
-    return [corpus_input(corpus) for corpus in corpora]
-
-
 rule evaluate_cell:
     input:
         model=model_input,
@@ -41,6 +21,8 @@ rule evaluate_cell:
         samples="results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.samples.parquet",
     log:
         "logs/{grid}/evaluate_cell/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+    conda:
+        "../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
@@ -63,6 +45,8 @@ rule measure_similarity:
         similarity="results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
     log:
         "logs/{grid}/measure_similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+    conda:
+        "../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2.5) * attempt,
@@ -86,6 +70,8 @@ rule measure_latency:
         latency="results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
     log:
         "logs/{grid}/measure_latency/{model}/{compressor}/{corpus}/seed-{seed}.log",
+    conda:
+        "../envs/conda.yaml"
     # All cores of a run on one machine: a neighbour would be measured too.
     threads: workflow.cores or 4
     resources:

@@ -9,6 +9,8 @@ rule fetch_model:
         manifest="resources/models/{model}/manifest.json",
     log:
         "logs/fetch_model/{model}.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=lambda wildcards: PLAN.fetch("models", wildcards.model),
     message:
@@ -22,6 +24,8 @@ rule fetch_corpus:
         manifest="resources/corpora/{corpus}/manifest.json",
     log:
         "logs/fetch_corpus/{corpus}.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
     message:
@@ -35,6 +39,8 @@ rule fetch_benchmark:
         manifest="resources/benchmarks/{benchmarks}/{task}/manifest.json",
     log:
         "logs/fetch_benchmark/{benchmarks}/{task}.log",
+    conda:
+        "../envs/conda.yaml"
     params:
         args=lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
     message:

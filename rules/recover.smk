@@ -9,6 +9,8 @@ rule train_adapter:
         weights="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_model.safetensors",
     log:
         "logs/{grid}/train_adapter/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+    conda:
+        "../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2) * attempt,
