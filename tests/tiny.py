@@ -4,10 +4,39 @@ import json
 import random
 from pathlib import Path
 
-WORDS = (
-    "the river town stone light water house music winter garden king letter iron summer bridge forest "
-    "north small great old first city island mountain horse silver market church road field ship"
-).split()
+WORDS = [
+    "the",
+    "river",
+    "town",
+    "stone",
+    "light",
+    "water",
+    "house",
+    "music",
+    "winter",
+    "garden",
+    "king",
+    "letter",
+    "iron",
+    "summer",
+    "bridge",
+    "forest",
+    "north",
+    "small",
+    "great",
+    "old",
+    "first",
+    "city",
+    "island",
+    "mountain",
+    "horse",
+    "silver",
+    "market",
+    "church",
+    "road",
+    "field",
+    "ship",
+]
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -33,7 +62,9 @@ def write_model(folder: Path, family: str = "llama") -> Path:
     bpe.decoder = decoders.ByteLevel()
     special = ["<s>", "</s>", "<pad>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator(sentences(50, 0), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=512
@@ -90,18 +121,22 @@ def write_tasks(folder: Path, items: int = 8) -> dict[str, Path]:
 
 
 def config(folder: Path) -> dict:
-    """A configuration with one tiny grid of 2 compressors x 4 methods + dense over local sources in `folder`."""
+    """A configuration with one tiny grid (9 cells, 4 adapters, every kind of method) over local sources in `folder`."""
     tasks = write_tasks(folder / "tasks")
     tuner = {"learning_rate": 1.0e-3}
     block = {
-        "models": ["tiny"], "compressors": ["gptq-w3", "sparsegpt-50"], "corpora": ["text"],
+        "models": ["tiny"], "compressors": ["gptq-w3"], "corpora": ["text"],
         "methods": ["none", "lora-r2", "prompt-5", "prompt-8", "ptune-5", "idp-5-8", "concat-5-8"],
     }  # fmt: skip
     return {
         "grid": "tiny",
-        "models": {"tiny": {"source": "local", "path": str(write_model(folder / "model")), "parameters": 40000}},
+        "models": {
+            "tiny": {"source": "local", "path": str(write_model(folder / "model")), "parameters": 40000}
+        },
         "corpora": {"text": {"source": "local", "path": str(write_corpus(folder / "text.jsonl"))}},
-        "benchmarks": {"local": {task: {"source": "local", "path": str(file)} for task, file in tasks.items()}},
+        "benchmarks": {
+            "local": {task: {"source": "local", "path": str(file)} for task, file in tasks.items()}
+        },
         "tasks": {
             "arc_easy": {"domain": "world"},
             "lambada_openai": {"domain": "language"},
@@ -109,7 +144,13 @@ def config(folder: Path) -> dict:
         },
         "compressors": {
             "dense": {"algorithm": "dense"},
-            "gptq-w3": {"algorithm": "gptq", "bits": 3, "group_size": 16, "act_order": True, "static_groups": True},
+            "gptq-w3": {
+                "algorithm": "gptq",
+                "bits": 3,
+                "group_size": 16,
+                "act_order": True,
+                "static_groups": True,
+            },
             "sparsegpt-50": {"algorithm": "sparsegpt", "sparsity": 0.5},
         },
         "methods": {
@@ -123,23 +164,38 @@ def config(folder: Path) -> dict:
         },
         "training": {
             "tiny": {
-                "tokens": 1024, "sequence_length": 32, "batch_size": 4, "micro_batch": 4, "heldout_windows": 2,
-                "lora": tuner, "prompt": tuner, "prefix": tuner,
-            }  # fmt: skip
+                "tokens": 1024,
+                "sequence_length": 32,
+                "batch_size": 4,
+                "micro_batch": 4,
+                "heldout_windows": 2,
+                "lora": tuner,
+                "prompt": tuner,
+                "prefix": tuner,
+            }
         },
         "grids": {
             "tiny": {
-                "benchmarks": "local", "training": "tiny", "calibration": {"windows": 8, "length": 64},
+                "benchmarks": "local",
+                "training": "tiny",
+                "calibration": {"windows": 8, "length": 64},
                 "evaluation": {
-                    "items": 6, "generation_tokens": 4,
+                    "items": 6,
+                    "generation_tokens": 4,
                     "perplexity": {"corpora": ["text"], "windows": 4, "length": 64},
                 },
                 "similarity": {"methods": ["none", "prompt-8"], "corpus": "text", "windows": 2, "length": 32},
                 "pair": {"prompt": "idp-5-8", "lora": "lora-r2"},
                 "blocks": {
-                    "dense": {"models": ["tiny"], "compressors": ["dense"], "corpora": ["none"], "methods": ["none"]},
+                    "dense": {
+                        "models": ["tiny"],
+                        "compressors": ["dense"],
+                        "corpora": ["none"],
+                        "methods": ["none"],
+                    },
+                    "pruned": block | {"compressors": ["sparsegpt-50"], "methods": ["none"]},
                     "core": block,
                 },
-            }  # fmt: skip
+            }
         },
     }

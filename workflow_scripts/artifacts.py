@@ -167,14 +167,18 @@ def read_json(path, schema: str | None = None):
     except OSError as error:
         raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise ArtifactError(f"{path}: not valid JSON ({error}); delete it and it will be computed again") from error
+        raise ArtifactError(
+            f"{path}: not valid JSON ({error}); delete it and it will be computed again"
+        ) from error
     if schema:
         check(value, schema, path)
     return value
 
 
 def _refuse(path, constant):
-    raise ArtifactError(f"{path}: holds {constant}, which is no result; delete it and it will be computed again")
+    raise ArtifactError(
+        f"{path}: holds {constant}, which is no result; delete it and it will be computed again"
+    )
 
 
 def recorded_recipe(path) -> str | None:

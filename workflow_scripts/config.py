@@ -85,7 +85,11 @@ def _schema_problems(config: dict) -> list[str]:
 def _leaves(error):
     """Of a `oneOf` take the branch that fits the value's type; everything else is a problem itself."""
     if error.validator == "oneOf":
-        fitting = [e for e in error.context if e.validator != "type" or len(e.absolute_path) > len(error.absolute_path)]
+        fitting = [
+            e
+            for e in error.context
+            if e.validator != "type" or len(e.absolute_path) > len(error.absolute_path)
+        ]
         yield from fitting or [error]
     else:
         yield error
@@ -108,7 +112,9 @@ def _explain(error) -> str:
             return f"{key}: {value!r} is not allowed; allowed: {_listed(rule)}{_nearest(value, rule)}"
         case "pattern":
             hint = error.schema.get("description", "")
-            return f"{key}: {value!r} is not allowed; allowed pattern: {rule}" + (f" ({hint})" if hint else "")
+            return f"{key}: {value!r} is not allowed; allowed pattern: {rule}" + (
+                f" ({hint})" if hint else ""
+            )
         case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
             return f"{key}: {value!r} is not allowed; allowed: {_range(error.schema)}"
         case "type":
@@ -160,11 +166,18 @@ def _filled(value, rule):
     if not isinstance(value, dict):
         return value
     properties = rule.get("properties", {})
-    result = {name: part["default"] for name, part in properties.items() if _has_default(part) and name not in value}
+    result = {
+        name: part["default"] for name, part in properties.items() if _has_default(part) and name not in value
+    }
     for name, child in value.items():
         result[name] = _filled(child, properties.get(name, rule.get("additionalProperties")))
     for name, part in properties.items():
-        if name not in result and isinstance(part, dict) and "$ref" in part and "default" in _resolve(part["$ref"]):
+        if (
+            name not in result
+            and isinstance(part, dict)
+            and "$ref" in part
+            and "default" in _resolve(part["$ref"])
+        ):
             result[name] = _resolve(part["$ref"])["default"]
     return result
 
@@ -205,7 +218,9 @@ def _meaning_problems(config: dict) -> list[str]:
             if pattern := compressor["pattern"]:
                 zeros, width = map(int, pattern.split(":"))
                 if zeros >= width:
-                    problems.append(f"{key}.pattern: '{pattern}' is not allowed; allowed: n:m with n < m, like 2:4")
+                    problems.append(
+                        f"{key}.pattern: '{pattern}' is not allowed; allowed: n:m with n < m, like 2:4"
+                    )
     for name, method in config["methods"].items():
         for index, member in enumerate(method.get("members", ())):
             key = f"methods.{name}.members[{index}]"
@@ -238,7 +253,9 @@ def _grid_problems(config, name, grid, refer) -> list[str]:
         data = config["benchmarks"][grid["benchmarks"]]
         for task in grid.get("tasks", config["tasks"]):
             if task in config["tasks"] and task not in data:
-                problems.append(_unknown(f"benchmarks.{grid['benchmarks']}", task, data, "task with data in this set"))
+                problems.append(
+                    _unknown(f"benchmarks.{grid['benchmarks']}", task, data, "task with data in this set")
+                )
     for index, corpus in enumerate(grid["evaluation"]["perplexity"]["corpora"]):
         refer(f"{key}.evaluation.perplexity.corpora[{index}]", corpus, "corpora")
     for role, method in grid["pair"].items():
@@ -264,7 +281,11 @@ def _grid_problems(config, name, grid, refer) -> list[str]:
                 c for c in lists["compressors"]
                 if config["compressors"].get(c, {}).get("algorithm", "dense") not in UNCALIBRATED
             ]  # fmt: skip
-            trained = [m for m in lists["methods"] if config["methods"].get(m, {}).get("kind", "none") != "none"]
+            trained = [
+                m for m in lists["methods"] if config["methods"].get(m, {}).get("kind", "none") != "none"
+            ]
             if calibrated or trained:
-                problems.append(f"{where}.corpora: 'none' won't do for {_listed(calibrated + trained)}; name a corpus")
+                problems.append(
+                    f"{where}.corpora: 'none' won't do for {_listed(calibrated + trained)}; name a corpus"
+                )
     return problems

@@ -30,9 +30,13 @@ def parse(path: str, plan: Plan) -> Cell:
     catalogues = {"grid": "grids", "model": "models", "compressor": "compressors", "method": "methods"}
     for part, catalogue in catalogues.items():
         if parts[part] not in plan.config[catalogue]:
-            raise ValueError(f"{path}: {parts[part]!r} is not in {catalogue}: {', '.join(plan.config[catalogue])}")
+            raise ValueError(
+                f"{path}: {parts[part]!r} is not in {catalogue}: {', '.join(plan.config[catalogue])}"
+            )
     if parts["corpus"] not in (*plan.config["corpora"], "none"):
-        raise ValueError(f"{path}: {parts['corpus']!r} is not in corpora: {', '.join(plan.config['corpora'])}")
+        raise ValueError(
+            f"{path}: {parts['corpus']!r} is not in corpora: {', '.join(plan.config['corpora'])}"
+        )
     return Cell(**parts | {"seed": int(parts["seed"])})
 
 
@@ -51,7 +55,7 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
 def why(path: str) -> list[str]:
     """Snakemake's own reasons (dry run of this path alone)."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", "--", path]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if "Nothing to be done" in done.stdout:
         return ["up to date: nothing would run"]
     jobs = re.findall(r"^Job \d+: (.*)\nReason: (.*)$", done.stdout, flags=re.MULTILINE)
@@ -81,7 +85,11 @@ def main(path: str, configfile: str = "config.yaml") -> int:
         except ArtifactError as error:
             print(f"  {error}")
         else:
-            same = "as planned" if manifest["recipe"] == expected["recipe"] else f"planned is {expected['recipe'][:16]}"
+            same = (
+                "as planned"
+                if manifest["recipe"] == expected["recipe"]
+                else f"planned is {expected['recipe'][:16]}"
+            )
             print(f"  recipe   {manifest['recipe'][:16]} ({same})")
             for key in ("started", "seconds", "peak_memory_mb", "host", "device", "threads", "python"):
                 print(f"  {key:<15} {manifest[key]}")

@@ -95,7 +95,9 @@ class Plan:
         """The grid's cells, blocks in their order, each cell once."""
         if name not in self._cells:
             blocks = self.grid(name)["blocks"].values()
-            self._cells[name] = list(dict.fromkeys(cell for block in blocks for cell in self._block(name, block)))
+            self._cells[name] = list(
+                dict.fromkeys(cell for block in blocks for cell in self._block(name, block))
+            )
         return self._cells[name]
 
     def _block(self, grid: str, block: dict):
@@ -121,7 +123,9 @@ class Plan:
         members = (m if isinstance(m, dict) else {"adapter": m} for m in method.get("members", ()))
         return [
             cell._replace(
-                method=member["adapter"], corpus=member.get("corpus", cell.corpus), seed=member.get("seed", cell.seed)
+                method=member["adapter"],
+                corpus=member.get("corpus", cell.corpus),
+                seed=member.get("seed", cell.seed),
             )
             for member in members
         ]
@@ -146,7 +150,9 @@ class Plan:
 
     def method(self, cell: Cell) -> dict:
         """The cell's method as its entry gets it: members resolved to adapter, corpus and seed."""
-        method = {key: value for key, value in self.config["methods"][cell.method].items() if key != "training"}
+        method = {
+            key: value for key, value in self.config["methods"][cell.method].items() if key != "training"
+        }
         if "members" in method:
             method["members"] = [
                 {"adapter": m.method, "corpus": m.corpus, "seed": m.seed} for m in self.members(cell)
@@ -235,7 +241,9 @@ class Plan:
         """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""
         measured = dict(self.grid(grid)["latency"])
         measured.pop("compressors")
-        cells = [Cell(grid, model, compressor, corpus, method, int(seed)) for method in measured.pop("methods")]
+        cells = [
+            Cell(grid, model, compressor, corpus, method, int(seed)) for method in measured.pop("methods")
+        ]
         every = [*cells, *(member for cell in cells for member in self.members(cell))]
         settings = {
             "methods": {cell.method: self.method(cell) for cell in every},
@@ -243,7 +251,9 @@ class Plan:
             **measured,
         }
         kinds = {method["kind"] for method in settings["methods"].values()}
-        return _with_recipe(settings, _code("measure_latency.py", *kinds), [self.compressed_recipe(cells[0]), seed])
+        return _with_recipe(
+            settings, _code("measure_latency.py", *kinds), [self.compressed_recipe(cells[0]), seed]
+        )
 
     def latency_places(self, grid: str) -> dict[str, dict]:
         """Path of each latency measurement of the grid -> its model, compressor, corpus and seed."""
@@ -253,7 +263,12 @@ class Plan:
             if cell.compressor in wanted:
                 corpus = self.calibration_corpus(cell.compressor, cell.corpus)
                 path = f"results/{grid}/latency/{cell.model}/{cell.compressor}/{corpus}/seed-0.json"
-                places[path] = {"model": cell.model, "compressor": cell.compressor, "corpus": corpus, "seed": "0"}
+                places[path] = {
+                    "model": cell.model,
+                    "compressor": cell.compressor,
+                    "corpus": corpus,
+                    "seed": "0",
+                }
         return places
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
@@ -293,7 +308,9 @@ def _with_recipe(settings: dict, code: str, inputs) -> dict:
 def _reports() -> dict:
     """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
     root = PACKAGE.parent / "reports"
-    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(root.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(root)): sha256_file(file) for file in sorted(root.rglob("*")) if file.is_file()
+    }
 
 
 @functools.cache
@@ -309,5 +326,7 @@ def _local_state(spec: dict) -> list:
         return []
     path = Path(spec["path"])
     if path.is_dir():
-        return sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
+        return sorted(
+            (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
+        )
     return [sha256_file(path)] if path.is_file() else ["missing"]

@@ -22,7 +22,9 @@ def living() -> list[psutil.Process]:
     here, found = str(Path.cwd()), []
     for process in psutil.process_iter():
         try:
-            if process.cwd() == here and any("snakemake" in Path(part).name for part in process.cmdline()[:4]):
+            if process.cwd() == here and any(
+                "snakemake" in Path(part).name for part in process.cmdline()[:4]
+            ):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
@@ -36,13 +38,19 @@ def main(grid: str, extra: list[str]) -> int:
     if LOCKS.is_dir() and any(LOCKS.iterdir()):
         if alive := living():
             pids = ", ".join(str(process.pid) for process in alive)
-            print(f"Another run works in this folder (pid {pids}). Wait for it, or stop it: kill {pids}", file=sys.stderr)
+            print(
+                f"Another run works in this folder (pid {pids}). Wait for it, or stop it: kill {pids}",
+                file=sys.stderr,
+            )
             return 1
         print("An earlier run was killed: its lock is removed, finished work is kept.", flush=True)
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    status = subprocess.run([*snakemake, "--config", f"grid={grid}", *extra]).returncode
+    status = subprocess.run([*snakemake, "--config", f"grid={grid}", *extra], check=False).returncode
     if status:
-        print("The run did not finish. The lines above name each failed job, its cause and its log.", file=sys.stderr)
+        print(
+            "The run did not finish. The lines above name each failed job, its cause and its log.",
+            file=sys.stderr,
+        )
         return status
     minutes = (time.time() - started) / 60
     print(f"\nGrid '{grid}' is complete ({minutes:.1f} min in this run).")

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.artifacts import PACKAGE, ArtifactError, atomic_path, clear_work, sha256_file, work_folder, write_json
+from workflow_scripts.artifacts import (
+    PACKAGE,
+    ArtifactError,
+    atomic_path,
+    clear_work,
+    sha256_file,
+    work_folder,
+    write_json,
+)
 from workflow_scripts.job import job
 
 
@@ -24,11 +32,12 @@ def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str)
     with atomic_path(Path(output)) as temporary:
         html = temporary.with_suffix(".html")
         command = [
-            sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile"), "--configfile", str(configfile),
+            sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile"),
+            "--configfile", str(configfile),
             "--nolock", "--report", str(html), "--", *targets,
         ]  # fmt: skip
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             print(done.stdout)
             if done.returncode:
                 reason = done.stdout.strip().splitlines()[-1:] or ["no output"]

@@ -57,9 +57,9 @@ def test_a_second_writer_is_told_who_writes(tmp_path, monkeypatch):
     other = context.Process(target=_hold, args=("results/x.json", entered, leave))
     other.start()
     assert entered.wait(20)
-    with pytest.raises(ArtifactError, match=rf"results/x\.json: is being written by pid {other.pid} on "):
-        with artifacts.hold("results/x.json"):
-            pass
+    told = rf"results/x\.json: is being written by pid {other.pid} on "
+    with pytest.raises(ArtifactError, match=told), artifacts.hold("results/x.json"):
+        pass
     leave.set()
     other.join()
     with artifacts.hold("results/x.json"):

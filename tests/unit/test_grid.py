@@ -62,8 +62,12 @@ def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipp
 
 def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):
     cell = Cell("bench", "smollm2-135m", "dense", "wikipedia", "prompt-50", 0)
-    assert Plan(shipped).compression(cell) == "results/bench/compressed/smollm2-135m/dense/none/compression.json"
-    assert cell.training == "results/bench/adapters/smollm2-135m/dense/wikipedia/prompt-50/seed-0/training.json"
+    assert (
+        Plan(shipped).compression(cell) == "results/bench/compressed/smollm2-135m/dense/none/compression.json"
+    )
+    assert (
+        cell.training == "results/bench/adapters/smollm2-135m/dense/wikipedia/prompt-50/seed-0/training.json"
+    )
 
 
 def test_members_of_another_corpus_or_seed_are_found(shipped):

@@ -24,22 +24,20 @@ class Checkout:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run Snakemake here; stdout and stderr come together in `stdout`."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE") and k != "PYTHONPATH"}
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE") and k != "PYTHONPATH"
+        }
         environment["HF_HUB_OFFLINE"] = "1"
         done = subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
-            cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
         if check and done.returncode:
-            logs = "\n".join(f"== {log}\n{log.read_text()[-3000:]}" for log in sorted(self.folder.glob("logs/**/*.log")))
+            logs = "\n".join(
+                f"== {log}\n{log.read_text()[-3000:]}" for log in sorted(self.folder.glob("logs/**/*.log"))
+            )
             raise AssertionError(f"{done.stdout[-6000:]}\n{logs[-12000:]}")
         return done
-
-    def would_run(self, *arguments: str) -> set[tuple[str, str]]:
-        """(rule, first output) of every job of a dry run, `all` left out."""
-        output = self.snakemake("--dry-run", "--verbose", "--detailed-summary", *arguments).stdout
-        rows = [line.split("\t") for line in output.splitlines() if line.startswith("results/") or line.startswith("resources/")]
-        return {(row[2], row[0]) for row in rows if row[-1].strip() == "update pending"}
 
     def config(self) -> dict:
         return yaml.safe_load((self.folder / "config.yaml").read_text())

@@ -28,7 +28,10 @@ DENSE = {"Evaluate tiny dense none none (seed 0)"}
 EVERY_CELL = evaluations(METHODS) | SPARSE_NONE | DENSE
 EVERY_ADAPTER = trainings(["lora-r2", "prompt-5", "prompt-8", "ptune-5"])
 EVERY_SIMILARITY = similarities(["none", "prompt-8"]) | SPARSE_SIMILARITY
-COMPRESSIONS = {f"Compress tiny with {c} on {t}" for c, t in (("dense", "none"), ("gptq-w3", "text"), ("sparsegpt-50", "text"))}
+COMPRESSIONS = {
+    f"Compress tiny with {c} on {t}"
+    for c, t in (("dense", "none"), ("gptq-w3", "text"), ("sparsegpt-50", "text"))
+}
 
 
 def work(checkout):
@@ -82,7 +85,7 @@ def edited(checkout, path, value):
         (
             ["compressors", "sparsegpt-50", "sparsity"],
             0.4,
-            {f"Compress tiny with sparsegpt-50 on text"} | SPARSE_NONE | SPARSE_SIMILARITY,
+            {"Compress tiny with sparsegpt-50 on text"} | SPARSE_NONE | SPARSE_SIMILARITY,
         ),
         (["grids", "tiny", "evaluation", "items"], 5, EVERY_CELL),
     ],

@@ -30,7 +30,7 @@ def test_every_planned_file_is_there_and_keeps_its_schema(finished):
         evaluation = json.loads((finished.folder / cell.json).read_text())
         check(evaluation, "evaluation", cell.json)
         samples = pd.read_parquet(finished.folder / cell.samples)
-        assert samples.groupby("task").size().to_dict() == {task: 6 for task in evaluation["tasks"]}
+        assert samples.groupby("task").size().to_dict() == dict.fromkeys(evaluation["tasks"], 6)
         for task, scores in evaluation["tasks"].items():
             assert samples[samples.task == task].correct.mean() == pytest.approx(scores["primary"])
         hashes.add(tuple(sorted(samples.doc_hash)))
@@ -49,7 +49,7 @@ def test_the_selection_of_idp_is_recorded(finished):
 def test_the_report_stands_alone(finished):
     report = (finished.folder / "results/tiny/report.html").read_text()
     assert "idp-5-8" in report
-    assert "<script src=\"http" not in report and "<link rel=\"stylesheet\" href=\"http" not in report
+    assert '<script src="http' not in report and '<link rel="stylesheet" href="http' not in report
 
 
 def test_a_second_run_does_nothing(finished):
@@ -76,7 +76,9 @@ def test_results_copied_into_a_fresh_clone_rerun_nothing(finished, tmp_path, met
 def test_one_cell_by_its_path(copied):
     cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-5")
     os.remove(copied.folder / cell.json)
-    assert jobs_of(copied.snakemake("--dry-run", cell.json).stdout) == [f"Evaluate tiny gptq-w3 text prompt-5 (seed 0)"]
+    assert jobs_of(copied.snakemake("--dry-run", cell.json).stdout) == [
+        "Evaluate tiny gptq-w3 text prompt-5 (seed 0)"
+    ]
     copied.snakemake(cell.json)
     assert (copied.folder / cell.json).exists()
 
