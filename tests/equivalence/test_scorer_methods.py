@@ -143,3 +143,17 @@ def test_selection_sees_only_what_all_contexts_of_a_document_share(tmp_path):
     )
     assert all(recorder.contexts)  # the first window has no text before it: never asked, prompt 0
     assert ours.score([]) == []
+
+
+def test_a_fixed_choice_holds_for_every_document_and_window(tmp_path):
+    tokenizer = scorer_models.tokenizer(bos=True)
+    for name in ("long", "short"):
+        trained("llama", METHODS["prompt"], tmp_path / name)
+    fixed = IDP | {"choose": "fixed", "index": 1}
+    recovered = attach(
+        scorer_models.model("llama"), tokenizer, fixed, [tmp_path / "long", tmp_path / "short"]
+    )
+    ours = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector)
+    ours.loglikelihood(requests())
+    assert set(ours.selections.values()) == {1}
+    assert ours.select([[], [5, 6]]) == [1, 1]

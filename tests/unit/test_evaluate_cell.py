@@ -162,6 +162,9 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
     words, size = sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text)
     assert found["word"] == pytest.approx(math.exp(float(nats) * 76 / words), rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(float(nats) * 76 / size / math.log(2), rel=1e-5)
+    assert heldout_windows(documents, scorer, 20, None, "made-up") == [
+        tokens[i : i + 20] for i in range(0, len(tokens) - 19, 20)
+    ]
     with pytest.raises(ArtifactError, match="made-up: 100000 windows of 20 tokens"):
         heldout_windows(documents, scorer, 20, 100_000, "made-up")
 

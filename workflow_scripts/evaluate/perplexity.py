@@ -23,7 +23,7 @@ def heldout_windows(
 ) -> list[list[int]]:
     """The first `count` windows (None: all) of `length` tokens each; ArtifactError where the text holds fewer."""
     needed = None if count is None else count * length
-    taken = 8 * needed if needed else sum(map(len, documents))  # characters; doubled until the tokens suffice
+    taken = 8 * needed if needed else math.inf  # characters; doubled until the tokens suffice
     while True:
         text, used = "", 0
         while used < len(documents) and len(text) < taken:
@@ -43,7 +43,7 @@ def heldout_windows(
 
 
 def perplexity(scorer: Scorer, windows: list[list[int]], name: str) -> dict:
-    """{word, token, bits_per_byte, windows, tokens} of `windows`; OverflowError is left to a model beyond use."""
+    """{word, token, bits_per_byte, windows, tokens} of `windows`."""
     if len(windows[0]) - 1 > scorer.max_length:
         raise ArtifactError(
             f"corpus {name}: windows of {len(windows[0])} tokens exceed the {scorer.max_length} that the model takes "

@@ -146,7 +146,10 @@ class Scorer(LM):
     # ----------------------------------------------------------------------------------------- scoring
 
     def select(self, contexts: list[list[int]]) -> list[int]:
-        """Prompt index per context: the selector's choice, 0 where there is nothing to choose or to choose by."""
+        """Prompt index per context: the selector's choice; its fixed index, else 0, where there is nothing to go by."""
+        fixed = getattr(self.selector, "index", None)
+        if fixed is not None:
+            return [fixed] * len(contexts)
         chosen = [0] * len(contexts)
         asked = [i for i, context in enumerate(contexts) if context and self.selector is not None]
         if asked:
@@ -163,36 +166,37 @@ class Scorer(LM):
             if (stored := self._recall(key)) is not None:
                 answers[i] = Answer([(value, hit) for value, hit in stored["scores"]], stored["prompt"])
         todo = [i for i, answer in enumerate(answers) if answer is None]
-        chosen = dict(zip(todo, self.select([documents[i].context for i in todo]), strict=True))
-        equal = defaultdict(list)  # (prompt, sequences) -> documents
-        for i in todo:
-            equal[chosen[i], tuple(documents[i].sequences)].append(i)
-
+        equal = defaultdict(list)  # prompt and sequences -> the documents that have them
+        for i, prompt in zip(todo, self.select([documents[i].context for i in todo]), strict=True):
+            equal[prompt, tuple(documents[i].sequences)].append(i)
         done = 0
-        for prompt in sorted(set(chosen.values())):
-            batch = [members for (index, _), members in equal.items() if index == prompt]
+        for (prompt, sequences), scores in self._scores(list(equal)):
+            for i in equal[prompt, sequences]:
+                answers[i] = Answer(scores, prompt)
+                self._remember(keys[i], {"scores": scores, "prompt": prompt})
+                done += 1
+            self._report(done, len(todo))
+        return answers
+
+    def _scores(self, jobs: list[tuple[int, tuple[Sequence, ...]]]):
+        """(job, scores of its sequences) as they are computed; a job is a prompt and a document's sequences."""
+        for prompt in sorted({prompt for prompt, _ in jobs}):
             groups = [
-                [((members[0], n), s) for n, s in enumerate(documents[members[0]].sequences)]
-                for members in batch
+                [((n, k), sequence) for k, sequence in enumerate(sequences)]
+                for n, (chosen, sequences) in enumerate(jobs)
+                if chosen == prompt
             ]
             rows = pack(groups, self.row_tokens)
-            twins = {members[0]: members for members in batch}
             for start in range(0, len(rows), self.rows):
                 part = rows[start : start + self.rows]
-                names = [member for row in part for member in row.members]
-                targets = [documents[i].sequences[n].targets for i, n in names]
-                results = defaultdict(list)
-                for (i, _), result in zip(
-                    names, score_rows(self.model, part, targets, self.bank, prompt), strict=True
-                ):
-                    results[i].append(result)
-                for first, scores in results.items():
-                    for i in twins[first]:
-                        answers[i] = Answer(scores, prompt)
-                        self._remember(keys[i], {"scores": scores, "prompt": prompt})
-                    done += len(twins[first])
-                self._report(done, len(todo))
-        return answers
+                members = [member for row in part for member in row.members]
+                targets = [jobs[n][1][k].targets for n, k in members]
+                found = defaultdict(list)
+                scores = score_rows(self.model, part, targets, self.bank, prompt)
+                for (n, _), score in zip(members, scores, strict=True):
+                    found[n].append(score)
+                for n, scores in found.items():
+                    yield jobs[n], scores
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         pairs = [request.args for request in requests]
