@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.func import functional_call
 from transformers import DynamicCache
 
 
@@ -27,12 +28,18 @@ class Prefix:
 def encode(model, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Keys and values of `embeddings` (n, d) run alone through the decoder at positions 0..n-1.
 
-    Returns two lists over layers of (1, kv_heads, n, head_dim). Gradients reach `embeddings` where wanted.
+    Returns two lists over layers of (1, kv_heads, n, head_dim) in the model's dtype. Gradients reach `embeddings`
+    where wanted. The pass itself is in float32 whatever the weights are stored in: the first position's activations
+    are so large that in bfloat16 the gradient of a prompt turns away (cosine 0.87 on SmolLM2-135M; 0.995 like this,
+    with the text still in bfloat16). That costs a float32 copy of the decoder's layers while it lasts.
     """
-    cache = DynamicCache()
-    decoder = model.get_decoder()
-    decoder(inputs_embeds=embeddings[None].to(model.dtype), past_key_values=cache, use_cache=True)
-    return [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
+    decoder, cache = model.get_decoder(), DynamicCache()
+    exact = {name: p.float() for name, p in decoder.named_parameters() if not name.startswith("embed_tokens")}
+    inputs = {"inputs_embeds": embeddings[None].float(), "past_key_values": cache, "use_cache": True}
+    functional_call(decoder, exact, kwargs=inputs)
+    return [layer.keys.to(model.dtype) for layer in cache.layers], [
+        layer.values.to(model.dtype) for layer in cache.layers
+    ]
 
 
 def expanded_cache(keys: Sequence[Tensor], values: Sequence[Tensor], batch: int) -> DynamicCache:
