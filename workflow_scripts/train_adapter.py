@@ -29,7 +29,7 @@ def main(
 ) -> None:  # fmt: skip
     """Train `method` with `training` (slices of the configuration) and write `output`, a training.json.
 
-    model, compressed, corpus: folders (resources/models/<name>, results/<grid>/compressed/..., resources/corpora/<name>).
+    model, compressed, corpus: folders (resources/models/<name>, results/<grid>/compressed/..., resources/corpora/...).
     device: None takes a GPU if there is one.
     """
     started = time.time()

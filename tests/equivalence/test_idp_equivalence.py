@@ -277,7 +277,7 @@ def test_opt_refuses_joint_scores_and_more_positions_than_it_has():
         Selector(model, bank, "joint_mean")
     bank.cache(2, 1, text_length=8)
     with pytest.raises(
-        ValueError, match="8 prompt positions .* 9 text tokens exceed the model's 16 positions"
+        ValueError, match=r"8 prompt positions .* 9 text tokens exceed the model's 16 positions"
     ):
         bank.cache(2, 1, text_length=9)
     with pytest.raises(ValueError, match="exceed the model's 16 positions"):

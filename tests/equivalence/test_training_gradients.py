@@ -6,6 +6,7 @@ from torch import nn
 
 from tests.tiny_models import FAMILIES, VOCABULARY
 from workflow_scripts.recover import adapters
+from workflow_scripts.recover.prompt_bank import encode
 from workflow_scripts.recover.training import Learner, train
 
 TARGETS = {"llama": ["q_proj", "v_proj", "down_proj"], "opt": ["q_proj", "v_proj", "fc2"]}
@@ -88,6 +89,36 @@ def test_trajectory_is_that_of_adamw_on_pefts_loss(name, tmp_path):
     assert state.losses == pytest.approx(losses, abs=1e-4)
     for one, other in zip(adapters.trained_parameters(ours), parameters, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_gradients_keep_their_direction(family, name):
+    """Cosine to float32 of the whole adapter's gradient at least 0.99, on weights that both can hold."""
+    directions = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = FAMILIES[family]().to(torch.bfloat16).to(dtype)
+        adapted = adapters.create(model, METHODS[name], 0, make_windows()[0])
+        learner = Learner(adapted)
+        assert {parameter.dtype for parameter in learner.parameters} == {torch.float32}
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in learner.parameters:
+                parameter += 0.1 * torch.randn_like(parameter)
+        learner.accumulate(make_windows(5), 5)
+        directions.append(torch.cat([gradient.flatten() for gradient in gradients(learner)]))
+    assert torch.cosine_similarity(*directions, dim=0) >= 0.99
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_of_a_bfloat16_model_are_encoded_in_float32(family):
+    half = FAMILIES[family]().to(torch.bfloat16)
+    prompt = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    keys, values = encode(half, prompt)
+    exact_keys, exact_values = encode(half.float(), prompt)
+    for ours, exact in zip([*keys, *values], [*exact_keys, *exact_values]):
+        assert ours.dtype == torch.bfloat16
+        assert torch.equal(ours, exact.to(torch.bfloat16))
 
 
 def test_first_tokens_are_not_scored():

@@ -114,7 +114,7 @@ def test_idp_joins_soft_prompts_only_and_each_member_has_a_folder(tmp_path):
     adapters.save(perturbed(tiny_llama(), LORA), tmp_path, "tiny")
     method = {"kind": "idp", "members": [{"adapter": "lora-r2", "corpus": "c", "seed": 0}], "score": "auto",
               "calibrated": False, "choose": "score"}  # fmt: skip
-    with pytest.raises(ArtifactError, match="adapter_config.json: peft_type: 'LORA' is no soft prompt"):
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json: peft_type: 'LORA' is no soft prompt"):
         adapters.attach(tiny_llama(), None, method, [tmp_path])
     with pytest.raises(ValueError, match="1 adapter folders expected, 0 given"):
         adapters.attach(tiny_llama(), None, method, [])

@@ -253,7 +253,7 @@ def test_weights_that_are_nan_stop_at_the_first_step(tmp_path):
     learner = make_learner(PROMPT, model)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
-    with pytest.raises(TrainingError, match="loss is nan at step 0 .*no checkpoint yet"):
+    with pytest.raises(TrainingError, match=r"loss is nan at step 0 .*no checkpoint yet"):
         train(learner, SETTINGS, make_windows(), 0, tmp_path)
 
 

@@ -143,7 +143,7 @@ class Selector:
 
     @torch.no_grad()
     def scores(self, contexts: Sequence[Sequence[int]]) -> Tensor:
-        """S (B, m), float64, on the CPU. Contexts are scored in groups of similar length; ValueError for an empty one."""
+        """S (B, m), float64, on the CPU. Contexts go in groups of similar length; ValueError for an empty one."""
         if not all(len(context) for context in contexts):
             raise ValueError(
                 "a context without tokens has no attention to score; begin it with the model's BOS"

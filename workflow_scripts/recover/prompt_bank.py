@@ -37,9 +37,9 @@ def encode(model, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     exact = {name: p.float() for name, p in decoder.named_parameters() if not name.startswith("embed_tokens")}
     inputs = {"inputs_embeds": embeddings[None].float(), "past_key_values": cache, "use_cache": True}
     functional_call(decoder, exact, kwargs=inputs)
-    return [layer.keys.to(model.dtype) for layer in cache.layers], [
-        layer.values.to(model.dtype) for layer in cache.layers
-    ]
+    keys = [layer.keys.to(model.dtype) for layer in cache.layers]
+    values = [layer.values.to(model.dtype) for layer in cache.layers]
+    return keys, values
 
 
 def expanded_cache(keys: Sequence[Tensor], values: Sequence[Tensor], batch: int) -> DynamicCache:

@@ -183,7 +183,7 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
 
 
 def _gradient(learner: Learner, optimizer, rows: Tensor, state: State) -> float:
-    """Loss and gradient of one step. If GPU memory runs out, halve the micro-batch for good and begin the step again."""
+    """Loss and gradient of one step. If GPU memory runs out, halve the micro-batch for good and begin again."""
     while True:
         optimizer.zero_grad(set_to_none=True)
         try:
