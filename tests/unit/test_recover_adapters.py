@@ -110,6 +110,22 @@ def test_concatenation_is_both_prompts_run_together(tmp_path):
     assert recovered.bank.prefixes[0].name == "prompt-6/c/seed-0+prompt-6/c/seed-1"
 
 
+def test_written_text_is_a_prefix_like_any_other():
+    """Control: an instruction before the text; the same logits as the tokens run through together."""
+
+    class Letters:
+        def encode(self, text):
+            return [ord(letter) % VOCABULARY for letter in text]
+
+    method = {"kind": "text", "text": "Answer the question."}
+    recovered = adapters.attach(tiny_opt(), Letters(), method, [])
+    ids = torch.tensor([Letters().encode(method["text"]) + WINDOW.tolist()])
+    with torch.no_grad():
+        reference = tiny_opt()(input_ids=ids).logits[:, 20:]
+    torch.testing.assert_close(attached_logits(recovered, WINDOW[None]), reference, atol=1e-4, rtol=0)
+    assert recovered.parameters["trainable"] == recovered.parameters["effective"] == 0
+
+
 def test_idp_joins_soft_prompts_only_and_each_member_has_a_folder(tmp_path):
     adapters.save(perturbed(tiny_llama(), LORA), tmp_path, "tiny")
     method = {"kind": "idp", "members": [{"adapter": "lora-r2", "corpus": "c", "seed": 0}], "score": "auto",

@@ -140,6 +140,16 @@ def _prefix(model, name: str, members: list[tuple[str, Tensor]]) -> Prefix:
     return Prefix(name, keys, values)
 
 
+@torch.no_grad()
+def _text(model, tokenizer, text: str) -> Prefix:
+    """A written instruction or solved examples as a prefix: redirection without training.
+
+    It stands where a soft prompt stands, with the tokenizer's BOS if that adds one, before the text's own.
+    """
+    ids = torch.tensor(tokenizer.encode(text), device=model.device)
+    return Prefix("text", *encode(model, model.get_input_embeddings()(ids)))
+
+
 def _names(members: list[dict]) -> list[str]:
     """Members' names: the adapter's, with corpus and seed where that alone isn't unique."""
     short = [member["adapter"] for member in members]
@@ -171,6 +181,9 @@ def attach(
         added = sum(parameter.numel() for parameter in adapted.parameters()) - base
         return Recovered(adapted, None, None, {"trainable": added, "effective": added, "base": base})
 
+    if kind == "text":
+        bank = PromptBank([_text(model, tokenizer, method["text"])], learned_positions(model))
+        return Recovered(model, bank, None, {"trainable": 0, "effective": 0, "base": base})
     members = [_trained(folder) for folder in folders]
     added = sum(weights.numel() for _, weights in members)
     parameters = {"trainable": added if method.get("trained", True) else 0, "effective": added, "base": base}
