@@ -79,6 +79,11 @@ def memory(model, copies):
     return int(copies * config["models"][model]["parameters"] * 4 / 1e6) + 3500
 
 
+def threads_for(model):
+    """Small models run fastest as many jobs of one thread; a large one needs its machine's cores."""
+    return 1 if config["models"][model]["parameters"] < 1e9 else 8
+
+
 def calibration_corpus(wildcards):
     return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
 

@@ -9,7 +9,7 @@ rule compress_model:
         "logs/{grid}/compress_model/{model}/{compressor}/{corpus}.log",
     conda:
         "../envs/conda.yaml"
-    threads: 2
+    threads: lambda wildcards: threads_for(wildcards.model)
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,

@@ -23,7 +23,7 @@ rule evaluate_cell:
         "logs/{grid}/evaluate_cell/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
     conda:
         "../envs/conda.yaml"
-    threads: 2
+    threads: lambda wildcards: threads_for(wildcards.model)
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
         runtime=lambda wildcards, attempt: 480 * attempt,
@@ -47,7 +47,7 @@ rule measure_similarity:
         "logs/{grid}/measure_similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
     conda:
         "../envs/conda.yaml"
-    threads: 2
+    threads: lambda wildcards: threads_for(wildcards.model)
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2.5) * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,

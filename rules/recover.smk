@@ -11,7 +11,7 @@ rule train_adapter:
         "logs/{grid}/train_adapter/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
     conda:
         "../envs/conda.yaml"
-    threads: 2
+    threads: lambda wildcards: threads_for(wildcards.model)
     resources:
         mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2) * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,

@@ -45,7 +45,10 @@ def main(grid: str, extra: list[str]) -> int:
             return 1
         print("An earlier run was killed: its lock is removed, finished work is kept.", flush=True)
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    status = subprocess.run([*snakemake, "--config", f"grid={grid}", *extra], check=False).returncode
+    memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
+    status = subprocess.run(
+        [*snakemake, "--config", f"grid={grid}", "--resources", f"mem_mb={memory}", *extra], check=False
+    ).returncode
     if status:
         print(
             "The run did not finish. The lines above name each failed job, its cause and its log.",

@@ -37,7 +37,9 @@ def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str)
             "--nolock", "--report", str(html), "--", *targets,
         ]  # fmt: skip
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
             print(done.stdout)
             if done.returncode:
                 reason = done.stdout.strip().splitlines()[-1:] or ["no output"]

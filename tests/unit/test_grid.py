@@ -47,7 +47,8 @@ def test_smoke_has_fifteen_cells_and_eight_adapters(shipped):
 def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipped):
     config = copy.deepcopy(shipped)
     block = {
-        "models": ["smollm2-135m"], "compressors": ["dense", "rtn-w3", "gptq-w3"], "corpora": ["wikipedia", "c4-sample"],
+        "models": ["smollm2-135m"],
+        "compressors": ["dense", "rtn-w3", "gptq-w3"], "corpora": ["wikipedia", "c4-sample"],
         "methods": ["none", "prompt-50"], "seeds": [0, 1],
     }  # fmt: skip
     config["grids"]["smoke"]["blocks"] = {"only": block}
