@@ -93,10 +93,21 @@ def test_untrained_prompt_is_the_vocabulary_start(project, monkeypatch):
     assert all((vocabulary == row).all(1).any() for row in prompt)
 
 
-def test_more_tokens_than_the_corpus_holds_leaves_no_folder(project, monkeypatch):
-    with pytest.raises(ArtifactError, match="windows"):
-        run(project, monkeypatch, "adapters/large/seed-1", tokens=10**8)
-    assert not Path("adapters/large/seed-1").exists()
+def test_a_budget_beyond_the_text_is_read_in_epochs_of_different_order(project):
+    from workflow_scripts.sources.models import load_tokenizer
+    from workflow_scripts.train_adapter import _text
+
+    corpus, tokenizer = (
+        str(project / "resources/corpora/text"),
+        load_tokenizer(project / "resources/models/tiny"),
+    )
+    once, _ = _text(corpus, tokenizer, TRAINING | {"tokens": 32}, 1)
+    held = len(_text(corpus, tokenizer, TRAINING | {"tokens": 10**6}, 1)[0].unique(dim=0))
+    windows, _ = _text(corpus, tokenizer, TRAINING | {"tokens": 32 * (2 * held + 3)}, 1)
+    first, second = windows[:held], windows[held : 2 * held]
+    assert len(once) == 1 and len(windows) == 2 * held + 3
+    assert not first.equal(second)
+    assert first.unique(dim=0).equal(second.unique(dim=0)), "an epoch skips or repeats windows"
 
 
 def test_second_writer_is_stopped(project, monkeypatch):
