@@ -21,6 +21,7 @@ MODULES = {
     "idp": ("recover/idp.py",),
     "concat": (),
     "none": (),
+    "text": (),
 }
 ANALYSIS = ("build_ledger.py", "judge.py", "tabulate.py", "plot_figure.py", "audit_paper.py", "draw_page.py")
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
