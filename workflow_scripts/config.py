@@ -23,6 +23,8 @@ def schema() -> dict:
 
 def load(config: dict) -> dict:
     """Check a configuration and fill in defaults; raise ConfigError with every problem found."""
+    if config.get("partial") in ("true", "false"):  # what `--config partial=true` delivers
+        config = config | {"partial": config["partial"] == "true"}
     problems = _key_problems(config) or _schema_problems(config)
     if not problems:
         config = _filled(config, schema())

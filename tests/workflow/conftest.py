@@ -13,7 +13,7 @@ import yaml
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ("Snakefile", "rules", "profiles", "reports", "workflow_scripts")
+PRODUCT = ("Snakefile", "envs", "rules", "profiles", "reports", "workflow_scripts")
 
 
 class Checkout:
