@@ -46,7 +46,8 @@ MODULES = {
     "recover/training.py": EVERY_ADAPTER
     | evaluations([m for m in METHODS if m != "none"])
     | similarities(["prompt-8"]),
-    "evaluate/scorer.py": EVERY_CELL | EVERY_SIMILARITY,  # both take their held-out windows from perplexity.py
+    # both take their held-out windows from perplexity.py, which scores through it
+    "evaluate/scorer.py": EVERY_CELL | EVERY_SIMILARITY,
     "evaluate/similarity.py": EVERY_SIMILARITY,
     "evaluate/tasks/triviaqa.yaml": EVERY_CELL,
     "compress_model.py": COMPRESSIONS | EVERY_ADAPTER | EVERY_CELL | EVERY_SIMILARITY,

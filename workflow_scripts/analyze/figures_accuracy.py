@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from workflow_scripts.analyze import paper
 from workflow_scripts.analyze.choices import member_names
@@ -166,6 +167,9 @@ def figure4(data: FigureData, title: str) -> Figure:
             if family:
                 handles.append(Line2D([], [], color=colour, marker=marker, label=label))
         ax.set(xscale="log", xlabel="parameters added", ylabel=AVERAGE)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=9))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         ax.set_title(name_of(group))
     legend(figure, handles, 5)
     methods = unique(m for g in groups for m in data.results.methods(g))
