@@ -177,6 +177,7 @@ def config(folder: Path) -> dict:
         "grids": {
             "tiny": {
                 "benchmarks": "local",
+                "tasks": list(tasks),
                 "training": "tiny",
                 "calibration": {"windows": 8, "length": 64},
                 "evaluation": {

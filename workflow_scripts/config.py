@@ -249,11 +249,11 @@ def _meaning_problems(config: dict) -> list[str]:
 def _grid_problems(config, name, grid, refer) -> list[str]:
     problems, key = [], f"grids.{name}"
     refer(f"{key}.training", grid["training"], "training")
-    for index, task in enumerate(grid.get("tasks", ())):
+    for index, task in enumerate(grid["tasks"]):
         refer(f"{key}.tasks[{index}]", task, "tasks")
     if refer(f"{key}.benchmarks", grid["benchmarks"], "benchmarks"):
         data = config["benchmarks"][grid["benchmarks"]]
-        for task in grid.get("tasks", config["tasks"]):
+        for task in grid["tasks"]:
             if task in config["tasks"] and task not in data:
                 problems.append(
                     _unknown(f"benchmarks.{grid['benchmarks']}", task, data, "task with data in this set")

@@ -145,7 +145,7 @@ class Plan:
         }
 
     def tasks(self, grid: str) -> list[str]:
-        return self.grid(grid).get("tasks", list(self.config["tasks"]))
+        return self.grid(grid)["tasks"]
 
     # ------------------------------------------------------------------------------------------- slices
 

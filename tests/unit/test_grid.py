@@ -90,6 +90,7 @@ def test_the_learning_rate_of_one_method_changes_its_adapters_and_cells_alone(sh
 def test_adding_a_method_a_task_set_or_a_model_changes_nothing_else(shipped):
     for path, value in (
         (["methods", "prompt-7"], {"kind": "prompt", "tokens": 7}),
+        (["tasks", "copa"], {"domain": "common"}),
         (["models", "other"], {"source": "local", "path": "x", "parameters": 1e6}),
         (["benchmarks", "mine"], {"arc_easy": {"source": "local", "path": "x"}}),
         (["compressors", "gptq-w2"], {"algorithm": "gptq", "bits": 2}),
