@@ -5,9 +5,10 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 GRID ?= smoke
+OVER = $(if $(CONFIG),--configfile $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo run test test-slow lint explain forecast
+.PHONY: help demo run test test-slow lint explain forecast docs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -15,8 +16,8 @@ help: ## this list
 demo: $(VENV)/installed ## the smoke grid, from the sources to the report
 	@$(BIN)/python -m workflow_scripts.run_grid --grid smoke
 
-run: $(VENV)/installed ## a grid: make run GRID=bench
-	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID)
+run: $(VENV)/installed ## a grid: make run GRID=bench, or GRID=mine CONFIG=mine.yaml
+	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) $(OVER)
 
 test: $(VENV)/installed ## the fast tests
 	$(BIN)/python -m pytest
@@ -31,10 +32,19 @@ lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
 	$(BIN)/snakemake --lint
 
 explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/...
-	@$(BIN)/python -m workflow_scripts.explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json))
+	@$(BIN)/python -m workflow_scripts.explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json)) $(OVER)
 
 forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
-	@$(BIN)/python -m workflow_scripts.forecast_grid --grid $(GRID) $(if $(DEVICE),--device $(DEVICE))
+	@$(BIN)/python -m workflow_scripts.forecast_grid --grid $(GRID) $(if $(DEVICE),--device $(DEVICE)) $(OVER)
+
+docs: $(VENV)-docs/installed ## the documentation: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
+	@echo "Documentation: site/index.html"
+
+$(VENV)-docs/installed: envs/docs.lock
+	@$(PYTHON) -m venv $(VENV)-docs
+	@$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/docs.lock
+	@touch $@
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).

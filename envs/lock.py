@@ -1,8 +1,8 @@
-"""Write the locks of envs/ from their inputs: `python envs/lock.py` (Linux x86-64, Python 3.11, network).
+"""Write the locks of envs/: `python envs/lock.py`, or one of them by its name (Linux x86-64, Python 3.11, network).
 
 pip resolves main.in and dev.in against PyPI without installing anything. cuda.lock is the whole answer;
 cpu.lock is cuda.lock without the packages that only PyTorch's CUDA build needs. optimum.lock comes from
-optimum.in alone, also for the build without CUDA.
+optimum.in alone, also for the build without CUDA; docs.lock from docs.in. Without names all locks are written.
 """
 
 import json
@@ -48,12 +48,17 @@ def write(lock: str, inputs: str, pins: dict[str, str]) -> None:
     (ENVS / lock).write_text("\n".join(lines) + "\n")
 
 
-def main() -> None:
-    pins = resolve("main.in", "dev.in")
-    write("cuda.lock", "main.in and dev.in", pins)
-    write("cpu.lock", "main.in and dev.in", without_cuda(pins))
-    write("optimum.lock", "optimum.in", without_cuda(resolve("optimum.in")))
+def main(names: list[str]) -> None:
+    wanted = names or ["cuda.lock", "cpu.lock", "optimum.lock", "docs.lock"]
+    if {"cuda.lock", "cpu.lock"} & set(wanted):  # of one answer, or they would differ
+        pins = resolve("main.in", "dev.in")
+        write("cuda.lock", "main.in and dev.in", pins)
+        write("cpu.lock", "main.in and dev.in", without_cuda(pins))
+    if "optimum.lock" in wanted:
+        write("optimum.lock", "optimum.in", without_cuda(resolve("optimum.in")))
+    if "docs.lock" in wanted:
+        write("docs.lock", "docs.in", resolve("docs.in"))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -21,6 +21,23 @@ def schema() -> dict:
     return yaml.load(SCHEMA.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
+def read(*files) -> dict:
+    """The YAML files as one configuration, merged as Snakemake merges its configfiles: mappings key by key, everything
+    else is replaced by the later file's value. ConfigError for a file that holds no mapping, OSError as it comes."""
+    from snakemake.utils import update_config
+
+    config: dict = {}
+    for file in files:
+        try:
+            part = yaml.safe_load(Path(file).read_text())
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file}: not valid YAML: {error}") from error
+        if not isinstance(part, dict):
+            raise ConfigError(f"{file}: holds no mapping of keys to values")
+        update_config(config, part)
+    return config
+
+
 def load(config: dict) -> dict:
     """Check a configuration and fill in defaults; raise ConfigError with every problem found."""
     if config.get("partial") in ("true", "false"):  # what `--config partial=true` delivers

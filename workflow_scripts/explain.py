@@ -6,10 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from workflow_scripts.artifacts import ArtifactError, read_json
-from workflow_scripts.config import ConfigError, load
+from workflow_scripts.config import ConfigError, load, read
 from workflow_scripts.grid import Cell, Plan, benchmark_manifest, corpus_manifest, model_manifest
 
 EVALUATION = re.compile(
@@ -52,9 +50,9 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
     ]
 
 
-def why(path: str) -> list[str]:
+def why(path: str, options: list[str]) -> list[str]:
     """Snakemake's own reasons (dry run of this path alone)."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", "--", path]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", *options, "--", path]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if "Nothing to be done" in done.stdout:
         return ["up to date: nothing would run"]
@@ -62,18 +60,19 @@ def why(path: str) -> list[str]:
     return [f"{message}: {reason}" for message, reason in jobs] or done.stdout.strip().splitlines()[-5:]
 
 
-def main(path: str, configfile: str = "config.yaml") -> int:
-    """Print the explanation; returns an exit status."""
+def main(path: str, configfiles: list[str]) -> int:
+    """Print the explanation; returns an exit status. configfiles: read over config.yaml, as Snakemake does."""
     try:
-        plan = Plan(load(yaml.safe_load(Path(configfile).read_text())))
+        plan = Plan(load(read("config.yaml", *configfiles)))
         cell = parse(path, plan)
     except (ValueError, OSError) as error:
-        kind = f"{configfile}:\n" if isinstance(error, ConfigError) else ""
+        kind = "The configuration has errors:\n" if isinstance(error, ConfigError) else ""
         print(f"{kind}{error}", file=sys.stderr)
         return 1
+    options = ["--configfile", *configfiles] if configfiles else []
     expected = plan.evaluate(cell)
     print(f"Cell     {cell.json}\n\nWhy it would run")
-    for line in why(cell.json):
+    for line in why(cell.json, options):
         print(f"  {line}")
     print("\nInputs")
     for file in inputs(plan, cell):
@@ -99,13 +98,14 @@ def main(path: str, configfile: str = "config.yaml") -> int:
                     print(f"    {name:<13} {value}")
     else:
         print("  none: the cell was not evaluated yet")
-    print(f"\nRerun    snakemake --force {cell.json}")
+    command = ["snakemake", "--force", *options, *(["--"] if options else []), cell.json]
+    print(f"\nRerun    {' '.join(command)}")
     return 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", help="results/<grid>/evaluations/…/seed-<n>.json")
-    parser.add_argument("--configfile", default="config.yaml")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
     arguments = parser.parse_args()
     sys.exit(main(arguments.path, arguments.configfile))

@@ -2,22 +2,20 @@
 
 import argparse
 import sys
-from pathlib import Path
-
-import yaml
 
 from workflow_scripts.analyze.forecast import forecast, load_constants, summary
-from workflow_scripts.config import ConfigError, load
+from workflow_scripts.config import ConfigError, load, read
 from workflow_scripts.grid import Plan
 
 
-def main(configfile: str, grid: str, device: str, price: float | None = None) -> int:
+def main(configfiles: list[str], grid: str, device: str, price: float | None = None) -> int:
     """Print the forecast; returns 1 with a clear line for an unknown grid or device."""
     try:
-        plan = Plan(load(yaml.safe_load(Path(configfile).read_text())))
+        plan = Plan(load(read(*configfiles)))
         constants = load_constants(device)
         if grid not in plan.config["grids"]:
-            raise KeyError(f"grid '{grid}' is not in {configfile}; it has {', '.join(plan.config['grids'])}")
+            names = ", ".join(plan.config["grids"])
+            raise KeyError(f"grid '{grid}' is not in {' or '.join(map(str, configfiles))}; there are {names}")
     except (ConfigError, KeyError, OSError) as error:
         print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
         return 1
@@ -31,6 +29,7 @@ if __name__ == "__main__":
     parser.add_argument("--grid", default="paper")
     parser.add_argument("--device", default="a100-80g")
     parser.add_argument("--price", type=float, help="per device hour")
-    parser.add_argument("--configfile", default="config.yaml")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.configfile, arguments.grid, arguments.device, arguments.price))
+    files = ["config.yaml", *arguments.configfile]
+    sys.exit(main(files, arguments.grid, arguments.device, arguments.price))

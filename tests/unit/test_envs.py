@@ -35,16 +35,17 @@ def pins(name: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["cpu.lock", "cuda.lock", "optimum.lock"])
+@pytest.mark.parametrize("name", ["cpu.lock", "cuda.lock", "optimum.lock", "docs.lock"])
 def test_locks_are_sorted_and_without_repetition(name):
     names = [line.split("==")[0] for line in lines(name)]
-    assert names == sorted(set(names)) and len(names) > 40
+    assert names == sorted(set(names)) and len(names) > (20 if name == "docs.lock" else 40)
 
 
 def test_locks_hold_the_direct_dependencies():
     direct = pins("main.in") | pins("dev.in")
     assert direct.items() <= pins("cpu.lock").items()
     assert pins("optimum.in").items() <= pins("optimum.lock").items()
+    assert pins("docs.in").items() <= pins("docs.lock").items()
 
 
 def test_cuda_differs_from_cpu_by_what_cuda_needs_alone():

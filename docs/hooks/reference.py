@@ -1,0 +1,268 @@
+"""mkdocs hook: what the reference pages list is read from its source at every build, so it can't fall behind.
+
+A line `<!-- reference: NAME -->` of a page is replaced by NAME's text, see PARTS. Needs PyYAML, nothing of the
+product's environment.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "workflow_scripts"
+MARK = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
+FORMATS = {  # schema -> where files of this format stand
+    "model": "resources/models/<model>/manifest.json",
+    "corpus": "resources/corpora/<corpus>/manifest.json",
+    "benchmark": "resources/benchmarks/<set>/<task>/manifest.json",
+    "compression": "results/<grid>/compressed/<model>/<compressor>/<corpus>/compression.json",
+    "training": "results/<grid>/adapters/<model>/<compressor>/<corpus>/<adapter>/seed-<n>/training.json",
+    "evaluation": "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json",
+    "samples": "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.samples.parquet",
+    "similarity": "results/<grid>/similarity/<model>/<compressor>/<corpus>/<method>/seed-<n>.json",
+    "latency": "results/<grid>/latency/<model>/<compressor>/<corpus>/seed-<n>.json",
+    "verdict": "results/<grid>/verdict.json",
+    "audit": "results/<grid>/paper_audit.json",
+}
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """mkdocs calls this with each page's text."""
+    return MARK.sub(lambda mark: PARTS[mark[1]](), markdown)
+
+
+# ------------------------------------------------------------------------------------------ JSON schemas
+
+
+def merged(rule, root: dict) -> dict:
+    """A schema's part with its `$ref` followed; what stands beside the reference wins, keys of both count."""
+    while isinstance(rule, dict) and "$ref" in rule:
+        target = root
+        for part in rule["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        both = {"properties": target.get("properties", {}) | rule.get("properties", {}),
+                "required": [*target.get("required", ()), *rule.get("required", ())]}  # fmt: skip
+        rule = target | {key: value for key, value in rule.items() if key != "$ref"}
+        rule |= {key: value for key, value in both.items() if value}
+    return rule if isinstance(rule, dict) else {}
+
+
+def value_text(rule: dict, root: dict) -> str:
+    """What a key may hold, in words: "integer, at least 1 (tokens) or null"."""
+    if rule.get("$ref", "").endswith("/name"):
+        return "name"
+    rule = merged(rule, root)
+    if "enum" in rule:
+        return " or ".join(f"`{value}`" for value in rule["enum"])
+    if "oneOf" in rule:
+        return " or ".join(value_text(choice, root) for choice in rule["oneOf"])
+    types = rule.get("type", [])
+    types = types if isinstance(types, list) else [types]
+    words = []
+    for name in types:
+        match name:
+            case "array":
+                words.append(_list_text(rule, root))
+            case "object":
+                inner = rule.get("additionalProperties")
+                words.append(
+                    f"mapping of {value_text(inner, root)}" if isinstance(inner, dict) else "mapping"
+                )
+            case "string":
+                words.append("SHA-256" if "64}" in rule.get("pattern", "") else "text")
+            case "integer" | "number":
+                words.append(
+                    ", ".join([name, *_range(rule)]) + (f" ({rule['unit']})" if "unit" in rule else "")
+                )
+            case "boolean":
+                words.append("`true` or `false`")
+            case _:
+                words.append(name)
+    return " or ".join(words)
+
+
+def _list_text(rule: dict, root: dict) -> str:
+    if "prefixItems" in rule:
+        return f"({', '.join(value_text(item, root) for item in rule['prefixItems'])})"
+    item = value_text(rule.get("items", {}), root)
+    return f"list of {item}" if item else "list"
+
+
+def _range(rule: dict) -> list[str]:
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    return [f"{word} {rule[key]:,}" for key, word in words.items() if key in rule]
+
+
+def rows(path: str, rule, root: dict, required: bool = False):
+    """(key, rule, required) of everything below `path`, in the schema's order: a.b, a.<name>.b, a[].b."""
+    rule = merged(rule, root)
+    if path:
+        yield path, rule, required
+    for choice in (rule, *(merged(part, root) for part in rule.get("oneOf", ()))):
+        for name, child in choice.get("properties", {}).items():
+            if child is not True:
+                key = f"{path}.{name}" if path else name
+                yield from rows(key, child, root, name in choice.get("required", ()))
+        if _inner(child := choice.get("additionalProperties"), root):
+            yield from list(rows(f"{path}.<name>", child, root))[1:]
+        if choice.get("type") == "array" and _inner(child := choice.get("items", {}), root):
+            yield from list(rows(f"{path}[]", child, root))[1:]
+
+
+def _inner(rule, root: dict) -> bool:
+    """Whether a schema's part has keys of its own to list."""
+    rule = merged(rule, root)
+    return any(
+        key in part for part in (rule, *(merged(p, root) for p in rule.get("oneOf", ())))
+        for key in ("properties", "additionalProperties")
+        if part.get(key) not in (None, False, True)
+    )  # fmt: skip
+
+
+def table(head: list[str], body) -> str:
+    """A Markdown table; cells are escaped."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+# ---------------------------------------------------------------------------------------- configuration
+
+
+def config() -> str:
+    """The keys of config.yaml: a section per catalogue, a table per kind of entry."""
+    root = yaml.safe_load((PACKAGE / "config.schema.yaml").read_text())
+    single = {name: rule for name, rule in root["properties"].items() if "type" in merged(rule, root)}
+    catalogues = [name for name, rule in single.items() if merged(rule, root)["type"] == "object"]
+    plain = {name: rule for name, rule in root["properties"].items() if name not in catalogues}
+    parts = ["## Top level", _config_table({"properties": plain}, root)]
+    for name in catalogues:
+        rule = merged(root["properties"][name], root)
+        parts += [f"## {name}", rule["description"]]
+        entry = merged(rule["additionalProperties"], root)
+        if name == "benchmarks":  # a catalogue of sets, each a catalogue of tasks
+            entry = merged(entry["additionalProperties"], root)
+            parts.append("Entries are `benchmarks.<set>.<task>`.")
+        else:
+            parts.append(f"Entries are `{name}.<name>`.")
+        if "allOf" not in entry:
+            parts.append(_config_table(entry, root))
+            continue
+        [(selector, choices)] = entry["properties"].items()
+        parts.append(f"`{selector}` ({value_text(choices, root)}) decides which keys there are. "
+                     + merged(choices, root)["description"])  # fmt: skip
+        for branch in entry["allOf"]:
+            test = branch["if"]["properties"][selector]
+            names = test.get("enum", [test.get("const")])
+            parts.append(f"### {name}, {selector} {' or '.join(names)} {{#{name}-{'-'.join(names)}}}")
+            keys = _config_table(merged(branch["then"], root), root)
+            parts.append(keys or "No further key.")
+    return "\n\n".join(parts)
+
+
+def _config_table(rule: dict, root: dict) -> str:
+    body = []
+    for key, part, required in rows("", rule, root):
+        default = (
+            "required" if required else f"`{json.dumps(part['default'])}`" if "default" in part else "absent"
+        )
+        body.append((f"`{key}`", value_text(part, root), default, part.get("description", "")))
+    return table(["key", "value", "default", "meaning"], body) if body else ""
+
+
+# --------------------------------------------------------------------------------------------- the rest
+
+
+def files() -> str:
+    """The formats of workflow_scripts/schemas, one table each."""
+    found = {path.name.removesuffix(".schema.yaml") for path in (PACKAGE / "schemas").glob("*.schema.yaml")}
+    order = [*(name for name in FORMATS if name in found), *sorted(found - set(FORMATS))]
+    parts = []
+    for name in order:
+        root = yaml.safe_load((PACKAGE / "schemas" / f"{name}.schema.yaml").read_text())
+        parts.append(f"## {name} {{#{name}}}")
+        parts.append(f"{root['title'][0].upper()}{root['title'][1:]}.")
+        if name in FORMATS:
+            parts.append(f"`{FORMATS[name]}`")
+        body = [
+            (f"`{key}`", value_text(rule, root), rule.get("description", ""))
+            for key, rule, _ in rows("", root, root)
+        ]
+        parts.append(table(["key", "value", "meaning"], body))
+    return "\n\n".join(parts)
+
+
+def rules() -> str:
+    """Every rule: what it does (its entry's docstring), what it makes, and where it runs."""
+    body = []
+    for name, text, local in blocks():
+        entry = re.search(r'script:\s*"\.\./workflow_scripts/(\w+)\.py"', text)[1]
+        made = "<br>".join(f"`{path.replace('{{', '{').replace('}}', '}')}`" for path in outputs(text))
+        body.append((f"`{name}`", docstring(entry), made, "at once" if local else "a job"))
+    return table(["rule", "what it does", "makes", "on a cluster"], body)
+
+
+def blocks():
+    """(name, text, local) of every rule of rules/*.smk in the order of the Snakefile's includes."""
+    for include in re.findall(
+        r'^include: "(rules/\w+\.smk)"', (ROOT / "Snakefile").read_text(), re.MULTILINE
+    ):
+        text = (ROOT / include).read_text()
+        heads = list(re.finditer(r"^ *rule ?(\w*):\n", text, re.MULTILINE))
+        local = re.search(r"localrules:\n((?:    \w+,?\n)+)", text)
+        names = re.findall(r"\w+", local[1]) if local else []
+        for head, after in zip(heads, [*heads[1:], None]):
+            block = text[head.end() : after and after.start()]
+            name = head[1] or re.search(r'name:\s*f?"([^"]+)"', block)[1]
+            yield name, block, name in names or "localrule: True" in block
+
+
+def outputs(block: str) -> list[str]:
+    """Path patterns of a rule's `output:`."""
+    section = re.search(r"^( *)output:\n((?:\1 +.*\n)+)", block, re.MULTILINE)[2]
+    return re.findall(r'"((?:results|resources)/[^"]+)"', section)
+
+
+def docstring(module: str) -> str:
+    """First paragraph of an entry's docstring, without the rule's own name."""
+    text = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text()))
+    text = " ".join(text.split("\n\n")[0].split())
+    return re.sub(r"^Rule `\w+`: (.)", lambda match: match[1].upper(), text)
+
+
+def commands() -> str:
+    """The Makefile's targets with their own words."""
+    found = re.findall(r"^([a-z-]+):.*?## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return table(["target", "what it does"], [(f"`{name}`", text) for name, text in found])
+
+
+def constant(module: str, name: str) -> dict[str, str]:
+    """A dictionary of literals that a module assigns, read without running the module."""
+    for node in ast.parse((PACKAGE / module).read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
+    raise KeyError(f"{module} assigns no {name}")
+
+
+def verdicts() -> str:
+    """The verdict's words."""
+    words = constant("analyze/verdict.py", "MEANING")
+    return table(["word", "meaning"], [(f"`{word}`", text) for word, text in words.items()])
+
+
+def outcomes() -> str:
+    """What may become of an item."""
+    words = constant("analyze/ledger.py", "OUTCOMES")
+    return table(["outcome", "meaning"], [(f"`{word}`", text) for word, text in words.items()])
+
+
+PARTS = {part.__name__: part for part in (config, files, rules, commands, verdicts, outcomes)}

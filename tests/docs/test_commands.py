@@ -1,0 +1,84 @@
+"""Every command of the documentation runs: cheap ones here and now, whole pages as written in the slow tests."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.docs import stage
+from tests.docs.examples import Example, commands, files
+
+# What becomes of a command, by the first pattern that it matches. A command that none matches is run by no test.
+KINDS = {
+    "itself": r"make test",  # the run that this test is a part of
+    "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
+    "cheap": r"make|source .*|make (explain|forecast) .*|snakemake .*--list-rules.*|snakemake --unlock"
+    r"|python -m workflow_scripts\.\w+ --help"
+    r"|python -m workflow_scripts\.forecast_grid .*|snakemake (.* )?-n( .*)?",
+    "expensive": r"make (demo|run .*)|snakemake .*results/.*",
+}
+# Cheap, but like another or on the largest grid: with their pages, in the slow tests.
+LATER = r"snakemake (-n results/.*|--unlock)|.*(--profile slurm|grid=paper).*"
+
+
+def kind(command: str) -> str | None:
+    return next((name for name, pattern in KINDS.items() if re.fullmatch(pattern, command)), None)
+
+
+ALL = commands()
+PAGES = list(dict.fromkeys(example.page for example in ALL))
+
+
+def context(example: Example) -> tuple:
+    """The page's files, where the command reads them."""
+    named = files(example.page)
+    return tuple(named.items()) if any(name in example.text for name in named) else ()
+
+
+CHEAP = {
+    (example.text, context(example)): example
+    for example in ALL
+    if kind(example.text) == "cheap" and not re.fullmatch(LATER, example.text)
+}
+
+
+def test_there_is_no_command_that_no_test_runs():
+    assert len(ALL) > 30
+    unknown = [f"{example}: {example.text}" for example in ALL if kind(example.text) is None]
+    assert not unknown, "run by no test (KINDS decides):\n" + "\n".join(unknown)
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory) -> dict[Example, tuple[int, str]]:
+    """Exit code and output of every cheap command, two at a time, each in the folder of its page's files."""
+    folders = {}
+    for _, content in CHEAP:
+        if content not in folders:
+            folders[content] = stage.build(tmp_path_factory.mktemp("stage") / "clone")
+            stage.write(folders[content], dict(content))
+
+    def run(key):
+        done = stage.run(folders[key[1]], key[0])
+        return CHEAP[key], (done.returncode, done.stdout)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(run, CHEAP))
+
+
+@pytest.mark.parametrize("example", CHEAP.values(), ids=str)
+def test_a_cheap_command_runs(outputs, example):
+    code, output = outputs[example]
+    assert code == 0, f"{example}: {example.text}\n{output[-3000:]}"
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_as_it_is_written(page, tmp_path):
+    folder = stage.with_tiny_sources(stage.build(tmp_path / "clone"))
+    stage.write(folder, files(page))
+    for text in dict.fromkeys(example.text for example in ALL if example.page == page):
+        if kind(text) != "itself":
+            done = stage.run(folder, f"{text} -n" if kind(text) == "cluster" else text)
+            assert done.returncode == 0, f"{page}: {text}\n{done.stdout[-6000:]}"
+            assert "Traceback" not in done.stdout

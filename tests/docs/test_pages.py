@@ -1,0 +1,161 @@
+"""The pages: configuration that loads, a complete reference, links that lead somewhere, numbers of the audit."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.docs.examples import PAGES, ROOT, blocks
+from workflow_scripts import config
+from workflow_scripts.analyze.audit import audit
+from workflow_scripts.analyze.paper import read_tables
+from workflow_scripts.analyze.verdict import MEANING
+from workflow_scripts.evaluate import tasks
+from workflow_scripts.grid import Plan
+
+DOCS = ROOT / "docs"
+specification = importlib.util.spec_from_file_location("reference", DOCS / "hooks" / "reference.py")
+reference = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(reference)
+SCHEMA = config.schema()
+BRANCHES = [choice["then"] for part in SCHEMA["$defs"].values() for choice in part.get("allOf", ())]
+KEYS = [(key, rule) for part in (SCHEMA, *BRANCHES) for key, rule, _ in reference.rows("", part, SCHEMA)]
+
+YAML = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}:{block.line}")
+    for page in PAGES for block in blocks(page) if block.language == "yaml"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_configuration_on_a_page_is_valid(block, tmp_path, monkeypatch):
+    if "/" in block.title:  # a file of the product that the page tells to add
+        assert block.title.startswith("workflow_scripts/evaluate/tasks/")
+        (tmp_path / block.title.rpartition("/")[2]).write_text(block.content)
+        monkeypatch.setattr(tasks, "DEFINITIONS", tmp_path)
+        definition = tasks.definition(block.title.rpartition("/")[2].removesuffix(".yaml"))
+        assert definition["num_fewshot"] == 5 and "doc_to_text" in definition
+        return
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(block.content)
+    plan = Plan(config.load(config.read(ROOT / "config.yaml", mine)))
+    for grid in yaml.safe_load(block.content).get("grids", {}):
+        assert plan.cells(grid)
+
+
+def test_every_key_of_the_configuration_says_what_it_is():
+    assert len(KEYS) > 120
+    silent = [key for key, rule in KEYS if not rule.get("description")]
+    assert not silent, f"config.schema.yaml: no description: {silent}"
+
+
+def types(rule: dict) -> set[str]:
+    return {rule["type"]} if isinstance(rule.get("type"), str) else set(rule.get("type", ()))
+
+
+def test_every_number_of_the_configuration_has_a_unit():
+    numbers = [(key, rule) for key, rule in KEYS if {"integer", "number"} & types(rule)]
+    assert len(numbers) > 20
+    assert not [key for key, rule in numbers if "unit" not in rule], "config.schema.yaml: no unit"
+
+
+def test_the_reference_has_every_key_of_the_shipped_configuration():
+    page = reference.config()
+    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for catalogue, entries in shipped.items():
+        for entry in entries.values() if isinstance(entries, dict) else ():
+            for key in entry if catalogue != "benchmarks" else {k for task in entry.values() for k in task}:
+                assert f"`{key}`" in page, f"{catalogue}: {key}"
+
+
+def test_the_reference_names_every_rule():
+    names = [name.replace("{figure}", "*") for name, *_ in reference.blocks()]
+    text = "".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
+    assert len(names) == len(set(names)) == len(re.findall(r"^ *rule\b.*:$", text, re.MULTILINE))
+    assert {"fetch_model", "train_adapter", "judge", "plot_*", "report_grid"} <= set(names)
+
+
+def test_files_stand_where_the_rules_write_them():
+    made = {
+        re.sub(r"\{+\w+\}+", "*", path)
+        for _, text, _ in reference.blocks()
+        for path in reference.outputs(text)
+    }
+    for name, path in reference.FORMATS.items():
+        assert (ROOT / "workflow_scripts" / "schemas" / f"{name}.schema.yaml").is_file()
+        assert re.sub(r"<\w+>", "*", path) in made, path
+
+
+def test_every_mark_is_replaced():
+    marks = [mark for page in PAGES for mark in reference.MARK.findall(page.read_text())]
+    assert sorted(marks) == sorted(reference.PARTS)
+    for mark in marks:
+        text = reference.on_page_markdown(f"a\n\n<!-- reference: {mark} -->\n")
+        assert "<!--" not in text and text.count("\n") > 5
+    assert all(f"`{word}`" in reference.verdicts() for word in MEANING)
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    pages = [str(page.relative_to(DOCS)) for page in PAGES if page.is_relative_to(DOCS)]
+    assert sorted(navigation) == sorted(pages)
+
+
+def anchors(page) -> set[str]:
+    text = reference.on_page_markdown(page.read_text())
+    named = set(re.findall(r"^#+ .*\{#([\w.-]+)\}$", text, re.MULTILINE))
+    heads = re.findall(r"^#+ ([^{\n]+)$", text, re.MULTILINE)
+    return named | {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+
+
+def test_every_link_between_pages_leads_somewhere():
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
+    assert len(links) > 10
+    for page, link in links:
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page}: {link}"
+
+
+def test_the_numbers_on_the_paper_are_those_of_the_audit():
+    page = (DOCS / "explanation" / "paper.md").read_text()
+    report = audit(read_tables())
+    known = " ".join(f"{finding['statement']} {finding['numbers']}" for finding in report["findings"])
+    known += " ".join(file.read_text() for file in (ROOT / "reports" / "paper").glob("*.csv"))
+    numbers = re.findall(r"(?<![\w.])\d+\.\d+", re.sub(r"section \d\.\d|PLMR", "", page))
+    assert len(numbers) > 50
+    assert not [number for number in numbers if number not in known]
+    words = {"holds", "does not hold", "cannot be known"}
+    by_statement = {finding["statement"]: finding["verdict"] for finding in report["findings"]}
+    claimed = [row for line in page.splitlines() if (row := [cell.strip() for cell in line.strip("|").split("|")])[1:2]
+               and row[1] in words]  # fmt: skip
+    assert len(claimed) > 10
+    for statement, word, _ in claimed:
+        matching = [verdict for text, verdict in by_statement.items() if alike(statement, text)]
+        assert matching == [word], f"{statement}: {matching}"
+
+
+def alike(ours: str, theirs: str) -> bool:
+    """Whether the audit's sentence has every word of the page's."""
+    return set(re.findall(r"[\w.]+", ours.lower())) <= set(re.findall(r"[\w.]+", theirs.lower()))
+
+
+def test_messages_and_states_are_the_products_own():
+    page = (DOCS / "reference" / "states.md").read_text()
+    source = "".join(
+        file.read_text()
+        for file in [*(ROOT / "workflow_scripts").rglob("*.py"), *(ROOT / "rules").glob("*.smk")]
+    )
+    states = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(states) > 8
+    for state in states:
+        if state == "Directory cannot be locked":
+            import snakemake.persistence
+
+            source += Path(snakemake.persistence.__file__).read_text()
+        parts = re.split(r"<\w+>: <\w+>: <\w+> \(log: <\w+>\)|\.\.\.|\d+ of \d+", state)
+        assert all(part.strip(" ()") in source for part in parts), state
