@@ -103,6 +103,12 @@ def task_data(wildcards):
     ]
 
 
+def training_text(wildcards):
+    """The corpus whose text centres an IDP's `calibrated` scores."""
+    calibrated = config["methods"][wildcards.method].get("calibrated", False)
+    return [corpus_input(wildcards.corpus)] if calibrated else []
+
+
 def perplexity_text(wildcards):
     corpora = PLAN.grid(wildcards.grid)["evaluation"]["perplexity"]["corpora"]
     return [corpus_input(corpus) for corpus in corpora]

@@ -5,6 +5,7 @@ rule evaluate_cell:
         adapters=attached,
         benchmarks=task_data,
         corpora=perplexity_text,
+        training_text=training_text,
     output:
         evaluation=report(
             "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
@@ -41,6 +42,7 @@ rule measure_similarity:
         compression=compression_input,
         adapters=attached,
         corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
+        training_text=training_text,
     output:
         similarity="results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
     log:

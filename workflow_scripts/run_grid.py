@@ -46,9 +46,8 @@ def main(grid: str, extra: list[str]) -> int:
         print("An earlier run was killed: its lock is removed, finished work is kept.", flush=True)
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
     memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
-    status = subprocess.run(
-        [*snakemake, "--config", f"grid={grid}", "--resources", f"mem_mb={memory}", *extra], check=False
-    ).returncode
+    settings = ["--quiet", "host", "reason", "--config", f"grid={grid}", "--resources", f"mem_mb={memory}"]
+    status = subprocess.run([*snakemake, *settings, *extra], check=False).returncode
     if status:
         print(
             "The run did not finish. The lines above name each failed job, its cause and its log.",

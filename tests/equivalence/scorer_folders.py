@@ -12,7 +12,7 @@ TRAINING = {
     "schedule": "constant", "weight_decay": 0.0, "precision": "fp32", "checkpoint_minutes": 10, "heldout_windows": 2,
 }  # fmt: skip
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
-IDP = {"kind": "idp", "score": "auto", "calibrated": False, "choose": "score", "members": [
+IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
     {"adapter": "prompt-5", "corpus": "made-up", "seed": 0}, {"adapter": "prompt-7", "corpus": "made-up", "seed": 0},
 ]}  # fmt: skip
 

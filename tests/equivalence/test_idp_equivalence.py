@@ -35,6 +35,13 @@ def make_bank(model, prompts) -> PromptBank:
     return PromptBank(prefixes, learned_positions(model))
 
 
+def mixing(model, bank, contexts) -> Selector:
+    """A selector whose scores are centred on these contexts, so that no prompt wins everywhere."""
+    selector = Selector(model, bank)
+    selector.calibrate(contexts)
+    return selector
+
+
 @torch.no_grad()
 def prepended(model, prompt, context):
     """Logits of the text (T, V) with the prompt's embeddings before it, no cache anywhere."""
@@ -88,7 +95,7 @@ def test_one_prompt_is_prompt_tuning_is_embeddings_prepended(family, tmp_path):
         peft = PeftModel.from_pretrained(FAMILIES[family](), str(tmp_path)).eval()
         peft_logits = peft(input_ids=torch.tensor([context])).logits[0, 5:]
     idp = {"kind": "idp", "members": [{"adapter": "prompt-5", "corpus": "c", "seed": 0}], "score": "auto"}
-    idp |= {"calibrated": False, "choose": "score"}
+    idp |= {"calibrated": False}
     one = adapters.attach(FAMILIES[family](), None, method, [tmp_path])
     chosen = adapters.attach(FAMILIES[family](), None, idp, [tmp_path])
     with torch.no_grad():
@@ -140,9 +147,9 @@ def test_mixed_selections_and_padding_equal_each_prompt_alone(family):
     """Points 5 and 6: lengths 5, 10, 7 in one batch; the chosen prompt's logits, clearly not another's."""
     model, prompts, contexts = FAMILIES[family](), make_prompts(), make_contexts()
     bank = make_bank(model, prompts)
-    selector = Selector(model, bank, choose="random", seed=1)
+    selector = mixing(model, bank, contexts)
     together, indices = batched(model, bank, selector, contexts)
-    assert len(set(indices.tolist())) > 1, "the seed must mix selections"
+    assert len(set(indices.tolist())) > 1, "the scores must mix selections"
     chosen = [prepended(model, prompts[i], context) for i, context in zip(indices.tolist(), contexts)]
     others = [
         prepended(model, prompts[(i + 1) % 3], context) for i, context in zip(indices.tolist(), contexts)
@@ -172,8 +179,8 @@ def test_padding_and_attention_implementation_change_nothing(family):
 def test_generation_with_mixed_selections_and_left_padding_equals_each_alone(family):
     model, prompts, contexts = FAMILIES[family](), make_prompts(), make_contexts((5, 10, 7, 6))
     bank = make_bank(model, prompts)
-    indices, _ = Selector(model, bank, choose="random", seed=1).select(contexts)
-    assert 1 < len(set(indices.tolist())) < 4, "the seed must mix selections and share one"
+    indices, _ = mixing(model, bank, contexts).select(contexts)
+    assert 1 < len(set(indices.tolist())) < 4, "the scores must mix selections and share one"
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 1, "eos_token_id": None}
     for index in set(indices.tolist()):
         rows = [context for context, chosen in zip(contexts, indices.tolist()) if chosen == index]

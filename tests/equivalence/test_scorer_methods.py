@@ -16,7 +16,7 @@ METHODS = {
     "lora": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
              "targets": {"default": ["q_proj", "v_proj"]}},
 }  # fmt: skip
-IDP = {"kind": "idp", "score": "auto", "calibrated": False, "choose": "random", "members": [
+IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
     {"adapter": "long", "corpus": "c", "seed": 0}, {"adapter": "short", "corpus": "c", "seed": 0},
 ]}  # fmt: skip
 
@@ -100,7 +100,10 @@ def test_idp_gives_each_document_the_numbers_of_its_prompt(family, tmp_path):
     for name, tokens in (("long", 9), ("short", 4)):
         trained(family, METHODS["prompt"] | {"tokens": tokens}, tmp_path / name)
     folders = [tmp_path / "long", tmp_path / "short"]
-    recovered = attach(scorer_models.model(family), tokenizer, IDP, folders)
+    contexts = [tokenizer(request.args[0])["input_ids"] for request in requests()]
+    recovered = attach(
+        scorer_models.model(family), tokenizer, IDP | {"calibrated": True}, folders, contexts=contexts
+    )
     ours = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector, row_tokens=64)
     answers = ours.loglikelihood(requests())
     texts = ours.generate_until(requests("generate_until", until=["e"], max_gen_toks=8, do_sample=False))
@@ -143,17 +146,3 @@ def test_selection_sees_only_what_all_contexts_of_a_document_share(tmp_path):
     )
     assert all(recorder.contexts)  # the first window has no text before it: never asked, prompt 0
     assert ours.score([]) == []
-
-
-def test_a_fixed_choice_holds_for_every_document_and_window(tmp_path):
-    tokenizer = scorer_models.tokenizer(bos=True)
-    for name in ("long", "short"):
-        trained("llama", METHODS["prompt"], tmp_path / name)
-    fixed = IDP | {"choose": "fixed", "index": 1}
-    recovered = attach(
-        scorer_models.model("llama"), tokenizer, fixed, [tmp_path / "long", tmp_path / "short"]
-    )
-    ours = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector)
-    ours.loglikelihood(requests())
-    assert set(ours.selections.values()) == {1}
-    assert ours.select([[], [5, 6]]) == [1, 1]

@@ -1,9 +1,11 @@
 """Adapters: PEFT's own loader reads them, seeds decide them, counts are the paper's, the base stays frozen."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
@@ -129,54 +131,21 @@ def test_written_text_is_a_prefix_like_any_other():
 def test_idp_joins_soft_prompts_only_and_each_member_has_a_folder(tmp_path):
     adapters.save(perturbed(tiny_llama(), LORA), tmp_path, "tiny")
     method = {"kind": "idp", "members": [{"adapter": "lora-r2", "corpus": "c", "seed": 0}], "score": "auto",
-              "calibrated": False, "choose": "score"}  # fmt: skip
+              "calibrated": False}  # fmt: skip
     with pytest.raises(ArtifactError, match=r"adapter_config\.json: peft_type: 'LORA' is no soft prompt"):
         adapters.attach(tiny_llama(), None, method, [tmp_path])
     with pytest.raises(ValueError, match="1 adapter folders expected, 0 given"):
         adapters.attach(tiny_llama(), None, method, [])
 
 
-def idp_of_three(tmp_path, losses, corpora=("c", "c", "c"), **settings):
-    folders = [tmp_path / str(seed) for seed in range(3)]
-    for seed, (folder, loss) in enumerate(zip(folders, losses)):
-        adapters.save(perturbed(tiny_llama(), PROMPT, seed), folder, "tiny")
-        heldout = {"base": 5.0, "before": 6.0, "after": loss}
-        record = {"method": PROMPT, "training": {}, "tokens_seen": 1, "steps": 1, "micro_batch": 1, "loss_curve": [],
-                  "heldout_loss": heldout, "parameters": {"trainable": 192, "paper_formula": 192}, "seconds": 1.0,
-                  "peak_memory_mb": 1, "base_sha256": "", "adapter_sha256": "", "manifest": {}}  # fmt: skip
-        (folder / "training.json").write_text(json.dumps(record))
-    members = [{"adapter": "prompt-6", "corpus": corpus, "seed": seed} for seed, corpus in enumerate(corpora)]
-    method = {
-        "kind": "idp",
-        "members": members,
-        "score": "auto",
-        "calibrated": False,
-        "choose": "score",
-    } | settings
-    contexts = [list(range(2, 12)), list(range(30, 60)), [5, 4, 3]]
-    return adapters.attach(tiny_llama(), None, method, folders, seed=7, contexts=contexts), contexts
-
-
-def test_single_best_is_chosen_on_heldout_loss(tmp_path):
-    recovered, contexts = idp_of_three(tmp_path, (4.2, 3.9, 4.0), choose="single_best")
-    assert recovered.selector.select(contexts)[0].tolist() == [1, 1, 1]
-
-
-def test_single_best_of_different_corpora_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="held-out losses of one corpus, not of"):
-        idp_of_three(tmp_path, (4.2, 3.9, 4.0), ("c", "c", "other"), choose="single_best")
-
-
-def test_random_choice_depends_on_seed_and_document_alone(tmp_path):
-    recovered, _ = idp_of_three(tmp_path, (4, 4, 4), choose="random")
-    documents = [[number, number + 1, 3] for number in range(60)]
-    together = recovered.selector.select(documents)[0].tolist()
-    assert together == [recovered.selector.select([document])[0].item() for document in documents]
-    assert {together.count(index) > 8 for index in range(3)} == {True}
-
-
 def test_calibrated_scores_have_median_zero_over_the_training_text(tmp_path):
-    recovered, contexts = idp_of_three(tmp_path, (4, 4, 4), calibrated=True)
+    folders = [tmp_path / str(seed) for seed in range(3)]
+    for seed, folder in enumerate(folders):
+        adapters.save(perturbed(tiny_llama(), PROMPT, seed), folder, "tiny")
+    members = [{"adapter": "prompt-6", "corpus": "c", "seed": seed} for seed in range(3)]
+    method = {"kind": "idp", "members": members, "score": "auto", "calibrated": True}
+    contexts = [list(range(2, 12)), list(range(30, 60)), [5, 4, 3]]
+    recovered = adapters.attach(tiny_llama(), None, method, folders, contexts=contexts)
     scores = recovered.selector.scores(contexts)
     torch.testing.assert_close(
         scores.median(0).values, torch.zeros(3, dtype=torch.float64), atol=1e-9, rtol=0
@@ -206,6 +175,24 @@ def test_lora_counts_are_the_printed_ones_from_the_configs_alone(config, printed
             adapted = get_peft_model(model, lora.lora_config(LORA | {"rank": rank}, model.config.model_type))
         count = sum(parameter.numel() for parameter in adapters.trained_parameters(adapted))
         assert round(count / 1e6, 2) == millions
+
+
+def smollm2_135m():
+    return LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+                       num_key_value_heads=3, vocab_size=49152)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("lora-v-r3", smollm2_135m), ("lora-v-r2", llama_7b), ("lora-v-r2", opt_6_7b)]
+)
+def test_the_catalogues_small_lora_has_exactly_the_parameters_of_prompt_100(name, config):
+    catalogue = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())["methods"]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config())
+        method = {"dropout": 0.0} | catalogue[name]
+        adapted = get_peft_model(model, lora.lora_config(method, model.config.model_type))
+    count = sum(parameter.numel() for parameter in adapters.trained_parameters(adapted))
+    assert count == catalogue["prompt-100"]["tokens"] * model.config.hidden_size
 
 
 def test_appendix_formulas():

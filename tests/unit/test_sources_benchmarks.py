@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 
 from workflow_scripts.artifacts import ArtifactError
-from workflow_scripts.sources import benchmarks, hub
+from workflow_scripts.sources import benchmarks, fetch, hub
 
 MADE = {"recipe": "r", "code": "c"}
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def test_local_benchmark_is_verified_and_counted(tmp_path, monkeypatch):
             benchmarks.fetch("sciq", spec | wrong, tmp_path / "wrong", tmp_path, **MADE)
         assert not (tmp_path / "wrong").exists()
     (tmp_path / "out" / "data.jsonl").write_text('{"question": 1}\n{"question": 3}\n')
-    benchmarks._verified.cache_clear()
+    fetch._verified.cache_clear()
     with pytest.raises(ArtifactError, match="changed since it was fetched"):
         benchmarks.verify(tmp_path / "out")
 

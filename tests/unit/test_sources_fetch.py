@@ -1,6 +1,7 @@
 """Wheels, members, folders: verified, offline after the first fetch, whole or not there at all."""
 
 import io
+import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -135,12 +136,16 @@ def test_lines_round_trip_and_name_a_bad_line(tmp_path):
 
 def test_changed_or_missing_file_is_named(tmp_path):
     (tmp_path / "data").write_text("x")
-    manifest = {"files": {"data": sha256_file(tmp_path / "data")}}
+    sha256 = sha256_file(tmp_path / "data")
+    manifest = {"name": "t", "recipe": "", "code": "", "source": "local", "revision": None, "origin": {}, "split": "",
+                "files": {"data": sha256}, "sha256": sha256, "items": 1, "licence": "", "notes": ""}  # fmt: skip
     write_json(tmp_path / "manifest.json", manifest)
-    fetch.verify_folder(tmp_path, manifest)
+    assert fetch.verified_manifest(tmp_path, "benchmark") == manifest
     (tmp_path / "data").write_text("y")
+    assert fetch.verified_manifest(tmp_path, "benchmark") == manifest  # once per process and manifest
+    os.utime(tmp_path / "manifest.json", ns=(0, 0))
     with pytest.raises(ArtifactError, match=r"data: SHA-256 is .* changed since it was fetched"):
-        fetch.verify_folder(tmp_path, manifest)
+        fetch.verified_manifest(tmp_path, "benchmark")
     (tmp_path / "data").unlink()
     with pytest.raises(ArtifactError, match="data: missing"):
-        fetch.verify_folder(tmp_path, manifest)
+        fetch.verified_manifest(tmp_path, "benchmark")

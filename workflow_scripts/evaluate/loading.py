@@ -54,7 +54,7 @@ def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device,
             read_documents(corpus, "train"), tokenizer, length, count, seed, adds_bos(tokenizer)
         )
         contexts = windows.tolist()
-    recovered: Recovered = attach(model, tokenizer, method, files.adapters, seed=seed, contexts=contexts)
+    recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
     return recovered, tokenizer
 
 

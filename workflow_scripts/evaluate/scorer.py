@@ -146,10 +146,7 @@ class Scorer(LM):
     # ----------------------------------------------------------------------------------------- scoring
 
     def select(self, contexts: list[list[int]]) -> list[int]:
-        """Prompt index per context: the selector's choice; its fixed index, else 0, where there is nothing to go by."""
-        fixed = getattr(self.selector, "index", None)
-        if fixed is not None:
-            return [fixed] * len(contexts)
+        """Prompt index per context: the selector's choice; 0 where there is nothing to go by."""
         chosen = [0] * len(contexts)
         asked = [i for i, context in enumerate(contexts) if context and self.selector is not None]
         if asked:

@@ -158,12 +158,10 @@ def _names(members: list[dict]) -> list[str]:
     return [f"{member['adapter']}/{member['corpus']}/seed-{member['seed']}" for member in members]
 
 
-def attach(
-    model, tokenizer, method: dict, adapters: list[Path], *, seed: int = 0, contexts=None
-) -> Recovered:
+def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=None) -> Recovered:
     """The model with a method's adapters (folders in the order of `members`).
 
-    seed: of the random choice. contexts: lists of token ids, pieces of training text, needed by `calibrated` alone.
+    contexts: lists of token ids, pieces of training text, needed by `calibrated` alone.
     parameters: base of the model; trainable by gradient in these adapters (0 if untrained); effective, the real
     count of what was added, members summed.
     """
@@ -194,31 +192,16 @@ def attach(
         name = "+".join(_names(method["members"])) if kind == "concat" else f"{kind}-{method['tokens']}"
         prefixes = [_prefix(model, name, members)]
     bank = PromptBank(prefixes, learned_positions(model))
-    selector = _selector(model, bank, method, folders, seed, contexts) if kind == "idp" else None
+    selector = _selector(model, bank, method, contexts) if kind == "idp" else None
     return Recovered(model, bank, selector, parameters)
 
 
-def _selector(model, bank: PromptBank, method: dict, folders: list[Path], seed: int, contexts):
+def _selector(model, bank: PromptBank, method: dict, contexts):
     from workflow_scripts.recover.idp import Selector
 
-    choose = method["choose"]
-    index = single_best(method["members"], folders) if choose == "single_best" else method.get("index")
-    selector = Selector(model, bank, method["score"], choose, seed, index)
+    selector = Selector(model, bank, method["score"])
     if method["calibrated"]:
         if not contexts:
             raise ValueError("calibrated: needs pieces of training text, for the medians of the scores")
         selector.calibrate(contexts)
     return selector
-
-
-def single_best(members: list[dict], folders: list[Path]) -> int:
-    """The member with the lowest held-out loss in its training.json, never chosen on task scores.
-
-    ValueError for members of different corpora: their held-out losses are of different texts.
-    """
-    if len(corpora := {member["corpus"] for member in members}) > 1:
-        raise ValueError(
-            f"choose: single_best compares held-out losses of one corpus, not of {sorted(corpora)}"
-        )
-    losses = [read_json(folder / "training.json", "training")["heldout_loss"]["after"] for folder in folders]
-    return losses.index(min(losses))

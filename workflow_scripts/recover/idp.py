@@ -19,11 +19,9 @@ from sys import modules
 import torch
 from torch import Tensor
 
-from workflow_scripts.artifacts import digest
 from workflow_scripts.recover.prompt_bank import PromptBank, learned_positions
 
 SCORES = ("joint_mean", "joint_sum", "indep_mean", "indep_sum", "logit_mean", "logit_lme")
-CHOICES = ("score", "random", "single_best", "fixed")
 MOST_LOGITS = 2**25  # first-layer logits alive at once: 128 MiB in float32
 
 
@@ -96,22 +94,13 @@ def resolve_score(score: str, learned: bool) -> str:
 
 
 class Selector:
-    """Chooses a prefix of the bank for each document.
+    """Chooses a prefix of the bank for each document: argmax S_i, ties to the lowest index.
 
     score:    one of SCORES, or auto.
-    choose:   score        argmax S_i, ties to the lowest index
-              random       by a digest of seed and document, so the same in every batch
-              single_best, fixed   always `index`
     medians:  (m,) subtracted from the scores (`calibrated`), see `calibrate`.
     """
 
-    def __init__(self, model, bank: PromptBank, score="auto", choose="score", seed=0, index=None):
-        if choose not in CHOICES:
-            raise ValueError(f"choose: {choose!r} is none of {', '.join(CHOICES)}")
-        if choose in ("single_best", "fixed") and not (isinstance(index, int) and 0 <= index < len(bank)):
-            raise ValueError(
-                f"choose: {choose} needs the index of a prefix, 0 to {len(bank) - 1}, not {index!r}"
-            )
+    def __init__(self, model, bank: PromptBank, score="auto"):
         self.decoder = model.get_decoder()
         self.bank = bank
         self.learned = learned_positions(model) is not None
@@ -120,7 +109,6 @@ class Selector:
                 f"{type(model).__name__}: neither rotary nor OPT's learned positions; IDP knows no other"
             )
         self.score = resolve_score(score, self.learned)
-        self.choose, self.seed, self.index = choose, seed, index
         self.medians: Tensor | None = None
 
     def calibrate(self, contexts: Sequence[Sequence[int]]) -> None:
@@ -131,15 +119,7 @@ class Selector:
     def select(self, contexts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Chosen prefixes (B,) int64 and scores (B, m) float64 of B contexts given as token ids without padding."""
         scores = self.scores(contexts)
-        if self.choose == "score":
-            return scores.argmax(-1), scores  # the first of equal maxima
-        if self.choose == "random":
-            indices = [
-                int(digest([self.seed, list(context)])[:12], 16) % len(self.bank) for context in contexts
-            ]
-        else:
-            indices = [self.index] * len(contexts)
-        return torch.tensor(indices), scores
+        return scores.argmax(-1), scores  # the first of equal maxima
 
     @torch.no_grad()
     def scores(self, contexts: Sequence[Sequence[int]]) -> Tensor:

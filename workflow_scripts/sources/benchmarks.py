@@ -4,20 +4,19 @@ A folder holds data.jsonl and manifest.json {..., sha256, items, split, licence}
 are never paired (design, 6).
 """
 
-import functools
 import gzip
 import json
 import shutil
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.sources import hub
 from workflow_scripts.sources.fetch import (
     expect_sha256,
     pypi_wheel,
     read_lines,
     read_member,
-    verify_folder,
+    verified_manifest,
     whole_folder,
     write_lines,
 )
@@ -62,18 +61,9 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
     return manifest
 
 
-@functools.cache
-def _verified(folder: Path, changed: int) -> dict:
-    manifest = read_json(folder / "manifest.json", schema="benchmark")
-    verify_folder(folder, manifest)
-    return manifest
-
-
 def verify(folder: Path) -> dict:
     """The manifest of a task's folder, after its data were checked against it (once per process)."""
-    folder = Path(folder).resolve()
-    path = folder / "manifest.json"
-    return _verified(folder, path.stat().st_mtime_ns if path.exists() else 0)
+    return verified_manifest(folder, "benchmark")
 
 
 # -------------------------------------------------------------------------------------------- sources

@@ -5,7 +5,6 @@ a document. A source with splits of its own keeps them (train and test, say), le
 of any other source, one document in ten is held out: those whose SHA-256 is 0 modulo 10 (`is_heldout`).
 """
 
-import functools
 import hashlib
 import random
 import re
@@ -13,14 +12,14 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.sources import hub
 from workflow_scripts.sources.fetch import (
     expect_sha256,
     pypi_wheel,
     read_lines,
     read_member,
-    verify_folder,
+    verified_manifest,
     whole_folder,
     write_lines,
 )
@@ -206,18 +205,9 @@ def _read_files(files: list[Path]) -> list[str]:
 # -------------------------------------------------------------------------------------------- reading
 
 
-@functools.cache
-def _verified(folder: Path, changed: int) -> dict:
-    manifest = read_json(folder / "manifest.json", schema="corpus")
-    verify_folder(folder, manifest)
-    return manifest
-
-
 def verify(folder: Path) -> dict:
     """The manifest of a corpus' folder, after both files were checked against it (once per process)."""
-    folder = Path(folder).resolve()
-    path = folder / "manifest.json"
-    return _verified(folder, path.stat().st_mtime_ns if path.exists() else 0)
+    return verified_manifest(folder, "corpus")
 
 
 def read_documents(folder: Path, split: str) -> list[str]:

@@ -4,6 +4,7 @@ Wheels are read with `zipfile`: nothing in them is installed, imported or run.
 """
 
 import fcntl
+import functools
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError, hold, sha256_file
+from workflow_scripts.artifacts import ArtifactError, hold, read_json, sha256_file
 
 
 def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
@@ -155,7 +156,21 @@ def read_lines(path: Path) -> list[dict]:
     return rows
 
 
-def verify_folder(folder: Path, manifest: dict) -> None:
+def verified_manifest(folder: Path, schema: str) -> dict:
+    """manifest.json of a fetched folder, after its files were checked against it (once per process and content)."""
+    folder = Path(folder).resolve()
+    path = folder / "manifest.json"
+    return _verified(folder, schema, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@functools.cache
+def _verified(folder: Path, schema: str, changed: int) -> dict:
+    manifest = read_json(folder / "manifest.json", schema=schema)
+    _verify_files(folder, manifest)
+    return manifest
+
+
+def _verify_files(folder: Path, manifest: dict) -> None:
     """Raise ArtifactError unless every file of `manifest['files']` is in `folder` with its SHA-256."""
     for name, expected in manifest["files"].items():
         path = Path(folder) / name

@@ -5,7 +5,6 @@ ever loaded; pickled ones are refused, unless `convert_pickle` asks for a conver
 unpickler (weights_only), after which the folder holds safetensors too.
 """
 
-import functools
 import os
 import shutil
 from fnmatch import fnmatch
@@ -16,7 +15,7 @@ from workflow_scripts.sources.fetch import (
     expect_sha256,
     extract_member,
     pypi_wheel,
-    verify_folder,
+    verified_manifest,
     whole_folder,
 )
 from workflow_scripts.sources.hub import snapshot
@@ -196,18 +195,9 @@ def _missing(folder: Path) -> list[str]:
 # -------------------------------------------------------------------------------------------- loading
 
 
-@functools.cache
-def _verified(folder: Path, changed: int) -> dict:
-    manifest = read_json(folder / "manifest.json", schema="model")
-    verify_folder(folder, manifest)
-    return manifest
-
-
 def verify(folder: Path) -> dict:
     """The manifest of a model's folder, after all files were checked against it (once per process)."""
-    folder = Path(folder).resolve()
-    path = folder / "manifest.json"
-    return _verified(folder, path.stat().st_mtime_ns if path.exists() else 0)
+    return verified_manifest(folder, "model")
 
 
 def load_dense(folder, dtype=None, device="cpu"):
