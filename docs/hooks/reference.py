@@ -5,6 +5,7 @@ product's environment.
 """
 
 import ast
+import html
 import json
 import re
 from pathlib import Path
@@ -52,6 +53,9 @@ def merged(rule, root: dict) -> dict:
 
 def value_text(rule: dict, root: dict) -> str:
     """What a key may hold, in words: "integer, at least 1 (tokens) or null"."""
+    if "same" in rule:
+        empty = "null or " if {"type": "null"} in rule.get("oneOf", ()) else ""
+        return f"{empty}as {code(rule['same'])}"
     if rule.get("$ref", "").endswith("/name"):
         return "name"
     rule = merged(rule, root)
@@ -101,20 +105,30 @@ def _range(rule: dict) -> list[str]:
     return [f"{word} {rule[key]:,}" for key, word in words.items() if key in rule]
 
 
-def rows(path: str, rule, root: dict, required: bool = False):
-    """(key, rule, required) of everything below `path`, in the schema's order: a.b, a.<name>.b, a[].b."""
-    rule = merged(rule, root)
+def rows(path: str, rule, root: dict, required: bool = False, seen: dict | None = None):
+    """(key, rule, required) of everything below `path`, in the schema's order: a.b, a.<name>.b, a[].b.
+
+    A part of the schema that is used twice is listed once; later the rule's key `same` names the first place.
+    """
+    seen = {} if seen is None else seen
+    rule, given = merged(rule, root), rule
+    choices = [rule, *rule.get("oneOf", ())]
+    shared = [part["$ref"] for part in (given, *choices) if "$ref" in part and _inner(part, root)]
+    first = next((seen[name] for name in shared if name in seen), None)
     if path:
-        yield path, rule, required
-    for choice in (rule, *(merged(part, root) for part in rule.get("oneOf", ()))):
+        yield path, rule | ({"same": first} if first else {}), required
+    if first:
+        return
+    seen |= dict.fromkeys(shared, path)
+    for choice in (merged(part, root) for part in choices):
         for name, child in choice.get("properties", {}).items():
             if child is not True:
                 key = f"{path}.{name}" if path else name
-                yield from rows(key, child, root, name in choice.get("required", ()))
+                yield from rows(key, child, root, name in choice.get("required", ()), seen)
         if _inner(child := choice.get("additionalProperties"), root):
-            yield from list(rows(f"{path}.<name>", child, root))[1:]
+            yield from list(rows(f"{path}.<name>", child, root, seen=seen))[1:]
         if choice.get("type") == "array" and _inner(child := choice.get("items", {}), root):
-            yield from list(rows(f"{path}[]", child, root))[1:]
+            yield from list(rows(f"{path}[]", child, root, seen=seen))[1:]
 
 
 def _inner(rule, root: dict) -> bool:
@@ -125,6 +139,11 @@ def _inner(rule, root: dict) -> bool:
         for key in ("properties", "additionalProperties")
         if part.get(key) not in (None, False, True)
     )  # fmt: skip
+
+
+def code(key: str) -> str:
+    """A key or path as HTML code that may break after its dots and slashes."""
+    return f"<code>{re.sub(r'([./])', r'\\1<wbr>', html.escape(key))}</code>"
 
 
 def table(head: list[str], body) -> str:
@@ -175,7 +194,7 @@ def _config_table(rule: dict, root: dict) -> str:
         default = (
             "required" if required else f"`{json.dumps(part['default'])}`" if "default" in part else "absent"
         )
-        body.append((f"`{key}`", value_text(part, root), default, part.get("description", "")))
+        body.append((code(key), value_text(part, root), default, part.get("description", "")))
     return table(["key", "value", "default", "meaning"], body) if body else ""
 
 
@@ -194,7 +213,7 @@ def files() -> str:
         if name in FORMATS:
             parts.append(f"`{FORMATS[name]}`")
         body = [
-            (f"`{key}`", value_text(rule, root), rule.get("description", ""))
+            (code(key), value_text(rule, root), rule.get("description", ""))
             for key, rule, _ in rows("", root, root)
         ]
         parts.append(table(["key", "value", "meaning"], body))
@@ -206,8 +225,8 @@ def rules() -> str:
     body = []
     for name, text, local in blocks():
         entry = re.search(r'script:\s*"\.\./workflow_scripts/(\w+)\.py"', text)[1]
-        made = "<br>".join(f"`{path.replace('{{', '{').replace('}}', '}')}`" for path in outputs(text))
-        body.append((f"`{name}`", docstring(entry), made, "at once" if local else "a job"))
+        made = "<br>".join(code(path.replace("{{", "{").replace("}}", "}")) for path in outputs(text))
+        body.append((f"`{name}`", docstring(entry), made, "main process" if local else "a job"))
     return table(["rule", "what it does", "makes", "on a cluster"], body)
 
 
@@ -236,7 +255,8 @@ def docstring(module: str) -> str:
     """First paragraph of an entry's docstring, without the rule's own name."""
     text = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text()))
     text = " ".join(text.split("\n\n")[0].split())
-    return re.sub(r"^Rule `\w+`: (.)", lambda match: match[1].upper(), text)
+    text = re.sub(r" \(rule `\w+`\)|^Rules? `[^`]+`: ", "", text).replace("->", "→")
+    return text[0].upper() + text[1:]
 
 
 def commands() -> str:
