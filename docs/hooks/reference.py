@@ -141,9 +141,17 @@ def _inner(rule, root: dict) -> bool:
     )  # fmt: skip
 
 
+def sentence(rule: dict) -> str:
+    """A part's description with a capital and a stop."""
+    text = rule.get("description", "").strip()
+    if text.split(" ")[0].isalpha():  # not a name in code
+        text = text[0].upper() + text[1:]
+    return text and text.rstrip(".") + "."
+
+
 def code(key: str) -> str:
     """A key or path as HTML code that may break after its dots and slashes."""
-    return f"<code>{re.sub(r'([./])', r'\\1<wbr>', html.escape(key))}</code>"
+    return "<code>" + re.sub(r"([./])", r"\1<wbr>", html.escape(key)) + "</code>"
 
 
 def table(head: list[str], body) -> str:
@@ -194,7 +202,7 @@ def _config_table(rule: dict, root: dict) -> str:
         default = (
             "required" if required else f"`{json.dumps(part['default'])}`" if "default" in part else "absent"
         )
-        body.append((code(key), value_text(part, root), default, part.get("description", "")))
+        body.append((code(key), value_text(part, root), default, sentence(part)))
     return table(["key", "value", "default", "meaning"], body) if body else ""
 
 
@@ -212,10 +220,7 @@ def files() -> str:
         parts.append(f"{root['title'][0].upper()}{root['title'][1:]}.")
         if name in FORMATS:
             parts.append(f"`{FORMATS[name]}`")
-        body = [
-            (code(key), value_text(rule, root), rule.get("description", ""))
-            for key, rule, _ in rows("", root, root)
-        ]
+        body = [(code(key), value_text(rule, root), sentence(rule)) for key, rule, _ in rows("", root, root)]
         parts.append(table(["key", "value", "meaning"], body))
     return "\n\n".join(parts)
 

@@ -67,7 +67,7 @@ def test_the_reference_has_every_key_of_the_shipped_configuration():
     for catalogue, entries in shipped.items():
         for entry in entries.values() if isinstance(entries, dict) else ():
             for key in entry if catalogue != "benchmarks" else {k for task in entry.values() for k in task}:
-                assert f"`{key}`" in page, f"{catalogue}: {key}"
+                assert reference.code(key) in page or f"`{key}` (" in page, f"{catalogue}: {key}"
 
 
 def test_the_reference_names_every_rule():
@@ -75,6 +75,17 @@ def test_the_reference_names_every_rule():
     text = "".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
     assert len(names) == len(set(names)) == len(re.findall(r"^ *rule\b.*:$", text, re.MULTILINE))
     assert {"fetch_model", "train_adapter", "judge", "plot_*", "report_grid"} <= set(names)
+
+
+FILES = sorted((ROOT / "workflow_scripts" / "schemas").glob("*.schema.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_key_of_a_file_says_what_it_is(file):
+    root = yaml.safe_load(file.read_text())
+    keys = [(key, rule) for key, rule, _ in reference.rows("", root, root)]
+    silent = [key for key, rule in keys if not rule.get("description")]
+    assert keys and not silent, f"{file.name}: no description: {silent}"
 
 
 def test_files_stand_where_the_rules_write_them():
