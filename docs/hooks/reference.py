@@ -56,9 +56,9 @@ def value_text(rule: dict, root: dict) -> str:
     if "same" in rule:
         empty = "null or " if {"type": "null"} in rule.get("oneOf", ()) else ""
         return f"{empty}as {code(rule['same'])}"
-    if rule.get("$ref", "").endswith("/name"):
-        return "name"
     rule = merged(rule, root)
+    if "title" in rule:
+        return rule["title"]
     if "enum" in rule:
         return " or ".join(f"`{value}`" for value in rule["enum"])
     if "oneOf" in rule:
@@ -92,7 +92,7 @@ def _list_text(rule: dict, root: dict) -> str:
     if "prefixItems" in rule:
         return f"({', '.join(value_text(item, root) for item in rule['prefixItems'])})"
     item = value_text(rule.get("items", {}), root)
-    return f"list of {item}" if item else "list"
+    return f"list of {'names' if item == 'name' else item}" if item else "list"
 
 
 def _range(rule: dict) -> list[str]:
