@@ -16,7 +16,11 @@ from tests import tiny
 from tests.equivalence.scorer_models import write_benchmarks
 from tests.workflow.conftest import PRODUCT, ROOT, product_copy
 
-TINY_WINDOWS = {"sequence_length": 32, "tokens": 1024}
+TINY_WINDOWS = {"sequence_length": 128, "tokens": 1024}
+METHODS = {
+    "smoke": ["none", "lora-r2", "prompt-50", "prompt-100", "idp-50-100"],
+    "bench": ["none", "prompt-50"],
+}
 
 
 def build(folder: Path) -> Path:
@@ -62,11 +66,13 @@ def with_tiny_sources(folder: Path) -> Path:
         config["training"][regime] |= TINY_WINDOWS
     for name in ("smoke", "bench"):
         grid = config["grids"][name]
+        grid["tasks"] = ["arc_easy", "lambada_openai", "triviaqa"]
         grid["calibration"] = {"windows": 8, "length": 64}
         grid["evaluation"] |= {"items": 4, "generation_tokens": 4}
         grid["evaluation"]["perplexity"] |= {"windows": 2, "length": 64}
-        grid["similarity"] |= {"windows": 1, "length": 32}
-    config["grids"]["bench"]["blocks"] = {"core": config["grids"]["bench"]["blocks"]["core"]}
+        grid["similarity"] |= {"methods": ["none"], "windows": 1, "length": 32}
+        core = grid["blocks"]["core"] | {"compressors": ["gptq-w3-g64"], "methods": METHODS[name]}
+        grid["blocks"] = {"core": core}
     config["grids"]["bench"].pop("latency")
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return folder
