@@ -203,7 +203,7 @@ class Plan:
         inputs = [
             *self._attached(cell),
             *(self.recipe("benchmarks", data, task) for task in tasks),
-            *(_definition(task) for task in tasks),
+            *(_definition(self.config["tasks"][task]["task"] or task) for task in tasks),
             *(self.recipe("corpora", corpus) for corpus in evaluation["perplexity"]["corpora"]),
         ]
         return _with_recipe(settings, self._evaluation_code("evaluate_cell.py", cell), inputs)

@@ -19,6 +19,7 @@ from workflow_scripts.sources.corpora import read_documents
 
 EVALUATION = {"items": 4, "generation_tokens": 6, "precision": "fp32",
               "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32}}  # fmt: skip
+VARIANT = {"task": None, "num_fewshot": None}
 METHODS = {
     "none": ({"kind": "none"}, []),
     "prompt-5": (scorer_folders.PROMPT, ["prompt-5"]),
@@ -54,7 +55,7 @@ def run(project: dict, method: str, output: Path, **changes) -> dict:
         str(project["model"]), str(project["compressed"]), [str(project[name]) for name in members],
         [str(folder) for folder in project["benchmarks"]], [str(project["corpus"])],
         str(output), str(output.with_suffix(".samples.parquet")), cell=place(method), method=settings,
-        tasks={f.name: {"domain": DOMAINS.get(f.name, "world")} for f in project["benchmarks"]},
+        tasks={f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in project["benchmarks"]},
         evaluation=EVALUATION | changes, recipe="r", code="c", device="cpu",
     )  # fmt: skip
     return artifacts.read_json(output, "evaluation")
@@ -112,8 +113,8 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
     with monkeypatch.context() as patch:
         from workflow_scripts.evaluate import scorer
 
-        real = scorer.score_rows
-        patch.setattr(scorer, "score_rows", lambda *args: calls.append(args) or real(*args))
+        real = scorer.score_row
+        patch.setattr(scorer, "score_row", lambda *args: calls.append(args) or real(*args))
         record = run(project, "prompt-5", tmp_path / "again.json")
     assert record["tasks"] == whole["tasks"] and record["perplexity"] == whole["perplexity"]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.samples.parquet"), frame)

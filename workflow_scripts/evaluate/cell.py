@@ -51,7 +51,15 @@ def evaluate_cell(
     scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector, store=store)
     loaded = time.time()
     suite = [
-        load_task(f.name, f / "data.jsonl", evaluation["items"], evaluation["generation_tokens"], tokenizer)
+        load_task(
+            f.name,
+            f / "data.jsonl",
+            evaluation["items"],
+            evaluation["generation_tokens"],
+            tokenizer,
+            tasks[f.name]["task"],
+            tasks[f.name]["num_fewshot"],
+        )
         for f in benchmark_folders
     ]
     note(

@@ -1,4 +1,4 @@
-"""The model's side of scoring: tree attention over packed rows behind a cached prompt, the head where it counts."""
+"""The model's side of scoring: packed rows behind a cached prompt, the head where it counts."""
 
 import copy
 from collections.abc import Iterator
@@ -6,9 +6,19 @@ from contextlib import contextmanager
 
 import torch
 
+from workflow_scripts.evaluate.attention import attention_in, plan
 from workflow_scripts.evaluate.packing import Row
 
-HEAD_ROWS = 64  # positions per log-sum-exp step: their float32 logits stay in the processor's cache
+# Positions per log-sum-exp step: their float32 logits stay in the processor's cache.
+HEAD_ROWS = 16
+# Tokens per forward pass on a CPU: large enough for its matrix products, small enough for its caches.
+CPU_TOKENS = 768
+# Tokens of a batch that generates on a CPU: each step reads all weights, so many rows should share it.
+CPU_GENERATION_TOKENS = 8_192
+# Tokens per batch elsewhere: no accelerator gains from more.
+MOST_TOKENS = 16_384
+# Columns of a mask, per token: as long as a block can become that pays (attention.OVERHEAD).
+MASK_COLUMNS = 2_048
 
 
 @contextmanager
@@ -31,97 +41,85 @@ def head_at(model, positions: torch.Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Tensor:
-    """Booleans (B, T, K) -> additive mask (B, 1, T, prefix + K): 0 where seen, the lowest number elsewhere.
-
-    The prompt's columns are seen by all. Additive because a boolean mask is silently wrong under eager attention.
-    """
-    batch, rows, columns = visible.shape
-    mask = torch.zeros(batch, 1, rows, prefix + columns, dtype=dtype, device=visible.device)
-    mask[:, 0, :, prefix:].masked_fill_(~visible, torch.finfo(dtype).min)
-    return mask
-
-
 def log_probabilities(
     logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log softmax(logits[rows])[targets] and whether each target is the row's argmax, in float32.
+    """log softmax(logits[rows])[targets] in float32, and whether each is its row's largest (which two may be).
 
-    logits (N, V); rows, targets (P,) -> (P,) float32, (P,) bool. One pass over the logits, no (N, V) copy.
+    logits (N, V); rows, targets (P,) -> (P,) float32, (P,) bool. A few rows at a time, so that no second (N, V) exists.
     """
-    normaliser = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    best = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-    for start in range(0, len(logits), HEAD_ROWS):
-        chunk = logits[start : start + HEAD_ROWS].float()
-        normaliser[start : start + HEAD_ROWS] = torch.logsumexp(chunk, dim=-1)
-        best[start : start + HEAD_ROWS] = chunk.argmax(dim=-1)
-    return logits[rows, targets].float() - normaliser[rows], best[rows] == targets
+    scores = torch.empty(len(rows), dtype=torch.float32, device=logits.device)
+    largest = torch.empty_like(scores)
+    order = rows.argsort()
+    starts = torch.arange(0, len(logits) + HEAD_ROWS, HEAD_ROWS, device=logits.device)
+    bounds = torch.searchsorted(rows[order], starts).tolist()
+    for step, start in enumerate(range(0, len(logits), HEAD_ROWS)):
+        part = logits[start : start + HEAD_ROWS].log_softmax(dim=-1, dtype=torch.float32)
+        here = order[bounds[step] : bounds[step + 1]]
+        within = rows[here] - start
+        scores[here] = part[within, targets[here]]
+        largest[here] = part.amax(dim=-1)[within]
+    return scores, scores == largest
+
+
+def first_largest(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Whether each target (P,) is what greedy decoding takes from its logits (P, V): the first of the largest."""
+    return logits.log_softmax(dim=-1, dtype=torch.float32).argmax(dim=-1) == targets
 
 
 @torch.inference_mode()
-def score_rows(
-    model, rows: list[Row], targets: list[list[int]], bank=None, prompt: int = 0
+def score_row(
+    model, row: Row, targets: list[tuple[int, ...]], bank=None, prompt: int = 0
 ) -> list[tuple[float, bool]]:
-    """(summed log-probability in nats, all greedy) of every member sequence of `rows`, in their order.
+    """(summed log-probability in nats, all greedy) of every member sequence of `row`, in their order.
 
-    `targets[k]` are the target tokens of the k-th member. Rows run as one batch behind the bank's prompt `prompt`;
-    text starts at position n of a prompt of n tokens. Rows shorter than the longest are padded on the right with
-    nodes that see only themselves and that nobody sees.
+    `targets[k]` are the target tokens of the k-th member. The row runs behind the bank's prompt `prompt`; text starts
+    at position n of a prompt of n tokens. FloatingPointError where a log-probability is not finite.
     """
     device = model.device
-    cache = bank.cache(prompt, len(rows)) if bank is not None else None
+    cache = bank.cache(prompt, 1, 1 + max(row.depths)) if bank is not None else None
     prefix = bank.prefixes[prompt].length if bank is not None else 0
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    positions = torch.full((len(rows), width), prefix, dtype=torch.long)
-    for b, row in enumerate(rows):
-        ids[b, : len(row)] = torch.tensor(row.tokens)
-        positions[b, : len(row)] += torch.tensor(row.depths)
-    mask = None
-    if prefix or not (len(rows) == 1 and rows[0].is_chain()):
-        visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
-        for b, row in enumerate(rows):
-            visible[b, : len(row), : len(row)] = torch.from_numpy(row.visible())
-        mask = additive(visible.to(device), prefix, model.dtype)
-
-    flat = [b * width + node for b, row in enumerate(rows) for path in row.scored for node in path]
+    nodes = torch.tensor([node for path in row.scored for node in path], device=device)
     wanted = torch.tensor([token for tokens in targets for token in tokens], device=device)
-    unique, inverse = torch.tensor(flat, device=device).unique(return_inverse=True)
-    with head_at(model, unique):
+    unique, inverse = nodes.unique(return_inverse=True)
+    with head_at(model, unique), attention_in(model, plan(row, prefix, model.dtype, device)):
         logits = model(
-            input_ids=ids.to(device), position_ids=positions.to(device), attention_mask=mask, past_key_values=cache,
-            use_cache=cache is not None,
+            input_ids=torch.tensor([row.tokens], device=device),
+            position_ids=torch.tensor([row.depths], device=device) + prefix,
+            past_key_values=cache, use_cache=cache is not None,
         ).logits[0]  # (unique, V)  # fmt: skip
     scores, greedy = log_probabilities(logits, inverse, wanted)
     if not scores.isfinite().all():
         raise FloatingPointError(
             "the model's log-probabilities are not finite: its weights or activations overflow"
         )
-    lengths = [len(tokens) for tokens in targets]
-    return [
-        (float(part.sum()), bool(hit.all()))
-        for part, hit in zip(scores.cpu().split(lengths), greedy.cpu().split(lengths), strict=True)
-    ]
+    results, start = [], 0
+    for tokens in targets:
+        span = slice(start, start + len(tokens))
+        taken = bool(greedy[span].all()) and bool(first_largest(logits[inverse[span]], wanted[span]).all())
+        results.append((float(scores[span].sum()), taken))
+        start += len(tokens)
+    return results
 
 
-def rows_that_fit(model, row_tokens: int) -> int:
-    """Rows per forward pass: one on a CPU, elsewhere what fits in 60 % of the free memory, computed, not probed.
+def tokens_that_fit(model, on_cpu: int) -> int:
+    """Tokens per batch: `on_cpu` on a CPU, elsewhere what 60 % of the free memory holds, computed, not probed.
 
-    Per token: two float32 copies of its logits, activations of one layer (about 24 d + 6 MLP widths), keys and
-    values of all layers and its row of the mask.
+    Per token: its logits and two float32 copies of them, activations of one layer (about 24 d + 6 MLP widths), keys
+    and values of all layers, and its row of a mask as long as the longest block that pays (attention.OVERHEAD).
     """
     if model.device.type == "cpu":
-        return 1
+        return on_cpu
     config = model.config.get_text_config()
     size = model.dtype.itemsize
     mlp = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", 4 * config.hidden_size)
     per_token = (
-        8 * config.vocab_size
+        12 * config.vocab_size
         + size * (24 * config.hidden_size + 6 * mlp + 2 * config.num_hidden_layers * config.hidden_size)
-        + size * row_tokens
+        + size * MASK_COLUMNS
     )
     free, _ = torch.cuda.mem_get_info(model.device)
-    return int(min(64, max(1, 0.6 * free // (per_token * row_tokens))))
+    return max(1, min(MOST_TOKENS, int(0.6 * free // per_token)))
 
 
 def float32_head(model) -> None:

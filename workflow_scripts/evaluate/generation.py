@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from workflow_scripts.evaluate.forward import additive, head_at
+from workflow_scripts.evaluate.attention import additive
+from workflow_scripts.evaluate.forward import head_at
 
 
 @dataclass

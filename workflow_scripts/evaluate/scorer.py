@@ -28,8 +28,14 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from workflow_scripts.artifacts import digest
-from workflow_scripts.evaluate.forward import rows_that_fit, score_rows
+from workflow_scripts.evaluate.forward import (
+    CPU_GENERATION_TOKENS,
+    CPU_TOKENS,
+    score_row,
+    tokens_that_fit,
+)
 from workflow_scripts.evaluate.generation import generate_greedy
+from workflow_scripts.evaluate.linear import PackedLinears
 from workflow_scripts.evaluate.packing import Sequence, pack
 from workflow_scripts.evaluate.store import AnswerStore
 
@@ -56,17 +62,17 @@ class Scorer(LM):
     """lm-eval model over a loaded causal model.
 
     bank: soft prompts as cached keys and values (recover.prompt_bank.PromptBank), or None. selector: chooses one of
-    several prompts per document, or None for a bank of one. row_tokens: nodes per packed row; rows: rows per forward
-    pass (None: one on a CPU, what fits in memory elsewhere). store: answers of an earlier, interrupted run.
+    several prompts per document, or None for a bank of one. row_tokens: tokens per forward pass, generation_tokens:
+    contexts and new tokens of a batch that generates (None: what suits a CPU, what fits in memory elsewhere). store:
+    answers of an earlier, interrupted run.
     """
 
     model: torch.nn.Module
     tokenizer: object
     bank: object = None
     selector: object = None
-    row_tokens: int = 384
-    rows: int | None = None
-    generation_rows: int = 32
+    row_tokens: int | None = None
+    generation_tokens: int | None = None
     store: AnswerStore | None = None
     progress: Callable[[int, int], None] | None = None
     selections: dict[tuple, int] = field(default_factory=dict)  # (task, doc_id) -> prompt index
@@ -81,8 +87,11 @@ class Scorer(LM):
         self.max_length = resolve_max_length(self.model.config, self.tokenizer) - longest
         if self.bank and len(self.bank.prefixes) > 1 and self.selector is None:
             raise ValueError(f"a bank of {len(self.bank.prefixes)} prompts needs a selector")
-        if self.rows is None:
-            self.rows = rows_that_fit(self.model, self.row_tokens)
+        if self.row_tokens is None:
+            self.row_tokens = tokens_that_fit(self.model, CPU_TOKENS)
+        if self.generation_tokens is None:
+            self.generation_tokens = tokens_that_fit(self.model, CPU_GENERATION_TOKENS)
+        self._linears = PackedLinears(self.model)
 
     # ------------------------------------------------------------------------------------------ tokens
 
@@ -183,17 +192,13 @@ class Scorer(LM):
                 for n, (chosen, sequences) in enumerate(jobs)
                 if chosen == prompt
             ]
-            rows = pack(groups, self.row_tokens)
-            for start in range(0, len(rows), self.rows):
-                part = rows[start : start + self.rows]
-                members = [member for row in part for member in row.members]
-                targets = [jobs[n][1][k].targets for n, k in members]
-                found = defaultdict(list)
-                scores = score_rows(self.model, part, targets, self.bank, prompt)
-                for (n, _), score in zip(members, scores, strict=True):
-                    found[n].append(score)
-                for n, scores in found.items():
-                    yield jobs[n], scores
+            for row in pack(groups, self.row_tokens):
+                targets = [jobs[n][1][k].targets for n, k in row.members]
+                with self._linears.in_use():
+                    found = score_row(self.model, row, targets, self.bank, prompt)
+                scores = dict(zip(row.members, found, strict=True))
+                for n in dict.fromkeys(n for n, _ in row.members):
+                    yield jobs[n], [scores[n, k] for k in range(len(jobs[n][1]))]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         pairs = [request.args for request in requests]
@@ -261,7 +266,10 @@ class Scorer(LM):
                 return any(stop in text for stop in until if stop)
 
             contexts = [context for _, _, context, _ in batch]
-            rows = generate_greedy(self.model, contexts, cap, self._end_tokens(), stops, self.bank, prompt)
+            with self._linears.in_use():
+                rows = generate_greedy(
+                    self.model, contexts, cap, self._end_tokens(), stops, self.bank, prompt
+                )
             for (_, _, _, i), row in zip(batch, rows, strict=True):
                 text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                 text = postprocess_generated_text(text, list(until), think_end_token=None)
@@ -291,11 +299,10 @@ class Scorer(LM):
         """Batches of equal prompt and settings, with the number of entries up to their end."""
         start = 0
         while start < len(waiting):
-            end = start
-            while (
-                end < min(start + self.generation_rows, len(waiting))
-                and waiting[end][:2] == waiting[start][:2]
-            ):
+            _, (_, cap), longest, _ = waiting[start]  # the batch's longest context comes first
+            most = start + max(1, self.generation_tokens // (len(longest) + cap))
+            end = start + 1
+            while end < min(most, len(waiting)) and waiting[end][:2] == waiting[start][:2]:
                 end += 1
             yield end, waiting[start:end]
             start = end

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from workflow_scripts.compress.decoder import decoder_layers
-from workflow_scripts.evaluate.forward import additive
+from workflow_scripts.evaluate.attention import additive
 
 
 class _Entered(Exception):

@@ -49,11 +49,17 @@ class EvaluationTask:
         return target[0] if isinstance(target, list) else str(target)
 
 
-def definition(name: str) -> dict:
+def definition(name: str, base: str | None = None, num_fewshot: int | None = None) -> dict:
     """Task `name` as one dictionary: our YAML over the harness's, or the harness's alone where we have none.
 
-    ArtifactError for a name that neither knows.
+    base: the task that `name` is a variant of, if it is one. num_fewshot: solved examples before each question, drawn
+    from the task's own documents; None: as the definition says. ArtifactError for a task that neither knows.
     """
+    config = _defined(base or name) | {"task": name}
+    return config if num_fewshot is None else config | {"num_fewshot": num_fewshot}
+
+
+def _defined(name: str) -> dict:
     path = DEFINITIONS / f"{name}.yaml"
     if path.exists():
         own = yaml.safe_load(path.read_text())
@@ -63,7 +69,7 @@ def definition(name: str) -> dict:
     config = load_yaml(harness_definition(name))
     split = config.get("test_split") or config.get("validation_split")
     unused = dict.fromkeys(("training_split", "validation_split", "test_split"))
-    return {**config, "task": name, **unused, "test_split": split, "fewshot_split": split}
+    return {**config, **unused, "test_split": split, "fewshot_split": split}
 
 
 def harness_definition(name: str) -> Path:
@@ -76,14 +82,15 @@ def harness_definition(name: str) -> Path:
 
 
 def load_task(
-    name: str, data: Path, items: int | None, generation_tokens: int | None, tokenizer=None
-) -> EvaluationTask:
+    name: str, data: Path, items: int | None, generation_tokens: int | None, tokenizer=None,
+    base: str | None = None, num_fewshot: int | None = None,
+) -> EvaluationTask:  # fmt: skip
     """Task `name` over the documents of `data` (JSON Lines).
 
     items: how many documents, None for all. generation_tokens: most new tokens of a generation task; None asks for
-    `generation_cap`, for which the tokenizer is needed.
+    `generation_cap`, for which the tokenizer is needed. base, num_fewshot: see `definition`.
     """
-    config = definition(name)
+    config = definition(name, base, num_fewshot)
     lines = data.read_bytes().splitlines()
     chosen = sample(lines, items)
     fewshot = bool(config.get("num_fewshot"))
@@ -106,10 +113,11 @@ def load_task(
     if config["output_type"] == "generate_until" and generation_tokens is None:
         targets = [task.doc_to_target(document) for document in task.eval_docs]
         task.config.generation_kwargs["max_gen_toks"] = generation_cap(targets, tokenizer)
+    metadata = config.get("metadata") or {}
     picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
     return EvaluationTask(
         name, task, chosen, [digest(document) for document in picked], chosen if fewshot else None,
-        str(config["metadata"].get("version", 0)), config["metadata"].get("primary", "acc"),
+        str(metadata.get("version", 0)), metadata.get("primary", "acc"),
     )  # fmt: skip
 
 

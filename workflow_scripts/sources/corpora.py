@@ -154,6 +154,8 @@ def _from_hub(spec: dict) -> tuple[dict, list[str], list[str]]:
         texts = [row["text"] for row in rows]
         if spec["reader"] == "wikitext":  # a row is a line; empty rows are the file's " \n"
             texts = wikitext_articles("".join(text or " \n" for text in texts))
+        if spec["reader"] == "joined":
+            texts = ["\n\n".join(texts)]
         parts.append(texts)
     origin = {
         key: spec[key] for key in ("repo", "train", "heldout", "documents", "heldout_documents", "reader")

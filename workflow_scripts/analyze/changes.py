@@ -1,0 +1,130 @@
+"""How far each cell's answers moved from the dense model's: what equal accuracy can hide.
+
+Two models of equal accuracy may answer different questions right. Beside accuracy stand, per task, over the items
+that the cell and the dense model without an adapter share:
+  flips    share of items that became right or wrong (Dutta et al., "Accuracy is Not All You Need", NeurIPS 2024)
+  changed  share of items with another answer, right or wrong
+  kl       mean KL(dense || cell) of the choice, in nats: p = softmax of the choices' log-likelihoods; tasks whose
+           choices exclude each other only
+The task `all` is the mean over tasks (of kl over those that have it). Intervals: Wilson for a task's shares, the
+stratified bootstrap of the verdict for everything else.
+"""
+
+import numpy as np
+import pandas as pd
+
+from workflow_scripts.analyze.rendering import environment, number, pipe
+from workflow_scripts.analyze.results import Cell, Results
+from workflow_scripts.analyze.statistics import RESAMPLES, Estimate, proportion_interval, resampled_means
+
+MEASURES = ("flips", "changed", "kl")
+NOTES = (
+    "Over the items that the cell and the dense model without an adapter share. flips: became right or wrong; changed: "
+    "another answer, right or wrong; both in per cent of items. KL: of the choice, dense to cell, in nats; only tasks "
+    "whose choices exclude each other. all: the mean over tasks.",
+    "An adapter on the dense model changes answers too: its rows show how many, without any compression.",
+)
+
+
+def divergence(reference: np.ndarray, other: np.ndarray) -> float:
+    """KL(p || q) in nats of p = softmax(reference), q = softmax(other), log-likelihoods (choices,) each."""
+    p = reference - np.logaddexp.reduce(reference)
+    q = other - np.logaddexp.reduce(other)
+    return float(np.exp(p) @ (p - q))
+
+
+def compare(dense: pd.DataFrame, cell: pd.DataFrame) -> pd.DataFrame:
+    """flips, changed (0 or 1) and kl (nats, NaN where choices don't exclude each other) per shared item.
+
+    Both are samples as `Results.items` gives them. Items whose choices differ in number are not comparable: NaN.
+    """
+    both = dense.join(cell, how="inner", lsuffix="_dense", rsuffix="_cell")
+    found = pd.DataFrame(index=both.index)
+    found["flips"] = (both["correct_dense"] != both["correct_cell"]).astype(float)
+    found["changed"] = (both["prediction_dense"] != both["prediction_cell"]).astype(float)
+    found["kl"] = [
+        np.nan if a is None or b is None or len(a) != len(b) else divergence(np.asarray(a), np.asarray(b))
+        for a, b in zip(both["choice_logliks_dense"], both["choice_logliks_cell"], strict=True)
+    ]
+    return found
+
+
+def changes(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """One row per cell and task (and `all`): cell, task, n, and each measure with `_low` and `_high`.
+
+    Cells of models whose dense cell without an adapter is missing have no rows.
+    """
+    rows = []
+    for cell in results.planned:
+        dense = results.first(cell.model, "dense", cell.corpus, "none")
+        if cell not in results.evaluations or dense in (None, cell):
+            continue
+        results.check_paired([dense, cell])
+        found = compare(results.items(dense), results.items(cell))
+        tasks = dict(iter(found.groupby(level="task", sort=False)))
+        rows += [cell._asdict() | row for row in _rows(tasks, resamples)]
+    columns = [
+        *Cell._fields,
+        "task",
+        "n",
+        *(name + end for name in MEASURES for end in ("", "_low", "_high")),
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _rows(tasks: dict[str, pd.DataFrame], resamples: int) -> list[dict]:
+    """The rows of one cell from its items by task."""
+    rows = [{"task": task, "n": len(items)} for task, items in tasks.items()]
+    everything = {"task": "all", "n": sum(map(len, tasks.values()))}
+    for name in MEASURES:
+        values = {task: items[[name]].dropna().to_numpy() for task, items in tasks.items()}
+        values = {task: found for task, found in values.items() if len(found)}
+        drawn = resampled_means(values, resamples)
+        estimates = {task: Estimate(float(values[task].mean()), draws[:, 0]) for task, draws in drawn.items()}
+        for row in rows:
+            if estimate := estimates.get(row["task"]):
+                found = values[row["task"]]
+                low, high = (
+                    estimate.interval() if name == "kl" else proportion_interval(int(found.sum()), len(found))
+                )
+                row |= {name: estimate.point, f"{name}_low": low, f"{name}_high": high}
+        if estimates:
+            mean = sum(estimates.values(), Estimate(0.0, np.zeros(resamples))) * (1 / len(estimates))
+            low, high = mean.interval()
+            everything |= {name: mean.point, f"{name}_low": low, f"{name}_high": high}
+    return [*rows, everything]
+
+
+def to_csv(table: pd.DataFrame, grid: str) -> str:
+    """Every row; shares as fractions, kl in nats, empty where there is none."""
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6f")
+
+
+def to_markdown(table: pd.DataFrame, grid: str) -> str:
+    """The cells' means over tasks."""
+    head = ["model", "compressor", "corpus", "method", "seed", "items", "flips %", "changed %", "KL"]
+    lines = [
+        "# Changed answers",
+        "",
+        f"Grid `{grid}`; made by `snakemake results/{grid}/tables/changes.md`.",
+        "",
+    ]
+    lines += [pipe(head), pipe(["---"] * 5 + ["--:"] * 4)]
+    for row in table[table["task"] == "all"].to_dict("records"):
+        values = [number(100 * row["flips"]), number(100 * row["changed"]), number(_known(row["kl"]), 4)]
+        lines.append(pipe([*(row[key] for key in Cell._fields), row["n"], *values]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in NOTES)]) + "\n"
+
+
+def to_html(table: pd.DataFrame, grid: str) -> str:
+    """One page with a sortable table that needs nothing beside itself."""
+    rows = [{key: _known(value) for key, value in row.items()} for row in table.to_dict("records")]
+    return environment().get_template("changes_page.html.j2").render(rows=rows, grid=grid, notes=NOTES)
+
+
+def _known(value):
+    """None where a number is missing."""
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+RENDERERS = {"csv": to_csv, "md": to_markdown, "html": to_html}
