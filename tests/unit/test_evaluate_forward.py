@@ -65,6 +65,11 @@ def test_attention_that_is_more_than_a_softmax_is_refused():
             attention.attend(layer, states, states, states, None, **special)
     with attention.attention_in(model, attention.Plan([], 12)):
         attention.attend(layer, states, states, states, None, sliding_window=12)
+    with (
+        pytest.raises(ValueError, match="no pluggable attention"),
+        attention.attention_in(model, attention.Plan([], 12)),
+    ):
+        pass  # a model that attends by its own means would never ask
     assert model.config._attn_implementation == usual
 
 

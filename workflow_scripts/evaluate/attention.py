@@ -33,12 +33,13 @@ class Call:
     causal: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """How a row attends; `longest` is the most columns that one of its nodes sees."""
+    """How a row attends; `longest` is the most columns that one of its nodes sees, `used` how many layers asked."""
 
     calls: list[Call]
     longest: int
+    used: int = 0
 
 
 def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Tensor:
@@ -93,6 +94,7 @@ def attend(
     windows shorter than what a node sees.
     """
     planned = _plan.get()
+    planned.used += 1
     special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if (kwargs.get("sliding_window") or planned.longest) < planned.longest:
         special.append(f"a window of {kwargs['sliding_window']} tokens over {planned.longest}")
@@ -127,17 +129,17 @@ AttentionInterface.register(NAME, attend)
 
 @contextmanager
 def attention_in(model, planned: Plan) -> Iterator[None]:
-    """Let the model attend as planned for the row that it is called with."""
-    usual = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    """Let the model attend as planned for the row that it is called with; ValueError where its layers don't ask."""
+    config, usual = model.config, model.config._attn_implementation
+    config._attn_implementation = NAME
     token = _plan.set(planned)
     try:
-        if model.config._attn_implementation != NAME:
+        yield
+        if not planned.used:
             raise ValueError(
                 f"{type(model).__name__} has no pluggable attention (transformers' AttentionInterface), "
                 "which packed rows need"
             )
-        yield
     finally:
         _plan.reset(token)
-        model.set_attn_implementation(usual)
+        config._attn_implementation = usual

@@ -165,27 +165,39 @@ class Scorer(LM):
         return chosen
 
     def score(self, documents: list[Document]) -> list[Answer]:
-        """Score every document's sequences behind the one prompt selected for it."""
+        """Score every document's sequences behind the one prompt selected for it.
+
+        Documents are packed alike whether or not some are answered already: a continued run computes the rows that
+        an uninterrupted one does, to the last bit.
+        """
         answers: list[Answer | None] = [None] * len(documents)
         keys = [self._key("loglikelihood", document.identity) for document in documents]
         for i, key in enumerate(keys):
             if (stored := self._recall(key)) is not None:
                 answers[i] = Answer([(value, hit) for value, hit in stored["scores"]], stored["prompt"])
         todo = [i for i, answer in enumerate(answers) if answer is None]
-        equal = defaultdict(list)  # prompt and sequences -> the documents that have them
+        prompts = [0 if answer is None else answer.prompt for answer in answers]
         for i, prompt in zip(todo, self.select([documents[i].context for i in todo]), strict=True):
-            equal[prompt, tuple(documents[i].sequences)].append(i)
+            prompts[i] = prompt
+        equal = defaultdict(list)  # prompt and sequences -> the documents that have them
+        for i, document in enumerate(documents):
+            equal[prompts[i], tuple(document.sequences)].append(i)
+        missing = {job for job, members in equal.items() if any(answers[i] is None for i in members)}
         done = 0
-        for (prompt, sequences), scores in self._scores(list(equal)):
-            for i in equal[prompt, sequences]:
-                answers[i] = Answer(scores, prompt)
-                self._remember(keys[i], {"scores": scores, "prompt": prompt})
-                done += 1
+        for job, scores in self._scores(list(equal), missing):
+            for i in equal[job]:
+                if answers[i] is None:
+                    answers[i] = Answer(scores, job[0])
+                    self._remember(keys[i], {"scores": scores, "prompt": job[0]})
+                    done += 1
             self._report(done, len(todo))
         return answers
 
-    def _scores(self, jobs: list[tuple[int, tuple[Sequence, ...]]]):
-        """(job, scores of its sequences) as they are computed; a job is a prompt and a document's sequences."""
+    def _scores(self, jobs: list[tuple[int, tuple[Sequence, ...]]], missing: set):
+        """(job, scores of its sequences) as they are computed; a job is a prompt and a document's sequences.
+
+        Rows without a job of `missing` are left out.
+        """
         for prompt in sorted({prompt for prompt, _ in jobs}):
             groups = [
                 [((n, k), sequence) for k, sequence in enumerate(sequences)]
@@ -193,6 +205,8 @@ class Scorer(LM):
                 if chosen == prompt
             ]
             for row in pack(groups, self.row_tokens):
+                if not any(jobs[n] in missing for n, _ in row.members):
+                    continue
                 targets = [jobs[n][1][k].targets for n, k in row.members]
                 with self._linears.in_use():
                     found = score_row(self.model, row, targets, self.bank, prompt)
@@ -246,19 +260,21 @@ class Scorer(LM):
         texts: list[str | None] = [None] * len(requests)
         encoded = self.encode(request.args[0] for request in requests)
         keys = [self._key("generate_until", list(request.args)) for request in requests]
-        waiting = []  # (prompt, settings, context, request)
+        waiting = []  # [prompt, settings, context, request]; batches are the same whether or not some are answered
         for i, request in enumerate(requests):
-            if (stored := self._recall(keys[i])) is not None:
+            stored = self._recall(keys[i])
+            if stored is not None:
                 texts[i] = self._generated(request, stored)
-            else:
-                until, cap = self._settings(request.args[1])
-                waiting.append([0, (until, cap), encoded[request.args[0]][-(self.max_length - cap) :], i])
-        for entry, prompt in zip(
-            waiting, self.select([context for _, _, context, _ in waiting]), strict=True
-        ):
+            until, cap = self._settings(request.args[1])
+            context = encoded[request.args[0]][-(self.max_length - cap) :]
+            waiting.append([stored and stored["prompt"], (until, cap), context, i])
+        unchosen = [entry for entry in waiting if entry[0] is None]
+        for entry, prompt in zip(unchosen, self.select([entry[2] for entry in unchosen]), strict=True):
             entry[0] = prompt
         waiting.sort(key=lambda entry: (entry[0], entry[1], -len(entry[2])))
         for done, batch in self._batches(waiting):
+            if all(texts[i] is not None for _, _, _, i in batch):
+                continue
             prompt, (until, cap) = batch[0][:2]
 
             def stops(tokens, until=until):
@@ -274,8 +290,9 @@ class Scorer(LM):
                 text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                 text = postprocess_generated_text(text, list(until), think_end_token=None)
                 answer = {"text": text, "stopped": row.stopped, "prompt": prompt}
-                self._remember(keys[i], answer)
-                texts[i] = self._generated(requests[i], answer)
+                if texts[i] is None:
+                    self._remember(keys[i], answer)
+                    texts[i] = self._generated(requests[i], answer)
             self._report(done, len(waiting))
         return texts
 
