@@ -53,6 +53,23 @@ def test_a_task_of_the_harness_works_by_its_name(tmp_path):
     assert loaded.task.doc_to_text(rows[0]).endswith("because")
 
 
+def test_few_shot_variants_show_solved_examples_from_their_own_data_but_never_the_question(data):
+    file = data / "arc_easy" / "data.jsonl"
+    plain, shots = (
+        load_task("arc_easy", file, 4, None),
+        load_task("arc_2shot", file, 4, None, None, "arc_easy", 2),
+    )
+    assert shots.name == "arc_2shot" and shots.hashes == plain.hashes
+    plain.task.build_all_requests(samples=plain.samples)
+    shots.task.build_all_requests(samples=shots.samples)
+    assert len(plain.task.instances) == len(shots.task.instances) == 16
+    for alone, behind in zip(plain.task.instances, shots.task.instances, strict=True):
+        question, choice = alone.args
+        examples, rest = behind.args[0].rsplit("\n\n", 1)
+        assert (rest, behind.args[1]) == (question, choice)
+        assert examples.count("Question:") == 2 and question not in examples
+
+
 def test_unknown_task_and_broken_data_say_so(data, tmp_path):
     with pytest.raises(ArtifactError, match="no_such_task"):
         load_task("no_such_task", data / "sciq" / "data.jsonl", 1, None)

@@ -82,7 +82,7 @@ def harness_definition(name: str) -> Path:
 
 
 def load_task(
-    name: str, data: Path, items: int | None, generation_tokens: int | None, tokenizer=None,
+    name: str, data: Path | str, items: int | None, generation_tokens: int | None, tokenizer=None,
     base: str | None = None, num_fewshot: int | None = None,
 ) -> EvaluationTask:  # fmt: skip
     """Task `name` over the documents of `data` (JSON Lines).
@@ -91,7 +91,7 @@ def load_task(
     `generation_cap`, for which the tokenizer is needed. base, num_fewshot: see `definition`.
     """
     config = definition(name, base, num_fewshot)
-    lines = data.read_bytes().splitlines()
+    lines = Path(data).read_bytes().splitlines()
     chosen = sample(lines, items)
     fewshot = bool(config.get("num_fewshot"))
     read = range(len(lines)) if fewshot else chosen
