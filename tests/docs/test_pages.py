@@ -132,6 +132,14 @@ def test_every_link_between_pages_leads_somewhere():
             assert not anchor or anchor in anchors(target), f"{page}: {link}"
 
 
+def test_the_readme_counts_cells_and_adapters_as_they_are_planned():
+    plan = Plan(config.load(config.read(ROOT / "config.yaml")))
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name for name, *_ in rows} == {"smoke", "bench", "paper"}
+    for name, cells, adapters in rows:
+        assert (int(cells), int(adapters)) == (len(plan.cells(name)), len(plan.adapters(name))), name
+
+
 def test_the_numbers_on_the_paper_are_those_of_the_audit():
     page = (DOCS / "explanation" / "paper.md").read_text()
     report = audit(read_tables())
