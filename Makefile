@@ -8,7 +8,7 @@ GRID ?= smoke
 OVER = $(if $(CONFIG),--configfile $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo run test test-slow lint explain forecast docs
+.PHONY: help demo run resume status preflight test test-slow test-slurm lint explain forecast docs audit
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,14 +16,26 @@ help: ## this list
 demo: $(VENV)/installed ## the smoke grid, from the sources to the report
 	@$(BIN)/python -m workflow_scripts.run_grid --grid smoke
 
-run: $(VENV)/installed ## a grid: make run GRID=bench, or GRID=mine CONFIG=mine.yaml
-	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) $(OVER)
+run: $(VENV)/installed ## a grid: make run GRID=bench, or GRID=mine CONFIG=mine.yaml (PROFILE=slurm on a cluster)
+	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+
+resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
+	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) --resume $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+
+status: $(VENV)/installed ## jobs done, running, waiting, failed and why: make status GRID=paper
+	@$(BIN)/python -m workflow_scripts.grid_status --grid $(GRID) $(OVER)
+
+preflight: $(VENV)/installed ## would this cluster run it: make preflight GRID=paper
+	@$(BIN)/python -m workflow_scripts.preflight --grid $(GRID) $(OVER)
 
 test: $(VENV)/installed ## the fast tests
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/installed ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: $(VENV)/installed ## the tests on a SLURM cluster, started on this machine (root, Debian or Ubuntu)
+	$(BIN)/python -m pytest -m slurm tests/slurm --verbose --no-header
 
 lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
@@ -45,6 +57,10 @@ $(VENV)-docs/installed: envs/docs.lock
 	@$(PYTHON) -m venv $(VENV)-docs
 	@$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/docs.lock
 	@touch $@
+
+audit: ## known vulnerabilities of the locked libraries (pip-audit, in an environment of its own)
+	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --requirement envs/cpu.lock --no-deps --disable-pip
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).

@@ -1,11 +1,4 @@
-# From evaluations to the report. These jobs read files only and take seconds.
-localrules:
-    build_ledger,
-    judge,
-    tabulate,
-    audit_paper,
-    draw_page,
-    report_grid,
+# From evaluations to the report. These jobs only read files.
 
 
 rule build_ledger:
@@ -15,8 +8,11 @@ rule build_ledger:
         "results/{grid}/ledger.parquet",
     log:
         "logs/{grid}/build_ledger.log",
+    localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
+    resources:
+        **reading_job(),
     params:
         args=analysis("build_ledger.py"),
     message:
@@ -32,8 +28,11 @@ rule judge:
         "results/{grid}/verdict.json",
     log:
         "logs/{grid}/judge.log",
+    localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
+    resources:
+        **reading_job(),
     params:
         args=analysis("judge.py"),
     message:
@@ -59,8 +58,11 @@ rule tabulate:
         ),
     log:
         "logs/{grid}/tabulate.log",
+    localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
+    resources:
+        **reading_job(),
     params:
         args=analysis("tabulate.py"),
     message:
@@ -90,9 +92,11 @@ for figure in FIGURES:
             f"results/{{grid}}/figures/{figure}.pdf",
         log:
             f"logs/{{grid}}/plot_{figure}.log",
-        localrule: True
+        localrule: READ_HERE
         conda:
             "../envs/conda.yaml"
+        resources:
+            **reading_job(),
         params:
             args=analysis("plot_figure.py"),
             figure=figure,
@@ -115,8 +119,11 @@ rule audit_paper:
         ),
     log:
         "logs/{grid}/audit_paper.log",
+    localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
+    resources:
+        **reading_job(),
     params:
         args=analysis("audit_paper.py"),
     message:
@@ -141,8 +148,11 @@ rule draw_page:
         ),
     log:
         "logs/{grid}/draw_page.log",
+    localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
+    resources:
+        **reading_job(),
     params:
         args=analysis("draw_page.py"),
     message:
@@ -163,8 +173,11 @@ rule report_grid:
         stamp="results/{grid}/report.json",
     log:
         "logs/{grid}/report_grid.log",
+    localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
+    resources:
+        **reading_job(),
     params:
         args=analysis("write_report.py"),
     message:

@@ -3,7 +3,9 @@
 import functools
 import os
 import re
+import signal
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -11,15 +13,38 @@ sys.path.insert(0, workflow.basedir)
 # Scripts run from a copy: this is how they find the package.
 os.environ.update(PYTHONPATH=workflow.basedir)
 
+from workflow_scripts import cluster, runs
 from workflow_scripts import grid as paths
-from workflow_scripts.artifacts import read_json, recorded_recipe, sha256_file
+from workflow_scripts.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.config import ConfigError, load
 
 try:
     PLAN = paths.Plan(load(config))
-except ConfigError as error:
+    SITE = cluster.read_site(Path(workflow.basedir, cluster.SITE))
+except (ConfigError, ArtifactError) as error:
     raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
+REQUESTS = cluster.Requests(PLAN, SITE)
+
+# SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);
+# Snakemake has none and would die of it. What is ignored here is ignored in the processes that jobs start, too.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+if SITE["setup"]:
+    shell.prefix("set -e\n" + SITE["setup"].replace("{", "{{").replace("}", "}}") + "\nset -uo pipefail; ")
+if SITE["container"]:
+
+    container: SITE["container"]
+
+
+if workflow.is_main_process and (state := runs.state_of_folder()):
+    print(state, file=sys.stderr)
+
+
+onstart:
+    runs.begin(on_cluster=not workflow.local_exec)
+    if not workflow.local_exec:
+        runs.refuse_impossible(job for job in workflow.dag.needrun_jobs() if not job.is_local)
 
 
 def one_of(names):
@@ -74,9 +99,29 @@ def compression_input(wildcards):
     return settled(PLAN.compression(cell), PLAN.compressed_recipe(cell))
 
 
-def memory(model, copies):
-    """Host memory of a job (MB): float32 copies of the weights, plus what Python and two Snakemakes take."""
-    return int(copies * config["models"][model]["parameters"] * 4 / 1e6) + 3500
+def on_cluster():
+    """True where jobs leave this machine, in such jobs, and in dry runs, which show what jobs would ask for."""
+    return workflow.non_local_exec_or_dryrun or workflow.remote_exec
+
+
+def model_job(rule):
+    """Resources of a job that computes on a model."""
+    return {
+        "mem_mb": lambda wildcards, attempt: REQUESTS.mem_mb(rule, wildcards, attempt),
+        "runtime": lambda wildcards, attempt: REQUESTS.runtime(rule, wildcards, attempt),
+        "gpu": lambda wildcards: REQUESTS.gpus(rule, wildcards) if on_cluster() else None,
+        "gpu_model": SITE["gpu_model"],
+        "slurm_extra": lambda wildcards, attempt: REQUESTS.extra(rule, wildcards, attempt),
+        **REQUESTS.where("partition"),
+    }
+
+
+def reading_job():
+    """Resources of a job that only reads files; it runs beside Snakemake if the site names no partition for it."""
+    return REQUESTS.where("cpu_partition")
+
+
+READ_HERE = SITE["cpu_partition"] is None
 
 
 def threads_for(model):

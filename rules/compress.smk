@@ -11,8 +11,7 @@ rule compress_model:
         "../envs/conda.yaml"
     threads: lambda wildcards: threads_for(wildcards.model)
     resources:
-        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        **model_job("compress_model"),
     params:
         args=lambda wildcards: PLAN.compress(**wildcards),
     message:

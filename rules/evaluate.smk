@@ -26,8 +26,7 @@ rule evaluate_cell:
         "../envs/conda.yaml"
     threads: lambda wildcards: threads_for(wildcards.model)
     resources:
-        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 1.5) * attempt,
-        runtime=lambda wildcards, attempt: 480 * attempt,
+        **model_job("evaluate_cell"),
     params:
         args=lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
     message:
@@ -51,8 +50,7 @@ rule measure_similarity:
         "../envs/conda.yaml"
     threads: lambda wildcards: threads_for(wildcards.model)
     resources:
-        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2.5) * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        **model_job("measure_similarity"),
     params:
         args=lambda wildcards: PLAN.similarity(cell_of(wildcards)),
     message:
@@ -75,10 +73,9 @@ rule measure_latency:
     conda:
         "../envs/conda.yaml"
     # All cores of a run on one machine: a neighbour would be measured too.
-    threads: workflow.cores or 4
+    threads: lambda wildcards: threads_for(wildcards.model) if on_cluster() else workflow.cores
     resources:
-        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2.5) * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        **model_job("measure_latency"),
     params:
         args=lambda wildcards: PLAN.latency(**wildcards),
     message:

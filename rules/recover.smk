@@ -13,8 +13,7 @@ rule train_adapter:
         "../envs/conda.yaml"
     threads: lambda wildcards: threads_for(wildcards.model)
     resources:
-        mem_mb=lambda wildcards, attempt: memory(wildcards.model, 2) * attempt,
-        runtime=lambda wildcards, attempt: 720 * attempt,
+        **model_job("train_adapter"),
     params:
         args=lambda wildcards: PLAN.train(cell_of(wildcards)),
     message:

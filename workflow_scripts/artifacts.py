@@ -148,10 +148,22 @@ def _non_finite(value, key="$"):
     return next((bad for name, child in children if (bad := _non_finite(child, name))), None)
 
 
+def _content_sha256(value: dict) -> str:
+    """Digest of an artefact without its own seal."""
+    manifest = {key: item for key, item in value["manifest"].items() if key != "content_sha256"}
+    return digest(value | {"manifest": manifest})
+
+
 def write_json(path, value, schema: str | None = None) -> None:
-    """Write JSON atomically; NaN, infinities and what the schema forbids raise ArtifactError."""
+    """Write JSON atomically; NaN, infinities and what the schema forbids raise ArtifactError.
+
+    An artefact with a manifest is sealed: `manifest.content_sha256` is the digest of everything else.
+    """
     if bad := _non_finite(value):
         raise ArtifactError(f"{path}: {bad}: not a finite number; nothing was written")
+    if isinstance(value, dict) and value.get("manifest"):
+        plain = json.loads(json.dumps(value))
+        value = plain | {"manifest": plain["manifest"] | {"content_sha256": _content_sha256(plain)}}
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     if schema:
         check(json.loads(text), schema, path)
@@ -160,7 +172,7 @@ def write_json(path, value, schema: str | None = None) -> None:
 
 
 def read_json(path, schema: str | None = None):
-    """Read JSON; ArtifactError names the file, the key and what is wrong with it."""
+    """Read JSON; ArtifactError names the file, the key and what is wrong with it, a change after it was written too."""
     try:
         text = Path(path).read_text()
         value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant))
@@ -172,6 +184,11 @@ def read_json(path, schema: str | None = None):
         ) from error
     if schema:
         check(value, schema, path)
+    sealed = isinstance(value, dict) and (value.get("manifest") or {}).get("content_sha256")
+    if sealed and sealed != _content_sha256(value):
+        raise ArtifactError(
+            f"{path}: was changed after it was written (manifest.content_sha256); delete it and it is computed again"
+        )
     return value
 
 
@@ -216,10 +233,26 @@ def _work(artifact) -> Path:
         return WORK / artifact.relative_to(artifact.anchor)
 
 
+def _lock(artifact) -> Path:
+    return _work(artifact).with_name(_work(artifact).name + ".lock")
+
+
+def held_by(artifact) -> str | None:
+    """Who writes an artefact just now ("pid 7 on host"); None if nobody does."""
+    try:
+        with open(_lock(artifact)) as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _lock(artifact).read_text().strip() or "another process"
+    return None
+
+
 @contextmanager
 def hold(artifact):
     """Hold the only writer's lock on an artefact; a second writer stops with the holder's host and pid."""
-    path = _work(artifact).with_name(_work(artifact).name + ".lock")
+    path = _lock(artifact)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as handle:
         try:

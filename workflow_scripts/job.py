@@ -1,6 +1,8 @@
 """How an entry runs inside a Snakemake job: output goes to the job's log, a failure ends in one clear line."""
 
+import contextlib
 import os
+import shutil
 import sys
 import traceback
 from contextlib import contextmanager
@@ -24,10 +26,23 @@ def job(snakemake):
     try:
         yield
     except Exception as error:
-        traceback.print_exc()
-        sys.stderr.flush()
+        # The log may lie on the disk that is full: the line below must still come.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
         cause = " ".join(str(error).split()) or type(error).__name__
+        cause += full_disks(snakemake.output[0], log)
         os.write(terminal, f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {log})\n".encode())
         raise SystemExit(1) from None
     finally:
         os.close(terminal)
+
+
+def full_disks(*paths) -> str:
+    """What to add to an error's cause where the file system of one of `paths` (or of work/) has no space left.
+
+    Libraries that write files report a full disk in many words, or as "write failed".
+    """
+    folders = [next(p for p in Path(path).absolute().parents if p.exists()) for path in (*paths, "work/x")]
+    full = [folder for folder in dict.fromkeys(folders) if shutil.disk_usage(folder).free < 2**20]
+    return "".join(f"; no space left on the disk of {folder}: free some and run again" for folder in full)

@@ -1,52 +1,61 @@
-"""`make demo`: run a grid to its report on this machine, then print where the report is and what it says.
+"""`make demo`, `make run`, `make resume`: run a grid to its report, then print where the report is and what it says.
 
-A killed run leaves Snakemake's lock behind. It is taken away only if no process of that run is alive.
+A killed run leaves Snakemake's lock behind, and its jobs on a cluster. The lock is taken away only if no process of
+that run is alive here; such jobs are cancelled only by `resume`.
 """
 
 import argparse
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 
+from workflow_scripts import runs, slurm
 from workflow_scripts.analyze.summary import lines
-from workflow_scripts.artifacts import read_json
-
-LOCKS = Path(".snakemake/locks")
+from workflow_scripts.artifacts import held_by, read_json
 
 
-def living() -> list[psutil.Process]:
-    """Snakemake processes (main or job) that work in this folder."""
-    here, found = str(Path.cwd()), []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == here and any(
-                "snakemake" in Path(part).name for part in process.cmdline()[:4]
-            ):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
-
-
-def main(grid: str, extra: list[str]) -> int:
+def main(grid: str, extra: list[str], profile: str | None = None, resume: bool = False) -> int:
     """Run `grid`; returns Snakemake's exit status. `extra` goes to Snakemake as it is."""
     started = time.time()
     snakemake = [sys.executable, "-m", "snakemake"]
-    if LOCKS.is_dir() and any(LOCKS.iterdir()):
-        if alive := living():
-            pids = ", ".join(str(process.pid) for process in alive)
+    if who := held_by(runs.RESULTS):
+        print(f"Another run works in this folder ({who}). Wait for it, or stop it.", file=sys.stderr)
+        return 1
+    try:
+        orphans = slurm.jobs_of_folder() if slurm.available() else []
+        if orphans and not resume:
             print(
-                f"Another run works in this folder (pid {pids}). Wait for it, or stop it: kill {pids}",
+                f"{len(orphans)} jobs of a killed run are still on the cluster: {runs.RESUME}.",
                 file=sys.stderr,
             )
             return 1
+        if orphans:
+            print(
+                f"{len(orphans)} jobs of a killed run are cancelled: {', '.join(j.id for j in orphans)}",
+                flush=True,
+            )
+            slurm.cancel(orphans)
+    except slurm.SlurmError as error:
+        print(f"SLURM: {error}. Nothing was started.", file=sys.stderr)
+        return 1
+    if alive := runs.living():
+        pids = " ".join(str(process.pid) for process in alive)
+        print(
+            f"A killed run's processes still work here. Wait for them, or stop them: kill {pids}",
+            file=sys.stderr,
+        )
+        return 1
+    if runs.locked():
         print("An earlier run was killed: its lock is removed, finished work is kept.", flush=True)
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
-    settings = ["--quiet", "host", "reason", "--config", f"grid={grid}", "--resources", f"mem_mb={memory}"]
+    if profile:
+        extra = ["--profile", profile, *extra]
+    else:
+        memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
+        extra = ["--resources", f"mem_mb={memory}", *extra]
+    settings = ["--quiet", "host", "reason", "--config", f"grid={grid}"]
     status = subprocess.run([*snakemake, *settings, *extra], check=False).returncode
     if status:
         print(
@@ -64,5 +73,9 @@ def main(grid: str, extra: list[str]) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--grid", default="smoke")
+    parser.add_argument("--profile", help="Snakemake profile (slurm); without it the run is on this machine")
+    parser.add_argument(
+        "--resume", action="store_true", help="cancel the jobs that a killed run left on the cluster"
+    )
     arguments, rest = parser.parse_known_args()
-    sys.exit(main(arguments.grid, rest))
+    sys.exit(main(arguments.grid, rest, arguments.profile, arguments.resume))

@@ -8,6 +8,7 @@ import pytest
 
 from workflow_scripts import artifacts
 from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.job import full_disks
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -37,6 +38,24 @@ def test_reading_names_file_and_trouble(tmp_path):
     file.write_text('{"x": NaN}')
     with pytest.raises(ArtifactError, match=r"a\.json: holds NaN"):
         artifacts.read_json(file)
+
+
+def test_an_artefact_that_was_changed_by_hand_is_refused_by_name(tmp_path):
+    file = tmp_path / "a.json"
+    artifacts.write_json(file, {"acc": 0.25, "manifest": {"recipe": "r", "pair": (1, 2)}})
+    assert artifacts.read_json(file)["acc"] == 0.25
+    file.write_text(file.read_text().replace("0.25", "0.75"))
+    with pytest.raises(ArtifactError, match=r"a\.json: was changed after it was written"):
+        artifacts.read_json(file)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    class Usage:
+        free = 0
+
+    assert full_disks(tmp_path / "not/yet/there.json") == ""
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage)
+    assert f"no space left on the disk of {tmp_path}" in full_disks(tmp_path / "not/yet/there.json")
 
 
 def test_digest_ignores_key_order_and_sees_values():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts.compress.decoder import Activations, decoder_layers, get_weight, layer_linears
@@ -154,6 +155,21 @@ def test_a_killed_run_continues_and_ends_in_the_same_weights(settings, tmp_path)
     assert "from checkpoint" in lines[0] and "from checkpoint" not in lines[1]
     assert rest.keys() == whole.keys() and all(torch.equal(rest[key], whole[key]) for key in whole)
     assert [r | {"seconds": 0} for r in records] == [r | {"seconds": 0} for r in whole_records]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "changed", "no checksum"])
+def test_a_damaged_layer_checkpoint_is_computed_again(damage, tmp_path):
+    whole, _ = walk(tiny(), windows(), W3, FinishedLayers(tmp_path), log=silent)
+    file = tmp_path / "layer-0001.safetensors"
+    if damage == "no checksum":
+        save_file(load_file(file), file, metadata={"records": "[]"})
+    else:
+        data = file.read_bytes()
+        file.write_bytes(data[:-10] if damage == "cut short" else data[:-1] + bytes([data[-1] ^ 1]))
+    lines = []
+    again, _ = walk(tiny(), windows(), W3, FinishedLayers(tmp_path), log=lines.append)
+    assert "from checkpoint" in lines[0] and "from checkpoint" not in lines[1]
+    assert all(torch.equal(again[key], whole[key]) for key in whole)
 
 
 def test_baselines_need_no_text(tmp_path):

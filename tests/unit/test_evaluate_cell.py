@@ -140,7 +140,7 @@ def test_adapters_of_other_weights_are_refused(project, tmp_path):
     for file in project["prompt-5"].iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     record = json.loads((other / "training.json").read_text())
-    (other / "training.json").write_text(json.dumps(record | {"base_sha256": "0" * 64}))
+    (other / "training.json").write_text(json.dumps(record | {"base_sha256": "0" * 64, "manifest": {}}))
     with pytest.raises(ArtifactError, match="was trained on weights 000000000000"):
         run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
 

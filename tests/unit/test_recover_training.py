@@ -144,6 +144,24 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.01)
 
 
+def saved_step(checkpoint: Path) -> int:
+    return training._intact(checkpoint, "cpu")["state"]["step"]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "changed"])
+def test_a_damaged_checkpoint_is_named_and_not_used(damage, tmp_path, capsys):
+    (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
+    reference = make_learner(PROMPT)
+    train(reference, SETTINGS | {"checkpoint_minutes": 1e-9}, make_windows(8), 5, tmp_path / "whole")
+    data = bytearray((tmp_path / "whole" / "checkpoint.pt").read_bytes())
+    data = data[:-100] if damage == "cut short" else data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+    (tmp_path / "cut" / "checkpoint.pt").write_bytes(data)
+    learner = make_learner(PROMPT)
+    train(learner, SETTINGS, make_windows(8), 5, tmp_path / "cut")
+    assert fingerprint(learner) == fingerprint(reference)
+    assert "checkpoint.pt is damaged" in capsys.readouterr().err
+
+
 def test_killed_and_continued_ends_in_the_same_bits(tmp_path, one_thread):
     """kill -9 in the middle; LoRA with dropout, whose draws must continue too."""
     killed = start("lora", tmp_path, pause=0.05)
@@ -152,7 +170,7 @@ def test_killed_and_continued_ends_in_the_same_bits(tmp_path, one_thread):
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
     killed.communicate()
-    step = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"]
+    step = saved_step(tmp_path / "checkpoint.pt")
     assert 0 < step < 40
     continued = start("lora", tmp_path)
     printed, said = continued.communicate(timeout=120)
@@ -195,11 +213,11 @@ def test_sigusr1_saves_and_goes_on_sigterm_saves_and_stops(tmp_path):
     wait_for(lambda: _catches(process.pid, signal.SIGUSR1), process)
     process.send_signal(signal.SIGUSR1)
     wait_for(checkpoint.exists, process)
-    first = torch.load(checkpoint, weights_only=True)["state"]["step"]
+    first = saved_step(checkpoint)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
-    assert first < torch.load(checkpoint, weights_only=True)["state"]["step"] < 40
+    assert first < saved_step(checkpoint) < 40
     process.communicate()
 
 
@@ -227,7 +245,7 @@ def test_sigterm_in_process_raises_stopped(tmp_path, monkeypatch):
     with pytest.raises(Stopped) as stopped:
         train(learner, SETTINGS, make_windows(), 0, tmp_path)
     assert stopped.value.code == 143
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 1
+    assert saved_step(tmp_path / "checkpoint.pt") == 1
 
 
 def test_non_finite_loss_stops_with_step_rate_and_checkpoint(tmp_path, monkeypatch):
@@ -245,7 +263,7 @@ def test_non_finite_loss_stops_with_step_rate_and_checkpoint(tmp_path, monkeypat
     )
     with pytest.raises(TrainingError, match=message):
         train(learner, SETTINGS | {"checkpoint_minutes": 0}, make_windows(), 0, tmp_path)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 2
+    assert saved_step(tmp_path / "checkpoint.pt") == 2
 
 
 def test_weights_that_are_nan_stop_at_the_first_step(tmp_path):

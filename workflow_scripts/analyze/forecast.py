@@ -69,7 +69,7 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     heldout = 3 * training["heldout_windows"] * training["sequence_length"]
     seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
     activations = (
-        training["micro_batch"] * training["sequence_length"] * _width(p) * LAYERS * 16 * device["bytes"]
+        training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 16 * device["bytes"]
     )
     return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, p * device["bytes"] + activations)
 
@@ -88,7 +88,7 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     seconds = (
         2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"] + _loading(p, device)
     )
-    activations = 16 * text["length"] * _width(p) * 40 * device["bytes"]
+    activations = 16 * text["length"] * width(p) * 40 * device["bytes"]
     return Cost(
         "evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, p * device["bytes"] + activations
     )
@@ -135,7 +135,7 @@ def _parameters(plan: Plan, model: str) -> float:
     return float(plan.config["models"][model]["parameters"])
 
 
-def _width(parameters: float) -> float:
+def width(parameters: float) -> float:
     """Hidden size of a decoder of LAYERS layers with 12 d^2 parameters each."""
     return math.sqrt(parameters / (12 * LAYERS))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from workflow_scripts.artifacts import ArtifactError, read_json
+from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file
 
 UNCALIBRATED = "none"  # the corpus of dense, rtn and magnitude (design, 2)
 ITEM_COLUMNS = ("task", "doc_id", "doc_hash", "correct", "gold_loglik", "margin")
@@ -89,6 +89,13 @@ class Results:
     def items(self, cell: Cell) -> pd.DataFrame:
         """Samples of a cell, indexed by (task, doc_hash, nth occurrence of that hash in the task)."""
         if cell not in self._items:
+            recorded = self.evaluations[cell]["manifest"].get("samples_sha256")
+            path = samples_path(self.planned[cell])
+            if recorded and path.exists() and sha256_file(path) != recorded:
+                raise ArtifactError(
+                    f"{path}: not the file that {self.planned[cell].name} describes (SHA-256); "
+                    f"delete {self.planned[cell]} to compute both again"
+                )
             self._items[cell] = read_samples(self.planned[cell])
         return self._items[cell]
 

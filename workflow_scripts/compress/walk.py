@@ -1,11 +1,12 @@
 """The walk: decoder layers in order, each calibrated on what the already compressed layers before it put out."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from workflow_scripts.artifacts import atomic_path
@@ -35,15 +36,33 @@ class FinishedLayers:
         return self.folder / f"layer-{index:04d}.safetensors"
 
     def save(self, index: int, tensors: dict[str, torch.Tensor], records: list[dict]) -> None:
+        text = json.dumps(records)
         with atomic_path(self.path(index)) as temporary:
-            save_file(tensors, temporary, metadata={"records": json.dumps(records)})
+            save_file(
+                tensors, temporary, metadata={"records": text, "sha256": _content_sha256(tensors, text)}
+            )
 
     def load(self, index: int) -> tuple[dict[str, torch.Tensor], list[dict]] | None:
+        """A finished layer; None where it is not there, was cut short or changed: it is computed again."""
         if not self.path(index).exists():
             return None
-        with safe_open(self.path(index), "pt") as handle:
-            records = json.loads(handle.metadata()["records"])
-        return load_file(self.path(index)), records
+        try:
+            with safe_open(self.path(index), "pt") as handle:
+                metadata = handle.metadata()
+            tensors = load_file(self.path(index))
+            intact = metadata["sha256"] == _content_sha256(tensors, metadata["records"])
+        except (SafetensorError, KeyError, TypeError):
+            intact = False
+        return (tensors, json.loads(metadata["records"])) if intact else None
+
+
+def _content_sha256(tensors: dict[str, torch.Tensor], records: str) -> str:
+    """SHA-256 over a layer's tensors (name, type, shape, bytes) and its records."""
+    found = hashlib.sha256(records.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return found.hexdigest()
 
 
 @torch.no_grad()

@@ -106,6 +106,7 @@ def evaluate_cell(
     }  # fmt: skip
     store.close()
     samples.write_samples(samples_path, rows)
+    outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
     artifacts.write_json(json_path, outcome, "evaluation")
     artifacts.clear_work(json_path)
     return outcome

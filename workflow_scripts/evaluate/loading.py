@@ -28,14 +28,18 @@ class CellFiles:
         compressed = read_json(self.compressed / "compression.json", "compression")["weights_sha256"]
         found = {"model": read_json(self.model / "manifest.json")["weights_sha256"], "compressed": compressed}
         for folder in self.adapters:
-            base = read_json(folder / "training.json", "training")["base_sha256"]
+            record = read_json(folder / "training.json", "training")
+            base, weights = record["base_sha256"], sha256_file(folder / "adapter_model.safetensors")
+            if weights != record["adapter_sha256"]:
+                raise ArtifactError(
+                    f"{folder}/adapter_model.safetensors: not the file that training.json describes (SHA-256); "
+                    "train it again"
+                )
             if base != compressed:
                 raise ArtifactError(
                     f"{folder}: was trained on weights {base[:12]}, the cell's are {compressed[:12]}; train it again"
                 )
-            found[f"adapter {folder.parent.name}/{folder.name}"] = sha256_file(
-                folder / "adapter_model.safetensors"
-            )
+            found[f"adapter {folder.parent.name}/{folder.name}"] = weights
         return found
 
 

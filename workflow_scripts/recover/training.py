@@ -9,6 +9,8 @@ in the same bits; signals and time make checkpoints; a loss that is not finite s
 """
 
 import contextlib
+import hashlib
+import io
 import math
 import signal
 import sys
@@ -147,8 +149,8 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
     optimizer = torch.optim.AdamW(learner.parameters, weight_decay=training["weight_decay"])
     state = State(micro_batch=min(training["micro_batch"], batch))
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state = _restore(checkpoint, learner.parameters, optimizer)
+    if values := _intact(checkpoint, learner.model.device):
+        state = _restore(values, learner.parameters, optimizer)
         say(f"continues from step {state.step} of {steps}")
     progress = Progress(steps, batch * windows.shape[1], state.step)
     clock = saved = time.monotonic()
@@ -205,17 +207,30 @@ def _gradient(learner: Learner, optimizer, rows: Tensor, state: State) -> float:
 
 
 def _save(file: Path, parameters: list[Tensor], optimizer, state: State) -> None:
+    """Write a checkpoint: 32 bytes of SHA-256, then what torch saves."""
     values = {
         "parameters": [p.detach() for p in parameters],
         "optimizer": optimizer.state_dict(),
         "state": asdict(state),
     }
+    saved = io.BytesIO()
+    torch.save(values, saved)
     with atomic_path(file) as temporary:
-        torch.save(values, temporary)
+        temporary.write_bytes(hashlib.sha256(saved.getbuffer()).digest() + saved.getbuffer())
 
 
-def _restore(file: Path, parameters: list[Tensor], optimizer) -> State:
-    values = torch.load(file, map_location=parameters[0].device, weights_only=True)
+def _intact(file: Path, device) -> dict | None:
+    """A checkpoint's values; None, and a line in the log, where it was cut short or changed: training starts over."""
+    if not file.exists():
+        return None
+    data = file.read_bytes()
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        say(f"{file} is damaged (SHA-256) and is not used: training starts over")
+        return None
+    return torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
+
+
+def _restore(values: dict, parameters: list[Tensor], optimizer) -> State:
     with torch.no_grad():
         for parameter, value in zip(parameters, values["parameters"], strict=True):
             parameter.copy_(value)

@@ -1,0 +1,130 @@
+"""The tiny grid through `snakemake --profile slurm`, and the commands beside it, on a real SLURM."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.slurm.conftest import accounted, queued
+from tests.workflow.conftest import jobs_of
+from workflow_scripts.config import load
+from workflow_scripts.grid import Plan
+
+
+def product(checkout, *arguments: str) -> subprocess.CompletedProcess:
+    """Run one of the product's commands in a checkout; output and errors together in stdout."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=checkout.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+
+
+def test_the_grid_is_complete_down_to_the_report(finished):
+    plan = Plan(load(finished.config()))
+    for cell in plan.cells("tiny"):
+        evaluation = json.loads((finished.folder / cell.json).read_text())
+        assert evaluation["manifest"]["recipe"] == plan.evaluate_recipe(cell)
+    assert "idp-5-8" in (finished.folder / "results/tiny/report.html").read_text()
+    assert "Nothing to be done" in finished.snakemake("--dry-run").stdout
+
+
+def test_each_job_ran_once_where_the_site_file_says(finished):
+    plan, jobs = Plan(load(finished.config())), accounted(finished.folder)
+    assert {job["State"] for job in jobs} == {"COMPLETED"} and {job["Account"] for job in jobs} == {
+        "research"
+    }
+    computing = [job for job in jobs if job["Partition"] == "gpu"]
+    compressions, similarities = 3, len(plan.similarity_cells("tiny"))
+    assert (
+        len(computing) == compressions + len(plan.adapters("tiny")) + len(plan.cells("tiny")) + similarities
+    )
+    assert all("gres/gpu=1" in job["AllocTRES"].split(",") for job in computing)
+    reading = [job for job in jobs if job["Partition"] == "cpu"]
+    assert len(reading) == 15 and not any("gpu" in job["AllocTRES"] for job in reading)
+
+
+def test_nothing_is_written_outside_the_known_folders(finished):
+    product_files = {
+        "Snakefile",
+        "envs",
+        "rules",
+        "profiles",
+        "reports",
+        "workflow_scripts",
+        "config.yaml",
+        "slurm",
+    }
+    written = {path.name for path in finished.folder.iterdir()} - product_files - {"run.txt"}
+    assert written == {"results", "resources", "logs", "work", ".snakemake"}
+    assert not [
+        file for file in finished.folder.glob("work/**/*") if file.is_file() and file.suffix != ".lock"
+    ]
+
+
+def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
+    """Pretended GPUs are assigned but PyTorch sees none: exactly this is found."""
+    done = product(finished, "workflow_scripts.preflight", "--grid", "tiny")
+    bad = [line for line in done.stdout.splitlines() if line.startswith("BAD")]
+    assert len(bad) == 1 and "PyTorch sees none" in bad[0], done.stdout
+    for line in (
+        "SLURM answers",
+        "account research",
+        "partition: gpu",
+        "cpu_partition: cpu",
+        "train_adapter: 1 GPU",
+    ):
+        assert f"ok    {line}" in done.stdout, done.stdout
+    assert "gpu2 sees what gpu1 wrote" in done.stdout and "locks are seen on gpu2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("site", "found"),
+    [
+        ({"account": "nobody"}, "account nobody is not yours"),
+        ({"partition": "gpus"}, "partition: scontrol"),
+        ({"partition": "minute"}, "exceed the partition's 1: set max_hours"),
+        ({"gpu_model": "h900"}, "train_adapter: 1 GPU"),
+    ],
+    ids=["account", "partition", "wall time", "GPU type"],
+)
+def test_preflight_names_what_is_wrong_in_the_site_file(copied, site, found):
+    copied.site(**site)
+    done = product(copied, "workflow_scripts.preflight", "--grid", "tiny")
+    assert done.returncode == 1
+    line = next(line for line in done.stdout.splitlines() if line.startswith("BAD") and found in line)
+    advice = done.stdout.splitlines()[done.stdout.splitlines().index(line) + 1]
+    assert "profiles/slurm/site.yaml" in advice
+
+
+@pytest.mark.parametrize(
+    "site",
+    [{"partition": "minute"}, {"gpu_model": "h900"}, {"account": "nobody"}],
+    ids=["time", "GPU", "account"],
+)
+def test_an_impossible_request_is_refused_before_anything_is_submitted(copied, site):
+    (copied.folder / "results/tiny/evaluations/tiny/gptq-w3/text/none/seed-0.json").unlink()
+    before = len(accounted(copied.folder))
+    copied.site(**site)
+    process = copied.start("results/tiny/evaluations/tiny/gptq-w3/text/none/seed-0.json")
+    assert process.wait(120) == 1
+    told = (copied.folder / "run.txt").read_text()
+    assert "the cluster can't run evaluate_cell" in told and "Nothing was submitted" in told
+    assert len(accounted(copied.folder)) == before and not queued()
+
+
+def test_the_status_of_a_finished_grid(finished):
+    done = product(finished, "workflow_scripts.grid_status", "--grid", "tiny")
+    assert done.returncode == 0, done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("evaluate_cell")).split()
+    assert row[1:] == ["9", "9", "0", "0", "0", "0"]
+    assert "About 0.0 hours of jobs are left" in done.stdout and "No run works in this folder." in done.stdout
+
+
+def test_setup_lines_of_the_site_file_run_before_the_work(copied):
+    copied.site(setup='echo "loaded {cuda}" >> setup.txt\n')
+    cell = "results/tiny/evaluations/tiny/gptq-w3/text/none/seed-0.json"
+    (copied.folder / cell).unlink()
+    assert jobs_of(copied.snakemake("--dry-run", cell).stdout) == ["Evaluate tiny gptq-w3 text none (seed 0)"]
+    copied.run(cell)
+    assert (copied.folder / "setup.txt").read_text() == "loaded {cuda}\n"

@@ -1,0 +1,148 @@
+"""`make status GRID=paper`: how many jobs are done, running, waiting and failed, why, and how long it will take.
+
+Reads files and, where there is one, SLURM's queue; changes nothing. Works while a run is on and after it.
+"""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from workflow_scripts import runs, slurm
+from workflow_scripts.analyze.forecast import Cost, compare, forecast
+from workflow_scripts.artifacts import ArtifactError, held_by, read_json, recorded_recipe
+from workflow_scripts.cluster import SITE, read_site
+from workflow_scripts.config import ConfigError, load, read
+from workflow_scripts.grid import Plan, compression_json
+
+STATES = ("done", "running", "queued", "waiting", "failed")
+SHOWN = 20
+
+
+class Work(NamedTuple):
+    """One job of the plan: its rule, its forecast's name, result, log, the folder or file it locks, its recipe."""
+
+    rule: str
+    name: str
+    result: str
+    log: str
+    writes: str
+    recipe: str
+
+
+def planned(plan: Plan, grid: str) -> list[Work]:
+    """Every job of the grid that computes on a model."""
+    cells = plan.cells(grid)
+    works = []
+    places = dict.fromkeys(
+        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in cells
+    )
+    for place in places:
+        result, name = compression_json(grid, *place), "/".join(place)
+        recipe = plan.compress(grid, *place)["recipe"]
+        works.append(_work(grid, "compress_model", name, result, os.path.dirname(result), recipe))
+    for cell in plan.adapters(grid):
+        folder = os.path.dirname(cell.training)
+        works.append(_work(grid, "train_adapter", cell.stem, cell.training, folder, plan.train_recipe(cell)))
+    for cell in cells:
+        works.append(
+            _work(grid, "evaluate_cell", cell.stem, cell.json, cell.json, plan.evaluate_recipe(cell))
+        )
+    for cell in plan.similarity_cells(grid):
+        recipe = plan.similarity(cell)["recipe"]
+        works.append(_work(grid, "measure_similarity", cell.stem, cell.similarity, cell.similarity, recipe))
+    return works
+
+
+def _work(grid: str, rule: str, name: str, result: str, writes: str, recipe: str) -> Work:
+    return Work(rule, name, result, f"logs/{grid}/{rule}/{name}.log", writes, recipe)
+
+
+def comment_of(grid: str, work: Work) -> str:
+    """What Snakemake's SLURM executor writes as a job's comment: the rule and its wildcards in their order."""
+    parts = work.name.replace("/seed-", "/").split("/")
+    return f"rule_{work.rule}_wildcards_{'_'.join([grid, *parts])}"
+
+
+def state(grid: str, work: Work, queue: dict[str, slurm.Job]) -> tuple[str, str]:
+    """(one of STATES, reason)."""
+    if recorded_recipe(work.result) == work.recipe:
+        return "done", ""
+    job = queue.get(comment_of(grid, work))
+    if (who := held_by(work.writes)) or (job and job.state in ("RUNNING", "COMPLETING")):
+        return "running", who or f"SLURM job {job.id}"
+    if job:
+        return "queued", f"SLURM job {job.id}: {job.reason}"
+    if Path(work.log).exists() and not Path(work.result).exists():
+        if held_by(runs.RESULTS) and "Traceback" not in Path(work.log).read_text(errors="replace"):
+            return "running", "starts"
+        return "failed", last_line(work.log)
+    return "waiting", "made by another recipe" if Path(work.result).exists() else ""
+
+
+def last_line(log: str) -> str:
+    """The last line of a log that says something."""
+    lines = [line.strip() for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "stopped before it wrote anything"
+
+
+def seconds_left(costs: list[Cost], states: dict[tuple[str, str], str], results: dict) -> float:
+    """Forecast seconds of what is not done, scaled by how long what is done took against its forecast."""
+    measured = {}
+    for (rule, name), result in results.items():
+        if states.get((rule, name)) == "done":
+            measured[rule, name] = read_json(result)["manifest"]["seconds"]
+    left = 0.0
+    for rule in dict.fromkeys(cost.kind for cost in costs):
+        mine = [cost for cost in costs if cost.kind == rule]
+        known = compare(mine, {name: value for (kind, name), value in measured.items() if kind == rule})
+        took, expected = (sum(row[key] for row in known) for key in ("measured", "forecast"))
+        scale = took / expected if known else 1.0
+        left += scale * sum(cost.seconds for cost in mine if states.get((rule, cost.name)) != "done")
+    return left
+
+
+def main(grid: str, configfiles: list[str]) -> int:
+    """Print the state of the grid; returns an exit status (1 for a bad name or file)."""
+    try:
+        plan = Plan(load(read(*configfiles)))
+        if grid not in plan.config["grids"]:
+            raise ConfigError(
+                f"grid '{grid}' is not in {' or '.join(configfiles)}; there are {', '.join(plan.config['grids'])}"
+            )
+        site = read_site(SITE)
+        queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.available() else {}
+    except (ConfigError, ArtifactError, OSError, slurm.SlurmError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    works = planned(plan, grid)
+    found = {work: state(grid, work, queue) for work in works}
+    print(f"{'':<20}{'jobs':>6}" + "".join(f"{name:>9}" for name in STATES))
+    for rule in dict.fromkeys(work.rule for work in works):
+        counts = Counter(found[work][0] for work in works if work.rule == rule)
+        print(f"{rule:<20}{counts.total():>6}" + "".join(f"{counts[name]:>9}" for name in STATES))
+    for wanted in ("failed", "running", "queued"):
+        chosen = [work for work in works if found[work][0] == wanted]
+        for work in chosen[:SHOWN]:
+            print(f"{wanted:<8} {work.rule} {work.name}: {found[work][1]} (log: {work.log})")
+        if len(chosen) > SHOWN:
+            print(f"{wanted:<8} ... and {len(chosen) - SHOWN} more")
+    states = {(work.rule, work.name): found[work][0] for work in works}
+    results = {(work.rule, work.name): work.result for work in works}
+    hours = seconds_left(forecast(plan, grid, site["hardware"]), states, results) / 3600
+    at_once = max(1, sum(value[0] == "running" for value in found.values()))
+    print(f"About {hours:.1f} hours of jobs are left, {hours / at_once:.1f} with {at_once} at a time.")
+    print(runs.state_of_folder() or "No run works in this folder.")
+    report = Path(f"results/{grid}/report.html")
+    print(f"Report: {report}" if report.exists() else "There is no report yet.")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", default="smoke")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile]))

@@ -1,0 +1,330 @@
+"""`make preflight GRID=paper`: would this grid run on this cluster? Each finding says what to do.
+
+Submits two jobs of seconds (on two nodes, if the partition has two) and no other; changes nothing but work/preflight/.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from workflow_scripts import slurm
+from workflow_scripts.analyze.forecast import forecast
+from workflow_scripts.artifacts import PACKAGE, ArtifactError, work_folder
+from workflow_scripts.cluster import SITE, Requests, read_site
+from workflow_scripts.config import ConfigError, load, read
+from workflow_scripts.grid import Plan, benchmark_manifest, corpus_manifest, model_manifest
+from workflow_scripts.grid_status import planned
+
+MINUTES = 10
+
+
+class Findings:
+    """Lines of the checklist as they come, and whether one was bad."""
+
+    def __init__(self):
+        self.failed = False
+
+    def good(self, line: str) -> None:
+        print(f"ok    {line}", flush=True)
+
+    def bad(self, line: str, advice: str) -> None:
+        self.failed = True
+        print(f"BAD   {line}\n      -> {advice}", flush=True)
+
+
+def environment() -> str:
+    """Digest of Python and every installed library with its version."""
+    found = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
+    return hashlib.sha256(f"{sys.version}{found}".encode()).hexdigest()[:16]
+
+
+def probe(folder: Path) -> None:
+    """What a node sees, as JSON in `folder`: run by the test jobs (`python -m workflow_scripts.preflight --probe`)."""
+    import torch
+
+    node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+    with open(folder / "lock") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            excluded = False
+        except BlockingIOError:
+            excluded = True
+    found = {
+        "node": node,
+        "environment": environment(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "assigned": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        "lock_excludes": excluded,
+        "seen": sorted(path.name for path in folder.glob("*.json")),
+    }
+    temporary = folder / f".{node}.tmp"
+    temporary.write_text(json.dumps(found))
+    os.replace(temporary, folder / f"{node}.json")
+
+
+def check_cluster(plan: Plan, grid: str, site: dict, say: Findings) -> None:
+    """SLURM answers; account and partitions exist; the largest job of every rule could start."""
+    if not slurm.available():
+        say.bad("SLURM's commands are not in PATH", "run this on a login node, or load the cluster's module")
+        return
+    try:
+        slurm.ask("scontrol", "ping")
+    except slurm.SlurmError as error:
+        say.bad(str(error), "ask the administrators whether the controller is up")
+        return
+    say.good("SLURM answers")
+    _check_account(site["account"], say)
+    for key in ("partition", "cpu_partition"):
+        if key == "cpu_partition" and site[key] is None:
+            say.good("tables, figures and report run here (no cpu_partition)")
+            continue
+        try:
+            found = slurm.limits(site[key])
+        except slurm.SlurmError as error:
+            say.bad(f"{key}: {error}", f"correct `{key}` in {SITE}; sinfo lists the partitions")
+        else:
+            say.good(f"{key}: {found['PartitionName']}, at most {found.get('MaxTime')} a job")
+    _check_requests(plan, grid, site, say)
+
+
+def _check_account(account: str | None, say: Findings) -> None:
+    if account is None:
+        say.good("no account is named: SLURM's default is used")
+        return
+    try:
+        known = slurm.ask(
+            "sacctmgr", "-nP", "list", "assoc", f"user={os.environ.get('USER', 'root')}", "format=account"
+        )
+    except slurm.SlurmError as error:
+        say.bad(
+            f"account {account}: can't be checked ({error})", "ask the administrators, or go on at your risk"
+        )
+        return
+    if account in known.split():
+        say.good(f"account {account}")
+    else:
+        names = ", ".join(sorted(set(known.split()))) or "none"
+        say.bad(f"account {account} is not yours", f"correct `account` in {SITE}; yours: {names}")
+
+
+def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
+    """Ask SLURM about the largest request of every rule."""
+    requests, largest = Requests(plan, site), {}
+    for work in planned(plan, grid):
+        wildcards = wildcards_of(grid, work)
+        try:
+            request = {
+                "mem_mb": requests.mem_mb(work.rule, wildcards, 1),
+                "runtime": requests.runtime(work.rule, wildcards, 1),
+                "gpu": requests.gpus(work.rule, wildcards),
+                "gpu_model": site["gpu_model"], "threads": 1, "nodes": 1, **requests.where("partition"),
+            }  # fmt: skip
+        except ArtifactError as error:
+            say.bad(str(error), "nothing would be submitted")
+            return
+        before = largest.setdefault(work.rule, request)
+        for key in ("mem_mb", "runtime"):
+            before[key] = max(before[key], request[key])
+    for rule, request in largest.items():
+        what = f"{rule}: {request['gpu'] or 0} GPU, {request['mem_mb']} MB, {request['runtime']} min"
+        if why := slurm.refusal(request):
+            say.bad(f"{what}: {why}", f"correct {SITE}, or ask for what the partition has")
+        else:
+            say.good(what)
+
+
+def wildcards_of(grid: str, work) -> dict:
+    """A planned job's wildcards, from its name."""
+    names = ("model", "compressor", "corpus", "method", "seed")
+    return {"grid": grid, **dict(zip(names, work.name.replace("/seed-", "/").split("/")))}
+
+
+def check_nodes(site: dict, say: Findings) -> None:
+    """Test jobs: GPUs, environment, shared folder and locks as two nodes see them."""
+    folder = work_folder("preflight").resolve()
+    for old in folder.glob("*.json"):
+        old.unlink()
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first = _test_job(folder, site, [], say)
+        if first is None:
+            return
+        second = _test_job(folder, site, [f"--exclude={first['node']}"], say, required=False)
+    gpus = len(first["gpus"]) or (
+        f"CUDA_VISIBLE_DEVICES={first['assigned']}, but PyTorch sees none" if first["assigned"] else 0
+    )
+    if site["hardware"]["gpu"] and not first["gpus"]:
+        say.bad(
+            f"GPU on {first['node']}: {gpus}",
+            "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would run on the CPU",
+        )
+    else:
+        say.good(f"GPU on {first['node']}: {', '.join(first['gpus']) or 'none asked for'}")
+    for found in filter(None, (first, second)):
+        if found["environment"] == environment():
+            say.good(f"environment on {found['node']} is the one here")
+        else:
+            say.bad(
+                f"environment on {found['node']} is another", "install into a folder that every node sees"
+            )
+        if found["lock_excludes"]:
+            say.good(f"locks are seen on {found['node']}")
+        else:
+            say.bad(
+                f"{found['node']} does not see this node's file locks",
+                "mount it with flock (Lustre: -o flock; NFS: version 4), or two writers don't notice each other",
+            )  # fmt: skip
+    if second is None:
+        say.good("a second node was not tried: the partition has no other free one")
+    elif f"{first['node']}.json" in second["seen"]:
+        say.good(f"{second['node']} sees what {first['node']} wrote")
+    else:
+        say.bad(
+            f"{second['node']} does not see what {first['node']} wrote",
+            "work in a folder that every node shares",
+        )
+
+
+def _test_job(
+    folder: Path, site: dict, options: list[str], say: Findings, required: bool = True
+) -> dict | None:
+    """Run `probe` on one node and read what it found."""
+    call = [f"--{name}={site[name]}" for name in ("account", "partition", "constraint", "qos") if site[name]]
+    if site["hardware"]["gpu"]:
+        call.append(f"--gpus={site['gpu_model'] + ':' if site['gpu_model'] else ''}1")
+    before = set(folder.glob("*.json"))
+    script = f"{site['setup']}\nexec {sys.executable} -m workflow_scripts.preflight --probe {folder}"
+    try:
+        done = subprocess.run(
+            ["sbatch", "--wait", "--nodes=1", f"--time={MINUTES}", "--mem=4000", f"--job-name={slurm.PREFIX}_preflight",
+             f"--output={folder}/job.log", f"--chdir={PACKAGE.parent}", *call, *options, "--wrap", script],
+            text=True, capture_output=True, check=False, timeout=60 * MINUTES,
+        )  # fmt: skip
+        reason = done.stderr.strip() or (folder / "job.log").read_text(errors="replace").strip()[-300:]
+    except (subprocess.TimeoutExpired, OSError) as error:
+        done, reason = None, str(error)
+    new = set(folder.glob("*.json")) - before
+    if done is not None and done.returncode == 0 and new:
+        return json.loads(new.pop().read_text())
+    if required:
+        say.bad(f"the test job did not run: {reason}", f"see {folder}/job.log and squeue --me")
+    return None
+
+
+def check_sources(plan: Plan, grid: str, say: Findings) -> None:
+    """Everything the grid reads is here, or its source can be reached from here."""
+    settings, cells = plan.grid(grid), plan.cells(grid)
+    wanted = {("models", cell.model): model_manifest(cell.model) for cell in cells}
+    corpora = {cell.corpus for cell in cells} - {"none"} | set(
+        settings["evaluation"]["perplexity"]["corpora"]
+    )
+    wanted |= {("corpora", name): corpus_manifest(name) for name in sorted(corpora)}
+    data = settings["benchmarks"]
+    wanted |= {("benchmarks", task): benchmark_manifest(data, task) for task in settings["tasks"]}
+    missing = [key for key, manifest in wanted.items() if not Path(manifest).exists()]
+    say.good(f"{len(wanted) - len(missing)} of {len(wanted)} models, corpora and tasks are here")
+    sources = set()
+    for catalogue, name in missing:
+        spec = (
+            plan.config["benchmarks"][data][name]
+            if catalogue == "benchmarks"
+            else plan.config[catalogue][name]
+        )
+        sources.add(spec["source"])
+    for source, reach in (("hub", _reach_hub), ("pypi", _reach_pypi)):
+        if source in sources:
+            problem = reach()
+            if problem:
+                say.bad(
+                    f"{source} can't be reached from here: {problem}",
+                    "fetch once where there is a network, and copy resources/",
+                )
+            else:
+                say.good(f"{source} can be reached from here")
+
+
+def _reach_hub() -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info("facebook/opt-125m", timeout=15)
+    except (OSError, HfHubHTTPError) as error:
+        return " ".join(str(error).split())[:200]
+    return None
+
+
+def _reach_pypi() -> str | None:
+    call = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
+    folder = work_folder("preflight") / "pip"
+    done = subprocess.run([*call, f"--dest={folder}", "pyyaml"], text=True, capture_output=True, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None if done.returncode == 0 else " ".join(done.stderr.split())[-200:]
+
+
+def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
+    """Free disk against the forecast of what the grid leaves, with the models themselves."""
+    need = sum(cost.disk for cost in forecast(plan, grid, site["hardware"]))
+    models = {cell.model for cell in plan.cells(grid)}
+    need += sum(
+        4 * plan.config["models"][m]["parameters"] for m in models if not Path(model_manifest(m)).exists()
+    )
+    free = shutil.disk_usage(".").free
+    line = f"disk: {free / 1e9:.0f} GB free, about {need / 1e9:.0f} GB needed"
+    if free < 1.2 * need:
+        say.bad(line, "free space, or work on another file system")
+    else:
+        say.good(line)
+
+
+def main(grid: str, configfiles: list[str]) -> int:
+    """Print the checklist; returns 1 if anything in it is bad."""
+    say = Findings()
+    try:
+        plan = Plan(load(read(*configfiles)))
+        site = read_site(SITE)
+        plan.grid(grid)
+    except (ConfigError, ArtifactError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyError:
+        print(
+            f"grid '{grid}' is not in {' or '.join(configfiles)}; there are {', '.join(plan.config['grids'])}",
+            file=sys.stderr,
+        )
+        return 1
+    check_disk(plan, grid, site, say)
+    check_sources(plan, grid, say)
+    check_cluster(plan, grid, site, say)
+    if not say.failed:
+        check_nodes(site, say)
+    print("Not ready: see the lines above." if say.failed else "Ready.")
+    return int(say.failed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", default="paper")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
+    parser.add_argument("--probe", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.probe:
+        probe(arguments.probe)
+    else:
+        sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile]))

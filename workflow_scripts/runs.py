@@ -1,0 +1,71 @@
+"""Who works in this folder: one run at a time, on one machine or on a cluster."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from workflow_scripts import slurm
+from workflow_scripts.artifacts import ArtifactError, held_by, hold
+
+LOCKS = Path(".snakemake/locks")
+RESULTS = "results"  # whose lock a run holds while it lives
+RESUME = "`make resume` cancels what is left of it and goes on (PROFILE=slurm on a cluster)"
+_life = ExitStack()
+
+
+def locked() -> bool:
+    """Whether Snakemake's lock is on this folder (a killed run leaves it behind)."""
+    return LOCKS.is_dir() and any(LOCKS.iterdir())
+
+
+def living() -> list:
+    """Snakemake processes (main or job) of this machine that work in this folder, without this one and its parents."""
+    import psutil
+
+    here, found = str(Path.cwd()), []
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.pid not in mine
+                and process.cwd() == here
+                and any("snakemake" in Path(part).name for part in process.cmdline()[:4])
+            ):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def state_of_folder() -> str | None:
+    """A line on a folder that Snakemake will call locked: by whom, or that it is a killed run's; None if it is free."""
+    if not locked():
+        return None
+    if who := held_by(RESULTS) or ", ".join(f"pid {process.pid}" for process in living()):
+        return f"A run works in this folder: {who}. Wait for it, or stop it."
+    return f"An earlier run was killed in this folder: {RESUME}."
+
+
+def begin(on_cluster: bool) -> None:
+    """Take the folder for as long as this process lives; ArtifactError where another run, or jobs of one, are in it."""
+    if on_cluster and (jobs := slurm.jobs_of_folder()):
+        raise ArtifactError(
+            f"{len(jobs)} jobs of an earlier run in this folder are still on the cluster "
+            f"({', '.join(job.id for job in jobs[:5])}, ...): {RESUME}"
+        )
+    _life.enter_context(hold(RESULTS))
+
+
+def refuse_impossible(jobs) -> None:
+    """ArtifactError, before anything is submitted, where SLURM would never start one of these Snakemake jobs."""
+    seen = {}
+    for job in jobs:
+        request = {name: job.resources.get(name) for name in slurm.REQUEST} | {"threads": job.threads}
+        seen.setdefault(tuple(request.items()), (job.rule.name, request))
+    for rule, request in seen.values():
+        if why := slurm.refusal(request):
+            asked = ", ".join(f"{name}={value}" for name, value in request.items() if value is not None)
+            raise ArtifactError(
+                f"the cluster can't run {rule}: {why} (asked for: {asked}). Nothing was submitted; "
+                "see profiles/slurm/site.example.yaml"
+            )

@@ -1,0 +1,115 @@
+"""The few questions that this pipeline asks SLURM beside what Snakemake's executor does. Never imports torch."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+PREFIX = "displaced"  # slurm-jobname-prefix of profiles/slurm: a job's name is <prefix>_<id of the run>
+SECONDS = 60
+OPTIONS = {
+    "slurm_account": "account", "slurm_partition": "partition", "constraint": "constraint", "qos": "qos",
+    "mem_mb": "mem", "runtime": "time", "threads": "cpus-per-task", "nodes": "nodes",
+}  # fmt: skip
+REQUEST = (*OPTIONS, "gpu", "gpu_model")  # the Snakemake resources that decide whether a job can ever start
+
+
+class SlurmError(RuntimeError):
+    """SLURM doesn't answer, or refuses; the message is its own."""
+
+
+class Job(NamedTuple):
+    """A job of this folder in the queue. `comment` names rule and wildcards, as Snakemake's executor writes it."""
+
+    id: str
+    run: str
+    state: str
+    reason: str
+    comment: str
+
+
+def available() -> bool:
+    """Whether SLURM's commands are installed here."""
+    return all(map(shutil.which, ("squeue", "sbatch", "scancel")))
+
+
+def ask(*command: str) -> str:
+    """Output of one of SLURM's commands; SlurmError with its message on failure."""
+    try:
+        done = subprocess.run(command, text=True, capture_output=True, check=False, timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlurmError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise SlurmError(f"{command[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def jobs_of_folder(folder: Path | None = None) -> list[Job]:
+    """This user's jobs in the queue (not ended) that a run in `folder` (default: here) submitted."""
+    here = os.path.realpath(folder or Path.cwd())
+    lines = ask("squeue", "--me", "--noheader", "--format=%i|%j|%T|%r|%Z|%k").splitlines()
+    rows = [line.split("|", 5) for line in lines]
+    return [
+        Job(id, run, state, reason, comment)
+        for id, run, state, reason, where, comment in rows
+        if run.startswith(f"{PREFIX}_") and os.path.realpath(where) == here
+    ]
+
+
+def cancel(jobs: list[Job], seconds: float = 120) -> None:
+    """Cancel jobs and wait until they are gone, so that none writes beside its successor; SlurmError if they stay."""
+    ids = {job.id for job in jobs}
+    ask("scancel", *sorted(ids))
+    deadline = time.monotonic() + seconds
+    while left := ids & {job.id for job in jobs_of_folder()}:
+        if time.monotonic() > deadline:
+            raise SlurmError(f"jobs {', '.join(sorted(left))} were cancelled but don't end; see squeue")
+        time.sleep(1)
+
+
+def limits(partition: str | None) -> dict[str, str]:
+    """Settings of a partition (the default one for None), as `scontrol show partition` names them."""
+    for block in ask("scontrol", "show", "partition", *([partition] if partition else [])).split("\n\n"):
+        settings = dict(re.findall(r"(\w+)=(\S+)", block))
+        if partition or settings.get("Default") == "YES":
+            return settings
+    raise SlurmError("scontrol: the cluster has no default partition; name one in the site file")
+
+
+def minutes(text: str) -> float:
+    """[days-]hours:minutes:seconds, minutes:seconds or minutes -> minutes; UNLIMITED is infinite."""
+    if text in ("UNLIMITED", "NONE"):
+        return float("inf")
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        parts += [0] * (3 - len(parts))
+    elif len(parts) == 1:
+        parts = [0, *parts, 0]
+    seconds = sum(part * unit for part, unit in zip(reversed(parts), (1, 60, 3600)))
+    return (int(days or 0) * 86400 + seconds) / 60
+
+
+def refusal(request: dict) -> str | None:
+    """Why SLURM would never start a job with these Snakemake resources; None if it would. Nothing is submitted.
+
+    `sbatch --test-only` knows accounts, partitions, GPUs, memory and CPUs; a wall time beyond the partition's limit it
+    accepts on most clusters, and the job then waits for ever.
+    """
+    call = [
+        f"--{option}={request[name]}" for name, option in OPTIONS.items() if request.get(name) is not None
+    ]
+    if request.get("gpu"):
+        model = request.get("gpu_model")
+        call.append(f"--gpus={f'{model}:' if model else ''}{request['gpu']}")
+    try:
+        longest = minutes(limits(request.get("slurm_partition")).get("MaxTime", "UNLIMITED"))
+        if request["runtime"] > longest:
+            return f"{request['runtime']} minutes exceed the partition's {longest:.0f}: set max_hours: {longest / 60:g}"
+        ask("sbatch", "--test-only", *call, "--wrap=true")
+    except SlurmError as error:
+        return str(error)
+    return None
