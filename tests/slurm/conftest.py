@@ -95,7 +95,7 @@ def stop(process: subprocess.Popen, with_signal=signal.SIGKILL) -> None:
 
 def accounted(folder: Path) -> list[dict]:
     """Every SLURM job that was submitted from a folder, ended or not, from the cluster's accounting."""
-    fields = ["JobIDRaw", "State", "Partition", "AllocTRES", "Account", "WorkDir", "Elapsed", "Restarts"]
+    fields = ["JobIDRaw", "State", "Partition", "AllocTRES", "Account", "WorkDir", "Elapsed"]
     lines = output(
         "sacct", "-nPX", "--duplicates", "--starttime=now-2days", f"--format={','.join(fields)}"
     ).splitlines()

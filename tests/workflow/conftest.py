@@ -19,6 +19,8 @@ PRODUCT = ("Snakefile", "envs", "rules", "profiles", "reports", "workflow_script
 class Checkout:
     """A folder with the product and a configuration of its own."""
 
+    COMMAND = (sys.executable, "-m", "snakemake")
+
     def __init__(self, folder: Path):
         self.folder = folder
 
@@ -29,7 +31,7 @@ class Checkout:
         }
         environment["HF_HUB_OFFLINE"] = "1"
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            [*self.COMMAND, "--cores", "2", *arguments],
             cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
         if check and done.returncode:
