@@ -42,9 +42,12 @@ if workflow.is_main_process and (state := runs.state_of_folder()):
 
 
 onstart:
-    runs.begin(on_cluster=not workflow.local_exec)
-    if not workflow.local_exec:
-        runs.refuse_impossible(job for job in workflow.dag.needrun_jobs() if not job.is_local)
+    try:
+        runs.begin(on_cluster=not workflow.local_exec)
+        if not workflow.local_exec:
+            runs.refuse_impossible(job for job in workflow.dag.needrun_jobs() if not job.is_local)
+    except ArtifactError as error:
+        raise WorkflowError(f"Nothing was started: {error}") from None
 
 
 def one_of(names):

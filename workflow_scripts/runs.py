@@ -49,9 +49,9 @@ def state_of_folder() -> str | None:
 def begin(on_cluster: bool) -> None:
     """Take the folder for as long as this process lives; ArtifactError where another run, or jobs of one, are in it."""
     if on_cluster and (jobs := slurm.jobs_of_folder()):
+        ids = ", ".join(job.id for job in jobs[:5]) + (", ..." if len(jobs) > 5 else "")
         raise ArtifactError(
-            f"{len(jobs)} jobs of an earlier run in this folder are still on the cluster "
-            f"({', '.join(job.id for job in jobs[:5])}, ...): {RESUME}"
+            f"jobs of an earlier run in this folder are still on the cluster ({ids}): {RESUME}"
         )
     _life.enter_context(hold(RESULTS))
 
@@ -66,6 +66,6 @@ def refuse_impossible(jobs) -> None:
         if why := slurm.refusal(request):
             asked = ", ".join(f"{name}={value}" for name, value in request.items() if value is not None)
             raise ArtifactError(
-                f"the cluster can't run {rule}: {why} (asked for: {asked}). Nothing was submitted; "
-                "see profiles/slurm/site.example.yaml"
+                f"the cluster can't run {rule}: {why} (asked for: {asked}); nothing was submitted. "
+                "See profiles/slurm/site.example.yaml"
             )

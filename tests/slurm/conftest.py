@@ -17,7 +17,7 @@ from tests.slurm.local_slurm import LocalSlurm, output
 from tests.workflow.conftest import Checkout, product_copy
 
 SITE = {"account": "research", "partition": "gpu", "cpu_partition": "cpu", "gpu_model": "pretended"}
-LONG = 1_200_000  # training tokens of an adapter that must not be finished before it is disturbed
+LONG = 400_000  # training tokens of an adapter that must not be finished before it is disturbed
 
 
 def pytest_collection_modifyitems(items):
@@ -145,9 +145,9 @@ def copied(finished, tmp_path) -> ClusterCheckout:
 
 @pytest.fixture(scope="session")
 def long_config(sources) -> dict:
-    """The tiny configuration with one adapter whose training takes most of a minute."""
+    """The tiny configuration with one adapter whose training takes about a minute."""
     slow = sources["methods"]["lora-r2"] | {"training": {"tokens": LONG}}
-    regime = sources["training"]["tiny"] | {"checkpoint_minutes": 0.05}
+    regime = sources["training"]["tiny"] | {"checkpoint_minutes": 0.05, "micro_batch": 1}
     return sources | {
         "methods": sources["methods"] | {"lora-r2": slow},
         "training": {"tiny": regime},

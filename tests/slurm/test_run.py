@@ -109,7 +109,7 @@ def test_an_impossible_request_is_refused_before_anything_is_submitted(copied, s
     process = copied.start("results/tiny/evaluations/tiny/gptq-w3/text/none/seed-0.json")
     assert process.wait(120) == 1
     told = (copied.folder / "run.txt").read_text()
-    assert "the cluster can't run evaluate_cell" in told and "Nothing was submitted" in told
+    assert "the cluster can't run evaluate_cell" in told and "nothing was submitted" in told
     assert len(accounted(copied.folder)) == before and not queued()
 
 
