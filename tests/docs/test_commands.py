@@ -11,8 +11,10 @@ from tests.docs.examples import Example, commands, files
 # What becomes of a command, by the first pattern that it matches. A command that none matches is run by no test.
 KINDS = {
     "itself": r"make test",  # the run that this test is a part of
+    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|cp .*|make audit",  # tests/slurm runs them
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
-    "cheap": r"make|source .*|make (explain|forecast) .*|snakemake .*--list-rules.*|snakemake --unlock"
+    "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
+    r"|snakemake .*--list-rules.*|snakemake --unlock"
     r"|python -m workflow_scripts\.\w+ --help"
     r"|python -m workflow_scripts\.forecast_grid .*|snakemake (.* )?-n( .*)?",
     "expensive": r"make (demo|run .*)|snakemake .*results/.*",
@@ -78,7 +80,7 @@ def test_a_page_runs_as_it_is_written(page, tmp_path):
     folder = stage.with_tiny_sources(stage.build(tmp_path / "clone"))
     stage.write(folder, files(page))
     for text in dict.fromkeys(example.text for example in ALL if example.page == page):
-        if kind(text) != "itself":
+        if kind(text) not in ("itself", "elsewhere"):
             done = stage.run(folder, f"{text} -n" if kind(text) == "cluster" else text)
             assert done.returncode == 0, f"{page}: {text}\n{done.stdout[-6000:]}"
             assert "Traceback" not in done.stdout

@@ -178,3 +178,14 @@ def test_messages_and_states_are_the_products_own():
             source += Path(snakemake.persistence.__file__).read_text()
         parts = re.split(r"<\w+>: <\w+>: <\w+> \(log: <\w+>\)|\.\.\.|\d+ of \d+", state)
         assert all(part.strip(" ()") in source for part in parts), state
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = {
+        (file, name)
+        for page in PAGES
+        for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())
+    }
+    assert len(named) > 25
+    absent = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
+    assert not absent

@@ -128,3 +128,15 @@ def test_setup_lines_of_the_site_file_run_before_the_work(copied):
     assert jobs_of(copied.snakemake("--dry-run", cell).stdout) == ["Evaluate tiny gptq-w3 text none (seed 0)"]
     copied.run(cell)
     assert (copied.folder / "setup.txt").read_text() == "loaded {cuda}\n"
+
+
+def test_a_result_that_appears_late_is_waited_for(copied):
+    """As on a slow shared file system: the file is away for six seconds after the job's script has ended."""
+    cell = "results/tiny/evaluations/tiny/gptq-w3/text/none/seed-0.json"
+    (copied.folder / cell).unlink()
+    away = f"mv {cell} {cell}.away; (sleep 6; mv {cell}.away {cell}) > /dev/null 2>&1 &"
+    copied.site(setup=f"trap '{away}' EXIT\n")
+    copied.run(cell)
+    assert (copied.folder / cell).exists()
+    jobs = [job for job in accounted(copied.folder) if job["Partition"] == "gpu"]
+    assert [job["State"] for job in jobs] == ["COMPLETED"]
