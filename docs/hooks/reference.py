@@ -78,9 +78,9 @@ def value_text(rule: dict, root: dict) -> str:
             case "string":
                 words.append("SHA-256" if "64}" in rule.get("pattern", "") else "text")
             case "integer" | "number":
-                words.append(
-                    ", ".join([name, *_range(rule)]) + (f" ({rule['unit']})" if "unit" in rule else "")
-                )
+                unit = rule.get("unit", "dimensionless")
+                text = ", ".join([name, *_range(rule)])
+                words.append(text if unit == "dimensionless" else f"{text} ({unit})")
             case "boolean":
                 words.append("`true` or `false`")
             case _:
@@ -96,6 +96,8 @@ def _list_text(rule: dict, root: dict) -> str:
 
 
 def _range(rule: dict) -> list[str]:
+    if "minimum" in rule and "maximum" in rule:
+        return [f"{rule['minimum']:,} to {rule['maximum']:,}"]
     words = {
         "minimum": "at least",
         "exclusiveMinimum": "above",
