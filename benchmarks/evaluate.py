@@ -2,9 +2,10 @@
 
     python -m benchmarks.evaluate [--data FOLDER] [--items N] [--methods none prompt-100 ...] [--tasks ...]
 
-Two processes score the same documents in turn, task by task, with the same threads: HFLM as the harness ships it (with
-PEFT for a method's adapter, which is untrained: neither speed nor identity depends on its values), and the scorer as
-evaluate_cell runs it (with its allocator settings, allocator.py). While one works the other waits. Printed per task:
+Two processes score the same documents in turn, task by task, with the same threads and the same settings of the memory
+allocator (allocator.py; --harness-allocator shipped leaves HFLM to the system's, slower where fresh memory is dear):
+HFLM (with PEFT for a method's adapter, which is untrained: neither speed nor identity depends on its values), and the
+scorer as evaluate_cell runs it. While one works the other waits. Printed per task:
 identity (largest difference of a log-likelihood in nats; documents whose prediction, greedy flag or generated string
 differs), seconds of both, their ratio, and ours over the floor: the least floating-point work for these documents (each
 distinct token once, the head where a score is needed, attention to what is visible) at the rate at which this machine
@@ -34,6 +35,7 @@ from workflow_scripts.evaluate.packing import Row
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, load_task
 from workflow_scripts.recover.adapters import attach, create, save
+from workflow_scripts.recover.lora import merge
 from workflow_scripts.sources.models import load_dense, load_tokenizer
 
 TOLERANCE = 1e-3  # nats
@@ -88,6 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="HFLM's batch size")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="ours; HFLM's is fp32")
     parser.add_argument("--row-tokens", type=int, help="ours: tokens per forward pass")
+    parser.add_argument("--harness-allocator", choices=["kept", "shipped"], default="kept")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--output", type=Path, help="JSON of all records")
     return parser.parse_args()
@@ -121,13 +124,14 @@ class Ours:
     """The scorer, its answers with what the floor and the cap say of them."""
 
     def __init__(self, method: str, folder: Path, args: argparse.Namespace):
-        keep_memory()
         tokenizer, adapters = load_tokenizer(args.model), [folder / method]
         model = load_dense(args.model, torch.bfloat16 if args.precision == "bf16" else torch.float32)
         recovered = attach(model, tokenizer, METHODS[method], adapters if method != "none" else [])
         if args.precision == "bf16":
             float32_head(recovered.model)
-        self.lm = Scorer(recovered.model, tokenizer, recovered.bank, row_tokens=args.row_tokens)
+        lora = METHODS[method]["kind"] == "lora" and args.precision == "fp32"
+        model = merge(recovered.model) if lora else recovered.model
+        self.lm = Scorer(model, tokenizer, recovered.bank, row_tokens=args.row_tokens)
 
     def answer(self, task: EvaluationTask, clock) -> tuple[float, list, float, set]:
         """Seconds, answers, floor in seconds, numbers of the documents whose generation met the cap."""
@@ -159,6 +163,8 @@ class Contestant:
 
 
 def _work(kind: type, args: argparse.Namespace, folder: Path, pipe) -> None:
+    if kind is Ours or args.harness_allocator == "kept":
+        keep_memory()
     torch.set_num_threads(args.threads)
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     tokenizer, prepared, worker = load_tokenizer(args.model), None, None

@@ -1,6 +1,6 @@
 """A cell's model: dense weights, compressed linears, a method's adapters; and what identifies all of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,7 +48,10 @@ def default_device() -> torch.device:
 
 
 def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device, corpus: Path | None):
-    """(Recovered, tokenizer) of a cell. corpus: its training corpus' folder, read only for a `calibrated` IDP."""
+    """(Recovered, tokenizer) of a cell. corpus: its training corpus' folder, read only for a `calibrated` IDP.
+
+    In float32 a LoRA is added to the weights that it adapts, which costs nothing then; bf16 would round the sum.
+    """
     tokenizer = load_tokenizer(files.model)
     model = load_compressed(files.model, files.compressed, dtype=DTYPES[precision], device=device)
     contexts = None
@@ -59,6 +62,10 @@ def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device,
         )
         contexts = windows.tolist()
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
+    if method["kind"] == "lora" and precision == "fp32":
+        from workflow_scripts.recover.lora import merge
+
+        recovered = replace(recovered, model=merge(recovered.model))
     return recovered, tokenizer
 
 
