@@ -5,6 +5,7 @@ that run is alive here; such jobs are cancelled only by `resume`.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -56,7 +57,7 @@ def main(grid: str, extra: list[str], profile: str | None = None, resume: bool =
         memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
         extra = ["--resources", f"mem_mb={memory}", *extra]
     settings = ["--quiet", "host", "reason", "--config", f"grid={grid}"]
-    status = subprocess.run([*snakemake, *settings, *extra], check=False).returncode
+    status = follow([*snakemake, *settings, *extra])
     if status:
         print(
             "The run did not finish. The lines above name each failed job, its cause and its log.",
@@ -68,6 +69,17 @@ def main(grid: str, extra: list[str], profile: str | None = None, resume: bool =
     print("\n".join(lines(read_json(f"results/{grid}/verdict.json"))))
     print(f"Report: results/{grid}/report.html")
     return 0
+
+
+def follow(command: list[str]) -> int:
+    """Run a command to its end, whatever signal comes: SIGTERM is passed on, Ctrl-C the terminal sends to both.
+
+    `subprocess.run` would kill Snakemake a quarter of a second after Ctrl-C, before it could cancel its jobs.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    process = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    return process.wait()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 PRODUCT = ("Snakefile", "envs", "rules", "profiles", "reports", "workflow_scripts")
 
 
+TOKEN = "hf_aSecretThatNoFileMayHold"
+
+
 class Checkout:
     """A folder with the product and a configuration of its own."""
 
@@ -29,7 +32,7 @@ class Checkout:
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE") and k != "PYTHONPATH"
         }
-        environment["HF_HUB_OFFLINE"] = "1"
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_TOKEN": TOKEN}
         done = subprocess.run(
             [*self.COMMAND, "--cores", "2", *arguments],
             cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,

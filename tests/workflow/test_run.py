@@ -8,7 +8,7 @@ import time
 import pandas as pd
 import pytest
 
-from tests.workflow.conftest import Checkout, jobs_of, product_copy
+from tests.workflow.conftest import TOKEN, Checkout, jobs_of, product_copy
 from workflow_scripts.artifacts import check
 from workflow_scripts.grid import Plan
 
@@ -50,6 +50,12 @@ def test_the_report_stands_alone(finished):
     report = (finished.folder / "results/tiny/report.html").read_text()
     assert "idp-5-8" in report
     assert '<script src="http' not in report and '<link rel="stylesheet" href="http' not in report
+
+
+def test_the_hub_token_is_in_no_file(finished):
+    for file in finished.folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            assert TOKEN.encode() not in file.read_bytes(), file
 
 
 def test_a_second_run_does_nothing(finished):

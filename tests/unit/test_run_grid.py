@@ -1,0 +1,43 @@
+"""How a run is stopped: Snakemake gets the time to cancel its jobs and remove its lock."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import signal, sys, time
+stop = lambda *_: (time.sleep(0.6), open("cleaned", "w").close(), sys.exit(3))
+signal.signal(signal.SIGINT, stop), signal.signal(signal.SIGTERM, stop)
+open("ready", "w").close()
+time.sleep(60)
+"""
+PARENT = """
+import sys
+from workflow_scripts.run_grid import follow
+sys.exit(follow([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
+def test_snakemake_may_clean_up(by, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    if by == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 3
+    assert (tmp_path / "cleaned").exists()
