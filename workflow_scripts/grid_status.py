@@ -113,7 +113,7 @@ def main(grid: str, configfiles: list[str]) -> int:
                 f"grid '{grid}' is not in {' or '.join(configfiles)}; there are {', '.join(plan.config['grids'])}"
             )
         site = read_site(SITE)
-        queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.available() else {}
+        queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     except (ConfigError, ArtifactError, OSError, slurm.SlurmError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ def main(grid: str, extra: list[str], profile: str | None = None, resume: bool =
         print(f"Another run works in this folder ({who}). Wait for it, or stop it.", file=sys.stderr)
         return 1
     try:
-        orphans = slurm.jobs_of_folder() if slurm.available() else []
+        orphans = slurm.jobs_of_folder() if slurm.submitted_here() else []
         if orphans and not resume:
             print(
                 f"{len(orphans)} jobs of a killed run are still on the cluster: {runs.RESUME}.",

@@ -36,6 +36,11 @@ def available() -> bool:
     return all(map(shutil.which, ("squeue", "sbatch", "scancel")))
 
 
+def submitted_here() -> bool:
+    """Whether a run on a cluster has ever submitted jobs from this folder (its executor keeps logs there)."""
+    return Path(".snakemake/slurm_logs").exists()
+
+
 def ask(*command: str) -> str:
     """Output of one of SLURM's commands; SlurmError with its message on failure."""
     try:
