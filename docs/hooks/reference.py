@@ -27,6 +27,7 @@ FORMATS = {  # schema -> where files of this format stand
     "latency": "results/<grid>/latency/<model>/<compressor>/<corpus>/seed-<n>.json",
     "verdict": "results/<grid>/verdict.json",
     "audit": "results/<grid>/paper_audit.json",
+    "site": "profiles/slurm/site.yaml",
 }
 
 

@@ -11,13 +11,13 @@ from tests.docs.examples import Example, commands, files
 # What becomes of a command, by the first pattern that it matches. A command that none matches is run by no test.
 KINDS = {
     "itself": r"make test",  # the run that this test is a part of
-    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|cp .*|make audit",  # tests/slurm runs them
+    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make audit",  # tests/slurm runs them
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
     r"|snakemake .*--list-rules.*|snakemake --unlock"
     r"|python -m workflow_scripts\.\w+ --help"
     r"|python -m workflow_scripts\.forecast_grid .*|snakemake (.* )?-n( .*)?",
-    "expensive": r"make (demo|run .*)|snakemake .*results/.*",
+    "expensive": r"make (demo|run .*)|snakemake .*results/.*|cp .*",
 }
 # Cheap, but like another or on the largest grid: with their pages, in the slow tests.
 LATER = r"snakemake (-n results/.*|--unlock)|.*(--profile slurm|grid=paper).*"
