@@ -20,16 +20,18 @@ class PackedLinears:
     """A model's linear layers on a CPU with packed copies of their weights; none elsewhere, or if too large."""
 
     def __init__(self, model: nn.Module):
+        kinds = []
+        if torch.backends.mkldnn.is_available():
+            kinds = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
         layers = [
             module
             for module in model.modules()
             if type(module) is nn.Linear
             and module.weight.device.type == "cpu"
-            and module.weight.dtype in (torch.float32, torch.bfloat16)
+            and module.weight.dtype in kinds
             and min(module.weight.shape) >= NARROWEST
         ]
-        size = sum(layer.weight.numel() * layer.weight.itemsize for layer in layers)
-        if not torch.backends.mkldnn.is_available() or size > MOST_BYTES:
+        if sum(layer.weight.numel() * layer.weight.itemsize for layer in layers) > MOST_BYTES:
             layers = []
         with torch.inference_mode():
             self._packed = [(layer, *_pack(layer.weight)) for layer in layers]
