@@ -286,7 +286,12 @@ def _grid_problems(config, name, grid, refer) -> list[str]:
         refer(f"{key}.similarity.corpus", grid["similarity"]["corpus"], "corpora")
     for measured in ("similarity", "latency"):
         for index, method in enumerate(grid.get(measured, {}).get("methods", ())):
-            refer(f"{key}.{measured}.methods[{index}]", method, "methods")
+            known = refer(f"{key}.{measured}.methods[{index}]", method, "methods")
+            if known and (kind := config["methods"][method]["kind"]) in ("text", "fewshot"):
+                problems.append(
+                    f"{key}.{measured}.methods[{index}]: '{method}' is of kind {kind}: its cost is that of more text, "
+                    "nothing is measured for it; leave it out"
+                )
     for index, compressor in enumerate(grid.get("latency", {}).get("compressors", ())):
         refer(f"{key}.latency.compressors[{index}]", compressor, "compressors")
     for block, lists in grid["blocks"].items():

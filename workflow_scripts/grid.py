@@ -22,6 +22,7 @@ MODULES = {
     "concat": (),
     "none": (),
     "text": (),
+    "fewshot": (),
 }
 ANALYSIS = ("build_ledger.py", "judge.py", "tabulate.py", "plot_figure.py", "audit_paper.py", "draw_page.py")
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
@@ -194,9 +195,11 @@ class Plan:
     def evaluate(self, cell: Cell) -> dict:
         evaluation = self.grid(cell.grid)["evaluation"]
         tasks = self.tasks(cell.grid)
+        method = self.method(cell)
+        shots = {"num_fewshot": method["shots"]} if method["kind"] == "fewshot" else {}
         settings = {
-            "method": self.method(cell),
-            "tasks": {task: self.config["tasks"][task] for task in tasks},
+            "method": method,
+            "tasks": {task: self.config["tasks"][task] | shots for task in tasks},
             "evaluation": evaluation,
         }
         data = self.grid(cell.grid)["benchmarks"]

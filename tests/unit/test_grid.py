@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from workflow_scripts.analyze.figure_style import FAMILIES
+from workflow_scripts.analyze.tables import TYPES
 from workflow_scripts.config import load
-from workflow_scripts.grid import Cell, Plan
+from workflow_scripts.grid import MODULES, Cell, Plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,3 +112,21 @@ def test_items_change_cells_but_not_adapters(shipped):
     after = edited(shipped, ["grids", "smoke", "evaluation", "items"], 11)
     compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")
     assert not compressed and not adapters and len(cells) == 15
+
+
+def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "fewshot-4", 0)
+    plan = Plan(shipped)
+    assert cell in plan.cells("bench")
+    assert {task["num_fewshot"] for task in plan.evaluate(cell)["tasks"].values()} == {4}
+    assert {
+        task["num_fewshot"] for task in plan.evaluate(cell._replace(method="none"))["tasks"].values()
+    } == {None}
+    assert plan.members(cell) == [] and plan.adapters("bench") == Plan(shipped).adapters("bench")
+
+
+def test_every_kind_of_method_has_its_modules_its_type_in_the_tables_and_its_marks_in_the_figures():
+    schema = yaml.safe_load((ROOT / "workflow_scripts" / "config.schema.yaml").read_text())
+    kinds = set(schema["$defs"]["method"]["properties"]["kind"]["enum"])
+    assert kinds == set(MODULES) == set(TYPES) == set(FAMILIES)
+    assert len(FAMILIES) == len({marker for _, _, marker, _ in FAMILIES.values()})

@@ -25,6 +25,8 @@ FAMILIES = {  # kind -> label, colour, marker, hatch
     "prefix": ("prefix tuning", "#009E73", "^", ".."),
     "concat": ("concatenated prompts", "#CC79A7", "X", "xx"),
     "idp": ("IDP", "#7A3E9D", "D", "\\\\"),
+    "text": ("written instruction", "#E69F00", "v", "--"),
+    "fewshot": ("few-shot examples", "#56B4E9", "*", "++"),
 }
 PAIRED = "Intervals: 95 %, bootstrap over items. Methods share their items: compare them by the tables' paired gains."
 HOLLOW = "Hollow marks: printed in the paper, which does not say for which corpus."

@@ -77,10 +77,11 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
 def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, evaluation = _parameters(plan, cell.model), plan.grid(cell.grid)["evaluation"]
     items, tokens, generated = 0, 0, 0
+    shots = plan.config["methods"][cell.method].get("shots", 0)  # an example is about as long as a question
     for task in plan.tasks(cell.grid):
         size = device["tasks"].get(task, device["tasks"]["default"])
         n = min(evaluation["items"] or size["items"], size["items"])
-        items, tokens = items + n, tokens + n * size["tokens"]
+        items, tokens = items + n, tokens + n * size["tokens"] * (1 + shots)
         if "generated" in size:
             generated += n * (evaluation["generation_tokens"] or size["generated"])
     text = evaluation["perplexity"]

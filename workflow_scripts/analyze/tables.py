@@ -13,7 +13,10 @@ from workflow_scripts.analyze import paper
 from workflow_scripts.analyze.choices import Choice, choices, member_names
 from workflow_scripts.analyze.results import Group, Results, unique
 
-TYPES = {"none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat"}
+TYPES = {
+    "none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat",
+    "text": "text", "fewshot": "few-shot",
+}  # fmt: skip
 DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
 SPARSE = ("sparsegpt", "wanda", "magnitude")
 DOMAINS = {"world": "World", "common": "Common", "language": "Language"}

@@ -166,11 +166,11 @@ def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=Non
     count of what was added, members summed.
     """
     kind, folders = method["kind"], [Path(folder) for folder in adapters]
-    expected = {"none": 0, "lora": 1, "prompt": 1, "prefix": 1}.get(kind, len(method.get("members", ())))
+    expected = {"lora": 1, "prompt": 1, "prefix": 1}.get(kind, len(method.get("members", ())))
     if len(folders) != expected:
         raise ValueError(f"{kind}: {expected} adapter folders expected, {len(folders)} given")
     base = sum(parameter.numel() for parameter in model.parameters())
-    if kind == "none":
+    if kind in ("none", "fewshot"):  # the examples of few-shot stand in the tasks' prompts
         return Recovered(model, None, None, {"trainable": 0, "effective": 0, "base": base})
     if kind == "lora":
         from workflow_scripts.recover.lora import load
