@@ -8,7 +8,7 @@ GRID ?= smoke
 OVER = $(if $(CONFIG),--configfile $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo run resume status preflight test test-slow test-slurm lint explain forecast docs audit
+.PHONY: help demo run resume status preflight test test-slow test-slurm lint explain forecast docs audit archive rebuild restore compare
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,18 @@ $(VENV)-docs/installed: envs/docs.lock
 audit: ## known vulnerabilities of the locked libraries (pip-audit, in an environment of its own)
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	.venv-audit/bin/pip-audit --requirement envs/cpu.lock --no-deps --disable-pip
+
+archive: $(VENV)/installed ## pack a grid: make archive GRID=bench [OUT=reports/bench] [SMALL=1]
+	@$(BIN)/python -m workflow_scripts.archive_grid --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small)
+
+rebuild: $(VENV)/installed ## all that follows from an archive, without a model: make rebuild FROM=reports/bench [OUT=folder]
+	@$(BIN)/python -m workflow_scripts.rebuild_grid $(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench)) $(if $(OUT),--out $(OUT))
+
+restore: $(VENV)/installed ## an archive's cells and adapters back into results/: make restore FROM=archives/bench.tar.gz
+	@$(BIN)/python -m workflow_scripts.restore_grid $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
+
+compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
+	@$(BIN)/python -m workflow_scripts.compare_archives $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).

@@ -1,9 +1,30 @@
 # From evaluations to the report. These jobs only read files.
 
 
+rule find_answers:
+    input:
+        evaluations,
+    output:
+        "results/{grid}/answers.parquet",
+    log:
+        "logs/{grid}/find_answers.log",
+    localrule: READ_HERE
+    conda:
+        "../envs/conda.yaml"
+    resources:
+        **reading_job(),
+    params:
+        args=analysis("find_answers.py"),
+    message:
+        "Find the answers of {wildcards.grid} in the training text"
+    script:
+        "../workflow_scripts/find_answers.py"
+
+
 rule build_ledger:
     input:
         evaluations,
+        answers=made("answers.parquet"),
     output:
         "results/{grid}/ledger.parquet",
     log:
@@ -80,8 +101,9 @@ for figure in FIGURES:
             evaluations,
             verdict=made("verdict.json"),
             trainings=trainings if figure == "training" else [],
+            compressions=compressions if figure == "pareto" else [],
             similarities=similarities if figure == "figure5" else [],
-            latencies=latencies if figure == "latency" else [],
+            latencies=latencies if figure in ("latency", "pareto") else [],
         output:
             report(
                 f"results/{{grid}}/figures/{figure}.svg",
@@ -139,7 +161,10 @@ rule draw_page:
         ledger=made("ledger.parquet"),
         audit=made("paper_audit.json"),
         figures=figures,
+        compressions=compressions,
         trainings=trainings,
+        similarities=similarities,
+        latencies=latencies,
     output:
         report(
             "results/{grid}/overview.html",

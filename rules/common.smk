@@ -163,7 +163,7 @@ def perplexity_text(wildcards):
 
 
 # ---- roll-ups
-FIGURES = [*(f"figure{number}" for number in range(1, 8)), "training", "latency"]
+FIGURES = [*(f"figure{number}" for number in range(1, 8)), "pareto", "training", "latency"]
 FORMATS = ["csv", "md", "tex", "html"]
 
 
@@ -206,6 +206,9 @@ def made(*names):
 
 evaluations = counted(lambda wildcards: cells(wildcards.grid))
 trainings = counted(lambda wildcards: [adapter.training for adapter in PLAN.adapters(wildcards.grid)])
+compressions = counted(
+    lambda wildcards: list(dict.fromkeys(PLAN.compression(cell) for cell in PLAN.cells(wildcards.grid)))
+)
 similarities = counted(lambda wildcards: [cell.similarity for cell in PLAN.similarity_cells(wildcards.grid)])
 latencies = counted(lambda wildcards: list(PLAN.latency_places(wildcards.grid)))
 tables = made(*(f"tables/table{number}.html" for number in (1, 2, 3)))

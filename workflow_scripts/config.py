@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 SCHEMA = Path(__file__).with_name("config.schema.yaml")
+DEVICES = Path(__file__).parent / "analyze" / "devices.yaml"
 TRAINED = ("lora", "prompt", "prefix")
 UNCALIBRATED = ("dense", "rtn", "magnitude")
 
@@ -265,6 +266,10 @@ def _meaning_problems(config: dict) -> list[str]:
 
 def _grid_problems(config, name, grid, refer) -> list[str]:
     problems, key = [], f"grids.{name}"
+    if grid["device"] not in (devices := yaml.safe_load(DEVICES.read_text())["devices"]):
+        problems.append(
+            _unknown(f"{key}.device", grid["device"], devices, f"device in analyze/{DEVICES.name}")
+        )
     refer(f"{key}.training", grid["training"], "training")
     for index, task in enumerate(grid["tasks"]):
         refer(f"{key}.tasks[{index}]", task, "tasks")

@@ -4,26 +4,31 @@ from pathlib import Path
 
 import pandas as pd
 
+from workflow_scripts.analyze.forecast import Forecast, foreseen
 from workflow_scripts.analyze.page import build_page
 from workflow_scripts.analyze.paper import read_tables
 from workflow_scripts.analyze.results import read_results
 from workflow_scripts.analyze.tables import build_tables
 from workflow_scripts.artifacts import atomic_path, read_json
+from workflow_scripts.config import load
+from workflow_scripts.grid import Plan
 from workflow_scripts.job import job
 
 
 def main(
-    cells: list[str], verdict: str, ledger: str, audit: str, figures: list[str], trainings: list[str],
-    catalogue: dict, output: str, description: str = "",
+    cells: list[str], verdict: str, ledger: str, audit: str, figures: list[str], measured: dict[str, list[str]],
+    catalogue: dict, output: str, description: str = "", forecast: Forecast | None = None,
 ) -> None:  # fmt: skip
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
-    figures: SVG files named like the figures; trainings: training.json files; description: the grid's, one line."""
+    figures: SVG files named like the figures; measured: schema (compression, training, similarity, latency) -> JSON
+    files; description: the grid's, one line; forecast: what the grid was expected to cost."""
     results, judged = read_results(cells), read_json(verdict, schema="verdict")
     page = build_page(
         results, judged, pd.read_parquet(ledger), read_json(audit, schema="audit"),
         build_tables(results, judged, **catalogue, printed=read_tables()), catalogue["methods"],
         {Path(figure).stem: Path(figure) for figure in figures},
-        {path: read_json(path, schema="training") for path in trainings}, description,
+        {schema: {path: read_json(path, schema=schema) for path in paths} for schema, paths in measured.items()},
+        description, forecast,
     )  # fmt: skip
     with atomic_path(output) as temporary:
         temporary.write_text(page)
@@ -31,9 +36,11 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake):
-        args = snakemake.params.args
+        args, inputs = snakemake.params.args, snakemake.input
+        kinds = {"compression": "compressions", "training": "trainings", "similarity": "similarities",
+                 "latency": "latencies"}  # fmt: skip
         main(
-            args["cells"], snakemake.input.verdict, snakemake.input.ledger, snakemake.input.audit,
-            list(snakemake.input.figures), list(snakemake.input.get("trainings", [])), args["catalogue"],
-            snakemake.output[0], args["description"],
+            args["cells"], inputs.verdict, inputs.ledger, inputs.audit, list(inputs.figures),
+            {schema: list(inputs.get(name, [])) for schema, name in kinds.items()}, args["catalogue"],
+            snakemake.output[0], args["description"], foreseen(Plan(load(snakemake.config)), snakemake.wildcards.grid),
         )  # fmt: skip

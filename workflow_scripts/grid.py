@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.artifacts import PACKAGE, code_digest, digest, sha256_file
-from workflow_scripts.config import TRAINED, UNCALIBRATED
+from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
 MODULES = {
@@ -24,7 +24,14 @@ MODULES = {
     "text": (),
     "fewshot": (),
 }
-ANALYSIS = ("build_ledger.py", "judge.py", "tabulate.py", "plot_figure.py", "audit_paper.py", "draw_page.py")
+ANALYSIS = (
+    "find_answers.py", "build_ledger.py", "judge.py", "tabulate.py", "plot_figure.py", "audit_paper.py", "draw_page.py",
+)  # fmt: skip
+ANALYSED = (
+    "paper",
+    "templates",
+    "captions",
+)  # folders of reports/ that the analysis reads; others hold results
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
 
@@ -96,11 +103,16 @@ class Plan:
     def cells(self, name: str) -> list[Cell]:
         """The grid's cells, blocks in their order, each cell once."""
         if name not in self._cells:
-            blocks = self.grid(name)["blocks"].values()
-            self._cells[name] = list(
-                dict.fromkeys(cell for block in blocks for cell in self._block(name, block))
-            )
+            blocks = self.blocks(name).values()
+            self._cells[name] = list(dict.fromkeys(cell for block in blocks for cell in block))
         return self._cells[name]
+
+    def blocks(self, name: str) -> dict[str, list[Cell]]:
+        """The grid's blocks by name; a cell may stand in several."""
+        return {
+            block: list(dict.fromkeys(self._block(name, axes)))
+            for block, axes in self.grid(name)["blocks"].items()
+        }
 
     def _block(self, grid: str, block: dict):
         axes = (block[axis] for axis in ("models", "compressors", "corpora", "methods", "seeds"))
@@ -217,6 +229,24 @@ class Plan:
         inputs = [*self._attached(cell), self.recipe("corpora", measured["corpus"])]
         return _with_recipe(settings, self._evaluation_code("measure_similarity.py", cell), inputs)
 
+    def artefacts(self, grid: str) -> dict[str, str]:
+        """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
+        cells, adapters, settings = self.cells(grid), self.adapters(grid), self.grid(grid)
+        corpora = {cell.corpus for cell in [*cells, *adapters]} - {"none"}
+        corpora |= {*settings["evaluation"]["perplexity"]["corpora"]}
+        corpora |= {settings["similarity"]["corpus"]} if "similarity" in settings else set()
+        data = settings["benchmarks"]
+        return {
+            **{model_manifest(cell.model): self.recipe("models", cell.model) for cell in cells},
+            **{corpus_manifest(name): self.recipe("corpora", name) for name in sorted(corpora)},
+            **{benchmark_manifest(data, t): self.recipe("benchmarks", data, t) for t in self.tasks(grid)},
+            **{self.compression(cell): self.compressed_recipe(cell) for cell in [*cells, *adapters]},
+            **{adapter.training: self.train_recipe(adapter) for adapter in adapters},
+            **{cell.json: self.evaluate_recipe(cell) for cell in cells},
+            **{cell.similarity: self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)},
+            **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
+        }
+
     def analysis(self, grid: str, entry: str) -> dict:
         """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
         settings = {
@@ -228,11 +258,15 @@ class Plan:
         inputs = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
-        if entry == "build_ledger.py":
+        if entry == "find_answers.py":
             settings["corpora"] = {c.corpus: corpus_manifest(c.corpus) for c in self.adapters(grid)}
             settings["benchmarks"] = {
                 task: benchmark_manifest(self.grid(grid)["benchmarks"], task) for task in self.tasks(grid)
             }
+        if entry == "draw_page.py":  # its forecast's constants are no code
+            models = {cell.model for cell in self.cells(grid)}
+            settings["parameters"] = {m: self.config["models"][m]["parameters"] for m in sorted(models)}
+            inputs += [sha256_file(DEVICES), self.grid(grid)["device"]]
         if entry == "write_report.py":
             inputs += [self.analysis(grid, other)["recipe"] for other in ANALYSIS]
         return _with_recipe(settings, _code(entry), [*inputs, _reports()])
@@ -312,9 +346,8 @@ def _with_recipe(settings: dict, code: str, inputs) -> dict:
 def _reports() -> dict:
     """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
     root = PACKAGE.parent / "reports"
-    return {
-        str(file.relative_to(root)): sha256_file(file) for file in sorted(root.rglob("*")) if file.is_file()
-    }
+    parts = [root / "workflow.rst", *(file for name in ANALYSED for file in (root / name).rglob("*"))]
+    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(parts) if file.is_file()}
 
 
 @functools.cache

@@ -97,9 +97,8 @@ def seconds_left(costs: list[Cost], states: dict[tuple[str, str], str], results:
     left = 0.0
     for rule in dict.fromkeys(cost.kind for cost in costs):
         mine = [cost for cost in costs if cost.kind == rule]
-        known = compare(mine, {name: value for (kind, name), value in measured.items() if kind == rule})
-        took, expected = (sum(row[key] for row in known) for key in ("measured", "forecast"))
-        scale = took / expected if known else 1.0
+        known = compare(mine, measured)  # a row for the rule, one in total
+        scale = known[0]["measured"] / known[0]["forecast"] if known else 1.0
         left += scale * sum(cost.seconds for cost in mine if states.get((rule, cost.name)) != "done")
     return left
 

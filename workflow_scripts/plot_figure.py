@@ -10,13 +10,15 @@ from workflow_scripts.job import job
 
 def main(
     figure: str, cells: list[str], verdict: str, pair: dict, catalogue: dict, outputs: list[str],
-    trainings: list[str] = (), similarities: list[str] = (), latencies: list[str] = (),
+    trainings: list[str] = (), compressions: list[str] = (), similarities: list[str] = (), latencies: list[str] = (),
 ) -> None:  # fmt: skip
     """figure: a name of analyze/figures.py; cells: paths of all cells that the grid plans; catalogue: {methods,
-    compressors, tasks} that it uses; trainings, similarities, latencies: JSON files, none if nothing was measured."""
+    compressors, tasks} that it uses; trainings, compressions, similarities, latencies: JSON files, none if nothing was
+    measured."""
     data = FigureData(
         read_results(cells), read_json(verdict, schema="verdict"), **catalogue, printed=read_tables(), pair=pair,
         trainings={path: read_json(path, schema="training") for path in trainings},
+        compressions={path: read_json(path, schema="compression") for path in compressions},
         similarities=[read_json(path, schema="similarity") for path in similarities],
         latencies=[read_json(path, schema="latency") for path in latencies],
     )  # fmt: skip
@@ -29,6 +31,8 @@ if __name__ == "__main__":
         main(
             snakemake.params.figure, args["cells"], snakemake.input.verdict, args["pair"], args["catalogue"],
             list(snakemake.output),
-            list(snakemake.input.get("trainings", [])), list(snakemake.input.get("similarities", [])),
-            list(snakemake.input.get("latencies", [])),
+            *(
+                list(snakemake.input.get(kind, []))
+                for kind in ("trainings", "compressions", "similarities", "latencies")
+            ),
         )  # fmt: skip

@@ -25,7 +25,7 @@ from workflow_scripts.job import job
 def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str) -> None:
     """Write `output` (one offline HTML file) about the jobs that made `targets`.
 
-    `stamp` (JSON) says what the report was made from: the recipe and the SHA-256 of every evaluation.
+    `stamp` (JSON) says what the report was made from: the recipe, the SHA-256 of every evaluation, the configuration.
     """
     configfile = work_folder(output) / "config.yaml"
     configfile.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -48,7 +48,7 @@ def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str)
         finally:
             html.unlink(missing_ok=True)
     made_from = {target: sha256_file(target) for target in targets if "/evaluations/" in target}
-    write_json(stamp, {"recipe": recipe, "files": made_from})
+    write_json(stamp, {"recipe": recipe, "files": made_from, "config": config})
     clear_work(output)
 
 

@@ -16,6 +16,7 @@
   function matches(row) {
     var text = data.texts[row[0]], find = form.find.value.toLowerCase(), mark = form.mark.value;
     if (form.task.value !== "" && text[0] !== +form.task.value) return false;
+    if (form.taught.value !== "" && row[3] !== form.taught.value) return false;
     if (form.outcome.value !== "" && row[1] !== +form.outcome.value) return false;
     if (mark !== "") {
       var marks = form.method.value === "" ? row[2] : row[2][+form.method.value];
@@ -31,13 +32,19 @@
       cell(tr, data.tasks[text[0]], "text");
       cell(tr, text[1], "wrap question");
       cell(tr, text[2], "wrap answer");
+      cell(tr, { "1": "yes", "0": "no", "-": "—" }[row[3]], "text");
       cell(tr, data.outcomes[row[1]].replace(/_/g, " "), "text");
       row[2].split("").forEach(function (mark, index) {
-        var td = cell(tr, { "1": "✓", "0": "✗", "-": "—" }[mark], "mark" + mark);
-        td.setAttribute("aria-label", data.methods[index] + { "1": ": right", "0": ": wrong", "-": ": not run" }[mark]);
+        var td = cell(tr, "", "text mark" + mark), sign = document.createElement("span"), at = data.detailed.indexOf(index);
+        sign.textContent = { "1": "✓", "0": "✗", "-": "—" }[mark];
+        sign.setAttribute("role", "img");
+        sign.setAttribute("aria-label", { "1": "right", "0": "wrong", "-": "not run" }[mark]);
+        td.append(sign);
+        if (at < 0) return;
+        var margin = row[4 + 2 * at], answer = row[5 + 2 * at], small = document.createElement("small");
+        small.textContent = [answer === null ? "" : data.answers[answer], margin === null ? "" : "(" + margin.toFixed(2) + ")"].join(" ").trim();
+        td.append(small);
       });
-      cell(tr, row[3] === null ? "—" : row[3].toFixed(2));
-      cell(tr, row[4] === null ? "—" : row[4].toFixed(2));
     });
     count.textContent = rows.length + " items, " + Math.min(shown, rows.length) + " shown";
     more.hidden = rows.length <= shown;

@@ -41,6 +41,7 @@ MANIFEST = {
     "device": "cpu", "threads": 1, "host": "nowhere", "python": "3.11", "libraries": {},
     "started": "2000-01-01T00:00:00Z", "seconds": 60.0, "peak_memory_mb": 1000,
 }  # fmt: skip
+HOSTILE = "</script><img src=x onerror=window.hacked=1>"  # an answer that a page must show as text
 
 
 def plan(folder: Path, cells: list[tuple], grid: str = "synthetic") -> list[dict]:
@@ -71,7 +72,7 @@ def answers(cell: dict, items: int, accuracy: float, noise: float = 0.0) -> pd.D
         frames.append(pd.DataFrame({
             "task": task, "doc_id": range(items), "doc_hash": [f"{task}-{i:05d}" for i in range(items)],
             "correct": margin > 0, "acc_norm": None if task in ("triviaqa", "webqs") else margin > 0.02,
-            "gold_loglik": 2 * margin - 4, "margin": None if task == "triviaqa" else margin, "prediction": "A",
+            "gold_loglik": 2 * margin - 4, "margin": None if task == "triviaqa" else margin, "prediction": HOSTILE,
             "selected_prompt": prompts,
             "question": [f"Synthetic {domain} question {i} of <{task}>?" for i in range(items)],
             "gold": [f"answer {i}" for i in range(items)],

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tests.unit.synthetic_results import PAIR, study, write_grid
-from workflow_scripts.analyze.answers import aliases, entity, in_training_text, normalise
+from workflow_scripts.analyze.answers import aliases, entity, find, in_training_text, normalise
 from workflow_scripts.analyze.ledger import add_answers, build
 from workflow_scripts.analyze.results import read_results
 from workflow_scripts.artifacts import ArtifactError
@@ -73,15 +73,23 @@ def test_other_tasks_and_questions_without_entity_are_unknown():
 def test_the_ledger_carries_the_answer_per_item(tmp_path):
     corpus = tmp_path / "train.jsonl"
     corpus.write_text(json.dumps({"text": "A synthetic world question: answer 3 it is."}) + "\n")
-    ledger = build(read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), items=5)), PAIR)
-    ledger = add_answers(ledger, {"wikipedia": corpus}, {})
+    results = read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), items=5))
+    ledger = build(results, PAIR)
+    answers = find(results, {"wikipedia": corpus}, {})
+    ledger = add_answers(ledger, answers)
     known = ledger[ledger["task"] == "sciq"].set_index("doc_id")["answer_in_training_text"]
     assert list(known[[2, 3]]) == [False, True]
     assert ledger.loc[ledger["task"] == "piqa", "answer_in_training_text"].isna().all()
-    assert add_answers(ledger, {}, {})["answer_in_training_text"].isna().all()
+    nothing = find(results, {}, {})
+    nothing.to_parquet(tmp_path / "answers.parquet")
+    assert (
+        add_answers(ledger, pd.read_parquet(tmp_path / "answers.parquet"))["answer_in_training_text"]
+        .isna()
+        .all()
+    )
 
 
 def test_a_lost_corpus_names_its_file(tmp_path):
-    ledger = build(read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), items=2)), PAIR)
+    results = read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), items=2))
     with pytest.raises(ArtifactError, match=r"nowhere\.jsonl"):
-        add_answers(ledger, {"wikipedia": tmp_path / "nowhere.jsonl"}, {})
+        find(results, {"wikipedia": tmp_path / "nowhere.jsonl"}, {})

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from workflow_scripts.analyze.figure_pareto import Setting, front, settings
 from workflow_scripts.analyze.figure_style import FAMILIES, FigureData
 from workflow_scripts.analyze.figures import FIGURES, draw
 from workflow_scripts.analyze.judgement import judge_grid
@@ -63,12 +64,17 @@ def full(tmp_path_factory):
         ("llama-7b", "rtn-w3", "none", "none", 0): 0.4,
     }
     path = "results/synthetic/adapters/llama-7b/gptq-w3/wikipedia/lora-r4/seed-0/training.json"
+    compressed = "results/synthetic/compressed/llama-7b"
     lost = {("llama-7b", "sparsegpt-50", "wikipedia", "ptune-50", 0)}
     return data_of(
         tmp_path_factory.mktemp("grid"),
         truth,
         lost,
         trainings={path: TRAINING},
+        compressions={
+            f"{compressed}/dense/none/compression.json": {"bytes_on_disk": 4e8},
+            f"{compressed}/gptq-w3/wikipedia/compression.json": {"bytes_on_disk": 4e7},
+        },
         similarities=[SIMILARITY],
         latencies=[LATENCY],
     )
@@ -93,6 +99,7 @@ SAYS = {
     "figure5": ["cosine similarity to dense", "token activations", "lora-r4"],
     "figure6": ["mean of its prompts"],
     "figure7": ["prompt-50 alone", "idp-50-100", "Average", "winogrande"],
+    "pareto": ["parameters added", "forward pass (s)", "llama-7b: 1 dense", "Numbered"],
     "training": ["training tokens", "lora-r4"],
     "latency": ["seconds per forward pass", "lora-r4, merged", "×1.40", "made-up device"],
 }
@@ -134,6 +141,33 @@ def test_a_mean_over_fewer_tasks_is_no_point(full):
     judged["metrics"]["accuracy"]["absent_tasks"] = ["piqa"]
     assert full.average(group, "lora-r4") is None
     judged["metrics"]["accuracy"]["absent_tasks"] = []
+
+
+def test_the_front_holds_what_nothing_cheaper_equals():
+    def setting(label, cost, accuracy):
+        return Setting(label, "none", {"value": accuracy}, cost, None, None)
+
+    found = [
+        setting("a", 3, 50),
+        setting("b", 1, 40),
+        setting("c", 2, 40),
+        setting("d", 1, 39),
+        setting("e", 4, 60),
+    ]
+    assert [s.label for s in front(found, "parameters")] == ["b", "a", "e"]
+
+
+def test_the_pareto_view_adds_the_adapter_and_falls_back_to_the_dense_times(full):
+    found = {s.label: s for s in settings(full, "llama-7b")}
+    lora = found["gptq-w3 wikipedia lora-r4"]
+    assert lora.megabytes == pytest.approx(40 + 4 * 1.22)
+    assert lora.seconds == 1.0  # merged, the faster of the two ways
+    assert found["gptq-w3 wikipedia prompt-100"].seconds == 1.05
+    assert found["sparsegpt-50 wikipedia lora-r4"].megabytes is None
+    assert (
+        found["sparsegpt-50 wikipedia lora-r4"].seconds is None
+    )  # neither timed here nor on the dense model
+    assert [label for label in found if label == "dense"] == ["dense"]
 
 
 def test_families_differ_in_colour_and_in_marker_or_hatch():

@@ -6,7 +6,16 @@ import pytest
 import yaml
 
 from workflow_scripts import forecast_grid
-from workflow_scripts.analyze.forecast import compare, forecast, load_constants, summary, training_cost
+from workflow_scripts.analyze.forecast import (
+    compare,
+    forecast,
+    foreseen,
+    job_hours,
+    load_constants,
+    measured_seconds,
+    summary,
+    training_cost,
+)
 from workflow_scripts.config import load
 from workflow_scripts.grid import Plan
 
@@ -55,15 +64,56 @@ def test_the_summary_adds_up_and_prices(plan):
     lines = summary(costs, device, price=2.0)
     total = next(line for line in lines if line.startswith("total")).split()
     assert int(total[1]) == len(costs)
-    assert float(total[2]) == pytest.approx(sum(c.seconds for c in costs) / 3600, abs=0.005)
+    hours = sum(c.seconds + device["startup"] for c in costs) / 3600
+    assert job_hours(costs, device) == pytest.approx(hours)
+    assert float(total[2]) == pytest.approx(hours, abs=0.005)
+    assert float(lines[-2].split()[0]) == pytest.approx(hours / 2, abs=0.005)  # two jobs at a time
     assert lines[-1].startswith("at 2 per hour")
     assert "cpu-2" in lines[-2]
 
 
 def test_forecast_beside_measured(plan):
+    """An adapter and its cell have the same path below their folders: they must not be taken for each other."""
     costs = forecast(plan, "smoke", load_constants("cpu-2"))
-    (row,) = compare(costs, {costs[0].name: 2 * costs[0].seconds})
-    assert row["ratio"] == pytest.approx(0.5)
+    training = next(c for c in costs if c.kind == "train_adapter")
+    cell = next(c for c in costs if c.kind == "evaluate_cell" and c.name == training.name)
+    compression = next(c for c in costs if c.kind == "compress_model")
+    took = {cost: {"manifest": {"seconds": factor * cost.seconds}} for cost, factor in
+            ((training, 2), (cell, 4), (compression, 1))}  # fmt: skip
+    rows = compare(costs, measured_seconds({
+        f"results/smoke/adapters/{training.name}/training.json": took[training],
+        f"results/smoke/evaluations/{cell.name}.json": took[cell],
+        f"results/smoke/compressed/{compression.name}/compression.json": took[compression],
+    }))  # fmt: skip
+    ratios = {row["kind"]: (row["jobs"], row["ratio"]) for row in rows}
+    assert ratios["train_adapter"] == (1, pytest.approx(1 / 2))
+    assert ratios["evaluate_cell"] == (1, pytest.approx(1 / 4))
+    assert ratios["compress_model"] == (1, pytest.approx(1))
+    assert ratios["total"][0] == 3
+
+
+def test_the_forecast_of_smoke_is_within_30_percent_of_a_real_run(plan):
+    """Seconds of one idle run on 2 cores (the manifests of its jobs), from which the constants were fitted."""
+    measured = {
+        "compress_model": 232.6,
+        "train_adapter": 1035.1,
+        "evaluate_cell": 1207.1,
+        "measure_similarity": 107.6,
+    }
+    costs = foreseen(plan, "smoke").costs
+    for kind, seconds in measured.items():
+        assert sum(c.seconds for c in costs if c.kind == kind) == pytest.approx(seconds, rel=0.3)
+
+
+def test_each_grid_names_its_device(plan, capsys):
+    assert foreseen(plan, "smoke").device["name"] == foreseen(plan, "bench").device["name"] == "cpu-2"
+    assert forecast_grid.main([str(CONFIG)], "paper") == 0
+    assert "a100-80g" in capsys.readouterr().out
+
+
+def test_latency_jobs_are_forecast_where_the_grid_measures_them(plan):
+    assert kinds(forecast(plan, "bench", load_constants("cpu-2")))["measure_latency"] == 1
+    assert "measure_latency" not in kinds(forecast(plan, "smoke", load_constants("cpu-2")))
 
 
 def test_unknown_names_are_answered_with_the_known_ones(capsys):

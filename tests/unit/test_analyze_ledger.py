@@ -5,7 +5,7 @@ import pytest
 
 from tests.unit.synthetic_results import PAIR, study, write_grid
 from workflow_scripts.analyze.ledger import OUTCOMES, build, outcomes, rates
-from workflow_scripts.analyze.results import read_results
+from workflow_scripts.analyze.results import read_results, samples_path
 
 CASES = [  # dense, compressed, prompt, lora -> outcome
     (1, 1, 1, 1, "kept"), (1, 1, 0, 1, "newly_broken"), (1, 1, 1, 0, "newly_broken"), (1, 1, 0, 0, "newly_broken"),
@@ -36,6 +36,29 @@ def test_an_item_that_a_model_never_saw_has_no_outcome():
     assert list(outcomes(items, PAIR).isna()) == [False, True]
 
 
+@pytest.mark.parametrize("method", ["idp-50-100", "lora-r4"])
+def test_an_item_that_a_method_did_not_answer_is_neither_lost_nor_broken_by_it(method):
+    items = table([(1, 1, 1, 1), (1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)])
+    items.loc[:2, f"correct/{method}"] = pd.NA
+    assert list(outcomes(items, PAIR).isna()) == [True, True, True, False]
+    assert outcomes(items, PAIR)[3] == "kept"
+
+
+def test_a_method_without_any_answer_leaves_every_outcome_open():
+    items = table([(1, 1, 1, 1), (1, 0, 0, 0)]).drop(columns="correct/lora-r4")
+    assert outcomes(items, PAIR).isna().all()
+
+
+def test_items_that_a_methods_file_lacks_have_no_outcome_in_the_ledger(tmp_path):
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), items=8)
+    samples = samples_path(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
+    frame = pd.read_parquet(samples)
+    frame[(frame["task"] != "piqa") | (frame["doc_id"] > 2)].to_parquet(samples, index=False)
+    ledger = build(read_results(paths), PAIR).set_index(["task", "doc_id"])["outcome"]
+    assert list(ledger["piqa"].isna()) == [True] * 3 + [False] * 5
+    assert ledger.drop("piqa").notna().all()
+
+
 def test_the_ledger_holds_each_item_once_with_question_and_margins(tmp_path):
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1, "prompt-50": 0.05}), items=8)
     ledger = build(read_results(paths), PAIR)
@@ -43,9 +66,15 @@ def test_the_ledger_holds_each_item_once_with_question_and_margins(tmp_path):
     assert not ledger.duplicated(
         ["model", "compressor", "corpus", "seed", "task", "doc_hash", "occurrence"]
     ).any()
-    assert {"question", "gold", "domain", "outcome", "correct/prompt-50", "margin/dense"} <= set(
-        ledger.columns
-    )
+    assert {
+        "question",
+        "gold",
+        "domain",
+        "outcome",
+        "correct/prompt-50",
+        "margin/dense",
+        "prediction/lora-r4",
+    } <= set(ledger.columns)
     assert "selected_prompt/idp-50-100" in ledger and "selected_prompt/none" not in ledger
     ledger.to_parquet(tmp_path / "ledger.parquet")
     assert len(pd.read_parquet(tmp_path / "ledger.parquet")) == len(ledger)
@@ -66,9 +95,14 @@ def test_rates_count_lost_unknown_and_kept_items():
         + [(1, 1, 0, 1)]
         + [(1, 1, 1, 1)]
     )
-    for name, value in {"model": "m", "compressor": "c", "corpus": "t", "seed": 0, "domain": "world"}.items():
+    keys = {"model": "m", "compressor": "c", "corpus": "t", "seed": 0, "domain": "world", "task": "sciq"}
+    for name, value in keys.items():
         ledger[name] = value
-    row = rates(ledger, ["idp-50-100"]).query("domain == 'all'").iloc[0]
+    ledger["answer_in_training_text"] = pd.array([True, False, pd.NA, False, *[pd.NA] * 6], dtype="boolean")
+    table_of_rates = rates(ledger, ["idp-50-100"])
+    assert list(table_of_rates["scope"]) == ["all", "world", "sciq"]
+    row = table_of_rates.query("scope == 'all'").iloc[0]
+    assert (row["untaught"], row["untaught_n"]) == (0.5, 2)
     assert (row["recovered"], row["recovered_n"]) == (0.75, 4)
     assert (row["chance"], row["chance_n"]) == (0.25, 4)
     assert (row["broken"], row["broken_n"]) == (0.5, 2)
@@ -78,6 +112,7 @@ def test_rates_count_lost_unknown_and_kept_items():
 def test_planted_recovery_stands_above_chance(tmp_path):
     truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.0}, losses={"gptq-w3": 0.25})
     ledger = build(read_results(write_grid(tmp_path, truth, items=60, noise=0.01)), PAIR)
-    by_method = rates(ledger, ["idp-50-100", "lora-r4"]).query("domain == 'all'").set_index("method")
+    ledger["answer_in_training_text"] = pd.array([pd.NA] * len(ledger), dtype="boolean")
+    by_method = rates(ledger, ["idp-50-100", "lora-r4"]).query("scope == 'all'").set_index("method")
     assert by_method.loc["idp-50-100", "recovered_low"] > by_method.loc["idp-50-100", "chance_high"]
     assert by_method.loc["lora-r4", "recovered"] == pytest.approx(0.0, abs=0.05)

@@ -6,46 +6,17 @@ import re
 import pandas as pd
 import pytest
 
-from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
-from tests.unit.test_analyze_figures import TRAINING
-from workflow_scripts import audit_paper, build_ledger, draw_page, judge, plot_figure, tabulate
+from tests.unit.synthetic_page import analysed
+from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, write_grid
+from workflow_scripts import audit_paper, build_ledger, draw_page, find_answers, judge
 from workflow_scripts.analyze import page as pages
 from workflow_scripts.analyze.summary import lines
 from workflow_scripts.artifacts import read_json
 
-GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "idp-50-100": 0.1}
-
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """All entries of the analysis, one after the other, as the workflow calls them."""
-    folder = tmp_path_factory.mktemp("run")
-    lost = ("m", "gptq-w3", "wikipedia", "prompt-50", 0)
-    cells = write_grid(folder, study("m", GAINS), items=8, skip={lost})
-    training = folder / "results/synthetic/adapters/m/gptq-w3/wikipedia/lora-r4/seed-0/training.json"
-    training.parent.mkdir(parents=True)
-    training.write_text(json.dumps(TRAINING))
-    results = folder / "results/synthetic"
-    judge.main(cells, PAIR, results / "verdict.json")
-    build_ledger.main(cells, PAIR, results / "ledger.parquet")
-    tabulate.main(
-        cells,
-        results / "verdict.json",
-        CATALOGUE,
-        [str(results / "tables" / f"table{n}.html") for n in (1, 2, 3)],
-    )
-    figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "figure4")]
-    for path, name in zip(figures, ("figure3", "figure4"), strict=True):
-        plot_figure.main(
-            name, cells, results / "verdict.json", PAIR, CATALOGUE, [path], trainings=[str(training)]
-        )
-    audit_paper.main(
-        cells, results / "verdict.json", results / "paper_audit.json", results / "paper_audit.html"
-    )
-    draw_page.main(
-        cells, results / "verdict.json", results / "ledger.parquet", results / "paper_audit.json", figures,
-        [str(training)], CATALOGUE, results / "overview.html", "A <b>made-up</b> grid.",
-    )  # fmt: skip
+    results, cells = analysed(tmp_path_factory.mktemp("run"))
     return results, cells, (results / "overview.html").read_text()
 
 
@@ -73,6 +44,7 @@ def test_text_from_config_and_data_is_escaped(grid):
     data = page.split('id="ledger-data">')[1].split("</script>")[0]
     assert "<sciq>" not in data and "\\u003csciq\\u003e" in data
     assert any("<sciq>" in question for _, question, _ in json.loads(data)["texts"])
+    assert HOSTILE not in page and HOSTILE in json.loads(data)["answers"]
 
 
 def test_every_planned_cell_has_the_command_that_runs_it_again(grid):
@@ -86,7 +58,7 @@ def test_images_have_alternative_texts_and_tables_captions(grid):
     assert all('alt="' in tag and 'alt=""' not in tag for tag in re.findall(r"<img[^>]*>", page))
     assert page.count("<table") == page.count("<caption") + page.count("<table aria-label")
     assert '<html lang="en">' in page
-    assert len(re.findall(r'<(?:select|input)[^>]*name="', page)) == 6
+    assert len(re.findall(r'<(?:select|input)[^>]*name="', page)) == 7
     for scroll in re.findall(r'<div class="scroll[^>]*>', page):
         assert 'tabindex="0"' in scroll and "aria-label" in scroll
 
@@ -99,7 +71,7 @@ def test_ids_are_unique(grid):
 def test_a_large_ledger_keeps_its_changed_items_and_says_how_many_it_left_out(grid, monkeypatch):
     ledger = pd.read_parquet(grid[0] / "ledger.parquet")
     monkeypatch.setattr(pages, "EXPLORER_ROWS", 10)
-    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"])
+    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
     unchanged = ledger["outcome"].isin(["kept", "never_known"]).sum()
     assert explorer["dropped"] == unchanged > 0
     assert sum(len(group["rows"]) for group in explorer["groups"]) == len(ledger) - unchanged
@@ -108,8 +80,24 @@ def test_a_large_ledger_keeps_its_changed_items_and_says_how_many_it_left_out(gr
 def test_marks_show_right_wrong_and_not_run(grid):
     ledger = pd.read_parquet(grid[0] / "ledger.parquet").astype({"correct/lora-r4": "boolean"})
     ledger.loc[0, "correct/lora-r4"] = pd.NA
-    marks = [row[2] for row in pages.explorer(ledger, ["dense", "none", "lora-r4"])["groups"][0]["rows"]]
+    marks = [
+        row[2]
+        for row in pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])["groups"][0][
+            "rows"
+        ]
+    ]
     assert marks[0][2] == "-" and set("".join(marks)) == {"0", "1", "-"}
+
+
+def test_the_explorer_shows_answers_margins_and_whether_the_text_had_the_answer(grid):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet")
+    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
+    assert explorer["detailed"] == [0, 2] and explorer["answers"] == [HOSTILE]
+    row, source = explorer["groups"][0]["rows"][0], ledger.iloc[0]
+    assert row[3] == "-"
+    assert row[4:] == [
+        pytest.approx(source["margin/dense"], abs=0.006), 0, pytest.approx(source["margin/lora-r4"], abs=0.006), 0,
+    ]  # fmt: skip
 
 
 def test_long_questions_are_cut_at_their_beginning():
@@ -126,7 +114,8 @@ def test_the_summary_names_the_verdict_and_three_numbers(grid):
 def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
     cells = write_grid(tmp_path, {("m", "dense", "none", "none", 0): 0.7}, items=4)
     judge.main(cells, PAIR, tmp_path / "verdict.json")
-    build_ledger.main(cells, PAIR, tmp_path / "ledger.parquet")
+    find_answers.main(cells, {}, {}, tmp_path / "answers.parquet")
+    build_ledger.main(cells, PAIR, tmp_path / "answers.parquet", tmp_path / "ledger.parquet")
     audit_paper.main(cells, tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
     draw_page.main(
         cells,
@@ -134,7 +123,7 @@ def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
         tmp_path / "ledger.parquet",
         tmp_path / "a.json",
         [],
-        [],
+        {},
         CATALOGUE,
         tmp_path / "page.html",
     )

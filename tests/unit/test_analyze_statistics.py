@@ -9,17 +9,15 @@ from workflow_scripts.analyze.statistics import (
     holm,
     mcnemar,
     proportion_interval,
-    resampled_means,
+    resampled_averages,
     seed_mean,
     smallest_detectable,
 )
 
 
 def macro(tasks: dict[str, np.ndarray], resamples: int = 1000, seed: int = 0) -> Estimate:
-    means = resampled_means(tasks, resamples, seed)
-    return Estimate(
-        float(np.mean([v.mean(axis=0) for v in tasks.values()])), np.mean(list(means.values()), axis=0)[:, 0]
-    )
+    (draws,) = resampled_averages([tasks], resamples, seed)
+    return Estimate(float(np.mean([v.mean(axis=0) for v in tasks.values()])), draws[:, 0])
 
 
 @pytest.mark.parametrize("items", [10, 60])
@@ -44,15 +42,41 @@ def test_the_bootstrap_variance_is_that_of_the_stratified_mean():
 
 def test_resamples_are_seeded_and_do_not_depend_on_other_tasks_or_columns():
     values = np.random.default_rng(3).random((20, 2))
-    alone = resampled_means({"a": values[:, :1]}, 50, 7)["a"]
-    together = resampled_means({"b": values, "a": values}, 50, 7)["a"]
-    assert np.allclose(alone[:, 0], together[:, 0], rtol=1e-14)
-    assert not np.array_equal(alone, resampled_means({"a": values[:, :1]}, 50, 8)["a"])
+    (alone,) = resampled_averages([{"a": values[:, :1]}], 50, 7)
+    (other,) = resampled_averages([{"b": values}], 50, 7)
+    (both,) = resampled_averages([{"b": values, "a": values}], 50, 7)
+    assert np.allclose(both[:, 0], (alone[:, 0] + other[:, 0]) / 2, rtol=1e-14)
+    assert not np.array_equal(alone, resampled_averages([{"a": values[:, :1]}], 50, 8)[0])
+
+
+def test_families_resampled_together_get_what_each_gets_alone():
+    random = np.random.default_rng(11)
+    families = [
+        {"a": random.random((20, 2)), "b": random.random((7, 2))},
+        {"a": random.random((20, 3))},  # shares the draws of `a`
+        {"a": random.random((19, 1)), "c": random.random((1, 1))},  # another size; a task with one item
+        {},
+    ]
+    together = resampled_averages(families, 300, 5)
+    for family, found in zip(families, together, strict=True):
+        assert np.allclose(found, resampled_averages([family], 300, 5)[0], atol=1e-13, equal_nan=True)
+    assert [part.shape for part in together] == [(300, 2), (300, 3), (300, 1), (300, 0)]
+    assert np.isnan(together[2]).all()
+
+
+def test_the_draws_are_those_of_the_definition():
+    """n - 1 of n items with replacement, one multinomial of counts per resample."""
+    values = np.eye(6)  # the resampled mean of column i is the share of item i
+    (shares,) = resampled_averages([{"a": values}], 20_000, 0)
+    counts = shares * 5
+    assert np.allclose(counts, counts.round(), atol=1e-9) and np.allclose(counts.sum(axis=1), 5)
+    assert np.allclose(counts.mean(axis=0), 5 / 6, atol=0.03)
+    assert np.allclose(counts.var(axis=0), 5 * (1 / 6) * (5 / 6), atol=0.03)
 
 
 def test_differences_are_paired():
     base = np.random.default_rng(4).random((50, 1))
-    means = resampled_means({"a": np.hstack([base, base + 0.1])}, 500, 0)["a"]
+    (means,) = resampled_averages([{"a": np.hstack([base, base + 0.1])}], 500, 0)
     assert np.allclose(means[:, 1] - means[:, 0], 0.1)
 
 
@@ -76,7 +100,7 @@ def test_a_planted_effect_is_found_and_its_absence_is_not():
     random = np.random.default_rng(5)
     before = (random.random((400, 1)) < 0.5).astype(float)
     after = np.where(random.random((400, 1)) < 0.15, 1.0, before)
-    means = resampled_means({"a": np.hstack([before, after])}, 2000, 0)["a"]
+    (means,) = resampled_averages([{"a": np.hstack([before, after])}], 2000, 0)
     effect = Estimate(float((after - before).mean()), means[:, 1] - means[:, 0])
     assert effect.interval()[0] > 0
     assert effect.p_value() < 0.01

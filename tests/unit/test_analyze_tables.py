@@ -1,8 +1,11 @@
 """Tables 1 to 3: the paper's columns, printed values beside ours, missing cells shown, four formats."""
 
+import copy
 import csv
 import io
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -149,6 +152,26 @@ def test_latex_is_balanced_and_escaped(tables):
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[#_]", body)
     assert latex("a_b & 50 % {x}") == r"a\_b \& 50 \% \{x\}"
+
+
+@pytest.mark.slow
+def test_latex_compiles_with_any_name(tables, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    hostile = copy.deepcopy(tables)
+    row = hostile[0].panels[0].rows[1]
+    row.model, row.method, row.corpus = r"a_b & 50% {x} $y$ #1 ~ ^ \input{z}", "p<q>|r", "Δ ≥ — “é” × −"
+    hostile[0].panels[0].title = row.model
+    hostile[0].notes.append("first line\nsecond_line & more")
+    body = "".join(to_latex(table) for table in hostile)
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{body}\n\\end{{document}}\n")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "t.log").read_text()
 
 
 def test_html_is_self_contained_and_escaped(tmp_path):

@@ -57,7 +57,7 @@ def product_copy(folder: Path) -> Path:
     for name in PRODUCT:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "bench"))
         else:
             shutil.copy2(source, folder / name)
     return folder

@@ -7,7 +7,7 @@ from tests.workflow.conftest import jobs_of
 GPTQ = "tiny gptq-w3 text"
 SPARSE = "tiny sparsegpt-50 text"
 METHODS = ["none", "lora-r2", "prompt-5", "prompt-8", "ptune-5", "idp-5-8", "concat-5-8"]
-ROLLUP = ("Build ", "Judge ", "Tables ", "Draw ", "Audit ", "Write ")
+ROLLUP = ("Find ", "Build ", "Judge ", "Tables ", "Draw ", "Audit ", "Write ")
 
 
 def evaluations(methods):

@@ -13,7 +13,6 @@ from workflow_scripts.artifacts import check
 from workflow_scripts.grid import Plan
 
 NOTHING = "Nothing to be done"
-ROLLUPS = 15  # ledger, verdict, tables, nine figures, audit, page, report
 
 
 def plan(checkout: Checkout) -> Plan:

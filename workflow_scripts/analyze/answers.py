@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from workflow_scripts.analyze.results import Results
 from workflow_scripts.artifacts import ArtifactError
 
 KNOWLEDGE = ("arc_easy", "arc_challenge", "sciq", "webqs", "triviaqa")
@@ -52,6 +53,28 @@ def aliases(task: str, gold: str, document: dict | None) -> list[tuple[str, ...]
     elif document and task == "webqs":
         texts += document["answers"]
     return list(dict.fromkeys(words for text in texts if (words := normalise(text))))
+
+
+def find(results: Results, corpora: dict[str, Path], benchmarks: dict[str, Path]) -> pd.DataFrame:
+    """answers.parquet: `known` (see in_training_text) per corpus, task and doc_id of the items that were evaluated.
+
+    corpora: name -> train.jsonl; benchmarks: task -> data.jsonl. The items are those of each model's first cell:
+    a grid evaluates all its cells on the same ones.
+    """
+    firsts = {cell.model: cell for cell in reversed(results.evaluations)}
+    read = [results.texts(cell, "question", "gold").reset_index() for cell in firsts.values()]
+    columns = ["task", "doc_id", "question", "gold"]
+    items = pd.concat([pd.DataFrame(columns=columns), *read], ignore_index=True)[columns]
+    items = items.drop_duplicates(["task", "doc_id"], ignore_index=True)
+    found = [
+        items[["task", "doc_id"]].assign(
+            corpus=name, known=in_training_text(items, read_documents(path), benchmarks)
+        )
+        for name, path in corpora.items()
+    ]
+    empty = pd.DataFrame(columns=["corpus", "task", "doc_id", "known"])
+    answers = pd.concat([empty, *found], ignore_index=True)[list(empty.columns)]
+    return answers.astype({"corpus": str, "task": str, "doc_id": "int64", "known": "boolean"})
 
 
 def read_documents(path: Path) -> list[str]:

@@ -48,6 +48,7 @@ class FigureData:
     printed: pd.DataFrame
     pair: dict
     trainings: dict[str, dict] = field(default_factory=dict)
+    compressions: dict[str, dict] = field(default_factory=dict)
     similarities: list[dict] = field(default_factory=list)
     latencies: list[dict] = field(default_factory=list)
 

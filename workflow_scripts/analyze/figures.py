@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
+from workflow_scripts.analyze.figure_pareto import pareto
 from workflow_scripts.analyze.figure_scheme import figure3
 from workflow_scripts.analyze.figure_style import FigureData, save, use_style
 from workflow_scripts.analyze.figure_tasks import figure7
@@ -18,6 +19,7 @@ FIGURES: dict[str, tuple[Callable[[FigureData, str], Figure], str]] = {
     "figure5": (figure5, "Figure 5. Similarity to the dense model by layer"),
     "figure6": (figure6, "Figure 6. Dynamic prompting against prompt length"),
     "figure7": (figure7, "Figure 7. Change of each task"),
+    "pareto": (pareto, "Accuracy against cost"),
     "training": (training, "Training curves"),
     "latency": (latency, "Latency"),
 }

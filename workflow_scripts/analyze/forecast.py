@@ -1,8 +1,8 @@
 """What a grid will cost, before it runs: jobs, hours, disk and memory, by formulas of parameters and tokens.
 
 With P parameters: a forward pass takes 2 P FLOP per token, a training step through a frozen model 4 P (forward, and
-backward to the activations), compression about 6 P per calibration token (two passes and the Hessian products) plus
-P sqrt(P / 12 L) of solves, L = 30 layers. The rates are those of a device in devices.yaml.
+backward to the activations), compression about 6 P per calibration token (two passes and the Hessian products) and
+P sqrt(P / 12 L) steps of solves, L = 30 layers. The rates are those of a device in devices.yaml.
 """
 
 import math
@@ -12,22 +12,39 @@ from pathlib import Path
 
 import yaml
 
+from workflow_scripts.config import DEVICES
 from workflow_scripts.grid import Cell, Plan
 
-DEVICES = Path(__file__).with_name("devices.yaml")
 LAYERS = 30
+VOCABULARY = 1.35  # a token of a window against one of a task: the window's loss needs the head at every position
+LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
+VARIANTS = {"prompt": 2, "lora": 2}  # ways of applying it that are timed: prepended, cached; unmerged, merged
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One job: seconds on the device, bytes that it leaves on disk, peak bytes of memory."""
+    """One job: seconds on the device as its manifest counts them, bytes left on disk, peak bytes of memory."""
 
     kind: str
     name: str
     seconds: float
     disk: float
     memory: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A grid's costs on a device."""
+
+    device: dict
+    costs: list[Cost]
+
+
+def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
+    """The forecast of a grid on a device by name; on the grid's own if none is named."""
+    constants = load_constants(device or plan.grid(grid)["device"])
+    return Forecast(constants, forecast(plan, grid, constants))
 
 
 def load_constants(device: str) -> dict:
@@ -48,6 +65,7 @@ def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
     costs += [training_cost(plan, cell, device) for cell in plan.adapters(grid)]
     costs += [evaluation_cost(plan, cell, device) for cell in cells]
     costs += [similarity_cost(plan, cell, device) for cell in plan.similarity_cells(grid)]
+    costs += [latency_cost(plan, grid, place, device) for place in plan.latency_places(grid).values()]
     return costs
 
 
@@ -55,12 +73,12 @@ def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus:
     p, settings = _parameters(plan, model), plan.config["compressors"][compressor]
     calibration = plan.grid(grid)["calibration"]
     tokens = calibration["windows"] * calibration["length"] if corpus != "none" else 0
-    solves = p * math.sqrt(p / (12 * LAYERS)) if tokens else 0
-    seconds = (6 * p * tokens + solves) / device["compress"] + _loading(p, device)
+    solves = p * width(p) if tokens else 0
+    seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
     disk = 0 if settings["algorithm"] == "dense" else p * (settings.get("bits") or 16) / 8
-    activations = tokens * math.sqrt(p / (12 * LAYERS)) * 4 * 2
+    activations = tokens * width(p) * 4 * 2
     name = f"{model}/{compressor}/{corpus}"
-    return Cost("compress_model", name, seconds, disk, p * device["bytes"] + activations)
+    return Cost("compress_model", name, seconds, disk, LIBRARIES + p * device["bytes"] + activations)
 
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
@@ -69,9 +87,11 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     heldout = 3 * training["heldout_windows"] * training["sequence_length"]
     seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
     activations = (
-        training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 16 * device["bytes"]
+        training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
-    return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, p * device["bytes"] + activations)
+    return Cost(
+        "train_adapter", cell.stem, seconds, ADAPTER_BYTES, LIBRARIES + p * device["bytes"] + activations
+    )
 
 
 def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
@@ -85,10 +105,9 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
         if "generated" in size:
             generated += n * (evaluation["generation_tokens"] or size["generated"])
     text = evaluation["perplexity"]
-    tokens += len(text["corpora"]) * (text["windows"] or 160) * text["length"]
-    seconds = (
-        2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"] + _loading(p, device)
-    )
+    tokens += VOCABULARY * len(text["corpora"]) * (text["windows"] or 160) * text["length"]
+    seconds = 2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"]
+    seconds += _loading(p, device) + device["harness"]
     activations = 16 * text["length"] * width(p) * 40 * device["bytes"]
     return Cost(
         "evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, p * device["bytes"] + activations
@@ -99,7 +118,22 @@ def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, measured = _parameters(plan, cell.model), plan.grid(cell.grid)["similarity"]
     tokens = 2 * measured["windows"] * measured["length"]
     seconds = 2 * p * tokens / device["forward"] + 2 * _loading(p, device)
-    return Cost("measure_similarity", cell.stem, seconds, 1e4, 2 * p * device["bytes"])
+    return Cost("measure_similarity", cell.stem, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
+
+
+def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
+    """Every variant's rounds, with a warm-up and an untimed prefill before each round of generated tokens."""
+    p, shape = _parameters(plan, place["model"]), plan.grid(grid)["latency"]
+    kinds = [plan.config["methods"][method]["kind"] for method in shape["methods"]]
+    variants = sum(VARIANTS.get(kind, 1) for kind in kinds)
+    prefills = 1 + shape["repeats"] * (2 if shape["generate"] else 1)
+    tokens = variants * (prefills * shape["batch"] * shape["sequence"])
+    generated = variants * shape["repeats"] * shape["batch"] * shape["generate"]
+    seconds = (
+        2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"] + _loading(p, device)
+    )
+    name = f"{place['model']}/{place['compressor']}/{place['corpus']}"
+    return Cost("measure_latency", name, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
 
 
 def summary(costs: Iterable[Cost], device: dict, price: float | None = None) -> list[str]:
@@ -109,27 +143,54 @@ def summary(costs: Iterable[Cost], device: dict, price: float | None = None) -> 
     lines = [f"{'job':<20}{'jobs':>6}{'hours':>10}{'hours each':>12}{'disk GB':>10}{'peak GB':>9}"]
     for kind in [*kinds, "total"]:
         mine = [cost for cost in costs if kind in (cost.kind, "total")]
-        hours = sum(cost.seconds for cost in mine) / 3600
+        hours = job_hours(mine, device)
         lines.append(
             f"{kind:<20}{len(mine):>6}{hours:>10.2f}{hours / len(mine):>12.2f}"
             f"{sum(c.disk for c in mine) / 1e9:>10.1f}{max(c.memory for c in mine) / 1e9:>9.1f}"
         )
-    hours = sum(cost.seconds for cost in costs) / 3600
-    unit = "GPU hours" if device["gpu"] else "hours on one such machine"
-    lines.append(f"{hours:.1f} {unit} ({device['name']}: {device['description']}; {device['source']})")
+    hours = job_hours(costs, device) / device["at_once"]
+    unit = "GPU hours" if device["gpu"] else f"hours on one such machine, {device['at_once']} jobs at a time"
+    lines.append(f"{hours:.2f} {unit} ({device['name']}: {device['description']}; {device['source']})")
     if price is not None:
-        lines.append(f"at {price:g} per hour: {hours * price:,.0f}")
+        lines.append(f"at {price:g} per hour: {hours * price:,.2f}")
     return lines
 
 
-def compare(costs: Iterable[Cost], measured: dict[str, float]) -> list[dict]:
-    """Forecast beside measured seconds, per job that has run: {kind, name, forecast, measured, ratio}."""
+def job_hours(costs: Iterable[Cost], device: dict) -> float:
+    """Hours that the jobs take one after the other, each with its start (Snakemake, interpreter)."""
+    return sum(cost.seconds + device["startup"] for cost in costs) / 3600
+
+
+def compare(costs: Iterable[Cost], measured: dict[tuple[str, str], float]) -> list[dict]:
+    """Forecast beside the manifests' seconds by kind of job, then in total, over the jobs that have run.
+
+    measured: (kind, name) of a cost -> seconds. Rows: {kind, jobs, forecast, measured, ratio}, hours.
+    """
+    done = [(cost, measured[key]) for cost in costs if (key := (cost.kind, cost.name)) in measured]
     rows = []
-    for cost in costs:
-        if real := measured.get(cost.name):
-            row = {"kind": cost.kind, "name": cost.name, "forecast": cost.seconds, "measured": real}
-            rows.append(row | {"ratio": cost.seconds / real})
+    for kind in [*dict.fromkeys(cost.kind for cost, _ in done), *(["total"] if done else [])]:
+        mine = [(cost.seconds, real) for cost, real in done if kind in (cost.kind, "total")]
+        foreseen, real = (sum(side) / 3600 for side in zip(*mine, strict=True))
+        ratio = foreseen / real if real else None
+        rows.append({"kind": kind, "jobs": len(mine), "forecast": foreseen, "measured": real, "ratio": ratio})
     return rows
+
+
+def measured_seconds(records: dict[str, dict]) -> dict[tuple[str, str], float]:
+    """(kind, name) of each job -> the seconds in its manifest. records: path -> JSON of what the job wrote."""
+    kinds = {
+        "compressed": "compress_model", "adapters": "train_adapter", "evaluations": "evaluate_cell",
+        "similarity": "measure_similarity", "latency": "measure_latency",
+    }  # fmt: skip
+    found = {}
+    for path, record in records.items():
+        parts = Path(path).with_suffix("").parts
+        folder = next(part for part in reversed(parts) if part in kinds)
+        name = parts[len(parts) - parts[::-1].index(folder) :]
+        if folder in ("compressed", "adapters", "latency"):
+            name = name[:-1]  # compression.json and training.json lie in a folder; latency is one per place
+        found[kinds[folder], "/".join(name)] = record["manifest"]["seconds"]
+    return found
 
 
 def _parameters(plan: Plan, model: str) -> float:

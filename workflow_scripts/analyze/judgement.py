@@ -18,7 +18,7 @@ from workflow_scripts.analyze.statistics import (
     mcnemar,
     paired_interval,
     proportion_interval,
-    resampled_means,
+    resampled_averages,
     seed_mean,
     smallest_detectable,
 )
@@ -41,7 +41,24 @@ def judge_grid(results: Results, pair: dict[str, str], resamples: int = RESAMPLE
 
     pair: {"prompt": method, "lora": method}, named in config before the results are seen.
     """
-    groups = [judge_group(results, group, pair, resamples, seed) for group in results.groups()]
+    arms = {group: group_arms(results, group) for group in results.groups()}
+    values = {
+        (group, name): paired_values(results, mine, column)
+        for group, mine in arms.items()
+        for name, column in METRICS.items()
+        if ("none" in _methods(mine, group.compressor))
+    }
+    draws = dict(zip(values, resampled_averages(list(values.values()), resamples, seed), strict=True))
+    groups = []
+    for group, mine in arms.items():
+        metrics = {
+            name: _judge_metric(
+                results, group, mine, values[group, name], draws[group, name], name == "accuracy", pair, seed
+            )
+            for name in METRICS
+            if (group, name) in values
+        }
+        groups.append(_judge_group(results, group, mine, metrics, values.get((group, "accuracy"), {})))
     return {
         "grid": results.grid,
         "pair": dict(pair),
@@ -51,18 +68,29 @@ def judge_grid(results: Results, pair: dict[str, str], resamples: int = RESAMPLE
     }
 
 
-def arms_of(results: Results, group: Group, compressor: str) -> dict[str, Arm]:
-    """method -> arm of a compressor in the group's model and corpus, for the cells that exist."""
-    methods = ["none", *results.methods(group)]
+def group_arms(results: Results, group: Group) -> list[Arm]:
+    """The arms of the group's compressor, then those of the dense model, for the cells that exist."""
     arms = (
-        Arm(compressor, m, tuple(results.seeds(group.model, compressor, group.corpus, m))) for m in methods
+        Arm(compressor, method, tuple(results.seeds(group.model, compressor, group.corpus, method)))
+        for compressor in (group.compressor, "dense")
+        for method in ("none", *results.methods(group))
     )
-    return {arm.method: arm for arm in arms if arm.cells}
+    return [arm for arm in arms if arm.cells]
 
 
-def judge_group(results: Results, group: Group, pair: dict[str, str], resamples: int, seed: int) -> dict:
+def paired_values(results: Results, arms: list[Arm], column: str) -> dict[str, np.ndarray]:
+    """task -> (items, cells) of one samples column over the items that all cells of the arms share."""
+    frames = paired_items(results, [cell for arm in arms for cell in arm.cells], column)
+    return {task: frame.to_numpy() for task, frame in frames.items()}
+
+
+def _methods(arms: list[Arm], compressor: str) -> dict[str, Arm]:
+    return {arm.method: arm for arm in arms if arm.compressor == compressor}
+
+
+def _judge_group(results: Results, group: Group, arms: list[Arm], metrics: dict, values: dict) -> dict:
     """Estimates, tests and verdicts of one (model, compressor, corpus)."""
-    compressed, dense = arms_of(results, group, group.compressor), arms_of(results, group, "dense")
+    compressed, dense = _methods(arms, group.compressor), _methods(arms, "dense")
     head = {
         **group._asdict(),
         "missing": [
@@ -74,35 +102,25 @@ def judge_group(results: Results, group: Group, pair: dict[str, str], resamples:
         ],
         "seeds": {method: [cell.seed for cell in arm.cells] for method, arm in compressed.items()},
     }
-    if "none" not in compressed:
+    if not metrics:
         reason = f"{group} / none has not been evaluated"
         empty = {name: {"verdict": Verdict("unavailable", reason).to_json()} for name in METRICS}
         return {**head, "items": {}, "metrics": empty, "tasks": {}, "family": 0}
-    arms = [*compressed.values(), *dense.values()]
-    metrics, items = {}, {}
-    for name, column in METRICS.items():
-        metrics[name], items[name] = _judge_metric(results, group, arms, column, pair, resamples, seed)
     tasks = _task_tests(results, compressed, dense.get("none"))
     family = _adjust(metrics["accuracy"]["methods"], tasks)
-    return {**head, "items": items["accuracy"], "metrics": metrics, "tasks": tasks, "family": family}
+    items = {task: len(mine) for task, mine in values.items()}
+    return {**head, "items": items, "metrics": metrics, "tasks": tasks, "family": family}
 
 
-def _judge_metric(results, group, arms, column, pair, resamples, seed) -> tuple[dict, dict]:
-    cells = [cell for arm in arms for cell in arm.cells]
-    frames = paired_items(results, cells, column)
-    values = {task: frame.to_numpy() for task, frame in frames.items()}  # task -> (items, cells)
+def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> dict:
+    """One metric of a group. values: task -> (items, cells); draws: (resamples, cells); binary: right or wrong."""
     absent = [t for t in results.tasks if t not in values]
-    estimates, members, start = {}, {}, 0
-    means = resampled_means(values, resamples, seed)
-    draws = np.mean(list(means.values()), axis=0) if means else np.empty((resamples, 0))  # (resamples, cells)
-    points = np.mean([v.mean(axis=0) for v in values.values()], axis=0) if values else np.empty(0)
     if not values:
         reason = "its cells share no item with a value"
-        return {
-            "verdict": Verdict("unavailable", reason).to_json(),
-            "absent_tasks": absent,
-            "methods": {},
-        }, {}
+        verdict = Verdict("unavailable", reason).to_json()
+        return {"verdict": verdict, "absent_tasks": absent, "methods": {}}
+    points = np.mean([v.mean(axis=0) for v in values.values()], axis=0)
+    estimates, members, start = {}, {}, 0
     for arm in arms:
         key, stop = (arm.compressor, arm.method), start + len(arm.cells)
         members[key] = slice(start, stop)
@@ -125,7 +143,7 @@ def _judge_metric(results, group, arms, column, pair, resamples, seed) -> tuple[
             "value": estimates[key].to_json(),
             "gain": gain.to_json(),
             "p": finite(gain.p_value()),
-            "smallest_detectable": finite(smallest_detectable(difference(key, none), column == "correct")),
+            "smallest_detectable": finite(smallest_detectable(difference(key, none), binary)),
             "covers": "items and training seeds" if len(arm.cells) >= SEEDS_FOR_VARIANCE else "items",
             "recovery": (gain / loss).to_json() if lost else None,
             "dense_gain": None,
@@ -136,20 +154,17 @@ def _judge_metric(results, group, arms, column, pair, resamples, seed) -> tuple[
             controlled[arm.method] = gain - dense_gain
             row |= {"dense_gain": dense_gain.to_json(), "controlled": controlled[arm.method].to_json()}
         methods[arm.method] = row
-    report = {
+    return {
         "dense": estimates[reference].to_json() if loss is not None else None,
         "compressed": estimates[none].to_json(),
         "loss": loss.to_json() if loss is not None else None,
         "loss_smallest_detectable": (
-            finite(smallest_detectable(difference(reference, none), column == "correct"))
-            if loss is not None
-            else None
+            finite(smallest_detectable(difference(reference, none), binary)) if loss is not None else None
         ),
         "methods": methods,
         "verdict": _verdict(group, loss, controlled, methods, pair).to_json(),
         "absent_tasks": absent,
     }
-    return report, {task: len(frame) for task, frame in frames.items()}
 
 
 def _verdict(group: Group, loss: Estimate | None, controlled: dict, methods: dict, pair: dict) -> Verdict:

@@ -2,14 +2,12 @@
 
 One row per (model, compressor, corpus, seed, task, item). Columns `correct/<method>`, `margin/<method>`,
 `gold_loglik/<method>` and, for a method that chooses among prompts, `selected_prompt/<method>`; null where the
-group lacks the method. `outcome` reads the pair that the config names.
+group lacks the method. `prediction/<method>` for dense, none (the compressed model) and the pair that the config names;
+`outcome` reads that pair.
 """
-
-from pathlib import Path
 
 import pandas as pd
 
-from workflow_scripts.analyze.answers import in_training_text, read_documents
 from workflow_scripts.analyze.results import Cell, Group, Results, unique
 from workflow_scripts.analyze.statistics import proportion_interval
 
@@ -44,21 +42,13 @@ def build(results: Results, pair: dict[str, str]) -> pd.DataFrame:
     return ledger
 
 
-def add_answers(ledger: pd.DataFrame, corpora: dict[str, Path], benchmarks: dict[str, Path]) -> pd.DataFrame:
-    """Add `answer_in_training_text`: whether the text of the group's corpus holds the item's answer; null if unknown.
-
-    corpora: name -> train.jsonl; benchmarks: task -> data.jsonl. A corpus that is not given stays null.
-    """
-    column = pd.Series(pd.NA, index=ledger.index, dtype="boolean")
-    for name, path in corpora.items():
-        mine = ledger[ledger["corpus"] == name]
-        items = mine.drop_duplicates(["task", "doc_id"])
-        known = items[["task", "doc_id"]].assign(
-            known=in_training_text(items, read_documents(path), benchmarks)
-        )
-        if len(mine):
-            column[mine.index] = mine[["task", "doc_id"]].merge(known, how="left")["known"].to_numpy()
-    return ledger.assign(answer_in_training_text=column)
+def add_answers(ledger: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Add `answer_in_training_text` from the table of `answers.find`; null where it does not know."""
+    if not len(ledger):
+        return ledger.assign(answer_in_training_text=pd.array([], dtype="boolean"))
+    keys = ["corpus", "task", "doc_id"]
+    known = ledger[keys].merge(answers, on=keys, how="left", validate="many_to_one")["known"]
+    return ledger.assign(answer_in_training_text=known.astype("boolean").to_numpy())
 
 
 def _seeds(results: Results, group: Group) -> list[int]:
@@ -76,12 +66,12 @@ def _part(
         if Cell(*group, m, seed) in results.evaluations
     }
     results.check_paired(cells.values())
-    base = results.items(compressed)
-    part = pd.DataFrame(index=base.index)
+    texts = results.texts(compressed, "question", "gold")
+    part = pd.DataFrame(index=texts.index)
     domains = {task: scores["domain"] for task, scores in results.evaluations[compressed]["tasks"].items()}
     part["domain"] = part.index.get_level_values("task").map(domains)
     for name in ("doc_id", "question", "gold"):
-        part[name] = base[name]
+        part[name] = texts[name]
     for method, cell in cells.items():
         items = results.items(cell).reindex(part.index)
         for measure in _MEASURES:
@@ -89,6 +79,11 @@ def _part(
                 part[f"{measure}/{method}"] = (
                     items[measure].astype("boolean") if measure == "correct" else items[measure]
                 )
+    for method in ("dense", "none", *pair.values()):
+        if method in cells:
+            part[f"prediction/{method}"] = results.texts(cells[method], "prediction")["prediction"].reindex(
+                part.index
+            )
     part["outcome"] = outcomes(part, {role: m for role, m in pair.items() if m in cells})
     part = part.reset_index()
     for position, (name, value) in enumerate([*group._asdict().items(), ("seed", seed)]):
@@ -97,55 +92,72 @@ def _part(
 
 
 def outcomes(items: pd.DataFrame, pair: dict[str, str]) -> pd.Series:
-    """The outcome of each item; null where the dense or the compressed model has no answer to it."""
-    dense, none = items["correct/dense"], items["correct/none"]
-    right = {role: items[f"correct/{method}"].fillna(False).astype(bool) for role, method in pair.items()}
+    """The outcome of each item; null where the dense, the compressed or a model of the pair did not answer it.
+
+    An item that a method's cell does not hold is neither lost nor broken by it: nothing is known of it. pair: only
+    the methods that have a cell; without one of them the outcome speaks of compression and the other.
+    """
+    answers = {name: items.get(f"correct/{name}") for name in ("dense", "none", *pair.values())}
+    unanswered = pd.Series(pd.NA, index=items.index, dtype="boolean")
+    answers = {name: unanswered if column is None else column for name, column in answers.items()}
+    known = pd.concat(answers.values(), axis=1).notna().all(axis=1)
+    right = {name: column.fillna(False).astype(bool) for name, column in answers.items()}
     nobody = pd.Series(False, index=items.index)
-    prompt, lora = right.get("prompt", nobody), right.get("lora", nobody)
-    anyone = prompt | lora
-    broken = ~(pd.concat(right.values(), axis=1).all(axis=1)) if right else nobody
-    known = dense.notna() & none.notna()
-    dense, none = dense.fillna(False).astype(bool), none.fillna(False).astype(bool)
+    prompt, lora = (right.get(pair.get(role), nobody) for role in ("prompt", "lora"))
+    everyone = pd.Series(True, index=items.index)
+    for method in pair.values():
+        everyone &= right[method]
+    dense, none = right["dense"], right["none"]
     outcome = pd.Series("never_known", index=items.index)
-    outcome[~dense & (none | anyone)] = "gained"
+    outcome[~dense & (none | prompt | lora)] = "gained"
     outcome[dense & ~none] = "lost"
     outcome[dense & ~none & prompt] = "recovered_by_prompt"
     outcome[dense & ~none & lora] = "recovered_by_lora"
     outcome[dense & ~none & prompt & lora] = "recovered_by_both"
     outcome[dense & none] = "kept"
-    outcome[dense & none & broken] = "newly_broken"
+    outcome[dense & none & ~everyone] = "newly_broken"
     return outcome.where(known)
 
 
 def rates(ledger: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """Per group, method and domain: the share of lost items made right, beside the flips that show no recovery.
+    """Per group, method and scope: the share of lost items made right, beside the flips that show no recovery.
 
-    recovered: of the items that compression lost, the share right with the method. chance: of the items that
-    neither the dense nor the compressed model knew, the share right with the method. It is a lower bound of what
-    noise gives: lost items lie nearer to the decision boundary, so the fairer reference is the recovered share of a
-    placebo (an untrained prompt, another seed). broken: of the items right before and after compression, the share
-    wrong with the method. Each share comes with its count and Wilson interval; domain `all` takes every item.
+    scope: `all` items, a domain or a task. recovered: of the items that compression lost, the share right with the
+    method. untaught: the same share among lost items whose answer does not stand in the training text; what is
+    recovered of them cannot have been relearned. chance: of the items that neither the dense nor the compressed model
+    knew, the share right with the method. It is a lower bound of what noise gives: lost items lie nearer to the
+    decision boundary, so the fairer reference is the recovered share of a placebo (an untrained prompt, another
+    seed). broken: of the items right before and after compression, the share wrong with the method. Each share
+    comes with its count and Wilson interval; items that one of the three models did not answer are left out.
     """
     rows = []
+    if not len(ledger):
+        return pd.DataFrame(rows)
+    domains, tasks = unique(ledger["domain"]), unique(ledger["task"])
     for keys, group in ledger.groupby(["model", "compressor", "corpus", "seed"], sort=False):
         for method in (m for m in methods if f"correct/{m}" in group):
-            known = group[group[f"correct/{method}"].notna()]
-            for domain in ["all", *unique(group["domain"])]:
-                items = known if domain == "all" else known[known["domain"] == domain]
-                dense, none = items["correct/dense"].astype(bool), items["correct/none"].astype(bool)
-                right = items[f"correct/{method}"].astype(bool)
-                shares = {
-                    "recovered": right[dense & ~none],
-                    "chance": right[~dense & ~none],
-                    "broken": ~right[dense & none],
-                }
+            answered = group[["correct/dense", "correct/none", f"correct/{method}"]].notna().all(axis=1)
+            known = group[answered]
+            for scope in ["all", *domains, *tasks]:
+                items = (
+                    known if scope == "all" else known[(known["domain"] == scope) | (known["task"] == scope)]
+                )
                 if len(items):
                     row = dict(zip(["model", "compressor", "corpus", "seed"], keys, strict=True))
-                    rows.append(row | {"method": method, "domain": domain} | _shares(shares))
+                    rows.append(row | {"method": method, "scope": scope} | _shares(items, method))
     return pd.DataFrame(rows)
 
 
-def _shares(shares: dict[str, pd.Series]) -> dict:
+def _shares(items: pd.DataFrame, method: str) -> dict:
+    dense, none = items["correct/dense"].astype(bool), items["correct/none"].astype(bool)
+    right, lost = items[f"correct/{method}"].astype(bool), dense & ~none
+    untaught = ~items["answer_in_training_text"].fillna(True).astype(bool)
+    shares = {
+        "recovered": right[lost],
+        "untaught": right[lost & untaught],
+        "chance": right[~dense & ~none],
+        "broken": ~right[dense & none],
+    }
     row = {}
     for name, flags in shares.items():
         low, high = proportion_interval(int(flags.sum()), len(flags))

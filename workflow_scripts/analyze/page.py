@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from workflow_scripts.analyze.figures import FIGURES
+from workflow_scripts.analyze.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.analyze.ledger import OUTCOMES, rates
 from workflow_scripts.analyze.rendering import environment
 from workflow_scripts.analyze.results import Results, unique
@@ -16,14 +17,16 @@ from workflow_scripts.analyze.verdict import LIMITS
 
 HEADLINE = "figure4"
 EXPLORER_ROWS = 40_000  # more than this and unchanged items (kept, never known) are left to ledger.parquet
-QUESTION = 500  # characters shown
+QUESTION, ANSWER = 500, 80  # characters shown
 
 
 def build_page(
     results: Results, verdict: dict, ledger: pd.DataFrame, audit: dict, tables: list[Table], methods: dict,
-    figures: dict[str, Path], trainings: dict[str, dict], description: str = "",
+    figures: dict[str, Path], measured: dict[str, dict[str, dict]], description: str = "",
+    forecast: Forecast | None = None,
 ) -> str:  # fmt: skip
-    """The page of a grid. figures: name -> SVG file; trainings: path -> training.json."""
+    """The page of a grid. figures: name -> SVG file; measured: kind of record (compression, training, similarity,
+    latency) -> path -> JSON; forecast: what the grid was expected to cost."""
     template = environment().get_template("report_page.html.j2")
     recovery = [m for m in methods if m != "none"]
     return template.render(
@@ -42,21 +45,41 @@ def build_page(
                 "title": title,
                 "alt": (function.__doc__ or "").strip(),
                 "source": image(figures[name]),
+                "command": f"snakemake results/{results.grid}/figures/{name}.svg",
             }
             for name, (function, title) in FIGURES.items()
             if name in figures
         ],
+        missing=[str(cell) for cell in results.missing],
         selections=selections(results),
         short=SHORT,
-        trainings=[training_row(path, record) for path, record in trainings.items()],
-        rates=rates(ledger, recovery).to_dict("records") if len(ledger) else [],
+        compressions=[compression_row(*item) for item in measured.get("compression", {}).items()],
+        trainings=[training_row(*item) for item in measured.get("training", {}).items()],
+        latencies=list(measured.get("latency", {}).values()),
+        rates=rates(ledger, recovery).to_dict("records"),
         placebos=[m for m in recovery if not methods[m].get("trained", True)],
         outcomes=OUTCOMES,
-        explorer=explorer(ledger, ["dense", "none", *recovery]),
+        explorer=explorer(ledger, ["dense", "none", *recovery], ["dense", "none", *verdict["pair"].values()]),
         audit=audit,
+        cost=cost(results, measured, forecast),
         cells=[cell_row(results, cell) for cell in results.planned],
         libraries=versions(results),
     )
+
+
+def cost(results: Results, measured: dict[str, dict], forecast: Forecast | None) -> dict | None:
+    """The forecast's device and totals, and its seconds beside those that the jobs took."""
+    if forecast is None:
+        return None
+    records = {str(results.planned[cell]): evaluation for cell, evaluation in results.evaluations.items()}
+    for kind in measured.values():
+        records |= kind
+    return {
+        "device": forecast.device,
+        "hours": job_hours(forecast.costs, forecast.device) / forecast.device["at_once"],
+        "rows": compare(forecast.costs, measured_seconds(records)),
+        "hosts": unique(f"{r['manifest']['host']} ({r['manifest']['device']})" for r in records.values()),
+    }
 
 
 def image(path: Path | None) -> str | None:
@@ -75,6 +98,20 @@ def selections(results: Results) -> list[dict]:
             by_task = shares.pop("by_task")
             rows.append({"cell": str(cell), "shares": shares, "by_task": by_task})
     return rows
+
+
+def compression_row(path: str, record: dict) -> dict:
+    """What was done to a model's weights, and how far the worst linear is from the original."""
+    errors = [layer["error"] for layer in record["layers"]]
+    return {
+        "name": " / ".join(Path(path).parts[-4:-1]),
+        "bits": record["effective_bits"],
+        "megabytes": record["bytes_on_disk"] / 1e6,
+        "error": sum(errors) / len(errors) if errors else None,
+        "worst": max(errors, default=None),
+        "damping": max((layer["damping"] or 0 for layer in record["layers"]), default=None),
+        "seconds": record["manifest"]["seconds"],
+    }
 
 
 def training_row(path: str, record: dict) -> dict:
@@ -114,45 +151,62 @@ def versions(results: Results) -> dict[str, list[str]]:
     return {name: sorted(found[name]) for name in sorted(found)}
 
 
-def explorer(ledger: pd.DataFrame, methods: list[str]) -> dict:
+def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> dict:
     """The ledger as compact data for the page's script: texts once, one short row per item and group.
 
-    A row is [item, outcome, right or wrong per method ("10-": right, wrong, not run), margins dense and compressed].
+    A row is [item, outcome, right or wrong per method ("10-": right, wrong, not run), whether the answer stands in the
+    training text ("10-"), then for each detailed method its margin and the number of its answer among `answers`].
     """
     names = list(OUTCOMES)
     shown = [m for m in methods if f"correct/{m}" in ledger]
+    detailed = [m for m in detailed if m in shown]
     frame, dropped = ledger[ledger["outcome"].notna()] if len(ledger) else ledger, 0
     if len(frame) > EXPLORER_ROWS:
         changed = frame[~frame["outcome"].isin(["kept", "never_known"])]
         dropped, frame = len(frame) - len(changed), changed
-    items, texts, groups = {}, [], []
+    items: dict[tuple, int] = {}
+    answers: dict[str, int] = {}
+    texts, groups = [], []
     tasks = unique(frame["task"])
     for keys, part in frame.groupby(["model", "compressor", "corpus", "seed"], sort=False):
-        marks = pd.concat(
-            [part[f"correct/{m}"].map({True: "1", False: "0"}).fillna("-") for m in shown], axis=1
-        )
-        marks = marks.apply("".join, axis=1)
-        margins = [
-            part[name].round(2) if (name := f"margin/{m}") in part else pd.Series(None, part.index)
-            for m in ("dense", "none")
-        ]
+        marks = _marks(part, [f"correct/{m}" for m in shown])
+        taught = _marks(part, ["answer_in_training_text"])
+        columns = [part[c] for c in ("task", "doc_hash", "occurrence", "question", "gold", "outcome")]
+        details = [_column(part, f"{kind}/{m}") for m in detailed for kind in ("margin", "prediction")]
         rows = []
-        columns = (part[c] for c in ("task", "doc_hash", "occurrence", "question", "gold", "outcome"))
-        for task, doc, nth, question, gold, outcome, mark, *margin in zip(
-            *columns, marks, *margins, strict=True
+        for task, doc, nth, question, gold, outcome, mark, known, *detail in zip(
+            *columns, marks, taught, *details, strict=True
         ):
             if (key := (task, doc, nth)) not in items:
                 items[key] = len(texts)
                 texts.append([tasks.index(task), _cut(question), _cut(gold)])
-            rows.append(
-                [items[key], names.index(outcome), mark, *(None if pd.isna(m) else float(m) for m in margin)]
-            )
+            row = [items[key], names.index(outcome), mark, known]
+            for margin, answer in zip(detail[::2], detail[1::2], strict=True):
+                row.append(None if pd.isna(margin) else round(float(margin), 2))
+                row.append(None if pd.isna(answer) else answers.setdefault(_brief(answer), len(answers)))
+            rows.append(row)
         model, compressor, corpus, seed = keys
         groups.append({"name": f"{model} / {compressor} / {corpus} / seed {seed}", "rows": rows})
     return {
         "tasks": tasks, "outcomes": names, "methods": ["compressed" if m == "none" else m for m in shown],
-        "texts": texts, "groups": groups, "dropped": dropped,
+        "detailed": [shown.index(m) for m in detailed], "texts": texts, "answers": list(answers), "groups": groups,
+        "dropped": dropped,
     }  # fmt: skip
+
+
+def _marks(part: pd.DataFrame, columns: list[str]) -> pd.Series:
+    """One string per row: 1 for true, 0 for false, - for unknown."""
+    marks = [part[name].map({True: "1", False: "0"}).fillna("-") for name in columns]
+    return pd.concat(marks, axis=1).apply("".join, axis=1)
+
+
+def _column(part: pd.DataFrame, name: str) -> pd.Series:
+    return part[name] if name in part else pd.Series(None, part.index, dtype=object)
+
+
+def _brief(answer: str) -> str:
+    answer = str(answer).strip()
+    return answer if len(answer) <= ANSWER else answer[:ANSWER] + " …"
 
 
 def _cut(text: str) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from pyarrow import parquet
 
 from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file
 
 UNCALIBRATED = "none"  # the corpus of dense, rtn and magnitude (design, 2)
-ITEM_COLUMNS = ("task", "doc_id", "doc_hash", "correct", "gold_loglik", "margin")
+INDEX_COLUMNS = ("task", "doc_id", "doc_hash")
+ITEM_COLUMNS = ("correct", "gold_loglik", "margin", "selected_prompt")
 
 
 class Cell(NamedTuple):
@@ -87,17 +89,24 @@ class Results:
         return next(iter(self.seeds(model, compressor, corpus, method)), None)
 
     def items(self, cell: Cell) -> pd.DataFrame:
-        """Samples of a cell, indexed by (task, doc_hash, nth occurrence of that hash in the task)."""
+        """What a cell's items came to, indexed by (task, doc_hash, nth occurrence of that hash in the task)."""
         if cell not in self._items:
-            recorded = self.evaluations[cell]["manifest"].get("samples_sha256")
-            path = samples_path(self.planned[cell])
-            if recorded and path.exists() and sha256_file(path) != recorded:
-                raise ArtifactError(
-                    f"{path}: not the file that {self.planned[cell].name} describes (SHA-256); "
-                    f"delete {self.planned[cell]} to compute both again"
-                )
-            self._items[cell] = read_samples(self.planned[cell])
+            self._items[cell] = self._read(cell, ITEM_COLUMNS)
         return self._items[cell]
+
+    def texts(self, cell: Cell, *columns: str) -> pd.DataFrame:
+        """Text columns (question, gold, prediction) of a cell's items; read each time, since they are large."""
+        return self._read(cell, columns)
+
+    def _read(self, cell: Cell, columns: Iterable[str]) -> pd.DataFrame:
+        recorded = self.evaluations[cell]["manifest"].get("samples_sha256")
+        path = samples_path(self.planned[cell])
+        if recorded and path.exists() and sha256_file(path) != recorded:
+            raise ArtifactError(
+                f"{path}: not the file that {self.planned[cell].name} describes (SHA-256); "
+                f"delete {self.planned[cell]} to compute both again"
+            )
+        return read_samples(self.planned[cell], columns)
 
     def check_paired(self, cells: Iterable[Cell]) -> None:
         """Refuse to pair cells whose benchmarks come from different source files (design, 6)."""
@@ -154,18 +163,19 @@ def read_results(paths: list[str]) -> Results:
     return Results(grid, planned, evaluations)
 
 
-def read_samples(evaluation: Path) -> pd.DataFrame:
-    """The samples beside an evaluation JSON; equal questions of a task are told apart by their order."""
-    path = samples_path(evaluation)
+def read_samples(evaluation: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Columns of the samples beside an evaluation JSON; equal questions of a task are told apart by their order."""
+    path, wanted = samples_path(evaluation), [*INDEX_COLUMNS, *columns]
     try:
-        items = pd.read_parquet(path)
+        absent = set(wanted) - set(parquet.read_schema(path).names)
+        items = pd.DataFrame() if absent else pd.read_parquet(path, columns=wanted)
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path}: can't be read ({error}); delete {evaluation} to compute both again"
         ) from error
-    if absent := [name for name in ITEM_COLUMNS if name not in items.columns]:
+    if absent:
         raise ArtifactError(
-            f"{path}: lacks the columns {', '.join(absent)}; delete {evaluation} to compute both again"
+            f"{path}: lacks the columns {', '.join(sorted(absent))}; delete {evaluation} to compute both again"
         )
     items = items.sort_values(["task", "doc_id"], kind="stable")
     items["occurrence"] = items.groupby(["task", "doc_hash"]).cumcount()

@@ -18,6 +18,7 @@ LEVEL = 0.95
 POWER = 0.80
 SEEDS_FOR_VARIANCE = 3  # fewer training seeds say nothing about their variance
 _CHUNK = 4_000_000  # resampled items held at once
+_DECIMALS = 10
 _ROUNDING = 1e-12  # equal columns of a matrix product may differ by less; such a difference is none
 
 
@@ -71,36 +72,48 @@ class Estimate:
 
 
 def finite(number: float) -> float | None:
-    """The number for JSON: None where it is not finite."""
-    return float(number) if np.isfinite(number) else None
+    """The number for JSON, to ten decimals (the last ones depend on the machine); None where it is not finite."""
+    return round(float(number), _DECIMALS) if np.isfinite(number) else None
 
 
-def resampled_means(
-    tasks: dict[str, np.ndarray], resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Bootstrap the items of each task, the same draws for every column.
+def resampled_averages(
+    families: Sequence[dict[str, np.ndarray]], resamples: int = RESAMPLES, seed: int = 0
+) -> list[np.ndarray]:
+    """Bootstrap macro averages: the items of each task are resampled, the same draws for every column.
 
-    tasks: task -> (items, columns). Returns task -> (resamples, columns) resampled means. Of n items n - 1 are
-    drawn with replacement: the rescaled bootstrap of Rao and Wu (1988) for stratified samples, whose variance
-    is unbiased where strata are small (drawing n understates it by (n-1)/n: 10 % at 10 items a task). A task's
-    draws depend on the seed, its name and its size only, so other cells don't move an interval.
+    families: for each, task -> (items, columns). Returns for each (resamples, columns): the mean over its tasks of
+    their resampled means; NaN where a task has a single item. Of n items n - 1 are drawn with replacement: the
+    rescaled bootstrap of Rao and Wu (1988) for stratified samples, whose variance is unbiased where strata are small
+    (drawing n understates it by (n-1)/n: 10 % at 10 items a task). A task's draws depend on the seed, its name and
+    its size only, so other columns don't move an interval, and families whose task has the same size share the
+    draws: one product of counts and values serves them all.
     """
-    means = {}
-    for task, values in tasks.items():
-        n = len(values)
+    sums = [np.zeros((resamples, _columns(family))) for family in families]
+    blocks: dict[tuple[str, int], list[int]] = {}
+    for number, family in enumerate(families):
+        for task, values in family.items():
+            blocks.setdefault((task, len(values)), []).append(number)
+    for (task, n), members in blocks.items():
         if n < 2:
-            means[task] = np.full((resamples, values.shape[1]), np.nan)
+            for number in members:
+                sums[number][:] = np.nan
             continue
+        values = np.hstack([families[number][task] for number in members])  # (n, columns of all members)
+        ends = np.cumsum([_columns(families[number]) for number in members])
         random = np.random.default_rng([seed, zlib.crc32(task.encode())])
-        parts = []
         for start in range(0, resamples, step := max(1, _CHUNK // n)):
             rows = min(step, resamples - start)
             drawn = random.integers(0, n, (rows, n - 1), np.int32)
             drawn += n * np.arange(rows, dtype=np.int32)[:, None]  # a range of counts for each resample
             counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-            parts.append(counts @ values / (n - 1))  # (rows, columns)
-        means[task] = np.concatenate(parts)
-    return means
+            means = counts @ values / (n - 1)  # (rows, columns of all members)
+            for number, part in zip(members, np.split(means, ends[:-1], axis=1), strict=True):
+                sums[number][start : start + rows] += part
+    return [total / max(1, len(family)) for total, family in zip(sums, families, strict=True)]
+
+
+def _columns(family: dict[str, np.ndarray]) -> int:
+    return next((values.shape[1] for values in family.values()), 0)
 
 
 def seed_mean(points: np.ndarray, draws: np.ndarray, name: str, seed: int = 0) -> Estimate:

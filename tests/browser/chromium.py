@@ -1,0 +1,108 @@
+"""A headless Chromium over its DevTools protocol: real keys, real layout, every request seen."""
+
+import asyncio
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    "--remote-debugging-port=0", "--window-size=1280,900",
+)  # fmt: skip
+KEYS = {"Tab": 9, "Enter": 13, "Space": 32, "ArrowDown": 40}
+
+
+def find() -> str | None:
+    """The browser's path, or None."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+class Browser:
+    """One tab. `requests` holds every URL that the page asked for, `errors` its uncaught exceptions."""
+
+    def __init__(self, executable: str):
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        self._profile = tempfile.TemporaryDirectory(prefix="chromium-")
+        options = [*OPTIONS, f"--user-data-dir={self._profile.name}"]
+        self._process = subprocess.Popen(
+            [executable, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._number = 0
+        self._run(self._connect())
+
+    def _run(self, coroutine):
+        return self._loop.run_until_complete(coroutine)
+
+    async def _connect(self) -> None:
+        port_file, deadline = Path(self._profile.name, "DevToolsActivePort"), time.monotonic() + 30
+        while not (port_file.exists() and port_file.read_text().strip()):
+            assert time.monotonic() < deadline and self._process.poll() is None, "the browser did not start"
+            await asyncio.sleep(0.1)
+        port = port_file.read_text().split()[0]
+        self._session = aiohttp.ClientSession()
+        async with self._session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+            tabs = await answer.json(content_type=None)
+        url = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+        self._socket = await self._session.ws_connect(url, max_msg_size=0)
+        for domain in ("Page", "Runtime", "Network"):
+            await self._call(f"{domain}.enable")
+
+    async def _call(self, method: str, **parameters) -> dict:
+        self._number += 1
+        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        while True:
+            message = await self._socket.receive_json(timeout=60)
+            self._note(message)
+            if message.get("id") == self._number:
+                assert "error" not in message, message["error"]
+                return message["result"]
+
+    def _note(self, message: dict) -> None:
+        if message.get("method") == "Network.requestWillBeSent":
+            self.requests.append(message["params"]["request"]["url"])
+        elif message.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(str(message["params"]["exceptionDetails"]))
+
+    def open(self, path: Path) -> None:
+        """Load a file and wait until it is complete."""
+        self.requests.clear()
+        self.errors.clear()
+        self._run(self._call("Page.navigate", url=Path(path).resolve().as_uri()))
+        deadline = time.monotonic() + 30
+        while self.js("document.readyState") != "complete" or self.js("location.protocol") != "file:":
+            assert time.monotonic() < deadline, f"{path} did not load"
+            time.sleep(0.05)
+
+    def js(self, expression: str):
+        """The value of a JavaScript expression; a promise is awaited."""
+        result = self._run(self._call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+        ))  # fmt: skip
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """A real key press, as from a keyboard."""
+        text = {"Enter": "\r", "Space": " "}.get(key, "")
+        named = {"key": " " if key == "Space" else key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+        for kind in ("keyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            self._run(self._call("Input.dispatchKeyEvent", type=kind, **named, **typed))
+
+    def write(self, text: str) -> None:
+        """Text into whatever has the focus."""
+        self._run(self._call("Input.insertText", text=text))
+
+    def close(self) -> None:
+        self._run(self._session.close())
+        self._process.terminate()
+        self._process.wait(timeout=20)
+        self._loop.close()
+        self._profile.cleanup()

@@ -1,0 +1,159 @@
+"""The report's pages in a real browser: sort, filter, toggle, keyboard, no requests, accessibility.
+
+Chromium must be installed. The accessibility rules are axe-core's: `npm install --no-save axe-core@4` in the
+repository's root puts them where the test looks.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.browser import chromium
+from tests.unit.synthetic_page import analysed
+
+AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
+PAGES = ("overview.html", "paper_audit.html", "tables/table1.html", "tables/table3.html")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return analysed(tmp_path_factory.mktemp("pages"), items=12)[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = chromium.find()
+    if executable is None:
+        pytest.skip(f"no browser: none of {', '.join(chromium.NAMES)} is installed")
+    found = chromium.Browser(executable)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def page(browser, results):
+    browser.open(results / "overview.html")
+    return browser
+
+
+def column(page, table: str, number: int) -> list[str]:
+    return page.js(
+        f"Array.from(document.querySelector('{table}').tBodies[0].rows, r => r.cells[{number}].dataset.value)"
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_asks_for_nothing_and_throws_nothing(browser, results, name):
+    browser.open(results / name)
+    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in browser.requests if url.startswith("file:")]) == 1
+    assert browser.errors == []
+    assert browser.js("window.hacked") is None
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_serious_accessibility_finding(browser, results, name):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not there: npm install --no-save axe-core@4")
+    browser.open(results / name)
+    browser.js(AXE.read_text() + "; 0")
+    found = json.loads(browser.js("axe.run().then(r => JSON.stringify([r.passes.length, r.violations]))"))
+    passes, violations = found
+    assert passes > 10, "axe did not run"
+    assert [
+        (v["id"], v["nodes"][0]["html"][:200]) for v in violations if v["impact"] in ("serious", "critical")
+    ] == []
+
+
+def test_a_table_is_sorted_by_the_keyboard_both_ways_with_missing_values_last(page):
+    table, number = "#tables ~ .scroll table.sortable", 4
+    page.js(
+        f"document.querySelector('{table}').tHead.rows[0].cells[{number}].querySelector('button').focus()"
+    )
+    for direction, reverse in (("ascending", False), ("descending", True)):
+        page.press("Enter")
+        assert (
+            page.js(
+                f"document.querySelector('{table}').tHead.rows[0].cells[{number}].getAttribute('aria-sort')"
+            )
+            == direction
+        )
+        values = column(page, table, number)
+        numbers = [float(value) for value in values if value]
+        assert numbers == sorted(numbers, reverse=reverse) and len(numbers) > 3
+        assert "" in values and values[len(numbers) :] == [""] * (len(values) - len(numbers))
+
+
+def test_the_ledger_is_filtered_by_task_outcome_and_text(page):
+    rows = "Array.from(document.getElementById('ledger-body').rows"
+    shown = f"{rows}, r => [r.cells[0].textContent, r.cells[4].textContent])"
+    everything = page.js("document.getElementById('ledger-count').textContent")
+    assert everything.startswith("108 items, 50 shown")  # 12 items of 9 tasks
+    form = "document.getElementById('ledger-form')"
+    page.js(f"{form}.task.value = '2'; {form}.task.dispatchEvent(new Event('input', {{bubbles: true}}))")
+    found = page.js(shown)
+    assert len(found) == 12 and len({task for task, _ in found}) == 1
+    page.js(
+        f"{form}.outcome.value = '0'; {form}.outcome.dispatchEvent(new Event('input', {{bubbles: true}}))"
+    )
+    kept = page.js(shown)
+    assert 0 < len(kept) < 12 and {outcome for _, outcome in kept} == {"kept"}
+    page.js(f"{form}.reset(); {form}.find.focus()")
+    page.write("question 7 of <piqa>")
+    assert [task for task, _ in page.js(shown)] == ["piqa"]
+
+
+def test_more_of_the_ledger_is_shown_on_demand(page):
+    page.js("document.getElementById('ledger-more').focus()")
+    page.press("Enter")
+    assert page.js("document.getElementById('ledger-body').rows.length") == 100
+    page.press("Enter")
+    assert page.js("document.getElementById('ledger-body').rows.length") == 108
+    assert page.js("document.getElementById('ledger-more').hidden")
+
+
+def test_a_hostile_answer_is_shown_as_text(page):
+    text = page.js("document.getElementById('ledger-body').rows[0].textContent")
+    assert "</script><img src=x onerror=window.hacked=1>" in text
+    assert page.js("document.querySelectorAll('#ledger-body img').length") == 0
+
+
+def test_rows_of_a_long_table_are_filtered_as_one_types(page):
+    page.js("document.querySelector('label.rowfilter input').focus()")
+    page.write("lora-r4 world")
+    visible = page.js(
+        "Array.from(document.querySelector('table.filterable').tBodies[0].rows).filter(r => !r.hidden)"
+        ".map(r => [r.cells[4].textContent, r.cells[5].textContent])"
+    )
+    assert visible == [["lora-r4", "world"]]
+    assert page.js("document.querySelector('label.rowfilter [role=status]').textContent").startswith("1 of ")
+
+
+def test_a_manifest_opens_and_closes_by_the_keyboard(page):
+    page.js("document.querySelector('#cells ~ .scroll summary').focus()")
+    for state in (True, False):
+        page.press("Enter")
+        assert page.js("document.querySelector('#cells ~ .scroll details').open") is state
+
+
+def test_the_keyboard_reaches_sections_and_scrolled_tables(page):
+    page.js("document.activeElement.blur()")
+    page.press("Tab")
+    assert page.js("document.activeElement.textContent") == "Verdict"
+    page.press("Enter")
+    assert page.js("location.hash") == "#verdict"
+    reached = set()
+    for _ in range(40):
+        page.press("Tab")
+        reached.add(
+            page.js("document.activeElement.getAttribute('aria-label') || document.activeElement.tagName")
+        )
+    assert {"Conditions", "BUTTON"} <= reached
+
+
+def test_what_has_the_focus_is_seen(page):
+    page.js("document.querySelector('thead button').focus()")
+    page.press("Tab")
+    assert page.js("getComputedStyle(document.activeElement).outlineStyle") not in ("none", "")

@@ -1,0 +1,39 @@
+"""All entries of the analysis on made-up results, one after the other, as the workflow calls them."""
+
+import json
+from pathlib import Path
+
+from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from tests.unit.test_analyze_figures import LATENCY, TRAINING
+from workflow_scripts import audit_paper, build_ledger, draw_page, find_answers, judge, plot_figure, tabulate
+
+GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "idp-50-100": 0.1}
+LOST = ("m", "gptq-w3", "wikipedia", "prompt-50", 0)
+
+
+def analysed(folder: Path, items: int = 8) -> tuple[Path, list[str]]:
+    """Make everything but Snakemake's report in `folder`; returns the results' folder and the planned cells."""
+    cells = write_grid(folder, study("m", GAINS), items=items, skip={LOST})
+    results = folder / "results/synthetic"
+    training = results / "adapters/m/gptq-w3/wikipedia/lora-r4/seed-0/training.json"
+    latency = results / "latency/m/gptq-w3/wikipedia/seed-0.json"
+    manifest = {"device": "made-up device", "host": "nowhere", "seconds": 1.0}
+    for path, record in ((training, TRAINING), (latency, LATENCY)):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(record | {"manifest": manifest}))
+    judge.main(cells, PAIR, results / "verdict.json")
+    find_answers.main(cells, {}, {}, results / "answers.parquet")
+    build_ledger.main(cells, PAIR, results / "answers.parquet", results / "ledger.parquet")
+    tables = [str(results / "tables" / f"table{n}.html") for n in (1, 2, 3)]
+    tabulate.main(cells, results / "verdict.json", CATALOGUE, tables)
+    figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "figure4")]
+    for path in figures:
+        plot_figure.main(Path(path).stem, cells, results / "verdict.json", PAIR, CATALOGUE, [path])
+    audit = (results / "paper_audit.json", results / "paper_audit.html")
+    audit_paper.main(cells, results / "verdict.json", *audit)
+    draw_page.main(
+        cells, results / "verdict.json", results / "ledger.parquet", audit[0], figures,
+        {"training": [str(training)], "latency": [str(latency)]}, CATALOGUE, results / "overview.html",
+        "A <b>made-up</b> grid.",
+    )  # fmt: skip
+    return results, cells

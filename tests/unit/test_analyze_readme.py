@@ -1,0 +1,56 @@
+"""The README's results come from the committed archive."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.synthetic_results import PAIR, study, write_grid
+from workflow_scripts.analyze.judgement import judge_grid
+from workflow_scripts.analyze.readme import BEGIN, END, current, region, replaced
+from workflow_scripts.analyze.results import read_results
+from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.update_readme import ARCHIVE, results_of
+
+ROOT = Path(__file__).parents[2]
+INDEX = {"blocks": {"core": {"planned": 6, "evaluated": 6}, "seeds": {"planned": 4, "evaluated": 1},
+                    "rest": {"planned": 3, "evaluated": 0}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.18}, losses={"gptq-w3": 0.25, "sparsegpt-50": 0.25})
+    truth[("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)] = 0.5
+    lost = {("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)}
+    results = read_results(write_grid(tmp_path_factory.mktemp("grid"), truth, 120, 0.02, skip=lost))
+    return region(judge_grid(results, PAIR, 1500), INDEX, "reports/bench")
+
+
+def test_the_region_has_the_verdict_with_its_intervals(text):
+    row = next(line for line in text.splitlines() if line.startswith("| m, gptq-w3"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[4:] == ["**displaced**", "displaced"]
+    assert cells[1].startswith("+2") and "[+" in cells[1] and "points" not in row
+
+
+def test_what_was_not_run_is_said(text):
+    assert "core, seeds (1 of 4 cells)." in text and "rest" not in text
+    assert (
+        next(line for line in text.splitlines() if line.startswith("| m, sparsegpt-50")).count("not run") == 1
+    )
+    assert "1 of 9 planned cells of the grid were not run." in text
+    assert "1,080 paired items" in text
+
+
+def test_only_the_region_is_rewritten():
+    readme = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert replaced(readme, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert current(replaced(readme, "new")) == "new"
+    with pytest.raises(ArtifactError, match="no region"):
+        replaced("no marks", "new")
+
+
+def test_the_readme_says_what_the_archive_says(monkeypatch):
+    """Empty without a committed archive, else exactly what the command writes."""
+    monkeypatch.chdir(ROOT)
+    there = (ROOT / ARCHIVE / "archive.json").is_file()
+    assert current((ROOT / "README.md").read_text()) == (results_of(ARCHIVE) if there else "")

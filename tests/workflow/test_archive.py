@@ -1,0 +1,92 @@
+"""Archive, restore, rebuild and compare of a finished run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.workflow.conftest import Checkout, product_copy
+from workflow_scripts.config import load
+from workflow_scripts.grid import Plan
+
+
+def call(checkout, entry, *arguments, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", f"workflow_scripts.{entry}", *map(str, arguments)], cwd=checkout.folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def archive(finished, tmp_path_factory):
+    output = tmp_path_factory.mktemp("archives") / "tiny.tar.gz"
+    text = call(finished, "archive_grid", "--grid", "tiny", "--out", output)
+    assert "block core" in text and "7 of 7 cells" in text
+    return output
+
+
+@pytest.fixture
+def clone(finished, tmp_path):
+    """A fresh clone with the configuration of the finished run and nothing else."""
+    checkout = Checkout(product_copy(tmp_path / "clone"))
+    checkout.write_config(finished.config())
+    return checkout
+
+
+def test_after_a_restore_nothing_reruns(archive, clone):
+    text = call(clone, "restore_grid", archive)
+    assert "Restored 9 cells and 4 adapters" in text and "The report was restored too" in text
+    assert "snakemake --force resources/" in text  # weights of models are not in an archive
+    assert "Nothing to be done" in clone.snakemake("--dry-run").stdout
+    assert "Restored 0 cells and 0 adapters" in call(clone, "restore_grid", archive)
+
+
+def test_what_todays_configuration_would_make_differently_is_left_out(archive, clone):
+    config = clone.config()
+    config["methods"]["lora-r2"]["alpha"] = 3
+    clone.write_config(config)
+    text = call(clone, "restore_grid", archive)
+    assert "Restored 8 cells and 3 adapters" in text and "(2):" in text
+    assert not list(clone.folder.glob("results/tiny/evaluations/**/lora-r2/*"))
+    jobs = clone.snakemake("--dry-run").stdout
+    assert "Train lora-r2" in jobs and "Evaluate tiny gptq-w3 text prompt-5" not in jobs
+
+
+def test_an_archive_of_results_that_changed_since_the_report_is_refused(copied, tmp_path):
+    cell = Plan(load(copied.config())).cells("tiny")[1]
+    evaluation = json.loads((copied.folder / cell.json).read_text())
+    evaluation["manifest"]["seconds"] += 1
+    (copied.folder / cell.json).write_text(json.dumps(evaluation))
+    text = call(copied, "archive_grid", "--grid", "tiny", "--out", tmp_path / "a.tar.gz", status=1)
+    assert "not as in the report" in text and "Traceback" not in text
+    assert not os.listdir(tmp_path / "a.tar.gz") if (tmp_path / "a.tar.gz").is_dir() else True
+
+
+def test_two_archives_of_one_run_are_equal(archive, finished, tmp_path):
+    small = tmp_path / "small"
+    call(finished, "archive_grid", "--grid", "tiny", "--out", small, "--small")
+    assert not list(small.rglob("*.safetensors")) and not list(small.rglob("report.html"))
+    text = call(finished, "compare_archives", archive, small, "--out", tmp_path / "numbers.json")
+    assert "9 cells in common" in text and "The manifests agree." in text
+    assert len(json.loads((tmp_path / "numbers.json").read_text())["cells"]) == 9
+    assert "a restore needs one" in call(finished, "restore_grid", small, status=1)
+
+
+@pytest.mark.slow
+def test_a_rebuild_makes_the_same_tables_and_figures_without_a_model(archive, finished, clone, tmp_path):
+    small = tmp_path / "small"
+    call(finished, "archive_grid", "--grid", "tiny", "--out", small, "--small")
+    for number, source in enumerate((archive, small)):
+        text = call(clone, "rebuild_grid", source, "--out", f"rebuilt-{number}", "--cores", "2")
+        assert "figures, verdict and audit are equal to the archive's" in text
+        folder = clone.folder / f"rebuilt-{number}"
+        assert not list(folder.rglob("*.safetensors"))
+        report = (folder / "results/tiny/report.html").read_text()
+        assert "idp-5-8" in report
+    assert "is not empty" in call(clone, "rebuild_grid", archive, "--out", "rebuilt-0", status=1)
+    shutil.rmtree(clone.folder / "rebuilt-0")

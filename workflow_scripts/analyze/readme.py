@@ -1,0 +1,83 @@
+"""The README's account of a result: a marked region, written from an archive and never by hand."""
+
+from workflow_scripts.analyze.summary import points
+from workflow_scripts.artifacts import ArtifactError
+
+BEGIN = "<!-- results: written by `python -m workflow_scripts.update_readme`, not by hand -->"
+END = "<!-- end of results -->"
+
+
+def region(verdict: dict, index: dict, archive: str) -> str:
+    """Markdown: what was measured, a row per compressed model with its verdict, the headline figure.
+
+    verdict: verdict.json; index: archive.json; archive: the archive's folder as the README links it.
+    """
+    pair, grid = verdict["pair"], verdict["grid"]
+    judged = [group for group in verdict["groups"] if group["metrics"]["accuracy"].get("methods")]
+    blocks = ", ".join(
+        name
+        if block["evaluated"] == block["planned"]
+        else f"{name} ({block['evaluated']} of {block['planned']} cells)"
+        for name, block in index["blocks"].items()
+        if block["evaluated"]
+    )
+    counts = sorted({sum(group["items"].values()) for group in judged})
+    items = " to ".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
+    lines = [
+        f"Grid `{grid}`, blocks that were run: {blocks}. Average 0-shot accuracy over the tasks, {items} paired items; "
+        "points with 95 % intervals. *Brought back*: beyond what the method also gives the dense model.",
+        "",
+        f"| compressed model | lost | brought back by `{pair['prompt']}` | brought back by `{pair['lora']}` "
+        "| verdict | by gold log-likelihood |",
+        "|---|--:|--:|--:|---|---|",
+        *(_row(group, pair) for group in judged),
+        "",
+    ]
+    missing = verdict["cells"]["missing"]
+    if missing:
+        lines += [
+            f"{len(missing)} of {verdict['cells']['planned']} planned cells of the grid were not run.",
+            "",
+        ]
+    figure = f"{archive}/results/{grid}/figures/figure4.svg"
+    lines += [
+        f"![Average accuracy against the parameters that each method adds, with 95 % intervals]({figure})",
+        "",
+        f"Everything behind these numbers is in [`{archive}`]({archive}): `make rebuild FROM={archive}` makes the "
+        "tables, figures, verdict and report again, without a model.",
+    ]
+    return "\n".join(lines)
+
+
+def _row(group: dict, pair: dict) -> str:
+    accuracy, loglik = group["metrics"]["accuracy"], group["metrics"]["gold_loglik"]
+    gains = [accuracy["methods"].get(method) for method in (pair["prompt"], pair["lora"])]
+    brought = [
+        "not run"
+        if row is None
+        else points(row["controlled"])
+        if row["controlled"]
+        else f"{points(row['gain'])}, not controlled"
+        for row in gains
+    ]
+    words = [metric["verdict"]["word"].replace("_", " ") for metric in (accuracy, loglik)]
+    where = f"{group['model']}, {group['compressor']}, {group['corpus']}"
+    cells = [where, points(accuracy["loss"]), *brought, f"**{words[0]}**", words[1]]
+    return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"
+
+
+def current(readme: str) -> str:
+    """What stands between the marks; ArtifactError without them."""
+    _, mark, rest = readme.partition(BEGIN)
+    inside, end, _ = rest.partition(END)
+    if not mark or not end:
+        raise ArtifactError(f"the README has no region between '{BEGIN}' and '{END}'")
+    return inside.strip("\n")
+
+
+def replaced(readme: str, text: str) -> str:
+    """The README with `text` between the marks."""
+    current(readme)
+    before, _, rest = readme.partition(BEGIN)
+    after = rest.partition(END)[2]
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
