@@ -17,7 +17,7 @@ KINDS = {
     r"|snakemake .*--list-rules.*|snakemake --unlock"
     r"|python -m workflow_scripts\.\w+ --help"
     r"|python -m workflow_scripts\.forecast_grid .*|snakemake (.* )?-n( .*)?",
-    "expensive": r"make (demo|run .*)|snakemake .*results/.*|cp .*",
+    "expensive": r"make (demo|(run|archive|rebuild|restore|compare) .*)|snakemake .*results/.*|cp .*",
 }
 # Cheap, but like another or on the largest grid: with their pages, in the slow tests.
 LATER = r"snakemake (-n results/.*|--unlock)|.*(--profile slurm|grid=paper).*"

@@ -84,9 +84,8 @@ def test_a_text_that_all_cells_share_is_stored_about_once(run, tmp_path):
     for cell in run:
         pd.read_parquet(cell.samples).assign(question=texts).to_parquet(cell.samples, index=False)
     archives._merge_samples(run, tmp_path / "samples.parquet")
-    assert (
-        tmp_path / "samples.parquet"
-    ).stat().st_size < 35_000 + 1.2 * 54 * 500  # hex: 500 bytes of content
+    apart = sum((tmp_path / cell.samples).stat().st_size for cell in run)
+    assert (tmp_path / "samples.parquet").stat().st_size < apart / 3  # six cells
 
 
 def test_samples_of_a_cell_that_was_not_packed_are_missed(run, tmp_path):

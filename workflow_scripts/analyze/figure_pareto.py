@@ -20,6 +20,7 @@ from workflow_scripts.analyze.figure_style import (
 from workflow_scripts.analyze.results import UNCALIBRATED, Group
 
 ADAPTER_BYTES = 4  # per parameter: adapters are stored in float32
+LINEAR = 10_000  # parameters below this stand on a linear part of the axis: no method adds 1 to 9,999 but it may add 0
 AVERAGE = "average accuracy (%)"
 
 
@@ -57,12 +58,17 @@ def pareto(data: FigureData, title: str) -> Figure:
                 handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=family))
             _front(ax, drawn, measure, _numbered(found))
             if not drawn:
+                ax.set_xticks([])
                 ax.text(
                     0.5, 0.5, "not measured in this grid", transform=ax.transAxes, ha="center", color=SOFT
                 )
             ax.set_xlabel(label)
             if measure == "parameters":
-                ax.set_xscale("symlog", linthresh=1000, linscale=0.4)
+                ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
+                top = max((s.parameters for s in drawn), default=LINEAR)
+                powers = [10**n for n in range(4, 12) if 10**n <= 2 * top]
+                ax.set_xticks([0, *powers], ["0", *(f"{power:,}" for power in powers)], fontsize=7)
+                ax.minorticks_off()
             elif measure == "megabytes":
                 ax.set_xscale("log")
                 ax.xaxis.set_major_formatter("{x:g}")

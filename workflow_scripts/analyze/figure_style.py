@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from workflow_scripts.analyze.results import Group, Results
 from workflow_scripts.artifacts import atomic_path
 
+LEVEL = "level"  # marks the reference lines of a figure
 INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
 FAMILIES = {  # kind -> label, colour, marker, hatch
@@ -109,18 +110,19 @@ def hollow(axes: Axes, x: float, y: float, colour: str, marker: str, size: float
 
 
 def level(axes: Axes, value: dict | None, label: str, style: str) -> None:
-    """A horizontal reference line (dense, no recovery) with its interval as a band."""
+    """A horizontal reference line (dense, no recovery) with its interval as a band; `legend` names it."""
     if value:
-        axes.axhline(value["value"], color=INK, linestyle=style, linewidth=1.1, zorder=1)
+        axes.axhline(
+            value["value"], color=INK, linestyle=style, linewidth=1.1, zorder=1, label=label, gid=LEVEL
+        )
         if value["low"] is not None:
             axes.axhspan(value["low"], value["high"], color=INK, alpha=0.06, linewidth=0, zorder=0)
-        axes.annotate(label, (1, value["value"]), xycoords=("axes fraction", "data"), xytext=(3, 0), rotation=270,
-                      textcoords="offset points", ha="left", va="center", fontsize=7, color=SOFT)  # fmt: skip
 
 
 def legend(figure: Figure, handles: list, columns: int = 4) -> None:
-    """One legend over the panels, equal labels once."""
-    by_label = {handle.get_label(): handle for handle in handles}
+    """One legend over the panels with the reference lines, equal labels once."""
+    levels = [line for axes in figure.axes for line in axes.lines if line.get_gid() == LEVEL]
+    by_label = {handle.get_label(): handle for handle in [*handles, *levels]}
     if by_label:
         figure.legend(by_label.values(), by_label.keys(), loc="outside upper left", ncols=columns)
 
