@@ -102,6 +102,17 @@ def test_an_incomplete_set_of_seeds_says_so(tmp_path):
     assert row.problem == "mean of 2 of 3 seeds"
 
 
+def test_rows_of_several_seeds_say_what_their_intervals_cover(tmp_path):
+    truth = study("m", {"lora-r4": 0.1, "prompt-50": 0.1})
+    truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", s): 0.6 for s in (1, 2)}
+    truth[("m", "gptq-w3", "wikipedia", "prompt-50", 1)] = 0.6
+    table = tables_of(tmp_path, truth)[0]
+    assert row_of(table, "lora-r4").note == "mean of 3 seeds; intervals cover items and training seeds"
+    assert row_of(table, "prompt-50").note == "mean of 2 seeds; intervals cover items"
+    assert row_of(table, "lora-r4").entries["arcE"].low is None  # one cell's interval is not the mean's
+    assert row_of(table, "none").entries["arcE"].low is not None
+
+
 def test_a_mean_over_a_missing_task_is_missing(tmp_path):
     truth = study("m", {"lora-r4": 0.1})
     results = read_results(write_grid(tmp_path, truth, 6))

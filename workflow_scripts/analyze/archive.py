@@ -293,7 +293,9 @@ def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
 def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
     """The schema as the evaluation writes it: reading a file back renames the values of its lists."""
     fields = [
-        pyarrow.field(f.name, pyarrow.list_(f.type.value_type), f.nullable) if pyarrow.types.is_list(f.type) else f
+        pyarrow.field(f.name, pyarrow.list_(f.type.value_type), f.nullable)
+        if pyarrow.types.is_list(f.type)
+        else f
         for f in schema
     ]
     return pyarrow.schema(fields)

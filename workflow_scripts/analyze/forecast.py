@@ -16,7 +16,9 @@ from workflow_scripts.config import DEVICES
 from workflow_scripts.grid import Cell, Plan
 
 LAYERS = 30
-VOCABULARY = 1.35  # a token of a window against one of a task: the window's loss needs the head at every position
+VOCABULARY = (
+    1.35  # a token of a window against one of a task: the window's loss needs the head at every position
+)
 LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
 VARIANTS = {"prompt": 2, "lora": 2}  # ways of applying it that are timed: prepended, cached; unmerged, merged
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights

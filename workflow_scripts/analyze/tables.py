@@ -201,6 +201,7 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
         row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
         if (
             len(members) == 1
+            and len(cells) == 1  # the task's interval is of one cell
             and column not in DOMAINS.values()
             and (task := judged["tasks"].get(method, {}).get(members[0]))
         ):
@@ -213,7 +214,8 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
     elif len(cells) < len(planned):
         row.problem = f"mean of {len(cells)} of {len(planned)} seeds"
     elif len(cells) > 1:
-        row.note = f"mean of {len(cells)} seeds"
+        covers = judged["metrics"]["accuracy"].get("methods", {}).get(method, {}).get("covers", "items")
+        row.note = f"mean of {len(cells)} seeds; intervals cover {covers}"
     worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
     if worst > DIVERGED:
         row.problem = f"diverged: its perplexity is {worst:,.0f}"
@@ -269,7 +271,8 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
     level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
     notes = [
         f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} paired bootstrap interval "
-        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals.",
+        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals. "
+        "Intervals cover items only unless a row says otherwise.",
         "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
         "of a panel's model, corpus; detectable: the smallest gain that this sample finds with 80 % power.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks what is missing.",

@@ -11,7 +11,7 @@ MEANING = {
     "forgotten": "the knowledge is forgotten: only added parameters bring it back",
     "both": "both: the prompt brings some of it back, added parameters more",
     "unrecovered": "neither method brings back a quarter of the loss",
-    "undecided": "undecided: the intervals allow more than one reading",
+    "undecided": "undecided: what was measured allows more than one reading",
     "unavailable": "unavailable: cells that the rule needs are missing",
 }
 LIMITS = (
