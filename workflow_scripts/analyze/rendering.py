@@ -15,6 +15,8 @@ MISSING = "—"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "Δ": r"$\Delta$", "≥": r"$\ge$",
+    "≤": r"$\le$", "−": "$-$", "×": r"$\times$", "–": "--", "…": r"\ldots{}", "“": "``", "”": "''", "’": "'",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
 }  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def to_latex(table: Table) -> str:
             cells.append(_latex_gain(row))
             parts.append(" & ".join(cells) + r" \\")
         parts += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""]
-    parts += [f"% {note}" for note in table.notes]
+    parts += [f"% {' '.join(note.split())}" for note in table.notes]
     return "\n".join(parts) + "\n"
 
 
@@ -125,8 +127,8 @@ RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
 
 
 def latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Text with LaTeX's special characters escaped; what its default fonts lack becomes a question mark."""
+    return "".join(_LATEX.get(c) or (c if c.isascii() or "À" <= c <= "ÿ" else "?") for c in text)
 
 
 def _plain(value: float | None) -> str:
