@@ -6,7 +6,7 @@ import pytest
 
 from tests.equivalence import scorer_models
 from workflow_scripts.artifacts import ArtifactError
-from workflow_scripts.evaluate.tasks import MARGIN, generation_cap, load_task, sample
+from workflow_scripts.evaluate.tasks import DEFINITIONS, MARGIN, generation_cap, load_task, sample
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,24 @@ def test_few_shot_variants_show_solved_examples_from_their_own_data_but_never_th
         examples, rest = behind.args[0].rsplit("\n\n", 1)
         assert (rest, behind.args[1]) == (question, choice)
         assert examples.count("Question:") == 2 and question not in examples
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(DEFINITIONS.glob("*.yaml"))])
+def test_every_task_takes_solved_examples(data, name):
+    """webqs has a list of answers and no single one: its examples show the first by the alphabet."""
+    file = data / name / "data.jsonl"
+    loaded = load_task(name, file, 3, 8, scorer_models.tokenizer(), None, 2)
+    for line in loaded.samples:
+        document = loaded.task.eval_docs[line]
+        shown = loaded.task.fewshot_context(document, 2)
+        plain = loaded.task.fewshot_context(document, 0)
+        for with_examples, alone in [(shown, plain)] if isinstance(shown, str) else zip(shown, plain):
+            assert with_examples.endswith(alone) and with_examples.count("\n\n") == 2
+    if name == "webqs":
+        answers = {json.loads(row)["question"]: min(json.loads(row)["answers"]) for row in file.open()}
+        example = shown.split("\n\n")[0]
+        question, answer = example.removeprefix("Question: ").split("\nAnswer: ")
+        assert answers[question] == answer
 
 
 def test_unknown_task_and_broken_data_say_so(data, tmp_path):

@@ -108,12 +108,15 @@ def load_task(
             **config.get("generation_kwargs", {}),
             "max_gen_toks": generation_tokens,
         }
+    metadata = config.get("metadata") or {}
+    if fewshot and "gold" in metadata:
+        answer = partial(apply_template, metadata["gold"])
+        config["fewshot_config"] = {**(config.get("fewshot_config") or {}), "doc_to_target": answer}
     task = TaskManager(include_defaults=False).load([config])["tasks"][name]
     task.set_fewshot_seed(0)
     if config["output_type"] == "generate_until" and generation_tokens is None:
         targets = [task.doc_to_target(document) for document in task.eval_docs]
         task.config.generation_kwargs["max_gen_toks"] = generation_cap(targets, tokenizer)
-    metadata = config.get("metadata") or {}
     picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
     return EvaluationTask(
         name, task, chosen, [digest(document) for document in picked], chosen if fewshot else None,
