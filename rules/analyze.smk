@@ -72,8 +72,12 @@ rule tabulate:
             number=[1, 2, 3],
             format=FORMATS[:-1],
         ),
+        expand("results/{{grid}}/tables/changes.{format}", format=["csv", "md"]),
         html=report(
-            expand("results/{{grid}}/tables/table{number}.html", number=[1, 2, 3]),
+            expand(
+                "results/{{grid}}/tables/{table}.html",
+                table=["table1", "table2", "table3", "changes"],
+            ),
             caption="../reports/captions/tables.rst",
             category="Tables",
         ),
@@ -87,7 +91,7 @@ rule tabulate:
     params:
         args=analysis("tabulate.py"),
     message:
-        "Tables 1 to 3 of {wildcards.grid}"
+        "Tables 1 to 3 and changed answers of {wildcards.grid}"
     script:
         "../workflow_scripts/tabulate.py"
 

@@ -1,7 +1,8 @@
-"""Rule `tabulate`: evaluations and verdict.json -> Tables 1 to 3 as CSV, Markdown, LaTeX and HTML."""
+"""Rule `tabulate`: evaluations and verdict.json -> Tables 1 to 3 (CSV, Markdown, LaTeX, HTML) and changed answers."""
 
 from pathlib import Path
 
+from workflow_scripts.analyze import changes
 from workflow_scripts.analyze.paper import read_tables
 from workflow_scripts.analyze.rendering import RENDERERS
 from workflow_scripts.analyze.results import read_results
@@ -12,13 +13,19 @@ from workflow_scripts.job import job
 
 def main(cells: list[str], verdict: str, catalogue: dict, outputs: list[str]) -> None:
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
-    outputs: any of table{1,2,3}.{csv,md,tex,html}."""
+    outputs: any of table{1,2,3}.{csv,md,tex,html} and changes.{csv,md,html}."""
     results = read_results(cells)
     tables = build_tables(results, read_json(verdict, schema="verdict"), **catalogue, printed=read_tables())
     by_name = {f"table{table.number}": table for table in tables}
+    moved = changes.changes(results)
     for output in map(Path, outputs):
+        kind = output.suffix[1:]
+        if output.stem == "changes":
+            text = changes.RENDERERS[kind](moved, results.grid)
+        else:
+            text = RENDERERS[kind](by_name[output.stem])
         with atomic_path(output) as temporary:
-            temporary.write_text(RENDERERS[output.suffix[1:]](by_name[output.stem]))
+            temporary.write_text(text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pandas as pd
 
 from workflow_scripts.analyze.rendering import environment, number, pipe
 from workflow_scripts.analyze.results import Cell, Results
-from workflow_scripts.analyze.statistics import RESAMPLES, Estimate, proportion_interval, resampled_means
+from workflow_scripts.analyze.statistics import RESAMPLES, Estimate, proportion_interval, resampled_averages
 
 MEASURES = ("flips", "changed", "kl")
 NOTES = (
@@ -36,14 +36,14 @@ def divergence(reference: np.ndarray, other: np.ndarray) -> float:
 def compare(dense: pd.DataFrame, cell: pd.DataFrame) -> pd.DataFrame:
     """flips, changed (0 or 1) and kl (nats, NaN where choices don't exclude each other) per shared item.
 
-    Both are samples as `Results.items` gives them. Items whose choices differ in number are not comparable: NaN.
+    Both are samples, indexed as `Results` does, with correct, prediction and choice_logliks.
     """
     both = dense.join(cell, how="inner", lsuffix="_dense", rsuffix="_cell")
     found = pd.DataFrame(index=both.index)
     found["flips"] = (both["correct_dense"] != both["correct_cell"]).astype(float)
     found["changed"] = (both["prediction_dense"] != both["prediction_cell"]).astype(float)
     found["kl"] = [
-        np.nan if a is None or b is None or len(a) != len(b) else divergence(np.asarray(a), np.asarray(b))
+        np.nan if a is None or b is None else divergence(np.asarray(a), np.asarray(b))
         for a, b in zip(both["choice_logliks_dense"], both["choice_logliks_cell"], strict=True)
     ]
     return found
@@ -54,45 +54,52 @@ def changes(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
 
     Cells of models whose dense cell without an adapter is missing have no rows.
     """
-    rows = []
-    for cell in results.planned:
+    compared: dict[Cell, dict[str, pd.DataFrame]] = {}
+    for cell in results.evaluations:
         dense = results.first(cell.model, "dense", cell.corpus, "none")
-        if cell not in results.evaluations or dense in (None, cell):
-            continue
-        results.check_paired([dense, cell])
-        found = compare(results.items(dense), results.items(cell))
-        tasks = dict(iter(found.groupby(level="task", sort=False)))
-        rows += [cell._asdict() | row for row in _rows(tasks, resamples)]
+        if dense not in (None, cell):
+            results.check_paired([dense, cell])
+            items = [results.texts(c, "correct", "prediction", "choice_logliks") for c in (dense, cell)]
+            compared[cell] = dict(iter(compare(*items).groupby(level="task", sort=False)))
+    rows, families = [], []
+    for cell, tasks in compared.items():
+        for task, name, values in _estimated(tasks):
+            families.append(values)
+            rows.append((cell, task, name, values))
+    estimates = {}
+    for (cell, task, name, values), draws in zip(rows, resampled_averages(families, resamples), strict=True):
+        point = float(np.mean([each.mean() for each in values.values()]))
+        estimates[cell, task, name] = Estimate(point, draws[:, 0])
+    table = []
+    for cell, tasks in compared.items():
+        for task, items in (*tasks.items(), ("all", pd.concat(tasks.values()))):
+            row = cell._asdict() | {"task": task, "n": len(items)}
+            for name in MEASURES:
+                if estimate := estimates.get((cell, task, name)):
+                    low, high = estimate.interval()
+                    row |= {name: estimate.point, f"{name}_low": low, f"{name}_high": high}
+                elif name != "kl":
+                    low, high = proportion_interval(int(items[name].sum()), len(items))
+                    row |= {name: items[name].mean(), f"{name}_low": low, f"{name}_high": high}
+            table.append(row)
     columns = [
         *Cell._fields,
         "task",
         "n",
         *(name + end for name in MEASURES for end in ("", "_low", "_high")),
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(table, columns=columns)
 
 
-def _rows(tasks: dict[str, pd.DataFrame], resamples: int) -> list[dict]:
-    """The rows of one cell from its items by task."""
-    rows = [{"task": task, "n": len(items)} for task, items in tasks.items()]
-    everything = {"task": "all", "n": sum(map(len, tasks.values()))}
+def _estimated(tasks: dict[str, pd.DataFrame]):
+    """(task or `all`, measure, its values by task) of one cell, for every number that gets a bootstrap interval."""
     for name in MEASURES:
         values = {task: items[[name]].dropna().to_numpy() for task, items in tasks.items()}
-        values = {task: found for task, found in values.items() if len(found)}
-        drawn = resampled_means(values, resamples)
-        estimates = {task: Estimate(float(values[task].mean()), draws[:, 0]) for task, draws in drawn.items()}
-        for row in rows:
-            if estimate := estimates.get(row["task"]):
-                found = values[row["task"]]
-                low, high = (
-                    estimate.interval() if name == "kl" else proportion_interval(int(found.sum()), len(found))
-                )
-                row |= {name: estimate.point, f"{name}_low": low, f"{name}_high": high}
-        if estimates:
-            mean = sum(estimates.values(), Estimate(0.0, np.zeros(resamples))) * (1 / len(estimates))
-            low, high = mean.interval()
-            everything |= {name: mean.point, f"{name}_low": low, f"{name}_high": high}
-    return [*rows, everything]
+        values = {task: known for task, known in values.items() if len(known)}
+        if name == "kl":
+            yield from ((task, name, {task: known}) for task, known in values.items())
+        if values:
+            yield "all", name, values
 
 
 def to_csv(table: pd.DataFrame, grid: str) -> str:

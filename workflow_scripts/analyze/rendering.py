@@ -72,7 +72,7 @@ def to_markdown(table: Table) -> str:
     lines = [f"# {table.title}", "", f"Grid `{table.grid}`; made by `{table.command}`.", ""]
     head = ["model", "corpus", "type", "method", "param", *table.columns, "gain [95 %]", "p"]
     for panel in table.panels:
-        lines += [f"## {panel.title}", "", _pipe(head), _pipe(["---"] * 5 + ["--:"] * (len(head) - 5))]
+        lines += [f"## {panel.title}", "", pipe(head), pipe(["---"] * 5 + ["--:"] * (len(head) - 5))]
         for row in panel.rows:
             entries = [
                 number(e.value) + (f" ({e.printed:.2f})" if e.printed is not None else "")
@@ -81,7 +81,7 @@ def to_markdown(table: Table) -> str:
             gain = " ".join(filter(None, [signed(row.gain.value), interval(row.gain)]))
             method = row.method + (f" ({row.problem})" if row.problem else "")
             lines.append(
-                _pipe(
+                pipe(
                     [row.model, row.corpus, row.type, method, row.param, *entries, gain, p_value(row.p_holm)]
                 )
             )
@@ -135,7 +135,8 @@ def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _pipe(cells: list[str]) -> str:
+def pipe(cells: list) -> str:
+    """A row of a Markdown table, its cells' own markup escaped."""
     return (
         "| "
         + " | ".join(re.sub(r"([|`<>*\\])", r"\\\1", str(cell)) if cell != "--:" else cell for cell in cells)
