@@ -38,7 +38,7 @@ def compare(dense: pd.DataFrame, cell: pd.DataFrame) -> pd.DataFrame:
 
     Both are samples, indexed as `Results` does, with correct, prediction and choice_logliks.
     """
-    both = dense.join(cell, how="inner", lsuffix="_dense", rsuffix="_cell")
+    both = dense.add_suffix("_dense").join(cell.add_suffix("_cell"), how="inner")
     found = pd.DataFrame(index=both.index)
     found["flips"] = (both["correct_dense"] != both["correct_cell"]).astype(float)
     found["changed"] = (both["prediction_dense"] != both["prediction_cell"]).astype(float)
