@@ -63,6 +63,7 @@ AccountingStoragePort={dbd_port}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageEnforce=associations
 AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment
 {bind}
 {nodes}
 PartitionName=gpu Nodes={gpu_nodes} Default=YES MaxTime=1-00:00:00 DefMemPerCPU=1000

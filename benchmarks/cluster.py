@@ -1,0 +1,186 @@
+"""Snakemake on a SLURM cluster of this machine: what a job costs, and a grid's order and makespan with sleeping jobs.
+
+    python -m benchmarks.cluster --jobs 200
+    python -m benchmarks.cluster --grid paper --faster 1000 --figure docs/gantt.svg
+
+`--jobs`: so many jobs of one GPU that do nothing, through profiles/slurm. `--grid`: the grid's compressions, trainings
+and evaluations as jobs that sleep for their forecast time over `--faster`, with the grid's dependencies. Counted from
+SLURM's own accounting: each job once, none lost. tests/slurm/local_slurm.py starts the cluster (root, Debian).
+Prints JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.slurm.local_slurm import ACCOUNTS, LocalSlurm, output
+from workflow_scripts.analyze.forecast import forecast, load_constants
+from workflow_scripts.config import load, read
+from workflow_scripts.grid import Plan
+
+ROOT = Path(__file__).resolve().parents[1]
+GPUS = 12
+COLOURS = {
+    "compress_model": "#E69F00",
+    "train_adapter": "#0072B2",
+    "evaluate_cell": "#009E73",
+    "measure_similarity": "#CC79A7",
+}
+RULE = """
+rule {name}:
+    input: lambda wildcards: JOBS["{name}/" + wildcards.job]["after"]
+    output: touch("{name}/{{job}}.done")
+    resources: gpu=1, mem_mb=500, runtime=30
+    params: seconds=lambda wildcards: JOBS["{name}/" + wildcards.job]["seconds"]
+    shell: "sleep {{params.seconds}}"
+"""
+
+
+def trivial(count: int) -> dict[str, dict]:
+    """`count` jobs that need nothing and do nothing."""
+    return {f"nothing/{number}": {"seconds": 0, "after": []} for number in range(count)}
+
+
+def sleeping(grid: str, device: str, faster: float) -> dict[str, dict]:
+    """The grid's jobs with their forecast time over `faster`, each after what it reads."""
+    plan = Plan(load(read(ROOT / "config.yaml")))
+    costs = {f"{cost.kind}/{cost.name}": cost for cost in forecast(plan, grid, load_constants(device))}
+    after: dict[str, list[str]] = {name: [] for name in costs}
+    for kind, cells in (
+        ("train_adapter", plan.adapters(grid)),
+        ("evaluate_cell", plan.cells(grid)),
+        ("measure_similarity", plan.similarity_cells(grid)),
+    ):
+        for cell in cells:
+            compressed = Path(plan.compression(cell)).parent.parts[-3:]
+            needs = [f"compress_model/{'/'.join(compressed)}"]
+            if kind != "train_adapter":
+                needs += [f"train_adapter/{member.stem}" for member in plan.members(cell)]
+            after[f"{kind}/{cell.stem}"] = [f"{need}.done" for need in needs]
+    return {
+        name: {"seconds": round(cost.seconds / faster, 2), "after": after[name]}
+        for name, cost in costs.items()
+    }
+
+
+def bounds(jobs: dict[str, dict]) -> dict:
+    """No schedule is shorter than the work over the GPUs, nor than the longest chain (seconds)."""
+    chain: dict[str, float] = {}
+
+    def end(name: str) -> float:
+        if name not in chain:
+            before = max((end(need.removesuffix(".done")) for need in jobs[name]["after"]), default=0.0)
+            chain[name] = before + jobs[name]["seconds"]
+        return chain[name]
+
+    work = sum(job["seconds"] for job in jobs.values())
+    return {
+        "work": round(work),
+        "work_over_gpus": round(work / GPUS),
+        "longest_chain": round(max(map(end, jobs))),
+    }
+
+
+def run(folder: Path, jobs: dict[str, dict]) -> tuple[float, list[dict]]:
+    """Wall time of the run, and SLURM's rows of its jobs."""
+    kinds = list(dict.fromkeys(name.split("/")[0] for name in jobs))
+    targets = "rule all:\n    input: [f'{name}.done' for name in JOBS]\nwildcard_constraints: job='.+'\n"
+    text = "import json\nJOBS = json.load(open('jobs.json'))\n" + targets
+    (folder / "Snakefile").write_text(text + "".join(RULE.format(name=kind) for kind in kinds))
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    profile = ROOT / "profiles" / "slurm"
+    command = [
+        sys.executable, "-m", "snakemake", "--profile", str(profile), "--workflow-profile", "none", "--retries", "0",
+        "--cores", "2", "--default-resources", f"slurm_account={ACCOUNTS[0]}", "slurm_partition=gpu", "nodes=1",
+        "--slurm-init-seconds-before-status-checks", "5", "--quiet", "all",
+    ]  # fmt: skip
+    started = time.time()
+    done = subprocess.run(
+        command, cwd=folder, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wall = time.time() - started
+    if done.returncode:
+        raise RuntimeError(done.stdout[-4000:])
+    fields = ["JobIDRaw", "State", "Start", "End", "NodeList", "Comment"]
+    lines = output("sacct", "-nPX", "--duplicates", "--starttime=now-1days", f"--format={','.join(fields)}")
+    return wall, [dict(zip(fields, line.split("|"))) for line in lines.splitlines()]
+
+
+def seconds_of(stamp: str) -> float:
+    return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S"))
+
+
+def most_at_once(rows: list[dict]) -> int:
+    changes = sorted(
+        (seconds_of(row[key]), step) for row in rows for key, step in (("End", -1), ("Start", 1))
+    )
+    running = most = 0
+    for _, step in changes:
+        running += step
+        most = max(most, running)
+    return most
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """A Gantt figure: a line per job in the order of its start, coloured by kind."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    rows = sorted(rows, key=lambda row: row["Start"])
+    first = seconds_of(rows[0]["Start"])
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for kind, colour in COLOURS.items():
+        mine = [(number, row) for number, row in enumerate(rows) if f"rule_{kind}_" in row["Comment"]]
+        if mine:
+            starts = [seconds_of(row["Start"]) - first for _, row in mine]
+            widths = [seconds_of(row["End"]) - seconds_of(row["Start"]) for _, row in mine]
+            axes.barh([number for number, _ in mine], widths, left=starts, height=1, color=colour, label=kind)
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds", ylabel="job, in the order of start")
+    axes.legend(frameon=False)
+    figure.savefig(file, metadata={"Date": None})
+
+
+def main(jobs: dict[str, dict], figure: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as folder, LocalSlurm(Path(folder) / "cluster"):
+        work = Path(folder) / "work"
+        work.mkdir()
+        wall, rows = run(work, jobs)
+    twice = [comment for comment, count in Counter(row["Comment"] for row in rows).items() if count > 1]
+    found = {
+        "jobs": len(jobs), "completed": sum(row["State"] == "COMPLETED" for row in rows), "run_twice": len(twice),
+        "wall_seconds": round(wall), "seconds_per_job": round(wall / len(jobs), 2), "most_at_once": most_at_once(rows),
+        "nodes": len({row["NodeList"] for row in rows}), **bounds(jobs),
+        "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+    print(json.dumps(found))
+    if figure:
+        draw(rows, figure)
+    if found["completed"] != len(jobs) or twice:
+        sys.exit("jobs were lost or run twice")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, help="trivial jobs")
+    parser.add_argument("--grid", help="a grid of config.yaml as sleeping jobs")
+    parser.add_argument("--device", default="a100-80g")
+    parser.add_argument("--faster", type=float, default=1000, help="forecast seconds per second of sleep")
+    parser.add_argument("--figure", type=Path)
+    arguments = parser.parse_args()
+    if (arguments.jobs is None) == (arguments.grid is None):
+        parser.error("give --jobs or --grid")
+    chosen = (
+        trivial(arguments.jobs)
+        if arguments.jobs
+        else sleeping(arguments.grid, arguments.device, arguments.faster)
+    )
+    main(chosen, arguments.figure)
