@@ -17,7 +17,7 @@ from tests.slurm.local_slurm import LocalSlurm, output
 from tests.workflow.conftest import Checkout, product_copy
 
 SITE = {"account": "research", "partition": "gpu", "cpu_partition": "cpu", "gpu_model": "pretended"}
-LONG = 400_000  # training tokens of an adapter that must not be finished before it is disturbed
+LONG = 600_000  # training tokens of an adapter that must not be finished before it is disturbed
 
 
 def pytest_collection_modifyitems(items):

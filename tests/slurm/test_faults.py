@@ -63,8 +63,10 @@ def test_a_job_that_exceeds_its_memory_is_run_again_with_more(copied):
     after = json.loads((copied.folder / cell).read_text())
     before.pop("manifest"), after.pop("manifest")
     assert after == before
-    states = [job["State"] for job in accounted(copied.folder)[jobs:]]
-    assert states[0] == "OUT_OF_MEMORY" and states[-1] == "COMPLETED", states
+    first, *_, last = accounted(copied.folder)[jobs:]
+    assert first["State"] in ("OUT_OF_MEMORY", "FAILED") and last["State"] == "COMPLETED"
+    (log,) = copied.folder.glob(f".snakemake/slurm_logs/rule_evaluate_cell/*/{first['JobIDRaw']}.log")
+    assert "exceeded memory limit" in log.read_text()
 
 
 def test_a_job_that_exceeds_its_time_is_warned_and_continues(training, undisturbed):
