@@ -121,14 +121,16 @@ def test_a_hostile_answer_is_shown_as_text(page):
 
 
 def test_rows_of_a_long_table_are_filtered_as_one_types(page):
-    page.js("document.querySelector('label.rowfilter input').focus()")
+    rates = "document.querySelector('[aria-label=Rates]')"
+    page.js(f"{rates}.previousElementSibling.querySelector('input').focus()")
     page.write("lora-r4 world")
     visible = page.js(
-        "Array.from(document.querySelector('table.filterable').tBodies[0].rows).filter(r => !r.hidden)"
+        f"Array.from({rates}.querySelector('table').tBodies[0].rows).filter(r => !r.hidden)"
         ".map(r => [r.cells[4].textContent, r.cells[5].textContent])"
     )
     assert visible == [["lora-r4", "world"]]
-    assert page.js("document.querySelector('label.rowfilter [role=status]').textContent").startswith("1 of ")
+    status = page.js(f"{rates}.previousElementSibling.querySelector('[role=status]').textContent")
+    assert status.startswith("1 of ")
 
 
 def test_a_manifest_opens_and_closes_by_the_keyboard(page):
