@@ -10,11 +10,13 @@ from pathlib import Path
 
 import yaml
 
+from workflow_scripts.analyze.summary import lines
 from workflow_scripts.artifacts import (
     PACKAGE,
     ArtifactError,
     atomic_path,
     clear_work,
+    read_json,
     sha256_file,
     work_folder,
     write_json,
@@ -28,7 +30,7 @@ def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str)
     `stamp` (JSON) says what the report was made from: the recipe, the SHA-256 of every evaluation, the configuration.
     """
     configfile = work_folder(output) / "config.yaml"
-    configfile.write_text(yaml.safe_dump(config, sort_keys=False))
+    configfile.write_text(yaml.safe_dump(_with_verdict(config, Path(output).parent), sort_keys=False))
     with atomic_path(Path(output)) as temporary:
         html = temporary.with_suffix(".html")
         command = [
@@ -50,6 +52,16 @@ def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str)
     made_from = {target: sha256_file(target) for target in targets if "/evaluations/" in target}
     write_json(stamp, {"recipe": recipe, "files": made_from, "config": config})
     clear_work(output)
+
+
+def _with_verdict(config: dict, results: Path) -> dict:
+    """The configuration with the verdict as the grid's description: what reports/workflow.rst shows is the
+    configuration, and the first screen should say what came out."""
+    grid = results.name
+    found = "\n".join(lines(read_json(results / "verdict.json", schema="verdict")))
+    settings = config["grids"][grid]
+    told = settings | {"description": f"{settings['description']}\n\n{found}"}
+    return config | {"grid": grid, "grids": config["grids"] | {grid: told}}
 
 
 if __name__ == "__main__":
