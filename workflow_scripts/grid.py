@@ -269,7 +269,9 @@ class Plan:
             inputs += [sha256_file(DEVICES), self.grid(grid)["device"]]
         if entry == "write_report.py":
             inputs += [self.analysis(grid, other)["recipe"] for other in ANALYSIS]
-        return _with_recipe(settings, _code(entry), [*inputs, _reports()])
+        if entry != "find_answers.py":  # which reads training text, not reports/
+            inputs.append(_reports())
+        return _with_recipe(settings, _code(entry), inputs)
 
     def similarity_cells(self, grid: str) -> list[Cell]:
         methods = self.grid(grid).get("similarity", {}).get("methods", ())

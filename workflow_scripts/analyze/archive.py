@@ -88,6 +88,7 @@ def pack(grid: str, output: Path, small: bool = False) -> dict:
             "grid": grid,
             "commit": _commit(),
             "small": small,
+            "answers_recipe": plan.analysis(grid, "find_answers.py")["recipe"],
             "blocks": _blocks(plan, grid),
             "files": {
                 str(f.relative_to(folder)): sha256_file(f) for f in sorted(folder.rglob("*")) if f.is_file()

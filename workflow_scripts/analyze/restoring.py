@@ -17,6 +17,7 @@ class Restored:
     present: list[str] = field(default_factory=list)
     other_recipe: list[str] = field(default_factory=list)
     rolled_up: bool = False
+    answers: bool = False
     bare: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -35,7 +36,8 @@ class Restored:
         lines.append(
             f"The report was restored too: `snakemake results/{self.grid}/report.html` has nothing to do."
             if self.rolled_up
-            else "Tables, figures and report are made again by the next run, in seconds to minutes."
+            else "Tables, figures and report are made again by the next run, in seconds to minutes"
+            + ("." if self.answers else ", once the training text is back (the command below).")
         )
         if self.bare:
             lines.append(
@@ -78,7 +80,8 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
             done.restored.append(name)
     split_samples(archive, root, samples)
     done.bare = [name for name in done.restored if _is_bare(root / name)]
-    done.rolled_up = _roll_ups(archive, index, plan, root)
+    done.answers = _answers(archive, index, plan, root, done)
+    done.rolled_up = done.answers and _roll_ups(archive, index, plan, root)
     if METADATA in index["files"]:
         place_records(archive, root)
     return done
@@ -91,6 +94,17 @@ def _is_bare(path: Path) -> bool:
     return path.name == "manifest.json" and len(list(path.parent.iterdir())) == 1
 
 
+def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored) -> bool:
+    """Put answers.parquet back if all cells are there and it is as it would be made now: an archive has no text to
+    make it from. Returns whether it is there."""
+    name = f"results/{index['grid']}/answers.parquet"
+    same = index["answers_recipe"] == plan.analysis(index["grid"], "find_answers.py")["recipe"]
+    if not same or name not in index["files"] or done.other_recipe:
+        return (root / name).exists()
+    copy(archive / name, root / name)
+    return True
+
+
 def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
     """Put the report and all that it shows back if it is the one that would be made now; returns whether it is."""
     grid = index["grid"]
@@ -100,6 +114,6 @@ def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
     files = read_json(archive / stamp)["files"]
     if any(not (root / file).exists() or sha256_file(root / file) != sha for file, sha in files.items()):
         return False
-    for name in [f"results/{grid}/answers.parquet", *rolled_up(grid, archive)]:
+    for name in rolled_up(grid, archive):
         copy(archive / name, root / name)
     return True
