@@ -117,7 +117,7 @@ def test_a_stage_that_is_killed_leaves_nothing_half_done(copied, finished, stage
     copied.snakemake(target)
     assert content(copied, target) == content(finished, target)
     for file, digest in others.items():
-        if file != copied.folder / target:
+        if file.parent != (copied.folder / target).parent:  # what the stage itself makes is made again
             assert sha256_file(file) == digest, file
 
 
