@@ -3,6 +3,7 @@
 
 rule find_answers:
     input:
+        renewed("results/{grid}/answers.parquet", analysis("find_answers.py"), "find_answers.py"),
         evaluations,
     output:
         "results/{grid}/answers.parquet",
@@ -23,6 +24,7 @@ rule find_answers:
 
 rule build_ledger:
     input:
+        renewed("results/{grid}/ledger.parquet", analysis("build_ledger.py"), "build_ledger.py"),
         evaluations,
         answers=made("answers.parquet"),
     output:
@@ -44,6 +46,7 @@ rule build_ledger:
 
 rule judge:
     input:
+        renewed("results/{grid}/verdict.json", analysis("judge.py"), "judge.py"),
         evaluations,
     output:
         "results/{grid}/verdict.json",
@@ -64,6 +67,7 @@ rule judge:
 
 rule tabulate:
     input:
+        renewed("results/{grid}/tables/table1.html", analysis("tabulate.py"), "tabulate.py"),
         evaluations,
         verdict=made("verdict.json"),
     output:
@@ -102,6 +106,7 @@ for figure in FIGURES:
         name:
             f"plot_{figure}"
         input:
+            renewed(f"results/{{grid}}/figures/{figure}.svg", analysis("plot_figure.py"), "plot_figure.py"),
             evaluations,
             verdict=made("verdict.json"),
             trainings=trainings if figure == "training" else [],
@@ -134,6 +139,7 @@ for figure in FIGURES:
 
 rule audit_paper:
     input:
+        renewed("results/{grid}/paper_audit.json", analysis("audit_paper.py"), "audit_paper.py"),
         evaluations,
         verdict=made("verdict.json"),
     output:
@@ -160,6 +166,7 @@ rule audit_paper:
 
 rule draw_page:
     input:
+        renewed("results/{grid}/overview.html", analysis("draw_page.py"), "draw_page.py"),
         evaluations,
         verdict=made("verdict.json"),
         ledger=made("ledger.parquet"),
@@ -192,6 +199,7 @@ rule draw_page:
 
 rule report_grid:
     input:
+        renewed("results/{grid}/report.json", analysis("write_report.py")),
         evaluations,
         tables,
         figures,

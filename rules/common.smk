@@ -62,11 +62,11 @@ wildcard_constraints:
     method=one_of(config["methods"]),
     benchmarks=one_of(config["benchmarks"]),
     task=one_of(config["tasks"]),
-    seed=r"\d+",
+    seed=r"0|[1-9]\d*",
 
 
 def cell_of(wildcards):
-    return paths.Cell(
+    cell = paths.Cell(
         wildcards.grid,
         wildcards.model,
         wildcards.compressor,
@@ -74,6 +74,10 @@ def cell_of(wildcards):
         wildcards.method,
         int(wildcards.seed),
     )
+    try:
+        return PLAN.check(cell)
+    except ValueError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def cells(grid):
@@ -87,6 +91,30 @@ def settled(path, recipe):
     nothing. Any other is an ordinary input: what stands on it reruns with it.
     """
     return ancient(path) if recorded_recipe(path) == recipe else path
+
+
+def renewed(output, args, entry=None):
+    """No input, but a reason to run: the job is forced where `output` was made by another recipe than the planned one.
+
+    Snakemake's own records of parameters would say so too, but copied or restored results come without them. The
+    recipe stands in the artefact; that of a roll-up (of `entry`) in the stamp of the grid's report.
+    """
+
+    def inputs(wildcards):
+        path = output.format(**wildcards)
+        recorded = stamp(wildcards.grid).get("recipes", {}).get(entry) if entry else recorded_recipe(path)
+        if recorded not in (None, args(wildcards)["recipe"]):
+            workflow.dag.forcefiles.add(path)
+        return []
+
+    return inputs
+
+
+@functools.cache
+def stamp(grid):
+    """What the grid's report was made from; empty where there is none."""
+    path = f"results/{grid}/report.json"
+    return read_json(path) if os.path.exists(path) else {}
 
 
 def model_input(wildcards):

@@ -1,5 +1,9 @@
 rule compress_model:
     input:
+        renewed(
+            "results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
+            lambda wildcards: PLAN.compress(**wildcards),
+        ),
         model=model_input,
         corpus=calibration_corpus,
     output:

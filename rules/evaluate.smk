@@ -1,5 +1,9 @@
 rule evaluate_cell:
     input:
+        renewed(
+            "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+            lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
+        ),
         model=model_input,
         compression=compression_input,
         adapters=attached,
@@ -37,6 +41,10 @@ rule evaluate_cell:
 
 rule measure_similarity:
     input:
+        renewed(
+            "results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+            lambda wildcards: PLAN.similarity(cell_of(wildcards)),
+        ),
         model=model_input,
         compression=compression_input,
         adapters=attached,
@@ -61,6 +69,10 @@ rule measure_similarity:
 
 rule measure_latency:
     input:
+        renewed(
+            "results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
+            lambda wildcards: PLAN.latency(**wildcards),
+        ),
         model=model_input,
         compression=lambda wildcards: settled(
             paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),

@@ -5,6 +5,10 @@ localrules:
 
 
 rule fetch_model:
+    input:
+        renewed(
+            "resources/models/{model}/manifest.json", lambda wildcards: PLAN.fetch("models", wildcards.model)
+        ),
     output:
         manifest="resources/models/{model}/manifest.json",
     log:
@@ -20,6 +24,11 @@ rule fetch_model:
 
 
 rule fetch_corpus:
+    input:
+        renewed(
+            "resources/corpora/{corpus}/manifest.json",
+            lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
+        ),
     output:
         manifest="resources/corpora/{corpus}/manifest.json",
     log:
@@ -35,6 +44,11 @@ rule fetch_corpus:
 
 
 rule fetch_benchmark:
+    input:
+        renewed(
+            "resources/benchmarks/{benchmarks}/{task}/manifest.json",
+            lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
+        ),
     output:
         manifest="resources/benchmarks/{benchmarks}/{task}/manifest.json",
     log:

@@ -1,5 +1,9 @@
 rule train_adapter:
     input:
+        renewed(
+            "results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
+            lambda wildcards: PLAN.train(cell_of(wildcards)),
+        ),
         model=model_input,
         compression=compression_input,
         corpus=lambda wildcards: corpus_input(wildcards.corpus),

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import math
 from pathlib import Path
 
 import yaml
@@ -24,15 +25,17 @@ def schema() -> dict:
 
 def read(*files) -> dict:
     """The YAML files as one configuration, merged as Snakemake merges its configfiles: mappings key by key, everything
-    else is replaced by the later file's value. ConfigError for a file that holds no mapping, OSError as it comes."""
+    else is replaced by the later file's value. ConfigError for a file that can't be read or holds no mapping."""
     from snakemake.utils import update_config
 
     config: dict = {}
     for file in files:
         try:
             part = yaml.safe_load(Path(file).read_text())
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: not valid YAML: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
         if not isinstance(part, dict):
             raise ConfigError(f"{file}: holds no mapping of keys to values")
         update_config(config, part)
@@ -88,6 +91,8 @@ def _key_problems(value, path=()) -> list[str]:
     elif isinstance(value, list):
         for index, child in enumerate(value):
             problems += _key_problems(child, (*path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{_join(path)}: {value!r} is no finite number")
     return problems
 
 

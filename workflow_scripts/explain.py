@@ -35,7 +35,7 @@ def parse(path: str, plan: Plan) -> Cell:
         raise ValueError(
             f"{path}: {parts['corpus']!r} is not in corpora: {', '.join(plan.config['corpora'])}"
         )
-    return Cell(**parts | {"seed": int(parts["seed"])})
+    return plan.check(Cell(**parts | {"seed": int(parts["seed"])}))
 
 
 def inputs(plan: Plan, cell: Cell) -> list[str]:

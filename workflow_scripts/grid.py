@@ -125,6 +125,21 @@ class Plan:
         """The corpus in a compressed model's path: 'none' for compressors that calibrate nothing."""
         return "none" if self.config["compressors"][compressor]["algorithm"] in UNCALIBRATED else corpus
 
+    def check(self, cell: Cell) -> Cell:
+        """The cell; ValueError where its corpus or seed can't be, with the path that is meant."""
+        calibrated = self.calibration_corpus(cell.compressor, "any") != "none"
+        if cell.corpus == "none" and (calibrated or self.members(cell)):
+            needs = f"{cell.compressor} is calibrated" if calibrated else f"{cell.method} is trained"
+            raise ValueError(
+                f"{cell.json}: corpus 'none' can't be, {needs} on a corpus: {', '.join(self.config['corpora'])}"
+            )
+        meant = cell
+        if cell.method == "none":
+            meant = cell._replace(corpus=self.calibration_corpus(cell.compressor, cell.corpus), seed=0)
+        if meant != cell:
+            raise ValueError(f"{cell.json}: nothing is trained, so this is {meant.json}; ask for that")
+        return cell
+
     def compression(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
         return compression_json(cell.grid, cell.model, cell.compressor, corpus)
@@ -268,7 +283,7 @@ class Plan:
             settings["parameters"] = {m: self.config["models"][m]["parameters"] for m in sorted(models)}
             inputs += [sha256_file(DEVICES), self.grid(grid)["device"]]
         if entry == "write_report.py":
-            inputs += [self.analysis(grid, other)["recipe"] for other in ANALYSIS]
+            settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
         if entry != "find_answers.py":  # which reads training text, not reports/
             inputs.append(_reports())
         return _with_recipe(settings, _code(entry), inputs)

@@ -29,7 +29,10 @@ def living() -> list:
             if (
                 process.pid not in mine
                 and process.cwd() == here
-                and any("snakemake" in Path(part).name for part in process.cmdline()[:4])
+                and any(
+                    "snakemake" in Path(part).name or "/.snakemake/scripts/" in part
+                    for part in process.cmdline()[:4]
+                )
             ):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):

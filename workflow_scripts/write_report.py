@@ -24,10 +24,13 @@ from workflow_scripts.artifacts import (
 from workflow_scripts.job import job
 
 
-def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str) -> None:
+def main(
+    config: dict, targets: list[str], output: str, stamp: str, recipe: str, recipes: dict[str, str]
+) -> None:  # fmt: skip
     """Write `output` (one offline HTML file) about the jobs that made `targets`.
 
-    `stamp` (JSON) says what the report was made from: the recipe, the SHA-256 of every evaluation, the configuration.
+    `stamp` (JSON) says what the report was made from: the recipe, those of the roll-ups (by entry), the SHA-256 of
+    every evaluation, the configuration.
     """
     configfile = work_folder(output) / "config.yaml"
     configfile.write_text(yaml.safe_dump(_with_verdict(config, Path(output).parent), sort_keys=False))
@@ -50,7 +53,7 @@ def main(config: dict, targets: list[str], output: str, stamp: str, recipe: str)
         finally:
             html.unlink(missing_ok=True)
     made_from = {target: sha256_file(target) for target in targets if "/evaluations/" in target}
-    write_json(stamp, {"recipe": recipe, "files": made_from, "config": config})
+    write_json(stamp, {"recipe": recipe, "recipes": recipes, "files": made_from, "config": config})
     clear_work(output)
 
 
@@ -68,5 +71,5 @@ if __name__ == "__main__":
     with job(snakemake):
         main(
             snakemake.config, list(snakemake.input), snakemake.output.report, snakemake.output.stamp,
-            snakemake.params.args["recipe"],
+            snakemake.params.args["recipe"], snakemake.params.args["recipes"],
         )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workflow_scripts.config import ConfigError, load
+from workflow_scripts.config import ConfigError, load, read
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,3 +110,23 @@ def test_every_mistake_is_reported_at_once(shipped):
     with pytest.raises(ConfigError) as error:
         load(config)
     assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "path", [("training", "smoke", "lora", "learning_rate"), ("compressors", "sparsegpt-50", "sparsity")]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_named(shipped, path, value):
+    assert f"{'.'.join(path)}: {value} is no finite number" in problems_of(shipped, path, value)
+
+
+def test_a_file_that_is_no_configuration_is_named(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2\n")
+    for name, message in (
+        ("nowhere.yaml", "can't be read"),
+        ("binary.yaml", "not valid YAML"),
+        ("broken.yaml", "line 2"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}: (?s:.*){message}"):
+            read(tmp_path / name)

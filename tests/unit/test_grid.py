@@ -130,3 +130,26 @@ def test_every_kind_of_method_has_its_modules_its_type_in_the_tables_and_its_mar
     kinds = set(schema["$defs"]["method"]["properties"]["kind"]["enum"])
     assert kinds == set(MODULES) == set(TYPES) == set(FAMILIES)
     assert len(FAMILIES) == len({marker for _, _, marker, _ in FAMILIES.values()})
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("dense", "none", "lora-r2", 0), "corpus 'none' can't be, lora-r2 is trained on a corpus"),
+        (("gptq-w4", "none", "none", 0), "corpus 'none' can't be, gptq-w4 is calibrated on a corpus"),
+        (
+            ("rtn-w3", "wikipedia", "none", 0),
+            "this is results/smoke/evaluations/smollm2-135m/rtn-w3/none/none/seed-0",
+        ),
+        (("gptq-w4", "wikipedia", "none", 3), "this is .*gptq-w4/wikipedia/none/seed-0.json; ask for that"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_named_with_what_is_meant(shipped, place, message):
+    compressor, corpus, method, seed = place
+    with pytest.raises(ValueError, match=message):
+        Plan(shipped).check(Cell("smoke", "smollm2-135m", compressor, corpus, method, seed))
+
+
+def test_every_cell_of_the_shipped_grids_can_be(shipped):
+    plan = Plan(shipped)
+    assert all(plan.check(cell) == cell for grid in shipped["grids"] for cell in plan.cells(grid))

@@ -1,5 +1,7 @@
 """An edit reruns exactly what depends on it (design, 5): module by module, key by key."""
 
+import shutil
+
 import pytest
 
 from tests.workflow.conftest import jobs_of
@@ -100,3 +102,14 @@ def test_a_changed_key_reruns_what_reads_it(copied, path, value, expected):
 
 def test_a_new_catalogue_entry_reruns_no_cell(copied):
     assert edited(copied, ["methods", "prompt-6"], {"kind": "prompt", "tokens": 6})[0] == set()
+
+
+@pytest.mark.parametrize("module", ["recover/idp.py", "analyze/verdict.py"])
+def test_results_that_were_copied_without_snakemakes_records_rerun_the_same(copied, module):
+    shutil.rmtree(copied.folder / ".snakemake")
+    assert work(copied) == (set(), False)
+    with open(copied.folder / "workflow_scripts" / module, "a") as handle:
+        handle.write("\n# an edit\n")
+    assert work(copied) == (MODULES[module], True)
+    jobs = edited(copied, ["methods", "lora-r2", "alpha"], 3)[0]
+    assert jobs == MODULES[module] | trainings(["lora-r2"]) | evaluations(["lora-r2"])

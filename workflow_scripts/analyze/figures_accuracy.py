@@ -151,8 +151,9 @@ def figure4(data: FigureData, title: str) -> Figure:
             family = []
             for method in data.results.methods(group):
                 value, settings = data.average(group, method), data.methods[method]
-                if value and settings["kind"] == kind and settings.get("trained", True):
-                    family.append((_parameters(data, group, method), value, method))
+                shown = value and settings["kind"] == kind and settings.get("trained", True)
+                if shown and (size := _parameters(data, group, method)):  # a log axis has no place for 0
+                    family.append((size, value, method))
             family.sort(key=lambda entry: entry[0])
             ax.plot(
                 [s for s, *_ in family],

@@ -16,7 +16,11 @@ def group_lines(group: dict, pair: dict) -> list[str]:
     """Headline and the three numbers of one group."""
     metric = group["metrics"]["accuracy"]
     n, tasks = sum(group["items"].values()), len(group["items"])
-    head = f"{group['model']}, {group['compressor']}, {group['corpus']}: {metric['verdict']['word'].replace('_', ' ')}"
+    word = metric["verdict"]["word"]
+    said = (
+        "no loss visible" if word == "no_loss" else word
+    )  # a small sample sees none, which is not that there is none
+    head = f"{group['model']}, {group['compressor']}, {group['corpus']}: {said}"
     found = metric.get("loss_smallest_detectable")
     detail = f" ({n} items of {tasks} tasks" + (
         f"; detectable from {100 * found:.1f} points)" if found else ")"
@@ -24,8 +28,8 @@ def group_lines(group: dict, pair: dict) -> list[str]:
     rows = [
         head + detail,
         f"  lost by compression    {points(metric['loss'])}",
-        f"  brought back by {pair['prompt']:<7} {_gain(metric, pair['prompt'])}",
-        f"  brought back by {pair['lora']:<7} {_gain(metric, pair['lora'])}",
+        f"  change with {pair['prompt']:<11} {_gain(metric, pair['prompt'])}",
+        f"  change with {pair['lora']:<11} {_gain(metric, pair['lora'])}",
     ]
     if metric["absent_tasks"]:
         rows.append(f"  over {tasks} tasks only; missing: {', '.join(metric['absent_tasks'])}")
