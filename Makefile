@@ -1,4 +1,4 @@
-# displaced: `make demo` and `make test` need Python 3.11, make and a connection to PyPI, nothing else.
+# displaced: `make demo` and `make test` need Python 3.11, make, PyPI and PyTorch's package index, nothing else.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3.11
