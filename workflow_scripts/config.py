@@ -149,7 +149,7 @@ def _explain(error) -> str:
                 hint = "; it was read as text: write numbers as 0.01 or 1.0e-2, and nested overrides with --configfile"
             return f"{key}: {value!r} has the wrong type; allowed: {' or '.join(types)}{hint}"
         case "minItems" | "minProperties":
-            return f"{key}: is empty; at least {rule} entry is needed"
+            return f"{key}: holds {len(value) or 'nothing'}; at least {rule} needed"
         case "uniqueItems":
             twice = sorted({str(v) for v in value if value.count(v) > 1})
             return f"{key}: {_listed(twice)} is listed twice"

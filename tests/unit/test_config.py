@@ -67,7 +67,7 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
             ["idp-50-100.members[0]: 'prompt-5'", "'prompt-50'"],
         ),
         (["methods", "idp-50-100", "members"], ["lora-r2"], ["members[0]: 'lora-r2' is no prompt"]),
-        (["methods", "idp-50-100", "members"], [], ["idp-50-100.members: is empty"]),
+        (["methods", "idp-50-100", "members"], [], ["idp-50-100.members: holds nothing"]),
         (["methods", "none"], None, ["methods.none: must be there"]),
         (["grids", "smoke", "pair"], None, ["grids.smoke: the key pair is missing"]),
         (["grids", "smoke", "pair", "lora"], "prompt-50", ["pair.lora: 'prompt-50' is of kind prompt"]),
@@ -130,3 +130,15 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path):
     ):
         with pytest.raises(ConfigError, match=f"{name}: (?s:.*){message}"):
             read(tmp_path / name)
+
+
+def test_lists_say_what_they_hold_and_what_they_need(shipped):
+    members = ("methods", "idp-50-100", "members")
+    assert "methods.idp-50-100.members: prompt-50 is listed twice" in problems_of(
+        shipped, members, ["prompt-50"] * 2
+    )
+    concat = problems_of(shipped, ("methods", "concat-50-100", "members"), ["prompt-50"])
+    assert "methods.concat-50-100.members: holds 1; at least 2 needed" in concat
+    assert "methods.lora-v-r3.layers: 1 is listed twice" in problems_of(
+        shipped, ("methods", "lora-v-r3", "layers"), [1, 1]
+    )
