@@ -81,7 +81,8 @@ def main(
             "base_sha256": inputs["compressed"],
             "adapter_sha256": artifacts.sha256_file(finished / "adapter_model.safetensors"),
             "manifest": artifacts.manifest(
-                recipe=recipe, code=code, config={"method": method, "training": training}, inputs=inputs,
+                recipe=recipe, code=code, inputs=inputs,
+                config={"method": method, "training": training, "bos": adds_bos(tokenizer)},
                 seed=seed, device=device, threads=threads, started=started,
             ),
         }  # fmt: skip

@@ -85,10 +85,12 @@ def test_json_and_samples_agree(project, tmp_path, method):
         assert shares["prompt-5"] == (rows["selected_prompt"] == "prompt-5").mean()
         assert shares["prompt-5"] + shares["prompt-7"] == pytest.approx(1)
         assert set(shares["by_task"]) == set(record["tasks"])
+        assert record["manifest"]["config"]["method"]["score"] == "joint_mean"  # what `auto` stood for
     else:
         assert record["selection"] is None and rows["selected_prompt"].isna().all()
     effective = {"none": 0, "prompt-5": 5 * 48, "idp-5-7": 12 * 48, "concat-5-7": 12 * 48}[method]
     assert record["parameters"]["effective"] == effective
+    assert isinstance(record["manifest"]["config"]["bos"], bool)
 
 
 def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path, monkeypatch):

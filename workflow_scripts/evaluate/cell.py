@@ -19,6 +19,7 @@ from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
 from workflow_scripts.sources import benchmarks
 from workflow_scripts.sources.corpora import read_documents
+from workflow_scripts.sources.models import adds_bos
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its hints address users of its own command line
 
@@ -90,6 +91,9 @@ def evaluate_cell(
         texts[folder.name] = perplexity(scorer, windows, folder.name)
         note(f"perplexity {folder.name}: {texts[folder.name]['token']:.3f}, {time.time() - start:.1f} s")
 
+    used = {"method": method, "tasks": tasks, "evaluation": evaluation, "bos": adds_bos(tokenizer)}
+    if recovered.selector:  # `auto` stands for one of the scores
+        used["method"] = method | {"score": recovered.selector.score}
     values = [result["primary"] for result in results.values()]
     outcome = {
         "cell": cell,
@@ -100,7 +104,7 @@ def evaluate_cell(
         "parameters": recovered.parameters,
         "selection": samples.shares(rows, names),
         "manifest": artifacts.manifest(
-            recipe=recipe, code=code, config={"method": method, "tasks": tasks, "evaluation": evaluation},
+            recipe=recipe, code=code, config=used,
             inputs=inputs, seed=cell["seed"], device=str(device), threads=threads, started=started - imports,
         ),
     }  # fmt: skip
