@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 GRID ?= smoke
 OVER = $(if $(CONFIG),--configfile $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo run resume status preflight test test-slow test-slurm lint explain forecast docs audit archive rebuild restore compare
 

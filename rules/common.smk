@@ -12,6 +12,8 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 # Scripts run from a copy: this is how they find the package.
 os.environ.update(PYTHONPATH=workflow.basedir)
+# Many container images forbid byte code: every job would compile its libraries anew, 20 s each on a slow core.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from workflow_scripts import cluster, runs
 from workflow_scripts import grid as paths
