@@ -5,31 +5,26 @@ lowest; scale (rows, groups) float16 where that is exact, else float32; zero (ro
 int32 only if it isn't column // group_size. Pruned: mask (1, rows, ceil(columns / 8)), values float16, row-major.
 """
 
+import numpy as np
 import torch
 
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.solver import Solved
 
-WEIGHTS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-
 
 def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """codes (rows, columns) < 2^bits, uint8 -> bit planes (bits, rows, ceil(columns / 8)) uint8."""
-    rows, columns = codes.shape
-    padded = torch.zeros(rows, -(-columns // 8) * 8, dtype=torch.uint8)
-    padded[:, :columns] = codes
-    planes = [(padded >> bit & 1).view(rows, -1, 8) * WEIGHTS for bit in range(bits)]
-    return torch.stack([plane.sum(2, dtype=torch.uint8) for plane in planes])
+    planes = [np.packbits(codes.numpy() >> bit & 1, axis=1, bitorder="little") for bit in range(bits)]
+    return torch.from_numpy(np.ascontiguousarray(np.stack(planes)))
 
 
 def unpack_bits(planes: torch.Tensor, columns: int) -> torch.Tensor:
     """The inverse of pack_bits: (rows, columns) uint8."""
-    codes = torch.zeros(planes.shape[1], planes.shape[2] * 8, dtype=torch.uint8)
-    for bit, plane in enumerate(planes):
-        ones = (plane[:, :, None] & WEIGHTS).ne_(0).flatten(1)
-        codes |= ones << bit
-    return codes[:, :columns]
+    codes = np.zeros((planes.shape[1], columns), np.uint8)
+    for bit, plane in enumerate(planes.numpy()):
+        codes |= np.unpackbits(plane, axis=1, count=columns, bitorder="little") << bit
+    return torch.from_numpy(codes)
 
 
 def pack(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:

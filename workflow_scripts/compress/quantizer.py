@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal numbers
@@ -28,17 +29,17 @@ class Quantized:
     def dequantize(self, dtype=None) -> torch.Tensor:
         """(rows, columns), computed in the scale's dtype (float16 scales: float32), then cast to `dtype`."""
         work = torch.float32 if self.scale.dtype == torch.float16 else self.scale.dtype
-        scale, zero = self.scale.to(work)[:, self.group], self.zero.to(work)[:, self.group]
-        weight = scale * (self.codes.to(work) - zero)
+        scale, zero = (part.to(work).index_select(1, self.group) for part in (self.scale, self.zero))
+        weight = self.codes.to(work).sub_(zero).mul_(scale)
         return weight if dtype is None else weight.to(dtype)
 
     def levels(self) -> int:
         """Largest number of distinct values that one grid (a row's group) really holds."""
         rows, groups = self.scale.shape
-        cell = torch.arange(rows, device=self.codes.device)[:, None] * groups + self.group
-        seen = torch.zeros(rows * groups * 256, dtype=torch.uint8, device=self.codes.device)
-        seen[(cell * 256 + self.codes).flatten()] = 1
-        return int(seen.view(-1, 256).sum(1).max())
+        cell = np.arange(rows)[:, None] * groups + self.group.cpu().numpy()
+        seen = np.zeros((rows * groups, 2**self.bits), np.uint8)
+        seen[cell, self.codes.cpu().numpy()] = 1
+        return int(seen.sum(1, dtype=int).max())
 
 
 def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
