@@ -95,21 +95,41 @@ def settled(path, recipe):
     return ancient(path) if recorded_recipe(path) == recipe else path
 
 
-def renewed(output, args, entry=None):
+def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
     """No input, but a reason to run: the job is forced where `output` was made by another recipe than the planned one.
 
     Snakemake's own records of parameters would say so too, but copied or restored results come without them. The
     recipe stands in the artefact; that of a roll-up (of `entry`) in the stamp of the grid's report.
+
+    Snakemake does not miss an output that no job names as its input. So an evaluation whose samples are gone is made
+    again; weights are large and may be deleted once they have served: a job that will run has those that it
+    `stands_on` made again, and nothing else does.
     """
 
     def inputs(wildcards):
         path = output.format(**wildcards)
         recorded = stamp(wildcards.grid).get("recipes", {}).get(entry) if entry else recorded_recipe(path)
-        if recorded not in (None, args(wildcards)["recipe"]):
-            workflow.dag.forcefiles.add(path)
+        recipe, forced = args(wildcards)["recipe"], workflow.dag.forcefiles
+        if recorded not in (None, recipe) or (recorded and "/evaluations/" in path and paths.is_torn(path)):
+            forced.add(path)
+        if recorded != recipe or path in forced:
+            forced.update(filter(paths.is_torn, stands_on(wildcards)))
         return []
 
     return inputs
+
+
+@functools.cache
+def say_what_is_gone(grid):
+    """A line where weights or sources of a complete grid were deleted: no job needs them, so none makes them again."""
+    if workflow.is_main_process and (gone := PLAN.gone(grid)):
+        more = f", ... ({len(gone)} files)" if len(gone) > 5 else ""
+        print(
+            f"Grid '{grid}' is complete, but files that it was made from are gone: {', '.join(gone[:5])}{more}. "
+            "A job that needs one makes it again; `snakemake <path>` does so now.",
+            file=sys.stderr,
+        )
+    return []
 
 
 @functools.cache
@@ -130,6 +150,18 @@ def corpus_input(corpus):
 def compression_input(wildcards):
     cell = cell_of(wildcards)
     return settled(PLAN.compression(cell), PLAN.compressed_recipe(cell))
+
+
+def what_adapters_stand_on(wildcards):
+    return [PLAN.compression(cell_of(wildcards))]
+
+
+def what_cells_stand_on(wildcards):
+    """Of a cell: its compressed model, its adapters, and what those stand on if they must be made again."""
+    cell = cell_of(wildcards)
+    members = PLAN.members(cell)
+    torn = [member for member in members if paths.is_torn(member.training)]
+    return [*map(PLAN.compression, [cell, *torn]), *(member.training for member in members)]
 
 
 def on_cluster():
@@ -204,7 +236,10 @@ def rolled_up(grid):
     if recorded_recipe(stamp) != recipe:
         return False
     recorded = read_json(stamp)["files"]
-    return all(os.path.exists(file) and sha256_file(file) == sha for file, sha in recorded.items())
+    return all(
+        os.path.exists(file) and sha256_file(file) == sha and not paths.is_torn(file)
+        for file, sha in recorded.items()
+    )
 
 
 ROLLED_UP = functools.cache(rolled_up)

@@ -3,6 +3,7 @@ rule evaluate_cell:
         renewed(
             "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
             lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
+            stands_on=what_cells_stand_on,
         ),
         model=model_input,
         compression=compression_input,
@@ -44,6 +45,7 @@ rule measure_similarity:
         renewed(
             "results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
             lambda wildcards: PLAN.similarity(cell_of(wildcards)),
+            stands_on=what_cells_stand_on,
         ),
         model=model_input,
         compression=compression_input,
@@ -72,6 +74,9 @@ rule measure_latency:
         renewed(
             "results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
             lambda wildcards: PLAN.latency(**wildcards),
+            stands_on=lambda wildcards: [
+                paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)
+            ],
         ),
         model=model_input,
         compression=lambda wildcards: settled(

@@ -3,6 +3,7 @@ rule train_adapter:
         renewed(
             "results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
             lambda wildcards: PLAN.train(cell_of(wildcards)),
+            stands_on=what_adapters_stand_on,
         ),
         model=model_input,
         compression=compression_input,

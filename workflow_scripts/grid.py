@@ -7,10 +7,11 @@ its recipe changes, whatever the file times say.
 
 import functools
 import itertools
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.artifacts import PACKAGE, code_digest, digest, sha256_file
+from workflow_scripts.artifacts import PACKAGE, code_digest, digest, recorded_recipe, sha256_file
 from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
@@ -32,6 +33,10 @@ ANALYSED = (
     "templates",
     "captions",
 )  # folders of reports/ that the analysis reads; others hold results
+COMPANIONS = {
+    "compression.json": ("weights.safetensors",),
+    "training.json": ("adapter_config.json", "adapter_model.safetensors"),
+}
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
 
@@ -81,6 +86,19 @@ def benchmark_manifest(name: str, task: str) -> str:
 
 def compression_json(grid: str, model: str, compressor: str, corpus: str) -> str:
     return f"results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json"
+
+
+def companions(path: str) -> list[str]:
+    """Files that are made with the JSON at `path`: weights, an adapter's configuration, an evaluation's samples."""
+    folder, name = os.path.split(path)
+    if "/evaluations/" in path:
+        return [path.removesuffix(".json") + ".samples.parquet"]
+    return [f"{folder}/{other}" for other in COMPANIONS.get(name, ())]
+
+
+def is_torn(path: str) -> bool:
+    """Whether the JSON at `path` is there without something that was made with it."""
+    return os.path.exists(path) and not all(map(os.path.exists, companions(path)))
 
 
 def _code(entry: str, *kinds: str) -> str:
@@ -261,6 +279,19 @@ class Plan:
             **{cell.similarity: self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)},
             **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
         }
+
+    def gone(self, grid: str) -> list[str]:
+        """What a complete grid was made from and that is no longer there; no job needs it, so none makes it again.
+
+        Empty while something of the grid is still to be made: that run makes what it needs.
+        """
+        recipes, needed = self.artefacts(grid), []
+        for path, recipe in recipes.items():
+            if path.startswith((f"results/{grid}/compressed/", f"results/{grid}/adapters/", "resources/")):
+                needed += [path, *companions(path)]
+            elif recorded_recipe(path) != recipe:
+                return []
+        return [path for path in needed if not os.path.exists(path)]
 
     def analysis(self, grid: str, entry: str) -> dict:
         """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""

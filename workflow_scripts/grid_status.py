@@ -15,7 +15,7 @@ from workflow_scripts.analyze.forecast import Cost, compare, forecast
 from workflow_scripts.artifacts import ArtifactError, held_by, read_json, recorded_recipe
 from workflow_scripts.cluster import SITE, read_site
 from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import Plan, compression_json
+from workflow_scripts.grid import Plan, compression_json, is_torn
 
 STATES = ("done", "running", "queued", "waiting", "failed")
 SHOWN = 20
@@ -68,7 +68,8 @@ def comment_of(grid: str, work: Work) -> str:
 
 def state(grid: str, work: Work, queue: dict[str, slurm.Job]) -> tuple[str, str]:
     """(one of STATES, reason)."""
-    if recorded_recipe(work.result) == work.recipe:
+    torn = is_torn(work.result)
+    if recorded_recipe(work.result) == work.recipe and not torn:
         return "done", ""
     job = queue.get(comment_of(grid, work))
     if (who := held_by(work.writes)) or (job and job.state in ("RUNNING", "COMPLETING")):
@@ -79,6 +80,8 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job]) -> tuple[str, str]
         if held_by(runs.RESULTS) and "Traceback" not in Path(work.log).read_text(errors="replace"):
             return "running", "starts"
         return "failed", last_line(work.log)
+    if torn:
+        return "waiting", "files beside it are gone"
     return "waiting", "made by another recipe" if Path(work.result).exists() else ""
 
 
