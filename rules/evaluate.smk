@@ -75,7 +75,9 @@ rule measure_latency:
             "results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
             lambda wildcards: PLAN.latency(**wildcards),
             stands_on=lambda wildcards: [
-                paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)
+                paths.compression_json(
+                    wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus
+                )
             ],
         ),
         model=model_input,
