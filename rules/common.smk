@@ -26,6 +26,14 @@ try:
 except (ConfigError, ArtifactError) as error:
     raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
+if workflow.is_main_process:
+    # Of a path with a wrong name Snakemake would only say that no rule makes it.
+    for before, asked in zip(sys.argv, sys.argv[1:]):
+        try:
+            if before not in ("--report", "--configfile"):
+                PLAN.check_path(asked)
+        except ValueError as error:
+            raise WorkflowError(f"Nothing was started: {error}") from None
 REQUESTS = cluster.Requests(PLAN, SITE)
 
 # SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);

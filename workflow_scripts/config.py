@@ -68,7 +68,8 @@ def _listed(allowed, most: int = 24) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def _unknown(key: str, name, allowed, kind: str) -> str:
+def unknown(key: str, name, allowed, kind: str) -> str:
+    """The words for a name that is not among the allowed ones, with the nearest that is."""
     return f"{key}: {name!r} is no {kind}; allowed: {_listed(allowed)}{_nearest(name, allowed)}"
 
 
@@ -231,7 +232,7 @@ def _meaning_problems(config: dict) -> list[str]:
     def refer(key, name, catalogue, extra=()):
         allowed = [*extra, *config[catalogue]]
         if name not in allowed:
-            problems.append(_unknown(key, name, allowed, f"name in {catalogue}"))
+            problems.append(unknown(key, name, allowed, f"name in {catalogue}"))
             return False
         return True
 
@@ -252,7 +253,7 @@ def _meaning_problems(config: dict) -> list[str]:
             member = member if isinstance(member, dict) else {"adapter": member}
             prompts = [n for n, m in config["methods"].items() if m["kind"] == "prompt"]
             if member["adapter"] not in prompts:
-                problems.append(_unknown(key, member["adapter"], prompts, "prompt in methods"))
+                problems.append(unknown(key, member["adapter"], prompts, "prompt in methods"))
             if "corpus" in member:
                 refer(f"{key}.corpus", member["corpus"], "corpora")
     for name in config["trusted_code"]:
@@ -273,7 +274,7 @@ def _grid_problems(config, name, grid, refer) -> list[str]:
     problems, key = [], f"grids.{name}"
     if grid["device"] not in (devices := yaml.safe_load(DEVICES.read_text())["devices"]):
         problems.append(
-            _unknown(f"{key}.device", grid["device"], devices, f"device in analyze/{DEVICES.name}")
+            unknown(f"{key}.device", grid["device"], devices, f"device in analyze/{DEVICES.name}")
         )
     refer(f"{key}.training", grid["training"], "training")
     for index, task in enumerate(grid["tasks"]):
@@ -283,7 +284,7 @@ def _grid_problems(config, name, grid, refer) -> list[str]:
         for task in grid["tasks"]:
             if task in config["tasks"] and task not in data:
                 problems.append(
-                    _unknown(f"benchmarks.{grid['benchmarks']}", task, data, "task with data in this set")
+                    unknown(f"benchmarks.{grid['benchmarks']}", task, data, "task with data in this set")
                 )
     for index, corpus in enumerate(grid["evaluation"]["perplexity"]["corpora"]):
         refer(f"{key}.evaluation.perplexity.corpora[{index}]", corpus, "corpora")

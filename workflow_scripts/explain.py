@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts import ArtifactError, read_json
 from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import Cell, Plan, benchmark_manifest, corpus_manifest, model_manifest
+from workflow_scripts.grid import SHAPES, Cell, Plan, benchmark_manifest, corpus_manifest, model_manifest
 
 EVALUATION = re.compile(
     r"results/(?P<grid>[^/]+)/evaluations/(?P<model>[^/]+)/(?P<compressor>[^/]+)/(?P<corpus>[^/]+)"
@@ -21,20 +21,10 @@ def parse(path: str, plan: Plan) -> Cell:
     match = EVALUATION.fullmatch(path.removeprefix("./"))
     if not match:
         raise ValueError(
-            f"{path}: not a cell's path; it looks like "
-            "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json"
+            f"{path}: not a cell's path; it looks like results/<grid>/evaluations/{SHAPES['evaluations']}"
         )
+    plan.check_path(path)
     parts = match.groupdict()
-    catalogues = {"grid": "grids", "model": "models", "compressor": "compressors", "method": "methods"}
-    for part, catalogue in catalogues.items():
-        if parts[part] not in plan.config[catalogue]:
-            raise ValueError(
-                f"{path}: {parts[part]!r} is not in {catalogue}: {', '.join(plan.config[catalogue])}"
-            )
-    if parts["corpus"] not in (*plan.config["corpora"], "none"):
-        raise ValueError(
-            f"{path}: {parts['corpus']!r} is not in corpora: {', '.join(plan.config['corpora'])}"
-        )
     return plan.check(Cell(**parts | {"seed": int(parts["seed"])}))
 
 

@@ -8,11 +8,12 @@ its recipe changes, whatever the file times say.
 import functools
 import itertools
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.artifacts import PACKAGE, code_digest, digest, recorded_recipe, sha256_file
-from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED
+from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED, unknown
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
 MODULES = {
@@ -36,6 +37,20 @@ ANALYSED = (
 COMPANIONS = {
     "compression.json": ("weights.safetensors",),
     "training.json": ("adapter_config.json", "adapter_model.safetensors"),
+}
+CELL = "<model>/<compressor>/<corpus>/<method>/seed-<n>"
+SHAPES = {  # kind of result -> what its path is below results/<grid>/<kind>/
+    "compressed": "<model>/<compressor>/<corpus>/compression.json",
+    "adapters": f"{CELL}/training.json",
+    "evaluations": f"{CELL}.json",
+    "similarity": f"{CELL}.json",
+    "latency": "<model>/<compressor>/<corpus>/seed-<n>.json",
+}
+CATALOGUES = {
+    "<model>": "models",
+    "<compressor>": "compressors",
+    "<corpus>": "corpora",
+    "<method>": "methods",
 }
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
@@ -157,6 +172,30 @@ class Plan:
         if meant != cell:
             raise ValueError(f"{cell.json}: nothing is trained, so this is {meant.json}; ask for that")
         return cell
+
+    def check_path(self, path: str) -> None:
+        """ValueError for a path below results/ that can't be: what is wrong in it, what is allowed, what is nearest."""
+        parts, config = path.removeprefix("./").split("/"), self.config
+        if parts[0] != "results" or len(parts) < 3:
+            return
+        _, grid, kind, *names = parts
+        if grid not in config["grids"]:
+            raise ValueError(unknown(path, grid, config["grids"], "name in grids"))
+        if kind not in SHAPES:
+            if len(names) > 2:  # tables, figures and the report do not lie so deep
+                raise ValueError(unknown(path, kind, SHAPES, "kind of result"))
+            return
+        for place, name in zip(SHAPES[kind].split("/"), names):
+            if catalogue := CATALOGUES.get(place):
+                allowed = [*config[catalogue], *(["none"] if catalogue == "corpora" else [])]
+                if name not in allowed:
+                    raise ValueError(unknown(path, name, allowed, f"name in {catalogue}"))
+        shape = f"results/<grid>/{kind}/{SHAPES[kind]}"
+        shapes = [shape, *companions(shape)]
+        patterns = (re.escape(one).replace("<n>", r"(0|[1-9]\d*)") for one in shapes)
+        patterns = (re.sub("<[a-z]+>", "[^/]+", pattern) for pattern in patterns)
+        if not any(re.fullmatch(pattern, "/".join(parts)) for pattern in patterns):
+            raise ValueError(f"{path}: is no result; it looks like {' or '.join(shapes)}")
 
     def compression(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)

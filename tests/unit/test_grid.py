@@ -9,7 +9,7 @@ import yaml
 from workflow_scripts.analyze.figure_style import FAMILIES
 from workflow_scripts.analyze.tables import TYPES
 from workflow_scripts.config import load
-from workflow_scripts.grid import MODULES, Cell, Plan
+from workflow_scripts.grid import MODULES, Cell, Plan, companions
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,6 +148,39 @@ def test_a_cell_that_cannot_be_is_named_with_what_is_meant(shipped, place, messa
     compressor, corpus, method, seed = place
     with pytest.raises(ValueError, match=message):
         Plan(shipped).check(Cell("smoke", "smollm2-135m", compressor, corpus, method, seed))
+
+
+GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0.json"
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "words"),
+    [
+        ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, bench, paper; did you mean 'smoke'"),
+        ("gptq-w3-g64", "gptq-w5", "'gptq-w5' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w"),
+        ("smollm2-135m", "smollm2", "'smollm2' is no name in models; .* did you mean 'smollm2-135m'"),
+        ("wikipedia", "wikipedi", "'wikipedi' is no name in corpora; .*none; did you mean 'wikipedia'"),
+        ("/none/", "/nothing/", "'nothing' is no name in methods"),
+        ("evaluations", "evaluation", "'evaluation' is no kind of result; .* did you mean 'evaluations'"),
+        ("seed-0.json", "seed-0.jsn", "is no result; it looks like .*/seed-<n>.json or .*.samples"),
+        ("seed-0.json", "seed-00.json", "is no result"),
+        ("/seed-0.json", "", "is no result"),
+        ("evaluations", "adapters", "is no result; .*/training.json or .*adapter_config.json"),
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Plan(shipped).check_path(GPTQ.replace(part, wrong))
+
+
+def test_every_path_that_a_plan_makes_can_be(shipped):
+    plan = Plan(shipped)
+    for grid in shipped["grids"]:
+        for path in plan.artefacts(grid):
+            for file in (path, f"./{path}", *companions(path)):
+                plan.check_path(file)
+    plan.check_path("results/smoke/report.html")
+    plan.check_path("results/smoke/tables/table1.html")
 
 
 def test_every_cell_of_the_shipped_grids_can_be(shipped):
