@@ -46,6 +46,8 @@ def load(config: dict) -> dict:
     """Check a configuration and fill in defaults; raise ConfigError with every problem found."""
     if config.get("partial") in ("true", "false"):  # what `--config partial=true` delivers
         config = config | {"partial": config["partial"] == "true"}
+    if isinstance(config.get("blocks"), str):  # of `--config blocks=core`
+        config = config | {"blocks": [config["blocks"]]}
     problems = _key_problems(config) or _schema_problems(config)
     if not problems:
         config = _filled(config, schema())
@@ -266,7 +268,11 @@ def _meaning_problems(config: dict) -> list[str]:
         problems.append("compressors.dense: must be there with algorithm dense")
     for name, grid in config["grids"].items():
         problems += _grid_problems(config, name, grid, refer)
-    refer("grid", config["grid"], "grids")
+    if refer("grid", config["grid"], "grids"):
+        blocks = config["grids"][config["grid"]]["blocks"]
+        for index, name in enumerate(config["blocks"] or ()):
+            if name not in blocks:
+                problems.append(unknown(f"blocks[{index}]", name, blocks, f"block of grid {config['grid']}"))
     return problems
 
 

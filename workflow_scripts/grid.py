@@ -5,6 +5,7 @@ the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns
 its recipe changes, whatever the file times say.
 """
 
+import argparse
 import functools
 import itertools
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.artifacts import PACKAGE, code_digest, digest, recorded_recipe, sha256_file
-from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED, unknown
+from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED, load, read, unknown
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
 MODULES = {
@@ -141,10 +142,12 @@ class Plan:
         return self._cells[name]
 
     def blocks(self, name: str) -> dict[str, list[Cell]]:
-        """The grid's blocks by name; a cell may stand in several."""
+        """The grid's blocks by name, the chosen ones if it is the configured grid; a cell may stand in several."""
+        chosen = self.config["blocks"] if name == self.config["grid"] else None
         return {
             block: list(dict.fromkeys(self._block(name, axes)))
             for block, axes in self.grid(name)["blocks"].items()
+            if chosen is None or block in chosen
         }
 
     def _block(self, grid: str, block: dict):
@@ -422,6 +425,24 @@ class Plan:
     @functools.cache  # noqa: B019
     def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
         return self.fetch(catalogue, name, task)["recipe"]
+
+
+def plan_of(configfiles: list[str], grid: str, blocks: list[str] | None = None) -> Plan:
+    """The plan of these files, merged as Snakemake merges them, with this grid (and its blocks) as the configured one.
+
+    ConfigError says what is wrong with them.
+    """
+    chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
+    return Plan(load(read(*configfiles) | chosen))
+
+
+def grid_arguments(description: str, grid: str) -> argparse.ArgumentParser:
+    """The options of a command that reads a grid's plan; `grid` is the one that it takes if none is named."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--grid", default=grid)
+    parser.add_argument("--blocks", type=lambda names: names.split(","), help="of the grid, joined by commas")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
+    return parser
 
 
 def _with_recipe(settings: dict, code: str, inputs) -> dict:

@@ -3,7 +3,6 @@
 Reads files and, where there is one, SLURM's queue; changes nothing. Works while a run is on and after it.
 """
 
-import argparse
 import os
 import sys
 from collections import Counter
@@ -14,8 +13,8 @@ from workflow_scripts import runs, slurm
 from workflow_scripts.analyze.forecast import Cost, compare, forecast
 from workflow_scripts.artifacts import ArtifactError, held_by, read_json, recorded_recipe
 from workflow_scripts.cluster import SITE, read_site
-from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import Plan, compression_json, is_torn
+from workflow_scripts.config import ConfigError
+from workflow_scripts.grid import Plan, compression_json, grid_arguments, is_torn, plan_of
 
 STATES = ("done", "running", "queued", "waiting", "failed")
 SHOWN = 20
@@ -106,14 +105,10 @@ def seconds_left(costs: list[Cost], states: dict[tuple[str, str], str], results:
     return left
 
 
-def main(grid: str, configfiles: list[str]) -> int:
+def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> int:
     """Print the state of the grid; returns an exit status (1 for a bad name or file)."""
     try:
-        plan = Plan(load(read(*configfiles)))
-        if grid not in plan.config["grids"]:
-            raise ConfigError(
-                f"grid '{grid}' is not in {' or '.join(configfiles)}; there are {', '.join(plan.config['grids'])}"
-            )
+        plan = plan_of(configfiles, grid, blocks)
         site = read_site(SITE)
         queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     except (ConfigError, ArtifactError, OSError, slurm.SlurmError) as error:
@@ -143,8 +138,5 @@ def main(grid: str, configfiles: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--grid", default="smoke")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile]))
+    arguments = grid_arguments(__doc__, "smoke").parse_args()
+    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile], arguments.blocks))

@@ -17,8 +17,13 @@ from workflow_scripts.analyze.summary import lines
 from workflow_scripts.artifacts import held_by, read_json
 
 
-def main(grid: str, extra: list[str], profile: str | None = None, resume: bool = False) -> int:
-    """Run `grid`; returns Snakemake's exit status. `extra` goes to Snakemake as it is."""
+def main(
+    grid: str, extra: list[str], profile: str | None = None, resume: bool = False, blocks: str | None = None
+) -> int:
+    """Run `grid`, or those of its `blocks` (names joined by commas); returns Snakemake's exit status.
+
+    `extra` goes to Snakemake as it is.
+    """
     started = time.time()
     snakemake = [sys.executable, "-m", "snakemake"]
     if who := held_by(runs.RESULTS):
@@ -57,6 +62,7 @@ def main(grid: str, extra: list[str], profile: str | None = None, resume: bool =
         memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
         extra = ["--resources", f"mem_mb={memory}", *extra]
     settings = ["--quiet", "host", "reason", "--config", f"grid={grid}"]
+    settings += [f"blocks=[{blocks}]"] if blocks else []
     status = follow([*snakemake, *settings, *extra])
     if status:
         print(
@@ -89,5 +95,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--resume", action="store_true", help="cancel the jobs that a killed run left on the cluster"
     )
+    parser.add_argument("--blocks", help="of the grid, joined by commas; all if not given")
     arguments, rest = parser.parse_known_args()
-    sys.exit(main(arguments.grid, rest, arguments.profile, arguments.resume))
+    sys.exit(main(arguments.grid, rest, arguments.profile, arguments.resume, arguments.blocks))

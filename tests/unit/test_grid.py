@@ -9,7 +9,7 @@ import yaml
 from workflow_scripts.analyze.figure_style import FAMILIES
 from workflow_scripts.analyze.tables import TYPES
 from workflow_scripts.config import load
-from workflow_scripts.grid import MODULES, Cell, Plan, companions
+from workflow_scripts.grid import MODULES, Cell, Plan, companions, plan_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +61,16 @@ def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipp
     ]  # fmt: skip
     assert len([c for c in cells if c.compressor == "dense" and c.method == "prompt-50"]) == 4
     assert len(cells) == len(set(cells))
+
+
+def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
+    every = Plan(shipped)
+    plan = plan_of([ROOT / "config.yaml"], "bench", ["core", "seeds"])
+    assert set(plan.blocks("bench")) == {"core", "seeds"}
+    assert plan.cells("bench") == [*every.blocks("bench")["core"], *every.blocks("bench")["seeds"]]
+    assert plan.cells("smoke") == every.cells("smoke")
+    assert {cell.compressor for cell in plan.adapters("bench")} == {"dense", "gptq-w3-g64", "sparsegpt-50"}
+    assert plan.analysis("bench", "judge.py")["cells"] == [cell.json for cell in plan.cells("bench")]
 
 
 def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):

@@ -88,6 +88,21 @@ def test_one_cell_by_its_path(copied):
     assert (copied.folder / cell.json).exists()
 
 
+def test_chosen_blocks_alone_are_run_and_rolled_up(copied):
+    lost = next(c for c in plan(copied).cells("tiny") if c.compressor == "sparsegpt-50")
+    os.remove(copied.folder / lost.json)
+    copied.snakemake("--config", "blocks=[core,dense]")
+    assert not (copied.folder / lost.json).exists()
+    reported = json.loads((copied.folder / "results/tiny/report.json").read_text())["files"]
+    assert set(reported) == {c.json for c in plan(copied).cells("tiny")} - {lost.json}
+    assert NOTHING in copied.snakemake("--config", "blocks=[core,dense]").stdout
+    assert "Evaluate tiny sparsegpt-50 text none (seed 0)" in jobs_of(copied.snakemake("--dry-run").stdout)
+    done = copied.snakemake("--dry-run", "--config", "blocks=cor", check=False)
+    assert (
+        "blocks[0]: 'cor' is no block of grid tiny" in done.stdout and "did you mean 'core'?" in done.stdout
+    )
+
+
 def test_a_missing_cell_is_shown_as_missing_where_asked(copied):
     cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-8")
     for file in (cell.json, cell.samples, "results/tiny/verdict.json", "results/tiny/tables/table1.csv"):
