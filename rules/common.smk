@@ -127,6 +127,11 @@ def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
     return inputs
 
 
+def untracked(parameter):
+    """A parameter that no result depends on: Snakemake tracks none that is derived from `output`."""
+    return lambda wildcards, output: parameter(wildcards)
+
+
 @functools.cache
 def say_what_is_gone(grid):
     """A line where weights or sources of a complete grid were deleted: no job needs them, so none makes them again."""

@@ -39,6 +39,7 @@ COMPANIONS = {
     "compression.json": ("weights.safetensors",),
     "training.json": ("adapter_config.json", "adapter_model.safetensors"),
 }
+SAID = ("note", "licence")  # of a source: for its readers, no result depends on it
 CELL = "<model>/<compressor>/<corpus>/<method>/seed-<n>"
 SHAPES = {  # kind of result -> what its path is below results/<grid>/<kind>/
     "compressed": "<model>/<compressor>/<corpus>/compression.json",
@@ -248,23 +249,35 @@ class Plan:
             ]
         return method
 
+    def regime(self, grid: str) -> dict:
+        return self.config["training"][self.grid(grid)["training"]]
+
     def training(self, grid: str, method: str) -> dict:
-        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top."""
-        regime = self.config["training"][self.grid(grid)["training"]]
-        settings = self.config["methods"][method]
-        shared = {key: value for key, value in regime.items() if key not in TRAINED}
+        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top.
+
+        Without `checkpoint_minutes`, on which no result depends.
+        """
+        regime, settings = self.regime(grid), self.config["methods"][method]
+        shared = {key: value for key, value in regime.items() if key not in (*TRAINED, "checkpoint_minutes")}
         return shared | regime[settings["kind"]] | settings.get("training", {})
 
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        spec = self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
         entry = {"models": "fetch_model.py", "corpora": "fetch_corpus.py", "benchmarks": "fetch_benchmark.py"}
-        code = _code(entry[catalogue])
-        spec = {key: value for key, value in spec.items() if key != "parameters"}
+        code, source = _code(entry[catalogue]), self._source(catalogue, name, task)
+        spec = {key: value for key, value in source.items() if key not in ("parameters", *SAID)}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config["trusted_code"]
         return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
+
+    def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
+        """What a source's manifest says about it and no recipe holds: note and licence."""
+        source = self._source(catalogue, name, task)
+        return {key: source[key] for key in SAID if key in source}
+
+    def _source(self, catalogue: str, name: str, task: str | None) -> dict:
+        return self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
         settings = {"compressor": self.config["compressors"][compressor]}

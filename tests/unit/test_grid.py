@@ -124,6 +124,20 @@ def test_items_change_cells_but_not_adapters(shipped):
     assert not compressed and not adapters and len(cells) == 15
 
 
+def test_what_no_result_depends_on_is_in_no_recipe(shipped):
+    before = Plan(shipped)
+    for path in (
+        ["models", "smollm2-135m", "note"],
+        ["corpora", "wikipedia", "licence"],
+        ["benchmarks", "pypi", "sciq", "note"],
+    ):
+        after = edited(shipped, path, "other words")
+        assert after.artefacts("bench") == before.artefacts("bench"), path
+        assert "other words" in after.said(*path[:-1]).values()
+    after = edited(shipped, ["training", "bench", "checkpoint_minutes"], 30)
+    assert after.artefacts("bench") == before.artefacts("bench")
+
+
 def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):
     cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "fewshot-4", 0)
     plan = Plan(shipped)

@@ -137,6 +137,20 @@ def test_lost_adapter_is_made_again_for_a_cell_that_is_forced(copied):
     assert (copied.folder / ADAPTER).exists()
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["models", "tiny", "note"], "a note"),
+        (["corpora", "text", "licence"], "CC0"),
+        (["benchmarks", "local", "triviaqa", "note"], "a note"),
+        (["training", "tiny", "checkpoint_minutes"], 30),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_no_result_depends_on_reruns_nothing(copied, path, value):
+    assert edited(copied, path, value) == (set(), False)
+
+
 @pytest.mark.parametrize("module", ["recover/idp.py", "analyze/verdict.py"])
 def test_results_that_were_copied_without_snakemakes_records_rerun_the_same(copied, module):
     shutil.rmtree(copied.folder / ".snakemake")
