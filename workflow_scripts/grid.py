@@ -128,19 +128,21 @@ class Plan:
 
     def __init__(self, config: dict):
         self.config = config
-        self._cells: dict[str, list[Cell]] = {}
+        self.cells = functools.cache(self._planned)
+        self.recipe = functools.cache(lambda *source: self.fetch(*source)["recipe"])
+        self.compression_recipe = functools.cache(lambda *place: self.compress(*place)["recipe"])
+        self.train_recipe = functools.cache(lambda cell: self.train(cell)["recipe"])
+        self.evaluate_recipe = functools.cache(lambda cell: self.evaluate(cell)["recipe"])
+        self.similarity_recipe = functools.cache(lambda cell: self.similarity(cell)["recipe"])
 
     # -------------------------------------------------------------------------------------------- cells
 
     def grid(self, name: str) -> dict:
         return self.config["grids"][name]
 
-    def cells(self, name: str) -> list[Cell]:
+    def _planned(self, name: str) -> list[Cell]:
         """The grid's cells, blocks in their order, each cell once."""
-        if name not in self._cells:
-            blocks = self.blocks(name).values()
-            self._cells[name] = list(dict.fromkeys(cell for block in blocks for cell in block))
-        return self._cells[name]
+        return list(dict.fromkeys(cell for block in self.blocks(name).values() for cell in block))
 
     def blocks(self, name: str) -> dict[str, list[Cell]]:
         """The grid's blocks by name, the chosen ones if it is the configured grid; a cell may stand in several."""
@@ -331,7 +333,7 @@ class Plan:
             **{self.compression(cell): self.compressed_recipe(cell) for cell in [*cells, *adapters]},
             **{adapter.training: self.train_recipe(adapter) for adapter in adapters},
             **{cell.json: self.evaluate_recipe(cell) for cell in cells},
-            **{cell.similarity: self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)},
+            **{cell.similarity: self.similarity_recipe(cell) for cell in self.similarity_cells(grid)},
             **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
         }
 
@@ -357,7 +359,7 @@ class Plan:
             "description": self.grid(grid)["description"],
         }
         inputs = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
-        inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
+        inputs += [self.similarity_recipe(cell) for cell in self.similarity_cells(grid)]
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
         if entry == "find_answers.py":
             settings["corpora"] = {c.corpus: corpus_manifest(c.corpus) for c in self.adapters(grid)}
@@ -419,25 +421,9 @@ class Plan:
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
 
-    @functools.cache  # noqa: B019 (a plan lives as long as its process)
-    def train_recipe(self, cell: Cell) -> str:
-        return self.train(cell)["recipe"]
-
     def compressed_recipe(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return self._compression_recipe(cell.grid, cell.model, cell.compressor, corpus)
-
-    @functools.cache  # noqa: B019
-    def _compression_recipe(self, grid: str, model: str, compressor: str, corpus: str) -> str:
-        return self.compress(grid, model, compressor, corpus)["recipe"]
-
-    @functools.cache  # noqa: B019
-    def evaluate_recipe(self, cell: Cell) -> str:
-        return self.evaluate(cell)["recipe"]
-
-    @functools.cache  # noqa: B019
-    def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
-        return self.fetch(catalogue, name, task)["recipe"]
+        return self.compression_recipe(cell.grid, cell.model, cell.compressor, corpus)
 
 
 def plan_of(configfiles: list[str], grid: str, blocks: list[str] | None = None) -> Plan:

@@ -40,7 +40,7 @@ def planned(plan: Plan, grid: str) -> list[Work]:
     )
     for place in places:
         result, name = compression_json(grid, *place), "/".join(place)
-        recipe = plan.compress(grid, *place)["recipe"]
+        recipe = plan.compression_recipe(grid, *place)
         works.append(_work(grid, "compress_model", name, result, os.path.dirname(result), recipe))
     for cell in plan.adapters(grid):
         folder = os.path.dirname(cell.training)
@@ -50,7 +50,7 @@ def planned(plan: Plan, grid: str) -> list[Work]:
             _work(grid, "evaluate_cell", cell.stem, cell.json, cell.json, plan.evaluate_recipe(cell))
         )
     for cell in plan.similarity_cells(grid):
-        recipe = plan.similarity(cell)["recipe"]
+        recipe = plan.similarity_recipe(cell)
         works.append(_work(grid, "measure_similarity", cell.stem, cell.similarity, cell.similarity, recipe))
     return works
 
