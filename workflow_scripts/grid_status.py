@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts import runs, slurm
-from workflow_scripts.analyze.forecast import Cost, compare, forecast
+from workflow_scripts.analyze.forecast import Cost, compare, forecast, job_of
 from workflow_scripts.artifacts import ArtifactError, held_by, read_json, recorded_recipe
 from workflow_scripts.cluster import SITE, read_site
 from workflow_scripts.config import ConfigError
-from workflow_scripts.grid import Plan, compression_json, grid_arguments, is_torn, plan_of
+from workflow_scripts.grid import Plan, grid_arguments, is_torn, plan_of
 
 STATES = ("done", "running", "queued", "waiting", "failed")
 SHOWN = 20
@@ -33,30 +33,14 @@ class Work(NamedTuple):
 
 def planned(plan: Plan, grid: str) -> list[Work]:
     """Every job of the grid that computes on a model."""
-    cells = plan.cells(grid)
     works = []
-    places = dict.fromkeys(
-        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in cells
-    )
-    for place in places:
-        result, name = compression_json(grid, *place), "/".join(place)
-        recipe = plan.compression_recipe(grid, *place)
-        works.append(_work(grid, "compress_model", name, result, os.path.dirname(result), recipe))
-    for cell in plan.adapters(grid):
-        folder = os.path.dirname(cell.training)
-        works.append(_work(grid, "train_adapter", cell.stem, cell.training, folder, plan.train_recipe(cell)))
-    for cell in cells:
-        works.append(
-            _work(grid, "evaluate_cell", cell.stem, cell.json, cell.json, plan.evaluate_recipe(cell))
-        )
-    for cell in plan.similarity_cells(grid):
-        recipe = plan.similarity_recipe(cell)
-        works.append(_work(grid, "measure_similarity", cell.stem, cell.similarity, cell.similarity, recipe))
+    for result, recipe in plan.artefacts(grid).items():
+        if not result.startswith("resources/"):
+            rule, name = job_of(result)
+            folder = rule in ("compress_model", "train_adapter")  # they hold the folder of what they make
+            writes = os.path.dirname(result) if folder else result
+            works.append(Work(rule, name, result, f"logs/{grid}/{rule}/{name}.log", writes, recipe))
     return works
-
-
-def _work(grid: str, rule: str, name: str, result: str, writes: str, recipe: str) -> Work:
-    return Work(rule, name, result, f"logs/{grid}/{rule}/{name}.log", writes, recipe)
 
 
 def comment_of(grid: str, work: Work) -> str:

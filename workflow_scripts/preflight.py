@@ -149,7 +149,13 @@ def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
 
 def wildcards_of(grid: str, work) -> dict:
     """A planned job's wildcards, from its name."""
-    names = ("model", "compressor", "corpus", "method", "seed")
+    names = (
+        "model",
+        "compressor",
+        "corpus",
+        *(() if work.rule == "measure_latency" else ("method",)),
+        "seed",
+    )
     return {"grid": grid, **dict(zip(names, work.name.replace("/seed-", "/").split("/")))}
 
 
