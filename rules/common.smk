@@ -240,6 +240,12 @@ def perplexity_text(wildcards):
 # ---- roll-ups
 FIGURES = [*(f"figure{number}" for number in range(1, 8)), "pareto", "training", "latency"]
 FORMATS = ["csv", "md", "tex", "html"]
+TABLES = {  # HTML files of tables -> how the report lists them
+    "table1": "1: quantised models",
+    "table2": "2: sparse models",
+    "table3": "3: ablation of dynamic prompting",
+    "changes": "Changed answers",
+}
 
 
 def rolled_up(grid):
