@@ -42,6 +42,11 @@ def main(
         dense = load_dense(model)
         windows, drawn = None, None
         if settings.calibrated:
+            positions = getattr(dense.config, "max_position_embeddings", None)
+            if positions and calibration["length"] > positions:
+                raise ValueError(
+                    f"calibration.length: {calibration['length']} tokens exceed the model's {positions} positions"
+                )
             windows, drawn = _windows(model, corpus, calibration)
         tensors, records = {}, []
         if settings.algorithm != "dense":

@@ -51,7 +51,9 @@ def load(config: dict) -> dict:
     problems = _key_problems(config) or _schema_problems(config)
     if not problems:
         config = _filled(config, schema())
-        problems = _meaning_problems(config)
+        from workflow_scripts import limits  # which reads the constants of this module
+
+        problems = _meaning_problems(config) or limits.of_grids(config)
     if problems:
         raise ConfigError("\n".join(problems))
     return config

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from workflow_scripts import limits
 from workflow_scripts.artifacts import PACKAGE, code_digest, digest, recorded_recipe, sha256_file
 from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED, load, read, unknown
 
@@ -39,6 +40,7 @@ COMPANIONS = {
     "compression.json": ("weights.safetensors",),
     "training.json": ("adapter_config.json", "adapter_model.safetensors"),
 }
+SIZES = ("parameters", "learned_positions", *limits.HINTS)  # of a model: for forecasts and checks
 SAID = ("note", "licence")  # of a source: for its readers, no result depends on it
 CELL = "<model>/<compressor>/<corpus>/<method>/seed-<n>"
 SHAPES = {  # kind of result -> what its path is below results/<grid>/<kind>/
@@ -128,6 +130,7 @@ class Plan:
 
     def __init__(self, config: dict):
         self.config = config
+        self._limits = functools.cache(lambda model: limits.known(config, model))
         self.cells = functools.cache(self._planned)
         self.recipe = functools.cache(lambda *source: self.fetch(*source)["recipe"])
         self.compression_recipe = functools.cache(lambda *place: self.compress(*place)["recipe"])
@@ -165,7 +168,8 @@ class Plan:
         return "none" if self.config["compressors"][compressor]["algorithm"] in UNCALIBRATED else corpus
 
     def check(self, cell: Cell) -> Cell:
-        """The cell; ValueError where its corpus or seed can't be, with the path that is meant."""
+        """The cell; ValueError where its corpus or seed can't be, with the path that is meant, or where its settings
+        are beyond its model."""
         calibrated = self.calibration_corpus(cell.compressor, "any") != "none"
         if cell.corpus == "none" and (calibrated or self.members(cell)):
             needs = f"{cell.compressor} is calibrated" if calibrated else f"{cell.method} is trained"
@@ -177,6 +181,8 @@ class Plan:
             meant = cell._replace(corpus=self.calibration_corpus(cell.compressor, cell.corpus), seed=0)
         if meant != cell:
             raise ValueError(f"{cell.json}: nothing is trained, so this is {meant.json}; ask for that")
+        if found := limits.problems(self.config, self._limits(cell.model), *cell[:3], cell.method):
+            raise ValueError(f"{cell.json} can't be: {'; '.join(found)}")
         return cell
 
     def check_path(self, path: str) -> None:
@@ -268,7 +274,7 @@ class Plan:
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
         entry = {"models": "fetch_model.py", "corpora": "fetch_corpus.py", "benchmarks": "fetch_benchmark.py"}
         code, source = _code(entry[catalogue]), self._source(catalogue, name, task)
-        spec = {key: value for key, value in source.items() if key not in ("parameters", *SAID)}
+        spec = {key: value for key, value in source.items() if key not in (*SIZES, *SAID)}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config["trusted_code"]
         return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
