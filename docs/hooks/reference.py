@@ -239,7 +239,7 @@ def rules() -> str:
 
 
 def blocks():
-    """(name, text, where it runs on a cluster) of every rule of rules/*.smk in the order of the Snakefile's includes."""
+    """(name, text, where it runs on a cluster) of every rule, in the order of the Snakefile's includes."""
     for include in re.findall(
         r'^include: "(rules/\w+\.smk)"', (ROOT / "Snakefile").read_text(), re.MULTILINE
     ):
