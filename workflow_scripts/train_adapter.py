@@ -12,15 +12,13 @@ import torch
 
 from workflow_scripts import artifacts
 from workflow_scripts.allocator import keep_memory
-from workflow_scripts.compress.checkpoint import dense_hash, load_compressed
+from workflow_scripts.compress.checkpoint import DTYPES, dense_hash, load_compressed
 from workflow_scripts.job import job
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.training import Learner, loss_curve, train
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.fetch import whole_folder
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main(

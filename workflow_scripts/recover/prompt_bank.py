@@ -55,11 +55,6 @@ def learned_positions(model) -> int | None:
     return None if table is None else table.num_embeddings - table.offset
 
 
-def most_positions(model) -> int | None:
-    """Positions that a model was made for: its learned ones, or what its configuration says of rotary ones."""
-    return learned_positions(model) or getattr(model.config, "max_position_embeddings", None)
-
-
 class PromptBank:
     """The prefixes among which one is chosen per document. Nothing that is done with the bank changes it."""
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
-from workflow_scripts.recover.prompt_bank import encode, expanded_cache, most_positions
+from workflow_scripts.recover.prompt_bank import encode, expanded_cache
+from workflow_scripts.sources.models import most_positions
 
 CURVE_POINTS = 500
 PROGRESS_SECONDS = 10
