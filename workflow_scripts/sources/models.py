@@ -214,7 +214,7 @@ def load_dense(folder, dtype=None, device="cpu"):
 
 
 def most_positions(model) -> int | None:
-    """Tokens of the longest text, with its prompt, that a model was made for; None where its configuration is silent."""
+    """Tokens of the longest text, with its prompt, that a model takes; None where its configuration is silent."""
     return getattr(model.config, "max_position_embeddings", None)
 
 
