@@ -83,7 +83,7 @@ rule measure_latency:
         model=model_input,
         compression=lambda wildcards: settled(
             paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
-            PLAN.compression_recipe(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
+            PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
         ),
     output:
         latency="results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",

@@ -56,6 +56,8 @@ CATALOGUES = {
     "<corpus>": "corpora",
     "<method>": "methods",
 }
+# What a plan computes once: Snakemake asks for each rule's parameters several times. Nobody changes what they return.
+CACHED = ("cells", "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis", "_limits")
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
 
@@ -130,20 +132,15 @@ class Plan:
 
     def __init__(self, config: dict):
         self.config = config
-        self._limits = functools.cache(lambda model: limits.known(config, model))
-        self.cells = functools.cache(self._planned)
-        self.recipe = functools.cache(lambda *source: self.fetch(*source)["recipe"])
-        self.compression_recipe = functools.cache(lambda *place: self.compress(*place)["recipe"])
-        self.train_recipe = functools.cache(lambda cell: self.train(cell)["recipe"])
-        self.evaluate_recipe = functools.cache(lambda cell: self.evaluate(cell)["recipe"])
-        self.similarity_recipe = functools.cache(lambda cell: self.similarity(cell)["recipe"])
+        for name in CACHED:
+            setattr(self, name, functools.cache(getattr(self, name)))
 
     # -------------------------------------------------------------------------------------------- cells
 
     def grid(self, name: str) -> dict:
         return self.config["grids"][name]
 
-    def _planned(self, name: str) -> list[Cell]:
+    def cells(self, name: str) -> list[Cell]:
         """The grid's cells, blocks in their order, each cell once."""
         return list(dict.fromkeys(cell for block in self.blocks(name).values() for cell in block))
 
@@ -339,7 +336,7 @@ class Plan:
             **{self.compression(cell): self.compressed_recipe(cell) for cell in [*cells, *adapters]},
             **{adapter.training: self.train_recipe(adapter) for adapter in adapters},
             **{cell.json: self.evaluate_recipe(cell) for cell in cells},
-            **{cell.similarity: self.similarity_recipe(cell) for cell in self.similarity_cells(grid)},
+            **{cell.similarity: self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)},
             **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
         }
 
@@ -365,7 +362,7 @@ class Plan:
             "description": self.grid(grid)["description"],
         }
         inputs = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
-        inputs += [self.similarity_recipe(cell) for cell in self.similarity_cells(grid)]
+        inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
         if entry == "find_answers.py":
             settings["corpora"] = {c.corpus: corpus_manifest(c.corpus) for c in self.adapters(grid)}
@@ -427,9 +424,21 @@ class Plan:
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
 
+    def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
+        return self.fetch(catalogue, name, task)["recipe"]
+
     def compressed_recipe(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return self.compression_recipe(cell.grid, cell.model, cell.compressor, corpus)
+        return self.compress(cell.grid, cell.model, cell.compressor, corpus)["recipe"]
+
+    def train_recipe(self, cell: Cell) -> str:
+        return self.train(cell)["recipe"]
+
+    def evaluate_recipe(self, cell: Cell) -> str:
+        return self.evaluate(cell)["recipe"]
+
+    def _limits(self, model: str) -> dict:
+        return limits.known(self.config, model)
 
 
 def plan_of(configfiles: list[str], grid: str, blocks: list[str] | None = None) -> Plan:
