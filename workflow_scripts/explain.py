@@ -8,7 +8,15 @@ from pathlib import Path
 
 from workflow_scripts.artifacts import ArtifactError, read_json
 from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import SHAPES, Cell, Plan, benchmark_manifest, corpus_manifest, model_manifest
+from workflow_scripts.grid import (
+    SHAPES,
+    Cell,
+    Plan,
+    benchmark_manifest,
+    companions,
+    corpus_manifest,
+    model_manifest,
+)
 
 EVALUATION = re.compile(
     r"results/(?P<grid>[^/]+)/evaluations/(?P<model>[^/]+)/(?P<compressor>[^/]+)/(?P<corpus>[^/]+)"
@@ -31,10 +39,10 @@ def parse(path: str, plan: Plan) -> Cell:
 def inputs(plan: Plan, cell: Cell) -> list[str]:
     """Paths of everything that the cell's evaluation reads."""
     grid = plan.grid(cell.grid)
+    made = [plan.compression(cell), *(member.training for member in plan.members(cell))]
     return [
         model_manifest(cell.model),
-        plan.compression(cell),
-        *(member.training for member in plan.members(cell)),
+        *(file for path in made for file in (path, *companions(path))),
         *(benchmark_manifest(grid["benchmarks"], task) for task in plan.tasks(cell.grid)),
         *(corpus_manifest(corpus) for corpus in grid["evaluation"]["perplexity"]["corpora"]),
     ]

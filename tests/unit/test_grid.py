@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from workflow_scripts import explain
 from workflow_scripts.analyze.figure_style import FAMILIES
 from workflow_scripts.analyze.tables import TYPES
 from workflow_scripts.config import load
@@ -195,6 +196,19 @@ GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0
 def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
     with pytest.raises(ValueError, match=words):
         Plan(shipped).check_path(GPTQ.replace(part, wrong))
+
+
+def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):
+    plan = Plan(shipped)
+    with pytest.raises(ValueError, match="did you mean 'gptq-w"):
+        explain.parse(GPTQ.replace("gptq-w3-g64", "gptq-w5"), plan)
+    with pytest.raises(
+        ValueError, match="not a cell's path; it looks like results/<grid>/evaluations/<model>"
+    ):
+        explain.parse("results/smoke/report.html", plan)
+    cell = explain.parse(GPTQ.replace("/none/", "/prompt-50/"), plan)
+    folder = "results/smoke/adapters/smollm2-135m/gptq-w3-g64/wikipedia/prompt-50/seed-0"
+    assert f"{folder}/adapter_model.safetensors" in explain.inputs(plan, cell)
 
 
 def test_every_path_that_a_plan_makes_can_be(shipped):
