@@ -134,8 +134,8 @@ def untracked(parameter):
 
 @functools.cache
 def say_what_is_gone(grid):
-    """A line where weights or sources of a complete grid were deleted: no job needs them, so none makes them again."""
-    if workflow.is_main_process and (gone := PLAN.gone(grid)):
+    """A line where something is deleted that a finished report was made from: no job needs it, so none makes it again."""
+    if workflow.is_main_process and ROLLED_UP(grid) and (gone := PLAN.gone(grid)):
         more = f", ... ({len(gone)} files)" if len(gone) > 5 else ""
         print(
             f"Grid '{grid}' is complete, but files that it was made from are gone: {', '.join(gone[:5])}{more}. "

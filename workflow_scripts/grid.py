@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts import limits
-from workflow_scripts.artifacts import PACKAGE, code_digest, digest, recorded_recipe, sha256_file
+from workflow_scripts.artifacts import PACKAGE, code_digest, digest, sha256_file
 from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED, load, read, unknown
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
@@ -341,17 +341,9 @@ class Plan:
         }
 
     def gone(self, grid: str) -> list[str]:
-        """What a complete grid was made from and that is no longer there; no job needs it, so none makes it again.
-
-        Empty while something of the grid is still to be made: that run makes what it needs.
-        """
-        recipes, needed = self.artefacts(grid), []
-        for path, recipe in recipes.items():
-            if path.startswith((f"results/{grid}/compressed/", f"results/{grid}/adapters/", "resources/")):
-                needed += [path, *companions(path)]
-            elif recorded_recipe(path) != recipe:
-                return []
-        return [path for path in needed if not os.path.exists(path)]
+        """What of the grid's artefacts, or of the files made with them, is not there."""
+        files = (file for path in self.artefacts(grid) for file in (path, *companions(path)))
+        return [file for file in files if not os.path.exists(file)]
 
     def analysis(self, grid: str, entry: str) -> dict:
         """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
