@@ -94,13 +94,32 @@ def cells(grid):
     return [cell.json for cell in PLAN.cells(grid)]
 
 
-def settled(path, recipe):
+def settled(path, recipe, finished=True):
     """`path` as an input that counts by content, not by time.
 
     An artefact that was made by the planned recipe is `ancient`: touching, cloning or copying it costs
-    nothing. Any other is an ordinary input: what stands on it reruns with it.
+    nothing. Any other is an ordinary input: what stands on it reruns with it. So it is for a job that is not
+    `finished`: behind a job that runs, Snakemake would look at nothing but ancient inputs and pass over it.
     """
-    return ancient(path) if recorded_recipe(path) == recipe else path
+    return ancient(path) if finished and recorded_recipe(path) == recipe else path
+
+
+# kind of result -> its path and its parameters
+RESULTS = {
+    "adapters": (lambda w: cell_of(w).training, lambda w: PLAN.train(cell_of(w))),
+    "evaluations": (lambda w: cell_of(w).json, lambda w: PLAN.evaluate(cell_of(w))),
+    "similarity": (lambda w: cell_of(w).similarity, lambda w: PLAN.similarity(cell_of(w))),
+    "latency": (
+        "results/{0.grid}/latency/{0.model}/{0.compressor}/{0.corpus}/seed-{0.seed}.json".format,
+        lambda w: PLAN.latency(**w),
+    ),
+}
+
+
+def is_finished(kind, wildcards):
+    path, args = (function(wildcards) for function in RESULTS[kind])
+    asked = path in workflow.dag.forcefiles
+    return recorded_recipe(path) == args["recipe"] and not asked and not paths.is_torn(path)
 
 
 def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
@@ -160,13 +179,19 @@ def corpus_input(corpus):
     return settled(paths.corpus_manifest(corpus), PLAN.recipe("corpora", corpus))
 
 
-def compression_input(wildcards):
-    cell = cell_of(wildcards)
-    return settled(PLAN.compression(cell), PLAN.compressed_recipe(cell))
+def compressed(wildcards):
+    """compression.json that a job stands on."""
+    corpus = PLAN.calibration_corpus(wildcards.compressor, wildcards.corpus)
+    return paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, corpus)
 
 
-def what_adapters_stand_on(wildcards):
-    return [PLAN.compression(cell_of(wildcards))]
+def compression_input(kind):
+    def inputs(wildcards):
+        corpus = PLAN.calibration_corpus(wildcards.compressor, wildcards.corpus)
+        recipe = PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, corpus)["recipe"]
+        return settled(compressed(wildcards), recipe, is_finished(kind, wildcards))
+
+    return inputs
 
 
 def what_cells_stand_on(wildcards):
@@ -211,11 +236,17 @@ def calibration_corpus(wildcards):
     return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
 
 
-def attached(wildcards):
+def attached(kind):
     """The adapters that a cell attaches (its own, or its members')."""
-    return [
-        settled(member.training, PLAN.train_recipe(member)) for member in PLAN.members(cell_of(wildcards))
-    ]
+
+    def inputs(wildcards):
+        finished = is_finished(kind, wildcards)
+        return [
+            settled(member.training, PLAN.train_recipe(member), finished)
+            for member in PLAN.members(cell_of(wildcards))
+        ]
+
+    return inputs
 
 
 def task_data(wildcards):

@@ -6,8 +6,8 @@ rule evaluate_cell:
             stands_on=what_cells_stand_on,
         ),
         model=model_input,
-        compression=compression_input,
-        adapters=attached,
+        compression=compression_input("evaluations"),
+        adapters=attached("evaluations"),
         benchmarks=task_data,
         corpora=perplexity_text,
         training_text=training_text,
@@ -48,8 +48,8 @@ rule measure_similarity:
             stands_on=what_cells_stand_on,
         ),
         model=model_input,
-        compression=compression_input,
-        adapters=attached,
+        compression=compression_input("similarity"),
+        adapters=attached("similarity"),
         corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
         training_text=training_text,
     output:
@@ -74,17 +74,10 @@ rule measure_latency:
         renewed(
             "results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
             lambda wildcards: PLAN.latency(**wildcards),
-            stands_on=lambda wildcards: [
-                paths.compression_json(
-                    wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus
-                )
-            ],
+            stands_on=lambda wildcards: [compressed(wildcards)],
         ),
         model=model_input,
-        compression=lambda wildcards: settled(
-            paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
-            PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
-        ),
+        compression=compression_input("latency"),
     output:
         latency="results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
     log:

@@ -3,10 +3,10 @@ rule train_adapter:
         renewed(
             "results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
             lambda wildcards: PLAN.train(cell_of(wildcards)),
-            stands_on=what_adapters_stand_on,
+            stands_on=lambda wildcards: [compressed(wildcards)],
         ),
         model=model_input,
-        compression=compression_input,
+        compression=compression_input("adapters"),
         corpus=lambda wildcards: corpus_input(wildcards.corpus),
     output:
         training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",

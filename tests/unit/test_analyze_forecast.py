@@ -119,7 +119,7 @@ def test_latency_jobs_are_forecast_where_the_grid_measures_them(plan):
 def test_chosen_blocks_are_forecast_alone(capsys):
     assert forecast_grid.main([str(CONFIG)], "bench", blocks=["figure-1"]) == 0
     assert "8 cells, 0 adapters" in capsys.readouterr().out
-    assert forecast_grid.main([str(CONFIG)], "bench", blocks=["figure-2"]) == 1
+    assert forecast_grid.main([str(CONFIG)], "bench", blocks=["figure1"]) == 1
     assert "did you mean 'figure-1'?" in capsys.readouterr().err
 
 
