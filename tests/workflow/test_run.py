@@ -48,6 +48,8 @@ def test_the_selection_of_idp_is_recorded(finished):
 def test_the_report_stands_alone(finished):
     report = (finished.folder / "results/tiny/report.html").read_text()
     assert "lost by compression" in report, "the verdict is not on the first page"
+    for listed in ("1: quantised models", "Changed answers", "Verdict, tables, figures, ledger, cost"):
+        assert f'"{listed}"' in report, f"the report lists a path in place of '{listed}'"
     assert '<script src="http' not in report and '<link rel="stylesheet" href="http' not in report
 
 
