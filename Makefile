@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GRID ?= smoke
 OVER = $(if $(CONFIG),--configfile $(CONFIG))
+ONLY = $(if $(BLOCKS),--blocks $(BLOCKS))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,17 +19,17 @@ help: ## this list
 demo: $(VENV)/installed ## the smoke grid, from the sources to the report
 	@$(BIN)/python -m workflow_scripts.run_grid --grid smoke
 
-run: $(VENV)/installed ## a grid: make run GRID=bench, or GRID=mine CONFIG=mine.yaml (PROFILE=slurm on a cluster)
-	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+run: $(VENV)/installed ## a grid: make run GRID=bench [BLOCKS=core,seeds], or GRID=mine CONFIG=mine.yaml (PROFILE=slurm on a cluster)
+	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
 
 resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
-	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) --resume $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) --resume $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
 
 status: $(VENV)/installed ## jobs done, running, waiting, failed and why: make status GRID=paper
-	@$(BIN)/python -m workflow_scripts.grid_status --grid $(GRID) $(OVER)
+	@$(BIN)/python -m workflow_scripts.grid_status --grid $(GRID) $(ONLY) $(OVER)
 
 preflight: $(VENV)/installed ## would this cluster run it: make preflight GRID=paper
-	@$(BIN)/python -m workflow_scripts.preflight --grid $(GRID) $(OVER)
+	@$(BIN)/python -m workflow_scripts.preflight --grid $(GRID) $(ONLY) $(OVER)
 
 test: $(VENV)/installed ## the fast tests
 	$(BIN)/python -m pytest
@@ -49,7 +50,7 @@ explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/..
 	@$(BIN)/python -m workflow_scripts.explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json)) $(OVER)
 
 forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
-	@$(BIN)/python -m workflow_scripts.forecast_grid --grid $(GRID) $(if $(DEVICE),--device $(DEVICE)) $(OVER)
+	@$(BIN)/python -m workflow_scripts.forecast_grid --grid $(GRID) $(ONLY) $(if $(DEVICE),--device $(DEVICE)) $(OVER)
 
 docs: $(VENV)-docs/installed ## the documentation: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict

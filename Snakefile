@@ -19,5 +19,6 @@ include: "rules/analyze.smk"
 
 rule all:
     input:
+        lambda wildcards: say_what_is_gone(config["grid"]),
         cells(config["grid"]),
         f"results/{config['grid']}/report.html",

@@ -77,14 +77,15 @@ rule tabulate:
             format=FORMATS[:-1],
         ),
         expand("results/{{grid}}/tables/changes.{format}", format=["csv", "md"]),
-        html=report(
-            expand(
-                "results/{{grid}}/tables/{table}.html",
-                table=["table1", "table2", "table3", "changes"],
-            ),
-            caption="../reports/captions/tables.rst",
-            category="Tables",
-        ),
+        html=[
+            report(
+                f"results/{{grid}}/tables/{table}.html",
+                caption="../reports/captions/tables.rst",
+                category="Tables",
+                labels={"table": title},
+            )
+            for table, title in TABLES.items()
+        ],
     log:
         "logs/{grid}/tabulate.log",
     localrule: READ_HERE
@@ -148,6 +149,7 @@ rule audit_paper:
             "results/{grid}/paper_audit.html",
             caption="../reports/captions/audit.rst",
             category="Paper audit",
+            labels={"page": "The paper's statements, recomputed"},
         ),
     log:
         "logs/{grid}/audit_paper.log",
@@ -181,6 +183,7 @@ rule draw_page:
             "results/{grid}/overview.html",
             caption="../reports/captions/overview.rst",
             category="Overview",
+            labels={"page": "Verdict, tables, figures, ledger, cost"},
         ),
     log:
         "logs/{grid}/draw_page.log",

@@ -26,6 +26,14 @@ try:
 except (ConfigError, ArtifactError) as error:
     raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
+if workflow.is_main_process:
+    # Of a path with a wrong name Snakemake would only say that no rule makes it.
+    for before, asked in zip(sys.argv, sys.argv[1:]):
+        try:
+            if before not in ("--report", "--configfile"):
+                PLAN.check_path(asked)
+        except ValueError as error:
+            raise WorkflowError(f"Nothing was started: {error}") from None
 REQUESTS = cluster.Requests(PLAN, SITE)
 
 # SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);
@@ -86,30 +94,74 @@ def cells(grid):
     return [cell.json for cell in PLAN.cells(grid)]
 
 
-def settled(path, recipe):
+def settled(path, recipe, finished=True):
     """`path` as an input that counts by content, not by time.
 
     An artefact that was made by the planned recipe is `ancient`: touching, cloning or copying it costs
-    nothing. Any other is an ordinary input: what stands on it reruns with it.
+    nothing. Any other is an ordinary input: what stands on it reruns with it. So it is for a job that is not
+    `finished`: behind a job that runs, Snakemake would look at nothing but ancient inputs and pass over it.
     """
-    return ancient(path) if recorded_recipe(path) == recipe else path
+    return ancient(path) if finished and recorded_recipe(path) == recipe else path
 
 
-def renewed(output, args, entry=None):
+# kind of result -> its path and its parameters
+RESULTS = {
+    "adapters": (lambda w: cell_of(w).training, lambda w: PLAN.train(cell_of(w))),
+    "evaluations": (lambda w: cell_of(w).json, lambda w: PLAN.evaluate(cell_of(w))),
+    "similarity": (lambda w: cell_of(w).similarity, lambda w: PLAN.similarity(cell_of(w))),
+    "latency": (
+        "results/{0.grid}/latency/{0.model}/{0.compressor}/{0.corpus}/seed-{0.seed}.json".format,
+        lambda w: PLAN.latency(**w),
+    ),
+}
+
+
+def is_finished(kind, wildcards):
+    path, args = (function(wildcards) for function in RESULTS[kind])
+    asked = path in workflow.dag.forcefiles
+    return recorded_recipe(path) == args["recipe"] and not asked and not paths.is_torn(path)
+
+
+def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
     """No input, but a reason to run: the job is forced where `output` was made by another recipe than the planned one.
 
     Snakemake's own records of parameters would say so too, but copied or restored results come without them. The
     recipe stands in the artefact; that of a roll-up (of `entry`) in the stamp of the grid's report.
+
+    Snakemake does not miss an output that no job names as its input. So an evaluation whose samples are gone is made
+    again; weights are large and may be deleted once they have served: a job that will run has those that it
+    `stands_on` made again, and nothing else does.
     """
 
     def inputs(wildcards):
         path = output.format(**wildcards)
         recorded = stamp(wildcards.grid).get("recipes", {}).get(entry) if entry else recorded_recipe(path)
-        if recorded not in (None, args(wildcards)["recipe"]):
-            workflow.dag.forcefiles.add(path)
+        recipe, forced = args(wildcards)["recipe"], workflow.dag.forcefiles
+        if recorded not in (None, recipe) or (recorded and "/evaluations/" in path and paths.is_torn(path)):
+            forced.add(path)
+        if recorded != recipe or path in forced:
+            forced.update(filter(paths.is_torn, stands_on(wildcards)))
         return []
 
     return inputs
+
+
+def untracked(parameter):
+    """A parameter that no result depends on: Snakemake tracks none that is derived from `output`."""
+    return lambda wildcards, output: parameter(wildcards)
+
+
+@functools.cache
+def say_what_is_gone(grid):
+    """A line where something is deleted that a finished report was made from: no job needs it, so none makes it again."""
+    if workflow.is_main_process and ROLLED_UP(grid) and (gone := PLAN.gone(grid)):
+        more = f", ... ({len(gone)} files)" if len(gone) > 5 else ""
+        print(
+            f"Grid '{grid}' is complete, but files that it was made from are gone: {', '.join(gone[:5])}{more}. "
+            "A job that needs one makes it again; `snakemake <path>` does so now.",
+            file=sys.stderr,
+        )
+    return []
 
 
 @functools.cache
@@ -127,9 +179,27 @@ def corpus_input(corpus):
     return settled(paths.corpus_manifest(corpus), PLAN.recipe("corpora", corpus))
 
 
-def compression_input(wildcards):
+def compressed(wildcards):
+    """compression.json that a job stands on."""
+    corpus = PLAN.calibration_corpus(wildcards.compressor, wildcards.corpus)
+    return paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, corpus)
+
+
+def compression_input(kind):
+    def inputs(wildcards):
+        corpus = PLAN.calibration_corpus(wildcards.compressor, wildcards.corpus)
+        recipe = PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, corpus)["recipe"]
+        return settled(compressed(wildcards), recipe, is_finished(kind, wildcards))
+
+    return inputs
+
+
+def what_cells_stand_on(wildcards):
+    """Of a cell: its compressed model, its adapters, and what those stand on if they must be made again."""
     cell = cell_of(wildcards)
-    return settled(PLAN.compression(cell), PLAN.compressed_recipe(cell))
+    members = PLAN.members(cell)
+    torn = [member for member in members if paths.is_torn(member.training)]
+    return [*map(PLAN.compression, [cell, *torn]), *(member.training for member in members)]
 
 
 def on_cluster():
@@ -166,11 +236,17 @@ def calibration_corpus(wildcards):
     return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
 
 
-def attached(wildcards):
+def attached(kind):
     """The adapters that a cell attaches (its own, or its members')."""
-    return [
-        settled(member.training, PLAN.train_recipe(member)) for member in PLAN.members(cell_of(wildcards))
-    ]
+
+    def inputs(wildcards):
+        finished = is_finished(kind, wildcards)
+        return [
+            settled(member.training, PLAN.train_recipe(member), finished)
+            for member in PLAN.members(cell_of(wildcards))
+        ]
+
+    return inputs
 
 
 def task_data(wildcards):
@@ -195,6 +271,12 @@ def perplexity_text(wildcards):
 # ---- roll-ups
 FIGURES = [*(f"figure{number}" for number in range(1, 8)), "pareto", "training", "latency"]
 FORMATS = ["csv", "md", "tex", "html"]
+TABLES = {  # HTML files of tables -> how the report lists them
+    "table1": "1: quantised models",
+    "table2": "2: sparse models",
+    "table3": "3: ablation of dynamic prompting",
+    "changes": "Changed answers",
+}
 
 
 def rolled_up(grid):
@@ -204,7 +286,10 @@ def rolled_up(grid):
     if recorded_recipe(stamp) != recipe:
         return False
     recorded = read_json(stamp)["files"]
-    return all(os.path.exists(file) and sha256_file(file) == sha for file, sha in recorded.items())
+    return all(
+        os.path.exists(file) and sha256_file(file) == sha and not paths.is_torn(file)
+        for file, sha in recorded.items()
+    )
 
 
 ROLLED_UP = functools.cache(rolled_up)

@@ -3,10 +3,11 @@ rule evaluate_cell:
         renewed(
             "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
             lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
+            stands_on=what_cells_stand_on,
         ),
         model=model_input,
-        compression=compression_input,
-        adapters=attached,
+        compression=compression_input("evaluations"),
+        adapters=attached("evaluations"),
         benchmarks=task_data,
         corpora=perplexity_text,
         training_text=training_text,
@@ -44,10 +45,11 @@ rule measure_similarity:
         renewed(
             "results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
             lambda wildcards: PLAN.similarity(cell_of(wildcards)),
+            stands_on=what_cells_stand_on,
         ),
         model=model_input,
-        compression=compression_input,
-        adapters=attached,
+        compression=compression_input("similarity"),
+        adapters=attached("similarity"),
         corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
         training_text=training_text,
     output:
@@ -72,12 +74,10 @@ rule measure_latency:
         renewed(
             "results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
             lambda wildcards: PLAN.latency(**wildcards),
+            stands_on=lambda wildcards: [compressed(wildcards)],
         ),
         model=model_input,
-        compression=lambda wildcards: settled(
-            paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
-            PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
-        ),
+        compression=compression_input("latency"),
     output:
         latency="results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
     log:

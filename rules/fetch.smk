@@ -17,6 +17,7 @@ rule fetch_model:
         "../envs/conda.yaml"
     params:
         args=lambda wildcards: PLAN.fetch("models", wildcards.model),
+        said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
     message:
         "Fetch the model {wildcards.model}"
     script:
@@ -37,6 +38,7 @@ rule fetch_corpus:
         "../envs/conda.yaml"
     params:
         args=lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
+        said=untracked(lambda wildcards: PLAN.said("corpora", wildcards.corpus)),
     message:
         "Fetch the corpus {wildcards.corpus}"
     script:
@@ -57,6 +59,7 @@ rule fetch_benchmark:
         "../envs/conda.yaml"
     params:
         args=lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
+        said=untracked(lambda wildcards: PLAN.said("benchmarks", wildcards.benchmarks, wildcards.task)),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"
     script:

@@ -3,9 +3,10 @@ rule train_adapter:
         renewed(
             "results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
             lambda wildcards: PLAN.train(cell_of(wildcards)),
+            stands_on=lambda wildcards: [compressed(wildcards)],
         ),
         model=model_input,
-        compression=compression_input,
+        compression=compression_input("adapters"),
         corpus=lambda wildcards: corpus_input(wildcards.corpus),
     output:
         training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
@@ -20,6 +21,7 @@ rule train_adapter:
         **model_job("train_adapter"),
     params:
         args=lambda wildcards: PLAN.train(cell_of(wildcards)),
+        checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid)["checkpoint_minutes"]),
     message:
         "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} on {wildcards.corpus}"
     script:

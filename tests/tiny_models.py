@@ -7,7 +7,7 @@ VOCABULARY = 97
 
 
 def tiny_llama(
-    kv_heads: int = 4, attention: str = "sdpa", seed: int = 0, dtype=torch.float32
+    kv_heads: int = 4, attention: str = "sdpa", seed: int = 0, positions: int = 256, dtype=torch.float32
 ) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -17,7 +17,7 @@ def tiny_llama(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         initializer_range=0.2,
         attn_implementation=attention,
     )

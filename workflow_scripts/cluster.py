@@ -53,6 +53,7 @@ class Requests:
 
     def __init__(self, plan: Plan, site: dict):
         self.plan, self.site, self.hardware = plan, site, site["hardware"]
+        self._need = functools.cache(self._compute)
 
     def need(self, rule: str, wildcards) -> Need:
         """Need of one job of `rule`; jobs that differ in nothing that counts are computed once."""
@@ -60,8 +61,7 @@ class Requests:
         key = (w["grid"], w["model"], w["compressor"], w["corpus"], w.get("method", "none"))
         return self._need(rule, *key)
 
-    @functools.cache  # noqa: B019 (lives as long as its process)
-    def _need(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
+    def _compute(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
         cell = Cell(grid, model, compressor, corpus, method, 0)
         parameters = float(self.plan.config["models"][model]["parameters"])
         evaluated = BYTES[self.plan.grid(grid)["evaluation"]["precision"]]
@@ -85,13 +85,9 @@ class Requests:
                 cost = forecast.similarity_cost(self.plan, cell, self.hardware | {"bytes": 4})
                 return Need(cost.seconds, _host_mb(2.5 * 4 * parameters), cost.memory)
             case "measure_latency":
-                settings = self.plan.grid(grid)["latency"]
-                tokens = settings["batch"] * (settings["sequence"] + settings["generate"])
-                passes = 3 * len(settings["methods"]) * (settings["repeats"] + 1)
-                seconds = (
-                    passes * 2 * parameters * tokens / self.hardware["forward"] + self.hardware["overhead"]
-                )
-                return Need(seconds, _host_mb(2.5 * evaluated * parameters), 2 * evaluated * parameters)
+                place = {"model": model, "compressor": compressor, "corpus": corpus, "seed": "0"}
+                cost = forecast.latency_cost(self.plan, grid, place, self.hardware | {"bytes": evaluated})
+                return Need(cost.seconds, _host_mb(2.5 * evaluated * parameters), cost.memory)
         raise KeyError(f"rule {rule} computes on no model")
 
     def mem_mb(self, rule: str, wildcards, attempt: int) -> int:

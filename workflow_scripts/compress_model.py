@@ -16,7 +16,7 @@ from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.walk import FinishedLayers, walk
 from workflow_scripts.job import job
 from workflow_scripts.sources.corpora import read_documents, token_windows
-from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
+from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer, most_positions
 
 SEED = 0  # of the calibration draw: compressed models have no seed of their own, adapters and cells have
 
@@ -42,6 +42,10 @@ def main(
         dense = load_dense(model)
         windows, drawn = None, None
         if settings.calibrated:
+            if (positions := most_positions(dense)) and calibration["length"] > positions:
+                raise ValueError(
+                    f"calibration.length: {calibration['length']} tokens exceed the model's {positions} positions"
+                )
             windows, drawn = _windows(model, corpus, calibration)
         tensors, records = {}, []
         if settings.algorithm != "dense":

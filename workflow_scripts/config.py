@@ -46,10 +46,14 @@ def load(config: dict) -> dict:
     """Check a configuration and fill in defaults; raise ConfigError with every problem found."""
     if config.get("partial") in ("true", "false"):  # what `--config partial=true` delivers
         config = config | {"partial": config["partial"] == "true"}
+    if isinstance(config.get("blocks"), str):  # of `--config blocks=core`
+        config = config | {"blocks": [config["blocks"]]}
     problems = _key_problems(config) or _schema_problems(config)
     if not problems:
         config = _filled(config, schema())
-        problems = _meaning_problems(config)
+        from workflow_scripts import limits  # which reads the constants of this module
+
+        problems = _meaning_problems(config) or limits.of_grids(config)
     if problems:
         raise ConfigError("\n".join(problems))
     return config
@@ -68,7 +72,8 @@ def _listed(allowed, most: int = 24) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def _unknown(key: str, name, allowed, kind: str) -> str:
+def unknown(key: str, name, allowed, kind: str) -> str:
+    """The words for a name that is not among the allowed ones, with the nearest that is."""
     return f"{key}: {name!r} is no {kind}; allowed: {_listed(allowed)}{_nearest(name, allowed)}"
 
 
@@ -231,7 +236,7 @@ def _meaning_problems(config: dict) -> list[str]:
     def refer(key, name, catalogue, extra=()):
         allowed = [*extra, *config[catalogue]]
         if name not in allowed:
-            problems.append(_unknown(key, name, allowed, f"name in {catalogue}"))
+            problems.append(unknown(key, name, allowed, f"name in {catalogue}"))
             return False
         return True
 
@@ -252,7 +257,7 @@ def _meaning_problems(config: dict) -> list[str]:
             member = member if isinstance(member, dict) else {"adapter": member}
             prompts = [n for n, m in config["methods"].items() if m["kind"] == "prompt"]
             if member["adapter"] not in prompts:
-                problems.append(_unknown(key, member["adapter"], prompts, "prompt in methods"))
+                problems.append(unknown(key, member["adapter"], prompts, "prompt in methods"))
             if "corpus" in member:
                 refer(f"{key}.corpus", member["corpus"], "corpora")
     for name in config["trusted_code"]:
@@ -265,7 +270,11 @@ def _meaning_problems(config: dict) -> list[str]:
         problems.append("compressors.dense: must be there with algorithm dense")
     for name, grid in config["grids"].items():
         problems += _grid_problems(config, name, grid, refer)
-    refer("grid", config["grid"], "grids")
+    if refer("grid", config["grid"], "grids"):
+        blocks = config["grids"][config["grid"]]["blocks"]
+        for index, name in enumerate(config["blocks"] or ()):
+            if name not in blocks:
+                problems.append(unknown(f"blocks[{index}]", name, blocks, f"block of grid {config['grid']}"))
     return problems
 
 
@@ -273,7 +282,7 @@ def _grid_problems(config, name, grid, refer) -> list[str]:
     problems, key = [], f"grids.{name}"
     if grid["device"] not in (devices := yaml.safe_load(DEVICES.read_text())["devices"]):
         problems.append(
-            _unknown(f"{key}.device", grid["device"], devices, f"device in analyze/{DEVICES.name}")
+            unknown(f"{key}.device", grid["device"], devices, f"device in analyze/{DEVICES.name}")
         )
     refer(f"{key}.training", grid["training"], "training")
     for index, task in enumerate(grid["tasks"]):
@@ -283,7 +292,7 @@ def _grid_problems(config, name, grid, refer) -> list[str]:
         for task in grid["tasks"]:
             if task in config["tasks"] and task not in data:
                 problems.append(
-                    _unknown(f"benchmarks.{grid['benchmarks']}", task, data, "task with data in this set")
+                    unknown(f"benchmarks.{grid['benchmarks']}", task, data, "task with data in this set")
                 )
     for index, corpus in enumerate(grid["evaluation"]["perplexity"]["corpora"]):
         refer(f"{key}.evaluation.perplexity.corpora[{index}]", corpus, "corpora")

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from workflow_scripts.artifacts import ArtifactError, read_json
 from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import Cell, Plan, benchmark_manifest, corpus_manifest, model_manifest
+from workflow_scripts.grid import (
+    SHAPES,
+    Cell,
+    Plan,
+    benchmark_manifest,
+    companions,
+    corpus_manifest,
+    model_manifest,
+)
 
 EVALUATION = re.compile(
     r"results/(?P<grid>[^/]+)/evaluations/(?P<model>[^/]+)/(?P<compressor>[^/]+)/(?P<corpus>[^/]+)"
@@ -21,30 +29,20 @@ def parse(path: str, plan: Plan) -> Cell:
     match = EVALUATION.fullmatch(path.removeprefix("./"))
     if not match:
         raise ValueError(
-            f"{path}: not a cell's path; it looks like "
-            "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json"
+            f"{path}: not a cell's path; it looks like results/<grid>/evaluations/{SHAPES['evaluations']}"
         )
+    plan.check_path(path)
     parts = match.groupdict()
-    catalogues = {"grid": "grids", "model": "models", "compressor": "compressors", "method": "methods"}
-    for part, catalogue in catalogues.items():
-        if parts[part] not in plan.config[catalogue]:
-            raise ValueError(
-                f"{path}: {parts[part]!r} is not in {catalogue}: {', '.join(plan.config[catalogue])}"
-            )
-    if parts["corpus"] not in (*plan.config["corpora"], "none"):
-        raise ValueError(
-            f"{path}: {parts['corpus']!r} is not in corpora: {', '.join(plan.config['corpora'])}"
-        )
     return plan.check(Cell(**parts | {"seed": int(parts["seed"])}))
 
 
 def inputs(plan: Plan, cell: Cell) -> list[str]:
     """Paths of everything that the cell's evaluation reads."""
     grid = plan.grid(cell.grid)
+    made = [plan.compression(cell), *(member.training for member in plan.members(cell))]
     return [
         model_manifest(cell.model),
-        plan.compression(cell),
-        *(member.training for member in plan.members(cell)),
+        *(file for path in made for file in (path, *companions(path))),
         *(benchmark_manifest(grid["benchmarks"], task) for task in plan.tasks(cell.grid)),
         *(corpus_manifest(corpus) for corpus in grid["evaluation"]["perplexity"]["corpora"]),
     ]

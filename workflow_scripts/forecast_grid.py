@@ -1,21 +1,20 @@
 """`make forecast GRID=paper`: jobs, hours, disk and memory of a grid before it runs."""
 
-import argparse
 import sys
 
 from workflow_scripts.analyze.forecast import foreseen, summary
-from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import Plan
+from workflow_scripts.config import ConfigError
+from workflow_scripts.grid import grid_arguments, plan_of
 
 
-def main(configfiles: list[str], grid: str, device: str | None = None, price: float | None = None) -> int:
-    """Print the forecast, for the grid's own device if none is named; returns 1 with a clear line for an unknown grid
-    or device."""
+def main(
+    configfiles: list[str], grid: str, device: str | None = None, price: float | None = None,
+    blocks: list[str] | None = None,
+) -> int:  # fmt: skip
+    """Print the forecast, for the grid's own device if none is named; returns 1 with a clear line for an unknown grid,
+    block or device."""
     try:
-        plan = Plan(load(read(*configfiles)))
-        if grid not in plan.config["grids"]:
-            names = ", ".join(plan.config["grids"])
-            raise KeyError(f"grid '{grid}' is not in {' or '.join(map(str, configfiles))}; there are {names}")
+        plan = plan_of(configfiles, grid, blocks)
         expected = foreseen(plan, grid, device)
     except (ConfigError, KeyError, OSError) as error:
         print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
@@ -26,11 +25,9 @@ def main(configfiles: list[str], grid: str, device: str | None = None, price: fl
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--grid", default="paper")
+    parser = grid_arguments(__doc__, "paper")
     parser.add_argument("--device", help="a device of analyze/devices.yaml; the grid's own if not given")
     parser.add_argument("--price", type=float, help="per device hour")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
     arguments = parser.parse_args()
     files = ["config.yaml", *arguments.configfile]
-    sys.exit(main(files, arguments.grid, arguments.device, arguments.price))
+    sys.exit(main(files, arguments.grid, arguments.device, arguments.price, arguments.blocks))

@@ -5,13 +5,17 @@ the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns
 its recipe changes, whatever the file times say.
 """
 
+import argparse
 import functools
 import itertools
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
+from workflow_scripts import limits
 from workflow_scripts.artifacts import PACKAGE, code_digest, digest, sha256_file
-from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED
+from workflow_scripts.config import DEVICES, TRAINED, UNCALIBRATED, load, read, unknown
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
 MODULES = {
@@ -32,6 +36,28 @@ ANALYSED = (
     "templates",
     "captions",
 )  # folders of reports/ that the analysis reads; others hold results
+COMPANIONS = {
+    "compression.json": ("weights.safetensors",),
+    "training.json": ("adapter_config.json", "adapter_model.safetensors"),
+}
+SIZES = ("parameters", "learned_positions", *limits.HINTS)  # of a model: for forecasts and checks
+SAID = ("note", "licence")  # of a source: for its readers, no result depends on it
+CELL = "<model>/<compressor>/<corpus>/<method>/seed-<n>"
+SHAPES = {  # kind of result -> what its path is below results/<grid>/<kind>/
+    "compressed": "<model>/<compressor>/<corpus>/compression.json",
+    "adapters": f"{CELL}/training.json",
+    "evaluations": f"{CELL}.json",
+    "similarity": f"{CELL}.json",
+    "latency": "<model>/<compressor>/<corpus>/seed-<n>.json",
+}
+CATALOGUES = {
+    "<model>": "models",
+    "<compressor>": "compressors",
+    "<corpus>": "corpora",
+    "<method>": "methods",
+}
+# What a plan computes once: Snakemake asks for each rule's parameters several times. Nobody changes what they return.
+CACHED = ("cells", "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis", "_limits")
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
 
@@ -83,6 +109,19 @@ def compression_json(grid: str, model: str, compressor: str, corpus: str) -> str
     return f"results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json"
 
 
+def companions(path: str) -> list[str]:
+    """Files that are made with the JSON at `path`: weights, an adapter's configuration, an evaluation's samples."""
+    folder, name = os.path.split(path)
+    if "/evaluations/" in path:
+        return [path.removesuffix(".json") + ".samples.parquet"]
+    return [f"{folder}/{other}" for other in COMPANIONS.get(name, ())]
+
+
+def is_torn(path: str) -> bool:
+    """Whether the JSON at `path` is there without something that was made with it."""
+    return os.path.exists(path) and not all(map(os.path.exists, companions(path)))
+
+
 def _code(entry: str, *kinds: str) -> str:
     modules = tuple(sorted({module for kind in kinds for module in MODULES[kind]}))
     return code_digest(entry, modules, OPTIONAL)
@@ -93,7 +132,8 @@ class Plan:
 
     def __init__(self, config: dict):
         self.config = config
-        self._cells: dict[str, list[Cell]] = {}
+        for name in CACHED:
+            setattr(self, name, functools.cache(getattr(self, name)))
 
     # -------------------------------------------------------------------------------------------- cells
 
@@ -102,16 +142,15 @@ class Plan:
 
     def cells(self, name: str) -> list[Cell]:
         """The grid's cells, blocks in their order, each cell once."""
-        if name not in self._cells:
-            blocks = self.blocks(name).values()
-            self._cells[name] = list(dict.fromkeys(cell for block in blocks for cell in block))
-        return self._cells[name]
+        return list(dict.fromkeys(cell for block in self.blocks(name).values() for cell in block))
 
     def blocks(self, name: str) -> dict[str, list[Cell]]:
-        """The grid's blocks by name; a cell may stand in several."""
+        """The grid's blocks by name, the chosen ones if it is the configured grid; a cell may stand in several."""
+        chosen = self.config["blocks"] if name == self.config["grid"] else None
         return {
             block: list(dict.fromkeys(self._block(name, axes)))
             for block, axes in self.grid(name)["blocks"].items()
+            if chosen is None or block in chosen
         }
 
     def _block(self, grid: str, block: dict):
@@ -126,7 +165,8 @@ class Plan:
         return "none" if self.config["compressors"][compressor]["algorithm"] in UNCALIBRATED else corpus
 
     def check(self, cell: Cell) -> Cell:
-        """The cell; ValueError where its corpus or seed can't be, with the path that is meant."""
+        """The cell; ValueError where its corpus or seed can't be, with the path that is meant, or where its settings
+        are beyond its model."""
         calibrated = self.calibration_corpus(cell.compressor, "any") != "none"
         if cell.corpus == "none" and (calibrated or self.members(cell)):
             needs = f"{cell.compressor} is calibrated" if calibrated else f"{cell.method} is trained"
@@ -138,7 +178,33 @@ class Plan:
             meant = cell._replace(corpus=self.calibration_corpus(cell.compressor, cell.corpus), seed=0)
         if meant != cell:
             raise ValueError(f"{cell.json}: nothing is trained, so this is {meant.json}; ask for that")
+        if found := limits.problems(self.config, self._limits(cell.model), *cell[:3], cell.method):
+            raise ValueError(f"{cell.json} can't be: {'; '.join(found)}")
         return cell
+
+    def check_path(self, path: str) -> None:
+        """ValueError for a path below results/ that can't be: what is wrong in it, what is allowed, what is nearest."""
+        parts, config = path.removeprefix("./").split("/"), self.config
+        if parts[0] != "results" or len(parts) < 3:
+            return
+        _, grid, kind, *names = parts
+        if grid not in config["grids"]:
+            raise ValueError(unknown(path, grid, config["grids"], "name in grids"))
+        if kind not in SHAPES:
+            if len(names) > 2:  # tables, figures and the report do not lie so deep
+                raise ValueError(unknown(path, kind, SHAPES, "kind of result"))
+            return
+        for place, name in zip(SHAPES[kind].split("/"), names):
+            if catalogue := CATALOGUES.get(place):
+                allowed = [*config[catalogue], *(["none"] if catalogue == "corpora" else [])]
+                if name not in allowed:
+                    raise ValueError(unknown(path, name, allowed, f"name in {catalogue}"))
+        shape = f"results/<grid>/{kind}/{SHAPES[kind]}"
+        shapes = [shape, *companions(shape)]
+        patterns = (re.escape(one).replace("<n>", r"(0|[1-9]\d*)") for one in shapes)
+        patterns = (re.sub("<[a-z]+>", "[^/]+", pattern) for pattern in patterns)
+        if not any(re.fullmatch(pattern, "/".join(parts)) for pattern in patterns):
+            raise ValueError(f"{path}: is no result; it looks like {' or '.join(shapes)}")
 
     def compression(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
@@ -188,23 +254,35 @@ class Plan:
             ]
         return method
 
+    def regime(self, grid: str) -> dict:
+        return self.config["training"][self.grid(grid)["training"]]
+
     def training(self, grid: str, method: str) -> dict:
-        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top."""
-        regime = self.config["training"][self.grid(grid)["training"]]
-        settings = self.config["methods"][method]
-        shared = {key: value for key, value in regime.items() if key not in TRAINED}
+        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top.
+
+        Without `checkpoint_minutes`, on which no result depends.
+        """
+        regime, settings = self.regime(grid), self.config["methods"][method]
+        shared = {key: value for key, value in regime.items() if key not in (*TRAINED, "checkpoint_minutes")}
         return shared | regime[settings["kind"]] | settings.get("training", {})
 
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        spec = self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
         entry = {"models": "fetch_model.py", "corpora": "fetch_corpus.py", "benchmarks": "fetch_benchmark.py"}
-        code = _code(entry[catalogue])
-        spec = {key: value for key, value in spec.items() if key != "parameters"}
+        code, source = _code(entry[catalogue]), self._source(catalogue, name, task)
+        spec = {key: value for key, value in source.items() if key not in (*SIZES, *SAID)}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config["trusted_code"]
         return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
+
+    def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
+        """What a source's manifest says about it and no recipe holds: note and licence."""
+        source = self._source(catalogue, name, task)
+        return {key: source[key] for key in SAID if key in source}
+
+    def _source(self, catalogue: str, name: str, task: str | None) -> dict:
+        return self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
         settings = {"compressor": self.config["compressors"][compressor]}
@@ -261,6 +339,11 @@ class Plan:
             **{cell.similarity: self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)},
             **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
         }
+
+    def gone(self, grid: str) -> list[str]:
+        """What of the grid's artefacts, or of the files made with them, is not there."""
+        files = (file for path in self.artefacts(grid) for file in (path, *companions(path)))
+        return [file for file in files if not os.path.exists(file)]
 
     def analysis(self, grid: str, entry: str) -> dict:
         """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
@@ -333,25 +416,39 @@ class Plan:
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
 
-    @functools.cache  # noqa: B019 (a plan lives as long as its process)
-    def train_recipe(self, cell: Cell) -> str:
-        return self.train(cell)["recipe"]
+    def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
+        return self.fetch(catalogue, name, task)["recipe"]
 
     def compressed_recipe(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return self._compression_recipe(cell.grid, cell.model, cell.compressor, corpus)
+        return self.compress(cell.grid, cell.model, cell.compressor, corpus)["recipe"]
 
-    @functools.cache  # noqa: B019
-    def _compression_recipe(self, grid: str, model: str, compressor: str, corpus: str) -> str:
-        return self.compress(grid, model, compressor, corpus)["recipe"]
+    def train_recipe(self, cell: Cell) -> str:
+        return self.train(cell)["recipe"]
 
-    @functools.cache  # noqa: B019
     def evaluate_recipe(self, cell: Cell) -> str:
         return self.evaluate(cell)["recipe"]
 
-    @functools.cache  # noqa: B019
-    def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
-        return self.fetch(catalogue, name, task)["recipe"]
+    def _limits(self, model: str) -> dict:
+        return limits.known(self.config, model)
+
+
+def plan_of(configfiles: list[str], grid: str, blocks: list[str] | None = None) -> Plan:
+    """The plan of these files, merged as Snakemake merges them, with this grid (and its blocks) as the configured one.
+
+    ConfigError says what is wrong with them.
+    """
+    chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
+    return Plan(load(read(*configfiles) | chosen))
+
+
+def grid_arguments(description: str, grid: str) -> argparse.ArgumentParser:
+    """The options of a command that reads a grid's plan; `grid` is the one that it takes if none is named."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--grid", default=grid)
+    parser.add_argument("--blocks", type=lambda names: names.split(","), help="of the grid, joined by commas")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
+    return parser
 
 
 def _with_recipe(settings: dict, code: str, inputs) -> dict:

@@ -3,7 +3,6 @@
 Reads files and, where there is one, SLURM's queue; changes nothing. Works while a run is on and after it.
 """
 
-import argparse
 import os
 import sys
 from collections import Counter
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts import runs, slurm
-from workflow_scripts.analyze.forecast import Cost, compare, forecast
+from workflow_scripts.analyze.forecast import Cost, compare, forecast, job_of
 from workflow_scripts.artifacts import ArtifactError, held_by, read_json, recorded_recipe
 from workflow_scripts.cluster import SITE, read_site
-from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import Plan, compression_json
+from workflow_scripts.config import ConfigError
+from workflow_scripts.grid import Plan, grid_arguments, is_torn, plan_of
 
 STATES = ("done", "running", "queued", "waiting", "failed")
 SHOWN = 20
@@ -34,30 +33,14 @@ class Work(NamedTuple):
 
 def planned(plan: Plan, grid: str) -> list[Work]:
     """Every job of the grid that computes on a model."""
-    cells = plan.cells(grid)
     works = []
-    places = dict.fromkeys(
-        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in cells
-    )
-    for place in places:
-        result, name = compression_json(grid, *place), "/".join(place)
-        recipe = plan.compress(grid, *place)["recipe"]
-        works.append(_work(grid, "compress_model", name, result, os.path.dirname(result), recipe))
-    for cell in plan.adapters(grid):
-        folder = os.path.dirname(cell.training)
-        works.append(_work(grid, "train_adapter", cell.stem, cell.training, folder, plan.train_recipe(cell)))
-    for cell in cells:
-        works.append(
-            _work(grid, "evaluate_cell", cell.stem, cell.json, cell.json, plan.evaluate_recipe(cell))
-        )
-    for cell in plan.similarity_cells(grid):
-        recipe = plan.similarity(cell)["recipe"]
-        works.append(_work(grid, "measure_similarity", cell.stem, cell.similarity, cell.similarity, recipe))
+    for result, recipe in plan.artefacts(grid).items():
+        if not result.startswith("resources/"):
+            rule, name = job_of(result)
+            folder = rule in ("compress_model", "train_adapter")  # they hold the folder of what they make
+            writes = os.path.dirname(result) if folder else result
+            works.append(Work(rule, name, result, f"logs/{grid}/{rule}/{name}.log", writes, recipe))
     return works
-
-
-def _work(grid: str, rule: str, name: str, result: str, writes: str, recipe: str) -> Work:
-    return Work(rule, name, result, f"logs/{grid}/{rule}/{name}.log", writes, recipe)
 
 
 def comment_of(grid: str, work: Work) -> str:
@@ -68,7 +51,8 @@ def comment_of(grid: str, work: Work) -> str:
 
 def state(grid: str, work: Work, queue: dict[str, slurm.Job]) -> tuple[str, str]:
     """(one of STATES, reason)."""
-    if recorded_recipe(work.result) == work.recipe:
+    torn = is_torn(work.result)
+    if recorded_recipe(work.result) == work.recipe and not torn:
         return "done", ""
     job = queue.get(comment_of(grid, work))
     if (who := held_by(work.writes)) or (job and job.state in ("RUNNING", "COMPLETING")):
@@ -79,6 +63,8 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job]) -> tuple[str, str]
         if held_by(runs.RESULTS) and "Traceback" not in Path(work.log).read_text(errors="replace"):
             return "running", "starts"
         return "failed", last_line(work.log)
+    if torn:
+        return "waiting", "files beside it are gone"
     return "waiting", "made by another recipe" if Path(work.result).exists() else ""
 
 
@@ -103,14 +89,10 @@ def seconds_left(costs: list[Cost], states: dict[tuple[str, str], str], results:
     return left
 
 
-def main(grid: str, configfiles: list[str]) -> int:
+def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> int:
     """Print the state of the grid; returns an exit status (1 for a bad name or file)."""
     try:
-        plan = Plan(load(read(*configfiles)))
-        if grid not in plan.config["grids"]:
-            raise ConfigError(
-                f"grid '{grid}' is not in {' or '.join(configfiles)}; there are {', '.join(plan.config['grids'])}"
-            )
+        plan = plan_of(configfiles, grid, blocks)
         site = read_site(SITE)
         queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     except (ConfigError, ArtifactError, OSError, slurm.SlurmError) as error:
@@ -140,8 +122,5 @@ def main(grid: str, configfiles: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--grid", default="smoke")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile]))
+    arguments = grid_arguments(__doc__, "smoke").parse_args()
+    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile], arguments.blocks))

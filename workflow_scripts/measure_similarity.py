@@ -21,7 +21,7 @@ def main(
         import torch
 
         from workflow_scripts.evaluate.loading import CellFiles, default_device, load_cell
-        from workflow_scripts.evaluate.perplexity import heldout_windows
+        from workflow_scripts.evaluate.perplexity import heldout_windows, require_room
         from workflow_scripts.evaluate.scorer import Scorer
         from workflow_scripts.evaluate.similarity import layer_similarities
         from workflow_scripts.sources.corpora import read_documents
@@ -36,6 +36,7 @@ def main(
         trained_on = Path(model).parents[1] / "corpora" / cell["corpus"]
         recovered, tokenizer = load_cell(files, method, cell["seed"], "fp32", target, trained_on)
         scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector)
+        require_room(scorer, length, f"grids.{cell['grid']}.similarity.length")
         text = heldout_windows(
             read_documents(Path(corpus), "heldout"), scorer, length, windows, Path(corpus).name
         )

@@ -18,8 +18,15 @@ from workflow_scripts import slurm
 from workflow_scripts.analyze.forecast import forecast
 from workflow_scripts.artifacts import PACKAGE, ArtifactError, work_folder
 from workflow_scripts.cluster import SITE, Requests, read_site
-from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import Plan, benchmark_manifest, corpus_manifest, model_manifest
+from workflow_scripts.config import ConfigError
+from workflow_scripts.grid import (
+    Plan,
+    benchmark_manifest,
+    corpus_manifest,
+    grid_arguments,
+    model_manifest,
+    plan_of,
+)
 from workflow_scripts.grid_status import planned
 
 MINUTES = 10
@@ -142,7 +149,13 @@ def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
 
 def wildcards_of(grid: str, work) -> dict:
     """A planned job's wildcards, from its name."""
-    names = ("model", "compressor", "corpus", "method", "seed")
+    names = (
+        "model",
+        "compressor",
+        "corpus",
+        *(() if work.rule == "measure_latency" else ("method",)),
+        "seed",
+    )
     return {"grid": grid, **dict(zip(names, work.name.replace("/seed-", "/").split("/")))}
 
 
@@ -293,21 +306,14 @@ def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
         say.good(line)
 
 
-def main(grid: str, configfiles: list[str]) -> int:
+def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> int:
     """Print the checklist; returns 1 if anything in it is bad."""
     say = Findings()
     try:
-        plan = Plan(load(read(*configfiles)))
+        plan = plan_of(configfiles, grid, blocks)
         site = read_site(SITE)
-        plan.grid(grid)
     except (ConfigError, ArtifactError, OSError) as error:
         print(error, file=sys.stderr)
-        return 1
-    except KeyError:
-        print(
-            f"grid '{grid}' is not in {' or '.join(configfiles)}; there are {', '.join(plan.config['grids'])}",
-            file=sys.stderr,
-        )
         return 1
     check_disk(plan, grid, site, say)
     check_sources(plan, grid, say)
@@ -319,12 +325,10 @@ def main(grid: str, configfiles: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--grid", default="paper")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
+    parser = grid_arguments(__doc__, "paper")
     parser.add_argument("--probe", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.probe:
         probe(arguments.probe)
     else:
-        sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile]))
+        sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile], arguments.blocks))

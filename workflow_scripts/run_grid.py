@@ -9,16 +9,29 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import psutil
 
 from workflow_scripts import runs, slurm
 from workflow_scripts.analyze.summary import lines
 from workflow_scripts.artifacts import held_by, read_json
+from workflow_scripts.config import ConfigError, read
 
 
-def main(grid: str, extra: list[str], profile: str | None = None, resume: bool = False) -> int:
-    """Run `grid`; returns Snakemake's exit status. `extra` goes to Snakemake as it is."""
+def main(
+    grid: str, extra: list[str], profile: str | None = None, resume: bool = False, blocks: str | None = None,
+    configfiles: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Run `grid`, or those of its `blocks` (names joined by commas); returns Snakemake's exit status.
+
+    `configfiles` are read over config.yaml; `extra` goes to Snakemake as it is.
+    """
+    try:
+        read(*configfiles)  # Snakemake answers a file that can't be read with a traceback
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
     started = time.time()
     snakemake = [sys.executable, "-m", "snakemake"]
     if who := held_by(runs.RESULTS):
@@ -57,6 +70,8 @@ def main(grid: str, extra: list[str], profile: str | None = None, resume: bool =
         memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
         extra = ["--resources", f"mem_mb={memory}", *extra]
     settings = ["--quiet", "host", "reason", "--config", f"grid={grid}"]
+    settings += [f"blocks=[{blocks}]"] if blocks else []
+    settings += ["--configfile", *configfiles] if configfiles else []
     status = follow([*snakemake, *settings, *extra])
     if status:
         print(
@@ -89,5 +104,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--resume", action="store_true", help="cancel the jobs that a killed run left on the cluster"
     )
-    arguments, rest = parser.parse_known_args()
-    sys.exit(main(arguments.grid, rest, arguments.profile, arguments.resume))
+    parser.add_argument("--blocks", help="of the grid, joined by commas; all if not given")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
+    chosen, rest = parser.parse_known_args()
+    sys.exit(main(chosen.grid, rest, chosen.profile, chosen.resume, chosen.blocks, chosen.configfile))

@@ -12,7 +12,7 @@ import torch
 
 from workflow_scripts import artifacts
 from workflow_scripts.allocator import keep_memory
-from workflow_scripts.compress.checkpoint import dense_hash, load_compressed
+from workflow_scripts.compress.checkpoint import DTYPES, dense_hash, load_compressed
 from workflow_scripts.job import job
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.training import Learner, loss_curve, train
@@ -20,12 +20,11 @@ from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.fetch import whole_folder
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 def main(
     model: str, compressed: str, corpus: str, output: str, *,
-    method: dict, training: dict, seed: int, recipe: str, code: str, threads: int = 1, device: str | None = None,
+    method: dict, training: dict, checkpoint_minutes: float, seed: int, recipe: str, code: str, threads: int = 1,
+    device: str | None = None,
 ) -> None:  # fmt: skip
     """Train `method` with `training` (slices of the configuration) and write `output`, a training.json.
 
@@ -60,7 +59,9 @@ def main(
         }
         if not method.get("trained", True):
             windows = windows[:0]
-        state = train(learner, training, windows, seed, checkpoints)
+        state = train(
+            learner, training | {"checkpoint_minutes": checkpoint_minutes}, windows, seed, checkpoints
+        )
         losses["after"] = learner.heldout_loss(heldout, state.micro_batch)
 
         save(adapted, finished, Path(model).name)
@@ -120,5 +121,6 @@ if __name__ == "__main__":
         main(
             *(str(Path(snakemake.input[name]).parent) for name in ("model", "compression", "corpus")),
             snakemake.output.training,
-            seed=int(snakemake.wildcards.seed), threads=snakemake.threads, **snakemake.params.args,
+            checkpoint_minutes=snakemake.params.checkpoint_minutes, seed=int(snakemake.wildcards.seed),
+            threads=snakemake.threads, **snakemake.params.args,
         )  # fmt: skip

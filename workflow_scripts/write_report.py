@@ -32,8 +32,11 @@ def main(
     `stamp` (JSON) says what the report was made from: the recipe, those of the roll-ups (by entry), the SHA-256 of
     every evaluation, the configuration.
     """
+    results = Path(output).parent
+    if config["grid"] != results.name:
+        config = config | {"grid": results.name, "blocks": None}
     configfile = work_folder(output) / "config.yaml"
-    configfile.write_text(yaml.safe_dump(_with_verdict(config, Path(output).parent), sort_keys=False))
+    configfile.write_text(yaml.safe_dump(_with_verdict(config, results), sort_keys=False))
     with atomic_path(Path(output)) as temporary:
         html = temporary.with_suffix(".html")
         command = [
@@ -64,7 +67,7 @@ def _with_verdict(config: dict, results: Path) -> dict:
     found = "\n".join(lines(read_json(results / "verdict.json", schema="verdict")))
     settings = config["grids"][grid]
     told = settings | {"description": f"{settings['description']}\n\n{found}"}
-    return config | {"grid": grid, "grids": config["grids"] | {grid: told}}
+    return config | {"grids": config["grids"] | {grid: told}}
 
 
 if __name__ == "__main__":

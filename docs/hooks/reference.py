@@ -231,15 +231,15 @@ def files() -> str:
 def rules() -> str:
     """Every rule: what it does (its entry's docstring), what it makes, and where it runs."""
     body = []
-    for name, text, local in blocks():
+    for name, text, where in blocks():
         entry = re.search(r'script:\s*"\.\./workflow_scripts/(\w+)\.py"', text)[1]
         made = "<br>".join(code(path.replace("{{", "{").replace("}}", "}")) for path in outputs(text))
-        body.append((f"`{name}`", docstring(entry), made, "main process" if local else "a job"))
+        body.append((f"`{name}`", docstring(entry), made, where))
     return table(["rule", "what it does", "makes", "on a cluster"], body)
 
 
 def blocks():
-    """(name, text, local) of every rule of rules/*.smk in the order of the Snakefile's includes."""
+    """(name, text, where it runs on a cluster) of every rule, in the order of the Snakefile's includes."""
     for include in re.findall(
         r'^include: "(rules/\w+\.smk)"', (ROOT / "Snakefile").read_text(), re.MULTILINE
     ):
@@ -250,7 +250,8 @@ def blocks():
         for head, after in zip(heads, [*heads[1:], None]):
             block = text[head.end() : after and after.start()]
             name = head[1] or re.search(r'name:\s*f?"([^"]+)"', block)[1]
-            yield name, block, name in names or "localrule: True" in block
+            where = "main process" if name in names else "a job"
+            yield name, block, "main process, or a job in `cpu_partition`" if "READ_HERE" in block else where
 
 
 def outputs(block: str) -> list[str]:

@@ -88,6 +88,11 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
+    def resize(self, width: int, height: int = 900) -> None:
+        """The size of the window's content in pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._run(self._call("Emulation.setDeviceMetricsOverride", **size))
+
     def press(self, key: str) -> None:
         """A real key press, as from a keyboard."""
         text = {"Enter": "\r", "Space": " "}.get(key, "")

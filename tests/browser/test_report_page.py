@@ -86,6 +86,30 @@ def test_a_table_is_sorted_by_the_keyboard_both_ways_with_missing_values_last(pa
         assert "" in values and values[len(numbers) :] == [""] * (len(values) - len(numbers))
 
 
+@pytest.mark.parametrize("name", ["overview.html", "tables/table1.html", "tables/table3.html"])
+def test_every_column_of_a_table_is_seen_in_a_window_of_1400_pixels(browser, results, name):
+    browser.resize(1400)
+    browser.open(results / name)
+    for cells, text in (
+        ("th", "smollm2-135m"),
+        ("td:nth-child(2)", "random choice of idp-26-50-100"),
+    ):  # as long as in the grids
+        browser.js(
+            f"document.querySelectorAll('.dense tbody {cells}').forEach(c => c.firstChild.textContent = '{text}')"
+        )
+    widths = (
+        "Array.from(document.querySelectorAll('.scroll.dense'), box => [box.scrollWidth, box.clientWidth])"
+    )
+    found = browser.js(widths)
+    browser.resize(1280)
+    assert found and all(needed <= given for needed, given in found), found
+
+
+def test_a_verdict_is_no_larger_than_the_headings(page):
+    size = "parseFloat(getComputedStyle(document.querySelector('{}')).fontSize)"
+    assert page.js(size.format(".card .word")) < page.js(size.format("h2"))
+
+
 def test_the_ledger_is_filtered_by_task_outcome_and_text(page):
     rows = "Array.from(document.getElementById('ledger-body').rows"
     shown = f"{rows}, r => [r.cells[0].textContent, r.cells[4].textContent])"

@@ -75,6 +75,9 @@ def test_the_reference_names_every_rule():
     text = "".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
     assert len(names) == len(set(names)) == len(re.findall(r"^ *rule\b.*:$", text, re.MULTILINE))
     assert {"fetch_model", "train_adapter", "judge", "plot_*", "report_grid"} <= set(names)
+    where = {name: where for name, _, where in reference.blocks()}
+    assert where["fetch_model"] == "main process" and where["evaluate_cell"] == "a job"
+    assert where["judge"] == "main process, or a job in `cpu_partition`"
 
 
 FILES = sorted((ROOT / "workflow_scripts" / "schemas").glob("*.schema.yaml"))

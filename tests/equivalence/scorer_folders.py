@@ -9,7 +9,7 @@ from workflow_scripts.sources import benchmarks, corpora, models
 MADE_BY = {"recipe": "test", "code": "test"}
 TRAINING = {
     "tokens": 256, "sequence_length": 32, "batch_size": 4, "micro_batch": 4, "learning_rate": 0.01, "warmup": 0.0,
-    "schedule": "constant", "weight_decay": 0.0, "precision": "fp32", "checkpoint_minutes": 10, "heldout_windows": 2,
+    "schedule": "constant", "weight_decay": 0.0, "precision": "fp32", "heldout_windows": 2,
 }  # fmt: skip
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
 IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
@@ -60,6 +60,6 @@ def project(root: Path) -> dict:
         )
         train_adapter.main(
             str(folders["model"]), str(folders["compressed"]), str(folders["corpus"]), str(folder / "training.json"),
-            method=PROMPT | {"tokens": tokens}, training=TRAINING, seed=0, **MADE_BY,
+            method=PROMPT | {"tokens": tokens}, training=TRAINING, checkpoint_minutes=10, seed=0, **MADE_BY,
         )  # fmt: skip
     return folders

@@ -116,6 +116,13 @@ def test_latency_jobs_are_forecast_where_the_grid_measures_them(plan):
     assert "measure_latency" not in kinds(forecast(plan, "smoke", load_constants("cpu-2")))
 
 
+def test_chosen_blocks_are_forecast_alone(capsys):
+    assert forecast_grid.main([str(CONFIG)], "bench", blocks=["figure-1"]) == 0
+    assert "8 cells, 0 adapters" in capsys.readouterr().out
+    assert forecast_grid.main([str(CONFIG)], "bench", blocks=["figure1"]) == 1
+    assert "did you mean 'figure-1'?" in capsys.readouterr().err
+
+
 def test_unknown_names_are_answered_with_the_known_ones(capsys):
     assert forecast_grid.main([str(CONFIG)], "papr", "cpu-2") == 1
     assert "smoke, bench, paper" in capsys.readouterr().err

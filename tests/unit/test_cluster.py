@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from workflow_scripts.analyze.forecast import forecast, load_constants
 from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.cluster import Requests, read_site
 from workflow_scripts.config import load
-from workflow_scripts.grid import Plan
+from workflow_scripts.grid import Plan, plan_of
 from workflow_scripts.grid_status import comment_of, planned
 from workflow_scripts.slurm import minutes
 
@@ -121,8 +122,23 @@ def test_slurms_times():
     assert minutes("UNLIMITED") == float("inf")
 
 
+@pytest.mark.parametrize("blocks", [None, ["prefix-concat"]])
+def test_the_jobs_of_a_status_are_those_of_the_forecast(blocks):
+    plan = plan_of([ROOT / "config.yaml"], "bench", blocks)
+    jobs = [(work.rule, work.name) for work in planned(plan, "bench")]
+    foreseen = [(cost.kind, cost.name) for cost in forecast(plan, "bench", load_constants("cpu-2"))]
+    assert sorted(jobs) == sorted(foreseen) and len(set(jobs)) == len(jobs)
+    # prompts of the second corpus, which no cell of the block calibrates on, stand on a model of that corpus
+    assert ("compress_model", "smollm2-135m/gptq-w3-g64/c4-sample") in jobs
+
+
 def test_a_job_in_the_queue_is_known_by_its_comment(plan):
     comments = {comment_of("smoke", work) for work in planned(plan, "smoke")}
     assert "rule_train_adapter_wildcards_smoke_smollm2-135m_gptq-w3-g64_wikipedia_lora-r2_0" in comments
     assert "rule_compress_model_wildcards_smoke_smollm2-135m_sparsegpt-50_wikipedia" in comments
     assert len(comments) == len(planned(plan, "smoke"))
+    latency = [work for work in planned(plan, "bench") if work.rule == "measure_latency"]
+    assert [comment_of("bench", work) for work in latency] == [
+        "rule_measure_latency_wildcards_bench_smollm2-135m_dense_none_0"
+    ]
+    assert latency[0].log == "logs/bench/measure_latency/smollm2-135m/dense/none/seed-0.log"

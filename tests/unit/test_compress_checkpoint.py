@@ -66,6 +66,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_calibration_beyond_the_models_positions_is_refused(sources, here):
+    with pytest.raises(ValueError, match=r"calibration\.length: 513 tokens exceed the model's 512 positions"):
+        compressed(sources, here, GPTQ, {"windows": 1, "length": 513})
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_bit_planes_hold_every_code(bits):
     codes = torch.randint(0, 2**bits, (5, 29), dtype=torch.uint8)

@@ -85,6 +85,13 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
         ),
         (["grid"], "smok", ["grid: 'smok'", "did you mean 'smoke'?"]),
         (
+            ["blocks"],
+            ["core", "dens"],
+            ["blocks[1]: 'dens' is no block of grid smoke", "did you mean 'dense'?"],
+        ),
+        (["blocks"], "figure-1", ["blocks[0]: 'figure-1' is no block of grid smoke; allowed: dense, core"]),
+        (["blocks"], [], ["blocks: holds nothing"]),
+        (
             ["models", "../evil"],
             {"source": "local", "path": "x", "parameters": 1e6},
             ["'../evil'", "allowed pattern"],

@@ -159,7 +159,7 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
         nats = torch.nn.functional.cross_entropy(
             model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         )
-    found = perplexity(scorer, windows, "made-up")
+    found = perplexity(scorer, windows)
     assert found["token"] == pytest.approx(math.exp(nats), rel=1e-5)
     text = [tokenizer.decode(window[1:]) for window in windows]
     words, size = sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text)
@@ -170,6 +170,22 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
     ]
     with pytest.raises(ArtifactError, match="made-up: 100000 windows of 20 tokens"):
         heldout_windows(documents, scorer, 20, 100_000, "made-up")
+
+
+def test_windows_beyond_the_model_are_refused_before_anything_is_evaluated(project, tmp_path, capsys):
+    long = {"perplexity": EVALUATION["perplexity"] | {"length": 5000}}
+    with pytest.raises(
+        ArtifactError, match=r"grids\.test\.evaluation\.perplexity\.length: windows of 5000 tokens"
+    ):
+        run(project, "prompt-5", tmp_path / "x.json", **long)
+    assert "acc" not in capsys.readouterr().err
+    with pytest.raises(
+        ArtifactError, match=r"grids\.test\.similarity\.length: windows of 5000 tokens exceed"
+    ):
+        measure_similarity.main(
+            str(project["model"]), str(project["compressed"]), [], str(project["corpus"]), str(tmp_path / "s.json"),
+            cell=place("none"), method={"kind": "none"}, windows=1, length=5000, recipe="r", code="c", device="cpu",
+        )  # fmt: skip
 
 
 def test_similarity_is_one_for_equal_models_and_less_behind_a_prompt(project, tmp_path):

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from workflow_scripts import explain
 from workflow_scripts.analyze.figure_style import FAMILIES
 from workflow_scripts.analyze.tables import TYPES
 from workflow_scripts.config import load
-from workflow_scripts.grid import MODULES, Cell, Plan
+from workflow_scripts.grid import MODULES, Cell, Plan, companions, plan_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +64,16 @@ def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipp
     assert len(cells) == len(set(cells))
 
 
+def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
+    every = Plan(shipped)
+    plan = plan_of([ROOT / "config.yaml"], "bench", ["core", "seeds"])
+    assert set(plan.blocks("bench")) == {"core", "seeds"}
+    assert plan.cells("bench") == [*every.blocks("bench")["core"], *every.blocks("bench")["seeds"]]
+    assert plan.cells("smoke") == every.cells("smoke")
+    assert {cell.compressor for cell in plan.adapters("bench")} == {"dense", "gptq-w3-g64", "sparsegpt-50"}
+    assert plan.analysis("bench", "judge.py")["cells"] == [cell.json for cell in plan.cells("bench")]
+
+
 def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):
     cell = Cell("bench", "smollm2-135m", "dense", "wikipedia", "prompt-50", 0)
     assert (
@@ -114,6 +125,20 @@ def test_items_change_cells_but_not_adapters(shipped):
     assert not compressed and not adapters and len(cells) == 15
 
 
+def test_what_no_result_depends_on_is_in_no_recipe(shipped):
+    before = Plan(shipped)
+    for path in (
+        ["models", "smollm2-135m", "note"],
+        ["corpora", "wikipedia", "licence"],
+        ["benchmarks", "pypi", "sciq", "note"],
+    ):
+        after = edited(shipped, path, "other words")
+        assert after.artefacts("bench") == before.artefacts("bench"), path
+        assert "other words" in after.said(*path[:-1]).values()
+    after = edited(shipped, ["training", "bench", "checkpoint_minutes"], 30)
+    assert after.artefacts("bench") == before.artefacts("bench")
+
+
 def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):
     cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "fewshot-4", 0)
     plan = Plan(shipped)
@@ -148,6 +173,52 @@ def test_a_cell_that_cannot_be_is_named_with_what_is_meant(shipped, place, messa
     compressor, corpus, method, seed = place
     with pytest.raises(ValueError, match=message):
         Plan(shipped).check(Cell("smoke", "smollm2-135m", compressor, corpus, method, seed))
+
+
+GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0.json"
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "words"),
+    [
+        ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, bench, paper; did you mean 'smoke'"),
+        ("gptq-w3-g64", "gptq-w5", "'gptq-w5' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w"),
+        ("smollm2-135m", "smollm2", "'smollm2' is no name in models; .* did you mean 'smollm2-135m'"),
+        ("wikipedia", "wikipedi", "'wikipedi' is no name in corpora; .*none; did you mean 'wikipedia'"),
+        ("/none/", "/nothing/", "'nothing' is no name in methods"),
+        ("evaluations", "evaluation", "'evaluation' is no kind of result; .* did you mean 'evaluations'"),
+        ("seed-0.json", "seed-0.jsn", "is no result; it looks like .*/seed-<n>.json or .*.samples"),
+        ("seed-0.json", "seed-00.json", "is no result"),
+        ("/seed-0.json", "", "is no result"),
+        ("evaluations", "adapters", "is no result; .*/training.json or .*adapter_config.json"),
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Plan(shipped).check_path(GPTQ.replace(part, wrong))
+
+
+def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):
+    plan = Plan(shipped)
+    with pytest.raises(ValueError, match="did you mean 'gptq-w"):
+        explain.parse(GPTQ.replace("gptq-w3-g64", "gptq-w5"), plan)
+    with pytest.raises(
+        ValueError, match="not a cell's path; it looks like results/<grid>/evaluations/<model>"
+    ):
+        explain.parse("results/smoke/report.html", plan)
+    cell = explain.parse(GPTQ.replace("/none/", "/prompt-50/"), plan)
+    folder = "results/smoke/adapters/smollm2-135m/gptq-w3-g64/wikipedia/prompt-50/seed-0"
+    assert f"{folder}/adapter_model.safetensors" in explain.inputs(plan, cell)
+
+
+def test_every_path_that_a_plan_makes_can_be(shipped):
+    plan = Plan(shipped)
+    for grid in shipped["grids"]:
+        for path in plan.artefacts(grid):
+            for file in (path, f"./{path}", *companions(path)):
+                plan.check_path(file)
+    plan.check_path("results/smoke/report.html")
+    plan.check_path("results/smoke/tables/table1.html")
 
 
 def test_every_cell_of_the_shipped_grids_can_be(shipped):

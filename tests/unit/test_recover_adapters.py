@@ -41,6 +41,16 @@ def attached_logits(recovered, ids):
     return recovered.model(input_ids=ids, past_key_values=cache).logits
 
 
+def test_lora_on_a_layer_that_the_model_lacks_is_refused():
+    model = tiny_llama()
+    last = model.config.num_hidden_layers - 1
+    adapters.create(model, LORA | {"layers": [last]}, 0)
+    with pytest.raises(
+        ValueError, match=f"layers: {last + 1} is not allowed; the model has the layers 0 to {last}"
+    ):
+        adapters.create(tiny_llama(), LORA | {"layers": [0, last + 1]}, 0)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_loads_what_is_saved_and_attach_gives_its_logits(family, name, tmp_path):

@@ -24,7 +24,7 @@ LORA = {
 }
 TRAINING = {
     "tokens": 2048, "sequence_length": 32, "batch_size": 8, "micro_batch": 8, "learning_rate": 0.01, "warmup": 0.05,
-    "schedule": "linear", "weight_decay": 1e-5, "precision": "fp32", "checkpoint_minutes": 10, "heldout_windows": 4,
+    "schedule": "linear", "weight_decay": 1e-5, "precision": "fp32", "heldout_windows": 4,
 }  # fmt: skip
 RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
 
@@ -49,7 +49,7 @@ def run(project, monkeypatch, output, method=PROMPT, **settings):
     monkeypatch.chdir(project)
     train_adapter.main(
         "resources/models/tiny", "compressed", "resources/corpora/text", f"{output}/training.json",
-        method=method, training=TRAINING | settings, seed=1, recipe="r", code="c", device="cpu",
+        method=method, training=TRAINING | settings, checkpoint_minutes=10, seed=1, recipe="r", code="c", device="cpu",
     )  # fmt: skip
     return Path(output), read_json(f"{output}/training.json", "training")
 

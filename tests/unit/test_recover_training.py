@@ -300,8 +300,9 @@ def test_out_of_memory_halves_the_micro_batch_at_equal_batch(tmp_path, monkeypat
         train(learner, SETTINGS, make_windows(2), 0, tmp_path / "none")
 
 
-def test_windows_that_leave_opt_no_positions_are_refused(tmp_path):
-    learner = make_learner(PROMPT, tiny_opt(positions=16))
+@pytest.mark.parametrize("family", [tiny_opt, tiny_llama])
+def test_windows_that_leave_no_positions_are_refused(tmp_path, family):
+    learner = make_learner(PROMPT, family(positions=16))
     with pytest.raises(
         ValueError, match="12 tokens after a prompt of 6 exceed the model's 16 positions; at most 10"
     ):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from workflow_scripts import run_grid
+
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import signal, sys, time
@@ -22,6 +24,12 @@ import sys
 from workflow_scripts.run_grid import follow
 sys.exit(follow([sys.executable, "-c", sys.argv[1]]))
 """
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_grid.main("smoke", [], configfiles=["nope.yaml"]) == 1
+    assert capsys.readouterr().err == "nope.yaml: can't be read: No such file or directory\n"
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])

@@ -29,6 +29,13 @@ def test_a_bad_configuration_stops_before_any_job_without_a_traceback(copied):
     assert "did you mean 'prompt-5'?" in copied.snakemake(check=False).stdout
 
 
+def test_a_path_with_an_unknown_name_is_answered_with_the_nearest(copied):
+    cell = "results/tiny/evaluations/tiny/gptq-w5/text/none/seed-0.json"
+    done = copied.snakemake("--dry-run", cell, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stdout and "MissingRule" not in done.stdout
+    assert "'gptq-w5' is no name in compressors" in done.stdout and "did you mean 'gptq-w3'?" in done.stdout
+
+
 def test_compressed_weights_that_changed_are_refused_by_name(copied):
     plan = Plan(load(copied.config()))
     cell = next(c for c in plan.cells("tiny") if c.method == "none" and c.compressor == "gptq-w3")

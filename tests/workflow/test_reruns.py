@@ -104,6 +104,53 @@ def test_a_new_catalogue_entry_reruns_no_cell(copied):
     assert edited(copied, ["methods", "prompt-6"], {"kind": "prompt", "tokens": 6})[0] == set()
 
 
+STEM = "tiny/gptq-w3/text/prompt-5/seed-0"
+SAMPLES = f"results/tiny/evaluations/{STEM}.samples.parquet"
+ADAPTER = f"results/tiny/adapters/{STEM}/adapter_model.safetensors"
+COMPRESSED = "results/tiny/compressed/tiny/gptq-w3/text/weights.safetensors"
+
+
+def test_lost_samples_are_made_again_and_rolled_up(copied):
+    (copied.folder / SAMPLES).unlink()
+    assert work(copied) == (evaluations(["prompt-5"]), True)
+    report = jobs_of(copied.snakemake("--dry-run", "results/tiny/ledger.parquet").stdout)
+    assert set(report) >= evaluations(["prompt-5"]) and any(job.startswith("Build ") for job in report)
+
+
+def test_lost_weights_are_named_and_made_again_for_the_job_that_needs_them_alone(copied):
+    for file in (ADAPTER, COMPRESSED):
+        (copied.folder / file).unlink()
+    done = copied.snakemake("--dry-run").stdout
+    assert "Nothing to be done" in done and ADAPTER in done and COMPRESSED in done
+    assert jobs_of(copied.snakemake("--dry-run", COMPRESSED).stdout) == ["Compress tiny with gptq-w3 on text"]
+    (copied.folder / f"results/tiny/evaluations/{STEM}.json").unlink()
+    again = {"Compress tiny with gptq-w3 on text"} | trainings(["prompt-5"]) | evaluations(["prompt-5"])
+    assert work(copied) == (again, True)
+
+
+def test_lost_adapter_is_made_again_for_a_cell_that_is_forced(copied):
+    (copied.folder / ADAPTER).unlink()
+    cell = f"results/tiny/evaluations/{STEM}.json"
+    jobs = set(jobs_of(copied.snakemake("--dry-run", "--force", cell).stdout))
+    assert jobs == trainings(["prompt-5"]) | evaluations(["prompt-5"])
+    copied.snakemake("--force", cell)
+    assert (copied.folder / ADAPTER).exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["models", "tiny", "note"], "a note"),
+        (["corpora", "text", "licence"], "CC0"),
+        (["benchmarks", "local", "triviaqa", "note"], "a note"),
+        (["training", "tiny", "checkpoint_minutes"], 30),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_no_result_depends_on_reruns_nothing(copied, path, value):
+    assert edited(copied, path, value) == (set(), False)
+
+
 @pytest.mark.parametrize("module", ["recover/idp.py", "analyze/verdict.py"])
 def test_results_that_were_copied_without_snakemakes_records_rerun_the_same(copied, module):
     shutil.rmtree(copied.folder / ".snakemake")

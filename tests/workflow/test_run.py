@@ -48,6 +48,8 @@ def test_the_selection_of_idp_is_recorded(finished):
 def test_the_report_stands_alone(finished):
     report = (finished.folder / "results/tiny/report.html").read_text()
     assert "lost by compression" in report, "the verdict is not on the first page"
+    for listed in ("1: quantised models", "Changed answers", "Verdict, tables, figures, ledger, cost"):
+        assert f'"{listed}"' in report, f"the report lists a path in place of '{listed}'"
     assert '<script src="http' not in report and '<link rel="stylesheet" href="http' not in report
 
 
@@ -86,6 +88,21 @@ def test_one_cell_by_its_path(copied):
     ]
     copied.snakemake(cell.json)
     assert (copied.folder / cell.json).exists()
+
+
+def test_chosen_blocks_alone_are_run_and_rolled_up(copied):
+    lost = next(c for c in plan(copied).cells("tiny") if c.compressor == "sparsegpt-50")
+    os.remove(copied.folder / lost.json)
+    copied.snakemake("--config", "blocks=[core,dense]")
+    assert not (copied.folder / lost.json).exists()
+    reported = json.loads((copied.folder / "results/tiny/report.json").read_text())["files"]
+    assert set(reported) == {c.json for c in plan(copied).cells("tiny")} - {lost.json}
+    assert NOTHING in copied.snakemake("--config", "blocks=[core,dense]").stdout
+    assert "Evaluate tiny sparsegpt-50 text none (seed 0)" in jobs_of(copied.snakemake("--dry-run").stdout)
+    done = copied.snakemake("--dry-run", "--config", "blocks=cor", check=False)
+    assert (
+        "blocks[0]: 'cor' is no block of grid tiny" in done.stdout and "did you mean 'core'?" in done.stdout
+    )
 
 
 def test_a_missing_cell_is_shown_as_missing_where_asked(copied):

@@ -25,13 +25,12 @@ from pyarrow import parquet
 
 from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.config import load
-from workflow_scripts.grid import Cell, Plan
+from workflow_scripts.grid import Cell, Plan, companions, is_torn
 
 FORMAT = 1
 INDEX, CONFIG, SAMPLES, METADATA = "archive.json", "config.yaml", "samples.parquet", "metadata.json"
 RECORDS = Path(".snakemake/metadata")
 PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # what the merged samples add to a row
-WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 SUFFIX = ".tar.gz"
 
 
@@ -40,8 +39,8 @@ SUFFIX = ".tar.gz"
 
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
     """What only the sources or a model can make again; `weights`: those of the adapters too."""
-    companions = [str(Path(a.training).with_name(name)) for a in plan.adapters(grid) for name in WEIGHTS]
-    return [*plan.artefacts(grid), *(companions if weights else ()), f"results/{grid}/answers.parquet"]
+    adapters = [file for a in plan.adapters(grid) for file in companions(a.training)] if weights else []
+    return [*plan.artefacts(grid), *adapters, f"results/{grid}/answers.parquet"]
 
 
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:
@@ -116,7 +115,9 @@ def _reported_config(grid: str) -> dict:
         raise ArtifactError(f"{stamp}: names no configuration (made by an older version); {again}")
     here = {str(file) for file in Path(f"results/{grid}/evaluations").rglob("seed-*.json")}
     planned = {cell.json for cell in Plan(load(recorded["config"])).cells(grid)}
-    changed = [f for f, sha in recorded["files"].items() if f not in here or sha256_file(f) != sha]
+    changed = [
+        f for f, sha in recorded["files"].items() if f not in here or is_torn(f) or sha256_file(f) != sha
+    ]
     if changed := sorted({*changed, *((here & planned) - set(recorded["files"]))}):
         raise ArtifactError(
             f"{changed[0]}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"

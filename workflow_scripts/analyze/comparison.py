@@ -1,9 +1,8 @@
 """Two runs of the same cells, item by item: what a change of code, data, machine or setting did (design, 6)."""
 
 import numpy as np
-import pandas as pd
 
-from workflow_scripts.analyze.results import Cell, Results
+from workflow_scripts.analyze.results import Cell, Results, side_by_side
 from workflow_scripts.analyze.statistics import (
     RESAMPLES,
     Estimate,
@@ -59,10 +58,8 @@ def _check_data(a: Results, b: Results, cell: Cell) -> None:
 
 def _paired(a: Results, b: Results, cell: Cell, column: str) -> dict[str, np.ndarray]:
     """task -> (items, 2): A's and B's values of the items that both have."""
-    sides = [results.items(cell)[column].astype("float64").rename(i) for i, results in enumerate((a, b))]
-    both = pd.concat(sides, axis=1, join="inner")
-    both = both.replace([float("inf"), float("-inf")], float("nan")).dropna()
-    return {task: frame.to_numpy() for task, frame in both.groupby(level="task", sort=False)}
+    both = side_by_side(results.items(cell)[column] for results in (a, b))
+    return {task: frame.to_numpy() for task, frame in both.items()}
 
 
 def _row(a: Results, b: Results, cell: Cell, values: dict, draws: dict) -> dict:

@@ -23,6 +23,11 @@ LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the 
 VARIANTS = {"prompt": 2, "lora": 2}  # ways of applying it that are timed: prepended, cached; unmerged, merged
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
+RULES = {  # kind of result -> the rule that makes it
+    "compressed": "compress_model", "adapters": "train_adapter", "evaluations": "evaluate_cell",
+    "similarity": "measure_similarity", "latency": "measure_latency",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -60,11 +65,12 @@ def load_constants(device: str) -> dict:
 def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
     """The cost of every job of a grid that computes on a model, as if nothing were done yet."""
     cells = plan.cells(grid)
+    adapters = plan.adapters(grid)
     compressions = dict.fromkeys(
-        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in cells
+        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in [*cells, *adapters]
     )
     costs = [compression_cost(plan, grid, *key, device) for key in compressions]
-    costs += [training_cost(plan, cell, device) for cell in plan.adapters(grid)]
+    costs += [training_cost(plan, cell, device) for cell in adapters]
     costs += [evaluation_cost(plan, cell, device) for cell in cells]
     costs += [similarity_cost(plan, cell, device) for cell in plan.similarity_cells(grid)]
     costs += [latency_cost(plan, grid, place, device) for place in plan.latency_places(grid).values()]
@@ -134,7 +140,7 @@ def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
     seconds = (
         2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"] + _loading(p, device)
     )
-    name = f"{place['model']}/{place['compressor']}/{place['corpus']}"
+    name = f"{place['model']}/{place['compressor']}/{place['corpus']}/seed-{place['seed']}"
     return Cost("measure_latency", name, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
 
 
@@ -178,21 +184,19 @@ def compare(costs: Iterable[Cost], measured: dict[tuple[str, str], float]) -> li
     return rows
 
 
+def job_of(path: str) -> tuple[str, str]:
+    """(kind, name) of the cost of the job that wrote a result's JSON; the kind is the rule."""
+    parts = Path(path).with_suffix("").parts
+    folder = next(part for part in reversed(parts) if part in RULES)
+    name = parts[len(parts) - parts[::-1].index(folder) :]
+    if folder in ("compressed", "adapters"):
+        name = name[:-1]  # compression.json and training.json lie in a folder
+    return RULES[folder], "/".join(name)
+
+
 def measured_seconds(records: dict[str, dict]) -> dict[tuple[str, str], float]:
     """(kind, name) of each job -> the seconds in its manifest. records: path -> JSON of what the job wrote."""
-    kinds = {
-        "compressed": "compress_model", "adapters": "train_adapter", "evaluations": "evaluate_cell",
-        "similarity": "measure_similarity", "latency": "measure_latency",
-    }  # fmt: skip
-    found = {}
-    for path, record in records.items():
-        parts = Path(path).with_suffix("").parts
-        folder = next(part for part in reversed(parts) if part in kinds)
-        name = parts[len(parts) - parts[::-1].index(folder) :]
-        if folder in ("compressed", "adapters", "latency"):
-            name = name[:-1]  # compression.json and training.json lie in a folder; latency is one per place
-        found[kinds[folder], "/".join(name)] = record["manifest"]["seconds"]
-    return found
+    return {job_of(path): record["manifest"]["seconds"] for path, record in records.items()}
 
 
 def _parameters(plan: Plan, model: str) -> float:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workflow_scripts.analyze.archive import METADATA, WEIGHTS, copy, place_records, rolled_up, split_samples
+from workflow_scripts.analyze.archive import METADATA, copy, place_records, rolled_up, split_samples
 from workflow_scripts.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
-from workflow_scripts.grid import Plan
+from workflow_scripts.grid import Plan, companions, is_torn
 
 
 @dataclass
@@ -68,13 +68,14 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
     for name, recipe in plan.artefacts(grid).items():
         if name not in index["files"]:
             continue
+        # an archive never holds a compressed model's weights
+        torn = is_torn(str(root / name)) and not name.endswith("compression.json")
         if recorded_recipe(archive / name) != recipe:
             done.other_recipe.append(name)
-        elif recorded_recipe(root / name) == recipe:
+        elif recorded_recipe(root / name) == recipe and not torn:
             done.present.append(name)
         else:
-            companions = WEIGHTS if name.endswith("training.json") else ()
-            for file in (*(str(Path(name).with_name(other)) for other in companions), name):
+            for file in (*filter(index["files"].__contains__, companions(name)), name):
                 copy(archive / file, root / file)
             samples += [cells[name]] if name in cells else []
             done.restored.append(name)

@@ -188,7 +188,11 @@ def paired_items(results: Results, cells: list[Cell], column: str) -> dict[str, 
     Items whose value is missing or not finite in any of the cells are left out.
     """
     results.check_paired(cells)
-    columns = [results.items(cell)[column].astype("float64").rename(i) for i, cell in enumerate(cells)]
-    values = pd.concat(columns, axis=1, join="inner")
+    return side_by_side(results.items(cell)[column] for cell in cells)
+
+
+def side_by_side(columns: Iterable[pd.Series]) -> dict[str, pd.DataFrame]:
+    """As `paired_items`, of columns that are indexed as `Results.items` does."""
+    values = pd.concat([c.astype("float64").rename(i) for i, c in enumerate(columns)], axis=1, join="inner")
     values = values.replace([float("inf"), float("-inf")], float("nan")).dropna()
     return dict(iter(values.groupby(level="task", sort=False)))

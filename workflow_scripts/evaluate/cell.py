@@ -13,7 +13,7 @@ from workflow_scripts import artifacts
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.loading import CellFiles, default_device, fingerprint, load_cell
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
+from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, require_room
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
@@ -50,6 +50,9 @@ def evaluate_cell(
     if evaluation["precision"] == "bf16":
         float32_head(recovered.model)
     scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector, store=store)
+    require_room(
+        scorer, evaluation["perplexity"]["length"], f"grids.{cell['grid']}.evaluation.perplexity.length"
+    )
     loaded = time.time()
     suite = [
         load_task(
@@ -88,7 +91,7 @@ def evaluate_cell(
         scorer.progress = in_task(f"perplexity {folder.name}")
         documents = read_documents(folder, "heldout")
         windows = heldout_windows(documents, scorer, asked["length"], asked["windows"], folder.name)
-        texts[folder.name] = perplexity(scorer, windows, folder.name)
+        texts[folder.name] = perplexity(scorer, windows)
         note(f"perplexity {folder.name}: {texts[folder.name]['token']:.3f}, {time.time() - start:.1f} s")
 
     used = {"method": method, "tasks": tasks, "evaluation": evaluation, "bos": adds_bos(tokenizer)}

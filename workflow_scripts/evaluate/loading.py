@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 
 from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file
-from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.checkpoint import DTYPES, load_compressed
 from workflow_scripts.recover.adapters import Recovered, attach
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CALIBRATION_CONTEXTS = (32, 128)  # pieces of training text and their tokens, for an IDP's `calibrated` scores
 
 

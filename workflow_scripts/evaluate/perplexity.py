@@ -37,18 +37,22 @@ def heldout_windows(
     if not whole or (count is not None and whole < count):
         raise ArtifactError(
             f"corpus {name}: {count or 1} windows of {length} tokens are asked for, its held-out text holds {whole}; "
-            f"lower evaluation.perplexity.windows or .length in config.yaml"
+            "lower `windows` or `length` of this measurement in config.yaml"
         )
     return [tokens[i * length : (i + 1) * length] for i in range(count or whole)]
 
 
-def perplexity(scorer: Scorer, windows: list[list[int]], name: str) -> dict:
-    """{word, token, bits_per_byte, windows, tokens} of `windows`."""
-    if len(windows[0]) - 1 > scorer.max_length:
+def require_room(scorer: Scorer, length: int, key: str) -> None:
+    """ArtifactError, naming the configuration's key, where windows of `length` tokens exceed the model."""
+    if length > scorer.max_length:
         raise ArtifactError(
-            f"corpus {name}: windows of {len(windows[0])} tokens exceed the {scorer.max_length} that the model takes "
-            f"behind this method's prompt; lower evaluation.perplexity.length in config.yaml"
+            f"{key}: windows of {length} tokens exceed the {scorer.max_length} that the model takes behind this "
+            "method's prompt"
         )
+
+
+def perplexity(scorer: Scorer, windows: list[list[int]]) -> dict:
+    """{word, token, bits_per_byte, windows, tokens} of `windows`."""
     documents = [
         Document(
             windows[i - 1] if i else [],

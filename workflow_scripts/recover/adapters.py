@@ -64,6 +64,11 @@ def _peft_config(model, method: dict):
     if kind == "lora":
         from workflow_scripts.recover.lora import lora_config
 
+        layers = model.config.num_hidden_layers
+        if beyond := [layer for layer in method["layers"] or () if layer >= layers]:
+            raise ValueError(
+                f"layers: {beyond[0]} is not allowed; the model has the layers 0 to {layers - 1}"
+            )
         return lora_config(method, model.config.model_type)
     common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": method["tokens"]}
     if kind == "prefix":

@@ -24,7 +24,8 @@ from torch import Tensor
 from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
-from workflow_scripts.recover.prompt_bank import encode, expanded_cache, learned_positions
+from workflow_scripts.recover.prompt_bank import encode, expanded_cache
+from workflow_scripts.sources.models import most_positions
 
 CURVE_POINTS = 500
 PROGRESS_SECONDS = 10
@@ -73,9 +74,9 @@ class Learner:
                     module.train()
 
     def require_room(self, length: int) -> None:
-        """ValueError where windows of `length` tokens and the soft prompt exceed the model's learned positions."""
+        """ValueError where windows of `length` tokens and the soft prompt exceed the model's positions."""
         virtual = getattr(self.adapted.active_peft_config, "num_virtual_tokens", 0)
-        positions = learned_positions(self.model)
+        positions = most_positions(self.model)
         if positions is not None and virtual + length > positions:
             raise ValueError(
                 f"sequence_length: {length} tokens after a prompt of {virtual} exceed the model's {positions} "

@@ -213,6 +213,11 @@ def load_dense(folder, dtype=None, device="cpu"):
     return model.to(device).eval()
 
 
+def most_positions(model) -> int | None:
+    """Tokens of the longest text, with its prompt, that a model takes; None where its configuration is silent."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
 def load_tokenizer(folder):
     """The tokenizer of a model's folder (verified with it)."""
     from transformers import AutoTokenizer
