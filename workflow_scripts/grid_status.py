@@ -42,7 +42,8 @@ def planned(plan: Plan, grid: str) -> list[Work]:
     for place in places:
         result, name = compression_json(grid, *place), "/".join(place)
         recipe = plan.compress(grid, *place)["recipe"]
-        works.append(_work(grid, "compress_model", name, result, os.path.dirname(result), recipe))
+        rule = plan.compress_rule(place[1])
+        works.append(_work(grid, rule, name, result, os.path.dirname(result), recipe))
     for cell in plan.adapters(grid):
         folder = os.path.dirname(cell.training)
         works.append(_work(grid, "train_adapter", cell.stem, cell.training, folder, plan.train_recipe(cell)))
