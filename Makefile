@@ -66,8 +66,7 @@ $(VENV)-optimum/installed: envs/torch-cpu.txt envs/optimum.lock
 	@echo "Installing optimum's environment into $(VENV)-optimum (2 GB, once)"
 	@$(PYTHON) -m venv $(VENV)-optimum
 	@$(OPTIMUM) --timeout 15 --retries 1 -r envs/torch-cpu.txt
-	@$(OPTIMUM) setuptools wheel
-	@$(OPTIMUM) --no-build-isolation -r envs/optimum.lock
+	@$(OPTIMUM) -r envs/optimum.lock
 	@touch $@
 
 audit: ## known vulnerabilities of the locked libraries (pip-audit, in an environment of its own)
