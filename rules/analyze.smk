@@ -70,17 +70,22 @@ rule tabulate:
         renewed("results/{grid}/tables/table1.html", analysis("tabulate.py"), "tabulate.py"),
         evaluations,
         verdict=made("verdict.json"),
+        compressions=compressions,
     output:
         expand(
             "results/{{grid}}/tables/table{number}.{format}",
             number=[1, 2, 3],
             format=FORMATS[:-1],
         ),
-        expand("results/{{grid}}/tables/changes.{format}", format=["csv", "md"]),
+        expand(
+            "results/{{grid}}/tables/{table}.{format}",
+            table=["changes", "compressors"],
+            format=["csv", "md"],
+        ),
         html=report(
             expand(
                 "results/{{grid}}/tables/{table}.html",
-                table=["table1", "table2", "table3", "changes"],
+                table=["table1", "table2", "table3", "changes", "compressors"],
             ),
             caption="../reports/captions/tables.rst",
             category="Tables",
@@ -95,7 +100,7 @@ rule tabulate:
     params:
         args=analysis("tabulate.py"),
     message:
-        "Tables 1 to 3 and changed answers of {wildcards.grid}"
+        "Tables of {wildcards.grid}"
     script:
         "../workflow_scripts/tabulate.py"
 

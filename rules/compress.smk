@@ -16,10 +16,10 @@ rule compress_model:
         weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
     log:
         "logs/{grid}/compress_model/{model}/{compressor}/{corpus}.log",
-    conda:
-        "../envs/conda.yaml"
     wildcard_constraints:
         compressor=made_by("compress_model"),
+    conda:
+        "../envs/conda.yaml"
     threads: lambda wildcards: threads_for(wildcards.model)
     resources:
         **model_job("compress_model"),
@@ -44,10 +44,10 @@ rule compress_optimum:
         weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
     log:
         "logs/{grid}/compress_optimum/{model}/{compressor}/{corpus}.log",
-    conda:
-        "../envs/conda.yaml"
     wildcard_constraints:
         compressor=made_by("compress_optimum"),
+    conda:
+        "../envs/conda.yaml"
     threads: lambda wildcards: threads_for(wildcards.model)
     resources:
         **model_job("compress_model"),
@@ -74,14 +74,14 @@ rule export_model:
         "results/{grid}/exported/{model}/{compressor}/{corpus}/{form}/export.json",
     log:
         "logs/{grid}/export_model/{model}/{compressor}/{corpus}/{form}.log",
-    conda:
-        "../envs/conda.yaml"
     wildcard_constraints:
         form=one_of(paths.EXPORTS),
+    conda:
+        "../envs/conda.yaml"
     resources:
+        **REQUESTS.where("partition"),
         mem_mb=lambda wildcards, attempt: REQUESTS.mem_mb("compress_model", wildcards, attempt),
         runtime=lambda wildcards, attempt: REQUESTS.runtime("compress_model", wildcards, attempt),
-        **REQUESTS.where("partition"),
     params:
         args=lambda wildcards: PLAN.export(**wildcards),
     message:
