@@ -1,4 +1,4 @@
-"""Rule `tabulate`: evaluations, verdict.json -> Tables 1 to 3 (CSV, Markdown, LaTeX, HTML), changed answers, compressors."""
+"""Rule `tabulate`: evaluations, verdict.json -> Tables 1 to 3 (CSV, Markdown, LaTeX, HTML), changes, compressors."""
 
 from pathlib import Path
 

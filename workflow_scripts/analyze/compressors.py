@@ -43,7 +43,7 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
         if cell:
             evaluation = results.evaluations[cell]
             row |= {f"ppl/{name}": value["token"] for name, value in evaluation["perplexity"].items()}
-            row["accuracy"] = float(np.mean([task["acc"] for task in evaluation["tasks"].values()]))
+            row["accuracy"] = evaluation["average"]
         row["solve_seconds"] = sum(layer["seconds"] for layer in layers)
         row["job_seconds"] = record["manifest"]["seconds"]
         rows.append(row)
