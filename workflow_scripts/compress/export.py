@@ -68,7 +68,7 @@ def _compressed_state(
             if form != "compressed-tensors":
                 tensors = to_gptq(linear.quantized, 2 if form == "gptq_v2" else 1)
             elif linear.quantized:
-                tensors = to_pack_quantized(linear.quantized, symmetric, in_order)
+                tensors = to_pack_quantized(linear.quantized, settings.group_size, symmetric, in_order)
             else:
                 tensors = to_bitmask(linear.weight.to(state[f"{name}.weight"].dtype))
         except CompressionError as error:

@@ -61,7 +61,7 @@ def to_gptq(quantized: Quantized, version: int) -> dict[str, torch.Tensor]:
         )
     return {
         "qweight": to_words(quantized.codes, bits).T.contiguous(),
-        "qzeros": to_words(zero.T - (version == 1), bits),
+        "qzeros": to_words(zero.T - (2 - version), bits),
         "scales": quantized.scale.T.half().contiguous(),
         "g_idx": quantized.group.to(torch.int32),
     }
@@ -75,11 +75,15 @@ def from_gptq(tensors: dict[str, torch.Tensor], bits: int) -> Quantized:
     return Quantized(codes, scale.float(), zero.float(), tensors["g_idx"].long(), bits)
 
 
-def to_pack_quantized(quantized: Quantized, symmetric: bool, in_order: bool) -> dict[str, torch.Tensor]:
-    """The tensors of one linear in compressed-tensors; `symmetric`: all zero points are 2^(bits - 1)."""
+def to_pack_quantized(
+    quantized: Quantized, size: int | None, symmetric: bool, in_order: bool
+) -> dict[str, torch.Tensor]:
+    """The tensors of one linear in compressed-tensors; size: columns of a group, symmetric: zeros are 2^(bits - 1)."""
     (rows, columns), groups = quantized.codes.shape, quantized.scale.shape[1]
-    if columns % groups:
-        raise CompressionError(f"{columns} columns in {groups} groups: compressed-tensors needs equal groups")
+    if groups > 1 and columns % size:
+        raise CompressionError(
+            f"{columns} columns in groups of {size}: compressed-tensors needs equal groups"
+        )
     tensors = {
         "weight_packed": to_words(quantized.codes, quantized.bits),
         "weight_scale": quantized.scale.contiguous(),
