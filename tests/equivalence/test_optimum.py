@@ -33,9 +33,9 @@ from transformers import AutoModelForCausalLM
 folder, tokens, output = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16).eval()
 linears = {name: m for name, m in model.named_modules() if hasattr(m, "qweight")}
-with torch.inference_mode():
-    found = {"logits": model(load_file(tokens)["tokens"]).logits.float()}
-    found |= {name: m.dequantize_weight().T.float().contiguous() for name, m in linears.items()}
+with torch.inference_mode():  # weights first: some kernels rearrange them at their first use
+    found = {name: m.dequantize_weight().T.float().contiguous() for name, m in linears.items()}
+    found["logits"] = model(load_file(tokens)["tokens"]).logits.float()
 save_file(found, output)
 """
 

@@ -122,8 +122,6 @@ def read_packed(tensors, name, config):
     rows, columns = tensors[f"{name}.weight_shape"].tolist()
     scale = tensors[f"{name}.weight_scale"].float()
     group = torch.arange(columns) // (columns // scale.shape[1])
-    if weights["actorder"] == "group":
-        group = tensors[f"{name}.weight_g_idx"].long()
     zeros = torch.full(scale.shape, 2.0 ** (bits - 1))
     if not weights["symmetric"]:
         zeros = bits_of(tensors[f"{name}.weight_zero_point"].T, bits, rows).T
@@ -152,7 +150,7 @@ CASES = [
     ("w3-static", "gptq_v2", read_gptq),
     ("w4-symmetric", "compressed-tensors", read_packed),
     ("w2-g16", "compressed-tensors", read_packed),
-    ("w3-moving", "compressed-tensors", read_packed),
+    ("w3-static", "compressed-tensors", read_packed),
     ("w5", "compressed-tensors", read_packed),
     ("half", "compressed-tensors", read_bitmask),
     ("2of4", "compressed-tensors", read_bitmask),
@@ -217,6 +215,7 @@ def test_the_folder_has_a_tokenizer_and_says_what_it_holds(sources, compressed, 
         ("w5", "gptq_v2", "opt", r"5 bits: GPTQ's readers know 2, 3, 4, 8"),
         ("w4-g24", "gptq_v2", "opt", r"group_size 24: .*16, 32"),
         ("w4-g24", "compressed-tensors", "opt", r"32 columns in groups of 24: .*equal groups"),
+        ("w3-moving", "compressed-tensors", "opt", r"groups in the order of processing: .*gptq_v2"),
         ("half", "gptq", "opt", r"magnitude without bits is no gptq; export plain"),
         ("w4", "gptq_v2", "llama", r"k_proj: shape \(16, 32\): GPTQ needs multiples of 32"),
     ],

@@ -68,7 +68,7 @@ def _compressed_state(
             if form != "compressed-tensors":
                 tensors = to_gptq(linear.quantized, 2 if form == "gptq_v2" else 1)
             elif linear.quantized:
-                tensors = to_pack_quantized(linear.quantized, settings.group_size, symmetric, in_order)
+                tensors = to_pack_quantized(linear.quantized, settings.group_size, symmetric)
             else:
                 tensors = to_bitmask(linear.weight.to(state[f"{name}.weight"].dtype))
         except CompressionError as error:
@@ -80,7 +80,7 @@ def _compressed_state(
     if not grids:
         return state, _sparse_config(solved, settings)
     rest = [n for n, module in model.named_modules() if type(module) is nn.Linear and n not in solved]
-    return state, _quantized_config(settings, symmetric, in_order, rest)
+    return state, _quantized_config(settings, symmetric, rest)
 
 
 def _gptq_config(settings: Compressor, form: str, symmetric: bool, in_order: bool) -> dict:
@@ -93,11 +93,11 @@ def _gptq_config(settings: Compressor, form: str, symmetric: bool, in_order: boo
     }  # fmt: skip
 
 
-def _quantized_config(settings: Compressor, symmetric: bool, in_order: bool, rest: list[str]) -> dict:
+def _quantized_config(settings: Compressor, symmetric: bool, rest: list[str]) -> dict:
     size = settings.group_size
     weights = {
         "num_bits": settings.bits, "type": "int", "symmetric": symmetric, "strategy": "group" if size else "channel",
-        "group_size": size, "actorder": None if in_order else "group", "dynamic": False,
+        "group_size": size, "dynamic": False,
     }  # fmt: skip
     return {
         "quant_method": "compressed-tensors", "quantization_status": "compressed", "format": "pack-quantized",

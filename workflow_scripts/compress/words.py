@@ -7,7 +7,8 @@ scales (groups, out) float16, g_idx (in,) int32. Version 1 (`gptq`) stores zero 
 of 0; version 2 (`gptq_v2`) stores the zero point. Sources: AutoGPTQ's and GPTQModel's `pack`.
 
 compressed-tensors, `pack-quantized` (0.18): weight_packed (out, ceil(in b / 32)), weight_scale (out, groups),
-weight_zero_point (ceil(out b / 32), groups) packed along the outputs, weight_shape, weight_g_idx.
+weight_zero_point (ceil(out b / 32), groups) packed along the outputs, weight_shape. Groups lie in the columns' order:
+weight_g_idx went with 0.19.
 `sparse-bitmask` (up to 0.14): compressed (values), bitmask (out, ceil(in / 8)), row_offsets, shape.
 """
 
@@ -75,14 +76,16 @@ def from_gptq(tensors: dict[str, torch.Tensor], bits: int) -> Quantized:
     return Quantized(codes, scale.float(), zero.float(), tensors["g_idx"].long(), bits)
 
 
-def to_pack_quantized(
-    quantized: Quantized, size: int | None, symmetric: bool, in_order: bool
-) -> dict[str, torch.Tensor]:
+def to_pack_quantized(quantized: Quantized, size: int | None, symmetric: bool) -> dict[str, torch.Tensor]:
     """The tensors of one linear in compressed-tensors; size: columns of a group, symmetric: zeros are 2^(bits - 1)."""
     (rows, columns), groups = quantized.codes.shape, quantized.scale.shape[1]
     if groups > 1 and columns % size:
         raise CompressionError(
             f"{columns} columns in groups of {size}: compressed-tensors needs equal groups"
+        )
+    if (quantized.group.diff() < 0).any():
+        raise CompressionError(
+            "groups in the order of processing: compressed-tensors dropped them; export gptq_v2"
         )
     tensors = {
         "weight_packed": to_words(quantized.codes, quantized.bits),
@@ -91,7 +94,7 @@ def to_pack_quantized(
     }
     if not symmetric:
         tensors["weight_zero_point"] = to_words(quantized.zero.T, quantized.bits).T.contiguous()
-    return tensors if in_order else tensors | {"weight_g_idx": quantized.group.to(torch.int32)}
+    return tensors
 
 
 def to_bitmask(weight: torch.Tensor) -> dict[str, torch.Tensor]:
