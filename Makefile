@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo run resume status preflight test test-slow test-slurm lint explain forecast docs audit archive rebuild restore compare
+.PHONY: help demo run resume status preflight test test-slow test-slurm lint explain forecast docs optimum audit archive rebuild restore compare
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,15 @@ $(VENV)-docs/installed: envs/docs.lock
 	@$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/docs.lock
 	@touch $@
 
+optimum: $(VENV)-optimum/installed ## the environment of compressors with `engine: optimum` (2 GB)
+
+$(VENV)-optimum/installed: envs/torch-cpu.txt envs/optimum.lock
+	@echo "Installing optimum's environment into $(VENV)-optimum (2 GB, once)"
+	@$(PYTHON) -m venv $(VENV)-optimum
+	@$(OPTIMUM) --timeout 15 --retries 1 -r envs/torch-cpu.txt
+	@$(OPTIMUM) -r envs/optimum.lock
+	@touch $@
+
 audit: ## known vulnerabilities of the locked libraries (pip-audit, in an environment of its own)
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	.venv-audit/bin/pip-audit --requirement envs/cpu.lock --no-deps --disable-pip
@@ -79,6 +88,7 @@ compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).
+OPTIMUM := $(VENV)-optimum/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
 
 $(VENV)/installed: envs/torch-cpu.txt envs/cpu.lock

@@ -70,13 +70,18 @@ rule tabulate:
         renewed("results/{grid}/tables/table1.html", analysis("tabulate.py"), "tabulate.py"),
         evaluations,
         verdict=made("verdict.json"),
+        compressions=compressions,
     output:
         expand(
             "results/{{grid}}/tables/table{number}.{format}",
             number=[1, 2, 3],
             format=FORMATS[:-1],
         ),
-        expand("results/{{grid}}/tables/changes.{format}", format=["csv", "md"]),
+        expand(
+            "results/{{grid}}/tables/{table}.{format}",
+            table=["changes", "compressors"],
+            format=["csv", "md"],
+        ),
         html=[
             report(
                 f"results/{{grid}}/tables/{table}.html",
@@ -96,7 +101,7 @@ rule tabulate:
     params:
         args=analysis("tabulate.py"),
     message:
-        "Tables 1 to 3 and changed answers of {wildcards.grid}"
+        "Tables of {wildcards.grid}"
     script:
         "../workflow_scripts/tabulate.py"
 

@@ -276,6 +276,7 @@ TABLES = {  # HTML files of tables -> how the report lists them
     "table2": "2: sparse models",
     "table3": "3: ablation of dynamic prompting",
     "changes": "Changed answers",
+    "compressors": "Compressed models",
 }
 
 

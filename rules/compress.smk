@@ -1,3 +1,8 @@
+def made_by(rule):
+    """The compressors whose models `rule` makes."""
+    return one_of(name for name in config["compressors"] if PLAN.compress_rule(name) == rule)
+
+
 rule compress_model:
     input:
         renewed(
@@ -11,6 +16,8 @@ rule compress_model:
         weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
     log:
         "logs/{grid}/compress_model/{model}/{compressor}/{corpus}.log",
+    wildcard_constraints:
+        compressor=made_by("compress_model"),
     conda:
         "../envs/conda.yaml"
     threads: lambda wildcards: threads_for(wildcards.model)
@@ -22,3 +29,62 @@ rule compress_model:
         "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus}"
     script:
         "../workflow_scripts/compress_model.py"
+
+
+rule compress_optimum:
+    input:
+        renewed(
+            "results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
+            lambda wildcards: PLAN.compress(**wildcards),
+        ),
+        model=model_input,
+        corpus=calibration_corpus,
+    output:
+        compression="results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
+        weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
+    log:
+        "logs/{grid}/compress_optimum/{model}/{compressor}/{corpus}.log",
+    wildcard_constraints:
+        compressor=made_by("compress_optimum"),
+    conda:
+        "../envs/conda.yaml"
+    threads: lambda wildcards: threads_for(wildcards.model)
+    resources:
+        **model_job("compress_model"),
+    params:
+        args=lambda wildcards: PLAN.compress(**wildcards),
+    message:
+        "Compress {wildcards.model} with {wildcards.compressor} (optimum) on {wildcards.corpus}"
+    script:
+        "../workflow_scripts/compress_optimum.py"
+
+
+rule export_model:
+    input:
+        renewed(
+            "results/{grid}/exported/{model}/{compressor}/{corpus}/{form}/export.json",
+            lambda wildcards: PLAN.export(**wildcards),
+        ),
+        model=model_input,
+        compression=lambda wildcards: settled(
+            paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
+            PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
+        ),
+    output:
+        "results/{grid}/exported/{model}/{compressor}/{corpus}/{form}/export.json",
+    log:
+        "logs/{grid}/export_model/{model}/{compressor}/{corpus}/{form}.log",
+    wildcard_constraints:
+        form=one_of(paths.EXPORTS),
+    conda:
+        "../envs/conda.yaml"
+    resources:
+        **REQUESTS.where("partition"),
+        mem_mb=lambda wildcards, attempt: REQUESTS.mem_mb("compress_model", wildcards, attempt),
+        runtime=lambda wildcards, attempt: REQUESTS.runtime("compress_model", wildcards, attempt),
+    params:
+        args=lambda wildcards: PLAN.export(**wildcards),
+    message:
+        "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} as {wildcards.form}"
+    script:
+        "../workflow_scripts/export_model.py"

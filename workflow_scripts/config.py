@@ -12,6 +12,14 @@ DEVICES = Path(__file__).parent / "analyze" / "devices.yaml"
 TRAINED = ("lora", "prompt", "prefix")
 UNCALIBRATED = ("dense", "rtn", "magnitude")
 
+OPTIMUM = {  # what optimum's GPTQQuantizer can be asked for
+    "bits": (2, 3, 4, 8),
+    "static_groups": (False,),
+    "clip": ("none",),
+    "block_size": (128,),
+    "group_size": (None, 16, 32, 64, 128, 256, 512, 1024),
+}
+
 
 class ConfigError(ValueError):
     """Every problem of a configuration, one per line: key path, value, what is allowed, nearest name."""
@@ -251,6 +259,12 @@ def _meaning_problems(config: dict) -> list[str]:
                     problems.append(
                         f"{key}.pattern: '{pattern}' is not allowed; allowed: n:m with n < m, like 2:4"
                     )
+        if compressor.get("engine") == "optimum":
+            problems += [
+                f"{key}.{name}: {compressor[name]!r} is not allowed with engine optimum; allowed: {_listed(allowed)}"
+                for name, allowed in OPTIMUM.items()
+                if compressor[name] not in allowed
+            ]
     for name, method in config["methods"].items():
         for index, member in enumerate(method.get("members", ())):
             key = f"methods.{name}.members[{index}]"

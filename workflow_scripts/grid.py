@@ -58,6 +58,7 @@ CATALOGUES = {
 }
 # What a plan computes once: Snakemake asks for each rule's parameters several times. Nobody changes what they return.
 CACHED = ("cells", "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis", "_limits")
+EXPORTS = ("plain", "gptq", "gptq_v2", "compressed-tensors")  # formats of rule export_model
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
 
@@ -234,7 +235,7 @@ class Plan:
         cells = [*self.cells(grid), *self.adapters(grid)]
         return {
             "methods": {cell.method: self.config["methods"][cell.method] for cell in cells},
-            "compressors": {cell.compressor: self.config["compressors"][cell.compressor] for cell in cells},
+            "compressors": {cell.compressor: self.compressor(cell.compressor) for cell in cells},
             "tasks": {task: self.config["tasks"][task] for task in self.tasks(grid)},
         }
 
@@ -266,6 +267,15 @@ class Plan:
         shared = {key: value for key, value in regime.items() if key not in (*TRAINED, "checkpoint_minutes")}
         return shared | regime[settings["kind"]] | settings.get("training", {})
 
+    def compressor(self, name: str) -> dict:
+        """The compressor's settings; no key says so where the engine is this package's own."""
+        settings = self.config["compressors"][name]
+        return {key: value for key, value in settings.items() if (key, value) != ("engine", "own")}
+
+    def compress_rule(self, compressor: str) -> str:
+        """The rule (and entry) that makes the compressor's models."""
+        return "compress_optimum" if "engine" in self.compressor(compressor) else "compress_model"
+
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
@@ -285,12 +295,16 @@ class Plan:
         return self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
-        settings = {"compressor": self.config["compressors"][compressor]}
+        settings = {"compressor": self.compressor(compressor)}
         inputs = [self.recipe("models", model)]
         if corpus != "none":
             settings["calibration"] = self.grid(grid)["calibration"]
             inputs.append(self.recipe("corpora", corpus))
-        return _with_recipe(settings, _code("compress_model.py"), inputs)
+        return _with_recipe(settings, _code(f"{self.compress_rule(compressor)}.py"), inputs)
+
+    def export(self, grid: str, model: str, compressor: str, corpus: str, form: str) -> dict:
+        inputs = [self._compression_recipe(grid, model, compressor, corpus)]
+        return _with_recipe({"form": form}, _code("export_model.py"), inputs)
 
     def train(self, cell: Cell) -> dict:
         settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}

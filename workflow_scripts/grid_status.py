@@ -38,6 +38,7 @@ def planned(plan: Plan, grid: str) -> list[Work]:
         if not result.startswith("resources/"):
             rule, name = job_of(result)
             folder = rule in ("compress_model", "train_adapter")  # they hold the folder of what they make
+            rule = plan.compress_rule(name.split("/")[1]) if rule == "compress_model" else rule
             writes = os.path.dirname(result) if folder else result
             works.append(Work(rule, name, result, f"logs/{grid}/{rule}/{name}.log", writes, recipe))
     return works

@@ -1,8 +1,8 @@
-"""Rule `tabulate`: evaluations and verdict.json -> Tables 1 to 3 (CSV, Markdown, LaTeX, HTML) and changed answers."""
+"""Rule `tabulate`: evaluations, verdict.json -> Tables 1 to 3 (CSV, Markdown, LaTeX, HTML), changes, compressors."""
 
 from pathlib import Path
 
-from workflow_scripts.analyze import changes
+from workflow_scripts.analyze import changes, compressors
 from workflow_scripts.analyze.paper import read_tables
 from workflow_scripts.analyze.rendering import RENDERERS
 from workflow_scripts.analyze.results import read_results
@@ -11,17 +11,23 @@ from workflow_scripts.artifacts import atomic_path, read_json
 from workflow_scripts.job import job
 
 
-def main(cells: list[str], verdict: str, catalogue: dict, outputs: list[str]) -> None:
+def main(
+    cells: list[str], verdict: str, catalogue: dict, outputs: list[str], compressions: list[str] = ()
+) -> None:
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
-    outputs: any of table{1,2,3}.{csv,md,tex,html} and changes.{csv,md,html}."""
+    outputs: any of table{1,2,3}.{csv,md,tex,html}, {changes,compressors}.{csv,md,html}; compressions: JSON files."""
     results = read_results(cells)
     tables = build_tables(results, read_json(verdict, schema="verdict"), **catalogue, printed=read_tables())
     by_name = {f"table{table.number}": table for table in tables}
     moved = changes.changes(results)
+    records = {path: read_json(path, schema="compression") for path in compressions}
+    compared = compressors.compressors(results, records, catalogue["compressors"])
     for output in map(Path, outputs):
         kind = output.suffix[1:]
         if output.stem == "changes":
             text = changes.RENDERERS[kind](moved, results.grid)
+        elif output.stem == "compressors":
+            text = compressors.RENDERERS[kind](compared, results.grid)
         else:
             text = RENDERERS[kind](by_name[output.stem])
         with atomic_path(output) as temporary:
@@ -31,4 +37,7 @@ def main(cells: list[str], verdict: str, catalogue: dict, outputs: list[str]) ->
 if __name__ == "__main__":
     with job(snakemake):
         args = snakemake.params.args
-        main(args["cells"], snakemake.input.verdict, args["catalogue"], list(snakemake.output))
+        main(
+            args["cells"], snakemake.input.verdict, args["catalogue"], list(snakemake.output),
+            list(snakemake.input.compressions),
+        )  # fmt: skip

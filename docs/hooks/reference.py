@@ -20,6 +20,7 @@ FORMATS = {  # schema -> where files of this format stand
     "corpus": "resources/corpora/<corpus>/manifest.json",
     "benchmark": "resources/benchmarks/<set>/<task>/manifest.json",
     "compression": "results/<grid>/compressed/<model>/<compressor>/<corpus>/compression.json",
+    "export": "results/<grid>/exported/<model>/<compressor>/<corpus>/<format>/export.json",
     "training": "results/<grid>/adapters/<model>/<compressor>/<corpus>/<adapter>/seed-<n>/training.json",
     "evaluation": "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json",
     "samples": "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.samples.parquet",

@@ -11,7 +11,7 @@ from tests.docs.examples import Example, commands, files
 # What becomes of a command, by the first pattern that it matches. A command that none matches is run by no test.
 KINDS = {
     "itself": r"make test",  # the run that this test is a part of
-    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make audit",  # tests/slurm runs them
+    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum)",  # tests/slurm runs them
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
     r"|snakemake .*--list-rules.*|snakemake --unlock"

@@ -1,0 +1,111 @@
+"""The other engine without its environment: what is planned, refused, read back and measured."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests import tiny
+from workflow_scripts import compress_model, compress_optimum
+from workflow_scripts.artifacts import read_json
+from workflow_scripts.compress.optimum_engine import put
+from workflow_scripts.compress.packing import unpack
+from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.words import to_gptq
+from workflow_scripts.config import ConfigError, load
+from workflow_scripts.grid import Plan
+from workflow_scripts.sources import corpora, models
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "algorithm": "gptq", "bits": 3, "group_size": 16, "symmetric": False, "act_order": True, "static_groups": False,
+    "clip": "none", "damping": 0.01, "block_size": 128, "true_sequential": False,
+}  # fmt: skip
+CALIBRATION = {"windows": 8, "length": 32}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sources")
+    model, corpus = tiny.write_model(root / "local", "opt"), tiny.write_corpus(root / "text.jsonl")
+    models.fetch("tiny", {"source": "local", "path": str(model)}, root / "model", root, recipe="r", code="c")
+    text = {"source": "local", "path": str(corpus)}
+    corpora.fetch("words", text, root / "corpus", root, recipe="r", code="c")
+    return root
+
+
+def test_the_engine_enters_recipes_only_where_it_is_another(shipped):
+    def recipe(plan, compressor):
+        return plan.compress("bench", "smollm2-135m", compressor, "wikipedia")
+
+    config = copy.deepcopy(shipped)
+    config["compressors"]["gptq-w3"]["engine"] = "own"
+    plan, said = Plan(load(copy.deepcopy(shipped))), Plan(load(config))
+    assert recipe(plan, "gptq-w3") == recipe(said, "gptq-w3")
+    assert "engine" not in recipe(plan, "gptq-w3")["compressor"]
+    other = recipe(plan, "gptq-w3-optimum")
+    assert other["compressor"]["engine"] == "optimum"
+    assert other["code"] != recipe(plan, "gptq-w3")["code"]
+    config["optimum_python"] = "/elsewhere/python"
+    assert recipe(Plan(load(config)), "gptq-w3-optimum") == other
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("bits", 5, "2, 3, 4, 8"), ("static_groups", True, "False"), ("clip", "mse", "none"), ("block_size", 64, "128"),
+     ("group_size", 48, "16, 32")],
+)  # fmt: skip
+def test_what_optimum_does_not_know_is_named(shipped, key, value, words):
+    config = copy.deepcopy(shipped)
+    config["compressors"]["gptq-w3-optimum"][key] = value
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    assert f"compressors.gptq-w3-optimum.{key}: {value!r} is not allowed with engine optimum" in str(
+        error.value
+    )
+    assert words in str(error.value)
+
+
+def test_a_missing_environment_names_its_command(sources, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompressionError, match="no-such/python is not there: `make optimum`"):
+        compress_optimum.main(
+            sources / "model", sources / "corpus", tmp_path / "out" / "compression.json", recipe="r", code="c",
+            compressor=SETTINGS | {"engine": "optimum"}, calibration=CALIBRATION, python="no-such/python",
+        )  # fmt: skip
+
+
+def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources, tmp_path, monkeypatch):
+    """Our own solution, handed over as optimum hands over its: the same tensors and figures come out."""
+    monkeypatch.chdir(tmp_path)
+    compress_model.main(
+        sources / "model", sources / "corpus", tmp_path / "own" / "compression.json", compressor=SETTINGS,
+        calibration=CALIBRATION, recipe="r", code="c",
+    )  # fmt: skip
+    own = load_file(tmp_path / "own" / "weights.safetensors")
+    records = read_json(tmp_path / "own" / "compression.json")["layers"]
+    settings, found = Compressor(**SETTINGS), {}
+    for record in records:
+        name = f"{record['layer']}.{record['linear']}"
+        parts = {k.removeprefix(f"{name}."): v for k, v in own.items() if k.startswith(f"{name}.")}
+        quantized = unpack(parts, record["shape"][1], settings).quantized
+        found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
+    dense = models.load_dense(sources / "model")
+    windows, _ = compress_model._windows(sources / "model", sources / "corpus", CALIBRATION)
+    tensors, measured = put(dense, windows, found, settings)
+    assert tensors.keys() == own.keys()
+    assert all(torch.equal(tensors[key], value) for key, value in own.items())
+    for ours, theirs in zip(records, measured, strict=True):
+        assert theirs.pop("error") == pytest.approx(ours.pop("error"), rel=1e-6)
+        assert theirs == ours
+    del found["1.fc1"]
+    with pytest.raises(CompressionError, match="layer 1, linear fc1: optimum left it as it was"):
+        put(models.load_dense(sources / "model"), windows, found, settings)

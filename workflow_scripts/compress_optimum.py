@@ -1,0 +1,59 @@
+"""Compress a model's decoder linears with optimum's GPTQQuantizer; the same files as `compress_model` leaves.
+
+optimum keeps no checkpoints: a run that was killed starts again.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from workflow_scripts import artifacts
+from workflow_scripts.compress.checkpoint import dense_bits, dense_hash, save_compressed
+from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.optimum_engine import interpreter, put, quantize
+from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress_model import SEED, _windows
+from workflow_scripts.job import job
+from workflow_scripts.sources.models import load_dense, verify
+
+
+def main(
+    model: str, corpus: str, output: str, *, compressor: dict, calibration: dict, recipe: str, code: str,
+    python: str, threads: int = 1,
+) -> None:  # fmt: skip
+    """As `compress_model.main`; compressor has `engine: optimum`, python is the interpreter of its environment."""
+    started = time.time()
+    torch.set_num_threads(threads)
+    own = {key: value for key, value in compressor.items() if key != "engine"}
+    settings, folder, python = Compressor(**own), Path(output).parent, interpreter(python)
+    inputs = {"model": dense_hash(model)}
+    inputs["corpus"] = artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"]
+    with artifacts.hold(folder):
+        work = artifacts.work_folder(folder, artifacts.digest([inputs, compressor, calibration, SEED, code]))
+        dense = load_dense(model)
+        windows, drawn = _windows(model, corpus, calibration)
+        remote_code = verify(model)["remote_code"]
+        found, versions = quantize(dense, model, windows, settings, python, work, threads, remote_code)
+        tensors, records = put(dense, windows, found, settings, log=lambda line: print(line, file=sys.stderr))
+        manifest = artifacts.manifest(
+            recipe=recipe, code=code, config={"compressor": compressor, "calibration": calibration},
+            inputs=inputs, seed=SEED, threads=threads, started=started,
+        )  # fmt: skip
+        manifest["libraries"] |= {f"optimum's {name}": number for name, number in versions.items()}
+        origin = {"name": Path(model).name, "weights_sha256": inputs["model"]}
+        weights = sum(
+            get_weight(m).numel() for layer in decoder_layers(dense) for m in layer_linears(layer).values()
+        )
+        save_compressed(folder, tensors, records, own, drawn, origin, weights, dense_bits(model), manifest)
+        artifacts.clear_work(folder)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(
+            str(Path(snakemake.input.model).parent), str(Path(snakemake.input.corpus).parent),
+            snakemake.output.compression, python=snakemake.config["optimum_python"], threads=snakemake.threads,
+            **snakemake.params.args,
+        )  # fmt: skip
