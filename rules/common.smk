@@ -26,6 +26,9 @@ try:
 except (ConfigError, ArtifactError) as error:
     raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
+recorded_recipe = functools.cache(
+    recorded_recipe
+)  # the cells of a plan ask for the same files again and again
 REQUESTS = cluster.Requests(PLAN, SITE)
 
 # SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);
@@ -119,17 +122,12 @@ def stamp(grid):
     return read_json(path) if os.path.exists(path) else {}
 
 
-def model_input(wildcards):
-    return settled(paths.model_manifest(wildcards.model), PLAN.recipe("models", wildcards.model))
+def model_input(model):
+    return settled(paths.model_manifest(model), PLAN.recipe("models", model))
 
 
 def corpus_input(corpus):
     return settled(paths.corpus_manifest(corpus), PLAN.recipe("corpora", corpus))
-
-
-def compression_input(wildcards):
-    cell = cell_of(wildcards)
-    return settled(PLAN.compression(cell), PLAN.compressed_recipe(cell))
 
 
 def on_cluster():
@@ -144,7 +142,7 @@ def model_job(rule):
         "runtime": lambda wildcards, attempt: REQUESTS.runtime(rule, wildcards, attempt),
         "gpu": lambda wildcards: REQUESTS.gpus(rule, wildcards) if on_cluster() else None,
         "gpu_model": SITE["gpu_model"],
-        "slurm_extra": lambda wildcards, attempt: REQUESTS.extra(rule, wildcards, attempt),
+        "slurm_extra": REQUESTS.extra(),
         **REQUESTS.where("partition"),
     }
 
@@ -162,34 +160,67 @@ def threads_for(model):
     return 1 if config["models"][model]["parameters"] < 1e9 else 8
 
 
-def calibration_corpus(wildcards):
-    return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
+# Inputs of the rules that compute on a model, each by one function: Snakemake pays for every function of every job.
 
 
-def attached(wildcards):
-    """The adapters that a cell attaches (its own, or its members')."""
-    return [
-        settled(member.training, PLAN.train_recipe(member)) for member in PLAN.members(cell_of(wildcards))
-    ]
+def compression_inputs(wildcards):
+    calibrated = wildcards.corpus != "none"
+    return {
+        "model": model_input(wildcards.model),
+        "corpus": corpus_input(wildcards.corpus) if calibrated else [],
+    }
 
 
-def task_data(wildcards):
-    data = PLAN.grid(wildcards.grid)["benchmarks"]
-    return [
-        settled(paths.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
-        for task in PLAN.tasks(wildcards.grid)
-    ]
+def compressed_inputs(cell):
+    return {
+        "model": model_input(cell.model),
+        "compression": settled(PLAN.compression(cell), PLAN.compressed_recipe(cell)),
+    }
 
 
-def training_text(wildcards):
-    """The corpus whose text centres an IDP's `calibrated` scores."""
-    calibrated = config["methods"][wildcards.method].get("calibrated", False)
-    return [corpus_input(wildcards.corpus)] if calibrated else []
+def training_inputs(wildcards):
+    cell = cell_of(wildcards)
+    return compressed_inputs(cell) | {"corpus": corpus_input(cell.corpus)}
 
 
-def perplexity_text(wildcards):
-    corpora = PLAN.grid(wildcards.grid)["evaluation"]["perplexity"]["corpora"]
-    return [corpus_input(corpus) for corpus in corpora]
+def cell_inputs(cell):
+    """The models of a cell, the adapters that it attaches (its own, or its members') and the corpus whose text
+    centres an IDP's `calibrated` scores."""
+    calibrated = config["methods"][cell.method].get("calibrated", False)
+    return compressed_inputs(cell) | {
+        "adapters": [settled(member.training, PLAN.train_recipe(member)) for member in PLAN.members(cell)],
+        "training_text": [corpus_input(cell.corpus)] if calibrated else [],
+    }
+
+
+@functools.cache
+def texts_of(grid):
+    """What every evaluation of a grid reads: its tasks, and the corpora of its perplexity."""
+    data = PLAN.grid(grid)["benchmarks"]
+    return {
+        "benchmarks": [
+            settled(paths.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
+            for task in PLAN.tasks(grid)
+        ],
+        "corpora": [corpus_input(name) for name in PLAN.grid(grid)["evaluation"]["perplexity"]["corpora"]],
+    }
+
+
+def evaluation_inputs(wildcards):
+    return cell_inputs(cell_of(wildcards)) | texts_of(wildcards.grid)
+
+
+def similarity_inputs(wildcards):
+    corpus = PLAN.grid(wildcards.grid)["similarity"]["corpus"]
+    return cell_inputs(cell_of(wildcards)) | {"corpus": corpus_input(corpus)}
+
+
+def latency_inputs(wildcards):
+    place = (wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)
+    return {
+        "model": model_input(wildcards.model),
+        "compression": settled(paths.compression_json(*place), PLAN.compress(*place)["recipe"]),
+    }
 
 
 # ---- roll-ups

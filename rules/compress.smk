@@ -4,8 +4,7 @@ rule compress_model:
             "results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
             lambda wildcards: PLAN.compress(**wildcards),
         ),
-        model=model_input,
-        corpus=calibration_corpus,
+        unpack(compression_inputs),
     output:
         compression="results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
         weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",

@@ -4,12 +4,7 @@ rule evaluate_cell:
             "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
             lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
         ),
-        model=model_input,
-        compression=compression_input,
-        adapters=attached,
-        benchmarks=task_data,
-        corpora=perplexity_text,
-        training_text=training_text,
+        unpack(evaluation_inputs),
     output:
         evaluation=report(
             "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
@@ -45,11 +40,7 @@ rule measure_similarity:
             "results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
             lambda wildcards: PLAN.similarity(cell_of(wildcards)),
         ),
-        model=model_input,
-        compression=compression_input,
-        adapters=attached,
-        corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
-        training_text=training_text,
+        unpack(similarity_inputs),
     output:
         similarity="results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
     log:
@@ -73,11 +64,7 @@ rule measure_latency:
             "results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
             lambda wildcards: PLAN.latency(**wildcards),
         ),
-        model=model_input,
-        compression=lambda wildcards: settled(
-            paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
-            PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
-        ),
+        unpack(latency_inputs),
     output:
         latency="results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
     log:

@@ -4,9 +4,7 @@ rule train_adapter:
             "results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
             lambda wildcards: PLAN.train(cell_of(wildcards)),
         ),
-        model=model_input,
-        compression=compression_input,
-        corpus=lambda wildcards: corpus_input(wildcards.corpus),
+        unpack(training_inputs),
     output:
         training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
         config="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_config.json",

@@ -197,6 +197,7 @@ class Plan:
 
     # ------------------------------------------------------------------------- parameters of each rule
 
+    @functools.cache  # noqa: B019 (a plan lives as long as its process)
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
         spec = self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
         entry = {"models": "fetch_model.py", "corpora": "fetch_corpus.py", "benchmarks": "fetch_benchmark.py"}
@@ -206,6 +207,7 @@ class Plan:
             spec["allow_remote_code"] = name in self.config["trusted_code"]
         return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
 
+    @functools.cache  # noqa: B019
     def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
         settings = {"compressor": self.config["compressors"][compressor]}
         inputs = [self.recipe("models", model)]
@@ -214,11 +216,13 @@ class Plan:
             inputs.append(self.recipe("corpora", corpus))
         return _with_recipe(settings, _code("compress_model.py"), inputs)
 
+    @functools.cache  # noqa: B019
     def train(self, cell: Cell) -> dict:
         settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
         inputs = [self.compressed_recipe(cell), self.recipe("corpora", cell.corpus), cell.seed]
         return _with_recipe(settings, _code("train_adapter.py", settings["method"]["kind"]), inputs)
 
+    @functools.cache  # noqa: B019
     def evaluate(self, cell: Cell) -> dict:
         evaluation = self.grid(cell.grid)["evaluation"]
         tasks = self.tasks(cell.grid)
@@ -238,6 +242,7 @@ class Plan:
         ]
         return _with_recipe(settings, self._evaluation_code("evaluate_cell.py", cell), inputs)
 
+    @functools.cache  # noqa: B019
     def similarity(self, cell: Cell) -> dict:
         measured = self.grid(cell.grid)["similarity"]
         settings = {"method": self.method(cell), "windows": measured["windows"], "length": measured["length"]}
@@ -262,6 +267,7 @@ class Plan:
             **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
         }
 
+    @functools.cache  # noqa: B019
     def analysis(self, grid: str, entry: str) -> dict:
         """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
         settings = {
@@ -333,23 +339,16 @@ class Plan:
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
 
-    @functools.cache  # noqa: B019 (a plan lives as long as its process)
     def train_recipe(self, cell: Cell) -> str:
         return self.train(cell)["recipe"]
 
     def compressed_recipe(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return self._compression_recipe(cell.grid, cell.model, cell.compressor, corpus)
+        return self.compress(cell.grid, cell.model, cell.compressor, corpus)["recipe"]
 
-    @functools.cache  # noqa: B019
-    def _compression_recipe(self, grid: str, model: str, compressor: str, corpus: str) -> str:
-        return self.compress(grid, model, compressor, corpus)["recipe"]
-
-    @functools.cache  # noqa: B019
     def evaluate_recipe(self, cell: Cell) -> str:
         return self.evaluate(cell)["recipe"]
 
-    @functools.cache  # noqa: B019
     def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
         return self.fetch(catalogue, name, task)["recipe"]
 
