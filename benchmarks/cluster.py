@@ -3,8 +3,8 @@
     python -m benchmarks.cluster --jobs 200
     python -m benchmarks.cluster --grid paper --faster 1000 --figure docs/gantt.svg
 
-`--jobs`: so many jobs of one GPU that do nothing, through profiles/slurm. `--grid`: the grid's compressions, trainings
-and evaluations as jobs that sleep for their forecast time over `--faster`, with the grid's dependencies. Counted from
+`--jobs`: so many jobs of one GPU that do nothing, through profiles/slurm. `--grid`: the grid's jobs that compute on a
+model as jobs that sleep for their forecast time over `--faster`, with the grid's dependencies. Counted from
 SLURM's own accounting: each job once, none lost. tests/slurm/local_slurm.py starts the cluster (root, Debian).
 Prints JSON.
 """
@@ -31,12 +31,13 @@ COLOURS = {
     "train_adapter": "#0072B2",
     "evaluate_cell": "#009E73",
     "measure_similarity": "#CC79A7",
+    "measure_latency": "#56B4E9",
 }
 RULE = """
 rule {name}:
     input: lambda wildcards: JOBS["{name}/" + wildcards.job]["after"]
     output: touch("{name}/{{job}}.done")
-    resources: gpu=1, mem_mb=500, runtime=30
+    resources: gpu=1, mem_mb=1000, runtime=30
     params: seconds=lambda wildcards: JOBS["{name}/" + wildcards.job]["seconds"]
     shell: "sleep {{params.seconds}}"
 """
@@ -63,6 +64,10 @@ def sleeping(grid: str, device: str, faster: float) -> dict[str, dict]:
             if kind != "train_adapter":
                 needs += [f"train_adapter/{member.stem}" for member in plan.members(cell)]
             after[f"{kind}/{cell.stem}"] = [f"{need}.done" for need in needs]
+    for name in costs:
+        kind, _, place = name.partition("/")
+        if kind == "measure_latency":
+            after[name] = [f"compress_model/{place}.done"]
     return {
         name: {"seconds": round(cost.seconds / faster, 2), "after": after[name]}
         for name, cost in costs.items()

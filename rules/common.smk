@@ -26,6 +26,8 @@ try:
 except (ConfigError, ArtifactError) as error:
     raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
+# The jobs of a plan ask for the same files again and again.
+recorded_recipe = functools.cache(recorded_recipe)
 if workflow.is_main_process:
     # Of a path with a wrong name Snakemake would only say that no rule makes it.
     for before, asked in zip(sys.argv, sys.argv[1:]):
@@ -214,7 +216,7 @@ def model_job(rule):
         "runtime": lambda wildcards, attempt: REQUESTS.runtime(rule, wildcards, attempt),
         "gpu": lambda wildcards: REQUESTS.gpus(rule, wildcards) if on_cluster() else None,
         "gpu_model": SITE["gpu_model"],
-        "slurm_extra": lambda wildcards, attempt: REQUESTS.extra(rule, wildcards, attempt),
+        "slurm_extra": REQUESTS.extra(),
         **REQUESTS.where("partition"),
     }
 

@@ -17,6 +17,10 @@ from workflow_scripts.grid import Cell, Plan
 SITE = Path("profiles/slurm/site.yaml")
 BYTES = {"fp32": 4, "bf16": 2}
 BASE_MB = 3500  # Python with its libraries, and the two Snakemake processes that ride in each job
+ALONE, SHARED = (
+    0.95,
+    0.8,
+)  # of a GPU's memory: what a job takes of a single one; of each of several, layers being whole
 WARNING_SECONDS = 300  # between SIGUSR1 and the end of the wall time
 
 
@@ -99,21 +103,26 @@ class Requests:
         return max(1, math.floor(min(attempt * minutes, 60 * self.site["max_hours"])))
 
     def gpus(self, rule: str, wildcards) -> int | None:
-        """GPUs of one job; None on a site without. ArtifactError where the job fits on no GPU of this site."""
+        """GPUs of one job, more than one where its model does not fit (sources.models.load_dense spreads it then).
+
+        None on a site without GPUs. ArtifactError where it takes more than a node of this site has.
+        """
         if not self.hardware["gpu"]:
             return None
         need, memory = self.need(rule, wildcards).gpu_bytes, 1e9 * self.hardware["memory"]
-        if need > 0.95 * memory:
+        count = 1 if need <= ALONE * memory else math.ceil(need / (SHARED * memory))
+        if count > self.site["gpus_per_node"]:
             raise ArtifactError(
-                f"{rule} of {dict(wildcards)['model']} needs about {need / 1e9:.0f} GB of GPU memory; one GPU "
-                f"({self.hardware['name']}) has {memory / 1e9:.0f}, and a model is not split over GPUs. Choose a "
-                f"larger `device` in {SITE}, precision bf16, a smaller micro_batch or a smaller model"
+                f"{rule} of {dict(wildcards)['model']} needs about {need / 1e9:.0f} GB of GPU memory: {count} GPUs "
+                f"({self.hardware['name']}, {memory / 1e9:.0f} GB each), and a node has {self.site['gpus_per_node']} "
+                f"(`gpus_per_node` in {SITE}). Choose a larger `device` there, precision bf16, a smaller micro_batch "
+                "or a smaller model"
             )
-        return 1
+        return count
 
-    def extra(self, rule: str, wildcards, attempt: int) -> str:
-        """SIGUSR1 to the job's processes before the end of its time: training then writes a checkpoint."""
-        before = min(WARNING_SECONDS, 12 * self.runtime(rule, wildcards, attempt))  # a fifth of a short time
+    def extra(self) -> str:
+        """SIGUSR1 to a job's processes before the end of its time: training then writes a checkpoint."""
+        before = min(WARNING_SECONDS, max(1, int(720 * self.site["max_hours"])))  # a fifth of a short limit
         return f"--signal=USR1@{before} {self.site['extra']}".strip()
 
     def where(self, partition: str) -> dict:

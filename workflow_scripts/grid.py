@@ -303,7 +303,7 @@ class Plan:
         return _with_recipe(settings, _code(f"{self.compress_rule(compressor)}.py"), inputs)
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, form: str) -> dict:
-        inputs = [self._compression_recipe(grid, model, compressor, corpus)]
+        inputs = [self.compress(grid, model, compressor, corpus)["recipe"]]
         return _with_recipe({"form": form}, _code("export_model.py"), inputs)
 
     def train(self, cell: Cell) -> dict:

@@ -31,14 +31,20 @@ def _chunks(rows: int, vocabulary: int):
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
+def _at_head(hidden: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """hidden (N, d) and targets (N,) where the head is: of a model on several GPUs it need not be where text enters."""
+    device = head.weight.device
+    return hidden.reshape(-1, hidden.shape[-1]).to(device), targets.reshape(-1).to(device)
+
+
 @torch.no_grad()
 def token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target in nats, float32.
 
     hidden (..., d), targets (...) -> (...): loss = logsumexp(z) - z[target] with z = head(hidden).
     """
-    flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    losses = torch.empty(len(flat), dtype=torch.float32, device=hidden.device)
+    flat, wanted = _at_head(hidden, head, targets)
+    losses = torch.empty(len(flat), dtype=torch.float32, device=flat.device)
     for rows in _chunks(len(flat), head.out_features):
         logits = head(flat[rows]).float()
         losses[rows] = logits.logsumexp(-1) - logits.gather(1, wanted[rows, None]).squeeze(1)
@@ -75,5 +81,5 @@ def linear_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Te
     """
     if any(parameter.requires_grad for parameter in head.parameters()):
         raise ValueError("the output layer must be frozen: this loss gives it no gradient")
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    return _LinearCrossEntropy.apply(flat, head.weight, head.bias, targets.reshape(-1))
+    flat, wanted = _at_head(hidden, head, targets)
+    return _LinearCrossEntropy.apply(flat, head.weight, head.bias, wanted)

@@ -72,7 +72,11 @@ def _with_verdict(config: dict, results: Path) -> dict:
 
 if __name__ == "__main__":
     with job(snakemake):
+        args = snakemake.params.args
+        evaluations = [
+            cell for cell in args["cells"] if Path(cell).exists()
+        ]  # all, unless the run is partial
         main(
-            snakemake.config, list(snakemake.input), snakemake.output.report, snakemake.output.stamp,
-            snakemake.params.args["recipe"], snakemake.params.args["recipes"],
+            snakemake.config, [*evaluations, *snakemake.input], snakemake.output.report, snakemake.output.stamp,
+            args["recipe"], args["recipes"],
         )  # fmt: skip

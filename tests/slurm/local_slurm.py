@@ -2,13 +2,17 @@
 
 Needs Debian or Ubuntu and root; what is missing is installed with apt-get. Every daemon is a child of this process, in
 the foreground, and writes to a log of its own under `folder`. GPUs are links to /dev/null: SLURM counts and assigns
-them, torch sees none. Memory is watched by polling, since there are no cgroups. Nothing outlives the `with`.
+them, torch sees none. Memory is watched by polling, since there are no cgroups. Nothing outlives the `with`, nor a
+process that was killed in it.
 
     python -m tests.slurm.local_slurm sleep 600     # a cluster for ten minutes, e.g. to try things by hand
 """
 
+import contextlib
+import ctypes
 import os
 import platform
+import re
 import secrets
 import shutil
 import signal
@@ -113,6 +117,11 @@ def answers(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 
 
+def end_with_parent() -> None:
+    """In a new process: SIGTERM when the process that started it ends, however it ends (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 class LocalSlurm:
     """`with LocalSlurm(folder) as cluster:` a running cluster: nodes gpu1..gpuN (4 pretended GPUs each) and cpu1."""
 
@@ -125,6 +134,8 @@ class LocalSlurm:
     def __enter__(self):
         os.environ["PATH"] += ":/usr/sbin:/sbin"
         install()
+        if self._left_behind():
+            LINK.unlink()
         if LINK.exists() or LINK.is_symlink():
             raise RuntimeError(
                 f"{LINK} is there: this machine belongs to another cluster; its own tests would disturb it"
@@ -140,10 +151,19 @@ class LocalSlurm:
     def __exit__(self, *_):
         if "slurmctld" in self.daemons:
             subprocess.run(["scancel", "--user", USER], capture_output=True, check=False, timeout=60)
+            with contextlib.suppress(TimeoutError):  # a job's processes end through its node's slurmd
+                wait_until("the jobs to end", lambda: not output("squeue", "--noheader", check=False), 30)
         for name in reversed(list(self.daemons)):
             self.kill(name, signal.SIGTERM)
         if LINK.is_symlink() and Path(os.readlink(LINK)).parent == self.folder:
             LINK.unlink()
+
+    def _left_behind(self) -> bool:
+        """Whether the link to a configuration is that of a killed run of this module."""
+        if not LINK.is_symlink():
+            return False
+        folder = Path(os.readlink(LINK)).parent
+        return not folder.exists() or ((folder / "gpu-0").is_symlink() and not answers("scontrol", "ping"))
 
     # ------------------------------------------------------------------------------------------- faults
 
@@ -154,13 +174,16 @@ class LocalSlurm:
         ]
         self.kill(f"slurmd-{name}", signal.SIGKILL)
         for process in steps:
-            for child in [*process.children(recursive=True), process]:
-                child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in [*process.children(recursive=True), process]:
+                    with contextlib.suppress(psutil.NoSuchProcess):  # it went with another of them
+                        child.kill()
 
     def _is_step_on(self, cmdline: list[str], node: str) -> bool:
-        if not cmdline or not cmdline[0].startswith("slurmstepd: ["):
+        found = re.match(r"slurmstepd: \[(\d+)\.", " ".join(cmdline))  # psutil may split a changed title
+        if not found:
             return False
-        job = cmdline[0].split("[")[1].split(".")[0]
+        job = found[1]
         return output("squeue", "--noheader", "--job", job, "--format=%N", check=False).strip() == node
 
     def node_up(self, name: str) -> None:
@@ -182,7 +205,7 @@ class LocalSlurm:
         with (self.folder / f"{name}.log").open("a") as log:
             self.daemons[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf")},
+                preexec_fn=end_with_parent, env=os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf")},
             )  # fmt: skip
 
     def kill(self, name: str, with_signal: int) -> None:

@@ -34,9 +34,9 @@ def running_job(checkout) -> dict:
     return job
 
 
-def finish(process, checkout, undisturbed: bytes) -> None:
+def finish(process, checkout, undisturbed: bytes, seconds: float = 900) -> None:
     """The run ends well, the adapter is the undisturbed one, bit by bit, and no checkpoint is left."""
-    assert process.wait(900) == 0, checkout.told()
+    assert process.wait(seconds) == 0, checkout.told()
     assert weights(checkout) == undisturbed
     assert not list(checkout.folder.glob(f"work/{ADAPTER}/**/checkpoint.pt"))
 
@@ -70,7 +70,8 @@ def test_a_job_that_exceeds_its_memory_is_run_again_with_more(copied):
 
 
 def test_a_job_that_exceeds_its_time_is_warned_and_continues(training, undisturbed):
-    process = start_training(training, "--set-resources", "train_adapter:runtime=1 + 10 * (attempt - 1)")
+    training.site(max_hours=1 / 60)  # every attempt gets a minute, and SIGUSR1 before its end
+    process = start_training(training, "--retries", "9")
     first = running_job(training)["JobIDRaw"]
     wait_until("the end of its time", lambda: state_of(first) != "RUNNING", 240)
     assert state_of(first) == "TIMEOUT"
@@ -158,7 +159,7 @@ def test_a_killed_main_process_is_resumed_without_a_second_writer(training, undi
         "slurm",
         "--resume",
     ]
-    finish(training.start(command=resume), training, undisturbed)
+    finish(training.start(command=resume), training, undisturbed, 1800)  # the whole grid, not only the target
     assert f"cancelled: {orphan}" in (training.folder / "run.txt").read_text()
     writers = [job for job in accounted(training.folder) if job["Partition"] == "gpu"]
     assert state_of(orphan) == "CANCELLED" and continued(training)

@@ -94,7 +94,7 @@ def test_prompt_starts_from_vocabulary_and_prefix_from_the_keys_and_values_of_te
     vocabulary = model.get_input_embeddings().weight
     assert all((vocabulary == row).all(1).any() for row in prompt)
     (prefix,) = adapters.trained_parameters(adapters.create(model, PREFIX, 0, WINDOW))
-    keys, values = adapters.prefix_keys_values(prefix, model.config)
+    keys, values = adapters.prefix_keys_values(prefix, model)
     with torch.no_grad():
         cache = model(input_ids=WINDOW[None, :6], use_cache=True).past_key_values
     for layer, (key, value) in enumerate(zip(keys, values)):

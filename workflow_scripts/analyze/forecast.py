@@ -97,6 +97,7 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     activations = (
         training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
+    activations += _encoding(plan, cell, device)
     return Cost(
         "train_adapter", cell.stem, seconds, ADAPTER_BYTES, LIBRARIES + p * device["bytes"] + activations
     )
@@ -116,7 +117,7 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     tokens += VOCABULARY * len(text["corpora"]) * (text["windows"] or 160) * text["length"]
     seconds = 2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"]
     seconds += _loading(p, device) + device["harness"]
-    activations = 16 * text["length"] * width(p) * 40 * device["bytes"]
+    activations = max(16 * text["length"] * width(p) * 40 * device["bytes"], _encoding(plan, cell, device))
     return Cost(
         "evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, p * device["bytes"] + activations
     )
@@ -206,6 +207,12 @@ def _parameters(plan: Plan, model: str) -> float:
 def width(parameters: float) -> float:
     """Hidden size of a decoder of LAYERS layers with 12 d^2 parameters each."""
     return math.sqrt(parameters / (12 * LAYERS))
+
+
+def _encoding(plan: Plan, cell: Cell, device: dict) -> float:
+    """Bytes of the float32 layers in which the soft prompts of a bf16 model are encoded (prompt_bank.encode)."""
+    kinds = {plan.config["methods"][each.method]["kind"] for each in (cell, *plan.members(cell))}
+    return 4 * _parameters(plan, cell.model) if device["bytes"] < 4 and kinds & {"prompt", "text"} else 0
 
 
 def _loading(parameters: float, device: dict) -> float:

@@ -113,7 +113,7 @@ def attend(
             query[:, :, call.start : call.end],
             keys.expand(-1, groups, -1, -1),
             values.expand(-1, groups, -1, -1),
-            attn_mask=call.mask, is_causal=call.causal, scale=scaling,
+            attn_mask=None if call.mask is None else call.mask.to(query.device), is_causal=call.causal, scale=scaling,
         )  # fmt: skip
         output[call.start : call.end] = attended.permute(2, 0, 1, 3)
     return output.view(1, len(output), heads, -1), None

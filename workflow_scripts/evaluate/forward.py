@@ -31,7 +31,8 @@ def head_at(model, positions: torch.Tensor) -> Iterator[None]:
     head = model.get_output_embeddings()
 
     def gather(module, args):
-        hidden = args[0].flatten(0, -2).index_select(0, positions)
+        hidden = args[0].flatten(0, -2)  # of a model on several GPUs, on the last one
+        hidden = hidden.index_select(0, positions.to(hidden.device))
         return (hidden.unsqueeze(0).to(module.weight.dtype), *args[1:])
 
     handle = head.register_forward_pre_hook(gather)

@@ -73,7 +73,8 @@ def generate_greedy(
             break
         if len(keep) < len(active):
             index = torch.tensor(keep, device=device)
-            cache.batch_select_indices(index)
+            for layer in cache.layers:  # each on its own GPU, where a model has several
+                layer.batch_select_indices(index.to(layer.keys.device))
             real, positions = real[index], positions[index]
             active = [active[slot] for slot in keep]
         ids = torch.tensor([[chosen[slot]] for slot in keep], device=device)

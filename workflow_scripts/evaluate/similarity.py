@@ -84,7 +84,10 @@ def layer_similarities(dense, model, windows: list[list[int]], bank=None, prompt
             strict=True,
         )
         rows = [
-            (float(cosine(a.flatten(1), b.flatten(1), dim=-1).mean()), float(cosine(x, y, dim=-1).mean()))
+            (
+                float(cosine(a.flatten(1), b.to(a.device).flatten(1), dim=-1).mean()),
+                float(cosine(x, y.to(x.device), dim=-1).mean()),
+            )
             for (a, x), (b, y) in pairs
         ]
         attention.append([row[0] for row in rows])

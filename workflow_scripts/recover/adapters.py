@@ -111,11 +111,16 @@ def paper_formula(method: dict, config) -> int:
 # ---------------------------------------------------------------------------------------------- attaching
 
 
-def prefix_keys_values(weights: Tensor, config) -> tuple[list[Tensor], list[Tensor]]:
-    """PEFT's prefix (n, 2 L kv_heads head_dim) as keys and values: lists over layers of (1, kv_heads, n, head_dim)."""
+def prefix_keys_values(weights: Tensor, model) -> tuple[list[Tensor], list[Tensor]]:
+    """PEFT's prefix (n, 2 L kv_heads head_dim) as keys and values: lists over layers of (1, kv_heads, n, head_dim),
+    each where its layer of `model` is."""
+    config = model.config
     layers = config.num_hidden_layers
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     parts = weights.view(1, len(weights), 2 * layers, heads, -1).permute(2, 0, 3, 1, 4)
+    if hasattr(model, "hf_device_map"):  # accelerate spread it over several GPUs
+        places = [next(layer.parameters()).device for layer in model.get_decoder().layers for _ in range(2)]
+        parts = [part.to(place) for part, place in zip(parts, places, strict=True)]
     return list(parts[0::2]), list(parts[1::2])
 
 
@@ -141,7 +146,7 @@ def _prefix(model, name: str, members: list[tuple[str, Tensor]]) -> Prefix:
     if kinds == {"prompt"}:
         keys, values = encode(model, weights)
     else:
-        keys, values = prefix_keys_values(weights.to(model.dtype), model.config)
+        keys, values = prefix_keys_values(weights.to(model.dtype), model)
     return Prefix(name, keys, values)
 
 

@@ -177,7 +177,8 @@ class Selector:
 
         def at(offset: int) -> tuple[Tensor, Tensor]:
             positions = torch.arange(offset, offset + ids.shape[1], device=ids.device)[None]
-            return rotate(queries, keys, *self.decoder.rotary_emb(embedded, position_ids=positions))
+            turns = self.decoder.rotary_emb(embedded, position_ids=positions)
+            return rotate(queries, keys, *(turn.to(queries.device) for turn in turns))
 
         return at
 

@@ -88,7 +88,7 @@ class Learner:
         if self.kind == "PROMPT_TUNING":
             return encode(self.model, self.parameters[0])
         if self.kind == "PREFIX_TUNING":
-            return prefix_keys_values(self.parameters[0].to(self.model.dtype), self.model.config)
+            return prefix_keys_values(self.parameters[0].to(self.model.dtype), self.model)
         return [], []
 
     def hidden(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:

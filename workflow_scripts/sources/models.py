@@ -5,6 +5,7 @@ ever loaded; pickled ones are refused, unless `convert_pickle` asks for a conver
 unpickler (weights_only), after which the folder holds safetensors too.
 """
 
+import math
 import os
 import shutil
 from fnmatch import fnmatch
@@ -27,6 +28,10 @@ TOKENIZER = [
 ]  # fmt: skip
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+FULL, ROOM = (
+    0.5,
+    0.9,
+)  # of a GPU's free memory: from where a model is spread over several; what its weights may take
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 
 
@@ -201,16 +206,47 @@ def verify(folder: Path) -> dict:
 
 
 def load_dense(folder, dtype=None, device="cpu"):
-    """The verified model in eval mode on `device`; `dtype` is a torch dtype, float32 where it is None."""
+    """The verified model in eval mode on `device`; `dtype` is a torch dtype, float32 where it is None.
+
+    Weights that would fill more than half of one GPU are spread over all GPUs that this process sees: whole layers,
+    evenly, one after the other (accelerate). Raises ArtifactError where they don't fit there either.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    manifest = verify(folder)
+    manifest, dtype = verify(folder), dtype or torch.float32
+    spread = spread_over(parameters_of(folder) * dtype.itemsize, torch.device(device), folder)
     model = AutoModelForCausalLM.from_pretrained(
-        Path(folder), dtype=dtype or torch.float32, use_safetensors=True, local_files_only=True,
-        trust_remote_code=manifest["remote_code"],
+        Path(folder), dtype=dtype, use_safetensors=True, local_files_only=True,
+        trust_remote_code=manifest["remote_code"], **spread,
     )  # fmt: skip
-    return model.to(device).eval()
+    return (model if spread else model.to(device)).eval()
+
+
+def spread_over(size: int, device, folder) -> dict:
+    """How transformers places `size` bytes of weights on several GPUs; empty where one device takes them."""
+    import torch
+
+    free = [torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())]
+    if device.type != "cuda" or len(free) < 2 or size <= FULL * free[0]:
+        return {}
+    if size > ROOM * sum(free):
+        raise ArtifactError(
+            f"{folder}: {size / 1e9:.0f} GB of weights don't fit the {len(free)} GPUs that this job has "
+            f"({sum(free) / 1e9:.0f} GB free); give it more GPUs, or choose precision bf16"
+        )
+    return {"device_map": "balanced", "max_memory": {i: int(ROOM * each) for i, each in enumerate(free)}}
+
+
+def parameters_of(folder) -> int:
+    """Parameters in a folder's safetensors files, by their headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            total += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    return total
 
 
 def most_positions(model) -> int | None:
