@@ -2,16 +2,16 @@
 
     python -m benchmarks.memory [--layers 1 2 4] [--width 4096 --intermediate 11008] [--tokens 11264] [--threads 2]
 
-The default is LLaMA-7B's width. Every depth is a process of its own, which reads a model that another process wrote layer
-by layer (float16) and compresses it with 3-bit GPTQ on random tokens; activations beyond --activation-memory GiB lie in a
-file. The Hessian of the widest input is singular with fewer tokens than it has columns, and the engine refuses that: so
-at least --intermediate tokens. Printed: peak resident memory (and what of it the imports took), seconds per layer,
-apart for what grows with the tokens (passes, Hessians) and what doesn't (solve, packing).
+The default is LLaMA-7B's width. Every depth is a process of its own, which reads a model that another process wrote
+layer by layer (float16) and compresses it with 3-bit GPTQ on random tokens; activations beyond --activation-memory GiB
+lie in a file. The Hessian of the widest input is singular with fewer tokens than it has columns, and the engine refuses
+that: so at least --intermediate tokens. Printed: peak resident memory (and what of it the imports took), seconds per
+layer, apart for what grows with the tokens (reading, passes, Hessians) and what doesn't (solve, packing).
 
 Then the 32 layers of a 7B with 128 x 2048 tokens, extrapolated: for this machine from the seconds above, and for an
 A100 by formula, not measured: passes and Hessians in float32 at 40 % of the printed 19.5 TFLOP/s, factorisations and
-updates at 20 %, and per column LAUNCHES kernels of LAUNCH seconds. Exit status 1 if the deepest model's peak exceeds the
-second's by more than a tenth of a layer's weights per further layer.
+updates at 20 %, and per column LAUNCHES kernels of LAUNCH seconds. Exit status 1 if from the second depth to the last
+the peak grows by more than a tenth of a layer's weights per layer.
 """
 
 import argparse
