@@ -69,7 +69,12 @@ def walked(model, folder, settings, text=None, **options):
 
 
 def all_tensors(folder):
-    return {key: value for file in sorted(folder.glob("layer-*")) for key, value in load_file(file).items()}
+    """Copies: tensors of `load_file` change with their file."""
+    return {
+        key: value.clone()
+        for file in sorted(folder.glob("layer-*"))
+        for key, value in load_file(file).items()
+    }
 
 
 @torch.no_grad()
