@@ -186,7 +186,8 @@ def start(python: str, task: dict, scratch: Path) -> dict:
         if (
             task["peer"] == "gptqmodel"
         ):  # as its documentation advises for few cores; a compiler is slower than none
-            environment |= {"GPTQMODEL_CPU_WORKERS": str(task["threads"]), "TORCHDYNAMO_DISABLE": "1"}
+            workers = str(max(2, task["threads"]))  # it refuses one
+            environment |= {"GPTQMODEL_CPU_WORKERS": workers, "TORCHDYNAMO_DISABLE": "1"}
         (scratch / "task.json").write_text(json.dumps(task))
         command = [python, "-P", str(ROOT / "benchmarks" / "compress_peers.py"), str(scratch / "task.json")]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ forward pass), output (folder for the result: dense weights in Hugging Face's la
 """
 
 import json
-import resource
+import re
 import sys
 import tempfile
 import time
@@ -24,7 +24,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """Peak resident memory of this process in MiB; getrusage's would start at what the parent had at the fork."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
 
 
 def write_plain(dense: str, weights: dict, folder) -> None:
@@ -46,7 +48,7 @@ def gptqmodel(task: dict, windows: torch.Tensor) -> dict:
         "desc_act": wanted["act_order"], "act_group_aware": False, "format": "gptq_v2", "device": "cpu",
     }  # fmt: skip
     config = QuantizeConfig(**options | task["options"])
-    model = GPTQModel.load(task["model"], config, device="cpu", dtype=DTYPES[task["precision"]])
+    model = GPTQModel.load(task["model"], config, dtype=DTYPES[task["precision"]])
     rows = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in windows]
     loaded, begin = peak_mb(), time.perf_counter()
     model.quantize(rows, batch_size=task["batch"])
