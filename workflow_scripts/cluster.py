@@ -70,14 +70,9 @@ class Requests:
         parameters = float(self.plan.config["models"][model]["parameters"])
         evaluated = BYTES[self.plan.grid(grid)["evaluation"]["precision"]]
         match rule:
-            case (
-                "compress_model"
-            ):  # one layer at a time is on the GPU; all windows' hidden states on the host
+            case "compress_model":  # layer by layer, whatever the depth; with a GPU the layer's work is there
                 cost = forecast.compression_cost(self.plan, grid, model, compressor, corpus, self.hardware)
-                calibration = self.plan.grid(grid)["calibration"]
-                tokens = calibration["windows"] * calibration["length"] if corpus != "none" else 0
-                hidden = 2 * 4 * tokens * forecast.width(parameters)
-                return Need(cost.seconds, _host_mb(1.5 * 4 * parameters + hidden), 0)
+                return Need(cost.seconds, _host_mb(cost.memory), 0)
             case "train_adapter":
                 width = BYTES[self.plan.training(grid, method)["precision"]]
                 cost = forecast.training_cost(self.plan, cell, self.hardware | {"bytes": width})

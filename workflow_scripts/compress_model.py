@@ -3,6 +3,7 @@
 A run that was killed continues after the last finished layer (checkpoints under work/) and ends in the same weights.
 """
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,22 +14,24 @@ from workflow_scripts import artifacts
 from workflow_scripts.compress.checkpoint import dense_bits, dense_hash, save_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.walk import FinishedLayers, walk
 from workflow_scripts.job import job
 from workflow_scripts.sources.corpora import read_documents, token_windows
-from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer, most_positions
+from workflow_scripts.sources.models import adds_bos, load_tokenizer, most_positions, verify
 
 SEED = 0  # of the calibration draw: compressed models have no seed of their own, adapters and cells have
 
 
 def main(
     model: str, corpus: str | None, output: str, *, compressor: dict, calibration: dict | None = None,
-    recipe: str, code: str, threads: int = 1, device: str | None = None,
+    recipe: str, code: str, threads: int = 1, device: str | None = None, activation_memory: float = math.inf,
 ) -> None:  # fmt: skip
     """Compress `model` and write `output`, a compression.json, with the weights beside it.
 
     model, corpus: folders (resources/models/<name>, resources/corpora/<name>; no corpus where nothing is calibrated).
     compressor, calibration: slices of the configuration. device: where layers are worked on (None: a GPU if any).
+    activation_memory: GiB; larger calibration activations lie in a file under work/.
     """
     started = time.time()
     torch.set_num_threads(threads)
@@ -39,33 +42,33 @@ def main(
         inputs["corpus"] = artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"]
     with artifacts.hold(folder):
         key = artifacts.digest([inputs, compressor, calibration, SEED, code, device, threads])
-        dense = load_dense(model)
+        skeleton = Skeleton(model, verify(model)["remote_code"])
+        layers = decoder_layers(skeleton.model)
         windows, drawn = None, None
         if settings.calibrated:
-            if (positions := most_positions(dense)) and calibration["length"] > positions:
+            if (positions := most_positions(skeleton.model)) and calibration["length"] > positions:
                 raise ValueError(
                     f"calibration.length: {calibration['length']} tokens exceed the model's {positions} positions"
                 )
-            windows, drawn = _windows(model, corpus, calibration)
-        tensors, records = {}, []
+            windows, drawn = calibration_windows(model, corpus, calibration)
+        parts, records = [], []
         if settings.algorithm != "dense":
             finished = FinishedLayers(artifacts.work_folder(folder, key))
-            tensors, records = walk(dense, windows, settings, finished, device, log=_log)
+            records = walk(skeleton, windows, settings, finished, device, activation_memory * 2**30, log=_log)
+            parts = [finished.path(index) for index in range(len(layers))]
         manifest = artifacts.manifest(
             recipe=recipe, code=code, config={"compressor": compressor, "calibration": calibration},
             inputs=inputs, seed=SEED, device=device, threads=threads, started=started,
         )  # fmt: skip
         origin = {"name": Path(model).name, "weights_sha256": inputs["model"]}
-        weights = sum(
-            get_weight(m).numel() for layer in decoder_layers(dense) for m in layer_linears(layer).values()
-        )
+        weights = sum(get_weight(m).numel() for layer in layers for m in layer_linears(layer).values())
         save_compressed(
-            folder, tensors, records, compressor, drawn, origin, weights, dense_bits(model), manifest
+            folder, parts, records, compressor, drawn, origin, weights, dense_bits(model), manifest
         )
         artifacts.clear_work(folder)
 
 
-def _windows(model: str, corpus: str, calibration: dict) -> tuple[torch.Tensor, dict]:
+def calibration_windows(model: str, corpus: str, calibration: dict) -> tuple[torch.Tensor, dict]:
     """Calibration windows (count, length) of the corpus' train split, and how they were drawn."""
     tokenizer = load_tokenizer(model)
     count, length, bos = calibration["windows"], calibration["length"], adds_bos(tokenizer)
@@ -84,5 +87,5 @@ if __name__ == "__main__":
             str(Path(snakemake.input.model).parent),
             str(Path(snakemake.input.corpus).parent) if snakemake.input.corpus else None,
             snakemake.output.compression,
-            threads=snakemake.threads, **snakemake.params.args,
+            threads=snakemake.threads, activation_memory=snakemake.config["activation_memory"], **snakemake.params.args,
         )  # fmt: skip

@@ -14,7 +14,8 @@ from workflow_scripts.compress.checkpoint import dense_bits, dense_hash, save_co
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.optimum_engine import interpreter, put, quantize
 from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress_model import SEED, _windows
+from workflow_scripts.compress.walk import FinishedLayers
+from workflow_scripts.compress_model import SEED, calibration_windows
 from workflow_scripts.job import job
 from workflow_scripts.sources.models import load_dense, verify
 
@@ -33,20 +34,22 @@ def main(
     with artifacts.hold(folder):
         work = artifacts.work_folder(folder, artifacts.digest([inputs, compressor, calibration, SEED, code]))
         dense = load_dense(model)
-        windows, drawn = _windows(model, corpus, calibration)
+        windows, drawn = calibration_windows(model, corpus, calibration)
         remote_code = verify(model)["remote_code"]
         found, versions = quantize(dense, model, windows, settings, python, work, threads, remote_code)
-        tensors, records = put(dense, windows, found, settings, log=lambda line: print(line, file=sys.stderr))
+        finished, layers = FinishedLayers(work), decoder_layers(dense)
+        records = put(
+            dense, windows, found, settings, finished, log=lambda line: print(line, file=sys.stderr)
+        )
+        parts = [finished.path(index) for index in range(len(layers))]
         manifest = artifacts.manifest(
             recipe=recipe, code=code, config={"compressor": compressor, "calibration": calibration},
             inputs=inputs, seed=SEED, threads=threads, started=started,
         )  # fmt: skip
         manifest["libraries"] |= {f"optimum's {name}": number for name, number in versions.items()}
         origin = {"name": Path(model).name, "weights_sha256": inputs["model"]}
-        weights = sum(
-            get_weight(m).numel() for layer in decoder_layers(dense) for m in layer_linears(layer).values()
-        )
-        save_compressed(folder, tensors, records, own, drawn, origin, weights, dense_bits(model), manifest)
+        weights = sum(get_weight(m).numel() for layer in layers for m in layer_linears(layer).values())
+        save_compressed(folder, parts, records, own, drawn, origin, weights, dense_bits(model), manifest)
         artifacts.clear_work(folder)
 
 

@@ -41,7 +41,7 @@ def test_a_7b_model_fits_one_gpu_and_gets_memory_and_time(requests):
     for rule in RULES:
         assert requests.gpus(rule, PLACE) == 1
     weights = 4 * 6.7e9 / 1e6  # MB in float32
-    assert weights < requests.mem_mb("compress_model", PLACE, 1) < 3 * weights
+    assert requests.mem_mb("compress_model", PLACE, 1) < weights
     assert weights / 2 < requests.mem_mb("evaluate_cell", PLACE, 1) < 1.5 * weights
     # 4 FLOP a parameter and token for 40,960,000 tokens at 1.1e14 FLOP/s are 2.8 hours; three times that and 20 minutes
     assert requests.runtime("train_adapter", PLACE, 1) == pytest.approx(3 * 2.8 * 60 + 20, rel=0.05)
@@ -57,7 +57,7 @@ def test_a_7b_model_fits_one_gpu_with_every_method(requests, method):
 def test_a_70b_model_is_compressed_layer_by_layer_and_gets_the_gpus_that_hold_it(requests):
     large = PLACE | {"model": "llama-70b"}
     assert requests.gpus("compress_model", large) == 1
-    assert requests.mem_mb("compress_model", large, 1) > 4 * 6.9e10 / 1e6
+    assert requests.mem_mb("compress_model", large, 1) < 4 * 6.9e10 / 1e6 / 2
     # bfloat16: 138 GB of weights; training adds 82 GB of activations, evaluation 18 GB; a GPU of 80 GB takes 64
     assert requests.gpus("train_adapter", large) == 4
     assert requests.gpus("evaluate_cell", large | {"method": "none"}) == 3

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from workflow_scripts import artifacts, compress_model
-from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.checkpoint import join, load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.packing import pack, pack_bits, unpack, unpack_bits
 from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
 from workflow_scripts.sources import corpora, models
 
@@ -93,22 +94,24 @@ def test_packing_returns_the_solved_weight_bit_by_bit(static_groups):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_compressed_model_comes_back_as_it_was_evaluated(name, sources, here, monkeypatch):
-    walked = {}
-    real = compress_model.walk
+    evaluated = models.load_dense(
+        sources / "model"
+    ).state_dict()  # by the layers' names: as the walk left them
+    real = Skeleton.release
 
-    def watched(model, *args, **kwargs):
-        result = real(model, *args, **kwargs)
-        walked.update(model.state_dict())
-        return result
+    def watched(self, module, but=()):
+        path = self.paths[id(module)]
+        if path:
+            evaluated.update({f"{path}.{name}": value for name, value in module.state_dict().items()})
+        real(self, module, but)
 
-    monkeypatch.setattr(compress_model, "walk", watched)
+    monkeypatch.setattr(Skeleton, "release", watched)
     folder = compressed(sources, here / name, SETTINGS[name])
     model = load_compressed(sources / "model", folder)
-    expected = walked or models.load_dense(sources / "model").state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, evaluated[key]) for key, value in model.state_dict().items())
     assert not model.training
     half = load_compressed(sources / "model", folder, dtype=torch.bfloat16)
-    assert all(torch.equal(v, expected[k].to(torch.bfloat16)) for k, v in half.state_dict().items())
+    assert all(torch.equal(v, evaluated[k].to(torch.bfloat16)) for k, v in half.state_dict().items())
 
 
 def test_the_proof_says_what_is_stored(sources, here):
@@ -145,6 +148,26 @@ def test_dense_stores_no_tensor(sources, here):
     proof = artifacts.read_json(folder / "compression.json", schema="compression")
     assert load_file(folder / "weights.safetensors") == {} and proof["layers"] == []
     assert proof["effective_bits"] == 32 and proof["calibration"] is None
+
+
+def test_parts_are_joined_as_the_library_would_write_them_in_one(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    kinds = {"codes": torch.uint8, "scale": torch.float16, "wide": torch.float32, "group": torch.int32}
+    tensors = [
+        {f"{layer}.{linear}.{part}": torch.randint(0, 99, (3, 5 + layer), generator=draw).to(dtype)
+         for linear in ("mlp.up", "attn.q") for part, dtype in kinds.items()}
+        for layer in (0, 1, 2, 10)
+    ]  # fmt: skip
+    tensors[1]["1.mlp.up.values"] = torch.zeros(0, dtype=torch.float16)  # all pruned
+    parts = [tmp_path / f"part-{index}" for index in range(4)]
+    for part, held in zip(parts, tensors, strict=True):
+        save_file(held, part, metadata={"records": "[]"})
+    together = {name: value for held in tensors for name, value in held.items()}
+    save_file(together, tmp_path / "expected")
+    size = join(parts, tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert size == sum(value.nbytes for value in together.values())
+    assert join([], tmp_path / "none") == 0 and load_file(tmp_path / "none") == {}
 
 
 def rewritten(folder, change, rehash=True):
@@ -241,6 +264,19 @@ def test_a_killed_job_leaves_checkpoints_and_the_next_one_equal_weights(sources,
     assert saved == [1]  # the first layer came from its checkpoint
     assert (resumed / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert not list((here / "work").rglob("layer-*"))
+
+
+def test_where_activations_lie_changes_no_weight_and_no_recipe(sources, here):
+    held = compressed(sources, here / "held", SETTINGS["gptq"])
+    compress_model.main(
+        sources / "model", sources / "corpus", here / "filed" / "compression.json", compressor=SETTINGS["gptq"],
+        calibration=CALIBRATION, recipe="r", code="c", activation_memory=0,
+    )  # fmt: skip
+    assert (held / "weights.safetensors").read_bytes() == (
+        here / "filed" / "weights.safetensors"
+    ).read_bytes()
+    proofs = [artifacts.read_json(path / "compression.json")["manifest"] for path in (held, here / "filed")]
+    assert proofs[0]["config"] == proofs[1]["config"] and proofs[0]["recipe"] == proofs[1]["recipe"]
 
 
 def test_a_text_that_is_too_short_is_refused(sources, here):

@@ -99,7 +99,7 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         quantized = unpack(parts, record["shape"][1], settings).quantized
         found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
     dense = models.load_dense(sources / "model")
-    windows, _ = compress_model._windows(sources / "model", sources / "corpus", CALIBRATION)
+    windows, _ = compress_model.calibration_windows(sources / "model", sources / "corpus", CALIBRATION)
     tensors, measured = put(dense, windows, found, settings)
     assert tensors.keys() == own.keys()
     assert all(torch.equal(tensors[key], value) for key, value in own.items())

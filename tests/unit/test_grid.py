@@ -107,6 +107,7 @@ def test_adding_a_method_a_task_set_or_a_model_changes_nothing_else(shipped):
         (["models", "other"], {"source": "local", "path": "x", "parameters": 1e6}),
         (["benchmarks", "mine"], {"arc_easy": {"source": "local", "path": "x"}}),
         (["compressors", "gptq-w2"], {"algorithm": "gptq", "bits": 2}),
+        (["activation_memory"], 0.5),
     ):
         assert changed_recipes(Plan(shipped), edited(shipped, path, value), "smoke") == (set(), set(), set())
 
@@ -117,6 +118,16 @@ def test_a_compressor_setting_changes_everything_that_stands_on_it(shipped):
     assert {key[2] for key in compressed} == {"gptq-w3-g64"}
     assert {a[1] for a in adapters} == {c[1] for c in cells} == {"gptq-w3-g64"}
     assert (len(adapters), len(cells)) == (4, 7)
+
+
+def test_the_precision_of_forward_passes_is_in_the_slice_only_where_it_is_named(shipped):
+    assert (
+        "forward"
+        not in Plan(shipped).compress("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia")["compressor"]
+    )
+    after = edited(shipped, ["compressors", "gptq-w3-g64", "forward"], "bf16")
+    compressed, _, _ = changed_recipes(Plan(shipped), after, "smoke")
+    assert {key[2] for key in compressed} == {"gptq-w3-g64"}
 
 
 def test_items_change_cells_but_not_adapters(shipped):

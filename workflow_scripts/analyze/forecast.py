@@ -20,6 +20,10 @@ VOCABULARY = (
     1.35  # a token of a window against one of a task: the window's loss needs the head at every position
 )
 LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
+LAYER_WORK = (
+    600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
+)
+LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
 VARIANTS = {"prompt": 2, "lora": 2}  # ways of applying it that are timed: prepended, cached; unmerged, merged
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
@@ -84,9 +88,10 @@ def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus:
     solves = p * width(p) if tokens else 0
     seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
     disk = 0 if settings["algorithm"] == "dense" else p * (settings.get("bits") or 16) / 8
-    activations = tokens * width(p) * 4 * 2
+    activations = min(tokens * width(p) * 4, plan.config["activation_memory"] * 2**30)
+    layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
     name = f"{model}/{compressor}/{corpus}"
-    return Cost("compress_model", name, seconds, disk, LIBRARIES + p * device["bytes"] + activations)
+    return Cost("compress_model", name, seconds, disk, LIBRARIES + layer + activations)
 
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from workflow_scripts.artifacts import ArtifactError, atomic_path, read_json, sha256_file, write_json
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
@@ -33,34 +33,67 @@ def dense_hash(dense_folder) -> str:
         ) from None
 
 
+def _header(path) -> tuple[dict, int]:
+    """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin."""
+    with open(path, "rb") as handle:
+        length = struct.unpack("<Q", handle.read(8))[0]
+        header = json.loads(handle.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
 def dense_bits(dense_folder) -> float:
     """Mean bits per weight of the model folder's safetensors files, from their headers."""
     size = count = 0
     for path in sorted(Path(dense_folder).glob("*.safetensors")):
-        with open(path, "rb") as handle:
-            header = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                size += 8 * (entry["data_offsets"][1] - entry["data_offsets"][0])
-                count += torch.Size(entry["shape"]).numel()
+        for entry in _header(path)[0].values():
+            size += 8 * (entry["data_offsets"][1] - entry["data_offsets"][0])
+            count += torch.Size(entry["shape"]).numel()
     if not count:
         raise ArtifactError(f"{dense_folder}: holds no *.safetensors weights")
     return size / count
 
 
+def join(parts: list, path) -> int:
+    """Write the tensors of several safetensors files as one, as `save_file` would; returns their bytes.
+
+    One tensor at a time is in memory. Names differ among the parts.
+    """
+    found = []
+    for part in parts:
+        header, begin = _header(part)
+        for name, entry in header.items():
+            start, stop = entry["data_offsets"]
+            found.append((name, entry["dtype"], entry["shape"], part, begin + start, stop - start))
+    found.sort(key=lambda entry: (-int(entry[1][1:]), entry[1], entry[0]))  # F32, F16, U8: each lies aligned
+    header, end = {}, 0
+    for name, dtype, shape, _, _, size in found:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for _, _, _, part, start, size in found:
+            with open(part, "rb") as handle:
+                handle.seek(start)
+                out.write(handle.read(size))
+    return end
+
+
 def save_compressed(
-    folder, tensors: dict, records: list[dict], compressor: dict, calibration: dict | None, model: dict,
+    folder, parts: list, records: list[dict], compressor: dict, calibration: dict | None, model: dict,
     linear_weights: int, dense_bits_per_weight: float, manifest: dict,
 ) -> None:  # fmt: skip
     """Write weights, then the proof: a folder with a proof is complete.
 
+    parts: safetensors files with the packed linears, one per layer as `walk` leaves them (none for `dense`).
     effective_bits: stored bits per weight of the decoder linears, scales, zeros, masks and group indices included;
     bytes_on_disk: the same in bytes (the dense model's own for `dense`). model: {name, weights_sha256}.
     """
     folder = Path(folder)
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        size = join(parts, temporary)
     if compressor["algorithm"] == "dense":
         size = round(linear_weights * dense_bits_per_weight / 8)
     proof = {

@@ -4,6 +4,8 @@ No table of model families: the decoder layers are the model's ModuleList of `nu
 linears the Linear and Conv1D modules inside, and what each layer is called with is recorded from the model itself.
 """
 
+import math
+import tempfile
 from contextlib import suppress
 
 import torch
@@ -68,50 +70,84 @@ def set_weight(linear: nn.Module, weight: torch.Tensor) -> None:
     get_weight(linear).copy_(weight)
 
 
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a module's parameters in place, those on the meta device left out; buffers keep their precision."""
+    for parameter in module.parameters():
+        if not parameter.is_meta:
+            parameter.data = parameter.data.to(dtype)
+
+
+class Batches:
+    """Tensors of one dtype in order: in memory, or in a file where those of all windows would take more than `memory`.
+
+    Indexed like a list. windows: calibration windows in all; memory: bytes; folder: where the file lies, nameless, so
+    that it is gone with the process however that ends.
+    """
+
+    def __init__(self, windows: int, memory: float, folder):
+        self.windows, self.memory, self.folder = windows, memory, folder
+        self.file = None
+        self.held: list = []  # the tensors, or (offset in the file, shape, dtype)
+        self.end = 0
+
+    def append(self, batch: torch.Tensor) -> None:
+        if not self.held and batch[0].nbytes * self.windows > self.memory:
+            self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 (lives as long as this)
+        self.held.append((self.end, batch.shape, batch.dtype))
+        self.end += batch.nbytes
+        self[len(self.held) - 1] = batch
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.file is None:
+            return self.held[index]
+        offset, shape, dtype = self.held[index]
+        batch = torch.empty(shape, dtype=dtype)
+        self.file.seek(offset)
+        self.file.readinto(_bytes(batch))
+        return batch
+
+    def __setitem__(self, index: int, batch: torch.Tensor) -> None:
+        if self.file is None:
+            self.held[index] = batch
+            return
+        try:
+            self.file.seek(self.held[index][0])
+            self.file.write(_bytes(batch))
+            self.file.flush()
+        except OSError as error:
+            raise CompressionError(
+                f"{self.folder}: {batch[0].nbytes * self.windows / 2**30:.1f} GiB of calibration activations can't be "
+                f"written ({error.strerror}); make room, or raise `activation_memory` in config.yaml"
+            ) from error
+
+
+def _bytes(tensor: torch.Tensor):
+    """A tensor's memory as a writable buffer; a copy where the tensor isn't contiguous."""
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy()
+
+
 class Activations:
     """Hidden states that enter the current layer for all calibration windows, and how each layer is called.
 
-    hidden: list of (windows, tokens, d_model) batches in the model's dtype, on the CPU.
+    hidden: batches (windows, tokens, d_model) in the model's dtype, on the CPU or in a file, see Batches.
     """
 
-    def __init__(self, model: nn.Module, layers: nn.ModuleList, windows: torch.Tensor, device="cpu"):
-        """windows: token ids (count, length). The model runs once on a window, to see that its layers form a chain."""
+    def __init__(
+        self, model: nn.Module, layers: nn.ModuleList, windows: torch.Tensor, device="cpu", memory=math.inf, folder=None
+    ):  # fmt: skip
+        """windows: token ids (count, length). Of the model, only the embedding and the first layer are run."""
         self.device = device
-        self.hidden: list[torch.Tensor] = []
+        self.hidden = Batches(len(windows), memory, folder)
         self.calls: list[list[tuple[tuple, dict]]] = []  # [batch][layer] -> further args, kwargs
-        self._refuse_unchained(model, layers, windows[:1])
+        as_tuple = _returns_tuple(model, layers[0], windows[:1])
         for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1])):
-            hidden, calls = _record_calls(model, layers, batch, self.returns_tuple)
+            hidden, calls = _record_calls(model, layers, batch, as_tuple)
             self.hidden.append(hidden)
             self.calls.append([_intern(call, old) for call, old in zip(calls, self.calls[-1], strict=True)]
                               if self.calls else calls)  # fmt: skip
-
-    def _refuse_unchained(self, model, layers, window):
-        """Layer i must return what layer i + 1 takes: anything between them would be lost in the walk."""
-        previous, unchained = None, None
-
-        def before(module, args, kwargs):
-            nonlocal unchained
-            hidden = args[0] if args else kwargs["hidden_states"]
-            if previous is not None and hidden is not previous:
-                unchained = module
-
-        def after(module, args, output):
-            nonlocal previous
-            self.returns_tuple = isinstance(output, tuple)
-            previous = _first(output)
-
-        hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
-        hooks += [layer.register_forward_hook(after) for layer in layers]
-        try:
-            model(input_ids=window, use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if unchained is not None:
-            raise CompressionError(
-                f"{type(model).__name__}: its decoder changes hidden states between layers; the walk can't follow"
-            )
 
     def run(self, index: int, layer: nn.Module, batch: int) -> torch.Tensor:
         """Output of decoder layer `index` for one batch."""
@@ -165,17 +201,44 @@ class Activations:
         return {tuple(n for n in leader_of if leader_of[n] == leader): H for leader, H in hessians.items()}
 
 
-def _record_calls(model, layers, batch, returns_tuple):
-    """Embed a batch: hidden states that enter layer 0, and each layer's further arguments. No layer is run."""
-    calls, embedded = [], []
+def _returns_tuple(model, first_layer, window) -> bool:
+    """Whether decoder layers return a tuple, seen from the first one's output."""
+    found = None
+
+    def after(module, args, output):
+        nonlocal found
+        found = isinstance(output, tuple)
+        raise _Stop
+
+    hook = first_layer.register_forward_hook(after)
+    try:
+        with suppress(_Stop):
+            model(input_ids=window, use_cache=False)
+    finally:
+        hook.remove()
+    return found
+
+
+def _record_calls(model, layers, batch, as_tuple: bool):
+    """Embed a batch: hidden states that enter layer 0, and each layer's further arguments.
+
+    No layer is run: each hands on what it got. CompressionError where the next one gets anything else: what a decoder
+    does between its layers would be lost in the walk.
+    """
+    calls, embedded = [], None
 
     def record(*args, **kwargs):
+        nonlocal embedded
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-        embedded.append(hidden)
+        if calls and hidden is not embedded:
+            raise CompressionError(
+                f"{type(model).__name__}: its decoder changes hidden states between layers; the walk can't follow"
+            )
+        embedded = hidden
         calls.append((args, kwargs))
         if len(calls) == len(layers):
             raise _Stop
-        return (hidden,) if returns_tuple else hidden
+        return (hidden,) if as_tuple else hidden
 
     for layer in layers:
         layer.forward = record
@@ -185,7 +248,7 @@ def _record_calls(model, layers, batch, returns_tuple):
     finally:
         for layer in layers:
             del layer.forward
-    return embedded[0], calls
+    return embedded, calls
 
 
 def _first(output):

@@ -25,7 +25,7 @@ from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.packing import pack, unpack
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.solver import Solved
-from workflow_scripts.compress.walk import measure
+from workflow_scripts.compress.walk import FinishedLayers, measure
 from workflow_scripts.compress.words import from_gptq
 
 
@@ -73,13 +73,13 @@ def quantize(
 
 
 @torch.no_grad()
-def put(dense, windows, found: dict, settings: Compressor, log=print):
-    """Write what optimum found into the dense model, layer by layer; (tensors, records) as `walk` returns them."""
+def put(dense, windows, found: dict, settings: Compressor, finished: FinishedLayers, log=print) -> list[dict]:
+    """Write what optimum found into the dense model and `finished`, layer by layer; returns records as `walk` does."""
     layers = decoder_layers(dense)
     activations = Activations(dense, layers, windows)
-    all_tensors, all_records = {}, []
+    all_records = []
     for index, layer in enumerate(layers):
-        linears, records = layer_linears(layer), {}
+        linears, tensors_of_layer, records = layer_linears(layer), {}, {}
         groups = activations.hessians(index, layer, linears)
         for position, names in enumerate(list(groups)):
             hessian = groups.pop(names)
@@ -100,10 +100,11 @@ def put(dense, windows, found: dict, settings: Compressor, log=print):
                     "error": reconstruction_error(weight, stored.weight, H), "damping": damping,
                     "dead_columns": int((H.diagonal() == 0).sum()), **measure(stored), "seconds": seconds,
                 }  # fmt: skip
-                all_tensors |= {f"{index}.{name}.{part}": tensor for part, tensor in packed.items()}
+                tensors_of_layer |= {f"{index}.{name}.{part}": tensor for part, tensor in packed.items()}
         if index + 1 < len(layers):
             activations.advance(index, layer)
+        finished.save(index, tensors_of_layer, [records[name] for name in linears])
         all_records += [records[name] for name in linears]
         errors = ", ".join(f"{r['linear'].split('.')[-1]} {r['error']:.4f}" for r in records.values())
         log(f"layer {index + 1}/{len(layers)}: error {errors}")
-    return all_tensors, all_records
+    return all_records

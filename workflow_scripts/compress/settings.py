@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 CALIBRATED = ("gptq", "sparsegpt", "wanda")  # algorithms that look at activations
 
 
@@ -20,6 +22,7 @@ class Compressor:
     damping            percdamp: share of mean(diag H) added to the diagonal
     block_size         columns per lazy update and per SparseGPT mask
     true_sequential    inside a decoder layer, each linear sees the outputs of the compressed ones before it
+    forward            precision of the calibration's forward passes, fp32 or bf16; H and the solve are always fp32
     """
 
     algorithm: str
@@ -34,6 +37,7 @@ class Compressor:
     damping: float = 0.0
     block_size: int = 128
     true_sequential: bool = False
+    forward: str = "fp32"
 
     def __post_init__(self):
         if self.algorithm in ("gptq", "rtn") and self.bits is None:
@@ -66,3 +70,8 @@ class Compressor:
     @property
     def calibrated(self) -> bool:
         return self.algorithm in CALIBRATED
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations in forward passes."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.forward]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.decoder import (
     Activations,
+    cast,
     decoder_layers,
     get_weight,
     layer_linears,
@@ -21,6 +23,7 @@ from workflow_scripts.compress.decoder import (
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.packing import pack, unpack
 from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import Solution, solve
 
 OBS = ("gptq", "sparsegpt")
@@ -67,38 +70,41 @@ def _content_sha256(tensors: dict[str, torch.Tensor], records: str) -> str:
 
 @torch.no_grad()
 def walk(
-    model,
+    skeleton: Skeleton,
     windows: torch.Tensor | None,
     settings: Compressor,
     finished: FinishedLayers,
     device="cpu",
+    memory: float = math.inf,
     log=print,
-):
-    """Compress `model` in place and return (tensors, records): "layer.linear.part" -> packed tensor, one record
-    per linear {layer, linear, shape, error, damping, dead_columns, levels, sparsity, seconds}.
+) -> list[dict]:
+    """Compress a model into `finished`, a file per decoder layer; returns one record per linear {layer, linear, shape,
+    error, damping, dead_columns, levels, sparsity, seconds}.
 
-    windows: calibration token ids (count, length); None for algorithms that look at no activations: their `error` is
-    then ||W - Q||^2 / ||W||^2. Layers found in `finished` aren't computed again. The weights that later layers see are
-    those rebuilt from the packed form. `log` gets a line per layer.
+    Only the layer that is worked on is in memory. windows: calibration token ids (count, length); None for algorithms
+    that look at no activations: their `error` is then ||W - Q||^2 / ||W||^2. Activations of more than `memory` bytes
+    lie in a file beside the finished layers, which aren't computed again. The weights that later layers see are those
+    rebuilt from the packed form. `log` gets a line per layer.
     """
-    layers = decoder_layers(model)
-    model.eval()
-    activations = Activations(model, layers, windows, device) if settings.calibrated else None
-    all_tensors, all_records, started, computed = {}, [], time.monotonic(), 0
+    layers = decoder_layers(skeleton.model)
+    activations = None
+    if settings.calibrated:
+        activations = _embed(skeleton, layers, windows, settings, device, memory, finished.folder)
+    all_records, started = [], time.monotonic()
     for index, layer in enumerate(layers):
+        skeleton.load(layer)
         layer.to(device)
         stored = finished.load(index)
         if resumed := stored is not None:
+            cast(layer, settings.dtype)
             for record in stored[1]:
                 _put(layer, record["linear"], stored[0], record, settings)
         else:
-            stored = _compress_layer(index, layer, activations, settings)
+            stored = compress_layer(index, layer, activations, settings)
             finished.save(index, *stored)
-            computed += 1
         if activations and index + 1 < len(layers):
             activations.advance(index, layer)
-        layer.to("cpu")
-        all_tensors |= stored[0]
+        skeleton.release(layer)
         all_records += stored[1]
         passed = time.monotonic() - started
         errors = ", ".join(f"{record['linear'].split('.')[-1]} {record['error']:.4f}" for record in stored[1])
@@ -106,12 +112,26 @@ def walk(
             f"layer {index + 1}/{len(layers)}{' (from checkpoint)' if resumed else ''}: error {errors}; "
             f"{passed:.0f} s, about {passed / (index + 1) * (len(layers) - index - 1):.0f} s left"
         )
-    return all_tensors, all_records
+    return all_records
 
 
-def _compress_layer(index: int, layer, activations: Activations | None, settings: Compressor):
+def _embed(skeleton: Skeleton, layers, windows, settings: Compressor, device, memory, folder) -> Activations:
+    """What enters the first layer; all that the model has outside its layers, but for the head, is read for it."""
+    model = skeleton.model
+    head = model.get_output_embeddings()
+    skeleton.load(model, but=(layers, head) if head is not None else (layers,))
+    skeleton.load(layers[0])
+    cast(model, settings.dtype)
+    activations = Activations(model, layers, windows, device, memory, folder)
+    skeleton.release(model)
+    return activations
+
+
+def compress_layer(index: int, layer, activations: Activations | None, settings: Compressor):
     """Compress one decoder layer in place; returns its packed tensors and records."""
     linears = layer_linears(layer)
+    dense = {name: get_weight(linear) for name, linear in linears.items()}
+    cast(layer, settings.dtype)
     tensors, records = {}, {}
     groups = (
         activations.hessians(index, layer, linears) if activations else {(name,): None for name in linears}
@@ -121,7 +141,7 @@ def _compress_layer(index: int, layer, activations: Activations | None, settings
         hessian = groups.pop(names)
         if settings.true_sequential and position:
             hessian = activations.hessians(index, layer, {name: linears[name] for name in names})[names]
-        weights = [get_weight(linears[name]).float().clone() for name in names]
+        weights = [dense.pop(name).clone() for name in names]
         try:
             H = _matrix(hessian, settings) if hessian else None
             solution = compress_linears(weights, H, settings)

@@ -1,0 +1,334 @@
+"""The compression engine against gptqmodel 7.6.0 and llm-compressor 0.14, and against the floor.
+
+    python -m benchmarks.compress --model FOLDER --data FOLDER [--peers own,gptqmodel,llmcompressor] [--draws 3]
+
+Each contestant works in an environment of its own, which is made at the first use in --environments, on the same model
+folder, the same calibration token ids (a draw of windows of WikiText-2's validation text) and the same threads; their
+runs take turns. A run is a process of its own. Counted is the time from a loaded model to compressed weights, for ours
+with the reading of the weights and the writing of the packed layers. What a run leaves is brought back to a plain
+float32 folder, and one function measures all perplexities: the first windows of WikiText-2's test text. Peers run with
+their own defaults but for bits, grouping, symmetry and order of columns; --options PEER=JSON adds to that.
+
+The floor: the least floating-point work (forward passes over all but the unneeded products, the upper halves of the
+Hessians, the factorisations and the sweep's updates) at the rate at which this machine multiplies the model's own
+matrices, measured between the runs. Exit status 1 where ours takes more than 1.3 floors, is not 2 times as fast as
+gptqmodel or 1.2 times as llm-compressor, or has the higher perplexity (the mean over the draws).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TORCH = ["--timeout", "15", "--retries", "1", "--no-deps", "-r", "envs/torch-cpu.txt"]
+ENVIRONMENTS = {  # steps of pip
+    "gptqmodel": [TORCH, ["--no-deps", "-r", "envs/optimum.lock"]],
+    "llmcompressor": [TORCH, ["torch==2.13.0", "llmcompressor==0.14.0"]],
+}
+TARGETS = {"gptqmodel": 2.0, "llmcompressor": 1.2}  # times as fast
+FLOOR = 1.3
+KINDS = {"gptqmodel": ("gptq",), "llmcompressor": ("gptq", "sparsegpt")}
+BATCH_TOKENS = 4096  # per forward pass, as ours
+
+
+def main() -> None:
+    args = arguments()
+    if args.worker:
+        print(json.dumps(own(json.loads(args.worker))))
+        return
+    pythons = {"own": sys.executable} | {
+        p: environment(p, args.environments) for p in args.peers if p != "own"
+    }
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        model = truncated(args.model, args.layers, scratch / "model") if args.layers else args.model
+        calibration = [draw_windows(model, args, draw, scratch) for draw in range(args.draws)]
+        measured = Perplexity(model, args)
+        print(f"dense: perplexity {measured(model):.2f}", flush=True)
+        groups, width, layers = shapes(model)
+        for name in args.compressors:
+            wanted = compressor(name, args)
+            runs: dict[str, list[dict]] = {
+                peer: [] for peer in args.peers if peer == "own" or wanted["algorithm"] in KINDS[peer]
+            }
+            for draw, windows in enumerate(calibration):
+                order = list(runs)[draw % len(runs) :] + list(runs)[: draw % len(runs)]
+                floor = floor_seconds(groups, width, layers, args)
+                for peer in order:
+                    task = {
+                        "peer": peer, "model": str(model), "windows": str(windows), "compressor": wanted,
+                        "options": args.options.get(peer, {}), "precision": args.precision, "threads": args.threads,
+                        "batch": max(1, BATCH_TOKENS // args.length), "output": str(scratch / "result"),
+                    }  # fmt: skip
+                    run = start(pythons[peer], task, scratch)
+                    run |= {"perplexity": measured(scratch / "result"), "floor": run["seconds"] / floor}
+                    runs[peer].append(run)
+                    print(f"  {name} draw {draw} {peer}: {line(run)}", flush=True)
+            failed |= report(name, runs)
+    sys.exit(failed)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=Path("resources/models/smollm2-135m"))
+    parser.add_argument(
+        "--data", type=Path, default=Path("shared/data"), help="has wikitext2_{valid,test}.txt"
+    )
+    parser.add_argument("--peers", type=lambda text: text.split(","), default=["own", *ENVIRONMENTS])
+    parser.add_argument("--compressors", nargs="+", default=["gptq-w3"], help="names in config.yaml")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=32, help="calibration windows")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a window")
+    parser.add_argument("--test-windows", type=int, default=16)
+    parser.add_argument("--layers", type=int, help="keep only the first decoder layers")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the forward passes")
+    parser.add_argument("--options", nargs="+", default=[], metavar="PEER=JSON")
+    parser.add_argument("--environments", type=Path, default=Path("work/benchmarks"))
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.options = {peer: json.loads(text) for peer, _, text in (o.partition("=") for o in args.options)}
+    return args
+
+
+# --------------------------------------------------------------------------------------- what all share
+
+
+def environment(peer: str, folder: Path) -> str:
+    """The Python of a peer's environment; made anew where its recipe has changed."""
+    home, recipe = (folder / peer).absolute(), json.dumps(ENVIRONMENTS[peer])
+    python, made = home / "bin" / "python", home / "installed"
+    if not made.exists() or made.read_text() != recipe:
+        print(f"Installing {peer} into {home} (once)", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        for step in ENVIRONMENTS[peer]:
+            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *step]
+            subprocess.run(pip, check=True, cwd=ROOT)
+        made.write_text(recipe)
+    return str(python)
+
+
+def truncated(model: Path, layers: int, folder: Path) -> Path:
+    """The model's first `layers` decoder layers as a folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(model)
+    config.num_hidden_layers = layers
+    AutoModelForCausalLM.from_pretrained(model, config=config, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+def draw_windows(model: Path, args, draw: int, scratch: Path) -> Path:
+    """A draw of calibration windows, as `compress_model` draws them, in a file."""
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer
+
+    from workflow_scripts.sources.corpora import text_documents, token_windows
+    from workflow_scripts.sources.models import adds_bos
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    documents = text_documents((args.data / "wikitext2_valid.txt").read_text())
+    windows = token_windows(documents, tokenizer, args.length, args.windows, draw, adds_bos(tokenizer))
+    save_file({"windows": windows}, scratch / f"windows-{draw}.safetensors")
+    return scratch / f"windows-{draw}.safetensors"
+
+
+class Perplexity:
+    """Token perplexity of a plain folder on the first windows of WikiText-2's test text."""
+
+    def __init__(self, model: Path, args):
+        from transformers import AutoTokenizer
+
+        self.text = (args.data / "wikitext2_test.txt").read_text()
+        self.tokenizer, self.args = AutoTokenizer.from_pretrained(model), args
+
+    def __call__(self, folder: Path) -> float:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
+        from workflow_scripts.evaluate.scorer import Scorer
+
+        torch.set_num_threads(self.args.threads)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        scorer = Scorer(model, self.tokenizer)
+        windows = heldout_windows([self.text], scorer, self.args.length, self.args.test_windows, "wikitext2")
+        return perplexity(scorer, windows, "wikitext2")["token"]
+
+
+def compressor(name: str, args) -> dict:
+    """The catalogue's settings."""
+    from workflow_scripts.config import load, read
+
+    settings = load(read(ROOT / "config.yaml"))["compressors"][name]
+    if settings["algorithm"] not in ("gptq", "sparsegpt"):
+        raise SystemExit(f"{name}: {settings['algorithm']} is no gptq and no sparsegpt")
+    return settings | ({"forward": args.precision} if args.precision != "fp32" else {})
+
+
+def start(python: str, task: dict, scratch: Path) -> dict:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": str(task["threads"]), "HF_HUB_OFFLINE": "1"}
+    if task["peer"] == "own":
+        command = [python, "-m", "benchmarks.compress", "--worker", json.dumps(task)]
+    else:
+        if (
+            task["peer"] == "gptqmodel"
+        ):  # as its documentation advises for few cores; a compiler is slower than none
+            workers = str(max(2, task["threads"]))  # it refuses one
+            environment |= {"GPTQMODEL_CPU_WORKERS": workers, "TORCHDYNAMO_DISABLE": "1"}
+        (scratch / "task.json").write_text(json.dumps(task))
+        command = [python, "-P", str(ROOT / "benchmarks" / "compress_peers.py"), str(scratch / "task.json")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def own(task: dict) -> dict:
+    """A run of this package's engine; as compress_peers.py says of the others."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    from benchmarks.compress_peers import peak_mb
+    from workflow_scripts.compress.checkpoint import join, put_compressed
+    from workflow_scripts.compress.settings import Compressor
+    from workflow_scripts.compress.skeleton import Skeleton
+    from workflow_scripts.compress.walk import FinishedLayers, walk
+
+    torch.set_num_threads(task["threads"])
+    windows, settings = load_file(task["windows"])["windows"], Compressor(**task["compressor"])
+    with tempfile.TemporaryDirectory() as folder:
+        finished, loaded, begin = FinishedLayers(Path(folder)), peak_mb(), time.perf_counter()
+        records = walk(Skeleton(task["model"]), windows, settings, finished, log=lambda line: None)
+        layers = 1 + max(record["layer"] for record in records)
+        join([finished.path(index) for index in range(layers)], Path(folder) / "weights.safetensors")
+        cost = {"seconds": time.perf_counter() - begin, "peak_mb": peak_mb(), "loaded_mb": loaded}
+        model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32)
+        put_compressed(model, load_file(Path(folder) / "weights.safetensors"), records, settings, folder)
+    model.save_pretrained(task["output"])
+    return cost | {"versions": {"torch": torch.__version__}}
+
+
+# ------------------------------------------------------------------------------------------------ floor
+
+
+def shapes(model: Path) -> tuple[list[tuple[int, int]], int, int]:
+    """(rows, columns) of a layer's linears by shared input, in the order of their calls; heads' width; layers."""
+    import torch
+
+    from workflow_scripts.compress.decoder import Activations, decoder_layers, get_weight, layer_linears
+    from workflow_scripts.compress.skeleton import Skeleton
+
+    skeleton = Skeleton(model)
+    layers = decoder_layers(skeleton.model)
+    skeleton.load(skeleton.model, but=tuple(layers[1:]))
+    with torch.no_grad():
+        activations = Activations(skeleton.model, layers, torch.arange(8)[None])
+        linears = layer_linears(layers[0])
+        found = activations.hessians(0, layers[0], linears)
+    groups = [
+        (sum(len(get_weight(linears[name])) for name in names), len(hessian.total))
+        for names, hessian in found.items()
+    ]
+    config = skeleton.model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return groups, head * config.num_attention_heads, len(layers)
+
+
+def flops(groups, width: int, layers: int, windows: int, length: int) -> dict[str, float]:
+    """Least floating-point operations of a calibrated OBS compression, by part.
+
+    forward: per layer, a pass that stops before the product of the last input's linears, and a whole pass on the
+    compressed weights, which the last layer doesn't need; attention to what comes before (2 T length width).
+    hessian: the upper half of X X^T (T n^2). solve: Cholesky factor and triangular inverse (n^3 / 3 each), and rows n^2
+    for the updates of the columns that follow.
+    """
+    tokens = windows * length
+    products = [2 * tokens * rows * columns for rows, columns in groups]
+    attention = 2 * tokens * length * width
+    first, second = sum(products[:-1]) + attention, sum(products) + attention
+    return {
+        "forward": layers * first + (layers - 1) * second,
+        "hessian": layers * sum(tokens * columns**2 for _, columns in groups),
+        "solve": layers * sum(2 / 3 * columns**3 + rows * columns**2 for rows, columns in groups),
+    }
+
+
+def rate(groups, threads: int, dtype) -> float:
+    """FLOP/s at which this machine multiplies activations (BATCH_TOKENS, columns) by the largest weight."""
+    import torch
+
+    torch.set_num_threads(threads)
+    rows, columns = max(groups, key=lambda shape: shape[0] * shape[1])
+    x, weight = torch.randn(BATCH_TOKENS, columns).to(dtype), torch.randn(rows, columns).to(dtype)
+    best = float("inf")
+    for _ in range(8):
+        begin = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * BATCH_TOKENS * rows * columns / best
+
+
+def floor_seconds(groups, width: int, layers: int, args) -> float:
+    import torch
+
+    parts = flops(groups, width, layers, args.windows, args.length)
+    single = rate(groups, args.threads, torch.float32)
+    forward = rate(groups, args.threads, torch.bfloat16) if args.precision == "bf16" else single
+    return parts["forward"] / forward + (parts["hessian"] + parts["solve"]) / single
+
+
+# ----------------------------------------------------------------------------------------------- report
+
+
+def line(run: dict) -> str:
+    return (
+        f"{run['seconds']:.1f} s ({run['floor']:.2f} floors), perplexity {run['perplexity']:.2f}, peak "
+        f"{run['peak_mb']} MB ({run['loaded_mb']} MB before)"
+    )
+
+
+def report(name: str, runs: dict[str, list[dict]]) -> bool:
+    """Print a compressor's table; True where ours misses a target."""
+    middle = {peer: statistics.median(run["seconds"] for run in found) for peer, found in runs.items()}
+    mean = {peer: statistics.mean(run["perplexity"] for run in found) for peer, found in runs.items()}
+    print(
+        f"{name:16} {'seconds':>8} {'of ours':>8} {'floors':>7} {'perplexity':>11} {'peak MB':>8}  versions"
+    )
+    for peer, found in runs.items():
+        ratio = f"{middle[peer] / middle['own']:7.2f}x" if "own" in middle else ""
+        floors, peak = statistics.median(run["floor"] for run in found), max(run["peak_mb"] for run in found)
+        versions = ", ".join(f"{library} {number}" for library, number in found[0]["versions"].items())
+        print(
+            f"  {peer:14} {middle[peer]:8.1f} {ratio:>8} {floors:7.2f} {mean[peer]:11.2f} {peak:8}  {versions}"
+        )
+    missed = []
+    if "own" in runs:
+        if (floors := statistics.median(run["floor"] for run in runs["own"])) > FLOOR:
+            missed.append(f"{floors:.2f} floors, more than {FLOOR}")
+        for peer in runs.keys() & TARGETS.keys():
+            if middle[peer] < TARGETS[peer] * middle["own"]:
+                missed.append(
+                    f"{middle[peer] / middle['own']:.2f} times as fast as {peer}, less than {TARGETS[peer]}"
+                )
+            if mean["own"] > mean[peer]:
+                missed.append(f"perplexity {mean['own']:.2f}, {peer} {mean[peer]:.2f}")
+    print(f"  {'missed: ' + '; '.join(missed) if missed else 'all targets met'}", flush=True)
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    main()
