@@ -280,5 +280,7 @@ def test_where_activations_lie_changes_no_weight_and_no_recipe(sources, here):
 
 
 def test_a_text_that_is_too_short_is_refused(sources, here):
-    with pytest.raises(artifacts.ArtifactError, match="windows of 4096 tokens"):
+    with pytest.raises(artifacts.ArtifactError, match="windows of 512 tokens"):
+        compressed(sources, here / "gptq", SETTINGS["gptq"], {"windows": 4096, "length": 512})
+    with pytest.raises(ValueError, match="length: 4096 tokens exceed the model's 512 positions"):
         compressed(sources, here / "gptq", SETTINGS["gptq"], {"windows": 512, "length": 4096})

@@ -14,6 +14,7 @@ from workflow_scripts.artifacts import read_json
 from workflow_scripts.compress.optimum_engine import put
 from workflow_scripts.compress.packing import unpack
 from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.compress.words import to_gptq
 from workflow_scripts.config import ConfigError, load
 from workflow_scripts.grid import Plan
@@ -100,7 +101,9 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
     dense = models.load_dense(sources / "model")
     windows, _ = compress_model.calibration_windows(sources / "model", sources / "corpus", CALIBRATION)
-    tensors, measured = put(dense, windows, found, settings)
+    finished = FinishedLayers(tmp_path / "layers")
+    measured = put(dense, windows, found, settings, finished)
+    tensors = {key: tensor for index in range(2) for key, tensor in finished.load(index)[0].items()}
     assert tensors.keys() == own.keys()
     assert all(torch.equal(tensors[key], value) for key, value in own.items())
     for ours, theirs in zip(records, measured, strict=True):
@@ -108,4 +111,4 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         assert theirs == ours
     del found["1.fc1"]
     with pytest.raises(CompressionError, match="layer 1, linear fc1: optimum left it as it was"):
-        put(models.load_dense(sources / "model"), windows, found, settings)
+        put(models.load_dense(sources / "model"), windows, found, settings, finished)
