@@ -1,4 +1,4 @@
-"""glibc's allocator for jobs that allocate and free the same large tensors at every step."""
+"""glibc's allocator: what it keeps of freed memory, and what it gives back."""
 
 import ctypes
 import sys
@@ -14,10 +14,21 @@ def keep_memory() -> bool:
     at once, so each step pays for page faults and zeroing. Same effect as large MALLOC_TRIM_THRESHOLD_ and
     MALLOC_TOP_PAD_ with MALLOC_MMAP_MAX_=0, but from inside the process: call it before the first tensor.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return False
+    libc = _glibc()
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGE), (_TOP_PAD, 64 * 2**20))
-    return all(libc.mallopt(name, value) == 1 for name, value in settings)
+    return libc is not None and all(libc.mallopt(name, value) == 1 for name, value in settings)
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system now, also what lies between blocks in use, which glibc keeps by default.
+
+    For a job that does different work on different threads in turns, so that its peak is that of one turn.
+    """
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc():
+    """The C library, if it is glibc."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return libc if hasattr(libc, "gnu_get_libc_version") else None

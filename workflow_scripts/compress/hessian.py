@@ -49,9 +49,11 @@ def inverse_factor(H: torch.Tensor, damping: float) -> tuple[torch.Tensor, float
         damped = H.flip(0, 1)
         damped.diagonal().add_(attempt * diagonal.mean())
         L, failed = torch.linalg.cholesky_ex(damped)
+        del damped  # each of these is as large as H, which may be most of a job's memory
         if not failed:
+            L = L.flip(0, 1)
             identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
-            U = torch.linalg.solve_triangular(L.flip(0, 1), identity, upper=True)
+            U = torch.linalg.solve_triangular(L, identity, upper=True)
             if torch.isfinite(U).all():
                 return U, attempt
         attempt = max(2 * attempt, 1e-4)

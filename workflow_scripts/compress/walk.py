@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from workflow_scripts.allocator import return_memory
 from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.decoder import (
@@ -105,6 +106,7 @@ def walk(
         if activations and index + 1 < len(layers):
             activations.advance(index, layer)
         skeleton.release(layer)
+        return_memory()
         all_records += stored[1]
         passed = time.monotonic() - started
         errors = ", ".join(f"{record['linear'].split('.')[-1]} {record['error']:.4f}" for record in stored[1])
@@ -144,6 +146,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
         weights = [dense.pop(name).clone() for name in names]
         try:
             H = _matrix(hessian, settings) if hessian else None
+            hessian = None  # its sum is as large as H
             solution = compress_linears(weights, H, settings)
         except CompressionError as error:
             raise CompressionError(f"layer {index}, linear {' + '.join(names)}: {error}") from None
