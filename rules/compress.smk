@@ -1,8 +1,3 @@
-def made_by(rule):
-    """The compressors whose models `rule` makes."""
-    return one_of(name for name in config["compressors"] if PLAN.compress_rule(name) == rule)
-
-
 rule compress_model:
     input:
         renewed(
