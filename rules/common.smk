@@ -63,7 +63,8 @@ onstart:
 
 
 def one_of(names):
-    return "|".join(sorted(map(re.escape, names)))
+    """A pattern that matches these names; of no names, nothing."""
+    return "|".join(sorted(map(re.escape, names))) or "(?!)"
 
 
 def made_by(rule):

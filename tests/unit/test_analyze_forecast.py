@@ -125,7 +125,7 @@ def test_chosen_blocks_are_forecast_alone(capsys):
 
 def test_unknown_names_are_answered_with_the_known_ones(capsys):
     assert forecast_grid.main([str(CONFIG)], "papr", "cpu-2") == 1
-    assert "smoke, bench, paper" in capsys.readouterr().err
+    assert "smoke, bench, engines, paper" in capsys.readouterr().err
     assert forecast_grid.main([str(CONFIG)], "smoke", "abacus") == 1
     assert "cpu-2, a100-80g" in capsys.readouterr().err
     assert forecast_grid.main([str(CONFIG)], "smoke", "cpu-2", 1.5) == 0
