@@ -4,8 +4,8 @@
 
 Each contestant works in an environment of its own, which is made at the first use in --environments, on the same model
 folder, the same calibration token ids (a draw of windows of WikiText-2's validation text) and the same threads; their
-runs take turns, each a process of its own. Counted is the time from a loaded model to compressed weights; ours reads its
-weights and writes packed layers in that time. What a run leaves is brought back to a plain float32 folder, and one
+runs take turns, each a process of its own. Counted is the time from a loaded model to compressed weights; ours reads
+its weights and writes packed layers in that time. What a run leaves is brought back to a plain float32 folder, and one
 function measures all perplexities: the first windows of WikiText-2's test text. Peers run with their own defaults but
 for bits, grouping, symmetry and order of columns; --options PEER=JSON adds to that.
 
