@@ -4,10 +4,10 @@
 
 Each contestant works in an environment of its own, which is made at the first use in --environments, on the same model
 folder, the same calibration token ids (a draw of windows of WikiText-2's validation text) and the same threads; their
-runs take turns. A run is a process of its own. Counted is the time from a loaded model to compressed weights, for ours
-with the reading of the weights and the writing of the packed layers. What a run leaves is brought back to a plain
-float32 folder, and one function measures all perplexities: the first windows of WikiText-2's test text. Peers run with
-their own defaults but for bits, grouping, symmetry and order of columns; --options PEER=JSON adds to that.
+runs take turns, each a process of its own. Counted is the time from a loaded model to compressed weights; ours reads
+its weights and writes packed layers in that time. What a run leaves is brought back to a plain float32 folder, and one
+function measures all perplexities: the first windows of WikiText-2's test text. Peers run with their own defaults but
+for bits, grouping, symmetry and order of columns; --options PEER=JSON adds to that.
 
 The floor: the least floating-point work (forward passes over all but the unneeded products, the upper halves of the
 Hessians, the factorisations and the sweep's updates) at the rate at which this machine multiplies the model's own
@@ -210,9 +210,10 @@ def own(task: dict) -> dict:
 
     torch.set_num_threads(task["threads"])
     windows, settings = load_file(task["windows"])["windows"], Compressor(**task["compressor"])
+    skeleton = Skeleton(task["model"])
     with tempfile.TemporaryDirectory() as folder:
         finished, loaded, begin = FinishedLayers(Path(folder)), peak_mb(), time.perf_counter()
-        records = walk(Skeleton(task["model"]), windows, settings, finished, log=lambda line: None)
+        records = walk(skeleton, windows, settings, finished, log=lambda line: None)
         layers = 1 + max(record["layer"] for record in records)
         join([finished.path(index) for index in range(layers)], Path(folder) / "weights.safetensors")
         cost = {"seconds": time.perf_counter() - begin, "peak_mb": peak_mb(), "loaded_mb": loaded}

@@ -8,6 +8,9 @@ lie in a file. The Hessian of the widest input is singular with fewer tokens tha
 that: so at least --intermediate tokens. Printed: peak resident memory (and what of it the imports took), seconds per
 layer, apart for what grows with the tokens (reading, passes, Hessians) and what doesn't (solve, packing).
 
+Below a width of about 2900 the largest blocks stay under glibc's limit of 32 MiB for blocks of their own, and fragments
+of its heap blur the peak; MALLOC_MMAP_THRESHOLD_=1048576 in the environment shows it without them.
+
 Then the 32 layers of a 7B with 128 x 2048 tokens, extrapolated: for this machine from the seconds above, and for an
 A100 by formula, not measured: passes and Hessians in float32 at 40 % of the printed 19.5 TFLOP/s, factorisations and
 updates at 20 %, and per column LAUNCHES kernels of LAUNCH seconds. Exit status 1 if from the second depth to the last
