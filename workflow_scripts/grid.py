@@ -58,6 +58,7 @@ CATALOGUES = {
 }
 # What a plan computes once: Snakemake asks for each rule's parameters several times. Nobody changes what they return.
 CACHED = ("cells", "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis", "_limits")
+UNSAID = (("engine", "own"), ("forward", "fp32"))  # of a compressor: as if the key were not there
 EXPORTS = ("plain", "gptq", "gptq_v2", "compressed-tensors")  # formats of rule export_model
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
 
@@ -268,9 +269,9 @@ class Plan:
         return shared | regime[settings["kind"]] | settings.get("training", {})
 
     def compressor(self, name: str) -> dict:
-        """The compressor's settings; no key says so where the engine is this package's own."""
+        """The compressor's settings, without keys that say what holds where they are absent."""
         settings = self.config["compressors"][name]
-        return {key: value for key, value in settings.items() if (key, value) != ("engine", "own")}
+        return {key: value for key, value in settings.items() if (key, value) not in UNSAID}
 
     def compress_rule(self, compressor: str) -> str:
         """The rule (and entry) that makes the compressor's models."""
