@@ -5,8 +5,9 @@ import pytest
 
 from tests.unit.synthetic_results import PAIR, study, write_grid
 from workflow_scripts.analyze.judgement import judge_grid
+from workflow_scripts.analyze.rendering import signed
 from workflow_scripts.analyze.results import read_results, samples_path
-from workflow_scripts.analyze.summary import lines
+from workflow_scripts.analyze.summary import lines, points
 from workflow_scripts.artifacts import check
 
 
@@ -127,3 +128,9 @@ def test_the_same_files_give_the_same_verdict(tmp_path):
     results = read_results(write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20))
     assert judge_grid(results, PAIR, 300) == judge_grid(results, PAIR, 300)
     assert judge_grid(results, PAIR, 300) != judge_grid(results, PAIR, 300, seed=1)
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus_sign():
+    nothing = {"value": -1e-17, "low": -1e-4, "high": 0.011}
+    assert points(nothing) == "+0.0 points [+0.0, +1.1]"
+    assert signed(-1e-17) == "+0.00"

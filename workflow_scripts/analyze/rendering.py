@@ -36,7 +36,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    return MISSING if value is None else f"{value:+.{digits}f}".replace("-", "−")
+    return MISSING if value is None else f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def p_value(value: float | None) -> str:
@@ -155,4 +155,4 @@ def _latex_gain(row: Row) -> str:
     if row.gain.value is None:
         return latex(row.problem) if row.problem else "---"
     ends = "" if row.gain.low is None else rf" {{\tiny [{row.gain.low:.2f}, {row.gain.high:.2f}]}}"
-    return rf"${row.gain.value:+.2f}${ends}"
+    return rf"${row.gain.value:+z.2f}${ends}"

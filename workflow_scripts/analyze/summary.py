@@ -41,9 +41,9 @@ def points(estimate: dict | None) -> str:
     if estimate is None or estimate["value"] is None:
         return "— (not run)"
     ends = (
-        "" if estimate["low"] is None else f" [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+        "" if estimate["low"] is None else f" [{100 * estimate['low']:+z.1f}, {100 * estimate['high']:+z.1f}]"
     )
-    return f"{100 * estimate['value']:+.1f} points{ends}"
+    return f"{100 * estimate['value']:+z.1f} points{ends}"
 
 
 def _gain(metric: dict, method: str) -> str:
