@@ -29,9 +29,11 @@ CALIBRATION = {"windows": 8, "length": 64}
 LOAD = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPTQConfig
 folder, tokens, output = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16).eval()
+bits = AutoConfig.from_pretrained(folder).quantization_config["bits"]
+plain = GPTQConfig(bits=bits, backend="gptq_torch")  # its own choice for 4 bits per row is wrong: docs/howto/export.md
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, quantization_config=plain).eval()
 linears = {name: m for name, m in model.named_modules() if hasattr(m, "qweight")}
 with torch.inference_mode():  # weights first: some kernels rearrange them at their first use
     found = {name: m.dequantize_weight().T.float().contiguous() for name, m in linears.items()}
