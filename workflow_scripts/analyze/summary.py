@@ -18,7 +18,7 @@ def group_lines(group: dict, pair: dict) -> list[str]:
     n, tasks = sum(group["items"].values()), len(group["items"])
     word = metric["verdict"]["word"]
     said = (
-        "no loss visible" if word == "no_loss" else word
+        "no loss of accuracy visible" if word == "no_loss" else word
     )  # a small sample sees none, which is not that there is none
     head = f"{group['model']}, {group['compressor']}, {group['corpus']}: {said}"
     found = metric.get("loss_smallest_detectable")
