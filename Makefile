@@ -88,8 +88,9 @@ compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).
-OPTIMUM := $(VENV)-optimum/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
+PIP := $(BIN)/python $(INSTALL)
+OPTIMUM := $(VENV)-optimum/bin/python $(INSTALL)
 
 $(VENV)/installed: envs/torch-cpu.txt envs/cpu.lock
 	@echo "Installing the environment into $(VENV) (2 GB, 2 to 4 minutes, once)"

@@ -45,6 +45,7 @@ SAID = ("note", "licence")  # of a source: for its readers, no result depends on
 CELL = "<model>/<compressor>/<corpus>/<method>/seed-<n>"
 SHAPES = {  # kind of result -> what its path is below results/<grid>/<kind>/
     "compressed": "<model>/<compressor>/<corpus>/compression.json",
+    "exported": "<model>/<compressor>/<corpus>/<format>/export.json",
     "adapters": f"{CELL}/training.json",
     "evaluations": f"{CELL}.json",
     "similarity": f"{CELL}.json",
@@ -201,6 +202,8 @@ class Plan:
                 allowed = [*config[catalogue], *(["none"] if catalogue == "corpora" else [])]
                 if name not in allowed:
                     raise ValueError(unknown(path, name, allowed, f"name in {catalogue}"))
+            if place == "<format>" and name not in EXPORTS:
+                raise ValueError(unknown(path, name, EXPORTS, "format of an export"))
         shape = f"results/<grid>/{kind}/{SHAPES[kind]}"
         shapes = [shape, *companions(shape)]
         patterns = (re.escape(one).replace("<n>", r"(0|[1-9]\d*)") for one in shapes)

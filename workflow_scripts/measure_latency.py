@@ -20,7 +20,8 @@ def main(
     with artifacts.hold(output):
         import torch
 
-        from workflow_scripts.compress.checkpoint import DTYPES, load_compressed
+        from workflow_scripts.compress.checkpoint import load_compressed
+        from workflow_scripts.compress.settings import DTYPES
         from workflow_scripts.evaluate.latency import measure, variants
         from workflow_scripts.evaluate.loading import CellFiles, default_device
         from workflow_scripts.sources.models import load_tokenizer

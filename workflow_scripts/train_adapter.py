@@ -12,7 +12,8 @@ import torch
 
 from workflow_scripts import artifacts
 from workflow_scripts.allocator import keep_memory
-from workflow_scripts.compress.checkpoint import DTYPES, dense_hash, load_compressed
+from workflow_scripts.compress.checkpoint import dense_hash, load_compressed
+from workflow_scripts.compress.settings import DTYPES
 from workflow_scripts.job import job
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.training import Learner, loss_curve, train

@@ -1,6 +1,7 @@
 """grid: cells, their inputs, and recipes that change exactly with what determines an artefact."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from workflow_scripts import explain
 from workflow_scripts.analyze.figure_style import FAMILIES
 from workflow_scripts.analyze.tables import TYPES
 from workflow_scripts.config import load
-from workflow_scripts.grid import MODULES, Cell, Plan, companions, plan_of
+from workflow_scripts.grid import EXPORTS, MODULES, SHAPES, Cell, Plan, companions, plan_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -207,6 +208,16 @@ GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0
 def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
     with pytest.raises(ValueError, match=words):
         Plan(shipped).check_path(GPTQ.replace(part, wrong))
+
+
+def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
+    rules = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
+    assert {*re.findall(r'"results/\{grid\}/(\w+)/\{model\}', rules)} == {*SHAPES}
+    path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/{}/export.json"
+    for form in EXPORTS:
+        Plan(shipped).check_path(path.format(form))
+    with pytest.raises(ValueError, match=r"'gptq_v3' is no format of an export; .* did you mean 'gptq_v2'"):
+        Plan(shipped).check_path(path.format("gptq_v3"))
 
 
 def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):

@@ -18,7 +18,6 @@ from workflow_scripts.compress.packing import unpack
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.walk import measure
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # `precision` in the configuration
 WEIGHTS, PROOF = "weights.safetensors", "compression.json"
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # precisions as the configuration names them
 CALIBRATED = ("gptq", "sparsegpt", "wanda")  # algorithms that look at activations
 
 
@@ -74,4 +75,4 @@ class Compressor:
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and activations in forward passes."""
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.forward]
+        return DTYPES[self.forward]

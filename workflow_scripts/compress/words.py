@@ -14,6 +14,7 @@ weight_g_idx went with 0.19.
 
 import torch
 
+from workflow_scripts.compress.packing import pack_bits
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import CompressionError
 
@@ -101,10 +102,9 @@ def to_bitmask(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors of one pruned linear (out, in) in compressed-tensors."""
     kept = weight != 0
     counts = kept.sum(1)
-    planes = torch.nn.functional.pad(kept, (0, -kept.shape[1] % 8)).view(len(kept), -1, 8)
     return {
         "compressed": weight[kept],
-        "bitmask": (planes * 2 ** torch.arange(8)).sum(2).to(torch.uint8),
+        "bitmask": pack_bits(kept.to(torch.uint8), 1)[0],
         "row_offsets": counts.cumsum(0) - counts,
         "shape": torch.tensor(weight.shape),
     }

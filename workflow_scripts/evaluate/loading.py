@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file
-from workflow_scripts.compress.checkpoint import DTYPES, load_compressed
+from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.settings import DTYPES
 from workflow_scripts.recover.adapters import Recovered, attach
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
