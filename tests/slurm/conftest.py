@@ -156,12 +156,15 @@ def long_config(sources) -> dict:
 
 @pytest.fixture
 def training(copied, long_config) -> ClusterCheckout:
-    """A copy of the finished run in which one adapter is to be trained for long."""
+    """A copy of the finished run in which one adapter is to be trained for long, without the log of its training."""
     copied.write_config(long_config)
+    for log in copied.folder.glob(LOG):
+        log.unlink()
     return copied
 
 
 ADAPTER = "results/tiny/adapters/tiny/gptq-w3/text/lora-r2/seed-0"
+LOG = "logs/tiny/train_adapter/**/lora-r2/seed-0.log"
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,11 @@ import time
 
 import pytest
 
-from tests.slurm.conftest import ADAPTER, accounted, queued, stop
+from tests.slurm.conftest import ADAPTER, LOG, accounted, queued, stop
 from tests.slurm.local_slurm import output, wait_until
 from tests.slurm.test_run import product
 
 TARGET = f"{ADAPTER}/training.json"
-LOG = "logs/tiny/train_adapter/**/lora-r2/seed-0.log"
 TRAINS = r"tokens/s"
 
 
