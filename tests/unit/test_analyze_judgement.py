@@ -96,6 +96,7 @@ def test_three_seeds_are_covered_by_the_interval_and_two_are_not(tmp_path):
     methods = verdict["groups"][0]["metrics"]["accuracy"]["methods"]
     assert methods["lora-r4"]["covers"] == "items and training seeds"
     assert methods["idp-50-100"]["covers"] == "items"
+    assert methods["lora-r4"]["controlled_covers"] == "items"  # the dense control has one seed
     assert verdict["groups"][0]["seeds"]["lora-r4"] == [0, 1, 2]
 
 

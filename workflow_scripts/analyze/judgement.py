@@ -136,6 +136,7 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
     loss = estimates[reference] - estimates[none] if reference in estimates else None
     lost = loss is not None and loss.interval()[0] > 0
     methods, controlled = {}, {}
+    by_key = {(arm.compressor, arm.method): arm for arm in arms}
     for arm in arms:
         key = (arm.compressor, arm.method)
         if arm.compressor != group.compressor or arm.method == "none":
@@ -153,11 +154,16 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
             "recovery": (gain / loss).to_json() if lost else None,
             "dense_gain": None,
             "controlled": None,
+            "controlled_covers": None,
         }
         if ("dense", arm.method) in estimates and reference in estimates:
             dense_gain = estimates["dense", arm.method] - estimates[reference]
             controlled[arm.method] = gain - dense_gain
-            row |= {"dense_gain": dense_gain.to_json(), "controlled": controlled[arm.method].to_json()}
+            row |= {
+                "dense_gain": dense_gain.to_json(),
+                "controlled": controlled[arm.method].to_json(),
+                "controlled_covers": covers if _covers(by_key["dense", arm.method]) == covers else ITEMS,
+            }
         methods[arm.method] = row
     return {
         "dense": estimates[reference].to_json() if loss is not None else None,

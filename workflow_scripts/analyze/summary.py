@@ -36,7 +36,7 @@ def covered(groups: list[dict], pair: dict) -> str:
     rows = [
         group["metrics"]["accuracy"]["methods"].get(method) for group in groups for method in pair.values()
     ]
-    covers = {row["covers"] for row in rows if row}
+    covers = {row.get("controlled_covers") or row["covers"] for row in rows if row}
     if covers == {"items"}:
         return "They cover the choice of items, not that of the training seed."
     if len(covers) == 1:
