@@ -25,9 +25,9 @@ def main(
     for output in map(Path, outputs):
         kind = output.suffix[1:]
         if output.stem == "changes":
-            text = changes.RENDERERS[kind](moved, results.grid)
+            text = changes.RENDERERS[kind](moved, results.grid, results.missing_in_words())
         elif output.stem == "compressors":
-            text = compressors.RENDERERS[kind](compared, results.grid)
+            text = compressors.RENDERERS[kind](compared, results.grid, results.missing_in_words())
         else:
             text = RENDERERS[kind](by_name[output.stem])
         with atomic_path(output) as temporary:

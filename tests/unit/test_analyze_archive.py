@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from tests.unit.synthetic_results import study, write_grid
 from workflow_scripts.analyze import archive as archives
@@ -14,8 +15,9 @@ from workflow_scripts.analyze.archive import FORMAT, INDEX, opened, split_sample
 from workflow_scripts.analyze.comparison import compare, lines, provenance
 from workflow_scripts.analyze.results import read_results
 from workflow_scripts.artifacts import ArtifactError, sha256_file, write_json
+from workflow_scripts.config import load
 from workflow_scripts.evaluate.samples import write_samples
-from workflow_scripts.grid import Cell
+from workflow_scripts.grid import Cell, Plan
 
 GAINS = {"idp-50-100": 0.1, "lora-r4": 0.1}
 
@@ -222,3 +224,15 @@ def test_what_differs_between_manifests_is_named():
     one = {"code": "a", "libraries": {"torch": "1", "numpy": "2"}, "host": "x"}
     two = {"code": "b", "libraries": {"torch": "2", "numpy": "2"}, "host": "x"}
     assert provenance(one, two) == ["code", "libraries.torch"]
+
+
+def test_a_cell_of_several_blocks_counts_in_the_first_so_that_no_block_seems_begun(tmp_path, monkeypatch):
+    plan = Plan(load(yaml.safe_load(Path(__file__).parents[2].joinpath("config.yaml").read_text())))
+    monkeypatch.chdir(tmp_path)
+    for cell in plan.blocks("bench")["core"]:
+        Path(cell.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(cell.json).touch()
+    blocks = archives._blocks(plan, "bench")
+    assert blocks.pop("core") == {"planned": 15, "evaluated": 15}
+    assert sum(block["planned"] for block in blocks.values()) + 15 == len(plan.cells("bench"))
+    assert not any(block["evaluated"] for block in blocks.values())

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.synthetic_results import PAIR, study, write_grid
 from workflow_scripts.analyze.audit import arithmetic, audit, duplicates, same_label
 from workflow_scripts.analyze.judgement import judge_grid
-from workflow_scripts.analyze.paper import printed, read_tables
+from workflow_scripts.analyze.paper import TASKS, printed, read_tables
 from workflow_scripts.analyze.results import read_results
 from workflow_scripts.artifacts import ArtifactError, check
 
@@ -119,9 +119,12 @@ def test_our_cells_stand_beside_the_printed_ones(tmp_path, rows):
         )
     )
     cells = audit(rows, results, judge_grid(results, PAIR, 200))["cells"]
-    ours = {(c["table"], c["method"]): c for c in cells}
-    assert set(ours) == {(1, "none"), (1, "lora-r4"), (1, "idp-50-100")}
-    none = ours[1, "none"]
+    ours = {(c["table"], c["method"], c["column"]): c for c in cells}
+    columns = [*TASKS, "Average"]
+    assert set(ours) == {(1, method, c) for method in ("none", "lora-r4", "idp-50-100") for c in columns}
+    task = ours[1, "none", "arcE"]
+    assert task["difference"] == pytest.approx(task["ours"] - task["printed"]) and task["low"] < task["ours"]
+    none = ours[1, "none", "Average"]
     assert none["printed"] == 51.47
     assert none["difference"] == pytest.approx(none["ours"] - 51.47)
     assert none["inside"] == (none["low"] <= 51.47 <= none["high"])

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from tests.unit.synthetic_results import study, write_grid
+from workflow_scripts.analyze import compressors
 from workflow_scripts.analyze.changes import RENDERERS, changes, compare, divergence
 from workflow_scripts.analyze.results import read_results, samples_path
 
@@ -82,3 +83,14 @@ def test_without_the_dense_cell_nothing_is_compared_and_the_page_says_so(tmp_pat
     frame = changes(read_results(paths), 50)
     assert frame.empty
     assert "No cell can be compared" in RENDERERS["html"](frame, "g")
+
+
+@pytest.mark.parametrize("renderers", [RENDERERS, compressors.RENDERERS])
+def test_what_has_no_result_is_said_under_the_table(renderers, tmp_path):
+    truth = {("m", "dense", "none", "none", 0): 0.6, ("m", "gptq-w3", "wikipedia", "none", 0): 0.5}
+    results = read_results(write_grid(tmp_path, truth, items=4, skip={list(truth)[1]}))
+    table = changes(results, 50) if renderers is RENDERERS else compressors.compressors(results, {}, {})
+    for kind in ("md", "html"):
+        text = renderers[kind](table, "g", results.missing_in_words())
+        assert "1 of 2 planned cells have no result: m / gptq-w3 / wikipedia (1)." in text
+        assert "planned cells" not in renderers[kind](table, "g")

@@ -95,7 +95,7 @@ SAYS = {
     "figure1": ["bits per weight", "zero weights", "gptq (wikipedia)", "Hollow marks", "dense"],
     "figure2": ["held-out perplexity", "none", "100"],
     "figure3": ["Encode once", "Score at the first layer", "Keep the winner"],
-    "figure4": ["parameters added", "LoRA", "IDP", "ptune-50 / seed 0"],
+    "figure4": ["parameters added", "LoRA", "IDP", "1 of 15 planned cells have no result"],
     "figure5": ["cosine similarity to dense", "token activations", "lora-r4"],
     "figure6": ["mean of its prompts"],
     "figure7": ["prompt-50 alone", "idp-50-100", "Average", "winogrande"],
@@ -125,6 +125,30 @@ def test_every_figure_is_tested():
 @pytest.mark.parametrize("name", [name for name in SAYS if name != "figure3"])
 def test_a_grid_that_lacks_what_a_figure_shows(name, poor, tmp_path):
     assert "Not in this grid" in svg(name, poor, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in SAYS if name != "figure3"])
+def test_a_figure_without_its_cells_names_them_and_its_command(name, tmp_path):
+    truth = study("m", {"prompt-50": 0.1, "idp-50-100": 0.1})
+    text = svg(name, data_of(tmp_path, truth, skip={c for c in truth if c[1] == "gptq-w3"}), tmp_path)
+    assert "Nothing to draw so far" in text and "Not in this grid" not in text
+    assert "m / gptq-w3 / wikipedia (3)" in text and f"figures/{name}.svg" in text
+
+
+def test_a_sweep_whose_cells_are_still_to_come_is_not_said_to_be_outside_the_grid(tmp_path):
+    truth = study("m", {}, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.1})
+    text = svg(
+        "figure1", data_of(tmp_path, truth, skip={c for c in truth if c[1] == "sparsegpt-50"}), tmp_path
+    )
+    assert "no cell of a sparsity sweep" in text and "so far" in text
+
+
+def test_the_legend_of_one_panel_is_not_cut_off(tmp_path):
+    data = data_of(tmp_path, study("m", GAINS))
+    figure = FIGURES["figure4"][0](data, "")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
 def test_the_same_data_give_the_same_bytes(full, tmp_path):

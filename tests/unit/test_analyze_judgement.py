@@ -96,7 +96,17 @@ def test_three_seeds_are_covered_by_the_interval_and_two_are_not(tmp_path):
     methods = verdict["groups"][0]["metrics"]["accuracy"]["methods"]
     assert methods["lora-r4"]["covers"] == "items and training seeds"
     assert methods["idp-50-100"]["covers"] == "items"
+    assert methods["lora-r4"]["controlled_covers"] == "items"  # the dense control has one seed
     assert verdict["groups"][0]["seeds"]["lora-r4"] == [0, 1, 2]
+
+
+def test_what_can_be_found_counts_the_variance_of_training_where_the_interval_does(tmp_path):
+    truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
+    truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", seed): 0.5 + 0.15 * seed for seed in (0, 1, 2)}
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, 1000)
+    row = verdict["groups"][0]["metrics"]["accuracy"]["methods"]["lora-r4"]
+    half = (row["gain"]["high"] - row["gain"]["low"]) / 2  # about 2 standard errors; 80 % power needs 2.8
+    assert row["smallest_detectable"] > half
 
 
 def test_a_task_that_one_cell_lacks_leaves_the_average_and_is_named(tmp_path):

@@ -41,6 +41,21 @@ def test_what_was_not_run_is_said(text):
     assert "1,080 paired items" in text
 
 
+def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_what_they_cover(tmp_path):
+    truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.25})
+    truth["m", "gptq-w4", "wikipedia", "none", 0] = 0.6  # a sweep cell: nothing was planned to recover it
+    lost = {cell for cell in truth if cell[1] in ("sparsegpt-50", "gptq-w4")}
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)), PAIR, 200)
+    text = region(verdict, INDEX, "reports/bench")
+    assert (
+        "4 of 10 planned cells of the grid were not run. No verdict yet for m, sparsegpt-50, wikipedia.\n"
+        in text
+    )
+    assert "They cover the choice of items, not that of the training seed." in text
+    found = 100 * verdict["groups"][0]["metrics"]["accuracy"]["loss_smallest_detectable"]
+    assert f"| **no loss visible (detectable from {found:.1f})** |" in text
+
+
 def test_only_the_region_is_rewritten():
     readme = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     assert replaced(readme, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"

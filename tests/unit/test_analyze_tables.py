@@ -91,7 +91,7 @@ def test_a_missing_cell_is_shown_and_named_never_averaged(tables):
     row = row_of(tables[0], "lora-r2")
     assert row.problem == "not run or failed"
     assert all(entry.value is None for entry in row.entries.values())
-    assert tables[0].missing == ["llama-7b / gptq-w3 / wikipedia / lora-r2"]
+    assert tables[0].missing == ["llama-7b / gptq-w3 / wikipedia: lora-r2"]
     for render in (to_markdown, to_html):
         assert "not run or failed" in render(tables[0])
 
@@ -100,6 +100,52 @@ def test_an_incomplete_set_of_seeds_says_so(tmp_path):
     truth = study("m", {"lora-r4": 0.1}) | {("m", "gptq-w3", "wikipedia", "lora-r4", s): 0.6 for s in (1, 2)}
     row = row_of(tables_of(tmp_path, truth, skip={("m", "gptq-w3", "wikipedia", "lora-r4", 2)})[0], "lora-r4")
     assert row.problem == "mean of 2 of 3 seeds"
+
+
+def test_a_mean_over_some_seeds_is_labelled_in_every_format(tmp_path):
+    seeds = [("m", "gptq-w3", "wikipedia", "lora-r4", s) for s in (0, 1, 2)]
+    truth = study("m", {"lora-r4": 0.1}) | dict.fromkeys(seeds, 0.6)
+    for folder, lost, label in (
+        ("two", seeds[2:], "mean of 2 of 3 seeds"),
+        ("one", seeds[1:], "only 1 of 3 seeds"),
+    ):
+        table = tables_of(tmp_path / folder, truth, skip=set(lost))[0]
+        assert row_of(table, "lora-r4").problem == label and row_of(table, "lora-r4").gain.value is not None
+        for render in RENDERERS.values():
+            assert label in render(table)
+
+
+def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
+    seeds = [("m", "gptq-w3", "wikipedia", "idp-50-100", s) for s in (0, 1, 2)]
+    truth = study("m", {"idp-50-100": 0.1}) | dict.fromkeys(seeds, 0.6)
+    results = read_results(write_grid(tmp_path, truth, 6, skip={seeds[2]}))
+    for cell in results.evaluations:
+        if cell.method == "idp-50-100":
+            results.evaluations[cell]["perplexity"]["wikipedia"]["token"] = 2e6
+            share = 0.5 + 0.1 * cell.seed
+            results.evaluations[cell]["selection"] = {
+                "prompt-50": share,
+                "prompt-100": 1 - share,
+                "by_task": {},
+            }
+    table = build_tables(results, judge_grid(results, PAIR, 50), **CATALOGUE, printed=paper.read_tables())[0]
+    row = row_of(table, "idp-50-100")
+    assert row.problem == "mean of 2 of 3 seeds; diverged: its perplexity is 2,000,000"
+    assert (
+        row.note == "intervals cover items; chose prompt-50 55 %, prompt-100 45 %"
+    )  # the mean of both seeds
+    assert "diverged" in to_latex(table) and "diverged" in to_markdown(table)
+
+
+def test_markdown_and_latex_have_what_their_notes_speak_of(tables):
+    row = row_of(tables[0], "idp-50-100")
+    average, detectable = row.entries["Average"], f"{row.detectable:.2f}"
+    for text in (to_markdown(tables[0]), to_latex(tables[0])):
+        assert "etectable: the smallest gain" in text and "Wilson" in text
+        line = next(line for line in text.splitlines() if "idp-50-100" in line)
+        assert f"[{average.low:.2f}, {average.high:.2f}]" in line
+        assert re.search(rf" {re.escape(detectable)} (\||\\\\)$", line)
+    assert "Missing or incomplete: llama-7b / gptq-w3 / wikipedia: lora-r2." in to_latex(tables[0])
 
 
 def test_rows_of_several_seeds_say_what_their_intervals_cover(tmp_path):
@@ -142,6 +188,9 @@ def test_the_ablation_shows_other_ways_to_choose(tables):
     )
     assert average["single best of idp-50-100"] == average["prompt-100"]  # its held-out perplexity is lower
     assert "looks at the answer" in rows["oracle of idp-50-100"].note
+    for render in (to_markdown, to_latex, to_html):
+        assert "lowest perplexity on held-out text, chosen without looking at any task" in render(tables[2])
+        assert "Single best" not in render(tables[0])
 
 
 def test_idp_reports_the_share_of_each_prompt(tables):
@@ -159,7 +208,7 @@ def test_latex_is_balanced_and_escaped(tables):
     text = to_latex(tables[0])
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {17}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {19}
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[#_]", body)
     assert latex("a_b & 50 % {x}") == r"a\_b \& 50 \% \{x\}"

@@ -196,10 +196,14 @@ def _recorded_path(record: Path) -> str:
 
 
 def _blocks(plan: Plan, grid: str) -> dict[str, dict[str, int]]:
-    return {
-        name: {"planned": len(cells), "evaluated": sum(os.path.exists(cell.json) for cell in cells)}
-        for name, cells in plan.blocks(grid).items()
-    }
+    """Cells of each block; one that stands in several counts in the first, so that no block that was not begun seems
+    to be."""
+    counts, seen = {}, set()
+    for name, cells in plan.blocks(grid).items():
+        own = [cell for cell in cells if cell not in seen]
+        seen.update(own)
+        counts[name] = {"planned": len(own), "evaluated": sum(os.path.exists(cell.json) for cell in own)}
+    return counts
 
 
 def _commit() -> str | None:

@@ -122,30 +122,44 @@ def same_label(rows: pd.DataFrame) -> list[Finding]:
 
 
 def beside(rows: pd.DataFrame, results: Results, verdict: dict) -> list[dict]:
-    """Our cells that the paper prints: ours, printed, difference and whether the printed value lies in our interval.
+    """Our cells that the paper prints, every task and the Average: ours, printed, difference, and whether the printed
+    value lies in our interval.
 
-    Percent. The paper gives no error of its own, so a printed value outside is no proof of disagreement.
+    Percent. A task's interval is Wilson's of one cell, so there is none for a mean of seeds. The paper gives no error
+    of its own, so a printed value outside is no proof of disagreement.
     """
     compared = []
-    judged = {Group(g["model"], g["compressor"], g["corpus"]): g for g in verdict["groups"]}
-    for group in results.groups():
-        metric = judged[group]["metrics"]["accuracy"]
+    for judged in verdict["groups"]:
+        group = Group(judged["model"], judged["compressor"], judged["corpus"])
         for method in ("none", *results.methods(group)):
-            value = (
-                metric.get("compressed")
-                if method == "none"
-                else (metric.get("methods", {}).get(method) or {}).get("value")
-            )
+            ours = _ours(results, judged, group, method)
             for table in (1, 2, 3):
                 found = paper.printed(rows, table, group.model, group.compressor, method)
-                if found and value and value["value"] is not None and not metric.get("absent_tasks"):
-                    ours, low, high = (
-                        None if value[k] is None else 100 * value[k] for k in ("value", "low", "high")
-                    )
+                for column, (value, low, high) in ours.items() if found else ():
                     compared.append({
-                        "table": table, **group._asdict(), "method": method, "column": "Average",
-                        "ours": ours, "low": low, "high": high, "printed": found["Average"],
-                        "difference": ours - found["Average"],
-                        "inside": None if low is None else bool(low <= found["Average"] <= high),
+                        "table": table, **group._asdict(), "method": method, "column": column,
+                        "ours": value, "low": low, "high": high, "printed": found[column],
+                        "difference": value - found[column],
+                        "inside": None if low is None else bool(low <= found[column] <= high),
                     })  # fmt: skip
     return compared
+
+
+def _ours(results: Results, judged: dict, group: Group, method: str) -> dict[str, tuple]:
+    """Printed column -> our value with the ends of its interval, percent; without what a cell lacks."""
+    metric = judged["metrics"]["accuracy"]
+    evaluations = [results.evaluations[cell] for cell in results.seeds(*group, method)]
+    ours = {}
+    for column, task in paper.TASKS.items():
+        values = [e["tasks"][task]["acc"] for e in evaluations if task in e["tasks"]]
+        if values and len(values) == len(evaluations):
+            one = judged["tasks"].get(method, {}).get(task, {}) if len(values) == 1 else {}
+            ours[column] = (float(np.mean(values)), one.get("low"), one.get("high"))
+    row = metric.get("methods", {}).get(method)
+    average = metric.get("compressed") if method == "none" else row and row["value"]
+    if average and average["value"] is not None and not metric.get("absent_tasks"):
+        ours["Average"] = (average["value"], average["low"], average["high"])
+    return {
+        column: tuple(None if number is None else 100 * number for number in numbers)
+        for column, numbers in ours.items()
+    }

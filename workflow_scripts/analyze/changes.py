@@ -102,12 +102,12 @@ def _estimated(tasks: dict[str, pd.DataFrame]):
             yield "all", name, values
 
 
-def to_csv(table: pd.DataFrame, grid: str) -> str:
+def to_csv(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     """Every row; shares as fractions, kl in nats, empty where there is none."""
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6f")
 
 
-def to_markdown(table: pd.DataFrame, grid: str) -> str:
+def to_markdown(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     """The cells' means over tasks."""
     head = ["model", "compressor", "corpus", "method", "seed", "items", "flips %", "changed %", "KL"]
     lines = [
@@ -120,18 +120,25 @@ def to_markdown(table: pd.DataFrame, grid: str) -> str:
     for row in table[table["task"] == "all"].to_dict("records"):
         values = [number(100 * row["flips"]), number(100 * row["changed"]), number(_known(row["kl"]), 4)]
         lines.append(pipe([*(row[key] for key in Cell._fields), row["n"], *values]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in NOTES)]) + "\n"
+    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
 
 
-def to_html(table: pd.DataFrame, grid: str) -> str:
+def to_html(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     """One page with a sortable table that needs nothing beside itself."""
     rows = [{key: _known(value) for key, value in row.items()} for row in table.to_dict("records")]
-    return environment().get_template("changes_page.html.j2").render(rows=rows, grid=grid, notes=NOTES)
+    return (
+        environment().get_template("changes_page.html.j2").render(rows=rows, grid=grid, notes=_notes(missing))
+    )
 
 
 def _known(value):
     """None where a number is missing."""
     return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _notes(missing: str) -> list[str]:
+    """The notes, with `Results.missing_in_words` where it says something."""
+    return [*NOTES, *filter(None, [missing])]
 
 
 RENDERERS = {"csv": to_csv, "md": to_markdown, "html": to_html}

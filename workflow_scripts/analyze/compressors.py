@@ -72,12 +72,12 @@ def _rows(table: pd.DataFrame) -> list[dict]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def to_csv(table: pd.DataFrame, grid: str) -> str:
+def to_csv(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     """Shares as fractions, times in seconds, empty where there is no number."""
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
-def to_markdown(table: pd.DataFrame, grid: str) -> str:
+def to_markdown(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     shown = columns(table)
     lines = [
         "# Compressed models",
@@ -90,13 +90,20 @@ def to_markdown(table: pd.DataFrame, grid: str) -> str:
     for row in _rows(table):
         values = [number(row[c] and f * row[c], digits) for c, (_, f, digits) in shown.items()]
         lines.append(pipe([*(row[name] for name in PLACE), *values]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in NOTES)]) + "\n"
+    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
 
 
-def to_html(table: pd.DataFrame, grid: str) -> str:
+def to_html(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     """One page with a sortable table that needs nothing beside itself."""
     template = environment().get_template("compressors_page.html.j2")
-    return template.render(rows=_rows(table), columns=columns(table), place=PLACE, grid=grid, notes=NOTES)
+    return template.render(
+        rows=_rows(table), columns=columns(table), place=PLACE, grid=grid, notes=_notes(missing)
+    )
+
+
+def _notes(missing: str) -> list[str]:
+    """The notes, with `Results.missing_in_words` where it says something."""
+    return [*NOTES, *filter(None, [missing])]
 
 
 RENDERERS = {"csv": to_csv, "md": to_markdown, "html": to_html}

@@ -41,7 +41,7 @@ def pareto(data: FigureData, title: str) -> Figure:
     by_model = {model: settings(data, model) for model in data.results.models}
     shown = {model: found for model, found in by_model.items() if found}
     if not shown:
-        return absent(title, "a compressed model whose tasks are all there")
+        return absent(data, "pareto", title, "a compressed model whose tasks are all there")
     columns = {
         "parameters": "parameters added",
         "megabytes": "stored weights and adapter (MB)",
@@ -59,9 +59,7 @@ def pareto(data: FigureData, title: str) -> Figure:
             _front(ax, drawn, measure, _numbered(found))
             if not drawn:
                 ax.set_xticks([])
-                ax.text(
-                    0.5, 0.5, "not measured in this grid", transform=ax.transAxes, ha="center", color=SOFT
-                )
+                ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=SOFT)
             ax.set_xlabel(label)
             if measure == "parameters":
                 ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
@@ -69,7 +67,7 @@ def pareto(data: FigureData, title: str) -> Figure:
                 powers = [10**n for n in range(4, 12) if 10**n <= 2 * top]
                 ax.set_xticks([0, *powers], ["0", *(f"{power:,}" for power in powers)], fontsize=7)
                 ax.minorticks_off()
-            elif measure == "megabytes":
+            elif measure == "megabytes" and drawn:
                 ax.set_xscale("log")
                 ax.xaxis.set_major_formatter("{x:g}")
                 ax.xaxis.set_minor_formatter("{x:g}")

@@ -91,7 +91,7 @@ def use_style() -> None:
 
 def panels(rows: int, columns: int, height: float = 2.7, width: float | None = None, **options):
     """A grid of axes, always as a 2D array; `height` in inches per row."""
-    width = width or min(11, 1.2 + 3.2 * columns)
+    width = width or min(11, max(5.5, 1.2 + 3.2 * columns))
     return plt.subplots(rows, columns, figsize=(width, 0.9 + height * rows), squeeze=False, **options)
 
 
@@ -120,11 +120,14 @@ def level(axes: Axes, value: dict | None, label: str, style: str) -> None:
 
 
 def legend(figure: Figure, handles: list, columns: int = 4) -> None:
-    """One legend over the panels with the reference lines, equal labels once."""
+    """One legend over the panels with the reference lines, equal labels once, in as many columns as there is room."""
     levels = [line for axes in figure.axes for line in axes.lines if line.get_gid() == LEVEL]
     by_label = {handle.get_label(): handle for handle in [*handles, *levels]}
-    if by_label:
-        figure.legend(by_label.values(), by_label.keys(), loc="outside upper left", ncols=columns)
+    for count in range(min(columns, len(by_label)), 0, -1):
+        box = figure.legend(by_label.values(), by_label.keys(), loc="outside upper left", ncols=count)
+        if count == 1 or box.get_window_extent().width <= figure.bbox.width:
+            return
+        box.remove()  # it would be cut off
 
 
 def footer(figure: Figure, lines: list[str]) -> None:
@@ -150,22 +153,20 @@ def name_of(group: Group) -> str:
 
 def finish(figure: Figure, data: FigureData, name: str, notes: list[str]) -> Figure:
     """Add the small print: notes, planned cells that are missing, the command."""
-    missing, lines = data.results.missing, list(notes)
-    if missing:
-        more = f"; and {len(missing) - 4} more" if len(missing) > 4 else ""
-        lines.append(f"Planned cells without a result: {'; '.join(map(str, missing[:4]))}{more}.")
+    lines = [*notes, *filter(None, [data.results.missing_in_words()])]
     footer(figure, [*lines, f"snakemake results/{data.results.grid}/figures/{name}.svg"])
     return figure
 
 
-def absent(title: str, need: str) -> Figure:
-    """The figure of a grid that lacks what the figure shows."""
-    figure, axes = plt.subplots(figsize=(6.5, 1.1))
+def absent(data: FigureData, name: str, title: str, need: str) -> Figure:
+    """The figure of a grid that lacks what the figure shows, by its plan or so far."""
+    figure, axes = plt.subplots(figsize=(6.5, 1.5))
     axes.axis("off")
     axes.text(0, 1, title, fontsize=10.5, weight="bold", va="top", transform=axes.transAxes)
-    text = textwrap.fill(f"Not in this grid: {need}.", 95)
+    lacks = "Nothing to draw so far, for want of" if data.results.missing else "Not in this grid:"
+    text = textwrap.fill(f"{lacks} {need}.", 85)
     axes.text(0, 0.5, text, fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
-    return figure
+    return finish(figure, data, name, [])
 
 
 def save(figure: Figure, outputs: list[str], title: str) -> None:

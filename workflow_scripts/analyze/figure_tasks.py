@@ -25,7 +25,9 @@ def figure7(data: FigureData, title: str) -> Figure:
     """Change of each task's accuracy against no recovery: the small prompt, the large one, IDP over both."""
     trios = {group: trio for group in data.groups() if (trio := _trio(data, group))}
     if not trios:
-        return absent(title, "an IDP method together with its smallest and largest single prompt")
+        return absent(
+            data, "figure7", title, "an IDP method together with its smallest and largest single prompt"
+        )
     figure, axes = wrapped(
         len(trios), 1 if len(trios) < 3 else 2, height=2.2, width=8 if len(trios) < 3 else 13
     )
@@ -63,8 +65,12 @@ def figure7(data: FigureData, title: str) -> Figure:
         ax.set(ylabel="change (points)")
         ax.set_title(name_of(group))
     legend(figure, handles, 3)
-    note = "Lines at a task: 95 % interval of the paired difference (Agresti and Min); at Average: paired bootstrap."
-    return finish(figure, data, "figure7", [note])
+    notes = [
+        "Lines at a task: 95 % interval of the paired difference (Agresti and Min); at Average: paired bootstrap."
+    ]
+    if any(len(data.results.seeds(*group, method)) > 1 for group, trio in trios.items() for method in trio):
+        notes.append("Of several training seeds a task shows the first, Average their mean.")
+    return finish(figure, data, "figure7", notes)
 
 
 def _trio(data: FigureData, group: Group) -> list[str] | None:

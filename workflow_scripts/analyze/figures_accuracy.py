@@ -42,7 +42,7 @@ def figure1(data: FigureData, title: str) -> Figure:
     }
     models = unique(g.model for g in groups)
     if not models:
-        return absent(title, "a compressed model without recovery whose tasks are all there")
+        return absent(data, "figure1", title, "a compressed model without recovery whose tasks are all there")
     figure, axes = panels(len(models), 2, sharey="row")
     lines = unique(_line(data, g) for g in groups)
     handles = []
@@ -56,7 +56,7 @@ def figure1(data: FigureData, title: str) -> Figure:
                 ax.text(
                     0.5,
                     0.5,
-                    f"{model}: no {axis} sweep\nin this grid",
+                    f"{model}: no cell of a {axis} sweep\n{'so far' if data.results.missing else 'in this grid'}",
                     transform=ax.transAxes,
                     ha="center",
                     color=SOFT,
@@ -103,7 +103,7 @@ def figure2(data: FigureData, title: str) -> Figure:
         if prompts and data.average(group, "none"):
             shown[group] = ["none", *sorted(prompts, key=data.tokens)]
     if not shown:
-        return absent(title, "a compressed model with and without a trained prompt")
+        return absent(data, "figure2", title, "a compressed model with and without a trained prompt")
     columns = unique((g.model, g.compressor) for g in shown)
     figure, axes = wrapped(len(columns))
     corpora, handles = unique(g.corpus for g in shown), []
@@ -141,7 +141,7 @@ def figure4(data: FigureData, title: str) -> Figure:
     """Average accuracy against the parameters that a method adds, ours filled and the paper's hollow."""
     groups = [g for g in data.groups() if data.average(g, "none")]
     if not groups:
-        return absent(title, "a compressed model with and without a recovery method")
+        return absent(data, "figure4", title, "a compressed model with and without a recovery method")
     figure, axes = wrapped(len(groups))
     handles = []
     for ax, group in zip(axes, groups, strict=True):
@@ -185,7 +185,7 @@ def figure6(data: FigureData, title: str) -> Figure:
     }
     shown = [g for g, methods in dynamic.items() if methods]
     if not shown:
-        return absent(title, "an IDP cell whose tasks are all there")
+        return absent(data, "figure6", title, "an IDP cell whose tasks are all there")
     figure, axes = wrapped(len(shown))
     for ax, group in zip(axes, shown, strict=True):
         level(ax, data.average(group, "none"), "compressed", "-")

@@ -35,7 +35,7 @@ def method_style(data: FigureData, methods: list[str]) -> dict[str, tuple[str, s
 def training(data: FigureData, title: str) -> Figure:
     """Training loss of every adapter against tokens seen; at the right end, the held-out loss."""
     if not data.trainings:
-        return absent(title, "a trained adapter")
+        return absent(data, "training", title, "a trained adapter")
     places = {path: _place(path) for path in data.trainings}
     groups = unique(place[:3] for place in places.values())
     styles = method_style(data, unique(place[3] for place in places.values()))
@@ -75,7 +75,9 @@ def _place(path: str) -> tuple[str, str, str, str]:
 def figure5(data: FigureData, title: str) -> Figure:
     """Layerwise cosine similarity to the dense model, of attention and of token activations, for each method."""
     if not data.similarities:
-        return absent(title, "a similarity measurement (grids.<name>.similarity in config.yaml)")
+        return absent(
+            data, "figure5", title, "a similarity measurement (grids.<name>.similarity in config.yaml)"
+        )
     cells = [record["cell"] for record in data.similarities]
     groups = unique((c["model"], c["compressor"], c["corpus"]) for c in cells)
     styles = method_style(data, unique(c["method"] for c in cells))
@@ -113,7 +115,7 @@ def figure5(data: FigureData, title: str) -> Figure:
 def latency(data: FigureData, title: str) -> Figure:
     """Time of a forward pass and of one generated token for each method, medians with 95 % intervals."""
     if not data.latencies:
-        return absent(title, "a latency measurement (grids.<name>.latency in config.yaml)")
+        return absent(data, "latency", title, "a latency measurement (grids.<name>.latency in config.yaml)")
     height = 0.6 + 0.27 * max(len(record["latencies"]) for record in data.latencies)
     figure, axes = panels(len(data.latencies), 2, height, 9, sharey="row")
     for row, record in zip(axes, data.latencies, strict=True):

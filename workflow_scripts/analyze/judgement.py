@@ -13,6 +13,7 @@ from workflow_scripts.analyze.statistics import (
     RESAMPLES,
     SEEDS_FOR_VARIANCE,
     Estimate,
+    detectable_from,
     finite,
     holm,
     mcnemar,
@@ -24,6 +25,7 @@ from workflow_scripts.analyze.statistics import (
 )
 from workflow_scripts.analyze.verdict import Verdict, decide
 
+ITEMS = "items"  # what an interval covers with few training seeds
 METRICS = {"accuracy": "correct", "gold_loglik": "gold_loglik"}  # name -> samples column
 
 
@@ -134,25 +136,34 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
     loss = estimates[reference] - estimates[none] if reference in estimates else None
     lost = loss is not None and loss.interval()[0] > 0
     methods, controlled = {}, {}
+    by_key = {(arm.compressor, arm.method): arm for arm in arms}
     for arm in arms:
         key = (arm.compressor, arm.method)
         if arm.compressor != group.compressor or arm.method == "none":
             continue
         gain = estimates[key] - estimates[none]
+        found, covers = smallest_detectable(difference(key, none), binary), _covers(arm)
+        if covers != ITEMS:  # what training adds to the variance counts too
+            found = max(found, detectable_from(gain.standard_error))
         row = {
             "value": estimates[key].to_json(),
             "gain": gain.to_json(),
             "p": finite(gain.p_value()),
-            "smallest_detectable": finite(smallest_detectable(difference(key, none), binary)),
-            "covers": "items and training seeds" if len(arm.cells) >= SEEDS_FOR_VARIANCE else "items",
+            "smallest_detectable": finite(found),
+            "covers": covers,
             "recovery": (gain / loss).to_json() if lost else None,
             "dense_gain": None,
             "controlled": None,
+            "controlled_covers": None,
         }
         if ("dense", arm.method) in estimates and reference in estimates:
             dense_gain = estimates["dense", arm.method] - estimates[reference]
             controlled[arm.method] = gain - dense_gain
-            row |= {"dense_gain": dense_gain.to_json(), "controlled": controlled[arm.method].to_json()}
+            row |= {
+                "dense_gain": dense_gain.to_json(),
+                "controlled": controlled[arm.method].to_json(),
+                "controlled_covers": covers if _covers(by_key["dense", arm.method]) == covers else ITEMS,
+            }
         methods[arm.method] = row
     return {
         "dense": estimates[reference].to_json() if loss is not None else None,
@@ -165,6 +176,10 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
         "verdict": _verdict(group, loss, controlled, methods, pair).to_json(),
         "absent_tasks": absent,
     }
+
+
+def _covers(arm: Arm) -> str:
+    return "items and training seeds" if len(arm.cells) >= SEEDS_FOR_VARIANCE else ITEMS
 
 
 def _verdict(group: Group, loss: Estimate | None, controlled: dict, methods: dict, pair: dict) -> Verdict:

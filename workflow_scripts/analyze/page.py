@@ -11,7 +11,7 @@ from workflow_scripts.analyze.forecast import Forecast, compare, job_hours, meas
 from workflow_scripts.analyze.ledger import OUTCOMES, rates
 from workflow_scripts.analyze.rendering import environment
 from workflow_scripts.analyze.results import Results, unique
-from workflow_scripts.analyze.summary import points
+from workflow_scripts.analyze.summary import covered, judged, points, unjudged
 from workflow_scripts.analyze.tables import DOMAINS, SHORT, Table
 from workflow_scripts.analyze.verdict import LIMITS
 
@@ -33,7 +33,9 @@ def build_page(
         grid=results.grid,
         description=description,
         verdict=verdict,
-        judged=[g for g in verdict["groups"] if g["metrics"]["accuracy"].get("methods")],
+        judged=judged(verdict),
+        unjudged=unjudged(verdict),
+        covered=covered(judged(verdict), verdict["pair"]),
         limits=LIMITS,
         points=points,
         tables=tables,

@@ -1,6 +1,6 @@
 """The README's account of a result: a marked region, written from an archive and never by hand."""
 
-from workflow_scripts.analyze.summary import points
+from workflow_scripts.analyze.summary import covered, judged, points, unjudged
 from workflow_scripts.artifacts import ArtifactError
 
 BEGIN = "<!-- results: written by `python -m workflow_scripts.update_readme`, not by hand -->"
@@ -13,7 +13,7 @@ def region(verdict: dict, index: dict, archive: str) -> str:
     verdict: verdict.json; index: archive.json; archive: the archive's folder as the README links it.
     """
     pair, grid = verdict["pair"], verdict["grid"]
-    judged = [group for group in verdict["groups"] if group["metrics"]["accuracy"].get("methods")]
+    groups = judged(verdict)
     blocks = ", ".join(
         name
         if block["evaluated"] == block["planned"]
@@ -21,22 +21,25 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         for name, block in index["blocks"].items()
         if block["evaluated"]
     )
-    counts = sorted({sum(group["items"].values()) for group in judged})
+    counts = sorted({sum(group["items"].values()) for group in groups})
     items = " to ".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
     lines = [
         f"Grid `{grid}`, blocks that were run: {blocks}. Average 0-shot accuracy over the tasks, {items} paired items; "
-        "points with 95 % intervals. *Brought back*: beyond what the method also gives the dense model.",
+        f"points with 95 % intervals. {covered(groups, pair)} *Brought back*: beyond what the method also gives the "
+        "dense model.",
         "",
         f"| compressed model | lost | brought back by `{pair['prompt']}` | brought back by `{pair['lora']}` "
         "| verdict | by gold log-likelihood |",
         "|---|--:|--:|--:|---|---|",
-        *(_row(group, pair) for group in judged),
+        *(_row(group, pair) for group in groups),
         "",
     ]
     missing = verdict["cells"]["missing"]
     if missing:
+        left = unjudged(verdict)
+        without = f" No verdict yet for {'; '.join(left)}." if left else ""
         lines += [
-            f"{len(missing)} of {verdict['cells']['planned']} planned cells of the grid were not run.",
+            f"{len(missing)} of {verdict['cells']['planned']} planned cells of the grid were not run.{without}",
             "",
         ]
     figure = f"{archive}/results/{grid}/figures/figure4.svg"
@@ -61,6 +64,10 @@ def _row(group: dict, pair: dict) -> str:
         for row in gains
     ]
     words = [metric["verdict"]["word"].replace("_", " ") for metric in (accuracy, loglik)]
+    # a sample that sees no loss does not show that there is none
+    words = [word.replace("no loss", "no loss visible") for word in words]
+    if words[0] == "no loss visible":
+        words[0] += f" (detectable from {100 * accuracy['loss_smallest_detectable']:.1f})"
     where = f"{group['model']}, {group['compressor']}, {group['corpus']}"
     cells = [where, points(accuracy["loss"]), *brought, f"**{words[0]}**", words[1]]
     return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"

@@ -68,23 +68,19 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """GitHub's tables; the paper's printed value stands in parentheses."""
+    """GitHub's tables; the paper's printed value stands in parentheses, intervals of tasks in the CSV and HTML."""
     lines = [f"# {table.title}", "", f"Grid `{table.grid}`; made by `{table.command}`.", ""]
-    head = ["model", "corpus", "type", "method", "param", *table.columns, "gain [95 %]", "p"]
+    shown = [f"{column} [95 %]" if column == "Average" else column for column in table.columns]
+    head = ["model", "corpus", "type", "method", "param", *shown, "gain [95 %]", "p", "detectable"]
     for panel in table.panels:
         lines += [f"## {panel.title}", "", pipe(head), pipe(["---"] * 5 + ["--:"] * (len(head) - 5))]
         for row in panel.rows:
-            entries = [
-                number(e.value) + (f" ({e.printed:.2f})" if e.printed is not None else "")
-                for e in (row.entries[column] for column in table.columns)
-            ]
+            entries = [_markdown_entry(row.entries[column], column) for column in table.columns]
             gain = " ".join(filter(None, [signed(row.gain.value), interval(row.gain)]))
-            method = row.method + (f" ({row.problem})" if row.problem else "")
-            lines.append(
-                pipe(
-                    [row.model, row.corpus, row.type, method, row.param, *entries, gain, p_value(row.p_holm)]
-                )
-            )
+            remarks = "; ".join(filter(None, [row.problem, row.note]))
+            method = row.method + (f" ({remarks})" if remarks else "")
+            statistics = [gain, p_value(row.p_holm), number(row.detectable)]
+            lines.append(pipe([row.model, row.corpus, row.type, method, row.param, *entries, *statistics]))
         lines.append("")
     lines += [f"- {note}" for note in table.notes]
     if table.missing:
@@ -93,10 +89,10 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A table float for each panel, in booktabs; the paper's printed value stands small under ours."""
+    """A table float for each panel, in booktabs; the paper's printed value stands small beside ours, notes below."""
     parts = ["% needs \\usepackage{booktabs,graphicx}", f"% made by: {table.command}"]
     for panel in table.panels:
-        columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain"]
+        columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain", "p", "Detectable"]
         parts += [
             r"\begin{table*}[t]", r"\centering", rf"\caption{{{latex(SUBJECTS[table.number])}: {latex(panel.title)}.}}",
             r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule",
@@ -107,12 +103,16 @@ def to_latex(table: Table) -> str:
             if (row.model, row.corpus) != above:
                 parts.append(r"\midrule")
                 above = (row.model, row.corpus)
-            cells = [latex(row.model), latex(row.corpus), latex(row.method), latex(row.param)]
+            remarks = "; ".join(filter(None, [row.problem, row.note]))
+            method = latex(row.method) + (rf" {{\tiny ({latex(remarks)})}}" if remarks else "")
+            cells = [latex(row.model), latex(row.corpus), method, latex(row.param)]
             cells += [_latex_entry(row.entries[column], column) for column in table.columns]
-            cells.append(_latex_gain(row))
+            cells += [_latex_gain(row), latex(p_value(row.p_holm)), latex(number(row.detectable))]
             parts.append(" & ".join(cells) + r" \\")
-        parts += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""]
-    parts += [f"% {' '.join(note.split())}" for note in table.notes]
+        parts += [r"\bottomrule", r"\end{tabular}}"]
+        lacking = [f"Missing or incomplete: {'; '.join(table.missing)}."] if table.missing else []
+        notes = " ".join(" ".join(note.split()) for note in [*table.notes, *lacking])
+        parts += [r"\par\smallskip\raggedright\footnotesize", latex(notes), r"\end{table*}", ""]
     return "\n".join(parts) + "\n"
 
 
@@ -144,15 +144,23 @@ def pipe(cells: list) -> str:
     )
 
 
+def _markdown_entry(entry: Entry, column: str) -> str:
+    printed = f"({entry.printed:.2f})" if entry.printed is not None else ""
+    ends = interval(entry) if column == "Average" else ""
+    return " ".join(filter(None, [number(entry.value), ends, printed]))
+
+
 def _latex_entry(entry: Entry, column: str) -> str:
     text = latex(number(entry.value))
     if column in DOMAINS.values() or column == "Average":
         text = rf"\textbf{{{text}}}" if column == "Average" else rf"\textit{{{text}}}"
+    if column == "Average" and entry.low is not None:
+        text += rf" {{\tiny {latex(interval(entry))}}}"
     return text if entry.printed is None else rf"{text} {{\tiny ({entry.printed:.2f})}}"
 
 
 def _latex_gain(row: Row) -> str:
     if row.gain.value is None:
-        return latex(row.problem) if row.problem else "---"
-    ends = "" if row.gain.low is None else rf" {{\tiny [{row.gain.low:.2f}, {row.gain.high:.2f}]}}"
+        return "---"
+    ends = "" if row.gain.low is None else rf" {{\tiny {latex(interval(row.gain))}}}"
     return rf"${row.gain.value:+z.2f}${ends}"

@@ -3,6 +3,7 @@
 A planned cell without a file is *missing*: it stays in the plan, so that every table and figure can name it.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,14 @@ class Results:
     @property
     def missing(self) -> list[Cell]:
         return [cell for cell in self.planned if cell not in self.evaluations]
+
+    def missing_in_words(self, most: int = 6) -> str:
+        """ "5 of 15 planned cells have no result: m / sparsegpt-50 / c4 (5)."; empty where nothing is missing."""
+        counts = Counter(" / ".join(cell[:3]) for cell in self.missing)
+        named = [f"{place} ({count})" for place, count in counts.items()]
+        more = f"; and {len(named) - most} more" if len(named) > most else ""
+        head = f"{len(self.missing)} of {len(self.planned)} planned cells have no result"
+        return f"{head}: {'; '.join(named[:most])}{more}." if named else ""
 
     @property
     def models(self) -> list[str]:

@@ -172,7 +172,6 @@ def smallest_detectable(differences: dict[str, np.ndarray], binary: bool) -> flo
     variance of a difference: for accuracies the share of changed items (changed + 1) / (n + 2), so that cells
     without any change still don't claim to detect everything; otherwise the sample's variance.
     """
-    factor = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
     total = 0.0
     for values in differences.values():
         n = len(values)
@@ -180,4 +179,9 @@ def smallest_detectable(differences: dict[str, np.ndarray], binary: bool) -> flo
             return float("nan")
         variance = (np.count_nonzero(values) + 1) / (n + 2) if binary else values.var(ddof=1)
         total += variance / n
-    return float(factor * np.sqrt(total) / len(differences)) if differences else float("nan")
+    return detectable_from(np.sqrt(total) / len(differences)) if differences else float("nan")
+
+
+def detectable_from(standard_error: float) -> float:
+    """The smallest difference that an estimate of this standard error finds, as above."""
+    return float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * standard_error)

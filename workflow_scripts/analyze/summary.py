@@ -6,10 +6,42 @@ def lines(verdict: dict) -> list[str]:
 
     Points of average accuracy with 95 % intervals; what is missing says so.
     """
-    groups = [g for g in verdict["groups"] if g["metrics"]["accuracy"].get("methods")]
+    groups = judged(verdict)
     if not groups:
         return ["No compressed model with a recovery method has been evaluated, so there is no verdict."]
-    return [line for group in groups for line in group_lines(group, verdict["pair"])]
+    rows = [line for group in groups for line in group_lines(group, verdict["pair"])]
+    if left := unjudged(verdict):
+        rows.append(f"No verdict for want of cells: {'; '.join(left)}")
+    return rows
+
+
+def judged(verdict: dict) -> list[dict]:
+    """The groups that a recovery method has been evaluated in."""
+    return [group for group in verdict["groups"] if group["metrics"]["accuracy"].get("methods")]
+
+
+def unjudged(verdict: dict) -> list[str]:
+    """ "m, sparsegpt-50, c4": groups that the pair was planned for and that `judged` lacks."""
+    done, pair = judged(verdict), verdict["pair"].values()
+    return [
+        f"{group['model']}, {group['compressor']}, {group['corpus']}"
+        for group in verdict["groups"]
+        if group not in done
+        and any(m in group["seeds"] or any(f" / {m} / " in cell for cell in group["missing"]) for m in pair)
+    ]
+
+
+def covered(groups: list[dict], pair: dict) -> str:
+    """What the intervals of the pair cover, in words."""
+    rows = [
+        group["metrics"]["accuracy"]["methods"].get(method) for group in groups for method in pair.values()
+    ]
+    covers = {row.get("controlled_covers") or row["covers"] for row in rows if row}
+    if covers == {"items"}:
+        return "They cover the choice of items, not that of the training seed."
+    if len(covers) == 1:
+        return "They cover the choice of items and training seeds."
+    return "They cover the choice of items, and that of training seeds where three or more were trained."
 
 
 def group_lines(group: dict, pair: dict) -> list[str]:
@@ -17,9 +49,7 @@ def group_lines(group: dict, pair: dict) -> list[str]:
     metric = group["metrics"]["accuracy"]
     n, tasks = sum(group["items"].values()), len(group["items"])
     word = metric["verdict"]["word"]
-    said = (
-        "no loss of accuracy visible" if word == "no_loss" else word
-    )  # a small sample sees none, which is not that there is none
+    said = "no loss of accuracy visible" if word == "no_loss" else word
     head = f"{group['model']}, {group['compressor']}, {group['corpus']}: {said}"
     found = metric.get("loss_smallest_detectable")
     detail = f" ({n} items of {tasks} tasks" + (

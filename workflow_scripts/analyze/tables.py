@@ -162,9 +162,11 @@ def _table(results, verdict, number, methods, compressors, tasks, printed) -> Ta
             ours = compressor == paper.COMPRESSORS[number]
             panels.append(Panel(compressor, describe(compressor, compressors[compressor]), rows, ours))
     panels.sort(key=lambda panel: not panel.printed)
-    missing = [
-        f"{r.model} / {p.compressor} / {r.corpus} / {r.method}" for p in panels for r in p.rows if r.problem
-    ]
+    lacking: dict[str, list[str]] = {}
+    for panel in panels:
+        for row in (row for row in panel.rows if row.problem):
+            lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(row.method)
+    missing = [f"{group}: {', '.join(methods)}" for group, methods in lacking.items()]
     return Table(number, results.grid, f"Table {number}. {SUBJECTS[number]}", list(columns), panels,
                  _notes(number, panels, verdict, methods), missing)  # fmt: skip
 
@@ -207,20 +209,24 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
         ):
             row.entries[column].low, row.entries[column].high = _percent(task["low"]), _percent(task["high"])
     _add_statistics(row, judged["metrics"]["accuracy"], method)
+    problems, notes = [], []
     if not planned:
-        row.problem = "not in this grid"
+        problems.append("not in this grid")
     elif not cells:
-        row.problem = "not run or failed"
+        problems.append("not run or failed")
     elif len(cells) < len(planned):
-        row.problem = f"mean of {len(cells)} of {len(planned)} seeds"
-    elif len(cells) > 1:
+        have = f"{len(cells)} of {len(planned)} seeds"
+        problems.append(f"only {have}" if len(cells) == 1 else f"mean of {have}")
+    if len(cells) > 1:
         covers = judged["metrics"]["accuracy"].get("methods", {}).get(method, {}).get("covers", "items")
-        row.note = f"mean of {len(cells)} seeds; intervals cover {covers}"
+        whole = [] if problems else [f"mean of {len(cells)} seeds"]
+        notes += [*whole, f"intervals cover {covers}"]
     worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
     if worst > DIVERGED:
-        row.problem = f"diverged: its perplexity is {worst:,.0f}"
-    if evaluations and (selection := selection_shares(evaluations[0])):
-        row.note = "; ".join([*([row.note] if row.note else []), "chose " + selection])
+        problems.append(f"diverged: its perplexity is {worst:,.0f}")
+    if selection := selection_shares(evaluations):
+        notes.append("chose " + selection)
+    row.problem, row.note = "; ".join(problems), "; ".join(notes)
     return row
 
 
@@ -247,14 +253,12 @@ def _add_statistics(row: Row, metric: dict, method: str) -> None:
         row.p_holm, row.detectable = judged.get("p_holm"), _percent(judged["smallest_detectable"])
 
 
-def selection_shares(evaluation: dict) -> str:
-    """ "prompt-50 91 %, prompt-100 9 %": the share of documents for which IDP chose each prompt."""
-    shares = {
-        name: share
-        for name, share in (evaluation["selection"] or {}).items()
-        if isinstance(share, int | float)
-    }
-    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in shares.items())
+def selection_shares(evaluations: list[dict]) -> str:
+    """ "prompt-50 91 %, prompt-100 9 %": the share of documents for which IDP chose each prompt, mean over seeds."""
+    seeds = [evaluation["selection"] for evaluation in evaluations if evaluation["selection"]]
+    names = unique(name for shares in seeds for name in shares if name != "by_task")
+    means = {name: sum(shares.get(name, 0.0) for shares in seeds) / len(seeds) for name in names}
+    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in means.items())
 
 
 def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:
@@ -271,10 +275,11 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
     level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
     notes = [
         f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} paired bootstrap interval "
-        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals. "
-        "Intervals cover items only unless a row says otherwise.",
+        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals, in "
+        "the CSV and HTML files. Intervals cover items only unless a row says otherwise.",
         "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
-        "of a panel's model, corpus; detectable: the smallest gain that this sample finds with 80 % power.",
+        "of one model, compressor and corpus (every method's Average and tasks); detectable: the smallest gain that "
+        "this sample finds with 80 % power, to be read before a gain is called none.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks what is missing.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)
@@ -284,6 +289,12 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
     if any(entry.printed is not None for p in panels for row in p.rows for entry in row.entries.values()):
         notes.append(
             "The second number of a cell is the paper's printed one; it does not say which corpus it used."
+        )
+    if any(row.type == "choice" for panel in panels for row in panel.rows):
+        notes.append(
+            "Single best: the one prompt with the lowest perplexity on held-out text, chosen without looking at any "
+            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right where any of "
+            "the prompts is; it looks at the answers, so it is a bound and no method."
         )
     if not panels:
         kind = {1: "quantising", 2: "sparsifying"}.get(number)
