@@ -1,7 +1,9 @@
 """A tiny model, tokenizer, corpus and task data of known content: the whole workflow on them takes seconds a job."""
 
+import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 
 WORDS = [
@@ -84,6 +86,18 @@ def write_model(folder: Path, family: str = "llama") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def with_another_config(model: Path, folder: Path) -> Path:
+    """A fetched model's copy in `folder`: the same weights, other position encodings."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 500.0
+    (folder / "config.json").write_text(json.dumps(config))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["config.json"] = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 

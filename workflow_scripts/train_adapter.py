@@ -44,9 +44,12 @@ def main(
         ],
         "corpus": artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"],
     }
+    files = artifacts.read_json(Path(model) / "manifest.json")[
+        "files"
+    ]  # config.json and tokenizer among them
     with whole_folder(folder) as finished:
         checkpoints = artifacts.work_folder(
-            folder, artifacts.digest([inputs, method, training, seed, code, device, threads])
+            folder, artifacts.digest([files, inputs, method, training, seed, code, device, threads])
         )
         base = load_compressed(model, compressed, dtype=DTYPES[training["precision"]], device=device)
         tokenizer = load_tokenizer(model)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests import tiny
 from tests.equivalence import scorer_folders, scorer_models
 from workflow_scripts import artifacts, evaluate_cell, measure_latency, measure_similarity
 from workflow_scripts.artifacts import ArtifactError
@@ -122,6 +123,22 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.samples.parquet"), frame)
     assert 1 <= len(calls) <= 5  # the two damaged documents and the three windows, nothing else
     assert not artifacts._work(tmp_path / "again.json").exists()
+
+
+def test_the_same_weights_under_another_config_see_no_answers_of_the_first(
+    project, tmp_path, monkeypatch, capsys
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
+        run(project, "none", tmp_path / "moved.json")
+    assert next(artifacts._work(tmp_path / "moved.json").rglob("answers.jsonl")).stat().st_size
+    other = tiny.with_another_config(project["model"], project["model"].with_name("other"))
+    capsys.readouterr()
+    run(project | {"model": other}, "none", tmp_path / "moved.json")
+    assert "; 0 answers from an earlier run" in capsys.readouterr().err
 
 
 def test_a_cut_off_generation_is_wrong_even_if_its_text_matches(project):

@@ -6,6 +6,8 @@ import pytest
 
 from tests.equivalence import scorer_models
 from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.evaluate.cell import evaluate_task
+from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import DEFINITIONS, MARGIN, generation_cap, load_task, sample
 
 
@@ -51,6 +53,46 @@ def test_a_task_of_the_harness_works_by_its_name(tmp_path):
     loaded = load_task("copa", tmp_path / "data.jsonl", 2, None)
     assert loaded.primary == "acc" and len(loaded.task.eval_docs) == 2
     assert loaded.task.doc_to_text(rows[0]).endswith("because")
+
+
+LINES = {
+    "nq_open": [{"question": f"who was {n}", "answer": ["Bob", "B"]} for n in range(3)],
+    "gsm8k": [{"question": f"What is {n} + 1?", "answer": f"One more. #### {n + 1}"} for n in range(7)],
+    "truthfulqa_mc2": [{"question": "Q?", "mc2_targets": {"choices": ["a", "b", "c"], "labels": [1, 1, 0]}}],
+    "wikitext": [{"page": "some text"}],
+    "squad_completion": [{"text": "The fox is", "value": "red"}],
+}
+
+
+def named(folder, name):
+    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES[name]))
+    return load_task(name, folder / "data.jsonl", 3, 8, scorer_models.tokenizer())
+
+
+@pytest.mark.parametrize("name", ["nq_open", "gsm8k"])
+def test_a_task_without_acc_counts_by_exact_match_of_its_first_filter(name, tmp_path, monkeypatch):
+    """gsm8k reads a generated answer in two ways; the first wants `#### ` before the number. Its examples are five."""
+    task, model = named(tmp_path, name), scorer_models.model("llama")
+    right = {"nq_open": "Bob", "gsm8k": LINES["gsm8k"][task.lines[1]]["answer"]}[name]
+    scorer = Scorer(model, scorer_models.tokenizer())
+    monkeypatch.setattr(scorer, "generate_until", lambda requests, **_: ["no", right, "It is 7"])
+    monkeypatch.setattr(scorer, "selections", dict.fromkeys(((name, i) for i in range(3)), 0))
+    items = evaluate_task(scorer, task, [])
+    assert [item.row["doc_id"] for item in items] == task.lines
+    assert [item.row["correct"] for item in items] == [False, True, False]
+    assert all(item.row["gold_loglik"] < 0 for item in items)
+
+
+def test_tasks_that_say_of_no_item_whether_it_is_right_are_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="wikitext: output type loglikelihood_rolling gives no accuracy"):
+        named(tmp_path, "wikitext")
+    with pytest.raises(ArtifactError, match="squad_completion: a definition in Python gives no accuracy"):
+        named(tmp_path, "squad_completion")
+    scorer = Scorer(scorer_models.model("llama"), scorer_models.tokenizer())
+    with pytest.raises(
+        ArtifactError, match=r"truthfulqa_mc2: acc of an item is 0\.\d+, neither right nor wrong"
+    ):
+        evaluate_task(scorer, named(tmp_path, "truthfulqa_mc2"), [])
 
 
 def test_few_shot_variants_show_solved_examples_from_their_own_data_but_never_the_question(data):

@@ -10,6 +10,7 @@ from peft import PeftModel
 from tests import tiny
 from workflow_scripts import compress_model, train_adapter
 from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.recover.training import Learner
 from workflow_scripts.sources import corpora, models
 
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
@@ -108,6 +109,31 @@ def test_a_budget_beyond_the_text_is_read_in_epochs_of_different_order(project):
     assert len(once) == 1 and len(windows) == 2 * held + 3
     assert not first.equal(second)
     assert first.unique(dim=0).equal(second.unique(dim=0)), "an epoch skips or repeats windows"
+
+
+def test_a_checkpoint_of_the_same_weights_under_another_config_is_not_used(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    step, left = Learner.accumulate, [3]
+
+    def killed(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    def run_on(model):
+        train_adapter.main(
+            model, "compressed", "resources/corpora/text", "adapters/moved/seed-1/training.json", method=PROMPT,
+            training=TRAINING, checkpoint_minutes=0, seed=1, recipe="r", code="c", device="cpu",
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "accumulate", killed)
+        run_on("resources/models/tiny")
+    other = tiny.with_another_config(Path("resources/models/tiny"), Path("resources/models/other"))
+    run_on(str(other))
+    assert "continues from" not in capsys.readouterr().err
+    shutil.rmtree("adapters/moved")
 
 
 def test_second_writer_is_stopped(project, monkeypatch):

@@ -266,6 +266,26 @@ def test_non_finite_loss_stops_with_step_rate_and_checkpoint(tmp_path, monkeypat
     assert saved_step(tmp_path / "checkpoint.pt") == 2
 
 
+def test_a_gradient_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_path, monkeypatch):
+    learner, calls = make_learner(PROMPT), []
+    step = Learner.accumulate
+
+    def overflowing(self, *arguments):
+        calls.append(1)
+        loss = step(self, *arguments)
+        if len(calls) == 3:
+            self.parameters[0].grad[0, 0] = torch.inf
+        return loss
+
+    monkeypatch.setattr(Learner, "accumulate", overflowing)
+    with pytest.raises(
+        TrainingError, match=r"the gradient is not finite at step 2 of 6 .*last good checkpoint"
+    ):
+        train(learner, SETTINGS | {"checkpoint_minutes": 0}, make_windows(), 0, tmp_path)
+    good = training._intact(tmp_path / "checkpoint.pt", "cpu")
+    assert good["state"]["step"] == 2 and all(tensor.isfinite().all() for tensor in good["parameters"])
+
+
 def test_weights_that_are_nan_stop_at_the_first_step(tmp_path):
     model = tiny_llama()
     learner = make_learner(PROMPT, model)
@@ -291,6 +311,8 @@ def test_out_of_memory_halves_the_micro_batch_at_equal_batch(tmp_path, monkeypat
     assert state.micro_batch == 1
     assert fingerprint(learner) == fingerprint(reference)
     assert "2 windows at a time from here; a step is still 4 windows" in capsys.readouterr().err
+    assert learner.heldout_loss(make_windows(1), 4) == learner.heldout_loss(make_windows(1), 1)
+    assert "out of memory on held-out text: 1 windows at a time" in capsys.readouterr().err
 
     monkeypatch.setattr(
         Learner, "hidden", lambda *arguments: (_ for _ in ()).throw(torch.OutOfMemoryError(""))

@@ -1,6 +1,6 @@
 """Models whose layers lie on several GPUs: when that is done, and that accelerate's hooks change no number.
 
-The hooks run on the CPU here; that no operation mixes two devices can only be seen on two GPUs.
+The hooks run on the CPU here; that no operation mixes two devices is test_gpu_path's.
 """
 
 import functools
@@ -75,7 +75,7 @@ def results(model) -> list:
     """Scores behind a prompt, generated tokens, a choice among prompts, and gradients of every kind of adapter."""
     torch.manual_seed(5)
     width = model.get_input_embeddings().embedding_dim
-    prefixes = [Prefix(str(n), *encode(model, torch.randn(n, width).detach())) for n in (4, 6)]
+    prefixes = [Prefix(str(n), *encode(model, torch.randn(n, width).to(model.device))) for n in (4, 6)]
     bank = PromptBank(prefixes)
     found = [forward.score_row(model, row_of(SEQUENCES), [s.targets for s in SEQUENCES], bank, 1)]
     found.append(

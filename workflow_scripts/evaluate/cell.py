@@ -41,7 +41,10 @@ def evaluate_cell(
         f"corpus {f.name}": artifacts.read_json(f / "manifest.json")["files"]["heldout.jsonl"]
         for f in corpus_folders
     }
-    key = fingerprint(inputs, method, evaluation["precision"], code, tasks)
+    if method.get("calibrated"):
+        text = artifacts.read_json(training_corpus / "manifest.json")["files"]["train.jsonl"]
+        inputs[f"calibration of scores, {training_corpus.name}"] = text
+    key = fingerprint(files, inputs, method, evaluation["precision"], code, tasks)
     store = AnswerStore(artifacts.work_folder(json_path, key) / "answers.jsonl", key)
 
     recovered, tokenizer = load_cell(
@@ -120,11 +123,15 @@ def evaluate_cell(
 
 
 def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.Item]:
-    """One task through lm_eval.evaluate; `names` are the bank's prompts, reported where there are several."""
+    """One task through lm_eval.evaluate; `names` are the bank's prompts, reported where there are several.
+
+    Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
+    """
     logged = evaluate(
         scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0,
         samples=None if task.samples is None else {task.name: task.samples},
     )["samples"][task.name]  # fmt: skip
+    logged = [sample for sample in logged if sample["filter"] == logged[0]["filter"]]
     # the harness numbers what it evaluated 0, 1, 2, ... in its requests, whatever `samples` says
     keys = [(task.name, i) for i in range(len(logged))]
     gold_logliks = gold_answers(scorer, task, logged) if task.task.OUTPUT_TYPE == "generate_until" else []

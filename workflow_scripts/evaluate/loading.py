@@ -69,6 +69,8 @@ def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device,
     return recovered, tokenizer
 
 
-def fingerprint(inputs: dict, method: dict, precision: str, code: str, tasks: dict) -> str:
-    """What an answer depends on beside its request: weights, adapters, method, precision, code, task definitions."""
-    return digest([inputs, method, precision, code, tasks])
+def fingerprint(files: CellFiles, inputs: dict, method: dict, precision: str, code: str, tasks: dict) -> str:
+    """What an answer depends on beside its request: weights, adapters, method, precision, code, task definitions; and
+    the model's other files, since equal weights mean something else with another config.json or tokenizer."""
+    model = read_json(files.model / "manifest.json")["files"]
+    return digest([model, inputs, method, precision, code, tasks])

@@ -26,18 +26,16 @@ def items_of(
     """Rows of a task from what lm_eval.evaluate logged, in the order of its documents.
 
     gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
-    whether its generation met the cap.
+    whether its generation met the cap. ArtifactError where the task's metric is more than right or wrong.
     """
-    kind = task.task.OUTPUT_TYPE
-    read = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}.get(
-        kind
-    )
-    if read is None:
-        raise ArtifactError(
-            f"task {task.name}: output type {kind} gives no accuracy per item, which a cell needs"
-        )
-    items = []
+    readers = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}
+    read, items = readers[task.task.OUTPUT_TYPE], []
     for i, sample in enumerate(logged):
+        if sample[task.primary] not in (0, 1):
+            raise ArtifactError(
+                f"task {task.name}: {task.primary} of an item is {sample[task.primary]}, neither right nor wrong, as "
+                "paired statistics need it"
+            )
         answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
         correct = bool(sample[task.primary]) and not cut_off[i]
         norm = sample.get("acc_norm")

@@ -20,6 +20,8 @@ from workflow_scripts.artifacts import ArtifactError, digest
 DEFINITIONS = Path(__file__).with_suffix("")
 HARNESS = Path(lm_eval.tasks.__file__).parent
 SALT = b"2310.00867:"  # fixed for good: another salt is another sample
+OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "generate_until")  # which give an answer per item
+HEADLINES = ("acc", "exact_match")  # what is reported as `acc`, where the definition names nothing else
 MARGIN = 4  # tokens above the longest alias, see `generation_cap`
 
 datasets.disable_progress_bars()
@@ -88,9 +90,13 @@ def load_task(
     """Task `name` over the documents of `data` (JSON Lines).
 
     items: how many documents, None for all. generation_tokens: most new tokens of a generation task; None asks for
-    `generation_cap`, for which the tokenizer is needed. base, num_fewshot: see `definition`.
+    `generation_cap`, for which the tokenizer is needed. base, num_fewshot: see `definition`. ArtifactError for a task
+    that doesn't say of each item whether it was answered right.
     """
     config = definition(name, base, num_fewshot)
+    if (kind := config.get("output_type")) not in OUTPUT_TYPES:
+        kind = f"output type {kind}" if kind else "a definition in Python"
+        raise ArtifactError(f"task {name}: {kind} gives no accuracy per item, which a cell needs")
     lines = Path(data).read_bytes().splitlines()
     chosen = sample(lines, items)
     fewshot = bool(config.get("num_fewshot"))
@@ -114,13 +120,20 @@ def load_task(
         config["fewshot_config"] = {**(config.get("fewshot_config") or {}), "doc_to_target": answer}
     task = TaskManager(include_defaults=False).load([config])["tasks"][name]
     task.set_fewshot_seed(0)
+    metrics = list(task.aggregation())
+    primary = metadata.get("primary") or next((metric for metric in HEADLINES if metric in metrics), None)
+    if primary not in metrics:
+        raise ArtifactError(
+            f"task {name}: is scored by {', '.join(metrics)}, not by {primary or ' or '.join(HEADLINES)}; name what "
+            f"says whether an item is right as metadata.primary of a definition in {DEFINITIONS}"
+        )
     if config["output_type"] == "generate_until" and generation_tokens is None:
         targets = [task.doc_to_target(document) for document in task.eval_docs]
         task.config.generation_kwargs["max_gen_toks"] = generation_cap(targets, tokenizer)
     picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
     return EvaluationTask(
         name, task, chosen, [digest(document) for document in picked], chosen if fewshot else None,
-        str(metadata.get("version", 0)), metadata.get("primary", "acc"),
+        str(metadata.get("version", 0)), primary,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -119,13 +120,19 @@ class Learner:
     @torch.no_grad()
     def heldout_loss(self, windows: Tensor, micro_batch: int, with_adapter: bool = True) -> float:
         """Mean loss (nats per token) of windows (N, T), first tokens not scored."""
+        windows = windows.to(self.model.device)
         keys, values = self.prefix() if with_adapter else ([], [])
         context = contextlib.nullcontext() if with_adapter else self.adapted.disable_adapter()
-        total = 0.0
-        with context, _dropout_off(self.adapted):
-            for part in windows.split(micro_batch):
+
+        def summed(at_a_time: int) -> float:
+            total = 0.0
+            for part in windows.split(at_a_time):
                 hidden = self.hidden(part, keys, values)
                 total += token_losses(hidden[:, :-1], self.head, part[:, 1:]).double().sum().item()
+            return total
+
+        with context, _dropout_off(self.adapted):
+            total, _ = fitting(summed, micro_batch, "on held-out text", windows.shape[1])
         return total / windows[:, 1:].numel()
 
 
@@ -142,8 +149,8 @@ def _dropout_off(module):
 def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: Path) -> State:
     """Train the adapter in place on windows (N, T) in their order; continue from the checkpoint in `folder`, if any.
 
-    One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss that is not finite
-    or for memory that does not hold one window, Stopped after SIGTERM.
+    One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss or a gradient that is
+    not finite and for memory that does not hold one window, Stopped after SIGTERM.
     """
     learner.require_room(windows.shape[1])
     batch, steps = training["batch_size"], math.ceil(len(windows) / training["batch_size"])
@@ -164,10 +171,12 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
                 seed * 1_000_003 + state.step
             )  # dropout: a continued run draws what it would have
             loss = _gradient(learner, optimizer, rows, state)
-            if not math.isfinite(loss):
+            # a finite loss may have a gradient that isn't, which a step would carry into the next checkpoint
+            if not math.isfinite(loss) or not all(p.grad.isfinite().all() for p in learner.parameters):
+                what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
                 good = f"last good checkpoint {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
                 raise TrainingError(
-                    f"the loss is {loss} at step {state.step} of {steps} with learning rate {rate:.3g} ({good}); "
+                    f"{what} at step {state.step} of {steps} with learning rate {rate:.3g} ({good}); "
                     "try a lower learning rate, or precision fp32"
                 )
             optimizer.step()
@@ -181,27 +190,40 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
                 saved = now
                 if signal.SIGTERM in pending:
                     raise Stopped(128 + signal.SIGTERM)
-                pending.clear()
+                pending.discard(signal.SIGUSR1)  # a SIGTERM that came just now is the next step's
     return state
 
 
 def _gradient(learner: Learner, optimizer, rows: Tensor, state: State) -> float:
-    """Loss and gradient of one step. If GPU memory runs out, halve the micro-batch for good and begin again."""
-    while True:
+    """Loss and gradient of one step; the micro-batch that fitted is the next step's."""
+
+    def accumulated(micro_batch: int) -> float:
         optimizer.zero_grad(set_to_none=True)
+        return learner.accumulate(rows, micro_batch)
+
+    whole = f"; a step is still {len(rows)} windows"
+    loss, state.micro_batch = fitting(
+        accumulated, state.micro_batch, f"at step {state.step}", rows.shape[1], whole
+    )
+    return loss
+
+
+def fitting(
+    attempt: Callable[[int], float], micro_batch: int, where: str, length: int, note: str = ""
+) -> tuple[float, int]:
+    """attempt(micro_batch), begun again with half of it whenever GPU memory runs out; and what fitted in the end."""
+    while True:
         try:
-            return learner.accumulate(rows, state.micro_batch)
+            return attempt(micro_batch), micro_batch
         except torch.OutOfMemoryError as error:
-            if state.micro_batch == 1:
+            if micro_batch == 1:
                 raise TrainingError(
-                    f"out of memory at step {state.step} with one window of {rows.shape[1]} tokens at a time; "
+                    f"out of memory {where} with one window of {length} tokens at a time; "
                     "lower sequence_length or use a larger GPU"
                 ) from error
-        state.micro_batch //= 2  # outside the handler: the error holds the tensors of the failed pass
+        micro_batch //= 2  # outside the handler: the error holds the tensors of the failed pass
         torch.cuda.empty_cache()
-        say(
-            f"out of memory: {state.micro_batch} windows at a time from here; a step is still {len(rows)} windows"
-        )
+        say(f"out of memory {where}: {micro_batch} windows at a time from here{note}")
 
 
 # -------------------------------------------------------------------------------- checkpoints and signals

@@ -1,0 +1,114 @@
+"""GPUs that this machine hasn't: tensors that say they lie on "cuda:0" or "cuda:1", and are the CPU's in truth.
+
+Refused is what torch refuses on a GPU, at each call that Python code makes: tensors of two devices in one operation (a
+CPU tensor without dimensions, and a CPU index, may meet a GPU's tensor; assignments copy), and `numpy()`. Backward
+passes run unwatched: they follow the forward pass. What needs a GPU stays open: kernels, their rounding, memory, speed.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CPU = torch.device("cpu")
+MOVING = {torch.Tensor.to, torch.Tensor.copy_, torch.Tensor.__setitem__}
+BACKWARD = {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+
+
+class Placed(torch.Tensor):
+    """A tensor that says where it lies."""
+
+    place: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        return self.place
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    def __deepcopy__(self, memo):
+        found = self.detach().clone().requires_grad_(self.requires_grad)
+        found._is_param = getattr(self, "_is_param", False)
+        return found
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        """Only met where nobody watches: in a backward pass."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+
+def _device(name) -> torch.device:
+    device = torch.device(f"cuda:{name}") if isinstance(name, int) else torch.device(name)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _put(found, device: torch.device):
+    """`found` with its tensors at `device`, those that have a place already as they are."""
+
+    def put(leaf):
+        if not isinstance(leaf, torch.Tensor) or isinstance(leaf, Placed) or device == CPU:
+            return leaf
+        with torch._C.DisableTorchFunctionSubclass():
+            placed = leaf.as_subclass(Placed)
+        placed.place = device
+        return placed
+
+    return tree_map(put, found)
+
+
+def _bare(tensor: torch.Tensor) -> torch.Tensor:
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.as_subclass(torch.Tensor)
+
+
+def _moved(args: tuple, kwargs: dict) -> torch.device | None:
+    """Where `tensor.to(...)` goes; None where it only changes the type."""
+    for value in (kwargs.get("device"), *args[1:2]):
+        if isinstance(value, str | int | torch.device) and not isinstance(value, bool):
+            return _device(value)
+    other = kwargs.get("other", args[1] if len(args) > 1 else None)
+    return _device(other.device) if isinstance(other, torch.Tensor) else None
+
+
+class _Watch(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if function in BACKWARD:
+            return self._run(function, args, kwargs)
+        if function is torch.Tensor.cpu:
+            function, kwargs = torch.Tensor.to, {"device": CPU}
+        if function is torch.Tensor.to and (target := _moved(args, kwargs)):
+            types = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, torch.dtype)]
+            found = self._run(function, (tensors[0], *(types or [tensors[0].dtype])), {})
+            return found if _device(found.device) == target else _put(_bare(found), target)
+        if function is torch.Tensor.numpy and isinstance(args[0], Placed):
+            raise TypeError(f"can't convert {args[0].device} device type tensor to numpy")
+        if function is torch.Tensor.__getitem__ and isinstance(args[0], Placed):
+            tensors = [args[0]] + [index for index in tensors if isinstance(index, Placed)]
+        places = {_device(tensor.device) for tensor in tensors if tensor.ndim or isinstance(tensor, Placed)}
+        if function is torch._has_compatible_shallow_copy_type:  # Module.to asks: may data be exchanged?
+            return len(places) == 1
+        if len(places) > 1 and function not in MOVING:
+            raise RuntimeError(f"{function.__name__}: tensors on {' and '.join(sorted(map(str, places)))}")
+        place = _device(tensors[0].device) if function in MOVING else next(iter(places), CPU)
+        if kwargs.get("device") is not None:
+            place, kwargs = _device(kwargs["device"]), kwargs | {"device": CPU}
+        return _put(self._run(function, args, kwargs), place)
+
+    def _run(self, function, args, kwargs):
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **kwargs)
+
+
+@contextmanager
+def pretend_gpus(monkeypatch, free: int = 2**33):
+    """Inside, "cuda:0" and "cuda:1" are there, with `free` bytes of memory each."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (free, free))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    with _Watch():
+        yield
