@@ -24,7 +24,7 @@ try:
     PLAN = paths.Plan(load(config))
     SITE = cluster.read_site(Path(workflow.basedir, cluster.SITE))
 except (ConfigError, ArtifactError) as error:
-    # A WorkflowError would come with a line of this file, which is not what must be corrected.
+    # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
 # The jobs of a plan ask for the same files again and again.
@@ -61,7 +61,7 @@ onstart:
         if not workflow.local_exec:
             runs.refuse_impossible(job for job in workflow.dag.needrun_jobs() if not job.is_local)
     except ArtifactError as error:
-        raise WorkflowError(f"Nothing was started: {error}") from None
+        raise SystemExit(f"Nothing was started: {error}") from None
 
 
 def one_of(names):

@@ -204,9 +204,9 @@ def more_levels(tensors, proof):
 def more_grids(tensors, proof):
     """A grid for each column in the place of one for 24: any weight would have few levels then."""
     for part in ("scale", "zero"):
-        tensors[f"0.mlp.down_proj.{part}"] = tensors[f"0.mlp.down_proj.{part}"].repeat_interleave(24, 1)[
-            :, :64
-        ]
+        tensors[f"0.mlp.down_proj.{part}"] = (
+            tensors[f"0.mlp.down_proj.{part}"].repeat_interleave(24, 1)[:, :64].clone()
+        )
     tensors["0.mlp.down_proj.group"] = torch.arange(64, dtype=torch.int32)
     record = next(r for r in proof["layers"] if r["layer"] == 0 and r["linear"] == "mlp.down_proj")
     record["levels"] = 1

@@ -170,6 +170,8 @@ def put_compressed(model, tensors: dict, records: list[dict], settings: Compress
 
 def _unproven(stored, record: dict, settings: Compressor) -> str | None:
     """What a stored weight isn't, of what its record and the compressor's settings claim; None if all holds."""
+    if not torch.isfinite(stored.weight).all():
+        return "it holds NaN or infinite values"
     measured = measure(stored)
     for key in ("levels", "sparsity"):
         if measured[key] != record[key]:
@@ -180,8 +182,6 @@ def _unproven(stored, record: dict, settings: Compressor) -> str | None:
         size, sizes = settings.group_size or record["shape"][1], stored.quantized.group.bincount()
         if sizes.max() > size or stored.quantized.scale.shape[1] != -(-record["shape"][1] // size):
             return f"{stored.quantized.scale.shape[1]} grids a row are not one for each {size} columns"
-    if not torch.isfinite(stored.weight).all():
-        return "it holds NaN or infinite values"
     if settings.pattern:
         n, m = settings.n_of_m
         zeros = (stored.weight == 0).view(len(stored.weight), -1, m).sum(2)

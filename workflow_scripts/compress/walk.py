@@ -158,7 +158,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
             stored = _put(layer, name, packed, record, settings)
             if not torch.isfinite(stored.weight).all():
                 raise CompressionError(
-                    f"layer {index}, linear {name}: a compressed weight is beyond float16, in which kept ones are stored"
+                    f"layer {index}, linear {name}: a kept weight is beyond float16, in which it is stored"
                 )
             Q = stored.weight.to(weight.device)
             record["error"] = reconstruction_error(weight, Q, H)
