@@ -78,7 +78,7 @@ def _once(problems: list[str]) -> list[str]:
         first, *more = sorted(keys)
         also = f" (the same in {len(more)} more: {_listed(more, 6)})" if more else ""
         lines.append(f"{first}: {text}{also}")
-    return lines
+    return sorted(lines)  # the schema is checked in no fixed order
 
 
 # ------------------------------------------------------------------------------------------------ errors
