@@ -24,7 +24,8 @@ try:
     PLAN = paths.Plan(load(config))
     SITE = cluster.read_site(Path(workflow.basedir, cluster.SITE))
 except (ConfigError, ArtifactError) as error:
-    raise WorkflowError(f"The configuration has errors, nothing was started:\n{error}") from None
+    # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
+    raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config
 # The jobs of a plan ask for the same files again and again.
 recorded_recipe = functools.cache(recorded_recipe)
@@ -35,7 +36,7 @@ if workflow.is_main_process:
             if before not in ("--report", "--configfile"):
                 PLAN.check_path(asked)
         except ValueError as error:
-            raise WorkflowError(f"Nothing was started: {error}") from None
+            raise SystemExit(f"Nothing was started: {error}") from None
 REQUESTS = cluster.Requests(PLAN, SITE)
 
 # SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);
@@ -56,10 +57,11 @@ if workflow.is_main_process and (state := runs.state_of_folder()):
 onstart:
     try:
         runs.begin(on_cluster=not workflow.local_exec)
+        runs.refuse_missing_sources(workflow.dag.needrun_jobs())
         if not workflow.local_exec:
             runs.refuse_impossible(job for job in workflow.dag.needrun_jobs() if not job.is_local)
     except ArtifactError as error:
-        raise WorkflowError(f"Nothing was started: {error}") from None
+        raise SystemExit(f"Nothing was started: {error}") from None
 
 
 def one_of(names):

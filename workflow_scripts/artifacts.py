@@ -15,6 +15,7 @@ import re
 import resource
 import shutil
 import socket
+import struct
 import time
 import uuid
 from contextlib import contextmanager
@@ -43,6 +44,15 @@ def sha256_file(path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def safetensors_header(path) -> tuple[dict, int]:
+    """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin."""
+    with open(path, "rb") as handle:
+        length = struct.unpack("<Q", handle.read(8))[0]
+        header = json.loads(handle.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
 
 
 def digest(value) -> str:

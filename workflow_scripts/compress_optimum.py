@@ -11,7 +11,12 @@ import torch
 
 from workflow_scripts import artifacts
 from workflow_scripts.compress.checkpoint import dense_bits, dense_hash, save_compressed
-from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.decoder import (
+    decoder_layers,
+    get_weight,
+    layer_linears,
+    refuse_what_cannot_be,
+)
 from workflow_scripts.compress.optimum_engine import interpreter, put, quantize
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.walk import FinishedLayers
@@ -34,6 +39,7 @@ def main(
     with artifacts.hold(folder):
         work = artifacts.work_folder(folder, artifacts.digest([inputs, compressor, calibration, SEED, code]))
         dense = load_dense(model)
+        refuse_what_cannot_be(decoder_layers(dense), settings)
         windows, drawn = calibration_windows(model, corpus, calibration)
         remote_code = verify(model)["remote_code"]
         found, versions = quantize(dense, model, windows, settings, python, work, threads, remote_code)

@@ -63,8 +63,22 @@ def load(config: dict) -> dict:
 
         problems = _meaning_problems(config) or limits.of_grids(config)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(_once(problems)))
     return config
+
+
+def _once(problems: list[str]) -> list[str]:
+    """The problems; those that say the same of keys of one name (an anchor hands a value on) as one."""
+    places: dict[tuple, list[str]] = {}
+    for problem in problems:
+        key, _, text = problem.partition(": ")
+        places.setdefault((key.rpartition(".")[2], text), []).append(key)
+    lines = []
+    for (_, text), keys in places.items():
+        first, *more = sorted(keys)
+        also = f" (the same in {len(more)} more: {_listed(more, 6)})" if more else ""
+        lines.append(f"{first}: {text}{also}")
+    return sorted(lines)  # the schema is checked in no fixed order
 
 
 # ------------------------------------------------------------------------------------------------ errors

@@ -1,53 +1,105 @@
-"""What a model can't do, said before any job: too long windows and prompts, layers it lacks, scores it has none of.
+"""What a model can't do, said before any job: too long windows and prompts, layers and linears it lacks, patterns that
+don't divide its widths, scores it has none of.
 
-A model's limits stand in its config.json once it is fetched; before that in its entry of the catalogue, if it names
-them. Where neither is there, the job says the same at its start.
+A model's limits stand in its folder once it is fetched (config.json, names in the safetensors); before that in its
+entry of the catalogue, if it names them. Where neither is there, the job says the same at its start.
 """
 
+import functools
 from pathlib import Path
 
-from workflow_scripts.artifacts import read_json
-from workflow_scripts.config import TRAINED, UNCALIBRATED
+from workflow_scripts.artifacts import read_json, safetensors_header
+from workflow_scripts.config import TRAINED, UNCALIBRATED, unknown
 
 HINTS = {
     "positions": "max_position_embeddings",
     "layers": "num_hidden_layers",
 }  # of the catalogue, of config.json
+WIDTHS = (
+    "hidden_size",
+    "intermediate_size",
+    "ffn_dim",
+    "n_embd",
+)  # of config.json: inputs of decoder linears
 
 
 def known(config: dict, model: str) -> dict:
-    """{positions, layers, learned_positions} of a model, as far as they are known; None where they are not."""
-    entry, file = config["models"][model], Path("resources/models", model, "config.json")
+    """{positions, layers, learned_positions, widths, type, modules} of a model; None or empty what is not known."""
+    entry, folder = config["models"][model], Path("resources/models", model)
     found = {key: entry.get(key) for key in (*HINTS, "learned_positions")}
-    if file.exists():
+    found |= {"widths": [], "type": None, "modules": frozenset()}
+    if (file := folder / "config.json").exists():
         read = read_json(file)
         found |= {key: read[name] for key, name in HINTS.items() if name in read}
         found["learned_positions"] = read.get("model_type") == "opt"
+        found["widths"] = [read[name] for name in WIDTHS if isinstance(read.get(name), int)]
+        found["type"] = read.get("model_type")
+        for name in ("model.safetensors.index.json", "model.safetensors"):
+            if (weights := folder / name).exists():
+                found["modules"] = _modules(weights, weights.stat().st_mtime_ns)
+                break
     return found
+
+
+@functools.cache
+def _modules(weights: Path, changed: int) -> frozenset[str]:
+    """Names of the modules with a weight in a safetensors file or its index, which was `changed` then."""
+    names = read_json(weights)["weight_map"] if weights.suffix == ".json" else safetensors_header(weights)[0]
+    return frozenset(name.removesuffix(".weight") for name in names if name.endswith(".weight"))
 
 
 def problems(config: dict, limits: dict, grid: str, model: str, compressor: str, method: str) -> list[str]:
     """What of a cell's settings its model can't do, each with the key's path. limits: of `known`."""
-    spec, settings, found = config["methods"][method], config["grids"][grid], []
+    return [text for _, _, text in _found(config, limits, grid, model, compressor, method)]
+
+
+def _found(config: dict, limits: dict, grid: str, model: str, compressor: str, method: str):
+    """(key, what is possible at most, text) of each problem of a cell."""
+    spec, settings = config["methods"][method], config["grids"][grid]
     if limits["learned_positions"] and spec.get("score", "").startswith("joint"):
-        found.append(
-            f"methods.{method}.score: {spec['score']} is not defined with learned positions, which {model} has; "
-            "use auto or indep_mean"
-        )
+        key = f"methods.{method}.score"
+        said = f"{spec['score']} is not defined with learned positions, which {model} has; use auto or indep_mean"
+        yield key, 0, f"{key}: {said}"
     beyond = [layer for layer in spec.get("layers") or () if layer >= (limits["layers"] or layer + 1)]
     if beyond:
-        found.append(
-            f"methods.{method}.layers: {beyond[0]} is not allowed; {model} has the layers 0 to {limits['layers'] - 1}"
-        )
+        key, count = f"methods.{method}.layers", limits["layers"]
+        yield key, count, f"{key}: {beyond[0]} is not allowed; {model} has the layers 0 to {count - 1}"
+    if spec["kind"] == "lora" and limits["modules"]:
+        yield from _absent_targets(spec["targets"], limits, model, method)
+    if pattern := config["compressors"][compressor].get("pattern"):
+        key = f"compressors.{compressor}.pattern"
+        for width in limits["widths"]:
+            if width % int(pattern.split(":")[1]):
+                yield key, width, f"{key}: {pattern} does not divide the {width} inputs of linears of {model}"
     if limits["positions"]:
-        for key, length, prompt in _windows(config, settings, grid, compressor, method):
-            if length + prompt > limits["positions"]:
-                after = f" after a prompt of {prompt}" if prompt else ""
-                found.append(
-                    f"{key}: {length} tokens{after} exceed the {limits['positions']} positions of {model}; at most "
-                    f"{max(0, limits['positions'] - prompt)} are possible with {method}"
-                )
-    return found
+        yield from _beyond_positions(config, settings, limits["positions"], grid, model, compressor, method)
+
+
+def _absent_targets(targets: dict, limits: dict, model: str, method: str):
+    kind, modules = limits["type"] if limits["type"] in targets else "default", limits["modules"]
+    for index, target in enumerate(targets.get(kind, ())):
+        if not any(f".{name}".endswith(f".{target}") for name in modules):
+            key, last = (
+                f"methods.{method}.targets.{kind}[{index}]",
+                {name.rpartition(".")[2] for name in modules},
+            )
+            yield key, 0, unknown(key, target, sorted(last), f"module of {model}")
+
+
+def _beyond_positions(config, settings, positions: int, grid: str, model: str, compressor: str, method: str):
+    """Prompts that leave no room for text; windows that are too long (after their prompt)."""
+    alone = _members(config, method) or [method]
+    full = [(f"methods.{name}.tokens", n) for name in alone if (n := _prompt(config, name)) >= positions]
+    if not full and (n := _prompt(config, method)) >= positions:
+        full = [(f"methods.{method}.members", n)]
+    for key, tokens in full:
+        said = f"a prompt of {tokens} leaves no room for text in the {positions} positions of {model}"
+        yield key, positions, f"{key}: {said}"
+    for key, length, prompt in _windows(config, settings, grid, compressor, method):
+        if prompt < positions < length + prompt:
+            after, beside = (f" after a prompt of {prompt}", f" with {method}") if prompt else ("", "")
+            said = f"{length} tokens{after} exceed the {positions} positions of {model}"
+            yield key, positions - prompt, f"{key}: {said}; at most {positions - prompt} are possible{beside}"
 
 
 def _windows(config: dict, settings: dict, grid: str, compressor: str, method: str):
@@ -81,16 +133,24 @@ def _prompt(config: dict, method: str) -> int:
 
 
 def of_grids(config: dict) -> list[str]:
-    """The problems of every cell of every grid, each once."""
+    """The problems of every cell of every grid: each key once, with the model and method that leave it the least."""
     limits = {model: known(config, model) for model in config["models"]}
-    found = {}
+    found: dict[str, dict] = {}  # key -> {(model, method): (possible, text)}
     for grid, settings in config["grids"].items():
         for block in settings["blocks"].values():
             for model in block["models"]:
                 if any(limits[model].values()):
                     for compressor in block["compressors"]:
                         for method in block["methods"]:
-                            found |= dict.fromkeys(
-                                problems(config, limits[model], grid, model, compressor, method)
-                            )
-    return list(found)
+                            cell = (config, limits[model], grid, model, compressor, method)
+                            for key, possible, text in _found(*cell):
+                                found.setdefault(key, {}).setdefault((model, method), (possible, text))
+    return [
+        min(places.values(), key=lambda place: place[0])[1]
+        + (
+            f" (found in {len(places)} pairs of model and method, this is the tightest)"
+            if len(places) > 1
+            else ""
+        )
+        for places in found.values()
+    ]

@@ -8,6 +8,7 @@ from workflow_scripts import slurm
 from workflow_scripts.artifacts import ArtifactError, held_by, hold
 
 LOCKS = Path(".snakemake/locks")
+FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
 RESULTS = "results"  # whose lock a run holds while it lives
 RESUME = "`make resume` cancels what is left of it and goes on (PROFILE=slurm on a cluster)"
 _life = ExitStack()
@@ -57,6 +58,17 @@ def begin(on_cluster: bool) -> None:
             f"jobs of an earlier run in this folder are still on the cluster ({ids}): {RESUME}"
         )
     _life.enter_context(hold(RESULTS))
+
+
+def refuse_missing_sources(jobs) -> None:
+    """ArtifactError, before any job, where one of these would fetch a local model, corpus or task that isn't there."""
+    for job in jobs:
+        if job.rule.name in FETCHES and (spec := job.params.args["spec"])["source"] == "local":
+            path = Path(spec["path"]).expanduser()
+            if not path.exists():
+                raise ArtifactError(
+                    f"{job.rule.name} {job.params.args['name']}: {path}: no such file or folder (`path`)"
+                )
 
 
 def refuse_impossible(jobs) -> None:

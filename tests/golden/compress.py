@@ -1,7 +1,7 @@
 """Check files of layer-wise compression problems (NPZ) against the figures and outputs stored in them.
 
 A file holds a problem, W (out, in) with H (or X), or W_f16 with H_upper_f32, and `errors_json`: method name ->
-{rel_err, sparsity}. Optional outputs: NAME__Wq, NAME__Wq_rows0_8, NAME__scale, NAME__zero, NAME__mask. The
+{rel_err, sparsity}. Optional outputs: NAME__Wq, NAME__Wq_rowsA_B, NAME__scale, NAME__zero, NAME__mask. The
 method's name says its settings (`gptq_b3_g32_asym_actorder_static`, `sparsegpt_s0.5_b4`, `wanda_2of4`).
 """
 
@@ -21,35 +21,53 @@ from workflow_scripts.compress.solver import Solved, solve
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 TOKENS = {
-    r"b(\d+)": lambda bits: {"bits": int(bits)},
-    r"row": dict,
-    r"g(\d+)": lambda size: {"group_size": int(size)},
+    r"b([2-8])": lambda bits: {"bits": int(bits)},
+    r"row": lambda: {"group_size": None},
+    r"g([1-9]\d*)": lambda size: {"group_size": int(size)},
     r"asym": lambda: {"symmetric": False},
     r"sym": lambda: {"symmetric": True},
     r"mse": lambda: {"clip": "mse"},
     r"actorder": lambda: {"act_order": True},
     r"static": lambda: {"static_groups": True},
     r"damp([\d.]+(?:e-?\d+)?)": lambda damping: {"damping": float(damping)},
-    r"bs(\d+)": lambda size: {"block_size": int(size)},
+    r"bs([1-9]\d*)": lambda size: {"block_size": int(size)},
     r"s(0?\.\d+)": lambda sparsity: {"sparsity": float(sparsity)},
     r"(\d+)of(\d+)": lambda n, m: {"pattern": f"{n}:{m}"},
 }
+GRID, SWEEP, SHARE = (
+    {"bits", "group_size", "symmetric", "clip"},
+    {"act_order", "damping", "block_size"},
+    {"sparsity", "pattern"},
+)
+TAKEN = {
+    "rtn": GRID,
+    "gptq": GRID | SWEEP | {"static_groups"},
+    "sparsegpt": GRID | SWEEP | {"static_groups"} | SHARE,
+    "wanda": SHARE,
+    "magnitude": SHARE,
+}  # settings that an algorithm's name may hold
 
 
 def parse(name: str) -> Compressor:
     """Settings that a method's name stands for; ValueError for a name with an unknown part."""
     algorithm, *tokens = name.split("_")
-    if algorithm not in ("rtn", "gptq", "sparsegpt", "wanda", "magnitude"):
+    if algorithm not in TAKEN:
         raise ValueError(f"unknown algorithm {algorithm!r}")
-    found = {"damping": 0.01, "block_size": 128}
+    said = {}
     for token in tokens:
         match = next((hit for pattern in TOKENS if (hit := re.fullmatch(pattern, token))), None)
         if match is None:
             raise ValueError(f"unknown part {token!r}")
-        found |= TOKENS[match.re.pattern](*match.groups())
-    moving = found.get("group_size") and not found.get("static_groups")
-    if algorithm == "gptq" and moving and not any(token.startswith("bs") for token in tokens):
-        found["block_size"] = found["group_size"]  # the reference's rule for grids that are fitted on the way
+        [(key, value)] = TOKENS[match.re.pattern](*match.groups()).items()
+        if key not in TAKEN[algorithm]:
+            raise ValueError(f"unknown part {token!r}: {algorithm} takes no {key}")
+        if key in said:
+            raise ValueError(f"part {token!r}: {key} is named twice")
+        said[key] = value
+    found = {"damping": 0.01, "block_size": 128} | said
+    moving = said.get("group_size") and not said.get("static_groups")
+    if moving and "block_size" not in said:
+        found["block_size"] = said["group_size"]  # the reference's rule for grids that are fitted on the way
     return Compressor(algorithm, **found)
 
 
@@ -65,37 +83,44 @@ def run(W: torch.Tensor, H: torch.Tensor, settings: Compressor) -> Solved:
 
 
 def problem(data) -> tuple[torch.Tensor, torch.Tensor]:
-    """W (out, in) and H (in, in), float64."""
-    if "W_f16" in data:
-        W = torch.from_numpy(data["W_f16"].astype(np.float64))
-        H = torch.zeros(W.shape[1], W.shape[1], dtype=torch.float64)
-        upper = np.triu_indices(W.shape[1])
-        H[upper] = torch.from_numpy(data["H_upper_f32"].astype(np.float64))
+    """W (out, in) and H (in, in), float64; ValueError names the array that is missing or of another shape."""
+    W = _array(data, "W_f16" if "W_f16" in data else "W", ("out", "in"))
+    columns = W.shape[1]
+    if "H_upper_f32" in data:
+        H = torch.zeros(columns, columns, dtype=torch.float64)
+        H[np.triu_indices(columns)] = _array(data, "H_upper_f32", (columns * (columns + 1) // 2,))
         return W, torch.triu(H) + torch.triu(H, 1).T
-    W = torch.from_numpy(data["W"].astype(np.float64))
     if "H" in data:
-        return W, torch.from_numpy(data["H"].astype(np.float64))
-    X = torch.from_numpy(data["X"].astype(np.float64))
+        return W, _array(data, "H", (columns, columns))
+    X = _array(data, "X", (columns, "samples"))
     return W, 2 * X @ X.T
+
+
+def _array(data, name: str, shape: tuple) -> torch.Tensor:
+    """An array in float64; a size of `shape` that is a word may be any."""
+    if name not in data:
+        raise ValueError(f"the array {name} is missing; it holds {', '.join(data.files)}")
+    found = data[name].shape
+    if len(found) != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, found)):
+        raise ValueError(f"{name}: shape {found} instead of ({', '.join(map(str, shape))})")
+    return torch.from_numpy(data[name].astype(np.float64))
 
 
 def outputs_deviation(name: str, data, solved: Solved) -> tuple[float, list[str]]:
     """Largest relative deviation from the stored outputs of a method, and the names of those compared."""
     Q, grid = solved.weight, solved.quantized
-    made = {
-        "Wq": lambda: Q.numpy(),
-        "Wq_rows0_8": lambda: Q[:8].numpy(),
-        "scale": lambda: grid.scale.numpy(),
-        "zero": lambda: grid.zero.numpy(),
-        "mask": lambda: np.packbits(Q.numpy().astype(bool)),
-    }
+    made = {"Wq": lambda: Q.numpy(), "mask": lambda: np.packbits(Q.numpy().astype(bool))}
+    if grid:
+        made |= {"scale": lambda: grid.scale.numpy(), "zero": lambda: grid.zero.numpy()}
     worst, compared = 0.0, []
     for key in data.files:
         if not key.startswith(f"{name}__"):
             continue
         kind = key.removeprefix(f"{name}__")
+        if rows := re.fullmatch(r"Wq_rows(\d+)_(\d+)", kind):
+            made[kind] = Q[int(rows[1]) : int(rows[2])].numpy
         if kind not in made:
-            raise ValueError(f"unknown output {key!r}")
+            raise ValueError(f"unknown output {key!r} of {'a quantiser' if grid else 'a pruner'}")
         ours, theirs = made[kind](), data[key]
         if ours.shape != theirs.shape:
             raise ValueError(f"{key}: shape {ours.shape} instead of {theirs.shape}")
@@ -117,7 +142,11 @@ def check(path) -> list[Row]:
     """A row per method of an NPZ file: float64 figure and outputs to 1e-6, float32 figure to 1e-2."""
     path = Path(path)
     with np.load(path, allow_pickle=False) as data:
-        figures = json.loads(str(data["errors_json"]))
+        if "errors_json" not in data:
+            raise ValueError("the array errors_json is missing")
+        figures = {
+            name: float(said["rel_err"]) for name, said in json.loads(str(data["errors_json"])).items()
+        }
         W, H = problem(data)
         stored = {key.split("__")[0] for key in data.files if "__" in key}
         rows = [
@@ -125,9 +154,9 @@ def check(path) -> list[Row]:
         ]
         for name, reference in figures.items():
             try:
-                rows.append(_check_method(path, name, reference["rel_err"], W, H, data))
+                rows.append(_check_method(path, name, reference, W, H, data))
             except (ValueError, RuntimeError) as error:
-                rows.append(_failure(path, name, reference["rel_err"], str(error)))
+                rows.append(_failure(path, name, reference, str(error)))
         return rows
 
 
@@ -139,12 +168,13 @@ def _check_method(path: Path, name: str, reference: float, W: torch.Tensor, H: t
     settings = parse(name)
     solved = run(W, H, settings)
     figure = reconstruction_error(W, solved.weight, H)
-    deviation = abs(figure - reference) / reference
+    scale = abs(reference) or 1  # a lossless method's figure is 0
+    deviation = abs(figure - reference) / scale
     outputs, compared = outputs_deviation(name, data, solved)
     single = run(W.float(), H.float(), settings).weight.double()
     if settings.algorithm == "rtn":
         single = torch.where(ties(W, solved.quantized), solved.weight, single)
-    single_deviation = abs(reconstruction_error(W, single, H) - reference) / reference
+    single_deviation = abs(reconstruction_error(W, single, H) - reference) / scale
     worst = max(deviation, outputs)
     passed = worst <= TOLERANCE[torch.float64] and single_deviation <= TOLERANCE[torch.float32]
     note = f"float32 {single_deviation:.1e}" + (f", {'/'.join(compared)} {outputs:.1e}" if compared else "")

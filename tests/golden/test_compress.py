@@ -38,9 +38,23 @@ def test_names_say_the_settings():
     assert parse("gptq_b2_g48_sym_bs128").block_size == 128
     joint = parse("sparsegpt_4of8_b4_bs32")
     assert joint.n_of_m == (4, 8) and joint.bits == 4 and joint.block_size == 32
-    for name in ("gptq_b3_row_asym_magic", "awq_b4_row_asym", "wanda_s1.5"):
+    for name in ("gptq_b3_row_asym_magic", "awq_b4_row_asym", "wanda_s1.5", "gptq_b9_row", "rtn_b3_g0"):
         with pytest.raises(ValueError, match="unknown"):
             parse(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wanda_s0.5_b4", "'b4': wanda takes no bits"),
+        ("rtn_b3_row_actorder", "'actorder': rtn takes no act_order"),
+        ("gptq_b3_s0.5", "'s0.5': gptq takes no sparsity"),
+        ("gptq_b3_row_g32", "'g32': group_size is named twice"),
+    ],
+)
+def test_a_part_that_would_be_passed_over_is_refused(name, said):
+    with pytest.raises(ValueError, match=said):
+        parse(name)
 
 
 def _rewritten(folder, change):
@@ -71,9 +85,43 @@ def test_command_passes_and_prints_a_line_per_method(tmp_path, capsys):
         ),
         (lambda arrays, figures: arrays.update(rtn_b4_row_asym__codes=arrays["W"]), "unknown output"),
         (lambda arrays, figures: arrays.update(rtn_b8_row_asym__Wq=arrays["W"]), "output without a figure"),
-        (lambda arrays, figures: arrays.pop("H"), "can't be read as golden data"),
+        (lambda arrays, figures: arrays.pop("H"), "the array X is missing; it holds"),
+        (
+            lambda arrays, figures: arrays.update(H=arrays["H"][:50]),
+            "H: shape (50, 128) instead of (128, 128)",
+        ),
+        (lambda arrays, figures: arrays.update(W=arrays["W"][0]), "W: shape (128,) instead of (out, in)"),
+        (
+            lambda arrays, figures: arrays.update(W_f16=arrays.pop("W"), H_upper_f32=np.zeros(8255)),
+            "H_upper_f32: shape (8255,) instead of (8256)",
+        ),
+        (
+            lambda arrays, figures: arrays.update(rtn_b4_row_asym__zero=np.zeros((64, 2))),
+            "rtn_b4_row_asym__zero: shape (64, 1) instead of (64, 2)",
+        ),
+        (
+            lambda arrays, figures: (
+                figures.update({"wanda_s0.5": {"rel_err": 0.1}}),
+                arrays.update({"wanda_s0.5__scale": np.ones((64, 1))}),
+            ),
+            "unknown output 'wanda_s0.5__scale' of a pruner",
+        ),
+        (lambda arrays, figures: figures.update(rtn_b8_row={"sparsity": 0}), "KeyError('rel_err')"),
     ],
-    ids=["figure", "output", "method", "kind", "unlisted", "problem"],
+    ids=[
+        "figure",
+        "output",
+        "method",
+        "kind",
+        "unlisted",
+        "no-problem",
+        "shape",
+        "one-dimension",
+        "triangle",
+        "output-shape",
+        "grid-of-a-pruner",
+        "no-figure",
+    ],
 )
 def test_command_fails_on(tmp_path, capsys, change, said):
     assert main([_rewritten(tmp_path, change)]) == 1
@@ -86,3 +134,18 @@ def test_command_fails_on_unknown_formats_and_empty_folders(tmp_path, capsys):
     (tmp_path / "figures.csv").write_text("method,figure\n")
     assert main([tmp_path]) == 1
     assert "unknown format" in capsys.readouterr().out
+
+
+def test_a_file_that_was_cut_short_fails_by_its_name(tmp_path, capsys):
+    whole = (DATA / "random_64x128.npz").read_bytes()
+    (tmp_path / "short.npz").write_bytes(whole[: len(whole) // 2])
+    assert main([tmp_path]) == 1
+    assert "short.npz" in (output := capsys.readouterr().out) and "can't be read as golden data" in output
+
+
+def test_some_rows_of_an_output_are_compared(tmp_path, capsys):
+    def some_rows(arrays, figures):
+        arrays["rtn_b4_row_asym__Wq_rows8_16"] = arrays.pop("rtn_b4_row_asym__Wq")[8:16]
+
+    assert main([_rewritten(tmp_path, some_rows)]) == 0
+    assert "Wq_rows8_16 " in capsys.readouterr().out

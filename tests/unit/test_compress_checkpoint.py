@@ -201,6 +201,28 @@ def more_levels(tensors, proof):
     record["levels"], record["sparsity"] = 24, (unpack(parts, 64, settings).weight == 0).float().mean().item()
 
 
+def more_grids(tensors, proof):
+    """A grid for each column in the place of one for 24: any weight would have few levels then."""
+    for part in ("scale", "zero"):
+        tensors[f"0.mlp.down_proj.{part}"] = (
+            tensors[f"0.mlp.down_proj.{part}"].repeat_interleave(24, 1)[:, :64].clone()
+        )
+    tensors["0.mlp.down_proj.group"] = torch.arange(64, dtype=torch.int32)
+    record = next(r for r in proof["layers"] if r["layer"] == 0 and r["linear"] == "mlp.down_proj")
+    record["levels"] = 1
+
+
+def swapped(tensors, proof):
+    """Two layers' weights in each other's place."""
+    for key in [key for key in tensors if key.startswith("0.")]:
+        other = f"1.{key.removeprefix('0.')}"
+        tensors[key], tensors[other] = tensors[other], tensors[key]
+
+
+def not_a_number(tensors, proof):
+    tensors["0.mlp.up_proj.scale"][5, 0] = float("nan")
+
+
 def claim(key, value):
     return lambda tensors, proof: proof["layers"][3].update({key: value})
 
@@ -212,6 +234,9 @@ def claim(key, value):
         ("sparsegpt", claim("sparsity", 0.6), "layer 0, linear self_attn.o_proj: sparsity 0.5"),
         ("gptq", more_levels, "layer 0, linear mlp.down_proj: 24 levels are no 3-bit weight"),
         ("sparsegpt", unpruned, "layer 1, linear mlp.up_proj: sparsity 0.0000 is below the 0.5 asked for"),
+        ("gptq", more_grids, "layer 0, linear mlp.down_proj: 64 grids a row are not one for each 24 columns"),
+        ("gptq", swapped, "layer 0, linear self_attn.q_proj: sparsity 0."),
+        ("gptq", not_a_number, "layer 0, linear mlp.up_proj: it holds NaN or infinite values"),
         (
             "gptq",
             lambda t, p: t.pop("1.mlp.up_proj.scale"),
@@ -225,7 +250,19 @@ def claim(key, value):
         ),
         ("gptq", lambda t, p: p["layers"][0].pop("error"), "'error' is a required property"),
     ],
-    ids=["levels", "sparsity", "more-levels", "unpruned", "missing", "unlisted", "model", "schema"],
+    ids=[
+        "levels",
+        "sparsity",
+        "more-levels",
+        "unpruned",
+        "more-grids",
+        "swapped",
+        "nan",
+        "missing",
+        "unlisted",
+        "model",
+        "schema",
+    ],
 )
 def test_a_load_refuses(name, change, said, sources, here):
     folder = compressed(sources, here / name, SETTINGS[name])

@@ -132,6 +132,20 @@ def test_sparsity_and_patterns_are_kept_to_with_a_grid_on_top():
         assert solved.quantized.levels() <= 16
 
 
+@pytest.mark.parametrize(("pattern", "block_size"), [("2:4", 30), ("2:3", 128), ("5:9", 32), ("7:36", 8)])
+def test_a_pattern_does_not_depend_on_the_block_size(pattern, block_size):
+    W, H = problem()
+    one, other = (
+        solve([W], H, Compressor("sparsegpt", pattern=pattern, damping=0.01, block_size=size))
+        .linears[0]
+        .weight
+        for size in (72, block_size)
+    )
+    n, m = map(int, pattern.split(":"))
+    assert ((other == 0).view(16, -1, m).sum(2) == n).all()
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 def test_dead_columns_are_zeroed_and_counted():
     W, H = problem()
     H[:, [3, 40]] = 0
@@ -156,7 +170,6 @@ def test_settings_that_make_no_sense_are_refused():
         {"algorithm": "gptq"},
         {"algorithm": "wanda"},
         {"algorithm": "sparsegpt", "pattern": "4:4"},
-        {"algorithm": "sparsegpt", "pattern": "2:4", "block_size": 30},
     ):
         with pytest.raises(CompressionError):
             Compressor(**settings)

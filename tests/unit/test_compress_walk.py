@@ -42,6 +42,13 @@ FAMILIES = {
     "gpt_neox": ({}, NEOX_GROUPS),
     "phi": ({}, [("q_proj", "k_proj", "v_proj", "fc1"), ("dense",), ("fc2",)]),
     "gpt2": (GPT2, [("c_attn",), ("c_proj",), ("c_fc",), ("c_proj",)]),
+    "openai-gpt": (GPT2, [("c_attn",), ("c_proj",), ("c_fc",), ("c_proj",)]),  # its layers return lists
+    "falcon": (
+        {"ffn_hidden_size": 64, "alibi": True},
+        [("query_key_value", "dense_h_to_4h"), ("dense",), ("dense_4h_to_h",)],
+    ),
+    "phi3": ({"num_key_value_heads": 2}, [("qkv_proj",), ("o_proj",), ("gate_up_proj",), ("down_proj",)]),
+    "gptj": (GPT2 | {"rotary_dim": 4}, [("q_proj", "k_proj", "v_proj", "fc_in"), ("out_proj",), ("fc_out",)]),
 }  # fmt: skip
 W3 = Compressor("gptq", bits=3, group_size=24, act_order=True, static_groups=True, damping=0.01)
 HALF = Compressor("sparsegpt", sparsity=0.5, damping=0.01)
@@ -134,7 +141,7 @@ def test_the_chain_of_layers_is_the_model(family, monkeypatch):
         activations.advance(index, layer)
     outputs = []
     layers[-1].register_forward_hook(
-        lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out)
+        lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple | list) else out)
     )
     model(input_ids=text)
     torch.testing.assert_close(torch.cat(list(activations.hidden)), outputs[0], rtol=1e-5, atol=1e-6)
@@ -384,6 +391,31 @@ def test_trouble_names_layer_and_linear(tmp_path):
         walked(model, tmp_path / "inf", W3)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Compressor("rtn", bits=3),
+        Compressor("magnitude", sparsity=0.5),
+        Compressor("wanda", sparsity=0.5),
+        W3,
+        HALF,
+    ],
+    ids=lambda settings: settings.algorithm,
+)
+def test_weights_that_are_no_numbers_or_too_large_to_store_are_named(settings, tmp_path):
+    model = tiny()
+    weight = decoder_layers(model)[1].mlp.down_proj.weight.data
+    weight[0, 0] = float("nan")
+    with pytest.raises(CompressionError, match=r"layer 1, linear mlp.down_proj: the dense weight holds NaN"):
+        walked(model, tmp_path / "nan", settings)
+    weight[0] = 1e5
+    if settings.bits:
+        walked(model, tmp_path / "large", settings)
+        return
+    with pytest.raises(CompressionError, match=r"layer 1, linear mlp.down_proj: .*beyond float16"):
+        walked(model, tmp_path / "large", settings)
+
+
 def test_a_full_disk_is_named_with_what_helps(tmp_path, monkeypatch):
     class Full:
         def seek(self, offset):
@@ -404,6 +436,28 @@ def test_fused_experts_are_refused(tmp_path):
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(CompressionError, match=r"outside nn.Linear and Conv1D \(MixtralDecoderLayer\)"):
         walked(model, tmp_path, W3)
+
+
+class Untouched(FinishedLayers):
+    def save(self, index, *stored):
+        pytest.fail("a layer was compressed before the refusal")
+
+
+def test_what_can_not_be_compressed_is_refused_before_the_first_layer(tmp_path):
+    mixture = {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+               "shared_expert_intermediate_size": 32, "mlp_only_layers": [0]}  # fmt: skip
+    config = AutoConfig.for_model("qwen2_moe", **COMMON, **mixture)
+    skeleton = stored(AutoModelForCausalLM.from_config(config), tmp_path)
+    with pytest.raises(
+        CompressionError, match=r"layer 1, mlp.experts.gate_up_proj: .*\(Qwen2MoeDecoderLayer\)"
+    ):
+        walk(skeleton, windows(), W3, Untouched(tmp_path), log=silent)
+    pattern = Compressor("wanda", pattern="5:32")
+    skeleton = stored(tiny(intermediate_size=72), tmp_path)
+    with pytest.raises(
+        CompressionError, match=r"layer 0, linear mlp.down_proj: 72 columns are no multiple of .*5:32"
+    ):
+        walk(skeleton, windows(), pattern, Untouched(tmp_path), log=silent)
 
 
 def test_a_decoder_that_works_between_its_layers_is_refused(tmp_path):

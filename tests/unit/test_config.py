@@ -149,3 +149,17 @@ def test_lists_say_what_they_hold_and_what_they_need(shipped):
     assert "methods.lora-v-r3.layers: 1 is listed twice" in problems_of(
         shipped, ("methods", "lora-v-r3", "layers"), [1, 1]
     )
+
+
+def test_a_wrong_value_that_an_anchor_hands_on_is_said_once(shipped):
+    config = copy.deepcopy(shipped)
+    for name in ("lora-r2", "lora-r3", "lora-r4"):
+        config["methods"][name]["alpha"] = -1
+    config["methods"]["lora-v-r2"]["rank"] = -1
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    assert str(error.value).splitlines() == [
+        "methods.lora-r2.alpha: -1 is not allowed; allowed: above 0 "
+        "(the same in 2 more: methods.lora-r3.alpha, methods.lora-r4.alpha)",
+        "methods.lora-v-r2.rank: -1 is not allowed; allowed: from 1 to 4096",
+    ]

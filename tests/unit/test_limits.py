@@ -2,10 +2,13 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from workflow_scripts.config import ConfigError, load
 from workflow_scripts.grid import Cell, Plan
@@ -21,6 +24,7 @@ def shipped(tmp_path, monkeypatch):
 
 def edit(config: dict, path: list, value) -> dict:
     config = part = copy.deepcopy(config)
+    config["methods"]["prompt-1"] = {"kind": "prompt", "tokens": 2047}  # named by no block
     for key in path[:-1]:
         part = part[key]
     part[path[-1]] = value
@@ -37,13 +41,16 @@ def edit(config: dict, path: list, value) -> dict:
         (["grids", "paper", "calibration", "length"], 2049,
          ["grids.paper.calibration.length: 2049 tokens exceed the 2048 positions of opt-6.7b; at most 2048"]),
         (["training", "paper", "sequence_length"], 1949,
-         ["training.paper.sequence_length: 1949 tokens after a prompt of 100 exceed", "of llama-7b; at most 1948"]),
+         ["training.paper.sequence_length: 1949 tokens after a prompt of 100 exceed", "of opt-6.7b; at most 1948"]),
         (["grids", "paper", "evaluation", "perplexity", "length"], 1923,
          ["grids.paper.evaluation.perplexity.length: 1923 tokens after a prompt of 126", "with concat-26-100"]),
         (["grids", "paper", "similarity", "length"], 1949, ["grids.paper.similarity.length: 1949 tokens after"]),
         (["grids", "paper", "latency", "sequence"], 2000,
          ["grids.paper.latency.sequence: 2008 tokens after a prompt of 100"]),
-        (["methods", "prompt-100", "tokens"], 3000, ["prompt of 3000", "at most 0 are possible with prompt-100"]),
+        (["methods", "prompt-100", "tokens"], 3000,
+         ["methods.prompt-100.tokens: a prompt of 3000 leaves no room for text in the 2048 positions of"]),
+        (["methods", "concat-26-100", "members"], ["prompt-26", "prompt-1"],
+         ["methods.concat-26-100.members: a prompt of 2073 leaves no room for text in the 2048 positions of"]),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) and len(value) > 2 else "",
 )  # fmt: skip
@@ -51,6 +58,19 @@ def test_what_the_catalogue_knows_to_be_impossible_stops_the_run(shipped, path, 
     with pytest.raises(ConfigError) as error:
         load(edit(shipped, path, value))
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_one_wrong_value_is_one_line(shipped):
+    with pytest.raises(ConfigError) as error:
+        load(edit(shipped, ["methods", "prompt-100", "tokens"], 3000))
+    [line] = str(error.value).splitlines()
+    assert re.search(r"found in \d+ pairs of model and method", line)
+    with pytest.raises(ConfigError) as error:
+        load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049))
+    [line] = str(error.value).splitlines()
+    assert (
+        "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
+    )  # the tightest
 
 
 def test_at_the_limit_everything_is_possible(shipped):
@@ -78,6 +98,37 @@ def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
     (folder / "config.json").write_text(json.dumps(found | {"model_type": "opt"}))
     with pytest.raises(ConfigError, match=r"methods.idp-50-100.score: joint_sum is not defined"):
         load(edit(shipped, ["methods", "idp-50-100", "score"], "joint_sum"))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    found = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536}
+    (folder / "config.json").write_text(json.dumps(found))
+    linears = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+               "mlp.up_proj", "mlp.down_proj", "input_layernorm")  # fmt: skip
+    names = [f"model.layers.{layer}.{linear}.weight" for layer in range(2) for linear in linears]
+    if sharded:
+        index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        save_file(dict.fromkeys(names, np.zeros(1)), folder / "model.safetensors")
+    load(shipped)
+    load(edit(shipped, ["methods", "lora-r2", "targets"], {"llama": ["mlp.up_proj", "o_proj"]}))
+    with pytest.raises(ConfigError) as error:
+        load(edit(shipped, ["methods", "lora-r2", "targets", "llama"], ["q_proj", "q_projj"]))
+    assert "methods.lora-r2.targets.llama[1]: 'q_projj' is no module of smollm2-135m; allowed: " in str(
+        error.value
+    )
+    assert "did you mean 'q_proj'?" in str(error.value)
+    shipped["grids"]["smoke"]["blocks"]["core"]["compressors"].append("sparsegpt-2of4")
+    load(shipped)
+    with pytest.raises(
+        ConfigError, match=r"compressors.sparsegpt-2of4.pattern: 2:5 does not divide the 576 inputs"
+    ):
+        load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:5"))
+    load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:3"))
 
 
 def test_a_cell_that_no_grid_names_is_checked_when_it_is_asked_for(shipped):

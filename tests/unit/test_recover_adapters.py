@@ -182,7 +182,7 @@ def test_lora_counts_are_the_printed_ones_from_the_configs_alone(config, printed
     for rank, millions in printed.items():
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config())
-            adapted = get_peft_model(model, lora.lora_config(LORA | {"rank": rank}, model.config.model_type))
+            adapted = get_peft_model(model, lora.lora_config(LORA | {"rank": rank}, model))
         count = sum(parameter.numel() for parameter in adapters.trained_parameters(adapted))
         assert round(count / 1e6, 2) == millions
 
@@ -200,7 +200,7 @@ def test_the_catalogues_small_lora_has_exactly_the_parameters_of_prompt_100(name
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config())
         method = {"dropout": 0.0} | catalogue[name]
-        adapted = get_peft_model(model, lora.lora_config(method, model.config.model_type))
+        adapted = get_peft_model(model, lora.lora_config(method, model))
     count = sum(parameter.numel() for parameter in adapters.trained_parameters(adapted))
     assert count == catalogue["prompt-100"]["tokens"] * model.config.hidden_size
 
@@ -220,6 +220,8 @@ def test_lora_on_chosen_layers_and_targets():
     assert sum(parameter.numel() for parameter in parameters) == 2 * (32 + 32)
     with pytest.raises(ValueError, match="no entry for model type 'llama'"):
         adapters.create(tiny_llama(), LORA | {"targets": {"opt": ["fc1"]}}, 0)
+    with pytest.raises(ValueError, match="llama has no module q_projj"):  # PEFT would train v_proj alone
+        adapters.create(tiny_llama(), LORA | {"targets": {"default": ["q_projj", "v_proj"]}}, 0)
 
 
 def test_merged_lora_equals_unmerged(tmp_path):

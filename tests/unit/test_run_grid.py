@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace as Any
 
 import pytest
 
-from workflow_scripts import run_grid
+from workflow_scripts import run_grid, runs
+from workflow_scripts.artifacts import ArtifactError
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -49,3 +51,14 @@ def test_snakemake_may_clean_up(by, tmp_path):
         process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 3
     assert (tmp_path / "cleaned").exists()
+
+
+def test_a_local_source_that_is_not_there_stops_a_run_before_its_first_job(tmp_path):
+    def fetch(path, source="local", rule="fetch_model"):
+        arguments = {"name": "mine", "spec": {"source": source, "path": str(path)}}
+        return Any(rule=Any(name=rule), params=Any(args=arguments))
+
+    cell = Any(rule=Any(name="evaluate_cell"), params=Any(args={}))
+    runs.refuse_missing_sources([cell, fetch(tmp_path), fetch("nowhere", "hub")])
+    with pytest.raises(ArtifactError, match=r"fetch_corpus mine: nowhere/text.jsonl: no such file or folder"):
+        runs.refuse_missing_sources([cell, fetch("nowhere/text.jsonl", rule="fetch_corpus")])

@@ -12,7 +12,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from workflow_scripts.artifacts import ArtifactError, atomic_path, read_json, sha256_file, write_json
+from workflow_scripts.artifacts import (
+    ArtifactError,
+    atomic_path,
+    read_json,
+    safetensors_header,
+    sha256_file,
+    write_json,
+)
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
 from workflow_scripts.compress.packing import unpack
 from workflow_scripts.compress.settings import Compressor
@@ -32,20 +39,11 @@ def dense_hash(dense_folder) -> str:
         ) from None
 
 
-def _header(path) -> tuple[dict, int]:
-    """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin."""
-    with open(path, "rb") as handle:
-        length = struct.unpack("<Q", handle.read(8))[0]
-        header = json.loads(handle.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
-
-
 def dense_bits(dense_folder) -> float:
     """Mean bits per weight of the model folder's safetensors files, from their headers."""
     size = count = 0
     for path in sorted(Path(dense_folder).glob("*.safetensors")):
-        for entry in _header(path)[0].values():
+        for entry in safetensors_header(path)[0].values():
             size += 8 * (entry["data_offsets"][1] - entry["data_offsets"][0])
             count += torch.Size(entry["shape"]).numel()
     if not count:
@@ -60,7 +58,7 @@ def join(parts: list, path) -> int:
     """
     found = []
     for part in parts:
-        header, begin = _header(part)
+        header, begin = safetensors_header(part)
         for name, entry in header.items():
             start, stop = entry["data_offsets"]
             found.append((name, entry["dtype"], entry["shape"], part, begin + start, stop - start))
@@ -172,12 +170,18 @@ def put_compressed(model, tensors: dict, records: list[dict], settings: Compress
 
 def _unproven(stored, record: dict, settings: Compressor) -> str | None:
     """What a stored weight isn't, of what its record and the compressor's settings claim; None if all holds."""
+    if not torch.isfinite(stored.weight).all():
+        return "it holds NaN or infinite values"
     measured = measure(stored)
     for key in ("levels", "sparsity"):
         if measured[key] != record[key]:
             return f"{key} {measured[key]}, but {record[key]} is claimed"
     if settings.bits and (measured["levels"] is None or measured["levels"] > 2**settings.bits):
         return f"{measured['levels']} levels are no {settings.bits}-bit weight"
+    if settings.bits:
+        size, sizes = settings.group_size or record["shape"][1], stored.quantized.group.bincount()
+        if sizes.max() > size or stored.quantized.scale.shape[1] != -(-record["shape"][1] // size):
+            return f"{stored.quantized.scale.shape[1]} grids a row are not one for each {size} columns"
     if settings.pattern:
         n, m = settings.n_of_m
         zeros = (stored.weight == 0).view(len(stored.weight), -1, m).sum(2)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
-from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.settings import CompressionError, Compressor
 
 BATCH_TOKENS = 4096  # tokens per forward pass of a layer
 
@@ -47,13 +47,30 @@ def layer_linears(layer: nn.Module) -> dict[str, nn.Module]:
     """Name -> Linear or Conv1D of a decoder layer. Refuses weight matrices that lie in neither (fused experts)."""
     linears = _linears(layer)
     known = {id(module.weight) for module in linears.values()}
-    for name, parameter in layer.named_parameters():
-        if parameter.dim() > 1 and id(parameter) not in known:
-            raise CompressionError(
-                f"{name}: a weight of shape {tuple(parameter.shape)} outside nn.Linear and Conv1D "
-                f"({type(layer).__name__}); such layers can't be compressed"
-            )
+    others = [(n, p) for n, p in layer.named_parameters() if p.dim() > 1 and id(p) not in known]
+    if others:
+        name, largest = max(others, key=lambda other: other[1].numel())
+        raise CompressionError(
+            f"{name}: a weight of shape {tuple(largest.shape)} outside nn.Linear and Conv1D "
+            f"({type(layer).__name__}); such layers can't be compressed"
+        )
     return linears
+
+
+def refuse_what_cannot_be(layers: nn.ModuleList, settings: Compressor) -> None:
+    """CompressionError with layer and linear, before any work, for what `layer_linears` or an n:m pattern refuses."""
+    for index, layer in enumerate(layers):
+        try:
+            linears = layer_linears(layer)
+        except CompressionError as error:
+            raise CompressionError(f"layer {index}, {error}") from None
+        for name, linear in linears.items():
+            columns = get_weight(linear).shape[1]
+            if settings.pattern and columns % settings.n_of_m[1]:
+                raise CompressionError(
+                    f"layer {index}, linear {name}: {columns} columns are no multiple of the pattern "
+                    f"{settings.pattern}'s m"
+                )
 
 
 def _linears(layer: nn.Module) -> dict[str, nn.Module]:
@@ -202,12 +219,12 @@ class Activations:
 
 
 def _returns_tuple(model, first_layer, window) -> bool:
-    """Whether decoder layers return a tuple, seen from the first one's output."""
+    """Whether decoder layers return a tuple (or list), seen from the first one's output."""
     found = None
 
     def after(module, args, output):
         nonlocal found
-        found = isinstance(output, tuple)
+        found = isinstance(output, tuple | list)
         raise _Stop
 
     hook = first_layer.register_forward_hook(after)
@@ -252,7 +269,7 @@ def _record_calls(model, layers, batch, as_tuple: bool):
 
 
 def _first(output):
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def _to(value, device):

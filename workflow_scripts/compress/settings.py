@@ -21,7 +21,7 @@ class Compressor:
     act_order          columns in order of falling diag(H); static_groups fixes all group grids before the loop
     sparsity, pattern  share of zeros, or "n:m": n zeros in each m columns
     damping            percdamp: share of mean(diag H) added to the diagonal
-    block_size         columns per lazy update and per SparseGPT mask
+    block_size         columns per lazy update and per SparseGPT mask; of an n:m pattern, as many whole m as it holds
     true_sequential    inside a decoder layer, each linear sees the outputs of the compressed ones before it
     forward            precision of the calibration's forward passes, fp32 or bf16; H and the solve are always fp32
     """
@@ -49,10 +49,8 @@ class Compressor:
             and not self.pattern
         ):
             raise CompressionError(f"{self.algorithm}: sparsity and pattern are both missing; name one")
-        if self.pattern and self.block_size % self.n_of_m[1]:
-            raise CompressionError(
-                f"block_size {self.block_size} is no multiple of the pattern {self.pattern}'s m"
-            )
+        if self.pattern and not 0 < self.n_of_m[0] < self.n_of_m[1]:
+            raise CompressionError(f"pattern {self.pattern}: n must lie between 1 and m - 1")
 
     @property
     def n_of_m(self) -> tuple[int, int] | None:
@@ -60,8 +58,6 @@ class Compressor:
         if not self.pattern:
             return None
         n, m = (int(part) for part in self.pattern.split(":"))
-        if not 0 < n < m:
-            raise CompressionError(f"pattern {self.pattern}: n must lie between 1 and m - 1")
         return n, m
 
     @property

@@ -78,9 +78,9 @@ def _sweep(W, U, rows, grids, settings: Compressor) -> torch.Tensor:
     """The sweep over columns. W (C, R) is used up; returns Q (C, R), both in processing order."""
     Q = torch.empty_like(W)
     n, m = settings.n_of_m or (0, 1)
-    tile = TILE // m * m or m
-    for start in range(0, len(W), settings.block_size):
-        stop = min(start + settings.block_size, len(W))
+    tile, size = TILE // m * m or m, settings.block_size // m * m or m  # of whole m columns
+    for start in range(0, len(W), size):
+        stop = min(start + size, len(W))
         block, E = W[start:stop].clone(), torch.empty_like(W[start:stop])  # (B, R)
         factor = U[start:stop, start:stop]
         d = factor.diagonal()[:, None]

@@ -19,6 +19,7 @@ from workflow_scripts.compress.decoder import (
     decoder_layers,
     get_weight,
     layer_linears,
+    refuse_what_cannot_be,
     set_weight,
 )
 from workflow_scripts.compress.hessian import reconstruction_error
@@ -88,6 +89,7 @@ def walk(
     rebuilt from the packed form. `log` gets a line per layer.
     """
     layers = decoder_layers(skeleton.model)
+    refuse_what_cannot_be(layers, settings)
     activations = None
     if settings.calibrated:
         activations = _embed(skeleton, layers, windows, settings, device, memory, finished.folder)
@@ -154,6 +156,10 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
             packed = {f"{index}.{name}.{part}": tensor for part, tensor in pack(solved, settings).items()}
             record = {"layer": index, "linear": name, "shape": list(weight.shape)}
             stored = _put(layer, name, packed, record, settings)
+            if not torch.isfinite(stored.weight).all():
+                raise CompressionError(
+                    f"layer {index}, linear {name}: a kept weight is beyond float16, in which it is stored"
+                )
             Q = stored.weight.to(weight.device)
             record["error"] = reconstruction_error(weight, Q, H)
             record |= {"damping": solution.damping, "dead_columns": solution.dead_columns}
@@ -181,6 +187,8 @@ def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settin
     """Compress the weights (rows_k, columns) of linears with one input of Hessian H."""
     if settings.algorithm in OBS:
         return solve(weights, H, settings, half=True)
+    if not all(torch.isfinite(weight).all() for weight in weights):
+        raise CompressionError("the dense weight holds NaN or infinite values")
     if settings.algorithm == "wanda":
         return Solution([baselines.wanda(weight, H.diagonal(), settings) for weight in weights])
     if settings.algorithm == "magnitude":

@@ -69,7 +69,7 @@ def _peft_config(model, method: dict):
             raise ValueError(
                 f"layers: {beyond[0]} is not allowed; the model has the layers 0 to {layers - 1}"
             )
-        return lora_config(method, model.config.model_type)
+        return lora_config(method, model)
     common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": method["tokens"]}
     if kind == "prefix":
         return PrefixTuningConfig(**common)
