@@ -7,7 +7,7 @@ from tests.unit.synthetic_results import PAIR, study, write_grid
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.rendering import signed
 from workflow_scripts.analyze.results import read_results, samples_path
-from workflow_scripts.analyze.summary import lines, points
+from workflow_scripts.analyze.summary import cautions, lines, points
 from workflow_scripts.artifacts import check
 
 
@@ -47,12 +47,29 @@ def test_what_an_adapter_also_gives_the_dense_model_is_no_recovery(tmp_path):
     assert metric["verdict"]["word"] in ("unrecovered", "undecided")
 
 
+def test_a_harm_to_the_dense_model_is_told_beside_the_verdict_that_it_makes(tmp_path):
+    """The prompt brings nothing back and costs the dense model what it would have to bring back: G says displaced."""
+    truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.2}, losses={"gptq-w3": 0.25}, dense=0.75)
+    truth |= {
+        ("m", "dense", "wikipedia", "idp-50-100", 0): 0.5,
+        ("m", "dense", "wikipedia", "lora-r4", 0): 0.75,
+    }
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, 1500)
+    metric = verdict["groups"][0]["metrics"]["accuracy"]
+    assert metric["verdict"]["word"] == "displaced" and metric["uncontrolled"]["word"] == "forgotten"
+    harm, other = cautions(metric, PAIR)
+    assert harm.startswith("idp-50-100 harms the dense model (-2") and "the compressed model gains" in harm
+    assert other == "without the dense control the rule would say forgotten"
+    assert f"  mind: {harm}" in lines(verdict)
+
+
 def test_without_a_dense_control_the_verdict_is_undecided_and_says_why(tmp_path):
     verdict = judged(tmp_path, {"idp-50-100": 0.2, "lora-r4": 0.2}, control=False)
     metric = verdict["groups"][0]["metrics"]["accuracy"]
     assert metric["verdict"]["word"] == "undecided"
     assert metric["verdict"]["reason"].startswith("no dense control for idp-50-100 and lora-r4")
     assert metric["methods"]["lora-r4"]["controlled"] is None
+    assert cautions(metric, PAIR) == []
     assert "not controlled" in "\n".join(lines(verdict))
 
 

@@ -135,13 +135,13 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
     none, reference = (group.compressor, "none"), ("dense", "none")
     loss = estimates[reference] - estimates[none] if reference in estimates else None
     lost = loss is not None and loss.interval()[0] > 0
-    methods, controlled = {}, {}
+    methods, gains, controlled = {}, {}, {}
     by_key = {(arm.compressor, arm.method): arm for arm in arms}
     for arm in arms:
         key = (arm.compressor, arm.method)
         if arm.compressor != group.compressor or arm.method == "none":
             continue
-        gain = estimates[key] - estimates[none]
+        gain = gains[arm.method] = estimates[key] - estimates[none]
         found, covers = smallest_detectable(difference(key, none), binary), _covers(arm)
         if covers != ITEMS:  # what training adds to the variance counts too
             found = max(found, detectable_from(gain.standard_error))
@@ -174,6 +174,7 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
         ),
         "methods": methods,
         "verdict": _verdict(group, loss, controlled, methods, pair).to_json(),
+        "uncontrolled": _uncontrolled(loss, gains, pair),
         "absent_tasks": absent,
     }
 
@@ -194,6 +195,14 @@ def _verdict(group: Group, loss: Estimate | None, controlled: dict, methods: dic
             "from what the adapter gives any model; the gains shown are not controlled"
         )
     return decide(loss, controlled.get(pair["prompt"]), controlled.get(pair["lora"]), missing)
+
+
+def _uncontrolled(loss: Estimate | None, gains: dict, pair: dict) -> dict | None:
+    """What the rule says of the plain gains: how much of the verdict is the dense control's. None without them."""
+    if loss is None or not all(method in gains for method in pair.values()):
+        return None
+    verdict = decide(loss, gains[pair["prompt"]], gains[pair["lora"]])
+    return {"word": verdict.word, "reason": verdict.reason.replace("G(", "gain(")}
 
 
 def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None) -> dict:

@@ -11,7 +11,7 @@ from workflow_scripts.analyze.forecast import Forecast, compare, job_hours, meas
 from workflow_scripts.analyze.ledger import OUTCOMES, rates
 from workflow_scripts.analyze.rendering import environment
 from workflow_scripts.analyze.results import Results, unique
-from workflow_scripts.analyze.summary import covered, judged, points, unjudged
+from workflow_scripts.analyze.summary import cautions, covered, judged, nats, points, unjudged
 from workflow_scripts.analyze.tables import DOMAINS, SHORT, Table
 from workflow_scripts.analyze.verdict import LIMITS
 
@@ -38,6 +38,8 @@ def build_page(
         covered=covered(judged(verdict), verdict["pair"]),
         limits=LIMITS,
         points=points,
+        nats=nats,
+        cautions=cautions,
         tables=tables,
         domains=list(DOMAINS.values()),
         headline=image(figures.get(HEADLINE)),

@@ -1,6 +1,6 @@
 """The README's account of a result: a marked region, written from an archive and never by hand."""
 
-from workflow_scripts.analyze.summary import covered, judged, points, unjudged
+from workflow_scripts.analyze.summary import cautions, covered, judged, nats, points, unjudged
 from workflow_scripts.artifacts import ArtifactError
 
 BEGIN = "<!-- results: written by `python -m workflow_scripts.update_readme`, not by hand -->"
@@ -34,6 +34,8 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         *(_row(group, pair) for group in groups),
         "",
     ]
+    if minded := [f"- {caution}" for group in groups for caution in _cautions(group, pair)]:
+        lines += [*minded, ""]
     missing = verdict["cells"]["missing"]
     if missing:
         left = unjudged(verdict)
@@ -71,6 +73,18 @@ def _row(group: dict, pair: dict) -> str:
     where = f"{group['model']}, {group['compressor']}, {group['corpus']}"
     cells = [where, points(accuracy["loss"]), *brought, f"**{words[0]}**", words[1]]
     return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"
+
+
+def _cautions(group: dict, pair: dict) -> list[str]:
+    where = f"{group['model']}, {group['compressor']}, {group['corpus']}"
+    return [
+        f"{where}, by {name}: {caution}."
+        for metric, name, shown in (
+            ("accuracy", "accuracy", points),
+            ("gold_loglik", "gold log-likelihood", nats),
+        )
+        for caution in cautions(group["metrics"][metric], pair, shown)
+    ]
 
 
 def current(readme: str) -> str:

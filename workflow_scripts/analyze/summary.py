@@ -61,6 +61,7 @@ def group_lines(group: dict, pair: dict) -> list[str]:
         f"  change with {pair['prompt']:<11} {_gain(metric, pair['prompt'])}",
         f"  change with {pair['lora']:<11} {_gain(metric, pair['lora'])}",
     ]
+    rows += [f"  mind: {caution}" for caution in cautions(metric, pair)]
     if metric["absent_tasks"]:
         rows.append(f"  over {tasks} tasks only; missing: {', '.join(metric['absent_tasks'])}")
     return rows
@@ -74,6 +75,33 @@ def points(estimate: dict | None) -> str:
         "" if estimate["low"] is None else f" [{100 * estimate['low']:+z.1f}, {100 * estimate['high']:+z.1f}]"
     )
     return f"{100 * estimate['value']:+z.1f} points{ends}"
+
+
+def nats(estimate: dict) -> str:
+    """ "+1.40 nats [+1.24, +1.57]" """
+    ends = "" if estimate["low"] is None else f" [{estimate['low']:+z.2f}, {estimate['high']:+z.2f}]"
+    return f"{estimate['value']:+z.2f} nats{ends}"
+
+
+def cautions(metric: dict, pair: dict, shown=points) -> list[str]:
+    """What a reader must know beside the word: a method that harms the dense model, and a word that the control made.
+
+    G subtracts what a method gives the dense model. Where that is a harm, it raises G, and a method may look like
+    recovery that leaves the compressed model far from the dense one. shown: `points` or `nats`.
+    """
+    found = []
+    for method in dict.fromkeys(pair.values()):
+        row = metric["methods"].get(method)
+        if row and row["dense_gain"] and (row["dense_gain"]["high"] or 0) < 0:
+            found.append(
+                f"{method} harms the dense model ({shown(row['dense_gain'])}), which G counts in its favour; the "
+                f"compressed model gains {shown(row['gain'])}"
+            )
+    rows = [metric["methods"].get(method) for method in pair.values()]
+    plain = (metric.get("uncontrolled") or metric["verdict"])["word"]
+    if plain != metric["verdict"]["word"] and all(row and row["controlled"] for row in rows):
+        found.append(f"without the dense control the rule would say {plain.replace('_', ' ')}")
+    return found
 
 
 def _gain(metric: dict, method: str) -> str:
