@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pandas as pd
 import pytest
 
-from tests.workflow.conftest import TOKEN, Checkout, jobs_of, product_copy
+from tests.workflow.conftest import ROOT, TOKEN, Checkout, jobs_of, product_copy
 from workflow_scripts.artifacts import check
 from workflow_scripts.grid import Plan
 
@@ -43,6 +45,22 @@ def test_the_selection_of_idp_is_recorded(finished):
     assert chosen.notna().all()
     assert set(chosen) <= {"prompt-5", "prompt-8"}
     assert sum(shares[name] for name in ("prompt-5", "prompt-8")) == pytest.approx(1)
+
+
+def test_the_table_of_scores_repeats_what_the_cell_chose_and_answered(finished):
+    cell = next(c for c in plan(finished).cells("tiny") if c.method == "idp-5-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.selection", cell.json],
+        cwd=finished.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [
+        [part.strip() for part in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line
+    ]
+    evaluation = json.loads((finished.folder / cell.json).read_text())
+    shares = [f"{evaluation['selection'][name]:.0%}" for name in ("prompt-5", "prompt-8")]
+    assert rows[0][1:3] == ["prompt-5", "prompt-8"]
+    assert ["joint_mean", *shares, f"{evaluation['average']:.2%}"] in rows
 
 
 def test_the_report_stands_alone(finished):
