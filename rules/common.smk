@@ -291,13 +291,15 @@ TABLES = {  # HTML files of tables -> how the report lists them
 
 
 def rolled_up(grid):
-    """True where the report was made by the planned recipe from the very files that are there now."""
+    """True where the report was made by the planned recipe from the very files that are there now, and all of them:
+    a partial one is out of date as soon as there is more."""
     stamp = f"results/{grid}/report.json"
     recipe = PLAN.analysis(grid, "write_report.py")["recipe"]
     if recorded_recipe(stamp) != recipe:
         return False
     recorded = read_json(stamp)["files"]
-    return all(
+    counted = {file for file in PLAN.counted(grid) if not config["partial"] or os.path.exists(file)}
+    return recorded.keys() == counted and all(
         os.path.exists(file) and sha256_file(file) == sha and not paths.is_torn(file)
         for file, sha in recorded.items()
     )

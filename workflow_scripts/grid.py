@@ -358,6 +358,11 @@ class Plan:
             **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
         }
 
+    def counted(self, grid: str) -> list[str]:
+        """Evaluations and measurements of the grid: what a report is made from."""
+        measured = [cell.similarity for cell in self.similarity_cells(grid)]
+        return [*(cell.json for cell in self.cells(grid)), *measured, *self.latency_places(grid)]
+
     def gone(self, grid: str) -> list[str]:
         """What of the grid's artefacts, or of the files made with them, is not there."""
         files = (file for path in self.artefacts(grid) for file in (path, *companions(path)))
@@ -384,6 +389,7 @@ class Plan:
             settings["parameters"] = {m: self.config["models"][m]["parameters"] for m in sorted(models)}
             inputs += [sha256_file(DEVICES), self.grid(grid)["device"]]
         if entry == "write_report.py":
+            settings["counted"] = self.counted(grid)
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
         if entry != "find_answers.py":  # which reads training text, not reports/
             inputs.append(_reports())

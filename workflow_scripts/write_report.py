@@ -25,12 +25,12 @@ from workflow_scripts.job import job
 
 
 def main(
-    config: dict, targets: list[str], output: str, stamp: str, recipe: str, recipes: dict[str, str]
+    config: dict, targets: list[str], counted: list[str], output: str, stamp: str, recipe: str, recipes: dict[str, str]
 ) -> None:  # fmt: skip
     """Write `output` (one offline HTML file) about the jobs that made `targets`.
 
     `stamp` (JSON) says what the report was made from: the recipe, those of the roll-ups (by entry), the SHA-256 of
-    every evaluation, the configuration.
+    every `counted` evaluation and measurement, the configuration.
     """
     results = Path(output).parent
     if config["grid"] != results.name:
@@ -55,7 +55,7 @@ def main(
             html.rename(temporary)
         finally:
             html.unlink(missing_ok=True)
-    made_from = {target: sha256_file(target) for target in targets if "/evaluations/" in target}
+    made_from = {file: sha256_file(file) for file in counted}
     write_json(stamp, {"recipe": recipe, "recipes": recipes, "files": made_from, "config": config})
     clear_work(output)
 
@@ -73,10 +73,9 @@ def _with_verdict(config: dict, results: Path) -> dict:
 if __name__ == "__main__":
     with job(snakemake):
         args = snakemake.params.args
-        evaluations = [
-            cell for cell in args["cells"] if Path(cell).exists()
-        ]  # all, unless the run is partial
+        counted = [file for file in args["counted"] if Path(file).exists()]  # all, unless the run is partial
+        evaluations = [file for file in counted if file in args["cells"]]
         main(
-            snakemake.config, [*evaluations, *snakemake.input], snakemake.output.report, snakemake.output.stamp,
-            args["recipe"], args["recipes"],
+            snakemake.config, [*evaluations, *snakemake.input], counted, snakemake.output.report,
+            snakemake.output.stamp, args["recipe"], args["recipes"],
         )  # fmt: skip

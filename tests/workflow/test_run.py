@@ -114,7 +114,7 @@ def test_chosen_blocks_alone_are_run_and_rolled_up(copied):
     copied.snakemake("--config", "blocks=[core,dense]")
     assert not (copied.folder / lost.json).exists()
     reported = json.loads((copied.folder / "results/tiny/report.json").read_text())["files"]
-    assert set(reported) == {c.json for c in plan(copied).cells("tiny")} - {lost.json}
+    assert set(reported) == set(plan(copied).counted("tiny")) - {lost.json}
     assert NOTHING in copied.snakemake("--config", "blocks=[core,dense]").stdout
     assert "Evaluate tiny sparsegpt-50 text none (seed 0)" in jobs_of(copied.snakemake("--dry-run").stdout)
     done = copied.snakemake("--dry-run", "--config", "blocks=cor", check=False)
@@ -134,3 +134,25 @@ def test_a_missing_cell_is_shown_as_missing_where_asked(copied):
     assert row.problem.startswith("not run or failed")
     assert row[["World", "Language", "Average"]].isna().all()
     assert table[table.method != "prompt-8"].Average.notna().all()
+
+
+def test_a_partial_report_is_made_again_when_there_is_more(copied):
+    """A cell that comes later must reach the tables and the page, and not the verdict alone."""
+    cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-8")
+    kept = (copied.folder / cell.json).read_bytes()
+    os.remove(copied.folder / cell.json)
+    partial = ("--config", "partial=true", "--", "results/tiny/report.html")
+    copied.snakemake(*partial)
+    assert NOTHING in copied.snakemake("--dry-run", *partial).stdout
+    (copied.folder / cell.json).write_bytes(kept)
+    planned = jobs_of(copied.snakemake("--dry-run", *partial).stdout)
+    made_again = {
+        "Judge tiny: paired statistics and verdict",
+        "Build the item ledger of tiny",
+        "Tables of tiny",
+        "Draw figure4 of tiny",
+        "Draw the overview page of tiny",
+        "Write the report of tiny",
+    }
+    assert made_again <= set(planned), made_again - set(planned)
+    assert not any(one.startswith(("Evaluate", "Train", "Compress")) for one in planned)

@@ -105,7 +105,7 @@ def pack(grid: str, output: Path, small: bool = False) -> dict:
 
 
 def _reported_config(grid: str) -> dict:
-    """The configuration of the grid's report, which must be made from the evaluations as they are now."""
+    """The configuration of the grid's report, which must be made from all that was measured, as it is now."""
     again = f"make it: snakemake --config partial=true -- results/{grid}/report.html"
     stamp = Path(f"results/{grid}/report.json")
     if not stamp.exists():
@@ -113,12 +113,11 @@ def _reported_config(grid: str) -> dict:
     recorded = read_json(stamp)
     if "config" not in recorded:
         raise ArtifactError(f"{stamp}: names no configuration (made by an older version); {again}")
-    here = {str(file) for file in Path(f"results/{grid}/evaluations").rglob("seed-*.json")}
-    planned = {cell.json for cell in Plan(load(recorded["config"])).cells(grid)}
+    here = {file for file in Plan(load(recorded["config"])).counted(grid) if os.path.exists(file)}
     changed = [
         f for f, sha in recorded["files"].items() if f not in here or is_torn(f) or sha256_file(f) != sha
     ]
-    if changed := sorted({*changed, *((here & planned) - set(recorded["files"]))}):
+    if changed := sorted({*changed, *(here - set(recorded["files"]))}):
         raise ArtifactError(
             f"{changed[0]}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"
         )
