@@ -53,24 +53,26 @@ def token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
+    def forward(ctx, hidden, head, targets):
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        for rows in _chunks(len(hidden), len(weight)):
-            logits = nn.functional.linear(hidden[rows], weight, bias).float()
-            wanted = targets[rows, None]
+        for rows in _chunks(len(hidden), head.out_features):
+            wanted, part = targets[rows, None], hidden[rows].detach().requires_grad_()
+            with torch.enable_grad():
+                scores = head(part)
+            logits = scores.detach().float()
             lse = logits.logsumexp(-1, keepdim=True)
             total += (lse - logits.gather(1, wanted)).sum(dtype=torch.float64)
-            probabilities = logits.sub_(lse).exp_()
+            probabilities = logits.sub_(lse).exp_()  # in place: the head's gradient needs no logits
             probabilities.scatter_add_(1, wanted, torch.full_like(lse, -1.0))  # softmax(z) - one_hot(target)
-            torch.mm(probabilities.to(weight.dtype), weight, out=gradient[rows])
+            (gradient[rows],) = torch.autograd.grad(scores, part, probabilities.to(scores.dtype))
         ctx.save_for_backward(gradient)
         return total.float()
 
     @staticmethod
     def backward(ctx, outer):
         (gradient,) = ctx.saved_tensors
-        return gradient * outer.to(gradient.dtype), None, None, None
+        return gradient * outer.to(gradient.dtype), None, None
 
 
 def linear_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
@@ -82,4 +84,4 @@ def linear_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Te
     if any(parameter.requires_grad for parameter in head.parameters()):
         raise ValueError("the output layer must be frozen: this loss gives it no gradient")
     flat, wanted = _at_head(hidden, head, targets)
-    return _LinearCrossEntropy.apply(flat, head.weight, head.bias, wanted)
+    return _LinearCrossEntropy.apply(flat, head, wanted)

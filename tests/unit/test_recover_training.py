@@ -288,9 +288,9 @@ def test_a_gradient_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_pa
 
 def test_weights_that_are_nan_stop_at_the_first_step(tmp_path):
     model = tiny_llama()
-    learner = make_learner(PROMPT, model)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    learner = make_learner(PROMPT, model)
     with pytest.raises(TrainingError, match=r"loss is nan at step 0 .*no checkpoint yet"):
         train(learner, SETTINGS, make_windows(), 0, tmp_path)
 

@@ -68,27 +68,36 @@ def first_largest(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(dim=-1, dtype=torch.float32).argmax(dim=-1) == targets
 
 
+def run_row(model, row: Row, nodes: torch.Tensor, bank=None, prompt: int = 0, cache=None) -> torch.Tensor:
+    """Logits (len(nodes), V) at these nodes of a row that runs behind the bank's prompt `prompt`.
+
+    Text starts at position n of a prompt of n tokens. `cache`, the prompt's or an empty one, takes up the row's keys
+    and values; without one they are not kept.
+    """
+    device = model.device
+    prefix = bank.prefixes[prompt].length if bank is not None else 0
+    if cache is None and bank is not None:
+        cache = bank.cache(prompt, 1, 1 + max(row.depths))
+    with head_at(model, nodes), attention_in(model, plan(row, prefix, model.dtype, device)):
+        return model(
+            input_ids=torch.tensor([row.tokens], device=device),
+            position_ids=torch.tensor([row.depths], device=device) + prefix,
+            past_key_values=cache, use_cache=cache is not None,
+        ).logits[0]  # fmt: skip
+
+
 @torch.inference_mode()
 def score_row(
     model, row: Row, targets: list[tuple[int, ...]], bank=None, prompt: int = 0
 ) -> list[tuple[float, bool]]:
     """(summed log-probability in nats, all greedy) of every member sequence of `row`, in their order.
 
-    `targets[k]` are the target tokens of the k-th member. The row runs behind the bank's prompt `prompt`; text starts
-    at position n of a prompt of n tokens. FloatingPointError where a log-probability is not finite.
+    `targets[k]` are the target tokens of the k-th member. FloatingPointError where a log-probability is not finite.
     """
-    device = model.device
-    cache = bank.cache(prompt, 1, 1 + max(row.depths)) if bank is not None else None
-    prefix = bank.prefixes[prompt].length if bank is not None else 0
-    nodes = torch.tensor([node for path in row.scored for node in path], device=device)
-    wanted = torch.tensor([token for tokens in targets for token in tokens], device=device)
+    nodes = torch.tensor([node for path in row.scored for node in path], device=model.device)
+    wanted = torch.tensor([token for tokens in targets for token in tokens], device=model.device)
     unique, inverse = nodes.unique(return_inverse=True)
-    with head_at(model, unique), attention_in(model, plan(row, prefix, model.dtype, device)):
-        logits = model(
-            input_ids=torch.tensor([row.tokens], device=device),
-            position_ids=torch.tensor([row.depths], device=device) + prefix,
-            past_key_values=cache, use_cache=cache is not None,
-        ).logits[0]  # (unique, V)  # fmt: skip
+    logits = run_row(model, row, unique, bank, prompt)
     scores, greedy = log_probabilities(logits, inverse, wanted)
     if not scores.isfinite().all():
         raise FloatingPointError(

@@ -1,12 +1,14 @@
-"""Greedy generation that costs what it must: rows that have stopped leave the batch."""
+"""Greedy generation that costs what it must: contexts are read unpadded, rows that have stopped leave the batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from transformers import DynamicCache
 
 from workflow_scripts.evaluate.attention import additive
-from workflow_scripts.evaluate.forward import head_at
+from workflow_scripts.evaluate.forward import head_at, run_row
+from workflow_scripts.evaluate.packing import Sequence, pack
 
 
 @dataclass
@@ -22,43 +24,25 @@ def generate_greedy(
     new_tokens: int,
     end_tokens: set[int],
     stops: Callable[[list[int]], bool],
+    row_tokens: int,
     bank=None,
     prompt: int = 0,
 ) -> list[Generated]:
     """Continue each context greedily by at most `new_tokens` tokens, behind the bank's prompt `prompt`.
 
-    Contexts are padded on the left, with explicit positions and an additive mask. A row stops when it emits an end
-    token (not kept) or when `stops(tokens so far)` holds; then its keys and values are dropped from the cache.
+    A row stops when it emits an end token (not kept) or when `stops(tokens so far)` holds; then its keys and values
+    are dropped from the cache. `row_tokens`: context tokens per forward pass.
     """
-    device, batch = model.device, len(contexts)
+    device = model.device
     prefix = bank.prefixes[prompt].length if bank is not None else 0
-    if bank is not None:
-        cache = bank.cache(prompt, batch)
-    else:
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-    width = max(map(len, contexts))
-    ids = torch.zeros(batch, width, dtype=torch.long)
-    real = torch.zeros(batch, width, dtype=torch.bool)
-    for b, context in enumerate(contexts):
-        ids[b, width - len(context) :] = torch.tensor(context)
-        real[b, width - len(context) :] = True
-    ids, real = ids.to(device), real.to(device)
-    steps = torch.arange(width, device=device)
-    causal = steps[None, :] <= steps[:, None]  # (T, T)
-    visible = causal[None] & real[:, None, :] | torch.eye(width, dtype=torch.bool, device=device)
-    positions = prefix + (real.cumsum(1) - 1).clamp(min=0)
+    logits, cache = _read(model, contexts, row_tokens, bank, prompt)
+    lengths = torch.tensor([len(context) for context in contexts], device=device)
+    real = torch.arange(int(lengths.max()), device=device) >= lengths.max() - lengths[:, None]  # (B, width)
+    positions = prefix + lengths[:, None]  # of the next token
 
     rows = [Generated([], False) for _ in contexts]
-    active = list(range(batch))
+    active = list(range(len(contexts)))
     for step in range(new_tokens):
-        last = torch.arange(1, len(active) + 1, device=device) * ids.shape[1] - 1
-        with head_at(model, last):
-            logits = model(
-                input_ids=ids, position_ids=positions, attention_mask=additive(visible, prefix, model.dtype),
-                past_key_values=cache, use_cache=True,
-            ).logits[0]  # (active, V)  # fmt: skip
         chosen = logits.argmax(dim=-1).tolist()
         keep = []
         for slot, (row, token) in enumerate(zip(active, chosen, strict=True)):
@@ -77,7 +61,44 @@ def generate_greedy(
                 layer.batch_select_indices(index.to(layer.keys.device))
             real, positions = real[index], positions[index]
             active = [active[slot] for slot in keep]
-        ids = torch.tensor([[chosen[slot]] for slot in keep], device=device)
         real = torch.cat([real, real.new_ones(len(active), 1)], dim=1)
-        visible, positions = real[:, None, :], positions[:, -1:] + 1
+        with head_at(model, torch.arange(len(active), device=device)):
+            logits = model(
+                input_ids=torch.tensor([[chosen[slot]] for slot in keep], device=device),
+                position_ids=positions, past_key_values=cache, use_cache=True,
+                attention_mask=additive(real[:, None, :], prefix, model.dtype),
+            ).logits[0]  # (active, V)  # fmt: skip
+        positions = positions + 1
     return rows
+
+
+def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
+    """Logits (B, V) after each context, and a cache of prompt and contexts, these padded on the left.
+
+    Contexts are read packed (packing.py), then each one's keys and values are taken from its row. Padding repeats a
+    row's first column: finite, and masked by whoever attends.
+    """
+    groups = [[(b, Sequence(tuple(context), tuple(context)))] for b, context in enumerate(contexts)]
+    width, prefix = max(map(len, contexts)), bank.prefixes[prompt].length if bank is not None else 0
+    logits = layers = None
+    for row in pack(groups, row_tokens):
+        cache = bank.cache(prompt, 1, width) if bank is not None else DynamicCache()
+        paths = row.scored  # every node of a context, as all of its tokens are targets
+        found = run_row(
+            model, row, torch.tensor([path[-1] for path in paths], device=model.device), bank, prompt, cache
+        )
+        columns = torch.tensor([[0] * (width - len(path)) + path for path in paths]) + prefix
+        columns = torch.cat([torch.arange(prefix).expand(len(paths), -1), columns], dim=1)
+        if logits is None:
+            logits = found.new_empty(len(contexts), found.shape[-1])
+            layers = [
+                tuple(states.new_empty(len(contexts), states.shape[1], prefix + width, states.shape[3])
+                      for states in (layer.keys, layer.values))
+                for layer in cache.layers
+            ]  # fmt: skip
+        logits[row.members] = found
+        for read, padded in zip(cache.layers, layers, strict=True):
+            for states, all_states in zip((read.keys, read.values), padded, strict=True):
+                taken = states[0][:, columns.to(states.device)]  # (kv_heads, members, prefix + width, d)
+                all_states[row.members] = taken.transpose(0, 1)
+    return logits, DynamicCache(layers)

@@ -35,9 +35,9 @@ from workflow_scripts.evaluate.forward import (
     tokens_that_fit,
 )
 from workflow_scripts.evaluate.generation import generate_greedy
-from workflow_scripts.evaluate.linear import PackedLinears
 from workflow_scripts.evaluate.packing import Sequence, pack
 from workflow_scripts.evaluate.store import AnswerStore
+from workflow_scripts.linear import PackedLinears
 
 MAX_GEN_TOKENS = 256  # HFLM's default
 
@@ -284,7 +284,7 @@ class Scorer(LM):
             contexts = [context for _, _, context, _ in batch]
             with self._linears.in_use():
                 rows = generate_greedy(
-                    self.model, contexts, cap, self._end_tokens(), stops, self.bank, prompt
+                    self.model, contexts, cap, self._end_tokens(), stops, self.row_tokens, self.bank, prompt
                 )
             for (_, _, _, i), row in zip(batch, rows, strict=True):
                 text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from workflow_scripts.artifacts import atomic_path
+from workflow_scripts.linear import PackedLinears
 from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
+from workflow_scripts.recover.attention import causal_attention
 from workflow_scripts.recover.prompt_bank import encode, expanded_cache
 from workflow_scripts.sources.models import most_positions
 
@@ -68,6 +70,7 @@ class Learner:
         self.model = adapted.get_base_model()
         self.head = plain_head(self.model)
         self.parameters = trained_parameters(adapted)
+        self.linears = PackedLinears(self.model, differentiable=True)
         self.kind = adapted.active_peft_config.peft_type.value
         if self.kind == "LORA":  # of the frozen model's own dropout (OPT has one) there is none
             for name, module in adapted.named_modules():
@@ -95,9 +98,11 @@ class Learner:
     def hidden(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         """Last hidden states (B, T, d) of rows (B, T), the prefix before them."""
         cache = expanded_cache(keys, values, len(rows)) if keys else None
-        return self.model.get_decoder()(
-            input_ids=rows, past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state
+        decoder = self.model.get_decoder()
+        with causal_attention(decoder):
+            return decoder(
+                input_ids=rows, past_key_values=cache, use_cache=cache is not None
+            ).last_hidden_state
 
     def accumulate(self, rows: Tensor, micro_batch: int) -> float:
         """Add the gradient of the mean loss over rows (B, T) to the parameters; returns that loss.
@@ -109,8 +114,9 @@ class Learner:
         scored = rows[:, 1:].numel()
         total = 0.0
         for part in rows.split(micro_batch):
-            hidden = self.hidden(part, leaves[: len(keys)], leaves[len(keys) :])
-            loss = linear_cross_entropy(hidden[:, :-1], self.head, part[:, 1:]) / scored
+            with self.linears.in_use():
+                hidden = self.hidden(part, leaves[: len(keys)], leaves[len(keys) :])
+                loss = linear_cross_entropy(hidden[:, :-1], self.head, part[:, 1:]) / scored
             loss.backward()
             total += loss.item()
         if leaves:
