@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,9 +73,13 @@ class Learner:
         self.parameters = trained_parameters(adapted)
         self.linears = PackedLinears(self.model, differentiable=True)
         self.kind = adapted.active_peft_config.peft_type.value
-        if self.kind == "LORA":  # of the frozen model's own dropout (OPT has one) there is none
+        self.added = contextlib.nullcontext
+        if self.kind == "LORA":
+            from workflow_scripts.recover.lora import added_in_place
+
+            self.added = partial(added_in_place, adapted)
             for name, module in adapted.named_modules():
-                if "lora_dropout" in name:
+                if "lora_dropout" in name:  # of the frozen model's own dropout (OPT has one) there is none
                     module.train()
 
     def require_room(self, length: int) -> None:
@@ -114,7 +119,7 @@ class Learner:
         scored = rows[:, 1:].numel()
         total = 0.0
         for part in rows.split(micro_batch):
-            with self.linears.in_use():
+            with self.linears.in_use(), self.added():
                 hidden = self.hidden(part, leaves[: len(keys)], leaves[len(keys) :])
                 loss = linear_cross_entropy(hidden[:, :-1], self.head, part[:, 1:]) / scored
             loss.backward()
