@@ -384,6 +384,10 @@ class Plan:
             settings["benchmarks"] = {
                 task: benchmark_manifest(self.grid(grid)["benchmarks"], task) for task in self.tasks(grid)
             }
+        if entry in ("plot_figure.py", "draw_page.py"):
+            settings["planned"] = {
+                "similarity": len(self.similarity_cells(grid)), "latency": len(self.latency_places(grid)),
+            }  # fmt: skip
         if entry == "draw_page.py":  # its forecast's constants are no code
             models = {cell.model for cell in self.cells(grid)}
             settings["parameters"] = {m: self.config["models"][m]["parameters"] for m in sorted(models)}
