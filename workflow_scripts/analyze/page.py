@@ -25,16 +25,18 @@ def build_page(
     results: Results, verdict: dict, ledger: pd.DataFrame, audit: dict, tables: list[Table], methods: dict,
     figures: dict[str, Path], measured: dict[str, dict[str, dict]], description: str = "",
     forecast: Forecast | None = None, planned: dict[str, int] | None = None,
+    blocks: dict[str, list[str]] | None = None,
 ) -> str:  # fmt: skip
     """The page of a grid. figures: name -> SVG file; measured: kind of record (compression, training, similarity,
     latency) -> path -> JSON; forecast: what the grid was expected to cost; planned: similarity,
-    latency -> how many the grid plans."""
+    latency -> how many the grid plans; blocks: of the grid, {counted, left_out} by name."""
     template = environment().get_template("report_page.html.j2")
     recovery = [m for m in methods if m != "none"]
     again = reseeded(ledger, recovery).to_dict("records")
     return template.render(
         grid=results.grid,
         description=description,
+        blocks=blocks,
         verdict=verdict,
         judged=judged(verdict),
         unjudged=unjudged(verdict),
