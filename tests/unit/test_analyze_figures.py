@@ -9,6 +9,7 @@ from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.analyze.figure_pareto import Setting, front, settings
 from workflow_scripts.analyze.figure_style import FAMILIES, FigureData, save, use_style
 from workflow_scripts.analyze.figures import FIGURES, draw
+from workflow_scripts.analyze.figures_measured import method_style
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.paper import read_tables
 from workflow_scripts.analyze.results import Group, read_results
@@ -226,6 +227,14 @@ def test_the_pareto_view_adds_the_adapter_and_falls_back_to_the_dense_times(full
         found["sparsegpt-50 wikipedia lora-r4"].seconds is None
     )  # neither timed here nor on the dense model
     assert [label for label in found if label == "dense"] == ["dense"]
+
+
+def test_lines_differ_without_colour_and_within_a_family(full):
+    few = method_style(full, ["lora-r4", "prompt-50", "prompt-100", "ptune-50"])
+    assert len({style for *_, style in few.values()}) == 4
+    many = method_style(full, ["lora-r2", "prompt-50", "prompt-100", "ptune-50", "lora-r4", "prompt-26"])
+    assert many["lora-r2"] != many["lora-r4"]
+    assert len({many[f"prompt-{n}"] for n in (26, 50, 100)}) == 3
 
 
 def test_families_differ_in_colour_and_in_marker_or_hatch():

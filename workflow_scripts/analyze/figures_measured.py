@@ -23,12 +23,17 @@ _STYLES = ["-", "--", "-.", ":"]
 
 
 def method_style(data: FigureData, methods: list[str]) -> dict[str, tuple[str, str, str]]:
-    """method -> colour and marker of its family, and a line style that tells the family's members apart."""
-    styles, seen = {}, {}
+    """method -> colour and marker of its family, and a line style.
+
+    The style tells a family's members apart, and in grey as many methods of all families as there are styles.
+    """
+    styles, used = {}, {}
     for method in methods:
-        kind = data.methods[method]["kind"]
-        seen[kind] = seen.get(kind, -1) + 1
-        styles[method] = (FAMILIES[kind][1], FAMILIES[kind][2], _STYLES[seen[kind] % len(_STYLES)])
+        kind, first = data.methods[method]["kind"], len(styles) % len(_STYLES)
+        taken = used.setdefault(kind, [])
+        style = next((s for s in [*_STYLES[first:], *_STYLES] if s not in taken), _STYLES[first])
+        taken.append(style)
+        styles[method] = (FAMILIES[kind][1], FAMILIES[kind][2], style)
     return styles
 
 
