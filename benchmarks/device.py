@@ -5,10 +5,10 @@
 Each part is a process of its own that does a small piece of a job's work with the code of that job: the scorer on
 `items` documents of each task, steps of training, compression of a few layers on two amounts of text, reading the
 weights, and jobs with next to nothing to do for what each costs beside that. No finished run is read, so forecasts by
-these constants can be checked against the manifests of any run. The formulas that the constants belong to are in
-analyze/forecast.py; what is divided here is what is multiplied there. --clock cpu counts processor time, for a machine
-that others use too (with --threads 1: waiting threads burn processor time); it does not see waiting for a disk, nor all
-that two jobs side by side take from each other.
+these constants can be checked against the manifests of any run. Every part runs --at-once times side by side, as jobs
+do, and the mean counts. The formulas that the constants belong to are in analyze/forecast.py; what is divided here is
+what is multiplied there. --clock cpu counts processor time, for a machine that others use too (with --threads 1:
+waiting threads burn processor time); it does not see waiting for a disk.
 """
 
 import argparse
@@ -16,10 +16,12 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -44,7 +46,11 @@ def main() -> None:
         print(f"# {name}: {', '.join(f'{key} {value:.3g}' for key, value in found.items())}", file=sys.stderr)
     if {"evaluating", "overhead"} <= found.keys():
         found["harness"] = max(0.0, found.pop("evaluating") - found["overhead"])
-    source = f"benchmarks/device.py, {args.threads} thread(s), {args.clock} clock, on {processor()}"
+    if {"load", "overhead"} <= found.keys():  # the small jobs read the weights too
+        weights = 4 * small_plan()[0].config["models"]["smollm2-135m"]["parameters"]
+        found["overhead"] = max(0.0, found["overhead"] - weights / found["load"])
+    jobs = f"{args.at_once} jobs of {args.threads} thread(s), {args.clock} clock"
+    source = f"benchmarks/device.py, {jobs}, on {processor()}"
     entry = {"source": source} | {key: float(f"{value:.2g}") for key, value in found.items()}
     print(yaml.safe_dump({"this-machine": entry}, sort_keys=False, width=120), end="")
 
@@ -57,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("resources/benchmarks/pypi"))
     parser.add_argument("--corpus", type=Path, default=Path("resources/corpora/wikipedia"))
     parser.add_argument("--threads", type=int, default=1, help="of a job")
+    parser.add_argument("--at-once", type=int, default=2, help="jobs side by side")
     parser.add_argument("--items", type=int, default=30, help="documents per task")
     parser.add_argument("--layers", type=int, default=4, help="decoder layers that are compressed")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
@@ -67,11 +74,15 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(part: str, args: argparse.Namespace) -> dict[str, float]:
-    """A part's constants, from a process of its own."""
+    """A part's constants, from a process of its own; the mean over `at_once` of them side by side."""
     options = [f"--{name}={getattr(args, name)}" for name in ("model", "data", "corpus", "threads", "items", "layers",
                                                               "clock")]  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.device", "--part", part, *options]
-    return json.loads(output(command, args).splitlines()[-1])
+    with ThreadPoolExecutor(args.at_once) as pool:
+        found = list(
+            pool.map(lambda _: json.loads(output(command, args).splitlines()[-1]), range(args.at_once))
+        )
+    return {name: statistics.mean(each[name] for each in found) for name in found[0]}
 
 
 def output(command: list[str], args: argparse.Namespace) -> str:
@@ -207,19 +218,14 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
 
 def load(args: argparse.Namespace) -> dict[str, float]:
     """load: bytes of float32 weights a second: files checked by SHA-256, read, and every weight touched once."""
-    from workflow_scripts.artifacts import sha256_file
     from workflow_scripts.sources.models import load_dense
 
-    now, seconds = clock(args), []
-    for _ in range(2):
-        begin = now()
-        for file in args.model.glob("*.safetensors"):
-            sha256_file(file)
-        model = load_dense(args.model)
-        for parameter in model.parameters():
-            parameter.double().sum()
-        seconds.append(now() - begin)
-    return {"load": 4 * parameters(model) / min(seconds)}
+    now = clock(args)
+    begin = now()
+    model = load_dense(args.model)
+    for parameter in model.parameters():
+        parameter.double().sum()
+    return {"load": 4 * parameters(model) / (now() - begin)}
 
 
 def jobs(args: argparse.Namespace) -> dict[str, float]:
