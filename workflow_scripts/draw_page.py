@@ -18,17 +18,19 @@ from workflow_scripts.job import job
 def main(
     cells: list[str], verdict: str, ledger: str, audit: str, figures: list[str], measured: dict[str, list[str]],
     catalogue: dict, output: str, description: str = "", forecast: Forecast | None = None,
+    planned: dict[str, int] | None = None, blocks: dict[str, list[str]] | None = None,
 ) -> None:  # fmt: skip
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
     figures: SVG files named like the figures; measured: schema (compression, training, similarity, latency) -> JSON
-    files; description: the grid's, one line; forecast: what the grid was expected to cost."""
+    files; description: the grid's, one line; forecast: what the grid was expected to cost;
+    planned: how many measurements of similarity and latency the grid plans; blocks: {counted, left_out}, the grid's."""
     results, judged = read_results(cells), read_json(verdict, schema="verdict")
     page = build_page(
         results, judged, pd.read_parquet(ledger), read_json(audit, schema="audit"),
         build_tables(results, judged, **catalogue, printed=read_tables()), catalogue["methods"],
         {Path(figure).stem: Path(figure) for figure in figures},
         {schema: {path: read_json(path, schema=schema) for path in paths} for schema, paths in measured.items()},
-        description, forecast,
+        description, forecast, planned, blocks,
     )  # fmt: skip
     with atomic_path(output) as temporary:
         temporary.write_text(page)
@@ -43,4 +45,5 @@ if __name__ == "__main__":
             args["cells"], inputs.verdict, inputs.ledger, inputs.audit, list(inputs.figures),
             {schema: list(inputs.get(name, [])) for schema, name in kinds.items()}, args["catalogue"],
             snakemake.output[0], args["description"], foreseen(Plan(load(snakemake.config)), snakemake.wildcards.grid),
+            args["planned"], args["blocks"],
         )  # fmt: skip

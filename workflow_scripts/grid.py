@@ -384,7 +384,15 @@ class Plan:
             settings["benchmarks"] = {
                 task: benchmark_manifest(self.grid(grid)["benchmarks"], task) for task in self.tasks(grid)
             }
+        if entry in ("plot_figure.py", "draw_page.py"):
+            settings["planned"] = {
+                "similarity": len(self.similarity_cells(grid)), "latency": len(self.latency_places(grid)),
+            }  # fmt: skip
         if entry == "draw_page.py":  # its forecast's constants are no code
+            counted = list(self.blocks(grid))
+            settings["blocks"] = {
+                "counted": counted, "left_out": [name for name in self.grid(grid)["blocks"] if name not in counted],
+            }  # fmt: skip
             models = {cell.model for cell in self.cells(grid)}
             settings["parameters"] = {m: self.config["models"][m]["parameters"] for m in sorted(models)}
             inputs += [sha256_file(DEVICES), self.grid(grid)["device"]]

@@ -11,16 +11,17 @@ from workflow_scripts.job import job
 def main(
     figure: str, cells: list[str], verdict: str, pair: dict, catalogue: dict, outputs: list[str],
     trainings: list[str] = (), compressions: list[str] = (), similarities: list[str] = (), latencies: list[str] = (),
+    planned: dict[str, int] | None = None,
 ) -> None:  # fmt: skip
     """figure: a name of analyze/figures.py; cells: paths of all cells that the grid plans; catalogue: {methods,
     compressors, tasks} that it uses; trainings, compressions, similarities, latencies: JSON files, none if nothing was
-    measured."""
+    measured; planned: how many measurements of similarity and latency the grid plans."""
     data = FigureData(
         read_results(cells), read_json(verdict, schema="verdict"), **catalogue, printed=read_tables(), pair=pair,
         trainings={path: read_json(path, schema="training") for path in trainings},
         compressions={path: read_json(path, schema="compression") for path in compressions},
         similarities=[read_json(path, schema="similarity") for path in similarities],
-        latencies=[read_json(path, schema="latency") for path in latencies],
+        latencies=[read_json(path, schema="latency") for path in latencies], planned=planned or {},
     )  # fmt: skip
     draw(figure, data, list(outputs))
 
@@ -35,4 +36,5 @@ if __name__ == "__main__":
                 list(snakemake.input.get(kind, []))
                 for kind in ("trainings", "compressions", "similarities", "latencies")
             ),
+            args["planned"],
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Archives: what goes in comes out the same, damage and foreign folders are refused, two runs are compared by item."""
 
+import re
 import secrets
 import shutil
 import tarfile
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from tests.unit.synthetic_results import study, write_grid
+from workflow_scripts import compare_archives, rebuild_grid
 from workflow_scripts.analyze import archive as archives
 from workflow_scripts.analyze.archive import FORMAT, INDEX, opened, split_samples
 from workflow_scripts.analyze.comparison import compare, lines, provenance
@@ -36,7 +38,12 @@ def make(folder, files: dict[str, str]):
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text)
-    index = {"format": FORMAT, "grid": "g", "files": {name: sha256_file(folder / name) for name in files}}
+    index = {
+        "format": FORMAT,
+        "grid": "g",
+        "blocks": {},
+        "files": {n: sha256_file(folder / n) for n in files},
+    }
     write_json(folder / INDEX, index)
     return folder
 
@@ -122,12 +129,46 @@ def test_damage_is_named(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"format": 1', r"archive\.json is damaged \(.*\); take another copy"),
+        ("[]", r"archive\.json is damaged \(no format, grid, blocks, files\)"),
+        ('{"format": 1, "grid": "g", "blocks": {}}', r"archive\.json is damaged \(no files\)"),
+    ],
+)
+def test_a_damaged_index_is_one_line_that_says_what_to_do(tmp_path, text, says, capsys):
+    """Never "delete it": an archive can't be computed again."""
+    folder = make(tmp_path / "a", {"one.txt": "1"})
+    (folder / INDEX).write_text(text)
+    for main in (rebuild_grid.main, lambda source: compare_archives.main(source, source)):
+        assert main(str(folder)) == 1
+        error = capsys.readouterr().err
+        assert re.search(says, error) and error.count("\n") == 1 and "delete" not in error
+
+
+def test_what_is_no_tar_is_one_line_and_what_is_not_there_says_so(tmp_path, capsys):
+    (tmp_path / "text.tar.gz").write_text("hello")
+    for name, says in (
+        ("text.tar.gz", "can't be unpacked: "),
+        ("nowhere", "there is no such file or folder"),
+    ):
+        assert rebuild_grid.main(str(tmp_path / name)) == 1
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1
+
+
 def test_a_file_outside_the_archive_is_refused(tmp_path):
     (tmp_path / "secret").write_text("x")
     folder = make(tmp_path / "a", {})
     write_json(
         folder / INDEX,
-        {"format": FORMAT, "grid": "g", "files": {"../secret": sha256_file(tmp_path / "secret")}},
+        {
+            "format": FORMAT,
+            "grid": "g",
+            "blocks": {},
+            "files": {"../secret": sha256_file(tmp_path / "secret")},
+        },
     )
     with pytest.raises(ArtifactError, match="secret"), opened(folder):
         pass

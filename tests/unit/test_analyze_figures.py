@@ -1,11 +1,15 @@
 """Every figure draws a full grid, names what a poor grid lacks, keeps text as text and repeats its bytes."""
 
+from dataclasses import replace
+
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.analyze.figure_pareto import Setting, front, settings
-from workflow_scripts.analyze.figure_style import FAMILIES, FigureData
+from workflow_scripts.analyze.figure_style import FAMILIES, FigureData, save, use_style
 from workflow_scripts.analyze.figures import FIGURES, draw
+from workflow_scripts.analyze.figures_measured import method_style
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.paper import read_tables
 from workflow_scripts.analyze.results import Group, read_results
@@ -118,6 +122,19 @@ def test_the_made_up_measurements_fit_their_schemas():
     check(TRAINING, "training", "training.json")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("figure5", "similarity"), ("latency", "latency")])
+def test_a_planned_measurement_that_was_not_run_is_not_called_unplanned(name, kind, poor, tmp_path):
+    text = svg(name, replace(poor, planned={kind: 8}), tmp_path)
+    assert f"a {kind} measurement (8 planned" in text and f"grids.synthetic.{kind}" in text
+    assert "Not in this grid" not in text
+
+
+@pytest.mark.parametrize(("name", "kind"), [("figure5", "similarity"), ("latency", "latency")])
+def test_a_part_of_the_planned_measurements_says_so(name, kind, full, tmp_path):
+    assert "1 of 4 planned measurements exist." in svg(name, replace(full, planned={kind: 4}), tmp_path)
+    assert "planned measurements" not in svg(name, replace(full, planned={kind: 1}), tmp_path)
+
+
 def test_every_figure_is_tested():
     assert set(SAYS) == set(FIGURES)
 
@@ -158,6 +175,24 @@ def test_the_same_data_give_the_same_bytes(full, tmp_path):
         assert (tmp_path / "a" / f"f.{kind}").read_bytes() == (tmp_path / "b" / f"f.{kind}").read_bytes()
 
 
+class Nudged(ConstrainedLayoutEngine):
+    """Constrained layout as another processor solves it: other last digits."""
+
+    def execute(self, fig):
+        super().execute(fig)
+        for axes in fig.axes:
+            axes._set_position([edge + 1e-13 for edge in axes.get_position(original=True).bounds])
+
+
+def test_the_last_digits_of_the_layout_do_not_change_the_bytes(full, tmp_path):
+    use_style()
+    for name, engine in (("a", ConstrainedLayoutEngine()), ("b", Nudged())):
+        figure = FIGURES["figure4"][0](full, "")
+        figure.set_layout_engine(engine)
+        save(figure, [str(tmp_path / f"{name}.svg")], "")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
 def test_a_mean_over_fewer_tasks_is_no_point(full):
     group = Group("llama-7b", "gptq-w3", "wikipedia")
     judged = next(g for g in full.verdict["groups"] if g["compressor"] == "gptq-w3")
@@ -192,6 +227,14 @@ def test_the_pareto_view_adds_the_adapter_and_falls_back_to_the_dense_times(full
         found["sparsegpt-50 wikipedia lora-r4"].seconds is None
     )  # neither timed here nor on the dense model
     assert [label for label in found if label == "dense"] == ["dense"]
+
+
+def test_lines_differ_without_colour_and_within_a_family(full):
+    few = method_style(full, ["lora-r4", "prompt-50", "prompt-100", "ptune-50"])
+    assert len({style for *_, style in few.values()}) == 4
+    many = method_style(full, ["lora-r2", "prompt-50", "prompt-100", "ptune-50", "lora-r4", "prompt-26"])
+    assert many["lora-r2"] != many["lora-r4"]
+    assert len({many[f"prompt-{n}"] for n in (26, 50, 100)}) == 3
 
 
 def test_families_differ_in_colour_and_in_marker_or_hatch():

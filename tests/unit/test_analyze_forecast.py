@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import device
 from workflow_scripts import forecast_grid
 from workflow_scripts.analyze.forecast import (
     compare,
@@ -16,10 +17,12 @@ from workflow_scripts.analyze.forecast import (
     summary,
     training_cost,
 )
-from workflow_scripts.config import load
+from workflow_scripts.artifacts import read_json
+from workflow_scripts.config import DEVICES, load
 from workflow_scripts.grid import Plan
 
-CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,33 @@ def test_the_forecast_of_smoke_is_within_30_percent_of_a_real_run(plan):
     costs = foreseen(plan, "smoke").costs
     for kind, seconds in measured.items():
         assert sum(c.seconds for c in costs if c.kind == kind) == pytest.approx(seconds, rel=0.3)
+
+
+def test_the_forecast_of_bench_is_within_30_percent_of_a_run_that_made_no_constant(plan):
+    """The committed run of the core block (27 jobs, on a machine that did other work too): every kind of job."""
+    root = ROOT / "reports" / "bench"
+    files = [file for kind in ("compressed", "adapters", "evaluations")
+             for file in (root / "results" / "bench" / kind).rglob("*.json")]  # fmt: skip
+    measured = measured_seconds({str(file.relative_to(root)): read_json(file) for file in files})
+    rows = {row["kind"]: row for row in compare(foreseen(plan, "bench").costs, measured)}
+    assert {kind: row["jobs"] for kind, row in rows.items()} == {
+        "compress_model": 3, "train_adapter": 9, "evaluate_cell": 15, "total": 27,
+    }  # fmt: skip
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(1, abs=0.3), row
+
+
+def test_every_device_has_every_constant_and_says_where_they_are_from():
+    devices = yaml.safe_load(DEVICES.read_text())["devices"]
+    assert {frozenset(device) for device in devices.values()} == {frozenset(devices["cpu-2"])}
+    assert all(device["source"] for device in devices.values())
+
+
+def test_the_small_jobs_of_the_devices_benchmark_are_a_valid_grid():
+    small, dense, trained = device.small_plan()
+    assert small.cells("small") == [dense, trained] and small.adapters("small") == [trained]
+    assert small.evaluate(dense)["evaluation"]["items"] == 1
+    assert small.training("small", "lora-r2")["tokens"] == 32
 
 
 def test_each_grid_names_its_device(plan, capsys):

@@ -6,8 +6,9 @@ import re
 import pandas as pd
 import pytest
 
-from tests.unit.synthetic_page import analysed
-from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, write_grid
+from tests.unit.synthetic_page import GAINS, analysed
+from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, study, write_grid
+from tests.unit.test_analyze_figures import SIMILARITY
 from workflow_scripts import audit_paper, build_ledger, draw_page, find_answers, judge
 from workflow_scripts.analyze import page as pages
 from workflow_scripts.analyze.summary import lines
@@ -61,6 +62,35 @@ def test_images_have_alternative_texts_and_tables_captions(grid):
     assert len(re.findall(r'<(?:select|input)[^>]*name="', page)) == 7
     for scroll in re.findall(r'<div class="scroll[^>]*>', page):
         assert 'tabindex="0"' in scroll and "aria-label" in scroll
+
+
+def test_planned_measurements_that_were_not_run_are_named(grid):
+    """Planned and not run is another thing than not planned."""
+    page = grid[2]
+    similarity, latency = (
+        page.split(f'<h2 id="{kind}">')[1].split("<h2")[0] for kind in ("similarity", "latency")
+    )
+    assert "Not measured: the 3 similarity measurements that the grid plans" in similarity
+    assert "Only 1 of the 2 latency measurements" in latency and "made-up device" in latency
+    first = page[page.index("<main>") : page.index('class="cards"')]
+    assert (
+        "Not run: 3 of 3 planned measurements of similarity, 1 of 2 planned measurements of latency." in first
+    )
+    assert "Counted: block core; not seeds, figure-1." in first
+    assert pages.unmeasured({"similarity": 0, "latency": 1}, {"latency": {"a.json": {}}}) == {}
+
+
+def test_similarity_is_summed_up_with_the_layer_that_is_furthest_off():
+    row = pages.similarity_row(SIMILARITY)
+    assert row["attention"] == {"mean": pytest.approx(0.95333, abs=1e-5), "lowest": 0.9, "layer": 2}
+    assert row["name"] == "llama-7b / gptq-w3 / wikipedia / lora-r4 / seed 0"
+
+
+def test_the_rates_have_the_placebo_of_a_second_seed(tmp_path):
+    truth = study("m", GAINS) | {("m", "gptq-w3", "wikipedia", "lora-r4", 1): 0.6}
+    results, _ = analysed(tmp_path, truth=truth)
+    rows = re.findall(r"placebo: after seed (\d)", (results / "overview.html").read_text())
+    assert sorted(set(rows)) == ["0", "1"]
 
 
 def test_ids_are_unique(grid):

@@ -73,6 +73,17 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
     assert plan.cells("smoke") == every.cells("smoke")
     assert {cell.compressor for cell in plan.adapters("bench")} == {"dense", "gptq-w3-g64", "sparsegpt-50"}
     assert plan.analysis("bench", "judge.py")["cells"] == [cell.json for cell in plan.cells("bench")]
+    page = plan.analysis("bench", "draw_page.py")
+    assert page["blocks"]["counted"] == ["core", "seeds"]
+    assert page["blocks"]["left_out"] == [
+        "second-corpus",
+        "prefix-concat",
+        "controls",
+        "figure-1",
+        "figure-6",
+    ]
+    assert page["planned"] == {"similarity": 14, "latency": 1}
+    assert every.analysis("bench", "draw_page.py")["blocks"]["left_out"] == []
 
 
 def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):

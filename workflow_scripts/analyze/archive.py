@@ -238,22 +238,19 @@ def opened(source: Path) -> Iterator[tuple[Path, dict]]:
     """
     with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
         folder = Path(source)
+        if not folder.exists():
+            raise ArtifactError(f"{source}: there is no such file or folder")
         if folder.is_file():
             folder = Path(temporary)
             try:
                 with tarfile.open(source) as tar:
                     tar.extractall(folder, filter="data")
             except (tarfile.TarError, EOFError, OSError) as error:
-                raise ArtifactError(f"{source}: can't be unpacked: {error}") from error
-        if not (folder / INDEX).is_file():
-            raise ArtifactError(
-                f"{source}: no archive: it has no {INDEX} (`make archive GRID=...` writes one)"
-            )
-        index = read_json(folder / INDEX)
-        if index.get("format") != FORMAT:
-            raise ArtifactError(
-                f"{source}: archive format {index.get('format')}; this version reads {FORMAT}"
-            )
+                reason = (
+                    str(error).partition("\n")[0].rstrip(": ")
+                )  # what follows are all kinds of file that it isn't
+                raise ArtifactError(f"{source}: can't be unpacked: {reason}; take another copy") from error
+        index = _index(source, folder)
         for name, sha in index["files"].items():
             file = folder / name
             if (
@@ -263,6 +260,22 @@ def opened(source: Path) -> Iterator[tuple[Path, dict]]:
             ):
                 raise ArtifactError(f"{source}: {name} is missing or not what was packed; take another copy")
         yield folder, index
+
+
+def _index(source: Path, folder: Path) -> dict:
+    """archive.json with the keys that a reader needs."""
+    if not (folder / INDEX).is_file():
+        raise ArtifactError(f"{source}: no archive: it has no {INDEX} (`make archive GRID=...` writes one)")
+    try:
+        index = json.loads((folder / INDEX).read_text())
+    except ValueError as error:
+        raise ArtifactError(f"{source}: {INDEX} is damaged ({error}); take another copy") from error
+    index = index if isinstance(index, dict) else {}
+    if "format" in index and index["format"] != FORMAT:
+        raise ArtifactError(f"{source}: archive format {index['format']}; this version reads {FORMAT}")
+    if lacking := [key for key in ("format", "grid", "blocks", "files") if key not in index]:
+        raise ArtifactError(f"{source}: {INDEX} is damaged (no {', '.join(lacking)}); take another copy")
+    return index
 
 
 def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:

@@ -15,7 +15,13 @@ import pandas as pd
 
 from workflow_scripts.analyze.rendering import environment, number, pipe
 from workflow_scripts.analyze.results import Cell, Results
-from workflow_scripts.analyze.statistics import RESAMPLES, Estimate, proportion_interval, resampled_averages
+from workflow_scripts.analyze.statistics import (
+    RESAMPLES,
+    Estimate,
+    finite,
+    proportion_interval,
+    resampled_averages,
+)
 
 MEASURES = ("flips", "changed", "kl")
 NOTES = (
@@ -77,7 +83,7 @@ def changes(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
             for name in MEASURES:
                 if estimate := estimates.get((cell, task, name)):
                     low, high = estimate.interval()
-                    row |= {name: estimate.point, f"{name}_low": low, f"{name}_high": high}
+                    row |= {name: finite(estimate.point), f"{name}_low": low, f"{name}_high": high}
                 elif name != "kl":
                     low, high = proportion_interval(int(items[name].sum()), len(items))
                     row |= {name: items[name].mean(), f"{name}_low": low, f"{name}_high": high}

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from workflow_scripts.analyze.figure_style import (
     FAMILIES,
@@ -69,9 +70,9 @@ def pareto(data: FigureData, title: str) -> Figure:
                 ax.minorticks_off()
             elif measure == "megabytes" and drawn:
                 ax.set_xscale("log")
+                ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
                 ax.xaxis.set_major_formatter("{x:g}")
-                ax.xaxis.set_minor_formatter("{x:g}")
-                ax.tick_params(axis="x", which="minor", labelsize=7)
+                ax.xaxis.set_minor_formatter(NullFormatter())
         row[0].set(ylabel=AVERAGE, title=model)
     legend(figure, handles, 6)
     notes = [

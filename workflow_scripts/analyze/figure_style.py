@@ -52,6 +52,9 @@ class FigureData:
     compressions: dict[str, dict] = field(default_factory=dict)
     similarities: list[dict] = field(default_factory=list)
     latencies: list[dict] = field(default_factory=list)
+    planned: dict[str, int] = field(
+        default_factory=dict
+    )  # similarity, latency -> measurements in the grid's plan
 
     def average(self, group: Group, method: str) -> dict | None:
         """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
@@ -158,12 +161,13 @@ def finish(figure: Figure, data: FigureData, name: str, notes: list[str]) -> Fig
     return figure
 
 
-def absent(data: FigureData, name: str, title: str, need: str) -> Figure:
-    """The figure of a grid that lacks what the figure shows, by its plan or so far."""
+def absent(data: FigureData, name: str, title: str, need: str, planned: bool = False) -> Figure:
+    """The figure of a grid that lacks what the figure shows, by its plan or (cells missing, or `planned`) so far."""
     figure, axes = plt.subplots(figsize=(6.5, 1.5))
     axes.axis("off")
     axes.text(0, 1, title, fontsize=10.5, weight="bold", va="top", transform=axes.transAxes)
-    lacks = "Nothing to draw so far, for want of" if data.results.missing else "Not in this grid:"
+    so_far = planned or data.results.missing
+    lacks = "Nothing to draw so far, for want of" if so_far else "Not in this grid:"
     text = textwrap.fill(f"{lacks} {need}.", 85)
     axes.text(0, 0.5, text, fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
     return finish(figure, data, name, [])
@@ -173,6 +177,8 @@ def save(figure: Figure, outputs: list[str], title: str) -> None:
     """Write .svg and .pdf without dates or random ids; anything else by its suffix."""
     figure.draw_without_rendering()  # the layout is solved once, not once per format
     figure.set_layout_engine("none")
+    for axes in figure.axes:  # the solver's last digits depend on the processor, and ids are made of them
+        axes.set_position([round(edge, 6) for edge in axes.get_position().bounds])
     for output in map(Path, outputs):
         metadata = {".svg": {"Date": None, "Title": title}, ".pdf": {"CreationDate": None, "Title": title}}
         with atomic_path(output) as temporary:

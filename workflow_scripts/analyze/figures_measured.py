@@ -23,12 +23,17 @@ _STYLES = ["-", "--", "-.", ":"]
 
 
 def method_style(data: FigureData, methods: list[str]) -> dict[str, tuple[str, str, str]]:
-    """method -> colour and marker of its family, and a line style that tells the family's members apart."""
-    styles, seen = {}, {}
+    """method -> colour and marker of its family, and a line style.
+
+    The style tells a family's members apart, and in grey as many methods of all families as there are styles.
+    """
+    styles, used = {}, {}
     for method in methods:
-        kind = data.methods[method]["kind"]
-        seen[kind] = seen.get(kind, -1) + 1
-        styles[method] = (FAMILIES[kind][1], FAMILIES[kind][2], _STYLES[seen[kind] % len(_STYLES)])
+        kind, first = data.methods[method]["kind"], len(styles) % len(_STYLES)
+        taken = used.setdefault(kind, [])
+        style = next((s for s in [*_STYLES[first:], *_STYLES] if s not in taken), _STYLES[first])
+        taken.append(style)
+        styles[method] = (FAMILIES[kind][1], FAMILIES[kind][2], style)
     return styles
 
 
@@ -75,9 +80,7 @@ def _place(path: str) -> tuple[str, str, str, str]:
 def figure5(data: FigureData, title: str) -> Figure:
     """Layerwise cosine similarity to the dense model, of attention and of token activations, for each method."""
     if not data.similarities:
-        return absent(
-            data, "figure5", title, "a similarity measurement (grids.<name>.similarity in config.yaml)"
-        )
+        return _unmeasured(data, "figure5", title, "similarity")
     cells = [record["cell"] for record in data.similarities]
     groups = unique((c["model"], c["compressor"], c["corpus"]) for c in cells)
     styles = method_style(data, unique(c["method"] for c in cells))
@@ -109,13 +112,13 @@ def figure5(data: FigureData, title: str) -> Figure:
         5,
     )
     note = "Attention over text tokens only: the prompt's columns removed, rows renormalised."
-    return finish(figure, data, "figure5", [note])
+    return finish(figure, data, "figure5", [note, *_lacking(data, "similarity", data.similarities)])
 
 
 def latency(data: FigureData, title: str) -> Figure:
     """Time of a forward pass and of one generated token for each method, medians with 95 % intervals."""
     if not data.latencies:
-        return absent(data, "latency", title, "a latency measurement (grids.<name>.latency in config.yaml)")
+        return _unmeasured(data, "latency", title, "latency")
     height = 0.6 + 0.27 * max(len(record["latencies"]) for record in data.latencies)
     figure, axes = panels(len(data.latencies), 2, height, 9, sharey="row")
     for row, record in zip(axes, data.latencies, strict=True):
@@ -152,4 +155,17 @@ def latency(data: FigureData, title: str) -> Figure:
     note = (
         f"Medians with 95 % intervals; × is the ratio to no method, paired within rounds. Device: {devices}."
     )
-    return finish(figure, data, "latency", [note])
+    return finish(figure, data, "latency", [note, *_lacking(data, "latency", data.latencies)])
+
+
+def _unmeasured(data: FigureData, name: str, title: str, kind: str) -> Figure:
+    """The figure without any measurement: `planned` tells one that was not run from one that the grid does not have."""
+    planned, key = data.planned.get(kind, 0), f"grids.{data.results.grid}.{kind} in config.yaml"
+    need = f"a {kind} measurement ({f'{planned} planned, none run; ' if planned else ''}{key})"
+    return absent(data, name, title, need, planned=planned > 0)
+
+
+def _lacking(data: FigureData, kind: str, measured: list) -> list[str]:
+    """A line where only a part of the planned measurements exists."""
+    planned = data.planned.get(kind, 0)
+    return [f"{len(measured)} of {planned} planned measurements exist."] if len(measured) < planned else []

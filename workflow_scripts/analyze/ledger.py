@@ -8,8 +8,7 @@ group lacks the method. `prediction/<method>` for dense, none (the compressed mo
 
 import pandas as pd
 
-from workflow_scripts.analyze.results import Cell, Group, Results, unique
-from workflow_scripts.analyze.statistics import proportion_interval
+from workflow_scripts.analyze.results import Cell, Group, Results
 
 OUTCOMES = {
     "kept": "right before and after compression, and with every method of the pair",
@@ -117,50 +116,3 @@ def outcomes(items: pd.DataFrame, pair: dict[str, str]) -> pd.Series:
     outcome[dense & none] = "kept"
     outcome[dense & none & ~everyone] = "newly_broken"
     return outcome.where(known)
-
-
-def rates(ledger: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """Per group, method and scope: the share of lost items made right, beside the flips that show no recovery.
-
-    scope: `all` items, a domain or a task. recovered: of the items that compression lost, the share right with the
-    method. untaught: the same share among lost items whose answer does not stand in the training text; what is
-    recovered of them cannot have been relearned. chance: of the items that neither the dense nor the compressed model
-    knew, the share right with the method. It is a lower bound of what noise gives: lost items lie nearer to the
-    decision boundary, so the fairer reference is the recovered share of a placebo (an untrained prompt, another
-    seed). broken: of the items right before and after compression, the share wrong with the method. Each share
-    comes with its count and Wilson interval; items that one of the three models did not answer are left out.
-    """
-    rows = []
-    if not len(ledger):
-        return pd.DataFrame(rows)
-    domains, tasks = unique(ledger["domain"]), unique(ledger["task"])
-    for keys, group in ledger.groupby(["model", "compressor", "corpus", "seed"], sort=False):
-        for method in (m for m in methods if f"correct/{m}" in group):
-            answered = group[["correct/dense", "correct/none", f"correct/{method}"]].notna().all(axis=1)
-            known = group[answered]
-            for scope in ["all", *domains, *tasks]:
-                items = (
-                    known if scope == "all" else known[(known["domain"] == scope) | (known["task"] == scope)]
-                )
-                if len(items):
-                    row = dict(zip(["model", "compressor", "corpus", "seed"], keys, strict=True))
-                    rows.append(row | {"method": method, "scope": scope} | _shares(items, method))
-    return pd.DataFrame(rows)
-
-
-def _shares(items: pd.DataFrame, method: str) -> dict:
-    dense, none = items["correct/dense"].astype(bool), items["correct/none"].astype(bool)
-    right, lost = items[f"correct/{method}"].astype(bool), dense & ~none
-    untaught = ~items["answer_in_training_text"].fillna(True).astype(bool)
-    shares = {
-        "recovered": right[lost],
-        "untaught": right[lost & untaught],
-        "chance": right[~dense & ~none],
-        "broken": ~right[dense & none],
-    }
-    row = {}
-    for name, flags in shares.items():
-        low, high = proportion_interval(int(flags.sum()), len(flags))
-        share = float(flags.mean()) if len(flags) else float("nan")
-        row |= {name: share, f"{name}_n": len(flags), f"{name}_low": low, f"{name}_high": high}
-    return row

@@ -8,7 +8,8 @@ import pandas as pd
 
 from workflow_scripts.analyze.figures import FIGURES
 from workflow_scripts.analyze.forecast import Forecast, compare, job_hours, measured_seconds
-from workflow_scripts.analyze.ledger import OUTCOMES, rates
+from workflow_scripts.analyze.ledger import OUTCOMES
+from workflow_scripts.analyze.rates import rates, reseeded
 from workflow_scripts.analyze.rendering import environment
 from workflow_scripts.analyze.results import Results, unique
 from workflow_scripts.analyze.summary import cautions, covered, judged, nats, points, unjudged
@@ -23,15 +24,19 @@ QUESTION, ANSWER = 500, 80  # characters shown
 def build_page(
     results: Results, verdict: dict, ledger: pd.DataFrame, audit: dict, tables: list[Table], methods: dict,
     figures: dict[str, Path], measured: dict[str, dict[str, dict]], description: str = "",
-    forecast: Forecast | None = None,
+    forecast: Forecast | None = None, planned: dict[str, int] | None = None,
+    blocks: dict[str, list[str]] | None = None,
 ) -> str:  # fmt: skip
     """The page of a grid. figures: name -> SVG file; measured: kind of record (compression, training, similarity,
-    latency) -> path -> JSON; forecast: what the grid was expected to cost."""
+    latency) -> path -> JSON; forecast: what the grid was expected to cost; planned: similarity,
+    latency -> how many the grid plans; blocks: of the grid, {counted, left_out} by name."""
     template = environment().get_template("report_page.html.j2")
     recovery = [m for m in methods if m != "none"]
+    again = reseeded(ledger, recovery).to_dict("records")
     return template.render(
         grid=results.grid,
         description=description,
+        blocks=blocks,
         verdict=verdict,
         judged=judged(verdict),
         unjudged=unjudged(verdict),
@@ -59,9 +64,12 @@ def build_page(
         short=SHORT,
         compressions=[compression_row(*item) for item in measured.get("compression", {}).items()],
         trainings=[training_row(*item) for item in measured.get("training", {}).items()],
+        similarities=[similarity_row(record) for record in measured.get("similarity", {}).values()],
         latencies=list(measured.get("latency", {}).values()),
-        rates=rates(ledger, recovery).to_dict("records"),
-        placebos=[m for m in recovery if not methods[m].get("trained", True)],
+        unmeasured=unmeasured(planned or {}, measured),
+        rates=[*rates(ledger, recovery).to_dict("records"), *again],
+        reseeded=bool(again),
+        placebos=[m for m in recovery if not methods[m].get("trained", True) and f"correct/{m}" in ledger],
         outcomes=OUTCOMES,
         explorer=explorer(ledger, ["dense", "none", *recovery], ["dense", "none", *verdict["pair"].values()]),
         audit=audit,
@@ -130,6 +138,28 @@ def training_row(path: str, record: dict) -> dict:
         "seconds": record["seconds"],
         "memory": record["peak_memory_mb"],
     }
+
+
+def similarity_row(record: dict) -> dict:
+    """How close a cell stays to the dense model: cosine, mean over layers and of the layer that is furthest off."""
+    cell, row = record["cell"], {}
+    for measure in ("attention", "activations"):
+        values = record[measure]
+        row[measure] = {
+            "mean": sum(values) / len(values),
+            "lowest": min(values),
+            "layer": values.index(min(values)),
+        }
+    name = " / ".join(cell[key] for key in ("model", "compressor", "corpus", "method"))
+    return row | {"name": f"{name} / seed {cell['seed']}", "text": record["text"]}
+
+
+def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, dict]:
+    """similarity and latency -> {planned, made}, where measurements of the plan are not there."""
+    counts = {
+        kind: {"planned": count, "made": len(measured.get(kind, {}))} for kind, count in planned.items()
+    }
+    return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
 
 
 def cell_row(results: Results, cell) -> dict:
