@@ -5,8 +5,8 @@ import torch
 
 from tests.equivalence import scorer_models
 from workflow_scripts.evaluate import attention, forward
-from workflow_scripts.evaluate.linear import PackedLinears
 from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.linear import PackedLinears
 
 
 def test_log_probabilities_are_those_of_log_softmax_and_the_first_of_equal_logits_is_taken():

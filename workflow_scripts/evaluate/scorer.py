@@ -35,9 +35,9 @@ from workflow_scripts.evaluate.forward import (
     tokens_that_fit,
 )
 from workflow_scripts.evaluate.generation import generate_greedy
-from workflow_scripts.evaluate.linear import PackedLinears
 from workflow_scripts.evaluate.packing import Sequence, pack
 from workflow_scripts.evaluate.store import AnswerStore
+from workflow_scripts.linear import PackedLinears
 
 MAX_GEN_TOKENS = 256  # HFLM's default
 

@@ -40,7 +40,9 @@ class PackedLinears:
     def in_use(self) -> Iterator[None]:
         """Inside, the model's linear layers use their packed weights; RuntimeError where weights changed since."""
         if any(state != _state(layer.weight) for layer, _, state in self._packed):
-            raise RuntimeError("the model's weights changed after its scorer was made; make a new scorer")
+            raise RuntimeError(
+                "the model's weights changed after they were packed; pack them again (a new scorer, say)"
+            )
         for layer, packed, _ in self._packed:
             layer.forward = partial(_forward, packed, layer.bias)
         try:
