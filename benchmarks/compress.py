@@ -7,7 +7,12 @@ folder, the same calibration token ids (a draw of windows of WikiText-2's valida
 runs take turns, each a process of its own. Counted is the time from a loaded model to compressed weights; ours reads
 its weights and writes packed layers in that time. What a run leaves is brought back to a plain float32 folder, and one
 function measures all perplexities: the first windows of WikiText-2's test text. Peers run with their own defaults but
-for bits, grouping, symmetry and order of columns; --options PEER=JSON adds to that.
+for bits, grouping, symmetry and order of columns; --options PEER=JSON adds to that, and to our settings as
+own=JSON. --results FILE keeps every run as a line of JSON, with the mean layer error of ours.
+
+--text prose takes WikiText's marks and headings away: each line in the harness's detokenisation, lines joined by blank
+lines; raw is the file as it is. --on valid is for choosing options, which must not be done on the test text: the last
+quarter of the validation text's articles is measured on, the others calibrate.
 
 The floor: the least floating-point work (forward passes over all but the unneeded products, the upper halves of the
 Hessians, the factorisations and the sweep's updates) at the rate at which this machine multiplies the model's own
@@ -33,7 +38,11 @@ ENVIRONMENTS = {  # steps of pip
 }
 TARGETS = {"gptqmodel": 2.0, "llmcompressor": 1.2}  # times as fast
 FLOOR = 1.3
-KINDS = {"gptqmodel": ("gptq",), "llmcompressor": ("gptq", "sparsegpt")}
+KINDS = {  # algorithms that a contestant has
+    "own": ("gptq", "sparsegpt", "wanda"),
+    "gptqmodel": ("gptq",),
+    "llmcompressor": ("gptq", "sparsegpt"),
+}
 BATCH_TOKENS = 4096  # per forward pass, as ours
 
 
@@ -51,16 +60,17 @@ def main() -> None:
         model = truncated(args.model, args.layers, scratch / "model") if args.layers else args.model
         calibration = [draw_windows(model, args, draw, scratch) for draw in range(args.draws)]
         measured = Perplexity(model, args)
-        print(f"dense: perplexity {measured(model):.2f}", flush=True)
+        dense = measured(model)
+        print(f"dense: perplexity {dense:.3f} ({args.text} text, {args.on})", flush=True)
         groups, width, layers = shapes(model)
         for name in args.compressors:
             wanted = compressor(name, args)
             runs: dict[str, list[dict]] = {
-                peer: [] for peer in args.peers if peer == "own" or wanted["algorithm"] in KINDS[peer]
+                peer: [] for peer in args.peers if wanted["algorithm"] in KINDS[peer]
             }
             for draw, windows in enumerate(calibration):
                 order = list(runs)[draw % len(runs) :] + list(runs)[: draw % len(runs)]
-                floor = floor_seconds(groups, width, layers, args)
+                floor = floor_seconds(groups, width, layers, wanted["algorithm"], args)
                 for peer in order:
                     task = {
                         "peer": peer, "model": str(model), "windows": str(windows), "compressor": wanted,
@@ -71,6 +81,8 @@ def main() -> None:
                     run |= {"perplexity": measured(scratch / "result"), "floor": run["seconds"] / floor}
                     runs[peer].append(run)
                     print(f"  {name} draw {draw} {peer}: {line(run)}", flush=True)
+                    if args.results:
+                        keep(args, {"name": name, "draw": draw, "dense": dense} | task | run)
             failed |= report(name, runs)
     sys.exit(failed)
 
@@ -92,7 +104,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test-windows", type=int, default=16)
     parser.add_argument("--layers", type=int, help="keep only the first decoder layers")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the forward passes")
+    parser.add_argument("--text", choices=["raw", "prose"], default="prose")
+    parser.add_argument("--on", choices=["test", "valid"], default="test", help="what is measured on")
     parser.add_argument("--options", nargs="+", default=[], metavar="PEER=JSON")
+    parser.add_argument("--results", type=Path, help="file that gets a line of JSON for every run")
     parser.add_argument("--environments", type=Path, default=Path("work/benchmarks"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -134,23 +149,49 @@ def draw_windows(model: Path, args, draw: int, scratch: Path) -> Path:
     from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
-    from workflow_scripts.sources.corpora import text_documents, token_windows
+    from workflow_scripts.sources.corpora import token_windows
     from workflow_scripts.sources.models import adds_bos
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    documents = text_documents((args.data / "wikitext2_valid.txt").read_text())
+    documents = articles(args, "valid")
+    if args.on == "valid":
+        documents = documents[: valid_cut(documents)]
     windows = token_windows(documents, tokenizer, args.length, args.windows, draw, adds_bos(tokenizer))
     save_file({"windows": windows}, scratch / f"windows-{draw}.safetensors")
     return scratch / f"windows-{draw}.safetensors"
 
 
+def articles(args, split: str) -> list[str]:
+    """WikiText-2's articles of a split (valid, test), raw or as prose."""
+    from workflow_scripts.sources.corpora import text_documents
+
+    documents = text_documents((args.data / f"wikitext2_{split}.txt").read_text())
+    return documents if args.text == "raw" else [prose(document) for document in documents]
+
+
+def prose(article: str) -> str:
+    """A raw WikiText article without headings, its lines detokenised by the harness and joined by blank lines."""
+    from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
+
+    lines = [line for line in article.split("\n") if line.strip() and not line.strip().startswith("=")]
+    return "\n\n".join(wikitext_detokenizer({"page": line}).strip() for line in lines)
+
+
+def valid_cut(documents: list[str]) -> int:
+    """The first article of the validation text that --on valid measures on."""
+    return len(documents) * 3 // 4
+
+
 class Perplexity:
-    """Token perplexity of a plain folder on the first windows of WikiText-2's test text."""
+    """Token perplexity of a plain folder on the first windows of WikiText-2's test text (or of valid's last part)."""
 
     def __init__(self, model: Path, args):
         from transformers import AutoTokenizer
 
-        self.text = (args.data / "wikitext2_test.txt").read_text()
+        documents = articles(args, args.on)
+        if args.on == "valid":
+            documents = documents[valid_cut(documents) :]
+        self.text = ("" if args.text == "raw" else "\n\n").join(documents)
         self.tokenizer, self.args = AutoTokenizer.from_pretrained(model), args
 
     def __call__(self, folder: Path) -> float:
@@ -164,16 +205,18 @@ class Perplexity:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         scorer = Scorer(model, self.tokenizer)
         windows = heldout_windows([self.text], scorer, self.args.length, self.args.test_windows, "wikitext2")
-        return perplexity(scorer, windows, "wikitext2")["token"]
+        return perplexity(scorer, windows)["token"]
 
 
 def compressor(name: str, args) -> dict:
-    """The catalogue's settings."""
+    """The catalogue's settings; refused where nothing is calibrated."""
     from workflow_scripts.config import load, read
 
     settings = load(read(ROOT / "config.yaml"))["compressors"][name]
-    if settings["algorithm"] not in ("gptq", "sparsegpt"):
-        raise SystemExit(f"{name}: {settings['algorithm']} is no gptq and no sparsegpt")
+    if settings["algorithm"] not in KINDS["own"]:
+        raise SystemExit(f"{name}: {settings['algorithm']} is none of {', '.join(KINDS['own'])}")
+    if settings.pop("engine", "own") != "own":
+        raise SystemExit(f"{name}: another engine's; name ours, and the peers come by --peers")
     return settings | ({"forward": args.precision} if args.precision != "fp32" else {})
 
 
@@ -196,6 +239,14 @@ def start(python: str, task: dict, scratch: Path) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def keep(args, run: dict) -> None:
+    """Append a run to the file of results, with what was measured on."""
+    about = {key: getattr(args, key) for key in ("text", "on", "draws", "length", "test_windows")}
+    about |= {"calibration": args.windows}
+    with open(args.results, "a") as lines:
+        lines.write(json.dumps(about | run) + "\n")
+
+
 def own(task: dict) -> dict:
     """A run of this package's engine; as compress_peers.py says of the others."""
     import torch
@@ -209,7 +260,8 @@ def own(task: dict) -> dict:
     from workflow_scripts.compress.walk import FinishedLayers, walk
 
     torch.set_num_threads(task["threads"])
-    windows, settings = load_file(task["windows"])["windows"], Compressor(**task["compressor"])
+    windows = load_file(task["windows"])["windows"]
+    settings = Compressor(**task["compressor"] | task["options"])
     skeleton = Skeleton(task["model"])
     with tempfile.TemporaryDirectory() as folder:
         finished, loaded, begin = FinishedLayers(Path(folder)), peak_mb(), time.perf_counter()
@@ -220,7 +272,11 @@ def own(task: dict) -> dict:
         model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32)
         put_compressed(model, load_file(Path(folder) / "weights.safetensors"), records, settings, folder)
     model.save_pretrained(task["output"])
-    return cost | {"versions": {"torch": torch.__version__}}
+    errors: dict[str, list[float]] = {}
+    for record in records:
+        errors.setdefault(record["linear"], []).append(record["error"])
+    means = {linear: statistics.mean(found) for linear, found in errors.items()}
+    return cost | {"versions": {"torch": torch.__version__}, "errors": means}
 
 
 # ------------------------------------------------------------------------------------------------ floor
@@ -283,10 +339,13 @@ def rate(groups, threads: int, dtype) -> float:
     return 2 * BATCH_TOKENS * rows * columns / best
 
 
-def floor_seconds(groups, width: int, layers: int, args) -> float:
+def floor_seconds(groups, width: int, layers: int, algorithm: str, args) -> float:
+    """Seconds of the floor's work at the rates that the machine has now; wanda solves nothing."""
     import torch
 
     parts = flops(groups, width, layers, args.windows, args.length)
+    if algorithm == "wanda":
+        parts["solve"] = 0
     single = rate(groups, args.threads, torch.float32)
     forward = rate(groups, args.threads, torch.bfloat16) if args.precision == "bf16" else single
     return parts["forward"] / forward + (parts["hessian"] + parts["solve"]) / single
