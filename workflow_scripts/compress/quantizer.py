@@ -10,7 +10,7 @@ CLIP_SEARCH = {
     "mse": (2.4, 100),
     "hessian": (2.0, 25),
 }  # power of the error, steps from 1 down to 0.2 of the range
-SEARCH_ROWS = 64  # rows whose clipping is searched together: their tries stay in a core's cache
+SEARCHED = 2**16  # weights whose clipping is searched together on a CPU: the tries stay in a core's cache
 
 
 @dataclass
@@ -78,9 +78,9 @@ def fit_grid(
     if clip == "none":
         return grid(low, high)
     power, steps = CLIP_SEARCH[clip]
-    found = []
-    for start in range(0, len(x), SEARCH_ROWS):
-        rows = slice(start, start + SEARCH_ROWS)
+    found, count = [], len(x) if x.device.type != "cpu" else max(1, SEARCHED // x.shape[1])
+    for start in range(0, len(x), count):
+        rows = slice(start, start + count)
         part, bottom, ceiling = x[rows], low[rows], high[rows]
         scale, zero = grid(bottom, ceiling)
         best = torch.full_like(scale, torch.inf)
