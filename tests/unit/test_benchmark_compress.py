@@ -43,6 +43,32 @@ def test_options_are_chosen_on_articles_that_do_not_calibrate(tmp_path):
     assert "Title 2 0" in test and "Title 1" not in test
 
 
+def test_figures_hold_for_their_protocol_alone(capsys):
+    said = {
+        "text": "prose",
+        "on": "test",
+        "windows": 32,
+        "length": 512,
+        "test_windows": 16,
+        "precision": "fp32",
+    }
+    args = Namespace(model=Path("resources/models/smollm2-135m"), layers=None, **said)
+    assert compress.limit("gptq-w3", 28.0, args) == 103.0
+    assert compress.limit("gptq-w8", 28.0, args) == 28.0 * 1.001
+    for key, other in {"text": "raw", "on": "valid", "windows": 16, "precision": "bf16", "layers": 2}.items():
+        assert compress.limit("gptq-w3", 28.0, Namespace(**vars(args) | {key: other})) == float("inf")
+    run = {"seconds": 10.0, "floor": 1.2, "perplexity": 60.0, "peak_mb": 1, "versions": {}}
+    peer = run | {"seconds": 21.0, "perplexity": 61.0}
+    assert not compress.report("gptq-w3", {"own": [run], "gptqmodel": [peer]}, 103.0)
+    for changed, said in (
+        ({"floor": 1.4}, "1.40 floors"), ({"seconds": 11.0}, "1.91 times as fast as gptqmodel"),
+        ({"perplexity": 62.0}, "gptqmodel 61.00"), ({"perplexity": 104.0}, "more than 103.00"),
+    ):  # fmt: skip
+        assert compress.report("gptq-w3", {"own": [run | changed], "gptqmodel": [peer]}, 103.0)
+        assert said in capsys.readouterr().out
+    assert compress.report("gptq-w3", {}, 103.0)  # every run failed
+
+
 def test_a_run_leaves_its_figures(tmp_path):
     model, results = tiny.write_model(tmp_path / "model"), tmp_path / "runs.jsonl"
     command = [
