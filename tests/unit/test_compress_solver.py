@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workflow_scripts.compress import baselines
-from workflow_scripts.compress.hessian import Hessian, inverse_factor, reconstruction_error
+from workflow_scripts.compress.hessian import Hessian, inverse_factor, invert_upper, reconstruction_error
 from workflow_scripts.compress.quantizer import fit_grid, fit_groups, round_to_grid
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.solver import solve
@@ -29,6 +29,27 @@ def test_factor_is_the_upper_cholesky_factor_of_the_inverse():
     damped = H + 0.01 * H.diagonal().mean() * torch.eye(len(H))
     torch.testing.assert_close(U, torch.linalg.cholesky(torch.linalg.inv(damped), upper=True))
     assert damping == 0.01
+
+
+@pytest.mark.parametrize(
+    "columns", [1, 257, 700]
+)  # below, just above and twice above the width that is not halved
+def test_a_triangle_is_inverted_by_halves(columns):
+    draw = torch.Generator().manual_seed(0)
+    R = torch.randn(columns, columns, dtype=torch.float64, generator=draw).triu() / columns
+    R.diagonal().abs_().add_(1)
+    inverse = invert_upper(R)
+    torch.testing.assert_close(R @ inverse, torch.eye(columns, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert torch.equal(inverse, inverse.triu())
+
+
+@pytest.mark.parametrize("columns", [72, 600])
+def test_the_error_is_that_of_the_outputs(columns):
+    draw = torch.Generator().manual_seed(0)
+    X = torch.randn(columns, 900, dtype=torch.float64, generator=draw)
+    W, Q = torch.randn(2, 16, columns, dtype=torch.float64, generator=draw)
+    error = ((W @ X - Q @ X).square().sum() / (W @ X).square().sum()).item()
+    assert reconstruction_error(W, Q, 2 * X @ X.T) == pytest.approx(error, rel=1e-12)
 
 
 def test_failing_cholesky_grows_the_damping_and_reports_it():

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
 from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.linear import PackedLinears
 
 BATCH_TOKENS = 4096  # tokens per forward pass of a layer
 
@@ -173,8 +174,9 @@ class Activations:
 
     def advance(self, index: int, layer: nn.Module) -> None:
         """Replace the hidden states by the layer's outputs."""
-        for batch in range(len(self.hidden)):
-            self.hidden[batch] = self.run(index, layer, batch).to("cpu")
+        with PackedLinears(layer).in_use():
+            for batch in range(len(self.hidden)):
+                self.hidden[batch] = self.run(index, layer, batch).to("cpu")
 
     def hessians(self, index: int, layer: nn.Module, linears: dict) -> dict[tuple[str, ...], Hessian]:
         """Names of linears that share an input -> that input's Hessian, in the order of their calls; one pass."""
@@ -203,15 +205,16 @@ class Activations:
 
         hooks = [module.register_forward_pre_hook(collect(name)) for name, module in linears.items()]
         try:
-            for batch in range(len(self.hidden)):
-                waiting |= set(linears)
-                with suppress(_Stop):
-                    self.run(index, layer, batch)
-                seen.clear()
-                if waiting:
-                    raise CompressionError(
-                        f"layer {index}: no calibration token reached {', '.join(sorted(waiting))}"
-                    )
+            with PackedLinears(layer).in_use():
+                for batch in range(len(self.hidden)):
+                    waiting |= set(linears)
+                    with suppress(_Stop):
+                        self.run(index, layer, batch)
+                    seen.clear()
+                    if waiting:
+                        raise CompressionError(
+                            f"layer {index}: no calibration token reached {', '.join(sorted(waiting))}"
+                        )
         finally:
             for hook in hooks:
                 hook.remove()

@@ -10,6 +10,7 @@ CLIP_SEARCH = {
     "mse": (2.4, 100),
     "hessian": (2.0, 25),
 }  # power of the error, steps from 1 down to 0.2 of the range
+SEARCHED = 2**16  # weights whose clipping is searched together on a CPU: the tries stay in a core's cache
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Quantized:
 
 def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
     """scale (clamp(round(x / scale) + zero, 0, 2^bits - 1) - zero), broadcast."""
-    return scale * torch.clamp(torch.round(x / scale), -zero, (2**bits - 1) - zero)
+    return (x / scale).round_().clamp_(-zero, (2**bits - 1) - zero).mul_(scale)
 
 
 def fit_grid(
@@ -74,21 +75,27 @@ def fit_grid(
         zero = torch.full_like(scale, (top + 1) / 2) if symmetric else torch.round(-low / scale)
         return scale, zero
 
-    scale, zero = grid(low, high)
-    if clip != "none":
-        power, steps = CLIP_SEARCH[clip]
+    if clip == "none":
+        return grid(low, high)
+    power, steps = CLIP_SEARCH[clip]
+    found, count = [], len(x) if x.device.type != "cpu" else max(1, SEARCHED // x.shape[1])
+    for start in range(0, len(x), count):
+        rows = slice(start, start + count)
+        part, bottom, ceiling = x[rows], low[rows], high[rows]
+        scale, zero = grid(bottom, ceiling)
         best = torch.full_like(scale, torch.inf)
         for step in range(steps * 4 // 5):
             shrink = 1 - step / steps
-            tried_scale, tried_zero = grid(shrink * low, shrink * high)
-            error = round_to_grid(x, tried_scale[:, None], tried_zero[:, None], bits)
-            error = error.sub_(x).abs_().pow_(power)
-            error = error.sum(1) if importance is None else error @ importance
+            tried_scale, tried_zero = grid(shrink * bottom, shrink * ceiling)
+            off = round_to_grid(part, tried_scale[:, None], tried_zero[:, None], bits).sub_(part)
+            off = off.square_() if power == 2 else off.abs_().pow_(power)
+            error = off.sum(1) if importance is None else off @ importance
             better = error < best
             best = torch.where(better, error, best)
             scale = torch.where(better, tried_scale, scale)
             zero = torch.where(better, tried_zero, zero)
-    return scale, zero
+        found.append((scale, zero))
+    return torch.cat([scale for scale, _ in found]), torch.cat([zero for _, zero in found])
 
 
 def fit_groups(
