@@ -24,8 +24,7 @@ from pathlib import Path
 
 from tests.slurm.local_slurm import ACCOUNTS, LocalSlurm, output
 from workflow_scripts.analyze.forecast import forecast, load_constants
-from workflow_scripts.config import load, read
-from workflow_scripts.grid import Plan
+from workflow_scripts.grid import plan_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = 12
@@ -51,9 +50,9 @@ def trivial(count: int) -> dict[str, dict]:
     return {f"nothing/{number}": {"seconds": 0, "after": []} for number in range(count)}
 
 
-def sleeping(grid: str, device: str, faster: float) -> dict[str, dict]:
-    """The grid's jobs with their forecast time over `faster`, each after what it reads."""
-    plan = Plan(load(read(ROOT / "config.yaml")))
+def sleeping(grid: str, blocks: list[str] | None, device: str, faster: float) -> dict[str, dict]:
+    """The jobs of a grid (of its `blocks`) with their forecast time over `faster`, each after what it reads."""
+    plan = plan_of([ROOT / "config.yaml"], grid, blocks)
     costs = {f"{cost.kind}/{cost.name}": cost for cost in forecast(plan, grid, load_constants(device))}
     after: dict[str, list[str]] = {name: [] for name in costs}
     for kind, cells in (
@@ -219,6 +218,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, help="trivial jobs")
     parser.add_argument("--grid", help="a grid of config.yaml as sleeping jobs")
+    parser.add_argument("--blocks", type=lambda names: names.split(","), help="of the grid, joined by commas")
     parser.add_argument("--device", default="a100-80g")
     parser.add_argument("--faster", type=float, default=1000, help="forecast seconds per second of sleep")
     parser.add_argument("--figure", type=Path)
@@ -228,6 +228,6 @@ if __name__ == "__main__":
     chosen = (
         trivial(arguments.jobs)
         if arguments.jobs
-        else sleeping(arguments.grid, arguments.device, arguments.faster)
+        else sleeping(arguments.grid, arguments.blocks, arguments.device, arguments.faster)
     )
     main(chosen, arguments.figure)
