@@ -37,8 +37,8 @@ test: $(VENV)/installed ## the fast tests
 test-slow: $(VENV)/installed ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
 
-test-slurm: $(VENV)/installed ## the tests on a SLURM cluster, started on this machine (root, Debian or Ubuntu)
-	$(BIN)/python -m pytest -m slurm tests/slurm --verbose --no-header
+test-slurm: $(VENV)/installed ## the tests on a SLURM cluster, started on this machine (root, Debian or Ubuntu); SMOKE=1: and the smoke grid
+	SMOKE=$(SMOKE) $(BIN)/python -m pytest -m slurm tests/slurm --verbose --no-header
 
 lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

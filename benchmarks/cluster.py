@@ -5,13 +5,16 @@
 
 `--jobs`: so many jobs of one GPU that do nothing, through profiles/slurm. `--grid`: the grid's jobs that compute on a
 model as jobs that sleep for their forecast time over `--faster`, with the grid's dependencies. Counted from
-SLURM's own accounting: each job once, none lost. tests/slurm/local_slurm.py starts the cluster (root, Debian).
-Prints JSON.
+SLURM's own accounting: each job once, none lost, none before what it reads has ended.
+tests/slurm/local_slurm.py starts the cluster (root, Debian). Prints JSON: beside the run's wall time the least that is
+possible (the work over the GPUs, the longest chain) and the CPU time that a job took, of its own and of the main
+process: neighbours on the machine lengthen the wall time.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,8 +24,7 @@ from pathlib import Path
 
 from tests.slurm.local_slurm import ACCOUNTS, LocalSlurm, output
 from workflow_scripts.analyze.forecast import forecast, load_constants
-from workflow_scripts.config import load, read
-from workflow_scripts.grid import Plan
+from workflow_scripts.grid import plan_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = 12
@@ -48,9 +50,9 @@ def trivial(count: int) -> dict[str, dict]:
     return {f"nothing/{number}": {"seconds": 0, "after": []} for number in range(count)}
 
 
-def sleeping(grid: str, device: str, faster: float) -> dict[str, dict]:
-    """The grid's jobs with their forecast time over `faster`, each after what it reads."""
-    plan = Plan(load(read(ROOT / "config.yaml")))
+def sleeping(grid: str, blocks: list[str] | None, device: str, faster: float) -> dict[str, dict]:
+    """The jobs of a grid (of its `blocks`) with their forecast time over `faster`, each after what it reads."""
+    plan = plan_of([ROOT / "config.yaml"], grid, blocks)
     costs = {f"{cost.kind}/{cost.name}": cost for cost in forecast(plan, grid, load_constants(device))}
     after: dict[str, list[str]] = {name: [] for name in costs}
     for kind, cells in (
@@ -67,7 +69,7 @@ def sleeping(grid: str, device: str, faster: float) -> dict[str, dict]:
     for name in costs:
         kind, _, place = name.partition("/")
         if kind == "measure_latency":
-            after[name] = [f"compress_model/{place}.done"]
+            after[name] = [f"compress_model/{Path(place).parent}.done"]
     return {
         name: {"seconds": round(cost.seconds / faster, 2), "after": after[name]}
         for name, cost in costs.items()
@@ -92,8 +94,8 @@ def bounds(jobs: dict[str, dict]) -> dict:
     }
 
 
-def run(folder: Path, jobs: dict[str, dict]) -> tuple[float, list[dict]]:
-    """Wall time of the run, and SLURM's rows of its jobs."""
+def run(folder: Path, jobs: dict[str, dict]) -> tuple[float, float, list[dict]]:
+    """Wall time of the run, CPU time of its main process (s), and SLURM's rows of its jobs."""
     kinds = list(dict.fromkeys(name.split("/")[0] for name in jobs))
     targets = "rule all:\n    input: [f'{name}.done' for name in JOBS]\nwildcard_constraints: job='.+'\n"
     text = "import json\nJOBS = json.load(open('jobs.json'))\n" + targets
@@ -110,11 +112,41 @@ def run(folder: Path, jobs: dict[str, dict]) -> tuple[float, list[dict]]:
         command, cwd=folder, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     wall = time.time() - started
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(done.stdout[-4000:])
     fields = ["JobIDRaw", "State", "Start", "End", "NodeList", "Comment"]
     lines = output("sacct", "-nPX", "--duplicates", "--starttime=now-1days", f"--format={','.join(fields)}")
-    return wall, [dict(zip(fields, line.split("|"))) for line in lines.splitlines()]
+    rows = [dict(zip(fields, line.split("|"))) for line in lines.splitlines()]
+    return wall, used.ru_utime + used.ru_stime, rows
+
+
+def cpu_seconds() -> float:
+    """CPU time of all steps of all jobs in the accounting (s)."""
+    lines = output("sacct", "-nP", "--starttime=now-1days", "--format=JobID,TotalCPU").splitlines()
+    clocks = [clock for job, clock in (line.split("|") for line in lines) if "." in job]
+    return sum(
+        sum(float(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))
+        for clock in clocks
+    )
+
+
+def comment(name: str) -> str:
+    """What Snakemake's executor writes into the accounting for a job of `run`."""
+    kind, _, wildcards = name.partition("/")
+    return f"rule_{kind}_wildcards_{wildcards.replace('/', '_')}"
+
+
+def too_early(jobs: dict[str, dict], rows: list[dict]) -> list[str]:
+    """Jobs that began before what they read had ended (the accounting counts whole seconds)."""
+    when = {row["Comment"]: row for row in rows}
+    return [
+        name
+        for name, job in jobs.items()
+        for need in job["after"]
+        if seconds_of(when[comment(name)]["Start"])
+        < seconds_of(when[comment(need.removesuffix(".done"))]["End"])
+    ]
 
 
 def seconds_of(stamp: str) -> float:
@@ -158,25 +190,35 @@ def main(jobs: dict[str, dict], figure: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder, LocalSlurm(Path(folder) / "cluster"):
         work = Path(folder) / "work"
         work.mkdir()
-        wall, rows = run(work, jobs)
-    twice = [comment for comment, count in Counter(row["Comment"] for row in rows).items() if count > 1]
+        wall, main_cpu, rows = run(work, jobs)
+        job_cpu = cpu_seconds()
+    count = Counter(row["Comment"] for row in rows)
+    lost = [name for name in jobs if comment(name) not in count]
+    twice = [name for name, times in count.items() if times > 1]
+    early = [] if lost else too_early(jobs, rows)
+    began, ended = (
+        choose(seconds_of(row[key]) for row in rows) for choose, key in ((min, "Start"), (max, "End"))
+    )
     found = {
-        "jobs": len(jobs), "completed": sum(row["State"] == "COMPLETED" for row in rows), "run_twice": len(twice),
-        "wall_seconds": round(wall), "seconds_per_job": round(wall / len(jobs), 2), "most_at_once": most_at_once(rows),
-        "nodes": len({row["NodeList"] for row in rows}), **bounds(jobs),
+        "jobs": len(jobs), "completed": sum(row["State"] == "COMPLETED" for row in rows), "lost": len(lost),
+        "run_twice": len(twice), "before_their_inputs": len(early), "wall_seconds": round(wall),
+        "seconds_per_job": round(wall / len(jobs), 2), "makespan": round(ended - began), **bounds(jobs),
+        "job_cpu_seconds_each": round(job_cpu / len(jobs), 2), "main_cpu_seconds_each": round(main_cpu / len(jobs), 2),
+        "most_at_once": most_at_once(rows), "nodes": len({row["NodeList"] for row in rows}),
         "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(found))
     if figure:
         draw(rows, figure)
-    if found["completed"] != len(jobs) or twice:
-        sys.exit("jobs were lost or run twice")
+    if found["completed"] != len(jobs) or lost or twice or early:
+        sys.exit("jobs were lost, run twice or run before their inputs")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, help="trivial jobs")
     parser.add_argument("--grid", help="a grid of config.yaml as sleeping jobs")
+    parser.add_argument("--blocks", type=lambda names: names.split(","), help="of the grid, joined by commas")
     parser.add_argument("--device", default="a100-80g")
     parser.add_argument("--faster", type=float, default=1000, help="forecast seconds per second of sleep")
     parser.add_argument("--figure", type=Path)
@@ -186,6 +228,6 @@ if __name__ == "__main__":
     chosen = (
         trivial(arguments.jobs)
         if arguments.jobs
-        else sleeping(arguments.grid, arguments.device, arguments.faster)
+        else sleeping(arguments.grid, arguments.blocks, arguments.device, arguments.faster)
     )
     main(chosen, arguments.figure)

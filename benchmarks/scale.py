@@ -1,11 +1,12 @@
 """How long Snakemake takes to plan a grid, from 100 to 10,000 cells, and what one job pays to parse the workflow.
 
-    python benchmarks/scale.py [--sizes 100 1000 10000] [--figure docs/scale.svg]
+    python -m benchmarks.scale [--sizes 100 1000 10000] [--figure docs/scale.svg]
 
-The grid has the shape of the paper's tables (12 methods, 9 of them trained, with more seeds); nothing of it has run.
-Seconds are CPU time: neighbours on the machine lengthen the wall time. Prints JSON: seconds of `snakemake -n` per size,
-which lists every job, and of `snakemake -n --quiet`, which counts them; seconds that a job pays to parse the workflow
-(an empty one deducted).
+The grid has the shape of the paper's tables (12 methods, 9 of them trained, with more seeds). Seconds are CPU time:
+neighbours on the machine lengthen the wall time. Prints JSON, for each size: `list`, `snakemake -n`, which lists every
+job; `count`, `snakemake -n --quiet`; `finished`, the same where every result but the report is there; `bare`, the
+floor: the same files and dependencies in rules that hold nothing but input and output. Then seconds that a job pays to
+parse the workflow (an empty one deducted).
 """
 
 import argparse
@@ -19,6 +20,9 @@ import tempfile
 from pathlib import Path
 
 import yaml
+
+from workflow_scripts.config import load
+from workflow_scripts.grid import Plan, companions
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_SEED = 96  # 2 models x 2 compressors x 2 corpora x 12 methods
@@ -39,6 +43,72 @@ def product(folder: Path, cells: int) -> Path:
     config["grid"] = "scale"
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return folder
+
+
+BARE = """
+import json, re
+NEEDS = json.load(open("needs.json"))
+def needs(path):
+    return lambda wildcards: NEEDS[path.format(**wildcards)]
+def one_of(names):
+    return "|".join(map(re.escape, names))
+wildcard_constraints:
+    **{wildcard: one_of(names) for wildcard, names in json.load(open("names.json")).items()}, seed="[0-9]+"
+rule all:
+    input: NEEDS["all"]
+"""
+PLACE = "{model}/{compressor}/{corpus}"
+BARE_RULES = {
+    "fetch_model": ["resources/models/{model}/manifest.json"],
+    "fetch_corpus": ["resources/corpora/{corpus}/manifest.json"],
+    "fetch_benchmark": ["resources/benchmarks/{benchmarks}/{task}/manifest.json"],
+    "compress_model": [f"results/scale/compressed/{PLACE}/compression.json"],
+    "train_adapter": [f"results/scale/adapters/{PLACE}/{{method}}/seed-{{seed}}/training.json"],
+    "evaluate_cell": [f"results/scale/evaluations/{PLACE}/{{method}}/seed-{{seed}}.json"],
+}
+
+
+def plan_in(folder: Path) -> Plan:
+    return Plan(load(yaml.safe_load((folder / "config.yaml").read_text())))
+
+
+def bare(plan: Plan, folder: Path) -> Path:
+    """The plan's files and dependencies as a workflow of rules with input and output alone."""
+    grid, settings = "scale", plan.grid("scale")
+    fetched = [path for path in plan.artefacts(grid) if path.startswith("resources/")]
+    shared = [path for path in fetched if "/benchmarks/" in path]
+    shared += [
+        f"resources/corpora/{name}/manifest.json" for name in settings["evaluation"]["perplexity"]["corpora"]
+    ]
+    needs: dict[str, list[str]] = {path: [] for path in fetched}
+    for cell in [*plan.cells(grid), *plan.adapters(grid)]:
+        model = f"resources/models/{cell.model}/manifest.json"
+        corpus = f"resources/corpora/{cell.corpus}/manifest.json"
+        compression = plan.compression(cell)
+        needs[compression] = [model, corpus]
+        needs[cell.training] = [model, compression, corpus]
+        trained = [member.training for member in plan.members(cell)]
+        needs[cell.json] = [model, compression, *trained, *shared]
+    needs["all"] = [cell.json for cell in plan.cells(grid)]
+    text = BARE
+    for rule, (first, *more) in BARE_RULES.items():
+        text += f"rule {rule}:\n    input: needs({first!r})\n    output: {[first, *more]!r}\n"
+    folder.mkdir()
+    (folder / "Snakefile").write_text(text)
+    (folder / "needs.json").write_text(json.dumps(needs))
+    catalogues = {"model": "models", "compressor": "compressors", "corpus": "corpora", "method": "methods"}
+    catalogues |= {"task": "tasks", "benchmarks": "benchmarks"}
+    names = {wildcard: list(plan.config[key]) for wildcard, key in catalogues.items()}
+    (folder / "names.json").write_text(json.dumps(names))
+    return folder
+
+
+def finish(plan: Plan, folder: Path) -> None:
+    """Put the plan's results there, as far as planning looks at them: a JSON with its recipe, and what lies beside."""
+    for path, recipe in plan.artefacts("scale").items():
+        for other in (path, *companions(path)):
+            (folder / other).parent.mkdir(parents=True, exist_ok=True)
+            (folder / other).write_text(json.dumps({"manifest": {"recipe": recipe}}))
 
 
 def seconds(folder: Path, *arguments: str, repeats: int = 1) -> float:
@@ -67,6 +137,15 @@ def parse_cost(folder: Path) -> dict:
     return {"workflow": round(ours, 2), "empty": round(empty, 2), "beyond": round(ours - empty, 2)}
 
 
+LINES = {
+    "list": "-n",
+    "count": "-n --quiet",
+    "finished": "-n --quiet, finished",
+    "bare": "-n --quiet, bare rules",
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#999999")
+
+
 def draw(rows: list[dict], file: Path) -> None:
     import matplotlib
 
@@ -74,19 +153,15 @@ def draw(rows: list[dict], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    for key, colour, label in (("seconds", "#0072B2", "-n"), ("quiet", "#D55E00", "-n --quiet")):
-        axes.plot([row["cells"] for row in rows], [row[key] for row in rows], "o-", color=colour, label=label)
-    axes.axhline(25, color="#999999", linewidth=1, linestyle="--")
+    cells = [row["cells"] for row in rows]
+    for (key, label), colour in zip(LINES.items(), COLOURS):
+        axes.plot(cells, [row[key] for row in rows], "o-", markersize=3, color=colour, label=label)
     axes.set(xscale="log", yscale="log", xlabel="cells of the grid", ylabel="CPU seconds of a dry run")
-    axes.grid(alpha=0.3, which="both")
+    axes.set_yticks([2, 5, 10, 20, 50], labels=["2", "5", "10", "20", "50"])
+    axes.set_yticks([], minor=True)
+    axes.set_xticks(cells, labels=[f"{count:,}" for count in cells])
+    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    for row in rows:
-        axes.annotate(
-            f"{row['seconds']:.1f}",
-            (row["cells"], row["seconds"]),
-            xytext=(4, -12),
-            textcoords="offset points",
-        )
     figure.savefig(file, metadata={"Date": None})
 
 
@@ -95,9 +170,14 @@ def main(sizes: list[int], figure: Path | None) -> None:
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             clone = product(Path(folder), size)
-            cells = PER_SEED * max(1, round(size / PER_SEED))
-            every, counted = seconds(clone, "-n"), seconds(clone, "-n", "--quiet")
-            rows.append({"cells": cells, "seconds": round(every, 2), "quiet": round(counted, 2)})
+            plan = plan_in(clone)
+            row = {"cells": len(plan.cells("scale")), "jobs": len(plan.artefacts("scale"))}
+            row["list"], row["count"] = seconds(clone, "-n"), seconds(clone, "-n", "--quiet")
+            triggers = ("--rerun-triggers", "input", "params", "software-env")  # as the profile has them
+            row["bare"] = seconds(bare(plan, clone / "bare"), "-n", "--quiet", *triggers)
+            finish(plan, clone)
+            row["finished"] = seconds(clone, "-n", "--quiet")
+            rows.append({key: round(value, 2) for key, value in row.items()})
             print(json.dumps(rows[-1]), flush=True)
             if size == sizes[0]:
                 parse = parse_cost(clone)
@@ -109,7 +189,7 @@ def main(sizes: list[int], figure: Path | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000, 3000, 10000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     main(arguments.sizes, arguments.figure)

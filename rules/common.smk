@@ -237,11 +237,6 @@ def reading_job():
 READ_HERE = SITE["cpu_partition"] is None
 
 
-def threads_for(model):
-    """Small models run fastest as many jobs of one thread; a large one needs its machine's cores."""
-    return 1 if config["models"][model]["parameters"] < 1e9 else 8
-
-
 def calibration_corpus(wildcards):
     return [] if wildcards.corpus == "none" else corpus_input(wildcards.corpus)
 

@@ -15,7 +15,7 @@ rule compress_model:
         compressor=made_by("compress_model"),
     conda:
         "../envs/conda.yaml"
-    threads: lambda wildcards: threads_for(wildcards.model)
+    threads: lambda wildcards: REQUESTS.threads(wildcards.model)
     resources:
         **model_job("compress_model"),
     params:
@@ -43,7 +43,7 @@ rule compress_optimum:
         compressor=made_by("compress_optimum"),
     conda:
         "../envs/conda.yaml"
-    threads: lambda wildcards: threads_for(wildcards.model)
+    threads: lambda wildcards: REQUESTS.threads(wildcards.model)
     resources:
         **model_job("compress_model"),
     params:
@@ -74,7 +74,7 @@ rule export_model:
     conda:
         "../envs/conda.yaml"
     resources:
-        **REQUESTS.where("partition"),
+        **REQUESTS.where("cpu_partition" if SITE["cpu_partition"] else "partition"),
         mem_mb=lambda wildcards, attempt: REQUESTS.mem_mb("compress_model", wildcards, attempt),
         runtime=lambda wildcards, attempt: REQUESTS.runtime("compress_model", wildcards, attempt),
     params:

@@ -29,7 +29,7 @@ rule evaluate_cell:
         "logs/{grid}/evaluate_cell/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
     conda:
         "../envs/conda.yaml"
-    threads: lambda wildcards: threads_for(wildcards.model)
+    threads: lambda wildcards: REQUESTS.threads(wildcards.model)
     resources:
         **model_job("evaluate_cell"),
     params:
@@ -58,7 +58,7 @@ rule measure_similarity:
         "logs/{grid}/measure_similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
     conda:
         "../envs/conda.yaml"
-    threads: lambda wildcards: threads_for(wildcards.model)
+    threads: lambda wildcards: REQUESTS.threads(wildcards.model)
     resources:
         **model_job("measure_similarity"),
     params:
@@ -85,7 +85,7 @@ rule measure_latency:
     conda:
         "../envs/conda.yaml"
     # All cores of a run on one machine: a neighbour would be measured too.
-    threads: lambda wildcards: threads_for(wildcards.model) if on_cluster() else workflow.cores
+    threads: lambda wildcards: REQUESTS.threads(wildcards.model) if on_cluster() else workflow.cores
     resources:
         **model_job("measure_latency"),
     params:

@@ -16,7 +16,7 @@ rule train_adapter:
         "logs/{grid}/train_adapter/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
     conda:
         "../envs/conda.yaml"
-    threads: lambda wildcards: threads_for(wildcards.model)
+    threads: lambda wildcards: REQUESTS.threads(wildcards.model)
     resources:
         **model_job("train_adapter"),
     params:

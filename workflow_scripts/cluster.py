@@ -69,25 +69,29 @@ class Requests:
         cell = Cell(grid, model, compressor, corpus, method, 0)
         parameters = float(self.plan.config["models"][model]["parameters"])
         evaluated = BYTES[self.plan.grid(grid)["evaluation"]["precision"]]
-        match rule:
+        match rule:  # `host`: bytes of host memory where a GPU holds the rest
             case "compress_model":  # layer by layer, whatever the depth; with a GPU the layer's work is there
                 cost = forecast.compression_cost(self.plan, grid, model, compressor, corpus, self.hardware)
                 return Need(cost.seconds, _host_mb(cost.memory), 0)
             case "train_adapter":
                 width = BYTES[self.plan.training(grid, method)["precision"]]
                 cost = forecast.training_cost(self.plan, cell, self.hardware | {"bytes": width})
-                return Need(cost.seconds, _host_mb(2 * width * parameters), cost.memory)
+                host = 2 * width * parameters
             case "evaluate_cell":
                 cost = forecast.evaluation_cost(self.plan, cell, self.hardware | {"bytes": evaluated})
-                return Need(cost.seconds, _host_mb(1.5 * evaluated * parameters), cost.memory)
+                host = 1.5 * evaluated * parameters
             case "measure_similarity":  # the dense model beside the cell's, in float32
                 cost = forecast.similarity_cost(self.plan, cell, self.hardware | {"bytes": 4})
-                return Need(cost.seconds, _host_mb(2.5 * 4 * parameters), cost.memory)
+                host = 2.5 * 4 * parameters
             case "measure_latency":
                 place = {"model": model, "compressor": compressor, "corpus": corpus, "seed": "0"}
                 cost = forecast.latency_cost(self.plan, grid, place, self.hardware | {"bytes": evaluated})
-                return Need(cost.seconds, _host_mb(2.5 * evaluated * parameters), cost.memory)
-        raise KeyError(f"rule {rule} computes on no model")
+                host = 2.5 * evaluated * parameters
+            case _:
+                raise KeyError(f"rule {rule} computes on no model")
+        return Need(
+            cost.seconds, _host_mb(host if self.hardware["gpu"] else max(host, cost.memory)), cost.memory
+        )
 
     def mem_mb(self, rule: str, wildcards, attempt: int) -> int:
         return self.need(rule, wildcards).host_mb * attempt
@@ -115,17 +119,24 @@ class Requests:
             )
         return count
 
+    def threads(self, model: str) -> int:
+        """Small models run fastest as many jobs of one thread; a large one needs its machine's cores."""
+        return 1 if self.plan.config["models"][model]["parameters"] < 1e9 else 8
+
     def extra(self) -> str:
         """SIGUSR1 to a job's processes before the end of its time: training then writes a checkpoint."""
         before = min(WARNING_SECONDS, max(1, int(720 * self.site["max_hours"])))  # a fifth of a short limit
         return f"--signal=USR1@{before} {self.site['extra']}".strip()
 
     def where(self, partition: str) -> dict:
-        """Account, partition, constraint and QOS as Snakemake resources (None: not asked for)."""
+        """Account, partition, constraint and QOS as Snakemake resources (None: not asked for).
+
+        The constraint names features of GPU nodes; those of `cpu_partition` need not have them.
+        """
         return {
             "slurm_account": self.site["account"],
             "slurm_partition": self.site[partition],
-            "constraint": self.site["constraint"],
+            "constraint": self.site["constraint"] if partition == "partition" else None,
             "qos": self.site["qos"],
         }
 

@@ -58,7 +58,9 @@ CATALOGUES = {
     "<method>": "methods",
 }
 # What a plan computes once: Snakemake asks for each rule's parameters several times. Nobody changes what they return.
-CACHED = ("cells", "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis", "_limits")
+CACHED = (
+    "cells", "check", "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis", "_limits",
+)  # fmt: skip
 UNSAID = (("engine", "own"), ("forward", "fp32"))  # of a compressor: as if the key were not there
 EXPORTS = ("plain", "gptq", "gptq_v2", "compressed-tensors")  # formats of rule export_model
 OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)

@@ -6,13 +6,19 @@ Submits two jobs of seconds (on two nodes, if the partition has two) and no othe
 import argparse
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+
+import yaml
 
 from workflow_scripts import slurm
 from workflow_scripts.analyze.forecast import forecast
@@ -30,6 +36,9 @@ from workflow_scripts.grid import (
 from workflow_scripts.grid_status import planned
 
 MINUTES = 10
+PROFILE = PACKAGE.parent / "profiles" / "slurm" / "config.yaml"
+SIZE = 1 << 16  # bytes of a file that is replaced again and again while a node reads it
+READS = 200
 
 
 class Findings:
@@ -65,6 +74,7 @@ def probe(folder: Path) -> None:
             excluded = True
     found = {
         "node": node,
+        "replaced_whole": reads_whole(folder / "replaced"),
         "environment": environment(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "assigned": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
@@ -74,6 +84,43 @@ def probe(folder: Path) -> None:
     temporary = folder / f".{node}.tmp"
     temporary.write_text(json.dumps(found))
     os.replace(temporary, folder / f"{node}.json")
+
+
+@contextmanager
+def replaced(file: Path):
+    """Rename a new version over `file` again and again, each of one letter: is it whole wherever it is read?"""
+    end, letters = threading.Event(), itertools.cycle("ab")
+
+    def replace() -> None:
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(next(letters) * SIZE)
+        os.replace(temporary, file)
+
+    def go_on() -> None:
+        while not end.wait(0.01):
+            replace()
+
+    replace()
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        yield
+    finally:
+        end.set()
+        writer.join()
+
+
+def reads_whole(file: Path) -> bool:
+    """Whether a file that another node replaces is there, and one version of it, at each of many looks."""
+    for _ in range(READS):
+        try:
+            text = file.read_text()
+        except OSError:
+            return False
+        if text not in ("a" * SIZE, "b" * SIZE):
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def check_cluster(plan: Plan, grid: str, site: dict, say: Findings) -> None:
@@ -131,20 +178,29 @@ def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
                 "mem_mb": requests.mem_mb(work.rule, wildcards, 1),
                 "runtime": requests.runtime(work.rule, wildcards, 1),
                 "gpu": requests.gpus(work.rule, wildcards),
-                "gpu_model": site["gpu_model"], "threads": 1, "nodes": 1, **requests.where("partition"),
+                "gpu_model": site["gpu_model"], "threads": requests.threads(wildcards["model"]), "nodes": 1,
+                **requests.where("partition"),
             }  # fmt: skip
         except ArtifactError as error:
             say.bad(str(error), "nothing would be submitted")
             return
         before = largest.setdefault(work.rule, request)
-        for key in ("mem_mb", "runtime"):
-            before[key] = max(before[key], request[key])
+        for key in ("mem_mb", "runtime", "gpu", "threads"):
+            before[key] = max(before[key] or 0, request[key] or 0)
+    if site["cpu_partition"] is not None:
+        largest["jobs that only read files"] = reading_request() | requests.where("cpu_partition")
     for rule, request in largest.items():
-        what = f"{rule}: {request['gpu'] or 0} GPU, {request['mem_mb']} MB, {request['runtime']} min"
+        what = f"{rule}: {request.get('gpu') or 0} GPU, {request['mem_mb']} MB, {request['runtime']} min"
         if why := slurm.refusal(request):
             say.bad(f"{what}: {why}", f"correct {SITE}, or ask for what the partition has")
         else:
             say.good(what)
+
+
+def reading_request() -> dict:
+    """What jobs without a request of their own ask for at first: `default-resources` of the profile."""
+    defaults = yaml.safe_load(PROFILE.read_text())["default-resources"]
+    return {name: int(value.split()[0]) for name, value in (default.split("=") for default in defaults)}
 
 
 def wildcards_of(grid: str, work) -> dict:
@@ -164,7 +220,7 @@ def check_nodes(site: dict, say: Findings) -> None:
     folder = work_folder("preflight").resolve()
     for old in folder.glob("*.json"):
         old.unlink()
-    with open(folder / "lock", "w") as lock:
+    with open(folder / "lock", "w") as lock, replaced(folder / "replaced"):
         fcntl.flock(lock, fcntl.LOCK_EX)
         first = _test_job(folder, site, [], say)
         if first is None:
@@ -186,6 +242,13 @@ def check_nodes(site: dict, say: Findings) -> None:
         else:
             say.bad(
                 f"environment on {found['node']} is another", "install into a folder that every node sees"
+            )
+        if found["replaced_whole"]:
+            say.good(f"files replaced here are whole on {found['node']}")
+        else:
+            say.bad(
+                f"a file that is replaced here is seen cut short, or not at all, on {found['node']}",
+                "work on a file system whose renames are atomic for every node (Lustre, GPFS, NFS version 4)",
             )
         if found["lock_excludes"]:
             say.good(f"locks are seen on {found['node']}")

@@ -14,7 +14,7 @@ import yaml
 
 from tests import tiny
 from tests.slurm.local_slurm import LocalSlurm, output
-from tests.workflow.conftest import Checkout, product_copy
+from tests.workflow.conftest import TOKEN, Checkout, product_copy
 
 SITE = {"account": "research", "partition": "gpu", "cpu_partition": "cpu", "gpu_model": "pretended"}
 LONG = 600_000  # training tokens of an adapter that must not be finished before it is disturbed
@@ -29,6 +29,8 @@ def pytest_collection_modifyitems(items):
 class ClusterCheckout(Checkout):
     """A folder with the product, a configuration, a site file, and runs that are started in the background."""
 
+    settings = ("grid=tiny",)
+
     def command(self, *arguments: str) -> list[str]:
         quick = ["--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "20"]
         return [
@@ -38,14 +40,15 @@ class ClusterCheckout(Checkout):
             "--profile",
             "slurm",
             "--config",
-            "grid=tiny",
+            *self.settings,
             *quick,
             *arguments,
         ]
 
     def start(self, *arguments: str, command: list[str] | None = None) -> subprocess.Popen:
         """Start a run; what it prints goes to run.txt."""
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_TOKEN": TOKEN}
         with (self.folder / "run.txt").open("a") as log:
             return subprocess.Popen(
                 command or self.command(*arguments), cwd=self.folder, env=environment, stdout=log, stderr=log,

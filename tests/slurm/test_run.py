@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from tests.slurm.conftest import accounted, queued
-from tests.workflow.conftest import jobs_of
+from tests.slurm.local_slurm import output
+from tests.workflow.conftest import TOKEN, jobs_of
 from workflow_scripts.analyze.figures import FIGURES
 from workflow_scripts.config import load
 from workflow_scripts.grid import Plan
@@ -64,6 +65,14 @@ def test_nothing_is_written_outside_the_known_folders(finished):
     ]
 
 
+def test_the_hub_token_is_in_no_file_and_not_in_the_accounting(finished):
+    """Jobs inherit it (gated models need it); Snakemake's and SLURM's logs, results and the report don't hold it."""
+    for file in finished.folder.rglob("*"):
+        if file.is_file():
+            assert TOKEN.encode() not in file.read_bytes(), file
+    assert TOKEN not in output("sacct", "--starttime=now-2days", "--parsable2", "--format=ALL")
+
+
 def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
     """Pretended GPUs are assigned but PyTorch sees none: exactly this is found."""
     done = product(finished, "workflow_scripts.preflight", "--grid", "tiny")
@@ -78,6 +87,8 @@ def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
     ):
         assert f"ok    {line}" in done.stdout, done.stdout
     assert "gpu2 sees what gpu1 wrote" in done.stdout and "locks are seen on gpu2" in done.stdout
+    assert "files replaced here are whole on gpu2" in done.stdout
+    assert "ok    jobs that only read files: 0 GPU, 4000 MB, 60 min" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """What jobs ask of a cluster: formulas that scale, and a site file whose errors say what to change."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from workflow_scripts.analyze.forecast import forecast, load_constants
+from workflow_scripts.analyze.forecast import forecast, job_of, load_constants
 from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.cluster import Requests, read_site
 from workflow_scripts.config import load
@@ -86,6 +87,22 @@ def test_requests_grow_by_attempt_within_the_partitions_limit(requests):
     assert requests.extra() == "--signal=USR1@300"
 
 
+def test_without_a_gpu_the_host_holds_what_was_measured(plan):
+    """The peaks in the committed archive of `bench`, measured on CPUs, and 500 MB for the Snakemakes in the job."""
+    requests = Requests(plan, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
+    archive = ROOT / "reports/bench/results/bench"
+    found = [
+        (*job_of(str(file.relative_to(archive))), json.loads(file.read_text())["manifest"]["peak_memory_mb"])
+        for kind in ("compressed", "adapters", "evaluations")
+        for file in (archive / kind).rglob("*.json")
+        if file.name != "adapter_config.json"
+    ]
+    assert len(found) > 20
+    for rule, name, peak in found:
+        place = dict(zip(("model", "compressor", "corpus", "method"), name.split("/")))
+        assert requests.mem_mb(rule, place | {"grid": "bench"}, 1) > peak + 500, (rule, name)
+
+
 def test_smaller_jobs_ask_for_less(plan, requests):
     small = {
         "grid": "smoke",
@@ -101,12 +118,15 @@ def test_smaller_jobs_ask_for_less(plan, requests):
 
 def test_the_site_file_says_where(tmp_path, plan):
     file = tmp_path / "site.yaml"
-    file.write_text("{account: mine, partition: gpu, device: cpu-2, max_hours: 0.5, extra: --exclude=n7}")
+    where = "account: mine, partition: gpu, constraint: a100, qos: long, extra: --exclude=n7"
+    file.write_text(f"{{{where}, device: cpu-2, max_hours: 0.5}}")
     requests = Requests(plan, read_site(file))
     assert requests.where("partition") == {
-        "slurm_account": "mine", "slurm_partition": "gpu", "constraint": None, "qos": None,
+        "slurm_account": "mine", "slurm_partition": "gpu", "constraint": "a100", "qos": "long",
     }  # fmt: skip
-    assert requests.where("cpu_partition")["slurm_partition"] is None
+    assert requests.where("cpu_partition") == {
+        "slurm_account": "mine", "slurm_partition": None, "constraint": None, "qos": "long",
+    }  # fmt: skip
     assert requests.gpus("train_adapter", PLACE) is None
     assert requests.runtime("train_adapter", PLACE, 2) == 30
     assert requests.extra() == "--signal=USR1@300 --exclude=n7"  # of 30 minutes

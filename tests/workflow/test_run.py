@@ -1,5 +1,6 @@
 """The whole workflow on a tiny model: what it leaves, and what a second run does."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 
 from tests.workflow.conftest import ROOT, TOKEN, Checkout, jobs_of, product_copy
@@ -75,6 +77,26 @@ def test_the_hub_token_is_in_no_file(finished):
     for file in finished.folder.rglob("*"):
         if file.is_file() and not file.is_symlink():
             assert TOKEN.encode() not in file.read_bytes(), file
+
+
+def test_nothing_listens(copied):
+    """No process of a run, that of a job's script among them, waits for connections: there is no port to reach."""
+    cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-5")
+    os.remove(copied.folder / cell.json)
+    run = psutil.Popen(
+        [*copied.COMMAND, "--cores", "2", cell.json],
+        cwd=copied.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    )
+    listening, scripts = [], 0
+    while run.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (run, *run.children(recursive=True)):
+                scripts += any("/.snakemake/scripts/" in part for part in process.cmdline())
+                listening += [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        time.sleep(0.1)
+    assert run.returncode == 0 and scripts > 5 and not listening
 
 
 def test_a_second_run_does_nothing(finished):

@@ -1,0 +1,40 @@
+"""The smoke grid on its real model, as `make demo` runs it, but through `snakemake --profile slurm`.
+
+Hours on the two cores of a small machine that does other things too, so it is asked for: `make test-slurm SMOKE=1`, or
+SMOKE=dense for that block of it alone. Sources are taken from `resources/` of this checkout, else from PyPI.
+"""
+
+import json
+import os
+import shutil
+
+import pytest
+import yaml
+
+from tests.slurm.conftest import accounted, clone
+from tests.workflow.conftest import ROOT
+from workflow_scripts.config import load
+from workflow_scripts.grid import Plan
+from workflow_scripts.grid_status import planned
+
+ASKED = os.environ.get("SMOKE", "")
+
+
+@pytest.mark.skipif(not ASKED, reason="takes long: make test-slurm SMOKE=1")
+def test_the_smoke_grid_runs_on_the_cluster_down_to_its_report(cluster, tmp_path):
+    checkout = clone(tmp_path / "clone", yaml.safe_load((ROOT / "config.yaml").read_text()))
+    chosen = None if ASKED == "1" else ASKED.split(",")
+    plan = Plan(load(checkout.config() | {"grid": "smoke", "blocks": chosen}))
+    for source in plan.artefacts("smoke"):
+        if source.startswith("resources/") and (ROOT / source).exists():
+            shutil.copytree((ROOT / source).parent, (checkout.folder / source).parent)
+    checkout.settings = ("grid=smoke", *([f"blocks=[{ASKED}]"] if chosen else []))
+    checkout.run("--jobs", str(os.cpu_count()), seconds=6 * 3600)
+
+    for cell in plan.cells("smoke"):
+        evaluation = json.loads((checkout.folder / cell.json).read_text())
+        assert evaluation["manifest"]["recipe"] == plan.evaluate_recipe(cell)
+    assert (checkout.folder / "results/smoke/report.html").exists()
+    jobs = accounted(checkout.folder)
+    assert {job["State"] for job in jobs} == {"COMPLETED"}
+    assert sum(job["Partition"] == "gpu" for job in jobs) == len(planned(plan, "smoke"))
