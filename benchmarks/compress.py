@@ -38,8 +38,8 @@ ENVIRONMENTS = {  # steps of pip
     "gptqmodel": [TORCH, ["--no-deps", "-r", "envs/optimum.lock"]],
     "llmcompressor": [TORCH, ["torch==2.13.0", "llmcompressor==0.14.0"]],
 }
-REFERENCES = {  # perplexities of the published solvers, gptqmodel's for gptq-w3, with SmolLM2-135M (dense 27.8 there)
-    "gptq-w3": 103.0, "gptq-w3-g64": 49.6, "gptq-w4": 42.1, "sparsegpt-50": 44.4, "wanda-50": 52.5,
+REFERENCES = {  # perplexities of the published solvers, gptqmodel's for gptq-w3-clip, with SmolLM2-135M (dense 27.8 there)
+    "gptq-w3-clip": 103.0, "gptq-w3-g64": 49.6, "gptq-w4": 42.1, "sparsegpt-50": 44.4, "wanda-50": 52.5,
 }  # fmt: skip
 LOSSLESS = {"gptq-w8": 1.001}  # times the dense model's perplexity
 TARGETS = {"gptqmodel": 2.0, "llmcompressor": 1.2}  # times as fast
@@ -109,7 +109,7 @@ def arguments() -> argparse.Namespace:
         "--data", type=Path, default=Path("."), help="folder with wikitext2_{valid,test}.txt, raw"
     )
     parser.add_argument("--peers", type=lambda text: text.split(","), default=["own", *ENVIRONMENTS])
-    parser.add_argument("--compressors", nargs="+", default=["gptq-w3"], help="names in config.yaml")
+    parser.add_argument("--compressors", nargs="+", default=["gptq-w3-clip"], help="names in config.yaml")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--windows", type=int, default=32, help="calibration windows")

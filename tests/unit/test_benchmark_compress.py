@@ -53,27 +53,27 @@ def test_figures_hold_for_their_protocol_alone(capsys):
         "precision": "fp32",
     }
     args = Namespace(model=Path("resources/models/smollm2-135m"), layers=None, **said)
-    assert compress.limit("gptq-w3", 28.0, args) == 103.0
+    assert compress.limit("gptq-w3-clip", 28.0, args) == 103.0
     assert compress.limit("gptq-w8", 28.0, args) == 28.0 * 1.001
     for key, other in {"text": "raw", "on": "valid", "windows": 16, "precision": "bf16", "layers": 2}.items():
-        assert compress.limit("gptq-w3", 28.0, Namespace(**vars(args) | {key: other})) == float("inf")
+        assert compress.limit("gptq-w3-clip", 28.0, Namespace(**vars(args) | {key: other})) == float("inf")
     run = {"seconds": 10.0, "floor": 1.2, "perplexity": 60.0, "peak_mb": 1, "versions": {}}
     peer = run | {"seconds": 21.0, "perplexity": 61.0}
-    assert not compress.report("gptq-w3", {"own": [run], "gptqmodel": [peer]}, 103.0)
+    assert not compress.report("gptq-w3-clip", {"own": [run], "gptqmodel": [peer]}, 103.0)
     for changed, said in (
         ({"floor": 1.4}, "1.40 floors"), ({"seconds": 11.0}, "1.91 times as fast as gptqmodel"),
         ({"perplexity": 62.0}, "gptqmodel 61.00"), ({"perplexity": 104.0}, "more than 103.00"),
     ):  # fmt: skip
-        assert compress.report("gptq-w3", {"own": [run | changed], "gptqmodel": [peer]}, 103.0)
+        assert compress.report("gptq-w3-clip", {"own": [run | changed], "gptqmodel": [peer]}, 103.0)
         assert said in capsys.readouterr().out
-    assert compress.report("gptq-w3", {}, 103.0)  # every run failed
+    assert compress.report("gptq-w3-clip", {}, 103.0)  # every run failed
 
 
 def test_a_run_leaves_its_figures(tmp_path):
     model, results = tiny.write_model(tmp_path / "model"), tmp_path / "runs.jsonl"
     command = [
         sys.executable, "-m", "benchmarks.compress", "--model", model, "--data", data(tmp_path), "--peers", "own",
-        "--compressors", "gptq-w3", "wanda-50", "--draws", "1", "--windows", "8", "--length", "32", "--test-windows",
+        "--compressors", "gptq-w3-clip", "wanda-50", "--draws", "1", "--windows", "8", "--length", "32", "--test-windows",
         "2", "--threads", "1", "--options", 'own={"damping": 0.5}', "--results", results,
     ]  # fmt: skip
     done = subprocess.run(
@@ -86,7 +86,7 @@ def test_a_run_leaves_its_figures(tmp_path):
     )
     assert results.exists(), done.stderr
     runs = [json.loads(line) for line in results.read_text().splitlines()]
-    assert [run["name"] for run in runs] == ["gptq-w3", "wanda-50"]
+    assert [run["name"] for run in runs] == ["gptq-w3-clip", "wanda-50"]
     assert [run["compressor"].get("bits") for run in runs] == [3, None]
     for run in runs:
         assert run["perplexity"] > 1 and run["seconds"] > 0 and run["floor"] > 0
