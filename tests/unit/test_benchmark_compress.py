@@ -73,8 +73,8 @@ def test_a_run_leaves_its_figures(tmp_path):
     model, results = tiny.write_model(tmp_path / "model"), tmp_path / "runs.jsonl"
     command = [
         sys.executable, "-m", "benchmarks.compress", "--model", model, "--data", data(tmp_path), "--peers", "own",
-        "--compressors", "gptq-w3-clip", "wanda-50", "--draws", "1", "--windows", "8", "--length", "32", "--test-windows",
-        "2", "--threads", "1", "--options", 'own={"damping": 0.5}', "--results", results,
+        "--compressors", "gptq-w3-clip", "wanda-50", "--draws", "1", "--windows", "8", "--length", "32",
+        "--test-windows", "2", "--threads", "1", "--options", 'own={"damping": 0.5}', "--results", results,
     ]  # fmt: skip
     done = subprocess.run(
         command,
