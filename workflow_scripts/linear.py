@@ -44,7 +44,10 @@ class PackedLinears:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside, the model's linear layers use their packed weights; RuntimeError where weights changed since."""
+        """Inside, the model's linear layers use their packed weights.
+
+        RuntimeError where weights were replaced or written to since; a write through `.data` leaves no trace to find.
+        """
         if any(state != _state(layer.weight) for layer, state, _ in self._layers):
             raise RuntimeError("the model's weights changed after they were packed; pack them again")
         for layer, _, product in self._layers:

@@ -32,7 +32,10 @@ def build_page(
     latency -> how many the grid plans; blocks: of the grid, {counted, left_out} by name."""
     template = environment().get_template("report_page.html.j2")
     recovery = [m for m in methods if m != "none"]
-    again = reseeded(ledger, recovery).to_dict("records")
+    drawn = [
+        m for m in recovery if methods[m]["kind"] not in ("text", "fewshot")
+    ]  # these are the same for every seed
+    again = reseeded(ledger, drawn).to_dict("records")
     return template.render(
         grid=results.grid,
         description=description,

@@ -266,7 +266,7 @@ class Scorer(LM):
             if stored is not None:
                 texts[i] = self._generated(request, stored)
             until, cap = self._settings(request.args[1])
-            context = encoded[request.args[0]][-(self.max_length - cap) :]
+            context = encoded[request.args[0]][-(self.max_length - cap) :] or [self.prefix_token_id]
             waiting.append([stored and stored["prompt"], (until, cap), context, i])
         unchosen = [entry for entry in waiting if entry[0] is None]
         for entry, prompt in zip(unchosen, self.select([entry[2] for entry in unchosen]), strict=True):

@@ -3,7 +3,8 @@
 The text's T queries see the prompt's n keys and their own past: a mask of T x (n + T), which a fused kernel computes in
 full. Behind n queries of zeros, whose outputs are dropped and whose gradients are zero, the same attention is plainly
 causal over n + T positions, so the kernel leaves out the half that no query sees. Grouped heads read their keys by
-stride, without copies.
+stride, without copies. Forward and backward took 0.71 to 0.73 of the masked kernel's time for 1,024 tokens behind 50
+and 100 on two cores of an AMD EPYC, 0.97 for 512 behind 100, and more than it below.
 """
 
 from collections.abc import Iterator
@@ -16,17 +17,23 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "causal_behind_prompt"
+SHORTEST = 768  # tokens of a text for which this pays
+
+_verdicts: dict[
+    int, tuple[Tensor, bool]
+] = {}  # by a mask's id; the mask is held, so that its id stays its own
 
 
 def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, scaling=None, **options):
     """query (B, heads, T, d), key and value (B, kv_heads, n + T, d) -> (B, T, heads, d).
 
-    Attention that is more than causal (a narrower mask, score caps, sinks, dropout) is left to transformers' own.
+    Short texts, and attention that is more than causal (a narrower mask, score caps, sinks, dropout), are left to
+    transformers' own.
     """
     text, length = query.shape[2], key.shape[2]
     more = ("softcap", "s_aux", "position_bias", "dropout")
     special = any(options.get(name) for name in more) or query.shape[1] % key.shape[1]
-    if special or not _is_causal(attention_mask, text, length, module):
+    if special or text < SHORTEST or attention_mask is None or not _is_causal(attention_mask, text, length):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     batch, heads, kv_heads = len(query), query.shape[1], key.shape[1]
     query = torch.nn.functional.pad(query, (0, 0, length - text, 0))
@@ -38,18 +45,19 @@ def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, sc
     output = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, scale=scaling
     )
-    output = output.view(batch, heads, length, -1)[:, :, length - text :]
+    output = output.reshape(batch, heads, length, -1)[:, :, length - text :]
     return output.transpose(1, 2).contiguous(), None
 
 
-def _is_causal(mask: Tensor | None, text: int, length: int, module) -> bool:
-    """Whether every query sees all keys up to its own; transformers gives no mask where nothing stands before."""
-    if mask is None:
-        return text == length and getattr(module, "is_causal", True)
-    if mask.dtype != torch.bool or mask.shape[-2:] != (text, length):
-        return False
-    causal = torch.ones(text, length, dtype=torch.bool, device=mask.device).tril(length - text)
-    return bool((mask == causal).all())
+def _is_causal(mask: Tensor, text: int, length: int) -> bool:
+    """Whether every query sees all keys up to its own; looked at once per mask, which all layers share."""
+    if id(mask) not in _verdicts:
+        causal = mask.dtype == torch.bool and mask.shape[-2:] == (text, length)
+        if causal:
+            lower = torch.ones(text, length, dtype=torch.bool, device=mask.device).tril(length - text)
+            causal = bool((mask == lower).all())
+        _verdicts[id(mask)] = mask, causal
+    return _verdicts[id(mask)][1]
 
 
 AttentionInterface.register(NAME, attend)
@@ -67,3 +75,4 @@ def causal_attention(decoder) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = usual
+        _verdicts.clear()
