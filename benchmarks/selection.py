@@ -41,7 +41,7 @@ class Chooser(Scorer):
     def generate_until(self, requests, disable_tqdm=False):
         encoded = self.encode(request.args[0] for request in requests)
         caps = [self._settings(request.args[1])[1] for request in requests]
-        contexts = [encoded[r.args[0]][-(self.max_length - cap) :] for r, cap in zip(requests, caps)]
+        contexts = [self.prompt_tokens(encoded[r.args[0]], cap) for r, cap in zip(requests, caps)]
         for request, prompt in zip(requests, self.select(contexts), strict=True):
             self.selections[request.task_name, request.doc_id] = prompt
         return [""] * len(requests)

@@ -88,6 +88,20 @@ def test_generation_equals_hflm(pair, until):
     )
 
 
+def test_a_generation_without_context_begins_at_the_beginning_of_text(pair):
+    ours = pair[0]
+    settings = {"until": ["\x00"], "max_gen_toks": 6, "do_sample": False}
+    bare = Scorer(ours.model, ours.tokenizer)
+    bare.encode = lambda strings, special=True: {
+        string: ours.encode([string], special=False)[string] for string in strings
+    }
+    assert bare.encode([""]) == {"": []}  # as of a tokenizer without BOS
+    (found,) = bare.generate_until(requests("generate_until", [("", settings)]))
+    ids = torch.tensor([[ours.prefix_token_id]])
+    expected = ours.model.generate(ids, max_new_tokens=6, do_sample=False)[0, 1:]
+    assert found == ours.tokenizer.decode(expected, skip_special_tokens=True)
+
+
 def test_batch_composition_changes_nothing(pair, data):
     model, tokenizer = pair[0].model, pair[0].tokenizer
     reference = responses(pair[0], "arc_easy", data)

@@ -266,7 +266,7 @@ class Scorer(LM):
             if stored is not None:
                 texts[i] = self._generated(request, stored)
             until, cap = self._settings(request.args[1])
-            context = encoded[request.args[0]][-(self.max_length - cap) :] or [self.prefix_token_id]
+            context = self.prompt_tokens(encoded[request.args[0]], cap)
             waiting.append([stored and stored["prompt"], (until, cap), context, i])
         unchosen = [entry for entry in waiting if entry[0] is None]
         for entry, prompt in zip(unchosen, self.select([entry[2] for entry in unchosen]), strict=True):
@@ -295,6 +295,10 @@ class Scorer(LM):
                     texts[i] = self._generated(requests[i], answer)
             self._report(done, len(waiting))
         return texts
+
+    def prompt_tokens(self, context: list[int], cap: int) -> list[int]:
+        """What the model reads before `cap` new tokens: the end of a long context, the beginning of text for none."""
+        return context[-(self.max_length - cap) :] or [self.prefix_token_id]
 
     def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int]:
         """(stop sequences with the end-of-text string, most new tokens) of a request; greedy only."""
