@@ -93,6 +93,15 @@ def test_the_rates_have_the_placebo_of_a_second_seed(tmp_path):
     assert sorted(set(rows)) == ["0", "1"]
 
 
+@pytest.mark.parametrize("kind", ["text", "fewshot"])
+def test_a_method_without_training_is_no_placebo_of_a_second_seed(tmp_path, monkeypatch, kind):
+    """Its seeds give the same answers, so their difference says nothing about chance."""
+    monkeypatch.setitem(CATALOGUE["methods"], "lora-r4", {"kind": kind})
+    truth = study("m", GAINS) | {("m", "gptq-w3", "wikipedia", "lora-r4", 1): 0.6}
+    results, _ = analysed(tmp_path, truth=truth)
+    assert "placebo: after seed" not in (results / "overview.html").read_text()
+
+
 def test_ids_are_unique(grid):
     ids = re.findall(r' id="([^"]+)"', grid[2])
     assert len(ids) == len(set(ids))
