@@ -253,7 +253,8 @@ def jobs(args: argparse.Namespace) -> dict[str, float]:
 
 def small_plan():
     """The shipped configuration with a grid `small` of next to no work, and its two cells: dense alone, and LoRA."""
-    from workflow_scripts.grid import Cell, Plan
+    from workflow_scripts.grid import Plan
+    from workflow_scripts.paths import Cell
 
     shipped = config.read(ROOT / "config.yaml")
     shipped["training"]["small"] = {

@@ -22,7 +22,8 @@ from workflow_scripts.evaluate.loading import CALIBRATION_CONTEXTS, CellFiles, d
 from workflow_scripts.evaluate.scorer import Answer, Scorer
 from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.explain import parse
-from workflow_scripts.grid import benchmark_manifest, plan_of
+from workflow_scripts.grid import plan_of
+from workflow_scripts.paths import benchmark_manifest
 from workflow_scripts.recover.idp import SCORES, Selector
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos

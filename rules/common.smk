@@ -15,13 +15,13 @@ os.environ.update(PYTHONPATH=workflow.basedir)
 # Many container images forbid byte code: every job would compile its libraries anew, 20 s each on a slow core.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from workflow_scripts import cluster, runs
-from workflow_scripts import grid as paths
+from workflow_scripts import cluster, paths, runs
 from workflow_scripts.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.config import ConfigError, load
+from workflow_scripts.grid import Plan
 
 try:
-    PLAN = paths.Plan(load(config))
+    PLAN = Plan(load(config))
     SITE = cluster.read_site(Path(workflow.basedir, cluster.SITE))
 except (ConfigError, ArtifactError) as error:
     # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
@@ -34,7 +34,7 @@ if workflow.is_main_process:
     for before, asked in zip(sys.argv, sys.argv[1:]):
         try:
             if before not in ("--report", "--configfile"):
-                PLAN.check_path(asked)
+                paths.check_path(asked, PLAN.config)
         except ValueError as error:
             raise SystemExit(f"Nothing was started: {error}") from None
 REQUESTS = cluster.Requests(PLAN, SITE)

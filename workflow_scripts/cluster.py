@@ -12,7 +12,8 @@ import yaml
 
 from workflow_scripts.analyze import forecast
 from workflow_scripts.artifacts import SCHEMAS, ArtifactError, check
-from workflow_scripts.grid import Cell, Plan
+from workflow_scripts.grid import Plan
+from workflow_scripts.paths import Cell
 
 SITE = Path("profiles/slurm/site.yaml")
 BYTES = {"fp32": 4, "bf16": 2}

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from workflow_scripts.artifacts import ArtifactError, read_json
 from workflow_scripts.config import ConfigError, load, read
-from workflow_scripts.grid import (
+from workflow_scripts.grid import Plan
+from workflow_scripts.paths import (
     SHAPES,
     Cell,
-    Plan,
     benchmark_manifest,
+    check_path,
     companions,
     corpus_manifest,
     model_manifest,
@@ -31,7 +32,7 @@ def parse(path: str, plan: Plan) -> Cell:
         raise ValueError(
             f"{path}: not a cell's path; it looks like results/<grid>/evaluations/{SHAPES['evaluations']}"
         )
-    plan.check_path(path)
+    check_path(path, plan.config)
     parts = match.groupdict()
     return plan.check(Cell(**parts | {"seed": int(parts["seed"])}))
 

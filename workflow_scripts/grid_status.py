@@ -14,7 +14,8 @@ from workflow_scripts.analyze.forecast import Cost, compare, forecast, job_of
 from workflow_scripts.artifacts import ArtifactError, held_by, read_json, recorded_recipe
 from workflow_scripts.cluster import SITE, read_site
 from workflow_scripts.config import ConfigError
-from workflow_scripts.grid import Plan, grid_arguments, is_torn, plan_of
+from workflow_scripts.grid import Plan, grid_arguments, plan_of
+from workflow_scripts.paths import is_torn
 
 STATES = ("done", "running", "queued", "waiting", "failed")
 SHOWN = 20

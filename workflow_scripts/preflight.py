@@ -25,15 +25,9 @@ from workflow_scripts.analyze.forecast import forecast
 from workflow_scripts.artifacts import PACKAGE, ArtifactError, work_folder
 from workflow_scripts.cluster import SITE, Requests, read_site
 from workflow_scripts.config import ConfigError
-from workflow_scripts.grid import (
-    Plan,
-    benchmark_manifest,
-    corpus_manifest,
-    grid_arguments,
-    model_manifest,
-    plan_of,
-)
+from workflow_scripts.grid import Plan, grid_arguments, plan_of
 from workflow_scripts.grid_status import planned
+from workflow_scripts.paths import benchmark_manifest, corpus_manifest, model_manifest
 
 MINUTES = 10
 PROFILE = PACKAGE.parent / "profiles" / "slurm" / "config.yaml"

@@ -19,7 +19,8 @@ from workflow_scripts.analyze.results import read_results
 from workflow_scripts.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.config import load
 from workflow_scripts.evaluate.samples import write_samples
-from workflow_scripts.grid import Cell, Plan
+from workflow_scripts.grid import Plan
+from workflow_scripts.paths import Cell
 
 GAINS = {"idp-50-100": 0.1, "lora-r4": 0.1}
 

@@ -11,7 +11,8 @@ from workflow_scripts import explain
 from workflow_scripts.analyze.figure_style import FAMILIES
 from workflow_scripts.analyze.tables import TYPES
 from workflow_scripts.config import load
-from workflow_scripts.grid import EXPORTS, MODULES, SHAPES, Cell, Plan, companions, plan_of
+from workflow_scripts.grid import MODULES, Plan, plan_of
+from workflow_scripts.paths import EXPORTS, SHAPES, Cell, check_path, companions
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,7 +219,7 @@ GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0
 )  # fmt: skip
 def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
     with pytest.raises(ValueError, match=words):
-        Plan(shipped).check_path(GPTQ.replace(part, wrong))
+        check_path(GPTQ.replace(part, wrong), shipped)
 
 
 def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
@@ -226,9 +227,9 @@ def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_for
     assert {*re.findall(r'"results/\{grid\}/(\w+)/\{model\}', rules)} == {*SHAPES}
     path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/{}/export.json"
     for form in EXPORTS:
-        Plan(shipped).check_path(path.format(form))
+        check_path(path.format(form), shipped)
     with pytest.raises(ValueError, match=r"'gptq_v3' is no format of an export; .* did you mean 'gptq_v2'"):
-        Plan(shipped).check_path(path.format("gptq_v3"))
+        check_path(path.format("gptq_v3"), shipped)
 
 
 def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):
@@ -249,9 +250,9 @@ def test_every_path_that_a_plan_makes_can_be(shipped):
     for grid in shipped["grids"]:
         for path in plan.artefacts(grid):
             for file in (path, f"./{path}", *companions(path)):
-                plan.check_path(file)
-    plan.check_path("results/smoke/report.html")
-    plan.check_path("results/smoke/tables/table1.html")
+                check_path(file, shipped)
+    check_path("results/smoke/report.html", shipped)
+    check_path("results/smoke/tables/table1.html", shipped)
 
 
 def test_every_cell_of_the_shipped_grids_can_be(shipped):

@@ -11,7 +11,8 @@ import yaml
 from safetensors.numpy import save_file
 
 from workflow_scripts.config import ConfigError, load
-from workflow_scripts.grid import Cell, Plan
+from workflow_scripts.grid import Plan
+from workflow_scripts.paths import Cell
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,7 +25,8 @@ from pyarrow import parquet
 
 from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.config import load
-from workflow_scripts.grid import Cell, Plan, companions, is_torn
+from workflow_scripts.grid import Plan
+from workflow_scripts.paths import Cell, companions, is_torn
 
 FORMAT = 1
 INDEX, CONFIG, SAMPLES, METADATA = "archive.json", "config.yaml", "samples.parquet", "metadata.json"

@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 
 from workflow_scripts.config import DEVICES
-from workflow_scripts.grid import Cell, Plan
+from workflow_scripts.grid import Plan
+from workflow_scripts.paths import Cell
 
 LAYERS = 30
 VOCABULARY = (

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from workflow_scripts.analyze.archive import METADATA, copy, place_records, rolled_up, split_samples
 from workflow_scripts.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
-from workflow_scripts.grid import Plan, companions, is_torn
+from workflow_scripts.grid import Plan
+from workflow_scripts.paths import companions, is_torn
 
 
 @dataclass
