@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -82,7 +83,10 @@ def probe(folder: Path) -> None:
 
 @contextmanager
 def replaced(file: Path):
-    """Rename a new version over `file` again and again, each of one letter: is it whole wherever it is read?"""
+    """Rename a new version over `file` again and again, each of one letter: is it whole wherever it is read?
+
+    Raises at the end what stopped the writing: nothing was replaced then, and whoever read it saw nothing of interest.
+    """
     end, letters = threading.Event(), itertools.cycle("ab")
 
     def replace() -> None:
@@ -95,13 +99,16 @@ def replaced(file: Path):
             replace()
 
     replace()
-    writer = threading.Thread(target=go_on)
-    writer.start()
-    try:
-        yield
-    finally:
-        end.set()
-        writer.join()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(go_on)
+        try:
+            yield
+        finally:
+            end.set()
+            try:
+                writing.result()
+            except OSError as error:
+                raise ArtifactError(f"{file}: can't be written: {error.strerror or error}") from error
 
 
 def reads_whole(file: Path) -> bool:

@@ -8,7 +8,9 @@ import yaml
 from benchmarks import device
 from workflow_scripts import forecast_grid
 from workflow_scripts.analyze.forecast import (
+    PACKED_BYTES,
     compare,
+    evaluation_cost,
     forecast,
     foreseen,
     job_hours,
@@ -120,6 +122,20 @@ def test_the_forecast_of_bench_is_within_30_percent_of_a_run_that_made_no_consta
     }  # fmt: skip
     for row in rows.values():
         assert row["ratio"] == pytest.approx(1, abs=0.3), row
+
+
+def test_packed_copies_count_on_a_cpu_up_to_what_is_packed():
+    """As linear.PackedLinears makes them: one for scoring, two for training, none of a model that is too large."""
+    from workflow_scripts import linear
+
+    assert PACKED_BYTES == linear.MOST_BYTES
+    plan = Plan(load(yaml.safe_load(CONFIG.read_text())))
+    cpu, cell = load_constants("cpu-2"), plan.adapters("smoke")[0]
+    gpu, size = cpu | {"gpu": True}, 4 * 1.345e8
+    for cost, copies in ((training_cost, 2), (evaluation_cost, 1)):
+        assert cost(plan, cell, cpu).memory - cost(plan, cell, gpu).memory == pytest.approx(copies * size)
+    plan.config["models"]["smollm2-135m"]["parameters"] = 2e9
+    assert training_cost(plan, cell, cpu).memory == training_cost(plan, cell, gpu).memory
 
 
 def test_every_device_has_every_constant_and_says_where_they_are_from():

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 import threading
+import time
 
+import pytest
+
+from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.preflight import SIZE, reading_request, reads_whole, replaced
 from workflow_scripts.slurm import REQUEST
 
@@ -39,6 +43,14 @@ def test_a_file_that_is_written_in_place_is_seen_cut_short(tmp_path):
 
 def test_a_file_that_is_not_there_is_not_whole(tmp_path):
     assert not reads_whole(tmp_path / "file")
+
+
+def test_a_folder_that_can_no_longer_be_written_does_not_pass(tmp_path):
+    (folder := tmp_path / "shared").mkdir()
+    words = "file: can't be written: No such file or directory"
+    with pytest.raises(ArtifactError, match=words), replaced(folder / "file"):
+        folder.rename(tmp_path / "moved")
+        time.sleep(0.2)
 
 
 def test_jobs_that_only_read_ask_for_what_the_profile_says():

@@ -24,6 +24,9 @@ LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the 
 LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
 )
+PACKED_BYTES = (
+    4 * 2**30
+)  # packed copies of weights beside a model on a CPU, at most (linear.MOST_BYTES, which imports torch)
 LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
 VARIANTS = {"prompt": 2, "lora": 2}  # ways of applying it that are timed: prepended, cached; unmerged, merged
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
@@ -104,9 +107,8 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
         training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
     activations += _encoding(plan, cell, device)
-    return Cost(
-        "train_adapter", cell.stem, seconds, ADAPTER_BYTES, LIBRARIES + p * device["bytes"] + activations
-    )
+    memory = LIBRARIES + _weights(p, device, copies=2) + activations
+    return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
 
 
 def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
@@ -124,9 +126,8 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     seconds = 2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"]
     seconds += _loading(p, device) + device["harness"]
     activations = max(16 * text["length"] * width(p) * 40 * device["bytes"], _encoding(plan, cell, device))
-    return Cost(
-        "evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, p * device["bytes"] + activations
-    )
+    memory = LIBRARIES + _weights(p, device, copies=1) + activations
+    return Cost("evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, memory)
 
 
 def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
@@ -219,6 +220,13 @@ def _encoding(plan: Plan, cell: Cell, device: dict) -> float:
     """Bytes of the float32 layers in which the soft prompts of a bf16 model are encoded (prompt_bank.encode)."""
     kinds = {plan.config["methods"][each.method]["kind"] for each in (cell, *plan.members(cell))}
     return 4 * _parameters(plan, cell.model) if device["bytes"] < 4 and kinds & {"prompt", "text"} else 0
+
+
+def _weights(parameters: float, device: dict, copies: int) -> float:
+    """Bytes of a model and, on a CPU, of the packed copies of its weights (linear.PackedLinears)."""
+    size = parameters * device["bytes"]
+    packed = copies * size
+    return size + (packed if not device["gpu"] and packed <= PACKED_BYTES else 0)
 
 
 def _loading(parameters: float, device: dict) -> float:
