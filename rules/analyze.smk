@@ -59,6 +59,7 @@ rule judge:
         **reading_job(),
     params:
         args=analysis("judge.py"),
+        command=untracked(lambda wildcards: PLAN.command(wildcards.grid)),
     message:
         "Judge {wildcards.grid}: paired statistics and verdict"
     script:

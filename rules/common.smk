@@ -17,9 +17,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from workflow_scripts import cluster, paths, runs
 from workflow_scripts.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
-from workflow_scripts.config import ConfigError, load
+from workflow_scripts.config import ConfigError, load, named_files
 from workflow_scripts.grid import Plan
 
+# Archives and reports keep the list that is there.
+config.setdefault("called_with", named_files(workflow.overwrite_configfiles))
 try:
     PLAN = Plan(load(config))
     SITE = cluster.read_site(Path(workflow.basedir, cluster.SITE))

@@ -50,6 +50,17 @@ def read(*files) -> dict:
     return config
 
 
+def named_files(configfiles, own: str = "config.yaml") -> list[str]:
+    """The files that --configfile named, as a command in this folder names them; the workflow's own is not one."""
+    here = Path.cwd()
+    paths = [Path(file).absolute() for file in configfiles]
+    return [
+        str(path.relative_to(here) if path.is_relative_to(here) else path)
+        for path in paths
+        if path != here / own
+    ]
+
+
 def load(config: dict) -> dict:
     """Check a configuration and fill in defaults; raise ConfigError with every problem found."""
     if config.get("partial") in ("true", "false"):  # what `--config partial=true` delivers

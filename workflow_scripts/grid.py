@@ -9,6 +9,7 @@ import argparse
 import functools
 import itertools
 import os
+import shlex
 from pathlib import Path
 
 from workflow_scripts import limits
@@ -134,6 +135,15 @@ class Plan:
     def adapters(self, grid: str) -> list[Cell]:
         """Every adapter that the grid trains, each once."""
         return list(dict.fromkeys(member for cell in self.cells(grid) for member in self.members(cell)))
+
+    def command(self, grid: str) -> str:
+        """Snakemake with the options under which it knows this grid's cells; a path after it makes that file."""
+        parts = ["snakemake"]
+        if self.config["called_with"]:
+            parts += ["--configfile", *self.config["called_with"]]
+        if self.config["blocks"] and grid == self.config["grid"]:
+            parts += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config['blocks'])}]"]
+        return shlex.join([*parts, "--"] if parts[1:] else parts)
 
     def catalogue(self, grid: str) -> dict:
         """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""

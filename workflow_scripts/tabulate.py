@@ -16,8 +16,9 @@ def main(
 ) -> None:
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
     outputs: any of table{1,2,3}.{csv,md,tex,html}, {changes,compressors}.{csv,md,html}; compressions: JSON files."""
-    results = read_results(cells)
-    tables = build_tables(results, read_json(verdict, schema="verdict"), **catalogue, printed=read_tables())
+    results, judged = read_results(cells), read_json(verdict, schema="verdict")
+    about = (results.grid, results.missing_in_words(), judged["settings"]["command"])
+    tables = build_tables(results, judged, **catalogue, printed=read_tables())
     by_name = {f"table{table.number}": table for table in tables}
     moved = changes.changes(results)
     records = {path: read_json(path, schema="compression") for path in compressions}
@@ -25,9 +26,9 @@ def main(
     for output in map(Path, outputs):
         kind = output.suffix[1:]
         if output.stem == "changes":
-            text = changes.RENDERERS[kind](moved, results.grid, results.missing_in_words())
+            text = changes.RENDERERS[kind](moved, *about)
         elif output.stem == "compressors":
-            text = compressors.RENDERERS[kind](compared, results.grid, results.missing_in_words())
+            text = compressors.RENDERERS[kind](compared, *about)
         else:
             text = RENDERERS[kind](by_name[output.stem])
         with atomic_path(output) as temporary:

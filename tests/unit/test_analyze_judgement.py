@@ -7,6 +7,7 @@ from tests.unit.synthetic_results import PAIR, study, write_grid
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.rendering import signed
 from workflow_scripts.analyze.results import read_results, samples_path
+from workflow_scripts.analyze.statistics import holm
 from workflow_scripts.analyze.summary import cautions, lines, points
 from workflow_scripts.artifacts import check
 
@@ -124,6 +125,40 @@ def test_what_can_be_found_counts_the_variance_of_training_where_the_interval_do
     row = verdict["groups"][0]["metrics"]["accuracy"]["methods"]["lora-r4"]
     half = (row["gain"]["high"] - row["gain"]["low"]) / 2  # about 2 standard errors; 80 % power needs 2.8
     assert row["smallest_detectable"] > half
+
+
+def test_what_g_could_show_counts_the_dense_control_too(tmp_path):
+    row = judged(tmp_path, {"idp-50-100": 0.1, "lora-r4": 0.1}, noise=0.1)["groups"][0]["metrics"]["accuracy"]
+    row = row["methods"]["lora-r4"]
+    error = (row["controlled"]["high"] - row["controlled"]["low"]) / (2 * 1.96)
+    assert row["controlled_smallest_detectable"] == pytest.approx(2.8 * error, rel=0.1)
+    assert row["controlled_smallest_detectable"] > row["smallest_detectable"]
+
+
+def test_holm_counts_every_test_of_a_table_and_no_other(tmp_path):
+    losses = {"gptq-w3": 0.2, "gptq-w4": 0.1, "sparsegpt-50": 0.15}
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.05, "lora-r4": 0.1}, losses=losses), 40, 0.05)
+    groups = judge_grid(read_results(paths), PAIR, 300, sparse={"sparsegpt-50"})["groups"]
+    families = {group["compressor"]: group["family"] for group in groups}
+    assert families == {
+        "gptq-w3": 40,
+        "gptq-w4": 40,
+        "sparsegpt-50": 20,
+    }  # 2 methods, an average and 9 tasks each
+    quantised = [group for group in groups if group["compressor"] != "sparsegpt-50"]
+    rows = [row for g in quantised for row in g["metrics"]["accuracy"]["methods"].values()]
+    rows += [row for g in quantised for m in PAIR.values() for row in g["tasks"][m].values()]
+    assert [row["p_holm"] for row in rows] == pytest.approx(holm([row["p"] for row in rows]))
+
+
+def test_a_metric_without_any_value_says_so_and_lacks_no_key(tmp_path):
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20)
+    samples = samples_path(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
+    pd.read_parquet(samples).assign(gold_loglik=float("nan")).to_parquet(samples, index=False)
+    group = judge_grid(read_results(paths), PAIR, 100)["groups"][0]
+    whole, empty = (group["metrics"][name] for name in ("accuracy", "gold_loglik"))
+    assert empty["verdict"]["word"] == "unavailable" and "share no item" in empty["verdict"]["reason"]
+    assert empty.keys() == whole.keys()
 
 
 def test_a_task_that_one_cell_lacks_leaves_the_average_and_is_named(tmp_path):

@@ -9,6 +9,7 @@ from workflow_scripts.analyze.statistics import (
     holm,
     mcnemar,
     proportion_interval,
+    ratio,
     resampled_averages,
     seed_mean,
     smallest_detectable,
@@ -123,7 +124,39 @@ def test_three_training_seeds_widen_the_interval_and_two_do_not():
     assert seed_mean(points[:2], draws[:, :2], "m").standard_error < 1e-12
     spread = seed_mean(points, draws, "m")
     assert spread.point == pytest.approx(0.5)
-    assert spread.standard_error == pytest.approx(np.std(points, ddof=1) / np.sqrt(3), rel=0.05)
+    stretch = stats.t.ppf(0.975, 2) / stats.norm.ppf(0.975)
+    error = np.std(points, ddof=1) / np.sqrt(3)
+    assert spread.standard_error == pytest.approx(stretch * error, rel=0.05)
+    hardly = seed_mean(points, points + np.random.default_rng(0).normal(0, 100, (4000, 1)), "m")
+    assert hardly.standard_error == pytest.approx(100, rel=0.05)
+
+
+@pytest.mark.parametrize("of_items", [0.0, 0.5, 2.0])
+def test_the_intervals_of_three_seeds_cover_as_often_as_they_say(of_items):
+    """Seeds' own deviations have standard deviation 1; what the items add is common to all of them."""
+    random, covered = np.random.default_rng(11), 0
+    for number in range(500):
+        points = random.normal(0, of_items) + random.normal(size=3)
+        draws = points + random.normal(0, of_items, (600, 1))
+        low, high = seed_mean(points, draws, str(number)).interval()
+        covered += low <= 0 <= high
+    assert 0.92 <= covered / 500 <= 0.98
+
+
+def test_a_ratio_has_the_interval_of_its_draws_and_a_finite_one_where_a_few_divide_by_nothing():
+    random = np.random.default_rng(12)
+    part = Estimate(0.02, random.normal(0.02, 0.01, 4000))
+    firm, barely = (Estimate(0.1, random.normal(0.1, sd, 4000)) for sd in (0.01, 0.045))
+    found = ratio(part, firm)
+    low, high = np.quantile(part.draws / firm.draws, [0.025, 0.975])
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.2, low, high), abs=1e-3)
+    assert (barely.draws <= 0).any() and barely.interval()[0] > 0
+    wide = ratio(part, barely)
+    assert wide["low"] < found["low"] and found["high"] < wide["high"] < 10
+    for end, quantile in ((wide["low"], 0.025), (wide["high"], 0.975)):
+        assert np.quantile(part.draws - end * barely.draws, quantile) == pytest.approx(0, abs=1e-6)
+    assert ratio(Estimate(0.0, np.zeros(10)), Estimate(1.0, np.ones(10))) == {"value": 0, "low": 0, "high": 0}
+    assert ratio(part, Estimate(1.0, np.full(4000, np.nan)))["low"] is None
 
 
 def test_the_smallest_detectable_difference_is_detected_with_80_percent_power():
@@ -138,6 +171,14 @@ def test_the_smallest_detectable_difference_is_detected_with_80_percent_power():
         lost = random.binomial(n, (changed - effect) / 2)
         found += stats.binomtest(gained, gained + lost).pvalue < 0.05
     assert 0.70 <= found / 400 <= 0.90
+
+
+def test_differences_averaged_over_seeds_count_by_their_size():
+    """Two seeds that each change other items move an average half as far, so less can be told apart."""
+    halves = np.repeat([0.5, -0.5, 0.0], [100, 100, 300])
+    found = smallest_detectable({"a": halves}, binary=True)
+    assert found == pytest.approx(smallest_detectable({"a": halves}, binary=False), rel=0.05)
+    assert found == pytest.approx(smallest_detectable({"a": np.sign(halves)}, binary=True) / 2, rel=0.05)
 
 
 def test_no_change_still_has_a_smallest_detectable_difference():

@@ -80,7 +80,8 @@ def test_the_words_are_those_of_the_schema():
     }
     metrics = {"accuracy": {"verdict": verdict}, "gold_loglik": {"verdict": verdict}}
     document = {
-        "grid": "g", "pair": {"prompt": "p", "lora": "l"}, "settings": {"resamples": 1, "seed": 0, "level": 0.95},
+        "grid": "g", "pair": {"prompt": "p", "lora": "l"},
+        "settings": {"resamples": 1, "seed": 0, "level": 0.95, "command": "snakemake"},
         "cells": {"planned": 1, "missing": []}, "groups": [{**group, "metrics": metrics}],
     }  # fmt: skip
     for word in MEANING:

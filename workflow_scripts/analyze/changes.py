@@ -108,18 +108,18 @@ def _estimated(tasks: dict[str, pd.DataFrame]):
             yield "all", name, values
 
 
-def to_csv(table: pd.DataFrame, grid: str, missing: str = "") -> str:
+def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """Every row; shares as fractions, kl in nats, empty where there is none."""
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6f")
 
 
-def to_markdown(table: pd.DataFrame, grid: str, missing: str = "") -> str:
+def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """The cells' means over tasks."""
     head = ["model", "compressor", "corpus", "method", "seed", "items", "flips %", "changed %", "KL"]
     lines = [
         "# Changed answers",
         "",
-        f"Grid `{grid}`; made by `snakemake results/{grid}/tables/changes.md`.",
+        f"Grid `{grid}`; made by `{command} results/{grid}/tables/changes.md`.",
         "",
     ]
     lines += [pipe(head), pipe(["---"] * 5 + ["--:"] * 4)]
@@ -129,12 +129,11 @@ def to_markdown(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
 
 
-def to_html(table: pd.DataFrame, grid: str, missing: str = "") -> str:
+def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """One page with a sortable table that needs nothing beside itself."""
     rows = [{key: _known(value) for key, value in row.items()} for row in table.to_dict("records")]
-    return (
-        environment().get_template("changes_page.html.j2").render(rows=rows, grid=grid, notes=_notes(missing))
-    )
+    template = environment().get_template("changes_page.html.j2")
+    return template.render(rows=rows, grid=grid, command=command, notes=_notes(missing))
 
 
 def _known(value):

@@ -72,17 +72,17 @@ def _rows(table: pd.DataFrame) -> list[dict]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def to_csv(table: pd.DataFrame, grid: str, missing: str = "") -> str:
+def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """Shares as fractions, times in seconds, empty where there is no number."""
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
-def to_markdown(table: pd.DataFrame, grid: str, missing: str = "") -> str:
+def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     shown = columns(table)
     lines = [
         "# Compressed models",
         "",
-        f"Grid `{grid}`; made by `snakemake results/{grid}/tables/compressors.md`.",
+        f"Grid `{grid}`; made by `{command} results/{grid}/tables/compressors.md`.",
         "",
     ]
     lines += [pipe([*PLACE, *(head for head, _, _ in shown.values())])]
@@ -93,11 +93,16 @@ def to_markdown(table: pd.DataFrame, grid: str, missing: str = "") -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
 
 
-def to_html(table: pd.DataFrame, grid: str, missing: str = "") -> str:
+def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """One page with a sortable table that needs nothing beside itself."""
     template = environment().get_template("compressors_page.html.j2")
     return template.render(
-        rows=_rows(table), columns=columns(table), place=PLACE, grid=grid, notes=_notes(missing)
+        rows=_rows(table),
+        columns=columns(table),
+        place=PLACE,
+        grid=grid,
+        command=command,
+        notes=_notes(missing),
     )
 
 

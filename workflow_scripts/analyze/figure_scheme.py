@@ -55,7 +55,7 @@ def figure3(data: FigureData, title: str) -> Figure:
         "Default for rotary models (joint_mean): one softmax over all prompts and the causal text. With learned "
         "positions (OPT) each prompt has its own softmax at its own offset (indep_mean). Scores drawn here are made up."
     )
-    footer(figure, [note, f"snakemake results/{data.results.grid}/figures/figure3.svg"])
+    footer(figure, [note, data.command("figure3")])
     return figure
 
 

@@ -56,6 +56,9 @@ class FigureData:
         default_factory=dict
     )  # similarity, latency -> measurements in the grid's plan
 
+    def command(self, name: str) -> str:
+        return f"{self.verdict['settings']['command']} results/{self.results.grid}/figures/{name}.svg"
+
     def average(self, group: Group, method: str) -> dict | None:
         """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
 
@@ -157,7 +160,7 @@ def name_of(group: Group) -> str:
 def finish(figure: Figure, data: FigureData, name: str, notes: list[str]) -> Figure:
     """Add the small print: notes, planned cells that are missing, the command."""
     lines = [*notes, *filter(None, [data.results.missing_in_words()])]
-    footer(figure, [*lines, f"snakemake results/{data.results.grid}/figures/{name}.svg"])
+    footer(figure, [*lines, data.command(name)])
     return figure
 
 

@@ -3,6 +3,7 @@
 Every table and figure takes its intervals from here, so a number has the same interval wherever it is shown.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from workflow_scripts.analyze.statistics import (
     mcnemar,
     paired_interval,
     proportion_interval,
+    ratio,
     resampled_averages,
     seed_mean,
     smallest_detectable,
@@ -38,10 +40,14 @@ class Arm:
     cells: tuple[Cell, ...]
 
 
-def judge_grid(results: Results, pair: dict[str, str], resamples: int = RESAMPLES, seed: int = 0) -> dict:
+def judge_grid(
+    results: Results, pair: dict[str, str], resamples: int = RESAMPLES, seed: int = 0, *,
+    sparse: Collection[str] = (), command: str = "snakemake",
+) -> dict:  # fmt: skip
     """verdict.json: settings, and for each (model, compressor, corpus) its estimates, tests and verdicts.
 
-    pair: {"prompt": method, "lora": method}, named in config before the results are seen.
+    pair: {"prompt": method, "lora": method}, named in config before the results are seen. sparse: the compressors
+    that prune, which stand in a table of their own. command: makes a file of this grid again, followed by its path.
     """
     arms = {group: group_arms(results, group) for group in results.groups()}
     values = {
@@ -61,10 +67,12 @@ def judge_grid(results: Results, pair: dict[str, str], resamples: int = RESAMPLE
             if (group, name) in values
         }
         groups.append(_judge_group(results, group, mine, metrics, values.get((group, "accuracy"), {})))
+    for table in ([g for g in groups if (g["compressor"] in sparse) == prunes] for prunes in (False, True)):
+        _adjust(table)
     return {
         "grid": results.grid,
         "pair": dict(pair),
-        "settings": {"resamples": resamples, "seed": seed, "level": LEVEL},
+        "settings": {"resamples": resamples, "seed": seed, "level": LEVEL, "command": command},
         "cells": {"planned": len(results.planned), "missing": [cell._asdict() for cell in results.missing]},
         "groups": groups,
     }
@@ -109,9 +117,8 @@ def _judge_group(results: Results, group: Group, arms: list[Arm], metrics: dict,
         empty = {name: {"verdict": Verdict("unavailable", reason).to_json()} for name in METRICS}
         return {**head, "items": {}, "metrics": empty, "tasks": {}, "family": 0}
     tasks = _task_tests(results, compressed, dense.get("none"))
-    family = _adjust(metrics["accuracy"]["methods"], tasks)
     items = {task: len(mine) for task, mine in values.items()}
-    return {**head, "items": items, "metrics": metrics, "tasks": tasks, "family": family}
+    return {**head, "items": items, "metrics": metrics, "tasks": tasks, "family": 0}
 
 
 def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> dict:
@@ -119,8 +126,9 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
     absent = [t for t in results.tasks if t not in values]
     if not values:
         reason = "its cells share no item with a value"
+        nothing = dict.fromkeys(("dense", "compressed", "loss", "loss_smallest_detectable", "uncontrolled"))
         verdict = Verdict("unavailable", reason).to_json()
-        return {"verdict": verdict, "absent_tasks": absent, "methods": {}}
+        return {**nothing, "verdict": verdict, "absent_tasks": absent, "methods": {}}
     points = np.mean([v.mean(axis=0) for v in values.values()], axis=0)
     estimates, members, start = {}, {}, 0
     for arm in arms:
@@ -132,6 +140,12 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
     def difference(a: tuple, b: tuple) -> dict[str, np.ndarray]:
         return {t: v[:, members[a]].mean(axis=1) - v[:, members[b]].mean(axis=1) for t, v in values.items()}
 
+    def detectable(estimate: Estimate, differences: dict[str, np.ndarray], covers: str) -> float | None:
+        found = smallest_detectable(differences, binary)
+        if covers != ITEMS:  # what training adds to the variance counts too
+            found = max(found, detectable_from(estimate.standard_error))
+        return finite(found)
+
     none, reference = (group.compressor, "none"), ("dense", "none")
     loss = estimates[reference] - estimates[none] if reference in estimates else None
     lost = loss is not None and loss.interval()[0] > 0
@@ -141,28 +155,32 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
         key = (arm.compressor, arm.method)
         if arm.compressor != group.compressor or arm.method == "none":
             continue
-        gain = gains[arm.method] = estimates[key] - estimates[none]
-        found, covers = smallest_detectable(difference(key, none), binary), _covers(arm)
-        if covers != ITEMS:  # what training adds to the variance counts too
-            found = max(found, detectable_from(gain.standard_error))
+        gain, covers, gained = estimates[key] - estimates[none], _covers(arm), difference(key, none)
+        gains[arm.method] = gain
         row = {
             "value": estimates[key].to_json(),
             "gain": gain.to_json(),
             "p": finite(gain.p_value()),
-            "smallest_detectable": finite(found),
+            "smallest_detectable": detectable(gain, gained, covers),
             "covers": covers,
-            "recovery": (gain / loss).to_json() if lost else None,
+            "recovery": ratio(gain, loss) if lost else None,
             "dense_gain": None,
             "controlled": None,
+            "controlled_smallest_detectable": None,
             "controlled_covers": None,
         }
         if ("dense", arm.method) in estimates and reference in estimates:
             dense_gain = estimates["dense", arm.method] - estimates[reference]
-            controlled[arm.method] = gain - dense_gain
+            G = controlled[arm.method] = gain - dense_gain
+            both = covers if _covers(by_key["dense", arm.method]) == covers else ITEMS
+            adapted = difference(("dense", arm.method), reference)
             row |= {
                 "dense_gain": dense_gain.to_json(),
-                "controlled": controlled[arm.method].to_json(),
-                "controlled_covers": covers if _covers(by_key["dense", arm.method]) == covers else ITEMS,
+                "controlled": G.to_json(),
+                "controlled_smallest_detectable": detectable(
+                    G, {t: gained[t] - adapted[t] for t in gained}, both
+                ),
+                "controlled_covers": both,
             }
         methods[arm.method] = row
     return {
@@ -170,7 +188,7 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
         "compressed": estimates[none].to_json(),
         "loss": loss.to_json() if loss is not None else None,
         "loss_smallest_detectable": (
-            finite(smallest_detectable(difference(reference, none), binary)) if loss is not None else None
+            detectable(loss, difference(reference, none), ITEMS) if loss is not None else None
         ),
         "methods": methods,
         "verdict": _verdict(group, loss, controlled, methods, pair).to_json(),
@@ -228,17 +246,22 @@ def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None)
                     "low": finite(low),
                     "high": finite(high),
                 }
-                row |= {"difference": difference, **test}
+                found = smallest_detectable({task: after.astype(float) - before}, binary=True)
+                row |= {"difference": difference, "smallest_detectable": finite(found), **test}
             report[method][task] = row
     return report
 
 
-def _adjust(methods: dict, tasks: dict) -> int:
-    """Holm over the family of one table and model: all methods' averages and tasks. Returns the family's size."""
-    rows = [row for row in methods.values() if row["p"] is not None]
-    rows += [
-        row for method, by_task in tasks.items() if method != "none" for row in by_task.values() if "p" in row
-    ]
+def _adjust(groups: list[dict]) -> None:
+    """Holm over the cells of one table: the averages and tasks of every method of its groups."""
+    rows = []
+    for group in groups:
+        rows += [
+            row for row in group["metrics"]["accuracy"].get("methods", {}).values() if row["p"] is not None
+        ]
+        by_method = (by_task for method, by_task in group["tasks"].items() if method != "none")
+        rows += [row for by_task in by_method for row in by_task.values() if "p" in row]
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
-    return len(rows)
+    for group in groups:
+        group["family"] = len(rows)

@@ -31,7 +31,7 @@ def build_page(
     latency) -> path -> JSON; forecast: what the grid was expected to cost; planned: similarity,
     latency -> how many the grid plans; blocks: of the grid, {counted, left_out} by name."""
     template = environment().get_template("report_page.html.j2")
-    recovery = [m for m in methods if m != "none"]
+    recovery, command = [m for m in methods if m != "none"], verdict["settings"]["command"]
     drawn = [
         m for m in recovery if methods[m]["kind"] not in ("text", "fewshot")
     ]  # these are the same for every seed
@@ -57,7 +57,7 @@ def build_page(
                 "title": title,
                 "alt": (function.__doc__ or "").strip(),
                 "source": image(figures[name]),
-                "command": f"snakemake results/{results.grid}/figures/{name}.svg",
+                "command": f"{command} results/{results.grid}/figures/{name}.svg",
             }
             for name, (function, title) in FIGURES.items()
             if name in figures
@@ -77,7 +77,7 @@ def build_page(
         explorer=explorer(ledger, ["dense", "none", *recovery], ["dense", "none", *verdict["pair"].values()]),
         audit=audit,
         cost=cost(results, measured, forecast),
-        cells=[cell_row(results, cell) for cell in results.planned],
+        cells=[cell_row(results, cell, command) for cell in results.planned],
         libraries=versions(results),
     )
 
@@ -165,10 +165,14 @@ def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, 
     return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
 
 
-def cell_row(results: Results, cell) -> dict:
+def cell_row(results: Results, cell, command: str) -> dict:
     """A cell's state, cost, provenance and the command that computes it again."""
     path = str(results.planned[cell])
-    row = {"name": str(cell), "command": f"snakemake --force {path}", "manifest": None}
+    row = {
+        "name": str(cell),
+        "command": f"{command.replace('snakemake', 'snakemake --force', 1)} {path}",
+        "manifest": None,
+    }
     if cell in results.evaluations:
         evaluation = results.evaluations[cell]
         shown = {

@@ -1,6 +1,6 @@
 """The README's account of a result: a marked region, written from an archive and never by hand."""
 
-from workflow_scripts.analyze.summary import cautions, covered, judged, nats, points, unjudged
+from workflow_scripts.analyze.summary import cautions, covered, detectable, judged, nats, points, unjudged
 from workflow_scripts.artifacts import ArtifactError
 
 BEGIN = "<!-- results: written by `python -m workflow_scripts.update_readme`, not by hand -->"
@@ -57,14 +57,7 @@ def region(verdict: dict, index: dict, archive: str) -> str:
 def _row(group: dict, pair: dict) -> str:
     accuracy, loglik = group["metrics"]["accuracy"], group["metrics"]["gold_loglik"]
     gains = [accuracy["methods"].get(method) for method in (pair["prompt"], pair["lora"])]
-    brought = [
-        "not run"
-        if row is None
-        else points(row["controlled"])
-        if row["controlled"]
-        else f"{points(row['gain'])}, not controlled"
-        for row in gains
-    ]
+    brought = [_brought(row) if row else "not run" for row in gains]
     words = [metric["verdict"]["word"].replace("_", " ") for metric in (accuracy, loglik)]
     # a sample that sees no loss does not show that there is none
     words = [word.replace("no loss", "no loss visible") for word in words]
@@ -73,6 +66,11 @@ def _row(group: dict, pair: dict) -> str:
     where = f"{group['model']}, {group['compressor']}, {group['corpus']}"
     cells = [where, points(accuracy["loss"]), *brought, f"**{words[0]}**", words[1]]
     return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"
+
+
+def _brought(row: dict) -> str:
+    control = "" if row["controlled"] else ", not controlled"
+    return f"{points(row['controlled'] or row['gain'])}{control}{detectable(row)}"
 
 
 def _cautions(group: dict, pair: dict) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -38,10 +38,6 @@ class Estimate:
     def __mul__(self, factor: float) -> "Estimate":
         return Estimate(self.point * factor, self.draws * factor)
 
-    def __truediv__(self, other: "Estimate") -> "Estimate":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return Estimate(float(np.divide(self.point, other.point)), self.draws / other.draws)
-
     @property
     def known(self) -> bool:
         """Whether an interval exists (a task with one item has no sampling variance to show)."""
@@ -69,6 +65,34 @@ class Estimate:
     def to_json(self) -> dict:
         low, high = self.interval()
         return {"value": finite(self.point), "low": finite(low), "high": finite(high)}
+
+
+def ratio(part: Estimate, whole: Estimate, level: float = LEVEL) -> dict:
+    """part / whole as Estimate.to_json gives one; whole's own interval must lie above 0.
+
+    The interval holds every r for which part - r whole is not told from 0 (Fieller 1954, here on paired draws): the
+    percentile interval of the quotient where all draws of whole are positive, and still finite where a few are not.
+    """
+    point = part.point / whole.point
+    if not (part.known and whole.known):
+        return {"value": finite(point), "low": None, "high": None}
+    ends = [_root(part, whole, end, point) for end in ((1 - level) / 2, (1 + level) / 2)]
+    return {"value": finite(point), "low": finite(ends[0]), "high": finite(ends[1])}
+
+
+def _root(part: Estimate, whole: Estimate, end: float, start: float) -> float:
+    """The r at which the `end` quantile of part - r whole, which falls with r, is 0."""
+
+    def quantile(r: float) -> float:
+        return float(np.quantile(part.draws - r * whole.draws, end))
+
+    low = high = start
+    step = 1.0
+    while quantile(low) < 0:
+        low, step = low - step, 2 * step
+    while quantile(high) > 0:
+        high, step = high + step, 2 * step
+    return float(optimize.brentq(quantile, low, high)) if low < high else start
 
 
 def finite(number: float) -> float | None:
@@ -120,14 +144,23 @@ def seed_mean(points: np.ndarray, draws: np.ndarray, name: str, seed: int = 0) -
     """Mean over training seeds: points (seeds,), draws (resamples, seeds).
 
     With three seeds or more they are resampled too (S - 1 of S, as above), so that the interval covers training;
-    with fewer the seeds at hand are averaged and the interval covers items only.
+    with fewer the seeds at hand are averaged and the interval covers items only. A few seeds know their variance
+    badly: the draws are stretched by t over z with Satterthwaite's degrees of freedom, S - 1 where training is all
+    that varies and without bound where it hardly does.
     """
     resamples, seeds = draws.shape
-    if seeds >= SEEDS_FOR_VARIANCE:
-        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        drawn = random.integers(0, seeds, (resamples, seeds - 1))
-        draws = np.take_along_axis(draws, drawn, axis=1)
-    return Estimate(float(points.mean()), draws.mean(axis=1))
+    mean = float(points.mean())
+    if seeds < SEEDS_FOR_VARIANCE:
+        return Estimate(mean, draws.mean(axis=1))
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    drawn = random.integers(0, seeds, (resamples, seeds - 1))
+    draws = np.take_along_axis(draws, drawn, axis=1).mean(axis=1)
+    of_seeds, whole = points.var(ddof=1) / seeds, draws.var()
+    if of_seeds > 0:
+        freedom = (seeds - 1) * max(1.0, whole / of_seeds) ** 2
+        tail = (1 + LEVEL) / 2
+        draws = mean + (draws - mean) * (stats.t.ppf(tail, freedom) / stats.norm.ppf(tail))
+    return Estimate(mean, draws)
 
 
 def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
@@ -169,15 +202,16 @@ def smallest_detectable(differences: dict[str, np.ndarray], binary: bool) -> flo
     """Smallest macro-average difference that this sample finds with 80 % power at 5 %, two-sided.
 
     differences: task -> (items,) paired differences. (z_.975 + z_.80) sqrt(sum_t v_t / n_t) / T with v_t the
-    variance of a difference: for accuracies the share of changed items (changed + 1) / (n + 2), so that cells
-    without any change still don't claim to detect everything; otherwise the sample's variance.
+    variance of a difference: for accuracies the mean square (sum + 1) / (n + 2), which of one seed's differences is
+    the share of changed items, so that cells without any change still don't claim to detect everything; otherwise
+    the sample's variance.
     """
     total = 0.0
     for values in differences.values():
         n = len(values)
         if n < 2:
             return float("nan")
-        variance = (np.count_nonzero(values) + 1) / (n + 2) if binary else values.var(ddof=1)
+        variance = (np.square(values).sum() + 1) / (n + 2) if binary else values.var(ddof=1)
         total += variance / n
     return detectable_from(np.sqrt(total) / len(differences)) if differences else float("nan")
 

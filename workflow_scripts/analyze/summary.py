@@ -109,5 +109,11 @@ def _gain(metric: dict, method: str) -> str:
     if row is None:
         return "— (not run)"
     if row["controlled"] is not None:
-        return f"{points(row['controlled'])} (beyond what it gives the dense model)"
-    return f"{points(row['gain'])} (not controlled: not run on the dense model)"
+        return f"{points(row['controlled'])} (beyond what it gives the dense model{detectable(row)})"
+    return f"{points(row['gain'])} (not controlled: not run on the dense model{detectable(row)})"
+
+
+def detectable(row: dict) -> str:
+    """ "; detectable from 2.7", points of what `points` shows of a method: G, or the plain gain without a control."""
+    found = row["controlled_smallest_detectable"] if row["controlled"] else row["smallest_detectable"]
+    return "" if found is None else f"; detectable from {100 * found:.1f}"

@@ -71,10 +71,7 @@ class Table:
     panels: list[Panel]
     notes: list[str]
     missing: list[str]
-
-    @property
-    def command(self) -> str:
-        return f"snakemake results/{self.grid}/tables/table{self.number}.html"
+    command: str  # that makes it again
 
 
 def build_tables(
@@ -167,8 +164,9 @@ def _table(results, verdict, number, methods, compressors, tasks, printed) -> Ta
         for row in (row for row in panel.rows if row.problem):
             lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(row.method)
     missing = [f"{group}: {', '.join(methods)}" for group, methods in lacking.items()]
-    return Table(number, results.grid, f"Table {number}. {SUBJECTS[number]}", list(columns), panels,
-                 _notes(number, panels, verdict, methods), missing)  # fmt: skip
+    title, notes = f"Table {number}. {SUBJECTS[number]}", _notes(number, panels, verdict, methods)
+    command = f"{verdict['settings']['command']} results/{results.grid}/tables/table{number}.html"
+    return Table(number, results.grid, title, list(columns), panels, notes, missing, command)
 
 
 def _rows_shown(results: Results, group: Group, methods: dict, number: int) -> list[str]:
@@ -278,8 +276,8 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
         f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals, in "
         "the CSV and HTML files. Intervals cover items only unless a row says otherwise.",
         "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
-        "of one model, compressor and corpus (every method's Average and tasks); detectable: the smallest gain that "
-        "this sample finds with 80 % power, to be read before a gain is called none.",
+        "of quantised models together, or of sparse ones (every method's Average and tasks); detectable: the smallest "
+        "gain that this sample finds with 80 % power, to be read before a gain is called none.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks what is missing.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)

@@ -7,7 +7,8 @@ from workflow_scripts.analyze.statistics import Estimate
 DELTA = 0.25  # of the loss: the margin below which two recoveries count as equal
 MEANING = {
     "no_loss": "compression cost nothing that this sample can see, so there is nothing to recover",
-    "displaced": "the knowledge is displaced: redirecting the input brings back as much as added parameters do",
+    "displaced": "the knowledge is displaced: redirecting the input brings back what added parameters do, to within a "
+    "quarter of the loss",
     "forgotten": "the knowledge is forgotten: only added parameters bring it back",
     "both": "both: the prompt brings some of it back, added parameters more",
     "unrecovered": "neither method brings back a quarter of the loss",
