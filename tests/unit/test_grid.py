@@ -10,7 +10,7 @@ import yaml
 from workflow_scripts import explain
 from workflow_scripts.analyze.figure_style import FAMILIES
 from workflow_scripts.analyze.tables import TYPES
-from workflow_scripts.config import load
+from workflow_scripts.config import load, named_files
 from workflow_scripts.grid import MODULES, Plan, plan_of
 from workflow_scripts.paths import EXPORTS, SHAPES, Cell, check_path, companions
 
@@ -258,3 +258,14 @@ def test_every_path_that_a_plan_makes_can_be(shipped):
 def test_every_cell_of_the_shipped_grids_can_be(shipped):
     plan = Plan(shipped)
     assert all(plan.check(cell) == cell for grid in shipped["grids"] for cell in plan.cells(grid))
+
+
+def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = named_files([tmp_path / "mine.yaml", "/elsewhere/more.yaml", tmp_path / "config.yaml"])
+    assert files == ["mine.yaml", "/elsewhere/more.yaml"]
+    assert Plan(shipped).command("bench") == "snakemake"
+    plan = Plan(shipped | {"grid": "bench", "blocks": ["core", "seeds"], "called_with": files})
+    asked = "snakemake --configfile mine.yaml /elsewhere/more.yaml"
+    assert plan.command("bench") == f"{asked} --config grid=bench 'blocks=[core,seeds]' --"
+    assert plan.command("smoke") == f"{asked} --"

@@ -137,6 +137,11 @@ def test_chosen_blocks_alone_are_run_and_rolled_up(copied):
     assert not (copied.folder / lost.json).exists()
     reported = json.loads((copied.folder / "results/tiny/report.json").read_text())["files"]
     assert set(reported) == set(plan(copied).counted("tiny")) - {lost.json, lost.similarity}
+    text = (copied.folder / "results/tiny/tables/table1.md").read_text()
+    assert (
+        "made by `snakemake --config grid=tiny 'blocks=[core,dense]' -- results/tiny/tables/table1.html`"
+        in text
+    )
     assert NOTHING in copied.snakemake("--config", "blocks=[core,dense]").stdout
     assert "Evaluate tiny sparsegpt-50 text none (seed 0)" in jobs_of(copied.snakemake("--dry-run").stdout)
     done = copied.snakemake("--dry-run", "--config", "blocks=cor", check=False)
@@ -149,7 +154,11 @@ def test_a_missing_cell_is_shown_as_missing_where_asked(copied):
     cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-8")
     for file in (cell.json, cell.samples, "results/tiny/verdict.json", "results/tiny/tables/table1.csv"):
         os.remove(copied.folder / file)
-    copied.snakemake("--config", "partial=true", "--", "results/tiny/tables/table1.csv")
+    (copied.folder / "mine.yaml").write_text("activation_memory: 3\n")
+    own = ("--configfile", "mine.yaml", "--config", "partial=true", "--")
+    copied.snakemake(*own, "results/tiny/tables/table1.csv")
+    text = (copied.folder / "results/tiny/tables/table1.md").read_text()
+    assert "made by `snakemake --configfile mine.yaml -- results/tiny/tables/table1.html`" in text
     assert not (copied.folder / cell.json).exists()
     table = pd.read_csv(copied.folder / "results/tiny/tables/table1.csv", dtype=str)
     row = table[table.method == "prompt-8"].squeeze()
