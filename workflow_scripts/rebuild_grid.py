@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.analyze.archive import METADATA, rolled_up
+from workflow_scripts.analyze.archive import METADATA, packed_by, rolled_up
 from workflow_scripts.analyze.figures import FIGURES
 from workflow_scripts.analyze.summary import lines
 from workflow_scripts.analyze.unpacking import opened, place_records, unpack
@@ -43,6 +43,7 @@ def main(source: str, output: str | None = None, cores: int = 1) -> int:
                 return status
             print("\n".join(lines(read_json(folder / f"results/{grid}/verdict.json"))))
             print("\n".join(held_against(archive, index, folder)))
+            print(f"The archive was packed by {packed_by(index['commit'])}.")
     except ArtifactError as error:
         print(error, file=sys.stderr)
         return 1

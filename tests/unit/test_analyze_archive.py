@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tests.unit.synthetic_results import study, write_grid
+from workflow_scripts import archive_grid
 from workflow_scripts.analyze import archive as archives
 from workflow_scripts.analyze.comparison import compare, lines, provenance
 from workflow_scripts.analyze.results import read_results
@@ -97,6 +99,39 @@ def test_a_folder_that_is_no_archive_is_not_overwritten(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(ArtifactError, match="not empty and no archive"):
         archives._refuse_foreign(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("commit", "warned"),
+    [("a" * 40, False), ("a" * 40 + "+", True), (None, False)],
+    ids=["clean", "changed", "no repository"],
+)
+def test_packing_from_a_changed_tree_is_warned_of(tmp_path, monkeypatch, capsys, commit, warned):
+    (tmp_path / "a.tar.gz").touch()
+    monkeypatch.setattr(archive_grid, "pack", lambda *_: {"commit": commit, "blocks": {}, "files": {}})
+    assert archive_grid.main("g", str(tmp_path / "a.tar.gz")) == 0
+    error = capsys.readouterr().err
+    assert (
+        ("commit aaaaaaaaaaaa with changes in workflow_scripts that were not committed" in error)
+        == warned
+        == bool(error)
+    )
+
+
+def test_a_new_module_that_is_not_committed_is_a_change(tmp_path, monkeypatch):
+    package = tmp_path / "workflow_scripts" / "analyze"
+    package.mkdir(parents=True)
+    (package / "archive.py").touch()
+    monkeypatch.setattr(archives, "__file__", str(package / "archive.py"))
+    assert archives._commit() is None
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert len(archives._commit()) == 40
+    (tmp_path / "README.md").touch()
+    assert len(archives._commit()) == 40
+    (package / "new.py").touch()
+    assert archives._commit().endswith("+")
 
 
 # ------------------------------------------------------------------------------------------------ compare

@@ -126,6 +126,18 @@ def test_sound_archives_are_compared_rebuilt_and_restored(it, monkeypatch, capsy
     assert evaluation(Path()).with_name("seed-0.samples.parquet").is_file()
 
 
+@pytest.mark.parametrize("commit", ["c" * 40, "c" * 40 + "+", None])
+def test_a_rebuild_says_which_code_packed(it, monkeypatch, capsys, commit):
+    write_json(it / INDEX, json.loads((it / INDEX).read_text()) | {"commit": commit})
+    monkeypatch.setattr(rebuild_grid, "_run", lambda *_: 0)
+    monkeypatch.setattr(rebuild_grid, "read_json", lambda _: {})
+    monkeypatch.setattr(rebuild_grid, "lines", lambda _: [])
+    assert rebuild_grid.main("it") == 0
+    said = {None: "code outside a git repository.", "c" * 40: "the code of commit cccccccccccc."}
+    changed = "the code of commit cccccccccccc with changes in workflow_scripts that were not committed."
+    assert f"The archive was packed by {said.get(commit, changed)}" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------ not sound
 
 

@@ -204,14 +204,22 @@ def _blocks(plan: Plan, grid: str) -> dict[str, dict[str, int]]:
     return counts
 
 
+def packed_by(commit: str | None) -> str:
+    """An archive's `commit` in words."""
+    if commit is None:
+        return "code outside a git repository"
+    changed = " with changes in workflow_scripts that were not committed" if commit.endswith("+") else ""
+    return f"the code of commit {commit[:12]}{changed}"
+
+
 def _commit() -> str | None:
     """The commit that is checked out, with + where the package differs from it; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return None
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".."], capture_output=True, check=False)
-    return head.stdout.strip() + ("+" if changed.returncode else "")
+    changed = subprocess.run([*git, "status", "--porcelain", "--", ".."], capture_output=True, check=False)
+    return head.stdout.strip() + ("+" if changed.stdout or changed.returncode else "")
 
 
 def _write_tar(folder: Path, output: Path) -> None:
