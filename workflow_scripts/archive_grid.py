@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from workflow_scripts.analyze.archive import pack
+from workflow_scripts.analyze.archive import pack, packed_by
 from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.config import ConfigError
 
@@ -21,6 +21,11 @@ def main(grid: str, output: str | None = None, small: bool = False) -> int:
         print(f"  block {name:<15} {block['evaluated']:>4} of {block['planned']} cells")
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 1e6
+    if (index["commit"] or "").endswith("+"):
+        warning = (
+            f"Warning: packed by {packed_by(index['commit'])}: nobody else has it; commit and pack again"
+        )
+        print(warning, file=sys.stderr)
     print(
         f"{target}: {len(index['files'])} files, {size:.1f} MB. Make it all again: make rebuild FROM={target}"
     )

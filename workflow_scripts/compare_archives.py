@@ -6,11 +6,10 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from workflow_scripts.analyze.archive import opened, unpack
 from workflow_scripts.analyze.comparison import compare, lines
 from workflow_scripts.analyze.results import Results, read_results
+from workflow_scripts.analyze.unpacking import named, opened, unpack
 from workflow_scripts.artifacts import ArtifactError, write_json
-from workflow_scripts.config import ConfigError
 
 
 def main(a: str, b: str, output: str | None = None) -> int:
@@ -20,7 +19,7 @@ def main(a: str, b: str, output: str | None = None) -> int:
             report = compare(*(_results(stack, source) for source in (a, b)))
         if output:
             write_json(output, report)
-    except (ArtifactError, ConfigError) as error:
+    except ArtifactError as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(lines(report)))
@@ -28,9 +27,10 @@ def main(a: str, b: str, output: str | None = None) -> int:
 
 
 def _results(stack: ExitStack, source: str) -> Results:
-    archive, index = stack.enter_context(opened(Path(source)))
+    archive, index, plan = stack.enter_context(opened(Path(source)))
     root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compare-")))
-    plan = unpack(archive, index, root)
+    stack.enter_context(named(root, Path(source)))
+    unpack(archive, index, plan, root)
     return read_results([str(root / cell.json) for cell in plan.cells(index["grid"])])
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.analyze.archive import METADATA, opened, place_records, rolled_up, unpack
+from workflow_scripts.analyze.archive import METADATA, packed_by, rolled_up
 from workflow_scripts.analyze.figures import FIGURES
 from workflow_scripts.analyze.summary import lines
+from workflow_scripts.analyze.unpacking import opened, place_records, unpack
 from workflow_scripts.artifacts import PACKAGE, ArtifactError, read_json
-from workflow_scripts.config import ConfigError
 
 RULES = (
     "build_ledger", "judge", "tabulate", "audit_paper", "draw_page", "report_grid",
@@ -26,13 +26,13 @@ RULES = (
 def main(source: str, output: str | None = None, cores: int = 1) -> int:
     """Rebuild into the folder `output` (rebuilt/<grid>), which must be new or empty; returns an exit status."""
     try:
-        with opened(Path(source)) as (archive, index):
+        with opened(Path(source)) as (archive, index, plan):
             grid = index["grid"]
             folder = Path(output or f"rebuilt/{grid}")
             if folder.exists() and any(folder.iterdir()):
                 raise ArtifactError(f"{folder}: is not empty; remove it or give another OUT")
             folder.mkdir(parents=True, exist_ok=True)
-            plan = unpack(archive, index, folder)
+            unpack(archive, index, plan, folder)
             if METADATA in index["files"]:
                 place_records(archive, folder)
             config = plan.config | {"grid": grid, "partial": True}
@@ -43,7 +43,8 @@ def main(source: str, output: str | None = None, cores: int = 1) -> int:
                 return status
             print("\n".join(lines(read_json(folder / f"results/{grid}/verdict.json"))))
             print("\n".join(held_against(archive, index, folder)))
-    except (ArtifactError, ConfigError) as error:
+            print(f"The archive was packed by {packed_by(index['commit'])}.")
+    except ArtifactError as error:
         print(error, file=sys.stderr)
         return 1
     print(f"Report: {folder}/results/{grid}/report.html")

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from workflow_scripts.analyze.archive import opened
 from workflow_scripts.analyze.restoring import restore
+from workflow_scripts.analyze.unpacking import opened
 from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.config import ConfigError, load, read
 from workflow_scripts.grid import Plan
@@ -16,7 +16,7 @@ def main(source: str, configfiles: list[str]) -> int:
     exit status (1 where nothing could be restored)."""
     try:
         plan = Plan(load(read(*configfiles)))
-        with opened(Path(source)) as (archive, index):
+        with opened(Path(source)) as (archive, index, _):
             done = restore(archive, index, plan, Path())
     except (ArtifactError, ConfigError, OSError) as error:
         print(error, file=sys.stderr)

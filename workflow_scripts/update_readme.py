@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from workflow_scripts.analyze.archive import opened
 from workflow_scripts.analyze.readme import region, replaced
+from workflow_scripts.analyze.unpacking import opened
 from workflow_scripts.artifacts import ArtifactError, atomic_path, read_json
 
 ARCHIVE = "reports/bench"
@@ -13,7 +13,7 @@ ARCHIVE = "reports/bench"
 
 def results_of(archive: str) -> str:
     """The region's text for an archive's folder."""
-    with opened(Path(archive)) as (folder, index):
+    with opened(Path(archive)) as (folder, index, _):
         verdict = read_json(folder / f"results/{index['grid']}/verdict.json", schema="verdict")
         return region(verdict, index, archive)
 

@@ -1,9 +1,8 @@
-"""Archives: what goes in comes out the same, damage and foreign folders are refused, two runs are compared by item."""
+"""Archives: what goes in comes out the same, foreign folders are refused, two runs are compared by item."""
 
-import re
 import secrets
 import shutil
-import tarfile
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +10,11 @@ import pytest
 import yaml
 
 from tests.unit.synthetic_results import study, write_grid
-from workflow_scripts import compare_archives, rebuild_grid
+from workflow_scripts import archive_grid
 from workflow_scripts.analyze import archive as archives
-from workflow_scripts.analyze.archive import FORMAT, INDEX, opened, split_samples
 from workflow_scripts.analyze.comparison import compare, lines, provenance
 from workflow_scripts.analyze.results import read_results
+from workflow_scripts.analyze.unpacking import split_samples
 from workflow_scripts.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.config import load
 from workflow_scripts.evaluate.samples import write_samples
@@ -32,21 +31,6 @@ def run(tmp_path, monkeypatch):
     truth = study("m", GAINS)
     write_grid(tmp_path, truth, items=6)
     return [Cell("synthetic", *cell) for cell in truth]
-
-
-def make(folder, files: dict[str, str]):
-    """An archive folder of text files."""
-    folder.mkdir()
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    index = {
-        "format": FORMAT,
-        "grid": "g",
-        "blocks": {},
-        "files": {n: sha256_file(folder / n) for n in files},
-    }
-    write_json(folder / INDEX, index)
-    return folder
 
 
 def test_samples_come_out_as_they_went_in(run, tmp_path):
@@ -104,81 +88,6 @@ def test_samples_of_a_cell_that_was_not_packed_are_missed(run, tmp_path):
         split_samples(tmp_path, tmp_path / "out", run[:3])
 
 
-def test_a_folder_and_a_file_open_alike(tmp_path):
-    folder = make(tmp_path / "a", {"one.txt": "1"})
-    archives._write_tar(folder, tmp_path / "a.tar.gz")
-    for source in (folder, tmp_path / "a.tar.gz"):
-        with opened(source) as (found, index):
-            assert (found / "one.txt").read_text() == "1" and index["grid"] == "g"
-
-
-def test_damage_is_named(tmp_path):
-    folder = make(tmp_path / "a", {"one.txt": "1"})
-    (folder / "one.txt").write_text("2")
-    with pytest.raises(ArtifactError, match=r"one\.txt is missing or not what was packed"), opened(folder):
-        pass
-    (tmp_path / "cut.tar.gz").write_bytes(b"no archive")
-    with (
-        pytest.raises(ArtifactError, match=r"cut\.tar\.gz: can't be unpacked"),
-        opened(tmp_path / "cut.tar.gz"),
-    ):
-        pass
-    with pytest.raises(ArtifactError, match=r"has no archive\.json"), opened(tmp_path):
-        pass
-    write_json(folder / INDEX, {"format": 99, "grid": "g", "files": {}})
-    with pytest.raises(ArtifactError, match="archive format 99"), opened(folder):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ('{"format": 1', r"archive\.json is damaged \(.*\); take another copy"),
-        ("[]", r"archive\.json is damaged \(no format, grid, blocks, files\)"),
-        ('{"format": 1, "grid": "g", "blocks": {}}', r"archive\.json is damaged \(no files\)"),
-    ],
-)
-def test_a_damaged_index_is_one_line_that_says_what_to_do(tmp_path, text, says, capsys):
-    """Never "delete it": an archive can't be computed again."""
-    folder = make(tmp_path / "a", {"one.txt": "1"})
-    (folder / INDEX).write_text(text)
-    for main in (rebuild_grid.main, lambda source: compare_archives.main(source, source)):
-        assert main(str(folder)) == 1
-        error = capsys.readouterr().err
-        assert re.search(says, error) and error.count("\n") == 1 and "delete" not in error
-
-
-def test_what_is_no_tar_is_one_line_and_what_is_not_there_says_so(tmp_path, capsys):
-    (tmp_path / "text.tar.gz").write_text("hello")
-    for name, says in (
-        ("text.tar.gz", "can't be unpacked: "),
-        ("nowhere", "there is no such file or folder"),
-    ):
-        assert rebuild_grid.main(str(tmp_path / name)) == 1
-        error = capsys.readouterr().err
-        assert says in error and error.count("\n") == 1
-
-
-def test_a_file_outside_the_archive_is_refused(tmp_path):
-    (tmp_path / "secret").write_text("x")
-    folder = make(tmp_path / "a", {})
-    write_json(
-        folder / INDEX,
-        {
-            "format": FORMAT,
-            "grid": "g",
-            "blocks": {},
-            "files": {"../secret": sha256_file(tmp_path / "secret")},
-        },
-    )
-    with pytest.raises(ArtifactError, match="secret"), opened(folder):
-        pass
-    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
-        tar.add(tmp_path / "secret", "../outside")
-    with pytest.raises(ArtifactError, match="can't be unpacked"), opened(tmp_path / "evil.tar"):
-        pass
-
-
 def test_a_grid_without_report_cannot_be_packed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match="has no report; make it: snakemake"):
@@ -190,6 +99,39 @@ def test_a_folder_that_is_no_archive_is_not_overwritten(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(ArtifactError, match="not empty and no archive"):
         archives._refuse_foreign(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("commit", "warned"),
+    [("a" * 40, False), ("a" * 40 + "+", True), (None, False)],
+    ids=["clean", "changed", "no repository"],
+)
+def test_packing_from_a_changed_tree_is_warned_of(tmp_path, monkeypatch, capsys, commit, warned):
+    (tmp_path / "a.tar.gz").touch()
+    monkeypatch.setattr(archive_grid, "pack", lambda *_: {"commit": commit, "blocks": {}, "files": {}})
+    assert archive_grid.main("g", str(tmp_path / "a.tar.gz")) == 0
+    error = capsys.readouterr().err
+    assert (
+        ("commit aaaaaaaaaaaa with changes in workflow_scripts that were not committed" in error)
+        == warned
+        == bool(error)
+    )
+
+
+def test_a_new_module_that_is_not_committed_is_a_change(tmp_path, monkeypatch):
+    package = tmp_path / "workflow_scripts" / "analyze"
+    package.mkdir(parents=True)
+    (package / "archive.py").touch()
+    monkeypatch.setattr(archives, "__file__", str(package / "archive.py"))
+    assert archives._commit() is None
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert len(archives._commit()) == 40
+    (tmp_path / "README.md").touch()
+    assert len(archives._commit()) == 40
+    (package / "new.py").touch()
+    assert archives._commit().endswith("+")
 
 
 # ------------------------------------------------------------------------------------------------ compare

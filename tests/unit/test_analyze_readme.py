@@ -12,7 +12,8 @@ from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.update_readme import ARCHIVE, results_of
 
 ROOT = Path(__file__).parents[2]
-INDEX = {"blocks": {"core": {"planned": 6, "evaluated": 6}, "seeds": {"planned": 4, "evaluated": 1},
+INDEX = {"commit": f"{'ab' * 20}+",
+         "blocks": {"core": {"planned": 6, "evaluated": 6}, "seeds": {"planned": 4, "evaluated": 1},
                     "rest": {"planned": 3, "evaluated": 0}}}  # fmt: skip
 
 
@@ -39,6 +40,7 @@ def test_what_was_not_run_is_said(text):
     )
     assert "1 of 9 planned cells of the grid were not run." in text
     assert "1,080 paired items" in text
+    assert "packed by the code of commit abababababab with changes in workflow_scripts that were not" in text
 
 
 def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_what_they_cover(tmp_path):

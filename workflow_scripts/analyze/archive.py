@@ -8,15 +8,13 @@ results/<grid>/, resources/   as in the working folder; of resources the manifes
 """
 
 import base64
-import itertools
 import json
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow
@@ -94,7 +92,7 @@ def pack(grid: str, output: Path, small: bool = False) -> dict:
                 str(f.relative_to(folder)): sha256_file(f) for f in sorted(folder.rglob("*")) if f.is_file()
             },
         }
-        write_json(folder / INDEX, index)
+        write_json(folder / INDEX, index, schema="archive")
         if output.name.endswith(SUFFIX):
             _write_tar(folder, Path(temporary, "archive.tar.gz"))
             os.replace(Path(temporary, "archive.tar.gz"), output)
@@ -181,15 +179,15 @@ def _records(files: Iterable[str]) -> dict[str, dict]:
     """Name below .snakemake/metadata -> Snakemake's record, for these files."""
     wanted, records = set(files), {}
     for record in RECORDS.rglob("*") if RECORDS.is_dir() else ():
-        if record.is_file() and _recorded_path(record) in wanted:
+        if record.is_file() and recorded_path(record) in wanted:
             records[str(record.relative_to(RECORDS))] = json.loads(record.read_text())
     return dict(sorted(records.items()))
 
 
-def _recorded_path(record: Path) -> str:
+def recorded_path(record: Path) -> str:
     """The file that a record speaks of: its path in base64, a long one cut into folders that begin with @."""
-    encoded = "".join(part.removeprefix("@") for part in record.relative_to(RECORDS).parts)
     try:
+        encoded = "".join(part.removeprefix("@") for part in record.relative_to(RECORDS).parts)
         return base64.b64decode(encoded, validate=True).decode()
     except ValueError:  # no record of Snakemake's
         return ""
@@ -206,14 +204,22 @@ def _blocks(plan: Plan, grid: str) -> dict[str, dict[str, int]]:
     return counts
 
 
+def packed_by(commit: str | None) -> str:
+    """An archive's `commit` in words."""
+    if commit is None:
+        return "code outside a git repository"
+    changed = " with changes in workflow_scripts that were not committed" if commit.endswith("+") else ""
+    return f"the code of commit {commit[:12]}{changed}"
+
+
 def _commit() -> str | None:
     """The commit that is checked out, with + where the package differs from it; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return None
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".."], capture_output=True, check=False)
-    return head.stdout.strip() + ("+" if changed.returncode else "")
+    changed = subprocess.run([*git, "status", "--porcelain", "--", ".."], capture_output=True, check=False)
+    return head.stdout.strip() + ("+" if changed.stdout or changed.returncode else "")
 
 
 def _write_tar(folder: Path, output: Path) -> None:
@@ -226,115 +232,3 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     return member
-
-
-# ------------------------------------------------------------------------------------------------ unpacking
-
-
-@contextmanager
-def opened(source: Path) -> Iterator[tuple[Path, dict]]:
-    """A checked archive as (folder, archive.json); a file is unpacked into a temporary folder for the while.
-
-    Raises ArtifactError for what is no archive, one of another format, and a file that is missing or was changed.
-    """
-    with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
-        folder = Path(source)
-        if not folder.exists():
-            raise ArtifactError(f"{source}: there is no such file or folder")
-        if folder.is_file():
-            folder = Path(temporary)
-            try:
-                with tarfile.open(source) as tar:
-                    tar.extractall(folder, filter="data")
-            except (tarfile.TarError, EOFError, OSError) as error:
-                reason = (
-                    str(error).partition("\n")[0].rstrip(": ")
-                )  # what follows are all kinds of file that it isn't
-                raise ArtifactError(f"{source}: can't be unpacked: {reason}; take another copy") from error
-        index = _index(source, folder)
-        for name, sha in index["files"].items():
-            file = folder / name
-            if (
-                not file.resolve().is_relative_to(folder.resolve())
-                or not file.is_file()
-                or sha256_file(file) != sha
-            ):
-                raise ArtifactError(f"{source}: {name} is missing or not what was packed; take another copy")
-        yield folder, index
-
-
-def _index(source: Path, folder: Path) -> dict:
-    """archive.json with the keys that a reader needs."""
-    if not (folder / INDEX).is_file():
-        raise ArtifactError(f"{source}: no archive: it has no {INDEX} (`make archive GRID=...` writes one)")
-    try:
-        index = json.loads((folder / INDEX).read_text())
-    except ValueError as error:
-        raise ArtifactError(f"{source}: {INDEX} is damaged ({error}); take another copy") from error
-    index = index if isinstance(index, dict) else {}
-    if "format" in index and index["format"] != FORMAT:
-        raise ArtifactError(f"{source}: archive format {index['format']}; this version reads {FORMAT}")
-    if lacking := [key for key in ("format", "grid", "blocks", "files") if key not in index]:
-        raise ArtifactError(f"{source}: {INDEX} is damaged (no {', '.join(lacking)}); take another copy")
-    return index
-
-
-def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
-    """Write the samples of `cells` below `root`, byte by byte as the evaluation had written them.
-
-    Raises ArtifactError where the bytes are not those that the cell's evaluation names: another pyarrow writes others.
-    """
-    merged = parquet.ParquetFile(archive / SAMPLES)
-    wanted: dict[str, list[pyarrow.Table]] = {cell.stem: [] for cell in cells}
-    for group in range(merged.num_row_groups):
-        rows = merged.read_row_group(group).sort_by([("cell", "ascending"), ("row", "ascending")])
-        start = 0
-        for stem, same in itertools.groupby(rows["cell"].to_pylist()):
-            count = sum(1 for _ in same)
-            if stem in wanted:
-                wanted[stem].append(rows.slice(start, count).drop_columns([name for name, _ in PLACE]))
-            start += count
-    for cell in cells:
-        if not wanted[cell.stem]:
-            raise ArtifactError(f"{archive / SAMPLES}: holds no samples of {cell.stem}")
-        path, table = root / cell.samples, pyarrow.concat_tables(wanted[cell.stem]).combine_chunks()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table.cast(_as_written(table.schema)), path)
-        manifest = read_json(archive / cell.json)["manifest"] if (archive / cell.json).exists() else {}
-        if manifest.get("samples_sha256") not in (None, sha256_file(path)):
-            written = manifest["libraries"].get("pyarrow", "another version")
-            raise ArtifactError(
-                f"{path}: is not the file that was packed; it was written with pyarrow {written}, here is "
-                f"{pyarrow.__version__}: install that version"
-            )
-
-
-def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
-    """The schema as the evaluation writes it: reading a file back renames the values of its lists."""
-    fields = [
-        pyarrow.field(f.name, pyarrow.list_(f.type.value_type), f.nullable)
-        if pyarrow.types.is_list(f.type)
-        else f
-        for f in schema
-    ]
-    return pyarrow.schema(fields)
-
-
-def place_records(archive: Path, root: Path) -> None:
-    """Put Snakemake's records back for the files that are there and that it has no record of."""
-    for name, record in read_json(archive / METADATA).items():
-        path = root / RECORDS / name
-        if not path.exists() and (root / _recorded_path(RECORDS / name)).exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record))
-
-
-def unpack(archive: Path, index: dict, root: Path) -> Plan:
-    """Put what was measured below `root`, with the configuration; returns the plan. The roll-ups are left out."""
-    grid, config = index["grid"], load(yaml.safe_load((archive / CONFIG).read_text()))
-    plan = Plan(config)
-    for file in measured(plan, grid, weights=False):
-        if file in index["files"]:
-            copy(archive / file, root / file)
-    split_samples(archive, root, [cell for cell in plan.cells(grid) if cell.json in index["files"]])
-    return plan

@@ -1,5 +1,6 @@
 """The README's account of a result: a marked region, written from an archive and never by hand."""
 
+from workflow_scripts.analyze.archive import packed_by
 from workflow_scripts.analyze.summary import cautions, covered, detectable, judged, nats, points, unjudged
 from workflow_scripts.artifacts import ArtifactError
 
@@ -49,7 +50,7 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         f"![Average accuracy against the parameters that each method adds, with 95 % intervals]({figure})",
         "",
         f"Everything behind these numbers is in [`{archive}`]({archive}): `make rebuild FROM={archive}` makes the "
-        "tables, figures, verdict and report again, without a model.",
+        f"tables, figures, verdict and report again, without a model. It was packed by {packed_by(index['commit'])}.",
     ]
     return "\n".join(lines)
 

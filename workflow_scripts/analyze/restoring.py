@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workflow_scripts.analyze.archive import METADATA, copy, place_records, rolled_up, split_samples
+from workflow_scripts.analyze.archive import METADATA, copy, rolled_up
+from workflow_scripts.analyze.unpacking import place_records, split_samples
 from workflow_scripts.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.grid import Plan
 from workflow_scripts.paths import companions, is_torn
@@ -111,11 +112,12 @@ def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
     """Put the report and all that it shows back if it is the one that would be made now; returns whether it is."""
     grid = index["grid"]
     stamp = f"results/{grid}/report.json"
-    if recorded_recipe(archive / stamp) != plan.analysis(grid, "write_report.py")["recipe"]:
+    recipe = plan.analysis(grid, "write_report.py")["recipe"]
+    if stamp not in index["files"] or recorded_recipe(archive / stamp) != recipe:
         return False
     files = read_json(archive / stamp)["files"]
     if any(not (root / file).exists() or sha256_file(root / file) != sha for file, sha in files.items()):
         return False
-    for name in rolled_up(grid, archive):
+    for name in filter(index["files"].__contains__, rolled_up(grid, archive)):
         copy(archive / name, root / name)
     return True
