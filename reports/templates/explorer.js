@@ -11,17 +11,17 @@
   fill(form.group, data.groups.map(function (g) { return g.name; }));
   fill(form.task, data.tasks, "all tasks");
   fill(form.outcome, data.outcomes, "all outcomes");
-  fill(form.method, data.methods, "any method");
+  data.methods.forEach(function (name, index) {
+    form.mark.add(new Option(name + ": right", index + "1"));
+    form.mark.add(new Option(name + ": wrong", index + "0"));
+  });
   function cell(row, text, kind) { var td = row.insertCell(); td.textContent = text; if (kind) td.className = kind; return td; }
   function matches(row) {
     var text = data.texts[row[0]], find = form.find.value.toLowerCase(), mark = form.mark.value;
     if (form.task.value !== "" && text[0] !== +form.task.value) return false;
     if (form.taught.value !== "" && row[3] !== form.taught.value) return false;
     if (form.outcome.value !== "" && row[1] !== +form.outcome.value) return false;
-    if (mark !== "") {
-      var marks = form.method.value === "" ? row[2] : row[2][+form.method.value];
-      if (marks.indexOf(mark) < 0) return false;
-    }
+    if (mark !== "" && row[2][+mark.slice(0, -1)] !== mark.slice(-1)) return false;
     return !find || (text[1] + " " + text[2]).toLowerCase().indexOf(find) >= 0;
   }
   function draw() {

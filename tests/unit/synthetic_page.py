@@ -24,7 +24,7 @@ def analysed(folder: Path, items: int = 8, truth: dict | None = None) -> tuple[P
     judge.main(cells, PAIR, results / "verdict.json")
     find_answers.main(cells, {}, {}, results / "answers.parquet")
     build_ledger.main(cells, PAIR, results / "answers.parquet", results / "ledger.parquet")
-    tables = [str(results / "tables" / f"table{n}.html") for n in (1, 2, 3)]
+    tables = [str(results / "tables" / f"{name}.html") for name in ("table1", "table2", "table3", "changes")]
     tabulate.main(cells, results / "verdict.json", CATALOGUE, tables)
     figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "figure4")]
     for path in figures:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
@@ -76,8 +77,8 @@ def full(tmp_path_factory):
         lost,
         trainings={path: TRAINING},
         compressions={
-            f"{compressed}/dense/none/compression.json": {"bytes_on_disk": 4e8},
-            f"{compressed}/gptq-w3/wikipedia/compression.json": {"bytes_on_disk": 4e7},
+            f"{compressed}/dense/none/compression.json": {"bytes_on_disk": 4e8, "effective_bits": 32.0},
+            f"{compressed}/gptq-w3/wikipedia/compression.json": {"bytes_on_disk": 4e7, "effective_bits": 3.2},
         },
         similarities=[SIMILARITY],
         latencies=[LATENCY],
@@ -103,7 +104,13 @@ SAYS = {
     "figure5": ["cosine similarity to dense", "token activations", "lora-r4"],
     "figure6": ["mean of its prompts"],
     "figure7": ["prompt-50 alone", "idp-50-100", "Average", "winogrande"],
-    "pareto": ["parameters added", "forward pass (s)", "llama-7b: 1 dense", "Numbered"],
+    "pareto": [
+        "parameters added",
+        "forward pass (s)",
+        "llama-7b: 1 dense",
+        "Numbered",
+        "dense model's at 16 bits",
+    ],
     "training": ["training tokens", "lora-r4"],
     "latency": ["seconds per forward pass", "lora-r4, merged", "×1.40", "made-up device"],
 }
@@ -220,6 +227,7 @@ def test_the_pareto_view_adds_the_adapter_and_falls_back_to_the_dense_times(full
     found = {s.label: s for s in settings(full, "llama-7b")}
     lora = found["gptq-w3 wikipedia lora-r4"]
     assert lora.megabytes == pytest.approx(40 + 4 * 1.22)
+    assert found["dense"].megabytes == 200  # at 16 bits, as sparse values are stored, not the source's 32
     assert lora.seconds == 1.0  # merged, the faster of the two ways
     assert found["gptq-w3 wikipedia prompt-100"].seconds == 1.05
     assert found["sparsegpt-50 wikipedia lora-r4"].megabytes is None
@@ -235,6 +243,22 @@ def test_lines_differ_without_colour_and_within_a_family(full):
     many = method_style(full, ["lora-r2", "prompt-50", "prompt-100", "ptune-50", "lora-r4", "prompt-26"])
     assert many["lora-r2"] != many["lora-r4"]
     assert len({many[f"prompt-{n}"] for n in (26, 50, 100)}) == 3
+
+
+def test_an_interval_is_seen_inside_a_dark_bar(full):
+    """Ink on a dark bar is lost in grey: a light halo, wider than the line, parts them."""
+    axes = FIGURES["figure7"][0](full, "").axes[0]
+    intervals = [drawn for drawn in axes.collections if isinstance(drawn, LineCollection)]
+    assert intervals
+    for drawn in intervals:
+        halo = drawn.get_path_effects()[0]._gc
+        assert halo["foreground"] == "white" and halo["linewidth"] > 2 * drawn.get_linewidth()[0]
+
+
+def test_only_a_grid_with_printed_values_speaks_of_hollow_marks(full, tmp_path):
+    assert "Hollow" in svg("figure4", full, tmp_path)
+    other = data_of(tmp_path / "other", study("m", GAINS))
+    assert "ollow" not in svg("figure4", other, tmp_path) + FIGURES["figure4"][0].__doc__
 
 
 def test_families_differ_in_colour_and_in_marker_or_hatch():

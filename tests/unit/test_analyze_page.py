@@ -1,5 +1,6 @@
 """The report page: self-contained, escaped, the verdict first, every cell with its command."""
 
+import html
 import json
 import re
 
@@ -31,9 +32,9 @@ def test_the_page_needs_nothing_beside_itself(grid):
 def test_the_verdict_stands_first(grid):
     page = grid[2]
     word = read_json(grid[0] / "verdict.json")["groups"][0]["metrics"]["accuracy"]["verdict"]["word"]
-    first = page[page.index("<main>") : page.index('id="intervals"')]
+    first = page[page.index("<main>") : page.index('id="tables"')]
     assert (
-        word.replace("_", " ").capitalize() in first
+        f"Accuracy: {'no loss visible' if word == 'no_loss' else word}." in first
         and "Lost by compression" in first
         and "data:image/svg" in first
     )
@@ -59,7 +60,7 @@ def test_images_have_alternative_texts_and_tables_captions(grid):
     assert all('alt="' in tag and 'alt=""' not in tag for tag in re.findall(r"<img[^>]*>", page))
     assert page.count("<table") == page.count("<caption") + page.count("<table aria-label")
     assert '<html lang="en">' in page
-    assert len(re.findall(r'<(?:select|input)[^>]*name="', page)) == 7
+    assert len(re.findall(r'<(?:select|input)[^>]*name="', page)) == 6
     for scroll in re.findall(r'<div class="scroll[^>]*>', page):
         assert 'tabindex="0"' in scroll and "aria-label" in scroll
 
@@ -100,6 +101,14 @@ def test_a_method_without_training_is_no_placebo_of_a_second_seed(tmp_path, monk
     truth = study("m", GAINS) | {("m", "gptq-w3", "wikipedia", "lora-r4", 1): 0.6}
     results, _ = analysed(tmp_path, truth=truth)
     assert "placebo: after seed" not in (results / "overview.html").read_text()
+
+
+def test_the_tables_come_before_the_conditions_and_the_reasons_are_on_the_page(grid):
+    page = grid[2]
+    assert page.index('id="tables"') < page.index('id="intervals"') < page.index('id="figures"')
+    metrics = read_json(grid[0] / "verdict.json")["groups"][0]["metrics"]
+    card = html.unescape(page[page.index('class="card"') : page.index("</section>")])
+    assert all(f"because: {metric['verdict']['reason']}." in card for metric in metrics.values())
 
 
 def test_ids_are_unique(grid):
@@ -166,5 +175,7 @@ def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
         CATALOGUE,
         tmp_path / "page.html",
     )
-    assert "No verdict yet" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "No verdict yet" in page and "No verdict yet" not in page.split('id="intervals"')[1]
+    assert not re.search(r"<tbody>\s*</tbody>", page)  # a table without rows is none
     assert lines(read_json(tmp_path / "verdict.json"))[0].startswith("No compressed model")

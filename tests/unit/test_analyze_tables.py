@@ -87,6 +87,26 @@ def test_domain_means_and_average_follow_from_the_tasks(tables):
         assert entries[mean].value == pytest.approx(sum(entries[m].value for m in members) / len(members))
 
 
+def test_the_interval_of_a_domain_combines_its_tasks(tables):
+    entries = row_of(tables[0], "lora-r4").entries
+    world, one = entries["World"], entries["Common"]
+    below = [entries[task].value - entries[task].low for task in paper.DOMAINS["World"]]
+    assert world.low == pytest.approx(world.value - sum(x * x for x in below) ** 0.5 / 5)
+    assert world.value - world.low < max(below) and world.low < world.value < world.high
+    assert (one.low, one.high) == pytest.approx((entries["piqa"].low, entries["piqa"].high))
+    assert row_of(tables[0], "lora-r2").entries["World"].low is None  # not run
+    assert row_of(tables[0], "dense").entries["World"].low < row_of(tables[0], "dense").entries["World"].value
+
+
+def test_every_interval_is_text_and_none_a_tooltip(tables):
+    page = to_html(tables[0])
+    assert " title=" not in page and 'id="ends"' in page
+    row = row_of(tables[0], "lora-r4")
+    for name in ("arcE", "World"):
+        low, high = row.entries[name].low, row.entries[name].high
+        assert f'<small class="ends">[{low:.1f}, {high:.1f}]</small>' in page
+
+
 def test_a_missing_cell_is_shown_and_named_never_averaged(tables):
     row = row_of(tables[0], "lora-r2")
     assert row.problem == "not run or failed"

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
 
 from workflow_scripts.analyze.choices import member_names
 from workflow_scripts.analyze.figure_style import (
@@ -19,6 +20,7 @@ from workflow_scripts.analyze.results import Group
 from workflow_scripts.analyze.tables import SHORT
 
 _BAR_COLOURS = [("#9BC4E2", ".."), ("#0072B2", ""), ("#7A3E9D", "\\\\")]
+_HALO = [Stroke(linewidth=2.7, foreground="white"), Normal()]  # else an interval is lost in a dark bar
 
 
 def figure7(data: FigureData, title: str) -> Figure:
@@ -54,7 +56,8 @@ def figure7(data: FigureData, title: str) -> Figure:
             )
             for x, change in zip(xs, changes, strict=True):
                 if change["low"] is not None:
-                    ax.vlines(x, 100 * change["low"], 100 * change["high"], color=INK, linewidth=0.9)
+                    ends = 100 * change["low"], 100 * change["high"]
+                    ax.vlines(x, *ends, color=INK, linewidth=0.9, path_effects=_HALO)
             handles.append(
                 Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=_trio_label(data, method))
             )

@@ -138,7 +138,7 @@ def figure2(data: FigureData, title: str) -> Figure:
 
 
 def figure4(data: FigureData, title: str) -> Figure:
-    """Average accuracy against the parameters that a method adds, ours filled and the paper's hollow."""
+    """Average accuracy against the parameters that a method adds."""
     groups = [g for g in data.groups() if data.average(g, "none")]
     if not groups:
         return absent(data, "figure4", title, "a compressed model with and without a recovery method")

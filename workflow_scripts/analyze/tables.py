@@ -12,6 +12,7 @@ import pandas as pd
 from workflow_scripts.analyze import paper
 from workflow_scripts.analyze.choices import Choice, choices, member_names
 from workflow_scripts.analyze.results import Group, Results, unique
+from workflow_scripts.analyze.statistics import proportion_interval
 
 TYPES = {
     "none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat",
@@ -203,9 +204,12 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
             len(members) == 1
             and len(cells) == 1  # the task's interval is of one cell
             and column not in DOMAINS.values()
-            and (task := judged["tasks"].get(method, {}).get(members[0]))
+            and (task := evaluations[0]["tasks"].get(members[0]))
         ):
-            row.entries[column].low, row.entries[column].high = _percent(task["low"]), _percent(task["high"])
+            ends = proportion_interval(round(task["acc"] * task["n"]), task["n"])
+            row.entries[column].low, row.entries[column].high = map(_percent, ends)
+        elif column in DOMAINS.values():
+            _add_interval(row.entries[column], [row.entries[SHORT.get(task, task)] for task in members])
     _add_statistics(row, judged["metrics"]["accuracy"], method)
     problems, notes = [], []
     if not planned:
@@ -234,6 +238,15 @@ def _choice_row(group: Group, choice: Choice, columns: dict[str, list[str]]) -> 
         values = [choice.accuracy.get(task) for task in members]
         entries[column] = Entry(None if None in values else 100 * float(np.mean(values)))
     return Row(group.model, group.corpus, "choice", choice.name, "—", entries, note=choice.note)
+
+
+def _add_interval(mean: Entry, tasks: list[Entry]) -> None:
+    """The interval of a mean of independent shares, from theirs: distances to the ends add as squares (Zou and
+    Donner, 2008)."""
+    if mean.value is not None and all(task.low is not None for task in tasks):
+        down = np.linalg.norm([task.value - task.low for task in tasks]) / len(tasks)
+        up = np.linalg.norm([task.high - task.value for task in tasks]) / len(tasks)
+        mean.low, mean.high = float(mean.value - down), float(mean.value + up)
 
 
 def _add_statistics(row: Row, metric: dict, method: str) -> None:
@@ -273,8 +286,9 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
     level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
     notes = [
         f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} paired bootstrap interval "
-        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals, in "
-        "the CSV and HTML files. Intervals cover items only unless a row says otherwise.",
+        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals, "
+        "domains: these combined (Zou and Donner), in the CSV and HTML files. Intervals cover items only unless a row "
+        "says otherwise.",
         "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
         "of quantised models together, or of sparse ones (every method's Average and tasks); detectable: the smallest "
         "gain that this sample finds with 80 % power, to be read before a gain is called none.",
