@@ -20,6 +20,8 @@ LAYERS = 30
 VOCABULARY = (
     1.35  # a token of a window against one of a task: the window's loss needs the head at every position
 )
+MAPS = 2.1  # a pass that keeps the attention maps, against one of the scorer
+STEP_ROWS = 45  # a generated token costs as much for fewer rows as for these: every step reads all weights
 LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
 LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
@@ -132,7 +134,7 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
 
 def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, measured = _parameters(plan, cell.model), plan.grid(cell.grid)["similarity"]
-    tokens = 2 * measured["windows"] * measured["length"]
+    tokens = 2 * MAPS * measured["windows"] * measured["length"]
     seconds = 2 * p * tokens / device["forward"] + 2 * _loading(p, device)
     return Cost("measure_similarity", cell.stem, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
 
@@ -144,10 +146,8 @@ def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
     variants = sum(VARIANTS.get(kind, 1) for kind in kinds)
     prefills = 1 + shape["repeats"] * (2 if shape["generate"] else 1)
     tokens = variants * (prefills * shape["batch"] * shape["sequence"])
-    generated = variants * shape["repeats"] * shape["batch"] * shape["generate"]
-    seconds = (
-        2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"] + _loading(p, device)
-    )
+    tokens += variants * shape["repeats"] * shape["generate"] * max(shape["batch"], STEP_ROWS)
+    seconds = 2 * p * tokens / device["forward"] + _loading(p, device)
     name = f"{place['model']}/{place['compressor']}/{place['corpus']}/seed-{place['seed']}"
     return Cost("measure_latency", name, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
 
