@@ -112,11 +112,10 @@ def test_the_tables_come_before_the_conditions_and_the_reasons_are_on_the_page(g
     assert all(f"because: {metric['verdict']['reason']}." in card for metric in metrics.values())
 
 
-@pytest.mark.parametrize(("word", "prompt"), [("displaced", 0.2), ("forgotten", 0.0), ("undecided", 0.1)])
+@pytest.mark.parametrize(("word", "prompt"), [("displaced", 0.2), ("forgotten", 0.0), ("both", 0.1)])
 def test_a_card_says_what_its_word_means(tmp_path, word, prompt):
     gains, losses = GAINS | {"idp-50-100": prompt, "lora-r4": 0.2}, {"gptq-w3": 0.25}
-    items = 8 if word == "undecided" else 120
-    results, _ = analysed(tmp_path, items=items, truth=study("m", gains, losses=losses))
+    results, _ = analysed(tmp_path, items=120, truth=study("m", gains, losses=losses))
     said = MEANING[word].removeprefix(f"{word}: ")
     card = re.search('<section class="card".*?</section>', (results / "overview.html").read_text(), re.S)[0]
     assert f"Accuracy: {word}.</strong> {said[:1].upper()}{said[1:]}.</p>" in card
