@@ -12,7 +12,7 @@ from workflow_scripts.analyze.ledger import OUTCOMES
 from workflow_scripts.analyze.rates import rates, reseeded
 from workflow_scripts.analyze.rendering import environment
 from workflow_scripts.analyze.results import Results, unique
-from workflow_scripts.analyze.summary import cautions, covered, judged, nats, points, unjudged
+from workflow_scripts.analyze.summary import cautions, covered, judged, nats, points, smallest, unjudged
 from workflow_scripts.analyze.tables import DOMAINS, SHORT, Table
 from workflow_scripts.analyze.verdict import LIMITS
 
@@ -48,6 +48,7 @@ def build_page(
         points=points,
         nats=nats,
         cautions=cautions,
+        smallest=smallest,
         tables=tables,
         domains=list(DOMAINS.values()),
         headline=image(figures.get(HEADLINE)),

@@ -115,5 +115,10 @@ def _gain(metric: dict, method: str) -> str:
 
 def detectable(row: dict) -> str:
     """ "; detectable from 2.7", points of what `points` shows of a method: G, or the plain gain without a control."""
-    found = row["controlled_smallest_detectable"] if row["controlled"] else row["smallest_detectable"]
+    found = smallest(row)
     return "" if found is None else f"; detectable from {100 * found:.1f}"
+
+
+def smallest(row: dict) -> float | None:
+    """The smallest detectable G of a method, or plain gain where there is no control."""
+    return row["controlled_smallest_detectable"] if row["controlled"] else row["smallest_detectable"]
