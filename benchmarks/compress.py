@@ -49,7 +49,7 @@ KINDS = {  # algorithms that a contestant has
     "gptqmodel": ("gptq",),
     "llmcompressor": ("gptq", "sparsegpt"),
 }
-BATCH_TOKENS = 4096  # per forward pass, as ours
+BATCH_TOKENS = 4096  # per forward pass of a peer, and of the product whose rate is measured
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import torch
 
 from workflow_scripts.compress.settings import CompressionError
 
-TILE = 256  # columns of X per product: only blocks on and above H's diagonal are computed
+TILE = 128  # columns of X per product: only blocks on and above H's diagonal are computed
 
 
 class Hessian:

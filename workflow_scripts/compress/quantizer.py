@@ -10,7 +10,7 @@ CLIP_SEARCH = {
     "mse": (2.4, 100),
     "hessian": (2.0, 25),
 }  # power of the error, steps from 1 down to 0.2 of the range
-SEARCHED = 2**16  # weights whose clipping is searched together on a CPU: the tries stay in a core's cache
+SEARCHED = 2**20  # weights whose clipping is searched together on a CPU: few calls, and the tries stay in its cache
 
 
 @dataclass
@@ -45,7 +45,12 @@ class Quantized:
 
 def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
     """scale (clamp(round(x / scale) + zero, 0, 2^bits - 1) - zero), broadcast."""
-    return (x / scale).round_().clamp_(-zero, (2**bits - 1) - zero).mul_(scale)
+    return (x / scale).round_().clamp_(*limits(zero, bits)).mul_(scale)
+
+
+def limits(zero: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smallest and largest multiple of the scale on grids with these zeros."""
+    return -zero, (2**bits - 1) - zero
 
 
 def fit_grid(
@@ -77,25 +82,32 @@ def fit_grid(
 
     if clip == "none":
         return grid(low, high)
-    power, steps = CLIP_SEARCH[clip]
-    found, count = [], len(x) if x.device.type != "cpu" else max(1, SEARCHED // x.shape[1])
-    for start in range(0, len(x), count):
-        rows = slice(start, start + count)
-        part, bottom, ceiling = x[rows], low[rows], high[rows]
-        scale, zero = grid(bottom, ceiling)
-        best = torch.full_like(scale, torch.inf)
-        for step in range(steps * 4 // 5):
-            shrink = 1 - step / steps
-            tried_scale, tried_zero = grid(shrink * bottom, shrink * ceiling)
-            off = round_to_grid(part, tried_scale[:, None], tried_zero[:, None], bits).sub_(part)
-            off = off.square_() if power == 2 else off.abs_().pow_(power)
-            error = off.sum(1) if importance is None else off @ importance
-            better = error < best
-            best = torch.where(better, error, best)
-            scale = torch.where(better, tried_scale, scale)
-            zero = torch.where(better, tried_zero, zero)
-        found.append((scale, zero))
+    count = len(x) if x.device.type != "cpu" else max(1, SEARCHED // x.shape[1])
+    found = [
+        _search(*parts, grid, top, clip, importance)
+        for parts in zip(x.split(count), low.split(count), high.split(count), strict=True)
+    ]
     return torch.cat([scale for scale, _ in found]), torch.cat([zero for _, zero in found])
+
+
+def _search(x, low, high, grid, top: int, clip: str, importance):
+    """Grids of x (rows, n): of `clip`'s shrunk ranges [low, high] (rows,), which `grid` makes grids of, the best."""
+    power, steps = CLIP_SEARCH[clip]
+    best, scale, zero = torch.full_like(low, torch.inf), *grid(low, high)
+    exact, off = torch.empty_like(x), torch.empty_like(x)  # in steps of the grid
+    for step in range(steps * 4 // 5):
+        shrink = 1 - step / steps
+        tried_scale, tried_zero = grid(shrink * low, shrink * high)
+        torch.div(x, tried_scale[:, None], out=exact).add_(tried_zero[:, None])
+        torch.round(exact, out=off).clamp_(0, top).sub_(exact)
+        off = off.square_() if power == 2 else off.abs_().pow_(power)
+        error = off.sum(1) if importance is None else off @ importance
+        error *= tried_scale**power
+        better = error < best
+        best = torch.where(better, error, best)
+        scale = torch.where(better, tried_scale, scale)
+        zero = torch.where(better, tried_zero, zero)
+    return scale, zero
 
 
 def fit_groups(

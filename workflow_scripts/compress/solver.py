@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from workflow_scripts.compress.hessian import inverse_factor
-from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, round_to_grid
+from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, limits
 from workflow_scripts.compress.settings import CompressionError, Compressor
 
 TILE = 32  # columns updated one by one; the rest of the block follows in one matrix product
@@ -84,6 +84,7 @@ def _sweep(W, U, rows, grids, settings: Compressor) -> torch.Tensor:
         block, E = W[start:stop].clone(), torch.empty_like(W[start:stop])  # (B, R)
         factor = U[start:stop, start:stop]
         d = factor.diagonal()[:, None]
+        divisors = factor.diagonal().tolist()
         mask = None
         if settings.pattern:
             mask = torch.zeros_like(block, dtype=torch.bool)
@@ -95,13 +96,14 @@ def _sweep(W, U, rows, grids, settings: Compressor) -> torch.Tensor:
                 if settings.pattern and i % m == 0:
                     score = (block[i : i + m] / d[i : i + m]).square()
                     mask[i : i + m].scatter_(0, score.topk(n, dim=0, largest=False).indices, True)
-                w = block[i]
-                q = w if mask is None else w.masked_fill(mask[i], 0)
+                w, q, e = block[i], Q[start + i], E[i]
+                kept = w if mask is None else w.masked_fill(mask[i], 0)
                 if grids:
-                    q = round_to_grid(q, *grids.at(start + i, W), settings.bits)
-                Q[start + i] = q
-                E[i] = (w - q) / d[i]
-                block[i + 1 : last].addr_(factor[i, i + 1 : last], E[i], alpha=-1)
+                    grids.round(start + i, W, kept, out=q)
+                else:
+                    q.copy_(kept)
+                torch.sub(w, q, out=e).div_(divisors[i])
+                block[i + 1 : last].addr_(factor[i, i + 1 : last], e, alpha=-1)
             block[last:].addmm_(factor[first:last, last:].T, E[first:last], alpha=-1)
         W[stop:].addmm_(U[start:stop, stop:].T, E, alpha=-1)
     return Q
@@ -144,15 +146,18 @@ class Grids:
         else:
             self.scale = W.new_ones(-(-len(W) // self.size), W.shape[1])
             self.zero = torch.zeros_like(self.scale)
+        self.low, self.high = limits(self.zero, self.bits)
 
-    def at(self, position: int, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and zero (R,) for the column at `position` of the sweep; W (C, R) as updated up to its block."""
+    def round(self, position: int, W: torch.Tensor, column: torch.Tensor, out: torch.Tensor) -> None:
+        """Round `column` (R,), at `position` of the sweep, into `out`; W (C, R) as updated up to its block."""
         group = (self.positions[position] if self.static else position) // self.size
         if not self.static and position % self.size == 0:
             here = slice(position, position + self.size)
             importance = self.importance[here] if self.importance is not None else None
             self.scale[group], self.zero[group] = fit_grid(W[here].T, *self.options, importance)
-        return self.scale[group], self.zero[group]
+            self.low[group], self.high[group] = limits(self.zero[group], self.bits)
+        scale = self.scale[group]
+        torch.div(column, scale, out=out).round_().clamp_(self.low[group], self.high[group]).mul_(scale)
 
     def group_of_column(self) -> torch.Tensor:
         """Group of each column, in processing order."""
