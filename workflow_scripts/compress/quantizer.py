@@ -10,7 +10,9 @@ CLIP_SEARCH = {
     "mse": (2.4, 100),
     "hessian": (2.0, 25),
 }  # power of the error, steps from 1 down to 0.2 of the range
-SEARCHED = 2**20  # weights whose clipping is searched together on a CPU: few calls, and the tries stay in its cache
+SEARCHED = (
+    2**20
+)  # weights whose clipping is searched together on a CPU: few calls, and the tries stay in its cache
 
 
 @dataclass
