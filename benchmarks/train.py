@@ -6,8 +6,9 @@ Every run is a process of its own; ours and theirs take turns, on the same windo
 settings. `equal`: both with the allocator settings of `keep_memory`; `shipped`: PEFT with glibc's. Printed: tokens per
 second (median step after the first), their ratio, ours over the floor (twice the forward pass of the text alone, which
 is what frozen weights cost, and the head), and the final losses. --clock cpu counts processor time, for a machine that
-others use too (with --threads 1: waiting threads burn processor time). Exit status 1 if final losses differ by more
-than 0.5 %.
+others use too (with --threads 1: waiting threads burn processor time). --precision bf16 also prints the cosine of our
+gradient to float32's on the same (bfloat16) weights, over the whole adapter, moved a little from its start. Exit status
+1 if final losses differ by more than 0.5 %, in bf16 if a cosine is below 0.99.
 """
 
 import argparse
@@ -32,6 +33,7 @@ METHODS = {
 }  # fmt: skip
 RATES = {"prompt": 1e-2, "prefix": 1e-3, "lora": 1e-3}
 TOLERANCE = 0.005  # of the final loss
+COSINE = 0.99
 
 
 def main() -> None:
@@ -67,6 +69,12 @@ def main() -> None:
                     f"{ours / floor:6.2f}  {losses[0]:.4f} {losses[1]:.4f}",
                     flush=True,
                 )
+        if args.precision == "bf16":
+            cosine = start(job | {"who": "gradient", "keep_memory": True})["cosine"]
+            differ |= cosine < COSINE
+            print(
+                f"{name:11} {args.shapes[-1]:7} cosine of the gradient to float32's: {cosine:.4f}", flush=True
+            )
     sys.exit(differ)
 
 
@@ -98,7 +106,7 @@ def start(job: dict) -> dict:
 
 
 def worker(job: dict) -> dict:
-    """One run: {speed (tokens per second), loss (of the last step), floor}."""
+    """One run: {speed (tokens per second), loss (of the last step), floor}; of "gradient": {cosine}."""
     import torch
 
     from workflow_scripts.allocator import keep_memory
@@ -116,6 +124,10 @@ def worker(job: dict) -> dict:
     documents = read_documents(job["corpus"], "train")
     windows = token_windows(documents, tokenizer, length, rows * job["steps"], 0, adds_bos(tokenizer))
     method = METHODS[job["method"]]
+    if job["who"] == "gradient":
+        models = (model, load_dense(job["model"], dtype=dtype).float())
+        directions = [gradient(model, method, windows[:rows]) for model in models]
+        return {"cosine": torch.cosine_similarity(*directions, dim=0).item()}
     adapted = create(model, method, 0, windows[0])
     times = [clock()]
     run = ours if job["who"] == "ours" else peft
@@ -123,6 +135,23 @@ def worker(job: dict) -> dict:
     seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times[1:]))
     floor = rows * length / floor_seconds(model, windows[:rows], clock) if job["who"] == "ours" else None
     return {"speed": rows * length / seconds, "loss": losses[-1], "floor": floor}
+
+
+def gradient(model, method: dict, rows):
+    """Our gradient (all parameters,) on rows (B, T), every parameter moved by a hundredth of its spread."""
+    import torch
+
+    from workflow_scripts.recover.adapters import create
+    from workflow_scripts.recover.training import Learner
+
+    adapted = create(model, method, 0, rows[0])
+    learner = Learner(adapted)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.parameters:  # LoRA's B starts at zero, where A has no gradient
+            parameter += 0.01 * (parameter.std() or 0.1) * torch.randn_like(parameter)
+    learner.accumulate(rows, len(rows))
+    return torch.cat([parameter.grad.flatten() for parameter in learner.parameters])
 
 
 def ours(adapted, windows, rows: int, rate: float, tick) -> list[float]:

@@ -7,7 +7,7 @@ from torch import nn
 from tests.tiny_models import FAMILIES, VOCABULARY
 from workflow_scripts.recover import adapters
 from workflow_scripts.recover.prompt_bank import encode
-from workflow_scripts.recover.training import Learner, train
+from workflow_scripts.recover.training import OPENING, Learner, train
 
 TARGETS = {"llama": ["q_proj", "v_proj", "down_proj"], "opt": ["q_proj", "v_proj", "fc2"]}
 METHODS = {
@@ -119,6 +119,28 @@ def test_prompts_of_a_bfloat16_model_are_encoded_in_float32(family):
     for ours, exact in zip([*keys, *values], [*exact_keys, *exact_values]):
         assert ours.dtype == torch.bfloat16
         assert torch.equal(ours, exact.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_in_bfloat16_reads_the_first_tokens_in_float32(family):
+    """What they hand on is float32's, rounded once; what follows them is bfloat16's own."""
+    hidden = {}
+    rows = make_windows(3, OPENING + 6)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = FAMILIES[family]().to(torch.bfloat16).to(dtype)
+        learner = Learner(adapters.create(model, METHODS["lora"], 0, rows[0]))
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in learner.parameters:  # not added: the start was drawn in the model's precision
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+            for length in (OPENING - 2, OPENING + 6):
+                hidden[dtype, length] = learner.read(rows[:, :length], [], [])
+    for length in (OPENING - 2, OPENING + 6):
+        exact, rounded = hidden[torch.float32, length], hidden[torch.bfloat16, length].float()
+        off = (rounded - exact).abs() - 1e-5 > 2**-8 * exact.abs()  # by more than one rounding
+        assert not off[:, :OPENING].any()
+        assert off[:, OPENING:].any() == (length > OPENING)
+        torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.05)
 
 
 def test_first_tokens_are_not_scored():

@@ -107,7 +107,8 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     activations = (
         training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
-    activations += _encoding(plan, cell, device)
+    if plan.config["methods"][cell.method]["kind"] in ("prompt", "lora"):
+        activations += _float32_layers(plan, cell, device)
     memory = LIBRARIES + _weights(p, device, copies=2) + activations
     return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
 
@@ -216,9 +217,13 @@ def width(parameters: float) -> float:
 
 
 def _encoding(plan: Plan, cell: Cell, device: dict) -> float:
-    """Bytes of the float32 layers in which the soft prompts of a bf16 model are encoded (prompt_bank.encode)."""
+    """Bytes of the float32 layers through which a bf16 model's soft prompts pass (prompt_bank.exact_pass)."""
     kinds = {plan.config["methods"][each.method]["kind"] for each in (cell, *plan.members(cell))}
-    return 4 * _parameters(plan, cell.model) if device["bytes"] < 4 and kinds & {"prompt", "text"} else 0
+    return _float32_layers(plan, cell, device) if kinds & {"prompt", "text"} else 0
+
+
+def _float32_layers(plan: Plan, cell: Cell, device: dict) -> float:
+    return 4 * _parameters(plan, cell.model) if device["bytes"] < 4 else 0
 
 
 def _weights(parameters: float, device: dict, copies: int) -> float:

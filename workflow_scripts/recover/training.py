@@ -28,11 +28,14 @@ from workflow_scripts.linear import PackedLinears
 from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
 from workflow_scripts.recover.attention import causal_attention
-from workflow_scripts.recover.prompt_bank import encode, expanded_cache
+from workflow_scripts.recover.prompt_bank import encode, exact_pass, expanded_cache
 from workflow_scripts.sources.models import most_positions
 
 CURVE_POINTS = 500
 PROGRESS_SECONDS = 10
+# First tokens of a window that LoRA reads in float32 where the model is in bfloat16: on SmolLM2-135M the cosine of its
+# gradient to the exact one is 0.88 without, 0.72 with one, 0.9995 with two and more.
+OPENING = 8
 
 
 class TrainingError(RuntimeError):
@@ -109,6 +112,16 @@ class Learner:
                 input_ids=rows, past_key_values=cache, use_cache=cache is not None
             ).last_hidden_state
 
+    def read(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        """`hidden` with packed weights; LoRA in bfloat16 reads the first OPENING tokens in float32."""
+        opening = []
+        if not keys and self.model.dtype == torch.bfloat16:
+            embedded = self.model.get_input_embeddings()(rows[:, :OPENING])
+            first, keys, values = exact_pass(self.model, embedded)
+            opening, rows = [first], rows[:, OPENING:]
+        with self.linears.in_use(), self.added():
+            return torch.cat([*opening, self.hidden(rows, keys, values)], dim=1) if rows.numel() else first
+
     def accumulate(self, rows: Tensor, micro_batch: int) -> float:
         """Add the gradient of the mean loss over rows (B, T) to the parameters; returns that loss.
 
@@ -119,8 +132,8 @@ class Learner:
         scored = rows[:, 1:].numel()
         total = 0.0
         for part in rows.split(micro_batch):
-            with self.linears.in_use(), self.added():
-                hidden = self.hidden(part, leaves[: len(keys)], leaves[len(keys) :])
+            hidden = self.read(part, leaves[: len(keys)], leaves[len(keys) :])
+            with self.linears.in_use():
                 loss = linear_cross_entropy(hidden[:, :-1], self.head, part[:, 1:]) / scored
             loss.backward()
             total += loss.item()
