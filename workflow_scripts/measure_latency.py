@@ -38,7 +38,7 @@ def main(
         }
         with tempfile.TemporaryDirectory() as folder:
             made = variants(base, load_tokenizer(model), methods, Path(folder), batch, sequence)
-            rows = measure(made, target, generate, repeats)
+            rows = measure(made, methods, target, generate, repeats)
         record = {
             "place": place,
             "shape": shape,

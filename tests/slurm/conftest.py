@@ -26,6 +26,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slurm)
 
 
+def _hear_ctrl_c() -> None:
+    """As in a terminal; what a shell starts in the background ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class ClusterCheckout(Checkout):
     """A folder with the product, a configuration, a site file, and runs that are started in the background."""
 
@@ -52,7 +57,7 @@ class ClusterCheckout(Checkout):
         with (self.folder / "run.txt").open("a") as log:
             return subprocess.Popen(
                 command or self.command(*arguments), cwd=self.folder, env=environment, stdout=log, stderr=log,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=_hear_ctrl_c,
             )  # fmt: skip
 
     def run(self, *arguments: str, command: list[str] | None = None, seconds: float = 900) -> str:

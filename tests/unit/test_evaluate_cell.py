@@ -241,6 +241,15 @@ def test_latency_measures_every_variant(project, tmp_path):
         for interval in (row["prefill"], row["prefill_ratio"], row["token"], row["token_ratio"]):
             assert 0 < interval["low"] <= interval["median"] <= interval["high"]
     assert rows[0]["prefill_ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert [set(row.get("cached_ratio", ())) for row in rows] == [set()] * 6 + [{"prompt-5", "prompt-7"}] + [
+        set()
+    ] * 3
+    idp, cached = rows[6], {row["method"]: row for row in rows if row["variant"] == "prompt_cached"}
+    for member, ratio in idp[
+        "cached_ratio"
+    ].items():  # paired ratios lie between the extremes of the unpaired ones
+        assert idp["prefill"]["low"] / cached[member]["prefill"]["high"] <= ratio["median"]
+        assert ratio["median"] <= idp["prefill"]["high"] / cached[member]["prefill"]["low"]
 
 
 def test_bf16_body_has_a_float32_head(project, tmp_path):

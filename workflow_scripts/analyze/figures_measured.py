@@ -155,6 +155,13 @@ def latency(data: FigureData, title: str) -> Figure:
     note = (
         f"Medians with 95 % intervals; × is the ratio to no method, paired within rounds. Device: {devices}."
     )
+    note += "".join(
+        f" {entry['method']} on {record['place']['compressor']}: ×{value['median']:.3f} "
+        f"[{value['low']:.3f}, {value['high']:.3f}] of {member} cached."
+        for record in data.latencies
+        for entry in record["latencies"]
+        for member, value in entry.get("cached_ratio", {}).items()
+    )
     return finish(figure, data, "latency", [note, *_lacking(data, "latency", data.latencies)])
 
 

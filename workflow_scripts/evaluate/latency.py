@@ -157,8 +157,13 @@ def variants(
     return made
 
 
-def measure(made: dict[tuple, Prefill], device: torch.device, generate: int, repeats: int) -> list[dict]:
-    """Per variant: seconds of the prefill and per generated token, and ratios to `none` paired within rounds."""
+def measure(
+    made: dict[tuple, Prefill], methods: dict[str, dict], device: torch.device, generate: int, repeats: int
+) -> list[dict]:
+    """Per variant: seconds of the prefill and per generated token, and ratios to `none` paired within rounds.
+
+    IDP also has `cached_ratio`: its prefill to that of each member's cached prompt alone, likewise paired.
+    """
     prefill = rounds(made, device, repeats)
     states = {}
 
@@ -172,6 +177,20 @@ def measure(made: dict[tuple, Prefill], device: torch.device, generate: int, rep
             token[name].append(timed(partial(step, name), device) / generate)
             states.clear()
     base = ("none", "none")
+
+    def over_cached(name) -> dict:
+        if name[1] != "idp":
+            return {}
+        cached = {
+            member["adapter"]: (member["adapter"], "prompt_cached") for member in methods[name[0]]["members"]
+        }
+        return {
+            "cached_ratio": {
+                member: median_interval(ratios(prefill[name], prefill[alone]))
+                for member, alone in cached.items()
+            }
+        }
+
     return [
         {
             "method": name[0],
@@ -180,6 +199,7 @@ def measure(made: dict[tuple, Prefill], device: torch.device, generate: int, rep
             "prefill_ratio": median_interval(ratios(prefill[name], prefill[base])),
             "token": median_interval(token[name]) if generate else None,
             "token_ratio": median_interval(ratios(token[name], token[base])) if generate else None,
+            **over_cached(name),
         }
         for name in made
     ]  # fmt: skip
