@@ -1,5 +1,7 @@
 """The fast loop's gradients are those of PEFT's own forward pass and plain autograd, however a step is cut up."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -141,6 +143,30 @@ def test_lora_in_bfloat16_reads_the_first_tokens_in_float32(family):
         assert not off[:, :OPENING].any()
         assert off[:, OPENING:].any() == (length > OPENING)
         torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.05)
+
+
+def test_the_pass_in_float32_holds_one_copy_at_a_time_and_leaves_the_weights(monkeypatch):
+    """Also in its backward pass, and after an error inside."""
+    model = FAMILIES["llama"]().to(torch.bfloat16)
+    before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    alive, most, real = weakref.WeakSet(), [0], torch.Tensor.float
+
+    def counted(tensor):
+        copy = real(tensor)
+        if isinstance(tensor, nn.Parameter):
+            alive.add(copy)
+            most[0] = max(most[0], len(alive))
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "float", counted)
+    prompt = torch.randn(6, 32, requires_grad=True)
+    keys, values = encode(model, prompt)
+    assert most[0] == 1 and not alive
+    sum((states * states).sum() for states in (*keys, *values)).backward()
+    assert prompt.grad.abs().max() > 0
+    with pytest.raises(RuntimeError):
+        encode(model, torch.randn(6, 31))
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
 
 
 def test_first_tokens_are_not_scored():

@@ -107,8 +107,6 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     activations = (
         training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
-    if plan.config["methods"][cell.method]["kind"] in ("prompt", "lora"):
-        activations += _float32_layers(plan, cell, device)
     memory = LIBRARIES + _weights(p, device, copies=2) + activations
     return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
 
@@ -127,7 +125,7 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     tokens += VOCABULARY * len(text["corpora"]) * (text["windows"] or 160) * text["length"]
     seconds = 2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"]
     seconds += _loading(p, device) + device["harness"]
-    activations = max(16 * text["length"] * width(p) * 40 * device["bytes"], _encoding(plan, cell, device))
+    activations = 16 * text["length"] * width(p) * 40 * device["bytes"]
     memory = LIBRARIES + _weights(p, device, copies=1) + activations
     return Cost("evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, memory)
 
@@ -214,16 +212,6 @@ def _parameters(plan: Plan, model: str) -> float:
 def width(parameters: float) -> float:
     """Hidden size of a decoder of LAYERS layers with 12 d^2 parameters each."""
     return math.sqrt(parameters / (12 * LAYERS))
-
-
-def _encoding(plan: Plan, cell: Cell, device: dict) -> float:
-    """Bytes of the float32 layers through which a bf16 model's soft prompts pass (prompt_bank.exact_pass)."""
-    kinds = {plan.config["methods"][each.method]["kind"] for each in (cell, *plan.members(cell))}
-    return _float32_layers(plan, cell, device) if kinds & {"prompt", "text"} else 0
-
-
-def _float32_layers(plan: Plan, cell: Cell, device: dict) -> float:
-    return 4 * _parameters(plan, cell.model) if device["bytes"] < 4 else 0
 
 
 def _weights(parameters: float, device: dict, copies: int) -> float:
