@@ -45,10 +45,15 @@ def planned(plan: Plan, grid: str) -> list[Work]:
     return works
 
 
+def values_of(work: Work) -> list[str]:
+    """A job's wildcards but the grid, in their order; the seed, where there is one, comes last."""
+    *names, last = work.name.split("/")
+    return [*names, last if work.rule.startswith("compress") else last.removeprefix("seed-")]
+
+
 def comment_of(grid: str, work: Work) -> str:
     """What Snakemake's SLURM executor writes as a job's comment: the rule and its wildcards in their order."""
-    parts = work.name.replace("/seed-", "/").split("/")
-    return f"rule_{work.rule}_wildcards_{'_'.join([grid, *parts])}"
+    return f"rule_{work.rule}_wildcards_{'_'.join([grid, *values_of(work)])}"
 
 
 def state(grid: str, work: Work, queue: dict[str, slurm.Job]) -> tuple[str, str]:

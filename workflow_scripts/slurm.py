@@ -64,6 +64,15 @@ def jobs_of_folder(folder: Path | None = None) -> list[Job]:
     ]
 
 
+def states_of(name: str) -> dict[str, str]:
+    """State -> reason of the jobs in the queue that have this name; empty where there is none or nobody answers."""
+    try:
+        lines = ask("squeue", "--noheader", f"--name={name}", "--format=%T|%r").splitlines()
+    except SlurmError:
+        return {}
+    return dict(line.split("|", 1) for line in lines)
+
+
 def cancel(jobs: list[Job], seconds: float = 120) -> None:
     """Cancel jobs and wait until they are gone, so that none writes beside its successor; SlurmError if they stay."""
     ids = {job.id for job in jobs}

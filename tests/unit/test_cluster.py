@@ -11,7 +11,7 @@ from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.cluster import Requests, read_site
 from workflow_scripts.config import load
 from workflow_scripts.grid import Plan, plan_of
-from workflow_scripts.grid_status import comment_of, planned
+from workflow_scripts.grid_status import Work, comment_of, planned
 from workflow_scripts.slurm import minutes
 
 ROOT = Path(__file__).parents[2]
@@ -184,4 +184,6 @@ def test_a_job_in_the_queue_is_known_by_its_comment(plan):
     assert [comment_of("bench", work) for work in latency] == [
         "rule_measure_latency_wildcards_bench_smollm2-135m_dense_none_0"
     ]
+    odd = Work("measure_latency", "seed-m/seed-c/none/seed-0", "", "", "", "")
+    assert comment_of("bench", odd) == "rule_measure_latency_wildcards_bench_seed-m_seed-c_none_0"
     assert latency[0].log == "logs/bench/measure_latency/smollm2-135m/dense/none/seed-0.log"

@@ -209,6 +209,18 @@ def test_hub_model_that_is_not_cached_says_so(tmp_path, hub_cache):
         )
 
 
+def test_a_refused_connection_says_what_to_do():
+    import httpx2
+
+    from workflow_scripts.sources import hub
+
+    with (
+        pytest.raises(ArtifactError, match="own/er@main: .* the hub can't be reached"),
+        hub._explained("own/er@main"),
+    ):
+        raise httpx2.ConnectError("Connection refused")
+
+
 # --------------------------------------------------------------------------------------------- GGUF
 
 
