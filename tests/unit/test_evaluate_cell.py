@@ -12,7 +12,7 @@ import torch
 from tests import tiny
 from tests.equivalence import scorer_folders, scorer_models
 from workflow_scripts import artifacts, evaluate_cell, measure_latency, measure_similarity
-from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.artifacts import ArtifactError, write_json
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
@@ -159,7 +159,7 @@ def test_adapters_of_other_weights_are_refused(project, tmp_path):
     for file in project["prompt-5"].iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     record = json.loads((other / "training.json").read_text())
-    (other / "training.json").write_text(json.dumps(record | {"base_sha256": "0" * 64, "manifest": {}}))
+    write_json(other / "training.json", record | {"base_sha256": "0" * 64})
     with pytest.raises(ArtifactError, match="was trained on weights 000000000000"):
         run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
 

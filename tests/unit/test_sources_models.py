@@ -215,7 +215,7 @@ def test_a_refused_connection_says_what_to_do():
     from workflow_scripts.sources import hub
 
     with (
-        pytest.raises(ArtifactError, match="own/er@main: .* the hub can't be reached"),
+        pytest.raises(ArtifactError, match=r"own/er@main: .* the hub can't be reached"),
         hub._explained("own/er@main"),
     ):
         raise httpx2.ConnectError("Connection refused")
