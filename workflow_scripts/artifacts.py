@@ -279,6 +279,11 @@ def held_by(artifact) -> str | None:
     return None
 
 
+def held_since(artifact) -> float | None:
+    """When who writes an artefact just now began (time.time() of the lock's file system); None if nobody does."""
+    return _lock(artifact).stat().st_mtime if held_by(artifact) else None
+
+
 def _lock_within(seconds: float, handle) -> None:
     """Lock an open file exclusively; BlockingIOError where somebody else holds it all the time."""
     deadline = time.monotonic() + seconds

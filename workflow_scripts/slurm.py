@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PREFIX = "displaced"  # slurm-jobname-prefix of profiles/slurm: a job's name is <prefix>_<id of the run>
+# Of the executor, of jobs that did not end well: <rule>/<wildcards>/<job>.log.
+LOGS = Path(".snakemake/slurm_logs")
 SECONDS = 60
 OPTIONS = {
     "slurm_account": "account", "slurm_partition": "partition", "constraint": "constraint", "qos": "qos",
@@ -38,7 +40,7 @@ def available() -> bool:
 
 def submitted_here() -> bool:
     """Whether a run on a cluster has ever submitted jobs from this folder (its executor keeps logs there)."""
-    return Path(".snakemake/slurm_logs").exists()
+    return LOGS.exists()
 
 
 def ask(*command: str) -> str:
