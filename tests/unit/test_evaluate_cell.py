@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.equivalence import scorer_folders, scorer_models
@@ -161,6 +163,17 @@ def test_adapters_of_other_weights_are_refused(project, tmp_path):
     record = json.loads((other / "training.json").read_text())
     write_json(other / "training.json", record | {"base_sha256": "0" * 64})
     with pytest.raises(ArtifactError, match="was trained on weights 000000000000"):
+        run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
+
+
+def test_an_adapter_that_is_valid_but_another_is_refused(project, tmp_path):
+    other = tmp_path / "adapter"
+    shutil.copytree(project["prompt-5"], other)
+    weights = load_file(other / "adapter_model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, other / "adapter_model.safetensors")
+    with pytest.raises(
+        ArtifactError, match=r"adapter_model\.safetensors: not the file that training\.json describes"
+    ):
         run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
 
 
