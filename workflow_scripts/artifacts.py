@@ -160,7 +160,8 @@ def check(value, schema: str, name) -> None:
         raise ArtifactError(f"{name}: {error.json_path}: {error.message} (schema: {schema})")
 
 
-def _non_finite(value, key="$"):
+def non_finite(value, key="$") -> str | None:
+    """JSON path of a number in `value` that is NaN or infinite; None where all are finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return key
     if isinstance(value, dict):
@@ -169,7 +170,7 @@ def _non_finite(value, key="$"):
         children = ((f"{key}[{index}]", child) for index, child in enumerate(value))
     else:
         return None
-    return next((bad for name, child in children if (bad := _non_finite(child, name))), None)
+    return next((bad for name, child in children if (bad := non_finite(child, name))), None)
 
 
 def _content_sha256(value: dict) -> str:
@@ -183,7 +184,7 @@ def write_json(path, value, schema: str | None = None) -> None:
 
     An artefact with a manifest is sealed: `manifest.content_sha256` is the digest of everything else.
     """
-    if bad := _non_finite(value):
+    if bad := non_finite(value):
         raise ArtifactError(f"{path}: {bad}: not a finite number; nothing was written")
     if isinstance(value, dict) and isinstance(value.get("manifest"), dict):
         plain = json.loads(json.dumps(value))

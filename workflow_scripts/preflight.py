@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import math
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -162,6 +164,7 @@ def check_cluster(plan: Plan, grid: str, site: dict, say: Findings) -> None:
             say.bad(f"{key}: {error}", f"correct `{key}` in {SITE}; sinfo lists the partitions")
         else:
             say.good(f"{key}: {found['PartitionName']}, at most {found.get('MaxTime')} a job")
+    _check_attempts(plan, grid, site, say)
     _check_requests(plan, grid, site, say)
 
 
@@ -212,6 +215,47 @@ def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
             say.bad(f"{what}: {why}", f"correct {SITE}, or ask for what the partition has")
         else:
             say.good(what)
+
+
+def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
+    """Whether attempts after the first could start, and whether they are enough for the longest job of every rule."""
+    requests, attempts = Requests(plan, site), 1 + yaml.safe_load(PROFILE.read_text())["retries"]
+    try:
+        longest = slurm.minutes(slurm.limits(site["partition"]).get("MaxTime", "UNLIMITED")) / 60
+        largest = slurm.largest_memory(site["partition"])
+    except slurm.SlurmError:
+        return  # what is wrong with the partition was said
+    memory, needed = Counter(), Counter()
+    for work in planned(plan, grid):
+        wildcards = wildcards_of(grid, work)
+        needed[work.rule] = max(needed[work.rule], requests.attempts(work.rule, wildcards))
+        if (
+            requests.mem_mb(work.rule, wildcards, 1) <= largest
+        ):  # SLURM itself refuses what is larger from the start
+            most = requests.mem_mb(work.rule, wildcards, attempts)
+            memory[work.rule] = max(memory[work.rule], most)
+    if site["max_hours"] > longest:
+        say.bad(
+            f"max_hours: {site['max_hours']:g} exceed the {longest:g} that the partition gives: a later attempt "
+            "would wait for ever", f"set max_hours: {longest:g} in {SITE}",
+        )  # fmt: skip
+    for rule, most in memory.items():
+        if most > largest:
+            say.bad(
+                f"{rule}: attempt {attempts} would ask for {most} MB, the largest node has {largest} MB",
+                f"set max_memory_gb: {largest // 1000} in {SITE}",
+            )
+    for rule, count in needed.items():
+        if math.isinf(count):
+            say.bad(
+                f"{rule}: takes longer than max_hours: {site['max_hours']:g}, and starts over in each attempt",
+                f"choose a partition with a longer limit or a faster `device` in {SITE}",
+            )
+        elif count > attempts:
+            say.bad(
+                f"{rule}: takes about {count} attempts of {site['max_hours']:g} hours, the profile gives {attempts}",
+                f"run snakemake --profile slurm --retries {count - 1}, or set `retries` in profiles/slurm/config.yaml",
+            )
 
 
 def reading_request() -> dict:

@@ -87,12 +87,25 @@ def cancel(jobs: list[Job], seconds: float = 120) -> None:
 
 
 def limits(partition: str | None) -> dict[str, str]:
-    """Settings of a partition (the default one for None), as `scontrol show partition` names them."""
+    """Settings of a partition (the default one for None), as `scontrol show partition` names them.
+
+    Of several ("a,b"), of which SLURM takes any that can run a job: of the one that gives the longest time.
+    """
+    if partition and "," in partition:
+        each = map(limits, partition.split(","))
+        return max(each, key=lambda found: minutes(found.get("MaxTime", "UNLIMITED")))
     for block in ask("scontrol", "show", "partition", *([partition] if partition else [])).split("\n\n"):
         settings = dict(re.findall(r"(\w+)=(\S+)", block))
         if partition or settings.get("Default") == "YES":
             return settings
     raise SlurmError("scontrol: the cluster has no default partition; name one in the site file")
+
+
+def largest_memory(partition: str | None) -> int:
+    """Memory (MB) of the largest node of a partition (or of several, "a,b")."""
+    name = partition or limits(None)["PartitionName"]
+    sizes = ask("sinfo", "--noheader", "--Node", f"--partition={name}", "--format=%m").split()
+    return max((int(size.rstrip("+")) for size in sizes), default=0)
 
 
 def minutes(text: str) -> float:

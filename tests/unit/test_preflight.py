@@ -8,14 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from workflow_scripts import preflight
 from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.cluster import read_site
+from workflow_scripts.grid import plan_of
 from workflow_scripts.preflight import SIZE, Findings, reading_request, reads_whole, replaced, tries_lock
-from workflow_scripts.slurm import PREFIX, REQUEST
+from workflow_scripts.slurm import PREFIX, REQUEST, SlurmError, limits
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_file_that_is_renamed_into_place_is_seen_whole(tmp_path):
@@ -153,3 +157,46 @@ def test_a_hub_that_cannot_be_reached_is_a_finding(monkeypatch):
 
     monkeypatch.setattr(HfApi, "model_info", refused)
     assert preflight._reach_hub() == "[Errno 111] Connection refused"
+
+
+PARTITION = 'case "$3" in gpu) t=12:00:00 ;; gpu2) t=1-00:00:00 ;; *) exit 1 ;; esac; echo PartitionName=$3 MaxTime=$t'
+
+
+def test_of_several_partitions_the_longest_time_counts(commands):
+    commands("scontrol", PARTITION)
+    assert limits("gpu")["MaxTime"] == "12:00:00"
+    assert limits("gpu,gpu2") == {"PartitionName": "gpu2", "MaxTime": "1-00:00:00"}
+    with pytest.raises(SlurmError, match="scontrol"):
+        limits("gpu,gone")
+
+
+def test_later_attempts_that_could_never_start_or_end_are_named(commands, tmp_path, capsys):
+    plan = plan_of([ROOT / "config.yaml"], "paper")
+    commands("scontrol", PARTITION)
+    commands("sinfo", "echo '128000+'; echo 64000")
+    commands("sbatch", "")
+
+    def said(**changed) -> list[str]:
+        site = read_site(tmp_path / "none") | {"partition": "gpu", "max_hours": 12} | changed
+        preflight._check_attempts(plan, "paper", site, Findings())
+        return capsys.readouterr().out.splitlines()
+
+    [line, advice] = said(max_memory_gb=128, max_hours=24)
+    assert "max_hours: 24 exceed the 12 that the partition gives" in line and "max_hours: 12 in" in advice
+    assert said(max_memory_gb=128) == []
+    memory = said()
+    assert any(
+        "measure_similarity: attempt 3 would ask for" in line and "has 128000 MB" in line for line in memory
+    )
+    assert {line for line in memory if line.startswith("      ->")} == {
+        "      -> set max_memory_gb: 128 in profiles/slurm/site.yaml"
+    }
+    short = said(max_memory_gb=128, max_hours=0.5)
+    assert any(
+        "train_adapter: takes about 7 attempts of 0.5 hours, the profile gives 3" in line for line in short
+    )
+    assert any("--retries 6" in line for line in short)
+    shorter = said(max_memory_gb=128, max_hours=0.02)
+    assert any(
+        "measure_similarity: takes longer than max_hours: 0.02, and starts over" in line for line in shorter
+    )
