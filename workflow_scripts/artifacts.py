@@ -280,9 +280,10 @@ def held_by(artifact) -> str | None:
     return None
 
 
-def held_since(artifact) -> float | None:
-    """When who writes an artefact just now began (time.time() of the lock's file system); None if nobody does."""
-    return _lock(artifact).stat().st_mtime if held_by(artifact) else None
+def last_held(artifact) -> float | None:
+    """When the latest writer of an artefact began (time.time() of the lock's file system); None if there was none."""
+    lock = _lock(artifact)
+    return lock.stat().st_mtime if lock.exists() else None
 
 
 def _lock_within(seconds: float, handle) -> None:

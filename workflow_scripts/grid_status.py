@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from workflow_scripts import runs, slurm
 from workflow_scripts.analyze.forecast import Cost, compare, forecast, job_of
-from workflow_scripts.artifacts import AGAIN, ArtifactError, held_by, held_since, read_json
+from workflow_scripts.artifacts import AGAIN, ArtifactError, held_by, last_held, read_json
 from workflow_scripts.cluster import SITE, read_site
 from workflow_scripts.config import ConfigError
 from workflow_scripts.grid import Plan, grid_arguments, plan_of
@@ -93,7 +93,7 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
 
 def _not_made(grid: str, work: Work, started: float | None) -> Found:
     """A job without a result, by its log: one that finished was deleted; one that began before this run is tried
-    again in it; any other that says nothing of an error is at its start while a run is on, and was killed else."""
+    again in it; one that has not yet taken its lock in this run is at its start; any other failed, or was killed."""
     log = Path(work.log)
     if not log.exists():
         return Found("waiting")
@@ -101,12 +101,11 @@ def _not_made(grid: str, work: Work, started: float | None) -> Found:
     if FINISHED in text.splitlines():
         return Found("waiting", "it was made, and deleted")
     told = "Traceback (most recent call last)" in text
-    if started is not None and log.stat().st_mtime >= started and not told:
+    earlier = started is not None and log.stat().st_mtime < started
+    if started is not None and not earlier and not told and (last_held(work.writes) or 0) < started:
         return Found("running", "starts")
     reason = last_line(text) if told else f"stopped without a message (killed?){_slurms_word(grid, work)}"
-    if started is not None and log.stat().st_mtime < started:
-        return Found("waiting", f"failed in an earlier run: {reason}")
-    return Found("failed", reason)
+    return Found("waiting", f"failed in an earlier run: {reason}") if earlier else Found("failed", reason)
 
 
 def last_line(text: str) -> str:
@@ -146,7 +145,7 @@ def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> 
         print(error, file=sys.stderr)
         return 1
     works = planned(plan, grid)
-    started = held_since(runs.RESULTS)
+    started = last_held(runs.RESULTS) if held_by(runs.RESULTS) else None
     found = {work: state(grid, work, queue, started) for work in works}
     print(f"{'':<20}{'jobs':>6}" + "".join(f"{name:>9}" for name in STATES))
     for rule in dict.fromkeys(work.rule for work in works):

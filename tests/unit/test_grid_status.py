@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts.analyze.forecast import Cost
-from workflow_scripts.artifacts import hold, write_json
-from workflow_scripts.grid_status import Found, Work, held_since, seconds_left, state
+from workflow_scripts.artifacts import hold, last_held, write_json
+from workflow_scripts.grid_status import Found, Work, seconds_left, state
 from workflow_scripts.job import FINISHED, job
 from workflow_scripts.slurm import Job
 
@@ -85,8 +85,7 @@ def test_a_deleted_result_is_waiting_and_an_error_is_failed():
 def test_a_run_that_is_on_tries_again_what_failed_before_it():
     log(FAILED, age=100)
     with hold("results"):
-        started = held_since("results")
-        assert started is not None
+        started = last_held("results")
         assert state("tiny", WORK, {}, started) == Found(
             "waiting", "failed in an earlier run: ValueError: no such thing"
         )
@@ -94,7 +93,15 @@ def test_a_run_that_is_on_tries_again_what_failed_before_it():
         assert state("tiny", WORK, {}, started) == Found("running", "starts")
         log(FAILED, age=-1)
         assert state("tiny", WORK, {}, started) == Found("failed", "ValueError: no such thing")
-    assert held_since("results") is None
+
+
+def test_a_job_that_is_killed_in_a_run_that_goes_on_does_not_start_for_ever():
+    with hold("results"):
+        with hold(RESULT):
+            log(KILLED)
+        assert state("tiny", WORK, {}, last_held("results")) == Found(
+            "failed", "stopped without a message (killed?)"
+        )
 
 
 def test_a_killed_job_is_not_given_its_last_line_as_the_reason():
