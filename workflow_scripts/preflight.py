@@ -287,7 +287,7 @@ def check_nodes(site: dict, say: Findings) -> None:
             first = _test_job(folder, site, [])
         except Untried as waits:
             say.untried(
-                f"the test job was {waits} after {MINUTES} minutes and was taken back: no node was tried",
+                f"no node was tried: the test job was {waits}",
                 "run preflight again when the queue is shorter (squeue --start)",
             )
             return
@@ -296,15 +296,15 @@ def check_nodes(site: dict, say: Findings) -> None:
             return
         try:
             second = _test_job(folder, site, [f"--exclude={first['node']}"])
-        except (Untried, ArtifactError):
-            second = None
+        except (Untried, ArtifactError) as error:
+            second, why = None, str(error)
     gpus = len(first["gpus"]) or (
         f"CUDA_VISIBLE_DEVICES={first['assigned']}, but PyTorch sees none" if first["assigned"] else 0
     )
     if site["hardware"]["gpu"] and not first["gpus"]:
         say.bad(
             f"GPU on {first['node']}: {gpus}",
-            "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would run on the CPU",
+            "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would stop there",
         )
     else:
         say.good(f"GPU on {first['node']}: {', '.join(first['gpus']) or 'none asked for'}")
@@ -327,13 +327,13 @@ def check_nodes(site: dict, say: Findings) -> None:
         if found["lock_excludes"]:
             say.good(f"locks are seen on {found['node']}")
         else:
-            why = f": {found['lock_error']}" if found["lock_error"] else ""
+            reason = f": {found['lock_error']}" if found["lock_error"] else ""
             say.bad(
-                f"{found['node']} does not see this node's file locks{why}",
+                f"{found['node']} does not see this node's file locks{reason}",
                 "mount it with flock (Lustre: -o flock; NFS: version 4), or two writers don't notice each other",
             )  # fmt: skip
     if second is None:
-        say.good("a second node was not tried: the partition has no other free one")
+        say.good(f"a second node was not tried: {why}")
     elif f"{first['node']}.json" in second["seen"]:
         say.good(f"{second['node']} sees what {first['node']} wrote")
     else:
@@ -364,7 +364,7 @@ def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
     except subprocess.TimeoutExpired:
         states = slurm.states_of(name)
         if "PENDING" in states:
-            raise Untried(f"queued ({states['PENDING']})") from None
+            raise Untried(f"queued ({states['PENDING']}) for {MINUTES:g} minutes and taken back") from None
         raise ArtifactError(f"it took more than {MINUTES} minutes") from None
     except OSError as error:
         raise ArtifactError(str(error)) from error

@@ -104,7 +104,7 @@ def commands(tmp_path, monkeypatch):
     [
         (
             "PENDING|Priority",
-            "?     the test job was queued (Priority) after 0.01 minutes and was taken back",
+            "?     no node was tried: the test job was queued (Priority) for 0.01 minutes and taken back",
         ),
         ("RUNNING|None", "BAD   the test job did not run: it took more than 0.01 minutes"),
     ],
