@@ -48,10 +48,9 @@ def read_site(path: Path = SITE) -> dict:
         raise ArtifactError(f"{path}: can't be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8 among them
         raise ArtifactError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if clock := re.search(r"^(max_hours|time_factor) *: *(\d+:[\d:]+)", text, re.MULTILINE):
-        key, value = clock.groups()
+    if clock := re.search(r"^max_hours *: *(\d+:[\d:]+)", text, re.MULTILINE):
         raise ArtifactError(
-            f"{path}: $.{key}: {value} is a number of minutes in YAML; write hours as 24 or 0.5"
+            f"{path}: $.max_hours: {clock[1]} is a number of minutes in YAML; write hours as 24 or 0.5"
         )
     if key := non_finite(found):
         raise ArtifactError(f"{path}: {key}: not a finite number")
