@@ -261,9 +261,10 @@ def _work(artifact) -> Path:
 def _lock(artifact) -> Path:
     """The lock of an artefact: of one in results/ or resources/ in that folder itself, wherever it really lies, so
     that clones which share it see each other's writers."""
-    path = Path(os.path.abspath(artifact))
-    top, *names = path.relative_to(Path.cwd()).parts if path.is_relative_to(Path.cwd()) else ("",)
-    if top in SHARED:
+    path, here = Path(os.path.abspath(artifact)), Path.cwd()
+    parts = path.relative_to(here).parts if path.is_relative_to(here) else ()
+    if parts and parts[0] in SHARED:
+        top, *names = parts
         return Path(os.path.realpath(top), ".locks", *names[:-1], f"{names[-1] if names else ''}.lock")
     return _work(artifact).with_name(_work(artifact).name + ".lock")
 

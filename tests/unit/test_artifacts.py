@@ -123,6 +123,22 @@ def test_a_second_writer_is_told_who_writes(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("artefact", "lock"),
+    [
+        (".", "work.lock"),
+        ("x", "work/x.lock"),
+        ("deep/x", "work/deep/x.lock"),
+        ("/else/x", "work/else/x.lock"),
+    ],
+)
+def test_the_lock_of_what_lies_in_no_shared_folder_is_in_work(tmp_path, monkeypatch, artefact, lock):
+    monkeypatch.chdir(tmp_path)
+    with artifacts.hold(artefact):
+        assert artifacts.held_by(artefact)
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.lock")] == [lock]
+
+
 def _look(path, looked, seconds):
     """As `make status` does, in a loop."""
     deadline = time.monotonic() + seconds
