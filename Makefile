@@ -70,9 +70,10 @@ $(VENV)-optimum/installed: envs/torch-cpu.txt envs/optimum.lock
 	@$(OPTIMUM) -r envs/optimum.lock
 	@touch $@
 
-audit: ## known vulnerabilities of the locked libraries (pip-audit, in an environment of its own)
+audit: ## known vulnerabilities of the libraries in every envs/*.lock (pip-audit, in an environment of its own)
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
-	.venv-audit/bin/pip-audit --requirement envs/cpu.lock --no-deps --disable-pip
+	@status=0; for lock in envs/*.lock; do echo "$$lock"; \
+	.venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip || status=1; done; exit $$status
 
 archive: $(VENV)/installed ## pack a grid: make archive GRID=bench [OUT=reports/bench] [SMALL=1]
 	@$(BIN)/python -m workflow_scripts.archive_grid --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small)

@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 
 from workflow_scripts.analyze.results import read_samples
+from workflow_scripts.device import default_device
 from workflow_scripts.evaluate.cell import evaluate_task
-from workflow_scripts.evaluate.loading import CALIBRATION_CONTEXTS, CellFiles, default_device, load_cell
+from workflow_scripts.evaluate.loading import CALIBRATION_CONTEXTS, CellFiles, load_cell
 from workflow_scripts.evaluate.scorer import Answer, Scorer
 from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.explain import parse

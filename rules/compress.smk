@@ -45,7 +45,7 @@ rule compress_optimum:
         "../envs/conda.yaml"
     threads: lambda wildcards: REQUESTS.threads(wildcards.model)
     resources:
-        **model_job("compress_model"),
+        **model_job("compress_optimum"),
     params:
         args=lambda wildcards: PLAN.compress(**wildcards),
     message:

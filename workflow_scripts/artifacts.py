@@ -15,7 +15,6 @@ import re
 import resource
 import shutil
 import socket
-import struct
 import time
 import uuid
 from contextlib import contextmanager
@@ -27,6 +26,9 @@ import yaml
 PACKAGE = Path(__file__).resolve().parent
 SCHEMAS = PACKAGE / "schemas"
 WORK = Path("work")
+SHARED = ("results", "resources")  # folders that may be links, so that several clones work in one
+PATIENCE = 1.0  # seconds until a lock counts as another writer's: who only looks at it holds it for a moment
+AGAIN = "delete it and it will be computed again"
 RECORDED_LIBRARIES = (
     "torch", "transformers", "peft", "lm_eval", "datasets", "tokenizers", "safetensors",
     "numpy", "scipy", "pandas", "pyarrow", "snakemake",
@@ -47,11 +49,23 @@ def sha256_file(path) -> str:
 
 
 def safetensors_header(path) -> tuple[dict, int]:
-    """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin."""
+    """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin.
+
+    Raises ArtifactError where the header, or the data that it promises, is not in the file.
+    """
+    size = os.path.getsize(path)
     with open(path, "rb") as handle:
-        length = struct.unpack("<Q", handle.read(8))[0]
-        header = json.loads(handle.read(length))
-    header.pop("__metadata__", None)
+        length = int.from_bytes(handle.read(8), "little")
+        try:
+            if size < 8 + length:
+                raise ValueError(f"a header of {length} bytes in {size}")
+            header = json.loads(handle.read(length))
+            header.pop("__metadata__", None)
+            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if size < end:
+                raise ValueError(f"{size} bytes of {end}")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{path}: cut short, or no safetensors file ({error})") from error
     return header, 8 + length
 
 
@@ -146,7 +160,8 @@ def check(value, schema: str, name) -> None:
         raise ArtifactError(f"{name}: {error.json_path}: {error.message} (schema: {schema})")
 
 
-def _non_finite(value, key="$"):
+def non_finite(value, key="$") -> str | None:
+    """JSON path of a number in `value` that is NaN or infinite; None where all are finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return key
     if isinstance(value, dict):
@@ -155,7 +170,7 @@ def _non_finite(value, key="$"):
         children = ((f"{key}[{index}]", child) for index, child in enumerate(value))
     else:
         return None
-    return next((bad for name, child in children if (bad := _non_finite(child, name))), None)
+    return next((bad for name, child in children if (bad := non_finite(child, name))), None)
 
 
 def _content_sha256(value: dict) -> str:
@@ -169,9 +184,9 @@ def write_json(path, value, schema: str | None = None) -> None:
 
     An artefact with a manifest is sealed: `manifest.content_sha256` is the digest of everything else.
     """
-    if bad := _non_finite(value):
+    if bad := non_finite(value):
         raise ArtifactError(f"{path}: {bad}: not a finite number; nothing was written")
-    if isinstance(value, dict) and value.get("manifest"):
+    if isinstance(value, dict) and isinstance(value.get("manifest"), dict):
         plain = json.loads(json.dumps(value))
         value = plain | {"manifest": plain["manifest"] | {"content_sha256": _content_sha256(plain)}}
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
@@ -181,31 +196,31 @@ def write_json(path, value, schema: str | None = None) -> None:
         temporary.write_text(text)
 
 
-def read_json(path, schema: str | None = None):
-    """Read JSON; ArtifactError names the file, the key and what is wrong with it, a change after it was written too."""
+def read_json(path, schema: str | None = None, advice: str = AGAIN):
+    """Read JSON; ArtifactError names the file, the key and what is wrong with it, a change after it was written too.
+
+    What has a manifest must bear its seal. `advice` ends an error on a file that is no JSON or was changed.
+    """
     try:
         text = Path(path).read_text()
-        value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant))
+        value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant, advice))
     except OSError as error:
         raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise ArtifactError(
-            f"{path}: not valid JSON ({error}); delete it and it will be computed again"
-        ) from error
+        raise ArtifactError(f"{path}: not valid JSON ({error}); {advice}") from error
     if schema:
         check(value, schema, path)
-    sealed = isinstance(value, dict) and (value.get("manifest") or {}).get("content_sha256")
-    if sealed and sealed != _content_sha256(value):
-        raise ArtifactError(
-            f"{path}: was changed after it was written (manifest.content_sha256); delete it and it is computed again"
-        )
+    if isinstance(value, dict) and "manifest" in value:
+        found = value["manifest"]
+        if not isinstance(found, dict) or found.get("content_sha256") != _content_sha256(value):
+            raise ArtifactError(
+                f"{path}: was changed after it was written (manifest.content_sha256); {advice}"
+            )
     return value
 
 
-def _refuse(path, constant):
-    raise ArtifactError(
-        f"{path}: holds {constant}, which is no result; delete it and it will be computed again"
-    )
+def _refuse(path, constant, advice):
+    raise ArtifactError(f"{path}: holds {constant}, which is no result; {advice}")
 
 
 def recorded_recipe(path) -> str | None:
@@ -244,6 +259,13 @@ def _work(artifact) -> Path:
 
 
 def _lock(artifact) -> Path:
+    """The lock of an artefact: of one in results/ or resources/ in that folder itself, wherever it really lies, so
+    that clones which share it see each other's writers."""
+    path, here = Path(os.path.abspath(artifact)), Path.cwd()
+    parts = path.relative_to(here).parts if path.is_relative_to(here) else ()
+    if parts and parts[0] in SHARED:
+        top, *names = parts
+        return Path(os.path.realpath(top), ".locks", *names[:-1], f"{names[-1] if names else ''}.lock")
     return _work(artifact).with_name(_work(artifact).name + ".lock")
 
 
@@ -259,6 +281,24 @@ def held_by(artifact) -> str | None:
     return None
 
 
+def last_held(artifact) -> float | None:
+    """When the latest writer of an artefact began (time.time() of the lock's file system); None if there was none."""
+    lock = _lock(artifact)
+    return lock.stat().st_mtime if lock.exists() else None
+
+
+def _lock_within(seconds: float, handle) -> None:
+    """Lock an open file exclusively; BlockingIOError where somebody else holds it all the time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 @contextmanager
 def hold(artifact):
     """Hold the only writer's lock on an artefact; a second writer stops with the holder's host and pid."""
@@ -266,7 +306,7 @@ def hold(artifact):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_within(PATIENCE, handle)
         except BlockingIOError:
             handle.seek(0)
             raise ArtifactError(

@@ -5,13 +5,14 @@ Pure Python, never torch: the Snakefile imports this in every job. Times are the
 
 import functools
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from workflow_scripts.analyze import forecast
-from workflow_scripts.artifacts import SCHEMAS, ArtifactError, check
+from workflow_scripts.artifacts import SCHEMAS, ArtifactError, check, non_finite
 from workflow_scripts.grid import Plan
 from workflow_scripts.paths import Cell
 
@@ -23,6 +24,11 @@ ALONE, SHARED = (
     0.8,
 )  # of a GPU's memory: what a job takes of a single one; of each of several, layers being whole
 WARNING_SECONDS = 300  # between SIGUSR1 and the end of the wall time
+CONTINUED = (
+    "compress_model",
+    "train_adapter",
+    "evaluate_cell",
+)  # by the next attempt; other rules start over
 
 
 class Need(NamedTuple):
@@ -36,9 +42,18 @@ class Need(NamedTuple):
 def read_site(path: Path = SITE) -> dict:
     """The site file with defaults filled in (no file: all defaults); ArtifactError names file and key."""
     try:
-        found = yaml.safe_load(path.read_text()) or {} if path.exists() else {}
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        found = yaml.safe_load(text) or {}
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8 among them
         raise ArtifactError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if clock := re.search(r"^max_hours *: *(\d+:[\d:]+)", text, re.MULTILINE):
+        raise ArtifactError(
+            f"{path}: $.max_hours: {clock[1]} is a number of minutes in YAML; write hours as 24 or 0.5"
+        )
+    if key := non_finite(found):
+        raise ArtifactError(f"{path}: {key}: not a finite number")
     check(found, "site", path)
     schema = yaml.safe_load((SCHEMAS / "site.schema.yaml").read_text())
     defaults = {
@@ -71,7 +86,7 @@ class Requests:
         parameters = float(self.plan.config["models"][model]["parameters"])
         evaluated = BYTES[self.plan.grid(grid)["evaluation"]["precision"]]
         match rule:  # `host`: bytes of host memory where a GPU holds the rest
-            case "compress_model":  # layer by layer, whatever the depth; with a GPU the layer's work is there
+            case "compress_model" | "compress_optimum":  # the own engine: layer by layer, whatever the depth
                 cost = forecast.compression_cost(self.plan, grid, model, compressor, corpus, self.hardware)
                 return Need(cost.seconds, _host_mb(cost.memory), 0)
             case "train_adapter":
@@ -95,12 +110,23 @@ class Requests:
         )
 
     def mem_mb(self, rule: str, wildcards, attempt: int) -> int:
-        return self.need(rule, wildcards).host_mb * attempt
+        """Host memory by attempt, of later ones within the site's limit: a job that waits for ever helps nobody."""
+        need, most = self.need(rule, wildcards).host_mb, self.site["max_memory_gb"]
+        return max(need, min(attempt * need, int(1000 * most) if most else attempt * need))
 
     def runtime(self, rule: str, wildcards, attempt: int) -> int:
         """Wall time (minutes): forecast times the site's factor and 20 minutes, by attempt, within the site's limit."""
         minutes = self.site["time_factor"] * self.need(rule, wildcards).seconds / 60 + 20
         return max(1, math.floor(min(attempt * minutes, 60 * self.site["max_hours"])))
+
+    def attempts(self, rule: str, wildcards) -> float:
+        """Attempts that a job takes by forecast within the site's limit; infinite where each would start over."""
+        usable = 3600 * self.site["max_hours"] - self._warning_seconds()
+        needed = math.ceil(self.need(rule, wildcards).seconds / usable)
+        return needed if needed <= 1 or rule in CONTINUED else math.inf
+
+    def _warning_seconds(self) -> int:
+        return min(WARNING_SECONDS, max(1, int(720 * self.site["max_hours"])))  # a fifth of a short limit
 
     def gpus(self, rule: str, wildcards) -> int | None:
         """GPUs of one job, more than one where its model does not fit (sources.models.load_dense spreads it then).
@@ -115,10 +141,21 @@ class Requests:
             raise ArtifactError(
                 f"{rule} of {dict(wildcards)['model']} needs about {need / 1e9:.0f} GB of GPU memory: {count} GPUs "
                 f"({self.hardware['name']}, {memory / 1e9:.0f} GB each), and a node has {self.site['gpus_per_node']} "
-                f"(`gpus_per_node` in {SITE}). Choose a larger `device` there, precision bf16, a smaller micro_batch "
-                "or a smaller model"
+                f"(`gpus_per_node` in {SITE}). "
+                f"Choose {', '.join(['a larger `device` there', *self._smaller(rule, wildcards)])} or a smaller model"
             )
         return count
+
+    def _smaller(self, rule: str, wildcards) -> list[str]:
+        """What in the grid's settings would make a job of a rule smaller."""
+        grid = dict(wildcards)["grid"]
+        if rule == "measure_similarity":
+            return [f"no `similarity` in grids.{grid} (two models in float32)"]
+        settings = self.plan.grid(grid)["evaluation"]
+        if rule == "train_adapter":
+            settings = self.plan.training(grid, dict(wildcards)["method"])
+        ways = ["precision bf16"] if settings["precision"] == "fp32" else []
+        return ways + (["a smaller micro_batch"] if settings.get("micro_batch", 1) > 1 else [])
 
     def threads(self, model: str) -> int:
         """Small models run fastest as many jobs of one thread; a large one needs its machine's cores."""
@@ -126,8 +163,7 @@ class Requests:
 
     def extra(self) -> str:
         """SIGUSR1 to a job's processes before the end of its time: training then writes a checkpoint."""
-        before = min(WARNING_SECONDS, max(1, int(720 * self.site["max_hours"])))  # a fifth of a short limit
-        return f"--signal=USR1@{before} {self.site['extra']}".strip()
+        return f"--signal=USR1@{self._warning_seconds()} {self.site['extra']}".strip()
 
     def where(self, partition: str) -> dict:
         """Account, partition, constraint and QOS as Snakemake resources (None: not asked for).

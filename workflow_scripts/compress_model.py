@@ -16,6 +16,7 @@ from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.walk import FinishedLayers, walk
+from workflow_scripts.device import default_device
 from workflow_scripts.job import job
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer, most_positions, verify
@@ -35,7 +36,7 @@ def main(
     """
     started = time.time()
     torch.set_num_threads(threads)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device().type
     settings, folder = Compressor(**compressor), Path(output).parent
     inputs = {"model": dense_hash(model)}
     if settings.calibrated:

@@ -64,7 +64,7 @@ def main(path: str, configfiles: list[str]) -> int:
     try:
         plan = Plan(load(read("config.yaml", *configfiles)))
         cell = parse(path, plan)
-    except (ValueError, OSError) as error:
+    except (ValueError, ArtifactError, OSError) as error:
         kind = "The configuration has errors:\n" if isinstance(error, ConfigError) else ""
         print(f"{kind}{error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import sys
 
 from workflow_scripts.analyze.forecast import foreseen, summary
+from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.config import ConfigError
 from workflow_scripts.grid import grid_arguments, plan_of
 
@@ -16,7 +17,7 @@ def main(
     try:
         plan = plan_of(configfiles, grid, blocks)
         expected = foreseen(plan, grid, device)
-    except (ConfigError, KeyError, OSError) as error:
+    except (ConfigError, ArtifactError, KeyError, OSError) as error:
         print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
         return 1
     print(f"Forecast of grid '{grid}': {len(plan.cells(grid))} cells, {len(plan.adapters(grid))} adapters")

@@ -8,6 +8,8 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
+FINISHED = "Finished."  # a line in the log of a job that wrote all of its output
+
 
 @contextmanager
 def job(snakemake):
@@ -25,6 +27,8 @@ def job(snakemake):
         os.dup2(handle.fileno(), 2)
     try:
         yield
+        with contextlib.suppress(OSError):  # the log's disk may be full, the output is there
+            os.write(1, f"\n{FINISHED}\n".encode())
     except Exception as error:
         # The log may lie on the disk that is full: the line below must still come.
         with contextlib.suppress(OSError):

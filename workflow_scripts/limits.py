@@ -8,7 +8,7 @@ entry of the catalogue, if it names them. Where neither is there, the job says t
 import functools
 from pathlib import Path
 
-from workflow_scripts.artifacts import read_json, safetensors_header
+from workflow_scripts.artifacts import ArtifactError, read_json, safetensors_header
 from workflow_scripts.config import TRAINED, UNCALIBRATED, unknown
 
 HINTS = {
@@ -29,7 +29,7 @@ def known(config: dict, model: str) -> dict:
     found = {key: entry.get(key) for key in (*HINTS, "learned_positions")}
     found |= {"widths": [], "type": None, "modules": frozenset()}
     if (file := folder / "config.json").exists():
-        read = read_json(file)
+        read = _read_object(file)
         found |= {key: read[name] for key, name in HINTS.items() if name in read}
         found["learned_positions"] = read.get("model_type") == "opt"
         found["widths"] = [read[name] for name in WIDTHS if isinstance(read.get(name), int)]
@@ -44,8 +44,25 @@ def known(config: dict, model: str) -> dict:
 @functools.cache
 def _modules(weights: Path, changed: int) -> frozenset[str]:
     """Names of the modules with a weight in a safetensors file or its index, which was `changed` then."""
-    names = read_json(weights)["weight_map"] if weights.suffix == ".json" else safetensors_header(weights)[0]
+    if weights.suffix == ".json":
+        names = _read_object(weights).get("weight_map", ())
+    else:
+        try:
+            names = safetensors_header(weights)[0]
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; {_refetch(weights)}") from error
     return frozenset(name.removesuffix(".weight") for name in names if name.endswith(".weight"))
+
+
+def _read_object(file: Path) -> dict:
+    read = read_json(file, advice=_refetch(file))
+    if not isinstance(read, dict):
+        raise ArtifactError(f"{file}: is no JSON object; {_refetch(file)}")
+    return read
+
+
+def _refetch(file: Path) -> str:
+    return f"delete {file.parent} and it will be fetched again"
 
 
 def problems(config: dict, limits: dict, grid: str, model: str, compressor: str, method: str) -> list[str]:

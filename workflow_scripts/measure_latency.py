@@ -22,8 +22,9 @@ def main(
 
         from workflow_scripts.compress.checkpoint import load_compressed
         from workflow_scripts.compress.settings import DTYPES
+        from workflow_scripts.device import default_device
         from workflow_scripts.evaluate.latency import measure, variants
-        from workflow_scripts.evaluate.loading import CellFiles, default_device
+        from workflow_scripts.evaluate.loading import CellFiles
         from workflow_scripts.sources.models import load_tokenizer
 
         torch.set_num_threads(threads)

@@ -20,7 +20,8 @@ def main(
     with artifacts.hold(output):
         import torch
 
-        from workflow_scripts.evaluate.loading import CellFiles, default_device, load_cell
+        from workflow_scripts.device import default_device
+        from workflow_scripts.evaluate.loading import CellFiles, load_cell
         from workflow_scripts.evaluate.perplexity import heldout_windows, require_room
         from workflow_scripts.evaluate.scorer import Scorer
         from workflow_scripts.evaluate.similarity import layer_similarities

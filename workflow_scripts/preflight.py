@@ -8,14 +8,18 @@ import fcntl
 import hashlib
 import itertools
 import json
+import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -27,7 +31,7 @@ from workflow_scripts.artifacts import PACKAGE, ArtifactError, work_folder
 from workflow_scripts.cluster import SITE, Requests, read_site
 from workflow_scripts.config import ConfigError
 from workflow_scripts.grid import Plan, grid_arguments, plan_of
-from workflow_scripts.grid_status import planned
+from workflow_scripts.grid_status import planned, values_of
 from workflow_scripts.paths import benchmark_manifest, corpus_manifest, model_manifest
 
 MINUTES = 10
@@ -36,11 +40,15 @@ SIZE = 1 << 16  # bytes of a file that is replaced again and again while a node 
 READS = 200
 
 
+class Untried(RuntimeError):
+    """A test job that was still in the queue when the patience ended; the message is its state there."""
+
+
 class Findings:
-    """Lines of the checklist as they come, and whether one was bad."""
+    """Lines of the checklist as they come, whether one was bad, and whether one is open."""
 
     def __init__(self):
-        self.failed = False
+        self.failed = self.open = False
 
     def good(self, line: str) -> None:
         print(f"ok    {line}", flush=True)
@@ -48,6 +56,10 @@ class Findings:
     def bad(self, line: str, advice: str) -> None:
         self.failed = True
         print(f"BAD   {line}\n      -> {advice}", flush=True)
+
+    def untried(self, line: str, advice: str) -> None:
+        self.open = True
+        print(f"?     {line}\n      -> {advice}", flush=True)
 
 
 def environment() -> str:
@@ -61,24 +73,30 @@ def probe(folder: Path) -> None:
     import torch
 
     node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
-    with open(folder / "lock") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            excluded = False
-        except BlockingIOError:
-            excluded = True
     found = {
         "node": node,
         "replaced_whole": reads_whole(folder / "replaced"),
         "environment": environment(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "assigned": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-        "lock_excludes": excluded,
+        **tries_lock(folder / "lock"),
         "seen": sorted(path.name for path in folder.glob("*.json")),
     }
     temporary = folder / f".{node}.tmp"
     temporary.write_text(json.dumps(found))
     os.replace(temporary, folder / f"{node}.json")
+
+
+def tries_lock(file: Path) -> dict:
+    """Whether a lock that is held where preflight runs excludes others here; {lock_excludes, lock_error}."""
+    try:
+        with open(file, "r+") as handle:  # NFS locks exclusively only what is open for writing
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return {"lock_excludes": True, "lock_error": None}
+    except OSError as error:
+        return {"lock_excludes": False, "lock_error": error.strerror or str(error)}
+    return {"lock_excludes": False, "lock_error": None}
 
 
 @contextmanager
@@ -146,6 +164,7 @@ def check_cluster(plan: Plan, grid: str, site: dict, say: Findings) -> None:
             say.bad(f"{key}: {error}", f"correct `{key}` in {SITE}; sinfo lists the partitions")
         else:
             say.good(f"{key}: {found['PartitionName']}, at most {found.get('MaxTime')} a job")
+    _check_attempts(plan, grid, site, say)
     _check_requests(plan, grid, site, say)
 
 
@@ -198,6 +217,47 @@ def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
             say.good(what)
 
 
+def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
+    """Whether attempts after the first could start, and whether they are enough for the longest job of every rule."""
+    requests, attempts = Requests(plan, site), 1 + yaml.safe_load(PROFILE.read_text())["retries"]
+    try:
+        longest = slurm.minutes(slurm.limits(site["partition"]).get("MaxTime", "UNLIMITED")) / 60
+        largest = slurm.largest_memory(site["partition"])
+    except slurm.SlurmError:
+        return  # what is wrong with the partition was said
+    memory, needed = Counter(), Counter()
+    for work in planned(plan, grid):
+        wildcards = wildcards_of(grid, work)
+        needed[work.rule] = max(needed[work.rule], requests.attempts(work.rule, wildcards))
+        if (
+            requests.mem_mb(work.rule, wildcards, 1) <= largest
+        ):  # SLURM itself refuses what is larger from the start
+            most = requests.mem_mb(work.rule, wildcards, attempts)
+            memory[work.rule] = max(memory[work.rule], most)
+    if site["max_hours"] > longest:
+        say.bad(
+            f"max_hours: {site['max_hours']:g} exceed the {longest:g} that the partition gives: a later attempt "
+            "would wait for ever", f"set max_hours: {longest:g} in {SITE}",
+        )  # fmt: skip
+    for rule, most in memory.items():
+        if most > largest:
+            say.bad(
+                f"{rule}: attempt {attempts} would ask for {most} MB, the largest node has {largest} MB",
+                f"set max_memory_gb: {largest // 1000} in {SITE}",
+            )
+    for rule, count in needed.items():
+        if math.isinf(count):
+            say.bad(
+                f"{rule}: takes longer than max_hours: {site['max_hours']:g}, and starts over in each attempt",
+                f"choose a partition with a longer limit or a faster `device` in {SITE}",
+            )
+        elif count > attempts:
+            say.bad(
+                f"{rule}: takes about {count} attempts of {site['max_hours']:g} hours, the profile gives {attempts}",
+                f"run snakemake --profile slurm --retries {count - 1}, or set `retries` in profiles/slurm/config.yaml",
+            )
+
+
 def reading_request() -> dict:
     """What jobs without a request of their own ask for at first: `default-resources` of the profile."""
     defaults = yaml.safe_load(PROFILE.read_text())["default-resources"]
@@ -213,7 +273,7 @@ def wildcards_of(grid: str, work) -> dict:
         *(() if work.rule == "measure_latency" else ("method",)),
         "seed",
     )
-    return {"grid": grid, **dict(zip(names, work.name.replace("/seed-", "/").split("/")))}
+    return {"grid": grid, **dict(zip(names, values_of(work)))}
 
 
 def check_nodes(site: dict, say: Findings) -> None:
@@ -223,22 +283,35 @@ def check_nodes(site: dict, say: Findings) -> None:
         old.unlink()
     with open(folder / "lock", "w") as lock, replaced(folder / "replaced"):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        first = _test_job(folder, site, [], say)
-        if first is None:
+        try:
+            first = _test_job(folder, site, [])
+        except Untried as waits:
+            say.untried(
+                f"no node was tried: the test job was {waits}",
+                "run preflight again when the queue is shorter (squeue --start)",
+            )
             return
-        second = _test_job(folder, site, [f"--exclude={first['node']}"], say, required=False)
+        except ArtifactError as error:
+            say.bad(f"the test job did not run: {error}", f"see {folder}/job.log")
+            return
+        try:
+            second = _test_job(folder, site, [f"--exclude={first['node']}"])
+        except (Untried, ArtifactError) as error:
+            second, why = None, str(error)
     gpus = len(first["gpus"]) or (
         f"CUDA_VISIBLE_DEVICES={first['assigned']}, but PyTorch sees none" if first["assigned"] else 0
     )
     if site["hardware"]["gpu"] and not first["gpus"]:
         say.bad(
             f"GPU on {first['node']}: {gpus}",
-            "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would run on the CPU",
+            "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would stop there",
         )
     else:
         say.good(f"GPU on {first['node']}: {', '.join(first['gpus']) or 'none asked for'}")
     for found in filter(None, (first, second)):
-        if found["environment"] == environment():
+        if site["container"]:
+            say.good(f"environment on {found['node']} is the container's")
+        elif found["environment"] == environment():
             say.good(f"environment on {found['node']} is the one here")
         else:
             say.bad(
@@ -254,12 +327,13 @@ def check_nodes(site: dict, say: Findings) -> None:
         if found["lock_excludes"]:
             say.good(f"locks are seen on {found['node']}")
         else:
+            reason = f": {found['lock_error']}" if found["lock_error"] else ""
             say.bad(
-                f"{found['node']} does not see this node's file locks",
+                f"{found['node']} does not see this node's file locks{reason}",
                 "mount it with flock (Lustre: -o flock; NFS: version 4), or two writers don't notice each other",
             )  # fmt: skip
     if second is None:
-        say.good("a second node was not tried: the partition has no other free one")
+        say.good(f"a second node was not tried: {why}")
     elif f"{first['node']}.json" in second["seen"]:
         say.good(f"{second['node']} sees what {first['node']} wrote")
     else:
@@ -269,30 +343,53 @@ def check_nodes(site: dict, say: Findings) -> None:
         )
 
 
-def _test_job(
-    folder: Path, site: dict, options: list[str], say: Findings, required: bool = True
-) -> dict | None:
-    """Run `probe` on one node and read what it found."""
+def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
+    """Run `probe` on one node and read what it found. No job is left in the queue, whatever ends the waiting.
+
+    Raises Untried where the job did not start, ArtifactError with the reason where it failed.
+    """
     call = [f"--{name}={site[name]}" for name in ("account", "partition", "constraint", "qos") if site[name]]
     if site["hardware"]["gpu"]:
         call.append(f"--gpus={site['gpu_model'] + ':' if site['gpu_model'] else ''}1")
+    call += [*shlex.split(site["extra"]), *options]
     before = set(folder.glob("*.json"))
-    script = f"{site['setup']}\nexec {sys.executable} -m workflow_scripts.preflight --probe {folder}"
+    (folder / "job.log").unlink(missing_ok=True)
+    name = f"preflight_{uuid.uuid4().hex[:8]}"  # no run's: see slurm.jobs_of_folder
     try:
         done = subprocess.run(
-            ["sbatch", "--wait", "--nodes=1", f"--time={MINUTES}", "--mem=4000", f"--job-name={slurm.PREFIX}_preflight",
-             f"--output={folder}/job.log", f"--chdir={PACKAGE.parent}", *call, *options, "--wrap", script],
+            ["sbatch", "--wait", "--nodes=1", f"--time={MINUTES}", "--mem=4000", f"--job-name={name}",
+             f"--output={folder}/job.log", f"--chdir={PACKAGE.parent}", *call, "--wrap", job_script(folder, site)],
             text=True, capture_output=True, check=False, timeout=60 * MINUTES,
         )  # fmt: skip
-        reason = done.stderr.strip() or (folder / "job.log").read_text(errors="replace").strip()[-300:]
-    except (subprocess.TimeoutExpired, OSError) as error:
-        done, reason = None, str(error)
-    new = set(folder.glob("*.json")) - before
-    if done is not None and done.returncode == 0 and new:
+    except subprocess.TimeoutExpired:
+        states = slurm.states_of(name)
+        if "PENDING" in states:
+            raise Untried(f"queued ({states['PENDING']}) for {MINUTES:g} minutes and taken back") from None
+        raise ArtifactError(f"it took more than {MINUTES} minutes") from None
+    except OSError as error:
+        raise ArtifactError(str(error)) from error
+    finally:
+        with suppress(slurm.SlurmError):
+            slurm.ask("scancel", f"--name={name}")
+    if done.returncode == 0 and (new := set(folder.glob("*.json")) - before):
         return json.loads(new.pop().read_text())
-    if required:
-        say.bad(f"the test job did not run: {reason}", f"see {folder}/job.log and squeue --me")
-    return None
+    log = folder / "job.log"
+    printed = log.read_text(errors="replace").strip()[-300:] if log.exists() else ""
+    raise ArtifactError(done.stderr.strip() or printed or "it left no word")
+
+
+def job_script(folder: Path, site: dict) -> str:
+    """The test job's script: as in real jobs, `setup` runs in bash, in the container where the site names one.
+
+    No login shell, since Snakemake's jobs have none: what only /etc/profile defines is missing in them too.
+    """
+    python = "python" if site["container"] else shlex.quote(sys.executable)
+    probing = f"{python} -m workflow_scripts.preflight --probe {shlex.quote(str(folder))}"
+    command = ["bash", "-c", f"set -e\n{site['setup']}\nset -uo pipefail; {probing}"]
+    if site["container"]:
+        gpu = ["--nv"] if site["hardware"]["gpu"] else []
+        command = ["apptainer", "exec", *gpu, "--home", str(PACKAGE.parent), site["container"], *command]
+    return shlex.join(command)
 
 
 def check_sources(plan: Plan, grid: str, say: Findings) -> None:
@@ -329,12 +426,12 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
 
 def _reach_hub() -> str | None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError
 
     try:
         HfApi().model_info("facebook/opt-125m", timeout=15)
-    except (OSError, HfHubHTTPError) as error:
-        return " ".join(str(error).split())[:200]
+    except (OSError, HTTPError) as error:  # a refused connection is an error of the HTTP library below
+        return " ".join(str(error).split())[:200] or type(error).__name__
     return None
 
 
@@ -371,7 +468,7 @@ def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
 
 
 def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> int:
-    """Print the checklist; returns 1 if anything in it is bad."""
+    """Print the checklist; returns 1 if anything in it is bad or open."""
     say = Findings()
     try:
         plan = plan_of(configfiles, grid, blocks)
@@ -384,8 +481,11 @@ def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> 
     check_cluster(plan, grid, site, say)
     if not say.failed:
         check_nodes(site, say)
-    print("Not ready: see the lines above." if say.failed else "Ready.")
-    return int(say.failed)
+    if say.failed:
+        print("Not ready: see the lines above.")
+    else:
+        print("Nothing is wrong, but no node was tried." if say.open else "Ready.")
+    return int(say.failed or say.open)
 
 
 if __name__ == "__main__":

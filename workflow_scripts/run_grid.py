@@ -5,6 +5,7 @@ that run is alive here; such jobs are cancelled only by `resume`.
 """
 
 import argparse
+import shlex
 import signal
 import subprocess
 import sys
@@ -42,6 +43,16 @@ def main(
         if orphans and not resume:
             print(
                 f"{len(orphans)} jobs of a killed run are still on the cluster: {runs.RESUME}.",
+                file=sys.stderr,
+            )
+            return 1
+        if orphans and not profile:
+            chosen = [f"BLOCKS={blocks}"] if blocks else []
+            chosen += [f"CONFIG={' '.join(configfiles)}"] if configfiles else []
+            command = shlex.join(["make", "resume", f"GRID={grid}", *chosen, "PROFILE=slurm"])
+            print(
+                f"{len(orphans)} jobs of a killed run are on the cluster, and without a profile the grid would go on "
+                f"on this machine: {command}. To go on here all the same, cancel them first (scancel).",
                 file=sys.stderr,
             )
             return 1

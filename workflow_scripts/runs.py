@@ -51,8 +51,13 @@ def state_of_folder() -> str | None:
 
 
 def begin(on_cluster: bool) -> None:
-    """Take the folder for as long as this process lives; ArtifactError where another run, or jobs of one, are in it."""
-    if on_cluster and (jobs := slurm.jobs_of_folder()):
+    """Take the folder for as long as this process lives; ArtifactError where another run, or jobs of one, are in it,
+    or where the cluster does not tell."""
+    try:
+        jobs = slurm.jobs_of_folder() if on_cluster else []
+    except slurm.SlurmError as error:
+        raise ArtifactError(f"SLURM does not say whether jobs of an earlier run are left: {error}") from error
+    if jobs:
         ids = ", ".join(job.id for job in jobs[:5]) + (", ..." if len(jobs) > 5 else "")
         raise ArtifactError(
             f"jobs of an earlier run in this folder are still on the cluster ({ids}): {RESUME}"

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PREFIX = "displaced"  # slurm-jobname-prefix of profiles/slurm: a job's name is <prefix>_<id of the run>
+# Of the executor, of jobs that did not end well: <rule>/<wildcards>/<job>.log.
+LOGS = Path(".snakemake/slurm_logs")
 SECONDS = 60
 OPTIONS = {
     "slurm_account": "account", "slurm_partition": "partition", "constraint": "constraint", "qos": "qos",
@@ -38,7 +40,7 @@ def available() -> bool:
 
 def submitted_here() -> bool:
     """Whether a run on a cluster has ever submitted jobs from this folder (its executor keeps logs there)."""
-    return Path(".snakemake/slurm_logs").exists()
+    return LOGS.exists()
 
 
 def ask(*command: str) -> str:
@@ -64,6 +66,15 @@ def jobs_of_folder(folder: Path | None = None) -> list[Job]:
     ]
 
 
+def states_of(name: str) -> dict[str, str]:
+    """State -> reason of the jobs in the queue that have this name; empty where there is none or nobody answers."""
+    try:
+        lines = ask("squeue", "--noheader", f"--name={name}", "--format=%T|%r").splitlines()
+    except SlurmError:
+        return {}
+    return dict(line.split("|", 1) for line in lines)
+
+
 def cancel(jobs: list[Job], seconds: float = 120) -> None:
     """Cancel jobs and wait until they are gone, so that none writes beside its successor; SlurmError if they stay."""
     ids = {job.id for job in jobs}
@@ -76,12 +87,25 @@ def cancel(jobs: list[Job], seconds: float = 120) -> None:
 
 
 def limits(partition: str | None) -> dict[str, str]:
-    """Settings of a partition (the default one for None), as `scontrol show partition` names them."""
+    """Settings of a partition (the default one for None), as `scontrol show partition` names them.
+
+    Of several ("a,b"), of which SLURM takes any that can run a job: of the one that gives the longest time.
+    """
+    if partition and "," in partition:
+        each = map(limits, partition.split(","))
+        return max(each, key=lambda found: minutes(found.get("MaxTime", "UNLIMITED")))
     for block in ask("scontrol", "show", "partition", *([partition] if partition else [])).split("\n\n"):
         settings = dict(re.findall(r"(\w+)=(\S+)", block))
         if partition or settings.get("Default") == "YES":
             return settings
     raise SlurmError("scontrol: the cluster has no default partition; name one in the site file")
+
+
+def largest_memory(partition: str | None) -> int:
+    """Memory (MB) of the largest node of a partition (or of several, "a,b")."""
+    name = partition or limits(None)["PartitionName"]
+    sizes = ask("sinfo", "--noheader", "--Node", f"--partition={name}", "--format=%m").split()
+    return max((int(size.rstrip("+")) for size in sizes), default=0)
 
 
 def minutes(text: str) -> float:

@@ -14,6 +14,7 @@ from workflow_scripts import artifacts
 from workflow_scripts.allocator import keep_memory
 from workflow_scripts.compress.checkpoint import dense_hash, load_compressed
 from workflow_scripts.compress.settings import DTYPES
+from workflow_scripts.device import default_device
 from workflow_scripts.job import job
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.training import Learner, loss_curve, train
@@ -35,7 +36,7 @@ def main(
     started = time.time()
     keep_memory()
     torch.set_num_threads(threads)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device().type
     folder = Path(output).parent
     inputs = {
         "model": dense_hash(model),

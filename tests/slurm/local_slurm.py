@@ -6,6 +6,9 @@ them, torch sees none. Memory is watched by polling, since there are no cgroups.
 process that was killed in it.
 
     python -m tests.slurm.local_slurm sleep 600     # a cluster for ten minutes, e.g. to try things by hand
+
+Jobs that compute refuse a GPU that torch does not see. Here they are let pass by DISPLACED_PRETENDED_GPU=1, which
+everything that is started in the `with` inherits; by hand, export it in the shell that submits.
 """
 
 import contextlib
@@ -28,6 +31,7 @@ PROGRAMS = {
     "munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client",
     "slurmdbd": "slurmdbd", "mariadbd": "mariadb-server",
 }  # fmt: skip
+PRETENDED = "DISPLACED_PRETENDED_GPU"  # see workflow_scripts/device.py
 LINK = Path("/etc/slurm/slurm.conf")  # where jobs, whose environment Snakemake's executor cleans, look
 ACCOUNTS = ("research", "teaching")
 USER = "root"
@@ -133,6 +137,7 @@ class LocalSlurm:
 
     def __enter__(self):
         os.environ["PATH"] += ":/usr/sbin:/sbin"
+        os.environ[PRETENDED] = "1"
         install()
         if self._left_behind():
             LINK.unlink()

@@ -1,11 +1,11 @@
 """All entries of the analysis on made-up results, one after the other, as the workflow calls them."""
 
-import json
 from pathlib import Path
 
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from tests.unit.test_analyze_figures import LATENCY, TRAINING
 from workflow_scripts import audit_paper, build_ledger, draw_page, find_answers, judge, plot_figure, tabulate
+from workflow_scripts.artifacts import write_json
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "idp-50-100": 0.1}
 LOST = ("m", "gptq-w3", "wikipedia", "prompt-50", 0)
@@ -19,8 +19,7 @@ def analysed(folder: Path, items: int = 8, truth: dict | None = None) -> tuple[P
     latency = results / "latency/m/gptq-w3/wikipedia/seed-0.json"
     manifest = {"device": "made-up device", "host": "nowhere", "seconds": 1.0}
     for path, record in ((training, TRAINING), (latency, LATENCY)):
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(record | {"manifest": manifest}))
+        write_json(path, record | {"manifest": manifest})
     judge.main(cells, PAIR, results / "verdict.json")
     find_answers.main(cells, {}, {}, results / "answers.parquet")
     build_ledger.main(cells, PAIR, results / "answers.parquet", results / "ledger.parquet")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.synthetic_results import plan, write_cell, write_grid
 from workflow_scripts.analyze.results import Cell, Group, cell_of, paired_items, read_results, samples_path
-from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.artifacts import ArtifactError, sha256_file, write_json
 
 DENSE, COMPRESSED = ("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikipedia", "none", 0)
 
@@ -76,6 +76,22 @@ def test_lost_samples_name_the_file_and_the_way_out(tmp_path):
     results = read_results(paths)
     with pytest.raises(ArtifactError, match=r"samples\.parquet.*delete"):
         results.items(Cell(*DENSE))
+
+
+def test_samples_that_are_valid_but_others_are_refused(tmp_path):
+    paths = write_grid(tmp_path, {DENSE: 0.7}, items=5)
+    samples = samples_path(paths[0])
+    evaluation = json.loads(Path(paths[0]).read_text())
+    evaluation["manifest"]["samples_sha256"] = sha256_file(samples)
+    write_json(paths[0], evaluation)
+    assert len(read_results(paths).items(Cell(*DENSE))) == 45
+    frame = pd.read_parquet(samples)
+    frame["correct"] = True
+    frame.to_parquet(samples, index=False)
+    with pytest.raises(
+        ArtifactError, match=r"samples\.parquet: not the file that seed-0\.json describes.*delete"
+    ):
+        read_results(paths).items(Cell(*DENSE))
 
 
 def test_a_broken_evaluation_names_the_key(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import time
 
 import pytest
 
@@ -49,6 +50,43 @@ def test_an_artefact_that_was_changed_by_hand_is_refused_by_name(tmp_path):
         artifacts.read_json(file)
 
 
+@pytest.mark.parametrize("seal", ["removed", None, ""])
+def test_an_artefact_without_its_seal_is_refused_by_name(tmp_path, seal):
+    """Or who edits it would only have to remove the seal, and with it the hash of the samples."""
+    file = tmp_path / "a.json"
+    artifacts.write_json(file, {"acc": 0.25, "manifest": {"samples_sha256": "0" * 64}})
+    value = json.loads(file.read_text())
+    value["manifest"] = {} if seal == "removed" else {"content_sha256": seal}
+    file.write_text(json.dumps(value))
+    with pytest.raises(ArtifactError, match=r"a\.json: was changed after it was written"):
+        artifacts.read_json(file)
+    file.write_text(json.dumps(value | {"manifest": None}))
+    with pytest.raises(ArtifactError, match=r"a\.json: was changed after it was written"):
+        artifacts.read_json(file)
+
+
+def safetensors(header: bytes, length: int | None = None, data: bytes = b"") -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"1234",
+        safetensors(b"{}", 2**62),  # no such memory is asked for
+        safetensors(b"{'no json'"),
+        safetensors(b"[]"),
+        safetensors(b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', data=b"1234"),
+    ],
+    ids=["empty", "short", "wild length", "no JSON", "no object", "cut data"],
+)
+def test_damaged_weights_are_named(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: cut short, or no safetensors file"):
+        artifacts.safetensors_header(tmp_path / "model.safetensors")
+
+
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     class Usage:
         free = 0
@@ -83,6 +121,58 @@ def test_a_second_writer_is_told_who_writes(tmp_path, monkeypatch):
     other.join()
     with artifacts.hold("results/x.json"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("artefact", "lock"),
+    [
+        (".", "work.lock"),
+        ("x", "work/x.lock"),
+        ("deep/x", "work/deep/x.lock"),
+        ("/else/x", "work/else/x.lock"),
+    ],
+)
+def test_the_lock_of_what_lies_in_no_shared_folder_is_in_work(tmp_path, monkeypatch, artefact, lock):
+    monkeypatch.chdir(tmp_path)
+    with artifacts.hold(artefact):
+        assert artifacts.held_by(artefact)
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.lock")] == [lock]
+
+
+def _look(path, looked, seconds):
+    """As `make status` does, in a loop."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        artifacts.held_by(path)
+        looked.set()
+
+
+def test_who_looks_at_a_lock_stops_no_writer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with artifacts.hold("results/x.json"):
+        pass
+    context = multiprocessing.get_context("fork")
+    looked = context.Event()
+    other = context.Process(target=_look, args=("results/x.json", looked, 2))
+    other.start()
+    assert looked.wait(20)
+    while other.is_alive():
+        with artifacts.hold("results/x.json"):
+            pass
+    other.join()
+
+
+def test_clones_that_share_a_folder_see_each_others_writers(tmp_path, monkeypatch):
+    (tmp_path / "one/results").mkdir(parents=True)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/results").symlink_to(tmp_path / "one/results")
+    monkeypatch.chdir(tmp_path / "one")
+    with artifacts.hold("results/x.json"), artifacts.hold("results"):
+        monkeypatch.chdir(tmp_path / "two")
+        assert artifacts.held_by("results/x.json") and artifacts.held_by("results")
+        assert artifacts.held_by("results/y.json") is None
+    assert artifacts.held_by("results/x.json") is None
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["results"]
 
 
 def test_code_digests_follow_imports_but_not_optional_modules():

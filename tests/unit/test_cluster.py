@@ -11,7 +11,7 @@ from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.cluster import Requests, read_site
 from workflow_scripts.config import load
 from workflow_scripts.grid import Plan, plan_of
-from workflow_scripts.grid_status import comment_of, planned
+from workflow_scripts.grid_status import Work, comment_of, planned
 from workflow_scripts.slurm import minutes
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +23,7 @@ PLACE = {
     "method": "lora-r2",
     "seed": "0",
 }
+OWN = {key: value for key, value in load_constants("a100-80g").items() if key not in ("name", "tasks")}
 RULES = ("compress_model", "train_adapter", "evaluate_cell", "measure_similarity", "measure_latency")
 
 
@@ -77,6 +78,47 @@ def test_a_model_that_no_node_holds_is_refused(plan, requests, tmp_path):
         ArtifactError, match=r"4 GPUs .*a node has 2 \(`gpus_per_node` in profiles/slurm/site.yaml"
     ):
         Requests(plan, read_site(tmp_path / "site.yaml")).gpus("train_adapter", large)
+
+
+def test_the_advice_is_one_that_can_help(plan, requests, tmp_path):
+    (tmp_path / "site.yaml").write_text("gpus_per_node: 1")
+    one = Requests(plan, read_site(tmp_path / "site.yaml"))
+    large = PLACE | {"model": "llama-70b", "method": "none"}
+    for rule, advice in {
+        "measure_similarity": r" there, no `similarity` in grids\.paper \(two models in float32\) or a smaller model",
+        "train_adapter": " there, a smaller micro_batch or a smaller model",  # it is in bf16 already
+        "evaluate_cell": " there or a smaller model",
+    }.items():
+        with pytest.raises(ArtifactError, match=f"Choose a larger `device`{advice}$"):
+            one.gpus(rule, large | {"method": "lora-r2"})
+
+
+def test_optimum_holds_the_model_twice(plan):
+    other = dict(plan.config["compressors"]["gptq-w3"], engine="optimum")
+    config = plan.config | {"compressors": plan.config["compressors"] | {"gptq-w3": other}}
+    requests = Requests(Plan(config), read_site(Path("no site file")))
+    assert requests.mem_mb("compress_optimum", PLACE, 1) > 2 * 4 * 6.7e9 / 1e6
+    assert requests.gpus("compress_optimum", PLACE) == 1
+
+
+def test_later_attempts_stay_within_the_largest_node(plan, tmp_path):
+    (tmp_path / "site.yaml").write_text("max_memory_gb: 40")
+    capped = Requests(plan, read_site(tmp_path / "site.yaml"))
+    first = capped.mem_mb("evaluate_cell", PLACE, 1)
+    assert [capped.mem_mb("evaluate_cell", PLACE, attempt) for attempt in (2, 3)] == [40_000, 40_000]
+    large = PLACE | {"model": "llama-70b"}
+    assert (
+        first < 40_000 < capped.mem_mb("evaluate_cell", large, 1) == capped.mem_mb("evaluate_cell", large, 3)
+    )
+
+
+def test_attempts_follow_the_wall_time(plan, requests):
+    large = PLACE | {"model": "llama-70b"}
+    assert requests.attempts("train_adapter", PLACE) == 1
+    short = Requests(plan, read_site(Path("no site file")) | {"max_hours": 4})
+    assert short.attempts("train_adapter", large) == 8  # 28.5 hours, each attempt five minutes short of four
+    shorter = Requests(plan, read_site(Path("no site file")) | {"max_hours": 0.01})
+    assert shorter.attempts("measure_latency", large) == float("inf")  # it has no checkpoint
 
 
 def test_requests_grow_by_attempt_within_the_partitions_limit(requests):
@@ -146,12 +188,47 @@ def test_the_committed_example_is_a_valid_site_file():
             r"site\.yaml: \$\.device: device 'a999' is not in devices\.yaml; it has cpu-2, a100-80g",
         ),
         ("account: [", r"site\.yaml: not valid YAML"),
+        (b"account: caf\xe9", r"site\.yaml: not valid YAML: .*utf-8"),
+        ('account: "mine\\n"', r"site\.yaml: \$\.account: .*does not match"),
+        ("max_hours: .inf", r"site\.yaml: \$\.max_hours: not a finite number"),
+        ("time_factor: .nan", r"site\.yaml: \$\.time_factor: not a finite number"),
+        (
+            "max_hours: 24:00",
+            r"site\.yaml: \$\.max_hours: 24:00 is a number of minutes in YAML; write hours as 24",
+        ),
+        ("device: {gpu: true}", r"site\.yaml: \$\.device: '.*' is a required property"),
+        (
+            f"device: {json.dumps(OWN | {'memory': None})}",
+            r"site\.yaml: \$\.device\.memory: None is not of type",
+        ),
+        (
+            f"device: {json.dumps(OWN | {'forwards': 1})}",
+            r"site\.yaml: \$\.device: .*'forwards' was unexpected",
+        ),
     ],
 )
 def test_an_error_in_the_site_file_names_the_key(tmp_path, text, said):
-    (tmp_path / "site.yaml").write_text(text)
+    (tmp_path / "site.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ArtifactError, match=said):
         read_site(tmp_path / "site.yaml")
+
+
+def test_names_may_be_what_clusters_call_them(tmp_path):
+    (tmp_path / "site.yaml").write_text("{account: abc@v100, qos: long+preempt, partition: 'gpu,gpu2'}")
+    site = read_site(tmp_path / "site.yaml")
+    assert (site["account"], site["qos"], site["partition"]) == ("abc@v100", "long+preempt", "gpu,gpu2")
+
+
+def test_a_device_of_ones_own_sizes_requests(plan, tmp_path):
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"device": OWN | {"memory": 16}}))
+    own = Requests(plan, read_site(tmp_path / "site.yaml"))
+    assert (
+        own.gpus("evaluate_cell", PLACE | {"method": "none"}) == 2
+    )  # 13.4 GB of weights, 5.7 GB of activations
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"device": OWN}))
+    listed, own = Requests(plan, read_site(Path("none"))), Requests(plan, read_site(tmp_path / "site.yaml"))
+    for rule in RULES:
+        assert own.need(rule, PLACE) == listed.need(rule, PLACE)
 
 
 def test_slurms_times():
@@ -184,4 +261,6 @@ def test_a_job_in_the_queue_is_known_by_its_comment(plan):
     assert [comment_of("bench", work) for work in latency] == [
         "rule_measure_latency_wildcards_bench_smollm2-135m_dense_none_0"
     ]
+    odd = Work("measure_latency", "seed-m/seed-c/none/seed-0", "", "", "", "")
+    assert comment_of("bench", odd) == "rule_measure_latency_wildcards_bench_seed-m_seed-c_none_0"
     assert latency[0].log == "logs/bench/measure_latency/smollm2-135m/dense/none/seed-0.log"

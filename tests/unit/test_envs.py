@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
@@ -39,6 +40,20 @@ def pins(name: str) -> dict[str, str]:
 def test_locks_are_sorted_and_without_repetition(name):
     names = [line.split("==")[0] for line in lines(name)]
     assert names == sorted(set(names)) and len(names) > (20 if name == "docs.lock" else 40)
+
+
+def test_every_lock_is_audited(tmp_path):
+    """`make audit` with a pip-audit that finds something in one of them: the others are looked at all the same."""
+    (tmp_path / "envs").symlink_to(ENVS)
+    (tmp_path / ".venv-audit/bin").mkdir(parents=True)
+    for name, script in {"python": "", "pip-audit": "echo $2; test $2 != envs/cpu.lock"}.items():
+        (tmp_path / ".venv-audit/bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / ".venv-audit/bin" / name).chmod(0o755)
+    command = ["make", "--silent", "--file", ROOT / "Makefile", "PYTHON=true", "audit"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert done.returncode and set(done.stdout.split()) == {
+        f"envs/{path.name}" for path in ENVS.glob("*.lock")
+    }
 
 
 def test_locks_hold_the_direct_dependencies():

@@ -3,16 +3,18 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.equivalence import scorer_folders, scorer_models
 from workflow_scripts import artifacts, evaluate_cell, measure_latency, measure_similarity
-from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.artifacts import ArtifactError, write_json
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
@@ -159,8 +161,19 @@ def test_adapters_of_other_weights_are_refused(project, tmp_path):
     for file in project["prompt-5"].iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     record = json.loads((other / "training.json").read_text())
-    (other / "training.json").write_text(json.dumps(record | {"base_sha256": "0" * 64, "manifest": {}}))
+    write_json(other / "training.json", record | {"base_sha256": "0" * 64})
     with pytest.raises(ArtifactError, match="was trained on weights 000000000000"):
+        run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
+
+
+def test_an_adapter_that_is_valid_but_another_is_refused(project, tmp_path):
+    other = tmp_path / "adapter"
+    shutil.copytree(project["prompt-5"], other)
+    weights = load_file(other / "adapter_model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, other / "adapter_model.safetensors")
+    with pytest.raises(
+        ArtifactError, match=r"adapter_model\.safetensors: not the file that training\.json describes"
+    ):
         run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
 
 

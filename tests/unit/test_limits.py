@@ -10,6 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.config import ConfigError, load
 from workflow_scripts.grid import Plan
 from workflow_scripts.paths import Cell
@@ -130,6 +131,18 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     ):
         load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:5"))
     load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:3"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json", "model.safetensors"])
+def test_a_damaged_file_of_a_fetched_model_is_named_with_the_folder_to_delete(file, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    for content in ("", "[]"):
+        (folder / file).write_text(content)
+        said = rf"resources/models/smollm2-135m/{re.escape(file)}: .*; delete resources/models/smollm2-135m and it will"
+        with pytest.raises(ArtifactError, match=said):
+            load(shipped)
 
 
 def test_a_cell_that_no_grid_names_is_checked_when_it_is_asked_for(shipped):

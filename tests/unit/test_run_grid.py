@@ -62,3 +62,37 @@ def test_a_local_source_that_is_not_there_stops_a_run_before_its_first_job(tmp_p
     runs.refuse_missing_sources([cell, fetch(tmp_path), fetch("nowhere", "hub")])
     with pytest.raises(ArtifactError, match=r"fetch_corpus mine: nowhere/text.jsonl: no such file or folder"):
         runs.refuse_missing_sources([cell, fetch("nowhere/text.jsonl", rule="fetch_corpus")])
+
+
+@pytest.fixture
+def on_the_cluster(tmp_path, monkeypatch):
+    """A folder of which one job waits in a queue; what is asked of scancel goes to cancelled."""
+    (folder := tmp_path / "bin").mkdir()
+    scripts = {
+        "squeue": f'echo "7|displaced_x|PENDING|Priority|{tmp_path}|"',
+        "scancel": "echo $* >> cancelled",
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    Path(".snakemake/slurm_logs").mkdir(parents=True)
+    Path("mine.yaml").write_text("{}")
+    return folder
+
+
+def test_a_run_on_the_cluster_is_not_resumed_on_this_machine(on_the_cluster, monkeypatch, capsys):
+    monkeypatch.setattr(run_grid, "follow", lambda command: pytest.fail("it ran"))
+    assert run_grid.main("tiny", [], resume=True, blocks="core", configfiles=["mine.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert "make resume GRID=tiny BLOCKS=core CONFIG=mine.yaml PROFILE=slurm" in told
+    assert not Path("cancelled").exists()
+
+
+def test_jobs_that_are_left_and_a_silent_cluster_are_one_line_each(on_the_cluster):
+    with pytest.raises(ArtifactError, match=r"jobs of an earlier run .* still on the cluster \(7\)"):
+        runs.begin(on_cluster=True)
+    (on_the_cluster / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2; exit 1\n")
+    with pytest.raises(ArtifactError, match="are left: squeue: Unable to contact slurm controller"):
+        runs.begin(on_cluster=True)

@@ -130,6 +130,23 @@ def test_missing_shard_is_named(tmp_path, model_folder):
         )
 
 
+def test_a_local_folder_with_pickles_only_is_refused_with_the_way_out(tmp_path, model_folder):
+    (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
+    spec = {"source": "local", "path": str(model_folder)}
+    with pytest.raises(ArtifactError, match=r"tiny: .*given has pickled weights .* `save_pretrained`"):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_local_weights_that_are_cut_short_are_named(tmp_path, model_folder):
+    weights = model_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    spec = {"source": "local", "path": str(model_folder)}
+    with pytest.raises(ArtifactError, match=r"given/model\.safetensors: cut short"):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_remote_code_is_refused_unless_allowed(tmp_path, model_folder):
     change_json(model_folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling_own.OwnModel"})
     (model_folder / "modeling_own.py").write_text("raise SystemExit('this ran')\n")
@@ -207,6 +224,18 @@ def test_hub_model_that_is_not_cached_says_so(tmp_path, hub_cache):
             tmp_path,
             **MADE,
         )
+
+
+def test_a_refused_connection_says_what_to_do():
+    import httpx2
+
+    from workflow_scripts.sources import hub
+
+    with (
+        pytest.raises(ArtifactError, match=r"own/er@main: .* the hub can't be reached"),
+        hub._explained("own/er@main"),
+    ):
+        raise httpx2.ConnectError("Connection refused")
 
 
 # --------------------------------------------------------------------------------------------- GGUF

@@ -63,9 +63,12 @@ def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
     return Forecast(constants, forecast(plan, grid, constants))
 
 
-def load_constants(device: str) -> dict:
-    """A device's constants with the tasks' sizes; KeyError text lists the devices."""
+def load_constants(device: str | dict) -> dict:
+    """A device's constants, by its name or given themselves, with the tasks' sizes; KeyError text lists the devices."""
     table = yaml.safe_load(DEVICES.read_text())
+    if isinstance(device, dict):
+        said = {"name": "own device", "description": "as given", "source": "not said"}
+        return said | device | {"tasks": table["tasks"]}
     if device not in table["devices"]:
         raise KeyError(f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}")
     return table["devices"][device] | {"name": device, "tasks": table["tasks"]}
@@ -93,10 +96,15 @@ def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus:
     solves = p * width(p) if tokens else 0
     seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
     disk = 0 if settings["algorithm"] == "dense" else p * (settings.get("bits") or 16) / 8
-    activations = min(tokens * width(p) * 4, plan.config["activation_memory"] * 2**30)
     layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
-    name = f"{model}/{compressor}/{corpus}"
-    return Cost("compress_model", name, seconds, disk, LIBRARIES + layer + activations)
+    activations = tokens * width(p) * 4
+    if (
+        plan.compress_rule(compressor) == "compress_optimum"
+    ):  # the whole model in float32, here and in its process
+        memory = 2 * (LIBRARIES + 4 * p) + layer + activations
+    else:
+        memory = LIBRARIES + layer + min(activations, plan.config["activation_memory"] * 2**30)
+    return Cost("compress_model", f"{model}/{compressor}/{corpus}", seconds, disk, memory)
 
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:

@@ -10,9 +10,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 
 from workflow_scripts import artifacts
+from workflow_scripts.device import default_device
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
-from workflow_scripts.evaluate.loading import CellFiles, default_device, fingerprint, load_cell
+from workflow_scripts.evaluate.loading import CellFiles, fingerprint, load_cell
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, require_room
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.store import AnswerStore

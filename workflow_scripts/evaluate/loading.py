@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file
 from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.settings import DTYPES
@@ -41,10 +39,6 @@ class CellFiles:
                 )
             found[f"adapter {folder.parent.name}/{folder.name}"] = weights
         return found
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device, corpus: Path | None):

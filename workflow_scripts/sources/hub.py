@@ -61,10 +61,10 @@ def _explained(what: str) -> Iterator[None]:
         raise _failure(
             what, "no such repository or revision, or it is private (set HF_TOKEN)", error
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError, errors.HTTPError) as error:
         advice = "not in the local cache, and the hub can't be reached; fetch it once with a network"
         raise _failure(what, advice, error) from error
-    except (errors.HfHubHTTPError, ValueError) as error:
+    except ValueError as error:
         advice = "check `repo`, `revision`, `name` and the split in config.yaml, and the network"
         raise _failure(what, advice, error) from error
 

@@ -11,7 +11,14 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
+from workflow_scripts.artifacts import (
+    ArtifactError,
+    digest,
+    read_json,
+    safetensors_header,
+    sha256_file,
+    write_json,
+)
 from workflow_scripts.sources.fetch import (
     expect_sha256,
     extract_member,
@@ -32,6 +39,7 @@ FULL, ROOM = (
     0.5,
     0.9,
 )  # of a GPU's free memory: from where a model is spread over several; what its weights may take
+AT_SOURCE = "it must be mended at its source"
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 
 
@@ -51,7 +59,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             origin = _from_hub(name, spec, temporary, trusted)
         else:
             origin = _from_folder(name, Path(spec["path"]).expanduser(), temporary, trusted)
-        config = read_json(temporary / "config.json")
+        config = read_json(temporary / "config.json", advice=AT_SOURCE)
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         manifest = {
             "name": name,
@@ -144,6 +152,14 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
             f"{name}: {source}: no such folder; `path` in config.yaml must name a model's folder"
         )
     _refuse_code(name, str(source), source, trusted)
+    if not any(source.glob("*.safetensors")) and any(
+        fnmatch(path.name, pattern) for path in source.iterdir() for pattern in PICKLES
+    ):
+        raise ArtifactError(
+            f"{name}: {source} has pickled weights (*.bin) and no *.safetensors; such can run code when opened "
+            "and are refused. Save the model as safetensors (transformers: `save_pretrained`), or take it from the hub "
+            "with `convert_pickle: true`."
+        )
     _place(
         str(source),
         source,
@@ -157,7 +173,7 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
 def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{name}: {where}: config.json is missing: this is no transformers model")
-    if "auto_map" in read_json(folder / "config.json") and not trusted:
+    if "auto_map" in read_json(folder / "config.json", advice=AT_SOURCE) and not trusted:
         raise ArtifactError(
             f"{name}: {where}: config.json has `auto_map`, so the model would run Python code of its own; read that "
             f"code, then add {name!r} to `trusted_code` in config.yaml"
@@ -165,7 +181,8 @@ def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
 
 
 def _place(where: str, source: Path, folder: Path, patterns: list[str], link) -> None:
-    """Put the files that match into `folder`: weights by `link` where possible, the rest copied; check the set."""
+    """Put the files that match into `folder`: weights by `link` where possible, the rest copied; check the set, and
+    that no weights are cut short."""
     for path in sorted(source.iterdir()):
         target = folder / path.name
         if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -173,6 +190,7 @@ def _place(where: str, source: Path, folder: Path, patterns: list[str], link) ->
         if any(fnmatch(path.name, pattern) for pattern in OTHER_COPIES):
             continue
         if path.suffix == ".safetensors":
+            safetensors_header(path)
             try:
                 link(path.resolve(), target)
                 continue
@@ -188,7 +206,8 @@ def _missing(folder: Path) -> list[str]:
     present = {path.name for path in folder.iterdir()}
     missing = [] if "config.json" in present else ["config.json"]
     if "model.safetensors.index.json" in present:
-        shards = set(read_json(folder / "model.safetensors.index.json")["weight_map"].values())
+        index = read_json(folder / "model.safetensors.index.json", advice=AT_SOURCE)
+        shards = set(index["weight_map"].values())
         missing += sorted(shards - present)
     elif not any(name.endswith(".safetensors") for name in present):
         missing.append("*.safetensors")
