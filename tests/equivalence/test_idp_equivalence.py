@@ -94,7 +94,7 @@ def test_one_prompt_is_prompt_tuning_is_embeddings_prepended(family, tmp_path):
     with torch.no_grad():
         peft = PeftModel.from_pretrained(FAMILIES[family](), str(tmp_path)).eval()
         peft_logits = peft(input_ids=torch.tensor([context])).logits[0, 5:]
-    idp = {"kind": "idp", "members": [{"adapter": "prompt-5", "corpus": "c", "seed": 0}], "score": "auto"}
+    idp = {"kind": "idp", "members": [{"adapter": "prompt-5", "seed": 0}], "score": "auto"}
     idp |= {"calibrated": False}
     one = adapters.attach(FAMILIES[family](), None, method, [tmp_path])
     chosen = adapters.attach(FAMILIES[family](), None, idp, [tmp_path])

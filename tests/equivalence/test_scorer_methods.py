@@ -18,7 +18,7 @@ METHODS = {
              "targets": {"default": ["q_proj", "v_proj"]}},
 }  # fmt: skip
 IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
-    {"adapter": "long", "corpus": "c", "seed": 0}, {"adapter": "short", "corpus": "c", "seed": 0},
+    {"adapter": "long", "seed": 0}, {"adapter": "short", "seed": 0},
 ]}  # fmt: skip
 
 
