@@ -10,9 +10,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_opt
-from workflow_scripts.recover import adapters
-from workflow_scripts.recover.idp import SCORES, Selector
+from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_of, tiny_opt
+from workflow_scripts.recover import adapters, idp
+from workflow_scripts.recover.idp import SCORES, Selector, attention_logits
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, expanded_cache, learned_positions
 
 LENGTHS = (5, 3, 8)
@@ -236,6 +236,80 @@ def test_scores_are_those_of_the_models_own_attention(family):
         torch.testing.assert_close(
             Selector(model, bank, score).scores([context])[0], reference, atol=1e-6, rtol=0
         )
+
+
+@torch.no_grad()
+def own_mass(model, prompt, context) -> float:
+    """Share of the first layer's eager attention on a prompt before the text, mean over heads and tokens."""
+    embeddings = torch.cat([prompt, model.get_input_embeddings()(torch.tensor(context))])[None]
+    model.set_attn_implementation("eager")
+    weights = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False).attentions[0][0]
+    return weights[:, len(prompt) :, : len(prompt)].double().sum(-1).mean().item()
+
+
+SCORED = {
+    "own scaling": ("Granite", {"attention_multiplier": 0.9, "embedding_multiplier": 0.3}),
+    "queries and keys normalised": ("Qwen3", {"head_dim": 8}),
+    "biased projections": ("Qwen2", {}),
+    "YaRN": (
+        "Llama",
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+    ),
+    "a window that holds all": ("Mistral", {"sliding_window": 18}),
+}
+
+
+@pytest.mark.parametrize("case", SCORED)
+def test_every_model_that_is_scored_is_scored_by_its_own_attention(case):
+    name, settings = SCORED[case]
+    model, prompts, context = tiny_of(name, **settings), make_prompts(), make_contexts()[1]
+    if (
+        case == "queries and keys normalised"
+    ):  # whose weights start at one, where they could as well be left out
+        torch.nn.init.normal_(model.model.layers[0].self_attn.q_norm.weight)
+    scores = Selector(model, make_bank(model, prompts), "indep_sum").scores([context])[0]
+    expected = [own_mass(model, prompt, context) for prompt in prompts]
+    torch.testing.assert_close(scores.tolist(), expected, atol=1e-6, rtol=0)
+
+
+UNSCORED = {
+    "caps the attention's logits": ("Gemma2", {"head_dim": 8, "attn_logit_softcapping": 2.0}),
+    "rotates only a part of each head": ("StableLm", {}),
+    "is of a kind that the scores don't know .*q_proj": ("Phi3", {}),
+    "is of a kind that the scores don't know .*input_layernorm": ("Olmo2", {}),
+    "is of a kind that the scores don't know .*layer_type": ("Gemma3", {"head_dim": 8}),
+}
+
+
+@pytest.mark.parametrize("reason", UNSCORED)
+def test_a_first_layer_that_the_scores_do_not_know_is_refused_by_name(reason):
+    name, settings = UNSCORED[reason]
+    name, suffix = ("Gemma3", "Text") if name == "Gemma3" else (name, "")
+    model = tiny_of(name, suffix, **settings)
+    with pytest.raises(
+        ValueError, match=rf"^{name}ForCausalLM: IDP can't choose prompts .*: its first layer {reason}"
+    ):
+        Selector(model, make_bank(model, make_prompts()))
+
+
+def test_a_scaling_that_the_score_missed_would_be_refused(monkeypatch):
+    model = tiny_of("Granite", attention_multiplier=0.9)
+    bank = make_bank(model, make_prompts())
+    monkeypatch.setattr(
+        idp, "attention_logits", lambda queries, keys, scaling: attention_logits(queries, keys)
+    )
+    with pytest.raises(
+        ValueError, match=r"0\.\d+ of the attention is on a prompt by the score, 0\.\d+ in the model"
+    ):
+        Selector(model, bank)
+
+
+def test_text_beyond_the_first_layers_window_is_refused():
+    model = tiny_of("Mistral", sliding_window=18)
+    selector = Selector(model, make_bank(model, make_prompts()))
+    selector.scores([list(range(10))])
+    with pytest.raises(ValueError, match=r"8 prompt positions \+ 11 text tokens exceed the 18 that"):
+        selector.scores([list(range(11))])
 
 
 def test_opt_scores_by_plain_loops():
