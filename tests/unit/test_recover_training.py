@@ -286,6 +286,35 @@ def test_a_gradient_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_pa
     assert good["state"]["step"] == 2 and all(tensor.isfinite().all() for tensor in good["parameters"])
 
 
+@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize("where", ["adapter", "optimiser"])
+def test_an_update_that_is_not_finite_stops_before_a_checkpoint_holds_it(where, step, tmp_path, monkeypatch):
+    """A gradient may be finite and what the optimiser makes of it not; step 6 is the last, with no loss after it."""
+    learner, update, calls = make_learner(PROMPT), torch.optim.AdamW.step, []
+
+    def overflowing(self, *arguments):
+        update(self, *arguments)
+        calls.append(1)
+        if len(calls) == step:
+            state = self.state[learner.parameters[0]]
+            (learner.parameters[0].detach() if where == "adapter" else state["exp_avg_sq"])[0, 0] = torch.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflowing)
+    message = rf"not finite after the update at step {step - 1} of 6 .*last good checkpoint"
+    with pytest.raises(TrainingError, match=message):
+        train(learner, SETTINGS | {"checkpoint_minutes": 0}, make_windows(), 0, tmp_path)
+    good = training._intact(tmp_path / "checkpoint.pt", "cpu")
+    assert good["state"]["step"] == step - 1 and all(tensor.isfinite().all() for tensor in good["parameters"])
+
+
+def test_the_last_step_is_checked_and_saved_whatever_the_minutes(tmp_path, monkeypatch):
+    """What comes after the last step (held-out text, the job's end) may be killed without training again."""
+    state = train(make_learner(PROMPT), SETTINGS, make_windows(), 0, tmp_path)
+    assert saved_step(tmp_path / "checkpoint.pt") == state.step == 6
+    monkeypatch.setattr(Learner, "accumulate", None)
+    assert train(make_learner(PROMPT), SETTINGS, make_windows(), 0, tmp_path).losses == state.losses
+
+
 def test_weights_that_are_nan_stop_at_the_first_step(tmp_path):
     model = tiny_llama()
     with torch.no_grad():
@@ -320,6 +349,26 @@ def test_out_of_memory_halves_the_micro_batch_at_equal_batch(tmp_path, monkeypat
     (tmp_path / "none").mkdir()
     with pytest.raises(TrainingError, match="out of memory at step 0 with one window of 12 tokens"):
         train(learner, SETTINGS, make_windows(2), 0, tmp_path / "none")
+
+
+def test_dropout_after_halving_draws_what_a_run_of_that_micro_batch_draws(tmp_path, monkeypatch):
+    """The pass that ran out of memory had drawn before it did."""
+    (tmp_path / "whole").mkdir(), (tmp_path / "halved").mkdir()
+    reference, learner, hidden = make_learner(LORA), make_learner(LORA), Learner.hidden
+    train(reference, SETTINGS | {"micro_batch": 2}, make_windows(2), 0, tmp_path / "whole")
+
+    def small_gpu(self, rows, *arguments):
+        states = hidden(self, rows, *arguments)
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return states
+
+    monkeypatch.setattr(Learner, "hidden", small_gpu)
+    assert (
+        train(learner, SETTINGS | {"micro_batch": 4}, make_windows(2), 0, tmp_path / "halved").micro_batch
+        == 2
+    )
+    assert fingerprint(learner) == fingerprint(reference)
 
 
 @pytest.mark.parametrize("family", [tiny_opt, tiny_llama])
