@@ -1,5 +1,6 @@
 """The training loop's promises: schedule, frozen base, exact continuation after a kill, faults that stop clearly."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,6 +233,55 @@ def test_signal_handlers_are_put_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     train(make_learner(PROMPT), SETTINGS, make_windows(1), 0, tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_checkpoints_come_every_so_many_minutes(tmp_path, monkeypatch):
+    now, steps, step, save = [0.0], [], Learner.accumulate, training._save
+
+    def of_a_minute(self, *arguments):
+        now[0] += 60
+        return step(self, *arguments)
+
+    def counted(file, parameters, optimizer, state):
+        steps.append(state.step)
+        save(file, parameters, optimizer, state)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Learner, "accumulate", of_a_minute)
+    monkeypatch.setattr(training, "_save", counted)
+    train(make_learner(PROMPT), SETTINGS | {"checkpoint_minutes": 3}, make_windows(10), 0, tmp_path)
+    assert steps == [3, 6, 9, 10]
+
+
+def test_a_sigterm_that_comes_while_sigusr1_is_answered_is_the_next_steps(tmp_path, monkeypatch):
+    class Late(set):
+        """A SIGTERM arrives right after the loop has looked for one."""
+
+        def __contains__(self, number):
+            found = super().__contains__(number)
+            self.add(signal.SIGTERM)
+            return found
+
+    monkeypatch.setattr(training, "_signals", lambda: contextlib.nullcontext(Late({signal.SIGUSR1})))
+    with pytest.raises(Stopped):
+        train(make_learner(PROMPT), SETTINGS, make_windows(), 0, tmp_path)
+    assert saved_step(tmp_path / "checkpoint.pt") == 2
+
+
+def test_weights_decay_by_rate_times_decay(tmp_path, monkeypatch):
+    """With a gradient of zero nothing else moves them (AdamW decouples the decay)."""
+
+    def flat(self, *arguments):
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        return 0.0
+
+    monkeypatch.setattr(Learner, "accumulate", flat)
+    learner = make_learner(PROMPT)
+    before = learner.parameters[0].detach().clone()
+    settings = SETTINGS | {"weight_decay": 0.5, "learning_rate": 0.1, "schedule": "constant", "warmup": 0.0}
+    train(learner, settings, make_windows(2), 0, tmp_path)
+    torch.testing.assert_close(learner.parameters[0].detach(), before * (1 - 0.1 * 0.5) ** 2)
 
 
 def test_sigterm_in_process_raises_stopped(tmp_path, monkeypatch):
