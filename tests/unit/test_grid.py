@@ -80,10 +80,12 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
         "second-corpus",
         "prefix-concat",
         "controls",
+        "idp-controls",
+        "idp-second-seed",
         "figure-1",
         "figure-6",
     ]
-    assert page["planned"] == {"similarity": 14, "latency": 1}
+    assert page["planned"] == {"similarity": 14, "latency": 2}
     assert every.analysis("bench", "draw_page.py")["blocks"]["left_out"] == []
 
 
@@ -285,6 +287,22 @@ def test_every_path_that_a_plan_makes_can_be(shipped):
 def test_every_cell_of_the_shipped_grids_can_be(shipped):
     plan = Plan(shipped)
     assert all(plan.check(cell) == cell for grid in shipped["grids"] for cell in plan.cells(grid))
+
+
+@pytest.mark.parametrize("grid", ["bench", "paper"])
+def test_every_adapter_stands_on_the_dense_model_too_and_every_idp_beside_its_members(shipped, grid):
+    plan = Plan(shipped)
+    cells = set(plan.cells(grid))
+    for cell in cells:
+        assert set(plan.members(cell)) <= cells, cell
+    for adapter in plan.adapters(grid):
+        assert adapter._replace(compressor="dense") in cells, adapter
+    dynamic = {method for method in {c.method for c in cells} if shipped["methods"][method]["kind"] == "idp"}
+    corpora = {"bench": "idp-50-corpora", "paper": "idp-50-hub-corpora"}[grid]
+    assert {"idp-50-100", "idp-26-50-100", "idp-50-seeds", corpora} <= dynamic
+    for cell in cells:
+        if cell.method in dynamic:
+            assert cell._replace(compressor="dense") in cells, cell
 
 
 def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monkeypatch):

@@ -32,6 +32,16 @@ def member_cells(results: Results, group: Group, method: dict) -> list[Cell | No
     return cells
 
 
+def missing_members(results: Results, group: Group, method: dict) -> list[str]:
+    """The members without an evaluated cell, for which the other ways to choose can't be told."""
+    names = [
+        f"{m['adapter']} (seed {m['seed']})" if isinstance(m, dict) and "seed" in m else name
+        for m, name in zip(method["members"], member_names(method), strict=True)
+    ]
+    cells = member_cells(results, group, method)
+    return [name for name, cell in zip(names, cells, strict=True) if cell is None]
+
+
 def choices(results: Results, group: Group, name: str, method: dict) -> list[Choice]:
     """The three other ways for one IDP method; none where a member's cell is missing.
 
