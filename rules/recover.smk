@@ -7,7 +7,7 @@ rule train_adapter:
         ),
         model=model_input,
         compression=compression_input("adapters"),
-        corpus=lambda wildcards: corpus_input(wildcards.corpus),
+        corpus=lambda wildcards: corpus_input(PLAN.training_corpus(cell_of(wildcards))),
     output:
         training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
         config="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_config.json",
@@ -23,6 +23,6 @@ rule train_adapter:
         args=lambda wildcards: PLAN.train(cell_of(wildcards)),
         checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid)["checkpoint_minutes"]),
     message:
-        "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} on {wildcards.corpus}"
+        "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:
         "../workflow_scripts/train_adapter.py"

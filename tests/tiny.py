@@ -135,19 +135,23 @@ def write_tasks(folder: Path, items: int = 8) -> dict[str, Path]:
 
 
 def config(folder: Path) -> dict:
-    """A configuration with one tiny grid (9 cells, 4 adapters, every kind of method) over local sources in `folder`."""
+    """A configuration with one tiny grid (11 cells, 5 adapters, each kind of method) over local sources in `folder`."""
     tasks = write_tasks(folder / "tasks")
     tuner = {"learning_rate": 1.0e-3}
     block = {
         "models": ["tiny"], "compressors": ["gptq-w3"], "corpora": ["text"],
-        "methods": ["none", "lora-r2", "prompt-5", "prompt-8", "ptune-5", "idp-5-8", "concat-5-8"],
+        "methods": ["none", "lora-r2", "prompt-5", "prompt-5-other", "prompt-8", "ptune-5", "idp-5-8",
+                    "idp-5-corpora", "concat-5-8"],
     }  # fmt: skip
     return {
         "grid": "tiny",
         "models": {
             "tiny": {"source": "local", "path": str(write_model(folder / "model")), "parameters": 40000}
         },
-        "corpora": {"text": {"source": "local", "path": str(write_corpus(folder / "text.jsonl"))}},
+        "corpora": {
+            name: {"source": "local", "path": str(write_corpus(folder / f"{name}.jsonl", seed=seed))}
+            for seed, name in enumerate(("text", "other"), 1)
+        },
         "benchmarks": {
             "local": {task: {"source": "local", "path": str(file)} for task, file in tasks.items()}
         },
@@ -171,9 +175,11 @@ def config(folder: Path) -> dict:
             "none": {"kind": "none"},
             "lora-r2": {"kind": "lora", "rank": 2, "targets": {"default": ["q_proj", "v_proj"]}},
             "prompt-5": {"kind": "prompt", "tokens": 5},
+            "prompt-5-other": {"kind": "prompt", "tokens": 5, "corpus": "other"},
             "prompt-8": {"kind": "prompt", "tokens": 8},
             "ptune-5": {"kind": "prefix", "tokens": 5},
             "idp-5-8": {"kind": "idp", "members": ["prompt-5", "prompt-8"]},
+            "idp-5-corpora": {"kind": "idp", "members": ["prompt-5", "prompt-5-other"]},
             "concat-5-8": {"kind": "concat", "members": ["prompt-5", "prompt-8"]},
         },
         "training": {

@@ -1,6 +1,7 @@
 """Random models of two layers in which prompts matter: large initial weights, so that attention is far from uniform."""
 
 import torch
+import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 VOCABULARY = 97
@@ -42,6 +43,18 @@ def tiny_opt(
         attn_implementation=attention,
     )
     return OPTForCausalLM(config).to(dtype).eval()
+
+
+def tiny_of(name: str, kind: str = "", **settings) -> PreTrainedModel:
+    """A tiny model of any rotary family of transformers, by the prefix of its classes."""
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    config = getattr(transformers, f"{name}{kind}Config")(**shape | settings)
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
 
 
 FAMILIES = {

@@ -291,14 +291,14 @@ def _meaning_problems(config: dict) -> list[str]:
                 if compressor[name] not in allowed
             ]
     for name, method in config["methods"].items():
+        if "corpus" in method:
+            refer(f"methods.{name}.corpus", method["corpus"], "corpora")
         for index, member in enumerate(method.get("members", ())):
             key = f"methods.{name}.members[{index}]"
             member = member if isinstance(member, dict) else {"adapter": member}
             prompts = [n for n, m in config["methods"].items() if m["kind"] == "prompt"]
             if member["adapter"] not in prompts:
                 problems.append(unknown(key, member["adapter"], prompts, "prompt in methods"))
-            if "corpus" in member:
-                refer(f"{key}.corpus", member["corpus"], "corpora")
     for name in config["trusted_code"]:
         refer("trusted_code", name, "models")
     if "none" in config["corpora"]:

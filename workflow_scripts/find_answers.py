@@ -8,8 +8,9 @@ from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.job import job
 
 
-def main(cells: list[str], corpora: dict[str, str], benchmarks: dict[str, str], output: str) -> None:
-    """cells: paths of all cells that the grid plans; corpora: name -> train.jsonl; benchmarks: task -> data.jsonl."""
+def main(cells: list[str], corpora: dict[str, list[str]], benchmarks: dict[str, str], output: str) -> None:
+    """cells: paths of all cells that the grid plans; corpora: a path's corpus -> train.jsonl of each that the pair's
+    adapters are trained on there; benchmarks: task -> data.jsonl."""
     with atomic_path(output) as temporary:
         find(read_results(cells), corpora, benchmarks).to_parquet(temporary, index=False)
 
@@ -17,8 +18,11 @@ def main(cells: list[str], corpora: dict[str, str], benchmarks: dict[str, str], 
 if __name__ == "__main__":
     with job(snakemake):
         args = snakemake.params.args
-        texts = {
-            kind: {name: str(Path(manifest).with_name(file)) for name, manifest in args[kind].items()}
-            for kind, file in (("corpora", "train.jsonl"), ("benchmarks", "data.jsonl"))
+        corpora = {
+            name: [str(Path(manifest).with_name("train.jsonl")) for manifest in manifests]
+            for name, manifests in args["corpora"].items()
         }
-        main(args["cells"], output=snakemake.output[0], **texts)
+        benchmarks = {
+            task: str(Path(manifest).with_name("data.jsonl")) for task, manifest in args["benchmarks"].items()
+        }
+        main(args["cells"], corpora, benchmarks, snakemake.output[0])

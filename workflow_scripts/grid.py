@@ -124,13 +124,20 @@ class Plan:
             return [cell]
         members = (m if isinstance(m, dict) else {"adapter": m} for m in method.get("members", ()))
         return [
-            cell._replace(
-                method=member["adapter"],
-                corpus=member.get("corpus", cell.corpus),
-                seed=member.get("seed", cell.seed),
-            )
-            for member in members
+            cell._replace(method=member["adapter"], seed=member.get("seed", cell.seed)) for member in members
         ]
+
+    def training_corpus(self, adapter: Cell) -> str:
+        """The corpus that an adapter is trained on: its method's own, else the path's, which calibrated the weights."""
+        return self.config["methods"][adapter.method].get("corpus", adapter.corpus)
+
+    def training_corpora(self, grid: str) -> dict[str, list[str]]:
+        """Corpus of a path -> the corpora that the pair's adapters are trained on there."""
+        pair, corpora = self.grid(grid)["pair"].values(), {}
+        for cell in self.cells(grid):
+            if cell.method in pair:
+                corpora.setdefault(cell.corpus, set()).update(map(self.training_corpus, self.members(cell)))
+        return {corpus: sorted(trained_on) for corpus, trained_on in corpora.items()}
 
     def adapters(self, grid: str) -> list[Cell]:
         """Every adapter that the grid trains, each once."""
@@ -160,14 +167,12 @@ class Plan:
     # ------------------------------------------------------------------------------------------- slices
 
     def method(self, cell: Cell) -> dict:
-        """The cell's method as its entry gets it: members resolved to adapter, corpus and seed."""
+        """The cell's method as its entry gets it: members resolved to adapter and seed."""
         method = {
             key: value for key, value in self.config["methods"][cell.method].items() if key != "training"
         }
         if "members" in method:
-            method["members"] = [
-                {"adapter": m.method, "corpus": m.corpus, "seed": m.seed} for m in self.members(cell)
-            ]
+            method["members"] = [{"adapter": m.method, "seed": m.seed} for m in self.members(cell)]
         return method
 
     def regime(self, grid: str) -> dict:
@@ -223,7 +228,7 @@ class Plan:
 
     def train(self, cell: Cell) -> dict:
         settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
-        inputs = [self.compressed_recipe(cell), self.recipe("corpora", cell.corpus), cell.seed]
+        inputs = [self.compressed_recipe(cell), self.recipe("corpora", self.training_corpus(cell)), cell.seed]
         return _with_recipe(settings, _code("train_adapter.py", settings["method"]["kind"]), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
@@ -254,7 +259,8 @@ class Plan:
     def artefacts(self, grid: str) -> dict[str, str]:
         """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
         cells, adapters, settings = self.cells(grid), self.adapters(grid), self.grid(grid)
-        corpora = {cell.corpus for cell in [*cells, *adapters]} - {"none"}
+        corpora = {cell.corpus for cell in cells} - {"none"}
+        corpora |= {self.training_corpus(cell) for cell in adapters}
         corpora |= {*settings["evaluation"]["perplexity"]["corpora"]}
         corpora |= {settings["similarity"]["corpus"]} if "similarity" in settings else set()
         data = settings["benchmarks"]
@@ -291,7 +297,10 @@ class Plan:
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
         if entry == "find_answers.py":
-            settings["corpora"] = {c.corpus: corpus_manifest(c.corpus) for c in self.adapters(grid)}
+            settings["corpora"] = {
+                corpus: [corpus_manifest(name) for name in names]
+                for corpus, names in self.training_corpora(grid).items()
+            }
             settings["benchmarks"] = {
                 task: benchmark_manifest(self.grid(grid)["benchmarks"], task) for task in self.tasks(grid)
             }

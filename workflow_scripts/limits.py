@@ -1,5 +1,5 @@
 """What a model can't do, said before any job: too long windows and prompts, layers and linears it lacks, patterns that
-don't divide its widths, scores it has none of.
+don't divide its widths, scores it has none of, first layers in which IDP can't score.
 
 A model's limits stand in its folder once it is fetched (config.json, names in the safetensors); before that in its
 entry of the catalogue, if it names them. Where neither is there, the job says the same at its start.
@@ -8,6 +8,7 @@ entry of the catalogue, if it names them. Where neither is there, the job says t
 import functools
 from pathlib import Path
 
+from workflow_scripts import first_layer
 from workflow_scripts.artifacts import ArtifactError, read_json, safetensors_header
 from workflow_scripts.config import TRAINED, UNCALIBRATED, unknown
 
@@ -24,10 +25,11 @@ WIDTHS = (
 
 
 def known(config: dict, model: str) -> dict:
-    """{positions, layers, learned_positions, widths, type, modules} of a model; None or empty what is not known."""
+    """{positions, layers, learned_positions, widths, type, modules, window, unscored} of a model; None or empty what is
+    not known. window, unscored: of the first layer, see first_layer."""
     entry, folder = config["models"][model], Path("resources/models", model)
     found = {key: entry.get(key) for key in (*HINTS, "learned_positions")}
-    found |= {"widths": [], "type": None, "modules": frozenset()}
+    found |= {"widths": [], "type": None, "modules": frozenset(), "window": None, "unscored": None}
     if (file := folder / "config.json").exists():
         read = _read_object(file)
         found |= {key: read[name] for key, name in HINTS.items() if name in read}
@@ -38,6 +40,9 @@ def known(config: dict, model: str) -> dict:
             if (weights := folder / name).exists():
                 found["modules"] = _modules(weights, weights.stat().st_mtime_ns)
                 break
+        found["window"] = first_layer.window(read)
+        fused = found["modules"] and not any(name.endswith(".q_proj") for name in found["modules"])
+        found["unscored"] = first_layer.peculiarity(read) or ("has fused projections" if fused else None)
     return found
 
 
@@ -77,6 +82,11 @@ def _found(config: dict, limits: dict, grid: str, model: str, compressor: str, m
         key = f"methods.{method}.score"
         said = f"{spec['score']} is not defined with learned positions, which {model} has; use auto or indep_mean"
         yield key, 0, f"{key}: {said}"
+    if spec["kind"] == "idp" and limits["unscored"]:
+        key = f"methods.{method}"
+        yield key, 0, f"{key}: IDP can't choose prompts for {model}: its first layer {limits['unscored']}"
+    if spec["kind"] == "idp" and limits["window"]:
+        yield from _beyond_window(config, settings, limits["window"], grid, model, compressor, method)
     beyond = [layer for layer in spec.get("layers") or () if layer >= (limits["layers"] or layer + 1)]
     if beyond:
         key, count = f"methods.{method}.layers", limits["layers"]
@@ -117,6 +127,14 @@ def _beyond_positions(config, settings, positions: int, grid: str, model: str, c
             after, beside = (f" after a prompt of {prompt}", f" with {method}") if prompt else ("", "")
             said = f"{length} tokens{after} exceed the {positions} positions of {model}"
             yield key, positions - prompt, f"{key}: {said}; at most {positions - prompt} are possible{beside}"
+
+
+def _beyond_window(config, settings, window: int, grid: str, model: str, compressor: str, method: str):
+    """Text on which an IDP would choose, that is longer than what the first layer attends to."""
+    for key, length, prompt in _windows(config, settings, grid, compressor, method):
+        if key.startswith("grids.") and prompt and length + prompt > window:
+            said = f"{length} tokens after a prompt of {prompt} exceed the {window} that {model}'s first layer sees"
+            yield key, window - prompt, f"{key}: {said}; at most {window - prompt} are possible with {method}"
 
 
 def _windows(config: dict, settings: dict, grid: str, compressor: str, method: str):

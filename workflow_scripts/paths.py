@@ -32,7 +32,8 @@ CATALOGUES = {
 
 
 class Cell(NamedTuple):
-    """One evaluation job. `corpus` calibrates the compressor and trains the adapter; 'none' where nothing is."""
+    """One evaluation job. `corpus` calibrates the compressor and trains the adapter, unless its method names another
+    text; 'none' where nothing is."""
 
     grid: str
     model: str

@@ -13,7 +13,7 @@ TRAINING = {
 }  # fmt: skip
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
 IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
-    {"adapter": "prompt-5", "corpus": "made-up", "seed": 0}, {"adapter": "prompt-7", "corpus": "made-up", "seed": 0},
+    {"adapter": "prompt-5", "seed": 0}, {"adapter": "prompt-7", "seed": 0},
 ]}  # fmt: skip
 
 

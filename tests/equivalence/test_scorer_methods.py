@@ -6,6 +6,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from tests.equivalence import scorer_models
+from workflow_scripts.evaluate.perplexity import perplexity
 from workflow_scripts.evaluate.scorer import Scorer, common_prefix
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge
@@ -18,7 +19,7 @@ METHODS = {
              "targets": {"default": ["q_proj", "v_proj"]}},
 }  # fmt: skip
 IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
-    {"adapter": "long", "corpus": "c", "seed": 0}, {"adapter": "short", "corpus": "c", "seed": 0},
+    {"adapter": "long", "seed": 0}, {"adapter": "short", "seed": 0},
 ]}  # fmt: skip
 
 
@@ -143,8 +144,13 @@ def test_selection_sees_only_what_all_contexts_of_a_document_share(tmp_path):
     shared = [tokenizer(f"They say that {option}")["input_ids"] for option in ("bees", "the spiders")]
     assert common_prefix(shared) in recorder.contexts
     assert shared[0] not in recorder.contexts
-    ours.loglikelihood_rolling(
-        [Instance("loglikelihood_rolling", {}, ("What do bees make? " * 80,), 0, ("any", 0, 1))]
-    )
-    assert all(recorder.contexts)  # the first window has no text before it: never asked, prompt 0
+    text = " ".join(f"What do {number} bees make?" for number in range(80))
+    ours.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0, ("any", 0, 1))])
+    tokens, longest = ours.encode([text])[text], ours.max_length
+    # the first window has no text before it: never asked, prompt 0
+    assert recorder.contexts == [tokens[:start][-longest:] for start in range(longest, len(tokens), longest)]
+    assert len(recorder.contexts) > 1
+    windows = [tokens[i : i + 20] for i in range(0, 80, 20)]
+    perplexity(ours, windows)
+    assert recorder.contexts == windows[:-1]
     assert ours.score([]) == []

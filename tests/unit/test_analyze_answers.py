@@ -73,12 +73,14 @@ def test_other_tasks_and_questions_without_entity_are_unknown():
 def test_the_ledger_carries_the_answer_per_item(tmp_path):
     corpus = tmp_path / "train.jsonl"
     corpus.write_text(json.dumps({"text": "A synthetic world question: answer 3 it is."}) + "\n")
+    other = tmp_path / "other.jsonl"  # a second text that the pair's adapters are trained on
+    other.write_text(json.dumps({"text": "A synthetic world question: answer 2 it is."}) + "\n")
     results = read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), items=5))
     ledger = build(results, PAIR)
-    answers = find(results, {"wikipedia": corpus}, {})
+    answers = find(results, {"wikipedia": [other, corpus]}, {})
     ledger = add_answers(ledger, answers)
     known = ledger[ledger["task"] == "sciq"].set_index("doc_id")["answer_in_training_text"]
-    assert list(known[[2, 3]]) == [False, True]
+    assert list(known[[1, 2, 3]]) == [False, True, True]
     assert ledger.loc[ledger["task"] == "piqa", "answer_in_training_text"].isna().all()
     nothing = find(results, {}, {})
     nothing.to_parquet(tmp_path / "answers.parquet")
@@ -92,4 +94,4 @@ def test_the_ledger_carries_the_answer_per_item(tmp_path):
 def test_a_lost_corpus_names_its_file(tmp_path):
     results = read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), items=2))
     with pytest.raises(ArtifactError, match=r"nowhere\.jsonl"):
-        find(results, {"wikipedia": tmp_path / "nowhere.jsonl"}, {})
+        find(results, {"wikipedia": [tmp_path / "nowhere.jsonl"]}, {})

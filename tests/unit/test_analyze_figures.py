@@ -47,7 +47,12 @@ LATENCY = {
     "latencies": [
         timing("none", "none", 1.0, 0.1), timing("prompt-100", "prompt", 1.1, 0.1),
         timing("prompt-100", "prompt_cached", 1.05, 0.1), timing("ptune-50", "prefix", 1.05, 0.1),
-        timing("idp-50-100", "idp", 1.2, 0.1), timing("lora-r4", "lora", 1.4, 0.12),
+        timing("idp-50-100", "idp", 1.2, 0.1),
+        timing("idp-50-100", "idp_mixed", 1.3, 0.1) | {
+            "shares": {"prompt-50": 0.5, "prompt-100": 0.5},
+            "cached_ratio": {"prompt-50": {"median": 1.2, "low": 1.1, "high": 1.3}},
+        },
+        timing("lora-r4", "lora", 1.4, 0.12),
         timing("lora-r4", "lora_merged", 1.0),
     ],
     "manifest": {"device": "made-up device"},
@@ -112,7 +117,14 @@ SAYS = {
         "dense model's at 16 bits",
     ],
     "training": ["training tokens", "lora-r4"],
-    "latency": ["seconds per forward pass", "lora-r4, merged", "×1.40", "made-up device"],
+    "latency": [
+        "seconds per forward pass",
+        "lora-r4, merged",
+        "idp-50-100, rows mixed",
+        "served rows with",
+        "×1.40",
+        "made-up device",
+    ],
 }
 
 

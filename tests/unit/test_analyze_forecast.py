@@ -162,7 +162,9 @@ def test_each_grid_names_its_device(plan, capsys):
 
 
 def test_latency_jobs_are_forecast_where_the_grid_measures_them(plan):
-    assert kinds(forecast(plan, "bench", load_constants("cpu-2")))["measure_latency"] == 1
+    assert (
+        kinds(forecast(plan, "bench", load_constants("cpu-2")))["measure_latency"] == 3
+    )  # dense, two corpora
     assert "measure_latency" not in kinds(forecast(plan, "smoke", load_constants("cpu-2")))
 
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, study, write_grid
 from workflow_scripts.analyze import paper
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.rendering import RENDERERS, latex, to_csv, to_html, to_latex, to_markdown
@@ -211,6 +211,24 @@ def test_the_ablation_shows_other_ways_to_choose(tables):
     for render in (to_markdown, to_latex, to_html):
         assert "lowest perplexity on held-out text, chosen without looking at any task" in render(tables[2])
         assert "Single best" not in render(tables[0])
+
+
+def test_an_idp_without_a_members_cell_says_why_it_has_no_other_ways_to_choose(tmp_path, monkeypatch):
+    seeds = {
+        "kind": "idp",
+        "members": [{"adapter": "prompt-50", "seed": 0}, {"adapter": "prompt-50", "seed": 1}],
+    }
+    monkeypatch.setitem(METHODS, "idp-50-seeds", seeds | {"score": "auto"})
+    monkeypatch.setitem(PARAMETERS, "idp-50-seeds", 57_600)
+    truth = study("m", {"prompt-50": 0.1, "idp-50-seeds": 0.1})
+    said = "no single best, random choice or oracle: not evaluated here prompt-50 (seed 1)"
+    table = tables_of(tmp_path / "lacking", truth)[2]
+    assert row_of(table, "idp-50-seeds").note.endswith(said)
+    assert not any(row.type == "choice" for row in table.panels[0].rows)
+    truth |= {(*cell[:4], 1): value for cell, value in truth.items() if cell[3] == "prompt-50"}
+    table = tables_of(tmp_path / "whole", truth)[2]
+    assert "not evaluated here" not in row_of(table, "idp-50-seeds").note
+    assert sum(row.type == "choice" for row in table.panels[0].rows) == 3
 
 
 def test_idp_reports_the_share_of_each_prompt(tables):

@@ -68,6 +68,22 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
         ),
         (["methods", "idp-50-100", "members"], ["lora-r2"], ["members[0]: 'lora-r2' is no prompt"]),
         (["methods", "idp-50-100", "members"], [], ["idp-50-100.members: holds nothing"]),
+        (
+            ["methods", "prompt-50", "corpus"],
+            "wikipedi",
+            ["methods.prompt-50.corpus: 'wikipedi' is no name in corpora"],
+        ),
+        (
+            ["methods", "prompt-50", "corpus"],
+            "none",
+            ["methods.prompt-50.corpus: 'none' is no name in corpora"],
+        ),
+        (["methods", "idp-50-100", "corpus"], "wikipedia", ["methods.idp-50-100.corpus: unknown key"]),
+        (
+            ["methods", "idp-50-100", "members"],
+            [{"adapter": "prompt-50", "corpus": "wikipedia"}],
+            ["members[0].corpus: unknown key; allowed: adapter, seed"],
+        ),
         (["methods", "none"], None, ["methods.none: must be there"]),
         (["grids", "smoke", "pair"], None, ["grids.smoke: the key pair is missing"]),
         (["grids", "smoke", "pair", "lora"], "prompt-50", ["pair.lora: 'prompt-50' is of kind prompt"]),

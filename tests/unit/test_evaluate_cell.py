@@ -15,9 +15,12 @@ from tests import tiny
 from tests.equivalence import scorer_folders, scorer_models
 from workflow_scripts import artifacts, evaluate_cell, measure_latency, measure_similarity
 from workflow_scripts.artifacts import ArtifactError, write_json
+from workflow_scripts.evaluate import latency, loading
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.recover.adapters import attach
+from workflow_scripts.sources import models
 from workflow_scripts.sources.corpora import read_documents
 
 EVALUATION = {"items": 4, "generation_tokens": 6, "precision": "fp32",
@@ -233,6 +236,22 @@ def test_similarity_is_one_for_equal_models_and_less_behind_a_prompt(project, tm
             assert record["activations"][-1] < 0.999
 
 
+def test_calibrated_scores_are_centred_on_32_pieces_of_training_text(project, monkeypatch):
+    settings, members = METHODS["idp-5-7"]
+    files = loading.CellFiles(project["model"], project["compressed"], [project[name] for name in members])
+    given, real = [], loading.attach
+    monkeypatch.setattr(
+        loading, "attach", lambda *args, contexts: given.append(contexts) or real(*args, contexts=contexts)
+    )
+    loading.load_cell(
+        files, settings | {"calibrated": True}, 0, "fp32", torch.device("cpu"), project["corpus"]
+    )
+    ((*contexts,),) = given
+    assert len({tuple(context) for context in contexts}) == 32 and {len(context) for context in contexts} == {
+        128
+    }
+
+
 def test_latency_measures_every_variant(project, tmp_path):
     prompt, lora = scorer_folders.PROMPT, {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
                                            "targets": {"default": ["q_proj", "v_proj"]}}  # fmt: skip
@@ -247,22 +266,67 @@ def test_latency_measures_every_variant(project, tmp_path):
     rows = artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]
     assert [(row["method"], row["variant"]) for row in rows] == [
         ("none", "none"), ("prompt-5", "prompt_cached"), ("prompt-5", "prompt"), ("prompt-7", "prompt_cached"),
-        ("prompt-7", "prompt"), ("ptune-5", "prefix"), ("idp-5-7", "idp"), ("concat-5-7", "concat"),
+        ("prompt-7", "prompt"), ("ptune-5", "prefix"), ("idp-5-7", "idp"), ("idp-5-7", "idp_mixed"),
+        ("concat-5-7", "concat"),
         ("lora-r2", "lora"), ("lora-r2", "lora_merged"),
     ]  # fmt: skip
     for row in rows:
         for interval in (row["prefill"], row["prefill_ratio"], row["token"], row["token_ratio"]):
             assert 0 < interval["low"] <= interval["median"] <= interval["high"]
     assert rows[0]["prefill_ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
-    assert [set(row.get("cached_ratio", ())) for row in rows] == [set()] * 6 + [{"prompt-5", "prompt-7"}] + [
-        set()
-    ] * 3
+    members = {"prompt-5", "prompt-7"}
+    assert [set(row.get("cached_ratio", ())) for row in rows] == [set()] * 6 + [members] * 2 + [set()] * 3
+    assert rows[6]["shares"].keys() == members and sum(rows[6]["shares"].values()) == pytest.approx(1)
+    assert rows[7]["shares"] == pytest.approx({"prompt-5": 2 / 3, "prompt-7": 1 / 3})  # of three rows
     idp, cached = rows[6], {row["method"]: row for row in rows if row["variant"] == "prompt_cached"}
     for member, ratio in idp[
         "cached_ratio"
     ].items():  # paired ratios lie between the extremes of the unpaired ones
         assert idp["prefill"]["low"] / cached[member]["prefill"]["high"] <= ratio["median"]
         assert ratio["median"] <= idp["prefill"]["high"] / cached[member]["prefill"]["low"]
+
+
+def test_latency_runs_what_the_method_evaluates_with(project):
+    """Each row behind its chosen prompt, at the positions after it, however the rows divide."""
+    settings, members = METHODS["idp-5-7"]
+    recovered = attach(
+        models.load_dense(project["model"]), None, settings, [project[name] for name in members]
+    )
+    model, bank = recovered.model, recovered.bank
+
+    class Chosen:
+        def __init__(self, rows):
+            self.rows, self.asked = torch.tensor(rows), []
+
+        def select(self, contexts):
+            self.asked.append(contexts)
+            return self.rows, None
+
+    def first_tokens(timed, chosen):
+        parts = iter(tokens for _, tokens, _ in timed())
+        served = {index: iter(next(parts)) for index in sorted(set(chosen))}
+        return [int(next(served[index])) for index in chosen]
+
+    for rows, mixed, chosen in (
+        ([1, 1, 0, 1], False, [1, 1, 0, 1]),
+        ([1, 1, 1, 1], False, [1, 1, 1, 1]),
+        ([1, 1, 1, 1], True, [0, 1, 0, 1]),
+    ):
+        selector = Chosen(rows)
+        timed = latency.Prefill(model, bank, selector, 4, 12, mixed=mixed)
+        expected, ends = [], []
+        for ids, index in zip(timed.ids, chosen):
+            length = bank.prefixes[index].length
+            with torch.no_grad():
+                logits = model(
+                    input_ids=ids[None], position_ids=torch.arange(length, length + 12)[None],
+                    past_key_values=bank.cache(index, 1),
+                ).logits  # fmt: skip
+            expected.append(int(logits[0, -1].argmax()))
+        assert first_tokens(timed, chosen) == expected
+        assert selector.asked == [timed.ids.tolist()]  # scoring and selection are in the time
+        ends = [end for _, _, end in timed()]
+        assert ends == [12 + bank.prefixes[index].length for index in sorted(set(chosen))]
 
 
 def test_bf16_body_has_a_float32_head(project, tmp_path):

@@ -80,10 +80,12 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
         "second-corpus",
         "prefix-concat",
         "controls",
+        "idp-controls",
+        "idp-second-seed",
         "figure-1",
         "figure-6",
     ]
-    assert page["planned"] == {"similarity": 14, "latency": 1}
+    assert page["planned"] == {"similarity": 14, "latency": 2}
     assert every.analysis("bench", "draw_page.py")["blocks"]["left_out"] == []
 
 
@@ -97,12 +99,39 @@ def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):
     )
 
 
-def test_members_of_another_corpus_or_seed_are_found(shipped):
+def test_members_of_another_seed_are_found(shipped):
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-seeds", 0)
+    assert [m.seed for m in Plan(shipped).members(cell)] == [0, 1]
+
+
+def test_members_of_other_text_are_trained_on_the_cells_own_weights(shipped):
+    """The path's corpus is the calibration corpus; the method's is the text alone."""
     plan = Plan(shipped)
     cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-corpora", 0)
-    assert [m.corpus for m in plan.members(cell)] == ["wikipedia", "c4-sample"]
-    cell = cell._replace(method="idp-50-seeds")
-    assert [m.seed for m in plan.members(cell)] == [0, 1]
+    members = plan.members(cell)
+    assert [plan.training_corpus(member) for member in members] == ["wikipedia", "c4-sample"]
+    assert {plan.compression(member) for member in members} == {plan.compression(cell)}
+    other = edited(shipped, ["corpora", "c4-sample", "file"], "exllamav3/conversion/other.utf8")
+    assert [plan.train_recipe(m) == other.train_recipe(m) for m in members] == [True, False]
+    assert plan.compressed_recipe(cell) == other.compressed_recipe(cell)
+    assert plan.evaluate_recipe(cell) != other.evaluate_recipe(cell)
+
+
+def test_a_text_that_adapters_alone_are_trained_on_is_among_what_the_grid_fetches(shipped):
+    config = copy.deepcopy(shipped)
+    config["grids"]["smoke"]["blocks"]["core"]["methods"].append("prompt-50-c4-sample")
+    text = "resources/corpora/c4-sample/manifest.json"
+    assert text in Plan(load(config)).artefacts("smoke") and text not in Plan(shipped).artefacts("smoke")
+
+
+def test_answers_are_sought_in_the_text_that_the_pair_is_trained_on(shipped):
+    config = copy.deepcopy(shipped)
+    config["grids"]["bench"]["pair"]["prompt"] = "idp-50-corpora"
+    both = ["c4-sample", "wikipedia"]
+    plan = Plan(load(config))
+    assert plan.training_corpora("bench") == {"wikipedia": both, "c4-sample": ["c4-sample"]}
+    searched = plan.analysis("bench", "find_answers.py")["corpora"]
+    assert searched["wikipedia"] == [f"resources/corpora/{name}/manifest.json" for name in both]
 
 
 def test_the_learning_rate_of_one_method_changes_its_adapters_and_cells_alone(shipped):
@@ -258,6 +287,22 @@ def test_every_path_that_a_plan_makes_can_be(shipped):
 def test_every_cell_of_the_shipped_grids_can_be(shipped):
     plan = Plan(shipped)
     assert all(plan.check(cell) == cell for grid in shipped["grids"] for cell in plan.cells(grid))
+
+
+@pytest.mark.parametrize("grid", ["bench", "paper"])
+def test_every_adapter_stands_on_the_dense_model_too_and_every_idp_beside_its_members(shipped, grid):
+    plan = Plan(shipped)
+    cells = set(plan.cells(grid))
+    for cell in cells:
+        assert set(plan.members(cell)) <= cells, cell
+    for adapter in plan.adapters(grid):
+        assert adapter._replace(compressor="dense") in cells, adapter
+    dynamic = {method for method in {c.method for c in cells} if shipped["methods"][method]["kind"] == "idp"}
+    corpora = {"bench": "idp-50-corpora", "paper": "idp-50-hub-corpora"}[grid]
+    assert {"idp-50-100", "idp-26-50-100", "idp-50-seeds", corpora} <= dynamic
+    for cell in cells:
+        if cell.method in dynamic:
+            assert cell._replace(compressor="dense") in cells, cell
 
 
 def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monkeypatch):

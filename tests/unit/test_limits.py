@@ -102,6 +102,39 @@ def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
         load(edit(shipped, ["methods", "idp-50-100", "score"], "joint_sum"))
 
 
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"attn_logit_softcapping": 50.0}, "methods.idp-50-100: IDP can't choose prompts for .*: its first layer caps"),
+        ({"partial_rotary_factor": 0.25}, "its first layer rotates only a part of each head"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "its first layer rotates only a part of each head"),
+        ({"sliding_window": 611}, "perplexity.length: 512 tokens after a prompt of 100 exceed the 611 that"),
+        ({"sliding_window": 612}, None),
+        ({"sliding_window": 64, "use_sliding_window": False}, None),
+        ({"sliding_window": 64, "max_window_layers": 21}, None),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, None),
+    ],
+)  # fmt: skip
+def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "any"} | found))
+    if words is None:
+        load(shipped)
+    else:
+        with pytest.raises(ConfigError, match=words):
+            load(shipped)
+
+
+def test_fused_projections_are_seen_in_the_weights_names(shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+    save_file({"model.layers.0.self_attn.qkv_proj.weight": np.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"methods.idp-50-100: .* its first layer has fused projections"):
+        load(shipped)
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path):
     folder = tmp_path / "resources/models/smollm2-135m"

@@ -110,7 +110,7 @@ def test_concatenation_is_both_prompts_run_together(tmp_path):
         adapted = perturbed(tiny_llama(), PROMPT, seed)
         adapters.save(adapted, tmp_path / str(seed), "tiny")
         prompts.append(adapters.trained_parameters(adapted)[0].detach())
-    members = [{"adapter": "prompt-6", "corpus": "c", "seed": seed} for seed in (0, 1)]
+    members = [{"adapter": "prompt-6", "seed": seed} for seed in (0, 1)]
     method = {"kind": "concat", "members": members}
     recovered = adapters.attach(tiny_llama(), None, method, [tmp_path / "0", tmp_path / "1"])
     model = tiny_llama()
@@ -119,7 +119,7 @@ def test_concatenation_is_both_prompts_run_together(tmp_path):
         reference = model(inputs_embeds=embeddings).logits[:, 12:]
     torch.testing.assert_close(attached_logits(recovered, WINDOW[None]), reference, atol=1e-4, rtol=0)
     assert recovered.parameters["effective"] == 2 * 6 * 32
-    assert recovered.bank.prefixes[0].name == "prompt-6/c/seed-0+prompt-6/c/seed-1"
+    assert recovered.bank.prefixes[0].name == "prompt-6/seed-0+prompt-6/seed-1"
 
 
 def test_written_text_is_a_prefix_like_any_other():
@@ -140,7 +140,7 @@ def test_written_text_is_a_prefix_like_any_other():
 
 def test_idp_joins_soft_prompts_only_and_each_member_has_a_folder(tmp_path):
     adapters.save(perturbed(tiny_llama(), LORA), tmp_path, "tiny")
-    method = {"kind": "idp", "members": [{"adapter": "lora-r2", "corpus": "c", "seed": 0}], "score": "auto",
+    method = {"kind": "idp", "members": [{"adapter": "lora-r2", "seed": 0}], "score": "auto",
               "calibrated": False}  # fmt: skip
     with pytest.raises(ArtifactError, match=r"adapter_config\.json: peft_type: 'LORA' is no soft prompt"):
         adapters.attach(tiny_llama(), None, method, [tmp_path])
@@ -152,7 +152,7 @@ def test_calibrated_scores_have_median_zero_over_the_training_text(tmp_path):
     folders = [tmp_path / str(seed) for seed in range(3)]
     for seed, folder in enumerate(folders):
         adapters.save(perturbed(tiny_llama(), PROMPT, seed), folder, "tiny")
-    members = [{"adapter": "prompt-6", "corpus": "c", "seed": seed} for seed in range(3)]
+    members = [{"adapter": "prompt-6", "seed": seed} for seed in range(3)]
     method = {"kind": "idp", "members": members, "score": "auto", "calibrated": True}
     contexts = [list(range(2, 12)), list(range(30, 60)), [5, 4, 3]]
     recovered = adapters.attach(tiny_llama(), None, method, folders, contexts=contexts)

@@ -1,5 +1,6 @@
 """The training loop's promises: schedule, frozen base, exact continuation after a kill, faults that stop clearly."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,6 +235,55 @@ def test_signal_handlers_are_put_back(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_checkpoints_come_every_so_many_minutes(tmp_path, monkeypatch):
+    now, steps, step, save = [0.0], [], Learner.accumulate, training._save
+
+    def of_a_minute(self, *arguments):
+        now[0] += 60
+        return step(self, *arguments)
+
+    def counted(file, parameters, optimizer, state):
+        steps.append(state.step)
+        save(file, parameters, optimizer, state)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Learner, "accumulate", of_a_minute)
+    monkeypatch.setattr(training, "_save", counted)
+    train(make_learner(PROMPT), SETTINGS | {"checkpoint_minutes": 3}, make_windows(10), 0, tmp_path)
+    assert steps == [3, 6, 9, 10]
+
+
+def test_a_sigterm_that_comes_while_sigusr1_is_answered_is_the_next_steps(tmp_path, monkeypatch):
+    class Late(set):
+        """A SIGTERM arrives right after the loop has looked for one."""
+
+        def __contains__(self, number):
+            found = super().__contains__(number)
+            self.add(signal.SIGTERM)
+            return found
+
+    monkeypatch.setattr(training, "_signals", lambda: contextlib.nullcontext(Late({signal.SIGUSR1})))
+    with pytest.raises(Stopped):
+        train(make_learner(PROMPT), SETTINGS, make_windows(), 0, tmp_path)
+    assert saved_step(tmp_path / "checkpoint.pt") == 2
+
+
+def test_weights_decay_by_rate_times_decay(tmp_path, monkeypatch):
+    """With a gradient of zero nothing else moves them (AdamW decouples the decay)."""
+
+    def flat(self, *arguments):
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        return 0.0
+
+    monkeypatch.setattr(Learner, "accumulate", flat)
+    learner = make_learner(PROMPT)
+    before = learner.parameters[0].detach().clone()
+    settings = SETTINGS | {"weight_decay": 0.5, "learning_rate": 0.1, "schedule": "constant", "warmup": 0.0}
+    train(learner, settings, make_windows(2), 0, tmp_path)
+    torch.testing.assert_close(learner.parameters[0].detach(), before * (1 - 0.1 * 0.5) ** 2)
+
+
 def test_sigterm_in_process_raises_stopped(tmp_path, monkeypatch):
     learner = make_learner(PROMPT)
     step = Learner.accumulate
@@ -286,6 +337,35 @@ def test_a_gradient_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_pa
     assert good["state"]["step"] == 2 and all(tensor.isfinite().all() for tensor in good["parameters"])
 
 
+@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize("where", ["adapter", "optimiser"])
+def test_an_update_that_is_not_finite_stops_before_a_checkpoint_holds_it(where, step, tmp_path, monkeypatch):
+    """A gradient may be finite and what the optimiser makes of it not; step 6 is the last, with no loss after it."""
+    learner, update, calls = make_learner(PROMPT), torch.optim.AdamW.step, []
+
+    def overflowing(self, *arguments):
+        update(self, *arguments)
+        calls.append(1)
+        if len(calls) == step:
+            state = self.state[learner.parameters[0]]
+            (learner.parameters[0].detach() if where == "adapter" else state["exp_avg_sq"])[0, 0] = torch.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflowing)
+    message = rf"not finite after the update at step {step - 1} of 6 .*last good checkpoint"
+    with pytest.raises(TrainingError, match=message):
+        train(learner, SETTINGS | {"checkpoint_minutes": 0}, make_windows(), 0, tmp_path)
+    good = training._intact(tmp_path / "checkpoint.pt", "cpu")
+    assert good["state"]["step"] == step - 1 and all(tensor.isfinite().all() for tensor in good["parameters"])
+
+
+def test_the_last_step_is_checked_and_saved_whatever_the_minutes(tmp_path, monkeypatch):
+    """What comes after the last step (held-out text, the job's end) may be killed without training again."""
+    state = train(make_learner(PROMPT), SETTINGS, make_windows(), 0, tmp_path)
+    assert saved_step(tmp_path / "checkpoint.pt") == state.step == 6
+    monkeypatch.setattr(Learner, "accumulate", None)
+    assert train(make_learner(PROMPT), SETTINGS, make_windows(), 0, tmp_path).losses == state.losses
+
+
 def test_weights_that_are_nan_stop_at_the_first_step(tmp_path):
     model = tiny_llama()
     with torch.no_grad():
@@ -320,6 +400,26 @@ def test_out_of_memory_halves_the_micro_batch_at_equal_batch(tmp_path, monkeypat
     (tmp_path / "none").mkdir()
     with pytest.raises(TrainingError, match="out of memory at step 0 with one window of 12 tokens"):
         train(learner, SETTINGS, make_windows(2), 0, tmp_path / "none")
+
+
+def test_dropout_after_halving_draws_what_a_run_of_that_micro_batch_draws(tmp_path, monkeypatch):
+    """The pass that ran out of memory had drawn before it did."""
+    (tmp_path / "whole").mkdir(), (tmp_path / "halved").mkdir()
+    reference, learner, hidden = make_learner(LORA), make_learner(LORA), Learner.hidden
+    train(reference, SETTINGS | {"micro_batch": 2}, make_windows(2), 0, tmp_path / "whole")
+
+    def small_gpu(self, rows, *arguments):
+        states = hidden(self, rows, *arguments)
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return states
+
+    monkeypatch.setattr(Learner, "hidden", small_gpu)
+    assert (
+        train(learner, SETTINGS | {"micro_batch": 4}, make_windows(2), 0, tmp_path / "halved").micro_batch
+        == 2
+    )
+    assert fingerprint(learner) == fingerprint(reference)
 
 
 @pytest.mark.parametrize("family", [tiny_opt, tiny_llama])

@@ -39,7 +39,7 @@ def clone(finished, tmp_path):
 
 def test_after_a_restore_nothing_reruns(archive, clone):
     text = call(clone, "restore_grid", archive)
-    assert "Restored 9 cells and 4 adapters" in text and "The report was restored too" in text
+    assert "Restored 11 cells and 5 adapters" in text and "The report was restored too" in text
     assert "snakemake --force resources/" in text  # weights of models are not in an archive
     assert "Nothing to be done" in clone.snakemake("--dry-run").stdout
     assert "Restored 0 cells and 0 adapters" in call(clone, "restore_grid", archive)
@@ -80,7 +80,7 @@ def test_two_archives_of_one_run_are_equal(archive, finished, tmp_path):
     call(finished, "archive_grid", "--grid", "tiny", "--out", small, "--small")
     assert not list(small.rglob("*.safetensors")) and not list(small.rglob("report.html"))
     text = call(finished, "compare_archives", archive, small, "--out", tmp_path / "numbers.json")
-    assert "9 cells in common" in text and "The manifests agree." in text
+    assert "11 cells in common" in text and "The manifests agree." in text
     assert len(json.loads((tmp_path / "numbers.json").read_text())["cells"]) == 9
     assert "a restore needs one" in call(finished, "restore_grid", small, status=1)
 

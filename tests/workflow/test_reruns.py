@@ -8,7 +8,8 @@ from tests.workflow.conftest import jobs_of
 
 GPTQ = "tiny gptq-w3 text"
 SPARSE = "tiny sparsegpt-50 text"
-METHODS = ["none", "lora-r2", "prompt-5", "prompt-8", "ptune-5", "idp-5-8", "concat-5-8"]
+TRAINED = ["lora-r2", "prompt-5", "prompt-5-other", "prompt-8", "ptune-5"]
+METHODS = ["none", *TRAINED, "idp-5-8", "idp-5-corpora", "concat-5-8"]
 ROLLUP = ("Find ", "Build ", "Judge ", "Tables ", "Draw ", "Audit ", "Write ")
 
 
@@ -17,7 +18,7 @@ def evaluations(methods):
 
 
 def trainings(methods):
-    return {f"Train {method} (seed 0) for {GPTQ.replace(' text', '')} on text" for method in methods}
+    return {f"Train {method} (seed 0) for {GPTQ}" for method in methods}
 
 
 def similarities(methods):
@@ -28,7 +29,7 @@ SPARSE_NONE = {f"Evaluate {SPARSE} none (seed 0)"}
 SPARSE_SIMILARITY = {f"Similarity to dense: {SPARSE} none"}
 DENSE = {"Evaluate tiny dense none none (seed 0)"}
 EVERY_CELL = evaluations(METHODS) | SPARSE_NONE | DENSE
-EVERY_ADAPTER = trainings(["lora-r2", "prompt-5", "prompt-8", "ptune-5"])
+EVERY_ADAPTER = trainings(TRAINED)
 EVERY_SIMILARITY = similarities(["none", "prompt-8"]) | SPARSE_SIMILARITY
 COMPRESSIONS = {
     f"Compress tiny with {c} on {t}"
@@ -43,7 +44,7 @@ def work(checkout):
 
 
 MODULES = {
-    "recover/idp.py": evaluations(["idp-5-8"]),
+    "recover/idp.py": evaluations(["idp-5-8", "idp-5-corpora"]),
     "recover/lora.py": trainings(["lora-r2"]) | evaluations(["lora-r2"]),
     "recover/training.py": EVERY_ADAPTER
     | evaluations([m for m in METHODS if m != "none"])
@@ -81,7 +82,7 @@ def edited(checkout, path, value):
         (
             ["methods", "prompt-5", "training"],
             {"learning_rate": 0.5},
-            trainings(["prompt-5"]) | evaluations(["prompt-5", "idp-5-8", "concat-5-8"]),
+            trainings(["prompt-5"]) | evaluations(["prompt-5", "idp-5-8", "idp-5-corpora", "concat-5-8"]),
         ),
         (["methods", "lora-r2", "alpha"], 3, trainings(["lora-r2"]) | evaluations(["lora-r2"])),
         (["methods", "idp-5-8", "score"], "indep_mean", evaluations(["idp-5-8"])),
@@ -98,6 +99,11 @@ def test_a_changed_key_reruns_what_reads_it(copied, path, value, expected):
     jobs, rollups = edited(copied, path, value)
     assert jobs == expected
     assert rollups
+
+
+def test_another_training_text_retrains_on_the_same_compressed_weights(copied):
+    jobs, _ = edited(copied, ["methods", "prompt-5-other", "corpus"], "text")
+    assert jobs == trainings(["prompt-5-other"]) | evaluations(["prompt-5-other", "idp-5-corpora"])
 
 
 def test_a_new_catalogue_entry_reruns_no_cell(copied):

@@ -27,7 +27,7 @@ def plan(checkout: Checkout) -> Plan:
 
 def test_every_planned_file_is_there_and_keeps_its_schema(finished):
     cells = plan(finished).cells("tiny")
-    assert len(cells) == 9
+    assert len(cells) == 11
     hashes = set()
     for cell in cells:
         evaluation = json.loads((finished.folder / cell.json).read_text())
@@ -47,6 +47,20 @@ def test_the_selection_of_idp_is_recorded(finished):
     assert chosen.notna().all()
     assert set(chosen) <= {"prompt-5", "prompt-8"}
     assert sum(shares[name] for name in ("prompt-5", "prompt-8")) == pytest.approx(1)
+
+
+def test_prompts_of_other_text_are_trained_on_the_cells_compressed_weights(finished):
+    """Else an IDP of prompts of different corpora would be refused: its adapters would belong to other weights."""
+    adapters = {a.method: a for a in plan(finished).adapters("tiny")}
+    here, other = (
+        json.loads((finished.folder / adapters[name].training).read_text())
+        for name in ("prompt-5", "prompt-5-other")
+    )
+    assert other["base_sha256"] == here["base_sha256"]
+    assert other["manifest"]["inputs"]["corpus"] != here["manifest"]["inputs"]["corpus"]
+    cell = next(c for c in plan(finished).cells("tiny") if c.method == "idp-5-corpora")
+    evaluation = json.loads((finished.folder / cell.json).read_text())
+    assert {"prompt-5", "prompt-5-other"} <= set(evaluation["selection"])
 
 
 def test_the_table_of_scores_repeats_what_the_cell_chose_and_answered(finished):

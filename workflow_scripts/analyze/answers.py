@@ -1,4 +1,4 @@
-"""Does an item's answer stand in the adapter's training text? One that does not cannot have been learned from it.
+"""Does an item's answer stand in the pair's training text? One that does not cannot have been learned from it.
 
 An answer counts as there if one document holds an accepted alias and the question's entity (normalised, whole
 words). Searched is the corpus's whole training split, of which an adapter saw a part: "not there" is safe, "there"
@@ -55,11 +55,11 @@ def aliases(task: str, gold: str, document: dict | None) -> list[tuple[str, ...]
     return list(dict.fromkeys(words for text in texts if (words := normalise(text))))
 
 
-def find(results: Results, corpora: dict[str, Path], benchmarks: dict[str, Path]) -> pd.DataFrame:
+def find(results: Results, corpora: dict[str, list[Path]], benchmarks: dict[str, Path]) -> pd.DataFrame:
     """answers.parquet: `known` (see in_training_text) per corpus, task and doc_id of the items that were evaluated.
 
-    corpora: name -> train.jsonl; benchmarks: task -> data.jsonl. The items are those of each model's first cell:
-    a grid evaluates all its cells on the same ones.
+    corpora: name -> its train.jsonl files; benchmarks: task -> data.jsonl. The items are those of each model's first
+    cell: a grid evaluates all its cells on the same ones.
     """
     firsts = {cell.model: cell for cell in reversed(results.evaluations)}
     read = [results.texts(cell, "question", "gold").reset_index() for cell in firsts.values()]
@@ -68,18 +68,18 @@ def find(results: Results, corpora: dict[str, Path], benchmarks: dict[str, Path]
     items = items.drop_duplicates(["task", "doc_id"], ignore_index=True)
     found = [
         items[["task", "doc_id"]].assign(
-            corpus=name, known=in_training_text(items, read_documents(path), benchmarks)
+            corpus=name, known=in_training_text(items, read_documents(files), benchmarks)
         )
-        for name, path in corpora.items()
+        for name, files in corpora.items()
     ]
     empty = pd.DataFrame(columns=["corpus", "task", "doc_id", "known"])
     answers = pd.concat([empty, *found], ignore_index=True)[list(empty.columns)]
     return answers.astype({"corpus": str, "task": str, "doc_id": "int64", "known": "boolean"})
 
 
-def read_documents(path: Path) -> list[str]:
-    """The documents of a corpus's train.jsonl."""
-    return [row["text"] for row in _rows(path)]
+def read_documents(files: Iterable[Path]) -> list[str]:
+    """The documents of corpora's train.jsonl files."""
+    return [row["text"] for file in files for row in _rows(file)]
 
 
 def in_training_text(items: pd.DataFrame, documents: Iterable[str], benchmarks: dict[str, Path]) -> pd.Series:

@@ -21,17 +21,25 @@ def member_names(method: dict) -> list[str]:
 
 
 def member_cells(results: Results, group: Group, method: dict) -> list[Cell | None]:
-    """The evaluated cells of a method's members; None where one is missing or trained on another corpus (its own
-    cell then speaks of another compressed model)."""
+    """The evaluated cells of a method's members; None where one is missing."""
     cells = []
     for member in method["members"]:
         member = member if isinstance(member, dict) else {"adapter": member}
         cell = results.first(*group, member["adapter"])
         if cell and "seed" in member:
             cell = cell._replace(seed=member["seed"])
-        here = member.get("corpus", group.corpus) == group.corpus
-        cells.append(cell if here and cell in results.evaluations else None)
+        cells.append(cell if cell in results.evaluations else None)
     return cells
+
+
+def missing_members(results: Results, group: Group, method: dict) -> list[str]:
+    """The members without an evaluated cell, for which the other ways to choose can't be told."""
+    names = [
+        f"{m['adapter']} (seed {m['seed']})" if isinstance(m, dict) and "seed" in m else name
+        for m, name in zip(method["members"], member_names(method), strict=True)
+    ]
+    cells = member_cells(results, group, method)
+    return [name for name, cell in zip(names, cells, strict=True) if cell is None]
 
 
 def choices(results: Results, group: Group, name: str, method: dict) -> list[Choice]:

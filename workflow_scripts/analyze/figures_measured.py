@@ -16,8 +16,8 @@ from workflow_scripts.analyze.results import unique
 
 _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "none": ("none", ""), "prompt": ("prompt", ", prepended"), "prompt_cached": ("prompt", ", cached"),
-    "prefix": ("prefix", ""), "idp": ("idp", ""), "concat": ("concat", ""), "lora": ("lora", ", unmerged"),
-    "lora_merged": ("lora", ", merged"),
+    "prefix": ("prefix", ""), "idp": ("idp", ""), "idp_mixed": ("idp", ", rows mixed"),
+    "concat": ("concat", ""), "lora": ("lora", ", unmerged"), "lora_merged": ("lora", ", merged"),
 }  # fmt: skip
 _STYLES = ["-", "--", "-.", ":"]
 
@@ -155,13 +155,15 @@ def latency(data: FigureData, title: str) -> Figure:
     note = (
         f"Medians with 95 % intervals; × is the ratio to no method, paired within rounds. Device: {devices}."
     )
-    note += "".join(
-        f" {entry['method']} on {record['place']['compressor']}: ×{value['median']:.3f} "
-        f"[{value['low']:.3f}, {value['high']:.3f}] of {member} cached."
-        for record in data.latencies
-        for entry in record["latencies"]
-        for member, value in entry.get("cached_ratio", {}).items()
-    )
+    for record in data.latencies:
+        for entry in record["latencies"]:
+            named = f" {entry['method']}{_VARIANTS[entry['variant']][1]} on {record['place']['compressor']}"
+            for member, value in entry.get("cached_ratio", {}).items():
+                spread = f"{value['median']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+                note += f"{named}: ×{spread} of {member} cached."
+            if shares := entry.get("shares"):
+                served = ", ".join(f"{member} {share:.0%}" for member, share in shares.items())
+                note += f"{named} served rows with {served}."
     return finish(figure, data, "latency", [note, *_lacking(data, "latency", data.latencies)])
 
 

@@ -29,7 +29,8 @@ LAYER_WORK = (
 )
 PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at most: linear.MOST_BYTES
 LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
-VARIANTS = {"prompt": 2, "lora": 2}  # ways of applying it that are timed: prepended, cached; unmerged, merged
+# ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
+VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
 RULES = {  # kind of result -> the rule that makes it

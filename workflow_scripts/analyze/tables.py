@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.analyze import paper
-from workflow_scripts.analyze.choices import Choice, choices, member_names
+from workflow_scripts.analyze.choices import Choice, choices, member_names, missing_members
 from workflow_scripts.analyze.results import Group, Results, unique
 from workflow_scripts.analyze.statistics import proportion_interval
 
@@ -137,7 +137,7 @@ def _table(results, verdict, number, methods, compressors, tasks, printed) -> Ta
         rows = []
         for group in (group for group in results.groups() if group.compressor == compressor):
             shown = _rows_shown(results, group, methods, number)
-            rows += [
+            mine = [
                 _row(
                     results,
                     group,
@@ -149,8 +149,14 @@ def _table(results, verdict, number, methods, compressors, tasks, printed) -> Ta
                 )
                 for method in shown
             ]
-            for method in shown if number == 3 else ():
+            rows += mine
+            for row, method in zip(mine, shown, strict=True) if number == 3 else ():
                 if methods.get(method, {}).get("kind") == "idp":
+                    if lost := missing_members(results, group, methods[method]):
+                        said = (
+                            f"no single best, random choice or oracle: not evaluated here {', '.join(lost)}"
+                        )
+                        row.note = "; ".join(filter(None, [row.note, said]))
                     rows += [
                         _choice_row(group, choice, columns)
                         for choice in choices(results, group, method, methods[method])

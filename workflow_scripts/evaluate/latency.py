@@ -6,7 +6,8 @@ random order, so that a machine's drift meets all alike; ratios are paired withi
   prompt            soft prompt of n vectors before the text's embeddings, run in every call
   prompt_cached     the same prompt from cached keys and values: what this pipeline evaluates with
   prefix            trained keys and values in the cache (as cheap as prompt_cached, by construction)
-  idp               two cached prompts, scoring and selection included
+  idp               two cached prompts, scoring and selection included; one pass over all rows where they all choose one
+  idp_mixed         the same, but each prompt is made to serve as many rows, in a pass of its own
   concat            both prompts, one after the other, cached
   lora              two more matrix products per adapted linear
   lora_merged       the product added to the weight: the plain model again
@@ -71,10 +72,15 @@ class Prefill:
     """A forward pass over random text (batch, sequence), head at the last position only, and greedy steps after it."""
 
     def __init__(
-        self, model, bank, selector, batch: int, sequence: int, embeddings: torch.Tensor | None = None
-    ):
-        """embeddings: (n, d) of a prompt that is prepended uncached; bank: prompts with cached keys and values."""
+        self, model, bank, selector, batch: int, sequence: int, embeddings: torch.Tensor | None = None,
+        mixed: bool = False,
+    ):  # fmt: skip
+        """embeddings: (n, d) of a prompt that is prepended uncached; bank: prompts with cached keys and values.
+
+        mixed: the selector works, but the rows take the bank's prompts in turn, whatever it chose.
+        """
         self.model, self.bank, self.selector, self.embeddings = model, bank, selector, embeddings
+        self.mixed = mixed
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(
             model.get_input_embeddings().num_embeddings, (batch, sequence), generator=generator
@@ -84,13 +90,25 @@ class Prefill:
     @torch.inference_mode()
     def __call__(self):
         """(cache, next tokens (batch, 1), next position) after the prefill; IDP serves each prompt's rows in turn."""
-        chosen = [0] * len(self.ids)
-        if self.selector is not None:
-            chosen = self.selector.select(self.contexts)[0].tolist()
+        chosen = self.choose()
         return [
             self._run(index, self.ids[[row for row, c in enumerate(chosen) if c == index]])
             for index in sorted(set(chosen))
         ]
+
+    def choose(self) -> list[int]:
+        """The prompt of each row."""
+        chosen = [0] * len(self.ids)
+        if self.selector is not None:
+            chosen = self.selector.select(self.contexts)[0].tolist()
+        return [row % len(self.bank) for row in range(len(chosen))] if self.mixed else chosen
+
+    def shares(self) -> dict[str, float]:
+        """Prompt -> share of the rows that it serves."""
+        chosen = self.choose()
+        return {
+            prefix.name: chosen.count(index) / len(chosen) for index, prefix in enumerate(self.bank.prefixes)
+        }
 
     def _run(self, index: int, ids: torch.Tensor):
         if self.embeddings is not None:
@@ -148,6 +166,10 @@ def variants(
         made[name, kind if kind != "prompt" else "prompt_cached"] = Prefill(
             recovered.model, recovered.bank, recovered.selector, batch, sequence
         )
+        if kind == "idp":
+            made[name, "idp_mixed"] = Prefill(
+                recovered.model, recovered.bank, recovered.selector, batch, sequence, mixed=True
+            )
         if kind == "prompt":
             weights = load_peft_weights(str(adapters[name]), device=str(model.device))["prompt_embeddings"]
             made[name, "prompt"] = Prefill(model, None, None, batch, sequence, embeddings=weights)
@@ -162,7 +184,8 @@ def measure(
 ) -> list[dict]:
     """Per variant: seconds of the prefill and per generated token, and ratios to `none` paired within rounds.
 
-    IDP also has `cached_ratio`: its prefill to that of each member's cached prompt alone, likewise paired.
+    IDP also has `shares` of its prompts among the rows, and `cached_ratio`: its prefill to that of each member's cached
+    prompt alone, likewise paired.
     """
     prefill = rounds(made, device, repeats)
     states = {}
@@ -178,17 +201,18 @@ def measure(
             states.clear()
     base = ("none", "none")
 
-    def over_cached(name) -> dict:
-        if name[1] != "idp":
+    def of_idp(name) -> dict:
+        if name[1] not in ("idp", "idp_mixed"):
             return {}
         cached = {
             member["adapter"]: (member["adapter"], "prompt_cached") for member in methods[name[0]]["members"]
         }
         return {
+            "shares": made[name].shares(),
             "cached_ratio": {
                 member: median_interval(ratios(prefill[name], prefill[alone]))
                 for member, alone in cached.items()
-            }
+            },
         }
 
     return [
@@ -199,7 +223,7 @@ def measure(
             "prefill_ratio": median_interval(ratios(prefill[name], prefill[base])),
             "token": median_interval(token[name]) if generate else None,
             "token_ratio": median_interval(ratios(token[name], token[base])) if generate else None,
-            **over_cached(name),
+            **of_idp(name),
         }
         for name in made
     ]  # fmt: skip

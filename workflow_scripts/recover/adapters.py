@@ -161,11 +161,11 @@ def _text(model, tokenizer, text: str) -> Prefix:
 
 
 def _names(members: list[dict]) -> list[str]:
-    """Members' names: the adapter's, with corpus and seed where that alone isn't unique."""
+    """Members' names: the adapter's, with the seed where that alone isn't unique."""
     short = [member["adapter"] for member in members]
     if len(set(short)) == len(short):
         return short
-    return [f"{member['adapter']}/{member['corpus']}/seed-{member['seed']}" for member in members]
+    return [f"{member['adapter']}/seed-{member['seed']}" for member in members]
 
 
 def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=None) -> Recovered:

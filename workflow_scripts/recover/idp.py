@@ -1,8 +1,8 @@
 """Inference-time dynamic prompting: one of m trained prompts per document, chosen by first-layer attention.
 
 Source: Hoang, Cho, Merth, Rastegari, Wang (ICML 2024), section 3.2, made exact in the design, 6. With q and k
-position-encoded, z = q k / sqrt(d_head), Z_i the logits of the text's queries on prompt P_i, X those on the text
-(causal), and n_i the length of P_i:
+position-encoded, z = q k / sqrt(d_head) (or the model's own scaling), Z_i the logits of the text's queries on prompt
+P_i, X those on the text (causal), and n_i the length of P_i:
 
   joint_mean   mean over heads, text tokens and prompt tokens of softmax([Z_1 .. Z_m, X]) on P_i
   joint_sum    the same, summed over P_i's tokens
@@ -19,21 +19,25 @@ from sys import modules
 import torch
 from torch import Tensor
 
-from workflow_scripts.recover.prompt_bank import PromptBank, learned_positions
+from workflow_scripts import first_layer
+from workflow_scripts.recover.prompt_bank import PromptBank, expanded_cache, in_float32, learned_positions
 
 SCORES = ("joint_mean", "joint_sum", "indep_mean", "indep_sum", "logit_mean", "logit_lme")
+PROBE = 8  # tokens on which the score is held against the model's own attention
+AGREEMENT = 1e-4  # by which the two shares of attention may differ, in float32
 MOST_LOGITS = 2**25  # first-layer logits alive at once: 128 MiB in float32
 
 
-def attention_logits(queries: Tensor, keys: Tensor) -> Tensor:
-    """z = q k^T / sqrt(d_head) in float32.
+def attention_logits(queries: Tensor, keys: Tensor, scaling: float | None = None) -> Tensor:
+    """z = scaling q k^T in float32; scaling is 1 / sqrt(d_head) where a model has none of its own.
 
     queries (B, heads, T, d_head), keys (B or 1, kv_heads, S, d_head) -> (B, heads, T, S); with grouped queries,
     head h reads key head h // (heads / kv_heads).
     """
     kv_heads = keys.shape[1]
     grouped = queries.float().unflatten(1, (kv_heads, -1))  # (B, kv_heads, group, T, d_head)
-    logits = grouped @ keys.float().unsqueeze(2).mT * queries.shape[-1] ** -0.5
+    scaling = queries.shape[-1] ** -0.5 if scaling is None else scaling
+    logits = grouped @ keys.float().unsqueeze(2).mT * scaling
     return logits.flatten(1, 2)
 
 
@@ -110,6 +114,53 @@ class Selector:
             )
         self.score = resolve_score(score, self.learned)
         self.medians: Tensor | None = None
+        self.window = first_layer.window(self.decoder.config.to_dict())
+        self._require_agreement(type(model).__name__)
+
+    @torch.no_grad()
+    def _require_agreement(self, name: str) -> None:
+        """ValueError where indep_sum is not the share that the first prompt has of the first layer's attention.
+
+        Measured on a few tokens in float32, with the model's own eager attention.
+        """
+        embed, longest = self.decoder.get_input_embeddings(), max(p.length for p in self.bank.prefixes)
+        room = [most - longest for most in (self.bank.positions, self.window) if most]
+        ids = torch.linspace(1, embed.num_embeddings - 2, max(1, min([PROBE, *room]))).long()[None]
+        embedded = embed(ids.to(embed.weight.device)).float()
+        mask = torch.ones(ids.shape, dtype=torch.bool, device=embedded.device)
+        try:
+            with in_float32(self.decoder):
+                theirs = self._attention_on_first_prompt(embedded)
+                ours = self._scores_of("indep_sum", embedded, mask)[0, 0].item()
+            found = f"{ours:.4f} of the attention is on a prompt by the score, {theirs:.4f} in the model"
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, TypeError) as error:
+            # fused projections, another norm, other rotary embeddings
+            ours, theirs, found = 0.0, torch.inf, str(error)
+        if not abs(ours - theirs) <= AGREEMENT:
+            peculiarity = first_layer.peculiarity(self.decoder.config.to_dict())
+            kind = peculiarity or "is of a kind that the scores don't know"
+            raise ValueError(
+                f"{name}: IDP can't choose prompts for this model: its first layer {kind} ({found})"
+            )
+
+    def _attention_on_first_prompt(self, embedded: Tensor) -> float:
+        """Share of the first layer's attention on the first prompt: mean over heads and embedded tokens (1, T, d)."""
+        config, prefix = self.decoder.config, self.bank.prefixes[0]
+        cache = expanded_cache([k.float() for k in prefix.keys], [v.float() for v in prefix.values], 1)
+        positions = torch.arange(prefix.length, prefix.length + embedded.shape[1], device=embedded.device)
+        usual, config._attn_implementation = config._attn_implementation, "eager"
+        try:
+            output = self.decoder(
+                inputs_embeds=embedded,
+                position_ids=positions[None],
+                past_key_values=cache,
+                output_attentions=True,
+            )
+        finally:
+            config._attn_implementation = usual
+        return output.attentions[0][..., : prefix.length].sum(-1).mean().item()
 
     def calibrate(self, contexts: Sequence[Sequence[int]]) -> None:
         """From now on subtract each prompt's median score over `contexts`, which are pieces of training text."""
@@ -145,29 +196,38 @@ class Selector:
         return scores if self.medians is None else scores - self.medians
 
     def _padded_scores(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """S (B, m) of right-padded ids (B, T) with mask (B, T) True on real tokens."""
+        """S (B, m) of right-padded ids (B, T) with mask (B, T) True on real tokens, on the CPU."""
         device = self.decoder.embed_tokens.weight.device
-        ids, mask = ids.to(device), mask.to(device)
-        geometry = self._project_learned(ids) if self.learned else self._project_rotary(ids)
+        return self._scores_of(self.score, self.decoder.embed_tokens(ids.to(device)), mask.to(device)).cpu()
+
+    def _scores_of(self, score: str, embedded: Tensor, mask: Tensor) -> Tensor:
+        """S (B, m) of embedded text (B, T, d)."""
+        scaling = getattr(self.decoder.layers[0].self_attn, "scaling", None)
+        geometry = (self._project_learned if self.learned else self._project_rotary)(embedded)
         prompt_logits, text, at = [], [], {}
         for index, prefix in enumerate(self.bank.prefixes):
-            self.bank.require_room(index, ids.shape[1])
+            self.bank.require_room(index, embedded.shape[1])
+            if self.window is not None and prefix.length + embedded.shape[1] > self.window:
+                raise ValueError(
+                    f"{prefix.name}: {prefix.length} prompt positions + {embedded.shape[1]} text tokens exceed the "
+                    f"{self.window} that the model's first layer attends to"
+                )
             if prefix.length not in at:
                 queries, keys = geometry(prefix.length)
                 if self.learned or not at:  # rotary text logits are the same at every offset
-                    on_text = text_log_sum_exp(attention_logits(queries, keys), mask)
+                    on_text = text_log_sum_exp(attention_logits(queries, keys, scaling), mask)
                 at[prefix.length] = queries, on_text
             queries, on_text = at[prefix.length]
-            prompt_logits.append(attention_logits(queries, prefix.keys[0]))
+            prompt_logits.append(attention_logits(queries, prefix.keys[0], scaling))
             text.append(on_text)
-        return selection_scores(self.score, prompt_logits, text, mask).cpu()
+        return selection_scores(score, prompt_logits, text, mask)
 
-    def _project_rotary(self, ids: Tensor):
-        """ids (B, T) -> function(offset) -> first-layer queries and keys (B, heads, T, d_head) from that position."""
+    def _project_rotary(self, embedded: Tensor):
+        """(B, T, d) -> function(offset) -> first-layer queries and keys (B, heads, T, d_head) from that position."""
         layer = self.decoder.layers[0]
         attention = layer.self_attn
-        embedded = self.decoder.embed_tokens(ids)
-        hidden = layer.input_layernorm(embedded)
+        multiplier = getattr(self.decoder.config, "embedding_multiplier", 1)  # Granite's
+        hidden = layer.input_layernorm(embedded * multiplier)
         queries = attention.q_proj(hidden).unflatten(-1, (-1, attention.head_dim))  # (B, T, heads, d_head)
         keys = attention.k_proj(hidden).unflatten(-1, (-1, attention.head_dim))
         if hasattr(attention, "q_norm"):
@@ -176,22 +236,21 @@ class Selector:
         rotate = modules[type(attention).__module__].apply_rotary_pos_emb
 
         def at(offset: int) -> tuple[Tensor, Tensor]:
-            positions = torch.arange(offset, offset + ids.shape[1], device=ids.device)[None]
+            positions = torch.arange(offset, offset + embedded.shape[1], device=embedded.device)[None]
             turns = self.decoder.rotary_emb(embedded, position_ids=positions)
             return rotate(queries, keys, *(turn.to(queries.device) for turn in turns))
 
         return at
 
-    def _project_learned(self, ids: Tensor):
+    def _project_learned(self, embedded: Tensor):
         """As `_project_rotary` for OPT, whose position embeddings enter before the projections."""
         layer = self.decoder.layers[0]
         attention = layer.self_attn
-        embedded = self.decoder.embed_tokens(ids)
         if self.decoder.project_in is not None:
             embedded = self.decoder.project_in(embedded)
 
         def at(offset: int) -> tuple[Tensor, Tensor]:
-            positions = torch.arange(offset, offset + ids.shape[1], device=ids.device)[None]
+            positions = torch.arange(offset, offset + embedded.shape[1], device=embedded.device)[None]
             hidden = embedded + self.decoder.embed_positions(None, position_ids=positions)
             if layer.do_layer_norm_before:
                 hidden = layer.self_attn_layer_norm(hidden)

@@ -46,7 +46,7 @@ def exact_pass(model, embeddings: Tensor) -> tuple[Tensor, list[Tensor], list[Te
     with the text behind it still in bfloat16.
     """
     decoder, cache = model.get_decoder(), DynamicCache()
-    with _in_float32(decoder):
+    with in_float32(decoder):
         output = decoder(inputs_embeds=embeddings.float(), past_key_values=cache, use_cache=True)
     keys = [layer.keys.to(model.dtype) for layer in cache.layers]
     values = [layer.values.to(model.dtype) for layer in cache.layers]
@@ -54,7 +54,7 @@ def exact_pass(model, embeddings: Tensor) -> tuple[Tensor, list[Tensor], list[Te
 
 
 @contextmanager
-def _in_float32(decoder) -> Iterator[None]:
+def in_float32(decoder) -> Iterator[None]:
     """Inside, each module of `decoder` works with a float32 copy of its own weights, made and dropped call by call.
 
     What autograd keeps of a copy is the weight that it was made from, so that never more than a module's copy exists.

@@ -5,7 +5,7 @@ What makes it fast: a soft prompt is the same for all rows, so its keys and valu
 keeps logits (`losses`). Nothing but the adapter gets a gradient.
 
 What makes it safe: a step depends on the checkpoint and its number alone, so a run that was killed and continued ends
-in the same bits; signals and time make checkpoints; a loss that is not finite stops the run.
+in the same bits; signals, time and the last step make checkpoints; what is not finite stops the run.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -173,8 +173,8 @@ def _dropout_off(module):
 def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: Path) -> State:
     """Train the adapter in place on windows (N, T) in their order; continue from the checkpoint in `folder`, if any.
 
-    One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss or a gradient that is
-    not finite and for memory that does not hold one window, Stopped after SIGTERM.
+    One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss, a gradient or an
+    adapter that is not finite and for memory that does not hold one window, Stopped after SIGTERM.
     """
     learner.require_room(windows.shape[1])
     batch, steps = training["batch_size"], math.ceil(len(windows) / training["batch_size"])
@@ -191,25 +191,22 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
             rate = learning_rate(state.step, steps, training)
             optimizer.param_groups[0]["lr"] = rate
             rows = windows[state.step * batch : (state.step + 1) * batch].to(learner.model.device)
-            torch.manual_seed(
-                seed * 1_000_003 + state.step
-            )  # dropout: a continued run draws what it would have
-            loss = _gradient(learner, optimizer, rows, state)
+            loss = _gradient(learner, optimizer, rows, state, seed)
             # a finite loss may have a gradient that isn't, which a step would carry into the next checkpoint
-            if not math.isfinite(loss) or not all(p.grad.isfinite().all() for p in learner.parameters):
+            if not math.isfinite(loss) or not _finite(p.grad for p in learner.parameters):
                 what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-                good = f"last good checkpoint {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
-                raise TrainingError(
-                    f"{what} at step {state.step} of {steps} with learning rate {rate:.3g} ({good}); "
-                    "try a lower learning rate, or precision fp32"
-                )
+                raise _diverged(what, state.step, steps, rate, checkpoint)
             optimizer.step()
             state.step += 1
             state.losses.append(loss)
             now = time.monotonic()
             state.seconds, clock = state.seconds + now - clock, now
             progress.show(state)
-            if pending or now - saved >= 60 * training["checkpoint_minutes"]:
+            if pending or state.step == steps or now - saved >= 60 * training["checkpoint_minutes"]:
+                moments = [value for kept in optimizer.state.values() for value in kept.values()]
+                if not _finite([*learner.parameters, *moments]):
+                    what = "the adapter or its optimiser's state is not finite after the update"
+                    raise _diverged(what, state.step - 1, steps, rate, checkpoint)
                 _save(checkpoint, learner.parameters, optimizer, state)
                 saved = now
                 if signal.SIGTERM in pending:
@@ -218,10 +215,26 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
     return state
 
 
-def _gradient(learner: Learner, optimizer, rows: Tensor, state: State) -> float:
-    """Loss and gradient of one step; the micro-batch that fitted is the next step's."""
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    return all(tensor.isfinite().all() for tensor in tensors)
+
+
+def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -> TrainingError:
+    good = f"last good checkpoint {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
+    return TrainingError(
+        f"{what} at step {step} of {steps} with learning rate {rate:.3g} ({good}); "
+        "try a lower learning rate, or precision fp32"
+    )
+
+
+def _gradient(learner: Learner, optimizer, rows: Tensor, state: State, seed: int) -> float:
+    """Loss and gradient of one step; the micro-batch that fitted is the next step's.
+
+    Dropout draws by seed and step alone: what a continued run, or one that begins with this micro-batch, would draw.
+    """
 
     def accumulated(micro_batch: int) -> float:
+        torch.manual_seed(seed * 1_000_003 + state.step)
         optimizer.zero_grad(set_to_none=True)
         return learner.accumulate(rows, micro_batch)
 
