@@ -25,7 +25,7 @@ def call(checkout, entry, *arguments, status=0):
 def archive(finished, tmp_path_factory):
     output = tmp_path_factory.mktemp("archives") / "tiny.tar.gz"
     text = call(finished, "archive_grid", "--grid", "tiny", "--out", output)
-    assert "block core" in text and "7 of 7 cells" in text
+    assert "block core" in text and "9 of 9 cells" in text
     return output
 
 
