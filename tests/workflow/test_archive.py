@@ -59,7 +59,7 @@ def test_what_todays_configuration_would_make_differently_is_left_out(archive, c
     config["methods"]["lora-r2"]["alpha"] = 3
     clone.write_config(config)
     text = call(clone, "restore_grid", archive)
-    assert "Restored 8 cells and 3 adapters" in text and "(2):" in text
+    assert "Restored 10 cells and 4 adapters" in text and "(2):" in text
     assert not list(clone.folder.glob("results/tiny/evaluations/**/lora-r2/*"))
     jobs = clone.snakemake("--dry-run").stdout
     assert "Train lora-r2" in jobs and "Evaluate tiny gptq-w3 text prompt-5" not in jobs
