@@ -25,7 +25,7 @@ def call(checkout, entry, *arguments, status=0):
 def archive(finished, tmp_path_factory):
     output = tmp_path_factory.mktemp("archives") / "tiny.tar.gz"
     text = call(finished, "archive_grid", "--grid", "tiny", "--out", output)
-    assert "block core" in text and "7 of 7 cells" in text
+    assert "block core" in text and "9 of 9 cells" in text
     return output
 
 
@@ -59,7 +59,7 @@ def test_what_todays_configuration_would_make_differently_is_left_out(archive, c
     config["methods"]["lora-r2"]["alpha"] = 3
     clone.write_config(config)
     text = call(clone, "restore_grid", archive)
-    assert "Restored 8 cells and 3 adapters" in text and "(2):" in text
+    assert "Restored 10 cells and 4 adapters" in text and "(2):" in text
     assert not list(clone.folder.glob("results/tiny/evaluations/**/lora-r2/*"))
     jobs = clone.snakemake("--dry-run").stdout
     assert "Train lora-r2" in jobs and "Evaluate tiny gptq-w3 text prompt-5" not in jobs
