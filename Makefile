@@ -5,6 +5,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 GRID ?= smoke
+SMOKE ?= 1
 OVER = $(if $(CONFIG),--configfile $(CONFIG))
 ONLY = $(if $(BLOCKS),--blocks $(BLOCKS))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -37,7 +38,7 @@ test: $(VENV)/installed ## the fast tests
 test-slow: $(VENV)/installed ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
 
-test-slurm: $(VENV)/installed ## the tests on a SLURM cluster, started on this machine (root, Debian or Ubuntu); SMOKE=1: and the smoke grid
+test-slurm: $(VENV)/installed ## the tests on a SLURM cluster, started on this machine (root, Debian or Ubuntu), the smoke grid on it too; SMOKE= without
 	SMOKE=$(SMOKE) $(BIN)/python -m pytest -m slurm tests/slurm --verbose --no-header
 
 lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint

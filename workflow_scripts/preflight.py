@@ -396,9 +396,9 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     """Everything the grid reads is here, or its source can be reached from here."""
     settings, cells = plan.grid(grid), plan.cells(grid)
     wanted = {("models", cell.model): model_manifest(cell.model) for cell in cells}
-    corpora = {cell.corpus for cell in cells} - {"none"} | set(
-        settings["evaluation"]["perplexity"]["corpora"]
-    )
+    corpora = {cell.corpus for cell in cells} - {"none"}
+    corpora |= {plan.training_corpus(adapter) for adapter in plan.adapters(grid)}
+    corpora |= set(settings["evaluation"]["perplexity"]["corpora"])
     wanted |= {("corpora", name): corpus_manifest(name) for name in sorted(corpora)}
     data = settings["benchmarks"]
     wanted |= {("benchmarks", task): benchmark_manifest(data, task) for task in settings["tasks"]}

@@ -19,6 +19,8 @@ from workflow_scripts.analyze.summary import lines
 from workflow_scripts.artifacts import held_by, read_json
 from workflow_scripts.config import ConfigError, read
 
+STOPPING = 30  # seconds in which a cancelled job's processes, where its node is this machine, must be gone
+
 
 def main(
     grid: str, extra: list[str], profile: str | None = None, resume: bool = False, blocks: str | None = None,
@@ -65,7 +67,10 @@ def main(
     except slurm.SlurmError as error:
         print(f"SLURM: {error}. Nothing was started.", file=sys.stderr)
         return 1
-    if alive := runs.living():
+    deadline = time.monotonic() + (STOPPING if orphans else 0)
+    while (alive := runs.living()) and time.monotonic() < deadline:
+        time.sleep(1)
+    if alive:
         pids = " ".join(str(process.pid) for process in alive)
         print(
             f"A killed run's processes still work here. Wait for them, or stop them: kill {pids}",

@@ -1,7 +1,7 @@
 """The smoke grid on its real model, as `make demo` runs it, but through `snakemake --profile slurm`.
 
-Hours on the two cores of a small machine that does other things too, so it is asked for: `make test-slurm SMOKE=1`, or
-SMOKE=dense for that block of it alone. Sources are taken from `resources/` of this checkout, else from PyPI.
+Half an hour on two cores. `make test-slurm` asks for it, SMOKE=dense for that block of it alone; SMOKE= leaves it out.
+Sources are taken from `resources/` of this checkout, else from PyPI.
 """
 
 import json
@@ -20,7 +20,7 @@ from workflow_scripts.grid_status import planned
 ASKED = os.environ.get("SMOKE", "")
 
 
-@pytest.mark.skipif(not ASKED, reason="takes long: make test-slurm SMOKE=1")
+@pytest.mark.skipif(not ASKED, reason="asked for by SMOKE=1, as in make test-slurm")
 def test_the_smoke_grid_runs_on_the_cluster_down_to_its_report(cluster, tmp_path):
     checkout = clone(tmp_path / "clone", yaml.safe_load((ROOT / "config.yaml").read_text()))
     chosen = None if ASKED == "1" else ASKED.split(",")
