@@ -130,7 +130,7 @@ def test_the_status_of_a_finished_grid(finished):
     done = product(finished, "workflow_scripts.grid_status", "--grid", "tiny")
     assert done.returncode == 0, done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("evaluate_cell")).split()
-    assert row[1:] == ["9", "9", "0", "0", "0", "0", "0"]
+    assert row[1:] == ["11", "11", "0", "0", "0", "0", "0"]
     assert "About 0.0 hours of jobs are left" in done.stdout and "No run works in this folder." in done.stdout
 
 
