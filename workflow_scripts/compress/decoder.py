@@ -16,9 +16,8 @@ from workflow_scripts.compress.hessian import Hessian
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.linear import PackedLinears
 
-BATCH_TOKENS = (
-    2048  # tokens per forward pass of a layer: what passes between its steps stays in a CPU's cache
-)
+# Tokens per forward pass of a layer: what passes between its steps stays in a CPU's cache.
+BATCH_TOKENS = 2048
 
 
 class _Stop(Exception):

@@ -10,9 +10,8 @@ CLIP_SEARCH = {
     "mse": (2.4, 100),
     "hessian": (2.0, 25),
 }  # power of the error, steps from 1 down to 0.2 of the range
-SEARCHED = (
-    2**20
-)  # weights whose clipping is searched together on a CPU: few calls, and the tries stay in its cache
+# Weights whose clipping is searched together on a CPU: few calls, and the tries stay in its cache.
+SEARCHED = 2**20
 
 
 @dataclass

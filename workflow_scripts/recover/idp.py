@@ -28,6 +28,10 @@ AGREEMENT = 1e-4  # by which the two shares of attention may differ, in float32
 MOST_LOGITS = 2**25  # first-layer logits alive at once: 128 MiB in float32
 
 
+class _FirstLayerRead(Exception):
+    """Ends a forward pass of which only the first layer's attention is wanted."""
+
+
 def attention_logits(queries: Tensor, keys: Tensor, scaling: float | None = None) -> Tensor:
     """z = scaling q k^T in float32; scaling is 1 / sqrt(d_head) where a model has none of its own.
 
@@ -150,17 +154,22 @@ class Selector:
         config, prefix = self.decoder.config, self.bank.prefixes[0]
         cache = expanded_cache([k.float() for k in prefix.keys], [v.float() for v in prefix.values], 1)
         positions = torch.arange(prefix.length, prefix.length + embedded.shape[1], device=embedded.device)
+        weights = []
+
+        def stop(module, args, output):
+            weights.append(output[1])
+            raise _FirstLayerRead
+
+        hook = self.decoder.layers[0].self_attn.register_forward_hook(stop)
         usual, config._attn_implementation = config._attn_implementation, "eager"
         try:
-            output = self.decoder(
-                inputs_embeds=embedded,
-                position_ids=positions[None],
-                past_key_values=cache,
-                output_attentions=True,
-            )
+            self.decoder(inputs_embeds=embedded, position_ids=positions[None], past_key_values=cache)
+        except _FirstLayerRead:
+            return weights[0][..., : prefix.length].sum(-1).mean().item()
         finally:
             config._attn_implementation = usual
-        return output.attentions[0][..., : prefix.length].sum(-1).mean().item()
+            hook.remove()
+        raise RuntimeError("its first layer's attention did not run")
 
     def calibrate(self, contexts: Sequence[Sequence[int]]) -> None:
         """From now on subtract each prompt's median score over `contexts`, which are pieces of training text."""
