@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts import preflight
+from workflow_scripts import preflight, preflight_nodes
 from workflow_scripts.artifacts import ArtifactError
 from workflow_scripts.cluster import read_site
 from workflow_scripts.grid import plan_of
-from workflow_scripts.preflight import SIZE, Findings, reading_request, reads_whole, replaced, tries_lock
+from workflow_scripts.preflight import reading_request
+from workflow_scripts.preflight_nodes import SIZE, Findings, reads_whole, replaced, tries_lock
 from workflow_scripts.slurm import PREFIX, REQUEST, SlurmError, limits
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_file_that_is_renamed_into_place_is_seen_whole(tmp_path):
     """By a process of its own, as on a node."""
-    look = "from workflow_scripts.preflight import *; sys.exit(0 if reads_whole(Path(sys.argv[1])) else 7)"
+    look = (
+        "from workflow_scripts.preflight_nodes import *; sys.exit(0 if reads_whole(Path(sys.argv[1])) else 7)"
+    )
     with replaced(tmp_path / "file"):
         seen = subprocess.run([sys.executable, "-c", look, str(tmp_path / "file")], check=False)
     assert seen.returncode == 0
@@ -114,8 +117,8 @@ def test_a_test_job_that_takes_too_long_is_taken_back(commands, tmp_path, monkey
     commands("sbatch", "exec sleep 60")
     commands("squeue", f"echo '{queue}'")
     commands("scancel", "")
-    monkeypatch.setattr(preflight, "MINUTES", 0.01)
-    preflight.check_nodes(read_site(tmp_path / "none"), Findings())
+    monkeypatch.setattr(preflight_nodes, "MINUTES", 0.01)
+    preflight_nodes.check_nodes(read_site(tmp_path / "none"), Findings())
     assert said in capsys.readouterr().out
     asked = (tmp_path / "sbatch.called").read_text().splitlines()
     name = next(part.removeprefix("--job-name=") for part in asked if part.startswith("--job-name="))
@@ -127,7 +130,7 @@ def test_a_test_job_is_asked_for_as_real_jobs_are(commands, tmp_path, capsys):
     commands("sbatch", "echo no such reservation >&2; exit 1")
     commands("scancel", "")
     (tmp_path / "site.yaml").write_text("{partition: gpu, extra: \"--exclude=n7 --comment='two words'\"}")
-    preflight.check_nodes(read_site(tmp_path / "site.yaml"), Findings())
+    preflight_nodes.check_nodes(read_site(tmp_path / "site.yaml"), Findings())
     asked = (tmp_path / "sbatch.called").read_text().splitlines()
     assert {"--partition=gpu", "--exclude=n7", "--comment=two words"} <= set(asked)
     assert "BAD   the test job did not run: no such reservation" in capsys.readouterr().out
@@ -140,10 +143,10 @@ def test_the_lines_of_setup_run_in_bash_whatever_the_paths_are(tmp_path, monkeyp
     monkeypatch.setattr(sys, "executable", str(python))
     setup = "declare -A loaded=([it]=yes)\nexport LOADED=${loaded[it]}\n"
     site = read_site(tmp_path / "none") | {"setup": setup}
-    script = preflight.job_script(folder, site)
+    script = preflight_nodes.job_script(folder, site)
     ran = subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=True)
-    assert ran.stdout.splitlines() == ["yes", "-m", "workflow_scripts.preflight", "--probe", str(folder)]
-    inside = shlex.split(preflight.job_script(folder, site | {"container": "displaced.sif"}))
+    assert ran.stdout.splitlines() == ["yes", "-m", "workflow_scripts.preflight_nodes", str(folder)]
+    inside = shlex.split(preflight_nodes.job_script(folder, site | {"container": "displaced.sif"}))
     assert inside[:3] == ["apptainer", "exec", "--nv"] and inside[5:8] == ["displaced.sif", "bash", "-c"]
     assert "python -m workflow_scripts.preflight" in inside[8] and str(python) not in inside[8]
 
