@@ -26,7 +26,7 @@ import yaml
 PACKAGE = Path(__file__).resolve().parent
 SCHEMAS = PACKAGE / "schemas"
 WORK = Path("work")
-SHARED = ("results", "resources")  # folders that may be links, so that several clones work in one
+SHARED = ("results", "resources")  # these, or folders in them, may be links: several clones work in one
 PATIENCE = 1.0  # seconds until a lock counts as another writer's: who only looks at it holds it for a moment
 AGAIN = "delete it and it will be computed again"
 RECORDED_LIBRARIES = (
@@ -259,13 +259,15 @@ def _work(artifact) -> Path:
 
 
 def _lock(artifact) -> Path:
-    """The lock of an artefact: of one in results/ or resources/ in that folder itself, wherever it really lies, so
-    that clones which share it see each other's writers."""
+    """The lock of an artefact: of one in results/ or resources/ in its grid's or catalogue's folder, wherever that
+    really lies, so that clones which share the folder, or what it stands in, see each other's writers."""
     path, here = Path(os.path.abspath(artifact)), Path.cwd()
     parts = path.relative_to(here).parts if path.is_relative_to(here) else ()
     if parts and parts[0] in SHARED:
-        top, *names = parts
-        return Path(os.path.realpath(top), ".locks", *names[:-1], f"{names[-1] if names else ''}.lock")
+        shared, names = parts[:2], parts[2:]
+        if not names:  # the folder itself, or a file beside the grids
+            shared, names = parts[:1], parts[1:] or ("",)
+        return Path(os.path.realpath(Path(*shared)), ".locks", *names[:-1], f"{names[-1]}.lock")
     return _work(artifact).with_name(_work(artifact).name + ".lock")
 
 

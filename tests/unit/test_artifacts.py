@@ -162,17 +162,30 @@ def test_who_looks_at_a_lock_stops_no_writer(tmp_path, monkeypatch):
     other.join()
 
 
-def test_clones_that_share_a_folder_see_each_others_writers(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("shared", "file"), [("results", "x.json"), ("results", "grid/x.json"), ("results/grid", "deep/x.json")]
+)
+def test_clones_that_share_a_folder_see_each_others_writers(tmp_path, monkeypatch, shared, file):
+    (tmp_path / "one" / shared).mkdir(parents=True)
+    (tmp_path / "two" / shared).parent.mkdir(parents=True)
+    (tmp_path / "two" / shared).symlink_to(tmp_path / "one" / shared)
+    monkeypatch.chdir(tmp_path / "one")
+    with artifacts.hold(f"{shared}/{file}"):
+        monkeypatch.chdir(tmp_path / "two")
+        assert artifacts.held_by(f"{shared}/{file}")
+        assert artifacts.held_by(f"{shared}/other.json") is None
+    assert artifacts.held_by(f"{shared}/{file}") is None
+    assert not (tmp_path / "two/work").exists()
+
+
+def test_clones_that_share_all_results_see_each_others_runs(tmp_path, monkeypatch):
     (tmp_path / "one/results").mkdir(parents=True)
     (tmp_path / "two").mkdir()
     (tmp_path / "two/results").symlink_to(tmp_path / "one/results")
     monkeypatch.chdir(tmp_path / "one")
-    with artifacts.hold("results/x.json"), artifacts.hold("results"):
+    with artifacts.hold("results"):
         monkeypatch.chdir(tmp_path / "two")
-        assert artifacts.held_by("results/x.json") and artifacts.held_by("results")
-        assert artifacts.held_by("results/y.json") is None
-    assert artifacts.held_by("results/x.json") is None
-    assert [path.name for path in (tmp_path / "two").iterdir()] == ["results"]
+        assert artifacts.held_by("results")
 
 
 def test_code_digests_follow_imports_but_not_optional_modules():
