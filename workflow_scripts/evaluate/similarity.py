@@ -12,11 +12,10 @@ from functools import partial
 import torch
 
 from workflow_scripts.compress.decoder import decoder_layers
-from workflow_scripts.evaluate.attention import additive
 
-
-class _Entered(Exception):
-    """Carries what the first decoder layer was called with."""
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")  # names of a layer's attention
+AGREEMENT = 1e-4  # by which the layers, called one by one, may differ from the model's own pass
+CACHES = ("past_key_values", "past_key_value", "layer_past")  # names under which layers get the cache
 
 
 def layer_states(
@@ -24,47 +23,77 @@ def layer_states(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Per decoder layer: attention over text (H, T, T), rows summing to 1, and the layer's output (T, d), float64.
 
-    The model must use eager attention (`model.set_attn_implementation("eager")`), which alone returns its weights.
+    The model must use eager attention (`model.set_attn_implementation("eager")`), which alone returns its weights. It
+    runs as a whole first, which shows what it gives to each of its layers (masks and rotary tables differ between the
+    layers of some models), then layer by layer with just that. ValueError for a model that is more than its layers.
     """
     prefix = bank.prefixes[prompt].length if bank is not None else 0
-    cache = bank.cache(prompt, 1) if bank is not None else None
-    ids = torch.tensor([window], device=model.device)
-    causal = torch.ones(1, len(window), len(window), dtype=torch.bool, device=model.device).tril()
-    layers = decoder_layers(model)
 
-    def enter(module, args, kwargs):
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        raise _Entered(hidden, args[1:], kwargs)
+    def cache():
+        return bank.cache(prompt, 1) if bank is not None else None
 
-    handle = layers[0].register_forward_pre_hook(enter, with_kwargs=True)
+    layers, calls = decoder_layers(model), []
+    handles = [
+        layer.register_forward_pre_hook(partial(_keep_call, calls), with_kwargs=True) for layer in layers
+    ]
+    handles.append(
+        layers[-1].register_forward_hook(lambda module, args, output: calls.append(_hidden(output)))
+    )
     try:
         model(
-            input_ids=ids, position_ids=torch.arange(prefix, prefix + len(window), device=model.device)[None],
-            attention_mask=additive(causal, prefix, model.dtype), past_key_values=cache, use_cache=cache is not None,
+            input_ids=torch.tensor([window], device=model.device),
+            position_ids=torch.arange(prefix, prefix + len(window), device=model.device)[None],
+            past_key_values=cache(), use_cache=bank is not None,
         )  # fmt: skip
-    except _Entered as entered:
-        hidden, args, kwargs = entered.args
     finally:
-        handle.remove()
-    for layer in layers:
+        for handle in handles:
+            handle.remove()
+    *calls, last = calls
+    hidden, again = calls[0][0], cache()
+    for layer, (_, args, kwargs) in zip(layers, calls, strict=True):
         found = []
         handle = _attention(layer).register_forward_hook(partial(_keep_weights, found))
         try:
-            output = layer(hidden, *args, **kwargs)
+            hidden = _hidden(
+                layer(hidden, *args, **kwargs | {k: again for k in CACHES if kwargs.get(k) is not None})
+            )
         finally:
             handle.remove()
-        hidden = output[0] if isinstance(output, tuple) else output
+        if not found or found[0] is None:
+            raise ValueError(
+                f"{type(model).__name__}: its attention gives no weights, which figure 5 compares"
+            )
         text = found[0][0, :, :, prefix:].double()  # (H, T, T)
         yield text / text.sum(-1, keepdim=True).clamp(min=torch.finfo(text.dtype).tiny), hidden[0].double()
+    if not torch.allclose(
+        hidden, last.to(hidden.device), rtol=AGREEMENT, atol=AGREEMENT * float(last.abs().max())
+    ):
+        raise ValueError(
+            f"{type(model).__name__} does more than call its layers in turn: figure 5 can't follow it"
+        )
+
+
+def _keep_call(calls: list, module, args, kwargs) -> None:
+    """(hidden states of the first layer alone, further arguments, named ones): later layers get their own."""
+    kwargs = dict(kwargs)
+    hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+    calls.append((None if calls else hidden, args, kwargs))
+
+
+def _hidden(output) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _keep_weights(found: list, module, args, output) -> None:
-    found.append(output[1])
+    found.append(output[1] if isinstance(output, tuple) else None)
 
 
 def _attention(layer: torch.nn.Module) -> torch.nn.Module:
-    """The self-attention of a decoder layer: its child that is named so (self_attn, attn, attention)."""
-    return next(child for name, child in layer.named_children() if "attn" in name or "attention" in name)
+    """The self-attention of a decoder layer: its child of one of the usual names; ValueError where it has none."""
+    for name, child in layer.named_children():
+        if name in ATTENTION:
+            return child
+    raise ValueError(f"{type(layer).__name__} has no attention of a known name ({', '.join(ATTENTION)})")
 
 
 @torch.inference_mode()
