@@ -1,6 +1,7 @@
 """What is stored, what is rebuilt from it, and what a load refuses."""
 
 import json
+import math
 import re
 
 import pytest
@@ -170,14 +171,18 @@ def test_parts_are_joined_as_the_library_would_write_them_in_one(tmp_path):
     assert join([], tmp_path / "none") == 0 and load_file(tmp_path / "none") == {}
 
 
-def rewritten(folder, change, rehash=True):
-    """Change the stored tensors and the proof; `rehash` makes the file's hash right again."""
+def rewritten(folder, change, rehash=True, size=True):
+    """Change the stored tensors and the proof; `rehash` makes the file's hash right again, `size` its size."""
     tensors, proof = (
         load_file(folder / "weights.safetensors"),
         json.loads((folder / "compression.json").read_text()),
     )
     change(tensors, proof)
     save_file(tensors, folder / "weights.safetensors")
+    if size:
+        held = sum(tensor.nbytes for tensor in tensors.values())
+        weights = sum(math.prod(record["shape"]) for record in proof["layers"])
+        proof |= {"bytes_on_disk": held, "effective_bits": 8 * held / weights}
     if rehash:
         proof["weights_sha256"] = artifacts.sha256_file(folder / "weights.safetensors")
     artifacts.write_json(folder / "compression.json", proof)  # sealed: it would be refused for the seal alone
