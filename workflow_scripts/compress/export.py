@@ -36,10 +36,12 @@ def export(dense_folder, compressed_folder, form: str, folder) -> dict:
     settings, records = Compressor(**proof["compressor"]), proof["layers"]
     _refuse(settings, form)
     dtype, reason = _dense_dtype(Path(dense_folder))
+    inexact = None
     if dtype != torch.float32 and (form == "plain" or not settings.bits):
-        if inexact := _inexact(proven(tensors, records, settings, place), dtype):
-            reason = f"{inexact} is not exact in the dense model's {_name(dtype)}"
-            dtype = torch.float32
+        inexact = _inexact(proven(tensors, records, settings, place), dtype)
+    if inexact:
+        reason = f"{inexact} is not exact in the dense model's {_name(dtype)}"
+        dtype = torch.float32
     model = load_dense(dense_folder, dtype=dtype)
     state, config = None, None
     if form != "plain":
