@@ -89,6 +89,25 @@ def test_a_missing_environment_names_its_command(sources, tmp_path, monkeypatch)
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        ({"windows": 1, "length": 513}, r"calibration\.length: 513 tokens exceed the model's 512 positions"),
+        ({"windows": 1, "length": 48}, r"layer 0, linear fc2: 48 calibration tokens for 64 inputs"),
+    ],
+)
+def test_a_calibration_that_cannot_do_is_refused_before_optimum_starts(
+    calibration, words, sources, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compress_optimum, "quantize", lambda *arguments: pytest.fail("optimum was started"))
+    with pytest.raises((ValueError, CompressionError), match=words):
+        compress_optimum.main(
+            sources / "model", sources / "corpus", tmp_path / "out" / "compression.json", recipe="r", code="c",
+            compressor=SETTINGS | {"engine": "optimum"}, calibration=calibration, python=sys.executable,
+        )  # fmt: skip
+
+
 FAKE = '''
 """Stands in for optimum: says what it was asked for, and packs one linear of zeros."""
 import json, pathlib, torch
@@ -178,7 +197,7 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         quantized = unpack(parts, record["shape"][1], settings).quantized
         found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
     dense = models.load_dense(sources / "model")
-    windows, _ = compress_model.calibration_windows(sources / "model", sources / "corpus", CALIBRATION)
+    windows, _ = compress_model.calibration_windows(sources / "model", sources / "corpus", CALIBRATION, None)
     finished = FinishedLayers(tmp_path / "layers")
     measured = put(dense, windows, found, settings, finished)
     tensors = {key: tensor for index in range(2) for key, tensor in finished.load(index)[0].items()}
