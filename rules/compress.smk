@@ -75,8 +75,8 @@ rule export_model:
         "../envs/conda.yaml"
     resources:
         **REQUESTS.where("cpu_partition" if SITE["cpu_partition"] else "partition"),
-        mem_mb=lambda wildcards, attempt: REQUESTS.mem_mb("compress_model", wildcards, attempt),
-        runtime=lambda wildcards, attempt: REQUESTS.runtime("compress_model", wildcards, attempt),
+        mem_mb=lambda wildcards, attempt: REQUESTS.mem_mb("export_model", wildcards, attempt),
+        runtime=lambda wildcards, attempt: REQUESTS.runtime("export_model", wildcards, attempt),
     params:
         args=lambda wildcards: PLAN.export(**wildcards),
     message:

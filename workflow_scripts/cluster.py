@@ -89,6 +89,9 @@ class Requests:
             case "compress_model" | "compress_optimum":  # the own engine: layer by layer, whatever the depth
                 cost = forecast.compression_cost(self.plan, grid, model, compressor, corpus, self.hardware)
                 return Need(cost.seconds, _host_mb(cost.memory), 0)
+            case "export_model":
+                cost = forecast.export_cost(self.plan, model, compressor, self.hardware)
+                return Need(cost.seconds, _host_mb(cost.memory), 0)
             case "train_adapter":
                 width = BYTES[self.plan.training(grid, method)["precision"]]
                 cost = forecast.training_cost(self.plan, cell, self.hardware | {"bytes": width})

@@ -47,11 +47,8 @@ def main(
         layers = decoder_layers(skeleton.model)
         windows, drawn = None, None
         if settings.calibrated:
-            if (positions := most_positions(skeleton.model)) and calibration["length"] > positions:
-                raise ValueError(
-                    f"calibration.length: {calibration['length']} tokens exceed the model's {positions} positions"
-                )
-            windows, drawn = calibration_windows(model, corpus, calibration)
+            positions = most_positions(skeleton.model)
+            windows, drawn = calibration_windows(model, corpus, calibration, positions)
         parts, records = [], []
         if settings.algorithm != "dense":
             finished = FinishedLayers(artifacts.work_folder(folder, key))
@@ -61,16 +58,30 @@ def main(
             recipe=recipe, code=code, config={"compressor": compressor, "calibration": calibration},
             inputs=inputs, seed=SEED, device=device, threads=threads, started=started,
         )  # fmt: skip
-        origin = {"name": Path(model).name, "weights_sha256": inputs["model"]}
-        weights = sum(get_weight(m).numel() for layer in layers for m in layer_linears(layer).values())
-        save_compressed(
-            folder, parts, records, compressor, drawn, origin, weights, dense_bits(model), manifest
+        finish(folder, model, layers, parts, records, compressor, drawn, manifest)
+
+
+def finish(
+    folder: Path, model: str, layers, parts: list, records: list, compressor: dict, drawn: dict | None, manifest: dict
+) -> None:  # fmt: skip
+    """Save what was made of the dense `model` with its decoder `layers`, and remove the checkpoints."""
+    origin = {"name": Path(model).name, "weights_sha256": dense_hash(model)}
+    weights = sum(get_weight(m).numel() for layer in layers for m in layer_linears(layer).values())
+    save_compressed(folder, parts, records, compressor, drawn, origin, weights, dense_bits(model), manifest)
+    artifacts.clear_work(folder)
+
+
+def calibration_windows(
+    model: str, corpus: str, calibration: dict, positions: int | None
+) -> tuple[torch.Tensor, dict]:
+    """Calibration windows (count, length) of the corpus' train split, and how they were drawn.
+
+    ValueError where they are longer than the model's `positions` (None: not known).
+    """
+    if positions and calibration["length"] > positions:
+        raise ValueError(
+            f"calibration.length: {calibration['length']} tokens exceed the model's {positions} positions"
         )
-        artifacts.clear_work(folder)
-
-
-def calibration_windows(model: str, corpus: str, calibration: dict) -> tuple[torch.Tensor, dict]:
-    """Calibration windows (count, length) of the corpus' train split, and how they were drawn."""
     tokenizer = load_tokenizer(model)
     count, length, bos = calibration["windows"], calibration["length"], adds_bos(tokenizer)
     windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, SEED, bos)

@@ -10,19 +10,14 @@ from pathlib import Path
 import torch
 
 from workflow_scripts import artifacts
-from workflow_scripts.compress.checkpoint import dense_bits, dense_hash, save_compressed
-from workflow_scripts.compress.decoder import (
-    decoder_layers,
-    get_weight,
-    layer_linears,
-    refuse_what_cannot_be,
-)
+from workflow_scripts.compress.checkpoint import dense_hash
+from workflow_scripts.compress.decoder import decoder_layers, refuse_what_cannot_be
 from workflow_scripts.compress.optimum_engine import interpreter, put, quantize
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.walk import FinishedLayers
-from workflow_scripts.compress_model import SEED, calibration_windows
+from workflow_scripts.compress_model import SEED, calibration_windows, finish
 from workflow_scripts.job import job
-from workflow_scripts.sources.models import load_dense, verify
+from workflow_scripts.sources.models import load_dense, most_positions, verify
 
 
 def main(
@@ -39,11 +34,12 @@ def main(
     with artifacts.hold(folder):
         work = artifacts.work_folder(folder, artifacts.digest([inputs, compressor, calibration, SEED, code]))
         dense = load_dense(model)
-        refuse_what_cannot_be(decoder_layers(dense), settings)
-        windows, drawn = calibration_windows(model, corpus, calibration)
+        windows, drawn = calibration_windows(model, corpus, calibration, most_positions(dense))
+        layers = decoder_layers(dense)
+        refuse_what_cannot_be(layers, settings, windows.numel())
         remote_code = verify(model)["remote_code"]
         found, versions = quantize(dense, model, windows, settings, python, work, threads, remote_code)
-        finished, layers = FinishedLayers(work), decoder_layers(dense)
+        finished = FinishedLayers(work)
         records = put(
             dense, windows, found, settings, finished, log=lambda line: print(line, file=sys.stderr)
         )
@@ -53,10 +49,7 @@ def main(
             inputs=inputs, seed=SEED, threads=threads, started=started,
         )  # fmt: skip
         manifest["libraries"] |= {f"optimum's {name}": number for name, number in versions.items()}
-        origin = {"name": Path(model).name, "weights_sha256": inputs["model"]}
-        weights = sum(get_weight(m).numel() for layer in layers for m in layer_linears(layer).values())
-        save_compressed(folder, parts, records, own, drawn, origin, weights, dense_bits(model), manifest)
-        artifacts.clear_work(folder)
+        finish(folder, model, layers, parts, records, own, drawn, manifest)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ OPTIMUM = {  # what optimum's GPTQQuantizer can be asked for
     "clip": ("none",),
     "block_size": (128,),
     "group_size": (None, 16, 32, 64, 128, 256, 512, 1024),
+    "forward": ("fp32",),
 }
 
 
@@ -288,7 +289,7 @@ def _meaning_problems(config: dict) -> list[str]:
             problems += [
                 f"{key}.{name}: {compressor[name]!r} is not allowed with engine optimum; allowed: {_listed(allowed)}"
                 for name, allowed in OPTIMUM.items()
-                if compressor[name] not in allowed
+                if name in compressor and compressor[name] not in allowed  # `forward` has no default
             ]
     for name, method in config["methods"].items():
         if "corpus" in method:

@@ -1,6 +1,7 @@
 """Write a compressed model as a Hugging Face folder in a format that other programs load, tokenizer included."""
 
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def main(model: str, compressed: str, output: str, *, form: str, recipe: str, co
     started = time.time()
     model, compressed, output = Path(model), Path(compressed), Path(output)
     with whole_folder(output.parent) as folder:
-        export(model, compressed, form, folder)
+        written = export(model, compressed, form, folder)
+        if written["reason"]:
+            print(f"Written in {written['dtype']}: {written['reason']}", file=sys.stderr, flush=True)
         for name in TOKENIZER:
             if (model / name).exists():
                 shutil.copyfile(model / name, folder / name)
@@ -27,7 +30,7 @@ def main(model: str, compressed: str, output: str, *, form: str, recipe: str, co
         manifest = artifacts.manifest(
             recipe=recipe, code=code, config={"form": form}, inputs=inputs, started=started
         )
-        record = {"format": form, "model": proof["model"]["name"], "compressor": proof["compressor"],
+        record = {"format": form, **written, "model": proof["model"]["name"], "compressor": proof["compressor"],
                   "files": files, "manifest": manifest}  # fmt: skip
         artifacts.write_json(folder / output.name, record, schema="export")
 

@@ -62,8 +62,13 @@ def sources(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "settings",
-    [GPTQ, GPTQ | {"group_size": None}, GPTQ | {"act_order": False, "bits": 4, "symmetric": True}],
-    ids=["w3-g16", "w3", "w4-g16-symmetric"],
+    [
+        GPTQ,
+        GPTQ | {"group_size": None},
+        GPTQ | {"act_order": False, "bits": 4, "symmetric": True},
+        GPTQ | {"true_sequential": True},
+    ],
+    ids=["w3-g16", "w3", "w4-g16-symmetric", "w3-g16-true-sequential"],
 )
 def test_both_engines_leave_the_same_files_and_come_close(settings, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

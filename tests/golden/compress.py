@@ -3,6 +3,10 @@
 A file holds a problem, W (out, in) with H (or X), or W_f16 with H_upper_f32, and `errors_json`: method name ->
 {rel_err, sparsity}. Optional outputs: NAME__Wq, NAME__Wq_rowsA_B, NAME__scale, NAME__zero, NAME__mask. The
 method's name says its settings (`gptq_b3_g32_asym_actorder_static`, `sparsegpt_s0.5_b4`, `wanda_2of4`).
+
+Not to be checked: symmetric groups whose grids are fitted on the way (`gptq_b3_g32_sym`, without `static`). Such a
+grid puts its group's largest weight half-way between two levels, so that the last bit of float64 decides there, and
+with it all columns that follow; two right implementations differ by as much as a step.
 """
 
 import json

@@ -49,6 +49,19 @@ def test_a_7b_model_fits_one_gpu_and_gets_memory_and_time(requests):
     assert requests.runtime("train_adapter", PLACE, 1) == pytest.approx(3 * 2.8 * 60 + 20, rel=0.05)
 
 
+def test_an_export_asks_for_the_whole_model_in_float32_and_no_gpu(plan, requests):
+    """6.7e9 parameters: 4 bytes each in float32, 2 of the dense file's pages, 3 bits packed, one linear converted."""
+    export = PLACE | {"form": "plain"}
+    one_linear = 100 * 6.7e9 / 360
+    expected = (5e8 + 6 * 6.7e9 + 3 / 8 * 6.7e9 + one_linear) / 1e6 + 3500
+    assert requests.mem_mb("export_model", export, 1) == pytest.approx(expected, abs=1)
+    assert 40_000 < requests.mem_mb("export_model", export, 1) < 50_000
+    assert requests.need("export_model", export).gpu_bytes == 0
+    assert 20 < requests.runtime("export_model", export, 1) < 120
+    rule = (ROOT / "rules" / "compress.smk").read_text().partition("rule export_model")[2]
+    assert 'REQUESTS.mem_mb("export_model"' in rule and 'REQUESTS.runtime("export_model"' in rule
+
+
 @pytest.mark.parametrize("method", ["none", "lora-r2", "prompt-26", "ptune-50", "idp-50-100"])
 def test_a_7b_model_fits_one_gpu_with_every_method(requests, method):
     assert requests.gpus("evaluate_cell", PLACE | {"method": method}) == 1

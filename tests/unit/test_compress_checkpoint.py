@@ -1,6 +1,7 @@
 """What is stored, what is rebuilt from it, and what a load refuses."""
 
 import json
+import math
 import re
 
 import pytest
@@ -31,6 +32,7 @@ SETTINGS = {
     "gptq-moving-groups": GPTQ | {"static_groups": False},
     "gptq-w8": GPTQ | {"bits": 8, "group_size": None},
     "sparsegpt": HALF,
+    "sparsegpt-2of4": HALF | {"sparsity": None, "pattern": "2:4"},
     "sparsegpt-2of4-w4": HALF | {"pattern": "2:4", "bits": 4},
     "wanda": {"algorithm": "wanda", "sparsity": 0.5, "pattern": None},
     "magnitude": {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None},
@@ -170,14 +172,18 @@ def test_parts_are_joined_as_the_library_would_write_them_in_one(tmp_path):
     assert join([], tmp_path / "none") == 0 and load_file(tmp_path / "none") == {}
 
 
-def rewritten(folder, change, rehash=True):
-    """Change the stored tensors and the proof; `rehash` makes the file's hash right again."""
+def rewritten(folder, change, rehash=True, size=True):
+    """Change the stored tensors and the proof; `rehash` makes the file's hash right again, `size` its size."""
     tensors, proof = (
         load_file(folder / "weights.safetensors"),
         json.loads((folder / "compression.json").read_text()),
     )
     change(tensors, proof)
     save_file(tensors, folder / "weights.safetensors")
+    if size:
+        held = sum(tensor.nbytes for tensor in tensors.values())
+        weights = sum(math.prod(record["shape"]) for record in proof["layers"])
+        proof |= {"bytes_on_disk": held, "effective_bits": 8 * held / weights}
     if rehash:
         proof["weights_sha256"] = artifacts.sha256_file(folder / "weights.safetensors")
     artifacts.write_json(folder / "compression.json", proof)  # sealed: it would be refused for the seal alone
@@ -188,6 +194,19 @@ def unpruned(tensors, proof):
     tensors["1.mlp.up_proj.mask"] = torch.full_like(tensors["1.mlp.up_proj.mask"], 255)
     tensors["1.mlp.up_proj.values"] = torch.ones(64 * 32, dtype=torch.float16)
     next(r for r in proof["layers"] if r["layer"] == 1 and r["linear"] == "mlp.up_proj")["sparsity"] = 0.0
+
+
+def group_made_dense(tensors, proof):
+    """Four weights in the place of two of the first four columns of a row, claimed honestly."""
+    tensors["1.mlp.up_proj.mask"][0, 0, 0] |= 15
+    values = tensors["1.mlp.up_proj.values"]
+    tensors["1.mlp.up_proj.values"] = torch.cat([values, torch.ones(2, dtype=torch.float16)])
+    record = next(r for r in proof["layers"] if r["layer"] == 1 and r["linear"] == "mlp.up_proj")
+    record["sparsity"] = (64 * 32 / 2 - 2) / (64 * 32)
+
+
+def other_settings(**changes):
+    return lambda tensors, proof: proof["compressor"].update(changes)
 
 
 def more_levels(tensors, proof):
@@ -233,6 +252,9 @@ def claim(key, value):
         ("sparsegpt", claim("sparsity", 0.6), "layer 0, linear self_attn.o_proj: sparsity 0.5"),
         ("gptq", more_levels, "layer 0, linear mlp.down_proj: 24 levels are no 3-bit weight"),
         ("sparsegpt", unpruned, "layer 1, linear mlp.up_proj: sparsity 0.0000 is below the 0.5 asked for"),
+        ("sparsegpt-2of4", group_made_dense, "layer 1, linear mlp.up_proj: not 2 zeros in each 4 columns"),
+        ("gptq", other_settings(bits=4), "linear self_attn.q_proj: codes of 3 bits are no 4-bit weight"),
+        ("gptq", other_settings(symmetric=True), "a zero point is not 4: the grids aren't symmetric"),
         ("gptq", more_grids, "layer 0, linear mlp.down_proj: 64 grids a row are not one for each 24 columns"),
         ("gptq", swapped, "layer 0, linear self_attn.q_proj: sparsity 0."),
         ("gptq", not_a_number, "layer 0, linear mlp.up_proj: it holds NaN or infinite values"),
@@ -254,6 +276,9 @@ def claim(key, value):
         "sparsity",
         "more-levels",
         "unpruned",
+        "pattern",
+        "bits",
+        "symmetric",
         "more-grids",
         "swapped",
         "nan",
@@ -270,36 +295,21 @@ def test_a_load_refuses(name, change, said, sources, here):
         load_compressed(sources / "model", folder)
 
 
+@pytest.mark.parametrize("key", ["bytes_on_disk", "effective_bits"])
+def test_a_load_refuses_another_size_than_the_file_has(key, sources, here):
+    folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
+    rewritten(folder, lambda tensors, proof: proof.update({key: proof[key] - 1}), size=False)
+    with pytest.raises(
+        artifacts.ArtifactError, match=rf"compression.json: {key} .* but weights.safetensors holds"
+    ):
+        load_compressed(sources / "model", folder)
+
+
 def test_a_load_refuses_changed_weights(sources, here):
     folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
     rewritten(folder, lambda tensors, proof: tensors["0.mlp.up_proj.zero"].add_(1), rehash=False)
     with pytest.raises(artifacts.ArtifactError, match=r"not the file that compression.json describes"):
         load_compressed(sources / "model", folder)
-
-
-def test_a_killed_job_leaves_checkpoints_and_the_next_one_equal_weights(sources, here, monkeypatch):
-    whole = compressed(sources, here / "whole", SETTINGS["gptq"])
-    real = compress_model.FinishedLayers.save
-
-    def killed(self, index, *stored):
-        real(self, index, *stored)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(compress_model.FinishedLayers, "save", killed)
-        compressed(sources, here / "killed", SETTINGS["gptq"])
-    assert not (here / "killed").exists()
-    assert len(list((here / "work").rglob("layer-*.safetensors"))) == 1
-    saved = []
-    monkeypatch.setattr(
-        compress_model.FinishedLayers,
-        "save",
-        lambda self, index, *s: (saved.append(index), real(self, index, *s)),
-    )
-    resumed = compressed(sources, here / "killed", SETTINGS["gptq"])
-    assert saved == [1]  # the first layer came from its checkpoint
-    assert (resumed / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
-    assert not list((here / "work").rglob("layer-*"))
 
 
 def test_where_activations_lie_changes_no_weight_and_no_recipe(sources, here):

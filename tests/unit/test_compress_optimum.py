@@ -1,6 +1,8 @@
 """The other engine without its environment: what is planned, refused, read back and measured."""
 
 import copy
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 from tests import tiny
 from workflow_scripts import compress_model, compress_optimum
 from workflow_scripts.artifacts import read_json
-from workflow_scripts.compress.optimum_engine import put
+from workflow_scripts.compress.optimum_engine import interpreter, put, quantize
 from workflow_scripts.compress.packing import unpack
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.walk import FinishedLayers
@@ -63,7 +65,7 @@ def test_the_engine_enters_recipes_only_where_it_is_another(shipped):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [("bits", 5, "2, 3, 4, 8"), ("static_groups", True, "False"), ("clip", "mse", "none"), ("block_size", 64, "128"),
-     ("group_size", 48, "16, 32")],
+     ("group_size", 48, "16, 32"), ("forward", "bf16", "fp32")],
 )  # fmt: skip
 def test_what_optimum_does_not_know_is_named(shipped, key, value, words):
     config = copy.deepcopy(shipped)
@@ -78,11 +80,105 @@ def test_what_optimum_does_not_know_is_named(shipped, key, value, words):
 
 def test_a_missing_environment_names_its_command(sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompressionError, match=r"its Python \. is not there: `make optimum`"):
+        interpreter(".")  # a folder
     with pytest.raises(CompressionError, match="no-such/python is not there: `make optimum`"):
         compress_optimum.main(
             sources / "model", sources / "corpus", tmp_path / "out" / "compression.json", recipe="r", code="c",
             compressor=SETTINGS | {"engine": "optimum"}, calibration=CALIBRATION, python="no-such/python",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        ({"windows": 1, "length": 513}, r"calibration\.length: 513 tokens exceed the model's 512 positions"),
+        ({"windows": 1, "length": 48}, r"layer 0, linear fc2: 48 calibration tokens for 64 inputs"),
+    ],
+)
+def test_a_calibration_that_cannot_do_is_refused_before_optimum_starts(
+    calibration, words, sources, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compress_optimum, "quantize", lambda *arguments: pytest.fail("optimum was started"))
+    with pytest.raises((ValueError, CompressionError), match=words):
+        compress_optimum.main(
+            sources / "model", sources / "corpus", tmp_path / "out" / "compression.json", recipe="r", code="c",
+            compressor=SETTINGS | {"engine": "optimum"}, calibration=calibration, python=sys.executable,
+        )  # fmt: skip
+
+
+FAKE = '''
+"""Stands in for optimum: says what it was asked for, and packs one linear of zeros."""
+import json, pathlib, torch
+
+class GPTQ:
+    def fasterquant(self, **options):
+        return None, None, None, 1.5, 0.25, 0.02
+
+class GPTQQuantizer:
+    def __init__(self, dataset, **asked):
+        asked["dataset"] = [{key: value.tolist() for key, value in row.items()} for row in dataset]
+        pathlib.Path(__file__).with_name("asked.json").write_text(json.dumps(asked))
+        self.name = asked["block_name_to_quantize"] + ".1.fc1"
+
+    def quantize_model(self, model):
+        GPTQ().fasterquant(blocksize=128)
+        self.pack_model(model, {self.name: None})
+
+    def pack_model(self, model, quantizers):
+        for part in ("qweight", "qzeros", "scales", "g_idx"):
+            setattr(model.get_submodule(self.name), part, torch.zeros(2))
+'''
+
+
+@pytest.fixture
+def fake_python(tmp_path):
+    """A Python whose `optimum` is FAKE, and the file in which that says what it was asked for."""
+    library = tmp_path / "library"
+    (library / "optimum" / "gptq").mkdir(parents=True)
+    (library / "optimum" / "__init__.py").touch()
+    (library / "optimum" / "gptq" / "__init__.py").touch()
+    (library / "optimum" / "gptq" / "quantizer.py").write_text(FAKE)
+    for name in ("optimum", "gptqmodel"):
+        (library / f"{name}-9.dist-info").mkdir()
+        (library / f"{name}-9.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return str(python), library / "optimum" / "gptq" / "asked.json"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bits": 4, "group_size": None, "symmetric": True, "act_order": False, "damping": 0.05,
+         "true_sequential": True},
+    ],
+    ids=["as they are", "the other way"],
+)  # fmt: skip
+def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tmp_path):
+    python, asked = fake_python
+    settings = Compressor(**SETTINGS | changes)
+    dense, windows = models.load_dense(sources / "model"), torch.arange(3, 15).view(3, 4)
+    (tmp_path / "work").mkdir()
+    found, versions = quantize(
+        dense, sources / "model", windows, settings, python, tmp_path / "work", 1, False
+    )
+    said = json.loads(asked.read_text())
+    rows = said.pop("dataset")
+    assert said == {
+        "bits": settings.bits, "group_size": settings.group_size or -1, "damp_percent": settings.damping,
+        "desc_act": settings.act_order, "act_group_aware": False, "sym": settings.symmetric,
+        "true_sequential": settings.true_sequential, "block_name_to_quantize": "model.decoder.layers",
+        "backend": "gptq_torch",
+    }  # fmt: skip
+    assert rows == [{"input_ids": [row], "attention_mask": [[1] * 4]} for row in windows.tolist()]
+    assert (versions["optimum"], versions["gptqmodel"]) == ("9", "9")
+    [(name, (tensors, seconds, damping))] = found.items()
+    assert (name, seconds, damping) == ("1.fc1", 1.5, 0.02)
+    assert set(tensors) == {"qweight", "qzeros", "scales", "g_idx"}
 
 
 def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources, tmp_path, monkeypatch):
@@ -101,7 +197,7 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         quantized = unpack(parts, record["shape"][1], settings).quantized
         found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
     dense = models.load_dense(sources / "model")
-    windows, _ = compress_model.calibration_windows(sources / "model", sources / "corpus", CALIBRATION)
+    windows, _ = compress_model.calibration_windows(sources / "model", sources / "corpus", CALIBRATION, None)
     finished = FinishedLayers(tmp_path / "layers")
     measured = put(dense, windows, found, settings, finished)
     tensors = {key: tensor for index in range(2) for key, tensor in finished.load(index)[0].items()}

@@ -148,7 +148,7 @@ def test_adding_a_method_a_task_set_or_a_model_changes_nothing_else(shipped):
         (["tasks", "copa"], {"domain": "common"}),
         (["models", "other"], {"source": "local", "path": "x", "parameters": 1e6}),
         (["benchmarks", "mine"], {"arc_easy": {"source": "local", "path": "x"}}),
-        (["compressors", "gptq-w2"], {"algorithm": "gptq", "bits": 2}),
+        (["compressors", "gptq-w2-mine"], {"algorithm": "gptq", "bits": 2}),
         (["activation_memory"], 0.5),
     ):
         assert changed_recipes(Plan(shipped), edited(shipped, path, value), "smoke") == (set(), set(), set())
@@ -235,7 +235,7 @@ GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0
     ("part", "wrong", "words"),
     [
         ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, bench, engines, paper; did you mean 'smoke'"),
-        ("gptq-w3-g64", "gptq-w5", "'gptq-w5' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w"),
+        ("gptq-w3-g64", "gptq-w9", "'gptq-w9' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w"),
         ("smollm2-135m", "smollm2", "'smollm2' is no name in models; .* did you mean 'smollm2-135m'"),
         ("wikipedia", "wikipedi", "'wikipedi' is no name in corpora; .*none; did you mean 'wikipedia'"),
         ("/none/", "/nothing/", "'nothing' is no name in methods"),
@@ -264,7 +264,7 @@ def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_for
 def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):
     plan = Plan(shipped)
     with pytest.raises(ValueError, match="did you mean 'gptq-w"):
-        explain.parse(GPTQ.replace("gptq-w3-g64", "gptq-w5"), plan)
+        explain.parse(GPTQ.replace("gptq-w3-g64", "gptq-w9"), plan)
     with pytest.raises(
         ValueError, match="not a cell's path; it looks like results/<grid>/evaluations/<model>"
     ):

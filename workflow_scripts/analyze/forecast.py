@@ -28,6 +28,10 @@ LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
 )
 PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at most: linear.MOST_BYTES
+# An export, by the peak of the largest form (plain, of a bfloat16 model, in float32): bytes per parameter of the
+# weights and of the dense files' pages; bytes per squared width while the largest linear is unpacked and converted.
+EXPORTED, CONVERTED = 6, 100
+EXPORT_SECONDS = 3e-8  # per parameter, on one core: unpacked, checked, converted
 LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
 VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
@@ -106,6 +110,15 @@ def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus:
     else:
         memory = LIBRARIES + layer + min(activations, plan.config["activation_memory"] * 2**30)
     return Cost("compress_model", f"{model}/{compressor}/{corpus}", seconds, disk, memory)
+
+
+def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
+    """An export on a CPU, whatever the form; no part of a grid's forecast, which plans none."""
+    p, settings = _parameters(plan, model), plan.config["compressors"][compressor]
+    packed = p * (settings.get("bits") or 16) / 8
+    memory = LIBRARIES + EXPORTED * p + packed + CONVERTED * width(p) ** 2
+    seconds = 2 * _loading(p, device) + EXPORT_SECONDS * p
+    return Cost("export_model", f"{model}/{compressor}", seconds, 4 * p, memory)
 
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:

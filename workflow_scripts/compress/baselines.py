@@ -2,8 +2,8 @@
 
 import torch
 
-from workflow_scripts.compress.quantizer import Quantized, fit_groups, round_to_grid
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.quantizer import fit_groups, read_codes, round_to_grid
+from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.solver import Solved
 
 
@@ -15,8 +15,7 @@ def round_to_nearest(weight: torch.Tensor, settings: Compressor, half: bool = Fa
     )
     group = torch.arange(columns, device=weight.device) // (settings.group_size or columns)
     Q = round_to_grid(weight, scale[:, group], zero[:, group], settings.bits)
-    codes = torch.round(Q / scale[:, group]) + zero[:, group]
-    quantized = Quantized(codes.to(torch.uint8), scale, zero, group, settings.bits)
+    quantized = read_codes(Q, scale, zero, group, settings.bits)
     return Solved(quantized.dequantize(), quantized)
 
 
@@ -24,7 +23,7 @@ def magnitude(weight: torch.Tensor, settings: Compressor) -> Solved:
     """Prune the smallest |w| of the whole layer: all up to the int(n s)-th smallest, inclusive; or n of m."""
     score = weight.abs()
     if settings.pattern:
-        return Solved(weight.masked_fill(_n_of_m(score, *settings.n_of_m), 0))
+        return Solved(weight.masked_fill(_n_of_m(score, settings), 0))
     threshold = score.flatten().kthvalue(int(score.numel() * settings.sparsity) + 1)[0]
     return Solved(weight.masked_fill(score <= threshold, 0))
 
@@ -36,16 +35,15 @@ def wanda(weight: torch.Tensor, diagonal: torch.Tensor, settings: Compressor) ->
     """
     score = weight.abs() * diagonal.sqrt()
     if settings.pattern:
-        return Solved(weight.masked_fill(_n_of_m(score, *settings.n_of_m), 0))
+        return Solved(weight.masked_fill(_n_of_m(score, settings), 0))
     pruned = score.argsort(dim=1, stable=True)[:, : int(score.shape[1] * settings.sparsity)]
     return Solved(weight.scatter(1, pruned, 0))
 
 
-def _n_of_m(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
+def _n_of_m(score: torch.Tensor, settings: Compressor) -> torch.Tensor:
     """True at the n smallest of each m columns of score (rows, columns)."""
-    rows, columns = score.shape
-    if columns % m:
-        raise CompressionError(f"{columns} columns are no multiple of the pattern {n}:{m}'s m")
+    (rows, columns), (n, m) = score.shape, settings.n_of_m
+    settings.refuse_columns(columns)
     smallest = score.view(rows, -1, m).topk(n, dim=2, largest=False)[1]
     return (
         torch.zeros(rows, columns // m, m, dtype=torch.bool, device=score.device)

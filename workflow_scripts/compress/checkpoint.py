@@ -114,6 +114,16 @@ def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device
     """
     from workflow_scripts.sources.models import load_dense
 
+    proof, tensors = read_compressed(dense_folder, compressed_folder)
+    model = load_dense(dense_folder, dtype=dtype, device=device)
+    settings = Compressor(**proof["compressor"])
+    if settings.algorithm != "dense":
+        put_compressed(model, tensors, proof["layers"], settings, Path(compressed_folder))
+    return model
+
+
+def read_compressed(dense_folder, compressed_folder) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The proof and the stored tensors; ArtifactError where they don't belong to each other or to the dense model."""
     folder = Path(compressed_folder)
     proof = read_json(folder / PROOF, schema="compression")
     dense = dense_hash(dense_folder)
@@ -126,46 +136,74 @@ def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device
         raise ArtifactError(
             f"{folder / WEIGHTS}: not the file that {PROOF} describes (SHA-256); compress again"
         )
-    model = load_dense(dense_folder, dtype=dtype, device=device)
-    settings = Compressor(**proof["compressor"])
-    if settings.algorithm != "dense":
-        try:
-            tensors = load_file(folder / WEIGHTS)
-        except SafetensorError as error:
-            raise ArtifactError(f"{folder / WEIGHTS}: {error}; compress again") from error
-        put_compressed(model, tensors, proof["layers"], settings, folder)
-    return model
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ArtifactError(f"{folder / WEIGHTS}: {error}; compress again") from error
+    if proof["layers"]:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        weights = sum(rows * columns for rows, columns in (record["shape"] for record in proof["layers"]))
+        for key, found in (("bytes_on_disk", size), ("effective_bits", 8 * size / weights)):
+            if proof[key] != found:
+                raise ArtifactError(
+                    f"{folder / PROOF}: {key} {proof[key]}, but {WEIGHTS} holds {found}; compress again"
+                )
+    return proof, tensors
 
 
-@torch.no_grad()
+def by_linear(tensors: dict[str, torch.Tensor]) -> dict[tuple[int, str], dict[str, torch.Tensor]]:
+    """(layer, linear) -> {part: tensor} of a weights file's tensors."""
+    parts: dict[tuple, dict] = {}
+    for key, tensor in tensors.items():
+        layer, rest = key.split(".", 1)
+        linear, part = rest.rsplit(".", 1)
+        parts.setdefault((int(layer), linear), {})[part] = tensor
+    return parts
+
+
 def put_compressed(model, tensors: dict, records: list[dict], settings: Compressor, folder) -> None:
     """Write all stored linears into a dense model, each checked against its record."""
+    for linear, _, stored in placed(model, tensors, records, settings, folder):
+        set_weight(linear, stored.weight)
+
+
+def placed(model, tensors: dict, records: list[dict], settings: Compressor, folder):
+    """(the dense model's linear, its record, the stored linear that replaces it) for all, as `proven` gives them."""
     layers = decoder_layers(model)
     expected = {(i, name) for i, layer in enumerate(layers) for name in layer_linears(layer)}
     claimed = {(record["layer"], record["linear"]) for record in records}
     if expected != claimed:
         layer, linear = sorted(expected ^ claimed)[0]
         raise ArtifactError(f"{folder}: layer {layer}, linear {linear}: in only one of model and {PROOF}")
-    parts: dict[tuple, dict] = {}
-    for key, tensor in tensors.items():
-        layer, rest = key.split(".", 1)
-        linear, part = rest.rsplit(".", 1)
-        parts.setdefault((int(layer), linear), {})[part] = tensor
-    for record in records:
-        where = f"{folder}: layer {record['layer']}, linear {record['linear']}"
+    for record, stored in proven(tensors, records, settings, folder):
         linear = layers[record["layer"]].get_submodule(record["linear"])
+        if record["shape"] != (shape := list(get_weight(linear).shape)):
+            raise ArtifactError(
+                f"{_where(folder, record)}: recorded as {record['shape']}, the model's is {shape}"
+            )
+        yield linear, record, stored
+
+
+def proven(tensors: dict, records: list[dict], settings: Compressor, folder):
+    """(record, stored linear) for all, each unpacked and checked when it is asked for."""
+    parts = by_linear(tensors)
+    for record in records:
+        where = _where(folder, record)
         try:
             stored = unpack(parts[record["layer"], record["linear"]], record["shape"][1], settings)
-            shape = list(stored.weight.shape)
         except (KeyError, IndexError, RuntimeError) as error:
             raise ArtifactError(
                 f"{where}: the stored tensors don't make a weight ({error}); compress again"
             ) from None
-        if shape != record["shape"] or shape != list(get_weight(linear).shape):
+        if record["shape"] != (shape := list(stored.weight.shape)):
             raise ArtifactError(f"{where}: stored as {shape}, recorded as {record['shape']}; compress again")
         if problem := _unproven(stored, record, settings):
             raise ArtifactError(f"{where}: {problem}; compress again")
-        set_weight(linear, stored.weight)
+        yield record, stored
+
+
+def _where(folder, record: dict) -> str:
+    return f"{folder}: layer {record['layer']}, linear {record['linear']}"
 
 
 def _unproven(stored, record: dict, settings: Compressor) -> str | None:
@@ -178,6 +216,10 @@ def _unproven(stored, record: dict, settings: Compressor) -> str | None:
             return f"{key} {measured[key]}, but {record[key]} is claimed"
     if settings.bits and (measured["levels"] is None or measured["levels"] > 2**settings.bits):
         return f"{measured['levels']} levels are no {settings.bits}-bit weight"
+    if settings.bits and stored.quantized.bits != settings.bits:
+        return f"codes of {stored.quantized.bits} bits are no {settings.bits}-bit weight"
+    if settings.symmetric and (stored.quantized.zero != 2 ** (settings.bits - 1)).any():
+        return f"a zero point is not {2 ** (settings.bits - 1)}: the grids aren't symmetric"
     if settings.bits:
         size, sizes = settings.group_size or record["shape"][1], stored.quantized.group.bincount()
         if sizes.max() > size or stored.quantized.scale.shape[1] != -(-record["shape"][1] // size):

@@ -59,8 +59,9 @@ def layer_linears(layer: nn.Module) -> dict[str, nn.Module]:
     return linears
 
 
-def refuse_what_cannot_be(layers: nn.ModuleList, settings: Compressor) -> None:
-    """CompressionError with layer and linear, before any work, for what `layer_linears` or an n:m pattern refuses."""
+def refuse_what_cannot_be(layers: nn.ModuleList, settings: Compressor, tokens: float = math.inf) -> None:
+    """CompressionError with layer and linear, before any work, for what `layer_linears` or an n:m pattern refuses, and
+    for fewer calibration `tokens` than a linear has inputs."""
     for index, layer in enumerate(layers):
         try:
             linears = layer_linears(layer)
@@ -68,11 +69,11 @@ def refuse_what_cannot_be(layers: nn.ModuleList, settings: Compressor) -> None:
             raise CompressionError(f"layer {index}, {error}") from None
         for name, linear in linears.items():
             columns = get_weight(linear).shape[1]
-            if settings.pattern and columns % settings.n_of_m[1]:
-                raise CompressionError(
-                    f"layer {index}, linear {name}: {columns} columns are no multiple of the pattern "
-                    f"{settings.pattern}'s m"
-                )
+            try:
+                settings.refuse_columns(columns)
+                settings.refuse_tokens(tokens, columns)
+            except CompressionError as error:
+                raise CompressionError(f"layer {index}, linear {name}: {error}") from None
 
 
 def _linears(layer: nn.Module) -> dict[str, nn.Module]:

@@ -1,36 +1,53 @@
 """A compressed model as a Hugging Face folder that other programs load; docs/howto/export.md says which.
 
-plain               dense weights with their zeros and levels, in the dense model's dtype; every compressor
+plain               dense weights with their zeros and levels; every compressor
 gptq, gptq_v2       quantised linears in GPTQ's format, version 1 or 2
 compressed-tensors  quantised linears as `pack-quantized`, pruned ones as `sparse-bitmask`
+
+What is not packed has the dense model's dtype if that holds every value exactly, else float32. Linears are converted
+one by one, each in the place of the dense weight that it stands for.
 """
 
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from workflow_scripts.artifacts import read_json, write_json
-from workflow_scripts.compress.checkpoint import PROOF, WEIGHTS, load_compressed
+from workflow_scripts.allocator import return_memory
+from workflow_scripts.artifacts import read_json, safetensors_header, write_json
+from workflow_scripts.compress.checkpoint import placed, proven, put_compressed, read_compressed
 from workflow_scripts.compress.decoder import decoder_layers
-from workflow_scripts.compress.packing import unpack
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.words import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
 
+STORED_AS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # types of weights in safetensors' words
 
-def export(dense_folder, compressed_folder, form: str, folder) -> None:
-    """Write config.json, generation_config.json and safetensors to `folder`; the compressed model is verified first.
 
+def export(dense_folder, compressed_folder, form: str, folder) -> dict:
+    """Write config.json, generation_config.json and safetensors to `folder`; every weight is verified before.
+
+    Returns {dtype: of what is not packed; reason: why that is float32 and not the dense model's dtype, or None}.
     Raises CompressionError, naming layer and linear, for what the format can't carry to the last bit.
     """
-    folder, proof = Path(folder), read_json(Path(compressed_folder) / PROOF, schema="compression")
-    settings = Compressor(**proof["compressor"])
-    dtype = getattr(torch, read_json(Path(dense_folder) / "manifest.json")["dtype"] or "float32")
-    model = load_compressed(dense_folder, compressed_folder, dtype=dtype)
+    from workflow_scripts.sources.models import load_dense
+
+    folder, place = Path(folder), Path(compressed_folder)
+    proof, tensors = read_compressed(dense_folder, place)
+    settings, records = Compressor(**proof["compressor"]), proof["layers"]
+    _refuse(settings, form)
+    dtype, reason = _dense_dtype(Path(dense_folder))
+    inexact = None
+    if dtype != torch.float32 and (form == "plain" or not settings.bits):
+        inexact = _inexact(proven(tensors, records, settings, place), dtype)
+    if inexact:
+        reason = f"{inexact} is not exact in the dense model's {_name(dtype)}"
+        dtype = torch.float32
+    model = load_dense(dense_folder, dtype=dtype)
     state, config = None, None
     if form != "plain":
-        state, config = _compressed_state(model, compressed_folder, proof["layers"], settings, form)
+        state, config = _convert(model, tensors, records, settings, form, place)
+    elif records:
+        put_compressed(model, tensors, records, settings, place)
     model.save_pretrained(folder, state_dict=state)
     if config:
         write_json(
@@ -38,48 +55,83 @@ def export(dense_folder, compressed_folder, form: str, folder) -> None:
         )
         if form != "compressed-tensors":
             write_json(folder / "quantize_config.json", config)
+    return {"dtype": _name(dtype), "reason": reason}
 
 
-def _compressed_state(
-    model, compressed_folder, records, settings: Compressor, form: str
-) -> tuple[dict, dict]:
-    """The model's state with each linear's weight replaced by the format's tensors, and the quantization_config."""
+def _refuse(settings: Compressor, form: str) -> None:
+    """CompressionError for settings that a format doesn't know, before anything is loaded."""
+    if form == "plain":
+        return
     if settings.algorithm == "dense" or (form != "compressed-tensors" and not settings.bits):
         raise CompressionError(f"{settings.algorithm} without bits is no {form}; export plain")
     if form != "compressed-tensors" and settings.group_size not in GPTQ_GROUPS:
         known = ", ".join(str(size) for size in GPTQ_GROUPS if size)
         raise CompressionError(f"group_size {settings.group_size}: GPTQ's readers know {known}, or none")
-    layers = decoder_layers(model)
+
+
+def _dense_dtype(folder: Path) -> tuple[torch.dtype, str | None]:
+    """The dtype that a dense model's config.json names; float32, and why, where its files hold another."""
+    named = read_json(folder / "manifest.json")["dtype"] or "float32"
+    held = {
+        entry["dtype"]
+        for file in folder.glob("*.safetensors")
+        for entry in safetensors_header(file)[0].values()
+    }
+    others = sorted(STORED_AS[kind] for kind in held if STORED_AS.get(kind, named) != named)
+    if others and named != "float32":  # which holds them all
+        return (
+            torch.float32,
+            f"the dense model's files hold {', '.join(others)} where its config.json says {named}",
+        )
+    return getattr(torch, named), None
+
+
+def _inexact(linears, dtype: torch.dtype) -> str | None:
+    """The first of the stored linears that `dtype` doesn't hold to the last bit; None if it holds all."""
+    for record, linear in linears:
+        if not torch.equal(linear.weight.to(dtype).float(), linear.weight):
+            return f"layer {record['layer']}, linear {record['linear']}"
+    return None
+
+
+@torch.no_grad()
+def _convert(
+    model, tensors: dict, records: list[dict], settings: Compressor, form: str, place: Path
+) -> tuple[dict, dict]:
+    """The model's state with each linear's weight replaced by the format's tensors, and the quantization_config.
+
+    The model loses those weights on the way: it is good for nothing then but its configuration.
+    """
+    zeros = [tensor for key, tensor in tensors.items() if key.endswith(".zero")]
+    groups = [tensor for key, tensor in tensors.items() if key.endswith(".group")]
+    symmetric = all(bool((zero == 2 ** (settings.bits - 1)).all()) for zero in zeros)
+    in_order = all(bool((group.diff() >= 0).all()) for group in groups)
+    layers, state, converted = decoder_layers(model), model.state_dict(), set()
     prefix = next(name for name, module in model.named_modules() if module is layers)
-    stored, state = load_file(Path(compressed_folder) / WEIGHTS), model.state_dict()
-    solved = {}
-    for record in records:
-        key, name = f"{record['layer']}.{record['linear']}.", f"{prefix}.{record['layer']}.{record['linear']}"
-        if type(model.get_submodule(name)) is not nn.Linear:
-            kind = type(model.get_submodule(name)).__name__
+    for module, record, linear in placed(model, tensors, records, settings, place):
+        name = f"{prefix}.{record['layer']}.{record['linear']}"
+        if type(module) is not nn.Linear:
+            kind = type(module).__name__
             raise CompressionError(f"{name}: a {kind} is no torch Linear, which {form} is for; export plain")
-        parts = {k.removeprefix(key): v for k, v in stored.items() if k.startswith(key)}
-        solved[name] = unpack(parts, record["shape"][1], settings)
-    grids = [linear.quantized for linear in solved.values() if linear.quantized]
-    symmetric = all(bool((grid.zero == 2 ** (grid.bits - 1)).all()) for grid in grids)
-    in_order = all(bool((grid.group.diff() >= 0).all()) for grid in grids)
-    for name, linear in solved.items():
         try:
             if form != "compressed-tensors":
-                tensors = to_gptq(linear.quantized, 2 if form == "gptq_v2" else 1)
+                found = to_gptq(linear.quantized, 2 if form == "gptq_v2" else 1)
             elif linear.quantized:
-                tensors = to_pack_quantized(linear.quantized, settings.group_size, symmetric)
+                found = to_pack_quantized(linear.quantized, settings.group_size, symmetric)
             else:
-                tensors = to_bitmask(linear.weight.to(state[f"{name}.weight"].dtype))
+                found = to_bitmask(linear.weight.to(module.weight.dtype))
         except CompressionError as error:
             raise CompressionError(f"{name}: {error}") from None
+        module.weight = nn.Parameter(torch.empty_like(module.weight, device="meta"), requires_grad=False)
         del state[f"{name}.weight"]
-        state |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
+        state |= {f"{name}.{part}": tensor for part, tensor in found.items()}
+        converted.add(name)
+        return_memory()  # what the conversion took lies between what it left
     if form != "compressed-tensors":
         return state, _gptq_config(settings, form, symmetric, in_order)
-    if not grids:
-        return state, _sparse_config(solved, settings)
-    rest = [n for n, module in model.named_modules() if type(module) is nn.Linear and n not in solved]
+    if not settings.bits:
+        return state, _sparse_config(records, settings)
+    rest = [n for n, module in model.named_modules() if type(module) is nn.Linear and n not in converted]
     return state, _quantized_config(settings, symmetric, rest)
 
 
@@ -105,11 +157,16 @@ def _quantized_config(settings: Compressor, symmetric: bool, rest: list[str]) ->
     }  # fmt: skip
 
 
-def _sparse_config(solved: dict, settings: Compressor) -> dict:
+def _sparse_config(records: list[dict], settings: Compressor) -> dict:
     """No key beside these two: compressed-tensors would look for a quantisation."""
-    zeros = sum(int((linear.weight == 0).sum()) for linear in solved.values())
+    sizes = [record["shape"][0] * record["shape"][1] for record in records]
+    zeros = sum(round(record["sparsity"] * size) for record, size in zip(records, sizes, strict=True))
     sparsity = {
         "format": "sparse-bitmask", "sparsity_structure": settings.pattern or "unstructured", "targets": ["Linear"],
-        "global_sparsity": zeros / sum(linear.weight.numel() for linear in solved.values()), "ignore": [],
+        "global_sparsity": zeros / sum(sizes), "ignore": [],
     }  # fmt: skip
     return {"quant_method": "compressed-tensors", "sparsity_config": sparsity}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

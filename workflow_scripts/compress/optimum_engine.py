@@ -31,7 +31,7 @@ from workflow_scripts.compress.words import from_gptq
 
 def interpreter(path: str) -> str:
     """The Python of optimum's environment, as an absolute path; CompressionError with the command that makes it."""
-    if not os.access(path, os.X_OK):
+    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
         raise CompressionError(
             f"engine optimum runs in an environment of its own, and its Python {path} is not there: `make optimum` "
             "makes it; one that stands elsewhere is named by the key `optimum_python` of the configuration"

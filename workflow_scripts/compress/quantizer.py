@@ -49,6 +49,14 @@ def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits
     return (x / scale).round_().clamp_(*limits(zero, bits)).mul_(scale)
 
 
+def read_codes(
+    Q: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, group: torch.Tensor, bits: int
+) -> Quantized:
+    """Codes of Q (rows, columns), which lies on the grids scale, zero (rows, groups); group (columns,)."""
+    codes = torch.round(Q / scale[:, group]) + zero[:, group]
+    return Quantized(codes.to(torch.uint8), scale, zero, group, bits)
+
+
 def limits(zero: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest multiple of the scale on grids with these zeros."""
     return -zero, (2**bits - 1) - zero

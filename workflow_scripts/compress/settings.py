@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # precisions as the configuration names them
+OBS = ("gptq", "sparsegpt")  # algorithms that invert the Hessian
 CALIBRATED = ("gptq", "sparsegpt", "wanda")  # algorithms that look at activations
 
 
@@ -51,6 +52,8 @@ class Compressor:
             raise CompressionError(f"{self.algorithm}: sparsity and pattern are both missing; name one")
         if self.pattern and not 0 < self.n_of_m[0] < self.n_of_m[1]:
             raise CompressionError(f"pattern {self.pattern}: n must lie between 1 and m - 1")
+        if self.pattern and self.act_order:
+            raise CompressionError("act_order scatters the m columns of a pattern; choose one of the two")
 
     @property
     def n_of_m(self) -> tuple[int, int] | None:
@@ -59,6 +62,19 @@ class Compressor:
             return None
         n, m = (int(part) for part in self.pattern.split(":"))
         return n, m
+
+    def refuse_columns(self, columns: int) -> None:
+        """CompressionError for a number of columns that an n:m pattern doesn't divide."""
+        if self.pattern and columns % self.n_of_m[1]:
+            raise CompressionError(f"{columns} columns are no multiple of the pattern {self.pattern}'s m")
+
+    def refuse_tokens(self, tokens: int, columns: int) -> None:
+        """CompressionError for fewer calibration tokens than a linear has inputs, where H must not be singular."""
+        if self.algorithm in OBS and tokens < columns:
+            raise CompressionError(
+                f"{tokens} calibration tokens for {columns} inputs leave H singular; "
+                f"calibrate on at least {columns} tokens (calibration: windows x length)"
+            )
 
     @property
     def prunes(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from workflow_scripts.compress.hessian import inverse_factor
-from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, limits
+from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, limits, read_codes
 from workflow_scripts.compress.settings import CompressionError, Compressor
 
 TILE = 32  # columns updated one by one; the rest of the block follows in one matrix product
@@ -46,8 +46,7 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
         raise CompressionError("H holds NaN or infinite values; check the calibration activations")
     if not torch.isfinite(stacked).all():
         raise CompressionError("the dense weight holds NaN or infinite values")
-    if settings.pattern and H.shape[0] % settings.n_of_m[1]:
-        raise CompressionError(f"{H.shape[0]} columns are no multiple of the pattern {settings.pattern}'s m")
+    settings.refuse_columns(len(H))
 
     H = H.clone()
     dead = H.diagonal() == 0
@@ -168,6 +167,5 @@ class Grids:
     def read_back(self, Q: torch.Tensor, rows: slice, group: torch.Tensor) -> Solved:
         """Codes of the rows of Q (rows, columns), which lie on the grids, and the weight that they rebuild."""
         scale, zero = self.scale[:, rows].T.contiguous(), self.zero[:, rows].T.contiguous()
-        codes = torch.round(Q / scale[:, group]) + zero[:, group]
-        quantized = Quantized(codes.to(torch.uint8), scale, zero, group, self.bits)
+        quantized = read_codes(Q, scale, zero, group, self.bits)
         return Solved(quantized.dequantize(), quantized)

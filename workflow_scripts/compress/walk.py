@@ -24,11 +24,9 @@ from workflow_scripts.compress.decoder import (
 )
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.packing import pack, unpack
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import OBS, CompressionError, Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import Solution, solve
-
-OBS = ("gptq", "sparsegpt")
 
 
 class FinishedLayers:
@@ -89,7 +87,7 @@ def walk(
     rebuilt from the packed form. `log` gets a line per layer.
     """
     layers = decoder_layers(skeleton.model)
-    refuse_what_cannot_be(layers, settings)
+    refuse_what_cannot_be(layers, settings, math.inf if windows is None else windows.numel())
     activations = None
     if settings.calibrated:
         activations = _embed(skeleton, layers, windows, settings, device, memory, finished.folder)
@@ -162,6 +160,10 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
                 )
             Q = stored.weight.to(weight.device)
             record["error"] = reconstruction_error(weight, Q, H)
+            if not math.isfinite(record["error"]):  # before the layer is kept, not when all are written
+                raise CompressionError(
+                    f"layer {index}, linear {name}: its error is {record['error']}; check the calibration activations"
+                )
             record |= {"damping": solution.damping, "dead_columns": solution.dead_columns}
             record |= measure(stored)
             tensors |= packed
@@ -174,12 +176,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
 
 def _matrix(hessian, settings: Compressor) -> torch.Tensor:
     """H, refused where it comes from fewer tokens than it has columns: it is singular then."""
-    columns = len(hessian.total)
-    if settings.algorithm in OBS and hessian.tokens < columns:
-        raise CompressionError(
-            f"{hessian.tokens} calibration tokens for {columns} inputs leave H singular; "
-            f"calibrate on at least {columns} tokens (calibration: windows x length)"
-        )
+    settings.refuse_tokens(hessian.tokens, len(hessian.total))
     return hessian.matrix()
 
 
@@ -190,7 +187,8 @@ def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settin
     if not all(torch.isfinite(weight).all() for weight in weights):
         raise CompressionError("the dense weight holds NaN or infinite values")
     if settings.algorithm == "wanda":
-        return Solution([baselines.wanda(weight, H.diagonal(), settings) for weight in weights])
+        pruned = [baselines.wanda(weight, H.diagonal(), settings) for weight in weights]
+        return Solution(pruned, dead_columns=int((H.diagonal() == 0).sum()))
     if settings.algorithm == "magnitude":
         return Solution([baselines.magnitude(weight, settings) for weight in weights])
     return Solution([baselines.round_to_nearest(weight, settings, half=True) for weight in weights])
