@@ -12,7 +12,8 @@ to score, and the tie goes to the lowest index.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +37,7 @@ from workflow_scripts.evaluate.forward import (
 )
 from workflow_scripts.evaluate.generation import generate_greedy
 from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.linear import PackedLinears
 
@@ -92,6 +94,16 @@ class Scorer(LM):
         if self.generation_tokens is None:
             self.generation_tokens = tokens_that_fit(self.model, CPU_GENERATION_TOKENS)
         self._linears = PackedLinears(self.model)
+        self._checked = False
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Around every pass of the model: its packed weights in use, and before the first one its self-check."""
+        with self._linears.in_use():
+            if not self._checked:
+                require_packable(self.model, self.bank)
+                self._checked = True
+            yield
 
     # ------------------------------------------------------------------------------------------ tokens
 
@@ -208,7 +220,7 @@ class Scorer(LM):
                 if not any(jobs[n] in missing for n, _ in row.members):
                     continue
                 targets = [jobs[n][1][k].targets for n, k in row.members]
-                with self._linears.in_use():
+                with self._running():
                     found = score_row(self.model, row, targets, self.bank, prompt)
                 scores = dict(zip(row.members, found, strict=True))
                 for n in dict.fromkeys(n for n, _ in row.members):
@@ -282,7 +294,7 @@ class Scorer(LM):
                 return any(stop in text for stop in until if stop)
 
             contexts = [context for _, _, context, _ in batch]
-            with self._linears.in_use():
+            with self._running():
                 rows = generate_greedy(
                     self.model, contexts, cap, self._end_tokens(), stops, self.row_tokens, self.bank, prompt
                 )
