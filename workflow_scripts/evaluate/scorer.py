@@ -42,7 +42,7 @@ from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.linear import PackedLinears
 
-MAX_GEN_TOKENS = 256  # HFLM's default
+MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
 
 
 @dataclass
