@@ -195,8 +195,9 @@ class Scorer(LM):
         Documents are packed alike whether or not some are answered already: a continued run computes the rows that
         an uninterrupted one does, to the last bit.
         """
-        for document in documents:
-            self._require_positions(max(len(sequence.inputs) for sequence in document.sequences))
+        if self._positions is not None:
+            for document in documents:
+                self._require_positions(max(len(sequence.inputs) for sequence in document.sequences))
         answers: list[Answer | None] = [None] * len(documents)
         keys = [self._key("loglikelihood", document.identity) for document in documents]
         for i, key in enumerate(keys):
