@@ -39,7 +39,8 @@ ENVIRONMENTS = {  # steps of pip
     "llmcompressor": [TORCH, ["torch==2.13.0", "llmcompressor==0.14.0"]],
 }
 REFERENCES = {  # perplexities of published solvers with SmolLM2-135M (dense 27.8 there); 3 bits per row: gptqmodel's
-    "gptq-w3-clip": 103.0, "gptq-w3-g64": 49.6, "gptq-w3-g64-clip": 49.6, "gptq-w4": 42.1, "sparsegpt-50": 44.4, "wanda-50": 52.5,
+    "gptq-w3-clip": 103.0, "gptq-w3-g64": 49.6, "gptq-w3-g64-clip": 49.6, "gptq-w4": 42.1,
+    "sparsegpt-50": 44.4, "wanda-50": 52.5,
 }  # fmt: skip
 LOSSLESS = {"gptq-w8": 1.001}  # times the dense model's perplexity
 TARGETS = {"gptqmodel": 2.0, "llmcompressor": 1.2}  # times as fast

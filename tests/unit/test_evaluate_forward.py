@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from tests.equivalence import scorer_models
-from workflow_scripts.evaluate import attention, forward
+from tests.tiny_models import tiny_of
+from workflow_scripts.evaluate import attention, forward, self_check
+from workflow_scripts.evaluate import scorer as scorer_module
 from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.linear import PackedLinears
+from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, learned_positions
 
 
 def test_log_probabilities_are_those_of_log_softmax_and_the_first_of_equal_logits_is_taken():
@@ -64,12 +69,17 @@ def test_attention_that_is_more_than_a_softmax_is_refused():
         ):
             attention.attend(layer, states, states, states, None, **special)
     with attention.attention_in(model, attention.Plan([], 12)):
-        attention.attend(layer, states, states, states, None, sliding_window=12)
-    with (
-        pytest.raises(ValueError, match="no pluggable attention"),
-        attention.attention_in(model, attention.Plan([], 12)),
-    ):
-        pass  # a model that attends by its own means would never ask
+        for layer in model.model.layers:
+            attention.attend(layer.self_attn, states, states, states, None, sliding_window=12)
+    for asking in (0, 1):  # a model, or a layer of one, that mixes tokens by its own means doesn't ask
+        with (
+            pytest.raises(
+                ValueError, match=f"LlamaForCausalLM can't be scored packed: {asking} of its 2 layers"
+            ),
+            attention.attention_in(model, attention.Plan([], 12)),
+        ):
+            for _ in range(asking):
+                attention.attend(layer.self_attn, states, states, states, None)
     assert model.config._attn_implementation == usual
 
 
@@ -96,3 +106,96 @@ def test_weights_that_changed_after_packing_are_noticed():
     with pytest.raises(RuntimeError, match="weights changed"), packed.in_use():
         pass
     assert "forward" not in vars(model.get_output_embeddings())
+
+
+REQUESTS = {
+    "loglikelihood": ("Question", " yes"),
+    "loglikelihood_rolling": ("Question",),
+    "generate_until": ("Question", {"until": [], "max_gen_toks": 2}),
+}
+
+
+def asked(model, kind: str, bank=None, **settings):
+    scorer = Scorer(model, scorer_models.tokenizer(bos=True), bank, **settings)
+    return scorer, getattr(scorer, kind)([Instance(kind, {}, REQUESTS[kind], 0, ("any", 0, 1))])
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize(
+    ("family", "settings", "said"),
+    [
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "1 of its 2 layers have pluggable attention"),
+        ("Jamba", {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+         "1 of its 2 layers have pluggable attention"),
+        ("FalconH1", {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32}, "mixes neighbouring tokens"),
+        ("Falcon", {"alibi": False}, "takes no pluggable attention .* TypeError"),
+        ("Mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}, "takes no pluggable attention .* AttributeError"),
+    ],
+)  # fmt: skip
+def test_models_that_mix_tokens_by_other_means_are_refused_by_name(family, settings, said, kind):
+    """Recurrences and convolutions read across a packed row: without a word every number would be another."""
+    model = tiny_of(family, vocab_size=400, **settings)
+    with pytest.raises(ValueError, match=rf"{family}ForCausalLM can't be scored packed: .*{said}"):
+        asked(model, kind)
+
+
+@pytest.mark.parametrize(
+    ("layers", "dtype"),
+    [
+        (["conv", "full_attention"], torch.float32),
+        (["full_attention", "conv"], torch.float32),
+        (["conv", "full_attention"], torch.bfloat16),
+    ],
+)
+def test_the_self_check_alone_finds_a_layer_that_mixes_tokens(monkeypatch, layers, dtype):
+    """Also where every layer asked for its attention, as in models that have both in one layer."""
+    model = tiny_of("Lfm2", layer_types=layers).to(dtype)
+    monkeypatch.setattr(
+        attention.Plan, "used", property(lambda self: 2, lambda self, value: None), raising=False
+    )
+    with pytest.raises(ValueError, match=r"Lfm2ForCausalLM .* mixes neighbouring tokens"):
+        self_check.require_packable(model)
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_the_self_check_runs_once_and_passes_in_every_precision_behind_a_prompt(
+    monkeypatch, family, dtype, prompt, kind
+):
+    checks, real = [], self_check.require_packable
+    monkeypatch.setattr(scorer_module, "require_packable", lambda *args: checks.append(args) or real(*args))
+    model = scorer_models.model(family).to(dtype)
+    bank = None
+    if dtype != torch.float32:
+        forward.float32_head(model)
+    if prompt:
+        keys, values = encode(model, torch.randn(6, 48))
+        bank = PromptBank([Prefix("six", keys, values)], learned_positions(model))
+    scorer, _ = asked(model, kind, bank)
+    getattr(scorer, kind)([Instance(kind, {}, REQUESTS[kind], 0, ("any", 0, 1))])
+    assert checks == [(model, bank)]
+
+
+def test_the_self_check_sees_attention_over_what_a_sequence_alone_would_not_see(monkeypatch):
+    """As a fault of packing itself would be: each block sees the one before it."""
+    real = attention._call
+
+    def nosy(row, block, prefix, dtype, device):
+        call = real(row, block, prefix, dtype, device)
+        return attention.Call(call.start, call.end, ((0, call.end),), None, causal=False)
+
+    monkeypatch.setattr(attention, "_call", nosy)
+    with pytest.raises(ValueError, match="LlamaForCausalLM can't be scored packed"):
+        self_check.require_packable(scorer_models.model("llama"))
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_a_bf16_model_gets_a_float32_head_of_its_own(family):
+    model = scorer_models.model(family).bfloat16()
+    before = model.get_output_embeddings().weight.clone()
+    forward.float32_head(model)
+    head = model.get_output_embeddings()
+    assert head.weight.dtype == torch.float32 and torch.equal(head.weight, before.float())
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16

@@ -17,11 +17,13 @@ def filled(path, fingerprint="a", keys=("one", "two", "three")) -> AnswerStore:
 
 
 def test_answers_survive_without_close_and_floats_are_exact(tmp_path):
-    filled(tmp_path / "s")  # never closed, as in a killed process
+    # never closed, as in a killed process, but held: Python would close the file of one that is dropped
+    held = filled(tmp_path / "s")
     again = AnswerStore(tmp_path / "s", "a")
     assert again.get("one") == ANSWER | {"prompt": 3}
     assert again.get("one")["scores"][1][0] == -0.1 - 0.2
     assert again.get("four") is None and again.damaged == 0
+    assert len(held) == 3
 
 
 def test_another_fingerprint_sees_nothing(tmp_path):

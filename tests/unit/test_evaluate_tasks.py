@@ -3,12 +3,22 @@
 import json
 
 import pytest
+from lm_eval.tasks import TaskManager
 
 from tests.equivalence import scorer_models
 from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.evaluate import tasks as task_definitions
 from workflow_scripts.evaluate.cell import evaluate_task
 from workflow_scripts.evaluate.scorer import Scorer
-from workflow_scripts.evaluate.tasks import DEFINITIONS, MARGIN, generation_cap, load_task, sample
+from workflow_scripts.evaluate.tasks import (
+    DEFINITIONS,
+    MARGIN,
+    generation_cap,
+    harness_definition,
+    load_task,
+    load_yaml,
+    sample,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +55,14 @@ def test_cap_is_the_longest_alias_and_a_margin(data):
     assert loaded.gold(loaded.task.eval_docs[0]) == "Paris"
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(None, None), (1000, None), (5, 5)])
+def test_generation_tokens_is_an_upper_limit_of_the_longest_answer(data, limit, expected):
+    tokenizer, file = scorer_models.tokenizer(), data / "triviaqa" / "data.jsonl"
+    own = load_task("triviaqa", file, None, None, tokenizer).task.config.generation_kwargs["max_gen_toks"]
+    loaded = load_task("triviaqa", file, None, limit, tokenizer)
+    assert loaded.task.config.generation_kwargs["max_gen_toks"] == (expected or own) and loaded.capped
+
+
 def test_a_task_of_the_harness_works_by_its_name(tmp_path):
     """copa has no definition of ours: the harness's YAML is used with local documents."""
     rows = [{"premise": "The man slept.", "choice1": "He was tired.", "choice2": "He was hungry.", "question": "cause",
@@ -53,6 +71,74 @@ def test_a_task_of_the_harness_works_by_its_name(tmp_path):
     loaded = load_task("copa", tmp_path / "data.jsonl", 2, None)
     assert loaded.primary == "acc" and len(loaded.task.eval_docs) == 2
     assert loaded.task.doc_to_text(rows[0]).endswith("because")
+
+
+def reasoning(name: str) -> list[dict]:
+    """Items whose gold answers are far shorter than what leads to them."""
+    letters = {"options": ["a", "b"], "answer": "A", "answer_index": 0, "category": "law", "src": "x"}
+    made = {
+        "gsm8k_cot": lambda n: {"question": f"question number {n}", "answer": f"x #### {n + 1}"},
+        "gsm8k": lambda n: {"question": f"question number {n}", "answer": f"x #### {n + 1}"},
+        "mmlu_pro_law": lambda n: letters | {"question": f"q {n}", "cot_content": "A: Let's think.", "question_id": n},
+        "bbh_cot_fewshot_boolean_expressions": lambda n: {"input": f"q {n}", "target": "True"},
+        "nq_open": lambda n: {"question": f"who {n}", "answer": ["Bob", "B"]},
+    }  # fmt: skip
+    return [made[name](n) for n in range(12)]
+
+
+def written(folder, rows: list[dict]):
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "data.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("gsm8k_cot", 256), ("gsm8k", 256), ("mmlu_pro_law", 2048), ("bbh_cot_fewshot_boolean_expressions", 1024),
+     ("nq_open", 256)],
+)  # fmt: skip
+def test_other_tasks_generate_as_many_tokens_as_the_harness_lets_them(name, tokens, tmp_path):
+    file, tokenizer = written(tmp_path, reasoning(name)), scorer_models.tokenizer()
+    for limit, expected in ((None, tokens), (5000, tokens), (9, 9)):
+        loaded = load_task(name, file, 3, limit, tokenizer)
+        loaded.task.build_all_requests(samples=loaded.samples)
+        scorer = Scorer(scorer_models.model("llama", positions=4096), tokenizer)
+        assert {scorer._settings(each.args[1])[1] for each in loaded.task.instances} == {expected}
+        assert loaded.capped == (limit == 9)
+
+
+@pytest.mark.parametrize("name", ["gsm8k_cot", "bbh_cot_fewshot_boolean_expressions"])
+def test_worked_examples_of_a_definition_are_shown_as_by_the_harness(name, tmp_path):
+    file = written(tmp_path, reasoning(name))
+    config = load_yaml(harness_definition(name))
+    split = config.get("test_split") or config["validation_split"]
+    config |= {"dataset_path": None, "dataset_name": None, "tag": None, "training_split": None,
+               "custom_dataset": lambda **_: task_definitions._dataset(reasoning(name), split)}  # fmt: skip
+    harness = TaskManager(include_defaults=False).load([config])["tasks"][name]
+    harness.set_fewshot_seed(0)
+    harness.build_all_requests()
+    own = load_task(name, file, 4, None)
+    own.task.build_all_requests(samples=own.samples)
+    expected = {
+        each.doc["question" if "question" in each.doc else "input"]: each.args[0]
+        for each in harness.instances
+    }
+    assert len(own.task.instances) == 4
+    for each in own.task.instances:
+        prompt = expected[each.doc["question" if "question" in each.doc else "input"]]
+        assert each.args[0] == prompt and len(prompt) > 800
+    if name == "gsm8k_cot":
+        assert "There are 15 trees in the grove" in prompt and prompt.count("The answer is") == 8
+
+
+def test_too_few_documents_or_worked_examples_for_the_shots_are_said(data, tmp_path):
+    file = data / "sciq" / "data.jsonl"  # six documents
+    assert load_task("sciq_5shot", file, 2, None, None, "sciq", 5).task.config.num_fewshot == 5
+    with pytest.raises(ArtifactError, match=r"sciq_6shot: 6 solved examples .* its 6 documents leave .* 5$"):
+        load_task("sciq_6shot", file, 2, None, None, "sciq", 6)
+    lines = written(tmp_path, reasoning("gsm8k_cot")[:2])  # its eight examples are its own
+    assert load_task("gsm8k_cot", lines, 2, None).task.config.num_fewshot == 8
+    with pytest.raises(ArtifactError, match=r"gsm8k_cot: 9 solved examples .* its definition brings 8$"):
+        load_task("gsm8k_cot", lines, 2, None, None, None, 9)
 
 
 LINES = {

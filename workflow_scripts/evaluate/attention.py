@@ -22,6 +22,10 @@ OVERHEAD = {"cpu": 1_000, "cuda": 300_000}
 _plan: ContextVar["Plan"] = ContextVar("plan")
 
 
+class NotPackable(ValueError):
+    """A model whose numbers in a packed row would not be those of each sequence alone."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One block's attention: queries start..end-1 of the row; runs of columns, prompt first; what they see of them."""
@@ -90,7 +94,7 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, T, d), key and value (1, kv_heads, prefix + T, d) -> (1, T, heads, d).
 
-    ValueError for a model whose attention does more than weigh by softmax(q k^T): score caps, sinks, position biases,
+    NotPackable for a model whose attention does more than weigh by softmax(q k^T): score caps, sinks, position biases,
     windows shorter than what a node sees.
     """
     planned = _plan.get()
@@ -99,7 +103,7 @@ def attend(
     if (kwargs.get("sliding_window") or planned.longest) < planned.longest:
         special.append(f"a window of {kwargs['sliding_window']} tokens over {planned.longest}")
     if special:
-        raise ValueError(
+        raise NotPackable(
             f"{type(module).__name__} attends with {', '.join(special)}, which packed rows don't implement"
         )
     heads, kv_heads = query.shape[1], key.shape[1]
@@ -129,16 +133,20 @@ AttentionInterface.register(NAME, attend)
 
 @contextmanager
 def attention_in(model, planned: Plan) -> Iterator[None]:
-    """Let the model attend as planned for the row that it is called with; ValueError where its layers don't ask."""
+    """Let the model attend as planned for the row that it is called with; NotPackable where its layers don't ask.
+
+    All of them must: a layer that doesn't ask mixes tokens by its own means.
+    """
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = NAME
     token = _plan.set(planned)
     try:
         yield
-        if not planned.used:
-            raise ValueError(
-                f"{type(model).__name__} has no pluggable attention (transformers' AttentionInterface), "
-                "which packed rows need"
+        layers = config.get_text_config().num_hidden_layers
+        if planned.used < layers:
+            raise NotPackable(
+                f"{type(model).__name__} can't be scored packed: {planned.used} of its {layers} layers have pluggable "
+                "attention (transformers' AttentionInterface), which packed rows need"
             )
     finally:
         _plan.reset(token)

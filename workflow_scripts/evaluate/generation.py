@@ -10,6 +10,42 @@ from workflow_scripts.evaluate.attention import additive
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.packing import Sequence, pack
 
+# Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
+CHANGING = {
+    "num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "dola_layers": None, "constraints": None,
+    "force_words_ids": None, "diversity_penalty": 0, "num_return_sequences": 1, "repetition_penalty": 1,
+    "encoder_repetition_penalty": 1, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+    "bad_words_ids": [], "min_length": 0, "min_new_tokens": 0, "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "exponential_decay_length_penalty": None, "suppress_tokens": [],
+    "begin_suppress_tokens": [], "sequence_bias": {}, "token_healing": False, "guidance_scale": 1,
+    "watermarking_config": None, "stop_strings": [], "max_time": None,
+}  # fmt: skip
+# Those that a request may have besides: read by the scorer, or of no effect without sampling or beams.
+ALLOWED = {
+    "until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "temperature",
+    "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "length_penalty",
+    "early_stopping", "renormalize_logits", "use_cache",
+}  # fmt: skip
+
+
+def require_greedy(settings: dict, config) -> None:
+    """ValueError, naming the key, where a request's settings or the model's generation config change greedy output.
+
+    The harness hands the former to `model.generate`, which takes the latter too (Qwen2.5-Instruct's penalty of
+    repetition); sampling settings of a config don't count, as `do_sample` is false.
+    """
+    for key, value in settings.items():
+        if key not in ALLOWED and not (key in CHANGING and value in (None, CHANGING[key])):
+            raise ValueError(
+                f"the scorer generates greedily; it has no {key} ({value!r} in the task's settings)"
+            )
+    for key, neutral in CHANGING.items():
+        if (value := getattr(config, key, None)) not in (None, neutral):
+            raise ValueError(
+                f"the scorer generates greedily; it has no {key} ({value!r} in the model's generation_config; set it "
+                f"to {neutral!r} there to do without)"
+            )
+
 
 @dataclass
 class Generated:
@@ -30,8 +66,9 @@ def generate_greedy(
 ) -> list[Generated]:
     """Continue each context greedily by at most `new_tokens` tokens, behind the bank's prompt `prompt`.
 
-    A row stops when it emits an end token (not kept) or when `stops(tokens so far)` holds; then its keys and values
-    are dropped from the cache. `row_tokens`: context tokens per forward pass.
+    A row stops when it emits an end token (kept: not every one is special, and the harness keeps it) or when
+    `stops(tokens so far)` holds; then its keys and values are dropped from the cache. `row_tokens`: context tokens per
+    forward pass.
     """
     device = model.device
     prefix = bank.prefixes[prompt].length if bank is not None else 0
@@ -46,11 +83,8 @@ def generate_greedy(
         chosen = logits.argmax(dim=-1).tolist()
         keep = []
         for slot, (row, token) in enumerate(zip(active, chosen, strict=True)):
-            if token in end_tokens:
-                rows[row].stopped = True
-                continue
             rows[row].tokens.append(token)
-            rows[row].stopped = stops(rows[row].tokens)
+            rows[row].stopped = token in end_tokens or stops(rows[row].tokens)
             if not rows[row].stopped:
                 keep.append(slot)
         if not keep or step == new_tokens - 1:

@@ -1,6 +1,7 @@
 """A cell's model: dense weights, compressed linears, a method's adapters; and what identifies all of it."""
 
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file
@@ -10,6 +11,7 @@ from workflow_scripts.recover.adapters import Recovered, attach
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
+LIBRARIES = ("torch", "transformers", "lm_eval")  # whose versions an answer depends on
 CALIBRATION_CONTEXTS = (32, 128)  # pieces of training text and their tokens, for an IDP's `calibrated` scores
 
 
@@ -64,7 +66,9 @@ def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device,
 
 
 def fingerprint(files: CellFiles, inputs: dict, method: dict, precision: str, code: str, tasks: dict) -> str:
-    """What an answer depends on beside its request: weights, adapters, method, precision, code, task definitions; and
-    the model's other files, since equal weights mean something else with another config.json or tokenizer."""
+    """What an answer depends on beside its request: weights, adapters, method, precision, code, task definitions; the
+    model's other files, since equal weights mean something else with another config.json or tokenizer; and the
+    libraries that compute it, so that a run continued after an upgrade mixes no answers of both."""
     model = read_json(files.model / "manifest.json")["files"]
-    return digest([model, inputs, method, precision, code, tasks])
+    versions = {library: metadata.version(library) for library in LIBRARIES}
+    return digest([model, inputs, method, precision, code, tasks, versions])

@@ -26,7 +26,8 @@ def items_of(
     """Rows of a task from what lm_eval.evaluate logged, in the order of its documents.
 
     gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
-    whether its generation met the cap. ArtifactError where the task's metric is more than right or wrong.
+    whether its generation met the cap, which makes it wrong where the harness would have let it go on. ArtifactError
+    where the task's metric is more than right or wrong.
     """
     readers = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}
     read, items = readers[task.task.OUTPUT_TYPE], []
@@ -37,7 +38,7 @@ def items_of(
                 "paired statistics need it"
             )
         answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
-        correct = bool(sample[task.primary]) and not cut_off[i]
+        correct = bool(sample[task.primary]) and not (task.capped and cut_off[i])
         norm = sample.get("acc_norm")
         items.append(Item({
             "task": task.name, "doc_id": task.lines[i], "doc_hash": task.hashes[i], "correct": correct,

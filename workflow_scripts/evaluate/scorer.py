@@ -12,7 +12,8 @@ to score, and the tie goes to the lowest index.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -31,15 +32,17 @@ from workflow_scripts.artifacts import digest
 from workflow_scripts.evaluate.forward import (
     CPU_GENERATION_TOKENS,
     CPU_TOKENS,
+    one_rotary_table,
     score_row,
     tokens_that_fit,
 )
-from workflow_scripts.evaluate.generation import generate_greedy
+from workflow_scripts.evaluate.generation import generate_greedy, require_greedy
 from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.linear import PackedLinears
 
-MAX_GEN_TOKENS = 256  # HFLM's default
+MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
 
 
 @dataclass
@@ -63,8 +66,8 @@ class Scorer(LM):
 
     bank: soft prompts as cached keys and values (recover.prompt_bank.PromptBank), or None. selector: chooses one of
     several prompts per document, or None for a bank of one. row_tokens: tokens per forward pass, generation_tokens:
-    contexts and new tokens of a batch that generates (None: what suits a CPU, what fits in memory elsewhere). store:
-    answers of an earlier, interrupted run.
+    prompts, contexts and new tokens of a batch that generates (None: what suits a CPU, what fits in memory elsewhere).
+    store: answers of an earlier, interrupted run.
     """
 
     model: torch.nn.Module
@@ -91,7 +94,19 @@ class Scorer(LM):
             self.row_tokens = tokens_that_fit(self.model, CPU_TOKENS)
         if self.generation_tokens is None:
             self.generation_tokens = tokens_that_fit(self.model, CPU_GENERATION_TOKENS)
+        self._positions = one_rotary_table(self.model.config)
+        self._longest_prompt = longest
         self._linears = PackedLinears(self.model)
+        self._checked = False
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Around every pass of the model: its packed weights in use, and before the first one its self-check."""
+        with self._linears.in_use():
+            if not self._checked:
+                require_packable(self.model, self.bank)
+                self._checked = True
+            yield
 
     # ------------------------------------------------------------------------------------------ tokens
 
@@ -154,6 +169,16 @@ class Scorer(LM):
 
     # ----------------------------------------------------------------------------------------- scoring
 
+    def _require_positions(self, tokens: int) -> None:
+        """ValueError where `tokens` of text need positions beyond the model's one rotary table."""
+        if self._positions is not None and self._longest_prompt + tokens > self._positions:
+            raise ValueError(
+                f"a text of {tokens} tokens"
+                + (f" behind a prompt of {self._longest_prompt}" if self._longest_prompt else "")
+                + f": {type(self.model).__name__} changes its rotary table for all of a pass beyond {self._positions} "
+                "positions (longrope, dynamic), so its numbers would follow what else is in the batch"
+            )
+
     def select(self, contexts: list[list[int]]) -> list[int]:
         """Prompt index per context: the selector's choice; 0 where there is nothing to go by."""
         chosen = [0] * len(contexts)
@@ -170,6 +195,9 @@ class Scorer(LM):
         Documents are packed alike whether or not some are answered already: a continued run computes the rows that
         an uninterrupted one does, to the last bit.
         """
+        if self._positions is not None:
+            for document in documents:
+                self._require_positions(max(len(sequence.inputs) for sequence in document.sequences))
         answers: list[Answer | None] = [None] * len(documents)
         keys = [self._key("loglikelihood", document.identity) for document in documents]
         for i, key in enumerate(keys):
@@ -208,7 +236,7 @@ class Scorer(LM):
                 if not any(jobs[n] in missing for n, _ in row.members):
                     continue
                 targets = [jobs[n][1][k].targets for n, k in row.members]
-                with self._linears.in_use():
+                with self._running():
                     found = score_row(self.model, row, targets, self.bank, prompt)
                 scores = dict(zip(row.members, found, strict=True))
                 for n in dict.fromkeys(n for n, _ in row.members):
@@ -220,6 +248,12 @@ class Scorer(LM):
         members = defaultdict(list)  # document -> its requests
         for i, request in enumerate(requests):
             members[_document_key(request, pairs[i][0])].append(i)
+        for request, (_, continuation) in zip(requests, encoded, strict=True):
+            if not continuation:
+                raise ValueError(
+                    f"{request.task_name}, document {request.doc_id}: the continuation {request.args[1]!r} adds no "
+                    f"token to its context, which ends in {request.args[0][-40:]!r}"
+                )
         documents = [
             Document(
                 common_prefix([encoded[i][0] for i in group]),
@@ -260,39 +294,44 @@ class Scorer(LM):
         texts: list[str | None] = [None] * len(requests)
         encoded = self.encode(request.args[0] for request in requests)
         keys = [self._key("generate_until", list(request.args)) for request in requests]
-        waiting = []  # [prompt, settings, context, request]; batches are the same whether or not some are answered
+        entries = []  # [prompt, settings, context] per request; stored ones too, so that batches are always the same
         for i, request in enumerate(requests):
             stored = self._recall(keys[i])
             if stored is not None:
                 texts[i] = self._generated(request, stored)
             until, cap = self._settings(request.args[1])
             context = self.prompt_tokens(encoded[request.args[0]], cap)
-            waiting.append([stored and stored["prompt"], (until, cap), context, i])
-        unchosen = [entry for entry in waiting if entry[0] is None]
+            self._require_positions(len(context) + cap - 1)
+            entries.append([stored and stored["prompt"], (until, cap), context])
+        unchosen = [entry for entry in entries if entry[0] is None]
         for entry, prompt in zip(unchosen, self.select([entry[2] for entry in unchosen]), strict=True):
             entry[0] = prompt
-        waiting.sort(key=lambda entry: (entry[0], entry[1], -len(entry[2])))
+        equal = defaultdict(list)  # prompt, settings and context -> the requests that have them
+        for i, (prompt, settings, context) in enumerate(entries):
+            equal[prompt, settings, tuple(context)].append(i)
+        waiting = sorted(equal, key=lambda job: (job[0], job[1], -len(job[2])))
         for done, batch in self._batches(waiting):
-            if all(texts[i] is not None for _, _, _, i in batch):
+            if all(texts[i] is not None for job in batch for i in equal[job]):
                 continue
-            prompt, (until, cap) = batch[0][:2]
+            prompt, (until, cap), _ = batch[0]
 
-            def stops(tokens, until=until):
-                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            def stops(tokens, until=until):  # special tokens count: `<|im_end|>` is a stop of many tasks
+                text = self.tokenizer.decode(tokens, skip_special_tokens=False)
                 return any(stop in text for stop in until if stop)
 
-            contexts = [context for _, _, context, _ in batch]
-            with self._linears.in_use():
+            contexts = [list(context) for _, _, context in batch]
+            with self._running():
                 rows = generate_greedy(
                     self.model, contexts, cap, self._end_tokens(), stops, self.row_tokens, self.bank, prompt
                 )
-            for (_, _, _, i), row in zip(batch, rows, strict=True):
+            for job, row in zip(batch, rows, strict=True):
                 text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                 text = postprocess_generated_text(text, list(until), think_end_token=None)
                 answer = {"text": text, "stopped": row.stopped, "prompt": prompt}
-                if texts[i] is None:
-                    self._remember(keys[i], answer)
-                    texts[i] = self._generated(requests[i], answer)
+                for i in equal[job]:
+                    if texts[i] is None:
+                        self._remember(keys[i], answer)
+                        texts[i] = self._generated(requests[i], answer)
             self._report(done, len(waiting))
         return texts
 
@@ -301,10 +340,14 @@ class Scorer(LM):
         return context[-(self.max_length - cap) :] or [self.prefix_token_id]
 
     def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int]:
-        """(stop sequences with the end-of-text string, most new tokens) of a request; greedy only."""
+        """(stop sequences with the end-of-text string, most new tokens) of a request.
+
+        ValueError where the request, or the model's own generation_config, asks for more than greedy decoding.
+        """
         kwargs = normalize_gen_kwargs(gen_kwargs, MAX_GEN_TOKENS)
         if kwargs.get("do_sample"):
             raise ValueError(f"the scorer generates greedily; do_sample is true in {gen_kwargs}")
+        require_greedy(gen_kwargs, self.model.generation_config)
         end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
         cap = kwargs["max_gen_toks"]
         if not 0 < cap < self.max_length:
@@ -317,11 +360,14 @@ class Scorer(LM):
         return {self.eot_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
 
     def _batches(self, waiting: list):
-        """Batches of equal prompt and settings, with the number of entries up to their end."""
+        """Batches of equal prompt and settings out of (prompt, settings, context), with the number up to their end."""
         start = 0
         while start < len(waiting):
-            _, (_, cap), longest, _ = waiting[start]  # the batch's longest context comes first
-            most = start + max(1, self.generation_tokens // (len(longest) + cap))
+            prompt, (_, cap), longest = waiting[start]  # the batch's longest context comes first
+            columns = len(longest) + cap  # of a row's keys and values, its prompt's among them
+            if self.bank is not None:
+                columns += self.bank.prefixes[prompt].length
+            most = start + max(1, self.generation_tokens // columns)
             end = start + 1
             while end < min(most, len(waiting)) and waiting[end][:2] == waiting[start][:2]:
                 end += 1
@@ -331,7 +377,9 @@ class Scorer(LM):
     def _generated(self, request: Instance, answer: dict) -> str:
         key = _document_key(request, request.args[0])
         self.selections[key] = answer["prompt"]
-        if not answer["stopped"]:
+        if answer["stopped"]:
+            self.cut_off.discard(key)  # by an earlier, lower cap
+        else:
             self.cut_off.add(key)
         return answer["text"]
 

@@ -11,11 +11,13 @@ import datasets
 import lm_eval.tasks
 import yaml
 from lm_eval.api.task import Task
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `include` and `!function`
 from lm_eval.utils import apply_template
 
 from workflow_scripts.artifacts import ArtifactError, digest
+from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
 
 DEFINITIONS = Path(__file__).with_suffix("")
 HARNESS = Path(lm_eval.tasks.__file__).parent
@@ -23,6 +25,7 @@ SALT = b"2310.00867:"  # fixed for good: another salt is another sample
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "generate_until")  # which give an answer per item
 HEADLINES = ("acc", "exact_match")  # what is reported as `acc`, where the definition names nothing else
 MARGIN = 4  # tokens above the longest alias, see `generation_cap`
+LONGEST_ANSWER = "longest answer"  # metadata.cap of a definition whose generations may end there
 
 datasets.disable_progress_bars()
 
@@ -42,6 +45,9 @@ class EvaluationTask:
     samples: list[int] | None
     version: str
     primary: str
+    capped: bool = (
+        False  # generations may end earlier than the harness lets them: at its longest answer, or our limit
+    )
 
     def gold(self, document: dict) -> str:
         """The answer whose log-likelihood is measured beside a generation."""
@@ -71,7 +77,9 @@ def _defined(name: str) -> dict:
     config = load_yaml(harness_definition(name))
     split = config.get("test_split") or config.get("validation_split")
     unused = dict.fromkeys(("training_split", "validation_split", "test_split"))
-    return {**config, **unused, "test_split": split, "fewshot_split": split}
+    # a split would take precedence over worked examples that the definition brings itself (gsm8k_cot, bbh)
+    own = "samples" in (config.get("fewshot_config") or {})
+    return {**config, **unused, "test_split": split, "fewshot_split": None if own else split}
 
 
 def harness_definition(name: str) -> Path:
@@ -89,9 +97,11 @@ def load_task(
 ) -> EvaluationTask:  # fmt: skip
     """Task `name` over the documents of `data` (JSON Lines).
 
-    items: how many documents, None for all. generation_tokens: most new tokens of a generation task; None asks for
-    `generation_cap`, for which the tokenizer is needed. base, num_fewshot: see `definition`. ArtifactError for a task
-    that doesn't say of each item whether it was answered right.
+    items: how many documents, None for all. generation_tokens: upper limit of a generation task's new tokens, None for
+    none beside the task's own: with `cap: longest answer` in our definition's metadata `generation_cap`, for which the
+    tokenizer is needed; else what the definition says, or the harness's default. base, num_fewshot: see `definition`.
+    ArtifactError for a task that doesn't say of each item whether it was answered right, and for too few documents to
+    draw its solved examples from.
     """
     config = definition(name, base, num_fewshot)
     if (kind := config.get("output_type")) not in OUTPUT_TYPES:
@@ -109,15 +119,11 @@ def load_task(
         _dataset, documents, config.get("test_split") or config["validation_split"]
     )
     config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None, "tag": None}
-    if config["output_type"] == "generate_until":
-        config["generation_kwargs"] = {
-            **config.get("generation_kwargs", {}),
-            "max_gen_toks": generation_tokens,
-        }
     metadata = config.get("metadata") or {}
     if fewshot and "gold" in metadata:
         answer = partial(apply_template, metadata["gold"])
         config["fewshot_config"] = {**(config.get("fewshot_config") or {}), "doc_to_target": answer}
+    _require_examples(name, config, len(documents))
     task = TaskManager(include_defaults=False).load([config])["tasks"][name]
     task.set_fewshot_seed(0)
     metrics = list(task.aggregation())
@@ -127,13 +133,11 @@ def load_task(
             f"task {name}: is scored by {', '.join(metrics)}, not by {primary or ' or '.join(HEADLINES)}; name what "
             f"says whether an item is right as metadata.primary of a definition in {DEFINITIONS}"
         )
-    if config["output_type"] == "generate_until" and generation_tokens is None:
-        targets = [task.doc_to_target(document) for document in task.eval_docs]
-        task.config.generation_kwargs["max_gen_toks"] = generation_cap(targets, tokenizer)
+    capped = config["output_type"] == "generate_until" and _cap(task, metadata, generation_tokens, tokenizer)
     picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
     return EvaluationTask(
         name, task, chosen, [digest(document) for document in picked], chosen if fewshot else None,
-        str(metadata.get("version", 0)), primary,
+        str(metadata.get("version", 0)), primary, capped,
     )  # fmt: skip
 
 
@@ -146,6 +150,33 @@ def sample(lines: list[bytes], items: int | None) -> list[int]:
         return list(range(len(lines)))
     order = sorted(range(len(lines)), key=lambda i: (sha256(SALT + lines[i]).digest(), i))
     return sorted(order[:items])
+
+
+def _require_examples(name: str, config: dict, documents: int) -> None:
+    """ArtifactError where a few-shot task has fewer examples to show than it wants."""
+    shots, own = config.get("num_fewshot") or 0, (config.get("fewshot_config") or {}).get("samples")
+    if own is not None:
+        examples, source = len(own() if callable(own) else own), "its definition brings"
+    else:
+        examples, source = documents - 1, f"its {documents} documents leave beside the question"
+    if shots > examples:
+        raise ArtifactError(
+            f"task {name}: {shots} solved examples are asked for, {source} {max(examples, 0)}"
+        )
+
+
+def _cap(task: Task, metadata: dict, limit: int | None, tokenizer) -> bool:
+    """Set a generation task's most new tokens; whether they may end a text that the harness would let go on."""
+    settings = task.config.generation_kwargs
+    harness = normalize_gen_kwargs(settings, MAX_GEN_TOKENS)["max_gen_toks"]
+    longest = metadata.get("cap") == LONGEST_ANSWER
+    caps = [] if longest else [harness]
+    if longest and (tokenizer is not None or limit is None):
+        caps.append(generation_cap([task.doc_to_target(doc) for doc in task.eval_docs], tokenizer))
+    if limit is not None:
+        caps.append(limit)
+    settings["max_gen_toks"] = min(caps)
+    return longest or min(caps) < harness
 
 
 def generation_cap(targets: list, tokenizer) -> int:
