@@ -214,6 +214,21 @@ def test_continuations_never_enter_the_selection():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_groups_of_any_size_score_every_context(family, monkeypatch):
+    """A few logits at a time: one context each, or a few of different length, in the order that was asked."""
+    model = FAMILIES[family]()
+    selector, contexts = (
+        Selector(model, make_bank(model, make_prompts())),
+        make_contexts((9, 3, 12, 5, 9, 1, 7)),
+    )
+    alone = torch.cat([selector.scores([context]) for context in contexts])
+    heads, prompts = model.config.num_attention_heads, sum(LENGTHS)
+    for most in (1, 3 * heads * 12 * (12 + prompts)):
+        monkeypatch.setattr(idp, "MOST_LOGITS", most)
+        assert (selector.scores(contexts) - alone).abs().max() <= 1e-7
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_those_of_the_models_own_attention(family):
     """Prompt and text run together with eager attention: its first-layer weights on the prompt give every score.
 
