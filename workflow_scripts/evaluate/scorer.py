@@ -30,11 +30,11 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from workflow_scripts import first_layer
 from workflow_scripts.artifacts import digest
 from workflow_scripts.evaluate.forward import (
     CPU_GENERATION_TOKENS,
     CPU_TOKENS,
-    one_rotary_table,
     score_row,
     tokens_that_fit,
 )
@@ -97,7 +97,7 @@ class Scorer(LM):
             self.row_tokens = tokens_that_fit(self.model, CPU_TOKENS)
         if self.generation_tokens is None:
             self.generation_tokens = tokens_that_fit(self.model, CPU_GENERATION_TOKENS)
-        self._positions = one_rotary_table(self.model.config)
+        self._positions = first_layer.one_rotary_table(self.model.config.get_text_config().to_dict())
         self._longest_prompt = longest
         self._linears = PackedLinears(self.model)
         self._checked = False

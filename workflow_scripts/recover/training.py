@@ -28,7 +28,13 @@ from workflow_scripts.linear import PackedLinears
 from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
 from workflow_scripts.recover.attention import causal_attention
-from workflow_scripts.recover.prompt_bank import encode, exact_pass, expanded_cache
+from workflow_scripts.recover.prompt_bank import (
+    encode,
+    exact_pass,
+    expanded_cache,
+    learned_positions,
+    positions_behind_prompts,
+)
 from workflow_scripts.sources.models import most_positions
 
 CURVE_POINTS = 500
@@ -88,11 +94,16 @@ class Learner:
     def require_room(self, length: int) -> None:
         """ValueError where windows of `length` tokens and the soft prompt exceed the model's positions."""
         virtual = getattr(self.adapted.active_peft_config, "num_virtual_tokens", 0)
-        positions = most_positions(self.model)
+        behind = positions_behind_prompts(self.model) if virtual else None
+        positions = min(filter(None, (most_positions(self.model), behind)), default=None)
         if positions is not None and virtual + length > positions:
+            room = positions - virtual
+            most = f"at most {room} are possible" if room > 0 else "it leaves no room for text"
+            of_table = behind is not None and learned_positions(self.model) is None
+            table = " that keep one rotary table" if of_table else ""
             raise ValueError(
                 f"sequence_length: {length} tokens after a prompt of {virtual} exceed the model's {positions} "
-                f"positions; at most {positions - virtual} are possible"
+                f"positions{table}; {most}"
             )
 
     def prefix(self) -> tuple[list[Tensor], list[Tensor]]:
