@@ -5,7 +5,7 @@ import itertools
 import shlex
 
 from workflow_scripts import limits
-from workflow_scripts.config import TRAINED, UNCALIBRATED
+from workflow_scripts.config import TRAINED, UNCALIBRATED, members_of
 from workflow_scripts.paths import Cell, compression_json
 
 
@@ -73,9 +73,9 @@ class Cells:
         method = self.config["methods"][cell.method]
         if method["kind"] in TRAINED:
             return [cell]
-        members = (m if isinstance(m, dict) else {"adapter": m} for m in method.get("members", ()))
         return [
-            cell._replace(method=member["adapter"], seed=member.get("seed", cell.seed)) for member in members
+            cell._replace(method=member["adapter"], seed=member.get("seed", cell.seed))
+            for member in members_of(method)
         ]
 
     def training_corpus(self, adapter: Cell) -> str:

@@ -263,6 +263,11 @@ def _applicable(value, rule):
 # ----------------------------------------------------------------------------------------------- meaning
 
 
+def members_of(method: dict) -> list[dict]:
+    """The members of a method that combines several, each with its `adapter` and, if it names one, its `seed`."""
+    return [m if isinstance(m, dict) else {"adapter": m} for m in method.get("members", ())]
+
+
 def _meaning_problems(config: dict) -> list[str]:
     """What a schema can't say: names that must exist, members, patterns, shares."""
     problems = []
@@ -294,9 +299,8 @@ def _meaning_problems(config: dict) -> list[str]:
     for name, method in config["methods"].items():
         if "corpus" in method:
             refer(f"methods.{name}.corpus", method["corpus"], "corpora")
-        for index, member in enumerate(method.get("members", ())):
+        for index, member in enumerate(members_of(method)):
             key = f"methods.{name}.members[{index}]"
-            member = member if isinstance(member, dict) else {"adapter": member}
             prompts = [n for n, m in config["methods"].items() if m["kind"] == "prompt"]
             if member["adapter"] not in prompts:
                 problems.append(unknown(key, member["adapter"], prompts, "prompt in methods"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workflow_scripts import first_layer
 from workflow_scripts.artifacts import ArtifactError, read_json, safetensors_header
-from workflow_scripts.config import TRAINED, UNCALIBRATED, unknown
+from workflow_scripts.config import TRAINED, UNCALIBRATED, members_of, unknown
 
 HINTS = {
     "positions": "max_position_embeddings",
@@ -170,8 +170,7 @@ def _windows(config: dict, settings: dict, grid: str, compressor: str, method: s
 
 
 def _members(config: dict, method: str) -> list[str]:
-    members = config["methods"][method].get("members", ())
-    return [member["adapter"] if isinstance(member, dict) else member for member in members]
+    return [member["adapter"] for member in members_of(config["methods"][method])]
 
 
 def _prompt(config: dict, method: str) -> int:

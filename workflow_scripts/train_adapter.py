@@ -4,6 +4,7 @@ Writes the adapter in PEFT's format and training.json beside it; the folder is c
 killed continues from its checkpoint under work/ and ends in the same bits (same machine, threads and library lock).
 """
 
+import math
 import resource
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from workflow_scripts.compress.settings import DTYPES
 from workflow_scripts.device import default_device
 from workflow_scripts.job import job
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
-from workflow_scripts.recover.training import Learner, loss_curve, train
+from workflow_scripts.recover.training import Learner, TrainingError, loss_curve, train
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.fetch import whole_folder
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
@@ -62,12 +63,20 @@ def main(
             "base": learner.heldout_loss(heldout, training["micro_batch"], with_adapter=False),
             "before": learner.heldout_loss(heldout, training["micro_batch"]),
         }
+        _require_finite(
+            losses, "before training: the model's weights or activations overflow; try precision fp32"
+        )
         if not method.get("trained", True):
             windows = windows[:0]
         state = train(
             learner, training | {"checkpoint_minutes": checkpoint_minutes}, windows, seed, checkpoints
         )
         losses["after"] = learner.heldout_loss(heldout, state.micro_batch)
+        _require_finite(
+            losses,
+            f"after {state.step} steps with learning rates up to {training['learning_rate']:.3g}; "
+            f"try a lower learning rate, or precision fp32 (a restart as it is would continue from {checkpoints})",
+        )
 
         save(adapted, finished, Path(model).name)
         record = {
@@ -96,6 +105,13 @@ def main(
         }  # fmt: skip
         artifacts.write_json(finished / "training.json", record, "training")
     artifacts.clear_work(folder)
+
+
+def _require_finite(losses: dict[str, float], when: str) -> None:
+    """TrainingError where a held-out loss is not finite."""
+    for name, loss in losses.items():
+        if not math.isfinite(loss):
+            raise TrainingError(f"the held-out loss ({name}) is {loss} {when}")
 
 
 def _text(corpus: str, tokenizer, training: dict, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from peft import PeftModel
 from tests import tiny
 from workflow_scripts import compress_model, train_adapter
 from workflow_scripts.artifacts import ArtifactError, read_json, sha256_file
-from workflow_scripts.recover.training import Learner
+from workflow_scripts.recover.training import Learner, TrainingError
 from workflow_scripts.sources import corpora, models
 
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
@@ -173,3 +173,20 @@ def test_non_finite_loss_leaves_no_folder(project, monkeypatch):
     with pytest.raises(RuntimeError, match="the loss is nan at step"):
         run(project, monkeypatch, "adapters/diverged/seed-1", learning_rate=float("1e30"))
     assert not Path("adapters/diverged/seed-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"), [(1, r"\(base\) is nan before training"), (3, r"\(after\) is nan after 8 steps")]
+)
+def test_a_heldout_loss_that_is_no_number_is_said_before_any_file(project, monkeypatch, call, said):
+    measure, calls = Learner.heldout_loss, []
+
+    def broken(self, *arguments, **named):
+        calls.append(None)
+        return float("nan") if len(calls) == call else measure(self, *arguments, **named)
+
+    monkeypatch.setattr(Learner, "heldout_loss", broken)
+    with pytest.raises(TrainingError, match=f"the held-out loss {said}.*try"):
+        run(project, monkeypatch, "adapters/nan/seed-1")
+    assert not Path("adapters/nan/seed-1").exists()
+    shutil.rmtree("work/adapters/nan")

@@ -7,6 +7,7 @@ import numpy as np
 
 from workflow_scripts.analyze.results import Cell, Group, Results, paired_items, unique
 from workflow_scripts.analyze.statistics import Estimate, resampled_averages, seed_mean
+from workflow_scripts.config import members_of
 
 WAYS = {  # way -> its note
     "single best": "",  # names the prompts that it took
@@ -31,11 +32,6 @@ class Choices(NamedTuple):
     ways: list[Choice]
     seeds: list[int]
     missing: list[str]
-
-
-def members_of(method: dict) -> list[dict]:
-    """The members of a method that combines several, each with its `adapter` and, where it names one, its `seed`."""
-    return [m if isinstance(m, dict) else {"adapter": m} for m in method["members"]]
 
 
 def member_names(method: dict) -> list[str]:
