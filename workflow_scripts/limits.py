@@ -25,11 +25,12 @@ WIDTHS = (
 
 
 def known(config: dict, model: str) -> dict:
-    """{positions, layers, learned_positions, widths, type, modules, window, unscored} of a model; None or empty what is
-    not known. window, unscored: of the first layer, see first_layer."""
+    """{positions, layers, learned_positions, widths, type, modules, window, unscored, one_table} of a model; None or
+    empty what is not known. window, unscored, one_table: see first_layer."""
     entry, folder = config["models"][model], Path("resources/models", model)
     found = {key: entry.get(key) for key in (*HINTS, "learned_positions")}
     found |= {"widths": [], "type": None, "modules": frozenset(), "window": None, "unscored": None}
+    found["one_table"] = None
     if (file := folder / "config.json").exists():
         read = _read_object(file)
         found |= {key: read[name] for key, name in HINTS.items() if name in read}
@@ -41,6 +42,7 @@ def known(config: dict, model: str) -> dict:
                 found["modules"] = _modules(weights, weights.stat().st_mtime_ns)
                 break
         found["window"] = first_layer.window(read)
+        found["one_table"] = first_layer.one_rotary_table(read)
         fused = found["modules"] and not any(name.endswith(".q_proj") for name in found["modules"])
         found["unscored"] = first_layer.peculiarity(read) or ("has fused projections" if fused else None)
     return found
@@ -98,6 +100,8 @@ def _found(config: dict, limits: dict, grid: str, model: str, compressor: str, m
         for width in limits["widths"]:
             if width % int(pattern.split(":")[1]):
                 yield key, width, f"{key}: {pattern} does not divide the {width} inputs of linears of {model}"
+    if limits["one_table"]:
+        yield from _beyond_table(config, settings, limits["one_table"], grid, model, compressor, method)
     if limits["positions"]:
         yield from _beyond_positions(config, settings, limits["positions"], grid, model, compressor, method)
 
@@ -135,6 +139,16 @@ def _beyond_window(config, settings, window: int, grid: str, model: str, compres
         if key.startswith("grids.") and prompt and length + prompt > window:
             said = f"{length} tokens after a prompt of {prompt} exceed the {window} that {model}'s first layer sees"
             yield key, window - prompt, f"{key}: {said}; at most {window - prompt} are possible with {method}"
+
+
+def _beyond_table(config, settings, table: int, grid: str, model: str, compressor: str, method: str):
+    """Text that, behind a prompt or packed with others, is longer than one rotary table is for."""
+    packed = f"grids.{grid}.evaluation.perplexity.length"
+    for key, length, prompt in _windows(config, settings, grid, compressor, method):
+        if (prompt or key == packed) and length + prompt > table:
+            after, beside = (f" after a prompt of {prompt}", f" with {method}") if prompt else ("", "")
+            said = f"{length} tokens{after} exceed the {table} positions up to which {model} keeps one rotary table"
+            yield key, table - prompt, f"{key}: {said}; at most {max(0, table - prompt)} are possible{beside}"
 
 
 def _windows(config: dict, settings: dict, grid: str, compressor: str, method: str):

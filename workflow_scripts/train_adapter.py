@@ -76,7 +76,9 @@ def main(
             "tokens_seen": windows.numel(),
             "steps": state.step,
             "micro_batch": state.micro_batch,
-            "loss_curve": loss_curve(state.losses, training["batch_size"] * training["sequence_length"]),
+            "loss_curve": loss_curve(
+                state.losses, training["batch_size"] * training["sequence_length"], windows.numel()
+            ),
             "heldout_loss": losses,
             "parameters": {
                 "trainable": sum(parameter.numel() for parameter in trained_parameters(adapted)),

@@ -10,12 +10,15 @@ import math
 import pytest
 import torch
 from peft import PeftModel
+from transformers import XGLMConfig, XGLMForCausalLM
 
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_of, tiny_opt
 from tests.unit.test_compress_walk import HALF, W3, rebuilt, walked
+from workflow_scripts.evaluate.similarity import layer_states
 from workflow_scripts.recover import adapters, idp
 from workflow_scripts.recover.idp import SCORES, Selector, attention_logits
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, expanded_cache, learned_positions
+from workflow_scripts.recover.training import Learner
 
 LENGTHS = (5, 3, 8)
 ROTARY = ("llama", "llama-gqa")
@@ -211,6 +214,21 @@ def test_continuations_never_enter_the_selection():
     assert (selector.scores([context, context, context, other]) - alone)[:3].abs().max() <= 1e-7
     longer = selector.scores([context + other])
     assert (longer - alone).abs().max() > 1e-4, "a continuation would have changed the scores"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_groups_of_any_size_score_every_context(family, monkeypatch):
+    """A few logits at a time: one context each, or a few of different length, in the order that was asked."""
+    model = FAMILIES[family]()
+    selector, contexts = (
+        Selector(model, make_bank(model, make_prompts())),
+        make_contexts((9, 3, 12, 5, 9, 1, 7)),
+    )
+    alone = torch.cat([selector.scores([context]) for context in contexts])
+    heads, prompts = model.config.num_attention_heads, sum(LENGTHS)
+    for most in (1, 3 * heads * 12 * (12 + prompts)):
+        monkeypatch.setattr(idp, "MOST_LOGITS", most)
+        assert (selector.scores(contexts) - alone).abs().max() <= 1e-7
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -440,3 +458,57 @@ def test_expanded_cache_is_fresh_each_time():
     fresh = expanded_cache(bank.prefixes[0].keys, bank.prefixes[0].values, 4)
     assert torch.equal(fresh.layers[0].keys[3], bank.prefixes[0].keys[0][0])
     assert not torch.equal(cache.layers[0].keys[0, :, :5], bank.prefixes[0].keys[0][0])
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("table", "positions"), [(LONGROPE, 256), (DYNAMIC, 32)], ids=["longrope", "dynamic"]
+)
+def test_text_beyond_the_one_rotary_table_of_a_prompt_is_refused(table, positions, tmp_path):
+    """Up to there a cached prompt is the prompt before the text; one token more and it is another."""
+    model = tiny_of("Llama", head_dim=8, rope_parameters=table, max_position_embeddings=positions)
+    method = {"kind": "prompt", "tokens": 7, "init": "random", "trained": True}
+    for name, tokens in (("seven", 7), ("three", 3)):
+        adapters.save(adapters.create(model, method | {"tokens": tokens}, 0), tmp_path / name, "tiny")
+        model = tiny_of("Llama", head_dim=8, rope_parameters=table, max_position_embeddings=positions)
+    folders = [tmp_path / "seven", tmp_path / "three"]
+    members = [{"adapter": "seven"}, {"adapter": "three"}]
+    both = {"kind": "idp", "score": "indep_sum", "calibrated": False, "members": members}
+    recovered = adapters.attach(model, None, both, folders)
+    prompt = adapters._trained(folders[0])[1]
+    longest, beyond = make_contexts((25, 26))
+    cached = model(input_ids=torch.tensor([longest]), past_key_values=recovered.bank.cache(0, 1, 25)).logits[
+        0
+    ]
+    assert (cached - prepended(model, prompt, longest)).abs().max() <= 1e-4
+    over = model(input_ids=torch.tensor([beyond]), past_key_values=recovered.bank.cache(0, 1)).logits[0]
+    assert (over - prepended(model, prompt, beyond)).abs().max() > 1e-3, "why it must be refused"
+    recovered.selector.scores([longest])
+    said = r"7 prompt positions \+ 26 text tokens exceed the model's 32 positions \(learned, or of one rotary table"
+    with pytest.raises(ValueError, match=said):
+        recovered.selector.scores([longest, beyond])
+    with pytest.raises(ValueError, match=said):
+        recovered.bank.cache(0, 1, 26)
+    with pytest.raises(ValueError, match=said):
+        next(layer_states(model, beyond, recovered.bank))
+    learner = Learner(adapters.create(model, method, 0))
+    learner.require_room(25)
+    with pytest.raises(
+        ValueError,
+        match=r"26 tokens after a prompt of 7 exceed the model.s 32 positions that keep one rotary",
+    ):
+        learner.require_room(26)
+    with pytest.raises(ValueError, match="it leaves no room for text"):
+        learner.__class__(adapters.create(model, method | {"tokens": 40}, 0)).require_room(1)
+
+
+def test_a_model_of_unknown_positions_is_refused_by_name_before_a_prompt_is_trained():
+    xglm = XGLMConfig(vocab_size=97, d_model=32, ffn_dim=48, num_layers=2, attention_heads=4)
+    with pytest.raises(ValueError, match="XGLMForCausalLM: soft prompts can't stand before its text"):
+        adapters.create(
+            XGLMForCausalLM(xglm), {"kind": "prompt", "tokens": 4, "init": "random", "trained": True}, 0
+        )

@@ -1,13 +1,17 @@
 """The scorer behind soft prompts and LoRA: against HFLM + PEFT where PEFT is right, and IDP against its members."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from tests.equivalence import scorer_models
+from workflow_scripts.evaluate.cell import gold_answers
 from workflow_scripts.evaluate.perplexity import perplexity
 from workflow_scripts.evaluate.scorer import Scorer, common_prefix
+from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge
 
@@ -154,3 +158,52 @@ def test_selection_sees_only_what_all_contexts_of_a_document_share(tmp_path):
     perplexity(ours, windows)
     assert recorder.contexts == windows[:-1]
     assert ours.score([]) == []
+
+
+class OnSpace:
+    """Chooses prompt 1 for contexts that end in white space, which a score of an answer never sees, else prompt 0."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def select(self, contexts):
+        return torch.tensor(
+            [int(self.tokenizer.decode(context)[-1:].isspace()) for context in contexts]
+        ), None
+
+
+def test_a_gold_answer_is_scored_behind_the_prompt_that_its_document_was_generated_behind(tmp_path):
+    tokenizer = scorer_models.tokenizer(bos=True)
+    for name, tokens in (("long", 9), ("short", 4)):
+        trained("llama", METHODS["prompt"] | {"tokens": tokens}, tmp_path / name)
+    folders = [tmp_path / "long", tmp_path / "short"]
+    recovered = attach(scorer_models.model("llama"), tokenizer, IDP, folders)
+
+    def asked(kind, settings):
+        return [
+            Instance(kind, {}, (f"Q: {q}?{' ' * (n % 2)}", settings), 0, ("any", n, 1))
+            for n, (q, _) in enumerate(scorer_models.QUESTIONS)
+        ]
+
+    settings = {"until": ["e"], "max_gen_toks": 4, "do_sample": False}
+    store = AnswerStore(tmp_path / "answers.jsonl", "key")
+    ours = Scorer(recovered.model, tokenizer, recovered.bank, OnSpace(tokenizer), row_tokens=64, store=store)
+    plain = ours.loglikelihood(asked("loglikelihood", " gold"))
+    assert set(ours.selections.values()) == {0}  # what the spaces belong to is chosen without them
+    ours.generate_until(asked("generate_until", settings))
+    generated = dict(ours.selections)
+    assert list(generated.values()) == [0, 1] * 3
+    task = SimpleNamespace(
+        name="any",
+        gold=lambda doc: "gold",
+        task=SimpleNamespace(config=SimpleNamespace(target_delimiter=" ")),
+    )
+    logged = [{"doc": {}, "arguments": [(r.args[0], {})]} for r in asked("generate_until", settings)]
+    found = gold_answers(ours, task, logged)
+    assert ours.selections == generated
+    single = attach(scorer_models.model("llama"), tokenizer, METHODS["prompt"] | {"tokens": 4}, [folders[1]])
+    alone = Scorer(single.model, tokenizer, single.bank).loglikelihood(asked("loglikelihood", " gold"))
+    for n, loglik in enumerate(found):
+        assert loglik == pytest.approx((plain, alone)[n % 2][n][0], abs=TOLERANCE)
+        assert abs(plain[n][0] - alone[n][0]) > 10 * TOLERANCE
+    assert gold_answers(ours, task, logged) == found  # from the store, which keeps both apart

@@ -1,5 +1,6 @@
 """Every figure draws a full grid, names what a poor grid lacks, keeps text as text and repeats its bytes."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.analyze.figure_pareto import Setting, front, settings
 from workflow_scripts.analyze.figure_style import FAMILIES, FigureData, save, use_style
 from workflow_scripts.analyze.figures import FIGURES, draw
-from workflow_scripts.analyze.figures_measured import method_style
+from workflow_scripts.analyze.figures_measured import latency, method_style
 from workflow_scripts.analyze.judgement import judge_grid
 from workflow_scripts.analyze.paper import read_tables
 from workflow_scripts.analyze.results import Group, read_results
@@ -139,6 +140,22 @@ def test_the_made_up_measurements_fit_their_schemas():
     check(SIMILARITY, "similarity", "similarity.json")
     check(LATENCY, "latency", "latency.json")
     check(TRAINING, "training", "training.json")
+
+
+@pytest.mark.parametrize(
+    ("coverage", "said"),
+    [
+        (0.9609375, "Medians with 95 % intervals (order statistics, covering 96.1 %);"),
+        (0.75, "Medians with the range of all rounds, which covers the true median at 75.0 %;"),
+        (None, "Medians with percentile bootstrap intervals, which on few rounds cover less than 95 %;"),
+    ],
+)
+def test_latency_says_what_its_intervals_cover(full, coverage, said):
+    record = copy.deepcopy(LATENCY)
+    for entry in record["latencies"]:
+        entry["prefill"] |= {"coverage": coverage} if coverage else {}
+    figure = latency(replace(full, latencies=[record]), "A title")
+    assert said in " ".join(" ".join(text.get_text() for text in figure.texts).split())
 
 
 @pytest.mark.parametrize(("name", "kind"), [("figure5", "similarity"), ("latency", "latency")])

@@ -273,7 +273,7 @@ def test_latency_measures_every_variant(project, tmp_path):
     for row in rows:
         for interval in (row["prefill"], row["prefill_ratio"], row["token"], row["token_ratio"]):
             assert 0 < interval["low"] <= interval["median"] <= interval["high"]
-    assert rows[0]["prefill_ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert rows[0]["prefill_ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0, "coverage": 0.75}
     members = {"prompt-5", "prompt-7"}
     assert [set(row.get("cached_ratio", ())) for row in rows] == [set()] * 6 + [members] * 2 + [set()] * 3
     assert rows[6]["shares"].keys() == members and sum(rows[6]["shares"].values()) == pytest.approx(1)

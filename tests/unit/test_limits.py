@@ -126,6 +126,32 @@ def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shi
             load(shipped)
 
 
+LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"rope_parameters": LONGROPE}, "perplexity.length: 512 tokens after a prompt of 150 exceed the 661 positions"),
+        ({"rope_parameters": LONGROPE | {"original_max_position_embeddings": 662}}, None),
+        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 400},
+         "perplexity.length: 512 tokens exceed the 400 positions up to which smollm2-135m keeps one rotary table"),
+        ({"rope_scaling": {"type": "dynamic"}, "max_position_embeddings": 662}, None),
+        ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}}, None),
+    ],
+)  # fmt: skip
+def test_text_beyond_one_rotary_table_stops_the_run(found, words, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "any"} | found))
+    if words is None:
+        load(shipped)
+    else:
+        with pytest.raises(ConfigError) as error:
+            load(shipped)
+        assert words in str(error.value)
+
+
 def test_fused_projections_are_seen_in_the_weights_names(shipped, tmp_path):
     folder = tmp_path / "resources/models/smollm2-135m"
     folder.mkdir(parents=True)

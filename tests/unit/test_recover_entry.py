@@ -111,6 +111,27 @@ def test_a_budget_beyond_the_text_is_read_in_epochs_of_different_order(project):
     assert first.unique(dim=0).equal(second.unique(dim=0)), "an epoch skips or repeats windows"
 
 
+def test_heldout_windows_are_of_the_heldout_documents_and_the_same_for_every_seed(project):
+    folder, tokenizer = (
+        project / "resources/corpora/text",
+        models.load_tokenizer(project / "resources/models/tiny"),
+    )
+    documents, bos = corpora.read_documents(folder, "heldout"), models.adds_bos(tokenizer)
+    expected = corpora.token_windows(documents, tokenizer, 32, 4, 0, bos)
+    assert len(expected) == 4
+    everything = TRAINING | {"tokens": 10**6}  # every window of the training text is drawn
+    for seed in (1, 2):
+        windows, heldout = train_adapter._text(str(folder), tokenizer, everything, seed)
+        assert heldout.equal(expected)
+        assert not (windows[:, None] == heldout).all(-1).any()
+
+
+def test_a_short_last_step_is_told_by_its_tokens(project, monkeypatch, capsys):
+    _, record = run(project, monkeypatch, "adapters/short/seed-1", tokens=13 * 32)
+    assert record["tokens_seen"] == 416 and [tokens for tokens, _ in record["loss_curve"]] == [256, 416]
+    assert "416 of 416 tokens" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_the_same_weights_under_another_config_is_not_used(project, monkeypatch, capsys):
     monkeypatch.chdir(project)
     step, left = Learner.accumulate, [3]

@@ -66,9 +66,17 @@ def test_learning_rate():
 
 
 def test_loss_curve_is_thinned_and_keeps_the_end(monkeypatch):
-    assert loss_curve([3.0, 2.0, 1.0], 100) == [[100, 3.0], [200, 2.0], [300, 1.0]]
+    assert loss_curve([3.0, 2.0, 1.0], 100, 300) == [[100, 3.0], [200, 2.0], [300, 1.0]]
     monkeypatch.setattr(training, "CURVE_POINTS", 2)
-    assert loss_curve([3.0, 2.0, 1.0], 100) == [[200, 2.5], [300, 1.0]]
+    assert loss_curve([3.0, 2.0, 1.0], 100, 300) == [[200, 2.5], [300, 1.0]]
+    assert loss_curve([], 100, 0) == []
+
+
+def test_a_short_last_step_counts_its_own_tokens(monkeypatch):
+    assert loss_curve([3.0, 2.0], 64, 104) == [[64, 3.0], [104, 2.0]]  # 13 windows of 8, 8 a step
+    assert loss_curve([3.0], 64, 8) == [[8, 3.0]]
+    monkeypatch.setattr(training, "CURVE_POINTS", 1)
+    assert loss_curve([3.0, 2.0], 64, 80) == [[80, pytest.approx((64 * 3.0 + 16 * 2.0) / 80)]]
 
 
 @pytest.mark.parametrize("method", [LORA, PROMPT, PREFIX], ids=lambda method: method["kind"])
@@ -442,3 +450,17 @@ def test_dropout_of_the_frozen_model_stays_off():
             parameter += 0.3
     assert learner.accumulate(rows, 4) != learner.accumulate(rows, 4)
     assert learner.heldout_loss(rows, 4) == learner.heldout_loss(rows, 4)
+
+
+def test_dropout_draws_anew_in_each_step(tmp_path):
+    """Without a rate nothing moves: equal batches have equal losses unless their masks differ."""
+    windows = make_windows(1).repeat(3, 1)
+    settings = SETTINGS | {"learning_rate": 0.0, "weight_decay": 0.0, "warmup": 0.0}
+    learner = make_learner(LORA)
+    with torch.no_grad():  # B starts at zero, where dropout changes nothing
+        for parameter in learner.parameters:
+            parameter.add_(0.3)
+    dropped = train(learner, settings, windows, 0, tmp_path / "dropped").losses
+    assert len(set(dropped)) == 3
+    plain = train(make_learner(LORA | {"dropout": 0.0}), settings, windows, 0, tmp_path / "plain").losses
+    assert len(set(plain)) == 1

@@ -116,7 +116,7 @@ def figure5(data: FigureData, title: str) -> Figure:
 
 
 def latency(data: FigureData, title: str) -> Figure:
-    """Time of a forward pass and of one generated token for each method, medians with 95 % intervals."""
+    """Time of a forward pass and of one generated token for each method, medians with intervals."""
     if not data.latencies:
         return _unmeasured(data, "latency", title, "latency")
     height = 0.6 + 0.27 * max(len(record["latencies"]) for record in data.latencies)
@@ -153,7 +153,7 @@ def latency(data: FigureData, title: str) -> Figure:
                          f"batch {shape['batch']}, {shape['sequence']} tokens, {shape['precision']}")  # fmt: skip
     devices = "; ".join(unique(record["manifest"]["device"] for record in data.latencies))
     note = (
-        f"Medians with 95 % intervals; × is the ratio to no method, paired within rounds. Device: {devices}."
+        f"{_intervals(data.latencies)}; × is the ratio to no method, paired within rounds. Device: {devices}."
     )
     for record in data.latencies:
         for entry in record["latencies"]:
@@ -165,6 +165,18 @@ def latency(data: FigureData, title: str) -> Figure:
                 served = ", ".join(f"{member} {share:.0%}" for member, share in shares.items())
                 note += f"{named} served rows with {served}."
     return finish(figure, data, "latency", [note, *_lacking(data, "latency", data.latencies)])
+
+
+def _intervals(records: list[dict]) -> str:
+    """What the intervals of a latency are, with the coverage of the least covering one."""
+    least = min(entry["prefill"].get("coverage", 0) for record in records for entry in record["latencies"])
+    if not least:  # of an older measurement
+        return "Medians with percentile bootstrap intervals, which on few rounds cover less than 95 %"
+    if least < 0.95:
+        return f"Medians with the range of all rounds, which covers the true median at {least:.1%}".replace(
+            "%", " %"
+        )
+    return f"Medians with 95 % intervals (order statistics, covering {least:.1%})".replace("%)", " %)")
 
 
 def _unmeasured(data: FigureData, name: str, title: str, kind: str) -> Figure:

@@ -88,6 +88,35 @@ def group_arms(results: Results, group: Group) -> list[Arm]:
     return [arm for arm in arms if arm.cells]
 
 
+def dense_metrics(results: Results, groups: list[Group], resamples: int, seed: int) -> dict[Group, dict]:
+    """For groups of the dense model, of its accuracy what a verdict says of a compressed one's: value and gain of each
+    method. No p value: a gain there is adaptation, the control of G, and no member of a family of tests."""
+    found = {}
+    for group in groups:
+        arms = unique(group_arms(results, group))
+        values = paired_values(results, arms, METRICS["accuracy"]) if arms else {}
+        if not values or arms[0].method != "none":
+            found[group] = {}
+            continue
+        (draws,) = resampled_averages([values], resamples, seed)
+        points, columns, start = np.mean([v.mean(axis=0) for v in values.values()], axis=0), {}, 0
+        for arm in arms:
+            columns[arm.method] = slice(start, start := start + len(arm.cells))
+        estimates = {m: seed_mean(points[c], draws[:, c], f"dense/{m}", seed) for m, c in columns.items()}
+        methods = {}
+        for arm in arms[1:]:
+            gain, mine = estimates[arm.method] - estimates["none"], columns[arm.method]
+            differences = {t: v[:, mine].mean(axis=1) - v[:, 0] for t, v in values.items()}
+            methods[arm.method] = {
+                "value": estimates[arm.method].to_json(),
+                "gain": gain.to_json(),
+                "smallest_detectable": _detectable(gain, differences, _covers(arm), binary=True),
+                "covers": _covers(arm),
+            }
+        found[group] = {"dense": estimates["none"].to_json(), "methods": methods}
+    return found
+
+
 def paired_values(results: Results, arms: list[Arm], column: str) -> dict[str, np.ndarray]:
     """task -> (items, cells) of one samples column over the items that all cells of the arms share."""
     frames = paired_items(results, [cell for arm in arms for cell in arm.cells], column)
@@ -141,10 +170,7 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
         return {t: v[:, members[a]].mean(axis=1) - v[:, members[b]].mean(axis=1) for t, v in values.items()}
 
     def detectable(estimate: Estimate, differences: dict[str, np.ndarray], covers: str) -> float | None:
-        found = smallest_detectable(differences, binary)
-        if covers != ITEMS:  # what training adds to the variance counts too
-            found = max(found, detectable_from(estimate.standard_error))
-        return finite(found)
+        return _detectable(estimate, differences, covers, binary)
 
     none, reference = (group.compressor, "none"), ("dense", "none")
     loss = estimates[reference] - estimates[none] if reference in estimates else None
@@ -195,6 +221,15 @@ def _judge_metric(results, group, arms, values, draws, binary, pair, seed) -> di
         "uncontrolled": _uncontrolled(loss, gains, pair),
         "absent_tasks": absent,
     }
+
+
+def _detectable(
+    estimate: Estimate, differences: dict[str, np.ndarray], covers: str, binary: bool
+) -> float | None:
+    found = smallest_detectable(differences, binary)
+    if covers != ITEMS:  # what training adds to the variance counts too
+        found = max(found, detectable_from(estimate.standard_error))
+    return finite(found)
 
 
 def _covers(arm: Arm) -> str:

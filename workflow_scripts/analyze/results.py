@@ -76,6 +76,12 @@ class Results:
         """Every (model, compressor, corpus) of a compressed model, in the order of the plan."""
         return unique(Group(*cell[:3]) for cell in self.planned if cell.compressor != "dense")
 
+    def dense_groups(self) -> list[Group]:
+        """Every (model, dense, corpus) with a recovery method, in the order of the plan."""
+        return unique(
+            Group(*cell[:3]) for cell in self.planned if cell.compressor == "dense" and cell.method != "none"
+        )
+
     def methods(self, group: Group) -> list[str]:
         """Recovery methods planned for a group, in the order of the plan."""
         return unique(c.method for c in self.planned if c[:3] == group and c.method != "none")

@@ -1,7 +1,7 @@
 """Tables 1 to 3 in the paper's columns, for whatever models, compressors and methods a grid planned.
 
 Table 1: quantised models (the paper's: GPTQ, 3 bits). Table 2: sparse models (SparseGPT, 50 %). Table 3: the
-ablation of IDP. Each has one panel per compressor. All numbers are percent.
+ablation of IDP, on the dense model too. Each has one panel per compressor. All numbers are percent.
 """
 
 from dataclasses import dataclass, field
@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.analyze import paper
-from workflow_scripts.analyze.choices import Choice, choices, member_names, missing_members
+from workflow_scripts.analyze.choices import Choice, Choices, choices, member_names
+from workflow_scripts.analyze.judgement import dense_metrics
 from workflow_scripts.analyze.results import Group, Results, unique
-from workflow_scripts.analyze.statistics import proportion_interval
+from workflow_scripts.analyze.statistics import SEEDS_FOR_VARIANCE, Estimate, finite, proportion_interval
 
 TYPES = {
     "none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat",
@@ -128,39 +129,28 @@ def million(parameters: float | None) -> str:
 
 def _table(results, verdict, number, methods, compressors, tasks, printed) -> Table:
     columns = columns_of(tasks)
-    judged = {Group(g["model"], g["compressor"], g["corpus"]): g for g in verdict["groups"]}
+    judged = {Group(g["model"], g["compressor"], g["corpus"]): g["metrics"] for g in verdict["groups"]}
+    groups, other_ways, settings = results.groups(), {}, verdict["settings"]
+    if number == 3:
+        dense = [g for g in results.dense_groups() if _rows_shown(results, g, methods, number)]
+        groups = [*groups, *dense]
+        metrics = dense_metrics(results, dense, settings["resamples"], settings["seed"])
+        judged |= {group: {"accuracy": metric} for group, metric in metrics.items()}
+        other_ways = choices(results, groups, methods, settings["resamples"], settings["seed"])
     panels = []
-    for compressor in unique(group.compressor for group in results.groups()):
+    for compressor in unique(group.compressor for group in groups):
         sparse = compressors[compressor]["algorithm"] in SPARSE
         if number != 3 and sparse != (number == 2):
             continue
         rows = []
-        for group in (group for group in results.groups() if group.compressor == compressor):
-            shown = _rows_shown(results, group, methods, number)
-            mine = [
-                _row(
-                    results,
-                    group,
-                    judged[group],
-                    method,
-                    methods,
-                    columns,
-                    paper.printed(printed, number, group.model, compressor, method),
-                )
-                for method in shown
-            ]
-            rows += mine
-            for row, method in zip(mine, shown, strict=True) if number == 3 else ():
-                if methods.get(method, {}).get("kind") == "idp":
-                    if lost := missing_members(results, group, methods[method]):
-                        said = (
-                            f"no single best, random choice or oracle: not evaluated here {', '.join(lost)}"
-                        )
-                        row.note = "; ".join(filter(None, [row.note, said]))
-                    rows += [
-                        _choice_row(group, choice, columns)
-                        for choice in choices(results, group, method, methods[method])
-                    ]
+        for group in (group for group in groups if group.compressor == compressor):
+            for method in _rows_shown(results, group, methods, number):
+                said = paper.printed(printed, number, group.model, compressor, method)
+                row = _row(results, group, judged[group], method, methods, columns, said)
+                rows.append(row)
+                if ways := other_ways.get((group, method)):
+                    _say_what_lacks(row, ways)
+                    rows += [_choice_row(group, choice, ways, columns) for choice in ways.ways]
         rows.sort(key=lambda row: results.models.index(row.model))  # stable
         if rows:
             ours = compressor == paper.COMPRESSORS[number]
@@ -172,7 +162,7 @@ def _table(results, verdict, number, methods, compressors, tasks, printed) -> Ta
             lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(row.method)
     missing = [f"{group}: {', '.join(methods)}" for group, methods in lacking.items()]
     title, notes = f"Table {number}. {SUBJECTS[number]}", _notes(number, panels, verdict, methods)
-    command = f"{verdict['settings']['command']} results/{results.grid}/tables/table{number}.html"
+    command = f"{settings['command']} results/{results.grid}/tables/table{number}.html"
     return Table(number, results.grid, title, list(columns), panels, notes, missing, command)
 
 
@@ -193,7 +183,8 @@ def _rows_shown(results: Results, group: Group, methods: dict, number: int) -> l
             m for m in planned if methods[m]["kind"] == "concat" and member_names(methods[m]) == singles
         ]
         chosen.append(method)
-    return unique(["dense", "none", *chosen]) if dynamic else []
+    shown = ["dense", *chosen] if group.compressor == "dense" else ["dense", "none", *chosen]
+    return unique(shown) if dynamic else []
 
 
 def _row(results, group, judged, method, methods, columns, printed) -> Row:
@@ -216,7 +207,7 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
             row.entries[column].low, row.entries[column].high = map(_percent, ends)
         elif column in DOMAINS.values():
             _add_interval(row.entries[column], [row.entries[SHORT.get(task, task)] for task in members])
-    _add_statistics(row, judged["metrics"]["accuracy"], method)
+    _add_statistics(row, judged["accuracy"], method)
     problems, notes = [], []
     if not planned:
         problems.append("not in this grid")
@@ -226,7 +217,7 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
         have = f"{len(cells)} of {len(planned)} seeds"
         problems.append(f"only {have}" if len(cells) == 1 else f"mean of {have}")
     if len(cells) > 1:
-        covers = judged["metrics"]["accuracy"].get("methods", {}).get(method, {}).get("covers", "items")
+        covers = judged["accuracy"].get("methods", {}).get(method, {}).get("covers", "items")
         whole = [] if problems else [f"mean of {len(cells)} seeds"]
         notes += [*whole, f"intervals cover {covers}"]
     worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
@@ -238,12 +229,39 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
     return row
 
 
-def _choice_row(group: Group, choice: Choice, columns: dict[str, list[str]]) -> Row:
+def _say_what_lacks(row: Row, ways: Choices) -> None:
+    """On IDP's row: which of its seeds, or all, have no single best, random choice and oracle, and why."""
+    if ways.missing:
+        which = "at some seeds " if ways.seeds else ""
+        said = (
+            f"no single best, random choice or oracle {which}: not evaluated here {', '.join(ways.missing)}"
+        )
+        row.note = "; ".join(filter(None, [row.note, said.replace(" :", ":")]))
+
+
+def _choice_row(group: Group, choice: Choice, ways: Choices, columns: dict[str, list[str]]) -> Row:
     entries = {}
     for column, members in columns.items():
         values = [choice.accuracy.get(task) for task in members]
         entries[column] = Entry(None if None in values else 100 * float(np.mean(values)))
-    return Row(group.model, group.corpus, "choice", choice.name, "—", entries, note=choice.note)
+    notes, average = [choice.note], entries["Average"]
+    if average.value is not None:
+        average.low, average.high = _ends(choice.average)
+        low, high = _ends(choice.behind)
+        ends = "" if low is None else f" [{low:+z.2f}, {high:+z.2f}]"
+        notes.append(f"IDP minus it: {100 * choice.behind.point:+z.2f}{ends}".replace("-", "−"))
+    if len(ways.seeds) > 1:
+        covers = "items and training seeds" if len(ways.seeds) >= SEEDS_FOR_VARIANCE else "items"
+        notes += [f"mean of {len(ways.seeds)} seeds", f"intervals cover {covers}"]
+    if ways.missing:
+        notes.append(f"seeds {', '.join(map(str, ways.seeds))} alone have all members")
+    return Row(group.model, group.corpus, "choice", choice.name, "—", entries, note="; ".join(notes))
+
+
+def _ends(estimate: Estimate) -> tuple[float | None, float | None]:
+    """An estimate's interval, percent; None where none can be given."""
+    low, high = map(finite, estimate.interval())
+    return _percent(low), _percent(high)
 
 
 def _add_interval(mean: Entry, tasks: list[Entry]) -> None:
@@ -312,7 +330,9 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
         notes.append(
             "Single best: the one prompt with the lowest perplexity on held-out text, chosen without looking at any "
             "task. Random choice: the expectation of a uniform choice for each question. Oracle: right where any of "
-            "the prompts is; it looks at the answers, so it is a bound and no method."
+            "the prompts is; it looks at the answers, so it is a bound and no method. Each is told seed by seed, from "
+            "the prompts of IDP's own seed, and averaged as IDP's row is; beside it stands IDP minus it, paired, with "
+            f"its {level} interval."
         )
     if not panels:
         kind = {1: "quantising", 2: "sparsifying"}.get(number)

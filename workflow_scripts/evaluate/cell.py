@@ -141,14 +141,18 @@ def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> lis
 
 
 def gold_answers(scorer: Scorer, task: EvaluationTask, logged: list[dict]) -> list[float]:
-    """Log-likelihood of each gold answer after a generation task's prompt (nats)."""
+    """Log-likelihood of each gold answer after a generation task's prompt (nats).
+
+    Behind the soft prompt that its document was generated behind: chosen anew it might be another, since the scorer
+    moves spaces that end a context into the answer, and cuts long contexts elsewhere.
+    """
     delimiter = task.task.config.target_delimiter
     requests = [
         Instance("loglikelihood", sample["doc"], (sample["arguments"][0][0], f"{delimiter}{task.gold(sample['doc'])}"),
                  0, (task.name, i, 1))
         for i, sample in enumerate(logged)
     ]  # fmt: skip
-    return [loglik for loglik, _ in scorer.loglikelihood(requests)]
+    return [loglik for loglik, _ in scorer.loglikelihood(requests, chosen=dict(scorer.selections))]
 
 
 def note(line: str) -> None:

@@ -132,23 +132,6 @@ def tokens_that_fit(model, on_cpu: int) -> int:
     return max(1, min(MOST_TOKENS, int(0.6 * free // per_token)))
 
 
-def one_rotary_table(config) -> int | None:
-    """Positions up to which a pass has the same rotary table whatever is in it; None where it always has.
-
-    Of `longrope` and `dynamic` tables the one for a pass follows its largest position, so a text beyond the original
-    length would change the numbers of every other text in its row, and of itself by what it is packed with.
-    """
-    config = config.get_text_config()
-    parameters = getattr(config, "rope_parameters", None) or {}
-    tables = parameters.values() if all(isinstance(p, dict) for p in parameters.values()) else [parameters]
-    limits = [
-        table.get("original_max_position_embeddings") or config.max_position_embeddings
-        for table in tables
-        if table.get("rope_type") == "longrope" or "dynamic" in table.get("rope_type", "")
-    ]
-    return min(limits, default=None)
-
-
 def float32_head(model) -> None:
     """Give a bf16 model a float32 output head of its own (untied from the embeddings), in place."""
     head = copy.deepcopy(model.get_output_embeddings()).float()

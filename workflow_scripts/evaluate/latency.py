@@ -1,7 +1,8 @@
 """What each recovery method costs at inference (paper, 3.3): prefill, and each generated token.
 
 Shapes, not values, decide latency: adapters are drawn at random, text too. A round times every variant once, in a new
-random order, so that a machine's drift meets all alike; ratios are paired within rounds. Variants:
+random order, so that a machine's drift meets all alike; ratios are paired within rounds. Prefills and generated tokens
+have rounds of their own, each after an untimed call of every variant. Variants:
   none              the model as it is
   prompt            soft prompt of n vectors before the text's embeddings, run in every call
   prompt_cached     the same prompt from cached keys and values: what this pipeline evaluates with
@@ -14,6 +15,7 @@ random order, so that a machine's drift meets all alike; ratios are paired withi
 """
 
 import copy
+import math
 import random
 import statistics
 import time
@@ -27,7 +29,7 @@ from peft.utils import load_peft_weights
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge
 
-BOOTSTRAP = 2000  # resamples of the rounds, for 95 % intervals of medians
+COVERAGE = 0.95  # of an interval of a median, where the rounds suffice
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -42,25 +44,38 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 
 def rounds(
-    variants: dict[str, Callable], device: torch.device, repeats: int, seed: int = 0
-) -> dict[str, list[float]]:
-    """Seconds of every variant in each of `repeats` rounds, after one untimed call of each."""
+    variants: dict[tuple, Callable], device: torch.device, repeats: int, seed: int = 0,
+    before: Callable[[tuple], tuple] = lambda name: (),
+) -> dict[tuple, list[float]]:  # fmt: skip
+    """Seconds of every variant in each of `repeats` rounds, after one untimed call of each.
+
+    before: gives a variant's arguments, anew for each call and untimed.
+    """
     order = random.Random(seed)
-    for function in variants.values():
-        function()
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for name, function in variants.items():
+        function(*before(name))
+    seconds: dict[tuple, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name in order.sample(list(variants), len(variants)):
-            seconds[name].append(timed(variants[name], device))
+            seconds[name].append(timed(partial(variants[name], *before(name)), device))
     return seconds
 
 
-def median_interval(values: list[float], seed: int = 0) -> dict[str, float]:
-    """Median with a 95 % percentile bootstrap interval."""
-    draw = random.Random(seed)
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(BOOTSTRAP))
-    low, high = medians[int(0.025 * BOOTSTRAP)], medians[int(0.975 * BOOTSTRAP) - 1]
-    return {"median": statistics.median(values), "low": low, "high": high}
+def median_interval(values: list[float]) -> dict[str, float]:
+    """Median with the narrowest pair of order statistics that covers the true one at COVERAGE or more, whatever the
+    distribution; with fewer than six values, which can't, the smallest and the largest. `coverage` is the pair's own.
+
+    The k-th smallest and k-th largest of n miss where fewer than k values fall on one side: 2 P(Bin(n, 1/2) < k).
+    """
+    n, ordered = len(values), sorted(values)
+
+    def coverage(k: int) -> float:
+        return 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n
+
+    k = max((k for k in range(2, n // 2 + 1) if coverage(k) >= COVERAGE), default=1)
+    return {
+        "median": statistics.median(values), "low": ordered[k - 1], "high": ordered[-k], "coverage": coverage(k),
+    }  # fmt: skip
 
 
 def ratios(values: list[float], base: list[float]) -> list[float]:
@@ -179,6 +194,10 @@ def variants(
     return made
 
 
+def _steps(prefill: Prefill, tokens: int, state) -> None:
+    prefill.generate(state, tokens)
+
+
 def measure(
     made: dict[tuple, Prefill], methods: dict[str, dict], device: torch.device, generate: int, repeats: int
 ) -> list[dict]:
@@ -188,17 +207,12 @@ def measure(
     prompt alone, likewise paired.
     """
     prefill = rounds(made, device, repeats)
-    states = {}
-
-    def step(name):
-        made[name].generate(states[name], generate)
-
     token: dict[tuple, list[float]] = {name: [] for name in made}
-    for _ in range(repeats if generate else 0):
-        for name in made:  # steps use their state up: a fresh, untimed prefill before each
-            states[name] = made[name]()
-            token[name].append(timed(partial(step, name), device) / generate)
-            states.clear()
+    if generate:
+        steps = {name: partial(_steps, timed_prefill, generate) for name, timed_prefill in made.items()}
+        # steps use their state up: a fresh prefill before each
+        spent = rounds(steps, device, repeats, seed=1, before=lambda name: (made[name](),))
+        token = {name: [seconds / generate for seconds in mine] for name, mine in spent.items()}
     base = ("none", "none")
 
     def of_idp(name) -> dict:

@@ -7,8 +7,10 @@ keys and values come from a bank, generation drops rows that have stopped (gener
 
 Selection (a bank of several prompts; design, "IDP"): one prompt per document, shared by all its requests, chosen on
 context tokens alone. Where a document's requests differ in context (winogrande puts its choices there), the tokens
-that all of them begin with decide. Rolling windows are each chosen on the text before them. No such tokens: nothing
-to score, and the tie goes to the lowest index.
+that all of them begin with decide. A gold answer is scored behind the prompt that its document was generated behind.
+Rolling windows are each chosen on the text before them. No such tokens: nothing to score, and the tie goes to the
+lowest index. Contexts are cut for the longest prompt of the bank, whichever is chosen: behind a shorter one alone a
+text beyond the window would keep more of its beginning.
 """
 
 from collections import defaultdict
@@ -28,11 +30,11 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from workflow_scripts import first_layer
 from workflow_scripts.artifacts import digest
 from workflow_scripts.evaluate.forward import (
     CPU_GENERATION_TOKENS,
     CPU_TOKENS,
-    one_rotary_table,
     score_row,
     tokens_that_fit,
 )
@@ -52,6 +54,7 @@ class Document:
     context: list[int]
     sequences: list[Sequence]
     identity: object = None  # JSON value that names the request in the store; None: not stored
+    prompt: int | None = None  # index of the one that is chosen already; None: the context decides
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Scorer(LM):
             self.row_tokens = tokens_that_fit(self.model, CPU_TOKENS)
         if self.generation_tokens is None:
             self.generation_tokens = tokens_that_fit(self.model, CPU_GENERATION_TOKENS)
-        self._positions = one_rotary_table(self.model.config)
+        self._positions = first_layer.one_rotary_table(self.model.config.get_text_config().to_dict())
         self._longest_prompt = longest
         self._linears = PackedLinears(self.model)
         self._checked = False
@@ -204,8 +207,10 @@ class Scorer(LM):
             if (stored := self._recall(key)) is not None:
                 answers[i] = Answer([(value, hit) for value, hit in stored["scores"]], stored["prompt"])
         todo = [i for i, answer in enumerate(answers) if answer is None]
-        prompts = [0 if answer is None else answer.prompt for answer in answers]
-        for i, prompt in zip(todo, self.select([documents[i].context for i in todo]), strict=True):
+        prompts = [(document.prompt or 0) if answer is None else answer.prompt
+                   for document, answer in zip(documents, answers, strict=True)]  # fmt: skip
+        unchosen = [i for i in todo if documents[i].prompt is None]
+        for i, prompt in zip(unchosen, self.select([documents[i].context for i in unchosen]), strict=True):
             prompts[i] = prompt
         equal = defaultdict(list)  # prompt and sequences -> the documents that have them
         for i, document in enumerate(documents):
@@ -242,7 +247,11 @@ class Scorer(LM):
                 for n in dict.fromkeys(n for n, _ in row.members):
                     yield jobs[n], [scores[n, k] for k in range(len(jobs[n][1]))]
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False, chosen: dict[tuple, int] | None = None
+    ) -> list[tuple[float, bool]]:
+        """chosen: (task, doc_id) -> index of the prompt that the document already has and keeps, as in `selections`."""
+        chosen = chosen or {}
         pairs = [request.args for request in requests]
         encoded = self.encode_pairs(pairs)
         members = defaultdict(list)  # document -> its requests
@@ -258,9 +267,10 @@ class Scorer(LM):
             Document(
                 common_prefix([encoded[i][0] for i in group]),
                 [self.sequence(*encoded[i]) for i in group],
-                [pairs[i] for i in group],
+                [[pairs[i] for i in group], chosen[key]] if key in chosen else [pairs[i] for i in group],
+                chosen.get(key),
             )
-            for group in members.values()
+            for key, group in members.items()
         ]
         results: list = [None] * len(requests)
         for (key, group), answer in zip(members.items(), self.score(documents), strict=True):

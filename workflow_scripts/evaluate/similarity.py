@@ -30,7 +30,7 @@ def layer_states(
     prefix = bank.prefixes[prompt].length if bank is not None else 0
 
     def cache():
-        return bank.cache(prompt, 1) if bank is not None else None
+        return bank.cache(prompt, 1, len(window)) if bank is not None else None
 
     layers, calls = decoder_layers(model), []
     handles = [

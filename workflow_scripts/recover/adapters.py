@@ -20,7 +20,7 @@ from peft.utils import load_peft_weights
 from torch import Tensor
 
 from workflow_scripts.artifacts import ArtifactError, read_json
-from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, learned_positions
+from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
 
@@ -42,8 +42,11 @@ def create(model, method: dict, seed: int, window: Tensor | None = None) -> Peft
     """A new adapter of kind lora, prompt or prefix around the frozen model, initialised by `seed`.
 
     prompt: embeddings of vocabulary entries drawn by the seed, or N(0, 1). prefix: keys and values of the first
-    tokens of `window` (T,), a piece of training text, or PEFT's N(0, 1).
+    tokens of `window` (T,), a piece of training text, or PEFT's N(0, 1). ValueError for a model whose text no soft
+    prompt can stand before.
     """
+    if method["kind"] != "lora":
+        positions_behind_prompts(model)  # said here, not by the evaluation of what was trained
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, _peft_config(model, method))
@@ -190,7 +193,7 @@ def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=Non
         return Recovered(adapted, None, None, {"trainable": added, "effective": added, "base": base})
 
     if kind == "text":
-        bank = PromptBank([_text(model, tokenizer, method["text"])], learned_positions(model))
+        bank = PromptBank([_text(model, tokenizer, method["text"])], positions_behind_prompts(model))
         return Recovered(model, bank, None, {"trainable": 0, "effective": 0, "base": base})
     members = [_trained(folder) for folder in folders]
     added = sum(weights.numel() for _, weights in members)
@@ -201,7 +204,7 @@ def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=Non
     else:
         name = "+".join(_names(method["members"])) if kind == "concat" else f"{kind}-{method['tokens']}"
         prefixes = [_prefix(model, name, members)]
-    bank = PromptBank(prefixes, learned_positions(model))
+    bank = PromptBank(prefixes, positions_behind_prompts(model))
     selector = _selector(model, bank, method, contexts) if kind == "idp" else None
     return Recovered(model, bank, selector, parameters)
 

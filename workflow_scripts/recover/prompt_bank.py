@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import DynamicCache
 
+from workflow_scripts.first_layer import one_rotary_table
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -103,16 +105,33 @@ def expanded_cache(keys: Sequence[Tensor], values: Sequence[Tensor], batch: int)
 
 
 def learned_positions(model) -> int | None:
-    """Positions a model with learned position embeddings has (OPT: 2,048); None for rotary models."""
+    """Positions a model with learned position embeddings has (OPT: 2,048); None for rotary models.
+
+    ValueError for position embeddings of another kind (XGLM's), behind which no cached prompt is known to be exact.
+    """
     table = getattr(model.get_decoder(), "embed_positions", None)
-    return None if table is None else table.num_embeddings - table.offset
+    if table is None:
+        return None
+    if not (hasattr(table, "num_embeddings") and hasattr(table, "offset")):
+        raise ValueError(
+            f"{type(model).__name__}: soft prompts can't stand before its text: its position embeddings are neither "
+            "rotary nor learned as OPT's"
+        )
+    return table.num_embeddings - table.offset
+
+
+def positions_behind_prompts(model) -> int | None:
+    """Positions that a prompt and the text behind its cached keys may have: the learned ones, or those up to which a
+    rotary table is one and the same (longrope, dynamic); None for all others."""
+    learned = learned_positions(model)
+    return one_rotary_table(model.config.get_text_config().to_dict()) if learned is None else learned
 
 
 class PromptBank:
     """The prefixes among which one is chosen per document. Nothing that is done with the bank changes it."""
 
     def __init__(self, prefixes: Sequence[Prefix], positions: int | None = None):
-        """`positions`: how many positions the model has, if they are learned (`learned_positions`)."""
+        """`positions`: how many prompt and text may have, if there is a limit (`positions_behind_prompts`)."""
         if not prefixes:
             raise ValueError("a prompt bank needs at least one prefix")
         names = [prefix.name for prefix in prefixes]
@@ -134,10 +153,11 @@ class PromptBank:
         return expanded_cache(prefix.keys, prefix.values, batch)
 
     def require_room(self, index: int, text_length: int) -> None:
-        """ValueError where prefix `index` and `text_length` tokens exceed the model's learned positions."""
+        """ValueError where prefix `index` and `text_length` tokens exceed the bank's positions."""
         prefix = self.prefixes[index]
         if self.positions is not None and prefix.length + text_length > self.positions:
             raise ValueError(
                 f"{prefix.name}: {prefix.length} prompt positions + {text_length} text tokens exceed the model's "
-                f"{self.positions} positions; cut the text to {self.positions - prefix.length} tokens"
+                f"{self.positions} positions (learned, or of one rotary table: longrope, dynamic); cut the text to "
+                f"{max(0, self.positions - prefix.length)} tokens"
             )

@@ -28,7 +28,13 @@ from workflow_scripts.linear import PackedLinears
 from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
 from workflow_scripts.recover.attention import causal_attention
-from workflow_scripts.recover.prompt_bank import encode, exact_pass, expanded_cache
+from workflow_scripts.recover.prompt_bank import (
+    encode,
+    exact_pass,
+    expanded_cache,
+    learned_positions,
+    positions_behind_prompts,
+)
 from workflow_scripts.sources.models import most_positions
 
 CURVE_POINTS = 500
@@ -88,11 +94,16 @@ class Learner:
     def require_room(self, length: int) -> None:
         """ValueError where windows of `length` tokens and the soft prompt exceed the model's positions."""
         virtual = getattr(self.adapted.active_peft_config, "num_virtual_tokens", 0)
-        positions = most_positions(self.model)
+        behind = positions_behind_prompts(self.model) if virtual else None
+        positions = min(filter(None, (most_positions(self.model), behind)), default=None)
         if positions is not None and virtual + length > positions:
+            room = positions - virtual
+            most = f"at most {room} are possible" if room > 0 else "it leaves no room for text"
+            of_table = behind is not None and learned_positions(self.model) is None
+            table = " that keep one rotary table" if of_table else ""
             raise ValueError(
                 f"sequence_length: {length} tokens after a prompt of {virtual} exceed the model's {positions} "
-                f"positions; at most {positions - virtual} are possible"
+                f"positions{table}; {most}"
             )
 
     def prefix(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -184,7 +195,7 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
     if values := _intact(checkpoint, learner.model.device):
         state = _restore(values, learner.parameters, optimizer)
         say(f"continues from step {state.step} of {steps}")
-    progress = Progress(steps, batch * windows.shape[1], state.step)
+    progress = Progress(steps, batch * windows.shape[1], windows.numel(), state.step)
     clock = saved = time.monotonic()
     with _signals() as pending:
         while state.step < steps:
@@ -321,10 +332,10 @@ def say(message: str) -> None:
 
 
 class Progress:
-    """A line now and then: tokens, loss, speed, time left."""
+    """A line now and then: tokens, loss, speed, time left. The last step may have fewer than `step_tokens`."""
 
-    def __init__(self, steps: int, step_tokens: int, first: int):
-        self.steps, self.step_tokens, self.first = steps, step_tokens, first
+    def __init__(self, steps: int, step_tokens: int, tokens: int, first: int):
+        self.steps, self.step_tokens, self.tokens, self.first = steps, step_tokens, tokens, first
         self.start = time.monotonic()
         self.shown = -math.inf
 
@@ -333,18 +344,25 @@ class Progress:
         if now - self.shown < PROGRESS_SECONDS and state.step < self.steps:
             return
         self.shown = now
-        done = state.step - self.first
-        speed = done * self.step_tokens / (now - self.start)
-        left = (self.steps - state.step) * self.step_tokens / speed
+        seen = min(state.step * self.step_tokens, self.tokens)
+        speed = (seen - self.first * self.step_tokens) / (now - self.start)
+        left = (self.tokens - seen) / speed
         say(
-            f"{state.step * self.step_tokens:,} of {self.steps * self.step_tokens:,} tokens, "
-            f"loss {state.losses[-1]:.4f}, {speed:,.0f} tokens/s, {left:,.0f} s left"
+            f"{seen:,} of {self.tokens:,} tokens, loss {state.losses[-1]:.4f}, {speed:,.0f} tokens/s, "
+            f"{left:,.0f} s left"
         )
 
 
-def loss_curve(losses: list[float], step_tokens: int) -> list[list]:
-    """At most CURVE_POINTS pairs of tokens seen and mean loss of the steps since the pair before."""
+def loss_curve(losses: list[float], step_tokens: int, tokens: int) -> list[list]:
+    """At most CURVE_POINTS pairs of tokens seen and mean loss of the tokens since the pair before.
+
+    losses: one per step of `step_tokens`, of which the last may be short: `tokens` are all that were seen.
+    """
     every = max(1, math.ceil(len(losses) / CURVE_POINTS))
-    pieces = [losses[start : start + every] for start in range(0, len(losses), every)]
-    ends = [min((number + 1) * every, len(losses)) for number in range(len(pieces))]
-    return [[end * step_tokens, sum(piece) / len(piece)] for end, piece in zip(ends, pieces)]
+    curve = []
+    for start in range(0, len(losses), every):
+        piece, end = losses[start : start + every], min(start + every, len(losses))
+        seen = min(end * step_tokens, tokens)
+        weights = [1.0] * (len(piece) - 1) + [(seen - (end - 1) * step_tokens) / step_tokens]
+        curve.append([seen, sum(w * loss for w, loss in zip(weights, piece, strict=True)) / sum(weights)])
+    return curve

@@ -1,0 +1,99 @@
+"""How latency is measured: order of the calls, warm-ups, pairs within rounds, and what its intervals cover."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from workflow_scripts.evaluate import latency
+
+NAMES = ("none", "a", "b", "c")
+ROUNDS = 6
+
+
+class Recorder:
+    """A variant that writes down what is called; its prefill's state is its name."""
+
+    selector = None
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def __call__(self):
+        self.log.append(("prefill", self.name))
+        return self.name
+
+    def generate(self, state, tokens):
+        assert state == self.name and self.log[-1] == ("prefill", self.name), "the state of a fresh prefill"
+        self.log.append(("token", self.name))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """(calls in their order, those that were timed, rows) of a measurement of NAMES."""
+    log, timed = [], []
+
+    def time(function, device):
+        before = len(log)
+        function()
+        timed.extend(log[before:])
+        return float(len(timed))
+
+    monkeypatch.setattr(latency, "timed", time)
+    made = {(name, name): Recorder(name, log) for name in NAMES}
+    rows = latency.measure(made, {}, torch.device("cpu"), 4, ROUNDS)
+    return log, timed, rows
+
+
+@pytest.mark.parametrize("kind", ["prefill", "token"])
+def test_every_round_times_each_variant_once_in_an_order_of_its_own(measured, kind):
+    _, timed, _ = measured
+    names = [name for called, name in timed if called == kind]
+    orders = [tuple(names[start : start + len(NAMES)]) for start in range(0, len(names), len(NAMES))]
+    assert len(orders) == ROUNDS and all(sorted(order) == sorted(NAMES) for order in orders)
+    assert len(set(orders)) > 2 and len({order[0] for order in orders}) > 1
+
+
+def test_each_variant_runs_once_before_anything_of_its_kind_is_timed(measured):
+    log, timed, _ = measured
+    assert log[: len(NAMES)] == [("prefill", name) for name in NAMES]
+    assert Counter(timed) == Counter(
+        {(kind, name): ROUNDS for kind in ("prefill", "token") for name in NAMES}
+    )
+    tokens = [name for kind, name in log if kind == "token"]
+    assert tokens[: len(NAMES)] == list(NAMES) and len(tokens) == (ROUNDS + 1) * len(NAMES)
+    start = (
+        log.index(("token", "none")) - 1
+    )  # its prefill; a prefill stands before each token and is not timed
+    assert [kind for kind, _ in log[start:]] == ["prefill", "token"] * (len(tokens))
+
+
+def test_ratios_are_of_the_same_round(monkeypatch):
+    """A variant that takes twice as long in every round, whatever the round's own speed."""
+    speed = iter([1.0, 5.0, 2.0, 9.0, 3.0, 7.0])
+    seconds = {("none", "none"): [], ("a", "a"): []}
+    for _ in range(ROUNDS):
+        base = next(speed)
+        seconds["none", "none"].append(base)
+        seconds["a", "a"].append(2 * base)
+    monkeypatch.setattr(latency, "rounds", lambda *_, **__: seconds)
+    made = dict.fromkeys(seconds)
+    rows = latency.measure(made, {}, torch.device("cpu"), 0, ROUNDS)
+    assert rows[1]["prefill_ratio"] == {"median": 2.0, "low": 2.0, "high": 2.0, "coverage": 1 - 2 / 64}
+    assert rows[1]["token"] is None and rows[1]["token_ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("rounds", "rank"), [(3, 1), (5, 1), (6, 1), (7, 1), (8, 1), (9, 2), (11, 2), (12, 3), (20, 6)]
+)
+def test_an_interval_covers_what_it_says(rounds, rank):
+    """All 2^n ways of the values to lie below or above the true median, which are equally likely."""
+    ordered = [float(i) for i in range(1, rounds + 1)]
+    found = latency.median_interval(ordered[::-1])
+    assert (found["low"], found["high"]) == (ordered[rank - 1], ordered[-rank])
+    ways = Counter(bin(way).count("1") for way in range(2**rounds))  # values below -> ways
+    held = sum(ways[below] for below in range(rank, rounds - rank + 1))
+    assert found["coverage"] == pytest.approx(held / 2**rounds)
+    assert (found["coverage"] >= 0.95) == (rounds >= 6)
+    narrower = sum(ways[below] for below in range(rank + 1, rounds - rank)) / 2**rounds
+    assert narrower < 0.95
