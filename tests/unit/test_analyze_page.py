@@ -74,6 +74,7 @@ def test_planned_measurements_that_were_not_run_are_named(grid):
     )
     assert "Not measured: the 3 similarity measurements that the grid plans" in similarity
     assert "Only 1 of the 2 latency measurements" in latency and "made-up device" in latency
+    assert "made-up device. Medians with percentile bootstrap intervals, which on few rounds" in latency
     first = page[page.index("<main>") : page.index('class="cards"')]
     assert (
         "Not run: 3 of 3 planned measurements of similarity, 1 of 2 planned measurements of latency." in first

@@ -152,9 +152,7 @@ def latency(data: FigureData, title: str) -> Figure:
         row[0].set_title(f"{place['model']}, {place['compressor']} ({place['corpus']}): "
                          f"batch {shape['batch']}, {shape['sequence']} tokens, {shape['precision']}")  # fmt: skip
     devices = "; ".join(unique(record["manifest"]["device"] for record in data.latencies))
-    note = (
-        f"{_intervals(data.latencies)}; × is the ratio to no method, paired within rounds. Device: {devices}."
-    )
+    note = f"{latency_intervals(data.latencies)}; × is the ratio to no method, paired within rounds. Device: {devices}."
     for record in data.latencies:
         for entry in record["latencies"]:
             named = f" {entry['method']}{_VARIANTS[entry['variant']][1]} on {record['place']['compressor']}"
@@ -167,7 +165,7 @@ def latency(data: FigureData, title: str) -> Figure:
     return finish(figure, data, "latency", [note, *_lacking(data, "latency", data.latencies)])
 
 
-def _intervals(records: list[dict]) -> str:
+def latency_intervals(records: list[dict]) -> str:
     """What the intervals of a latency are, with the coverage of the least covering one."""
     least = min(entry["prefill"].get("coverage", 0) for record in records for entry in record["latencies"])
     if not least:  # of an older measurement

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from workflow_scripts.analyze.figures import FIGURES
+from workflow_scripts.analyze.figures_measured import latency_intervals
 from workflow_scripts.analyze.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.analyze.ledger import OUTCOMES
 from workflow_scripts.analyze.rates import rates, reseeded
@@ -70,6 +71,7 @@ def build_page(
         trainings=[training_row(*item) for item in measured.get("training", {}).items()],
         similarities=[similarity_row(record) for record in measured.get("similarity", {}).values()],
         latencies=list(measured.get("latency", {}).values()),
+        latency_intervals=latency_intervals,
         unmeasured=unmeasured(planned or {}, measured),
         rates=[*rates(ledger, recovery).to_dict("records"), *again],
         reseeded=bool(again),
