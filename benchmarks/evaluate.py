@@ -42,12 +42,13 @@ TOLERANCE = 1e-3  # nats
 CAP, HARNESS_CAP = 32, 256  # new tokens of a generation
 LORA = {"kind": "lora", "rank": 4, "alpha": 8, "dropout": 0.0, "layers": None,
         "targets": {"default": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]}}  # fmt: skip
+MOST_TOKENS = 100  # of a prefix
 METHODS = {
     "none": {"kind": "none"},
     "lora-r4": LORA,
     "prompt-50": {"kind": "prompt", "tokens": 50, "init": "vocabulary", "trained": True},
     "prompt-100": {"kind": "prompt", "tokens": 100, "init": "vocabulary", "trained": True},
-    "ptune-50": {"kind": "prefix", "tokens": 50, "init": "random"},
+    "ptune-50": {"kind": "prefix", "tokens": 50, "init": "text"},
 }
 
 
@@ -56,9 +57,13 @@ def main() -> None:
     records = []
     with tempfile.TemporaryDirectory() as folder:
         dense = load_dense(args.model)
+        # a prefix starts from keys and values of tokens, as in training; N(0, 1), PEFT's start, lies far from any
+        window = torch.randint(
+            dense.config.vocab_size, (MOST_TOKENS,), generator=torch.Generator().manual_seed(0)
+        )
         for name in args.methods:
             if METHODS[name]["kind"] != "none":
-                save(create(dense, METHODS[name], seed=0), Path(folder) / name, "untrained")
+                save(create(dense, METHODS[name], 0, window), Path(folder) / name, "untrained")
                 dense = load_dense(args.model)  # PEFT puts a LoRA into the model itself
         del dense
         harness, ours = Contestant(Harness, args, folder), Contestant(Ours, args, folder)
