@@ -5,7 +5,7 @@ import itertools
 import shlex
 
 from workflow_scripts import limits
-from workflow_scripts.config import TRAINED, UNCALIBRATED, members_of
+from workflow_scripts.config import TRAINED, UNCALIBRATED, member_cells
 from workflow_scripts.paths import Cell, compression_json
 
 
@@ -71,12 +71,7 @@ class Cells:
     def members(self, cell: Cell) -> list[Cell]:
         """The cells whose adapters this cell attaches: its own, or its members'."""
         method = self.config["methods"][cell.method]
-        if method["kind"] in TRAINED:
-            return [cell]
-        return [
-            cell._replace(method=member["adapter"], seed=member.get("seed", cell.seed))
-            for member in members_of(method)
-        ]
+        return [cell] if method["kind"] in TRAINED else member_cells(cell, method)
 
     def training_corpus(self, adapter: Cell) -> str:
         """The corpus that an adapter is trained on: its method's own, else the path's, which calibrated the weights."""

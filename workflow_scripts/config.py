@@ -268,6 +268,14 @@ def members_of(method: dict) -> list[dict]:
     return [m if isinstance(m, dict) else {"adapter": m} for m in method.get("members", ())]
 
 
+def member_cells(cell, method: dict) -> list:
+    """The cells of the members of a cell's method: of its own seed, unless a member names one."""
+    return [
+        cell._replace(method=member["adapter"], seed=member.get("seed", cell.seed))
+        for member in members_of(method)
+    ]
+
+
 def _meaning_problems(config: dict) -> list[str]:
     """What a schema can't say: names that must exist, members, patterns, shares."""
     problems = []

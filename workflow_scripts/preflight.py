@@ -113,9 +113,8 @@ def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
     for work in planned(plan, grid):
         wildcards = wildcards_of(grid, work)
         needed[work.rule] = max(needed[work.rule], requests.attempts(work.rule, wildcards))
-        if (
-            requests.mem_mb(work.rule, wildcards, 1) <= largest
-        ):  # SLURM itself refuses what is larger from the start
+        # SLURM itself refuses what is larger from the start
+        if requests.mem_mb(work.rule, wildcards, 1) <= largest:
             most = requests.mem_mb(work.rule, wildcards, attempts)
             memory[work.rule] = max(memory[work.rule], most)
     if site["max_hours"] > longest:

@@ -7,7 +7,7 @@ import numpy as np
 
 from workflow_scripts.analyze.results import Cell, Group, Results, paired_items, unique
 from workflow_scripts.analyze.statistics import Estimate, resampled_averages, seed_mean
-from workflow_scripts.config import members_of
+from workflow_scripts.config import member_cells, members_of
 
 WAYS = {  # way -> its note
     "single best": "",  # names the prompts that it took
@@ -37,14 +37,6 @@ class Choices(NamedTuple):
 def member_names(method: dict) -> list[str]:
     """The adapters of a method that combines several."""
     return [member["adapter"] for member in members_of(method)]
-
-
-def member_cells(cell: Cell, method: dict) -> list[Cell]:
-    """The cells of an IDP cell's members: of its own seed, unless a member names one."""
-    return [
-        cell._replace(method=member["adapter"], seed=member.get("seed", cell.seed))
-        for member in members_of(method)
-    ]
 
 
 def choices(

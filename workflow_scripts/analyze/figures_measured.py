@@ -171,10 +171,8 @@ def latency_intervals(records: list[dict]) -> str:
     if not least:  # of an older measurement
         return "Medians with percentile bootstrap intervals, which on few rounds cover less than 95 %"
     if least < 0.95:
-        return f"Medians with the range of all rounds, which covers the true median at {least:.1%}".replace(
-            "%", " %"
-        )
-    return f"Medians with 95 % intervals (order statistics, covering {least:.1%})".replace("%)", " %)")
+        return f"Medians with the range of all rounds, which covers the true median at {100 * least:.1f} %"
+    return f"Medians with 95 % intervals (order statistics, covering {100 * least:.1f} %)"
 
 
 def _unmeasured(data: FigureData, name: str, title: str, kind: str) -> Figure:

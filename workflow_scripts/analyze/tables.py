@@ -232,11 +232,9 @@ def _row(results, group, judged, method, methods, columns, printed) -> Row:
 def _say_what_lacks(row: Row, ways: Choices) -> None:
     """On IDP's row: which of its seeds, or all, have no single best, random choice and oracle, and why."""
     if ways.missing:
-        which = "at some seeds " if ways.seeds else ""
-        said = (
-            f"no single best, random choice or oracle {which}: not evaluated here {', '.join(ways.missing)}"
-        )
-        row.note = "; ".join(filter(None, [row.note, said.replace(" :", ":")]))
+        which = " at some seeds" if ways.seeds else ""
+        said = f"no single best, random choice or oracle{which}: not evaluated here {', '.join(ways.missing)}"
+        row.note = "; ".join(filter(None, [row.note, said]))
 
 
 def _choice_row(group: Group, choice: Choice, ways: Choices, columns: dict[str, list[str]]) -> Row:

@@ -45,9 +45,8 @@ class EvaluationTask:
     samples: list[int] | None
     version: str
     primary: str
-    capped: bool = (
-        False  # generations may end earlier than the harness lets them: at its longest answer, or our limit
-    )
+    # generations may end earlier than the harness lets them: at the longest answer, or at our limit
+    capped: bool = False
 
     def gold(self, document: dict) -> str:
         """The answer whose log-likelihood is measured beside a generation."""
