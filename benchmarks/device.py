@@ -1,6 +1,7 @@
 """The forecast's constants for this machine: what its jobs compute per second, as an entry of analyze/devices.yaml.
 
     python -m benchmarks.device [--model FOLDER] [--threads N] [--items N] [--clock cpu] [--parts score train ...]
+    python -m benchmarks.device --device cuda --precision bf16 --at-once 1 --parts score train compress load
 
 Each part is a process of its own that does a small piece of a job's work with the code of that job: the scorer on
 `items` documents of each task, steps of training, compression of a few layers on two amounts of text, reading the
@@ -32,7 +33,6 @@ from workflow_scripts.analyze.forecast import width
 ROOT = Path(__file__).resolve().parents[1]
 CAP = 16  # new tokens of a generation
 WINDOWS = (8, 24)  # calibration windows of the two compressions, whose difference is what tokens cost
-LENGTH = 512  # tokens of a window
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         weights = 4 * small_plan()[0].config["models"]["smollm2-135m"]["parameters"]
         found["overhead"] = max(0.0, found["overhead"] - weights / found["load"])
     jobs = f"{args.at_once} jobs of {args.threads} thread(s), {args.clock} clock"
-    source = f"benchmarks/device.py, {jobs}, on {processor()}"
+    source = f"benchmarks/device.py, {jobs}, {args.precision}, on {processor(args.device)}"
     entry = {"source": source} | {key: float(f"{value:.2g}") for key, value in found.items()}
     print(yaml.safe_dump({"this-machine": entry}, sort_keys=False, width=120), end="")
 
@@ -67,6 +67,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=30, help="documents per task")
     parser.add_argument("--layers", type=int, default=4, help="decoder layers that are compressed")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="of scoring and training"
+    )
+    parser.add_argument("--shape", default="8x256", help="rows x tokens of a training step")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a calibration window")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--inside", help=argparse.SUPPRESS)
@@ -75,8 +81,20 @@ def arguments() -> argparse.Namespace:
 
 def measured(part: str, args: argparse.Namespace) -> dict[str, float]:
     """A part's constants, from a process of its own; the mean over `at_once` of them side by side."""
-    options = [f"--{name}={getattr(args, name)}" for name in ("model", "data", "corpus", "threads", "items", "layers",
-                                                              "clock")]  # fmt: skip
+    names = (
+        "model",
+        "data",
+        "corpus",
+        "threads",
+        "items",
+        "layers",
+        "clock",
+        "device",
+        "precision",
+        "shape",
+        "length",
+    )
+    options = [f"--{name}={getattr(args, name)}" for name in names]
     command = [sys.executable, "-m", "benchmarks.device", "--part", part, *options]
     with ThreadPoolExecutor(args.at_once) as pool:
         found = list(
@@ -117,8 +135,12 @@ def parameters(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
+def processor(device: str) -> str:
+    """The GPU's name, or the processor's, as Linux tells it."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(names)} x {names[0]}" if names else platform.machine()
@@ -133,6 +155,8 @@ def score(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from workflow_scripts.allocator import keep_memory
+    from workflow_scripts.compress.settings import DTYPES
+    from workflow_scripts.evaluate.forward import float32_head
     from workflow_scripts.evaluate.scorer import Scorer
     from workflow_scripts.evaluate.tasks import load_task
     from workflow_scripts.sources.models import load_dense, load_tokenizer
@@ -140,8 +164,11 @@ def score(args: argparse.Namespace) -> dict[str, float]:
     keep_memory()
     torch.set_num_threads(args.threads)
     now, sizes = clock(args), yaml.safe_load(config.DEVICES.read_text())["tasks"]
-    model, tokenizer = load_dense(args.model), load_tokenizer(args.model)
-    scorer, p = Scorer(model, tokenizer), parameters(model)
+    model, tokenizer = load_dense(args.model, DTYPES[args.precision], args.device), load_tokenizer(args.model)
+    p = parameters(model)
+    if args.precision == "bf16":
+        float32_head(model)
+    scorer = Scorer(model, tokenizer)
     tokens, seconds, generated, generating, contexts = 0, 0.0, 0, 0.0, 0
     for name, size in sizes.items():
         if name == "default":
@@ -169,8 +196,9 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     from workflow_scripts.sources.models import load_dense
 
     p = parameters(load_dense(args.model))
-    job = {"who": "ours", "keep_memory": True, "shape": "8x256", "steps": 2, "threads": args.threads,
-           "clock": args.clock, "precision": "fp32", "model": str(args.model), "corpus": str(args.corpus)}  # fmt: skip
+    job = {"who": "ours", "keep_memory": True, "shape": args.shape, "steps": 2, "threads": args.threads,
+           "clock": args.clock, "precision": args.precision, "device": args.device, "model": str(args.model),
+           "corpus": str(args.corpus)}  # fmt: skip
     speeds = [steps.start(job | {"method": method})["speed"] for method in ("lora-r2", "prompt-100")]
     return {"train": 4 * p * 2 / sum(1 / speed for speed in speeds)}
 
@@ -201,18 +229,19 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         model = truncated(args.model, args.layers, Path(scratch) / "model")
         for count in WINDOWS:
-            windows = token_windows(documents, tokenizer, LENGTH, count, 0, adds_bos(tokenizer))
+            windows = token_windows(documents, tokenizer, args.length, count, 0, adds_bos(tokenizer))
             begin = now()
             walk(
                 Skeleton(model),
                 windows,
                 settings,
                 FinishedLayers(Path(scratch, str(count))),
+                args.device,
                 log=lambda line: None,
             )
             seconds.append(now() - begin)
-    each = (seconds[1] - seconds[0]) / ((WINDOWS[1] - WINDOWS[0]) * LENGTH)  # seconds a token
-    solving = seconds[0] - each * WINDOWS[0] * LENGTH
+    each = (seconds[1] - seconds[0]) / ((WINDOWS[1] - WINDOWS[0]) * args.length)  # seconds a token
+    solving = seconds[0] - each * WINDOWS[0] * args.length
     return {"compress": 6 * share / each, "solve": share * width(p) / max(1e-9, solving)}
 
 
@@ -222,9 +251,8 @@ def load(args: argparse.Namespace) -> dict[str, float]:
 
     now = clock(args)
     begin = now()
-    model = load_dense(args.model)
-    for parameter in model.parameters():
-        parameter.double().sum()
+    model = load_dense(args.model, device=args.device)
+    sum(parameter.double().sum() for parameter in model.parameters()).item()
     return {"load": 4 * parameters(model) / (now() - begin)}
 
 

@@ -30,6 +30,7 @@ from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
 from workflow_scripts.allocator import keep_memory
+from workflow_scripts.compress.settings import DTYPES
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.packing import Row
 from workflow_scripts.evaluate.scorer import Scorer
@@ -93,7 +94,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1, help="rounds; the fastest of each counts")
     parser.add_argument("--batch", type=int, default=8, help="HFLM's batch size")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="ours; HFLM's is fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="ours")
+    parser.add_argument("--harness-precision", choices=["fp32", "bf16"], default="fp32", help="HFLM's")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--row-tokens", type=int, help="ours: tokens per forward pass")
     parser.add_argument("--harness-allocator", choices=["kept", "shipped"], default="kept")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
@@ -105,7 +108,7 @@ class Harness:
     """HFLM around the model, with PEFT for an adapter."""
 
     def __init__(self, method: str, folder: Path, args: argparse.Namespace):
-        model = load_dense(args.model)
+        model = load_dense(args.model, DTYPES[args.harness_precision], args.device)
         if METHODS[method]["kind"] != "none":
             model = PeftModel.from_pretrained(model, str(folder / method)).eval()
         self.by_row = METHODS[method]["kind"] in ("prompt", "prefix")
@@ -130,7 +133,7 @@ class Ours:
 
     def __init__(self, method: str, folder: Path, args: argparse.Namespace):
         tokenizer, adapters = load_tokenizer(args.model), [folder / method]
-        model = load_dense(args.model, torch.bfloat16 if args.precision == "bf16" else torch.float32)
+        model = load_dense(args.model, DTYPES[args.precision], args.device)
         recovered = attach(model, tokenizer, METHODS[method], adapters if method != "none" else [])
         if args.precision == "bf16":
             float32_head(recovered.model)
@@ -270,13 +273,20 @@ def gemm_rate(model, clock, rows: int = 512) -> float:
     """FLOP per second of the decoder's first linears over `rows` tokens, the best of 5 passes over them."""
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     linears = [m for m in linears if m is not model.get_output_embeddings()][:35]
-    inputs = {m.in_features: torch.randn(rows, m.in_features, dtype=m.weight.dtype) for m in linears}
+    if model.device.type == "cuda":  # what a GPU's products need to reach their rate, and to be waited for
+        rows = 8192
+    inputs = {
+        m.in_features: torch.randn(rows, m.in_features, dtype=m.weight.dtype, device=model.device)
+        for m in linears
+    }
     best = 0.0
     with torch.inference_mode():
         for _ in range(5):
             start = clock()
             for m in linears:
                 torch.nn.functional.linear(inputs[m.in_features], m.weight)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
             best = max(best, 2 * rows * sum(m.weight.numel() for m in linears) / (clock() - start))
     return best
 

@@ -1,12 +1,13 @@
 """Peak memory and time of a compression against the model's depth, on random Llama layers of any width.
 
-    python -m benchmarks.memory [--layers 1 2 4] [--width 4096 --intermediate 11008] [--tokens 11264] [--threads 2]
+    python -m benchmarks.memory [--layers 1 2 4] [--width 4096 --intermediate 11008] [--tokens 11264] [--device cuda]
 
 The default is LLaMA-7B's width. Every depth is a process of its own, which reads a model that another process wrote
 layer by layer (float16) and compresses it with 3-bit GPTQ on random tokens; activations beyond --activation-memory GiB
 lie in a file. The Hessian of the widest input is singular with fewer tokens than it has columns, and the engine refuses
-that: so at least --intermediate tokens. Printed: peak resident memory (and what of it the imports took), seconds per
-layer, apart for what grows with the tokens (reading, passes, Hessians) and what doesn't (solve, packing).
+that: so at least --intermediate tokens. Printed: peak resident memory (and what of it the imports took), a GPU's peak
+beside it, seconds per layer, apart for what grows with the tokens (reading, passes, Hessians) and what doesn't (solve,
+packing).
 
 Below a width of about 2900 the largest blocks stay under glibc's limit of 32 MiB for blocks of their own, and fragments
 of its heap blur the peak; MALLOC_MMAP_THRESHOLD_=1048576 in the environment shows it without them.
@@ -38,7 +39,9 @@ def main() -> None:
         return
     peaks = {}
     print(
-        f"{'layers':>6} {'peak MB':>8} {'imports MB':>10} {'s per layer':>12} {'passes':>8} {'solve':>8} {'total s':>8}"
+        f"{'layers':>6} {'peak MB':>8} {'imports MB':>10} {'GPU MB':>7} {'s per layer':>12} {'passes':>8} {'solve':>8} "
+        f"{'total s':>8}",
+        flush=True,
     )
     for layers in args.layers:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -49,8 +52,8 @@ def main() -> None:
         peaks[layers] = found["peak_mb"]
         each = found["passes"] + found["solve"]
         print(
-            f"{layers:6} {found['peak_mb']:8} {found['imports_mb']:10} {each:12.1f} {found['passes']:8.1f} "
-            f"{found['solve']:8.1f} {found['seconds']:8.1f}",
+            f"{layers:6} {found['peak_mb']:8} {found['imports_mb']:10} {found['gpu_mb']:7} {each:12.1f} "
+            f"{found['passes']:8.1f} {found['solve']:8.1f} {found['seconds']:8.1f}",
             flush=True,
         )
     layer_mb = 4 * (4 * args.width**2 + 3 * args.width * args.intermediate) / 2**20
@@ -79,6 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--activation-memory", type=float, default=0, help="GiB; 0: all in a file")
     parser.add_argument("--forward", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where layers are worked on")
     parser.add_argument("--folder", help="where the models are written (default: the system's)")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--compress", help=argparse.SUPPRESS)
@@ -98,47 +102,15 @@ def start(step: str, task: dict) -> dict:
 
 def write(task: dict) -> dict:
     """A random Llama, a file per layer, never whole in memory."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import LlamaConfig
+    from benchmarks import random_llama
 
-    folder, d, f = Path(task["folder"]), task["width"], task["intermediate"]
-    LlamaConfig(
-        vocab_size=task["vocabulary"], hidden_size=d, intermediate_size=f, num_hidden_layers=task["layers"],
-        num_attention_heads=task["heads"], num_key_value_heads=task["heads"], max_position_embeddings=4096,
-        tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
-    ).save_pretrained(folder)  # fmt: skip
-    draw = torch.Generator().manual_seed(0)
-
-    def random(*shape):
-        return torch.randn(shape, generator=draw).mul_(shape[-1] ** -0.5).half()
-
-    parts = {"model.embed_tokens.weight": (task["vocabulary"], d), "lm_head.weight": (task["vocabulary"], d)}
-    linears = {f"self_attn.{name}_proj": (d, d) for name in "qkvo"}
-    linears |= {"mlp.gate_proj": (f, d), "mlp.up_proj": (f, d), "mlp.down_proj": (d, f)}
-    files: list[dict] = [{name: shape} for name, shape in parts.items()]
-    for index in range(task["layers"]):
-        files.append({f"model.layers.{index}.{name}.weight": shape for name, shape in linears.items()})
-        norms = ("input_layernorm", "post_attention_layernorm")
-        files[-1] |= {f"model.layers.{index}.{name}.weight": (d,) for name in norms}
-    files[0]["model.norm.weight"] = (d,)
-    weight_map = {}
-    for number, shapes in enumerate(files):
-        name = f"model-{number:05d}.safetensors"
-        tensors = {
-            key: random(*shape) if len(shape) > 1 else torch.ones(shape).half()
-            for key, shape in shapes.items()
-        }
-        save_file(tensors, folder / name)
-        weight_map |= dict.fromkeys(shapes, name)
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+    shape = (task[key] for key in ("layers", "width", "intermediate", "heads", "vocabulary"))
+    random_llama.write(Path(task["folder"]), *shape)
     return {}
 
 
 def compress(task: dict) -> dict:
-    """Compress it: {peak_mb, imports_mb, seconds, passes, solve (seconds per layer)}."""
+    """Compress it: {peak_mb, imports_mb, gpu_mb, seconds, passes, solve (seconds per layer)}."""
     import torch
 
     from benchmarks.compress_peers import peak_mb
@@ -158,11 +130,14 @@ def compress(task: dict) -> dict:
     work = folder / "work"
     work.mkdir()
     begin, finished, memory = time.perf_counter(), FinishedLayers(work), task["activation_memory"] * 2**30
-    records = walk(Skeleton(folder), windows, settings, finished, memory=memory, log=lambda line: None)
+    records = walk(
+        Skeleton(folder), windows, settings, finished, task["device"], memory, log=lambda line: None
+    )
     join([finished.path(index) for index in range(layers)], work / "weights.safetensors")
     seconds, solve = time.perf_counter() - begin, sum(record["seconds"] for record in records)
     return {
         "peak_mb": peak_mb(), "imports_mb": imports, "seconds": seconds,
+        "gpu_mb": torch.cuda.max_memory_allocated() >> 20 if task["device"] == "cuda" else 0,
         "passes": (seconds - solve) / layers, "solve": solve / layers,
     }  # fmt: skip
 
@@ -179,9 +154,12 @@ def extrapolate(args: argparse.Namespace, found: dict) -> None:
     there = (parts["forward"] + parts["hessian"]) / (PASSES * A100) + parts["solve"] / (SOLVE * A100)
     there += columns * LAUNCHES * LAUNCH
     total = sum(parts.values())
+    import torch
+
+    name = torch.cuda.get_device_name() if args.device == "cuda" else f"this machine ({args.threads} threads)"
     print(
-        f"{LAYERS} layers of this width, {WINDOWS} x {LENGTH} tokens ({total:.2e} FLOP): {here / 3600:.1f} h on this "
-        f"machine ({args.threads} threads), {there / 60:.0f} min on an A100 by formula"
+        f"{LAYERS} layers of this width, {WINDOWS} x {LENGTH} tokens ({total:.2e} FLOP): {here / 3600:.2f} h on {name} "
+        f"by these seconds, {there / 3600:.2f} h on an A100 by formula"
     )
 
 

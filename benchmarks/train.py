@@ -54,6 +54,7 @@ def main() -> None:
                     "threads": args.threads,
                     "clock": args.clock,
                     "precision": args.precision,
+                    "device": args.device,
                 }
                 runs = {"ours": [], "peft": []}
                 for _ in range(args.repeats):
@@ -90,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", type=Path, default=Path("resources/models/smollm2-135m"))
     parser.add_argument("--corpus", type=Path, default=Path("resources/corpora/wikipedia"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -117,15 +119,16 @@ def worker(job: dict) -> dict:
     if job["keep_memory"]:
         keep_memory()
     torch.set_num_threads(job["threads"])
-    clock = time.perf_counter if job["clock"] == "wall" else time.process_time
+    clock = wall(job["device"]) if job["clock"] == "wall" else time.process_time
     rows, length = map(int, job["shape"].split("x"))
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[job["precision"]]
-    model, tokenizer = load_dense(job["model"], dtype=dtype), load_tokenizer(job["model"])
+    model = load_dense(job["model"], dtype=dtype, device=job["device"])
+    tokenizer = load_tokenizer(job["model"])
     documents = read_documents(job["corpus"], "train")
     windows = token_windows(documents, tokenizer, length, rows * job["steps"], 0, adds_bos(tokenizer))
     method = METHODS[job["method"]]
     if job["who"] == "gradient":
-        models = (model, load_dense(job["model"], dtype=dtype).float())
+        models = (model, load_dense(job["model"], dtype=dtype, device=job["device"]).float())
         directions = [gradient(model, method, windows[:rows]) for model in models]
         return {"cosine": torch.cosine_similarity(*directions, dim=0).item()}
     adapted = create(model, method, 0, windows[0])
@@ -133,8 +136,22 @@ def worker(job: dict) -> dict:
     run = ours if job["who"] == "ours" else peft
     losses = run(adapted, windows, rows, RATES[method["kind"]], lambda: times.append(clock()))
     seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times[1:]))
-    floor = rows * length / floor_seconds(model, windows[:rows], clock) if job["who"] == "ours" else None
+    floor = None
+    if job["who"] == "ours":
+        floor = rows * length / floor_seconds(model, windows[:rows].to(model.device), clock)
     return {"speed": rows * length / seconds, "loss": losses[-1], "floor": floor}
+
+
+def wall(device: str):
+    """A wall clock that waits for what a GPU has been asked to do."""
+    import torch
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return now
 
 
 def gradient(model, method: dict, rows):
@@ -150,7 +167,7 @@ def gradient(model, method: dict, rows):
     with torch.no_grad():
         for parameter in learner.parameters:  # LoRA's B starts at zero, where A has no gradient
             parameter += 0.01 * (parameter.std() or 0.1) * torch.randn_like(parameter)
-    learner.accumulate(rows, len(rows))
+    learner.accumulate(rows.to(model.device), len(rows))
     return torch.cat([parameter.grad.flatten() for parameter in learner.parameters])
 
 
@@ -178,7 +195,8 @@ def peft(adapted, windows, rows: int, rate: float, tick) -> list[float]:
         settings = TrainingArguments(
             folder, per_device_train_batch_size=rows, num_train_epochs=1, learning_rate=rate, weight_decay=1e-5,
             lr_scheduler_type="constant", max_grad_norm=0.0, optim="adamw_torch", logging_steps=1, report_to="none",
-            save_strategy="no", use_cpu=True, disable_tqdm=True, train_sampling_strategy="sequential",
+            save_strategy="no", use_cpu=adapted.device.type == "cpu", disable_tqdm=True,
+            train_sampling_strategy="sequential",
         )  # fmt: skip
         labels = windows.clone()
         labels[

@@ -105,6 +105,19 @@ class _Watch(TorchFunctionMode):
             return function(*args, **kwargs)
 
 
+REAL = torch.cuda.is_available()
+
+
+@contextmanager
+def gpu(monkeypatch):
+    """Inside, "cuda:0" is there: the machine's own GPU if it has one, else a pretended one."""
+    if REAL:
+        yield
+    else:
+        with pretend_gpus(monkeypatch):
+            yield
+
+
 @contextmanager
 def pretend_gpus(monkeypatch, free: int = 2**33):
     """Inside, "cuda:0" and "cuda:1" are there, with `free` bytes of memory each."""

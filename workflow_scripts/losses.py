@@ -8,7 +8,8 @@ training, the gradient of the hidden states, formed while the chunk's softmax is
 import torch
 from torch import Tensor, nn
 
-CHUNK_LOGITS = 2**24  # logits alive at once: 64 MiB in float32
+# Logits alive at once: 64 MiB in float32 pass through a processor's cache, 1 GiB fill a GPU.
+CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
 
 
 def plain_head(model) -> nn.Linear:
@@ -26,8 +27,8 @@ def plain_head(model) -> nn.Linear:
     return head
 
 
-def _chunks(rows: int, vocabulary: int):
-    size = max(1, CHUNK_LOGITS // vocabulary)
+def _chunks(hidden: Tensor, vocabulary: int):
+    rows, size = len(hidden), max(1, CHUNK_LOGITS[hidden.device.type] // vocabulary)
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
@@ -45,7 +46,7 @@ def token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """
     flat, wanted = _at_head(hidden, head, targets)
     losses = torch.empty(len(flat), dtype=torch.float32, device=flat.device)
-    for rows in _chunks(len(flat), head.out_features):
+    for rows in _chunks(flat, head.out_features):
         logits = head(flat[rows]).float()
         losses[rows] = logits.logsumexp(-1) - logits.gather(1, wanted[rows, None]).squeeze(1)
     return losses.view(targets.shape)
@@ -56,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, head, targets):
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        for rows in _chunks(len(hidden), head.out_features):
+        for rows in _chunks(hidden, head.out_features):
             wanted, part = targets[rows, None], hidden[rows].detach().requires_grad_()
             with torch.enable_grad():
                 scores = head(part)

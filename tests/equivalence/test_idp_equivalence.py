@@ -227,7 +227,7 @@ def test_groups_of_any_size_score_every_context(family, monkeypatch):
     alone = torch.cat([selector.scores([context]) for context in contexts])
     heads, prompts = model.config.num_attention_heads, sum(LENGTHS)
     for most in (1, 3 * heads * 12 * (12 + prompts)):
-        monkeypatch.setattr(idp, "MOST_LOGITS", most)
+        monkeypatch.setitem(idp.MOST_LOGITS, "cpu", most)
         assert (selector.scores(contexts) - alone).abs().max() <= 1e-7
 
 

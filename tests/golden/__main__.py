@@ -1,4 +1,4 @@
-"""`python -m tests.golden FOLDER...`: check every golden file, a line per file and method.
+"""`python -m tests.golden FOLDER... [--device cuda]`: check every golden file, a line per file and method.
 
 A line: verdict, file or case, method, figure, reference, deviation, notes. NPZ files hold compression problems,
 JSON files selection scores. It fails on a deviation, an unknown method or format, and an empty folder.
@@ -15,13 +15,13 @@ CHECKS = {".npz": "tests.golden.compress", ".json": "tests.golden.idp"}
 IGNORED = {".md", ".txt", ".py", ".pyc"}
 
 
-def main(paths: list[Path]) -> int:
-    """Check files and folders; the exit status."""
+def main(paths: list[Path], device: str = "cpu") -> int:
+    """Check files and folders, compression on `device`; the exit status."""
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     files = [file for file in files if not file.is_dir() and file.suffix not in IGNORED]
     checked, failed = 0, 0
     for file in files:
-        for row in _rows(file):
+        for row in _rows(file, device):
             checked += 1
             failed += not row.holds()
             print(
@@ -33,12 +33,13 @@ def main(paths: list[Path]) -> int:
     return 1 if failed or not checked else 0
 
 
-def _rows(file: Path) -> list[Row]:
+def _rows(file: Path, device: str) -> list[Row]:
     nan = float("nan")
     if file.suffix not in CHECKS:
         return [Row(str(file), "-", nan, nan, nan, False, f"unknown format; known: {', '.join(CHECKS)}")]
     try:
-        return [Row(*row) for row in import_module(CHECKS[file.suffix]).check(file)]
+        check = import_module(CHECKS[file.suffix]).check
+        return [Row(*row) for row in (check(file, device) if file.suffix == ".npz" else check(file))]
     except Exception as error:  # whatever a damaged file does to a reader, it fails by its name
         return [Row(str(file), "-", nan, nan, nan, False, f"can't be read as golden data: {error!r}")]
 
@@ -46,4 +47,8 @@ def _rows(file: Path) -> list[Row]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER")
-    sys.exit(main(parser.parse_args().paths))
+    parser.add_argument(
+        "--device", default="cpu", help="where compression is computed: cpu (default) or cuda"
+    )
+    args = parser.parse_args()
+    sys.exit(main(args.paths, args.device))

@@ -9,6 +9,7 @@ grid puts its group's largest weight half-way between two levels, so that the la
 with it all columns that follow; two right implementations differ by as much as a step.
 """
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -75,8 +76,10 @@ def parse(name: str) -> Compressor:
     return Compressor(algorithm, **found)
 
 
-def run(W: torch.Tensor, H: torch.Tensor, settings: Compressor) -> Solved:
-    """Compress one linear with the product's own functions."""
+def run(W: torch.Tensor, H: torch.Tensor, settings: Compressor, device: str = "cpu") -> Solved:
+    """Compress one linear with the product's own functions, on a device; the result lies on the CPU."""
+    if device != "cpu":
+        return _to_cpu(run(W.to(device), H.to(device), settings))
     if settings.algorithm == "rtn":
         return baselines.round_to_nearest(W, settings)
     if settings.algorithm == "magnitude":
@@ -84,6 +87,15 @@ def run(W: torch.Tensor, H: torch.Tensor, settings: Compressor) -> Solved:
     if settings.algorithm == "wanda":
         return baselines.wanda(W, H.diagonal(), settings)
     return solve([W], H, settings).linears[0]
+
+
+def _to_cpu(solved: Solved) -> Solved:
+    grid = solved.quantized
+    if grid is not None:
+        moved = {field.name: getattr(grid, field.name) for field in dataclasses.fields(grid)}
+        moved = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in moved.items()}
+        grid = dataclasses.replace(grid, **moved)
+    return Solved(solved.weight.cpu(), grid)
 
 
 def problem(data) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,7 +154,7 @@ def ties(W: torch.Tensor, grid: Quantized) -> torch.Tensor:
     return (steps - steps.floor() - 0.5).abs() < 1e-5
 
 
-def check(path) -> list[Row]:
+def check(path, device: str = "cpu") -> list[Row]:
     """A row per method of an NPZ file: float64 figure and outputs to 1e-6, float32 figure to 1e-2."""
     path = Path(path)
     with np.load(path, allow_pickle=False) as data:
@@ -158,7 +170,7 @@ def check(path) -> list[Row]:
         ]
         for name, reference in figures.items():
             try:
-                rows.append(_check_method(path, name, reference, W, H, data))
+                rows.append(_check_method(path, name, reference, W, H, data, device))
             except (ValueError, RuntimeError) as error:
                 rows.append(_failure(path, name, reference, str(error)))
         return rows
@@ -168,14 +180,16 @@ def _failure(path: Path, name: str, reference: float, note: str) -> Row:
     return Row(path.name, name, np.nan, reference, np.nan, False, note)
 
 
-def _check_method(path: Path, name: str, reference: float, W: torch.Tensor, H: torch.Tensor, data) -> Row:
+def _check_method(
+    path: Path, name: str, reference: float, W: torch.Tensor, H: torch.Tensor, data, device: str
+) -> Row:
     settings = parse(name)
-    solved = run(W, H, settings)
+    solved = run(W, H, settings, device)
     figure = reconstruction_error(W, solved.weight, H)
     scale = abs(reference) or 1  # a lossless method's figure is 0
     deviation = abs(figure - reference) / scale
     outputs, compared = outputs_deviation(name, data, solved)
-    single = run(W.float(), H.float(), settings).weight.double()
+    single = run(W.float(), H.float(), settings, device).weight.double()
     if settings.algorithm == "rtn":
         single = torch.where(ties(W, solved.quantized), solved.weight, single)
     single_deviation = abs(reconstruction_error(W, single, H) - reference) / scale

@@ -108,9 +108,9 @@ def arguments(tmp_path, monkeypatch):
     models.fetch("tiny", spec, tmp_path / "model", tmp_path, **made_by)
     data = scorer_models.write_benchmarks(tmp_path / "data")
     monkeypatch.setattr(evaluate, "HARNESS_CAP", 64)
-    return Namespace(
-        data=data, model=tmp_path / "model", items=3, batch=2, precision="fp32", row_tokens=None, repeats=1
-    )
+    settings = {"items": 3, "batch": 2, "row_tokens": None, "repeats": 1, "device": "cpu"}
+    settings |= {"precision": "fp32", "harness_precision": "fp32"}
+    return Namespace(data=data, model=tmp_path / "model", **settings)
 
 
 @pytest.mark.parametrize("name", ["sciq", "triviaqa"])

@@ -1,4 +1,5 @@
-"""The whole path on a GPU that only pretends: no entry mixes devices, and each gives the CPU's numbers."""
+"""The whole path on a GPU, the machine's own or one that only pretends: no entry mixes devices, and each gives the
+CPU's numbers (on a real one but for float32's rounding)."""
 
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from peft.utils import load_peft_weights
 from safetensors.torch import load_file
 
 from tests.equivalence import scorer_folders
-from tests.pretend_gpus import pretend_gpus
+from tests.pretend_gpus import REAL, gpu, pretend_gpus
 from tests.tiny_models import FAMILIES
 from tests.unit.test_spread_models import LORA, PREFIX, results
 from workflow_scripts import (
@@ -81,6 +82,7 @@ def cell(project, method, *corpora):
     return folders, {"cell": PLACE, "method": settings, **MADE_BY}
 
 
+@pytest.mark.skipif(REAL, reason="a real GPU's refusals are torch's own")
 def test_what_a_gpu_refuses_is_refused(monkeypatch):
     with pretend_gpus(monkeypatch):
         there, here = torch.ones(3, device=GPU), torch.ones(3)
@@ -104,13 +106,16 @@ def test_what_a_gpu_refuses_is_refused(monkeypatch):
 def test_training(project, method, tmp_path, monkeypatch):
     settings = METHODS[method][0]
     on_cpu, weights = train(project, settings, tmp_path / "cpu", "cpu")
-    with pretend_gpus(monkeypatch):
+    with gpu(monkeypatch):
         on_gpu, same = train(project, settings, tmp_path / "gpu", GPU)
         train(project, settings, tmp_path / "bf16", GPU, precision="bf16")
     assert on_gpu["manifest"]["device"] == GPU
-    assert on_gpu["heldout_loss"] == pytest.approx(on_cpu["heldout_loss"], abs=1e-6)
+    assert on_gpu["heldout_loss"] == pytest.approx(on_cpu["heldout_loss"], abs=1e-4 if REAL else 1e-6)
     for name, tensor in weights.items():
-        torch.testing.assert_close(same[name], tensor, atol=1e-5, rtol=0)
+        if REAL:  # Adam makes whole steps of gradients that are next to nothing
+            assert torch.cosine_similarity(same[name].flatten(), tensor.flatten(), dim=0) > 0.9999
+        else:
+            torch.testing.assert_close(same[name], tensor, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "concat"])
@@ -127,7 +132,7 @@ def test_evaluation(project, method, tmp_path, monkeypatch):
         return artifacts.read_json(output, "evaluation"), pd.read_parquet(output.with_suffix(".parquet"))
 
     on_cpu, rows = run("cpu")
-    with pretend_gpus(monkeypatch):
+    with gpu(monkeypatch):
         on_gpu, same = run(GPU)
         run(GPU, "bf16")
     assert on_gpu["manifest"]["device"] == GPU
@@ -147,10 +152,10 @@ def test_similarity(project, method, tmp_path, monkeypatch):
         return artifacts.read_json(output, "similarity")
 
     on_cpu = run("cpu")
-    with pretend_gpus(monkeypatch):
+    with gpu(monkeypatch):
         on_gpu = run(GPU)
     for key in ("attention", "activations"):
-        assert on_gpu[key] == pytest.approx(on_cpu[key], abs=1e-6)
+        assert on_gpu[key] == pytest.approx(on_cpu[key], abs=1e-5 if REAL else 1e-6)
 
 
 def test_latency(project, tmp_path, monkeypatch):
@@ -162,8 +167,9 @@ def test_latency(project, tmp_path, monkeypatch):
     def load(folder, device):  # safetensors would ask for a real GPU
         return {name: tensor.to(device) for name, tensor in load_peft_weights(folder, device="cpu").items()}
 
-    monkeypatch.setattr(latency, "load_peft_weights", load)
-    with pretend_gpus(monkeypatch):
+    if not REAL:
+        monkeypatch.setattr(latency, "load_peft_weights", load)
+    with gpu(monkeypatch):
         measure_latency.main(
             str(project["model"]), str(project["compressed"]), str(tmp_path / "l.json"), place=PLACE, methods=methods,
             batch=3, sequence=12, generate=2, repeats=3, precision="bf16", device=GPU, **MADE_BY,
@@ -187,14 +193,20 @@ def test_compression(project, compressor, tmp_path, monkeypatch):
             str(project["model"]), str(project["corpus"]), str(tmp_path / device[:3] / "compression.json"),
             compressor=compressor, calibration={"windows": 4, "length": 32}, device=device, **MADE_BY,
         )  # fmt: skip
-        return load_file(tmp_path / device[:3] / "weights.safetensors")
+        proof = artifacts.read_json(tmp_path / device[:3] / "compression.json", "compression")
+        errors = [record["error"] for record in proof["layers"]]
+        return load_file(tmp_path / device[:3] / "weights.safetensors"), errors
 
-    on_cpu = run("cpu")
-    with pretend_gpus(monkeypatch):
-        on_gpu = run(GPU)
-    assert all(torch.equal(on_gpu[name], tensor) for name, tensor in on_cpu.items())
+    on_cpu, errors = run("cpu")
+    with gpu(monkeypatch):
+        on_gpu, same = run(GPU)
+    if REAL:  # a rounding that falls the other way changes the columns that follow it, not the error
+        assert same == pytest.approx(errors, rel=0.01)
+    else:
+        assert all(torch.equal(on_gpu[name], tensor) for name, tensor in on_cpu.items())
 
 
+@pytest.mark.skipif(REAL, reason="pretended GPUs stay on the CPU; test_spread_models.py takes what there is")
 @pytest.mark.parametrize("family", ["llama-gqa", "opt"])
 def test_layers_on_two_gpus(family, monkeypatch):
     """As accelerate spreads them: the embeddings and one layer, then the other layer and the head."""

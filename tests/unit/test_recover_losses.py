@@ -10,9 +10,8 @@ from workflow_scripts import losses
 
 @pytest.fixture
 def problem(monkeypatch):
-    monkeypatch.setattr(
-        losses, "CHUNK_LOGITS", 5 * 31
-    )  # 5 rows of 31 logits: 24 rows are 5 chunks, the last short
+    # 5 rows of 31 logits: 24 rows are 5 chunks, the last short
+    monkeypatch.setitem(losses.CHUNK_LOGITS, "cpu", 5 * 31)
     torch.manual_seed(0)
     head = nn.Linear(16, 31)
     head.requires_grad_(False)

@@ -130,9 +130,18 @@ class Batches:
         return batch
 
     def __setitem__(self, index: int, batch: torch.Tensor) -> None:
-        if self.file is None:
+        """From a GPU into page-locked memory, in the order of its queue: nobody waits for the copy."""
+        if self.file is None and batch.device.type == "cpu":
             self.held[index] = batch
             return
+        if self.file is None:
+            place = self.held[index]
+            if not (isinstance(place, torch.Tensor) and place.is_pinned()):
+                locked = torch.cuda.is_available()
+                place = self.held[index] = torch.empty(batch.shape, dtype=batch.dtype, pin_memory=locked)
+            place.copy_(batch, non_blocking=True)
+            return
+        batch = batch.cpu()
         try:
             self.file.seek(self.held[index][0])
             self.file.write(_bytes(batch))
@@ -172,13 +181,14 @@ class Activations:
     def run(self, index: int, layer: nn.Module, batch: int) -> torch.Tensor:
         """Output of decoder layer `index` for one batch."""
         args, kwargs = _to(self.calls[batch][index], self.device)
-        return _first(layer(self.hidden[batch].to(self.device), *args, **kwargs))
+        hidden = self.hidden[batch].to(self.device, non_blocking=True)
+        return _first(layer(hidden, *args, **kwargs))
 
     def advance(self, index: int, layer: nn.Module) -> None:
         """Replace the hidden states by the layer's outputs."""
         with PackedLinears(layer).in_use():
             for batch in range(len(self.hidden)):
-                self.hidden[batch] = self.run(index, layer, batch).to("cpu")
+                self.hidden[batch] = self.run(index, layer, batch)
 
     def hessians(self, index: int, layer: nn.Module, linears: dict) -> dict[tuple[str, ...], Hessian]:
         """Names of linears that share an input -> that input's Hessian, in the order of their calls; one pass."""

@@ -5,59 +5,65 @@ lowest; scale (rows, groups) float16 where that is exact, else float32; zero (ro
 int32 only if it isn't column // group_size. Pruned: mask (1, rows, ceil(columns / 8)), values float16, row-major.
 """
 
-import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.solver import Solved
 
+# Of eight bytes as one int64: the lowest bit of each, what gathers these in the highest byte of a product, which bit of
+# eight copies of a byte each of them keeps, and what carries any bit to the highest of its byte.
+EACH, GATHER, SPREAD, CARRY = 0x0101010101010101, 0x0102040810204080, -0x7FBFDFEFF7FBFDFF, 0x7F7F7F7F7F7F7F7F
+
 
 def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """codes (rows, columns) < 2^bits, uint8 -> bit planes (bits, rows, ceil(columns / 8)) uint8."""
-    planes = [np.packbits(codes.numpy() >> bit & 1, axis=1, bitorder="little") for bit in range(bits)]
-    return torch.from_numpy(np.ascontiguousarray(np.stack(planes)))
+    """codes (rows, columns) < 2^bits, uint8 -> bit planes (bits, rows, ceil(columns / 8)) uint8, where codes lie."""
+    eights = pad(codes, (0, -codes.shape[1] % 8)).contiguous().view(torch.int64)
+    planes = [((eights >> bit & EACH) * GATHER >> 56).to(torch.uint8) for bit in range(bits)]
+    return torch.stack(planes)
 
 
 def unpack_bits(planes: torch.Tensor, columns: int) -> torch.Tensor:
     """The inverse of pack_bits: (rows, columns) uint8."""
-    codes = np.zeros((planes.shape[1], columns), np.uint8)
-    for bit, plane in enumerate(planes.numpy()):
-        codes |= np.unpackbits(plane, axis=1, count=columns, bitorder="little") << bit
-    return torch.from_numpy(codes)
+    codes = 0
+    for bit, plane in enumerate(planes):
+        eights = (plane.long() * EACH & SPREAD) + CARRY >> 7 & EACH
+        codes |= eights << bit
+    return codes.view(torch.uint8)[:, :columns].contiguous()
 
 
 def pack(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
-    """Tensors that are stored for one linear. Values of a pruned one are rounded to float16."""
+    """Tensors that are stored for one linear, where it lies. Values of a pruned one are rounded to float16."""
     if solved.quantized is None:
-        kept = solved.weight.cpu() != 0
-        return {"mask": pack_bits(kept.to(torch.uint8), 1), "values": solved.weight.cpu()[kept].half()}
+        kept = solved.weight != 0
+        return {"mask": pack_bits(kept.to(torch.uint8), 1), "values": solved.weight[kept].half()}
     quantized = solved.quantized
-    scale, group = quantized.scale.cpu().float(), quantized.group.cpu()
+    scale, group = quantized.scale.float(), quantized.group
     stored = {
-        "codes": pack_bits(quantized.codes.cpu(), quantized.bits),
+        "codes": pack_bits(quantized.codes, quantized.bits),
         "scale": scale.half() if torch.equal(scale.half().float(), scale) else scale,
-        "zero": quantized.zero.cpu().to(torch.uint8),
+        "zero": quantized.zero.to(torch.uint8),
     }
-    if not torch.equal(group, _groups_in_order(len(group), settings)):
+    if not torch.equal(group, _groups_in_order(group, settings)):
         stored["group"] = group.to(torch.int32)
     return stored
 
 
-def _groups_in_order(columns: int, settings: Compressor) -> torch.Tensor:
-    return torch.arange(columns) // (settings.group_size or columns)
+def _groups_in_order(like: torch.Tensor, settings: Compressor) -> torch.Tensor:
+    """The group of each column, (columns,) as `like` is, where groups are of neighbours."""
+    return torch.arange(len(like), device=like.device) // (settings.group_size or len(like))
 
 
 def unpack(stored: dict[str, torch.Tensor], columns: int, settings: Compressor) -> Solved:
-    """The linear that `pack` stored; weight (rows, columns) float32."""
+    """The linear that `pack` stored, where the tensors lie; weight (rows, columns) float32."""
     if "mask" in stored:
         kept = unpack_bits(stored["mask"], columns).bool()
-        weight = torch.zeros(kept.shape)
+        weight = torch.zeros(kept.shape, device=kept.device)
         weight[kept] = stored["values"].float()
         return Solved(weight)
-    group = stored["group"].long() if "group" in stored else _groups_in_order(columns, settings)
-    quantized = Quantized(
-        unpack_bits(stored["codes"], columns), stored["scale"].float(), stored["zero"].float(), group,
-        len(stored["codes"]),
-    )  # fmt: skip
+    codes = unpack_bits(stored["codes"], columns)
+    group = stored["group"].long() if "group" in stored else _groups_in_order(codes[0], settings)
+    scale, zero = stored["scale"].float(), stored["zero"].float()
+    quantized = Quantized(codes, scale, zero, group, len(stored["codes"]))
     return Solved(quantized.dequantize(), quantized)

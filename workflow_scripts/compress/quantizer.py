@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal numbers
@@ -38,10 +37,10 @@ class Quantized:
     def levels(self) -> int:
         """Largest number of distinct values that one grid (a row's group) really holds."""
         rows, groups = self.scale.shape
-        cell = np.arange(rows)[:, None] * groups + self.group.cpu().numpy()
-        seen = np.zeros((rows * groups, 2**self.bits), np.uint8)
-        seen[cell, self.codes.cpu().numpy()] = 1
-        return int(seen.sum(1, dtype=int).max())
+        grids = torch.arange(rows, device=self.codes.device)[:, None] * groups + self.group
+        seen = torch.zeros(rows * groups, 2**self.bits, dtype=torch.uint8, device=self.codes.device)
+        seen.view(-1)[(grids << self.bits) + self.codes] = 1
+        return int(seen.sum(1).max())
 
 
 def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
@@ -81,8 +80,11 @@ def fit_grid(
     empty = (low == 0) & (high == 0)
     low, high = torch.where(empty, -1.0, low), torch.where(empty, 1.0, high)
 
+    # a tensor where x lies: a plain number a GPU divides by as it multiplies with the rounded reciprocal
+    steps = low.new_tensor(top)
+
     def grid(low, high):
-        scale = (high - low) / top
+        scale = (high - low) / steps
         if half:
             normal = (scale >= SMALLEST_HALF) & (scale <= LARGEST_HALF)
             scale = torch.where(normal, scale.half().to(scale.dtype), scale)

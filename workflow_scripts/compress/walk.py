@@ -158,15 +158,14 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
                 raise CompressionError(
                     f"layer {index}, linear {name}: a kept weight is beyond float16, in which it is stored"
                 )
-            Q = stored.weight.to(weight.device)
-            record["error"] = reconstruction_error(weight, Q, H)
+            record["error"] = reconstruction_error(weight, stored.weight, H)
             if not math.isfinite(record["error"]):  # before the layer is kept, not when all are written
                 raise CompressionError(
                     f"layer {index}, linear {name}: its error is {record['error']}; check the calibration activations"
                 )
             record |= {"damping": solution.damping, "dead_columns": solution.dead_columns}
             record |= measure(stored)
-            tensors |= packed
+            tensors |= {key: tensor.cpu() for key, tensor in packed.items()}
             records[name] = record
         seconds = (time.monotonic() - started) / len(names)
         for name in names:

@@ -9,8 +9,8 @@ import torch
 from workflow_scripts.evaluate.attention import attention_in, plan
 from workflow_scripts.evaluate.packing import Row
 
-# Positions per log-sum-exp step: their float32 logits stay in the processor's cache.
-HEAD_ROWS = 16
+# Positions per log-sum-exp step: their float32 logits stay in a processor's cache, and fill a GPU.
+HEAD_ROWS = {"cpu": 16, "cuda": 1_024}
 # Tokens per forward pass on a CPU: large enough for its matrix products, small enough for its caches.
 CPU_TOKENS = 768
 # Tokens of a batch that generates on a CPU: each step reads all weights, so many rows should share it.
@@ -52,10 +52,11 @@ def log_probabilities(
     scores = torch.empty(len(rows), dtype=torch.float32, device=logits.device)
     largest = torch.empty_like(scores)
     order = rows.argsort()
-    starts = torch.arange(0, len(logits) + HEAD_ROWS, HEAD_ROWS, device=logits.device)
+    size = HEAD_ROWS[logits.device.type]
+    starts = torch.arange(0, len(logits) + size, size, device=logits.device)
     bounds = torch.searchsorted(rows[order], starts).tolist()
-    for step, start in enumerate(range(0, len(logits), HEAD_ROWS)):
-        part = logits[start : start + HEAD_ROWS].log_softmax(dim=-1, dtype=torch.float32)
+    for step, start in enumerate(range(0, len(logits), size)):
+        part = logits[start : start + size].log_softmax(dim=-1, dtype=torch.float32)
         here = order[bounds[step] : bounds[step + 1]]
         within = rows[here] - start
         scores[here] = part[within, targets[here]]
@@ -98,7 +99,7 @@ def score_row(
     wanted = torch.tensor([token for tokens in targets for token in tokens], device=model.device)
     unique, inverse = nodes.unique(return_inverse=True)
     logits = run_row(model, row, unique, bank, prompt)
-    scores, greedy = log_probabilities(logits, inverse, wanted)
+    scores, largest = (found.cpu() for found in log_probabilities(logits, inverse, wanted))
     if not scores.isfinite().all():
         raise FloatingPointError(
             "the model's log-probabilities are not finite: its weights or activations overflow"
@@ -106,7 +107,7 @@ def score_row(
     results, start = [], 0
     for tokens in targets:
         span = slice(start, start + len(tokens))
-        taken = bool(greedy[span].all()) and bool(first_largest(logits[inverse[span]], wanted[span]).all())
+        taken = bool(largest[span].all()) and bool(first_largest(logits[inverse[span]], wanted[span]).all())
         results.append((float(scores[span].sum()), taken))
         start += len(tokens)
     return results

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from peft.utils import load_peft_weights
 
+from workflow_scripts.evaluate.forward import head_at
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge
 
@@ -126,20 +127,24 @@ class Prefill:
         }
 
     def _run(self, index: int, ids: torch.Tensor):
+        """The head gets the last positions in a piece: over a strided view of them the product of a frozen head (as
+        PEFT leaves it) takes another path than that of one which wants a gradient, several times as slow on a CPU."""
         if self.embeddings is not None:
             text = self.model.get_input_embeddings()(ids)
             inputs = torch.cat([self.embeddings.to(text.dtype).expand(len(ids), -1, -1), text], dim=1)
-            output = self.model(inputs_embeds=inputs, use_cache=True, logits_to_keep=1)
-            start = inputs.shape[1]
+            start = length = inputs.shape[1]
+            arguments = {"inputs_embeds": inputs}
         else:
             prefix = self.bank.prefixes[index].length if self.bank else 0
-            start = prefix + ids.shape[1]
+            length = ids.shape[1]
+            start = prefix + length
             positions = torch.arange(prefix, start, device=ids.device).expand(len(ids), -1)
             cache = self.bank.cache(index, len(ids)) if self.bank else None
-            output = self.model(
-                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-        return output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True), start
+            arguments = {"input_ids": ids, "position_ids": positions, "past_key_values": cache}
+        last = torch.arange(len(ids), device=ids.device) * length + length - 1
+        with head_at(self.model, last):
+            output = self.model(**arguments, use_cache=True)
+        return output.past_key_values, output.logits[0].argmax(-1, keepdim=True), start
 
     @torch.inference_mode()
     def generate(self, state, tokens: int) -> None:

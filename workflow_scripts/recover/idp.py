@@ -25,7 +25,8 @@ from workflow_scripts.recover.prompt_bank import PromptBank, expanded_cache, in_
 SCORES = ("joint_mean", "joint_sum", "indep_mean", "indep_sum", "logit_mean", "logit_lme")
 PROBE = 8  # tokens on which the score is held against the model's own attention
 AGREEMENT = 1e-4  # by which the two shares of attention may differ, in float32
-MOST_LOGITS = 2**25  # first-layer logits alive at once: 128 MiB in float32
+# First-layer logits alive at once, in float32: 128 MiB on a CPU, 1 GiB on a GPU.
+MOST_LOGITS = {"cpu": 2**25, "cuda": 2**28}
 
 
 class _FirstLayerRead(Exception):
@@ -192,9 +193,10 @@ class Selector:
         scores = torch.empty(len(contexts), len(self.bank), dtype=torch.float64)
         prompts = sum(prefix.length for prefix in self.bank.prefixes)
         heads = self.decoder.config.num_attention_heads
+        most = MOST_LOGITS[self.decoder.embed_tokens.weight.device.type]
         while order:
             longest = len(contexts[order[-1]])
-            rows = order[-max(1, MOST_LOGITS // (heads * longest * (longest + prompts))) :]
+            rows = order[-max(1, most // (heads * longest * (longest + prompts))) :]
             del order[-len(rows) :]
             ids = torch.zeros(len(rows), longest, dtype=torch.long)
             mask = torch.zeros(len(rows), longest, dtype=torch.bool)
