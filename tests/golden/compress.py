@@ -141,6 +141,8 @@ def outputs_deviation(name: str, data, solved: Solved) -> tuple[float, list[str]
         if ours.shape != theirs.shape:
             raise ValueError(f"{key}: shape {ours.shape} instead of {theirs.shape}")
         compared.append(kind)
+        if not np.isfinite(theirs).all():
+            raise ValueError(f"{key} holds values that are not finite")
         if kind == "mask":
             worst = max(worst, float(np.unpackbits(ours ^ theirs).mean()))
         else:
@@ -160,19 +162,17 @@ def check(path, device: str = "cpu") -> list[Row]:
     with np.load(path, allow_pickle=False) as data:
         if "errors_json" not in data:
             raise ValueError("the array errors_json is missing")
-        figures = {
-            name: float(said["rel_err"]) for name, said in json.loads(str(data["errors_json"])).items()
-        }
+        figures = json.loads(str(data["errors_json"]))
         W, H = problem(data)
         stored = {key.split("__")[0] for key in data.files if "__" in key}
         rows = [
             _failure(path, name, np.nan, "output without a figure") for name in sorted(stored - set(figures))
         ]
-        for name, reference in figures.items():
+        for name, said in figures.items():
             try:
-                rows.append(_check_method(path, name, reference, W, H, data, device))
+                rows.append(_check_method(path, name, said, W, H, data, device))
             except (ValueError, RuntimeError) as error:
-                rows.append(_failure(path, name, reference, str(error)))
+                rows.append(_failure(path, name, float(said["rel_err"]), str(error)))
         return rows
 
 
@@ -181,9 +181,9 @@ def _failure(path: Path, name: str, reference: float, note: str) -> Row:
 
 
 def _check_method(
-    path: Path, name: str, reference: float, W: torch.Tensor, H: torch.Tensor, data, device: str
+    path: Path, name: str, said: dict, W: torch.Tensor, H: torch.Tensor, data, device: str
 ) -> Row:
-    settings = parse(name)
+    settings, reference = parse(name), float(said["rel_err"])
     solved = run(W, H, settings, device)
     figure = reconstruction_error(W, solved.weight, H)
     scale = abs(reference) or 1  # a lossless method's figure is 0
@@ -193,7 +193,11 @@ def _check_method(
     if settings.algorithm == "rtn":
         single = torch.where(ties(W, solved.quantized), solved.weight, single)
     single_deviation = abs(reconstruction_error(W, single, H) - reference) / scale
-    worst = max(deviation, outputs)
-    passed = worst <= TOLERANCE[torch.float64] and single_deviation <= TOLERANCE[torch.float32]
     note = f"float32 {single_deviation:.1e}" + (f", {'/'.join(compared)} {outputs:.1e}" if compared else "")
+    worst = max(deviation, outputs)
+    if "sparsity" in said:
+        zeros = (solved.weight == 0).double().mean().item()
+        worst = max(worst, abs(zeros - said["sparsity"]))
+        note += f", sparsity {zeros:.6g}"
+    passed = worst <= TOLERANCE[torch.float64] and single_deviation <= TOLERANCE[torch.float32]
     return Row(path.name, name, figure, reference, worst, passed, note)

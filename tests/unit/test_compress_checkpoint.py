@@ -12,7 +12,7 @@ from tests import tiny
 from workflow_scripts import artifacts, compress_model
 from workflow_scripts.compress.checkpoint import join, load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
-from workflow_scripts.compress.packing import pack, pack_bits, unpack, unpack_bits
+from workflow_scripts.compress.packing import pack, pack_bits, pack_words, unpack, unpack_bits, unpack_words
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
@@ -80,6 +80,8 @@ def test_bit_planes_hold_every_code(bits):
     planes = pack_bits(codes, bits)
     assert planes.shape == (bits, 5, 4) and planes.dtype == torch.uint8
     assert torch.equal(unpack_bits(planes, 29), codes)
+    assert torch.equal(pack_words(codes, bits), planes)  # as on a GPU
+    assert torch.equal(unpack_words(planes, 29), codes)
 
 
 @pytest.mark.parametrize("static_groups", [True, False])
@@ -241,6 +243,34 @@ def not_a_number(tensors, proof):
     tensors["0.mlp.up_proj.scale"][5, 0] = float("nan")
 
 
+def part(name, change):
+    """Another tensor in the place of the stored one of this name."""
+    return lambda tensors, proof: tensors.update({name: change(tensors[name]).contiguous()})
+
+
+UP, MASKED = "0.mlp.up_proj.", "1.mlp.up_proj."
+NOT_THE_FORM = [
+    ("gptq", part(f"{UP}codes", lambda t: t[:0]), "codes is torch.uint8 (0, 64, 4), not torch.uint8 (1, 64, 4)"),
+    ("gptq", part(f"{UP}codes", lambda t: t.repeat(11, 1, 1)), "codes is torch.uint8 (33, 64, 4)"),
+    ("gptq", part(f"{UP}codes", lambda t: t.float()), "codes is torch.float32"),
+    ("gptq", part(f"{UP}codes", lambda t: t.repeat(1, 1, 2)), "codes is torch.uint8 (3, 64, 8)"),
+    ("gptq", part(f"{UP}scale", lambda t: t[:1]), "scale is torch.float16 (1, 2), not torch.float16 (64, 2)"),
+    ("gptq", part(f"{UP}scale", lambda t: t.double()), "scale is torch.float64 (64, 2), not torch.float32"),
+    ("gptq", part(f"{UP}zero", lambda t: t[:, :1]), "zero is torch.uint8 (64, 1), not torch.uint8 (64, 2)"),
+    ("gptq", part(f"{UP}scale", lambda t: -t), "a scale is not positive"),
+    ("gptq", lambda t, p: t.update({f"{UP}group": torch.arange(32, dtype=torch.int32)}), "none of the 2 stored"),
+    ("sparsegpt", part(f"{MASKED}mask", lambda t: t.repeat(2, 1, 1)), "mask is torch.uint8 (2, 64, 4)"),
+    ("sparsegpt", part(f"{MASKED}values", lambda t: t[:1]), "values is torch.float16 (1,), not torch.float16 (1023,)"),
+    ("gptq", lambda t, p: t.update({"odd": torch.zeros(1)}), "layer odd, linear : in only one of model and weights"),
+    ("gptq", lambda t, p: t.update({"2.mlp.up_proj.codes": t[f"{UP}codes"] + 0}), "layer 2, linear mlp.up_proj: in"),
+    ("gptq", lambda t, p: p["layers"].append(p["layers"][0]), "records 15 linears, the model has 14"),
+    ("gptq", other_settings(algorithm="dense"), "dense beside 14 stored linears"),
+    ("gptq", other_settings(algorithm="magic"), "magic is none of gptq, sparsegpt"),
+    ("gptq", other_settings(magic=1), "unexpected keyword argument 'magic'"),
+    ("gptq", other_settings(bits=None), "gptq: bits is missing"),
+]  # fmt: skip
+
+
 def claim(key, value):
     return lambda tensors, proof: proof["layers"][3].update({key: value})
 
@@ -289,6 +319,14 @@ def claim(key, value):
     ],
 )
 def test_a_load_refuses(name, change, said, sources, here):
+    folder = compressed(sources, here / name, SETTINGS[name])
+    rewritten(folder, change)
+    with pytest.raises(artifacts.ArtifactError, match=re.escape(said)):
+        load_compressed(sources / "model", folder)
+
+
+@pytest.mark.parametrize(("name", "change", "said"), NOT_THE_FORM, ids=[said for _, _, said in NOT_THE_FORM])
+def test_a_load_refuses_what_is_not_the_stored_form(name, change, said, sources, here):
     folder = compressed(sources, here / name, SETTINGS[name])
     rewritten(folder, change)
     with pytest.raises(artifacts.ArtifactError, match=re.escape(said)):

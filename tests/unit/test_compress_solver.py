@@ -5,7 +5,7 @@ import torch
 
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.hessian import Hessian, inverse_factor, invert_upper, reconstruction_error
-from workflow_scripts.compress.quantizer import fit_grid, fit_groups, round_to_grid
+from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, round_to_grid
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.solver import solve
 
@@ -266,3 +266,12 @@ def test_baselines_prune_by_their_scores():
     assert per_row.tolist() == [[4, -1, 0, 0], [0, 8, -7, 0]]
     pattern = baselines.magnitude(W, Compressor("magnitude", pattern="1:2")).weight
     assert pattern.tolist() == [[4, 0, 3, 0], [0, 8, -7, 0]]
+
+
+def test_levels_are_counted_up_to_all_of_eight_bits():
+    codes = torch.arange(300).remainder(256).to(torch.uint8)[None].repeat(2, 1)
+    codes[1] = 7
+    group = torch.arange(300) // 150
+    whole = Quantized(codes, torch.ones(2, 1), torch.zeros(2, 1), torch.zeros(300, dtype=torch.long), 8)
+    halves = Quantized(codes, torch.ones(2, 2), torch.zeros(2, 2), group, 8)
+    assert (whole.levels(), halves.levels()) == (256, 150)

@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from tests.tiny_models import tiny_llama
 from workflow_scripts.evaluate import latency
+from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode
 
 NAMES = ("none", "a", "b", "c")
 ROUNDS = 6
@@ -97,3 +99,22 @@ def test_an_interval_covers_what_it_says(rounds, rank):
     assert (found["coverage"] >= 0.95) == (rounds >= 6)
     narrower = sum(ways[below] for below in range(rank + 1, rounds - rank)) / 2**rounds
     assert narrower < 0.95
+
+
+@pytest.mark.parametrize("kind", ["text", "cached", "embeddings"])
+def test_a_prefill_ends_in_the_greedy_token_of_its_last_position(kind):
+    model = tiny_llama()
+    draw = torch.Generator().manual_seed(0)
+    prompt = torch.randn(5, 32, generator=draw)
+    bank = PromptBank([Prefix("p", *encode(model, prompt))]) if kind == "cached" else None
+    prefill = latency.Prefill(
+        model, bank, None, batch=3, sequence=9, embeddings=prompt if kind == "embeddings" else None
+    )
+    ((_, token, start),) = prefill()
+    embedded = model.get_input_embeddings()(prefill.ids)
+    if kind != "text":
+        embedded = torch.cat([prompt.expand(3, -1, -1), embedded], dim=1)
+    with torch.no_grad():
+        expected = model(inputs_embeds=embedded).logits[:, -1].argmax(-1, keepdim=True)
+    assert torch.equal(token, expected) and len(expected.unique()) > 1
+    assert start == embedded.shape[1]

@@ -187,11 +187,13 @@ def test_latency(project, tmp_path, monkeypatch):
     ],
     ids=lambda compressor: compressor["algorithm"],
 )
-def test_compression(project, compressor, tmp_path, monkeypatch):
+@pytest.mark.parametrize("activation_memory", [1, 0], ids=["memory", "file"])
+def test_compression(project, compressor, activation_memory, tmp_path, monkeypatch):
     def run(device):
         compress_model.main(
             str(project["model"]), str(project["corpus"]), str(tmp_path / device[:3] / "compression.json"),
-            compressor=compressor, calibration={"windows": 4, "length": 32}, device=device, **MADE_BY,
+            compressor=compressor, calibration={"windows": 4, "length": 32}, device=device,
+            activation_memory=activation_memory, **MADE_BY,
         )  # fmt: skip
         proof = artifacts.read_json(tmp_path / device[:3] / "compression.json", "compression")
         errors = [record["error"] for record in proof["layers"]]

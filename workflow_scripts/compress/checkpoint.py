@@ -21,8 +21,8 @@ from workflow_scripts.artifacts import (
     write_json,
 )
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
-from workflow_scripts.compress.packing import unpack
-from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.packing import misshapen, unpack
+from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
 from workflow_scripts.compress.walk import measure
 
 WEIGHTS, PROOF = "weights.safetensors", "compression.json"
@@ -115,8 +115,8 @@ def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device
     from workflow_scripts.sources.models import load_dense
 
     proof, tensors = read_compressed(dense_folder, compressed_folder)
+    settings = settings_of(proof, Path(compressed_folder))
     model = load_dense(dense_folder, dtype=dtype, device=device)
-    settings = Compressor(**proof["compressor"])
     if settings.algorithm != "dense":
         put_compressed(model, tensors, proof["layers"], settings, Path(compressed_folder))
     return model
@@ -151,13 +151,31 @@ def read_compressed(dense_folder, compressed_folder) -> tuple[dict, dict[str, to
     return proof, tensors
 
 
+def settings_of(proof: dict, folder) -> Compressor:
+    """The compressor that a proof names; ArtifactError for one that doesn't exist, or `dense` beside stored layers."""
+    where = f"{Path(folder) / PROOF}: compressor"
+    try:
+        settings = Compressor(**proof["compressor"])
+    except (TypeError, CompressionError) as error:
+        raise ArtifactError(f"{where}: {error}; compress again") from None
+    if settings.algorithm not in ALGORITHMS:
+        raise ArtifactError(
+            f"{where}: {settings.algorithm} is none of {', '.join(ALGORITHMS)}; compress again"
+        )
+    if (settings.algorithm == "dense") != (not proof["layers"]):
+        raise ArtifactError(
+            f"{where}: {settings.algorithm} beside {len(proof['layers'])} stored linears; compress again"
+        )
+    return settings
+
+
 def by_linear(tensors: dict[str, torch.Tensor]) -> dict[tuple[int, str], dict[str, torch.Tensor]]:
     """(layer, linear) -> {part: tensor} of a weights file's tensors."""
     parts: dict[tuple, dict] = {}
     for key, tensor in tensors.items():
-        layer, rest = key.split(".", 1)
-        linear, part = rest.rsplit(".", 1)
-        parts.setdefault((int(layer), linear), {})[part] = tensor
+        layer, _, rest = key.partition(".")
+        linear, _, part = rest.rpartition(".")
+        parts.setdefault((int(layer) if layer.isdecimal() else layer, linear), {})[part] = tensor
     return parts
 
 
@@ -171,10 +189,15 @@ def placed(model, tensors: dict, records: list[dict], settings: Compressor, fold
     """(the dense model's linear, its record, the stored linear that replaces it) for all, as `proven` gives them."""
     layers = decoder_layers(model)
     expected = {(i, name) for i, layer in enumerate(layers) for name in layer_linears(layer)}
-    claimed = {(record["layer"], record["linear"]) for record in records}
-    if expected != claimed:
-        layer, linear = sorted(expected ^ claimed)[0]
-        raise ArtifactError(f"{folder}: layer {layer}, linear {linear}: in only one of model and {PROOF}")
+    claimed = [(record["layer"], record["linear"]) for record in records]
+    for what, found in ((PROOF, set(claimed)), (WEIGHTS, set(by_linear(tensors)))):
+        if odd := sorted(expected ^ found, key=str):
+            layer, linear = odd[0]
+            raise ArtifactError(f"{folder}: layer {layer}, linear {linear}: in only one of model and {what}")
+    if len(claimed) > len(expected):
+        raise ArtifactError(
+            f"{folder}: {PROOF} records {len(claimed)} linears, the model has {len(expected)}"
+        )
     for record, stored in proven(tensors, records, settings, folder):
         linear = layers[record["layer"]].get_submodule(record["linear"])
         if record["shape"] != (shape := list(get_weight(linear).shape)):
@@ -189,14 +212,10 @@ def proven(tensors: dict, records: list[dict], settings: Compressor, folder):
     parts = by_linear(tensors)
     for record in records:
         where = _where(folder, record)
-        try:
-            stored = unpack(parts[record["layer"], record["linear"]], record["shape"][1], settings)
-        except (KeyError, IndexError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{where}: the stored tensors don't make a weight ({error}); compress again"
-            ) from None
-        if record["shape"] != (shape := list(stored.weight.shape)):
-            raise ArtifactError(f"{where}: stored as {shape}, recorded as {record['shape']}; compress again")
+        mine = parts.get((record["layer"], record["linear"]), {})
+        if problem := misshapen(mine, *record["shape"]):
+            raise ArtifactError(f"{where}: {problem}; compress again")
+        stored = unpack(mine, record["shape"][1], settings)
         if problem := _unproven(stored, record, settings):
             raise ArtifactError(f"{where}: {problem}; compress again")
         yield record, stored
@@ -210,6 +229,8 @@ def _unproven(stored, record: dict, settings: Compressor) -> str | None:
     """What a stored weight isn't, of what its record and the compressor's settings claim; None if all holds."""
     if not torch.isfinite(stored.weight).all():
         return "it holds NaN or infinite values"
+    if settings.bits and not (stored.quantized.scale > 0).all():
+        return "a scale is not positive"
     measured = measure(stored)
     for key in ("levels", "sparsity"):
         if measured[key] != record[key]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from workflow_scripts.allocator import return_memory
 from workflow_scripts.artifacts import read_json, safetensors_header, write_json
-from workflow_scripts.compress.checkpoint import placed, proven, put_compressed, read_compressed
+from workflow_scripts.compress.checkpoint import placed, proven, put_compressed, read_compressed, settings_of
 from workflow_scripts.compress.decoder import decoder_layers
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.words import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
@@ -33,7 +33,7 @@ def export(dense_folder, compressed_folder, form: str, folder) -> dict:
 
     folder, place = Path(folder), Path(compressed_folder)
     proof, tensors = read_compressed(dense_folder, place)
-    settings, records = Compressor(**proof["compressor"]), proof["layers"]
+    settings, records = settings_of(proof, place), proof["layers"]
     _refuse(settings, form)
     dtype, reason = _dense_dtype(Path(dense_folder))
     inexact = None

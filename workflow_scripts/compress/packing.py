@@ -5,6 +5,7 @@ lowest; scale (rows, groups) float16 where that is exact, else float32; zero (ro
 int32 only if it isn't column // group_size. Pruned: mask (1, rows, ceil(columns / 8)), values float16, row-major.
 """
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
@@ -19,6 +20,14 @@ EACH, GATHER, SPREAD, CARRY = 0x0101010101010101, 0x0102040810204080, -0x7FBFDFE
 
 def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """codes (rows, columns) < 2^bits, uint8 -> bit planes (bits, rows, ceil(columns / 8)) uint8, where codes lie."""
+    if codes.device.type != "cpu":
+        return pack_words(codes, bits)
+    planes = [np.packbits(codes.numpy() >> bit & 1, axis=1, bitorder="little") for bit in range(bits)]
+    return torch.from_numpy(np.ascontiguousarray(np.stack(planes)))
+
+
+def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """`pack_bits` without numpy, for GPUs: eight codes at a time in an int64."""
     eights = pad(codes, (0, -codes.shape[1] % 8)).contiguous().view(torch.int64)
     planes = [((eights >> bit & EACH) * GATHER >> 56).to(torch.uint8) for bit in range(bits)]
     return torch.stack(planes)
@@ -26,11 +35,20 @@ def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 def unpack_bits(planes: torch.Tensor, columns: int) -> torch.Tensor:
     """The inverse of pack_bits: (rows, columns) uint8."""
-    codes = 0
+    if planes.device.type != "cpu":
+        return unpack_words(planes, columns)
+    codes = np.zeros((planes.shape[1], columns), np.uint8)
+    for bit, plane in enumerate(planes.numpy()):
+        codes |= np.unpackbits(plane, axis=1, count=columns, bitorder="little") << bit
+    return torch.from_numpy(codes)
+
+
+def unpack_words(planes: torch.Tensor, columns: int) -> torch.Tensor:
+    """The inverse of pack_words."""
+    eights = torch.zeros(planes.shape[1:], dtype=torch.int64, device=planes.device)
     for bit, plane in enumerate(planes):
-        eights = (plane.long() * EACH & SPREAD) + CARRY >> 7 & EACH
-        codes |= eights << bit
-    return codes.view(torch.uint8)[:, :columns].contiguous()
+        eights |= ((plane.long() * EACH & SPREAD) + CARRY >> 7 & EACH) << bit
+    return eights.view(torch.uint8)[:, :columns].contiguous()
 
 
 def pack(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
@@ -67,3 +85,32 @@ def unpack(stored: dict[str, torch.Tensor], columns: int, settings: Compressor) 
     scale, zero = stored["scale"].float(), stored["zero"].float()
     quantized = Quantized(codes, scale, zero, group, len(stored["codes"]))
     return Solved(quantized.dequantize(), quantized)
+
+
+def misshapen(stored: dict[str, torch.Tensor], rows: int, columns: int) -> str | None:
+    """What keeps stored tensors from being the form above of a weight (rows, columns); None where nothing does."""
+    row = -(-columns // 8)
+
+    def other(part: str, dtype: torch.dtype, *shape: int) -> str | None:
+        tensor = stored[part]
+        if (tensor.dtype, tensor.shape) != (dtype, shape):
+            return f"{part} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}"
+        return None
+
+    if stored.keys() == {"mask", "values"}:
+        if problem := other("mask", torch.uint8, 1, rows, row):
+            return problem
+        return other("values", torch.float16, int(unpack_bits(stored["mask"], columns).sum()))
+    if stored.keys() - {"group"} != {"codes", "scale", "zero"}:
+        return f"the stored tensors ({', '.join(sorted(stored)) or 'none'}) don't make a weight"
+    scale, planes = stored["scale"], min(8, max(1, len(stored["codes"])))
+    grids = scale.shape[-1] if scale.dim() else 0
+    expected = [("codes", torch.uint8, planes, rows, row), ("zero", torch.uint8, rows, grids)]
+    expected.append(("scale", torch.float16 if scale.dtype == torch.float16 else torch.float32, rows, grids))
+    if "group" in stored:
+        expected.append(("group", torch.int32, columns))
+    if problem := next(filter(None, (other(*each) for each in expected)), None):
+        return problem
+    if "group" in stored and not 0 <= int(stored["group"].min()) <= int(stored["group"].max()) < grids:
+        return f"a column's group is none of the {grids} stored"
+    return None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal numbers
@@ -37,10 +38,15 @@ class Quantized:
     def levels(self) -> int:
         """Largest number of distinct values that one grid (a row's group) really holds."""
         rows, groups = self.scale.shape
-        grids = torch.arange(rows, device=self.codes.device)[:, None] * groups + self.group
-        seen = torch.zeros(rows * groups, 2**self.bits, dtype=torch.uint8, device=self.codes.device)
-        seen.view(-1)[(grids << self.bits) + self.codes] = 1
-        return int(seen.sum(1).max())
+        if self.codes.device.type != "cpu":
+            grids = torch.arange(rows, device=self.codes.device)[:, None] * groups + self.group
+            seen = torch.zeros(rows * groups, 2**self.bits, dtype=torch.uint8, device=self.codes.device)
+            seen.view(-1)[(grids << self.bits) + self.codes] = 1
+            return int(seen.sum(1).max())
+        cell = np.arange(rows)[:, None] * groups + self.group.numpy()  # a quarter of torch's time here
+        seen = np.zeros((rows * groups, 2**self.bits), np.uint8)
+        seen[cell, self.codes.numpy()] = 1
+        return int(seen.sum(1, dtype=int).max())
 
 
 def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
