@@ -48,6 +48,8 @@ def main() -> None:
         asked.get(name, 0) if getattr(args, name) is None else getattr(args, name)
         for name in ("batch", "sequence", "generate", "repeats")
     )
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch sees no GPU; --device cpu computes on the processor")
     device = torch.device(args.device)
     family, shape = SIZES[args.model]
     settings = getattr(transformers, f"{family}Config")(num_hidden_layers=args.layers, **shape)

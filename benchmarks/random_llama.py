@@ -24,6 +24,11 @@ def main() -> None:
     parser.add_argument("--intermediate", type=int, default=11008)
     parser.add_argument("--heads", type=int, default=32)
     args = parser.parse_args()
+    if not (args.tokenizer / "tokenizer.json").is_file():
+        parser.error(f"{args.tokenizer} has no tokenizer.json; --tokenizer names a fetched model's folder")
+    if args.folder.exists():
+        parser.error(f"{args.folder} is there already")
+    args.folder.absolute().parent.mkdir(parents=True, exist_ok=True)
 
     from transformers import AutoConfig
 

@@ -9,6 +9,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import torch
+
 from tests.golden import Row
 
 CHECKS = {".npz": "tests.golden.compress", ".json": "tests.golden.idp"}
@@ -48,7 +50,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument(
-        "--device", default="cpu", help="where compression is computed: cpu (default) or cuda"
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where compression is computed"
     )
     args = parser.parse_args()
+    if missing := [str(path) for path in args.paths if not path.exists()]:
+        parser.error(f"no such file or folder: {', '.join(missing)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU")
     sys.exit(main(args.paths, args.device))

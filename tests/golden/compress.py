@@ -141,8 +141,9 @@ def outputs_deviation(name: str, data, solved: Solved) -> tuple[float, list[str]
         if ours.shape != theirs.shape:
             raise ValueError(f"{key}: shape {ours.shape} instead of {theirs.shape}")
         compared.append(kind)
-        if not np.isfinite(theirs).all():
-            raise ValueError(f"{key} holds values that are not finite")
+        for whose, values in (("", theirs), ("our ", ours)):
+            if not np.isfinite(values).all():
+                raise ValueError(f"{whose}{key} holds values that are not finite")
         if kind == "mask":
             worst = max(worst, float(np.unpackbits(ours ^ theirs).mean()))
         else:

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from tests.golden import compress as golden
 from tests.golden.__main__ import main
 from tests.golden.compress import check, parse
+from tests.pretend_gpus import gpu
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "golden" / "compress"
@@ -85,6 +86,20 @@ def test_the_float32_run_is_compared_too(slip, passes, tmp_path, monkeypatch):
     file = pruned(tmp_path, lambda said, mask: None)
     monkeypatch.setattr(golden, "run", slipping)
     assert check(file)[0].passed == passes
+
+
+def test_the_device_that_is_asked_for_computes(tmp_path, monkeypatch):
+    run, places = golden.run, []
+
+    def watched(W, H, settings, device="cpu"):
+        places.append(str(W.device))
+        return run(W, H, settings, device)
+
+    file = pruned(tmp_path, lambda said, mask: None)
+    monkeypatch.setattr(golden, "run", watched)
+    with gpu(monkeypatch):
+        (row,) = check(file, "cuda:0")
+    assert row.passed and places.count("cuda:0") == 2  # in float64 and in float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +13,7 @@ from tests import tiny
 from workflow_scripts import artifacts, compress_model
 from workflow_scripts.compress.checkpoint import join, load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
-from workflow_scripts.compress.packing import pack, pack_bits, pack_words, unpack, unpack_bits, unpack_words
+from workflow_scripts.compress.packing import pack, pack_bits, unpack, unpack_bits
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
@@ -74,14 +75,16 @@ def test_calibration_beyond_the_models_positions_is_refused(sources, here):
         compressed(sources, here, GPTQ, {"windows": 1, "length": 513})
 
 
+@pytest.mark.parametrize("shape", [(5, 29), (1, 8), (5, 64), (3, 1), (300, 1000)])
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_bit_planes_hold_every_code(bits):
-    codes = torch.randint(0, 2**bits, (5, 29), dtype=torch.uint8)
+def test_bit_planes_hold_every_code(bits, shape):
+    codes = torch.randint(
+        0, 2**bits, shape[::-1], dtype=torch.uint8
+    ).T  # as the solver leaves them, transposed
     planes = pack_bits(codes, bits)
-    assert planes.shape == (bits, 5, 4) and planes.dtype == torch.uint8
-    assert torch.equal(unpack_bits(planes, 29), codes)
-    assert torch.equal(pack_words(codes, bits), planes)  # as on a GPU
-    assert torch.equal(unpack_words(planes, 29), codes)
+    by_numpy = [np.packbits(codes.numpy() >> bit & 1, axis=1, bitorder="little") for bit in range(bits)]
+    assert np.array_equal(planes.numpy(), np.stack(by_numpy))
+    assert torch.equal(unpack_bits(planes, shape[1]), codes)
 
 
 @pytest.mark.parametrize("static_groups", [True, False])

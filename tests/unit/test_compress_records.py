@@ -68,3 +68,17 @@ def test_too_few_tokens_are_refused_before_the_first_layer(tmp_path, monkeypatch
 def test_an_order_of_columns_and_a_pattern_exclude_each_other():
     with pytest.raises(CompressionError, match="act_order scatters the m columns of a pattern"):
         Compressor("sparsegpt", pattern="2:4", act_order=True)
+
+
+def test_the_error_is_that_of_the_stored_weight(tmp_path):
+    model = tiny()
+    dense = {name: weight.clone() for name, weight in model.state_dict().items()}
+    stored, records = walked(model, tmp_path, Compressor("magnitude", sparsity=0.5))
+    for record in records:
+        W = dense[f"model.layers.{record['layer']}.{record['linear']}.weight"].double()
+        values = stored[f"{record['layer']}.{record['linear']}.values"]
+        kept = W.abs() > W.abs().flatten().kthvalue(W.numel() - len(values)).values
+        off = torch.where(kept, W - W.half(), W)  # kept ones are stored in float16
+        expected, unrounded = ((part.square().sum() / W.square().sum()).item() for part in (off, W * ~kept))
+        assert record["error"] == pytest.approx(expected, rel=1e-6)
+        assert abs(expected - unrounded) > 1e-8 * expected

@@ -268,6 +268,14 @@ def test_baselines_prune_by_their_scores():
     assert pattern.tolist() == [[4, 0, 3, 0], [0, 8, -7, 0]]
 
 
+def test_rows_of_denormal_weights_are_as_empty_ones():
+    W = torch.randn(4, 16)
+    W[1] *= 1e-40  # below float32's normal numbers: no step of a grid is one
+    scale, zero = fit_grid(W, 8, symmetric=False)
+    assert (scale >= torch.finfo(torch.float32).tiny).all()
+    assert (round_to_grid(W, scale[:, None], zero[:, None], 8)[1] == 0).all()
+
+
 def test_levels_are_counted_up_to_all_of_eight_bits():
     codes = torch.arange(300).remainder(256).to(torch.uint8)[None].repeat(2, 1)
     codes[1] = 7

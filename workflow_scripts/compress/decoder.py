@@ -18,6 +18,7 @@ from workflow_scripts.linear import PackedLinears
 
 # Tokens per forward pass of a layer: what passes between its steps stays in a CPU's cache.
 BATCH_TOKENS = 2048
+LOCKED = 2**30  # bytes of page-locked memory that are asked for at a time
 
 
 class _Stop(Exception):
@@ -109,6 +110,8 @@ class Batches:
         self.file = None
         self.held: list = []  # the tensors, or (offset in the file, shape, dtype)
         self.end = 0
+        self.locked: torch.Tensor | None = None  # what is left of the last piece of page-locked memory
+        self.unlocked = windows  # windows that have no place in it yet
 
     def append(self, batch: torch.Tensor) -> None:
         if not self.held and batch[0].nbytes * self.windows > self.memory:
@@ -130,16 +133,24 @@ class Batches:
         return batch
 
     def __setitem__(self, index: int, batch: torch.Tensor) -> None:
-        """From a GPU into page-locked memory, in the order of its queue: nobody waits for the copy."""
+        """From a GPU into page-locked memory, in the order of its queue: nobody waits for the copy.
+
+        Of the shape and type that the batch had: a file has no room for another.
+        """
+        held = self.held[index]
+        before = (held.shape, held.dtype) if isinstance(held, torch.Tensor) else held[1:]
+        if before != (batch.shape, batch.dtype):
+            raise CompressionError(
+                f"a layer turns hidden states {before[1]} {tuple(before[0])} into {batch.dtype} {tuple(batch.shape)}; "
+                "the walk can't follow"
+            )
         if self.file is None and batch.device.type == "cpu":
             self.held[index] = batch
             return
         if self.file is None:
-            place = self.held[index]
-            if not (isinstance(place, torch.Tensor) and place.is_pinned()):
-                locked = torch.cuda.is_available()
-                place = self.held[index] = torch.empty(batch.shape, dtype=batch.dtype, pin_memory=locked)
-            place.copy_(batch, non_blocking=True)
+            if not (isinstance(held, torch.Tensor) and held.is_pinned()):
+                self.held[index] = self._lock(batch)
+            self.held[index].copy_(batch, non_blocking=True)
             return
         batch = batch.cpu()
         try:
@@ -151,6 +162,17 @@ class Batches:
                 f"{self.folder}: {batch[0].nbytes * self.windows / 2**30:.1f} GiB of calibration activations can't be "
                 f"written ({error.strerror}); make room, or raise `activation_memory` in config.yaml"
             ) from error
+
+    def _lock(self, batch: torch.Tensor) -> torch.Tensor:
+        """Page-locked memory for a batch, cut from pieces of LOCKED bytes: torch rounds each up to a power of two."""
+        count = batch.numel()
+        if self.locked is None or len(self.locked) < count:
+            left = max(len(batch), self.unlocked) * batch[0].numel()
+            size = max(count, min(left, LOCKED // batch.itemsize))
+            self.locked = torch.empty(size, dtype=batch.dtype, pin_memory=torch.cuda.is_available())
+        place, self.locked = self.locked[:count].view(batch.shape), self.locked[count:]
+        self.unlocked -= len(batch)
+        return place
 
 
 def _bytes(tensor: torch.Tensor):

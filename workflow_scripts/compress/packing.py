@@ -5,9 +5,7 @@ lowest; scale (rows, groups) float16 where that is exact, else float32; zero (ro
 int32 only if it isn't column // group_size. Pruned: mask (1, rows, ceil(columns / 8)), values float16, row-major.
 """
 
-import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import Compressor
@@ -16,39 +14,34 @@ from workflow_scripts.compress.solver import Solved
 # Of eight bytes as one int64: the lowest bit of each, what gathers these in the highest byte of a product, which bit of
 # eight copies of a byte each of them keeps, and what carries any bit to the highest of its byte.
 EACH, GATHER, SPREAD, CARRY = 0x0101010101010101, 0x0102040810204080, -0x7FBFDFEFF7FBFDFF, 0x7F7F7F7F7F7F7F7F
+# Weights that are packed at a time: on a CPU what stays in its cache, which is five times as fast as all at once.
+PIECE = {"cpu": 2**17, "cuda": 2**62}
 
 
 def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """codes (rows, columns) < 2^bits, uint8 -> bit planes (bits, rows, ceil(columns / 8)) uint8, where codes lie."""
-    if codes.device.type != "cpu":
-        return pack_words(codes, bits)
-    planes = [np.packbits(codes.numpy() >> bit & 1, axis=1, bitorder="little") for bit in range(bits)]
-    return torch.from_numpy(np.ascontiguousarray(np.stack(planes)))
-
-
-def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """`pack_bits` without numpy, for GPUs: eight codes at a time in an int64."""
-    eights = pad(codes, (0, -codes.shape[1] % 8)).contiguous().view(torch.int64)
-    planes = [((eights >> bit & EACH) * GATHER >> 56).to(torch.uint8) for bit in range(bits)]
-    return torch.stack(planes)
+    rows, columns = codes.shape
+    planes = codes.new_empty(bits, rows, -(-columns // 8))
+    at_once = max(1, PIECE[codes.device.type] // columns)
+    for piece, plane in zip(codes.split(at_once), planes.split(at_once, dim=1), strict=True):
+        padded = codes.new_zeros(len(piece), 8 * planes.shape[2])
+        padded[:, :columns] = piece
+        eights = padded.view(torch.int64)
+        for bit in range(bits):
+            plane[bit] = (eights >> bit & EACH) * GATHER >> 56
+    return planes
 
 
 def unpack_bits(planes: torch.Tensor, columns: int) -> torch.Tensor:
     """The inverse of pack_bits: (rows, columns) uint8."""
-    if planes.device.type != "cpu":
-        return unpack_words(planes, columns)
-    codes = np.zeros((planes.shape[1], columns), np.uint8)
-    for bit, plane in enumerate(planes.numpy()):
-        codes |= np.unpackbits(plane, axis=1, count=columns, bitorder="little") << bit
-    return torch.from_numpy(codes)
-
-
-def unpack_words(planes: torch.Tensor, columns: int) -> torch.Tensor:
-    """The inverse of pack_words."""
-    eights = torch.zeros(planes.shape[1:], dtype=torch.int64, device=planes.device)
-    for bit, plane in enumerate(planes):
-        eights |= ((plane.long() * EACH & SPREAD) + CARRY >> 7 & EACH) << bit
-    return eights.view(torch.uint8)[:, :columns].contiguous()
+    codes = planes.new_empty(planes.shape[1], columns)
+    at_once = max(1, PIECE[planes.device.type] // columns)
+    for piece, part in zip(planes.split(at_once, dim=1), codes.split(at_once), strict=True):
+        eights = torch.zeros(piece.shape[1:], dtype=torch.int64, device=planes.device)
+        for bit, plane in enumerate(piece):
+            eights |= ((plane.long() * EACH & SPREAD) + CARRY >> 7 & EACH) << bit
+        part[:] = eights.view(torch.uint8)[:, :columns]
+    return codes
 
 
 def pack(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
