@@ -42,7 +42,7 @@ REFERENCES = {  # perplexities of published solvers with SmolLM2-135M (dense 27.
     "gptq-w3-clip": 103.0, "gptq-w3-g64": 49.6, "gptq-w3-g64-clip": 49.6, "gptq-w4": 42.1,
     "sparsegpt-50": 44.4, "wanda-50": 52.5,
 }  # fmt: skip
-LOSSLESS = {"gptq-w8": 1.001}  # times the dense model's perplexity
+LOSSLESS = {"gptq-w8": 1.001, "gptq-w8-g128": 1.001}  # times the dense model's perplexity
 TARGETS = {"gptqmodel": 2.0, "llmcompressor": 1.2}  # times as fast
 FLOOR = 1.3
 KINDS = {  # algorithms that a contestant has
