@@ -81,7 +81,7 @@ def arguments() -> argparse.Namespace:
 
 def measured(part: str, args: argparse.Namespace) -> dict[str, float]:
     """A part's constants, from a process of its own; the mean over `at_once` of them side by side."""
-    names = (
+    names = [
         "model",
         "data",
         "corpus",
@@ -93,7 +93,7 @@ def measured(part: str, args: argparse.Namespace) -> dict[str, float]:
         "precision",
         "shape",
         "length",
-    )
+    ]
     options = [f"--{name}={getattr(args, name)}" for name in names]
     command = [sys.executable, "-m", "benchmarks.device", "--part", part, *options]
     with ThreadPoolExecutor(args.at_once) as pool:
@@ -131,10 +131,6 @@ def command_seconds(command: list[str], args: argparse.Namespace) -> float:
     return min(seconds)
 
 
-def parameters(model) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def processor(device: str) -> str:
     """The GPU's name, or the processor's, as Linux tells it."""
     if device == "cuda":
@@ -159,13 +155,13 @@ def score(args: argparse.Namespace) -> dict[str, float]:
     from workflow_scripts.evaluate.forward import float32_head
     from workflow_scripts.evaluate.scorer import Scorer
     from workflow_scripts.evaluate.tasks import load_task
-    from workflow_scripts.sources.models import load_dense, load_tokenizer
+    from workflow_scripts.sources.models import load_dense, load_tokenizer, parameters_of
 
     keep_memory()
     torch.set_num_threads(args.threads)
     now, sizes = clock(args), yaml.safe_load(config.DEVICES.read_text())["tasks"]
     model, tokenizer = load_dense(args.model, DTYPES[args.precision], args.device), load_tokenizer(args.model)
-    p = parameters(model)
+    p = parameters_of(args.model)
     if args.precision == "bf16":
         float32_head(model)
     scorer = Scorer(model, tokenizer)
@@ -193,9 +189,9 @@ def score(args: argparse.Namespace) -> dict[str, float]:
 def train(args: argparse.Namespace) -> dict[str, float]:
     """train: 4 P FLOP a token over the seconds of a step, the mean of LoRA and of a prompt."""
     from benchmarks import train as steps
-    from workflow_scripts.sources.models import load_dense
+    from workflow_scripts.sources.models import parameters_of
 
-    p = parameters(load_dense(args.model))
+    p = parameters_of(args.model)
     job = {"who": "ours", "keep_memory": True, "shape": args.shape, "steps": 2, "threads": args.threads,
            "clock": args.clock, "precision": args.precision, "device": args.device, "model": str(args.model),
            "corpus": str(args.corpus)}  # fmt: skip
@@ -216,12 +212,12 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
     from workflow_scripts.compress.walk import FinishedLayers, walk
     from workflow_scripts.grid import Plan
     from workflow_scripts.sources.corpora import read_documents, token_windows
-    from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
+    from workflow_scripts.sources.models import adds_bos, load_tokenizer, parameters_of
 
     keep_memory()
     torch.set_num_threads(args.threads)
     now, tokenizer = clock(args), load_tokenizer(args.model)
-    p = parameters(load_dense(args.model))
+    p = parameters_of(args.model)
     share = p * args.layers / AutoConfig.from_pretrained(args.model).num_hidden_layers
     settings = Compressor(**Plan(config.load(config.read(ROOT / "config.yaml"))).compressor("gptq-w3-g64"))
     documents = read_documents(args.corpus, "train")
@@ -247,13 +243,13 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
 
 def load(args: argparse.Namespace) -> dict[str, float]:
     """load: bytes of float32 weights a second: files checked by SHA-256, read, and every weight touched once."""
-    from workflow_scripts.sources.models import load_dense
+    from workflow_scripts.sources.models import load_dense, parameters_of
 
     now = clock(args)
     begin = now()
     model = load_dense(args.model, device=args.device)
     sum(parameter.double().sum() for parameter in model.parameters()).item()
-    return {"load": 4 * parameters(model) / (now() - begin)}
+    return {"load": 4 * parameters_of(args.model) / (now() - begin)}
 
 
 def jobs(args: argparse.Namespace) -> dict[str, float]:

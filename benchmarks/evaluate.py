@@ -77,7 +77,8 @@ def main() -> None:
     if args.output:
         settings = {key: str(value) for key, value in vars(args).items()}
         args.output.write_text(json.dumps({"arguments": settings, "records": records}, indent=1))
-    sys.exit(1 if args.precision == "fp32" and any(map(differs, records)) else 0)
+    exact = (args.precision, args.harness_precision) == ("fp32", "fp32")
+    sys.exit(1 if exact and any(map(differs, records)) else 0)
 
 
 def arguments() -> argparse.Namespace:

@@ -135,9 +135,11 @@ def compress(task: dict) -> dict:
     )
     join([finished.path(index) for index in range(layers)], work / "weights.safetensors")
     seconds, solve = time.perf_counter() - begin, sum(record["seconds"] for record in records)
+    on_gpu = task["device"] == "cuda"
     return {
         "peak_mb": peak_mb(), "imports_mb": imports, "seconds": seconds,
-        "gpu_mb": torch.cuda.max_memory_allocated() >> 20 if task["device"] == "cuda" else 0,
+        "gpu_mb": torch.cuda.max_memory_allocated() >> 20 if on_gpu else 0,
+        "where": torch.cuda.get_device_name() if on_gpu else f"this machine ({task['threads']} threads)",
         "passes": (seconds - solve) / layers, "solve": solve / layers,
     }  # fmt: skip
 
@@ -154,12 +156,9 @@ def extrapolate(args: argparse.Namespace, found: dict) -> None:
     there = (parts["forward"] + parts["hessian"]) / (PASSES * A100) + parts["solve"] / (SOLVE * A100)
     there += columns * LAUNCHES * LAUNCH
     total = sum(parts.values())
-    import torch
-
-    name = torch.cuda.get_device_name() if args.device == "cuda" else f"this machine ({args.threads} threads)"
     print(
-        f"{LAYERS} layers of this width, {WINDOWS} x {LENGTH} tokens ({total:.2e} FLOP): {here / 3600:.2f} h on {name} "
-        f"by these seconds, {there / 3600:.2f} h on an A100 by formula"
+        f"{LAYERS} layers of this width, {WINDOWS} x {LENGTH} tokens ({total:.2e} FLOP): {here / 3600:.2f} h on "
+        f"{found['where']} by these seconds, {there / 3600:.2f} h on an A100 by formula"
     )
 
 

@@ -64,9 +64,10 @@ def pruned(folder, change):
     [
         (lambda said, mask: None, True),
         (lambda said, mask: said.update(sparsity=said["sparsity"] + 1e-3), False),
+        (lambda said, mask: said.update(sparsity=float("nan")), False),
         (lambda said, mask: mask.__setitem__((0, 0), ~mask[0, 0]), False),
     ],
-    ids=["as-it-is", "sparsity", "mask"],
+    ids=["as-it-is", "sparsity", "not-a-number", "mask"],
 )
 def test_masks_and_sparsities_are_compared(change, passes, tmp_path):
     (row,) = check(pruned(tmp_path, change))

@@ -179,3 +179,10 @@ def test_a_wrong_value_that_an_anchor_hands_on_is_said_once(shipped):
         "(the same in 2 more: methods.lora-r3.alpha, methods.lora-r4.alpha)",
         "methods.lora-v-r2.rank: -1 is not allowed; allowed: from 1 to 4096",
     ]
+
+
+def test_a_load_knows_the_algorithms_that_a_configuration_may_name():
+    from workflow_scripts.compress.settings import ALGORITHMS, CALIBRATED
+    from workflow_scripts.config import UNCALIBRATED
+
+    assert sorted(ALGORITHMS) == sorted((*CALIBRATED, *UNCALIBRATED))

@@ -6,8 +6,8 @@ import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # precisions as the configuration names them
 OBS = ("gptq", "sparsegpt")  # algorithms that invert the Hessian
-ALGORITHMS = (*OBS, "rtn", "wanda", "magnitude", "dense")
-CALIBRATED = ("gptq", "sparsegpt", "wanda")  # algorithms that look at activations
+CALIBRATED = (*OBS, "wanda")  # algorithms that look at activations
+ALGORITHMS = (*CALIBRATED, "rtn", "magnitude", "dense")
 
 
 class CompressionError(RuntimeError):
