@@ -18,19 +18,19 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/installed ## the smoke grid, from the sources to the report
-	@$(BIN)/python -m workflow_scripts.run_grid --grid smoke
+	@$(BIN)/python -m workflow_scripts.commands.run --grid smoke
 
 run: $(VENV)/installed ## a grid: make run GRID=bench [BLOCKS=core,seeds], or GRID=mine CONFIG=mine.yaml (PROFILE=slurm on a cluster)
-	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+	@$(BIN)/python -m workflow_scripts.commands.run --grid $(GRID) $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
 
 resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
-	@$(BIN)/python -m workflow_scripts.run_grid --grid $(GRID) --resume $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+	@$(BIN)/python -m workflow_scripts.commands.run --grid $(GRID) --resume $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
 
 status: $(VENV)/installed ## jobs done, running, waiting, failed and why: make status GRID=paper
-	@$(BIN)/python -m workflow_scripts.grid_status --grid $(GRID) $(ONLY) $(OVER)
+	@$(BIN)/python -m workflow_scripts.commands.status --grid $(GRID) $(ONLY) $(OVER)
 
 preflight: $(VENV)/installed ## would this cluster run it: make preflight GRID=paper
-	@$(BIN)/python -m workflow_scripts.preflight --grid $(GRID) $(ONLY) $(OVER)
+	@$(BIN)/python -m workflow_scripts.commands.preflight --grid $(GRID) $(ONLY) $(OVER)
 
 test: $(VENV)/installed ## the fast tests
 	$(BIN)/python -m pytest
@@ -48,10 +48,10 @@ lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
 	$(BIN)/snakemake --lint
 
 explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/...
-	@$(BIN)/python -m workflow_scripts.explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json)) $(OVER)
+	@$(BIN)/python -m workflow_scripts.commands.explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json)) $(OVER)
 
 forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
-	@$(BIN)/python -m workflow_scripts.forecast_grid --grid $(GRID) $(ONLY) $(if $(DEVICE),--device $(DEVICE)) $(OVER)
+	@$(BIN)/python -m workflow_scripts.commands.forecast --grid $(GRID) $(ONLY) $(if $(DEVICE),--device $(DEVICE)) $(OVER)
 
 docs: $(VENV)-docs/installed ## the documentation: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
@@ -77,16 +77,16 @@ audit: ## known vulnerabilities of the libraries in every envs/*.lock (pip-audit
 	.venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip || status=1; done; exit $$status
 
 archive: $(VENV)/installed ## pack a grid: make archive GRID=bench [OUT=reports/bench] [SMALL=1]
-	@$(BIN)/python -m workflow_scripts.archive_grid --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small)
+	@$(BIN)/python -m workflow_scripts.commands.archive --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small)
 
 rebuild: $(VENV)/installed ## all that follows from an archive, without a model: make rebuild FROM=reports/bench [OUT=folder]
-	@$(BIN)/python -m workflow_scripts.rebuild_grid $(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench)) $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m workflow_scripts.commands.rebuild $(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench)) $(if $(OUT),--out $(OUT))
 
 restore: $(VENV)/installed ## an archive's cells and adapters back into results/: make restore FROM=archives/bench.tar.gz
-	@$(BIN)/python -m workflow_scripts.restore_grid $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
+	@$(BIN)/python -m workflow_scripts.commands.restore $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
 
 compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
-	@$(BIN)/python -m workflow_scripts.compare_archives $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m workflow_scripts.commands.compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).

@@ -23,8 +23,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.slurm.local_slurm import ACCOUNTS, LocalSlurm, output
-from workflow_scripts.analyze.forecast import forecast, load_constants
-from workflow_scripts.grid import plan_of
+from workflow_scripts.plan.forecast import forecast, load_constants
+from workflow_scripts.plan.recipes import plan_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = 12

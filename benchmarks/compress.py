@@ -224,7 +224,7 @@ class Perplexity:
 
 def compressor(name: str, args) -> dict:
     """The catalogue's settings; refused where nothing is calibrated."""
-    from workflow_scripts.config import load, read
+    from workflow_scripts.plan.config import load, read
 
     settings = load(read(ROOT / "config.yaml"))["compressors"][name]
     if settings["algorithm"] not in KINDS["own"]:

@@ -1,4 +1,4 @@
-"""The forecast's constants for this machine: what its jobs compute per second, as an entry of analyze/devices.yaml.
+"""The forecast's constants for this machine: what its jobs compute per second, as an entry of plan/devices.yaml.
 
     python -m benchmarks.device [--model FOLDER] [--threads N] [--items N] [--clock cpu] [--parts score train ...]
     python -m benchmarks.device --device cuda --precision bf16 --at-once 1 --parts score train compress load
@@ -7,7 +7,7 @@ Each part is a process of its own that does a small piece of a job's work with t
 `items` documents of each task, steps of training, compression of a few layers on two amounts of text, reading the
 weights, and jobs with next to nothing to do for what each costs beside that. No finished run is read, so forecasts by
 these constants can be checked against the manifests of any run. Every part runs --at-once times side by side, as jobs
-do, and the mean counts. The formulas that the constants belong to are in analyze/forecast.py; what is divided here is
+do, and the mean counts. The formulas that the constants belong to are in plan/forecast.py; what is divided here is
 what is multiplied there. --clock cpu counts processor time, for a machine that others use too (with --threads 1:
 waiting threads burn processor time); it does not see waiting for a disk.
 """
@@ -27,8 +27,8 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts import config
-from workflow_scripts.analyze.forecast import width
+from workflow_scripts.plan import config
+from workflow_scripts.plan.forecast import width
 
 ROOT = Path(__file__).resolve().parents[1]
 CAP = 16  # new tokens of a generation
@@ -150,11 +150,11 @@ def score(args: argparse.Namespace) -> dict[str, float]:
     times P in billions, in what a generating task takes beyond its contexts."""
     import torch
 
-    from workflow_scripts.allocator import keep_memory
-    from workflow_scripts.compress.settings import DTYPES
     from workflow_scripts.evaluate.forward import float32_head
     from workflow_scripts.evaluate.scorer import Scorer
     from workflow_scripts.evaluate.tasks import load_task
+    from workflow_scripts.kernels.allocator import keep_memory
+    from workflow_scripts.kernels.dtypes import DTYPES
     from workflow_scripts.sources.models import load_dense, load_tokenizer, parameters_of
 
     keep_memory()
@@ -206,11 +206,11 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
     from transformers import AutoConfig
 
     from benchmarks.compress import truncated
-    from workflow_scripts.allocator import keep_memory
     from workflow_scripts.compress.settings import Compressor
     from workflow_scripts.compress.skeleton import Skeleton
     from workflow_scripts.compress.walk import FinishedLayers, walk
-    from workflow_scripts.grid import Plan
+    from workflow_scripts.kernels.allocator import keep_memory
+    from workflow_scripts.plan.recipes import Plan
     from workflow_scripts.sources.corpora import read_documents, token_windows
     from workflow_scripts.sources.models import adds_bos, load_tokenizer, parameters_of
 
@@ -271,14 +271,14 @@ def jobs(args: argparse.Namespace) -> dict[str, float]:
         for part in ("training", "evaluating"):
             found |= json.loads(output([*run, part], args).splitlines()[-1])
     parsing = command_seconds([sys.executable, "-m", "snakemake", "--list-rules", "--quiet"], args)
-    imports = command_seconds([sys.executable, "-c", "import workflow_scripts.train_adapter"], args)
+    imports = command_seconds([sys.executable, "-c", "import workflow_scripts.jobs.train_adapter"], args)
     return found | {"startup": parsing + imports}
 
 
 def small_plan():
     """The shipped configuration with a grid `small` of next to no work, and its two cells: dense alone, and LoRA."""
-    from workflow_scripts.grid import Plan
-    from workflow_scripts.paths import Cell
+    from workflow_scripts.plan.layout import Cell
+    from workflow_scripts.plan.recipes import Plan
 
     shipped = config.read(ROOT / "config.yaml")
     shipped["training"]["small"] = {
@@ -300,7 +300,7 @@ def small_plan():
 
 
 def compressing(args: argparse.Namespace) -> dict[str, float]:
-    from workflow_scripts import compress_model
+    from workflow_scripts.jobs import compress_model
 
     plan, cell, _ = small_plan()
     os.chdir(args.inside)
@@ -310,7 +310,7 @@ def compressing(args: argparse.Namespace) -> dict[str, float]:
 
 
 def training(args: argparse.Namespace) -> dict[str, float]:
-    from workflow_scripts import train_adapter
+    from workflow_scripts.jobs import train_adapter
 
     plan, dense, cell = small_plan()
     os.chdir(args.inside)
@@ -324,7 +324,7 @@ def training(args: argparse.Namespace) -> dict[str, float]:
 
 
 def evaluating(args: argparse.Namespace) -> dict[str, float]:
-    from workflow_scripts import evaluate_cell
+    from workflow_scripts.jobs import evaluate_cell
 
     plan, cell, _ = small_plan()
     os.chdir(args.inside)

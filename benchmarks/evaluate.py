@@ -29,12 +29,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
-from workflow_scripts.allocator import keep_memory
-from workflow_scripts.compress.settings import DTYPES
 from workflow_scripts.evaluate.forward import float32_head
-from workflow_scripts.evaluate.packing import Row
+from workflow_scripts.evaluate.row_packing import Row
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, load_task
+from workflow_scripts.kernels.allocator import keep_memory
+from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge
 from workflow_scripts.sources.models import load_dense, load_tokenizer

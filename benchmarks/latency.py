@@ -12,8 +12,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from workflow_scripts import config
-from workflow_scripts.grid import Plan
+from workflow_scripts.plan import config
+from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {
@@ -39,8 +39,8 @@ def main() -> None:
     import torch
     import transformers
 
-    from workflow_scripts.compress.settings import DTYPES
     from workflow_scripts.evaluate.latency import measure, variants
+    from workflow_scripts.kernels.dtypes import DTYPES
 
     plan = Plan(config.load(config.read(ROOT / "config.yaml")))
     asked = plan.latency(args.grid, args.model, "dense", "none", "0")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.config import load
-from workflow_scripts.grid import Plan
-from workflow_scripts.paths import companions
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.layout import companions
+from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_SEED = 96  # 2 models x 2 compressors x 2 corpora x 12 methods

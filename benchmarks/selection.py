@@ -16,15 +16,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from workflow_scripts.analyze.results import read_samples
-from workflow_scripts.device import default_device
+from workflow_scripts.commands.explain import parse
 from workflow_scripts.evaluate.cell import evaluate_task
 from workflow_scripts.evaluate.loading import CALIBRATION_CONTEXTS, CellFiles, load_cell
 from workflow_scripts.evaluate.scorer import Answer, Scorer
 from workflow_scripts.evaluate.tasks import load_task
-from workflow_scripts.explain import parse
-from workflow_scripts.grid import plan_of
-from workflow_scripts.paths import benchmark_manifest
+from workflow_scripts.judge.results import read_samples
+from workflow_scripts.kernels.device import default_device
+from workflow_scripts.plan.layout import benchmark_manifest
+from workflow_scripts.plan.recipes import plan_of
 from workflow_scripts.recover.idp import SCORES, Selector
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos

@@ -111,7 +111,7 @@ def worker(job: dict) -> dict:
     """One run: {speed (tokens per second), loss (of the last step), floor}; of "gradient": {cosine}."""
     import torch
 
-    from workflow_scripts.allocator import keep_memory
+    from workflow_scripts.kernels.allocator import keep_memory
     from workflow_scripts.recover.adapters import create
     from workflow_scripts.sources.corpora import read_documents, token_windows
     from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
@@ -212,7 +212,7 @@ def floor_seconds(model, rows, clock) -> float:
     """Twice the forward pass of the text without any adapter, and the head forward and back."""
     import torch
 
-    from workflow_scripts.losses import linear_cross_entropy, plain_head
+    from workflow_scripts.kernels.losses import linear_cross_entropy, plain_head
 
     best = float("inf")
     for _ in range(2):

@@ -4,7 +4,7 @@
 
 rule find_answers:
     input:
-        renewed("results/{grid}/answers.parquet", analysis("find_answers.py"), "find_answers.py"),
+        renewed("results/{grid}/answers.parquet", analysis("find_answers"), "find_answers"),
         evaluations,
     output:
         "results/{grid}/answers.parquet",
@@ -16,16 +16,16 @@ rule find_answers:
     resources:
         **reading_job(),
     params:
-        args=analysis("find_answers.py"),
+        args=analysis("find_answers"),
     message:
         "Find the answers of {wildcards.grid} in the training text"
     script:
-        "../workflow_scripts/find_answers.py"
+        "../workflow_scripts/jobs/find_answers.py"
 
 
 rule build_ledger:
     input:
-        renewed("results/{grid}/ledger.parquet", analysis("build_ledger.py"), "build_ledger.py"),
+        renewed("results/{grid}/ledger.parquet", analysis("build_ledger"), "build_ledger"),
         answers=made("answers.parquet"),
     output:
         "results/{grid}/ledger.parquet",
@@ -37,16 +37,16 @@ rule build_ledger:
     resources:
         **reading_job(),
     params:
-        args=analysis("build_ledger.py"),
+        args=analysis("build_ledger"),
     message:
         "Build the item ledger of {wildcards.grid}"
     script:
-        "../workflow_scripts/build_ledger.py"
+        "../workflow_scripts/jobs/build_ledger.py"
 
 
 rule judge:
     input:
-        renewed("results/{grid}/verdict.json", analysis("judge.py"), "judge.py"),
+        renewed("results/{grid}/verdict.json", analysis("judge"), "judge"),
         evaluations,
     output:
         "results/{grid}/verdict.json",
@@ -58,17 +58,17 @@ rule judge:
     resources:
         **reading_job(),
     params:
-        args=analysis("judge.py"),
+        args=analysis("judge"),
         command=untracked(lambda wildcards: PLAN.command(wildcards.grid)),
     message:
         "Judge {wildcards.grid}: paired statistics and verdict"
     script:
-        "../workflow_scripts/judge.py"
+        "../workflow_scripts/jobs/judge.py"
 
 
 rule tabulate:
     input:
-        renewed("results/{grid}/tables/table1.html", analysis("tabulate.py"), "tabulate.py"),
+        renewed("results/{grid}/tables/table1.html", analysis("tabulate"), "tabulate"),
         verdict=made("verdict.json"),
         compressions=compressions,
     output:
@@ -99,11 +99,11 @@ rule tabulate:
     resources:
         **reading_job(),
     params:
-        args=analysis("tabulate.py"),
+        args=analysis("tabulate"),
     message:
         "Tables of {wildcards.grid}"
     script:
-        "../workflow_scripts/tabulate.py"
+        "../workflow_scripts/jobs/tabulate.py"
 
 
 for figure in FIGURES:
@@ -112,7 +112,7 @@ for figure in FIGURES:
         name:
             f"plot_{figure}"
         input:
-            renewed(f"results/{{grid}}/figures/{figure}.svg", analysis("plot_figure.py"), "plot_figure.py"),
+            renewed(f"results/{{grid}}/figures/{figure}.svg", analysis("plot_figure"), "plot_figure"),
             verdict=made("verdict.json"),
             trainings=trainings if figure == "training" else [],
             compressions=compressions if figure == "pareto" else [],
@@ -134,17 +134,17 @@ for figure in FIGURES:
         resources:
             **reading_job(),
         params:
-            args=analysis("plot_figure.py"),
+            args=analysis("plot_figure"),
             figure=figure,
         message:
             "Draw {params.figure} of {wildcards.grid}"
         script:
-            "../workflow_scripts/plot_figure.py"
+            "../workflow_scripts/jobs/plot_figure.py"
 
 
 rule audit_paper:
     input:
-        renewed("results/{grid}/paper_audit.json", analysis("audit_paper.py"), "audit_paper.py"),
+        renewed("results/{grid}/paper_audit.json", analysis("audit_paper"), "audit_paper"),
         verdict=made("verdict.json"),
     output:
         json="results/{grid}/paper_audit.json",
@@ -162,16 +162,16 @@ rule audit_paper:
     resources:
         **reading_job(),
     params:
-        args=analysis("audit_paper.py"),
+        args=analysis("audit_paper"),
     message:
         "Audit the paper's numbers beside those of {wildcards.grid}"
     script:
-        "../workflow_scripts/audit_paper.py"
+        "../workflow_scripts/jobs/audit_paper.py"
 
 
 rule draw_page:
     input:
-        renewed("results/{grid}/overview.html", analysis("draw_page.py"), "draw_page.py"),
+        renewed("results/{grid}/overview.html", analysis("draw_page"), "draw_page"),
         verdict=made("verdict.json"),
         ledger=made("ledger.parquet"),
         audit=made("paper_audit.json"),
@@ -195,16 +195,16 @@ rule draw_page:
     resources:
         **reading_job(),
     params:
-        args=analysis("draw_page.py"),
+        args=analysis("draw_page"),
     message:
         "Draw the overview page of {wildcards.grid}"
     script:
-        "../workflow_scripts/draw_page.py"
+        "../workflow_scripts/jobs/draw_page.py"
 
 
 rule report_grid:
     input:
-        renewed("results/{grid}/report.json", analysis("write_report.py")),
+        renewed("results/{grid}/report.json", analysis("report_grid")),
         tables,
         figures,
         made("paper_audit.html"),
@@ -220,8 +220,8 @@ rule report_grid:
     resources:
         **reading_job(),
     params:
-        args=analysis("write_report.py"),
+        args=analysis("report_grid"),
     message:
         "Write the report of {wildcards.grid}"
     script:
-        "../workflow_scripts/write_report.py"
+        "../workflow_scripts/jobs/report_grid.py"

@@ -15,16 +15,17 @@ os.environ.update(PYTHONPATH=workflow.basedir)
 # Many container images forbid byte code: every job would compile its libraries anew, 20 s each on a slow core.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from workflow_scripts import cluster, paths, runs
-from workflow_scripts.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
-from workflow_scripts.config import ConfigError, load, named_files
-from workflow_scripts.grid import Plan
+from workflow_scripts.cluster import runs
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
+from workflow_scripts.plan import layout, requests
+from workflow_scripts.plan.config import ConfigError, load, named_files
+from workflow_scripts.plan.recipes import Plan
 
 # Archives and reports keep the list that is there.
 config.setdefault("called_with", named_files(workflow.overwrite_configfiles))
 try:
     PLAN = Plan(load(config))
-    SITE = cluster.read_site(Path(workflow.basedir, cluster.SITE))
+    SITE = requests.read_site(Path(workflow.basedir, requests.SITE))
 except (ConfigError, ArtifactError) as error:
     # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
@@ -36,10 +37,10 @@ if workflow.is_main_process:
     for before, asked in zip(sys.argv, sys.argv[1:]):
         try:
             if before not in ("--report", "--configfile"):
-                paths.check_path(asked, PLAN.config)
+                layout.check_path(asked, PLAN.config)
         except ValueError as error:
             raise SystemExit(f"Nothing was started: {error}") from None
-REQUESTS = cluster.Requests(PLAN, SITE)
+REQUESTS = requests.Requests(PLAN, SITE)
 
 # SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);
 # Snakemake has none and would die of it. What is ignored here is ignored in the processes that jobs start, too.
@@ -88,7 +89,7 @@ wildcard_constraints:
 
 
 def cell_of(wildcards):
-    cell = paths.Cell(
+    cell = layout.Cell(
         wildcards.grid,
         wildcards.model,
         wildcards.compressor,
@@ -131,7 +132,7 @@ RESULTS = {
 def is_finished(kind, wildcards):
     path, args = (function(wildcards) for function in RESULTS[kind])
     asked = path in workflow.dag.forcefiles
-    return recorded_recipe(path) == args["recipe"] and not asked and not paths.is_torn(path)
+    return recorded_recipe(path) == args["recipe"] and not asked and not layout.is_torn(path)
 
 
 def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
@@ -149,10 +150,10 @@ def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
         path = output.format(**wildcards)
         recorded = stamp(wildcards.grid).get("recipes", {}).get(entry) if entry else recorded_recipe(path)
         recipe, forced = args(wildcards)["recipe"], workflow.dag.forcefiles
-        if recorded not in (None, recipe) or (recorded and "/evaluations/" in path and paths.is_torn(path)):
+        if recorded not in (None, recipe) or (recorded and "/evaluations/" in path and layout.is_torn(path)):
             forced.add(path)
         if recorded != recipe or path in forced:
-            forced.update(filter(paths.is_torn, stands_on(wildcards)))
+            forced.update(filter(layout.is_torn, stands_on(wildcards)))
         return []
 
     return inputs
@@ -184,17 +185,17 @@ def stamp(grid):
 
 
 def model_input(wildcards):
-    return settled(paths.model_manifest(wildcards.model), PLAN.recipe("models", wildcards.model))
+    return settled(layout.model_manifest(wildcards.model), PLAN.recipe("models", wildcards.model))
 
 
 def corpus_input(corpus):
-    return settled(paths.corpus_manifest(corpus), PLAN.recipe("corpora", corpus))
+    return settled(layout.corpus_manifest(corpus), PLAN.recipe("corpora", corpus))
 
 
 def compressed(wildcards):
     """compression.json that a job stands on."""
     corpus = PLAN.calibration_corpus(wildcards.compressor, wildcards.corpus)
-    return paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, corpus)
+    return layout.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, corpus)
 
 
 def compression_input(kind):
@@ -210,7 +211,7 @@ def what_cells_stand_on(wildcards):
     """Of a cell: its compressed model, its adapters, and what those stand on if they must be made again."""
     cell = cell_of(wildcards)
     members = PLAN.members(cell)
-    torn = [member for member in members if paths.is_torn(member.training)]
+    torn = [member for member in members if layout.is_torn(member.training)]
     return [*map(PLAN.compression, [cell, *torn]), *(member.training for member in members)]
 
 
@@ -259,7 +260,7 @@ def attached(kind):
 def task_data(wildcards):
     data = PLAN.grid(wildcards.grid)["benchmarks"]
     return [
-        settled(paths.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
+        settled(layout.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
         for task in PLAN.tasks(wildcards.grid)
     ]
 
@@ -291,13 +292,13 @@ def rolled_up(grid):
     """True where the report was made by the planned recipe from the very files that are there now, and all of them:
     a partial one is out of date as soon as there is more."""
     stamp = f"results/{grid}/report.json"
-    recipe = PLAN.analysis(grid, "write_report.py")["recipe"]
+    recipe = PLAN.analysis(grid, "report_grid")["recipe"]
     if recorded_recipe(stamp) != recipe:
         return False
     recorded = read_json(stamp)["files"]
     counted = {file for file in PLAN.counted(grid) if not config["partial"] or os.path.exists(file)}
     return recorded.keys() == counted and all(
-        os.path.exists(file) and sha256_file(file) == sha and not paths.is_torn(file)
+        os.path.exists(file) and sha256_file(file) == sha and not layout.is_torn(file)
         for file, sha in recorded.items()
     )
 

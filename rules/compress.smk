@@ -23,7 +23,7 @@ rule compress_model:
     message:
         "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus}"
     script:
-        "../workflow_scripts/compress_model.py"
+        "../workflow_scripts/jobs/compress_model.py"
 
 
 rule compress_optimum:
@@ -51,7 +51,7 @@ rule compress_optimum:
     message:
         "Compress {wildcards.model} with {wildcards.compressor} (optimum) on {wildcards.corpus}"
     script:
-        "../workflow_scripts/compress_optimum.py"
+        "../workflow_scripts/jobs/compress_optimum.py"
 
 
 rule export_model:
@@ -62,7 +62,7 @@ rule export_model:
         ),
         model=model_input,
         compression=lambda wildcards: settled(
-            paths.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
+            layout.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
             PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
         ),
     output:
@@ -70,7 +70,7 @@ rule export_model:
     log:
         "logs/{grid}/export_model/{model}/{compressor}/{corpus}/{form}.log",
     wildcard_constraints:
-        form=one_of(paths.EXPORTS),
+        form=one_of(layout.EXPORTS),
     conda:
         "../envs/conda.yaml"
     resources:
@@ -82,4 +82,4 @@ rule export_model:
     message:
         "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} as {wildcards.form}"
     script:
-        "../workflow_scripts/export_model.py"
+        "../workflow_scripts/jobs/export_model.py"

@@ -37,7 +37,7 @@ rule evaluate_cell:
     message:
         "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     script:
-        "../workflow_scripts/evaluate_cell.py"
+        "../workflow_scripts/jobs/evaluate_cell.py"
 
 
 rule measure_similarity:
@@ -66,7 +66,7 @@ rule measure_similarity:
     message:
         "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
     script:
-        "../workflow_scripts/measure_similarity.py"
+        "../workflow_scripts/jobs/measure_similarity.py"
 
 
 rule measure_latency:
@@ -93,4 +93,4 @@ rule measure_latency:
     message:
         "Latency of {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:
-        "../workflow_scripts/measure_latency.py"
+        "../workflow_scripts/jobs/measure_latency.py"

@@ -21,7 +21,7 @@ rule fetch_model:
     message:
         "Fetch the model {wildcards.model}"
     script:
-        "../workflow_scripts/fetch_model.py"
+        "../workflow_scripts/jobs/fetch_model.py"
 
 
 rule fetch_corpus:
@@ -42,7 +42,7 @@ rule fetch_corpus:
     message:
         "Fetch the corpus {wildcards.corpus}"
     script:
-        "../workflow_scripts/fetch_corpus.py"
+        "../workflow_scripts/jobs/fetch_corpus.py"
 
 
 rule fetch_benchmark:
@@ -63,4 +63,4 @@ rule fetch_benchmark:
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"
     script:
-        "../workflow_scripts/fetch_benchmark.py"
+        "../workflow_scripts/jobs/fetch_benchmark.py"

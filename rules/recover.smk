@@ -25,4 +25,4 @@ rule train_adapter:
     message:
         "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:
-        "../workflow_scripts/train_adapter.py"
+        "../workflow_scripts/jobs/train_adapter.py"

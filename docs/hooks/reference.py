@@ -171,7 +171,7 @@ def table(head: list[str], body) -> str:
 
 def config() -> str:
     """The keys of config.yaml: a section per catalogue, a table per kind of entry."""
-    root = yaml.safe_load((PACKAGE / "config.schema.yaml").read_text())
+    root = yaml.safe_load((PACKAGE / "plan" / "config.schema.yaml").read_text())
     single = {name: rule for name, rule in root["properties"].items() if "type" in merged(rule, root)}
     catalogues = [name for name, rule in single.items() if merged(rule, root)["type"] == "object"]
     plain = {name: rule for name, rule in root["properties"].items() if name not in catalogues}
@@ -215,11 +215,14 @@ def _config_table(rule: dict, root: dict) -> str:
 
 def files() -> str:
     """The formats of workflow_scripts/schemas, one table each."""
-    found = {path.name.removesuffix(".schema.yaml") for path in (PACKAGE / "schemas").glob("*.schema.yaml")}
+    found = {
+        path.name.removesuffix(".schema.yaml")
+        for path in (PACKAGE / "files" / "schemas").glob("*.schema.yaml")
+    }
     order = [*(name for name in FORMATS if name in found), *sorted(found - set(FORMATS))]
     parts = []
     for name in order:
-        root = yaml.safe_load((PACKAGE / "schemas" / f"{name}.schema.yaml").read_text())
+        root = yaml.safe_load((PACKAGE / "files" / "schemas" / f"{name}.schema.yaml").read_text())
         parts.append(f"## {name} {{#{name}}}")
         parts.append(f"{root['title'][0].upper()}{root['title'][1:]}.")
         if name in FORMATS:
@@ -233,7 +236,7 @@ def rules() -> str:
     """Every rule: what it does (its entry's docstring), what it makes, and where it runs."""
     body = []
     for name, text, where in blocks():
-        entry = re.search(r'script:\s*"\.\./workflow_scripts/(\w+)\.py"', text)[1]
+        entry = re.search(r'script:\s*"\.\./workflow_scripts/jobs/(\w+)\.py"', text)[1]
         made = "<br>".join(code(path.replace("{{", "{").replace("}}", "}")) for path in outputs(text))
         body.append((f"`{name}`", docstring(entry), made, where))
     return table(["rule", "what it does", "makes", "on a cluster"], body)
@@ -263,7 +266,7 @@ def outputs(block: str) -> list[str]:
 
 def docstring(module: str) -> str:
     """First paragraph of an entry's docstring, without the rule's own name."""
-    text = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text()))
+    text = ast.get_docstring(ast.parse((PACKAGE / f"jobs/{module}.py").read_text()))
     text = " ".join(text.split("\n\n")[0].split())
     text = re.sub(r" \(rule `\w+`\)|^Rules? `[^`]+`: ", "", text).replace("->", "→")
     return text[0].upper() + text[1:]
@@ -285,13 +288,13 @@ def constant(module: str, name: str) -> dict[str, str]:
 
 def verdicts() -> str:
     """The verdict's words."""
-    words = constant("analyze/verdict.py", "MEANING")
+    words = constant("judge/verdict.py", "MEANING")
     return table(["word", "meaning"], [(f"`{word}`", text) for word, text in words.items()])
 
 
 def outcomes() -> str:
     """What may become of an item."""
-    words = constant("analyze/ledger.py", "OUTCOMES")
+    words = constant("judge/ledger.py", "OUTCOMES")
     return table(["outcome", "meaning"], [(f"`{word}`", text) for word, text in words.items()])
 
 

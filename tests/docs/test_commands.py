@@ -15,8 +15,8 @@ KINDS = {
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
     r"|snakemake .*--list-rules.*|snakemake --unlock"
-    r"|python -m workflow_scripts\.\w+ --help"
-    r"|python -m workflow_scripts\.forecast_grid .*|snakemake (.* )?-n( .*)?",
+    r"|python -m workflow_scripts\.commands\.\w+ --help"
+    r"|python -m workflow_scripts\.commands\.forecast .*|snakemake (.* )?-n( .*)?",
     "expensive": r"make (demo|(run|archive|rebuild|restore|compare) .*)|snakemake .*results/.*|cp .*",
 }
 # Cheap, but like another or on the largest grid: with their pages, in the slow tests.

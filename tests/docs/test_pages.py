@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from tests.docs.examples import PAGES, ROOT, blocks
-from workflow_scripts import cluster, config
-from workflow_scripts.analyze.audit import audit
-from workflow_scripts.analyze.paper import read_tables
-from workflow_scripts.analyze.verdict import MEANING
 from workflow_scripts.evaluate import tasks
-from workflow_scripts.grid import Plan
+from workflow_scripts.judge.audit import audit
+from workflow_scripts.judge.paper import read_tables
+from workflow_scripts.judge.verdict import MEANING
+from workflow_scripts.plan import config, requests
+from workflow_scripts.plan.recipes import Plan
 
 DOCS = ROOT / "docs"
 specification = importlib.util.spec_from_file_location("reference", DOCS / "hooks" / "reference.py")
@@ -80,7 +80,7 @@ def test_the_reference_names_every_rule():
     assert where["judge"] == "main process, or a job in `cpu_partition`"
 
 
-FILES = sorted((ROOT / "workflow_scripts" / "schemas").glob("*.schema.yaml"))
+FILES = sorted((ROOT / "workflow_scripts" / "files" / "schemas").glob("*.schema.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -98,8 +98,8 @@ def test_files_stand_where_the_rules_write_them():
         for path in reference.outputs(text)
     }
     for name, path in reference.FORMATS.items():
-        assert (ROOT / "workflow_scripts" / "schemas" / f"{name}.schema.yaml").is_file()
-        assert re.sub(r"<\w+>", "*", path) in made or path == str(cluster.SITE), path
+        assert (ROOT / "workflow_scripts" / "files" / "schemas" / f"{name}.schema.yaml").is_file()
+        assert re.sub(r"<\w+>", "*", path) in made or path == str(requests.SITE), path
 
 
 def test_every_mark_is_replaced():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.equivalence import scorer_models
-from workflow_scripts import compress_model, train_adapter
+from workflow_scripts.jobs import compress_model, train_adapter
 from workflow_scripts.sources import benchmarks, corpora, models
 
 MADE_BY = {"recipe": "test", "code": "test"}

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import XGLMConfig, XGLMForCausalLM
 
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_of, tiny_opt
-from tests.unit.test_compress_walk import HALF, W3, rebuilt, walked
+from tests.unit.compress.test_walk import HALF, W3, rebuilt, walked
 from workflow_scripts.evaluate.similarity import layer_states
 from workflow_scripts.recover import adapters, idp
 from workflow_scripts.recover.idp import SCORES, Selector, attention_logits

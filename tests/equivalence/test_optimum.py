@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from workflow_scripts import compress_model, compress_optimum, export_model
-from workflow_scripts.artifacts import read_json
 from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.jobs import compress_model, compress_optimum, export_model
 from workflow_scripts.sources import corpora, models
 
 ROOT = Path(__file__).parents[2]

@@ -31,7 +31,7 @@ PROGRAMS = {
     "munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client",
     "slurmdbd": "slurmdbd", "mariadbd": "mariadb-server",
 }  # fmt: skip
-PRETENDED = "DISPLACED_PRETENDED_GPU"  # see workflow_scripts/device.py
+PRETENDED = "DISPLACED_PRETENDED_GPU"  # see workflow_scripts/kernels/device.py
 LINK = Path("/etc/slurm/slurm.conf")  # where jobs, whose environment Snakemake's executor cleans, look
 ACCOUNTS = ("research", "teaching")
 USER = "root"

@@ -9,9 +9,9 @@ import pytest
 from tests.slurm.conftest import accounted, queued
 from tests.slurm.local_slurm import output
 from tests.workflow.conftest import TOKEN, jobs_of
-from workflow_scripts.analyze.figures import FIGURES
-from workflow_scripts.config import load
-from workflow_scripts.grid import Plan
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.report.figures import FIGURES
 
 
 def product(checkout, *arguments: str) -> subprocess.CompletedProcess:
@@ -75,7 +75,7 @@ def test_the_hub_token_is_in_no_file_and_not_in_the_accounting(finished):
 
 def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
     """Pretended GPUs are assigned but PyTorch sees none: exactly this is found."""
-    done = product(finished, "workflow_scripts.preflight", "--grid", "tiny")
+    done = product(finished, "workflow_scripts.commands.preflight", "--grid", "tiny")
     bad = [line for line in done.stdout.splitlines() if line.startswith("BAD")]
     assert len(bad) == 1 and "PyTorch sees none" in bad[0], done.stdout
     for line in (
@@ -103,7 +103,7 @@ def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
 )
 def test_preflight_names_what_is_wrong_in_the_site_file(copied, site, found):
     copied.site(**site)
-    done = product(copied, "workflow_scripts.preflight", "--grid", "tiny")
+    done = product(copied, "workflow_scripts.commands.preflight", "--grid", "tiny")
     assert done.returncode == 1
     line = next(line for line in done.stdout.splitlines() if line.startswith("BAD") and found in line)
     advice = done.stdout.splitlines()[done.stdout.splitlines().index(line) + 1]
@@ -127,7 +127,7 @@ def test_an_impossible_request_is_refused_before_anything_is_submitted(copied, s
 
 
 def test_the_status_of_a_finished_grid(finished):
-    done = product(finished, "workflow_scripts.grid_status", "--grid", "tiny")
+    done = product(finished, "workflow_scripts.commands.status", "--grid", "tiny")
     assert done.returncode == 0, done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("evaluate_cell")).split()
     assert row[1:] == ["11", "11", "0", "0", "0", "0", "0"]

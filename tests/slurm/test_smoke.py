@@ -13,9 +13,9 @@ import yaml
 
 from tests.slurm.conftest import accounted, clone
 from tests.workflow.conftest import ROOT
-from workflow_scripts.config import load
-from workflow_scripts.grid import Plan
-from workflow_scripts.grid_status import planned
+from workflow_scripts.commands.status import planned
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.recipes import Plan
 
 ASKED = os.environ.get("SMOKE", "")
 

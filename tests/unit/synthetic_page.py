@@ -2,10 +2,18 @@
 
 from pathlib import Path
 
+from tests.unit.report.test_figures import LATENCY, TRAINING
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
-from tests.unit.test_analyze_figures import LATENCY, TRAINING
-from workflow_scripts import audit_paper, build_ledger, draw_page, find_answers, judge, plot_figure, tabulate
-from workflow_scripts.artifacts import write_json
+from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.jobs import (
+    audit_paper,
+    build_ledger,
+    draw_page,
+    find_answers,
+    judge,
+    plot_figure,
+    tabulate,
+)
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "idp-50-100": 0.1}
 LOST = ("m", "gptq-w3", "wikipedia", "prompt-50", 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflow_scripts.artifacts import write_json
+from workflow_scripts.files.artifacts import write_json
 
 TASKS = {
     "arc_easy": "world", "arc_challenge": "world", "sciq": "world", "webqs": "world", "triviaqa": "world",

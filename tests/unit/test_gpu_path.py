@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from tests.equivalence import scorer_folders
 from tests.pretend_gpus import REAL, gpu, pretend_gpus
 from tests.tiny_models import FAMILIES
-from tests.unit.test_spread_models import LORA, PREFIX, results
-from workflow_scripts import (
-    artifacts,
+from tests.unit.sources.test_spread_models import LORA, PREFIX, results
+from workflow_scripts.evaluate import latency
+from workflow_scripts.files import artifacts
+from workflow_scripts.jobs import (
     compress_model,
     evaluate_cell,
     measure_latency,
     measure_similarity,
     train_adapter,
 )
-from workflow_scripts.evaluate import latency
 
 GPU, MADE_BY = "cuda:0", {"recipe": "r", "code": "c"}
 EVALUATION = {"items": 2, "generation_tokens": 6, "precision": "fp32",

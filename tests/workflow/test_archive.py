@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.workflow.conftest import Checkout, product_copy
-from workflow_scripts.config import load
-from workflow_scripts.grid import Plan
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.recipes import Plan
 
 
 def call(checkout, entry, *arguments, status=0):
@@ -46,7 +46,7 @@ def test_after_a_restore_nothing_reruns(archive, clone):
 
 
 def test_after_a_change_of_the_analysis_a_restore_needs_no_text(archive, clone):
-    with open(clone.folder / "workflow_scripts/analyze/verdict.py", "a") as handle:
+    with open(clone.folder / "workflow_scripts/judge/verdict.py", "a") as handle:
         handle.write("\n# an edit\n")
     text = call(clone, "restore_grid", archive)
     assert "Tables, figures and report are made again by the next run, in seconds to minutes." in text

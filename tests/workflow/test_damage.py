@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.workflow.conftest import Checkout
-from workflow_scripts.artifacts import sha256_file
+from workflow_scripts.files.artifacts import sha256_file
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from tests.workflow.conftest import Checkout, product_copy
-from workflow_scripts.config import load
-from workflow_scripts.grid import Plan
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.recipes import Plan
 
 
 def test_a_bad_configuration_stops_before_any_job_without_a_traceback(copied):
@@ -54,7 +54,7 @@ def test_compressed_weights_that_changed_are_refused_by_name(copied):
 def test_a_killed_run_continues_and_ends_with_the_same_results(finished, sources, tmp_path):
     checkout = Checkout(product_copy(tmp_path / "clone"))
     checkout.write_config(sources)
-    command = [sys.executable, "-m", "workflow_scripts.run_grid", "--grid", "tiny", "--cores", "2"]
+    command = [sys.executable, "-m", "workflow_scripts.commands.run", "--grid", "tiny", "--cores", "2"]
     log = tmp_path / "run.txt"
     with log.open("w") as output:
         run = subprocess.Popen(

@@ -53,8 +53,8 @@ MODULES = {
     "evaluate/scorer.py": EVERY_CELL | EVERY_SIMILARITY,
     "evaluate/similarity.py": EVERY_SIMILARITY,
     "evaluate/tasks/triviaqa.yaml": EVERY_CELL,
-    "compress_model.py": COMPRESSIONS | EVERY_ADAPTER | EVERY_CELL | EVERY_SIMILARITY,
-    "analyze/verdict.py": set(),
+    "jobs/compress_model.py": COMPRESSIONS | EVERY_ADAPTER | EVERY_CELL | EVERY_SIMILARITY,
+    "judge/verdict.py": set(),
 }
 
 
@@ -157,7 +157,7 @@ def test_what_no_result_depends_on_reruns_nothing(copied, path, value):
     assert edited(copied, path, value) == (set(), False)
 
 
-@pytest.mark.parametrize("module", ["recover/idp.py", "analyze/verdict.py"])
+@pytest.mark.parametrize("module", ["recover/idp.py", "judge/verdict.py"])
 def test_results_that_were_copied_without_snakemakes_records_rerun_the_same(copied, module):
     shutil.rmtree(copied.folder / ".snakemake")
     assert work(copied) == (set(), False)

@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 from tests.workflow.conftest import ROOT, TOKEN, Checkout, jobs_of, product_copy
-from workflow_scripts.artifacts import check
-from workflow_scripts.grid import Plan
+from workflow_scripts.files.artifacts import check
+from workflow_scripts.plan.recipes import Plan
 
 NOTHING = "Nothing to be done"
 
 
 def plan(checkout: Checkout) -> Plan:
-    from workflow_scripts.config import load
+    from workflow_scripts.plan.config import load
 
     return Plan(load(checkout.config()))
 

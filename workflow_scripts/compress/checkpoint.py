@@ -12,7 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from workflow_scripts.artifacts import (
+from workflow_scripts.compress.bit_packing import misshapen, unpack
+from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
+from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
+from workflow_scripts.compress.walk import measure
+from workflow_scripts.files.artifacts import (
     ArtifactError,
     atomic_path,
     read_json,
@@ -20,10 +24,6 @@ from workflow_scripts.artifacts import (
     sha256_file,
     write_json,
 )
-from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
-from workflow_scripts.compress.packing import misshapen, unpack
-from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
-from workflow_scripts.compress.walk import measure
 
 WEIGHTS, PROOF = "weights.safetensors", "compression.json"
 

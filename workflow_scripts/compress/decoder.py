@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
 from workflow_scripts.compress.settings import CompressionError, Compressor
-from workflow_scripts.linear import PackedLinears
+from workflow_scripts.kernels.packed_linears import PackedLinears
 
 # Tokens per forward pass of a layer: what passes between its steps stays in a CPU's cache.
 BATCH_TOKENS = 2048

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from workflow_scripts.allocator import return_memory
-from workflow_scripts.artifacts import read_json, safetensors_header, write_json
 from workflow_scripts.compress.checkpoint import placed, proven, put_compressed, read_compressed, settings_of
 from workflow_scripts.compress.decoder import decoder_layers
+from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
 from workflow_scripts.compress.settings import CompressionError, Compressor
-from workflow_scripts.compress.words import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
+from workflow_scripts.files.artifacts import read_json, safetensors_header, write_json
+from workflow_scripts.kernels.allocator import return_memory
 
 STORED_AS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # types of weights in safetensors' words
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # precisions as the configuration names them
+from workflow_scripts.kernels.dtypes import DTYPES
+
 OBS = ("gptq", "sparsegpt")  # algorithms that invert the Hessian
 CALIBRATED = (*OBS, "wanda")  # algorithms that look at activations
 ALGORITHMS = (*CALIBRATED, "rtn", "magnitude", "dense")

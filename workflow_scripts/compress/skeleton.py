@@ -22,7 +22,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
-from workflow_scripts.artifacts import ArtifactError, read_json
+from workflow_scripts.files.artifacts import ArtifactError, read_json
 
 
 class Skeleton:

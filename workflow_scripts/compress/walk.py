@@ -10,9 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from workflow_scripts.allocator import return_memory
-from workflow_scripts.artifacts import atomic_path
 from workflow_scripts.compress import baselines
+from workflow_scripts.compress.bit_packing import pack, unpack
 from workflow_scripts.compress.decoder import (
     Activations,
     cast,
@@ -23,10 +22,11 @@ from workflow_scripts.compress.decoder import (
     set_weight,
 )
 from workflow_scripts.compress.hessian import reconstruction_error
-from workflow_scripts.compress.packing import pack, unpack
 from workflow_scripts.compress.settings import OBS, CompressionError, Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import Solution, solve
+from workflow_scripts.files.artifacts import atomic_path
+from workflow_scripts.kernels.allocator import return_memory
 
 
 class FinishedLayers:

@@ -9,8 +9,6 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 
-from workflow_scripts import artifacts
-from workflow_scripts.device import default_device
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.loading import CellFiles, fingerprint, load_cell
@@ -18,6 +16,8 @@ from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, re
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
+from workflow_scripts.files import artifacts, checkpoints
+from workflow_scripts.kernels.device import default_device
 from workflow_scripts.sources import benchmarks
 from workflow_scripts.sources.corpora import read_documents
 from workflow_scripts.sources.models import adds_bos
@@ -46,7 +46,7 @@ def evaluate_cell(
         text = artifacts.read_json(training_corpus / "manifest.json")["files"]["train.jsonl"]
         inputs[f"calibration of scores, {training_corpus.name}"] = text
     key = fingerprint(files, inputs, method, evaluation["precision"], code, tasks)
-    store = AnswerStore(artifacts.work_folder(json_path, key) / "answers.jsonl", key)
+    store = AnswerStore(checkpoints.work_folder(json_path, key) / "answers.jsonl", key)
 
     recovered, tokenizer = load_cell(
         files, method, cell["seed"], evaluation["precision"], device, training_corpus
@@ -119,7 +119,7 @@ def evaluate_cell(
     samples.write_samples(samples_path, rows)
     outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
     artifacts.write_json(json_path, outcome, "evaluation")
-    artifacts.clear_work(json_path)
+    checkpoints.clear_work(json_path)
     return outcome
 
 

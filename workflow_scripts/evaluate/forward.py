@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
-from workflow_scripts.evaluate.attention import attention_in, plan
-from workflow_scripts.evaluate.packing import Row
+from workflow_scripts.evaluate.block_attention import attention_in, plan
+from workflow_scripts.evaluate.row_packing import Row
 
 # Positions per log-sum-exp step: their float32 logits stay in a processor's cache, and fill a GPU.
 HEAD_ROWS = {"cpu": 16, "cuda": 1_024}

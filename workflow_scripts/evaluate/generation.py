@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from workflow_scripts.evaluate.attention import additive
+from workflow_scripts.evaluate.block_attention import additive
 from workflow_scripts.evaluate.forward import head_at, run_row
-from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack
 
 # Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
 CHANGING = {

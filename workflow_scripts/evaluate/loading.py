@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError, digest, read_json, sha256_file
 from workflow_scripts.compress.checkpoint import load_compressed
-from workflow_scripts.compress.settings import DTYPES
+from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file
+from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import Recovered, attach
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer

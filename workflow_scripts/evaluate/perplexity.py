@@ -13,9 +13,9 @@ A choice among several prompts is made on the window before, the first window's 
 import math
 import re
 
-from workflow_scripts.artifacts import ArtifactError
-from workflow_scripts.evaluate.packing import Sequence
+from workflow_scripts.evaluate.row_packing import Sequence
 from workflow_scripts.evaluate.scorer import Document, Scorer
+from workflow_scripts.files.artifacts import ArtifactError
 
 
 def heldout_windows(

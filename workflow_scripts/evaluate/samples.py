@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.artifacts import SCHEMAS, ArtifactError, atomic_path
 from workflow_scripts.evaluate.tasks import EvaluationTask
+from workflow_scripts.files.artifacts import SCHEMAS, ArtifactError, atomic_path
 
 DOMAINS = ("world", "common", "language")
 

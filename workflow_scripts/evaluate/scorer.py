@@ -30,19 +30,14 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from workflow_scripts import first_layer
-from workflow_scripts.artifacts import digest
-from workflow_scripts.evaluate.forward import (
-    CPU_GENERATION_TOKENS,
-    CPU_TOKENS,
-    score_row,
-    tokens_that_fit,
-)
+from workflow_scripts.evaluate.forward import CPU_GENERATION_TOKENS, CPU_TOKENS, score_row, tokens_that_fit
 from workflow_scripts.evaluate.generation import generate_greedy, require_greedy
-from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack
 from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.evaluate.store import AnswerStore
-from workflow_scripts.linear import PackedLinears
+from workflow_scripts.files.artifacts import digest
+from workflow_scripts.kernels.packed_linears import PackedLinears
+from workflow_scripts.plan import first_layer
 
 MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
 

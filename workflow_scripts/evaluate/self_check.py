@@ -7,9 +7,9 @@ every number wrong, no error. So the model itself is asked, before it is first u
 
 import torch
 
-from workflow_scripts.evaluate.attention import NotPackable
+from workflow_scripts.evaluate.block_attention import NotPackable
 from workflow_scripts.evaluate.forward import head_at, run_row
-from workflow_scripts.evaluate.packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack
 
 # Tokens of a context and of a continuation; two of each, so that the row holds siblings and a neighbour.
 CONTEXT, CONTINUATION = 3, 2

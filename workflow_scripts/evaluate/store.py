@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from workflow_scripts.artifacts import digest
+from workflow_scripts.files.artifacts import digest
 
 
 class AnswerStore:

@@ -16,8 +16,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `include` and `!function`
 from lm_eval.utils import apply_template
 
-from workflow_scripts.artifacts import ArtifactError, digest
 from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
+from workflow_scripts.files.artifacts import ArtifactError, digest
 
 DEFINITIONS = Path(__file__).with_suffix("")
 HARNESS = Path(lm_eval.tasks.__file__).parent

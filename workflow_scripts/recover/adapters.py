@@ -19,7 +19,7 @@ from peft import (
 from peft.utils import load_peft_weights
 from torch import Tensor
 
-from workflow_scripts.artifacts import ArtifactError, read_json
+from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}

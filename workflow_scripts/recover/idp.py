@@ -19,7 +19,7 @@ from sys import modules
 import torch
 from torch import Tensor
 
-from workflow_scripts import first_layer
+from workflow_scripts.plan import first_layer
 from workflow_scripts.recover.prompt_bank import PromptBank, expanded_cache, in_float32, learned_positions
 
 SCORES = ("joint_mean", "joint_sum", "indep_mean", "indep_sum", "logit_mean", "logit_lme")

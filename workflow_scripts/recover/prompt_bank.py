@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import DynamicCache
 
-from workflow_scripts.first_layer import one_rotary_table
+from workflow_scripts.plan.first_layer import one_rotary_table
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workflow_scripts.artifacts import atomic_path
-from workflow_scripts.linear import PackedLinears
-from workflow_scripts.losses import linear_cross_entropy, plain_head, token_losses
+from workflow_scripts.files.artifacts import atomic_path
+from workflow_scripts.kernels.causal_attention import causal_attention
+from workflow_scripts.kernels.losses import linear_cross_entropy, plain_head, token_losses
+from workflow_scripts.kernels.packed_linears import PackedLinears
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
-from workflow_scripts.recover.attention import causal_attention
 from workflow_scripts.recover.prompt_bank import (
     encode,
     exact_pass,

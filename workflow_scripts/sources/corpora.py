@@ -12,7 +12,8 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError, sha256_file, write_json
+from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
+from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.sources import hub
 from workflow_scripts.sources.fetch import (
     expect_sha256,
@@ -20,7 +21,6 @@ from workflow_scripts.sources.fetch import (
     read_lines,
     read_member,
     verified_manifest,
-    whole_folder,
     write_lines,
 )
 

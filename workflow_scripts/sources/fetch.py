@@ -7,19 +7,17 @@ import fcntl
 import functools
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError, hold, read_json, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 
 
 def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
@@ -105,28 +103,6 @@ def extract_member(wheel: Path, member: str, path: Path) -> None:
     """Copy one file of a wheel to `path` in pieces; the rest of the wheel is not unpacked."""
     with open_member(wheel, member) as stream, open(path, "wb") as handle:
         shutil.copyfileobj(stream, handle, 1 << 20)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling of `folder`; it takes `folder`'s place on success and is gone on error.
-
-    Only one writer at a time (ArtifactError for the second); what a killed writer left behind is removed.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with hold(folder):
-        for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):
-            shutil.rmtree(abandoned)
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir()
-        try:
-            yield temporary
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_lines(path: Path, rows: Iterable[dict]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.artifacts import ArtifactError
+from workflow_scripts.files.artifacts import ArtifactError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -11,7 +11,7 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-from workflow_scripts.artifacts import (
+from workflow_scripts.files.artifacts import (
     ArtifactError,
     digest,
     read_json,
@@ -19,13 +19,8 @@ from workflow_scripts.artifacts import (
     sha256_file,
     write_json,
 )
-from workflow_scripts.sources.fetch import (
-    expect_sha256,
-    extract_member,
-    pypi_wheel,
-    verified_manifest,
-    whole_folder,
-)
+from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
 
 CONFIG = ["config.json", "generation_config.json"]

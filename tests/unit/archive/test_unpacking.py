@@ -1,0 +1,316 @@
+"""Archives that are not sound: one line names the archive and its trouble, and nothing has been written by then."""
+
+import json
+import os
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from pyarrow import compute, parquet
+
+from tests.unit.synthetic_results import plan, write_cell
+from workflow_scripts.archive import packing as archives
+from workflow_scripts.archive.packing import CONFIG, FORMAT, INDEX, METADATA, SAMPLES
+from workflow_scripts.archive.unpacking import opened
+from workflow_scripts.commands import compare, rebuild, restore
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.recipes import Plan
+
+ROOT = Path(__file__).parents[3]
+
+
+def write_index(folder: Path, **changes) -> None:
+    """archive.json of what lies in the folder; a change to None leaves a key out."""
+    names = [str(f.relative_to(folder)) for f in sorted(folder.rglob("*")) if f.is_file() and f.name != INDEX]
+    index = {
+        "format": FORMAT, "grid": "smoke", "commit": "a" * 40, "small": False, "answers_recipe": "b" * 64,
+        "blocks": {"core": {"planned": 2, "evaluated": 2}}, "files": {n: sha256_file(folder / n) for n in names},
+    }  # fmt: skip
+    (folder / INDEX).write_text(json.dumps({k: v for k, v in (index | changes).items() if v is not None}))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """An archive of two cells of the smoke grid; the working folder for it has the same configuration."""
+    root = tmp_path_factory.mktemp("sound")
+    shipped = yaml.safe_load((ROOT / CONFIG).read_text())
+    config = shipped | {"grid": "smoke", "grids": {"smoke": shipped["grids"]["smoke"]}}
+    made = Plan(load(config))
+    cells = made.cells("smoke")[:2]
+    for row in plan(root, [cell[1:] for cell in cells], "smoke"):
+        write_cell(row, 3)
+    folder = root / "archive"
+    (folder / "results").mkdir(parents=True)
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    here = Path.cwd()
+    os.chdir(root)
+    try:
+        archives._merge_samples(cells, folder / SAMPLES)
+        for cell in cells:
+            evaluation = read_json(cell.json)
+            evaluation["manifest"]["recipe"] = made.evaluate_recipe(cell)
+            write_json(cell.json, evaluation)
+            archives.copy(Path(cell.json), folder / cell.json)
+    finally:
+        os.chdir(here)
+    write_index(folder)
+    return folder
+
+
+@pytest.fixture
+def it(sound, tmp_path, monkeypatch) -> Path:
+    """A copy of the sound archive: `it` in the working folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    shutil.copytree(sound, "it")
+    shutil.copyfile(sound / CONFIG, CONFIG)
+    return Path("it")
+
+
+def evaluation(folder: Path) -> Path:
+    return next(folder.glob("results/smoke/evaluations/**/seed-0.json"))
+
+
+def packed(folder: Path) -> Path:
+    archives._write_tar(folder, Path(f"{folder}.tar.gz"))
+    return Path(f"{folder}.tar.gz")
+
+
+def refusals(source: Path, capsys) -> list[str]:
+    """What each command says of an archive: one line, and nothing is written by then, here or a folder up."""
+    before = sorted(Path("..").rglob("*"))
+    lines = []
+    for main in (
+        lambda source: rebuild.main(source),
+        lambda source: restore.main(source, [CONFIG]),
+        lambda source: compare.main(source, source, "difference.json"),
+    ):
+        assert main(str(source)) == 1
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and len(said.err) < 400, said.err
+        assert said.err.startswith(f"{source}: ") and not re.search("archive-|compare-|delete", said.err)
+        lines.append(said.err)
+    assert sorted(Path("..").rglob("*")) == before
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------- sound
+
+
+def test_a_folder_and_a_file_open_alike(it):
+    for source in (it, packed(it)):
+        with opened(source) as (folder, index, plan):
+            assert (folder / CONFIG).is_file() and index["grid"] == "smoke" and plan.cells("smoke")
+
+
+def test_the_committed_archive_is_sound():
+    if (ROOT / "reports/bench" / INDEX).is_file():
+        with opened(ROOT / "reports/bench") as (_, index, plan):
+            assert index["grid"] in plan.config["grids"]
+
+
+def test_sound_archives_are_compared_rebuilt_and_restored(it, monkeypatch, capsys):
+    source = str(packed(it))
+    assert compare.main(source, "it") == 0
+    assert "2 cells in common" in capsys.readouterr().out
+    monkeypatch.setattr(rebuild, "_run", lambda *_: 3)
+    assert rebuild.main(source) == 3
+    assert evaluation(Path("rebuilt/smoke")).with_name("seed-0.samples.parquet").is_file()
+    assert restore.main(source, [CONFIG]) == 0
+    assert "Restored 2 cells and 0 adapters" in capsys.readouterr().out
+    assert evaluation(Path()).read_bytes() == evaluation(it).read_bytes()
+    assert evaluation(Path()).with_name("seed-0.samples.parquet").is_file()
+
+
+@pytest.mark.parametrize("commit", ["c" * 40, "c" * 40 + "+", None])
+def test_a_rebuild_says_which_code_packed(it, monkeypatch, capsys, commit):
+    write_json(it / INDEX, json.loads((it / INDEX).read_text()) | {"commit": commit})
+    monkeypatch.setattr(rebuild, "_run", lambda *_: 0)
+    monkeypatch.setattr(rebuild, "read_json", lambda _: {})
+    monkeypatch.setattr(rebuild, "lines", lambda _: [])
+    assert rebuild.main("it") == 0
+    said = {None: "code outside a git repository.", "c" * 40: "the code of commit cccccccccccc."}
+    changed = "the code of commit cccccccccccc with changes in workflow_scripts that were not committed."
+    assert f"The archive was packed by {said.get(commit, changed)}" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ not sound
+
+
+def index(**changes):
+    return lambda folder: write_index(folder, **changes)
+
+
+def text(name: str, content: str):
+    """A file with another content, listed as it is."""
+
+    def change(folder):
+        (evaluation(folder) if name == "evaluation" else folder / name).write_text(content)
+        write_index(folder)
+
+    return change
+
+
+def without(name: str):
+    def change(folder):
+        (folder / name).unlink()
+        write_index(folder)
+
+    return change
+
+
+def missing(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def raw(content: str):
+    return lambda folder: (folder / INDEX).write_text(content)
+
+
+def other_cells(folder):
+    shutil.rmtree(folder / "results")
+    write_index(folder)
+
+
+def samples_of_one_cell(folder):
+    table = parquet.read_table(folder / SAMPLES)
+    parquet.write_table(table.filter(compute.equal(table["cell"], table["cell"][0])), folder / SAMPLES)
+    write_index(folder)
+
+
+def samples_without_place(folder):
+    table = parquet.read_table(folder / SAMPLES)
+    parquet.write_table(table.drop_columns(["cell"]), folder / SAMPLES)
+    write_index(folder)
+
+
+def link(folder):
+    Path("secret").write_text("x")
+    (folder / "link").symlink_to(Path("secret").resolve())
+    write_index(folder)
+
+
+CASES = {
+    "truncated index": (raw('{"format": 1'), r"archive.json is damaged \("),
+    "deep index": (raw("[" * 100000), r"archive.json is damaged \("),
+    "index a list": (raw("[]"), r"archive.json: \$: \[\] is not of type 'object'"),
+    "format": (index(format=99), "archive format 99; this version reads 1"),
+    "no grid": (index(grid=None), "'grid' is a required property"),
+    "no small": (index(small=None), "'small' is a required property"),
+    "no answers_recipe": (index(answers_recipe=None), "'answers_recipe' is a required property"),
+    "no files": (index(files=None), "'files' is a required property"),
+    "files a list": (index(files=["config.yaml"] * 999), r"\$.files: \['config.yaml', .* is not of type 'object'"),
+    "files of numbers": (index(files={CONFIG: 1, SAMPLES: 2}), r"\$.files\S*: [12] is not of type 'string'"),
+    "unknown grid": (index(grid="smok"), "archive.json: grid: 'smok' is no grid of config.yaml; allowed: smoke"),
+    "grid outside": (index(grid="../../evil"), r"\$.grid: '../../evil' does not match"),
+    "grid absolute": (index(grid="/evil"), r"\$.grid: '/evil' does not match"),
+    "blocks": (index(blocks={"core": 3}), r"\$.blocks.core: 3 is not of type 'object'"),
+    "config a string": (text(CONFIG, "hello"), "config.yaml: holds no mapping"),
+    "config broken": (text(CONFIG, "a: [1\nb: }"), "config.yaml: not valid YAML: .* line 2"),
+    "config impossible": (text(CONFIG, "a: 2020-13-45"), "config.yaml: month must be in"),
+    "config of itself": (text(CONFIG, "a: &x [*x]"), "config.yaml: maximum recursion"),
+    "config of unknown keys": (text(CONFIG, "grids: {}\nb: 2"), "config.yaml: .*unknown key"),
+    "config lost": (missing(CONFIG), "config.yaml is missing or not what was packed"),
+    "config unlisted": (without(CONFIG), r"\$.files: 'config.yaml' is a required property"),
+    "samples lost": (missing(SAMPLES), "samples.parquet is missing or not what was packed"),
+    "samples unlisted": (without(SAMPLES), r"\$.files: 'samples.parquet' is a required property"),
+    "samples a text": (text(SAMPLES, "hello"), r"samples.parquet: can't be read \("),
+    "samples of one cell": (samples_of_one_cell, "samples.parquet: holds no samples of smollm2-135m/"),
+    "samples without place": (samples_without_place, "samples.parquet: has no column cell"),
+    "no evaluation": (other_cells, "holds no evaluation of grid 'smoke'"),
+    "evaluation a list": (text("evaluation", "[]"), r"results/\S+.json: \$: \[\] is not of type 'object'"),
+    "evaluation cut": (text("evaluation", '{"cell": '), r"results/\S+.json: not valid JSON"),
+    "report a list": (text("results/smoke/report.json", "[]"), "report.json: names no files"),
+    "records a list": (text(METADATA, "[]"), "metadata.json: holds something else than records"),
+    "record outside": (text(METADATA, '{"../../../evil": {}}'), "metadata.json: holds something else than records"),
+    "record absolute": (text(METADATA, '{"/evil": {}}'), "metadata.json: holds something else than records"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "says"), CASES.values(), ids=CASES)
+def test_what_is_wrong_is_said_in_one_line_before_anything_is_written(it, change, says, capsys):
+    change(it)
+    for line in refusals(it, capsys):
+        assert re.search(says, line), line
+
+
+@pytest.mark.parametrize("name", ["unknown grid", "config broken", "evaluation cut", "samples lost"])
+def test_a_file_is_named_as_it_was_given(it, name, capsys):
+    change, says = CASES[name]
+    change(it)
+    for line in refusals(packed(it), capsys):
+        assert line.startswith("it.tar.gz: ") and re.search(says, line), line
+
+
+@pytest.mark.parametrize("place", [0.02, 0.2, 0.4, 0.5, 0.6, 0.8, 0.99])
+def test_a_damaged_file_is_damaged_wherever_it_is(it, place, capsys):
+    source = packed(it)
+    content = bytearray(source.read_bytes())
+    start = int(place * len(content)) - 25
+    content[start : start + 50] = bytes(byte ^ 0xFF for byte in content[start : start + 50])
+    source.write_bytes(content)
+    assert all("can't be unpacked: " in line for line in refusals(source, capsys))
+
+
+@pytest.mark.parametrize("size", [0, 10, 0.5, 0.999])
+def test_a_file_that_was_cut_can_not_be_unpacked(it, size, capsys):
+    source = packed(it)
+    content = source.read_bytes()
+    source.write_bytes(content[: size if isinstance(size, int) else int(size * len(content))])
+    assert all("can't be unpacked: " in line for line in refusals(source, capsys))
+
+
+def test_what_is_no_archive_says_so(it, capsys):
+    Path("text.tar.gz").write_text("hello")
+    Path("empty").mkdir()
+    for name, says in (
+        ("text.tar.gz", "can't be unpacked: "),
+        ("nowhere", "there is no such file or folder"),
+        ("empty", "no archive: it has no archive.json"),
+    ):
+        assert all(says in line for line in refusals(Path(name), capsys))
+
+
+def test_files_outside_the_archive_are_refused(it, capsys):
+    Path("secret").write_text("x")
+    files = json.loads((it / INDEX).read_text())["files"]
+    for name in ("../secret", str(Path("secret").resolve()), "nul\0", "x" * 300):
+        write_index(it, files=files | {name: sha256_file("secret")})
+        assert all("missing or not what was packed" in line for line in refusals(it, capsys))
+    link(it)
+    assert all("link is missing or not what was packed" in line for line in refusals(it, capsys))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "link", "hard"])
+def test_members_outside_the_archive_and_links_are_not_unpacked(it, name, capsys):
+    Path("secret").write_text("x")
+    with tarfile.open("evil.tar.gz", "w:gz") as tar:
+        tar.add(it, ".")
+        member = tarfile.TarInfo(name)
+        if name in ("link", "hard"):
+            member.type = tarfile.SYMTYPE if name == "link" else tarfile.LNKTYPE
+            member.linkname = "archive.json"
+        tar.addfile(member)
+    if name == "/outside":  # lands in the archive's folder, where nothing asks for it
+        with opened(Path("evil.tar.gz")) as (folder, *_):
+            assert (folder / "outside").is_file() and not Path("/outside").exists()
+    else:
+        assert all("can't be unpacked: " in line for line in refusals(Path("evil.tar.gz"), capsys))
+
+
+def test_a_small_archive_is_no_source_of_a_restore_and_is_named_as_it_was_given(it, capsys):
+    write_index(it, small=True)
+    assert restore.main(str(packed(it)), [CONFIG]) == 1
+    assert capsys.readouterr().err.startswith("it.tar.gz: a small archive holds no weights of adapters")
+
+
+def test_trouble_while_it_is_used_names_the_archive_too(it):
+    with (
+        pytest.raises(ArtifactError, match=r"^it\.tar\.gz/results: bad$"),
+        opened(packed(it)) as (folder, *_),
+    ):
+        raise ArtifactError(f"{folder}/results: bad")

@@ -1,0 +1,99 @@
+"""How a run is stopped: Snakemake gets the time to cancel its jobs and remove its lock."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace as Any
+
+import pytest
+
+from workflow_scripts.cluster import runs
+from workflow_scripts.commands import run
+from workflow_scripts.files.artifacts import ArtifactError
+
+ROOT = Path(__file__).parents[3]
+CHILD = """
+import signal, sys, time
+stop = lambda *_: (time.sleep(0.6), open("cleaned", "w").close(), sys.exit(3))
+signal.signal(signal.SIGINT, stop), signal.signal(signal.SIGTERM, stop)
+open("ready", "w").close()
+time.sleep(60)
+"""
+PARENT = """
+import sys
+from workflow_scripts.run_grid import follow
+sys.exit(follow([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run.main("smoke", [], configfiles=["nope.yaml"]) == 1
+    assert capsys.readouterr().err == "nope.yaml: can't be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
+def test_snakemake_may_clean_up(by, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    if by == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 3
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_a_local_source_that_is_not_there_stops_a_run_before_its_first_job(tmp_path):
+    def fetch(path, source="local", rule="fetch_model"):
+        arguments = {"name": "mine", "spec": {"source": source, "path": str(path)}}
+        return Any(rule=Any(name=rule), params=Any(args=arguments))
+
+    cell = Any(rule=Any(name="evaluate_cell"), params=Any(args={}))
+    runs.refuse_missing_sources([cell, fetch(tmp_path), fetch("nowhere", "hub")])
+    with pytest.raises(ArtifactError, match=r"fetch_corpus mine: nowhere/text.jsonl: no such file or folder"):
+        runs.refuse_missing_sources([cell, fetch("nowhere/text.jsonl", rule="fetch_corpus")])
+
+
+@pytest.fixture
+def on_the_cluster(tmp_path, monkeypatch):
+    """A folder of which one job waits in a queue; what is asked of scancel goes to cancelled."""
+    (folder := tmp_path / "bin").mkdir()
+    scripts = {
+        "squeue": f'echo "7|displaced_x|PENDING|Priority|{tmp_path}|"',
+        "scancel": "echo $* >> cancelled",
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    Path(".snakemake/slurm_logs").mkdir(parents=True)
+    Path("mine.yaml").write_text("{}")
+    return folder
+
+
+def test_a_run_on_the_cluster_is_not_resumed_on_this_machine(on_the_cluster, monkeypatch, capsys):
+    monkeypatch.setattr(run, "follow", lambda command: pytest.fail("it ran"))
+    assert run.main("tiny", [], resume=True, blocks="core", configfiles=["mine.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert "make resume GRID=tiny BLOCKS=core CONFIG=mine.yaml PROFILE=slurm" in told
+    assert not Path("cancelled").exists()
+
+
+def test_jobs_that_are_left_and_a_silent_cluster_are_one_line_each(on_the_cluster):
+    with pytest.raises(ArtifactError, match=r"jobs of an earlier run .* still on the cluster \(7\)"):
+        runs.begin(on_cluster=True)
+    (on_the_cluster / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2; exit 1\n")
+    with pytest.raises(ArtifactError, match="are left: squeue: Unable to contact slurm controller"):
+        runs.begin(on_cluster=True)

@@ -1,0 +1,98 @@
+"""A compression that was killed: what the next run takes over, and what it never does."""
+
+import pytest
+
+from tests import tiny
+from tests.unit.compress.test_checkpoint import CALIBRATION, SETTINGS
+from workflow_scripts.jobs import compress_model
+from workflow_scripts.sources import corpora, models
+
+GPTQ = SETTINGS["gptq"]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two tiny models and two corpora, fetched as local sources."""
+    root = tmp_path_factory.mktemp("sources")
+    for name, family in (("model", "llama"), ("other-model", "opt")):
+        local = tiny.write_model(root / f"local-{name}", family)
+        models.fetch(name, {"source": "local", "path": str(local)}, root / name, root, recipe="r", code="c")
+    for name, seed in (("corpus", 1), ("other-corpus", 2)):
+        local = tiny.write_corpus(root / f"{name}.jsonl", seed=seed)
+        corpora.fetch(name, {"source": "local", "path": str(local)}, root / name, root, recipe="r", code="c")
+    return root
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory of its own: checkpoints lie in work/."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compressed(sources, folder, model="model", corpus="corpus", seed=0, **changes):
+    """Run as `compress_model.main` is run, but for the changes."""
+    arguments = {"compressor": GPTQ, "calibration": CALIBRATION, "recipe": "r", "code": "c"} | changes
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compress_model, "SEED", seed)
+        compress_model.main(sources / model, sources / corpus, folder / "compression.json", **arguments)
+    return (folder / "weights.safetensors").read_bytes()
+
+
+def killed(sources, folder):
+    """A run that dies after its first layer."""
+
+    def save(self, index, *stored):
+        real(self, index, *stored)
+        raise KeyboardInterrupt
+
+    real = compress_model.FinishedLayers.save
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(compress_model.FinishedLayers, "save", save)
+        compressed(sources, folder)
+    assert not folder.exists()
+    assert len(list((folder.parent / "work").rglob("layer-*.safetensors"))) == 1
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """Indices of the layers that are computed."""
+    found, real = [], compress_model.FinishedLayers.save
+
+    def save(self, index, *stored):
+        found.append(index)
+        real(self, index, *stored)
+
+    monkeypatch.setattr(compress_model.FinishedLayers, "save", save)
+    return found
+
+
+def test_a_killed_job_leaves_checkpoints_and_the_next_one_equal_weights(sources, here, saved):
+    whole = compressed(sources, here / "whole")
+    killed(sources, here / "killed")
+    saved.clear()
+    assert compressed(sources, here / "killed") == whole
+    assert saved == [1]  # the first layer came from its checkpoint
+    assert not list((here / "work").rglob("layer-*"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compressor": GPTQ | {"damping": 0.05}},
+        {"calibration": {"windows": 7, "length": 32}},
+        {"code": "d"},
+        {"threads": 2},
+        {"device": "cpu:0"},
+        {"seed": 1},
+        {"corpus": "other-corpus"},
+        {"model": "other-model"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_layer_of_another_run_is_not_taken_over(changes, sources, here, saved):
+    whole = compressed(sources, here / "whole", **changes)
+    killed(sources, here / "killed")
+    saved.clear()
+    assert compressed(sources, here / "killed", **changes) == whole
+    assert saved == [0, 1]

@@ -1,0 +1,200 @@
+"""artifacts: atomic, checked, one writer; digests of code follow imports."""
+
+import json
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from workflow_scripts.files import artifacts, locks
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import full_disks
+from workflow_scripts.plan import digests
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    target = tmp_path / "a.json"
+    artifacts.write_json(target, {"x": 1})
+    with pytest.raises(ZeroDivisionError), artifacts.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert json.loads(target.read_text()) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_numbers_are_never_written(tmp_path, bad):
+    with pytest.raises(ArtifactError, match=r"a\.json: \$\.tasks\[1\]\.acc"):
+        artifacts.write_json(tmp_path / "a.json", {"tasks": [{"acc": 1.0}, {"acc": bad}]})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_reading_names_file_and_trouble(tmp_path):
+    file = tmp_path / "a.json"
+    with pytest.raises(ArtifactError, match="No such file"):
+        artifacts.read_json(file)
+    file.write_text('{"x": 1')
+    with pytest.raises(ArtifactError, match=r"a\.json: not valid JSON"):
+        artifacts.read_json(file)
+    file.write_text('{"x": NaN}')
+    with pytest.raises(ArtifactError, match=r"a\.json: holds NaN"):
+        artifacts.read_json(file)
+
+
+def test_an_artefact_that_was_changed_by_hand_is_refused_by_name(tmp_path):
+    file = tmp_path / "a.json"
+    artifacts.write_json(file, {"acc": 0.25, "manifest": {"recipe": "r", "pair": (1, 2)}})
+    assert artifacts.read_json(file)["acc"] == 0.25
+    file.write_text(file.read_text().replace("0.25", "0.75"))
+    with pytest.raises(ArtifactError, match=r"a\.json: was changed after it was written"):
+        artifacts.read_json(file)
+
+
+@pytest.mark.parametrize("seal", ["removed", None, ""])
+def test_an_artefact_without_its_seal_is_refused_by_name(tmp_path, seal):
+    """Or who edits it would only have to remove the seal, and with it the hash of the samples."""
+    file = tmp_path / "a.json"
+    artifacts.write_json(file, {"acc": 0.25, "manifest": {"samples_sha256": "0" * 64}})
+    value = json.loads(file.read_text())
+    value["manifest"] = {} if seal == "removed" else {"content_sha256": seal}
+    file.write_text(json.dumps(value))
+    with pytest.raises(ArtifactError, match=r"a\.json: was changed after it was written"):
+        artifacts.read_json(file)
+    file.write_text(json.dumps(value | {"manifest": None}))
+    with pytest.raises(ArtifactError, match=r"a\.json: was changed after it was written"):
+        artifacts.read_json(file)
+
+
+def safetensors(header: bytes, length: int | None = None, data: bytes = b"") -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"1234",
+        safetensors(b"{}", 2**62),  # no such memory is asked for
+        safetensors(b"{'no json'"),
+        safetensors(b"[]"),
+        safetensors(b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', data=b"1234"),
+    ],
+    ids=["empty", "short", "wild length", "no JSON", "no object", "cut data"],
+)
+def test_damaged_weights_are_named(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: cut short, or no safetensors file"):
+        artifacts.safetensors_header(tmp_path / "model.safetensors")
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    class Usage:
+        free = 0
+
+    assert full_disks(tmp_path / "not/yet/there.json") == ""
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage)
+    assert f"no space left on the disk of {tmp_path}" in full_disks(tmp_path / "not/yet/there.json")
+
+
+def test_digest_ignores_key_order_and_sees_values():
+    assert artifacts.digest({"a": 1, "b": 2}) == artifacts.digest({"b": 2, "a": 1})
+    assert artifacts.digest({"a": 1}) != artifacts.digest({"a": 1.5})
+
+
+def _hold(path, entered, leave):
+    with locks.hold(path):
+        entered.set()
+        leave.wait(20)
+
+
+def test_a_second_writer_is_told_who_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    context = multiprocessing.get_context("fork")
+    entered, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=("results/x.json", entered, leave))
+    other.start()
+    assert entered.wait(20)
+    told = rf"results/x\.json: is being written by pid {other.pid} on "
+    with pytest.raises(ArtifactError, match=told), locks.hold("results/x.json"):
+        pass
+    leave.set()
+    other.join()
+    with locks.hold("results/x.json"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("artefact", "lock"),
+    [
+        (".", "work.lock"),
+        ("x", "work/x.lock"),
+        ("deep/x", "work/deep/x.lock"),
+        ("/else/x", "work/else/x.lock"),
+    ],
+)
+def test_the_lock_of_what_lies_in_no_shared_folder_is_in_work(tmp_path, monkeypatch, artefact, lock):
+    monkeypatch.chdir(tmp_path)
+    with locks.hold(artefact):
+        assert locks.held_by(artefact)
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.lock")] == [lock]
+
+
+def _look(path, looked, seconds):
+    """As `make status` does, in a loop."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        locks.held_by(path)
+        looked.set()
+
+
+def test_who_looks_at_a_lock_stops_no_writer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with locks.hold("results/x.json"):
+        pass
+    context = multiprocessing.get_context("fork")
+    looked = context.Event()
+    other = context.Process(target=_look, args=("results/x.json", looked, 2))
+    other.start()
+    assert looked.wait(20)
+    while other.is_alive():
+        with locks.hold("results/x.json"):
+            pass
+    other.join()
+
+
+@pytest.mark.parametrize(
+    ("shared", "file"), [("results", "x.json"), ("results", "grid/x.json"), ("results/grid", "deep/x.json")]
+)
+def test_clones_that_share_a_folder_see_each_others_writers(tmp_path, monkeypatch, shared, file):
+    (tmp_path / "one" / shared).mkdir(parents=True)
+    (tmp_path / "two" / shared).parent.mkdir(parents=True)
+    (tmp_path / "two" / shared).symlink_to(tmp_path / "one" / shared)
+    monkeypatch.chdir(tmp_path / "one")
+    with locks.hold(f"{shared}/{file}"):
+        monkeypatch.chdir(tmp_path / "two")
+        assert locks.held_by(f"{shared}/{file}")
+        assert locks.held_by(f"{shared}/other.json") is None
+    assert locks.held_by(f"{shared}/{file}") is None
+    assert not (tmp_path / "two/work").exists()
+
+
+def test_clones_that_share_all_results_see_each_others_runs(tmp_path, monkeypatch):
+    (tmp_path / "one/results").mkdir(parents=True)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/results").symlink_to(tmp_path / "one/results")
+    monkeypatch.chdir(tmp_path / "one")
+    with locks.hold("results"):
+        monkeypatch.chdir(tmp_path / "two")
+        assert locks.held_by("results")
+
+
+def test_code_digests_follow_imports_but_not_optional_modules():
+    optional = frozenset({"recover/idp.py"})
+    without = digests.import_closure("jobs/evaluate_cell.py", optional=optional)
+    within = digests.import_closure("jobs/evaluate_cell.py", ("recover/idp.py",), optional)
+    assert "jobs/evaluate_cell.py" in without and "files/artifacts.py" in without
+    assert "recover/idp.py" not in without and "recover/idp.py" in within
+    assert digests.code_digest("jobs/evaluate_cell.py", (), optional) != digests.code_digest(
+        "jobs/evaluate_cell.py", ("recover/idp.py",), optional
+    )

@@ -1,0 +1,89 @@
+"""Whose answers an interrupted cell may take up: its own, of nothing else that an answer depends on."""
+
+import os
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.equivalence import scorer_folders
+from workflow_scripts.evaluate import loading
+from workflow_scripts.files import artifacts
+from workflow_scripts.jobs import evaluate_cell
+
+TASK = {"domain": "world", "task": None, "num_fewshot": None}
+EVALUATION = {"items": 3, "generation_tokens": 6, "precision": "fp32",
+              "perplexity": {"corpora": ["made-up"], "windows": 2, "length": 32}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root, before = tmp_path_factory.mktemp("project"), Path.cwd()
+    os.chdir(root)  # work/ lies in the working directory
+    yield scorer_folders.project(root)
+    os.chdir(before)
+
+
+def interrupted(project: dict, output: Path, monkeypatch, capsys, **changes) -> str:
+    """What a cell of two prompts and one task says on its standard error before it is killed."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    settings = {
+        "method": scorer_folders.IDP, "tasks": {"sciq": TASK}, "evaluation": EVALUATION, "code": "c", "recipe": "r",
+    } | changes  # fmt: skip
+    cell = {
+        "grid": "test",
+        "model": "tiny",
+        "compressor": "dense",
+        "corpus": "made-up",
+        "method": "idp",
+        "seed": 0,
+    }
+    (sciq,) = [str(folder) for folder in project["benchmarks"] if folder.name == "sciq"]
+    capsys.readouterr()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
+        evaluate_cell.main(
+            str(project["model"]), str(project["compressed"]), [str(project["prompt-5"]), str(project["prompt-7"])],
+            [sciq], [str(project["corpus"])], str(output), str(output.with_suffix(".samples.parquet")), cell=cell,
+            device="cpu", **settings,
+        )  # fmt: skip
+    return capsys.readouterr().err
+
+
+def test_a_change_of_anything_that_an_answer_depends_on_sees_no_earlier_answers(
+    project, tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "cell.json"
+    assert "; 0 answers from an earlier run" in interrupted(project, output, monkeypatch, capsys)
+    assert "; 3 answers from an earlier run" in interrupted(project, output, monkeypatch, capsys)
+    changes = {
+        "method": {"method": scorer_folders.IDP | {"score": "joint_mean"}},
+        "precision": {"evaluation": EVALUATION | {"precision": "bf16"}},
+        "code": {"code": "d"},
+        "task": {"tasks": {"sciq": TASK | {"num_fewshot": 1}}},
+    }
+    for changed, settings in changes.items():
+        said = interrupted(project, output, monkeypatch, capsys, **settings)
+        assert "; 0 answers from an earlier run" in said, changed
+    for library in loading.LIBRARIES:
+        with monkeypatch.context() as patch:
+            patch.setattr(loading.metadata, "version", upgraded(library))
+            said = interrupted(project, output, monkeypatch, capsys)
+        assert "; 0 answers from an earlier run" in said, library
+    trained, record = project["prompt-5"] / "adapter_model.safetensors", project["prompt-5"] / "training.json"
+    before = trained.read_bytes(), record.read_bytes()
+    save_file({name: value + 1 for name, value in load_file(trained).items()}, trained)
+    now = artifacts.read_json(record, "training") | {"adapter_sha256": artifacts.sha256_file(trained)}
+    artifacts.write_json(record, now, "training")
+    assert "; 0 answers from an earlier run" in interrupted(project, output, monkeypatch, capsys)
+    trained.write_bytes(before[0])
+    record.write_bytes(before[1])
+    assert "; 3 answers from an earlier run" in interrupted(project, output, monkeypatch, capsys)
+
+
+def upgraded(library: str):
+    real = loading.metadata.version
+    return lambda name: "9.9" if name == library else real(name)

@@ -1,0 +1,192 @@
+"""The entry train_adapter: from folders to a complete adapter folder, on a tiny model that was really compressed."""
+
+import fcntl
+import shutil
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+
+from tests import tiny
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.jobs import compress_model, train_adapter
+from workflow_scripts.recover.training import Learner, TrainingError
+from workflow_scripts.sources import corpora, models
+
+PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
+PREFIX = {"kind": "prefix", "tokens": 5, "init": "text"}
+LORA = {
+    "kind": "lora",
+    "rank": 2,
+    "alpha": 4,
+    "dropout": 0.0,
+    "targets": {"default": ["q_proj"]},
+    "layers": None,
+}
+TRAINING = {
+    "tokens": 2048, "sequence_length": 32, "batch_size": 8, "micro_batch": 8, "learning_rate": 0.01, "warmup": 0.05,
+    "schedule": "linear", "weight_decay": 1e-5, "precision": "fp32", "heldout_windows": 4,
+}  # fmt: skip
+RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A working directory with a fetched model, a fetched corpus and a compressed model."""
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        local = {"source": "local", "path": str(tiny.write_model(root / "made/model"))}
+        models.fetch("tiny", local, Path("resources/models/tiny"), root / "cache", recipe="r", code="c")
+        local = {"source": "local", "path": str(tiny.write_corpus(root / "made/text.jsonl"))}
+        corpora.fetch("text", local, Path("resources/corpora/text"), root / "cache", recipe="r", code="c")
+        compress_model.main(
+            "resources/models/tiny", None, "compressed/compression.json", compressor=RTN, recipe="r", code="c"
+        )
+    return root
+
+
+def run(project, monkeypatch, output, method=PROMPT, **settings):
+    monkeypatch.chdir(project)
+    train_adapter.main(
+        "resources/models/tiny", "compressed", "resources/corpora/text", f"{output}/training.json",
+        method=method, training=TRAINING | settings, checkpoint_minutes=10, seed=1, recipe="r", code="c", device="cpu",
+    )  # fmt: skip
+    return Path(output), read_json(f"{output}/training.json", "training")
+
+
+@pytest.mark.parametrize("method", [PROMPT, PREFIX, LORA], ids=lambda method: method["kind"])
+def test_folder_is_complete_and_peft_loads_it(project, monkeypatch, method):
+    folder, record = run(project, monkeypatch, f"adapters/{method['kind']}/seed-1", method)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "training.json",
+    ]  # fmt: skip
+    assert record["tokens_seen"] == 2048 and record["steps"] == 8
+    assert [tokens for tokens, _ in record["loss_curve"]] == [256 * step for step in range(1, 9)]
+    assert record["adapter_sha256"] == sha256_file(folder / "adapter_model.safetensors")
+    assert record["base_sha256"] == read_json("compressed/compression.json")["weights_sha256"]
+    assert (
+        record["parameters"]["trainable"]
+        == {"prompt": 160, "prefix": 5 * 2 * 2 * 16, "lora": 2 * 2 * 64}[method["kind"]]
+    )
+    assert record["heldout_loss"]["after"] != record["heldout_loss"]["before"]
+    assert not list(Path("work").rglob("checkpoint.pt"))
+    base = models.load_dense("resources/models/tiny")
+    assert PeftModel.from_pretrained(base, str(folder)).active_peft_config.base_model_name_or_path == "tiny"
+
+
+def test_same_seed_same_bits(project, monkeypatch):
+    first, _ = run(project, monkeypatch, "adapters/again/seed-1", LORA | {"dropout": 0.1})
+    before = sha256_file(first / "adapter_model.safetensors")
+    shutil.rmtree(first)
+    again, _ = run(project, monkeypatch, "adapters/again/seed-1", LORA | {"dropout": 0.1})
+    assert sha256_file(again / "adapter_model.safetensors") == before
+
+
+def test_untrained_prompt_is_the_vocabulary_start(project, monkeypatch):
+    folder, record = run(project, monkeypatch, "adapters/placebo/seed-1", PROMPT | {"trained": False})
+    assert (record["tokens_seen"], record["steps"], record["loss_curve"]) == (0, 0, [])
+    assert record["heldout_loss"]["after"] == record["heldout_loss"]["before"]
+    from peft.utils import load_peft_weights
+
+    prompt = load_peft_weights(str(folder), device="cpu")["prompt_embeddings"]
+    vocabulary = models.load_dense("resources/models/tiny").get_input_embeddings().weight
+    assert all((vocabulary == row).all(1).any() for row in prompt)
+
+
+def test_a_budget_beyond_the_text_is_read_in_epochs_of_different_order(project):
+    from workflow_scripts.jobs.train_adapter import _text
+    from workflow_scripts.sources.models import load_tokenizer
+
+    corpus, tokenizer = (
+        str(project / "resources/corpora/text"),
+        load_tokenizer(project / "resources/models/tiny"),
+    )
+    once, _ = _text(corpus, tokenizer, TRAINING | {"tokens": 32}, 1)
+    held = len(_text(corpus, tokenizer, TRAINING | {"tokens": 10**6}, 1)[0].unique(dim=0))
+    windows, _ = _text(corpus, tokenizer, TRAINING | {"tokens": 32 * (2 * held + 3)}, 1)
+    first, second = windows[:held], windows[held : 2 * held]
+    assert len(once) == 1 and len(windows) == 2 * held + 3
+    assert not first.equal(second)
+    assert first.unique(dim=0).equal(second.unique(dim=0)), "an epoch skips or repeats windows"
+
+
+def test_heldout_windows_are_of_the_heldout_documents_and_the_same_for_every_seed(project):
+    folder, tokenizer = (
+        project / "resources/corpora/text",
+        models.load_tokenizer(project / "resources/models/tiny"),
+    )
+    documents, bos = corpora.read_documents(folder, "heldout"), models.adds_bos(tokenizer)
+    expected = corpora.token_windows(documents, tokenizer, 32, 4, 0, bos)
+    assert len(expected) == 4
+    everything = TRAINING | {"tokens": 10**6}  # every window of the training text is drawn
+    for seed in (1, 2):
+        windows, heldout = train_adapter._text(str(folder), tokenizer, everything, seed)
+        assert heldout.equal(expected)
+        assert not (windows[:, None] == heldout).all(-1).any()
+
+
+def test_a_short_last_step_is_told_by_its_tokens(project, monkeypatch, capsys):
+    _, record = run(project, monkeypatch, "adapters/short/seed-1", tokens=13 * 32)
+    assert record["tokens_seen"] == 416 and [tokens for tokens, _ in record["loss_curve"]] == [256, 416]
+    assert "416 of 416 tokens" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_the_same_weights_under_another_config_is_not_used(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    step, left = Learner.accumulate, [3]
+
+    def killed(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    def run_on(model):
+        train_adapter.main(
+            model, "compressed", "resources/corpora/text", "adapters/moved/seed-1/training.json", method=PROMPT,
+            training=TRAINING, checkpoint_minutes=0, seed=1, recipe="r", code="c", device="cpu",
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "accumulate", killed)
+        run_on("resources/models/tiny")
+    other = tiny.with_another_config(Path("resources/models/tiny"), Path("resources/models/other"))
+    run_on(str(other))
+    assert "continues from" not in capsys.readouterr().err
+    shutil.rmtree("adapters/moved")
+
+
+def test_second_writer_is_stopped(project, monkeypatch):
+    monkeypatch.chdir(project)
+    lock = Path("work/adapters/locked/seed-1.lock")
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as handle:
+        handle.write("pid 1 on elsewhere")
+        handle.flush()
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(ArtifactError, match="is being written by pid 1 on elsewhere"):
+            run(project, monkeypatch, "adapters/locked/seed-1")
+
+
+def test_non_finite_loss_leaves_no_folder(project, monkeypatch):
+    with pytest.raises(RuntimeError, match="the loss is nan at step"):
+        run(project, monkeypatch, "adapters/diverged/seed-1", learning_rate=float("1e30"))
+    assert not Path("adapters/diverged/seed-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"), [(1, r"\(base\) is nan before training"), (3, r"\(after\) is nan after 8 steps")]
+)
+def test_a_heldout_loss_that_is_no_number_is_said_before_any_file(project, monkeypatch, call, said):
+    measure, calls = Learner.heldout_loss, []
+
+    def broken(self, *arguments, **named):
+        calls.append(None)
+        return float("nan") if len(calls) == call else measure(self, *arguments, **named)
+
+    monkeypatch.setattr(Learner, "heldout_loss", broken)
+    with pytest.raises(TrainingError, match=f"the held-out loss {said}.*try"):
+        run(project, monkeypatch, "adapters/nan/seed-1")
+    assert not Path("adapters/nan/seed-1").exists()
+    shutil.rmtree("work/adapters/nan")

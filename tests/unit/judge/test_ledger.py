@@ -1,0 +1,162 @@
+"""The item ledger: every outcome by hand, and the rates beside chance."""
+
+import pandas as pd
+import pytest
+
+from tests.unit.synthetic_results import PAIR, study, write_grid
+from workflow_scripts.judge.ledger import OUTCOMES, add_answers, build, outcomes
+from workflow_scripts.judge.rates import rates, reseeded
+from workflow_scripts.judge.results import read_results, samples_path
+
+CASES = [  # dense, compressed, prompt, lora -> outcome
+    (1, 1, 1, 1, "kept"), (1, 1, 0, 1, "newly_broken"), (1, 1, 1, 0, "newly_broken"), (1, 1, 0, 0, "newly_broken"),
+    (1, 0, 0, 0, "lost"), (1, 0, 1, 0, "recovered_by_prompt"), (1, 0, 0, 1, "recovered_by_lora"),
+    (1, 0, 1, 1, "recovered_by_both"), (0, 0, 0, 0, "never_known"), (0, 0, 1, 0, "gained"), (0, 0, 0, 1, "gained"),
+    (0, 0, 1, 1, "gained"), (0, 1, 0, 0, "gained"), (0, 1, 1, 1, "gained"),
+]  # fmt: skip
+NAMES = ["correct/dense", "correct/none", "correct/idp-50-100", "correct/lora-r4"]
+
+
+def table(cases):
+    return pd.DataFrame([case[:4] for case in cases], columns=NAMES).astype("boolean")
+
+
+def test_every_combination_has_its_outcome():
+    assert list(outcomes(table(CASES), PAIR)) == [case[4] for case in CASES]
+    assert {case[4] for case in CASES} == set(OUTCOMES)
+
+
+def test_without_the_pair_only_compression_speaks():
+    found = outcomes(table([(1, 1, 0, 0), (1, 0, 1, 1), (0, 0, 1, 1), (0, 1, 0, 0)]), {})
+    assert list(found) == ["kept", "lost", "never_known", "gained"]
+
+
+def test_an_item_that_a_model_never_saw_has_no_outcome():
+    items = table([(1, 0, 0, 0), (1, 0, 0, 0)])
+    items.loc[1, "correct/dense"] = pd.NA
+    assert list(outcomes(items, PAIR).isna()) == [False, True]
+
+
+@pytest.mark.parametrize("method", ["idp-50-100", "lora-r4"])
+def test_an_item_that_a_method_did_not_answer_is_neither_lost_nor_broken_by_it(method):
+    items = table([(1, 1, 1, 1), (1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)])
+    items.loc[:2, f"correct/{method}"] = pd.NA
+    assert list(outcomes(items, PAIR).isna()) == [True, True, True, False]
+    assert outcomes(items, PAIR)[3] == "kept"
+
+
+def test_a_method_without_any_answer_leaves_every_outcome_open():
+    items = table([(1, 1, 1, 1), (1, 0, 0, 0)]).drop(columns="correct/lora-r4")
+    assert outcomes(items, PAIR).isna().all()
+
+
+def test_items_that_a_methods_file_lacks_have_no_outcome_in_the_ledger(tmp_path):
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), items=8)
+    samples = samples_path(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
+    frame = pd.read_parquet(samples)
+    frame[(frame["task"] != "piqa") | (frame["doc_id"] > 2)].to_parquet(samples, index=False)
+    ledger = build(read_results(paths), PAIR).set_index(["task", "doc_id"])["outcome"]
+    assert list(ledger["piqa"].isna()) == [True] * 3 + [False] * 5
+    assert ledger.drop("piqa").notna().all()
+
+
+def test_the_ledger_holds_each_item_once_with_question_and_margins(tmp_path):
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1, "prompt-50": 0.05}), items=8)
+    ledger = build(read_results(paths), PAIR)
+    assert len(ledger) == 8 * 9
+    assert not ledger.duplicated(
+        ["model", "compressor", "corpus", "seed", "task", "doc_hash", "occurrence"]
+    ).any()
+    assert {
+        "question",
+        "gold",
+        "domain",
+        "outcome",
+        "correct/prompt-50",
+        "margin/dense",
+        "prediction/lora-r4",
+    } <= set(ledger.columns)
+    assert "selected_prompt/idp-50-100" in ledger and "selected_prompt/none" not in ledger
+    ledger.to_parquet(tmp_path / "ledger.parquet")
+    assert len(pd.read_parquet(tmp_path / "ledger.parquet")) == len(ledger)
+
+
+def test_a_group_without_its_dense_cell_is_left_out(tmp_path):
+    truth = study("m", {"lora-r4": 0.1})
+    paths = write_grid(tmp_path, truth, items=4, skip={("m", "dense", "none", "none", 0)})
+    assert len(build(read_results(paths), PAIR)) == 0
+
+
+def test_rates_count_lost_unknown_and_kept_items():
+    ledger = table(
+        [(1, 0, 1, 0)] * 3
+        + [(1, 0, 0, 0)]
+        + [(0, 0, 1, 0)]
+        + [(0, 0, 0, 0)] * 3
+        + [(1, 1, 0, 1)]
+        + [(1, 1, 1, 1)]
+    )
+    keys = {"model": "m", "compressor": "c", "corpus": "t", "seed": 0, "domain": "world", "task": "sciq"}
+    for name, value in keys.items():
+        ledger[name] = value
+    ledger["answer_in_training_text"] = pd.array([True, False, pd.NA, False, *[pd.NA] * 6], dtype="boolean")
+    table_of_rates = rates(ledger, ["idp-50-100"])
+    assert list(table_of_rates["scope"]) == ["all", "world", "sciq"]
+    row = table_of_rates.query("scope == 'all'").iloc[0]
+    assert (row["untaught"], row["untaught_n"]) == (0.5, 2)
+    assert (row["recovered"], row["recovered_n"]) == (0.75, 4)
+    assert (row["chance"], row["chance_n"]) == (0.25, 4)
+    assert (row["broken"], row["broken_n"]) == (0.5, 2)
+    assert row["recovered_low"] < 0.75 < row["recovered_high"]
+
+
+def test_planted_recovery_stands_above_chance(tmp_path):
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.0}, losses={"gptq-w3": 0.25})
+    ledger = build(read_results(write_grid(tmp_path, truth, items=60, noise=0.01)), PAIR)
+    ledger["answer_in_training_text"] = pd.array([pd.NA] * len(ledger), dtype="boolean")
+    by_method = rates(ledger, ["idp-50-100", "lora-r4"]).query("scope == 'all'").set_index("method")
+    assert by_method.loc["idp-50-100", "recovered_low"] > by_method.loc["idp-50-100", "chance_high"]
+    assert by_method.loc["lora-r4", "recovered"] == pytest.approx(0.0, abs=0.05)
+
+
+def seeded(folder, noise, seeds=(0, 1, 2), gain=0.1, items=60):
+    """The ledger of a prompt trained with several seeds: each seed's answers differ by `noise` alone."""
+    truth = study("m", {"idp-50-100": gain, "lora-r4": gain})
+    compressed = ("m", "gptq-w3", "wikipedia")
+    truth |= {(*compressed, "idp-50-100", seed): truth[*compressed, "idp-50-100", 0] for seed in seeds}
+    ledger = build(read_results(write_grid(folder, truth, items=items, noise=noise)), PAIR)
+    nothing_known = pd.DataFrame(columns=["corpus", "task", "doc_id", "known"])
+    return add_answers(ledger, nothing_known.astype(ledger[["corpus", "task", "doc_id"]].dtypes))
+
+
+def test_a_second_seed_with_the_same_answers_recovers_and_breaks_nothing(tmp_path):
+    found = reseeded(seeded(tmp_path, noise=0.0), ["idp-50-100", "lora-r4"]).query("scope == 'all'")
+    assert set(found["method"]) == {"idp-50-100"}  # LoRA has one seed
+    assert list(zip(found["seed"], found["after"], strict=True)) == [(0, 2), (1, 0), (2, 1)]
+    assert (found[["recovered", "chance", "broken"]] == 0).all(axis=None)
+    assert (found["recovered_n"] > 50).all() and (found["recovered_high"] < 0.1).all()
+
+
+def test_a_second_seed_shows_how_much_of_a_recovery_is_noise(tmp_path):
+    """Answers that flip by noise look recovered; the placebo shows the same share, a planted recovery a larger one."""
+    for name, gain, real in (("nothing", 0.0, False), ("recovery", 0.2, True)):
+        ledger = seeded(tmp_path / name, noise=0.1, gain=gain, items=150)
+        method = rates(ledger, ["idp-50-100"]).query("scope == 'all' and seed == 0").iloc[0]
+        placebo = reseeded(ledger, ["idp-50-100"]).query("scope == 'all' and seed == 0").iloc[0]
+        assert placebo["recovered"] > 0.1
+        assert (method["recovered_low"] > placebo["recovered_high"]) == real, name
+        assert method["recovered"] > 2 * method["chance"]  # which is why `chance` alone is no fair reference
+
+
+def test_seeds_are_paired_by_item_and_what_one_lacks_is_left_out(tmp_path):
+    ledger = seeded(tmp_path, noise=0.1, seeds=(0, 1))
+    shuffled = ledger.sample(frac=1, random_state=0)
+    scopes = ["method", "scope", "seed"]
+    for found in (rates, reseeded):
+        plain, mixed = (found(frame, ["idp-50-100"]).set_index(scopes) for frame in (ledger, shuffled))
+        pd.testing.assert_frame_equal(plain.sort_index(), mixed.sort_index())
+    lacking = ledger.copy()
+    lacking.loc[(lacking["seed"] == 1) & (lacking["task"] == "piqa"), "correct/idp-50-100"] = pd.NA
+    found = reseeded(lacking, ["idp-50-100"])
+    assert "piqa" not in set(found["scope"]) and "sciq" in set(found["scope"])
+    assert reseeded(seeded(tmp_path / "one", noise=0.1, seeds=(0,)), ["idp-50-100"]).empty

@@ -1,0 +1,188 @@
+"""config: defaults from the schema; every mistake named with its key, value, what is allowed, nearest name."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.plan.config import ConfigError, load, read
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def problems_of(config, path, value):
+    """Set (or, with value None, delete) the key at `path` and return the lines of the error."""
+    config = copy.deepcopy(config)
+    part = config
+    for key in path[:-1]:
+        part = part[key]
+    if value is None:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    return str(error.value)
+
+
+def test_the_shipped_configuration_is_valid_and_complete(shipped):
+    config = load(shipped)
+    assert {"smoke", "bench", "paper"} <= set(config["grids"])
+    assert config["compressors"]["gptq-w3"]["damping"] == 0.01
+    assert config["training"]["paper"]["tokens"] == 40_960_000
+    assert load(config) == config, "filling in defaults twice changes something"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (["modles"], {}, ["modles: unknown key", "did you mean 'models'?"]),
+        (["methods", "lora-r2", "rnk"], 3, ["methods.lora-r2.rnk: unknown key", "'rank'"]),
+        (["models", "smollm2-135m", "pakage"], "x", ["models.smollm2-135m.pakage", "'package'"]),
+        (["compressors", "gptq-w3", "bits"], 9, ["compressors.gptq-w3.bits: 9", "from 2 to 8"]),
+        (
+            ["compressors", "sparsegpt-50", "sparsity"],
+            1.2,
+            ["compressors.sparsegpt-50.sparsity: 1.2", "to 0.99"],
+        ),
+        (["compressors", "sparsegpt-2of4", "pattern"], "5:4", ["sparsegpt-2of4.pattern: '5:4'", "n < m"]),
+        (["compressors", "sparsegpt-50", "pattern"], "2:4", ["either sparsity or pattern"]),
+        (
+            ["compressors", "gptq-w3", "algorithm"],
+            "gtpq",
+            ["gptq-w3.algorithm: 'gtpq'", "did you mean 'gptq'?"],
+        ),
+        (["training", "smoke", "tokens"], 0, ["training.smoke.tokens: 0", "from 1"]),
+        (["training", "smoke", "lora", "learning_rate"], "1e-2", ["learning_rate: '1e-2'", "read as text"]),
+        (["training", "smoke", "batch_size"], True, ["batch_size: True", "integer"]),
+        (
+            ["methods", "idp-50-100", "members"],
+            ["prompt-5"],
+            ["idp-50-100.members[0]: 'prompt-5'", "'prompt-50'"],
+        ),
+        (["methods", "idp-50-100", "members"], ["lora-r2"], ["members[0]: 'lora-r2' is no prompt"]),
+        (["methods", "idp-50-100", "members"], [], ["idp-50-100.members: holds nothing"]),
+        (
+            ["methods", "prompt-50", "corpus"],
+            "wikipedi",
+            ["methods.prompt-50.corpus: 'wikipedi' is no name in corpora"],
+        ),
+        (
+            ["methods", "prompt-50", "corpus"],
+            "none",
+            ["methods.prompt-50.corpus: 'none' is no name in corpora"],
+        ),
+        (["methods", "idp-50-100", "corpus"], "wikipedia", ["methods.idp-50-100.corpus: unknown key"]),
+        (
+            ["methods", "idp-50-100", "members"],
+            [{"adapter": "prompt-50", "corpus": "wikipedia"}],
+            ["members[0].corpus: unknown key; allowed: adapter, seed"],
+        ),
+        (["methods", "none"], None, ["methods.none: must be there"]),
+        (["grids", "smoke", "pair"], None, ["grids.smoke: the key pair is missing"]),
+        (["grids", "smoke", "pair", "lora"], "prompt-50", ["pair.lora: 'prompt-50' is of kind prompt"]),
+        (["grids", "smoke", "training"], "smok", ["grids.smoke.training: 'smok'", "did you mean 'smoke'?"]),
+        (
+            ["grids", "smoke", "blocks", "core", "methods"],
+            ["lora-r"],
+            ["blocks.core.methods[0]: 'lora-r'", "did you mean 'lora-r"],
+        ),
+        (["grids", "smoke", "blocks", "core", "corpora"], ["none"], ["'none' won't do for gptq-w3-g64"]),
+        (
+            ["grids", "smoke", "blocks", "core", "models"],
+            ["smollm2-135m"] * 2,
+            ["smollm2-135m is listed twice"],
+        ),
+        (["grid"], "smok", ["grid: 'smok'", "did you mean 'smoke'?"]),
+        (
+            ["blocks"],
+            ["core", "dens"],
+            ["blocks[1]: 'dens' is no block of grid smoke", "did you mean 'dense'?"],
+        ),
+        (["blocks"], "figure-1", ["blocks[0]: 'figure-1' is no block of grid smoke; allowed: dense, core"]),
+        (["blocks"], [], ["blocks: holds nothing"]),
+        (
+            ["models", "../evil"],
+            {"source": "local", "path": "x", "parameters": 1e6},
+            ["'../evil'", "allowed pattern"],
+        ),
+        (["methods", "a b"], {"kind": "none"}, ["'a b'", "allowed pattern"]),
+        (["methods", "a'b"], {"kind": "none"}, ["allowed pattern"]),
+        (["methods", "é"], {"kind": "none"}, ["allowed pattern"]),
+        (["methods", "a;b"], {"kind": "none"}, ["allowed pattern"]),
+        (["methods", "a\n"], {"kind": "none"}, ["control character"]),
+        (["methods", 5], {"kind": "none"}, ["the key 5 is not text"]),
+    ],
+)
+def test_a_mistake_is_named(shipped, path, value, expected):
+    message = problems_of(shipped, path, value)
+    for part in expected:
+        assert part in message
+
+
+def test_every_mistake_is_reported_at_once(shipped):
+    config = copy.deepcopy(shipped)
+    config["compressors"]["gptq-w3"]["bits"] = 9
+    config["training"]["smoke"]["tokens"] = 0
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "path", [("training", "smoke", "lora", "learning_rate"), ("compressors", "sparsegpt-50", "sparsity")]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_named(shipped, path, value):
+    assert f"{'.'.join(path)}: {value} is no finite number" in problems_of(shipped, path, value)
+
+
+def test_a_file_that_is_no_configuration_is_named(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2\n")
+    for name, message in (
+        ("nowhere.yaml", "can't be read"),
+        ("binary.yaml", "not valid YAML"),
+        ("broken.yaml", "line 2"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}: (?s:.*){message}"):
+            read(tmp_path / name)
+
+
+def test_lists_say_what_they_hold_and_what_they_need(shipped):
+    members = ("methods", "idp-50-100", "members")
+    assert "methods.idp-50-100.members: prompt-50 is listed twice" in problems_of(
+        shipped, members, ["prompt-50"] * 2
+    )
+    concat = problems_of(shipped, ("methods", "concat-50-100", "members"), ["prompt-50"])
+    assert "methods.concat-50-100.members: holds 1; at least 2 needed" in concat
+    assert "methods.lora-v-r3.layers: 1 is listed twice" in problems_of(
+        shipped, ("methods", "lora-v-r3", "layers"), [1, 1]
+    )
+
+
+def test_a_wrong_value_that_an_anchor_hands_on_is_said_once(shipped):
+    config = copy.deepcopy(shipped)
+    for name in ("lora-r2", "lora-r3", "lora-r4"):
+        config["methods"][name]["alpha"] = -1
+    config["methods"]["lora-v-r2"]["rank"] = -1
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    assert str(error.value).splitlines() == [
+        "methods.lora-r2.alpha: -1 is not allowed; allowed: above 0 "
+        "(the same in 2 more: methods.lora-r3.alpha, methods.lora-r4.alpha)",
+        "methods.lora-v-r2.rank: -1 is not allowed; allowed: from 1 to 4096",
+    ]
+
+
+def test_a_load_knows_the_algorithms_that_a_configuration_may_name():
+    from workflow_scripts.compress.settings import ALGORITHMS, CALIBRATED
+    from workflow_scripts.plan.config import UNCALIBRATED
+
+    assert sorted(ALGORITHMS) == sorted((*CALIBRATED, *UNCALIBRATED))

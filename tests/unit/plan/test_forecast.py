@@ -1,0 +1,183 @@
+"""The forecast: jobs as the plan has them, costs that scale as the formulas say."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import device
+from workflow_scripts.commands import forecast as command
+from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.plan.config import DEVICES, load
+from workflow_scripts.plan.forecast import (
+    PACKED_BYTES,
+    RULES,
+    compare,
+    evaluation_cost,
+    forecast,
+    foreseen,
+    job_hours,
+    load_constants,
+    measured_seconds,
+    summary,
+    training_cost,
+)
+from workflow_scripts.plan.recipes import Plan
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = ROOT / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return Plan(load(yaml.safe_load(CONFIG.read_text())))
+
+
+def kinds(costs):
+    return {kind: sum(cost.kind == kind for cost in costs) for kind in {cost.kind for cost in costs}}
+
+
+def test_the_jobs_are_those_of_the_plan(plan):
+    found = kinds(forecast(plan, "smoke", load_constants("cpu-2")))
+    assert found["evaluate_cell"] == len(plan.cells("smoke"))
+    assert found["train_adapter"] == len(plan.adapters("smoke"))
+    assert found["compress_model"] == 3
+
+
+def test_training_is_four_flop_per_parameter_and_token(plan):
+    device = load_constants("a100-80g") | {"overhead": 0, "load": float("inf"), "forward": float("inf")}
+    cell = plan.adapters("paper")[0]
+    expected = 4 * plan.config["models"][cell.model]["parameters"] * 40_960_000 / device["train"]
+    assert training_cost(plan, cell, device).seconds == pytest.approx(expected)
+
+
+def test_an_untrained_prompt_costs_no_training(plan):
+    device = load_constants("cpu-2")
+    prompt = plan.adapters("bench")[0]._replace(method="prompt-100")
+    placebo = prompt._replace(method="prompt-100-untrained")
+    assert training_cost(plan, placebo, device).seconds < training_cost(plan, prompt, device).seconds / 2
+
+
+def test_a_dense_compressor_leaves_nothing_on_disk(plan):
+    costs = [c for c in forecast(plan, "smoke", load_constants("cpu-2")) if c.kind == "compress_model"]
+    disk = {cost.name.split("/")[1]: cost.disk for cost in costs}
+    assert disk["dense"] == 0
+    assert disk["gptq-w3-g64"] == pytest.approx(134.5e6 * 3 / 8)
+
+
+def test_the_summary_adds_up_and_prices(plan):
+    costs, device = forecast(plan, "smoke", load_constants("cpu-2")), load_constants("cpu-2")
+    lines = summary(costs, device, price=2.0)
+    total = next(line for line in lines if line.startswith("total")).split()
+    assert int(total[1]) == len(costs)
+    hours = sum(c.seconds + device["startup"] for c in costs) / 3600
+    assert job_hours(costs, device) == pytest.approx(hours)
+    assert float(total[2]) == pytest.approx(hours, abs=0.005)
+    assert float(lines[-2].split()[0]) == pytest.approx(hours / 2, abs=0.005)  # two jobs at a time
+    assert lines[-1].startswith("at 2 per hour")
+    assert "cpu-2" in lines[-2]
+
+
+def test_forecast_beside_measured(plan):
+    """An adapter and its cell have the same path below their folders: they must not be taken for each other."""
+    costs = forecast(plan, "smoke", load_constants("cpu-2"))
+    training = next(c for c in costs if c.kind == "train_adapter")
+    cell = next(c for c in costs if c.kind == "evaluate_cell" and c.name == training.name)
+    compression = next(c for c in costs if c.kind == "compress_model")
+    took = {cost: {"manifest": {"seconds": factor * cost.seconds}} for cost, factor in
+            ((training, 2), (cell, 4), (compression, 1))}  # fmt: skip
+    rows = compare(costs, measured_seconds({
+        f"results/smoke/adapters/{training.name}/training.json": took[training],
+        f"results/smoke/evaluations/{cell.name}.json": took[cell],
+        f"results/smoke/compressed/{compression.name}/compression.json": took[compression],
+    }))  # fmt: skip
+    ratios = {row["kind"]: (row["jobs"], row["ratio"]) for row in rows}
+    assert ratios["train_adapter"] == (1, pytest.approx(1 / 2))
+    assert ratios["evaluate_cell"] == (1, pytest.approx(1 / 4))
+    assert ratios["compress_model"] == (1, pytest.approx(1))
+    assert ratios["total"][0] == 3
+
+
+def test_the_forecast_of_smoke_is_within_30_percent_of_a_real_run(plan):
+    """Seconds of one run on 2 cores that did nothing else (the manifests of its jobs); it made no constant."""
+    measured = {
+        "compress_model": 166.1,
+        "train_adapter": 698.6,
+        "evaluate_cell": 599.6,
+        "measure_similarity": 42.2,
+    }
+    costs = foreseen(plan, "smoke").costs
+    for kind, seconds in measured.items():
+        assert sum(c.seconds for c in costs if c.kind == kind) == pytest.approx(seconds, rel=0.3)
+
+
+def test_the_forecast_of_bench_is_within_30_percent_of_the_committed_run(plan):
+    """The committed run of the core block (36 jobs, on a machine that did other work too): every kind of job.
+
+    Of the constants benchmarks.device measured all but MAPS and STEP_ROWS, which are from this run.
+    """
+    root = ROOT / "reports" / "bench"
+    files = [file for kind in RULES for file in (root / "results" / "bench" / kind).rglob("*.json")]
+    measured = measured_seconds({str(file.relative_to(root)): read_json(file) for file in files})
+    rows = {row["kind"]: row for row in compare(foreseen(plan, "bench").costs, measured)}
+    assert {kind: row["jobs"] for kind, row in rows.items()} == {
+        "compress_model": 3, "train_adapter": 9, "evaluate_cell": 15, "measure_similarity": 8, "measure_latency": 1,
+        "total": 36,
+    }  # fmt: skip
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(1, abs=0.3), row
+
+
+def test_packed_copies_count_on_a_cpu_up_to_what_is_packed():
+    """As PackedLinears makes them: one for scoring, two for training, none of a model that is too large."""
+    from workflow_scripts.kernels import packed_linears
+
+    assert PACKED_BYTES == packed_linears.MOST_BYTES
+    plan = Plan(load(yaml.safe_load(CONFIG.read_text())))
+    cpu, cell = load_constants("cpu-2"), plan.adapters("smoke")[0]
+    gpu, size = cpu | {"gpu": True}, 4 * 1.345e8
+    for cost, copies in ((training_cost, 2), (evaluation_cost, 1)):
+        assert cost(plan, cell, cpu).memory - cost(plan, cell, gpu).memory == pytest.approx(copies * size)
+    plan.config["models"]["smollm2-135m"]["parameters"] = 2e9
+    assert training_cost(plan, cell, cpu).memory == training_cost(plan, cell, gpu).memory
+
+
+def test_every_device_has_every_constant_and_says_where_they_are_from():
+    devices = yaml.safe_load(DEVICES.read_text())["devices"]
+    assert {frozenset(device) for device in devices.values()} == {frozenset(devices["cpu-2"])}
+    assert all(device["source"] for device in devices.values())
+
+
+def test_the_small_jobs_of_the_devices_benchmark_are_a_valid_grid():
+    small, dense, trained = device.small_plan()
+    assert small.cells("small") == [dense, trained] and small.adapters("small") == [trained]
+    assert small.evaluate(dense)["evaluation"]["items"] == 1
+    assert small.training("small", "lora-r2")["tokens"] == 32
+
+
+def test_each_grid_names_its_device(plan, capsys):
+    assert foreseen(plan, "smoke").device["name"] == foreseen(plan, "bench").device["name"] == "cpu-2"
+    assert command.main([str(CONFIG)], "paper") == 0
+    assert "a100-80g" in capsys.readouterr().out
+
+
+def test_latency_jobs_are_forecast_where_the_grid_measures_them(plan):
+    assert (
+        kinds(forecast(plan, "bench", load_constants("cpu-2")))["measure_latency"] == 3
+    )  # dense, two corpora
+    assert "measure_latency" not in kinds(forecast(plan, "smoke", load_constants("cpu-2")))
+
+
+def test_chosen_blocks_are_forecast_alone(capsys):
+    assert command.main([str(CONFIG)], "bench", blocks=["figure-1"]) == 0
+    assert "8 cells, 0 adapters" in capsys.readouterr().out
+    assert command.main([str(CONFIG)], "bench", blocks=["figure1"]) == 1
+    assert "did you mean 'figure-1'?" in capsys.readouterr().err
+
+
+def test_unknown_names_are_answered_with_the_known_ones(capsys):
+    assert command.main([str(CONFIG)], "papr", "cpu-2") == 1
+    assert "smoke, bench, engines, paper" in capsys.readouterr().err
+    assert command.main([str(CONFIG)], "smoke", "abacus") == 1
+    assert "cpu-2, a100-80g" in capsys.readouterr().err
+    assert command.main([str(CONFIG)], "smoke", "cpu-2", 1.5) == 0

@@ -1,0 +1,215 @@
+"""What a model can't do is refused with the key's path before any job, as far as the catalogue or config.json tell."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan.config import ConfigError, load
+from workflow_scripts.plan.layout import Cell
+from workflow_scripts.plan.recipes import Plan
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without resources/
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def edit(config: dict, path: list, value) -> dict:
+    config = part = copy.deepcopy(config)
+    config["methods"]["prompt-1"] = {"kind": "prompt", "tokens": 2047}  # named by no block
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["methods", "idp-50-100", "score"], "joint_mean",
+         ["methods.idp-50-100.score: joint_mean is not defined with learned positions, which opt-6.7b has; use auto"]),
+        (["methods", "lora-v-r2", "layers"], [0, 31, 32],
+         ["methods.lora-v-r2.layers: 32 is not allowed; opt-6.7b has the layers 0 to 31"]),
+        (["grids", "paper", "calibration", "length"], 2049,
+         ["grids.paper.calibration.length: 2049 tokens exceed the 2048 positions of opt-6.7b; at most 2048"]),
+        (["training", "paper", "sequence_length"], 1949,
+         ["training.paper.sequence_length: 1949 tokens after a prompt of 100 exceed", "of opt-6.7b; at most 1948"]),
+        (["grids", "paper", "evaluation", "perplexity", "length"], 1923,
+         ["grids.paper.evaluation.perplexity.length: 1923 tokens after a prompt of 126", "with concat-26-100"]),
+        (["grids", "paper", "similarity", "length"], 1949, ["grids.paper.similarity.length: 1949 tokens after"]),
+        (["grids", "paper", "latency", "sequence"], 2000,
+         ["grids.paper.latency.sequence: 2008 tokens after a prompt of 100"]),
+        (["methods", "prompt-100", "tokens"], 3000,
+         ["methods.prompt-100.tokens: a prompt of 3000 leaves no room for text in the 2048 positions of"]),
+        (["methods", "concat-26-100", "members"], ["prompt-26", "prompt-1"],
+         ["methods.concat-26-100.members: a prompt of 2073 leaves no room for text in the 2048 positions of"]),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) and len(value) > 2 else "",
+)  # fmt: skip
+def test_what_the_catalogue_knows_to_be_impossible_stops_the_run(shipped, path, value, words):
+    with pytest.raises(ConfigError) as error:
+        load(edit(shipped, path, value))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_one_wrong_value_is_one_line(shipped):
+    with pytest.raises(ConfigError) as error:
+        load(edit(shipped, ["methods", "prompt-100", "tokens"], 3000))
+    [line] = str(error.value).splitlines()
+    assert re.search(r"found in \d+ pairs of model and method", line)
+    with pytest.raises(ConfigError) as error:
+        load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049))
+    [line] = str(error.value).splitlines()
+    assert (
+        "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
+    )  # the tightest
+
+
+def test_at_the_limit_everything_is_possible(shipped):
+    for path, value in (
+        (["methods", "lora-v-r2", "layers"], [31]),
+        (["grids", "paper", "calibration", "length"], 2048),
+        (["training", "paper", "sequence_length"], 1948),
+    ):
+        load(edit(shipped, path, value))
+
+
+def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
+    load(
+        edit(shipped, ["grids", "smoke", "calibration", "length"], 8193)
+    )  # nothing is known of the model yet
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    found = {"model_type": "llama", "max_position_embeddings": 8192, "num_hidden_layers": 30}
+    (folder / "config.json").write_text(json.dumps(found))
+    load(shipped)
+    with pytest.raises(
+        ConfigError, match=r"grids.smoke.calibration.length: 8193 tokens exceed the 8192 positions"
+    ):
+        load(edit(shipped, ["grids", "smoke", "calibration", "length"], 8193))
+    (folder / "config.json").write_text(json.dumps(found | {"model_type": "opt"}))
+    with pytest.raises(ConfigError, match=r"methods.idp-50-100.score: joint_sum is not defined"):
+        load(edit(shipped, ["methods", "idp-50-100", "score"], "joint_sum"))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"attn_logit_softcapping": 50.0}, "methods.idp-50-100: IDP can't choose prompts for .*: its first layer caps"),
+        ({"partial_rotary_factor": 0.25}, "its first layer rotates only a part of each head"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "its first layer rotates only a part of each head"),
+        ({"sliding_window": 611}, "perplexity.length: 512 tokens after a prompt of 100 exceed the 611 that"),
+        ({"sliding_window": 612}, None),
+        ({"sliding_window": 64, "use_sliding_window": False}, None),
+        ({"sliding_window": 64, "max_window_layers": 21}, None),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, None),
+    ],
+)  # fmt: skip
+def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "any"} | found))
+    if words is None:
+        load(shipped)
+    else:
+        with pytest.raises(ConfigError, match=words):
+            load(shipped)
+
+
+LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"rope_parameters": LONGROPE}, "perplexity.length: 512 tokens after a prompt of 150 exceed the 661 positions"),
+        ({"rope_parameters": LONGROPE | {"original_max_position_embeddings": 662}}, None),
+        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 400},
+         "perplexity.length: 512 tokens exceed the 400 positions up to which smollm2-135m keeps one rotary table"),
+        ({"rope_scaling": {"type": "dynamic"}, "max_position_embeddings": 662}, None),
+        ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}}, None),
+    ],
+)  # fmt: skip
+def test_text_beyond_one_rotary_table_stops_the_run(found, words, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "any"} | found))
+    if words is None:
+        load(shipped)
+    else:
+        with pytest.raises(ConfigError) as error:
+            load(shipped)
+        assert words in str(error.value)
+
+
+def test_fused_projections_are_seen_in_the_weights_names(shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+    save_file({"model.layers.0.self_attn.qkv_proj.weight": np.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"methods.idp-50-100: .* its first layer has fused projections"):
+        load(shipped)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    found = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536}
+    (folder / "config.json").write_text(json.dumps(found))
+    linears = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+               "mlp.up_proj", "mlp.down_proj", "input_layernorm")  # fmt: skip
+    names = [f"model.layers.{layer}.{linear}.weight" for layer in range(2) for linear in linears]
+    if sharded:
+        index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        save_file(dict.fromkeys(names, np.zeros(1)), folder / "model.safetensors")
+    load(shipped)
+    load(edit(shipped, ["methods", "lora-r2", "targets"], {"llama": ["mlp.up_proj", "o_proj"]}))
+    with pytest.raises(ConfigError) as error:
+        load(edit(shipped, ["methods", "lora-r2", "targets", "llama"], ["q_proj", "q_projj"]))
+    assert "methods.lora-r2.targets.llama[1]: 'q_projj' is no module of smollm2-135m; allowed: " in str(
+        error.value
+    )
+    assert "did you mean 'q_proj'?" in str(error.value)
+    shipped["grids"]["smoke"]["blocks"]["core"]["compressors"].append("sparsegpt-2of4")
+    load(shipped)
+    with pytest.raises(
+        ConfigError, match=r"compressors.sparsegpt-2of4.pattern: 2:5 does not divide the 576 inputs"
+    ):
+        load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:5"))
+    load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:3"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json", "model.safetensors"])
+def test_a_damaged_file_of_a_fetched_model_is_named_with_the_folder_to_delete(file, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    for content in ("", "[]"):
+        (folder / file).write_text(content)
+        said = rf"resources/models/smollm2-135m/{re.escape(file)}: .*; delete resources/models/smollm2-135m and it will"
+        with pytest.raises(ArtifactError, match=said):
+            load(shipped)
+
+
+def test_a_cell_that_no_grid_names_is_checked_when_it_is_asked_for(shipped):
+    joint = {"kind": "idp", "members": ["prompt-50", "prompt-100"], "score": "joint_mean"}
+    plan = Plan(load(edit(shipped, ["methods", "idp-joint"], joint)))
+    cell = Cell("paper", "llama-7b", "gptq-w3", "c4", "idp-joint", 0)
+    assert plan.check(cell) == cell
+    with pytest.raises(
+        ValueError, match=r"idp-joint/seed-0.json can't be: methods.idp-joint.score: joint_mean"
+    ):
+        plan.check(cell._replace(model="opt-6.7b"))

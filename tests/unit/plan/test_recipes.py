@@ -1,0 +1,316 @@
+"""grid: cells, their inputs, and recipes that change exactly with what determines an artefact."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.commands import explain
+from workflow_scripts.plan.config import load, named_files
+from workflow_scripts.plan.layout import EXPORTS, SHAPES, Cell, check_path, companions
+from workflow_scripts.plan.recipes import MODULES, Plan, plan_of
+from workflow_scripts.report.figure_style import FAMILIES
+from workflow_scripts.report.tables import TYPES
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load(yaml.safe_load((ROOT / "config.yaml").read_text()))
+
+
+def changed_recipes(before: Plan, after: Plan, grid: str) -> tuple[set, set, set]:
+    """(compressed, adapters, cells) whose recipes differ between two plans of a grid."""
+    compressed = {
+        cell[:4]
+        for cell in before.cells(grid)
+        if before.compressed_recipe(cell) != after.compressed_recipe(cell)
+    }
+    adapters = {a[1:] for a in before.adapters(grid) if before.train_recipe(a) != after.train_recipe(a)}
+    cells = {c[1:] for c in before.cells(grid) if before.evaluate(c)["recipe"] != after.evaluate(c)["recipe"]}
+    return compressed, adapters, cells
+
+
+def edited(config, path, value):
+    config = copy.deepcopy(config)
+    part = config
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return Plan(load(config))
+
+
+def test_smoke_has_fifteen_cells_and_eight_adapters(shipped):
+    plan = Plan(shipped)
+    assert len(plan.cells("smoke")) == 15
+    assert len(plan.adapters("smoke")) == 8
+
+
+def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipped):
+    config = copy.deepcopy(shipped)
+    block = {
+        "models": ["smollm2-135m"],
+        "compressors": ["dense", "rtn-w3", "gptq-w3"], "corpora": ["wikipedia", "c4-sample"],
+        "methods": ["none", "prompt-50"], "seeds": [0, 1],
+    }  # fmt: skip
+    config["grids"]["smoke"]["blocks"] = {"only": block}
+    cells = Plan(load(config)).cells("smoke")
+    assert [c.corpus for c in cells if c.compressor == "dense" and c.method == "none"] == ["none"]
+    assert [(c.corpus, c.seed) for c in cells if c.compressor == "gptq-w3" and c.method == "none"] == [
+        ("wikipedia", 0), ("c4-sample", 0),
+    ]  # fmt: skip
+    assert len([c for c in cells if c.compressor == "dense" and c.method == "prompt-50"]) == 4
+    assert len(cells) == len(set(cells))
+
+
+def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
+    every = Plan(shipped)
+    plan = plan_of([ROOT / "config.yaml"], "bench", ["core", "seeds"])
+    assert set(plan.blocks("bench")) == {"core", "seeds"}
+    assert plan.cells("bench") == [*every.blocks("bench")["core"], *every.blocks("bench")["seeds"]]
+    assert plan.cells("smoke") == every.cells("smoke")
+    assert {cell.compressor for cell in plan.adapters("bench")} == {"dense", "gptq-w3-g64", "sparsegpt-50"}
+    assert plan.analysis("bench", "judge")["cells"] == [cell.json for cell in plan.cells("bench")]
+    page = plan.analysis("bench", "draw_page")
+    assert page["blocks"]["counted"] == ["core", "seeds"]
+    assert page["blocks"]["left_out"] == [
+        "second-corpus",
+        "prefix-concat",
+        "controls",
+        "idp-controls",
+        "idp-second-seed",
+        "figure-1",
+        "figure-6",
+    ]
+    assert page["planned"] == {"similarity": 14, "latency": 2}
+    assert every.analysis("bench", "draw_page")["blocks"]["left_out"] == []
+
+
+def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):
+    cell = Cell("bench", "smollm2-135m", "dense", "wikipedia", "prompt-50", 0)
+    assert (
+        Plan(shipped).compression(cell) == "results/bench/compressed/smollm2-135m/dense/none/compression.json"
+    )
+    assert (
+        cell.training == "results/bench/adapters/smollm2-135m/dense/wikipedia/prompt-50/seed-0/training.json"
+    )
+
+
+def test_members_of_another_seed_are_found(shipped):
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-seeds", 0)
+    assert [m.seed for m in Plan(shipped).members(cell)] == [0, 1]
+
+
+def test_members_of_other_text_are_trained_on_the_cells_own_weights(shipped):
+    """The path's corpus is the calibration corpus; the method's is the text alone."""
+    plan = Plan(shipped)
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-corpora", 0)
+    members = plan.members(cell)
+    assert [plan.training_corpus(member) for member in members] == ["wikipedia", "c4-sample"]
+    assert {plan.compression(member) for member in members} == {plan.compression(cell)}
+    other = edited(shipped, ["corpora", "c4-sample", "file"], "exllamav3/conversion/other.utf8")
+    assert [plan.train_recipe(m) == other.train_recipe(m) for m in members] == [True, False]
+    assert plan.compressed_recipe(cell) == other.compressed_recipe(cell)
+    assert plan.evaluate_recipe(cell) != other.evaluate_recipe(cell)
+
+
+def test_a_text_that_adapters_alone_are_trained_on_is_among_what_the_grid_fetches(shipped):
+    config = copy.deepcopy(shipped)
+    config["grids"]["smoke"]["blocks"]["core"]["methods"].append("prompt-50-c4-sample")
+    text = "resources/corpora/c4-sample/manifest.json"
+    assert text in Plan(load(config)).artefacts("smoke") and text not in Plan(shipped).artefacts("smoke")
+
+
+def test_answers_are_sought_in_the_text_that_the_pair_is_trained_on(shipped):
+    config = copy.deepcopy(shipped)
+    config["grids"]["bench"]["pair"]["prompt"] = "idp-50-corpora"
+    both = ["c4-sample", "wikipedia"]
+    plan = Plan(load(config))
+    assert plan.training_corpora("bench") == {"wikipedia": both, "c4-sample": ["c4-sample"]}
+    searched = plan.analysis("bench", "find_answers")["corpora"]
+    assert searched["wikipedia"] == [f"resources/corpora/{name}/manifest.json" for name in both]
+
+
+def test_the_learning_rate_of_one_method_changes_its_adapters_and_cells_alone(shipped):
+    after = edited(shipped, ["methods", "prompt-50", "training"], {"learning_rate": 0.02})
+    compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")
+    assert not compressed
+    assert {a[3] for a in adapters} == {"prompt-50"} and len(adapters) == 2
+    assert {c[3] for c in cells} == {"prompt-50", "idp-50-100", "concat-50-100"} and len(cells) == 6
+
+
+def test_adding_a_method_a_task_set_or_a_model_changes_nothing_else(shipped):
+    for path, value in (
+        (["methods", "prompt-7"], {"kind": "prompt", "tokens": 7}),
+        (["tasks", "copa"], {"domain": "common"}),
+        (["models", "other"], {"source": "local", "path": "x", "parameters": 1e6}),
+        (["benchmarks", "mine"], {"arc_easy": {"source": "local", "path": "x"}}),
+        (["compressors", "gptq-w2-mine"], {"algorithm": "gptq", "bits": 2}),
+        (["activation_memory"], 0.5),
+    ):
+        assert changed_recipes(Plan(shipped), edited(shipped, path, value), "smoke") == (set(), set(), set())
+
+
+def test_a_compressor_setting_changes_everything_that_stands_on_it(shipped):
+    after = edited(shipped, ["compressors", "gptq-w3-g64", "damping"], 0.1)
+    compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")
+    assert {key[2] for key in compressed} == {"gptq-w3-g64"}
+    assert {a[1] for a in adapters} == {c[1] for c in cells} == {"gptq-w3-g64"}
+    assert (len(adapters), len(cells)) == (4, 7)
+
+
+def test_the_precision_of_forward_passes_is_in_the_slice_only_where_it_is_named(shipped):
+    assert (
+        "forward"
+        not in Plan(shipped).compress("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia")["compressor"]
+    )
+    after = edited(shipped, ["compressors", "gptq-w3-g64", "forward"], "bf16")
+    compressed, _, _ = changed_recipes(Plan(shipped), after, "smoke")
+    assert {key[2] for key in compressed} == {"gptq-w3-g64"}
+
+
+def test_items_change_cells_but_not_adapters(shipped):
+    after = edited(shipped, ["grids", "smoke", "evaluation", "items"], 11)
+    compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")
+    assert not compressed and not adapters and len(cells) == 15
+
+
+def test_what_no_result_depends_on_is_in_no_recipe(shipped):
+    before = Plan(shipped)
+    for path in (
+        ["models", "smollm2-135m", "note"],
+        ["corpora", "wikipedia", "licence"],
+        ["benchmarks", "pypi", "sciq", "note"],
+    ):
+        after = edited(shipped, path, "other words")
+        assert after.artefacts("bench") == before.artefacts("bench"), path
+        assert "other words" in after.said(*path[:-1]).values()
+    after = edited(shipped, ["training", "bench", "checkpoint_minutes"], 30)
+    assert after.artefacts("bench") == before.artefacts("bench")
+
+
+def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "fewshot-4", 0)
+    plan = Plan(shipped)
+    assert cell in plan.cells("bench")
+    assert {task["num_fewshot"] for task in plan.evaluate(cell)["tasks"].values()} == {4}
+    assert {
+        task["num_fewshot"] for task in plan.evaluate(cell._replace(method="none"))["tasks"].values()
+    } == {None}
+    assert plan.members(cell) == [] and plan.adapters("bench") == Plan(shipped).adapters("bench")
+
+
+def test_every_kind_of_method_has_its_modules_its_type_in_the_tables_and_its_marks_in_the_figures():
+    schema = yaml.safe_load((ROOT / "workflow_scripts" / "plan" / "config.schema.yaml").read_text())
+    kinds = set(schema["$defs"]["method"]["properties"]["kind"]["enum"])
+    assert kinds == set(MODULES) == set(TYPES) == set(FAMILIES)
+    assert len(FAMILIES) == len({marker for _, _, marker, _ in FAMILIES.values()})
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("dense", "none", "lora-r2", 0), "corpus 'none' can't be, lora-r2 is trained on a corpus"),
+        (("gptq-w4", "none", "none", 0), "corpus 'none' can't be, gptq-w4 is calibrated on a corpus"),
+        (
+            ("rtn-w3", "wikipedia", "none", 0),
+            "this is results/smoke/evaluations/smollm2-135m/rtn-w3/none/none/seed-0",
+        ),
+        (("gptq-w4", "wikipedia", "none", 3), "this is .*gptq-w4/wikipedia/none/seed-0.json; ask for that"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_named_with_what_is_meant(shipped, place, message):
+    compressor, corpus, method, seed = place
+    with pytest.raises(ValueError, match=message):
+        Plan(shipped).check(Cell("smoke", "smollm2-135m", compressor, corpus, method, seed))
+
+
+GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0.json"
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "words"),
+    [
+        ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, bench, engines, paper; did you mean 'smoke'"),
+        ("gptq-w3-g64", "gptq-w9", "'gptq-w9' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w"),
+        ("smollm2-135m", "smollm2", "'smollm2' is no name in models; .* did you mean 'smollm2-135m'"),
+        ("wikipedia", "wikipedi", "'wikipedi' is no name in corpora; .*none; did you mean 'wikipedia'"),
+        ("/none/", "/nothing/", "'nothing' is no name in methods"),
+        ("evaluations", "evaluation", "'evaluation' is no kind of result; .* did you mean 'evaluations'"),
+        ("seed-0.json", "seed-0.jsn", "is no result; it looks like .*/seed-<n>.json or .*.samples"),
+        ("seed-0.json", "seed-00.json", "is no result"),
+        ("/seed-0.json", "", "is no result"),
+        ("evaluations", "adapters", "is no result; .*/training.json or .*adapter_config.json"),
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        check_path(GPTQ.replace(part, wrong), shipped)
+
+
+def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
+    rules = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
+    assert {*re.findall(r'"results/\{grid\}/(\w+)/\{model\}', rules)} == {*SHAPES}
+    path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/{}/export.json"
+    for form in EXPORTS:
+        check_path(path.format(form), shipped)
+    with pytest.raises(ValueError, match=r"'gptq_v3' is no format of an export; .* did you mean 'gptq_v2'"):
+        check_path(path.format("gptq_v3"), shipped)
+
+
+def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):
+    plan = Plan(shipped)
+    with pytest.raises(ValueError, match="did you mean 'gptq-w"):
+        explain.parse(GPTQ.replace("gptq-w3-g64", "gptq-w9"), plan)
+    with pytest.raises(
+        ValueError, match="not a cell's path; it looks like results/<grid>/evaluations/<model>"
+    ):
+        explain.parse("results/smoke/report.html", plan)
+    cell = explain.parse(GPTQ.replace("/none/", "/prompt-50/"), plan)
+    folder = "results/smoke/adapters/smollm2-135m/gptq-w3-g64/wikipedia/prompt-50/seed-0"
+    assert f"{folder}/adapter_model.safetensors" in explain.inputs(plan, cell)
+
+
+def test_every_path_that_a_plan_makes_can_be(shipped):
+    plan = Plan(shipped)
+    for grid in shipped["grids"]:
+        for path in plan.artefacts(grid):
+            for file in (path, f"./{path}", *companions(path)):
+                check_path(file, shipped)
+    check_path("results/smoke/report.html", shipped)
+    check_path("results/smoke/tables/table1.html", shipped)
+
+
+def test_every_cell_of_the_shipped_grids_can_be(shipped):
+    plan = Plan(shipped)
+    assert all(plan.check(cell) == cell for grid in shipped["grids"] for cell in plan.cells(grid))
+
+
+@pytest.mark.parametrize("grid", ["bench", "paper"])
+def test_every_adapter_stands_on_the_dense_model_too_and_every_idp_beside_its_members(shipped, grid):
+    plan = Plan(shipped)
+    cells = set(plan.cells(grid))
+    for cell in cells:
+        assert set(plan.members(cell)) <= cells, cell
+    for adapter in plan.adapters(grid):
+        assert adapter._replace(compressor="dense") in cells, adapter
+    dynamic = {method for method in {c.method for c in cells} if shipped["methods"][method]["kind"] == "idp"}
+    corpora = {"bench": "idp-50-corpora", "paper": "idp-50-hub-corpora"}[grid]
+    assert {"idp-50-100", "idp-26-50-100", "idp-50-seeds", corpora} <= dynamic
+    for cell in cells:
+        if cell.method in dynamic:
+            assert cell._replace(compressor="dense") in cells, cell
+
+
+def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = named_files([tmp_path / "mine.yaml", "/elsewhere/more.yaml", tmp_path / "config.yaml"])
+    assert files == ["mine.yaml", "/elsewhere/more.yaml"]
+    assert Plan(shipped).command("bench") == "snakemake"
+    plan = Plan(shipped | {"grid": "bench", "blocks": ["core", "seeds"], "called_with": files})
+    asked = "snakemake --configfile mine.yaml /elsewhere/more.yaml"
+    assert plan.command("bench") == f"{asked} --config grid=bench 'blocks=[core,seeds]' --"
+    assert plan.command("smoke") == f"{asked} --"

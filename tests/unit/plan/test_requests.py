@@ -1,0 +1,286 @@
+"""What jobs ask of a cluster: formulas that scale, and a site file whose errors say what to change."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.cluster.slurm import minutes
+from workflow_scripts.commands.status import Work, comment_of, planned
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.forecast import forecast, job_of, load_constants
+from workflow_scripts.plan.recipes import Plan, plan_of
+from workflow_scripts.plan.requests import Requests, read_site
+
+ROOT = Path(__file__).parents[3]
+PLACE = {
+    "grid": "paper",
+    "model": "llama-7b",
+    "compressor": "gptq-w3",
+    "corpus": "c4",
+    "method": "lora-r2",
+    "seed": "0",
+}
+OWN = {key: value for key, value in load_constants("a100-80g").items() if key not in ("name", "tasks")}
+RULES = ("compress_model", "train_adapter", "evaluate_cell", "measure_similarity", "measure_latency")
+
+
+@pytest.fixture(scope="module")
+def plan():
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["models"]["llama-70b"] = {"source": "local", "path": "/models/llama-70b", "parameters": 6.9e10}
+    return Plan(load(config))
+
+
+@pytest.fixture(scope="module")
+def requests(plan):
+    return Requests(plan, read_site(Path("no site file")))
+
+
+def test_a_7b_model_fits_one_gpu_and_gets_memory_and_time(requests):
+    for rule in RULES:
+        assert requests.gpus(rule, PLACE) == 1
+    weights = 4 * 6.7e9 / 1e6  # MB in float32
+    assert requests.mem_mb("compress_model", PLACE, 1) < weights
+    assert weights / 2 < requests.mem_mb("evaluate_cell", PLACE, 1) < 1.5 * weights
+    # 4 FLOP a parameter and token for 40,960,000 tokens at 1.1e14 FLOP/s are 2.8 hours; three times that and 20 minutes
+    assert requests.runtime("train_adapter", PLACE, 1) == pytest.approx(3 * 2.8 * 60 + 20, rel=0.05)
+
+
+def test_an_export_asks_for_the_whole_model_in_float32_and_no_gpu(plan, requests):
+    """6.7e9 parameters: 4 bytes each in float32, 2 of the dense file's pages, 3 bits packed, one linear converted."""
+    export = PLACE | {"form": "plain"}
+    one_linear = 100 * 6.7e9 / 360
+    expected = (5e8 + 6 * 6.7e9 + 3 / 8 * 6.7e9 + one_linear) / 1e6 + 3500
+    assert requests.mem_mb("export_model", export, 1) == pytest.approx(expected, abs=1)
+    assert 40_000 < requests.mem_mb("export_model", export, 1) < 50_000
+    assert requests.need("export_model", export).gpu_bytes == 0
+    assert 20 < requests.runtime("export_model", export, 1) < 120
+    rule = (ROOT / "rules" / "compress.smk").read_text().partition("rule export_model")[2]
+    assert 'REQUESTS.mem_mb("export_model"' in rule and 'REQUESTS.runtime("export_model"' in rule
+
+
+@pytest.mark.parametrize("method", ["none", "lora-r2", "prompt-26", "ptune-50", "idp-50-100"])
+def test_a_7b_model_fits_one_gpu_with_every_method(requests, method):
+    assert requests.gpus("evaluate_cell", PLACE | {"method": method}) == 1
+    if method.startswith(("lora", "prompt", "ptune")):
+        assert requests.gpus("train_adapter", PLACE | {"method": method}) == 1
+
+
+def test_a_70b_model_is_compressed_layer_by_layer_and_gets_the_gpus_that_hold_it(requests):
+    large = PLACE | {"model": "llama-70b"}
+    assert requests.gpus("compress_model", large) == 1
+    assert requests.mem_mb("compress_model", large, 1) < 4 * 6.9e10 / 1e6 / 2
+    # bfloat16: 138 GB of weights; training adds 82 GB of activations, evaluation 18 GB; a GPU of 80 GB takes 64
+    assert requests.gpus("train_adapter", large) == 4
+    assert requests.gpus("evaluate_cell", large | {"method": "none"}) == 3
+    # a soft prompt is encoded in float32, with a copy of one module at a time
+    assert requests.gpus("train_adapter", large | {"method": "prompt-26"}) == 4
+
+
+def test_a_model_that_no_node_holds_is_refused(plan, requests, tmp_path):
+    large = PLACE | {"model": "llama-70b"}
+    with pytest.raises(
+        ArtifactError, match=r"measure_similarity of llama-70b needs about 552 GB .*9 GPUs .*has 8"
+    ):
+        requests.gpus("measure_similarity", large)
+    (tmp_path / "site.yaml").write_text("gpus_per_node: 2")
+    with pytest.raises(
+        ArtifactError, match=r"4 GPUs .*a node has 2 \(`gpus_per_node` in profiles/slurm/site.yaml"
+    ):
+        Requests(plan, read_site(tmp_path / "site.yaml")).gpus("train_adapter", large)
+
+
+def test_the_advice_is_one_that_can_help(plan, requests, tmp_path):
+    (tmp_path / "site.yaml").write_text("gpus_per_node: 1")
+    one = Requests(plan, read_site(tmp_path / "site.yaml"))
+    large = PLACE | {"model": "llama-70b", "method": "none"}
+    for rule, advice in {
+        "measure_similarity": r" there, no `similarity` in grids\.paper \(two models in float32\) or a smaller model",
+        "train_adapter": " there, a smaller micro_batch or a smaller model",  # it is in bf16 already
+        "evaluate_cell": " there or a smaller model",
+    }.items():
+        with pytest.raises(ArtifactError, match=f"Choose a larger `device`{advice}$"):
+            one.gpus(rule, large | {"method": "lora-r2"})
+
+
+def test_optimum_holds_the_model_twice(plan):
+    other = dict(plan.config["compressors"]["gptq-w3"], engine="optimum")
+    config = plan.config | {"compressors": plan.config["compressors"] | {"gptq-w3": other}}
+    requests = Requests(Plan(config), read_site(Path("no site file")))
+    assert requests.mem_mb("compress_optimum", PLACE, 1) > 2 * 4 * 6.7e9 / 1e6
+    assert requests.gpus("compress_optimum", PLACE) == 1
+
+
+def test_later_attempts_stay_within_the_largest_node(plan, tmp_path):
+    (tmp_path / "site.yaml").write_text("max_memory_gb: 40")
+    capped = Requests(plan, read_site(tmp_path / "site.yaml"))
+    first = capped.mem_mb("evaluate_cell", PLACE, 1)
+    assert [capped.mem_mb("evaluate_cell", PLACE, attempt) for attempt in (2, 3)] == [40_000, 40_000]
+    large = PLACE | {"model": "llama-70b"}
+    assert (
+        first < 40_000 < capped.mem_mb("evaluate_cell", large, 1) == capped.mem_mb("evaluate_cell", large, 3)
+    )
+
+
+def test_attempts_follow_the_wall_time(plan, requests):
+    large = PLACE | {"model": "llama-70b"}
+    assert requests.attempts("train_adapter", PLACE) == 1
+    short = Requests(plan, read_site(Path("no site file")) | {"max_hours": 4})
+    assert short.attempts("train_adapter", large) == 8  # 28.5 hours, each attempt five minutes short of four
+    shorter = Requests(plan, read_site(Path("no site file")) | {"max_hours": 0.01})
+    assert shorter.attempts("measure_latency", large) == float("inf")  # it has no checkpoint
+
+
+def test_requests_grow_by_attempt_within_the_partitions_limit(requests):
+    for rule in RULES:
+        assert requests.mem_mb(rule, PLACE, 3) == 3 * requests.mem_mb(rule, PLACE, 1)
+        first, third = requests.runtime(rule, PLACE, 1), requests.runtime(rule, PLACE, 3)
+        assert third == pytest.approx(min(3 * first, 24 * 60), abs=3)
+    assert requests.extra() == "--signal=USR1@300"
+
+
+def test_without_a_gpu_the_host_holds_what_was_measured(plan):
+    """The peaks in the committed archive of `bench`, measured on CPUs, and 500 MB for the Snakemakes in the job."""
+    requests = Requests(plan, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
+    archive = ROOT / "reports/bench/results/bench"
+    found = [
+        (*job_of(str(file.relative_to(archive))), json.loads(file.read_text())["manifest"]["peak_memory_mb"])
+        for kind in ("compressed", "adapters", "evaluations")
+        for file in (archive / kind).rglob("*.json")
+        if file.name != "adapter_config.json"
+    ]
+    assert len(found) > 20
+    for rule, name, peak in found:
+        place = dict(zip(("model", "compressor", "corpus", "method"), name.split("/")))
+        assert requests.mem_mb(rule, place | {"grid": "bench"}, 1) > peak + 500, (rule, name)
+
+
+def test_smaller_jobs_ask_for_less(plan, requests):
+    small = {
+        "grid": "smoke",
+        "model": "smollm2-135m",
+        "compressor": "gptq-w3-g64",
+        "corpus": "wikipedia",
+        "method": "lora-r2",
+    }
+    for rule in RULES[:4]:
+        assert requests.mem_mb(rule, small, 1) < 6000
+        assert requests.runtime(rule, small, 1) < 30
+
+
+def test_the_site_file_says_where(tmp_path, plan):
+    file = tmp_path / "site.yaml"
+    where = "account: mine, partition: gpu, constraint: a100, qos: long, extra: --exclude=n7"
+    file.write_text(f"{{{where}, device: cpu-2, max_hours: 0.5}}")
+    requests = Requests(plan, read_site(file))
+    assert requests.where("partition") == {
+        "slurm_account": "mine", "slurm_partition": "gpu", "constraint": "a100", "qos": "long",
+    }  # fmt: skip
+    assert requests.where("cpu_partition") == {
+        "slurm_account": "mine", "slurm_partition": None, "constraint": None, "qos": "long",
+    }  # fmt: skip
+    assert requests.gpus("train_adapter", PLACE) is None
+    assert requests.runtime("train_adapter", PLACE, 2) == 30
+    assert requests.extra() == "--signal=USR1@300 --exclude=n7"  # of 30 minutes
+
+
+def test_the_committed_example_is_a_valid_site_file():
+    assert read_site(ROOT / "profiles/slurm/site.example.yaml")["partition"] == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("acount: x", r"site\.yaml: \$: .*'acount' was unexpected"),
+        ("account: 'x; rm -rf /'", r"site\.yaml: \$\.account: .*does not match"),
+        (
+            "device: a999",
+            r"site\.yaml: \$\.device: device 'a999' is not in devices\.yaml; it has cpu-2, a100-80g",
+        ),
+        ("account: [", r"site\.yaml: not valid YAML"),
+        (b"account: caf\xe9", r"site\.yaml: not valid YAML: .*utf-8"),
+        ('account: "mine\\n"', r"site\.yaml: \$\.account: .*does not match"),
+        ("max_hours: .inf", r"site\.yaml: \$\.max_hours: not a finite number"),
+        ("time_factor: .nan", r"site\.yaml: \$\.time_factor: not a finite number"),
+        (
+            "max_hours: 24:00",
+            r"site\.yaml: \$\.max_hours: 24:00 is a number of minutes in YAML; write hours as 24",
+        ),
+        ("device: {gpu: true}", r"site\.yaml: \$\.device: '.*' is a required property"),
+        (
+            f"device: {json.dumps(OWN | {'memory': None})}",
+            r"site\.yaml: \$\.device\.memory: None is not of type",
+        ),
+        (
+            f"device: {json.dumps(OWN | {'forwards': 1})}",
+            r"site\.yaml: \$\.device: .*'forwards' was unexpected",
+        ),
+    ],
+)
+def test_an_error_in_the_site_file_names_the_key(tmp_path, text, said):
+    (tmp_path / "site.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ArtifactError, match=said):
+        read_site(tmp_path / "site.yaml")
+
+
+def test_names_may_be_what_clusters_call_them(tmp_path):
+    (tmp_path / "site.yaml").write_text("{account: abc@v100, qos: long+preempt, partition: 'gpu,gpu2'}")
+    site = read_site(tmp_path / "site.yaml")
+    assert (site["account"], site["qos"], site["partition"]) == ("abc@v100", "long+preempt", "gpu,gpu2")
+
+
+def test_a_device_of_ones_own_sizes_requests(plan, tmp_path):
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"device": OWN | {"memory": 16}}))
+    own = Requests(plan, read_site(tmp_path / "site.yaml"))
+    assert (
+        own.gpus("evaluate_cell", PLACE | {"method": "none"}) == 2
+    )  # 13.4 GB of weights, 5.7 GB of activations
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"device": OWN}))
+    listed, own = Requests(plan, read_site(Path("none"))), Requests(plan, read_site(tmp_path / "site.yaml"))
+    for rule in RULES:
+        assert own.need(rule, PLACE) == listed.need(rule, PLACE)
+
+
+def test_slurms_times():
+    assert [minutes(t) for t in ("30", "1:30", "02:00:00", "1-00:00:00", "2-12")] == [
+        30,
+        1.5,
+        120,
+        1440,
+        3600,
+    ]
+    assert minutes("UNLIMITED") == float("inf")
+
+
+@pytest.mark.parametrize("blocks", [None, ["idp-controls"]])
+def test_the_jobs_of_a_status_are_those_of_the_forecast(blocks):
+    plan = plan_of([ROOT / "config.yaml"], "bench", blocks)
+    jobs = [(work.rule, work.name) for work in planned(plan, "bench")]
+    foreseen = [(cost.kind, cost.name) for cost in forecast(plan, "bench", load_constants("cpu-2"))]
+    assert sorted(jobs) == sorted(foreseen) and len(set(jobs)) == len(jobs)
+    if (
+        blocks
+    ):  # prompts of other text, on which no cell of the block calibrates, stand on the cell's own weights
+        assert {name for rule, name in jobs if rule == "compress_model"} == {
+            f"smollm2-135m/{place}"
+            for place in ("dense/none", "gptq-w3-g64/wikipedia", "sparsegpt-50/wikipedia")
+        }
+
+
+def test_a_job_in_the_queue_is_known_by_its_comment(plan):
+    comments = {comment_of("smoke", work) for work in planned(plan, "smoke")}
+    assert "rule_train_adapter_wildcards_smoke_smollm2-135m_gptq-w3-g64_wikipedia_lora-r2_0" in comments
+    assert "rule_compress_model_wildcards_smoke_smollm2-135m_sparsegpt-50_wikipedia" in comments
+    assert len(comments) == len(planned(plan, "smoke"))
+    latency = [work for work in planned(plan, "bench") if work.rule == "measure_latency"]
+    assert [comment_of("bench", work) for work in latency] == [
+        "rule_measure_latency_wildcards_bench_smollm2-135m_dense_none_0",
+        "rule_measure_latency_wildcards_bench_smollm2-135m_gptq-w3-g64_wikipedia_0",
+        "rule_measure_latency_wildcards_bench_smollm2-135m_gptq-w3-g64_c4-sample_0",
+    ]
+    odd = Work("measure_latency", "seed-m/seed-c/none/seed-0", "", "", "", "")
+    assert comment_of("bench", odd) == "rule_measure_latency_wildcards_bench_seed-m_seed-c_none_0"
+    assert latency[0].log == "logs/bench/measure_latency/smollm2-135m/dense/none/seed-0.log"

@@ -1,0 +1,70 @@
+"""The table of compressed models: figures of compression.json beside those of the cell without recovery."""
+
+import csv
+import io
+
+import pytest
+
+from tests.unit.synthetic_results import study, write_grid
+from workflow_scripts.judge.results import read_results
+from workflow_scripts.report.compressors import RENDERERS, compressors
+
+SETTINGS = {
+    "gptq-w3": {"algorithm": "gptq", "bits": 3},
+    "sparsegpt-50": {"algorithm": "sparsegpt", "sparsity": 0.5},
+    "gptq-w3-optimum": {"algorithm": "gptq", "bits": 3, "engine": "optimum"},
+    "dense": {"algorithm": "dense"},
+}
+
+
+def record(errors, seconds):
+    layers = [{"error": error, "sparsity": 0.25, "seconds": seconds} for error in errors]
+    return {"layers": layers, "effective_bits": 3.5, "manifest": {"seconds": 100.0}}
+
+
+@pytest.fixture
+def table(tmp_path):
+    paths = write_grid(tmp_path, study("m", {}, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.1}), items=20)
+    records = {
+        "results/synthetic/compressed/m/dense/none/compression.json": record([], 0),
+        "results/synthetic/compressed/m/gptq-w3/wikipedia/compression.json": record([0.1, 0.3], 1.5),
+        "results/synthetic/compressed/m/gptq-w3-optimum/wikipedia/compression.json": record([0.2], 2.0),
+    }
+    results = read_results(paths)
+    cell = results.first("m", "gptq-w3", "wikipedia", "none")
+    return compressors(results, records, SETTINGS), results.evaluations[cell]
+
+
+def test_each_compressed_model_has_its_figures(table):
+    table, evaluation = table
+    assert list(table["compressor"]) == ["gptq-w3", "gptq-w3-optimum"]
+    assert list(table["engine"]) == ["own", "optimum"]
+    own = table.iloc[0]
+    assert own["layer_error"] == pytest.approx(0.2) and own["solve_seconds"] == 3
+    assert (own["bits"], own["zeros"], own["job_seconds"]) == (3.5, 0.25, 100)
+    accuracies = [task["acc"] for task in evaluation["tasks"].values()]
+    assert own["accuracy"] == pytest.approx(sum(accuracies) / len(accuracies))
+    for corpus, values in evaluation["perplexity"].items():
+        assert own[f"ppl/{corpus}"] == values["token"]
+    assert table.iloc[1][["accuracy"]].isna().all()  # its cell was not run
+
+
+def test_every_format_has_every_row_and_leaves_missing_numbers_empty(table):
+    table, _ = table
+    rendered = {name: render(table, "g") for name, render in RENDERERS.items()}
+    rows = list(csv.DictReader(io.StringIO(rendered["csv"])))
+    assert [row["accuracy"] == "" for row in rows] == [False, True]
+    assert "| m | gptq-w3-optimum | wikipedia | optimum | 3.50 | 25.0 | 20.00 |" in rendered["md"]
+    assert "| — | 2.0 | 100 |" in rendered["md"]
+    assert (
+        ">optimum<" in rendered["html"] and "nan" not in rendered["html"] and "http" not in rendered["html"]
+    )
+
+
+def test_a_grid_without_compressed_models_says_so(tmp_path):
+    paths = write_grid(tmp_path, study("m", {}), items=5)
+    empty = compressors(read_results(paths), {}, SETTINGS)
+    rendered = {name: render(empty, "g") for name, render in RENDERERS.items()}
+    assert "No model of this grid was compressed yet" in rendered["html"]
+    assert rendered["csv"].startswith("model,compressor,corpus,engine,bits")
+    assert rendered["md"].startswith("# Compressed models")

@@ -1,0 +1,192 @@
+"""The report page: self-contained, escaped, the verdict first, every cell with its command."""
+
+import html
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from tests.unit.report.test_figures import SIMILARITY
+from tests.unit.synthetic_page import GAINS, analysed
+from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, study, write_grid
+from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge
+from workflow_scripts.judge.verdict import MEANING
+from workflow_scripts.report import page as pages
+from workflow_scripts.report.summary import lines
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    results, cells = analysed(tmp_path_factory.mktemp("run"))
+    return results, cells, (results / "overview.html").read_text()
+
+
+def test_the_page_needs_nothing_beside_itself(grid):
+    page = grid[2]
+    assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page)
+    assert "@import" not in page and "url(http" not in page
+    assert len(page) < 3_000_000
+
+
+def test_the_verdict_stands_first(grid):
+    page = grid[2]
+    word = read_json(grid[0] / "verdict.json")["groups"][0]["metrics"]["accuracy"]["verdict"]["word"]
+    first = page[page.index("<main>") : page.index('id="tables"')]
+    assert (
+        f"Accuracy: {'no loss visible' if word == 'no_loss' else word}." in first
+        and "Lost by compression" in first
+        and "data:image/svg" in first
+    )
+
+
+def test_text_from_config_and_data_is_escaped(grid):
+    page = grid[2]
+    assert "A &lt;b&gt;made-up&lt;/b&gt; grid." in page
+    data = page.split('id="ledger-data">')[1].split("</script>")[0]
+    assert "<sciq>" not in data and "\\u003csciq\\u003e" in data
+    assert any("<sciq>" in question for _, question, _ in json.loads(data)["texts"])
+    assert HOSTILE not in page and HOSTILE in json.loads(data)["answers"]
+
+
+def test_every_planned_cell_has_the_command_that_runs_it_again(grid):
+    for path in grid[1]:
+        assert f"snakemake --force {path}" in grid[2]
+    assert grid[2].count("not run or failed") >= 1
+
+
+def test_images_have_alternative_texts_and_tables_captions(grid):
+    page = grid[2]
+    assert all('alt="' in tag and 'alt=""' not in tag for tag in re.findall(r"<img[^>]*>", page))
+    assert page.count("<table") == page.count("<caption") + page.count("<table aria-label")
+    assert '<html lang="en">' in page
+    assert len(re.findall(r'<(?:select|input)[^>]*name="', page)) == 6
+    for scroll in re.findall(r'<div class="scroll[^>]*>', page):
+        assert 'tabindex="0"' in scroll and "aria-label" in scroll
+
+
+def test_planned_measurements_that_were_not_run_are_named(grid):
+    """Planned and not run is another thing than not planned."""
+    page = grid[2]
+    similarity, latency = (
+        page.split(f'<h2 id="{kind}">')[1].split("<h2")[0] for kind in ("similarity", "latency")
+    )
+    assert "Not measured: the 3 similarity measurements that the grid plans" in similarity
+    assert "Only 1 of the 2 latency measurements" in latency and "made-up device" in latency
+    assert "made-up device. Medians with percentile bootstrap intervals, which on few rounds" in latency
+    first = page[page.index("<main>") : page.index('class="cards"')]
+    assert (
+        "Not run: 3 of 3 planned measurements of similarity, 1 of 2 planned measurements of latency." in first
+    )
+    assert "Counted: block core; not seeds, figure-1." in first
+    assert pages.unmeasured({"similarity": 0, "latency": 1}, {"latency": {"a.json": {}}}) == {}
+
+
+def test_similarity_is_summed_up_with_the_layer_that_is_furthest_off():
+    row = pages.similarity_row(SIMILARITY)
+    assert row["attention"] == {"mean": pytest.approx(0.95333, abs=1e-5), "lowest": 0.9, "layer": 2}
+    assert row["name"] == "llama-7b / gptq-w3 / wikipedia / lora-r4 / seed 0"
+
+
+def test_the_rates_have_the_placebo_of_a_second_seed(tmp_path):
+    truth = study("m", GAINS) | {("m", "gptq-w3", "wikipedia", "lora-r4", 1): 0.6}
+    results, _ = analysed(tmp_path, truth=truth)
+    rows = re.findall(r"placebo: after seed (\d)", (results / "overview.html").read_text())
+    assert sorted(set(rows)) == ["0", "1"]
+
+
+@pytest.mark.parametrize("kind", ["text", "fewshot"])
+def test_a_method_without_training_is_no_placebo_of_a_second_seed(tmp_path, monkeypatch, kind):
+    """Its seeds give the same answers, so their difference says nothing about chance."""
+    monkeypatch.setitem(CATALOGUE["methods"], "lora-r4", {"kind": kind})
+    truth = study("m", GAINS) | {("m", "gptq-w3", "wikipedia", "lora-r4", 1): 0.6}
+    results, _ = analysed(tmp_path, truth=truth)
+    assert "placebo: after seed" not in (results / "overview.html").read_text()
+
+
+def test_the_tables_come_before_the_conditions_and_the_reasons_are_on_the_page(grid):
+    page = grid[2]
+    assert page.index('id="tables"') < page.index('id="intervals"') < page.index('id="figures"')
+    metrics = read_json(grid[0] / "verdict.json")["groups"][0]["metrics"]
+    card = html.unescape(page[page.index('class="card"') : page.index("</section>")])
+    assert all(f"because: {metric['verdict']['reason']}." in card for metric in metrics.values())
+
+
+@pytest.mark.parametrize(("word", "prompt"), [("displaced", 0.2), ("forgotten", 0.0), ("both", 0.1)])
+def test_a_card_says_what_its_word_means(tmp_path, word, prompt):
+    gains, losses = GAINS | {"idp-50-100": prompt, "lora-r4": 0.2}, {"gptq-w3": 0.25}
+    results, _ = analysed(tmp_path, items=120, truth=study("m", gains, losses=losses))
+    said = MEANING[word].removeprefix(f"{word}: ")
+    card = re.search('<section class="card".*?</section>', (results / "overview.html").read_text(), re.S)[0]
+    assert f"Accuracy: {word}.</strong> {said[:1].upper()}{said[1:]}.</p>" in card
+
+
+def test_ids_are_unique(grid):
+    ids = re.findall(r' id="([^"]+)"', grid[2])
+    assert len(ids) == len(set(ids))
+
+
+def test_a_large_ledger_keeps_its_changed_items_and_says_how_many_it_left_out(grid, monkeypatch):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet")
+    monkeypatch.setattr(pages, "EXPLORER_ROWS", 10)
+    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
+    unchanged = ledger["outcome"].isin(["kept", "never_known"]).sum()
+    assert explorer["dropped"] == unchanged > 0
+    assert sum(len(group["rows"]) for group in explorer["groups"]) == len(ledger) - unchanged
+
+
+def test_marks_show_right_wrong_and_not_run(grid):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet").astype({"correct/lora-r4": "boolean"})
+    ledger.loc[0, "correct/lora-r4"] = pd.NA
+    marks = [
+        row[2]
+        for row in pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])["groups"][0][
+            "rows"
+        ]
+    ]
+    assert marks[0][2] == "-" and set("".join(marks)) == {"0", "1", "-"}
+
+
+def test_the_explorer_shows_answers_margins_and_whether_the_text_had_the_answer(grid):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet")
+    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
+    assert explorer["detailed"] == [0, 2] and explorer["answers"] == [HOSTILE]
+    row, source = explorer["groups"][0]["rows"][0], ledger.iloc[0]
+    assert row[3] == "-"
+    assert row[4:] == [
+        pytest.approx(source["margin/dense"], abs=0.006), 0, pytest.approx(source["margin/lora-r4"], abs=0.006), 0,
+    ]  # fmt: skip
+
+
+def test_long_questions_are_cut_at_their_beginning():
+    assert pages._cut("x" * 600 + "end") == "… " + ("x" * 600 + "end")[-500:]
+
+
+def test_the_summary_names_the_verdict_and_three_numbers(grid):
+    verdict = read_json(grid[0] / "verdict.json")
+    text = lines(verdict)
+    assert text[0].startswith("m, gptq-w3, wikipedia: ") and len(text) == 4
+    assert [line.split("points")[0].strip()[:4] for line in text[1:]] == ["lost", "chan", "chan"]
+
+
+def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
+    cells = write_grid(tmp_path, {("m", "dense", "none", "none", 0): 0.7}, items=4)
+    judge.main(cells, PAIR, tmp_path / "verdict.json")
+    find_answers.main(cells, {}, {}, tmp_path / "answers.parquet")
+    build_ledger.main(cells, PAIR, tmp_path / "answers.parquet", tmp_path / "ledger.parquet")
+    audit_paper.main(cells, tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
+    draw_page.main(
+        cells,
+        tmp_path / "verdict.json",
+        tmp_path / "ledger.parquet",
+        tmp_path / "a.json",
+        [],
+        {},
+        CATALOGUE,
+        tmp_path / "page.html",
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "No verdict yet" in page and "No verdict yet" not in page.split('id="intervals"')[1]
+    assert not re.search(r"<tbody>\s*</tbody>", page)  # a table without rows is none
+    assert lines(read_json(tmp_path / "verdict.json"))[0].startswith("No compressed model")

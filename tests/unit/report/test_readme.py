@@ -1,0 +1,73 @@
+"""The README's results come from the committed archive."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.synthetic_results import PAIR, study, write_grid
+from workflow_scripts.commands.readme import ARCHIVE, results_of
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.judge.judgement import judge_grid
+from workflow_scripts.judge.results import read_results
+from workflow_scripts.report.readme import BEGIN, END, current, region, replaced
+
+ROOT = Path(__file__).parents[3]
+INDEX = {"commit": f"{'ab' * 20}+",
+         "blocks": {"core": {"planned": 6, "evaluated": 6}, "seeds": {"planned": 4, "evaluated": 1},
+                    "rest": {"planned": 3, "evaluated": 0}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.18}, losses={"gptq-w3": 0.25, "sparsegpt-50": 0.25})
+    truth[("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)] = 0.5
+    lost = {("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)}
+    results = read_results(write_grid(tmp_path_factory.mktemp("grid"), truth, 120, 0.02, skip=lost))
+    return region(judge_grid(results, PAIR, 1500), INDEX, "reports/bench")
+
+
+def test_the_region_has_the_verdict_with_its_intervals(text):
+    row = next(line for line in text.splitlines() if line.startswith("| m, gptq-w3"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[4:] == ["**displaced**", "displaced"]
+    assert cells[1].startswith("+2") and "[+" in cells[1] and "points" not in row
+
+
+def test_what_was_not_run_is_said(text):
+    assert "core, seeds (1 of 4 cells)." in text and "rest" not in text
+    assert (
+        next(line for line in text.splitlines() if line.startswith("| m, sparsegpt-50")).count("not run") == 1
+    )
+    assert "1 of 9 planned cells of the grid were not run." in text
+    assert "1,080 paired items" in text
+    assert "packed by the code of commit abababababab with changes in workflow_scripts that were not" in text
+
+
+def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_what_they_cover(tmp_path):
+    truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.25})
+    truth["m", "gptq-w4", "wikipedia", "none", 0] = 0.6  # a sweep cell: nothing was planned to recover it
+    lost = {cell for cell in truth if cell[1] in ("sparsegpt-50", "gptq-w4")}
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)), PAIR, 200)
+    text = region(verdict, INDEX, "reports/bench")
+    assert (
+        "4 of 10 planned cells of the grid were not run. No verdict yet for m, sparsegpt-50, wikipedia.\n"
+        in text
+    )
+    assert "They cover the choice of items, not that of the training seed." in text
+    found = 100 * verdict["groups"][0]["metrics"]["accuracy"]["loss_smallest_detectable"]
+    assert f"| **no loss visible (detectable from {found:.1f})** |" in text
+
+
+def test_only_the_region_is_rewritten():
+    readme = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert replaced(readme, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert current(replaced(readme, "new")) == "new"
+    with pytest.raises(ArtifactError, match="no region"):
+        replaced("no marks", "new")
+
+
+def test_the_readme_says_what_the_archive_says(monkeypatch):
+    """Empty without a committed archive, else exactly what the command writes."""
+    monkeypatch.chdir(ROOT)
+    there = (ROOT / ARCHIVE / "archive.json").is_file()
+    assert current((ROOT / "README.md").read_text()) == (results_of(ARCHIVE) if there else "")

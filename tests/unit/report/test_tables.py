@@ -1,0 +1,311 @@
+"""Tables 1 to 3: the paper's columns, printed values beside ours, missing cells shown, four formats."""
+
+import copy
+import csv
+import io
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, study, write_grid
+from workflow_scripts.judge import paper
+from workflow_scripts.judge.judgement import judge_grid
+from workflow_scripts.judge.results import read_results
+from workflow_scripts.report.rendering import RENDERERS, latex, to_csv, to_html, to_latex, to_markdown
+from workflow_scripts.report.tables import build_tables, columns_of, describe, million
+
+GAINS = {
+    "lora-r2": 0.05,
+    "lora-r4": 0.1,
+    "prompt-50": 0.05,
+    "prompt-100": 0.06,
+    "idp-50-100": 0.1,
+    "concat-50-100": 0.02,
+}
+LOST = ("llama-7b", "gptq-w3", "wikipedia", "lora-r2", 0)
+
+
+def tables_of(folder, truth, items=12, skip=()):
+    results = read_results(write_grid(folder, truth, items, skip=skip))
+    verdict = judge_grid(results, PAIR, 200)
+    return build_tables(results, verdict, **CATALOGUE, printed=paper.read_tables())
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    truth = study("llama-7b", GAINS, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.1}, control=False)
+    truth["llama-7b", "gptq-w4", "wikipedia", "none", 0] = 0.6  # a sweep cell: figure 1 alone shows it
+    return tables_of(tmp_path_factory.mktemp("grid"), truth, skip={LOST})
+
+
+def row_of(table, method, compressor="gptq-w3"):
+    panel = next(panel for panel in table.panels if panel.compressor == compressor)
+    return next(row for row in panel.rows if row.method == method)
+
+
+def test_the_columns_are_the_papers():
+    assert list(columns_of(CATALOGUE["tasks"])) == [
+        "arcE", "arcC", "sciq", "webqs", "triviaqa", "World", "piqa", "Common", "hellaswag", "lambada", "winogrande",
+        "Language", "Average",
+    ]  # fmt: skip
+
+
+def test_a_task_of_ones_own_joins_its_domain():
+    columns = columns_of({"arc_easy": {"domain": "world"}, "mine": {"domain": "world"}})
+    assert columns == {
+        "arcE": ["arc_easy"],
+        "mine": ["mine"],
+        "World": ["arc_easy", "mine"],
+        "Average": ["arc_easy", "mine"],
+    }
+
+
+def test_quantised_sparse_and_ablation_panels_stand_apart(tables):
+    assert [[p.compressor for p in t.panels] for t in tables] == [
+        ["gptq-w3"],
+        ["sparsegpt-50"],
+        ["gptq-w3", "sparsegpt-50"],
+    ]
+    assert [row.method for row in tables[0].panels[0].rows] == [
+        "dense", "none", "lora-r2", "lora-r4", "prompt-50", "prompt-100", "idp-50-100", "concat-50-100",
+    ]  # fmt: skip
+
+
+def test_printed_values_stand_beside_the_papers_cells_only(tables):
+    assert row_of(tables[0], "idp-50-100").entries["Average"].printed == 58.79
+    assert row_of(tables[1], "idp-50-100", "sparsegpt-50").entries["Average"].printed == 57.53
+    assert row_of(tables[2], "prompt-100").entries["Average"].printed == 58.42
+    assert row_of(tables[0], "dense").entries["Average"].printed is None
+    assert row_of(tables[0], "concat-50-100").entries["Average"].printed is None
+
+
+def test_domain_means_and_average_follow_from_the_tasks(tables):
+    entries = row_of(tables[0], "lora-r4").entries
+    for mean, members in (*paper.DOMAINS.items(), ("Average", list(paper.TASKS))):
+        assert entries[mean].value == pytest.approx(sum(entries[m].value for m in members) / len(members))
+
+
+def test_the_interval_of_a_domain_combines_its_tasks(tables):
+    entries = row_of(tables[0], "lora-r4").entries
+    world, one = entries["World"], entries["Common"]
+    below = [entries[task].value - entries[task].low for task in paper.DOMAINS["World"]]
+    assert world.low == pytest.approx(world.value - sum(x * x for x in below) ** 0.5 / 5)
+    assert world.value - world.low < max(below) and world.low < world.value < world.high
+    assert (one.low, one.high) == pytest.approx((entries["piqa"].low, entries["piqa"].high))
+    assert row_of(tables[0], "lora-r2").entries["World"].low is None  # not run
+    assert row_of(tables[0], "dense").entries["World"].low < row_of(tables[0], "dense").entries["World"].value
+
+
+def test_every_interval_is_text_and_none_a_tooltip(tables):
+    page = to_html(tables[0])
+    assert " title=" not in page and 'id="ends"' in page
+    row = row_of(tables[0], "lora-r4")
+    for name in ("arcE", "World"):
+        low, high = row.entries[name].low, row.entries[name].high
+        assert f'<small class="ends">[{low:.1f}, {high:.1f}]</small>' in page
+
+
+def test_a_missing_cell_is_shown_and_named_never_averaged(tables):
+    row = row_of(tables[0], "lora-r2")
+    assert row.problem == "not run or failed"
+    assert all(entry.value is None for entry in row.entries.values())
+    assert tables[0].missing == ["llama-7b / gptq-w3 / wikipedia: lora-r2"]
+    for render in (to_markdown, to_html):
+        assert "not run or failed" in render(tables[0])
+
+
+def test_an_incomplete_set_of_seeds_says_so(tmp_path):
+    truth = study("m", {"lora-r4": 0.1}) | {("m", "gptq-w3", "wikipedia", "lora-r4", s): 0.6 for s in (1, 2)}
+    row = row_of(tables_of(tmp_path, truth, skip={("m", "gptq-w3", "wikipedia", "lora-r4", 2)})[0], "lora-r4")
+    assert row.problem == "mean of 2 of 3 seeds"
+
+
+def test_a_mean_over_some_seeds_is_labelled_in_every_format(tmp_path):
+    seeds = [("m", "gptq-w3", "wikipedia", "lora-r4", s) for s in (0, 1, 2)]
+    truth = study("m", {"lora-r4": 0.1}) | dict.fromkeys(seeds, 0.6)
+    for folder, lost, label in (
+        ("two", seeds[2:], "mean of 2 of 3 seeds"),
+        ("one", seeds[1:], "only 1 of 3 seeds"),
+    ):
+        table = tables_of(tmp_path / folder, truth, skip=set(lost))[0]
+        assert row_of(table, "lora-r4").problem == label and row_of(table, "lora-r4").gain.value is not None
+        for render in RENDERERS.values():
+            assert label in render(table)
+
+
+def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
+    seeds = [("m", "gptq-w3", "wikipedia", "idp-50-100", s) for s in (0, 1, 2)]
+    truth = study("m", {"idp-50-100": 0.1}) | dict.fromkeys(seeds, 0.6)
+    results = read_results(write_grid(tmp_path, truth, 6, skip={seeds[2]}))
+    for cell in results.evaluations:
+        if cell.method == "idp-50-100":
+            results.evaluations[cell]["perplexity"]["wikipedia"]["token"] = 2e6
+            share = 0.5 + 0.1 * cell.seed
+            results.evaluations[cell]["selection"] = {
+                "prompt-50": share,
+                "prompt-100": 1 - share,
+                "by_task": {},
+            }
+    table = build_tables(results, judge_grid(results, PAIR, 50), **CATALOGUE, printed=paper.read_tables())[0]
+    row = row_of(table, "idp-50-100")
+    assert row.problem == "mean of 2 of 3 seeds; diverged: its perplexity is 2,000,000"
+    assert (
+        row.note == "intervals cover items; chose prompt-50 55 %, prompt-100 45 %"
+    )  # the mean of both seeds
+    assert "diverged" in to_latex(table) and "diverged" in to_markdown(table)
+
+
+def test_markdown_and_latex_have_what_their_notes_speak_of(tables):
+    row = row_of(tables[0], "idp-50-100")
+    average, detectable = row.entries["Average"], f"{row.detectable:.2f}"
+    for text in (to_markdown(tables[0]), to_latex(tables[0])):
+        assert "etectable: the smallest gain" in text and "Wilson" in text
+        line = next(line for line in text.splitlines() if "idp-50-100" in line)
+        assert f"[{average.low:.2f}, {average.high:.2f}]" in line
+        assert re.search(rf" {re.escape(detectable)} (\||\\\\)$", line)
+    assert "Missing or incomplete: llama-7b / gptq-w3 / wikipedia: lora-r2." in to_latex(tables[0])
+
+
+def test_rows_of_several_seeds_say_what_their_intervals_cover(tmp_path):
+    truth = study("m", {"lora-r4": 0.1, "prompt-50": 0.1})
+    truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", s): 0.6 for s in (1, 2)}
+    truth[("m", "gptq-w3", "wikipedia", "prompt-50", 1)] = 0.6
+    table = tables_of(tmp_path, truth)[0]
+    assert row_of(table, "lora-r4").note == "mean of 3 seeds; intervals cover items and training seeds"
+    assert row_of(table, "prompt-50").note == "mean of 2 seeds; intervals cover items"
+    assert row_of(table, "lora-r4").entries["arcE"].low is None  # one cell's interval is not the mean's
+    assert row_of(table, "none").entries["arcE"].low is not None
+
+
+def test_a_mean_over_a_missing_task_is_missing(tmp_path):
+    truth = study("m", {"lora-r4": 0.1})
+    results = read_results(write_grid(tmp_path, truth, 6))
+    for evaluation in results.evaluations.values():
+        del evaluation["tasks"]["piqa"]
+    entries = row_of(
+        build_tables(results, judge_grid(results, PAIR, 50), **CATALOGUE, printed=paper.read_tables())[0],
+        "none",
+    ).entries
+    assert entries["Common"].value is None and entries["Average"].value is None
+    assert entries["World"].value is not None
+
+
+def test_a_grid_without_idp_says_what_table_3_lacks(tmp_path):
+    table = tables_of(tmp_path, study("m", {"lora-r4": 0.1}))[2]
+    assert table.panels == []
+    assert "Not in this grid: an IDP method." in to_markdown(table)
+    assert "Not in this grid" in to_html(table)
+
+
+def test_the_ablation_shows_other_ways_to_choose(tables):
+    rows = {row.method: row for row in tables[2].panels[0].rows}
+    average = {name: row.entries["Average"].value for name, row in rows.items()}
+    assert average["oracle of idp-50-100"] >= max(average["prompt-50"], average["prompt-100"])
+    assert average["random choice of idp-50-100"] == pytest.approx(
+        (average["prompt-50"] + average["prompt-100"]) / 2
+    )
+    assert average["single best of idp-50-100"] == average["prompt-100"]  # its held-out perplexity is lower
+    assert "looks at the answer" in rows["oracle of idp-50-100"].note
+    for render in (to_markdown, to_latex, to_html):
+        assert "lowest perplexity on held-out text, chosen without looking at any task" in render(tables[2])
+        assert "Single best" not in render(tables[0])
+
+
+def test_an_idp_without_a_members_cell_says_why_it_has_no_other_ways_to_choose(tmp_path, monkeypatch):
+    seeds = {
+        "kind": "idp",
+        "members": [{"adapter": "prompt-50", "seed": 0}, {"adapter": "prompt-50", "seed": 1}],
+    }
+    monkeypatch.setitem(METHODS, "idp-50-seeds", seeds | {"score": "auto"})
+    monkeypatch.setitem(PARAMETERS, "idp-50-seeds", 57_600)
+    truth = study("m", {"prompt-50": 0.1, "idp-50-seeds": 0.1})
+    said = "no single best, random choice or oracle: not evaluated here prompt-50 (seed 1)"
+    table = tables_of(tmp_path / "lacking", truth)[2]
+    assert row_of(table, "idp-50-seeds").note.endswith(said)
+    assert not any(row.type == "choice" for row in table.panels[0].rows)
+    truth |= {(*cell[:4], 1): value for cell, value in truth.items() if cell[3] == "prompt-50"}
+    table = tables_of(tmp_path / "whole", truth)[2]
+    assert "not evaluated here" not in row_of(table, "idp-50-seeds").note
+    assert sum(row.type == "choice" for row in table.panels[0].rows) == 3
+
+
+def test_idp_reports_the_share_of_each_prompt(tables):
+    assert re.search(r"chose prompt-(50|100) \d+ %", row_of(tables[0], "idp-50-100").note)
+
+
+def test_csv_holds_every_number_and_leaves_missing_ones_empty(tables):
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(to_csv(tables[0])))}
+    assert float(rows["idp-50-100"]["Average_printed"]) == 58.79
+    assert float(rows["none"]["arcE_low"]) < float(rows["none"]["arcE"]) < float(rows["none"]["arcE_high"])
+    assert rows["lora-r2"]["Average"] == "" and rows["lora-r2"]["problem"] == "not run or failed"
+
+
+def test_latex_is_balanced_and_escaped(tables):
+    text = to_latex(tables[0])
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {19}
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert not re.search(r"(?<!\\)[#_]", body)
+    assert latex("a_b & 50 % {x}") == r"a\_b \& 50 \% \{x\}"
+
+
+@pytest.mark.slow
+def test_latex_compiles_with_any_name(tables, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    hostile = copy.deepcopy(tables)
+    row = hostile[0].panels[0].rows[1]
+    row.model, row.method, row.corpus = r"a_b & 50% {x} $y$ #1 ~ ^ \input{z}", "p<q>|r", "Δ ≥ — “é” × −"
+    hostile[0].panels[0].title = row.model
+    hostile[0].notes.append("first line\nsecond_line & more")
+    body = "".join(to_latex(table) for table in hostile)
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{body}\n\\end{{document}}\n")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "t.log").read_text()
+
+
+def test_html_is_self_contained_and_escaped(tmp_path):
+    table = tables_of(tmp_path, study("m", {"lora-r4": 0.1}))[0]
+    table.panels[0].rows[0].model = "<script>alert(1)</script>"
+    page = to_html(table)
+    assert "<script>alert(1)</script>" not in page and "&lt;script&gt;alert(1)" in page
+    assert not re.search(r"(src|href)=[\"']?https?:", page)
+
+
+def test_markdown_cannot_be_broken_by_names(tmp_path):
+    table = tables_of(tmp_path, study("m", {"lora-r4": 0.1}))[0]
+    table.panels[0].rows[0].model = "a|b"
+    assert r"a\|b" in to_markdown(table)
+
+
+def test_every_format_has_a_renderer_that_gives_the_same_text_again(tables):
+    assert set(RENDERERS) == {"csv", "md", "tex", "html"}
+    for render in RENDERERS.values():
+        assert render(tables[0]) == render(tables[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "-"), (None, "—"), (106_496, "0.11M"), (4_718_592, "4.7M"), (28_800, "0.029M")]
+)
+def test_parameters_are_written_as_in_the_paper(count, text):
+    assert million(count) == text
+
+
+def test_compressors_are_described_by_their_settings():
+    assert (
+        describe("g", {"algorithm": "gptq", "bits": 3, "group_size": 64})
+        == "g (3 bits per weight, groups of 64)"
+    )
+    assert describe("s", {"algorithm": "sparsegpt", "pattern": "2:4"}) == "s (50 % zeros, 2:4 pattern)"
+    assert (
+        describe("s", {"algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None})
+        == "s (50 % zeros, unstructured)"
+    )

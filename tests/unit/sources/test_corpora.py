@@ -1,0 +1,160 @@
+"""Corpora: disjoint splits, articles, windows of tokens."""
+
+import json
+
+import pytest
+import torch
+
+from tests.unit.sources.test_models import make_tokenizer
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources import corpora, hub
+
+MADE = {"recipe": "r", "code": "c"}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def texts(folder, split):
+    return [json.loads(line)["text"] for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+
+
+def test_hash_split_is_stable_disjoint_and_about_a_tenth():
+    documents = [f"document {number}" for number in range(2000)]
+    train, heldout, repeated = corpora.separate(documents + documents[:50], None)
+    assert repeated == 50
+    assert sorted(train + heldout) == sorted(documents)
+    assert not set(train) & set(heldout)
+    assert 150 < len(heldout) < 250
+    assert (
+        corpora.separate(documents[::-1], None)[1] == heldout[::-1]
+    )  # a document's side depends on its text alone
+    assert corpora.is_heldout("document 3") == corpora.is_heldout("  document 3\n")
+
+
+def test_own_splits_lose_what_heldout_repeats():
+    train, heldout, repeated = corpora.separate(["a", "b ", "a", "c", "  "], ["b", "d", "d"])
+    assert (train, heldout, repeated) == (["a", "c"], ["b", "d"], 3)
+
+
+def test_wikitext_articles_split_at_level_one_headings_only():
+    text = (
+        " \n = One = \n \n Text = not a heading = here . \n = = Section = = \n More . \n = Two = \n End . \n"
+    )
+    articles = corpora.wikitext_articles(text)
+    assert [article.split("\n")[0] for article in articles] == [" = One = ", " = Two = "]
+    assert "".join(articles) == text.removeprefix(" \n")
+
+
+def test_wikipedia_articles_keep_title_and_drop_stubs():
+    body = "word " * 50
+    long = f'<doc id="1" title="Long">\nLong\n\n{body}\n\n</doc>\n'
+    stub = '<doc id="2" title="Stub">\nStub\n\nShort.\n</doc>\n'
+    assert corpora.wikipedia_articles(long + stub) == [f"Long\n\n{body.strip()}"]
+
+
+def test_local_file_and_folder(tmp_path):
+    lines = "".join(json.dumps({"text": f"document {number}"}) + "\n" for number in range(40))
+    (tmp_path / "all.jsonl").write_text(lines)
+    manifest = corpora.fetch(
+        "mine", {"source": "local", "path": "all.jsonl"}, tmp_path / "out", tmp_path, **MADE
+    )
+    assert manifest["documents"]["train"] + manifest["documents"]["heldout"] == 40
+    assert manifest == corpora.verify(tmp_path / "out")
+    assert corpora.read_documents(tmp_path / "out", "heldout") == texts(tmp_path / "out", "heldout")
+    with pytest.raises(ArtifactError, match="no split 'test'; there are train and heldout"):
+        corpora.read_documents(tmp_path / "out", "test")
+
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    (folder / "train.txt").write_text("first\n\nsecond\nstill second\n\nthird\n")
+    (folder / "test.jsonl").write_text('{"text": "third"}\n')
+    manifest = corpora.fetch(
+        "mine", {"source": "local", "path": "splits"}, tmp_path / "own", tmp_path, **MADE
+    )
+    assert texts(tmp_path / "own", "train") == ["first", "second\nstill second"]
+    assert texts(tmp_path / "own", "heldout") == ["third"]
+    assert manifest["split"] == "the source's own" and manifest["repeated_documents_removed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "spec", "message"),
+    [
+        (None, {}, "no such file or folder"),
+        ('{"words": "x"}\n', {}, "row 1: no text"),
+        ('{"text": "x"}\n', {}, "no document left for"),
+        ('{"text": "x"}\n', {"sha256": "0" * 64}, f"pinned is {'0' * 64}"),
+    ],
+)
+def test_bad_local_source_is_named_and_leaves_nothing(tmp_path, content, spec, message):
+    if content is not None:
+        (tmp_path / "in.jsonl").write_text(content)
+    with pytest.raises(ArtifactError, match=message):
+        corpora.fetch(
+            "mine", {"source": "local", "path": "in.jsonl"} | spec, tmp_path / "out", tmp_path, **MADE
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_hub_wikitext_rows_become_articles(tmp_path, monkeypatch):
+    rows = {
+        "train": ["", " = A = \n", "", " Text of A . \n", " = B = \n", " Text of B . \n"],
+        "test": [" = C = \n", " Text of C . \n"],
+    }
+
+    def dataset_rows(repo, name, commit, split, limit):
+        assert (repo, name, commit, limit) == ("own/er", "raw", "a" * 40, None)
+        return ({"text": text} for text in rows[split])
+
+    monkeypatch.setattr(hub, "dataset_rows", dataset_rows)
+    spec = {"source": "hub", "repo": "own/er", "name": "raw", "revision": "a" * 40, "reader": "wikitext"}
+    spec |= {"train": "train", "heldout": "test", "documents": None, "heldout_documents": None}
+    manifest = corpora.fetch("wt", spec, tmp_path / "out", tmp_path, **MADE)
+    assert manifest["revision"] == "a" * 40
+    assert texts(tmp_path / "out", "train") == [" = A = \n \n Text of A . \n", " = B = \n Text of B . \n"]
+    assert texts(tmp_path / "out", "heldout") == [" = C = \n Text of C . \n"]
+
+
+# ------------------------------------------------------------------------------------------ windows
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(bos=True)
+
+
+DOCUMENTS = [f"w{number} " + " ".join(f"w{(number * 7 + k) % 90}" for k in range(20)) for number in range(60)]
+
+
+def test_windows_are_packed_text_without_overlap(tokenizer):
+    windows = corpora.token_windows(DOCUMENTS, tokenizer, 8, None, seed=0, add_bos=False)
+    tokens = [len(tokenizer.encode(text + "\n\n", add_special_tokens=False)) for text in DOCUMENTS]
+    assert windows.shape == (sum(tokens) // 8, 8) and windows.dtype == torch.long
+    assert tokenizer.bos_token_id not in windows
+    ids = tokenizer.encode("\n\n".join(DOCUMENTS) + "\n\n", add_special_tokens=False)
+    counts, expected = (
+        torch.bincount(windows.flatten(), minlength=200),
+        torch.bincount(torch.tensor(ids), minlength=200),
+    )
+    assert (
+        counts <= expected
+    ).all() and counts.sum() > expected.sum() - 8  # each token at most as often as in the text
+
+
+def test_windows_depend_on_seed_alone(tokenizer):
+    draw = [corpora.token_windows(DOCUMENTS, tokenizer, 8, 5, seed, True) for seed in (0, 0, 1)]
+    assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
+    assert len({tuple(row) for row in draw[0].tolist()}) == 5
+    assert (draw[0][:, 0] == tokenizer.bos_token_id).all() and draw[0].shape == (5, 8)
+    assert tokenizer.bos_token_id not in draw[0][:, 1:]
+
+
+def test_more_windows_than_text_is_an_error(tokenizer):
+    held = len(corpora.token_windows(DOCUMENTS, tokenizer, 8, None, 0, False))
+    assert len(corpora.token_windows(DOCUMENTS, tokenizer, 8, held, 0, False)) == held
+    with pytest.raises(ArtifactError, match=rf"{held + 1} windows of 8 tokens asked for.*holds {held}"):
+        corpora.token_windows(DOCUMENTS, tokenizer, 8, held + 1, 0, False)
+    with pytest.raises(ArtifactError, match="hold no text beside the BOS"):
+        corpora.token_windows(DOCUMENTS, tokenizer, 1, 1, 0, True)

@@ -1,0 +1,234 @@
+"""Archives: what a grid measured, in one folder or .tar.gz file, with everything that can be made from it.
+
+archive.json     format, grid, blocks, commit, SHA-256 of every file
+config.yaml      the configuration that made the results, defaults filled in
+samples.parquet  the samples of all cells, with a column `cell` (a hundredth of the separate files' texts)
+metadata.json    Snakemake's records of the files
+results/<grid>/, resources/   as in the working folder; of resources the manifests, of compressed models the records
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow
+import yaml
+from pyarrow import parquet
+
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.layout import Cell, companions, is_torn
+from workflow_scripts.plan.recipes import Plan
+
+FORMAT = 1
+INDEX, CONFIG, SAMPLES, METADATA = "archive.json", "config.yaml", "samples.parquet", "metadata.json"
+RECORDS = Path(".snakemake/metadata")
+PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # what the merged samples add to a row
+SUFFIX = ".tar.gz"
+
+
+# ------------------------------------------------------------------------------------------- what is in one
+
+
+def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
+    """What only the sources or a model can make again; `weights`: those of the adapters too."""
+    adapters = [file for a in plan.adapters(grid) for file in companions(a.training)] if weights else []
+    return [*plan.artefacts(grid), *adapters, f"results/{grid}/answers.parquet"]
+
+
+def rolled_up(grid: str, root: Path = Path()) -> list[str]:
+    """Files that the analysis made from the measured ones."""
+    folder = root / "results" / grid
+    names = (
+        "verdict.json",
+        "ledger.parquet",
+        "paper_audit.*",
+        "overview.html",
+        "report.*",
+        "tables/*",
+        "figures/*",
+    )
+    return [str(file.relative_to(root)) for name in names for file in sorted(folder.glob(name))]
+
+
+# -------------------------------------------------------------------------------------------------- packing
+
+
+def pack(grid: str, output: Path, small: bool = False) -> dict:
+    """Write the archive of a grid with a finished report; returns what archive.json says.
+
+    output: a .tar.gz file or a folder. small: without weights of adapters, page, report, ledger and records (all but
+    the weights are made again by a rebuild). Raises ArtifactError without a report, or for one that is out of date.
+    """
+    config = _reported_config(grid)
+    plan = Plan(load(config))
+    _refuse_foreign(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        folder = Path(temporary, "archive")
+        folder.mkdir()
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        made = [file for file in rolled_up(grid) if not small or _is_small(Path(file))]
+        files = [file for file in [*measured(plan, grid, not small), *made] if os.path.exists(file)]
+        for file in files:
+            copy(Path(file), folder / file)
+        _merge_samples([cell for cell in plan.cells(grid) if os.path.exists(cell.json)], folder / SAMPLES)
+        if not small:
+            write_json(folder / METADATA, _records([*files, *(c.samples for c in plan.cells(grid))]))
+        index = {
+            "format": FORMAT,
+            "grid": grid,
+            "commit": _commit(),
+            "small": small,
+            "answers_recipe": plan.analysis(grid, "find_answers")["recipe"],
+            "blocks": _blocks(plan, grid),
+            "files": {
+                str(f.relative_to(folder)): sha256_file(f) for f in sorted(folder.rglob("*")) if f.is_file()
+            },
+        }
+        write_json(folder / INDEX, index, schema="archive")
+        if output.name.endswith(SUFFIX):
+            _write_tar(folder, Path(temporary, "archive.tar.gz"))
+            os.replace(Path(temporary, "archive.tar.gz"), output)
+        else:
+            if output.exists():
+                shutil.rmtree(output)
+            os.replace(folder, output)
+    return index
+
+
+def _reported_config(grid: str) -> dict:
+    """The configuration of the grid's report, which must be made from all that was measured, as it is now."""
+    again = f"make it: snakemake --config partial=true -- results/{grid}/report.html"
+    stamp = Path(f"results/{grid}/report.json")
+    if not stamp.exists():
+        raise ArtifactError(f"{stamp}: grid '{grid}' has no report; {again}")
+    recorded = read_json(stamp)
+    if "config" not in recorded:
+        raise ArtifactError(f"{stamp}: names no configuration (made by an older version); {again}")
+    here = {file for file in Plan(load(recorded["config"])).counted(grid) if os.path.exists(file)}
+    changed = [
+        f for f, sha in recorded["files"].items() if f not in here or is_torn(f) or sha256_file(f) != sha
+    ]
+    if changed := sorted({*changed, *(here - set(recorded["files"]))}):
+        raise ArtifactError(
+            f"{changed[0]}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"
+        )
+    return recorded["config"]
+
+
+def _refuse_foreign(output: Path) -> None:
+    if output.is_dir() and any(output.iterdir()) and not (output / INDEX).is_file():
+        raise ArtifactError(f"{output}: a folder that is not empty and no archive; give another OUT")
+
+
+def _is_small(file: Path) -> bool:
+    return file.parent.name in ("tables", "figures") or file.name in ("verdict.json", "paper_audit.json")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content, making its folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _merge_samples(cells: list[Cell], output: Path) -> None:
+    """All samples in one file, a row group per task with equal questions side by side: repeated texts then cost
+    next to nothing."""
+    if not cells:
+        raise ArtifactError("no cell has been evaluated: there is nothing to archive")
+    tasks = dict.fromkeys(
+        task
+        for cell in cells
+        for task in parquet.read_table(cell.samples, columns=["task"])["task"].unique().to_pylist()
+    )
+    schema = pyarrow.unify_schemas(  # a column of nulls may have no type in one cell and have one in another
+        [parquet.read_schema(cell.samples).remove_metadata() for cell in cells], promote_options="permissive"
+    )
+    for name, kind in PLACE:
+        schema = schema.append(pyarrow.field(name, kind))
+    strings = (pyarrow.string(), pyarrow.large_string())
+    texts = [field.name for field in schema if field.type in strings]
+    numbers = [field.name for field in schema if pyarrow.types.is_floating(field.type)]
+    with parquet.ParquetWriter(
+        output, schema, compression="zstd", compression_level=19, use_dictionary=texts,
+        use_byte_stream_split=[*numbers, "choice_logliks.list.element"],
+    ) as writer:  # fmt: skip
+        for task in tasks:
+            merged = pyarrow.concat_tables(_placed(cell, task).cast(schema) for cell in cells)
+            merged = merged.sort_by([("doc_id", "ascending"), ("cell", "ascending")])
+            writer.write_table(merged, row_group_size=max(1, len(merged)))
+
+
+def _placed(cell: Cell, task: str) -> pyarrow.Table:
+    """A cell's samples of one task, each row with its place."""
+    table = parquet.read_table(cell.samples, filters=[("task", "=", task)]).replace_schema_metadata(None)
+    places = ([cell.stem] * len(table), range(len(table)))
+    for (name, kind), values in zip(PLACE, places, strict=True):
+        table = table.append_column(name, pyarrow.array(values, kind))
+    return table
+
+
+def _records(files: Iterable[str]) -> dict[str, dict]:
+    """Name below .snakemake/metadata -> Snakemake's record, for these files."""
+    wanted, records = set(files), {}
+    for record in RECORDS.rglob("*") if RECORDS.is_dir() else ():
+        if record.is_file() and recorded_path(record) in wanted:
+            records[str(record.relative_to(RECORDS))] = json.loads(record.read_text())
+    return dict(sorted(records.items()))
+
+
+def recorded_path(record: Path) -> str:
+    """The file that a record speaks of: its path in base64, a long one cut into folders that begin with @."""
+    try:
+        encoded = "".join(part.removeprefix("@") for part in record.relative_to(RECORDS).parts)
+        return base64.b64decode(encoded, validate=True).decode()
+    except ValueError:  # no record of Snakemake's
+        return ""
+
+
+def _blocks(plan: Plan, grid: str) -> dict[str, dict[str, int]]:
+    """Cells of each block; one that stands in several counts in the first, so that no block that was not begun seems
+    to be."""
+    counts, seen = {}, set()
+    for name, cells in plan.blocks(grid).items():
+        own = [cell for cell in cells if cell not in seen]
+        seen.update(own)
+        counts[name] = {"planned": len(own), "evaluated": sum(os.path.exists(cell.json) for cell in own)}
+    return counts
+
+
+def packed_by(commit: str | None) -> str:
+    """An archive's `commit` in words."""
+    if commit is None:
+        return "code outside a git repository"
+    changed = " with changes in workflow_scripts that were not committed" if commit.endswith("+") else ""
+    return f"the code of commit {commit[:12]}{changed}"
+
+
+def _commit() -> str | None:
+    """The commit that is checked out, with + where the package differs from it; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        return None
+    changed = subprocess.run([*git, "status", "--porcelain", "--", ".."], capture_output=True, check=False)
+    return head.stdout.strip() + ("+" if changed.stdout or changed.returncode else "")
+
+
+def _write_tar(folder: Path, output: Path) -> None:
+    with tarfile.open(output, "w:gz", compresslevel=6) as tar:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            tar.add(file, file.relative_to(folder), filter=_anonymous)
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    return member

@@ -1,0 +1,123 @@
+"""From an archive back into the working folder: only what today's code and configuration would make the same way."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workflow_scripts.archive.packing import METADATA, copy, rolled_up
+from workflow_scripts.archive.unpacking import place_records, split_samples
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
+from workflow_scripts.plan.layout import companions, is_torn
+from workflow_scripts.plan.recipes import Plan
+
+
+@dataclass
+class Restored:
+    """What became of an archive's files, by name."""
+
+    grid: str
+    restored: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    other_recipe: list[str] = field(default_factory=list)
+    rolled_up: bool = False
+    answers: bool = False
+    bare: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The outcome in words."""
+        cells = sum("/evaluations/" in name for name in self.restored)
+        adapters = sum(name.endswith("training.json") for name in self.restored)
+        lines = [
+            f"Restored {cells} cells and {adapters} adapters; {len(self.present)} results were here already."
+        ]
+        if self.other_recipe:
+            lines.append(
+                f"Left out, since today's code or configuration would make them differently ({len(self.other_recipe)}):"
+            )
+            lines += [f"  {name}" for name in self.other_recipe[:10]]
+            lines += ["  ..."] if len(self.other_recipe) > 10 else []
+        lines.append(
+            f"The report was restored too: `snakemake results/{self.grid}/report.html` has nothing to do."
+            if self.rolled_up
+            else "Tables, figures and report are made again by the next run, in seconds to minutes"
+            + ("." if self.answers else ", once the training text is back (the command below).")
+        )
+        if self.bare:
+            lines.append(
+                "An archive holds no weights of models and no texts. Before new cells can be added, make these again "
+                "(what stands on them stays):"
+            )
+            lines.append(f"  snakemake --force {' '.join(self.bare)}")
+        return lines
+
+
+def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
+    """Copy each result of the archive below `root` whose recorded recipe is the planned one, unless it is there.
+
+    Raises ArtifactError for an archive without weights of adapters or of a grid that the configuration lacks.
+    """
+    grid = index["grid"]
+    if index["small"]:
+        raise ArtifactError(
+            f"{archive}: a small archive holds no weights of adapters: `make rebuild` reads it, a restore needs one "
+            "that was made without SMALL"
+        )
+    if grid not in plan.config["grids"]:
+        raise ArtifactError(
+            f"grid '{grid}' is not in your configuration; the archive's own is the config.yaml in it"
+        )
+    done, samples = Restored(grid), []
+    cells = {cell.json: cell for cell in plan.cells(grid)}
+    for name, recipe in plan.artefacts(grid).items():
+        if name not in index["files"]:
+            continue
+        # an archive never holds a compressed model's weights
+        torn = is_torn(str(root / name)) and not name.endswith("compression.json")
+        if recorded_recipe(archive / name) != recipe:
+            done.other_recipe.append(name)
+        elif recorded_recipe(root / name) == recipe and not torn:
+            done.present.append(name)
+        else:
+            for file in (*filter(index["files"].__contains__, companions(name)), name):
+                copy(archive / file, root / file)
+            samples += [cells[name]] if name in cells else []
+            done.restored.append(name)
+    split_samples(archive, root, samples)
+    done.bare = [name for name in done.restored if _is_bare(root / name)]
+    done.answers = _answers(archive, index, plan, root, done)
+    done.rolled_up = done.answers and _roll_ups(archive, index, plan, root)
+    if METADATA in index["files"]:
+        place_records(archive, root)
+    return done
+
+
+def _is_bare(path: Path) -> bool:
+    """Whether a record stands there without the weights or texts that it speaks of."""
+    if path.name == "compression.json":
+        return not path.with_name("weights.safetensors").exists()
+    return path.name == "manifest.json" and len(list(path.parent.iterdir())) == 1
+
+
+def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored) -> bool:
+    """Put answers.parquet back if all cells are there and it is as it would be made now: an archive has no text to
+    make it from. Returns whether it is there."""
+    name = f"results/{index['grid']}/answers.parquet"
+    same = index["answers_recipe"] == plan.analysis(index["grid"], "find_answers")["recipe"]
+    if not same or name not in index["files"] or done.other_recipe:
+        return (root / name).exists()
+    copy(archive / name, root / name)
+    return True
+
+
+def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
+    """Put the report and all that it shows back if it is the one that would be made now; returns whether it is."""
+    grid = index["grid"]
+    stamp = f"results/{grid}/report.json"
+    recipe = plan.analysis(grid, "report_grid")["recipe"]
+    if stamp not in index["files"] or recorded_recipe(archive / stamp) != recipe:
+        return False
+    files = read_json(archive / stamp)["files"]
+    if any(not (root / file).exists() or sha256_file(root / file) != sha for file, sha in files.items()):
+        return False
+    for name in filter(index["files"].__contains__, rolled_up(grid, archive)):
+        copy(archive / name, root / name)
+    return True

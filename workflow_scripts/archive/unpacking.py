@@ -1,0 +1,241 @@
+"""Reading archives: nothing of one is used before it is known to be sound, and errors name it as the user did."""
+
+import itertools
+import json
+import lzma
+import os
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
+
+from workflow_scripts.archive.packing import (
+    CONFIG,
+    FORMAT,
+    INDEX,
+    METADATA,
+    PLACE,
+    RECORDS,
+    SAMPLES,
+    copy,
+    measured,
+    recorded_path,
+)
+from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file
+from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.config import load, read, unknown
+from workflow_scripts.plan.layout import Cell
+from workflow_scripts.plan.recipes import Plan
+
+UNREADABLE = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError)
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[tuple[Path, dict, Plan]]:
+    """A sound archive as (folder, archive.json, plan of its configuration); a file is unpacked into a temporary folder
+    for the while.
+
+    Raises ArtifactError, one line, for what is no archive, one of another format or one with something in it that a
+    reader could stumble on; of what the block raises, the temporary folder's name is replaced by the archive's.
+    """
+    with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
+        if not source.exists():
+            raise ArtifactError(f"{source}: there is no such file or folder")
+        folder = source.resolve()
+        if source.is_file():
+            folder = Path(temporary)
+            _extract(source, folder)
+        index = _index(source, folder)
+        with _damage(source, folder):
+            _check_index(folder, index)
+            plan = _plan(folder, index)
+            _check_results(folder, index, plan)
+        with named(folder, source):
+            yield folder, index, plan
+
+
+@contextmanager
+def named(folder: Path, source: Path) -> Iterator[None]:
+    """Errors of the block that speak of a file in `folder` speak of one in `source`."""
+    try:
+        yield
+    except ArtifactError as error:
+        raise ArtifactError(str(error).replace(str(folder), str(source))) from error
+
+
+# ------------------------------------------------------------------------------------------------- checking
+
+
+@contextmanager
+def _damage(source: Path, folder: Path) -> Iterator[None]:
+    """Whatever is wrong with a file becomes one line, which never says "delete it": it can't be computed again."""
+    try:
+        yield
+    except (ArtifactError, OSError, RecursionError) as error:
+        text = " ".join(str(error).replace(f"{folder}/", "").partition("; delete ")[0].split())
+        text = text if len(text) <= 300 else f"{text[:200]} ... {text[-100:]}"
+        raise ArtifactError(f"{source}: {text}; take another copy") from error
+
+
+def _extract(source: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(source) as tar:
+            tar.extractall(folder, filter=_plain)
+            while tar.fileobj.read(1 << 20):  # tarfile takes damage for the end: a .gz has its checksum there
+                pass
+    except UNREADABLE as error:
+        # what follows the first line are all kinds of file that it isn't
+        reason = str(error).partition("\n")[0].rstrip(": ")
+        raise ArtifactError(f"{source}: can't be unpacked: {reason}; take another copy") from error
+
+
+def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """Files and folders below the folder; links, which an archive never holds, are refused."""
+    if not (member.isreg() or member.isdir()):
+        raise tarfile.SpecialFileError(member)
+    return tarfile.data_filter(member, folder)
+
+
+def _index(source: Path, folder: Path):
+    """archive.json, if it is there and not of another format."""
+    if not (folder / INDEX).is_file():
+        raise ArtifactError(f"{source}: no archive: it has no {INDEX} (`make archive GRID=...` writes one)")
+    with _damage(source, folder):
+        index = _json(folder, INDEX)
+    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
+        raise ArtifactError(f"{source}: archive format {index['format']!s:.20}; this version reads {FORMAT}")
+    return index
+
+
+def _check_index(folder: Path, index) -> None:
+    """ArtifactError for an archive.json against its schema, and for a file that is not as it was packed."""
+    check(index, "archive", INDEX)
+    for name, sha in index["files"].items():
+        if not _is_whole(folder, name, sha):
+            raise ArtifactError(f"{name} is missing or not what was packed")
+
+
+def _json(folder: Path, name: str):
+    try:
+        return json.loads((folder / name).read_text())
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{name} is damaged ({error})") from error
+
+
+def _is_whole(folder: Path, name: str, sha: str) -> bool:
+    """Whether the file lies in the folder, links followed, and has this content."""
+    try:
+        file = Path(os.path.realpath(folder / name))
+        return file.is_relative_to(folder.resolve()) and file.is_file() and sha256_file(file) == sha
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _plan(folder: Path, index: dict) -> Plan:
+    """The plan of config.yaml, which must have the grid."""
+    try:
+        plan = Plan(load(read(folder / CONFIG)))
+    except (ValueError, RecursionError) as error:  # a ConfigError is a ValueError
+        raise ArtifactError(f"{CONFIG}: {str(error).removeprefix(f'{folder / CONFIG}: ')}") from error
+    if index["grid"] not in plan.config["grids"]:
+        raise ArtifactError(
+            unknown(f"{INDEX}: grid", index["grid"], plan.config["grids"], f"grid of {CONFIG}")
+        )
+    return plan
+
+
+def _check_results(folder: Path, index: dict, plan: Plan) -> None:
+    """ArtifactError for what can't be read of evaluations, samples, the report's record and Snakemake's records."""
+    cells = [cell for cell in plan.cells(index["grid"]) if cell.json in index["files"]]
+    if not cells:
+        raise ArtifactError(f"holds no evaluation of grid '{index['grid']}'")
+    read_results([str(folder / cell.json) for cell in cells])
+    held = _cells_of(folder / SAMPLES)
+    if lost := [cell.stem for cell in cells if cell.stem not in held]:
+        raise ArtifactError(f"{SAMPLES}: holds no samples of {lost[0]}")
+    stamp = f"results/{index['grid']}/report.json"
+    if stamp in index["files"]:
+        report = _json(folder, stamp)
+        if not isinstance(report, dict) or not isinstance(report.get("files"), dict):
+            raise ArtifactError(f"{stamp}: names no files")
+    if METADATA in index["files"]:
+        records = _json(folder, METADATA)
+        if not isinstance(records, dict) or not all(recorded_path(RECORDS / name) for name in records):
+            raise ArtifactError(f"{METADATA}: holds something else than records of Snakemake's")
+
+
+def _cells_of(samples: Path) -> set[str]:
+    """The cells in the merged samples, whose rows must have a place each."""
+    try:
+        schema = parquet.read_schema(samples)
+        if lacking := [name for name, kind in PLACE if pyarrow.field(name, kind) not in schema]:
+            raise ArtifactError(f"{SAMPLES}: has no column {lacking[0]} to tell the rows apart")
+        return set(parquet.read_table(samples, columns=["cell"])["cell"].unique().to_pylist())
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ArtifactError(f"{SAMPLES}: can't be read ({error})") from error
+
+
+# ------------------------------------------------------------------------------------------------ unpacking
+
+
+def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
+    """Write the samples of `cells` below `root`, byte by byte as the evaluation had written them.
+
+    Raises ArtifactError where the bytes are not those that the cell's evaluation names: another pyarrow writes others.
+    """
+    merged = parquet.ParquetFile(archive / SAMPLES)
+    wanted: dict[str, list[pyarrow.Table]] = {cell.stem: [] for cell in cells}
+    for group in range(merged.num_row_groups):
+        rows = merged.read_row_group(group).sort_by([("cell", "ascending"), ("row", "ascending")])
+        start = 0
+        for stem, same in itertools.groupby(rows["cell"].to_pylist()):
+            count = sum(1 for _ in same)
+            if stem in wanted:
+                wanted[stem].append(rows.slice(start, count).drop_columns([name for name, _ in PLACE]))
+            start += count
+    for cell in cells:
+        if not wanted[cell.stem]:
+            raise ArtifactError(f"{archive / SAMPLES}: holds no samples of {cell.stem}")
+        path, table = root / cell.samples, pyarrow.concat_tables(wanted[cell.stem]).combine_chunks()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table.cast(_as_written(table.schema)), path)
+        manifest = read_json(archive / cell.json)["manifest"] if (archive / cell.json).exists() else {}
+        if manifest.get("samples_sha256") not in (None, sha256_file(path)):
+            written = manifest["libraries"].get("pyarrow", "another version")
+            raise ArtifactError(
+                f"{path}: is not the file that was packed; it was written with pyarrow {written}, here is "
+                f"{pyarrow.__version__}: install that version"
+            )
+
+
+def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
+    """The schema as the evaluation writes it: reading a file back renames the values of its lists."""
+    fields = [
+        pyarrow.field(f.name, pyarrow.list_(f.type.value_type), f.nullable)
+        if pyarrow.types.is_list(f.type)
+        else f
+        for f in schema
+    ]
+    return pyarrow.schema(fields)
+
+
+def place_records(archive: Path, root: Path) -> None:
+    """Put Snakemake's records back for the files that are there and that it has no record of."""
+    for name, record in read_json(archive / METADATA).items():
+        path = root / RECORDS / name
+        if not path.exists() and (root / recorded_path(RECORDS / name)).exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record))
+
+
+def unpack(archive: Path, index: dict, plan: Plan, root: Path) -> None:
+    """Put what was measured below `root`. The roll-ups are left out."""
+    for file in measured(plan, index["grid"], weights=False):
+        if file in index["files"]:
+            copy(archive / file, root / file)
+    split_samples(archive, root, [cell for cell in plan.cells(index["grid"]) if cell.json in index["files"]])

@@ -1,0 +1,250 @@
+"""What the nodes of a cluster see: two test jobs of `make preflight`, and the probe that they run.
+
+python -m workflow_scripts.cluster.node_probe FOLDER      the probe, in a test job
+"""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+
+from workflow_scripts.cluster import slurm
+from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
+from workflow_scripts.files.checkpoints import work_folder
+
+MINUTES = 10
+SIZE = 1 << 16  # bytes of a file that is replaced again and again while a node reads it
+READS = 200
+
+
+class Untried(RuntimeError):
+    """A test job that was still in the queue when the patience ended; the message is its state there."""
+
+
+class Findings:
+    """Lines of the checklist as they come, whether one was bad, and whether one is open."""
+
+    def __init__(self):
+        self.failed = self.open = False
+
+    def good(self, line: str) -> None:
+        print(f"ok    {line}", flush=True)
+
+    def bad(self, line: str, advice: str) -> None:
+        self.failed = True
+        print(f"BAD   {line}\n      -> {advice}", flush=True)
+
+    def untried(self, line: str, advice: str) -> None:
+        self.open = True
+        print(f"?     {line}\n      -> {advice}", flush=True)
+
+
+def environment() -> str:
+    """Digest of Python and every installed library with its version."""
+    found = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
+    return hashlib.sha256(f"{sys.version}{found}".encode()).hexdigest()[:16]
+
+
+def probe(folder: Path) -> None:
+    """What a node sees, as JSON in `folder`: run by the test jobs."""
+    import torch
+
+    node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+    found = {
+        "node": node,
+        "replaced_whole": reads_whole(folder / "replaced"),
+        "environment": environment(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "assigned": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        **tries_lock(folder / "lock"),
+        "seen": sorted(path.name for path in folder.glob("*.json")),
+    }
+    temporary = folder / f".{node}.tmp"
+    temporary.write_text(json.dumps(found))
+    os.replace(temporary, folder / f"{node}.json")
+
+
+def tries_lock(file: Path) -> dict:
+    """Whether a lock that is held where preflight runs excludes others here; {lock_excludes, lock_error}."""
+    try:
+        with open(file, "r+") as handle:  # NFS locks exclusively only what is open for writing
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return {"lock_excludes": True, "lock_error": None}
+    except OSError as error:
+        return {"lock_excludes": False, "lock_error": error.strerror or str(error)}
+    return {"lock_excludes": False, "lock_error": None}
+
+
+@contextmanager
+def replaced(file: Path):
+    """Rename a new version over `file` again and again, each of one letter: is it whole wherever it is read?
+
+    Raises at the end what stopped the writing: nothing was replaced then, and whoever read it saw nothing of interest.
+    """
+    end, letters = threading.Event(), itertools.cycle("ab")
+
+    def replace() -> None:
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(next(letters) * SIZE)
+        os.replace(temporary, file)
+
+    def go_on() -> None:
+        while not end.wait(0.01):
+            replace()
+
+    replace()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(go_on)
+        try:
+            yield
+        finally:
+            end.set()
+            try:
+                writing.result()
+            except OSError as error:
+                raise ArtifactError(f"{file}: can't be written: {error.strerror or error}") from error
+
+
+def reads_whole(file: Path) -> bool:
+    """Whether a file that another node replaces is there, and one version of it, at each of many looks."""
+    for _ in range(READS):
+        try:
+            text = file.read_text()
+        except OSError:
+            return False
+        if text not in ("a" * SIZE, "b" * SIZE):
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def check_nodes(site: dict, say: Findings) -> None:
+    """Test jobs: GPUs, environment, shared folder and locks as two nodes see them."""
+    folder = work_folder("preflight").resolve()
+    for old in folder.glob("*.json"):
+        old.unlink()
+    with open(folder / "lock", "w") as lock, replaced(folder / "replaced"):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            first = _test_job(folder, site, [])
+        except Untried as waits:
+            say.untried(
+                f"no node was tried: the test job was {waits}",
+                "run preflight again when the queue is shorter (squeue --start)",
+            )
+            return
+        except ArtifactError as error:
+            say.bad(f"the test job did not run: {error}", f"see {folder}/job.log")
+            return
+        try:
+            second = _test_job(folder, site, [f"--exclude={first['node']}"])
+        except (Untried, ArtifactError) as error:
+            second, why = None, str(error)
+    gpus = len(first["gpus"]) or (
+        f"CUDA_VISIBLE_DEVICES={first['assigned']}, but PyTorch sees none" if first["assigned"] else 0
+    )
+    if site["hardware"]["gpu"] and not first["gpus"]:
+        say.bad(
+            f"GPU on {first['node']}: {gpus}",
+            "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would stop there",
+        )
+    else:
+        say.good(f"GPU on {first['node']}: {', '.join(first['gpus']) or 'none asked for'}")
+    for found in filter(None, (first, second)):
+        if site["container"]:
+            say.good(f"environment on {found['node']} is the container's")
+        elif found["environment"] == environment():
+            say.good(f"environment on {found['node']} is the one here")
+        else:
+            say.bad(
+                f"environment on {found['node']} is another", "install into a folder that every node sees"
+            )
+        if found["replaced_whole"]:
+            say.good(f"files replaced here are whole on {found['node']}")
+        else:
+            say.bad(
+                f"a file that is replaced here is seen cut short, or not at all, on {found['node']}",
+                "work on a file system whose renames are atomic for every node (Lustre, GPFS, NFS version 4)",
+            )
+        if found["lock_excludes"]:
+            say.good(f"locks are seen on {found['node']}")
+        else:
+            reason = f": {found['lock_error']}" if found["lock_error"] else ""
+            say.bad(
+                f"{found['node']} does not see this node's file locks{reason}",
+                "mount it with flock (Lustre: -o flock; NFS: version 4), or two writers don't notice each other",
+            )  # fmt: skip
+    if second is None:
+        say.good(f"a second node was not tried: {why}")
+    elif f"{first['node']}.json" in second["seen"]:
+        say.good(f"{second['node']} sees what {first['node']} wrote")
+    else:
+        say.bad(
+            f"{second['node']} does not see what {first['node']} wrote",
+            "work in a folder that every node shares",
+        )
+
+
+def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
+    """Run `probe` on one node and read what it found. No job is left in the queue, whatever ends the waiting.
+
+    Raises Untried where the job did not start, ArtifactError with the reason where it failed.
+    """
+    call = [f"--{name}={site[name]}" for name in ("account", "partition", "constraint", "qos") if site[name]]
+    if site["hardware"]["gpu"]:
+        call.append(f"--gpus={site['gpu_model'] + ':' if site['gpu_model'] else ''}1")
+    call += [*shlex.split(site["extra"]), *options]
+    before = set(folder.glob("*.json"))
+    (folder / "job.log").unlink(missing_ok=True)
+    name = f"preflight_{uuid.uuid4().hex[:8]}"  # no run's: see slurm.jobs_of_folder
+    try:
+        done = subprocess.run(
+            ["sbatch", "--wait", "--nodes=1", f"--time={MINUTES}", "--mem=4000", f"--job-name={name}",
+             f"--output={folder}/job.log", f"--chdir={PACKAGE.parent}", *call, "--wrap", job_script(folder, site)],
+            text=True, capture_output=True, check=False, timeout=60 * MINUTES,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        states = slurm.states_of(name)
+        if "PENDING" in states:
+            raise Untried(f"queued ({states['PENDING']}) for {MINUTES:g} minutes and taken back") from None
+        raise ArtifactError(f"it took more than {MINUTES} minutes") from None
+    except OSError as error:
+        raise ArtifactError(str(error)) from error
+    finally:
+        with suppress(slurm.SlurmError):
+            slurm.ask("scancel", f"--name={name}")
+    if done.returncode == 0 and (new := set(folder.glob("*.json")) - before):
+        return json.loads(new.pop().read_text())
+    log = folder / "job.log"
+    printed = log.read_text(errors="replace").strip()[-300:] if log.exists() else ""
+    raise ArtifactError(done.stderr.strip() or printed or "it left no word")
+
+
+def job_script(folder: Path, site: dict) -> str:
+    """The test job's script: as in real jobs, `setup` runs in bash, in the container where the site names one.
+
+    No login shell, since Snakemake's jobs have none: what only /etc/profile defines is missing in them too.
+    """
+    python = "python" if site["container"] else shlex.quote(sys.executable)
+    probing = f"{python} -m workflow_scripts.cluster.node_probe {shlex.quote(str(folder))}"
+    command = ["bash", "-c", f"set -e\n{site['setup']}\nset -uo pipefail; {probing}"]
+    if site["container"]:
+        gpu = ["--nv"] if site["hardware"]["gpu"] else []
+        command = ["apptainer", "exec", *gpu, "--home", str(PACKAGE.parent), site["container"], *command]
+    return shlex.join(command)
+
+
+if __name__ == "__main__":
+    probe(Path(sys.argv[1]))

@@ -1,0 +1,92 @@
+"""Who works in this folder: one run at a time, on one machine or on a cluster."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from workflow_scripts.cluster import slurm
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.locks import held_by, hold
+
+LOCKS = Path(".snakemake/locks")
+FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
+RESULTS = "results"  # whose lock a run holds while it lives
+RESUME = "`make resume` cancels what is left of it and goes on (PROFILE=slurm on a cluster)"
+_life = ExitStack()
+
+
+def locked() -> bool:
+    """Whether Snakemake's lock is on this folder (a killed run leaves it behind)."""
+    return LOCKS.is_dir() and any(LOCKS.iterdir())
+
+
+def living() -> list:
+    """Snakemake processes (main or job) of this machine that work in this folder, without this one and its parents."""
+    import psutil
+
+    here, found = str(Path.cwd()), []
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.pid not in mine
+                and process.cwd() == here
+                and any(
+                    "snakemake" in Path(part).name or "/.snakemake/scripts/" in part
+                    for part in process.cmdline()[:4]
+                )
+            ):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def state_of_folder() -> str | None:
+    """A line on a folder that Snakemake will call locked: by whom, or that it is a killed run's; None if it is free."""
+    if not locked():
+        return None
+    if who := held_by(RESULTS) or ", ".join(f"pid {process.pid}" for process in living()):
+        return f"A run works in this folder: {who}. Wait for it, or stop it."
+    return f"An earlier run was killed in this folder: {RESUME}."
+
+
+def begin(on_cluster: bool) -> None:
+    """Take the folder for as long as this process lives; ArtifactError where another run, or jobs of one, are in it,
+    or where the cluster does not tell."""
+    try:
+        jobs = slurm.jobs_of_folder() if on_cluster else []
+    except slurm.SlurmError as error:
+        raise ArtifactError(f"SLURM does not say whether jobs of an earlier run are left: {error}") from error
+    if jobs:
+        ids = ", ".join(job.id for job in jobs[:5]) + (", ..." if len(jobs) > 5 else "")
+        raise ArtifactError(
+            f"jobs of an earlier run in this folder are still on the cluster ({ids}): {RESUME}"
+        )
+    _life.enter_context(hold(RESULTS))
+
+
+def refuse_missing_sources(jobs) -> None:
+    """ArtifactError, before any job, where one of these would fetch a local model, corpus or task that isn't there."""
+    for job in jobs:
+        if job.rule.name in FETCHES and (spec := job.params.args["spec"])["source"] == "local":
+            path = Path(spec["path"]).expanduser()
+            if not path.exists():
+                raise ArtifactError(
+                    f"{job.rule.name} {job.params.args['name']}: {path}: no such file or folder (`path`)"
+                )
+
+
+def refuse_impossible(jobs) -> None:
+    """ArtifactError, before anything is submitted, where SLURM would never start one of these Snakemake jobs."""
+    seen = {}
+    for job in jobs:
+        request = {name: job.resources.get(name) for name in slurm.REQUEST} | {"threads": job.threads}
+        seen.setdefault(tuple(request.items()), (job.rule.name, request))
+    for rule, request in seen.values():
+        if why := slurm.refusal(request):
+            asked = ", ".join(f"{name}={value}" for name, value in request.items() if value is not None)
+            raise ArtifactError(
+                f"the cluster can't run {rule}: {why} (asked for: {asked}); nothing was submitted. "
+                "See profiles/slurm/site.example.yaml"
+            )

@@ -1,0 +1,153 @@
+"""Attention over packed rows, block by block, as one of transformers' pluggable attention functions.
+
+A row of many documents with one mask over all of it would spend most of its attention on pairs that don't count. Here
+each block of a row (packing.Block) attends in one call of `scaled_dot_product_attention`: its queries to the prompt's
+columns, to the nodes above it and to itself. Grouped heads read their keys by stride, without copies.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from transformers import AttentionInterface
+
+from workflow_scripts.evaluate.row_packing import Block, Row
+
+NAME = "packed_blocks"
+# What one attention call costs beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
+OVERHEAD = {"cpu": 1_000, "cuda": 300_000}
+
+_plan: ContextVar["Plan"] = ContextVar("plan")
+
+
+class NotPackable(ValueError):
+    """A model whose numbers in a packed row would not be those of each sequence alone."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One block's attention: queries start..end-1 of the row; runs of columns, prompt first; what they see of them."""
+
+    start: int
+    end: int
+    columns: tuple[tuple[int, int], ...]
+    mask: torch.Tensor | None  # additive (L, columns); None: everything, or causal
+    causal: bool
+
+
+@dataclass
+class Plan:
+    """How a row attends; `longest` is the most columns that one of its nodes sees, `used` how many layers asked."""
+
+    calls: list[Call]
+    longest: int
+    used: int = 0
+
+
+def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Tensor:
+    """Booleans (B, T, K) -> additive mask (B, 1, T, prefix + K): 0 where seen, the lowest number elsewhere.
+
+    The prompt's columns are seen by all. Additive because a boolean mask is silently wrong under eager attention.
+    """
+    batch, rows, columns = visible.shape
+    mask = torch.zeros(batch, 1, rows, prefix + columns, dtype=dtype, device=visible.device)
+    mask[:, 0, :, prefix:].masked_fill_(~visible, torch.finfo(dtype).min)
+    return mask
+
+
+def plan(row: Row, prefix: int, dtype: torch.dtype, device: torch.device) -> Plan:
+    """How `row` attends behind a prompt of `prefix` tokens, whose columns stand before the row's."""
+    blocks = row.blocks(prefix, OVERHEAD[device.type])
+    return Plan([_call(row, block, prefix, dtype, device) for block in blocks], prefix + 1 + max(row.depths))
+
+
+def _call(row: Row, block: Block, prefix: int, dtype: torch.dtype, device: torch.device) -> Call:
+    columns: list[tuple[int, int]] = []
+    for start, end in ((-prefix, 0), *block.above, (block.start, block.end)):
+        if start == end:
+            continue
+        if columns and columns[-1][1] == prefix + start:
+            columns[-1] = (columns[-1][0], prefix + end)
+        else:
+            columns.append((prefix + start, prefix + end))
+    before = sum(end - start for start, end in columns) - len(block)
+    if len(block) == 1 or (block.chain and not before):
+        return Call(block.start, block.end, tuple(columns), None, causal=len(block) > 1)
+    if block.chain:
+        visible = torch.ones(len(block), len(block), dtype=torch.bool).tril()
+    else:
+        visible = torch.from_numpy(row.visible(block.start, block.end))
+    mask = additive(visible[None], before, dtype)[0, 0].to(device)
+    return Call(block.start, block.end, tuple(columns), mask, causal=False)
+
+
+def attend(
+    module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask,
+    scaling=None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """query (1, heads, T, d), key and value (1, kv_heads, prefix + T, d) -> (1, T, heads, d).
+
+    NotPackable for a model whose attention does more than weigh by softmax(q k^T): score caps, sinks, position biases,
+    windows shorter than what a node sees.
+    """
+    planned = _plan.get()
+    planned.used += 1
+    special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if (kwargs.get("sliding_window") or planned.longest) < planned.longest:
+        special.append(f"a window of {kwargs['sliding_window']} tokens over {planned.longest}")
+    if special:
+        raise NotPackable(
+            f"{type(module).__name__} attends with {', '.join(special)}, which packed rows don't implement"
+        )
+    heads, kv_heads = query.shape[1], key.shape[1]
+    groups = heads // kv_heads
+    query = query[0].unflatten(0, (kv_heads, groups))  # (kv_heads, groups, T, d)
+    key, value = key[0].unsqueeze(1), value[0].unsqueeze(1)  # (kv_heads, 1, prefix + T, d)
+    output = query.new_empty(query.shape[2], kv_heads, groups, value.shape[-1])
+    for call in planned.calls:
+        keys, values = _columns(key, call.columns), _columns(value, call.columns)
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, call.start : call.end],
+            keys.expand(-1, groups, -1, -1),
+            values.expand(-1, groups, -1, -1),
+            attn_mask=None if call.mask is None else call.mask.to(query.device), is_causal=call.causal, scale=scaling,
+        )  # fmt: skip
+        output[call.start : call.end] = attended.permute(2, 0, 1, 3)
+    return output.view(1, len(output), heads, -1), None
+
+
+def _columns(states: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    parts = [states[:, :, start:end] for start, end in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+AttentionInterface.register(NAME, attend)
+
+
+@contextmanager
+def attention_in(model, planned: Plan) -> Iterator[None]:
+    """Let the model attend as planned for the row that it is called with; NotPackable where its layers don't ask.
+
+    All of them must: a layer that doesn't ask mixes tokens by its own means.
+    """
+    config, usual = model.config, model.config._attn_implementation
+    config._attn_implementation = NAME
+    token = _plan.set(planned)
+    try:
+        yield
+        layers = config.get_text_config().num_hidden_layers
+        if planned.used < layers:
+            raise NotPackable(
+                f"{type(model).__name__} can't be scored packed: {planned.used} of its {layers} layers have pluggable "
+                "attention (transformers' AttentionInterface), which packed rows need"
+            )
+    finally:
+        _plan.reset(token)
+        config._attn_implementation = usual

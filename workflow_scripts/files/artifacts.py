@@ -1,0 +1,206 @@
+"""Files that can be trusted: atomic writes, schema checks, seals, digests of contents, manifests."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import resource
+import socket
+import time
+import uuid
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SCHEMAS = Path(__file__).with_name("schemas")
+AGAIN = "delete it and it will be computed again"
+RECORDED_LIBRARIES = (
+    "torch", "transformers", "peft", "lm_eval", "datasets", "tokenizers", "safetensors",
+    "numpy", "scipy", "pandas", "pyarrow", "snakemake",
+)  # fmt: skip
+
+
+class ArtifactError(RuntimeError):
+    """A file, a value in it or its writer is not what it must be; the message says what would be right."""
+
+
+# ---------------------------------------------------------------------------------------------- digests
+
+
+def sha256_file(path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def safetensors_header(path) -> tuple[dict, int]:
+    """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin.
+
+    Raises ArtifactError where the header, or the data that it promises, is not in the file.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        try:
+            if size < 8 + length:
+                raise ValueError(f"a header of {length} bytes in {size}")
+            header = json.loads(handle.read(length))
+            header.pop("__metadata__", None)
+            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if size < end:
+                raise ValueError(f"{size} bytes of {end}")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{path}: cut short, or no safetensors file ({error})") from error
+    return header, 8 + length
+
+
+def digest(value) -> str:
+    """SHA-256 (hex) of a value's canonical JSON (sorted keys, no spaces); NaN and infinities are refused."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------- reading, writing
+
+
+@contextmanager
+def atomic_path(path):
+    """Yield a temporary sibling of `path`; on success it is flushed to disk and renamed, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be written: {error.strerror or error}") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+@functools.cache
+def _validator(schema: str):
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text()))
+
+
+def check(value, schema: str, name) -> None:
+    """Raise ArtifactError naming file and key where `value` breaks schemas/<schema>.schema.yaml."""
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(schema).iter_errors(value))
+    if error is not None:
+        raise ArtifactError(f"{name}: {error.json_path}: {error.message} (schema: {schema})")
+
+
+def non_finite(value, key="$") -> str | None:
+    """JSON path of a number in `value` that is NaN or infinite; None where all are finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return key
+    if isinstance(value, dict):
+        children = ((f"{key}.{name}", child) for name, child in value.items())
+    elif isinstance(value, list | tuple):
+        children = ((f"{key}[{index}]", child) for index, child in enumerate(value))
+    else:
+        return None
+    return next((bad for name, child in children if (bad := non_finite(child, name))), None)
+
+
+def _content_sha256(value: dict) -> str:
+    """Digest of an artefact without its own seal."""
+    manifest = {key: item for key, item in value["manifest"].items() if key != "content_sha256"}
+    return digest(value | {"manifest": manifest})
+
+
+def write_json(path, value, schema: str | None = None) -> None:
+    """Write JSON atomically; NaN, infinities and what the schema forbids raise ArtifactError.
+
+    An artefact with a manifest is sealed: `manifest.content_sha256` is the digest of everything else.
+    """
+    if bad := non_finite(value):
+        raise ArtifactError(f"{path}: {bad}: not a finite number; nothing was written")
+    if isinstance(value, dict) and isinstance(value.get("manifest"), dict):
+        plain = json.loads(json.dumps(value))
+        value = plain | {"manifest": plain["manifest"] | {"content_sha256": _content_sha256(plain)}}
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    if schema:
+        check(json.loads(text), schema, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def read_json(path, schema: str | None = None, advice: str = AGAIN):
+    """Read JSON; ArtifactError names the file, the key and what is wrong with it, a change after it was written too.
+
+    What has a manifest must bear its seal. `advice` ends an error on a file that is no JSON or was changed.
+    """
+    try:
+        text = Path(path).read_text()
+        value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant, advice))
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error}); {advice}") from error
+    if schema:
+        check(value, schema, path)
+    if isinstance(value, dict) and "manifest" in value:
+        found = value["manifest"]
+        if not isinstance(found, dict) or found.get("content_sha256") != _content_sha256(value):
+            raise ArtifactError(
+                f"{path}: was changed after it was written (manifest.content_sha256); {advice}"
+            )
+    return value
+
+
+def _refuse(path, constant, advice):
+    raise ArtifactError(f"{path}: holds {constant}, which is no result; {advice}")
+
+
+def recorded_recipe(path) -> str | None:
+    """The recipe in a JSON artefact's manifest; None where there is no such file or it holds none."""
+    try:
+        found = re.search(rb'"recipe": "([0-9a-f]{64})"', Path(path).read_bytes())
+    except OSError:
+        return None
+    return found and found[1].decode()
+
+
+def manifest(
+    *, recipe: str, code: str, config: dict, inputs: dict, started: float,
+    seed: int | None = None, device: str = "cpu", threads: int = 1,
+) -> dict:  # fmt: skip
+    """What made an artefact: recipe and code digests, config slice, input hashes, versions, host, cost.
+
+    `started` is time.time() at the job's start; peak memory is this process's, in MiB.
+    """
+    versions = {}
+    for name in RECORDED_LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "recipe": recipe,
+        "code": code,
+        "config": config,
+        "inputs": inputs,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "libraries": versions,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }

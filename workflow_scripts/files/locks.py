@@ -1,0 +1,102 @@
+"""One writer at a time: a lock on each artefact that a job, a run or a command writes."""
+
+import fcntl
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.checkpoints import place
+
+SHARED = ("results", "resources")  # these, or folders in them, may be links: several clones work in one
+# Seconds until a lock counts as another writer's: a process that only looks holds it for a moment.
+PATIENCE = 1.0
+
+
+def _lock(artifact) -> Path:
+    """The lock of an artefact: of one in results/ or resources/ in its grid's or catalogue's folder, wherever that
+    really lies, so that clones which share the folder, or what it stands in, see each other's writers."""
+    path, here = Path(os.path.abspath(artifact)), Path.cwd()
+    parts = path.relative_to(here).parts if path.is_relative_to(here) else ()
+    if parts and parts[0] in SHARED:
+        shared, names = parts[:2], parts[2:]
+        if not names:  # the folder itself, or a file beside the grids
+            shared, names = parts[:1], parts[1:] or ("",)
+        return Path(os.path.realpath(Path(*shared)), ".locks", *names[:-1], f"{names[-1]}.lock")
+    return place(artifact).with_name(place(artifact).name + ".lock")
+
+
+def held_by(artifact) -> str | None:
+    """Who writes an artefact just now ("pid 7 on host"); None if nobody does."""
+    try:
+        with open(_lock(artifact)) as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _lock(artifact).read_text().strip() or "another process"
+    return None
+
+
+def last_held(artifact) -> float | None:
+    """When the latest writer of an artefact began (time.time() of the lock's file system); None if there was none."""
+    lock = _lock(artifact)
+    return lock.stat().st_mtime if lock.exists() else None
+
+
+def _lock_within(seconds: float, handle) -> None:
+    """Lock an open file exclusively; BlockingIOError where somebody else holds it all the time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@contextmanager
+def hold(artifact):
+    """Hold the only writer's lock on an artefact; a second writer stops with the holder's host and pid."""
+    path = _lock(artifact)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as handle:
+        try:
+            _lock_within(PATIENCE, handle)
+        except BlockingIOError:
+            handle.seek(0)
+            raise ArtifactError(
+                f"{artifact}: is being written by {handle.read().strip() or 'another process'}; wait for it or stop it"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield  # the file stays: removing it would let a waiting writer lock a file that no longer has a name
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty temporary sibling of `folder`; it takes `folder`'s place on success and is gone on error.
+
+    Only one writer at a time (ArtifactError for the second); what a killed writer left behind is removed.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with hold(folder):
+        for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(abandoned)
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir()
+        try:
+            yield temporary
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

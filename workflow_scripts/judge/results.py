@@ -1,0 +1,213 @@
+"""What a grid planned and what of it exists: evaluation JSONs and their samples, read once and checked.
+
+A planned cell without a file is *missing*: it stays in the plan, so that every table and figure can name it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from pyarrow import parquet
+
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+
+UNCALIBRATED = "none"  # the corpus of dense, rtn and magnitude (design, 2)
+INDEX_COLUMNS = ("task", "doc_id", "doc_hash")
+ITEM_COLUMNS = ("correct", "gold_loglik", "margin", "selected_prompt")
+
+
+class Cell(NamedTuple):
+    """One evaluation job."""
+
+    model: str
+    compressor: str
+    corpus: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.model} / {self.compressor} / {self.corpus} / {self.method} / seed {self.seed}"
+
+
+class Group(NamedTuple):
+    """What one verdict speaks of."""
+
+    model: str
+    compressor: str
+    corpus: str
+
+    def __str__(self) -> str:
+        return " / ".join(self)
+
+
+@dataclass
+class Results:
+    """A grid's plan with what exists of it."""
+
+    grid: str
+    planned: dict[Cell, Path]
+    evaluations: dict[Cell, dict]
+    _items: dict[Cell, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @property
+    def missing(self) -> list[Cell]:
+        return [cell for cell in self.planned if cell not in self.evaluations]
+
+    def missing_in_words(self, most: int = 6) -> str:
+        """ "5 of 15 planned cells have no result: m / sparsegpt-50 / c4 (5)."; empty where nothing is missing."""
+        counts = Counter(" / ".join(cell[:3]) for cell in self.missing)
+        named = [f"{place} ({count})" for place, count in counts.items()]
+        more = f"; and {len(named) - most} more" if len(named) > most else ""
+        head = f"{len(self.missing)} of {len(self.planned)} planned cells have no result"
+        return f"{head}: {'; '.join(named[:most])}{more}." if named else ""
+
+    @property
+    def models(self) -> list[str]:
+        return unique(cell.model for cell in self.planned)
+
+    @property
+    def tasks(self) -> list[str]:
+        return unique(task for evaluation in self.evaluations.values() for task in evaluation["tasks"])
+
+    def groups(self) -> list[Group]:
+        """Every (model, compressor, corpus) of a compressed model, in the order of the plan."""
+        return unique(Group(*cell[:3]) for cell in self.planned if cell.compressor != "dense")
+
+    def dense_groups(self) -> list[Group]:
+        """Every (model, dense, corpus) with a recovery method, in the order of the plan."""
+        return unique(
+            Group(*cell[:3]) for cell in self.planned if cell.compressor == "dense" and cell.method != "none"
+        )
+
+    def methods(self, group: Group) -> list[str]:
+        """Recovery methods planned for a group, in the order of the plan."""
+        return unique(c.method for c in self.planned if c[:3] == group and c.method != "none")
+
+    def seeds(
+        self, model: str, compressor: str, corpus: str, method: str, planned: bool = False
+    ) -> list[Cell]:
+        """The cells (one per seed, ascending) of a setting that exist, or that are planned.
+
+        The unrecovered cell of a compressor that calibrates nothing lies under the corpus `none`.
+        """
+        source = self.planned if planned else self.evaluations
+        found = [cell for cell in source if cell[:4] == (model, compressor, corpus, method)]
+        if not found and method == "none" and corpus != UNCALIBRATED:
+            found = [cell for cell in source if cell[:4] == (model, compressor, UNCALIBRATED, method)]
+        return sorted(found)
+
+    def first(self, model: str, compressor: str, corpus: str, method: str) -> Cell | None:
+        """The existing cell with the lowest seed, or None."""
+        return next(iter(self.seeds(model, compressor, corpus, method)), None)
+
+    def items(self, cell: Cell) -> pd.DataFrame:
+        """What a cell's items came to, indexed by (task, doc_hash, nth occurrence of that hash in the task)."""
+        if cell not in self._items:
+            self._items[cell] = self._read(cell, ITEM_COLUMNS)
+        return self._items[cell]
+
+    def texts(self, cell: Cell, *columns: str) -> pd.DataFrame:
+        """Text columns (question, gold, prediction) of a cell's items; read each time, since they are large."""
+        return self._read(cell, columns)
+
+    def _read(self, cell: Cell, columns: Iterable[str]) -> pd.DataFrame:
+        recorded = self.evaluations[cell]["manifest"].get("samples_sha256")
+        path = samples_path(self.planned[cell])
+        if recorded and path.exists() and sha256_file(path) != recorded:
+            raise ArtifactError(
+                f"{path}: not the file that {self.planned[cell].name} describes (SHA-256); "
+                f"delete {self.planned[cell]} to compute both again"
+            )
+        return read_samples(self.planned[cell], columns)
+
+    def check_paired(self, cells: Iterable[Cell]) -> None:
+        """Refuse to pair cells whose benchmarks come from different source files (design, 6)."""
+        seen: dict[str, tuple[str, Cell]] = {}
+        for cell in cells:
+            for task, scores in self.evaluations[cell]["tasks"].items():
+                sha, first = seen.setdefault(task, (scores["data_sha256"], cell))
+                if sha != scores["data_sha256"]:
+                    raise ArtifactError(
+                        f"{self.planned[first]} and {self.planned[cell]} can't be paired: their {task} data differ "
+                        f"(sha256 {sha[:12]} and {scores['data_sha256'][:12]}); evaluate both on the same source"
+                    )
+
+
+def unique(values: Iterable) -> list:
+    """Values without repetition, in order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def samples_path(evaluation: Path) -> Path:
+    """seed-0.json -> seed-0.samples.parquet."""
+    return Path(evaluation).with_suffix(".samples.parquet")
+
+
+def cell_of(path: Path) -> tuple[str, Cell]:
+    """Grid and cell of .../<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json (design, 4)."""
+    parts = Path(path).parts
+    name = Path(path).stem.removeprefix("seed-")
+    if len(parts) < 7 or parts[-6] != "evaluations" or not name.isdecimal():
+        raise ArtifactError(
+            f"{path}: no path of a cell (evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json)"
+        )
+    return parts[-7], Cell(*parts[-5:-1], int(name))
+
+
+def read_results(paths: list[str]) -> Results:
+    """Read a plan: the paths of all cells that the grid plans, whether or not they exist.
+
+    Raises ArtifactError for an empty plan, a broken evaluation, or one that describes another cell.
+    """
+    if not paths:
+        raise ArtifactError("the plan holds no cell: the grid is empty")
+    planned, evaluations = {}, {}
+    for path in map(Path, paths):
+        grid, cell = cell_of(path)
+        planned[cell] = path
+        if not path.exists():
+            continue
+        evaluation = read_json(path, schema="evaluation")
+        described = Cell(*(evaluation["cell"][key] for key in Cell._fields))
+        if described != cell:
+            raise ArtifactError(f"{path}: $.cell describes {described}; its path says {cell}")
+        evaluations[cell] = evaluation
+    return Results(grid, planned, evaluations)
+
+
+def read_samples(evaluation: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Columns of the samples beside an evaluation JSON; equal questions of a task are told apart by their order."""
+    path, wanted = samples_path(evaluation), [*INDEX_COLUMNS, *columns]
+    try:
+        absent = set(wanted) - set(parquet.read_schema(path).names)
+        items = pd.DataFrame() if absent else pd.read_parquet(path, columns=wanted)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: can't be read ({error}); delete {evaluation} to compute both again"
+        ) from error
+    if absent:
+        raise ArtifactError(
+            f"{path}: lacks the columns {', '.join(sorted(absent))}; delete {evaluation} to compute both again"
+        )
+    items = items.sort_values(["task", "doc_id"], kind="stable")
+    items["occurrence"] = items.groupby(["task", "doc_hash"]).cumcount()
+    return items.set_index(["task", "doc_hash", "occurrence"])
+
+
+def paired_items(results: Results, cells: list[Cell], column: str) -> dict[str, pd.DataFrame]:
+    """Task -> frame (items, cells; columns 0, 1, ...) of one samples column, over the items that all cells share.
+
+    Items whose value is missing or not finite in any of the cells are left out.
+    """
+    results.check_paired(cells)
+    return side_by_side(results.items(cell)[column] for cell in cells)
+
+
+def side_by_side(columns: Iterable[pd.Series]) -> dict[str, pd.DataFrame]:
+    """As `paired_items`, of columns that are indexed as `Results.items` does."""
+    values = pd.concat([c.astype("float64").rename(i) for i, c in enumerate(columns)], axis=1, join="inner")
+    values = values.replace([float("inf"), float("-inf")], float("nan")).dropna()
+    return dict(iter(values.groupby(level="task", sort=False)))

@@ -1,0 +1,125 @@
+"""Which cells a checked configuration asks for, and what each stands on. Pure Python, never imports torch."""
+
+import functools
+import itertools
+import shlex
+
+from workflow_scripts.plan import model_limits
+from workflow_scripts.plan.config import TRAINED, UNCALIBRATED, member_cells
+from workflow_scripts.plan.layout import Cell, compression_json
+
+
+class Cells:
+    """A checked configuration's cells, their adapters and compressed models, grid by grid."""
+
+    CACHED = ("cells", "check", "_limits")  # computed once: nobody changes what they return
+
+    def __init__(self, config: dict):
+        self.config = config
+        for name in self.CACHED:
+            setattr(self, name, functools.cache(getattr(self, name)))
+
+    def grid(self, name: str) -> dict:
+        return self.config["grids"][name]
+
+    def cells(self, name: str) -> list[Cell]:
+        """The grid's cells, blocks in their order, each cell once."""
+        return list(dict.fromkeys(cell for block in self.blocks(name).values() for cell in block))
+
+    def blocks(self, name: str) -> dict[str, list[Cell]]:
+        """The grid's blocks by name, the chosen ones if it is the configured grid; a cell may stand in several."""
+        chosen = self.config["blocks"] if name == self.config["grid"] else None
+        return {
+            block: list(dict.fromkeys(self._block(name, axes)))
+            for block, axes in self.grid(name)["blocks"].items()
+            if chosen is None or block in chosen
+        }
+
+    def _block(self, grid: str, block: dict):
+        axes = (block[axis] for axis in ("models", "compressors", "corpora", "methods", "seeds"))
+        for model, compressor, corpus, method, seed in itertools.product(*axes):
+            if method == "none":
+                corpus, seed = self.calibration_corpus(compressor, corpus), 0
+            yield Cell(grid, model, compressor, corpus, method, seed)
+
+    def calibration_corpus(self, compressor: str, corpus: str) -> str:
+        """The corpus in a compressed model's path: 'none' for compressors that calibrate nothing."""
+        return "none" if self.config["compressors"][compressor]["algorithm"] in UNCALIBRATED else corpus
+
+    def check(self, cell: Cell) -> Cell:
+        """The cell; ValueError where its corpus or seed can't be, with the path that is meant, or where its settings
+        are beyond its model."""
+        calibrated = self.calibration_corpus(cell.compressor, "any") != "none"
+        if cell.corpus == "none" and (calibrated or self.members(cell)):
+            needs = f"{cell.compressor} is calibrated" if calibrated else f"{cell.method} is trained"
+            raise ValueError(
+                f"{cell.json}: corpus 'none' can't be, {needs} on a corpus: {', '.join(self.config['corpora'])}"
+            )
+        meant = cell
+        if cell.method == "none":
+            meant = cell._replace(corpus=self.calibration_corpus(cell.compressor, cell.corpus), seed=0)
+        if meant != cell:
+            raise ValueError(f"{cell.json}: nothing is trained, so this is {meant.json}; ask for that")
+        if found := model_limits.problems(self.config, self._limits(cell.model), *cell[:3], cell.method):
+            raise ValueError(f"{cell.json} can't be: {'; '.join(found)}")
+        return cell
+
+    def compression(self, cell: Cell) -> str:
+        corpus = self.calibration_corpus(cell.compressor, cell.corpus)
+        return compression_json(cell.grid, cell.model, cell.compressor, corpus)
+
+    def members(self, cell: Cell) -> list[Cell]:
+        """The cells whose adapters this cell attaches: its own, or its members'."""
+        method = self.config["methods"][cell.method]
+        return [cell] if method["kind"] in TRAINED else member_cells(cell, method)
+
+    def training_corpus(self, adapter: Cell) -> str:
+        """The corpus that an adapter is trained on: its method's own, else the path's, which calibrated the weights."""
+        return self.config["methods"][adapter.method].get("corpus", adapter.corpus)
+
+    def training_corpora(self, grid: str) -> dict[str, list[str]]:
+        """Corpus of a path -> the corpora that the pair's adapters are trained on there."""
+        pair, corpora = self.grid(grid)["pair"].values(), {}
+        for cell in self.cells(grid):
+            if cell.method in pair:
+                corpora.setdefault(cell.corpus, set()).update(map(self.training_corpus, self.members(cell)))
+        return {corpus: sorted(trained_on) for corpus, trained_on in corpora.items()}
+
+    def adapters(self, grid: str) -> list[Cell]:
+        """Every adapter that the grid trains, each once."""
+        return list(dict.fromkeys(member for cell in self.cells(grid) for member in self.members(cell)))
+
+    def command(self, grid: str) -> str:
+        """Snakemake with the options under which it knows this grid's cells; a path after it makes that file."""
+        parts = ["snakemake"]
+        if self.config["called_with"]:
+            parts += ["--configfile", *self.config["called_with"]]
+        if self.config["blocks"] and grid == self.config["grid"]:
+            parts += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config['blocks'])}]"]
+        return shlex.join([*parts, "--"] if parts[1:] else parts)
+
+    def tasks(self, grid: str) -> list[str]:
+        return self.grid(grid)["tasks"]
+
+    def similarity_cells(self, grid: str) -> list[Cell]:
+        methods = self.grid(grid).get("similarity", {}).get("methods", ())
+        return [cell for cell in self.cells(grid) if cell.method in methods and cell.compressor != "dense"]
+
+    def latency_places(self, grid: str) -> dict[str, dict]:
+        """Path of each latency measurement of the grid -> its model, compressor, corpus and seed."""
+        wanted = self.grid(grid).get("latency", {}).get("compressors", ())
+        places = {}
+        for cell in self.cells(grid):
+            if cell.compressor in wanted:
+                corpus = self.calibration_corpus(cell.compressor, cell.corpus)
+                path = f"results/{grid}/latency/{cell.model}/{cell.compressor}/{corpus}/seed-0.json"
+                places[path] = {
+                    "model": cell.model,
+                    "compressor": cell.compressor,
+                    "corpus": corpus,
+                    "seed": "0",
+                }
+        return places
+
+    def _limits(self, model: str) -> dict:
+        return model_limits.known(self.config, model)

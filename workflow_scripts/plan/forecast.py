@@ -1,0 +1,246 @@
+"""What a grid will cost, before it runs: jobs, hours, disk and memory, by formulas of parameters and tokens.
+
+With P parameters: a forward pass takes 2 P FLOP per token, a training step through a frozen model 4 P (forward, and
+backward to the activations), compression about 6 P per calibration token (two passes and the Hessian products) and
+P sqrt(P / 12 L) steps of solves, L = 30 layers. The rates are those of a device in devices.yaml.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from workflow_scripts.plan.config import DEVICES
+from workflow_scripts.plan.layout import Cell
+from workflow_scripts.plan.recipes import Plan
+
+LAYERS = 30
+VOCABULARY = (
+    1.35  # a token of a window against one of a task: the window's loss needs the head at every position
+)
+# These two are from the committed run of bench (reports/bench), not from benchmarks.device.
+MAPS = 2.1  # a pass that keeps the attention maps, against one of the scorer
+STEP_ROWS = 45  # a generated token costs as much for fewer rows as for these: every step reads all weights
+LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
+LAYER_WORK = (
+    600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
+)
+PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at most: linear.MOST_BYTES
+# An export, by the peak of the largest form (plain, of a bfloat16 model, in float32): bytes per parameter of the
+# weights and of the dense files' pages; bytes per squared width while the largest linear is unpacked and converted.
+EXPORTED, CONVERTED = 6, 100
+EXPORT_SECONDS = 3e-8  # per parameter, on one core: unpacked, checked, converted
+LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
+# ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
+VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
+ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
+
+RULES = {  # kind of result -> the rule that makes it
+    "compressed": "compress_model", "adapters": "train_adapter", "evaluations": "evaluate_cell",
+    "similarity": "measure_similarity", "latency": "measure_latency",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One job: seconds on the device as its manifest counts them, bytes left on disk, peak bytes of memory."""
+
+    kind: str
+    name: str
+    seconds: float
+    disk: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A grid's costs on a device."""
+
+    device: dict
+    costs: list[Cost]
+
+
+def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
+    """The forecast of a grid on a device by name; on the grid's own if none is named."""
+    constants = load_constants(device or plan.grid(grid)["device"])
+    return Forecast(constants, forecast(plan, grid, constants))
+
+
+def load_constants(device: str | dict) -> dict:
+    """A device's constants, by its name or given themselves, with the tasks' sizes; KeyError text lists the devices."""
+    table = yaml.safe_load(DEVICES.read_text())
+    if isinstance(device, dict):
+        said = {"name": "own device", "description": "as given", "source": "not said"}
+        return said | device | {"tasks": table["tasks"]}
+    if device not in table["devices"]:
+        raise KeyError(f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}")
+    return table["devices"][device] | {"name": device, "tasks": table["tasks"]}
+
+
+def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
+    """The cost of every job of a grid that computes on a model, as if nothing were done yet."""
+    cells = plan.cells(grid)
+    adapters = plan.adapters(grid)
+    compressions = dict.fromkeys(
+        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in [*cells, *adapters]
+    )
+    costs = [compression_cost(plan, grid, *key, device) for key in compressions]
+    costs += [training_cost(plan, cell, device) for cell in adapters]
+    costs += [evaluation_cost(plan, cell, device) for cell in cells]
+    costs += [similarity_cost(plan, cell, device) for cell in plan.similarity_cells(grid)]
+    costs += [latency_cost(plan, grid, place, device) for place in plan.latency_places(grid).values()]
+    return costs
+
+
+def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus: str, device: dict) -> Cost:
+    p, settings = _parameters(plan, model), plan.config["compressors"][compressor]
+    calibration = plan.grid(grid)["calibration"]
+    tokens = calibration["windows"] * calibration["length"] if corpus != "none" else 0
+    solves = p * width(p) if tokens else 0
+    seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
+    disk = 0 if settings["algorithm"] == "dense" else p * (settings.get("bits") or 16) / 8
+    layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
+    activations = tokens * width(p) * 4
+    if plan.compress_rule(compressor) == "compress_optimum":
+        # the whole model in float32, here and in its process
+        memory = 2 * (LIBRARIES + 4 * p) + layer + activations
+    else:
+        memory = LIBRARIES + layer + min(activations, plan.config["activation_memory"] * 2**30)
+    return Cost("compress_model", f"{model}/{compressor}/{corpus}", seconds, disk, memory)
+
+
+def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
+    """An export on a CPU, whatever the form; no part of a grid's forecast, which plans none."""
+    p, settings = _parameters(plan, model), plan.config["compressors"][compressor]
+    packed = p * (settings.get("bits") or 16) / 8
+    memory = LIBRARIES + EXPORTED * p + packed + CONVERTED * width(p) ** 2
+    seconds = 2 * _loading(p, device) + EXPORT_SECONDS * p
+    return Cost("export_model", f"{model}/{compressor}", seconds, 4 * p, memory)
+
+
+def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
+    p, training = _parameters(plan, cell.model), plan.training(cell.grid, cell.method)
+    tokens = training["tokens"] if plan.config["methods"][cell.method].get("trained", True) else 0
+    heldout = 3 * training["heldout_windows"] * training["sequence_length"]
+    seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
+    activations = (
+        training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
+    )
+    memory = LIBRARIES + _weights(p, device, copies=2) + activations
+    return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
+
+
+def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
+    p, evaluation = _parameters(plan, cell.model), plan.grid(cell.grid)["evaluation"]
+    items, tokens, generated = 0, 0, 0
+    shots = plan.config["methods"][cell.method].get("shots", 0)  # an example is about as long as a question
+    for task in plan.tasks(cell.grid):
+        size = device["tasks"].get(task, device["tasks"]["default"])
+        n = min(evaluation["items"] or size["items"], size["items"])
+        items, tokens = items + n, tokens + n * size["tokens"] * (1 + shots)
+        if "generated" in size:
+            generated += n * (evaluation["generation_tokens"] or size["generated"])
+    text = evaluation["perplexity"]
+    tokens += VOCABULARY * len(text["corpora"]) * (text["windows"] or 160) * text["length"]
+    seconds = 2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"]
+    seconds += _loading(p, device) + device["harness"]
+    activations = 16 * text["length"] * width(p) * 40 * device["bytes"]
+    memory = LIBRARIES + _weights(p, device, copies=1) + activations
+    return Cost("evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, memory)
+
+
+def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
+    p, measured = _parameters(plan, cell.model), plan.grid(cell.grid)["similarity"]
+    tokens = 2 * MAPS * measured["windows"] * measured["length"]
+    seconds = 2 * p * tokens / device["forward"] + 2 * _loading(p, device)
+    return Cost("measure_similarity", cell.stem, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
+
+
+def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
+    """Every variant's rounds, with a warm-up and an untimed prefill before each round of generated tokens."""
+    p, shape = _parameters(plan, place["model"]), plan.grid(grid)["latency"]
+    kinds = [plan.config["methods"][method]["kind"] for method in shape["methods"]]
+    variants = sum(VARIANTS.get(kind, 1) for kind in kinds)
+    prefills = 1 + shape["repeats"] * (2 if shape["generate"] else 1)
+    tokens = variants * (prefills * shape["batch"] * shape["sequence"])
+    tokens += variants * shape["repeats"] * shape["generate"] * max(shape["batch"], STEP_ROWS)
+    seconds = 2 * p * tokens / device["forward"] + _loading(p, device)
+    name = f"{place['model']}/{place['compressor']}/{place['corpus']}/seed-{place['seed']}"
+    return Cost("measure_latency", name, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
+
+
+def summary(costs: Iterable[Cost], device: dict, price: float | None = None) -> list[str]:
+    """A line per kind of job and the totals; price per device hour, in whatever currency it is."""
+    costs = list(costs)
+    kinds = dict.fromkeys(cost.kind for cost in costs)
+    lines = [f"{'job':<20}{'jobs':>6}{'hours':>10}{'hours each':>12}{'disk GB':>10}{'peak GB':>9}"]
+    for kind in [*kinds, "total"]:
+        mine = [cost for cost in costs if kind in (cost.kind, "total")]
+        hours = job_hours(mine, device)
+        lines.append(
+            f"{kind:<20}{len(mine):>6}{hours:>10.2f}{hours / len(mine):>12.2f}"
+            f"{sum(c.disk for c in mine) / 1e9:>10.1f}{max(c.memory for c in mine) / 1e9:>9.1f}"
+        )
+    hours = job_hours(costs, device) / device["at_once"]
+    unit = "GPU hours" if device["gpu"] else f"hours on one such machine, {device['at_once']} jobs at a time"
+    lines.append(f"{hours:.2f} {unit} ({device['name']}: {device['description']}; {device['source']})")
+    if price is not None:
+        lines.append(f"at {price:g} per hour: {hours * price:,.2f}")
+    return lines
+
+
+def job_hours(costs: Iterable[Cost], device: dict) -> float:
+    """Hours that the jobs take one after the other, each with its start (Snakemake, interpreter)."""
+    return sum(cost.seconds + device["startup"] for cost in costs) / 3600
+
+
+def compare(costs: Iterable[Cost], measured: dict[tuple[str, str], float]) -> list[dict]:
+    """Forecast beside the manifests' seconds by kind of job, then in total, over the jobs that have run.
+
+    measured: (kind, name) of a cost -> seconds. Rows: {kind, jobs, forecast, measured, ratio}, hours.
+    """
+    done = [(cost, measured[key]) for cost in costs if (key := (cost.kind, cost.name)) in measured]
+    rows = []
+    for kind in [*dict.fromkeys(cost.kind for cost, _ in done), *(["total"] if done else [])]:
+        mine = [(cost.seconds, real) for cost, real in done if kind in (cost.kind, "total")]
+        foreseen, real = (sum(side) / 3600 for side in zip(*mine, strict=True))
+        ratio = foreseen / real if real else None
+        rows.append({"kind": kind, "jobs": len(mine), "forecast": foreseen, "measured": real, "ratio": ratio})
+    return rows
+
+
+def job_of(path: str) -> tuple[str, str]:
+    """(kind, name) of the cost of the job that wrote a result's JSON; the kind is the rule."""
+    parts = Path(path).with_suffix("").parts
+    folder = next(part for part in reversed(parts) if part in RULES)
+    name = parts[len(parts) - parts[::-1].index(folder) :]
+    if folder in ("compressed", "adapters"):
+        name = name[:-1]  # compression.json and training.json lie in a folder
+    return RULES[folder], "/".join(name)
+
+
+def measured_seconds(records: dict[str, dict]) -> dict[tuple[str, str], float]:
+    """(kind, name) of each job -> the seconds in its manifest. records: path -> JSON of what the job wrote."""
+    return {job_of(path): record["manifest"]["seconds"] for path, record in records.items()}
+
+
+def _parameters(plan: Plan, model: str) -> float:
+    return float(plan.config["models"][model]["parameters"])
+
+
+def width(parameters: float) -> float:
+    """Hidden size of a decoder of LAYERS layers with 12 d^2 parameters each."""
+    return math.sqrt(parameters / (12 * LAYERS))
+
+
+def _weights(parameters: float, device: dict, copies: int) -> float:
+    """Bytes of a model and, on a CPU, of the packed copies of its weights (linear.PackedLinears)."""
+    size = parameters * device["bytes"]
+    packed = copies * size
+    return size + (packed if not device["gpu"] and packed <= PACKED_BYTES else 0)
+
+
+def _loading(parameters: float, device: dict) -> float:
+    return device["overhead"] + parameters * device["bytes"] / device["load"]

@@ -1,0 +1,309 @@
+"""From a checked configuration's cells to slices and recipes. Pure Python, never imports torch.
+
+A *recipe* is a digest of everything that determines an artefact: its rule's code, its config slice and
+the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns an artefact exactly when
+its recipe changes, whatever the file times say.
+"""
+
+import argparse
+import functools
+import os
+from pathlib import Path
+
+from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
+from workflow_scripts.plan import model_limits
+from workflow_scripts.plan.cells import Cells
+from workflow_scripts.plan.config import DEVICES, TRAINED, load, read
+from workflow_scripts.plan.digests import code_digest
+from workflow_scripts.plan.layout import Cell, benchmark_manifest, companions, corpus_manifest, model_manifest
+
+# Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
+MODULES = {
+    "lora": ("recover/lora.py",),
+    "prompt": (),
+    "prefix": (),
+    "idp": ("recover/idp.py",),
+    "concat": (),
+    "none": (),
+    "text": (),
+    "fewshot": (),
+}
+ANALYSIS = (
+    "find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page",
+)  # fmt: skip
+ANALYSED = (
+    "paper",
+    "templates",
+    "captions",
+)  # folders of reports/ that the analysis reads; others hold results
+SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
+SAID = ("note", "licence")  # of a source: for its readers, no result depends on it
+UNSAID = (("engine", "own"), ("forward", "fp32"))  # of a compressor: as if the key were not there
+OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
+
+
+def _code(entry: str, *kinds: str) -> str:
+    modules = tuple(sorted({module for kind in kinds for module in MODULES[kind]}))
+    return code_digest(f"jobs/{entry}.py", modules, OPTIONAL)
+
+
+class Plan(Cells):
+    """A checked configuration's cells and, for each artefact, its inputs and parameters."""
+
+    CACHED = (*Cells.CACHED, "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis")
+
+    # ------------------------------------------------------------------------------------------- slices
+
+    def catalogue(self, grid: str) -> dict:
+        """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""
+        cells = [*self.cells(grid), *self.adapters(grid)]
+        return {
+            "methods": {cell.method: self.config["methods"][cell.method] for cell in cells},
+            "compressors": {cell.compressor: self.compressor(cell.compressor) for cell in cells},
+            "tasks": {task: self.config["tasks"][task] for task in self.tasks(grid)},
+        }
+
+    def method(self, cell: Cell) -> dict:
+        """The cell's method as its entry gets it: members resolved to adapter and seed."""
+        method = {
+            key: value for key, value in self.config["methods"][cell.method].items() if key != "training"
+        }
+        if "members" in method:
+            method["members"] = [{"adapter": m.method, "seed": m.seed} for m in self.members(cell)]
+        return method
+
+    def regime(self, grid: str) -> dict:
+        return self.config["training"][self.grid(grid)["training"]]
+
+    def training(self, grid: str, method: str) -> dict:
+        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top.
+
+        Without `checkpoint_minutes`, on which no result depends.
+        """
+        regime, settings = self.regime(grid), self.config["methods"][method]
+        shared = {key: value for key, value in regime.items() if key not in (*TRAINED, "checkpoint_minutes")}
+        return shared | regime[settings["kind"]] | settings.get("training", {})
+
+    def compressor(self, name: str) -> dict:
+        """The compressor's settings, without keys that say what holds where they are absent."""
+        settings = self.config["compressors"][name]
+        return {key: value for key, value in settings.items() if (key, value) not in UNSAID}
+
+    def compress_rule(self, compressor: str) -> str:
+        """The rule (and entry) that makes the compressor's models."""
+        return "compress_optimum" if "engine" in self.compressor(compressor) else "compress_model"
+
+    # ------------------------------------------------------------------------- parameters of each rule
+
+    def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
+        entry = {"models": "fetch_model", "corpora": "fetch_corpus", "benchmarks": "fetch_benchmark"}
+        code, source = _code(entry[catalogue]), self._source(catalogue, name, task)
+        spec = {key: value for key, value in source.items() if key not in (*SIZES, *SAID)}
+        if catalogue == "models":
+            spec["allow_remote_code"] = name in self.config["trusted_code"]
+        return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
+
+    def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
+        """What a source's manifest says about it and no recipe holds: note and licence."""
+        source = self._source(catalogue, name, task)
+        return {key: source[key] for key in SAID if key in source}
+
+    def _source(self, catalogue: str, name: str, task: str | None) -> dict:
+        return self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
+
+    def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
+        settings = {"compressor": self.compressor(compressor)}
+        inputs = [self.recipe("models", model)]
+        if corpus != "none":
+            settings["calibration"] = self.grid(grid)["calibration"]
+            inputs.append(self.recipe("corpora", corpus))
+        return _with_recipe(settings, _code(self.compress_rule(compressor)), inputs)
+
+    def export(self, grid: str, model: str, compressor: str, corpus: str, form: str) -> dict:
+        inputs = [self.compress(grid, model, compressor, corpus)["recipe"]]
+        return _with_recipe({"form": form}, _code("export_model"), inputs)
+
+    def train(self, cell: Cell) -> dict:
+        settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
+        inputs = [self.compressed_recipe(cell), self.recipe("corpora", self.training_corpus(cell)), cell.seed]
+        return _with_recipe(settings, _code("train_adapter", settings["method"]["kind"]), inputs)
+
+    def evaluate(self, cell: Cell) -> dict:
+        evaluation = self.grid(cell.grid)["evaluation"]
+        tasks = self.tasks(cell.grid)
+        method = self.method(cell)
+        shots = {"num_fewshot": method["shots"]} if method["kind"] == "fewshot" else {}
+        settings = {
+            "method": method,
+            "tasks": {task: self.config["tasks"][task] | shots for task in tasks},
+            "evaluation": evaluation,
+        }
+        data = self.grid(cell.grid)["benchmarks"]
+        inputs = [
+            *self._attached(cell),
+            *(self.recipe("benchmarks", data, task) for task in tasks),
+            *(_definition(self.config["tasks"][task]["task"] or task) for task in tasks),
+            *(self.recipe("corpora", corpus) for corpus in evaluation["perplexity"]["corpora"]),
+        ]
+        return _with_recipe(settings, self._evaluation_code("evaluate_cell", cell), inputs)
+
+    def similarity(self, cell: Cell) -> dict:
+        measured = self.grid(cell.grid)["similarity"]
+        settings = {"method": self.method(cell), "windows": measured["windows"], "length": measured["length"]}
+        inputs = [*self._attached(cell), self.recipe("corpora", measured["corpus"])]
+        return _with_recipe(settings, self._evaluation_code("measure_similarity", cell), inputs)
+
+    def artefacts(self, grid: str) -> dict[str, str]:
+        """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
+        cells, adapters, settings = self.cells(grid), self.adapters(grid), self.grid(grid)
+        corpora = {cell.corpus for cell in cells} - {"none"}
+        corpora |= {self.training_corpus(cell) for cell in adapters}
+        corpora |= {*settings["evaluation"]["perplexity"]["corpora"]}
+        corpora |= {settings["similarity"]["corpus"]} if "similarity" in settings else set()
+        data = settings["benchmarks"]
+        return {
+            **{model_manifest(cell.model): self.recipe("models", cell.model) for cell in cells},
+            **{corpus_manifest(name): self.recipe("corpora", name) for name in sorted(corpora)},
+            **{benchmark_manifest(data, t): self.recipe("benchmarks", data, t) for t in self.tasks(grid)},
+            **{self.compression(cell): self.compressed_recipe(cell) for cell in [*cells, *adapters]},
+            **{adapter.training: self.train_recipe(adapter) for adapter in adapters},
+            **{cell.json: self.evaluate_recipe(cell) for cell in cells},
+            **{cell.similarity: self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)},
+            **{path: self.latency(grid, **at)["recipe"] for path, at in self.latency_places(grid).items()},
+        }
+
+    def counted(self, grid: str) -> list[str]:
+        """Evaluations and measurements of the grid: what a report is made from."""
+        measured = [cell.similarity for cell in self.similarity_cells(grid)]
+        return [*(cell.json for cell in self.cells(grid)), *measured, *self.latency_places(grid)]
+
+    def gone(self, grid: str) -> list[str]:
+        """What of the grid's artefacts, or of the files made with them, is not there."""
+        files = (file for path in self.artefacts(grid) for file in (path, *companions(path)))
+        return [file for file in files if not os.path.exists(file)]
+
+    def analysis(self, grid: str, entry: str) -> dict:
+        """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
+        settings = {
+            "cells": [cell.json for cell in self.cells(grid)],
+            "pair": self.grid(grid)["pair"],
+            "catalogue": self.catalogue(grid),
+            "description": self.grid(grid)["description"],
+        }
+        inputs = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
+        inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
+        inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
+        if entry == "find_answers":
+            settings["corpora"] = {
+                corpus: [corpus_manifest(name) for name in names]
+                for corpus, names in self.training_corpora(grid).items()
+            }
+            settings["benchmarks"] = {
+                task: benchmark_manifest(self.grid(grid)["benchmarks"], task) for task in self.tasks(grid)
+            }
+        if entry in ("plot_figure", "draw_page"):
+            settings["planned"] = {
+                "similarity": len(self.similarity_cells(grid)), "latency": len(self.latency_places(grid)),
+            }  # fmt: skip
+        if entry == "draw_page":  # its forecast's constants are no code
+            counted = list(self.blocks(grid))
+            settings["blocks"] = {
+                "counted": counted, "left_out": [name for name in self.grid(grid)["blocks"] if name not in counted],
+            }  # fmt: skip
+            models = {cell.model for cell in self.cells(grid)}
+            settings["parameters"] = {m: self.config["models"][m]["parameters"] for m in sorted(models)}
+            inputs += [sha256_file(DEVICES), self.grid(grid)["device"]]
+        if entry == "report_grid":
+            settings["counted"] = self.counted(grid)
+            settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
+        if entry != "find_answers":  # which reads training text, not reports/
+            inputs.append(_reports())
+        return _with_recipe(settings, _code(entry), inputs)
+
+    def latency(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
+        """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""
+        measured = dict(self.grid(grid)["latency"])
+        measured.pop("compressors")
+        cells = [
+            Cell(grid, model, compressor, corpus, method, int(seed)) for method in measured.pop("methods")
+        ]
+        every = [*cells, *(member for cell in cells for member in self.members(cell))]
+        settings = {
+            "methods": {cell.method: self.method(cell) for cell in every},
+            "precision": self.grid(grid)["evaluation"]["precision"],
+            **measured,
+        }
+        kinds = {method["kind"] for method in settings["methods"].values()}
+        return _with_recipe(
+            settings, _code("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
+        )
+
+    def _evaluation_code(self, entry: str, cell: Cell) -> str:
+        kinds = {self.config["methods"][c.method]["kind"] for c in (cell, *self.members(cell))}
+        return _code(entry, *kinds)
+
+    def _attached(self, cell: Cell) -> list:
+        return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
+
+    def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
+        return self.fetch(catalogue, name, task)["recipe"]
+
+    def compressed_recipe(self, cell: Cell) -> str:
+        corpus = self.calibration_corpus(cell.compressor, cell.corpus)
+        return self.compress(cell.grid, cell.model, cell.compressor, corpus)["recipe"]
+
+    def train_recipe(self, cell: Cell) -> str:
+        return self.train(cell)["recipe"]
+
+    def evaluate_recipe(self, cell: Cell) -> str:
+        return self.evaluate(cell)["recipe"]
+
+
+def plan_of(configfiles: list[str], grid: str, blocks: list[str] | None = None) -> Plan:
+    """The plan of these files, merged as Snakemake merges them, with this grid (and its blocks) as the configured one.
+
+    ConfigError says what is wrong with them.
+    """
+    chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
+    return Plan(load(read(*configfiles) | chosen))
+
+
+def grid_arguments(description: str, grid: str) -> argparse.ArgumentParser:
+    """The options of a command that reads a grid's plan; `grid` is the one that it takes if none is named."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--grid", default=grid)
+    parser.add_argument("--blocks", type=lambda names: names.split(","), help="of the grid, joined by commas")
+    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
+    return parser
+
+
+def _with_recipe(settings: dict, code: str, inputs) -> dict:
+    """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
+    return settings | {"code": code, "recipe": digest([settings, code, inputs])}
+
+
+@functools.cache
+def _reports() -> dict:
+    """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
+    root = PACKAGE.parent / "reports"
+    parts = [root / "workflow.rst", *(file for name in ANALYSED for file in (root / name).rglob("*"))]
+    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(parts) if file.is_file()}
+
+
+@functools.cache
+def _definition(task: str) -> str:
+    """Digest of the task's definition among ours; a task of the harness alone is versioned by its library."""
+    file = PACKAGE / "evaluate" / "tasks" / f"{task}.yaml"
+    return sha256_file(file) if file.is_file() else task
+
+
+def _local_state(spec: dict) -> list:
+    """What identifies a local source: contents of a file, names and sizes of a folder (weights are large)."""
+    if spec["source"] != "local":
+        return []
+    path = Path(spec["path"])
+    if path.is_dir():
+        return sorted(
+            (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
+        )
+    return [sha256_file(path)] if path.is_file() else ["missing"]

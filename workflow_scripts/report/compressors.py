@@ -1,0 +1,114 @@
+"""Compressed models side by side, before any recovery: what each costs, and whose implementation made it.
+
+One row per compressed model with a cell of its own. Errors and times stand in compression.json, scores in the cell.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workflow_scripts.judge.results import Results
+from workflow_scripts.report.rendering import environment, number, pipe
+
+PLACE = ("model", "compressor", "corpus", "engine")
+NOTES = (
+    "Without recovery. engine: own, or optimum's GPTQQuantizer with GPTQModel; settings stand in config.yaml. bits: "
+    "stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / ‖WX‖², mean over "
+    "linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
+    "ppl: perplexity per token on each corpus. solve: the engine's own time for all linears; job: with forward passes, "
+    "loading and writing. Times compare only where host and threads are the same and nothing else ran.",
+)
+
+
+def compressors(results: Results, records: dict[str, dict], settings: dict[str, dict]) -> pd.DataFrame:
+    """records: path of each compression.json -> its content; settings: the catalogue's compressors.
+
+    Columns: PLACE, bits, zeros (share), layer_error, ppl/<corpus>, accuracy (mean over tasks), solve_seconds,
+    job_seconds; NaN where a cell is missing.
+    """
+    rows = []
+    for path, record in records.items():
+        model, compressor, corpus = Path(path).parts[-4:-1]
+        layers = record["layers"]
+        if not layers:  # dense
+            continue
+        row = dict(zip(PLACE, (model, compressor, corpus, settings[compressor].get("engine", "own"))))
+        row |= {
+            "bits": record["effective_bits"],
+            "zeros": float(np.mean([layer["sparsity"] for layer in layers])),
+            "layer_error": float(np.mean([layer["error"] for layer in layers])),
+        }
+        cell = results.first(model, compressor, corpus, "none")
+        if cell:
+            evaluation = results.evaluations[cell]
+            row |= {f"ppl/{name}": value["token"] for name, value in evaluation["perplexity"].items()}
+            row["accuracy"] = evaluation["average"]
+        row["solve_seconds"] = sum(layer["seconds"] for layer in layers)
+        row["job_seconds"] = record["manifest"]["seconds"]
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    order = [
+        *PLACE,
+        "bits",
+        "zeros",
+        "layer_error",
+        *sorted(c for c in table if c.startswith("ppl/")),
+        "accuracy",
+    ]
+    return table.reindex(columns=[*order, "solve_seconds", "job_seconds"])
+
+
+def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
+    """Column -> its head, factor and digits as shown."""
+    shown = {"bits": ("bits", 1, 2), "zeros": ("zeros, %", 100, 1), "layer_error": ("layer error, %", 100, 2)}
+    shown |= {name: (name.replace("/", " "), 1, 2) for name in table if name.startswith("ppl/")}
+    shown["accuracy"] = ("accuracy, %", 100, 2)
+    return shown | {"solve_seconds": ("solve, s", 1, 1), "job_seconds": ("job, s", 1, 0)}
+
+
+def _rows(table: pd.DataFrame) -> list[dict]:
+    """Rows with None where a number is missing."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
+    """Shares as fractions, times in seconds, empty where there is no number."""
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+
+def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
+    shown = columns(table)
+    lines = [
+        "# Compressed models",
+        "",
+        f"Grid `{grid}`; made by `{command} results/{grid}/tables/compressors.md`.",
+        "",
+    ]
+    lines += [pipe([*PLACE, *(head for head, _, _ in shown.values())])]
+    lines += [pipe(["---"] * len(PLACE) + ["--:"] * len(shown))]
+    for row in _rows(table):
+        values = [number(row[c] and f * row[c], digits) for c, (_, f, digits) in shown.items()]
+        lines.append(pipe([*(row[name] for name in PLACE), *values]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
+
+
+def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
+    """One page with a sortable table that needs nothing beside itself."""
+    template = environment().get_template("compressors_page.html.j2")
+    return template.render(
+        rows=_rows(table),
+        columns=columns(table),
+        place=PLACE,
+        grid=grid,
+        command=command,
+        notes=_notes(missing),
+    )
+
+
+def _notes(missing: str) -> list[str]:
+    """The notes, with `Results.missing_in_words` where it says something."""
+    return [*NOTES, *filter(None, [missing])]
+
+
+RENDERERS = {"csv": to_csv, "md": to_markdown, "html": to_html}

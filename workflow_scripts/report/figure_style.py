@@ -1,0 +1,189 @@
+"""One look for all figures: readable in grey and by the colour-blind, text as text, the same bytes every time."""
+
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workflow_scripts.files.artifacts import atomic_path
+from workflow_scripts.judge.results import Group, Results
+
+LEVEL = "level"  # marks the reference lines of a figure
+INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"
+# Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
+FAMILIES = {  # kind -> label, colour, marker, hatch
+    "none": ("no recovery", "#000000", "P", ""),
+    "lora": ("LoRA", "#D55E00", "s", "//"),
+    "prompt": ("prompt tuning", "#0072B2", "o", ""),
+    "prefix": ("prefix tuning", "#009E73", "^", ".."),
+    "concat": ("concatenated prompts", "#CC79A7", "X", "xx"),
+    "idp": ("IDP", "#7A3E9D", "D", "\\\\"),
+    "text": ("written instruction", "#E69F00", "v", "--"),
+    "fewshot": ("few-shot examples", "#56B4E9", "*", "++"),
+}
+PAIRED = "Intervals: 95 %, bootstrap over items. Methods share their items: compare them by the tables' paired gains."
+HOLLOW = "Hollow marks: printed in the paper, which does not say for which corpus."
+SERIES = [  # colour, marker, line style for corpora and compressors
+    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
+    ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
+]  # fmt: skip
+
+
+@dataclass
+class FigureData:
+    """What a figure may need; lists are empty where the grid measured nothing of the kind."""
+
+    results: Results
+    verdict: dict
+    methods: dict
+    compressors: dict
+    tasks: dict
+    printed: pd.DataFrame
+    pair: dict
+    trainings: dict[str, dict] = field(default_factory=dict)
+    compressions: dict[str, dict] = field(default_factory=dict)
+    similarities: list[dict] = field(default_factory=list)
+    latencies: list[dict] = field(default_factory=list)
+    planned: dict[str, int] = field(
+        default_factory=dict
+    )  # similarity, latency -> measurements in the grid's plan
+
+    def command(self, name: str) -> str:
+        return f"{self.verdict['settings']['command']} results/{self.results.grid}/figures/{name}.svg"
+
+    def average(self, group: Group, method: str) -> dict | None:
+        """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
+
+        None too where a task of the grid is missing: a mean over fewer tasks is no point of a figure.
+        """
+        judged = next(
+            g for g in self.verdict["groups"] if Group(g["model"], g["compressor"], g["corpus"]) == group
+        )
+        metric = judged["metrics"]["accuracy"]
+        role = {"dense": "dense", "none": "compressed"}.get(method)
+        value = metric.get(role) if role else (metric.get("methods", {}).get(method) or {}).get("value")
+        if not value or metric.get("absent_tasks"):
+            return None
+        return {key: None if number is None else 100 * number for key, number in value.items()}
+
+    def tokens(self, method: str) -> int | None:
+        return self.methods[method].get("tokens")
+
+    def groups(self, recovered: bool = True) -> list[Group]:
+        """The grid's compressed groups; only those with a recovery method if `recovered`."""
+        return [g for g in self.results.groups() if not recovered or self.results.methods(g)]
+
+
+def use_style() -> None:
+    """Set the theme; DejaVu Sans comes with matplotlib, the other families have its widths elsewhere."""
+    sns.set_theme(context="paper", style="ticks", font="sans-serif")
+    plt.rcParams.update({
+        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9, "axes.titlesize": 9.5,
+        "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
+        "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": SOFT, "ytick.color": SOFT,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e9ec",
+        "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlelocation": "left", "hatch.linewidth": 0.6,
+        "svg.fonttype": "none", "svg.hashsalt": "displaced", "pdf.fonttype": 42, "figure.constrained_layout.use": True,
+    })  # fmt: skip
+
+
+def panels(rows: int, columns: int, height: float = 2.7, width: float | None = None, **options):
+    """A grid of axes, always as a 2D array; `height` in inches per row."""
+    width = width or min(11, max(5.5, 1.2 + 3.2 * columns))
+    return plt.subplots(rows, columns, figsize=(width, 0.9 + height * rows), squeeze=False, **options)
+
+
+def point(axes: Axes, x: float, value: dict, colour: str, marker: str, size: float = 6, **options):
+    """A mark with its interval; without one where none can be given."""
+    if value["low"] is not None:
+        axes.vlines(x, value["low"], value["high"], color=colour, linewidth=1.3, alpha=0.85, zorder=2)
+    return axes.plot(x, value["value"], marker=marker, color=colour, markersize=size, linestyle="none",
+                     markeredgecolor="white", markeredgewidth=0.6, zorder=3, **options)  # fmt: skip
+
+
+def hollow(axes: Axes, x: float, y: float, colour: str, marker: str, size: float = 7) -> None:
+    """A printed value of the paper."""
+    axes.plot(x, y, marker=marker, markerfacecolor="white", markeredgecolor=colour, markersize=size,
+              linestyle="none", markeredgewidth=1.2, zorder=4)  # fmt: skip
+
+
+def level(axes: Axes, value: dict | None, label: str, style: str) -> None:
+    """A horizontal reference line (dense, no recovery) with its interval as a band; `legend` names it."""
+    if value:
+        axes.axhline(
+            value["value"], color=INK, linestyle=style, linewidth=1.1, zorder=1, label=label, gid=LEVEL
+        )
+        if value["low"] is not None:
+            axes.axhspan(value["low"], value["high"], color=INK, alpha=0.06, linewidth=0, zorder=0)
+
+
+def legend(figure: Figure, handles: list, columns: int = 4) -> None:
+    """One legend over the panels with the reference lines, equal labels once, in as many columns as there is room."""
+    levels = [line for axes in figure.axes for line in axes.lines if line.get_gid() == LEVEL]
+    by_label = {handle.get_label(): handle for handle in [*handles, *levels]}
+    for count in range(min(columns, len(by_label)), 0, -1):
+        box = figure.legend(by_label.values(), by_label.keys(), loc="outside upper left", ncols=count)
+        if count == 1 or box.get_window_extent().width <= figure.bbox.width:
+            return
+        box.remove()  # it would be cut off
+
+
+def footer(figure: Figure, lines: list[str]) -> None:
+    """Small print under a figure: what is missing, what the marks mean, the command."""
+    text = "\n".join(
+        wrapped for line in lines for wrapped in textwrap.wrap(line, int(14.5 * figure.get_figwidth()))
+    )
+    figure.supxlabel(text, fontsize=7, color=SOFT, x=0.01, ha="left")
+
+
+def wrapped(count: int, columns: int = 3, **size):
+    """`count` axes in rows of `columns`, as a flat sequence."""
+    figure, axes = panels(-(-count // columns), min(count, columns), **size)
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+    return figure, axes.flat[:count]
+
+
+def name_of(group: Group) -> str:
+    """A panel's title."""
+    return f"{group.model}, {group.compressor}\n({group.corpus})"
+
+
+def finish(figure: Figure, data: FigureData, name: str, notes: list[str]) -> Figure:
+    """Add the small print: notes, planned cells that are missing, the command."""
+    lines = [*notes, *filter(None, [data.results.missing_in_words()])]
+    footer(figure, [*lines, data.command(name)])
+    return figure
+
+
+def absent(data: FigureData, name: str, title: str, need: str, planned: bool = False) -> Figure:
+    """The figure of a grid that lacks what the figure shows, by its plan or (cells missing, or `planned`) so far."""
+    figure, axes = plt.subplots(figsize=(6.5, 1.5))
+    axes.axis("off")
+    axes.text(0, 1, title, fontsize=10.5, weight="bold", va="top", transform=axes.transAxes)
+    so_far = planned or data.results.missing
+    lacks = "Nothing to draw so far, for want of" if so_far else "Not in this grid:"
+    text = textwrap.fill(f"{lacks} {need}.", 85)
+    axes.text(0, 0.5, text, fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
+    return finish(figure, data, name, [])
+
+
+def save(figure: Figure, outputs: list[str], title: str) -> None:
+    """Write .svg and .pdf without dates or random ids; anything else by its suffix."""
+    figure.draw_without_rendering()  # the layout is solved once, not once per format
+    figure.set_layout_engine("none")
+    for axes in figure.axes:  # the solver's last digits depend on the processor, and ids are made of them
+        axes.set_position([round(edge, 6) for edge in axes.get_position().bounds])
+    for output in map(Path, outputs):
+        metadata = {".svg": {"Date": None, "Title": title}, ".pdf": {"CreationDate": None, "Title": title}}
+        with atomic_path(output) as temporary:
+            figure.savefig(temporary, format=output.suffix[1:], metadata=metadata.get(output.suffix), dpi=150)
+    plt.close(figure)

@@ -1,0 +1,166 @@
+"""One table as CSV, Markdown, LaTeX (booktabs) and a self-contained HTML page."""
+
+import csv
+import functools
+import io
+import re
+from pathlib import Path
+
+import jinja2
+
+from workflow_scripts.report.tables import DOMAINS, SUBJECTS, Entry, Row, Table
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
+MISSING = "—"
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "Δ": r"$\Delta$", "≥": r"$\ge$",
+    "≤": r"$\le$", "−": "$-$", "×": r"$\times$", "–": "--", "…": r"\ldots{}", "“": "``", "”": "''", "’": "'",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Templates in reports/templates, everything escaped, an unknown name is an error."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    made = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters |= {"number": number, "signed": signed, "p_value": p_value, "interval": interval}
+    return made
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:+z.{digits}f}".replace("-", "−")
+
+
+def p_value(value: float | None) -> str:
+    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(entry: Entry, digits: int = 2) -> str:
+    """ "[50.10, 52.30]", or nothing where there is none."""
+    return "" if entry.low is None else f"[{entry.low:.{digits}f}, {entry.high:.{digits}f}]".replace("-", "−")
+
+
+def to_csv(table: Table) -> str:
+    """A row per method; each column with `_low`, `_high` and `_printed` beside it; percent, empty where missing."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ["table", "compressor", "model", "corpus", "type", "method", "param"]
+    for column in table.columns:
+        head += [column, f"{column}_low", f"{column}_high", f"{column}_printed"]
+    writer.writerow([*head, "gain", "gain_low", "gain_high", "p_holm", "detectable", "problem", "note"])
+    for panel in table.panels:
+        for row in panel.rows:
+            cells = [table.number, panel.compressor, row.model, row.corpus, row.type, row.method, row.param]
+            for column in table.columns:
+                entry = row.entries[column]
+                cells += [_plain(x) for x in (entry.value, entry.low, entry.high, entry.printed)]
+            gain = (row.gain.value, row.gain.low, row.gain.high, row.p_holm, row.detectable)
+            writer.writerow([*cells, *map(_plain, gain), row.problem, row.note])
+    return out.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub's tables; the paper's printed value stands in parentheses, intervals of tasks in the CSV and HTML."""
+    lines = [f"# {table.title}", "", f"Grid `{table.grid}`; made by `{table.command}`.", ""]
+    shown = [f"{column} [95 %]" if column == "Average" else column for column in table.columns]
+    head = ["model", "corpus", "type", "method", "param", *shown, "gain [95 %]", "p", "detectable"]
+    for panel in table.panels:
+        lines += [f"## {panel.title}", "", pipe(head), pipe(["---"] * 5 + ["--:"] * (len(head) - 5))]
+        for row in panel.rows:
+            entries = [_markdown_entry(row.entries[column], column) for column in table.columns]
+            gain = " ".join(filter(None, [signed(row.gain.value), interval(row.gain)]))
+            remarks = "; ".join(filter(None, [row.problem, row.note]))
+            method = row.method + (f" ({remarks})" if remarks else "")
+            statistics = [gain, p_value(row.p_holm), number(row.detectable)]
+            lines.append(pipe([row.model, row.corpus, row.type, method, row.param, *entries, *statistics]))
+        lines.append("")
+    lines += [f"- {note}" for note in table.notes]
+    if table.missing:
+        lines.append(f"- Missing or incomplete: {'; '.join(table.missing)}.")
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A table float for each panel, in booktabs; the paper's printed value stands small beside ours, notes below."""
+    parts = ["% needs \\usepackage{booktabs,graphicx}", f"% made by: {table.command}"]
+    for panel in table.panels:
+        columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain", "p", "Detectable"]
+        parts += [
+            r"\begin{table*}[t]", r"\centering", rf"\caption{{{latex(SUBJECTS[table.number])}: {latex(panel.title)}.}}",
+            r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule",
+            " & ".join(map(latex, columns)) + r" \\",
+        ]  # fmt: skip
+        above = None
+        for row in panel.rows:
+            if (row.model, row.corpus) != above:
+                parts.append(r"\midrule")
+                above = (row.model, row.corpus)
+            remarks = "; ".join(filter(None, [row.problem, row.note]))
+            method = latex(row.method) + (rf" {{\tiny ({latex(remarks)})}}" if remarks else "")
+            cells = [latex(row.model), latex(row.corpus), method, latex(row.param)]
+            cells += [_latex_entry(row.entries[column], column) for column in table.columns]
+            cells += [_latex_gain(row), latex(p_value(row.p_holm)), latex(number(row.detectable))]
+            parts.append(" & ".join(cells) + r" \\")
+        parts += [r"\bottomrule", r"\end{tabular}}"]
+        lacking = [f"Missing or incomplete: {'; '.join(table.missing)}."] if table.missing else []
+        notes = " ".join(" ".join(note.split()) for note in [*table.notes, *lacking])
+        parts += [r"\par\smallskip\raggedright\footnotesize", latex(notes), r"\end{table*}", ""]
+    return "\n".join(parts) + "\n"
+
+
+def to_html(table: Table) -> str:
+    """One page with sortable tables that needs nothing beside itself."""
+    return (
+        environment().get_template("table_page.html.j2").render(table=table, domains=list(DOMAINS.values()))
+    )
+
+
+RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
+
+
+def latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped; what its default fonts lack becomes a question mark."""
+    return "".join(_LATEX.get(c) or (c if c.isascii() or "À" <= c <= "ÿ" else "?") for c in text)
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def pipe(cells: list) -> str:
+    """A row of a Markdown table, its cells' own markup escaped."""
+    return (
+        "| "
+        + " | ".join(re.sub(r"([|`<>*\\])", r"\\\1", str(cell)) if cell != "--:" else cell for cell in cells)
+        + " |"
+    )
+
+
+def _markdown_entry(entry: Entry, column: str) -> str:
+    printed = f"({entry.printed:.2f})" if entry.printed is not None else ""
+    ends = interval(entry) if column == "Average" else ""
+    return " ".join(filter(None, [number(entry.value), ends, printed]))
+
+
+def _latex_entry(entry: Entry, column: str) -> str:
+    text = latex(number(entry.value))
+    if column in DOMAINS.values() or column == "Average":
+        text = rf"\textbf{{{text}}}" if column == "Average" else rf"\textit{{{text}}}"
+    if column == "Average" and entry.low is not None:
+        text += rf" {{\tiny {latex(interval(entry))}}}"
+    return text if entry.printed is None else rf"{text} {{\tiny ({entry.printed:.2f})}}"
+
+
+def _latex_gain(row: Row) -> str:
+    if row.gain.value is None:
+        return "---"
+    ends = "" if row.gain.low is None else rf" {{\tiny {latex(interval(row.gain))}}}"
+    return rf"${row.gain.value:+z.2f}${ends}"
