@@ -23,7 +23,7 @@ from workflow_scripts.evaluate.scorer import Answer, Scorer
 from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.judge.results import read_samples
 from workflow_scripts.kernels.device import default_device
-from workflow_scripts.plan.layout import benchmark_manifest
+from workflow_scripts.plan.layout import BENCHMARK
 from workflow_scripts.plan.recipes import plan_of
 from workflow_scripts.recover.idp import SCORES, Selector
 from workflow_scripts.sources.corpora import read_documents, token_windows
@@ -76,7 +76,7 @@ def main() -> None:
     names = [prefix.name for prefix in recovered.bank.prefixes]
     suite = [
         load_task(
-            name, Path(benchmark_manifest(plan.grid(cell.grid)["benchmarks"], name)).parent / "data.jsonl",
+            name, Path(BENCHMARK.path(benchmarks=plan.grid(cell.grid)["benchmarks"], task=name)).parent / "data.jsonl",
             settings["evaluation"]["items"], settings["evaluation"]["generation_tokens"], tokenizer,
             task["task"], task["num_fewshot"],
         )

@@ -85,18 +85,11 @@ wildcard_constraints:
     method=one_of(config["methods"]),
     benchmarks=one_of(config["benchmarks"]),
     task=one_of(config["tasks"]),
-    seed=r"0|[1-9]\d*",
+    seed=layout.NUMBER,
 
 
 def cell_of(wildcards):
-    cell = layout.Cell(
-        wildcards.grid,
-        wildcards.model,
-        wildcards.compressor,
-        wildcards.corpus,
-        wildcards.method,
-        int(wildcards.seed),
-    )
+    cell = layout.Cell.of(wildcards)
     try:
         return PLAN.check(cell)
     except ValueError as error:
@@ -122,17 +115,14 @@ RESULTS = {
     "adapters": (lambda w: cell_of(w).training, lambda w: PLAN.train(cell_of(w))),
     "evaluations": (lambda w: cell_of(w).json, lambda w: PLAN.evaluate(cell_of(w))),
     "similarity": (lambda w: cell_of(w).similarity, lambda w: PLAN.similarity(cell_of(w))),
-    "latency": (
-        "results/{0.grid}/latency/{0.model}/{0.compressor}/{0.corpus}/seed-{0.seed}.json".format,
-        lambda w: PLAN.latency(**w),
-    ),
+    "latency": (lambda w: layout.LATENCY.path(**w), lambda w: PLAN.latency(**w)),
 }
 
 
 def is_finished(kind, wildcards):
     path, args = (function(wildcards) for function in RESULTS[kind])
     asked = path in workflow.dag.forcefiles
-    return recorded_recipe(path) == args["recipe"] and not asked and not layout.is_torn(path)
+    return recorded_recipe(path) == args["recipe"] and not asked and not layout.lacks_companions(path)
 
 
 def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
@@ -150,10 +140,12 @@ def renewed(output, args, entry=None, stands_on=lambda wildcards: []):
         path = output.format(**wildcards)
         recorded = stamp(wildcards.grid).get("recipes", {}).get(entry) if entry else recorded_recipe(path)
         recipe, forced = args(wildcards)["recipe"], workflow.dag.forcefiles
-        if recorded not in (None, recipe) or (recorded and "/evaluations/" in path and layout.is_torn(path)):
+        if recorded not in (None, recipe) or (
+            recorded and "/evaluations/" in path and layout.lacks_companions(path)
+        ):
             forced.add(path)
         if recorded != recipe or path in forced:
-            forced.update(filter(layout.is_torn, stands_on(wildcards)))
+            forced.update(filter(layout.lacks_companions, stands_on(wildcards)))
         return []
 
     return inputs
@@ -167,7 +159,7 @@ def untracked(parameter):
 @functools.cache
 def say_what_is_gone(grid):
     """A line where something is deleted that a finished report was made from: no job needs it, so none makes it again."""
-    if workflow.is_main_process and ROLLED_UP(grid) and (gone := PLAN.gone(grid)):
+    if workflow.is_main_process and ROLLED_UP(grid) and (gone := PLAN.missing_files(grid)):
         more = f", ... ({len(gone)} files)" if len(gone) > 5 else ""
         print(
             f"Grid '{grid}' is complete, but files that it was made from are gone: {', '.join(gone[:5])}{more}. "
@@ -185,17 +177,17 @@ def stamp(grid):
 
 
 def model_input(wildcards):
-    return settled(layout.model_manifest(wildcards.model), PLAN.recipe("models", wildcards.model))
+    return settled(layout.MODEL.path(**wildcards), PLAN.recipe("models", wildcards.model))
 
 
 def corpus_input(corpus):
-    return settled(layout.corpus_manifest(corpus), PLAN.recipe("corpora", corpus))
+    return settled(layout.CORPUS.path(corpus=corpus), PLAN.recipe("corpora", corpus))
 
 
 def compressed(wildcards):
     """compression.json that a job stands on."""
     corpus = PLAN.calibration_corpus(wildcards.compressor, wildcards.corpus)
-    return layout.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, corpus)
+    return layout.COMPRESSED.path(**{**wildcards, "corpus": corpus})
 
 
 def compression_input(kind):
@@ -211,7 +203,7 @@ def what_cells_stand_on(wildcards):
     """Of a cell: its compressed model, its adapters, and what those stand on if they must be made again."""
     cell = cell_of(wildcards)
     members = PLAN.members(cell)
-    torn = [member for member in members if layout.is_torn(member.training)]
+    torn = [member for member in members if layout.lacks_companions(member.training)]
     return [*map(PLAN.compression, [cell, *torn]), *(member.training for member in members)]
 
 
@@ -260,7 +252,7 @@ def attached(kind):
 def task_data(wildcards):
     data = PLAN.grid(wildcards.grid)["benchmarks"]
     return [
-        settled(layout.benchmark_manifest(data, task), PLAN.recipe("benchmarks", data, task))
+        settled(layout.BENCHMARK.path(benchmarks=data, task=task), PLAN.recipe("benchmarks", data, task))
         for task in PLAN.tasks(wildcards.grid)
     ]
 
@@ -298,7 +290,7 @@ def rolled_up(grid):
     recorded = read_json(stamp)["files"]
     counted = {file for file in PLAN.counted(grid) if not config["partial"] or os.path.exists(file)}
     return recorded.keys() == counted and all(
-        os.path.exists(file) and sha256_file(file) == sha and not layout.is_torn(file)
+        os.path.exists(file) and sha256_file(file) == sha and not layout.lacks_companions(file)
         for file, sha in recorded.items()
     )
 

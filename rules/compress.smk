@@ -1,16 +1,16 @@
 rule compress_model:
     input:
         renewed(
-            "results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
+            layout.COMPRESSED.pattern,
             lambda wildcards: PLAN.compress(**wildcards),
         ),
         model=model_input,
         corpus=calibration_corpus,
     output:
-        compression="results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
-        weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
+        compression=layout.COMPRESSED.pattern,
+        weights=layout.COMPRESSED.companions[0],
     log:
-        "logs/{grid}/compress_model/{model}/{compressor}/{corpus}.log",
+        layout.COMPRESSED.log,
     wildcard_constraints:
         compressor=made_by("compress_model"),
     conda:
@@ -29,14 +29,14 @@ rule compress_model:
 rule compress_optimum:
     input:
         renewed(
-            "results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
+            layout.COMPRESSED.pattern,
             lambda wildcards: PLAN.compress(**wildcards),
         ),
         model=model_input,
         corpus=calibration_corpus,
     output:
-        compression="results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json",
-        weights="results/{grid}/compressed/{model}/{compressor}/{corpus}/weights.safetensors",
+        compression=layout.COMPRESSED.pattern,
+        weights=layout.COMPRESSED.companions[0],
     log:
         "logs/{grid}/compress_optimum/{model}/{compressor}/{corpus}.log",
     wildcard_constraints:
@@ -57,7 +57,7 @@ rule compress_optimum:
 rule export_model:
     input:
         renewed(
-            "results/{grid}/exported/{model}/{compressor}/{corpus}/{form}/export.json",
+            layout.EXPORTED.pattern,
             lambda wildcards: PLAN.export(**wildcards),
         ),
         model=model_input,
@@ -66,9 +66,9 @@ rule export_model:
             PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
         ),
     output:
-        "results/{grid}/exported/{model}/{compressor}/{corpus}/{form}/export.json",
+        layout.EXPORTED.pattern,
     log:
-        "logs/{grid}/export_model/{model}/{compressor}/{corpus}/{form}.log",
+        layout.EXPORTED.log,
     wildcard_constraints:
         form=one_of(layout.EXPORTS),
     conda:

@@ -1,7 +1,7 @@
 rule evaluate_cell:
     input:
         renewed(
-            "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+            layout.EVALUATION.pattern,
             lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
             stands_on=what_cells_stand_on,
         ),
@@ -13,7 +13,7 @@ rule evaluate_cell:
         training_text=training_text,
     output:
         evaluation=report(
-            "results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+            layout.EVALUATION.pattern,
             caption="../reports/captions/evaluation.rst",
             category="Cells",
             labels={
@@ -24,9 +24,9 @@ rule evaluate_cell:
                 "seed": "{seed}",
             },
         ),
-        samples="results/{grid}/evaluations/{model}/{compressor}/{corpus}/{method}/seed-{seed}.samples.parquet",
+        samples=layout.EVALUATION.companions[0],
     log:
-        "logs/{grid}/evaluate_cell/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+        layout.EVALUATION.log,
     conda:
         "../envs/conda.yaml"
     threads: lambda wildcards: REQUESTS.threads(wildcards.model)
@@ -43,7 +43,7 @@ rule evaluate_cell:
 rule measure_similarity:
     input:
         renewed(
-            "results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+            layout.SIMILARITY.pattern,
             lambda wildcards: PLAN.similarity(cell_of(wildcards)),
             stands_on=what_cells_stand_on,
         ),
@@ -53,9 +53,9 @@ rule measure_similarity:
         corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
         training_text=training_text,
     output:
-        similarity="results/{grid}/similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.json",
+        similarity=layout.SIMILARITY.pattern,
     log:
-        "logs/{grid}/measure_similarity/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+        layout.SIMILARITY.log,
     conda:
         "../envs/conda.yaml"
     threads: lambda wildcards: REQUESTS.threads(wildcards.model)
@@ -72,16 +72,16 @@ rule measure_similarity:
 rule measure_latency:
     input:
         renewed(
-            "results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
+            layout.LATENCY.pattern,
             lambda wildcards: PLAN.latency(**wildcards),
             stands_on=lambda wildcards: [compressed(wildcards)],
         ),
         model=model_input,
         compression=compression_input("latency"),
     output:
-        latency="results/{grid}/latency/{model}/{compressor}/{corpus}/seed-{seed}.json",
+        latency=layout.LATENCY.pattern,
     log:
-        "logs/{grid}/measure_latency/{model}/{compressor}/{corpus}/seed-{seed}.log",
+        layout.LATENCY.log,
     conda:
         "../envs/conda.yaml"
     # All cores of a run on one machine: a neighbour would be measured too.

@@ -6,13 +6,11 @@ localrules:
 
 rule fetch_model:
     input:
-        renewed(
-            "resources/models/{model}/manifest.json", lambda wildcards: PLAN.fetch("models", wildcards.model)
-        ),
+        renewed(layout.MODEL.pattern, lambda wildcards: PLAN.fetch("models", wildcards.model)),
     output:
-        manifest="resources/models/{model}/manifest.json",
+        manifest=layout.MODEL.pattern,
     log:
-        "logs/fetch_model/{model}.log",
+        layout.MODEL.log,
     conda:
         "../envs/conda.yaml"
     params:
@@ -27,13 +25,13 @@ rule fetch_model:
 rule fetch_corpus:
     input:
         renewed(
-            "resources/corpora/{corpus}/manifest.json",
+            layout.CORPUS.pattern,
             lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
         ),
     output:
-        manifest="resources/corpora/{corpus}/manifest.json",
+        manifest=layout.CORPUS.pattern,
     log:
-        "logs/fetch_corpus/{corpus}.log",
+        layout.CORPUS.log,
     conda:
         "../envs/conda.yaml"
     params:
@@ -48,13 +46,13 @@ rule fetch_corpus:
 rule fetch_benchmark:
     input:
         renewed(
-            "resources/benchmarks/{benchmarks}/{task}/manifest.json",
+            layout.BENCHMARK.pattern,
             lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
         ),
     output:
-        manifest="resources/benchmarks/{benchmarks}/{task}/manifest.json",
+        manifest=layout.BENCHMARK.pattern,
     log:
-        "logs/fetch_benchmark/{benchmarks}/{task}.log",
+        layout.BENCHMARK.log,
     conda:
         "../envs/conda.yaml"
     params:

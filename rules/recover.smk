@@ -1,7 +1,7 @@
 rule train_adapter:
     input:
         renewed(
-            "results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
+            layout.ADAPTER.pattern,
             lambda wildcards: PLAN.train(cell_of(wildcards)),
             stands_on=lambda wildcards: [compressed(wildcards)],
         ),
@@ -9,11 +9,11 @@ rule train_adapter:
         compression=compression_input("adapters"),
         corpus=lambda wildcards: corpus_input(PLAN.training_corpus(cell_of(wildcards))),
     output:
-        training="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/training.json",
-        config="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_config.json",
-        weights="results/{grid}/adapters/{model}/{compressor}/{corpus}/{method}/seed-{seed}/adapter_model.safetensors",
+        training=layout.ADAPTER.pattern,
+        config=layout.ADAPTER.companions[0],
+        weights=layout.ADAPTER.companions[1],
     log:
-        "logs/{grid}/train_adapter/{model}/{compressor}/{corpus}/{method}/seed-{seed}.log",
+        layout.ADAPTER.log,
     conda:
         "../envs/conda.yaml"
     threads: lambda wildcards: REQUESTS.threads(wildcards.model)

@@ -8,24 +8,29 @@ import ast
 import html
 import json
 import re
+import sys
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from workflow_scripts.plan import layout  # noqa: E402
+
 PACKAGE = ROOT / "workflow_scripts"
 MARK = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
 FORMATS = {  # schema -> where files of this format stand
-    "model": "resources/models/<model>/manifest.json",
-    "corpus": "resources/corpora/<corpus>/manifest.json",
-    "benchmark": "resources/benchmarks/<set>/<task>/manifest.json",
-    "compression": "results/<grid>/compressed/<model>/<compressor>/<corpus>/compression.json",
-    "export": "results/<grid>/exported/<model>/<compressor>/<corpus>/<format>/export.json",
-    "training": "results/<grid>/adapters/<model>/<compressor>/<corpus>/<adapter>/seed-<n>/training.json",
-    "evaluation": "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json",
-    "samples": "results/<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.samples.parquet",
-    "similarity": "results/<grid>/similarity/<model>/<compressor>/<corpus>/<method>/seed-<n>.json",
-    "latency": "results/<grid>/latency/<model>/<compressor>/<corpus>/seed-<n>.json",
+    "model": layout.MODEL.shape,
+    "corpus": layout.CORPUS.shape,
+    "benchmark": layout.BENCHMARK.shape,
+    "compression": layout.COMPRESSED.shape,
+    "export": layout.EXPORTED.shape,
+    "training": layout.ADAPTER.shape,
+    "evaluation": layout.EVALUATION.shape,
+    "samples": layout.EVALUATION.shape.replace(".json", ".samples.parquet"),
+    "similarity": layout.SIMILARITY.shape,
+    "latency": layout.LATENCY.shape,
     "verdict": "results/<grid>/verdict.json",
     "audit": "results/<grid>/paper_audit.json",
     "site": "profiles/slurm/site.yaml",
@@ -261,7 +266,13 @@ def blocks():
 def outputs(block: str) -> list[str]:
     """Path patterns of a rule's `output:`."""
     section = re.search(r"^( *)output:\n((?:\1 +.*\n)+)", block, re.MULTILINE)[2]
-    return re.findall(r'"((?:results|resources)/[^"]+)"', section)
+    found = []
+    for literal, name, companion in re.findall(
+        r'"((?:results|resources)/[^"]+)"|layout\.([A-Z]+)\.(?:pattern|companions\[(\d)\])', section
+    ):
+        artefact = getattr(layout, name, None)
+        found.append(literal or (artefact.companions[int(companion)] if companion else artefact.pattern))
+    return found
 
 
 def docstring(module: str) -> str:

@@ -13,10 +13,15 @@ from workflow_scripts.plan.recipes import Plan
 
 
 def call(checkout, entry, *arguments, status=0):
+    command = [sys.executable, "-m", f"workflow_scripts.commands.{entry}", *map(str, arguments)]
     done = subprocess.run(
-        [sys.executable, "-m", f"workflow_scripts.{entry}", *map(str, arguments)], cwd=checkout.folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
+        command,
+        cwd=checkout.folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     assert done.returncode == status, done.stdout
     return done.stdout
 
@@ -24,7 +29,7 @@ def call(checkout, entry, *arguments, status=0):
 @pytest.fixture(scope="module")
 def archive(finished, tmp_path_factory):
     output = tmp_path_factory.mktemp("archives") / "tiny.tar.gz"
-    text = call(finished, "archive_grid", "--grid", "tiny", "--out", output)
+    text = call(finished, "archive", "--grid", "tiny", "--out", output)
     assert "block core" in text and "9 of 9 cells" in text
     return output
 
@@ -38,17 +43,17 @@ def clone(finished, tmp_path):
 
 
 def test_after_a_restore_nothing_reruns(archive, clone):
-    text = call(clone, "restore_grid", archive)
+    text = call(clone, "restore", archive)
     assert "Restored 11 cells and 5 adapters" in text and "The report was restored too" in text
     assert "snakemake --force resources/" in text  # weights of models are not in an archive
     assert "Nothing to be done" in clone.snakemake("--dry-run").stdout
-    assert "Restored 0 cells and 0 adapters" in call(clone, "restore_grid", archive)
+    assert "Restored 0 cells and 0 adapters" in call(clone, "restore", archive)
 
 
 def test_after_a_change_of_the_analysis_a_restore_needs_no_text(archive, clone):
     with open(clone.folder / "workflow_scripts/judge/verdict.py", "a") as handle:
         handle.write("\n# an edit\n")
-    text = call(clone, "restore_grid", archive)
+    text = call(clone, "restore", archive)
     assert "Tables, figures and report are made again by the next run, in seconds to minutes." in text
     jobs = clone.snakemake("--dry-run").stdout
     assert "Judge tiny" in jobs and "Find the answers" not in jobs and "Evaluate" not in jobs
@@ -58,7 +63,7 @@ def test_what_todays_configuration_would_make_differently_is_left_out(archive, c
     config = clone.config()
     config["methods"]["lora-r2"]["alpha"] = 3
     clone.write_config(config)
-    text = call(clone, "restore_grid", archive)
+    text = call(clone, "restore", archive)
     assert "Restored 10 cells and 4 adapters" in text and "(2):" in text
     assert not list(clone.folder.glob("results/tiny/evaluations/**/lora-r2/*"))
     jobs = clone.snakemake("--dry-run").stdout
@@ -70,31 +75,31 @@ def test_an_archive_of_results_that_changed_since_the_report_is_refused(copied, 
     evaluation = json.loads((copied.folder / cell.json).read_text())
     evaluation["manifest"]["seconds"] += 1
     (copied.folder / cell.json).write_text(json.dumps(evaluation))
-    text = call(copied, "archive_grid", "--grid", "tiny", "--out", tmp_path / "a.tar.gz", status=1)
+    text = call(copied, "archive", "--grid", "tiny", "--out", tmp_path / "a.tar.gz", status=1)
     assert "not as in the report" in text and "Traceback" not in text
     assert not (tmp_path / "a.tar.gz").exists()
 
 
 def test_two_archives_of_one_run_are_equal(archive, finished, tmp_path):
     small = tmp_path / "small"
-    call(finished, "archive_grid", "--grid", "tiny", "--out", small, "--small")
+    call(finished, "archive", "--grid", "tiny", "--out", small, "--small")
     assert not list(small.rglob("*.safetensors")) and not list(small.rglob("report.html"))
-    text = call(finished, "compare_archives", archive, small, "--out", tmp_path / "numbers.json")
+    text = call(finished, "compare", archive, small, "--out", tmp_path / "numbers.json")
     assert "11 cells in common" in text and "The manifests agree." in text
     assert len(json.loads((tmp_path / "numbers.json").read_text())["cells"]) == 11
-    assert "a restore needs one" in call(finished, "restore_grid", small, status=1)
+    assert "a restore needs one" in call(finished, "restore", small, status=1)
 
 
 @pytest.mark.slow
 def test_a_rebuild_makes_the_same_tables_and_figures_without_a_model(archive, finished, clone, tmp_path):
     small = tmp_path / "small"
-    call(finished, "archive_grid", "--grid", "tiny", "--out", small, "--small")
+    call(finished, "archive", "--grid", "tiny", "--out", small, "--small")
     for number, source in enumerate((archive, small)):
-        text = call(clone, "rebuild_grid", source, "--out", f"rebuilt-{number}", "--cores", "2")
+        text = call(clone, "rebuild", source, "--out", f"rebuilt-{number}", "--cores", "2")
         assert "figures, verdict and audit are equal to the archive's" in text
         folder = clone.folder / f"rebuilt-{number}"
         assert not list(folder.rglob("*.safetensors"))
         report = (folder / "results/tiny/report.html").read_text()
         assert "idp-5-8" in report
-    assert "is not empty" in call(clone, "rebuild_grid", archive, "--out", "rebuilt-0", status=1)
+    assert "is not empty" in call(clone, "rebuild", archive, "--out", "rebuilt-0", status=1)
     shutil.rmtree(clone.folder / "rebuilt-0")

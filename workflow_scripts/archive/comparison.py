@@ -3,7 +3,7 @@
 import numpy as np
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.judge.results import Cell, Results, side_by_side
+from workflow_scripts.judge.results import Results, side_by_side
 from workflow_scripts.judge.statistics import (
     RESAMPLES,
     Estimate,
@@ -14,6 +14,7 @@ from workflow_scripts.judge.statistics import (
     resampled_averages,
     smallest_detectable,
 )
+from workflow_scripts.plan.layout import Cell
 
 METRICS = {"accuracy": "correct", "gold_loglik": "gold_loglik"}  # name -> samples column
 PROVENANCE = ("recipe", "code", "host", "device", "threads", "python", "libraries", "inputs")
@@ -27,6 +28,7 @@ def compare(a: Results, b: Results, resamples: int = RESAMPLES, seed: int = 0) -
     manifests differs. Holm adjusts over all p values of accuracy together. Raises ArtifactError where the cells'
     benchmark files differ or no cell is common.
     """
+    other_grid, b = b.grid, b.under(a.grid)
     common = [cell for cell in a.evaluations if cell in b.evaluations]
     if not common:
         raise ArtifactError("the two have no cell (model, compressor, corpus, method, seed) in common")
@@ -40,7 +42,7 @@ def compare(a: Results, b: Results, resamples: int = RESAMPLES, seed: int = 0) -
     _adjust(rows)
     return {
         "a": {"grid": a.grid, "only": [str(cell) for cell in a.evaluations if cell not in b.evaluations]},
-        "b": {"grid": b.grid, "only": [str(cell) for cell in b.evaluations if cell not in a.evaluations]},
+        "b": {"grid": other_grid, "only": [str(cell) for cell in b.evaluations if cell not in a.evaluations]},
         "settings": {"resamples": resamples, "seed": seed},
         "cells": rows,
     }
@@ -63,7 +65,7 @@ def _paired(a: Results, b: Results, cell: Cell, column: str) -> dict[str, np.nda
 
 
 def _row(a: Results, b: Results, cell: Cell, values: dict, draws: dict) -> dict:
-    row = {"cell": cell._asdict(), "items": sum(map(len, values[cell, "accuracy"].values()))}
+    row = {"cell": cell.axes, "items": sum(map(len, values[cell, "accuracy"].values()))}
     for name in METRICS:
         mine, drawn = values[cell, name], draws[cell, name]
         points = (

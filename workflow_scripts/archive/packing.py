@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.plan.config import load
-from workflow_scripts.plan.layout import Cell, companions, is_torn
+from workflow_scripts.plan.layout import Cell, companions, lacks_companions
 from workflow_scripts.plan.recipes import Plan
 
 FORMAT = 1
@@ -114,7 +114,9 @@ def _reported_config(grid: str) -> dict:
         raise ArtifactError(f"{stamp}: names no configuration (made by an older version); {again}")
     here = {file for file in Plan(load(recorded["config"])).counted(grid) if os.path.exists(file)}
     changed = [
-        f for f, sha in recorded["files"].items() if f not in here or is_torn(f) or sha256_file(f) != sha
+        f
+        for f, sha in recorded["files"].items()
+        if f not in here or lacks_companions(f) or sha256_file(f) != sha
     ]
     if changed := sorted({*changed, *(here - set(recorded["files"]))}):
         raise ArtifactError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from workflow_scripts.archive.packing import METADATA, copy, rolled_up
 from workflow_scripts.archive.unpacking import place_records, split_samples
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
-from workflow_scripts.plan.layout import companions, is_torn
+from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, companions, lacks_companions
 from workflow_scripts.plan.recipes import Plan
 
 
@@ -24,8 +24,8 @@ class Restored:
 
     def lines(self) -> list[str]:
         """The outcome in words."""
-        cells = sum("/evaluations/" in name for name in self.restored)
-        adapters = sum(name.endswith("training.json") for name in self.restored)
+        cells = sum(EVALUATION.parse(name) is not None for name in self.restored)
+        adapters = sum(ADAPTER.parse(name) is not None for name in self.restored)
         lines = [
             f"Restored {cells} cells and {adapters} adapters; {len(self.present)} results were here already."
         ]
@@ -71,7 +71,7 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
         if name not in index["files"]:
             continue
         # an archive never holds a compressed model's weights
-        torn = is_torn(str(root / name)) and not name.endswith("compression.json")
+        torn = lacks_companions(str(root / name)) and not COMPRESSED.parse(name)
         if recorded_recipe(archive / name) != recipe:
             done.other_recipe.append(name)
         elif recorded_recipe(root / name) == recipe and not torn:

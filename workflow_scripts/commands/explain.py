@@ -8,33 +8,17 @@ from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.plan.config import ConfigError, load, read
-from workflow_scripts.plan.layout import (
-    SHAPES,
-    Cell,
-    benchmark_manifest,
-    check_path,
-    companions,
-    corpus_manifest,
-    model_manifest,
-)
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, EVALUATION, MODEL, Cell, check_path, companions
 from workflow_scripts.plan.recipes import Plan
-
-EVALUATION = re.compile(
-    r"results/(?P<grid>[^/]+)/evaluations/(?P<model>[^/]+)/(?P<compressor>[^/]+)/(?P<corpus>[^/]+)"
-    r"/(?P<method>[^/]+)/seed-(?P<seed>\d+)(\.json|\.samples\.parquet)$"
-)
 
 
 def parse(path: str, plan: Plan) -> Cell:
     """The cell that an evaluation's path names; ValueError says which part is unknown."""
-    match = EVALUATION.fullmatch(path.removeprefix("./"))
-    if not match:
-        raise ValueError(
-            f"{path}: not a cell's path; it looks like results/<grid>/evaluations/{SHAPES['evaluations']}"
-        )
+    names = EVALUATION.parse(path)
+    if not names:
+        raise ValueError(f"{path}: not a cell's path; it looks like {EVALUATION.shape}")
     check_path(path, plan.config)
-    parts = match.groupdict()
-    return plan.check(Cell(**parts | {"seed": int(parts["seed"])}))
+    return plan.check(Cell.of(names))
 
 
 def inputs(plan: Plan, cell: Cell) -> list[str]:
@@ -42,10 +26,10 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
     grid = plan.grid(cell.grid)
     made = [plan.compression(cell), *(member.training for member in plan.members(cell))]
     return [
-        model_manifest(cell.model),
+        MODEL.path(model=cell.model),
         *(file for path in made for file in (path, *companions(path))),
-        *(benchmark_manifest(grid["benchmarks"], task) for task in plan.tasks(cell.grid)),
-        *(corpus_manifest(corpus) for corpus in grid["evaluation"]["perplexity"]["corpora"]),
+        *(BENCHMARK.path(benchmarks=grid["benchmarks"], task=task) for task in plan.tasks(cell.grid)),
+        *(CORPUS.path(corpus=corpus) for corpus in grid["evaluation"]["perplexity"]["corpora"]),
     ]
 
 

@@ -20,7 +20,7 @@ from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
 from workflow_scripts.files.checkpoints import work_folder
 from workflow_scripts.plan.config import ConfigError
 from workflow_scripts.plan.forecast import forecast
-from workflow_scripts.plan.layout import benchmark_manifest, corpus_manifest, model_manifest
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL
 from workflow_scripts.plan.recipes import Plan, grid_arguments, plan_of
 from workflow_scripts.plan.requests import SITE, Requests, read_site
 
@@ -163,13 +163,13 @@ def wildcards_of(grid: str, work) -> dict:
 def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     """Everything the grid reads is here, or its source can be reached from here."""
     settings, cells = plan.grid(grid), plan.cells(grid)
-    wanted = {("models", cell.model): model_manifest(cell.model) for cell in cells}
+    wanted = {("models", cell.model): MODEL.path(model=cell.model) for cell in cells}
     corpora = {cell.corpus for cell in cells} - {"none"}
     corpora |= {plan.training_corpus(adapter) for adapter in plan.adapters(grid)}
     corpora |= set(settings["evaluation"]["perplexity"]["corpora"])
-    wanted |= {("corpora", name): corpus_manifest(name) for name in sorted(corpora)}
+    wanted |= {("corpora", name): CORPUS.path(corpus=name) for name in sorted(corpora)}
     data = settings["benchmarks"]
-    wanted |= {("benchmarks", task): benchmark_manifest(data, task) for task in settings["tasks"]}
+    wanted |= {("benchmarks", task): BENCHMARK.path(benchmarks=data, task=task) for task in settings["tasks"]}
     missing = [key for key, manifest in wanted.items() if not Path(manifest).exists()]
     say.good(f"{len(wanted) - len(missing)} of {len(wanted)} models, corpora and tasks are here")
     sources = set()
@@ -225,7 +225,7 @@ def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
     need = sum(cost.disk for cost in forecast(plan, grid, site["hardware"]))
     models = {cell.model for cell in plan.cells(grid)}
     need += sum(
-        4 * plan.config["models"][m]["parameters"] for m in models if not Path(model_manifest(m)).exists()
+        4 * plan.config["models"][m]["parameters"] for m in models if not Path(MODEL.path(model=m)).exists()
     )
     free = shutil.disk_usage(".").free
     line = f"disk: {free / 1e9:.0f} GB free, about {need / 1e9:.0f} GB needed"

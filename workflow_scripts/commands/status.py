@@ -16,7 +16,7 @@ from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
 from workflow_scripts.plan.config import ConfigError
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of
-from workflow_scripts.plan.layout import is_torn
+from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, lacks_companions, result_of
 from workflow_scripts.plan.recipes import Plan, grid_arguments, plan_of
 from workflow_scripts.plan.requests import SITE, read_site
 
@@ -41,18 +41,18 @@ def planned(plan: Plan, grid: str) -> list[Work]:
     works = []
     for result, recipe in plan.artefacts(grid).items():
         if not result.startswith("resources/"):
-            rule, name = job_of(result)
-            folder = rule in ("compress_model", "train_adapter")  # they hold the folder of what they make
-            rule = plan.compress_rule(name.split("/")[1]) if rule == "compress_model" else rule
+            artefact, names = result_of(result)
+            folder = artefact in (COMPRESSED, ADAPTER)  # their jobs hold the folder of what they make
+            rule = plan.compress_rule(names["compressor"]) if artefact is COMPRESSED else artefact.rule
+            log = artefact.log.replace(artefact.rule, rule).format(**names)
             writes = os.path.dirname(result) if folder else result
-            works.append(Work(rule, name, result, f"logs/{grid}/{rule}/{name}.log", writes, recipe))
+            works.append(Work(rule, artefact.title(**names), result, log, writes, recipe))
     return works
 
 
 def values_of(work: Work) -> list[str]:
     """A job's wildcards but the grid, in their order; the seed, where there is one, comes last."""
-    *names, last = work.name.split("/")
-    return [*names, last if work.rule.startswith("compress") else last.removeprefix("seed-")]
+    return list(result_of(work.result)[1].values())[1:]
 
 
 def comment_of(grid: str, work: Work) -> str:
@@ -70,7 +70,7 @@ class Found(NamedTuple):
 
 def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | None = None) -> Found:
     """What became of a job. queue: jobs on the cluster by comment; started: when the run began that is on now."""
-    torn, damage, manifest = is_torn(work.result), None, None
+    torn, damage, manifest = lacks_companions(work.result), None, None
     if os.path.exists(work.result):
         try:
             manifest = read_json(work.result)["manifest"]

@@ -11,7 +11,8 @@ import pandas as pd
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.audit_claims import CLAIMS
 from workflow_scripts.judge.findings import DOES_NOT_HOLD, HOLDS, Finding
-from workflow_scripts.judge.results import Group, Results
+from workflow_scripts.judge.results import Results
+from workflow_scripts.plan.layout import Group
 
 ROUNDING = 0.005 + 1e-9  # of a number printed with two decimals
 NUMBERS = [*paper.TASKS, *paper.DOMAINS, "Average"]

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from workflow_scripts.judge.results import Cell, Group, Results, paired_items, unique
+from workflow_scripts.judge.results import Results, paired_items, unique
 from workflow_scripts.judge.statistics import Estimate, resampled_averages, seed_mean
 from workflow_scripts.plan.config import member_cells, members_of
+from workflow_scripts.plan.layout import Cell, Group
 
 WAYS = {  # way -> its note
     "single best": "",  # names the prompts that it took

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workflow_scripts.judge.results import Cell, Group, Results, paired_items, unique
+from workflow_scripts.judge.results import Results, paired_items, unique
 from workflow_scripts.judge.statistics import (
     LEVEL,
     RESAMPLES,
@@ -26,6 +26,7 @@ from workflow_scripts.judge.statistics import (
     smallest_detectable,
 )
 from workflow_scripts.judge.verdict import Verdict, decide
+from workflow_scripts.plan.layout import Cell, Group
 
 ITEMS = "items"  # what an interval covers with few training seeds
 METRICS = {"accuracy": "correct", "gold_loglik": "gold_loglik"}  # name -> samples column
@@ -73,7 +74,7 @@ def judge_grid(
         "grid": results.grid,
         "pair": dict(pair),
         "settings": {"resamples": resamples, "seed": seed, "level": LEVEL, "command": command},
-        "cells": {"planned": len(results.planned), "missing": [cell._asdict() for cell in results.missing]},
+        "cells": {"planned": len(results.planned), "missing": [cell.axes for cell in results.missing]},
         "groups": groups,
     }
 

@@ -8,7 +8,8 @@ group lacks the method. `prediction/<method>` for dense, none (the compressed mo
 
 import pandas as pd
 
-from workflow_scripts.judge.results import Cell, Group, Results
+from workflow_scripts.judge.results import Results
+from workflow_scripts.plan.layout import Cell, Group
 
 OUTCOMES = {
     "kept": "right before and after compression, and with every method of the pair",
@@ -60,9 +61,9 @@ def _part(
 ) -> pd.DataFrame:
     cells = {"dense": dense, "none": compressed}
     cells |= {
-        m: Cell(*group, m, seed)
+        m: Cell(results.grid, *group, m, seed)
         for m in results.methods(group)
-        if Cell(*group, m, seed) in results.evaluations
+        if Cell(results.grid, *group, m, seed) in results.evaluations
     }
     results.check_paired(cells.values())
     texts = results.texts(compressed, "question", "gold")

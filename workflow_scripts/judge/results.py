@@ -7,40 +7,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 from pyarrow import parquet
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.plan.layout import EVALUATION, NO_CORPUS, Cell, Group, companions
 
-UNCALIBRATED = "none"  # the corpus of dense, rtn and magnitude (design, 2)
 INDEX_COLUMNS = ("task", "doc_id", "doc_hash")
 ITEM_COLUMNS = ("correct", "gold_loglik", "margin", "selected_prompt")
-
-
-class Cell(NamedTuple):
-    """One evaluation job."""
-
-    model: str
-    compressor: str
-    corpus: str
-    method: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.model} / {self.compressor} / {self.corpus} / {self.method} / seed {self.seed}"
-
-
-class Group(NamedTuple):
-    """What one verdict speaks of."""
-
-    model: str
-    compressor: str
-    corpus: str
-
-    def __str__(self) -> str:
-        return " / ".join(self)
 
 
 @dataclass
@@ -52,13 +27,21 @@ class Results:
     evaluations: dict[Cell, dict]
     _items: dict[Cell, pd.DataFrame] = field(default_factory=dict, repr=False)
 
+    def under(self, grid: str) -> "Results":
+        """The same results as cells of another grid, so that two grids can be compared cell by cell."""
+
+        def renamed(cells: dict) -> dict:
+            return {cell._replace(grid=grid): value for cell, value in cells.items()}
+
+        return Results(grid, renamed(self.planned), renamed(self.evaluations), renamed(self._items))
+
     @property
     def missing(self) -> list[Cell]:
         return [cell for cell in self.planned if cell not in self.evaluations]
 
     def missing_in_words(self, most: int = 6) -> str:
         """ "5 of 15 planned cells have no result: m / sparsegpt-50 / c4 (5)."; empty where nothing is missing."""
-        counts = Counter(" / ".join(cell[:3]) for cell in self.missing)
+        counts = Counter(str(cell.group) for cell in self.missing)
         named = [f"{place} ({count})" for place, count in counts.items()]
         more = f"; and {len(named) - most} more" if len(named) > most else ""
         head = f"{len(self.missing)} of {len(self.planned)} planned cells have no result"
@@ -74,17 +57,17 @@ class Results:
 
     def groups(self) -> list[Group]:
         """Every (model, compressor, corpus) of a compressed model, in the order of the plan."""
-        return unique(Group(*cell[:3]) for cell in self.planned if cell.compressor != "dense")
+        return unique(cell.group for cell in self.planned if cell.compressor != "dense")
 
     def dense_groups(self) -> list[Group]:
         """Every (model, dense, corpus) with a recovery method, in the order of the plan."""
         return unique(
-            Group(*cell[:3]) for cell in self.planned if cell.compressor == "dense" and cell.method != "none"
+            cell.group for cell in self.planned if cell.compressor == "dense" and cell.method != "none"
         )
 
     def methods(self, group: Group) -> list[str]:
         """Recovery methods planned for a group, in the order of the plan."""
-        return unique(c.method for c in self.planned if c[:3] == group and c.method != "none")
+        return unique(c.method for c in self.planned if c.group == group and c.method != "none")
 
     def seeds(
         self, model: str, compressor: str, corpus: str, method: str, planned: bool = False
@@ -94,9 +77,9 @@ class Results:
         The unrecovered cell of a compressor that calibrates nothing lies under the corpus `none`.
         """
         source = self.planned if planned else self.evaluations
-        found = [cell for cell in source if cell[:4] == (model, compressor, corpus, method)]
-        if not found and method == "none" and corpus != UNCALIBRATED:
-            found = [cell for cell in source if cell[:4] == (model, compressor, UNCALIBRATED, method)]
+        found = [cell for cell in source if cell[1:5] == (model, compressor, corpus, method)]
+        if not found and method == "none" and corpus != NO_CORPUS:
+            found = [cell for cell in source if cell[1:5] == (model, compressor, NO_CORPUS, method)]
         return sorted(found)
 
     def first(self, model: str, compressor: str, corpus: str, method: str) -> Cell | None:
@@ -115,7 +98,7 @@ class Results:
 
     def _read(self, cell: Cell, columns: Iterable[str]) -> pd.DataFrame:
         recorded = self.evaluations[cell]["manifest"].get("samples_sha256")
-        path = samples_path(self.planned[cell])
+        path = samples_beside(self.planned[cell])
         if recorded and path.exists() and sha256_file(path) != recorded:
             raise ArtifactError(
                 f"{path}: not the file that {self.planned[cell].name} describes (SHA-256); "
@@ -141,22 +124,6 @@ def unique(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
-def samples_path(evaluation: Path) -> Path:
-    """seed-0.json -> seed-0.samples.parquet."""
-    return Path(evaluation).with_suffix(".samples.parquet")
-
-
-def cell_of(path: Path) -> tuple[str, Cell]:
-    """Grid and cell of .../<grid>/evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json (design, 4)."""
-    parts = Path(path).parts
-    name = Path(path).stem.removeprefix("seed-")
-    if len(parts) < 7 or parts[-6] != "evaluations" or not name.isdecimal():
-        raise ArtifactError(
-            f"{path}: no path of a cell (evaluations/<model>/<compressor>/<corpus>/<method>/seed-<n>.json)"
-        )
-    return parts[-7], Cell(*parts[-5:-1], int(name))
-
-
 def read_results(paths: list[str]) -> Results:
     """Read a plan: the paths of all cells that the grid plans, whether or not they exist.
 
@@ -166,21 +133,33 @@ def read_results(paths: list[str]) -> Results:
         raise ArtifactError("the plan holds no cell: the grid is empty")
     planned, evaluations = {}, {}
     for path in map(Path, paths):
-        grid, cell = cell_of(path)
+        cell = _cell_at(path)
         planned[cell] = path
         if not path.exists():
             continue
         evaluation = read_json(path, schema="evaluation")
-        described = Cell(*(evaluation["cell"][key] for key in Cell._fields))
+        described = Cell.of(evaluation["cell"])
         if described != cell:
             raise ArtifactError(f"{path}: $.cell describes {described}; its path says {cell}")
         evaluations[cell] = evaluation
-    return Results(grid, planned, evaluations)
+    return Results(cell.grid, planned, evaluations)
+
+
+def _cell_at(path: Path) -> Cell:
+    names = EVALUATION.parse(path)
+    if names is None:
+        raise ArtifactError(f"{path}: no path of a cell ({EVALUATION.shape})")
+    return Cell.of(names)
+
+
+def samples_beside(evaluation: Path) -> Path:
+    """The samples of an evaluation's JSON."""
+    return Path(companions(str(evaluation))[0])
 
 
 def read_samples(evaluation: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Columns of the samples beside an evaluation JSON; equal questions of a task are told apart by their order."""
-    path, wanted = samples_path(evaluation), [*INDEX_COLUMNS, *columns]
+    path, wanted = samples_beside(evaluation), [*INDEX_COLUMNS, *columns]
     try:
         absent = set(wanted) - set(parquet.read_schema(path).names)
         items = pd.DataFrame() if absent else pd.read_parquet(path, columns=wanted)

@@ -6,7 +6,7 @@ import shlex
 
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.config import TRAINED, UNCALIBRATED, member_cells
-from workflow_scripts.plan.layout import Cell, compression_json
+from workflow_scripts.plan.layout import COMPRESSED, LATENCY, Cell
 
 
 class Cells:
@@ -66,7 +66,7 @@ class Cells:
 
     def compression(self, cell: Cell) -> str:
         corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return compression_json(cell.grid, cell.model, cell.compressor, corpus)
+        return COMPRESSED.path(**cell._replace(corpus=corpus)._asdict())
 
     def members(self, cell: Cell) -> list[Cell]:
         """The cells whose adapters this cell attaches: its own, or its members'."""
@@ -112,13 +112,8 @@ class Cells:
         for cell in self.cells(grid):
             if cell.compressor in wanted:
                 corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-                path = f"results/{grid}/latency/{cell.model}/{cell.compressor}/{corpus}/seed-0.json"
-                places[path] = {
-                    "model": cell.model,
-                    "compressor": cell.compressor,
-                    "corpus": corpus,
-                    "seed": "0",
-                }
+                place = {"model": cell.model, "compressor": cell.compressor, "corpus": corpus, "seed": "0"}
+                places[LATENCY.path(grid=grid, **place)] = place
         return places
 
     def _limits(self, model: str) -> dict:

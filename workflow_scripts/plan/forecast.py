@@ -8,12 +8,11 @@ P sqrt(P / 12 L) steps of solves, L = 30 layers. The rates are those of a device
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
 from workflow_scripts.plan.config import DEVICES
-from workflow_scripts.plan.layout import Cell
+from workflow_scripts.plan.layout import LATENCY, Cell, result_of
 from workflow_scripts.plan.recipes import Plan
 
 LAYERS = 30
@@ -36,11 +35,6 @@ LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before th
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
 VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
-
-RULES = {  # kind of result -> the rule that makes it
-    "compressed": "compress_model", "adapters": "train_adapter", "evaluations": "evaluate_cell",
-    "similarity": "measure_similarity", "latency": "measure_latency",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,7 +161,7 @@ def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
     tokens = variants * (prefills * shape["batch"] * shape["sequence"])
     tokens += variants * shape["repeats"] * shape["generate"] * max(shape["batch"], STEP_ROWS)
     seconds = 2 * p * tokens / device["forward"] + _loading(p, device)
-    name = f"{place['model']}/{place['compressor']}/{place['corpus']}/seed-{place['seed']}"
+    name = LATENCY.title(**place)
     return Cost("measure_latency", name, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
 
 
@@ -211,14 +205,10 @@ def compare(costs: Iterable[Cost], measured: dict[tuple[str, str], float]) -> li
     return rows
 
 
-def job_of(path: str) -> tuple[str, str]:
+def job_of(path: object) -> tuple[str, str]:
     """(kind, name) of the cost of the job that wrote a result's JSON; the kind is the rule."""
-    parts = Path(path).with_suffix("").parts
-    folder = next(part for part in reversed(parts) if part in RULES)
-    name = parts[len(parts) - parts[::-1].index(folder) :]
-    if folder in ("compressed", "adapters"):
-        name = name[:-1]  # compression.json and training.json lie in a folder
-    return RULES[folder], "/".join(name)
+    artefact, names = result_of(path)
+    return artefact.rule, artefact.title(**names)
 
 
 def measured_seconds(records: dict[str, dict]) -> dict[tuple[str, str], float]:

@@ -1,39 +1,118 @@
-"""Where everything lies: cells, the paths of what is made for them, and which files belong together.
+"""Where everything lies: one pattern per artefact. Rules, commands and the report spell and parse paths by it.
 
-Pure Python, never imports torch: the Snakefile, which every job parses, reads its paths here.
+A pattern holds Snakemake's wildcards, `{model}` and the like. Weights, an adapter's configuration and an evaluation's
+samples belong to the artefact that they are made with: they are its companions.
 """
 
+import functools
 import os
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from workflow_scripts.plan.config import unknown
 
-COMPANIONS = {  # name of a JSON -> what is made with it and lies beside it
-    "compression.json": ("weights.safetensors",),
-    "training.json": ("adapter_config.json", "adapter_model.safetensors"),
-}
 EXPORTS = ("plain", "gptq", "gptq_v2", "compressed-tensors")  # formats of rule export_model
-CELL = "<model>/<compressor>/<corpus>/<method>/seed-<n>"
-SHAPES = {  # kind of result -> what its path is below results/<grid>/<kind>/
-    "compressed": "<model>/<compressor>/<corpus>/compression.json",
-    "exported": "<model>/<compressor>/<corpus>/<format>/export.json",
-    "adapters": f"{CELL}/training.json",
-    "evaluations": f"{CELL}.json",
-    "similarity": f"{CELL}.json",
-    "latency": "<model>/<compressor>/<corpus>/seed-<n>.json",
-}
+PLACE = "{model}/{compressor}/{corpus}"
+CELL = f"{PLACE}/{{method}}/seed-{{seed}}"
+NUMBER = r"0|[1-9]\d*"  # a seed
+NO_CORPUS = "none"  # the corpus in the path of a model that nothing calibrated
+SHOWN = {"seed": "n", "form": "format", "benchmarks": "set"}  # wildcards, as messages name them
 CATALOGUES = {
-    "<model>": "models",
-    "<compressor>": "compressors",
-    "<corpus>": "corpora",
-    "<method>": "methods",
+    "grid": "grids",
+    "model": "models",
+    "compressor": "compressors",
+    "corpus": "corpora",
+    "method": "methods",
 }
+
+
+class Artefact(NamedTuple):
+    """One kind of result: `<folder>/<name><ending>`, made by `rule`; `beside` are the files made with it."""
+
+    folder: str
+    name: str
+    ending: str
+    rule: str
+    beside: tuple[str, ...] = ()  # endings; of a JSON in a folder of its own, names in that folder
+
+    @property
+    def pattern(self) -> str:
+        """The path of the JSON that describes the artefact."""
+        return f"{self.folder}/{self.name}{self.ending}"
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Patterns of the files that are made with it."""
+        return tuple(f"{self.folder}/{self.name}{ending}" for ending in self.beside)
+
+    @property
+    def log(self) -> str:
+        """The log of the job that makes it."""
+        return f"logs/{'{grid}/' if '{grid}' in self.folder else ''}{self.rule}/{self.name}.log"
+
+    @property
+    def shape(self) -> str:
+        """The pattern as messages show it: `results/<grid>/...`."""
+        return _shown(self.pattern)
+
+    def path(self, **names) -> str:
+        """The path for these names; names that the pattern lacks are ignored."""
+        return self.pattern.format(**names)
+
+    def title(self, **names) -> str:
+        """The names in their order, joined by slashes: what logs and forecasts call the artefact."""
+        return self.name.format(**names)
+
+    def parse(self, path: object) -> dict[str, str] | None:
+        """The names in the path of this artefact or of a companion, below any folder; None for another path."""
+        match = _parser(self).fullmatch(str(path))
+        return match.groupdict() if match else None
+
+
+MODEL = Artefact("resources/models", "{model}", "/manifest.json", "fetch_model")
+CORPUS = Artefact("resources/corpora", "{corpus}", "/manifest.json", "fetch_corpus")
+BENCHMARK = Artefact("resources/benchmarks", "{benchmarks}/{task}", "/manifest.json", "fetch_benchmark")
+COMPRESSED = Artefact(
+    "results/{grid}/compressed", PLACE, "/compression.json", "compress_model", ("/weights.safetensors",)
+)
+EXPORTED = Artefact("results/{grid}/exported", f"{PLACE}/{{form}}", "/export.json", "export_model")
+ADAPTER = Artefact(
+    "results/{grid}/adapters",
+    CELL,
+    "/training.json",
+    "train_adapter",
+    ("/adapter_config.json", "/adapter_model.safetensors"),
+)
+EVALUATION = Artefact("results/{grid}/evaluations", CELL, ".json", "evaluate_cell", (".samples.parquet",))
+SIMILARITY = Artefact("results/{grid}/similarity", CELL, ".json", "measure_similarity")
+LATENCY = Artefact("results/{grid}/latency", f"{PLACE}/seed-{{seed}}", ".json", "measure_latency")
+RESULTS = {
+    artefact.folder.rpartition("/")[2]: artefact
+    for artefact in (COMPRESSED, EXPORTED, ADAPTER, EVALUATION, SIMILARITY, LATENCY)
+}  # kind of result, as its folder is named
+
+
+class Group(NamedTuple):
+    """A compressed model: the cells that one verdict speaks of."""
+
+    model: str
+    compressor: str
+    corpus: str
+
+    def __str__(self) -> str:
+        return " / ".join(self)
+
+    @classmethod
+    def at(cls, path: object) -> "Group":
+        """The compressed model that the result at `path` belongs to."""
+        names = result_of(path)[1]
+        return cls(*(names[field] for field in cls._fields))
 
 
 class Cell(NamedTuple):
     """One evaluation job. `corpus` calibrates the compressor and trains the adapter, unless its method names another
-    text; 'none' where nothing is."""
+    text; 'none' if nothing is calibrated or trained."""
 
     grid: str
     model: str
@@ -42,53 +121,79 @@ class Cell(NamedTuple):
     method: str
     seed: int
 
+    def __str__(self) -> str:
+        return f"{' / '.join(self[1:5])} / seed {self.seed}"
+
+    @classmethod
+    def of(cls, names: Mapping) -> "Cell":
+        """The cell of wildcards, or of the names in a path; more names than a cell has are ignored."""
+        return cls(*(names[field] for field in cls._fields[:-1]), int(names["seed"]))
+
+    @property
+    def group(self) -> Group:
+        return Group(*self[1:4])
+
+    @property
+    def axes(self) -> dict[str, str | int]:
+        """Its names without the grid's, by column."""
+        return dict(zip(AXES, self[1:]))
+
     @property
     def stem(self) -> str:
-        return f"{self.model}/{self.compressor}/{self.corpus}/{self.method}/seed-{self.seed}"
+        return EVALUATION.title(**self._asdict())
 
     @property
     def json(self) -> str:
-        return f"results/{self.grid}/evaluations/{self.stem}.json"
+        return EVALUATION.path(**self._asdict())
 
     @property
     def samples(self) -> str:
-        return f"results/{self.grid}/evaluations/{self.stem}.samples.parquet"
+        return companions(self.json)[0]
 
     @property
     def similarity(self) -> str:
-        return f"results/{self.grid}/similarity/{self.stem}.json"
+        return SIMILARITY.path(**self._asdict())
 
     @property
     def training(self) -> str:
         """training.json of this cell's adapter (for lora, prompt and prefix)."""
-        return f"results/{self.grid}/adapters/{self.stem}/training.json"
+        return ADAPTER.path(**self._asdict())
 
 
-def model_manifest(model: str) -> str:
-    return f"resources/models/{model}/manifest.json"
+AXES = Cell._fields[1:]
 
 
-def corpus_manifest(corpus: str) -> str:
-    return f"resources/corpora/{corpus}/manifest.json"
+@functools.cache
+def _parser(artefact: Artefact) -> re.Pattern[str]:
+    endings = "|".join(map(re.escape, (artefact.ending, *artefact.beside)))
+    names = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(f"{artefact.folder}/{artefact.name}"))
+    names = names.replace("(?P<seed>[^/]+)", f"(?P<seed>{NUMBER})")
+    return re.compile(f"(?:.*/)?{names}(?:{endings})")
 
 
-def benchmark_manifest(name: str, task: str) -> str:
-    return f"resources/benchmarks/{name}/{task}/manifest.json"
+def _shown(pattern: str) -> str:
+    return re.sub(r"{(\w+)}", lambda name: f"<{SHOWN.get(name[1], name[1])}>", pattern)
 
 
-def compression_json(grid: str, model: str, compressor: str, corpus: str) -> str:
-    return f"results/{grid}/compressed/{model}/{compressor}/{corpus}/compression.json"
+def result_of(path: object) -> tuple[Artefact, dict[str, str]]:
+    """The kind of result that lies at `path`, below any folder, and the names in the path; ValueError if it is none."""
+    for artefact in RESULTS.values():
+        if names := artefact.parse(path):
+            return artefact, names
+    raise ValueError(f"{path}: is no result of a job that computes on a model")
 
 
 def companions(path: str) -> list[str]:
-    """Files that are made with the JSON at `path`: weights, an adapter's configuration, an evaluation's samples."""
-    folder, name = os.path.split(path)
-    if "/evaluations/" in path:
-        return [path.removesuffix(".json") + ".samples.parquet"]
-    return [f"{folder}/{other}" for other in COMPANIONS.get(name, ())]
+    """Files that are made with the JSON at `path`."""
+    return [
+        path.removesuffix(artefact.ending) + beside
+        for artefact in (COMPRESSED, ADAPTER, EVALUATION)
+        if f"/{artefact.folder.rpartition('/')[2]}/" in path and path.endswith(artefact.ending)
+        for beside in artefact.beside
+    ]
 
 
-def is_torn(path: str) -> bool:
+def lacks_companions(path: str) -> bool:
     """Whether the JSON at `path` is there without something that was made with it."""
     return os.path.exists(path) and not all(map(os.path.exists, companions(path)))
 
@@ -101,20 +206,18 @@ def check_path(path: str, config: dict) -> None:
     _, grid, kind, *names = parts
     if grid not in config["grids"]:
         raise ValueError(unknown(path, grid, config["grids"], "name in grids"))
-    if kind not in SHAPES:
+    if kind not in RESULTS:
         if len(names) > 2:  # tables, figures and the report do not lie so deep
-            raise ValueError(unknown(path, kind, SHAPES, "kind of result"))
+            raise ValueError(unknown(path, kind, RESULTS, "kind of result"))
         return
-    for place, name in zip(SHAPES[kind].split("/"), names):
-        if catalogue := CATALOGUES.get(place):
+    artefact = RESULTS[kind]
+    for place, name in zip(artefact.name.split("/"), names):
+        if catalogue := CATALOGUES.get(place.strip("{}")):
             allowed = [*config[catalogue], *(["none"] if catalogue == "corpora" else [])]
             if name not in allowed:
                 raise ValueError(unknown(path, name, allowed, f"name in {catalogue}"))
-        if place == "<format>" and name not in EXPORTS:
+        if place == "{form}" and name not in EXPORTS:
             raise ValueError(unknown(path, name, EXPORTS, "format of an export"))
-    shape = f"results/<grid>/{kind}/{SHAPES[kind]}"
-    shapes = [shape, *companions(shape)]
-    patterns = (re.escape(one).replace("<n>", r"(0|[1-9]\d*)") for one in shapes)
-    patterns = (re.sub("<[a-z]+>", "[^/]+", pattern) for pattern in patterns)
-    if not any(re.fullmatch(pattern, "/".join(parts)) for pattern in patterns):
+    if artefact.parse("/".join(parts)) is None:
+        shapes = map(_shown, (artefact.pattern, *artefact.companions))
         raise ValueError(f"{path}: is no result; it looks like {' or '.join(shapes)}")

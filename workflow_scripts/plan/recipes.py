@@ -15,7 +15,7 @@ from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import DEVICES, TRAINED, load, read
 from workflow_scripts.plan.digests import code_digest
-from workflow_scripts.plan.layout import Cell, benchmark_manifest, companions, corpus_manifest, model_manifest
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell, companions
 
 # Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
 MODULES = {
@@ -162,9 +162,12 @@ class Plan(Cells):
         corpora |= {settings["similarity"]["corpus"]} if "similarity" in settings else set()
         data = settings["benchmarks"]
         return {
-            **{model_manifest(cell.model): self.recipe("models", cell.model) for cell in cells},
-            **{corpus_manifest(name): self.recipe("corpora", name) for name in sorted(corpora)},
-            **{benchmark_manifest(data, t): self.recipe("benchmarks", data, t) for t in self.tasks(grid)},
+            **{MODEL.path(model=cell.model): self.recipe("models", cell.model) for cell in cells},
+            **{CORPUS.path(corpus=name): self.recipe("corpora", name) for name in sorted(corpora)},
+            **{
+                BENCHMARK.path(benchmarks=data, task=task): self.recipe("benchmarks", data, task)
+                for task in self.tasks(grid)
+            },
             **{self.compression(cell): self.compressed_recipe(cell) for cell in [*cells, *adapters]},
             **{adapter.training: self.train_recipe(adapter) for adapter in adapters},
             **{cell.json: self.evaluate_recipe(cell) for cell in cells},
@@ -177,8 +180,8 @@ class Plan(Cells):
         measured = [cell.similarity for cell in self.similarity_cells(grid)]
         return [*(cell.json for cell in self.cells(grid)), *measured, *self.latency_places(grid)]
 
-    def gone(self, grid: str) -> list[str]:
-        """What of the grid's artefacts, or of the files made with them, is not there."""
+    def missing_files(self, grid: str) -> list[str]:
+        """The grid's artefacts, and the files made with them, that are not there."""
         files = (file for path in self.artefacts(grid) for file in (path, *companions(path)))
         return [file for file in files if not os.path.exists(file)]
 
@@ -195,11 +198,12 @@ class Plan(Cells):
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
         if entry == "find_answers":
             settings["corpora"] = {
-                corpus: [corpus_manifest(name) for name in names]
+                corpus: [CORPUS.path(corpus=name) for name in names]
                 for corpus, names in self.training_corpora(grid).items()
             }
             settings["benchmarks"] = {
-                task: benchmark_manifest(self.grid(grid)["benchmarks"], task) for task in self.tasks(grid)
+                task: BENCHMARK.path(benchmarks=self.grid(grid)["benchmarks"], task=task)
+                for task in self.tasks(grid)
             }
         if entry in ("plot_figure", "draw_page"):
             settings["planned"] = {

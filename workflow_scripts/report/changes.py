@@ -13,7 +13,7 @@ stratified bootstrap of the verdict for everything else.
 import numpy as np
 import pandas as pd
 
-from workflow_scripts.judge.results import Cell, Results
+from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.statistics import (
     RESAMPLES,
     Estimate,
@@ -21,6 +21,7 @@ from workflow_scripts.judge.statistics import (
     proportion_interval,
     resampled_averages,
 )
+from workflow_scripts.plan.layout import AXES, Cell
 from workflow_scripts.report.rendering import environment, number, pipe
 
 MEASURES = ("flips", "changed", "kl")
@@ -79,7 +80,7 @@ def changes(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
     table = []
     for cell, tasks in compared.items():
         for task, items in (*tasks.items(), ("all", pd.concat(tasks.values()))):
-            row = cell._asdict() | {"task": task, "n": len(items)}
+            row = cell.axes | {"task": task, "n": len(items)}
             for name in MEASURES:
                 if estimate := estimates.get((cell, task, name)):
                     low, high = estimate.interval()
@@ -89,7 +90,7 @@ def changes(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
                     row |= {name: items[name].mean(), f"{name}_low": low, f"{name}_high": high}
             table.append(row)
     columns = [
-        *Cell._fields,
+        *AXES,
         "task",
         "n",
         *(name + end for name in MEASURES for end in ("", "_low", "_high")),
@@ -125,7 +126,7 @@ def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str 
     lines += [pipe(head), pipe(["---"] * 5 + ["--:"] * 4)]
     for row in table[table["task"] == "all"].to_dict("records"):
         values = [number(100 * row["flips"]), number(100 * row["changed"]), number(_known(row["kl"]), 4)]
-        lines.append(pipe([*(row[key] for key in Cell._fields), row["n"], *values]))
+        lines.append(pipe([*(row[key] for key in AXES), row["n"], *values]))
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
 
 

@@ -3,15 +3,14 @@
 One row per compressed model with a cell of its own. Errors and times stand in compression.json, scores in the cell.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from workflow_scripts.judge.results import Results
+from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.rendering import environment, number, pipe
 
-PLACE = ("model", "compressor", "corpus", "engine")
+PLACE = (*Group._fields, "engine")
 NOTES = (
     "Without recovery. engine: own, or optimum's GPTQQuantizer with GPTQModel; settings stand in config.yaml. bits: "
     "stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / ‖WX‖², mean over "
@@ -29,17 +28,17 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
     """
     rows = []
     for path, record in records.items():
-        model, compressor, corpus = Path(path).parts[-4:-1]
+        group = Group.at(path)
         layers = record["layers"]
         if not layers:  # dense
             continue
-        row = dict(zip(PLACE, (model, compressor, corpus, settings[compressor].get("engine", "own"))))
+        row = group._asdict() | {"engine": settings[group.compressor].get("engine", "own")}
         row |= {
             "bits": record["effective_bits"],
             "zeros": float(np.mean([layer["sparsity"] for layer in layers])),
             "layer_error": float(np.mean([layer["error"] for layer in layers])),
         }
-        cell = results.first(model, compressor, corpus, "none")
+        cell = results.first(*group, "none")
         if cell:
             evaluation = results.evaluations[cell]
             row |= {f"ppl/{name}": value["token"] for name, value in evaluation["perplexity"].items()}

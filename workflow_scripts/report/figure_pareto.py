@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from workflow_scripts.judge.results import UNCALIBRATED, Group
+from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.figure_style import (
     FAMILIES,
     INK,
@@ -91,7 +91,7 @@ def settings(data: FigureData, model: str) -> list[Setting]:
     for group in (g for g in data.results.groups() if g.model == model):
         for method in ("dense", "none", *data.results.methods(group)):
             if accuracy := data.average(group, method):
-                place = Group(model, "dense", UNCALIBRATED) if method == "dense" else group
+                place = Group(model, "dense", NO_CORPUS) if method == "dense" else group
                 name = "none" if method == "dense" else method
                 label = "dense" if method == "dense" else f"{group.compressor} {group.corpus} {method}"
                 found.setdefault(label, _setting(data, label, place, name, accuracy))
@@ -105,7 +105,7 @@ def _setting(data: FigureData, label: str, place: Group, method: str, accuracy: 
         (
             record["bytes_on_disk"] * _shipped(place, record)
             for path, record in data.compressions.items()
-            if path.split("/")[-4:-1] in ([*place], [*place[:2], UNCALIBRATED])
+            if Group.at(path) in (place, place._replace(corpus=NO_CORPUS))
         ),
         None,
     )

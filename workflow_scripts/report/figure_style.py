@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workflow_scripts.files.artifacts import atomic_path
-from workflow_scripts.judge.results import Group, Results
+from workflow_scripts.judge.results import Results
+from workflow_scripts.plan.layout import Group
 
 LEVEL = "level"  # marks the reference lines of a figure
 INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"

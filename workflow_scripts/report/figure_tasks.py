@@ -6,7 +6,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 
 from workflow_scripts.judge.choices import member_names
-from workflow_scripts.judge.results import Group
+from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.figure_style import (
     INK,
     SOFT,

@@ -7,7 +7,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.choices import member_names
-from workflow_scripts.judge.results import UNCALIBRATED, Group, unique
+from workflow_scripts.judge.results import unique
+from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.figure_style import (
     FAMILIES,
     HOLLOW,
@@ -89,7 +90,7 @@ def _line(data: FigureData, group: Group) -> str:
     settings = data.compressors[group.compressor]
     size = f", groups of {settings['group_size']}" if settings.get("group_size") else ""
     pattern = f", {settings['pattern']}" if settings.get("pattern") else ""
-    corpus = "" if group.corpus == UNCALIBRATED else f" ({group.corpus})"
+    corpus = "" if group.corpus == NO_CORPUS else f" ({group.corpus})"
     return f"{settings['algorithm']}{size}{pattern}{corpus}"
 
 

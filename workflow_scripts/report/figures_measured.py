@@ -5,6 +5,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from workflow_scripts.judge.results import unique
+from workflow_scripts.plan.layout import Cell, result_of
 from workflow_scripts.report.figure_style import FAMILIES, FigureData, absent, finish, legend, panels
 
 _VARIANTS = {  # how a method was applied -> its family, words beside its name
@@ -34,18 +35,18 @@ def training(data: FigureData, title: str) -> Figure:
     """Training loss of every adapter against tokens seen; at the right end, the held-out loss."""
     if not data.trainings:
         return absent(data, "training", title, "a trained adapter")
-    places = {path: _place(path) for path in data.trainings}
-    groups = unique(place[:3] for place in places.values())
-    styles = method_style(data, unique(place[3] for place in places.values()))
+    cells = {path: Cell.of(result_of(path)[1]) for path in data.trainings}
+    groups = unique(cell.group for cell in cells.values())
+    styles = method_style(data, unique(cell.method for cell in cells.values()))
     columns = min(3, len(groups))
     figure, axes = panels(-(-len(groups) // columns), columns)
     for ax in axes.flat[len(groups) :]:
         ax.axis("off")
     for ax, group in zip(axes.flat, groups, strict=False):
-        for path, place in places.items():
+        for path, cell in cells.items():
             record = data.trainings[path]
-            if place[:3] == group and record["loss_curve"]:
-                colour, marker, style = styles[place[3]]
+            if cell.group == group and record["loss_curve"]:
+                colour, marker, style = styles[cell.method]
                 tokens, losses = zip(*record["loss_curve"], strict=True)
                 ax.plot(tokens, losses, style, color=colour, linewidth=1.1)
                 ax.plot(
@@ -62,12 +63,6 @@ def training(data: FigureData, title: str) -> Figure:
                     for name, (c, m, s) in styles.items()], 5)  # fmt: skip
     note = "Lines: training loss. Hollow marks: loss on held-out windows after training."
     return finish(figure, data, "training", [note])
-
-
-def _place(path: str) -> tuple[str, str, str, str]:
-    """(model, compressor, corpus, adapter) of .../<model>/<compressor>/<corpus>/<adapter>/seed-n/training.json."""
-    model, compressor, corpus, adapter = path.split("/")[-6:-2]
-    return model, compressor, corpus, adapter
 
 
 def figure5(data: FigureData, title: str) -> Figure:

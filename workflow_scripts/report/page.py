@@ -11,6 +11,7 @@ from workflow_scripts.judge.rates import rates, reseeded
 from workflow_scripts.judge.results import Results, unique
 from workflow_scripts.judge.verdict import LIMITS
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
+from workflow_scripts.plan.layout import Cell, Group, result_of
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
 from workflow_scripts.report.rendering import environment
@@ -122,7 +123,7 @@ def compression_row(path: str, record: dict) -> dict:
     """What was done to a model's weights, and how far the worst linear is from the original."""
     errors = [layer["error"] for layer in record["layers"]]
     return {
-        "name": " / ".join(Path(path).parts[-4:-1]),
+        "name": str(Group.at(path)),
         "bits": record["effective_bits"],
         "megabytes": record["bytes_on_disk"] / 1e6,
         "error": sum(errors) / len(errors) if errors else None,
@@ -133,9 +134,9 @@ def compression_row(path: str, record: dict) -> dict:
 
 
 def training_row(path: str, record: dict) -> dict:
-    model, compressor, corpus, adapter, seed = Path(path).parts[-6:-1]
+    cell = Cell.of(result_of(path)[1])
     return {
-        "name": f"{model} / {compressor} / {corpus} / {adapter} / {seed}",
+        "name": f"{cell.group} / {cell.method} / seed-{cell.seed}",
         "tokens": record["tokens_seen"],
         "steps": record["steps"],
         "trainable": record["parameters"]["trainable"],
@@ -156,8 +157,7 @@ def similarity_row(record: dict) -> dict:
             "lowest": min(values),
             "layer": values.index(min(values)),
         }
-    name = " / ".join(cell[key] for key in ("model", "compressor", "corpus", "method"))
-    return row | {"name": f"{name} / seed {cell['seed']}", "text": record["text"]}
+    return row | {"name": str(Cell.of(cell)), "text": record["text"]}
 
 
 def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, dict]:

@@ -12,8 +12,9 @@ import pandas as pd
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.choices import Choice, Choices, choices, member_names
 from workflow_scripts.judge.judgement import dense_metrics
-from workflow_scripts.judge.results import Group, Results, unique
+from workflow_scripts.judge.results import Results, unique
 from workflow_scripts.judge.statistics import SEEDS_FOR_VARIANCE, Estimate, finite, proportion_interval
+from workflow_scripts.plan.layout import Group
 
 TYPES = {
     "none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat",

@@ -147,7 +147,7 @@ def test_the_lines_of_setup_run_in_bash_whatever_the_paths_are(tmp_path, monkeyp
     assert ran.stdout.splitlines() == ["yes", "-m", "workflow_scripts.cluster.node_probe", str(folder)]
     inside = shlex.split(node_probe.job_script(folder, site | {"container": "displaced.sif"}))
     assert inside[:3] == ["apptainer", "exec", "--nv"] and inside[5:8] == ["displaced.sif", "bash", "-c"]
-    assert "python -m workflow_scripts.commands.preflight" in inside[8] and str(python) not in inside[8]
+    assert "python -m workflow_scripts.cluster.node_probe" in inside[8] and str(python) not in inside[8]
 
 
 def test_a_hub_that_cannot_be_reached_is_a_finding(monkeypatch):

@@ -24,7 +24,7 @@ time.sleep(60)
 """
 PARENT = """
 import sys
-from workflow_scripts.run_grid import follow
+from workflow_scripts.commands.run import follow
 sys.exit(follow([sys.executable, "-c", sys.argv[1]]))
 """
 

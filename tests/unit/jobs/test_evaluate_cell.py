@@ -112,7 +112,7 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
         with pytest.raises(KeyboardInterrupt):
             run(project, "prompt-5", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
-    (store,) = checkpoints._work(tmp_path / "again.json").rglob("answers.jsonl")
+    (store,) = checkpoints.place(tmp_path / "again.json").rglob("answers.jsonl")
     lines = store.read_text().splitlines()
     assert len(lines) > 36
     entry = json.loads(lines[0])
@@ -128,7 +128,7 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
     assert record["tasks"] == whole["tasks"] and record["perplexity"] == whole["perplexity"]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.samples.parquet"), frame)
     assert 1 <= len(calls) <= 5  # the two damaged documents and the three windows, nothing else
-    assert not checkpoints._work(tmp_path / "again.json").exists()
+    assert not checkpoints.place(tmp_path / "again.json").exists()
 
 
 def test_the_same_weights_under_another_config_see_no_answers_of_the_first(
@@ -140,7 +140,7 @@ def test_the_same_weights_under_another_config_see_no_answers_of_the_first(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
         run(project, "none", tmp_path / "moved.json")
-    assert next(checkpoints._work(tmp_path / "moved.json").rglob("answers.jsonl")).stat().st_size
+    assert next(checkpoints.place(tmp_path / "moved.json").rglob("answers.jsonl")).stat().st_size
     other = tiny.with_another_config(project["model"], project["model"].with_name("other"))
     capsys.readouterr()
     run(project | {"model": other}, "none", tmp_path / "moved.json")

@@ -7,6 +7,7 @@ from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, s
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.judgement import judge_grid
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.layout import Cell
 from workflow_scripts.report.rendering import to_csv
 from workflow_scripts.report.tables import build_tables
 
@@ -49,7 +50,9 @@ def by_hand(results, seeds, way):
     """Macro average, percent, of a way to choose, over seeds; way(seed, answers (2, items) of a task)."""
     values = []
     for seed in seeds:
-        answers = [results.items((*GROUP, m, seed))["correct"].astype(float) for m in MEMBERS]
+        answers = [
+            results.items(Cell("synthetic", *GROUP, m, seed))["correct"].astype(float) for m in MEMBERS
+        ]
         for task in results.tasks:
             values.append(np.mean(way(seed, np.stack([a[task].to_numpy() for a in answers]))))
     return 100 * float(np.mean(values))
@@ -93,7 +96,8 @@ def test_idp_minus_a_way_is_paired_item_by_item_and_seed_by_seed(tmp_path):
     """IDP that answers as its best member does has the difference 0, exactly, whatever its seeds' own spread is."""
     _, results, _ = ablation(tmp_path, three_seeds())
     for seed, best in {0: 0, 1: 1, 2: 1}.items():
-        results._items[(*GROUP, "idp-50-100", seed)] = results.items((*GROUP, MEMBERS[best], seed))
+        idp = Cell("synthetic", *GROUP, "idp-50-100", seed)
+        results._items[idp] = results.items(idp._replace(method=MEMBERS[best]))
     table = build_tables(results, judge_grid(results, PAIR, 100), **CATALOGUE, printed=paper.read_tables())[2]
     row = next(r for panel in table.panels for r in panel.rows if r.method == "single best of idp-50-100")
     assert "IDP minus it: +0.00 [+0.00, +0.00]" in row.note

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.synthetic_results import PAIR, study, write_grid
 from workflow_scripts.files.artifacts import check
 from workflow_scripts.judge.judgement import judge_grid
-from workflow_scripts.judge.results import read_results, samples_path
+from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.statistics import holm
 from workflow_scripts.report.rendering import signed
 from workflow_scripts.report.summary import cautions, lines, points
@@ -153,7 +153,7 @@ def test_holm_counts_every_test_of_a_table_and_no_other(tmp_path):
 
 def test_a_metric_without_any_value_says_so_and_lacks_no_key(tmp_path):
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20)
-    samples = samples_path(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
+    samples = samples_beside(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
     pd.read_parquet(samples).assign(gold_loglik=float("nan")).to_parquet(samples, index=False)
     group = judge_grid(read_results(paths), PAIR, 100)["groups"][0]
     whole, empty = (group["metrics"][name] for name in ("accuracy", "gold_loglik"))
@@ -163,7 +163,7 @@ def test_a_metric_without_any_value_says_so_and_lacks_no_key(tmp_path):
 
 def test_a_task_that_one_cell_lacks_leaves_the_average_and_is_named(tmp_path):
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20)
-    samples = samples_path(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
+    samples = samples_beside(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
     frame = pd.read_parquet(samples)
     frame[frame["task"] != "piqa"].to_parquet(samples, index=False)
     verdict = judge_grid(read_results(paths), PAIR, 200)

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.synthetic_results import PAIR, study, write_grid
 from workflow_scripts.judge.ledger import OUTCOMES, add_answers, build, outcomes
 from workflow_scripts.judge.rates import rates, reseeded
-from workflow_scripts.judge.results import read_results, samples_path
+from workflow_scripts.judge.results import read_results, samples_beside
 
 CASES = [  # dense, compressed, prompt, lora -> outcome
     (1, 1, 1, 1, "kept"), (1, 1, 0, 1, "newly_broken"), (1, 1, 1, 0, "newly_broken"), (1, 1, 0, 0, "newly_broken"),
@@ -52,7 +52,7 @@ def test_a_method_without_any_answer_leaves_every_outcome_open():
 
 def test_items_that_a_methods_file_lacks_have_no_outcome_in_the_ledger(tmp_path):
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), items=8)
-    samples = samples_path(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
+    samples = samples_beside(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
     frame = pd.read_parquet(samples)
     frame[(frame["task"] != "piqa") | (frame["doc_id"] > 2)].to_parquet(samples, index=False)
     ledger = build(read_results(paths), PAIR).set_index(["task", "doc_id"])["outcome"]

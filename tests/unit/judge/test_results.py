@@ -8,7 +8,8 @@ import pytest
 
 from tests.unit.synthetic_results import plan, write_cell, write_grid
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
-from workflow_scripts.judge.results import Cell, Group, cell_of, paired_items, read_results, samples_path
+from workflow_scripts.judge.results import paired_items, read_results, samples_beside
+from workflow_scripts.plan.layout import Cell, Group
 
 DENSE, COMPRESSED = ("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikipedia", "none", 0)
 
@@ -16,13 +17,15 @@ DENSE, COMPRESSED = ("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikiped
 def test_a_planned_cell_without_a_file_is_missing(tmp_path):
     results = read_results(write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=5, skip={COMPRESSED}))
     assert results.grid == "synthetic"
-    assert results.missing == [Cell(*COMPRESSED)]
+    assert results.missing == [Cell("synthetic", *COMPRESSED)]
     assert results.groups() == [Group("m", "gptq-w3", "wikipedia")]
 
 
 def test_the_unrecovered_cell_of_an_uncalibrated_compressor_is_found_under_none(tmp_path):
     results = read_results(write_grid(tmp_path, {("m", "rtn-w3", "none", "none", 0): 0.5}, items=5))
-    assert results.first("m", "rtn-w3", "wikipedia", "none") == Cell("m", "rtn-w3", "none", "none", 0)
+    assert results.first("m", "rtn-w3", "wikipedia", "none") == Cell(
+        "synthetic", "m", "rtn-w3", "none", "none", 0
+    )
     assert results.first("m", "rtn-w3", "wikipedia", "lora-r2") is None
 
 
@@ -35,7 +38,7 @@ def test_a_file_that_describes_another_cell_is_refused(tmp_path):
 
 def test_a_path_outside_the_layout_is_refused():
     with pytest.raises(ArtifactError, match="no path of a cell"):
-        cell_of("results/smoke/verdict.json")
+        read_results(["results/smoke/verdict.json"])
 
 
 def test_cells_of_different_benchmark_files_are_never_paired(tmp_path):
@@ -51,20 +54,22 @@ def test_cells_of_different_benchmark_files_are_never_paired(tmp_path):
 def test_equal_questions_of_a_task_are_paired_in_their_order(tmp_path):
     paths = write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=6)
     for path in paths:
-        frame = pd.read_parquet(samples_path(path))
+        frame = pd.read_parquet(samples_beside(path))
         frame.loc[frame["task"] == "sciq", "doc_hash"] = "the same question"
-        frame.sample(frac=1, random_state=0).to_parquet(samples_path(path), index=False)
+        frame.sample(frac=1, random_state=0).to_parquet(samples_beside(path), index=False)
     results = read_results(paths)
     paired = paired_items(results, list(results.planned), "correct")
     assert len(paired["sciq"]) == 6
-    assert list(paired["sciq"][0]) == list(results.items(Cell(*DENSE)).loc["sciq", "correct"].astype(float))
+    assert list(paired["sciq"][0]) == list(
+        results.items(Cell("synthetic", *DENSE)).loc["sciq", "correct"].astype(float)
+    )
 
 
 def test_only_shared_items_with_values_are_paired(tmp_path):
     paths = write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=6)
-    frame = pd.read_parquet(samples_path(paths[1]))
+    frame = pd.read_parquet(samples_beside(paths[1]))
     frame.loc[(frame["task"] == "piqa") & (frame["doc_id"] == 2), "gold_loglik"] = float("-inf")
-    frame[frame["task"] != "sciq"].to_parquet(samples_path(paths[1]), index=False)
+    frame[frame["task"] != "sciq"].to_parquet(samples_beside(paths[1]), index=False)
     results = read_results(paths)
     paired = paired_items(results, list(results.planned), "gold_loglik")
     assert "sciq" not in paired and len(paired["piqa"]) == 5 and len(paired["arc_easy"]) == 6
@@ -72,26 +77,26 @@ def test_only_shared_items_with_values_are_paired(tmp_path):
 
 def test_lost_samples_name_the_file_and_the_way_out(tmp_path):
     paths = write_grid(tmp_path, {DENSE: 0.7}, items=5)
-    samples_path(paths[0]).unlink()
+    samples_beside(paths[0]).unlink()
     results = read_results(paths)
     with pytest.raises(ArtifactError, match=r"samples\.parquet.*delete"):
-        results.items(Cell(*DENSE))
+        results.items(Cell("synthetic", *DENSE))
 
 
 def test_samples_that_are_valid_but_others_are_refused(tmp_path):
     paths = write_grid(tmp_path, {DENSE: 0.7}, items=5)
-    samples = samples_path(paths[0])
+    samples = samples_beside(paths[0])
     evaluation = json.loads(Path(paths[0]).read_text())
     evaluation["manifest"]["samples_sha256"] = sha256_file(samples)
     write_json(paths[0], evaluation)
-    assert len(read_results(paths).items(Cell(*DENSE))) == 45
+    assert len(read_results(paths).items(Cell("synthetic", *DENSE))) == 45
     frame = pd.read_parquet(samples)
     frame["correct"] = True
     frame.to_parquet(samples, index=False)
     with pytest.raises(
         ArtifactError, match=r"samples\.parquet: not the file that seed-0\.json describes.*delete"
     ):
-        read_results(paths).items(Cell(*DENSE))
+        read_results(paths).items(Cell("synthetic", *DENSE))
 
 
 def test_a_broken_evaluation_names_the_key(tmp_path):

@@ -8,10 +8,10 @@ import yaml
 from benchmarks import device
 from workflow_scripts.commands import forecast as command
 from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import DEVICES, load
 from workflow_scripts.plan.forecast import (
     PACKED_BYTES,
-    RULES,
     compare,
     evaluation_cost,
     forecast,
@@ -117,7 +117,7 @@ def test_the_forecast_of_bench_is_within_30_percent_of_the_committed_run(plan):
     Of the constants benchmarks.device measured all but MAPS and STEP_ROWS, which are from this run.
     """
     root = ROOT / "reports" / "bench"
-    files = [file for kind in RULES for file in (root / "results" / "bench" / kind).rglob("*.json")]
+    files = [file for kind in layout.RESULTS for file in (root / "results" / "bench" / kind).rglob("*.json")]
     measured = measured_seconds({str(file.relative_to(root)): read_json(file) for file in files})
     rows = {row["kind"]: row for row in compare(foreseen(plan, "bench").costs, measured)}
     assert {kind: row["jobs"] for kind, row in rows.items()} == {

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from workflow_scripts.commands import explain
+from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import load, named_files
-from workflow_scripts.plan.layout import EXPORTS, SHAPES, Cell, check_path, companions
+from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
 from workflow_scripts.plan.recipes import MODULES, Plan, plan_of
 from workflow_scripts.report.figure_style import FAMILIES
 from workflow_scripts.report.tables import TYPES
@@ -253,7 +254,9 @@ def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, par
 
 def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
     rules = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
-    assert {*re.findall(r'"results/\{grid\}/(\w+)/\{model\}', rules)} == {*SHAPES}
+    assert not re.findall(r'"results/[^"]*\{model\}', rules)  # no rule spells such a path
+    made = re.findall(r"output:\n\s+(?:\w+=(?:report\(\s+)?)?layout\.(\w+)\.pattern", rules)
+    assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
     path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/{}/export.json"
     for form in EXPORTS:
         check_path(path.format(form), shipped)

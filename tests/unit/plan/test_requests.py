@@ -147,7 +147,7 @@ def test_without_a_gpu_the_host_holds_what_was_measured(plan):
     requests = Requests(plan, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
     archive = ROOT / "reports/bench/results/bench"
     found = [
-        (*job_of(str(file.relative_to(archive))), json.loads(file.read_text())["manifest"]["peak_memory_mb"])
+        (*job_of(file), json.loads(file.read_text())["manifest"]["peak_memory_mb"])
         for kind in ("compressed", "adapters", "evaluations")
         for file in (archive / kind).rglob("*.json")
         if file.name != "adapter_config.json"
@@ -281,6 +281,6 @@ def test_a_job_in_the_queue_is_known_by_its_comment(plan):
         "rule_measure_latency_wildcards_bench_smollm2-135m_gptq-w3-g64_wikipedia_0",
         "rule_measure_latency_wildcards_bench_smollm2-135m_gptq-w3-g64_c4-sample_0",
     ]
-    odd = Work("measure_latency", "seed-m/seed-c/none/seed-0", "", "", "", "")
+    odd = Work("measure_latency", "", "results/bench/latency/seed-m/seed-c/none/seed-0.json", "", "", "")
     assert comment_of("bench", odd) == "rule_measure_latency_wildcards_bench_seed-m_seed-c_none_0"
     assert latency[0].log == "logs/bench/measure_latency/smollm2-135m/dense/none/seed-0.log"

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from tests.unit.synthetic_results import study, write_grid
-from workflow_scripts.judge.results import read_results, samples_path
+from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.report import compressors
 from workflow_scripts.report.changes import RENDERERS, changes, compare, divergence
 
@@ -44,12 +44,12 @@ def frame(tmp_path) -> pd.DataFrame:
     paths = write_grid(tmp_path, study("m", {"lora-r4": 0.1}), items=20)
     cell = next(p for p in paths if "gptq-w3" in p and "lora-r4" in p)
     dense = next(p for p in paths if "/dense/" in p and "/none/" in p)
-    items = pd.read_parquet(samples_path(dense))
+    items = pd.read_parquet(samples_beside(dense))
     piqa = items.index[items["task"] == "piqa"]
     items.loc[piqa[:5], "correct"] = ~items.loc[piqa[:5], "correct"]
     items.loc[piqa[:8], "prediction"] = "another"
     items.at[piqa[0], "choice_logliks"] = [-2.0, -1.0]
-    items.to_parquet(samples_path(cell), index=False)
+    items.to_parquet(samples_beside(cell), index=False)
     return changes(read_results(paths), 200)
 
 

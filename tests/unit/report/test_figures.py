@@ -11,7 +11,8 @@ from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.files.artifacts import check
 from workflow_scripts.judge.judgement import judge_grid
 from workflow_scripts.judge.paper import read_tables
-from workflow_scripts.judge.results import Group, read_results
+from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.figure_pareto import Setting, front, settings
 from workflow_scripts.report.figure_style import FAMILIES, FigureData, save, use_style
 from workflow_scripts.report.figures import FIGURES, draw
