@@ -27,6 +27,7 @@ from pathlib import Path
 
 import yaml
 
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.plan import config
 from workflow_scripts.plan.forecast import width
 
@@ -299,42 +300,55 @@ def small_plan():
     return Plan(config.load(shipped)), *cells
 
 
+def split(parameters: dict) -> tuple[dict, Provenance]:
+    """A rule's parameters without recipe and code, and these two."""
+    settings = {key: value for key, value in parameters.items() if key not in ("recipe", "code")}
+    return settings, Provenance(parameters["recipe"], parameters["code"], seed=0)
+
+
 def compressing(args: argparse.Namespace) -> dict[str, float]:
     from workflow_scripts.jobs import compress_model
 
     plan, cell, _ = small_plan()
     os.chdir(args.inside)
-    settings = plan.compress("small", cell.model, "dense", "none")
-    compress_model.main(f"resources/models/{cell.model}", None, plan.compression(cell), **settings)
+    settings, made = split(plan.compress("small", cell.model, "dense", "none"))
+    compress_model.main(
+        Path(f"resources/models/{cell.model}"), None, plan.compression(cell), **settings, made=made
+    )
     return {}
 
 
 def training(args: argparse.Namespace) -> dict[str, float]:
     from workflow_scripts.jobs import train_adapter
+    from workflow_scripts.recover.model_files import ModelFiles
 
     plan, dense, cell = small_plan()
     os.chdir(args.inside)
-    now, compressed = clock(args), str(Path(plan.compression(dense)).parent)
+    now, compressed = clock(args), Path(plan.compression(dense)).parent
+    files = ModelFiles(Path(f"resources/models/{cell.model}"), compressed)
+    corpus = Path(f"resources/corpora/{cell.corpus}")
+    settings, made = split(plan.train(cell))
     begin = now()
-    train_adapter.main(
-        f"resources/models/{cell.model}", compressed, f"resources/corpora/{cell.corpus}", cell.training,
-        **plan.train(cell), checkpoint_minutes=60, seed=0,
-    )  # fmt: skip
+    train_adapter.main(files, corpus, cell.training, **settings, checkpoint_minutes=60, made=made)
     return {"overhead": now() - begin}
 
 
 def evaluating(args: argparse.Namespace) -> dict[str, float]:
+    from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
     from workflow_scripts.jobs import evaluate_cell
+    from workflow_scripts.recover.model_files import ModelFiles
 
     plan, cell, _ = small_plan()
     os.chdir(args.inside)
-    now, compressed = clock(args), str(Path(plan.compression(cell)).parent)
-    benchmarks = [f"resources/benchmarks/pypi/{task}" for task in plan.tasks("small")]
+    now, files = (
+        clock(args),
+        ModelFiles(Path(f"resources/models/{cell.model}"), Path(plan.compression(cell)).parent),
+    )
+    benchmarks = [Path(f"resources/benchmarks/pypi/{task}") for task in plan.tasks("small")]
+    data = EvaluationData(benchmarks, [Path("resources/corpora/wikipedia")])
+    settings, made = split(plan.evaluate(cell))
     begin = now()
-    evaluate_cell.main(
-        f"resources/models/{cell.model}", compressed, [], benchmarks, ["resources/corpora/wikipedia"],
-        cell.json, cell.samples, cell=cell._asdict(), **plan.evaluate(cell),
-    )  # fmt: skip
+    evaluate_cell.main(files, data, Evaluation(**settings), cell._asdict(), made, cell.json, cell.samples)
     return {"evaluating": now() - begin}
 
 

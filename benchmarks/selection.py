@@ -18,7 +18,7 @@ import torch
 
 from workflow_scripts.commands.explain import parse
 from workflow_scripts.evaluate.cell import evaluate_task
-from workflow_scripts.evaluate.loading import CALIBRATION_CONTEXTS, CellFiles, load_cell
+from workflow_scripts.evaluate.loading import CALIBRATION_CONTEXTS, load_cell
 from workflow_scripts.evaluate.scorer import Answer, Scorer
 from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.judge.results import read_samples
@@ -26,6 +26,7 @@ from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.layout import BENCHMARK
 from workflow_scripts.plan.recipes import plan_of
 from workflow_scripts.recover.idp import SCORES, Selector
+from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos
 
@@ -64,15 +65,15 @@ def main() -> None:
     if method["kind"] != "idp":
         sys.exit(f"{arguments.cell}: {cell.method} is no IDP")
     settings = plan.evaluate(cell)
-    files = CellFiles(
+    corpus = Path(f"resources/corpora/{cell.corpus}")
+    files = ModelFiles(
         Path(f"resources/models/{cell.model}"),
         Path(plan.compression(cell)).parent,
         [Path(member.training).parent for member in members],
+        corpus,
     )
-    corpus = Path(f"resources/corpora/{cell.corpus}")
-    recovered, tokenizer = load_cell(
-        files, method, cell.seed, settings["evaluation"]["precision"], default_device(), corpus
-    )
+    precision = settings["evaluation"]["precision"]
+    recovered, tokenizer = load_cell(files, method, cell.seed, precision, default_device())
     names = [prefix.name for prefix in recovered.bank.prefixes]
     suite = [
         load_task(

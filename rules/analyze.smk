@@ -147,7 +147,7 @@ rule audit_paper:
         renewed("results/{grid}/paper_audit.json", analysis("audit_paper"), "audit_paper"),
         verdict=made("verdict.json"),
     output:
-        json="results/{grid}/paper_audit.json",
+        "results/{grid}/paper_audit.json",
         html=report(
             "results/{grid}/paper_audit.html",
             caption="../reports/captions/audit.rst",

@@ -72,11 +72,6 @@ def one_of(names):
     return "|".join(sorted(map(re.escape, names))) or "(?!)"
 
 
-def made_by(rule):
-    """The compressors whose models `rule` makes."""
-    return one_of(name for name in config["compressors"] if PLAN.compress_rule(name) == rule)
-
-
 wildcard_constraints:
     grid=one_of(config["grids"]),
     model=one_of(config["models"]),

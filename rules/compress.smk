@@ -11,8 +11,6 @@ rule compress_model:
         weights=layout.COMPRESSED.companions[0],
     log:
         layout.COMPRESSED.log,
-    wildcard_constraints:
-        compressor=made_by("compress_model"),
     conda:
         "../envs/conda.yaml"
     threads: lambda wildcards: REQUESTS.threads(wildcards.model)
@@ -20,38 +18,12 @@ rule compress_model:
         **model_job("compress_model"),
     params:
         args=lambda wildcards: PLAN.compress(**wildcards),
+        activation_memory=untracked(lambda wildcards: config["activation_memory"]),
+        optimum_python=untracked(lambda wildcards: config["optimum_python"]),
     message:
         "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus}"
     script:
         "../workflow_scripts/jobs/compress_model.py"
-
-
-rule compress_optimum:
-    input:
-        renewed(
-            layout.COMPRESSED.pattern,
-            lambda wildcards: PLAN.compress(**wildcards),
-        ),
-        model=model_input,
-        corpus=calibration_corpus,
-    output:
-        compression=layout.COMPRESSED.pattern,
-        weights=layout.COMPRESSED.companions[0],
-    log:
-        "logs/{grid}/compress_optimum/{model}/{compressor}/{corpus}.log",
-    wildcard_constraints:
-        compressor=made_by("compress_optimum"),
-    conda:
-        "../envs/conda.yaml"
-    threads: lambda wildcards: REQUESTS.threads(wildcards.model)
-    resources:
-        **model_job("compress_optimum"),
-    params:
-        args=lambda wildcards: PLAN.compress(**wildcards),
-    message:
-        "Compress {wildcards.model} with {wildcards.compressor} (optimum) on {wildcards.corpus}"
-    script:
-        "../workflow_scripts/jobs/compress_optimum.py"
 
 
 rule export_model:
@@ -61,7 +33,7 @@ rule export_model:
             lambda wildcards: PLAN.export(**wildcards),
         ),
         model=model_input,
-        compression=lambda wildcards: settled(
+        compressed=lambda wildcards: settled(
             layout.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
             PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
         ),

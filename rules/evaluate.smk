@@ -6,13 +6,13 @@ rule evaluate_cell:
             stands_on=what_cells_stand_on,
         ),
         model=model_input,
-        compression=compression_input("evaluations"),
+        compressed=compression_input("evaluations"),
         adapters=attached("evaluations"),
         benchmarks=task_data,
         corpora=perplexity_text,
         training_text=training_text,
     output:
-        evaluation=report(
+        record=report(
             layout.EVALUATION.pattern,
             caption="../reports/captions/evaluation.rst",
             category="Cells",
@@ -48,12 +48,12 @@ rule measure_similarity:
             stands_on=what_cells_stand_on,
         ),
         model=model_input,
-        compression=compression_input("similarity"),
+        compressed=compression_input("similarity"),
         adapters=attached("similarity"),
         corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
         training_text=training_text,
     output:
-        similarity=layout.SIMILARITY.pattern,
+        layout.SIMILARITY.pattern,
     log:
         layout.SIMILARITY.log,
     conda:
@@ -77,9 +77,9 @@ rule measure_latency:
             stands_on=lambda wildcards: [compressed(wildcards)],
         ),
         model=model_input,
-        compression=compression_input("latency"),
+        compressed=compression_input("latency"),
     output:
-        latency=layout.LATENCY.pattern,
+        layout.LATENCY.pattern,
     log:
         layout.LATENCY.log,
     conda:

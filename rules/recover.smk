@@ -6,10 +6,10 @@ rule train_adapter:
             stands_on=lambda wildcards: [compressed(wildcards)],
         ),
         model=model_input,
-        compression=compression_input("adapters"),
+        compressed=compression_input("adapters"),
         corpus=lambda wildcards: corpus_input(PLAN.training_corpus(cell_of(wildcards))),
     output:
-        training=layout.ADAPTER.pattern,
+        record=layout.ADAPTER.pattern,
         config=layout.ADAPTER.companions[0],
         weights=layout.ADAPTER.companions[1],
     log:

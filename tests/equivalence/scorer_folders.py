@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from tests.equivalence import scorer_models
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, train_adapter
+from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import benchmarks, corpora, models
 
 MADE_BY = {"recipe": "test", "code": "test"}
@@ -50,16 +52,13 @@ def project(root: Path) -> dict:
         )
         folders["benchmarks"].append(folder)
     folders["compressed"] = root / "results/test/compressed/tiny/dense/none"
-    compress_model.main(
-        str(folders["model"]), None, str(folders["compressed"] / "compression.json"),
-        compressor={"algorithm": "dense"}, **MADE_BY,
-    )  # fmt: skip
+    proof = folders["compressed"] / "compression.json"
+    compress_model.main(folders["model"], None, proof, {"algorithm": "dense"}, Provenance(**MADE_BY))
+    files, made = ModelFiles(folders["model"], folders["compressed"]), Provenance(**MADE_BY, seed=0)
     for tokens in (5, 7):
         folder = folders[f"prompt-{tokens}"] = (
             root / f"results/test/adapters/tiny/dense/made-up/prompt-{tokens}/seed-0"
         )
-        train_adapter.main(
-            str(folders["model"]), str(folders["compressed"]), str(folders["corpus"]), str(folder / "training.json"),
-            method=PROMPT | {"tokens": tokens}, training=TRAINING, checkpoint_minutes=10, seed=0, **MADE_BY,
-        )  # fmt: skip
+        method, output = PROMPT | {"tokens": tokens}, folder / "training.json"
+        train_adapter.main(files, folders["corpus"], output, method, TRAINING, 10, made)
     return folders

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.task import Machine
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.jobs import compress_model, compress_optimum, export_model
+from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
 ROOT = Path(__file__).parents[2]
@@ -72,15 +74,15 @@ def sources(tmp_path_factory):
 )
 def test_both_engines_leave_the_same_files_and_come_close(settings, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    common = {"calibration": CALIBRATION, "recipe": "r", "code": "c"}
+    common = {"calibration": CALIBRATION, "made": Provenance("r", "c")}
     own, other = tmp_path / "own", tmp_path / "optimum"
     places = sources / "model", sources / "corpus"
     compress_model.main(*places, own / "compression.json", compressor=settings, **common)
-    compress_optimum.main(
+    compress_model.main(
         *places,
         other / "compression.json",
         compressor=settings | {"engine": "optimum"},
-        python=str(PYTHON),
+        machine=Machine(optimum_python=str(PYTHON)),
         **common,
     )
     load_compressed(sources / "model", other)  # refuses what is not as its proof says
@@ -105,12 +107,20 @@ def test_transformers_loads_the_export_with_gptqmodel(settings, form, sources, t
     monkeypatch.chdir(tmp_path)
     calibrated = settings["algorithm"] == "gptq"
     compress_model.main(
-        sources / "model", sources / "corpus" if calibrated else None, tmp_path / "compressed" / "compression.json",
-        compressor=settings, calibration=CALIBRATION if calibrated else None, recipe="r", code="c",
-    )  # fmt: skip
+        sources / "model",
+        sources / "corpus" if calibrated else None,
+        tmp_path / "compressed" / "compression.json",
+        compressor=settings,
+        calibration=CALIBRATION if calibrated else None,
+        made=Provenance("r", "c"),
+    )
     folder = tmp_path / "exported"
     export_model.main(
-        sources / "model", tmp_path / "compressed", folder / "export.json", form=form, recipe="r", code="c"
+        sources / "model",
+        tmp_path / "compressed",
+        folder / "export.json",
+        form=form,
+        made=Provenance("r", "c"),
     )
     tokens = torch.randint(3, 300, (2, 40), generator=torch.Generator().manual_seed(0))
     save_file({"tokens": tokens}, tmp_path / "tokens.safetensors")

@@ -39,9 +39,9 @@ def analysed(folder: Path, items: int = 8, truth: dict | None = None) -> tuple[P
     audit = (results / "paper_audit.json", results / "paper_audit.html")
     audit_paper.main(cells, results / "verdict.json", *audit)
     draw_page.main(
-        cells, results / "verdict.json", results / "ledger.parquet", audit[0], figures,
-        {"training": [str(training)], "latency": [str(latency)]}, CATALOGUE, results / "overview.html",
-        "A <b>made-up</b> grid.", planned={"similarity": 3, "latency": 2},
+        cells, results / "verdict.json", results / "ledger.parquet", audit[0], figures, CATALOGUE,
+        results / "overview.html", "A <b>made-up</b> grid.",
+        trainings=[str(training)], latencies=[str(latency)], planned={"similarity": 3, "latency": 2},
         blocks={"counted": ["core"], "left_out": ["seeds", "figure-1"]},
     )  # fmt: skip
     return results, cells

@@ -15,8 +15,11 @@ from tests.equivalence import scorer_folders
 from tests.pretend_gpus import REAL, gpu, pretend_gpus
 from tests.tiny_models import FAMILIES
 from tests.unit.sources.test_spread_models import LORA, PREFIX, results
+from workflow_scripts.compress.task import Machine
 from workflow_scripts.evaluate import latency
+from workflow_scripts.evaluate.settings import Evaluation, EvaluationData, HeldoutText, LatencyShape
 from workflow_scripts.files import artifacts
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import (
     compress_model,
     evaluate_cell,
@@ -24,8 +27,9 @@ from workflow_scripts.jobs import (
     measure_similarity,
     train_adapter,
 )
+from workflow_scripts.recover.model_files import ModelFiles
 
-GPU, MADE_BY = "cuda:0", {"recipe": "r", "code": "c"}
+GPU = "cuda:0"
 EVALUATION = {"items": 2, "generation_tokens": 6, "precision": "fp32",
               "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32}}  # fmt: skip
 TASKS = ("arc_easy", "lambada_openai", "triviaqa", "winogrande")  # one of each kind
@@ -63,23 +67,16 @@ def project(tmp_path_factory):
 
 
 def train(project, method, folder, device, **settings):
-    train_adapter.main(
-        str(project["model"]), str(project["compressed"]), str(project["corpus"]), str(folder / "training.json"),
-        method=method, training=scorer_folders.TRAINING | settings, checkpoint_minutes=10, seed=0, device=device,
-        **MADE_BY,
-    )  # fmt: skip
-    return artifacts.read_json(folder / "training.json"), load_file(folder / "adapter_model.safetensors")
+    output, training = folder / "training.json", scorer_folders.TRAINING | settings
+    files, made = ModelFiles(project["model"], project["compressed"]), Provenance("r", "c", 0, device)
+    train_adapter.main(files, project["corpus"], output, method, training, 10, made)
+    return artifacts.read_json(output), load_file(folder / "adapter_model.safetensors")
 
 
-def cell(project, method, *corpora):
+def cell(project, method):
     settings, members = METHODS[method]
-    folders = [
-        str(project["model"]),
-        str(project["compressed"]),
-        [str(project[name]) for name in members],
-        *corpora,
-    ]
-    return folders, {"cell": PLACE, "method": settings, **MADE_BY}
+    adapters = [project[name] for name in members]
+    return ModelFiles(project["model"], project["compressed"], adapters, project["corpus"]), settings
 
 
 @pytest.mark.skipif(REAL, reason="a real GPU's refusals are torch's own")
@@ -120,15 +117,15 @@ def test_training(project, method, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "concat"])
 def test_evaluation(project, method, tmp_path, monkeypatch):
-    folders, named = cell(project, method, [str(f) for f in project["benchmarks"]], [str(project["corpus"])])
+    files, settings = cell(project, method)
+    data = EvaluationData(project["benchmarks"], [project["corpus"]])
     tasks = {f.name: {"task": None, "num_fewshot": None, "domain": "world"} for f in project["benchmarks"]}
 
     def run(device, precision="fp32"):
         output = tmp_path / f"{device[:3]}-{precision}.json"
-        evaluate_cell.main(
-            *folders, str(output), str(output.with_suffix(".parquet")), **named, tasks=tasks,
-            evaluation=EVALUATION | {"precision": precision}, device=device,
-        )  # fmt: skip
+        asked = Evaluation(settings, tasks, EVALUATION | {"precision": precision})
+        made = Provenance("r", "c", 0, device)
+        evaluate_cell.main(files, data, asked, PLACE, made, output, output.with_suffix(".parquet"))
         return artifacts.read_json(output, "evaluation"), pd.read_parquet(output.with_suffix(".parquet"))
 
     on_cpu, rows = run("cpu")
@@ -144,11 +141,12 @@ def test_evaluation(project, method, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", ["idp", "lora"])
 def test_similarity(project, method, tmp_path, monkeypatch):
-    folders, named = cell(project, method, str(project["corpus"]))
+    files, settings = cell(project, method)
+    text = HeldoutText(project["corpus"], windows=2, length=24)
 
     def run(device):
         output = tmp_path / f"{device[:3]}.json"
-        measure_similarity.main(*folders, str(output), **named, windows=2, length=24, device=device)
+        measure_similarity.main(files, text, output, PLACE, settings, Provenance("r", "c", 0, device))
         return artifacts.read_json(output, "similarity")
 
     on_cpu = run("cpu")
@@ -170,10 +168,10 @@ def test_latency(project, tmp_path, monkeypatch):
     if not REAL:
         monkeypatch.setattr(latency, "load_peft_weights", load)
     with gpu(monkeypatch):
-        measure_latency.main(
-            str(project["model"]), str(project["compressed"]), str(tmp_path / "l.json"), place=PLACE, methods=methods,
-            batch=3, sequence=12, generate=2, repeats=3, precision="bf16", device=GPU, **MADE_BY,
-        )  # fmt: skip
+        files = ModelFiles(project["model"], project["compressed"])
+        shape = LatencyShape(batch=3, sequence=12, generate=2, repeats=3, precision="bf16")
+        made = Provenance("r", "c", 0, GPU)
+        measure_latency.main(files, tmp_path / "l.json", PLACE, methods, shape, made)
     assert len(artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]) == 11
 
 
@@ -191,10 +189,14 @@ def test_latency(project, tmp_path, monkeypatch):
 def test_compression(project, compressor, activation_memory, tmp_path, monkeypatch):
     def run(device):
         compress_model.main(
-            str(project["model"]), str(project["corpus"]), str(tmp_path / device[:3] / "compression.json"),
-            compressor=compressor, calibration={"windows": 4, "length": 32}, device=device,
-            activation_memory=activation_memory, **MADE_BY,
-        )  # fmt: skip
+            project["model"],
+            project["corpus"],
+            tmp_path / device[:3] / "compression.json",
+            compressor,
+            Provenance("r", "c", device=device),
+            {"windows": 4, "length": 32},
+            Machine(activation_memory),
+        )
         proof = artifacts.read_json(tmp_path / device[:3] / "compression.json", "compression")
         errors = [record["error"] for record in proof["layers"]]
         return load_file(tmp_path / device[:3] / "weights.safetensors"), errors

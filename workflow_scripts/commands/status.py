@@ -43,10 +43,9 @@ def planned(plan: Plan, grid: str) -> list[Work]:
         if not result.startswith("resources/"):
             artefact, names = result_of(result)
             folder = artefact in (COMPRESSED, ADAPTER)  # their jobs hold the folder of what they make
-            rule = plan.compress_rule(names["compressor"]) if artefact is COMPRESSED else artefact.rule
-            log = artefact.log.replace(artefact.rule, rule).format(**names)
+            log = artefact.log.format(**names)
             writes = os.path.dirname(result) if folder else result
-            works.append(Work(rule, artefact.title(**names), result, log, writes, recipe))
+            works.append(Work(artefact.rule, artefact.title(**names), result, log, writes, recipe))
     return works
 
 

@@ -44,7 +44,7 @@ def unpack_bits(planes: torch.Tensor, columns: int) -> torch.Tensor:
     return codes
 
 
-def pack(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
+def to_stored(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
     """Tensors that are stored for one linear, where it lies. Values of a pruned one are rounded to float16."""
     if solved.quantized is None:
         kept = solved.weight != 0
@@ -66,7 +66,7 @@ def _groups_in_order(like: torch.Tensor, settings: Compressor) -> torch.Tensor:
     return torch.arange(len(like), device=like.device) // (settings.group_size or len(like))
 
 
-def unpack(stored: dict[str, torch.Tensor], columns: int, settings: Compressor) -> Solved:
+def from_stored(stored: dict[str, torch.Tensor], columns: int, settings: Compressor) -> Solved:
     """The linear that `pack` stored, where the tensors lie; weight (rows, columns) float32."""
     if "mask" in stored:
         kept = unpack_bits(stored["mask"], columns).bool()

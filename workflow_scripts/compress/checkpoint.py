@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from workflow_scripts.compress.bit_packing import misshapen, unpack
+from workflow_scripts.compress.bit_packing import from_stored, misshapen
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
 from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
+from workflow_scripts.compress.task import Compressed
 from workflow_scripts.compress.walk import measure
 from workflow_scripts.files.artifacts import (
     ArtifactError,
@@ -78,27 +79,24 @@ def join(parts: list, path) -> int:
     return end
 
 
-def save_compressed(
-    folder, parts: list, records: list[dict], compressor: dict, calibration: dict | None, model: dict,
-    linear_weights: int, dense_bits_per_weight: float, manifest: dict,
-) -> None:  # fmt: skip
+def save_compressed(folder, found: Compressed, compressor: dict, dense_folder, manifest: dict) -> None:
     """Write weights, then the proof: a folder with a proof is complete.
 
-    parts: safetensors files with the packed linears, one per layer as `walk` leaves them (none for `dense`).
+    compressor: the settings that made `found` of the model in `dense_folder`.
     effective_bits: stored bits per weight of the decoder linears, scales, zeros, masks and group indices included;
-    bytes_on_disk: the same in bytes (the dense model's own for `dense`). model: {name, weights_sha256}.
+    bytes_on_disk: the same in bytes (the dense model's own for `dense`).
     """
     folder = Path(folder)
     with atomic_path(folder / WEIGHTS) as temporary:
-        size = join(parts, temporary)
+        size = join(found.parts, temporary)
     if compressor["algorithm"] == "dense":
-        size = round(linear_weights * dense_bits_per_weight / 8)
+        size = round(found.weights * dense_bits(dense_folder) / 8)
     proof = {
         "compressor": compressor,
-        "calibration": calibration,
-        "model": model,
-        "layers": records,
-        "effective_bits": 8 * size / linear_weights,
+        "calibration": found.drawn,
+        "model": {"name": Path(dense_folder).name, "weights_sha256": dense_hash(dense_folder)},
+        "layers": found.records,
+        "effective_bits": 8 * size / found.weights,
         "bytes_on_disk": size,
         "weights_sha256": sha256_file(folder / WEIGHTS),
         "manifest": manifest,
@@ -215,7 +213,7 @@ def proven(tensors: dict, records: list[dict], settings: Compressor, folder):
         mine = parts.get((record["layer"], record["linear"]), {})
         if problem := misshapen(mine, *record["shape"]):
             raise ArtifactError(f"{where}: {problem}; compress again")
-        stored = unpack(mine, record["shape"][1], settings)
+        stored = from_stored(mine, record["shape"][1], settings)
         if problem := _unproven(stored, record, settings):
             raise ArtifactError(f"{where}: {problem}; compress again")
         yield record, stored

@@ -86,6 +86,11 @@ def get_weight(linear: nn.Module) -> torch.Tensor:
     return linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
 
 
+def count_weights(layers: nn.ModuleList) -> int:
+    """Weights of all linears of these decoder layers."""
+    return sum(get_weight(linear).numel() for layer in layers for linear in layer_linears(layer).values())
+
+
 def set_weight(linear: nn.Module, weight: torch.Tensor) -> None:
     """Write a weight (out_features, in_features) in the linear's own dtype and place."""
     get_weight(linear).copy_(weight)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from workflow_scripts.compress import baselines
-from workflow_scripts.compress.bit_packing import pack, unpack
+from workflow_scripts.compress.bit_packing import from_stored, to_stored
 from workflow_scripts.compress.decoder import (
     Activations,
     cast,
@@ -151,7 +151,9 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
         except CompressionError as error:
             raise CompressionError(f"layer {index}, linear {' + '.join(names)}: {error}") from None
         for name, weight, solved in zip(names, weights, solution.linears, strict=True):
-            packed = {f"{index}.{name}.{part}": tensor for part, tensor in pack(solved, settings).items()}
+            packed = {
+                f"{index}.{name}.{part}": tensor for part, tensor in to_stored(solved, settings).items()
+            }
             record = {"layer": index, "linear": name, "shape": list(weight.shape)}
             stored = _put(layer, name, packed, record, settings)
             if not torch.isfinite(stored.weight).all():
@@ -197,7 +199,7 @@ def _put(layer, name: str, tensors: dict, record: dict, settings: Compressor):
     """Write the weight that the packed tensors stand for into a layer's linear."""
     prefix = f"{record['layer']}.{name}."
     parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    stored = unpack(parts, record["shape"][1], settings)
+    stored = from_stored(parts, record["shape"][1], settings)
     set_weight(layer.get_submodule(name), stored.weight)
     return stored
 

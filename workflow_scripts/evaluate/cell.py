@@ -1,8 +1,9 @@
 """One cell's evaluation: all its tasks through the harness, perplexity, and the two files that hold the outcome."""
 
 import logging
-import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,13 +12,18 @@ from lm_eval.evaluator import evaluate
 
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
-from workflow_scripts.evaluate.loading import CellFiles, fingerprint, load_cell
+from workflow_scripts.evaluate.loading import fingerprint, load_cell
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, require_room
 from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
 from workflow_scripts.files import artifacts, checkpoints
-from workflow_scripts.kernels.device import default_device
+from workflow_scripts.files.job import log
+from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.kernels.device import chosen_device
+from workflow_scripts.recover.adapters import Recovered
+from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import benchmarks
 from workflow_scripts.sources.corpora import read_documents
 from workflow_scripts.sources.models import adds_bos
@@ -26,101 +32,124 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its hints address users 
 
 
 def evaluate_cell(
-    files: CellFiles, benchmark_folders: list[Path], corpus_folders: list[Path], training_corpus: Path | None,
-    cell: dict, method: dict, tasks: dict, evaluation: dict, recipe: str, code: str, threads: int,
-    json_path: Path, samples_path: Path, device: torch.device | None = None, imports: float = 0.0,
-) -> dict:  # fmt: skip
+    files: ModelFiles,
+    data: EvaluationData,
+    settings: Evaluation,
+    cell: dict,
+    made: Provenance,
+    output: str | Path,
+    samples_path: str | Path,
+) -> None:
     """Evaluate a cell and write its JSON and samples; an interrupted run continues from its store in work/.
 
-    method, tasks, evaluation: slices of the configuration. imports: seconds already spent, for the report.
+    Parameters as of jobs/evaluate_cell.py. Raises ArtifactError for inputs that don't belong together, and for windows
+    beyond the model.
     """
-    started = time.time()
-    device = device or default_device()
-    inputs = files.inputs()
-    inputs |= {f"benchmark {f.name}": benchmarks.verify(f)["sha256"] for f in benchmark_folders}
-    inputs |= {
-        f"corpus {f.name}": artifacts.read_json(f / "manifest.json")["files"]["heldout.jsonl"]
-        for f in corpus_folders
-    }
-    if method.get("calibrated"):
-        text = artifacts.read_json(training_corpus / "manifest.json")["files"]["train.jsonl"]
-        inputs[f"calibration of scores, {training_corpus.name}"] = text
-    key = fingerprint(files, inputs, method, evaluation["precision"], code, tasks)
-    store = AnswerStore(checkpoints.work_folder(json_path, key) / "answers.jsonl", key)
-
-    recovered, tokenizer = load_cell(
-        files, method, cell["seed"], evaluation["precision"], device, training_corpus
-    )
-    if evaluation["precision"] == "bf16":
-        float32_head(recovered.model)
-    scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector, store=store)
-    require_room(
-        scorer, evaluation["perplexity"]["length"], f"grids.{cell['grid']}.evaluation.perplexity.length"
-    )
+    begun = time.time()
+    torch.set_num_threads(made.threads)
+    device = chosen_device(made.device)
+    made = replace(made, device=str(device))
+    inputs = hashes(files, data, settings.method)
+    key = fingerprint(files, inputs, settings, made.code)
+    store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
+    recovered, scorer = _scorer(files, settings, cell, device, store)
     loaded = time.time()
-    suite = [
-        load_task(
-            f.name,
-            f / "data.jsonl",
-            evaluation["items"],
-            evaluation["generation_tokens"],
-            tokenizer,
-            tasks[f.name]["task"],
-            tasks[f.name]["num_fewshot"],
-        )
-        for f in benchmark_folders
-    ]
-    note(
-        f"setup {imports + time.time() - started:.1f} s (imports {imports:.1f}, model {loaded - started:.1f}, "
+    suite = [_task(folder, settings, scorer.tokenizer) for folder in data.benchmarks]
+    log(
+        f"setup {time.time() - made.started:.1f} s (imports {begun - made.started:.1f}, model {loaded - begun:.1f}, "
         f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
     )
-
     names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
     results, rows = {}, []
-    for number, (task, folder) in enumerate(zip(suite, benchmark_folders, strict=True), 1):
-        start = time.time()
-        scorer.progress = in_task(f"[{number}/{len(suite)}] {task.name}")
-        items = evaluate_task(scorer, task, names)
+    for number, task in enumerate(suite, 1):
+        items = _evaluated(scorer, task, names, f"[{number}/{len(suite)}] {task.name}")
         rows += [item.row for item in items]
         results[task.name] = samples.summary(items) | {
-            "domain": tasks[task.name]["domain"], "version": task.version,
-            "data_sha256": inputs[f"benchmark {folder.name}"],
-        }  # fmt: skip
-        n, acc = results[task.name]["n"], results[task.name]["acc"]
-        note(f"[{number}/{len(suite)}] {task.name}: {n} items, acc {acc:.3f}, {time.time() - start:.1f} s")
-
-    texts = {}
-    for folder in corpus_folders:
-        start, asked = time.time(), evaluation["perplexity"]
-        scorer.progress = in_task(f"perplexity {folder.name}")
-        documents = read_documents(folder, "heldout")
-        windows = heldout_windows(documents, scorer, asked["length"], asked["windows"], folder.name)
-        texts[folder.name] = perplexity(scorer, windows)
-        note(f"perplexity {folder.name}: {texts[folder.name]['token']:.3f}, {time.time() - start:.1f} s")
-
-    used = {"method": method, "tasks": tasks, "evaluation": evaluation, "bos": adds_bos(tokenizer)}
-    if recovered.selector:  # `auto` stands for one of the scores
-        used["method"] = method | {"score": recovered.selector.score}
-    values = [result["primary"] for result in results.values()]
+            "domain": settings.tasks[task.name]["domain"],
+            "version": task.version,
+            "data_sha256": inputs[f"benchmark {task.name}"],
+        }
+    texts = {folder.name: _perplexity(scorer, folder, settings.evaluation) for folder in data.corpora}
+    store.close()
+    samples.write_samples(samples_path, rows)
     outcome = {
         "cell": cell,
         "tasks": results,
         "domains": samples.domain_means(results),
-        "average": sum(values) / len(values),
+        "average": sum(result["primary"] for result in results.values()) / len(results),
         "perplexity": texts,
         "parameters": recovered.parameters,
         "selection": samples.shares(rows, names),
-        "manifest": artifacts.manifest(
-            recipe=recipe, code=code, config=used,
-            inputs=inputs, seed=cell["seed"], device=str(device), threads=threads, started=started - imports,
-        ),
-    }  # fmt: skip
-    store.close()
-    samples.write_samples(samples_path, rows)
+        "manifest": made.manifest(_used(settings, recovered, scorer.tokenizer), inputs),
+    }
     outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
-    artifacts.write_json(json_path, outcome, "evaluation")
-    checkpoints.clear_work(json_path)
-    return outcome
+    artifacts.write_json(output, outcome, "evaluation")
+    checkpoints.clear_work(output)
+
+
+def hashes(files: ModelFiles, data: EvaluationData, method: dict) -> dict[str, str]:
+    """Hashes of all that the cell's numbers come from, by name."""
+    found = files.inputs()
+    found |= {f"benchmark {f.name}": benchmarks.verify(f)["sha256"] for f in data.benchmarks}
+    found |= {f"corpus {f.name}": _text_hash(f, "heldout") for f in data.corpora}
+    if method.get("calibrated") and files.training_text:
+        found[f"calibration of scores, {files.training_text.name}"] = _text_hash(files.training_text, "train")
+    return found
+
+
+def _text_hash(corpus: Path, split: str) -> str:
+    return artifacts.read_json(corpus / "manifest.json")["files"][f"{split}.jsonl"]
+
+
+def _scorer(
+    files: ModelFiles, settings: Evaluation, cell: dict, device: torch.device, store: AnswerStore
+) -> tuple[Recovered, Scorer]:
+    """The cell's model with its method, ready to answer; in bf16 its head is float32."""
+    precision = settings.evaluation["precision"]
+    recovered, tokenizer = load_cell(files, settings.method, cell["seed"], precision, device)
+    if precision == "bf16":
+        float32_head(recovered.model)
+    scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector, store=store)
+    key = f"grids.{cell['grid']}.evaluation.perplexity.length"
+    require_room(scorer, settings.evaluation["perplexity"]["length"], key)
+    return recovered, scorer
+
+
+def _task(folder: Path, settings: Evaluation, tokenizer) -> EvaluationTask:
+    """The task of a benchmark's folder, which is named like it."""
+    name, asked = folder.name, settings.evaluation
+    items, cap = asked["items"], asked["generation_tokens"]
+    task = settings.tasks[name]
+    return load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+
+
+def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: str) -> list[samples.Item]:
+    """One task's items, with lines in the log that begin with `label`."""
+    start = time.time()
+    scorer.progress = in_task(label)
+    items = evaluate_task(scorer, task, names)
+    acc = samples.summary(items)["acc"]
+    log(f"{label}: {len(items)} items, acc {acc:.3f}, {time.time() - start:.1f} s")
+    return items
+
+
+def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
+    """`perplexity` of a corpus' first held-out windows, with a line in the log."""
+    start, asked = time.time(), evaluation["perplexity"]
+    scorer.progress = in_task(f"perplexity {corpus.name}")
+    documents = read_documents(corpus, "heldout")
+    windows = heldout_windows(documents, scorer, asked["length"], asked["windows"], corpus.name)
+    found = perplexity(scorer, windows)
+    log(f"perplexity {corpus.name}: {found['token']:.3f}, {time.time() - start:.1f} s")
+    return found
+
+
+def _used(settings: Evaluation, recovered: Recovered, tokenizer) -> dict:
+    """The configuration's slice for the manifest; the score that `auto` stood for is named."""
+    used = {**asdict(settings), "bos": adds_bos(tokenizer)}
+    if recovered.selector:
+        used["method"] = settings.method | {"score": recovered.selector.score}
+    return used
 
 
 def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.Item]:
@@ -128,10 +157,9 @@ def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> lis
 
     Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
     """
-    logged = evaluate(
-        scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0,
-        samples=None if task.samples is None else {task.name: task.samples},
-    )["samples"][task.name]  # fmt: skip
+    chosen_items = None if task.samples is None else {task.name: task.samples}
+    outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+    logged = outcome["samples"][task.name]
     logged = [sample for sample in logged if sample["filter"] == logged[0]["filter"]]
     # the harness numbers what it evaluated 0, 1, 2, ... in its requests, whatever `samples` says
     keys = [(task.name, i) for i in range(len(logged))]
@@ -146,27 +174,22 @@ def gold_answers(scorer: Scorer, task: EvaluationTask, logged: list[dict]) -> li
     Behind the soft prompt that its document was generated behind: chosen anew it might be another, since the scorer
     moves spaces that end a context into the answer, and cuts long contexts elsewhere.
     """
-    delimiter = task.task.config.target_delimiter
-    requests = [
-        Instance("loglikelihood", sample["doc"], (sample["arguments"][0][0], f"{delimiter}{task.gold(sample['doc'])}"),
-                 0, (task.name, i, 1))
-        for i, sample in enumerate(logged)
-    ]  # fmt: skip
+    delimiter, requests = task.task.config.target_delimiter, []
+    for i, sample in enumerate(logged):
+        document, prompt = sample["doc"], sample["arguments"][0][0]
+        answer = f"{delimiter}{task.gold(document)}"
+        requests.append(Instance("loglikelihood", document, (prompt, answer), 0, (task.name, i, 1)))
     return [loglik for loglik, _ in scorer.loglikelihood(requests, chosen=dict(scorer.selections))]
 
 
-def note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def in_task(name: str, every: float = 30.0):
-    """A progress callback that prints at most every `every` seconds."""
+def in_task(name: str, every: float = 30.0) -> Callable[[int, int], None]:
+    """A progress callback that logs at most every `every` seconds."""
     last = time.time()
 
     def report(done: int, total: int) -> None:
         nonlocal last
         if time.time() - last >= every:
             last = time.time()
-            note(f"{name}: {done} of {total} documents")
+            log(f"{name}: {done} of {total} documents")
 
     return report

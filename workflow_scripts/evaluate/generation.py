@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from workflow_scripts.evaluate.block_attention import additive
 from workflow_scripts.evaluate.forward import head_at, run_row
-from workflow_scripts.evaluate.row_packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 
 # Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
 CHANGING = {
@@ -115,7 +115,7 @@ def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
     groups = [[(b, Sequence(tuple(context), tuple(context)))] for b, context in enumerate(contexts)]
     width, prefix = max(map(len, contexts)), bank.prefixes[prompt].length if bank is not None else 0
     logits = layers = None
-    for row in pack(groups, row_tokens):
+    for row in pack_rows(groups, row_tokens):
         cache = bank.cache(prompt, 1, width) if bank is not None else DynamicCache()
         paths = row.scored  # every node of a context, as all of its tokens are targets
         found = run_row(

@@ -1,13 +1,17 @@
-"""A cell's model: dense weights, compressed linears, a method's adapters; and what identifies all of it."""
+"""A cell's model: dense weights, compressed linears, a method's adapters; and a digest that identifies all of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.compress.checkpoint import load_compressed
-from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file
+from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.files.artifacts import digest, read_json
 from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import Recovered, attach
+from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
@@ -15,36 +19,10 @@ LIBRARIES = ("torch", "transformers", "lm_eval")  # whose versions an answer dep
 CALIBRATION_CONTEXTS = (32, 128)  # pieces of training text and their tokens, for an IDP's `calibrated` scores
 
 
-@dataclass(frozen=True)
-class CellFiles:
-    """Folders that make a cell: the model's, its compressed weights', its adapters' in the order of the members."""
-
-    model: Path
-    compressed: Path
-    adapters: list[Path]
-
-    def inputs(self) -> dict[str, str]:
-        """Hashes by name, for manifests and store keys; ArtifactError for adapters of other compressed weights."""
-        compressed = read_json(self.compressed / "compression.json", "compression")["weights_sha256"]
-        found = {"model": read_json(self.model / "manifest.json")["weights_sha256"], "compressed": compressed}
-        for folder in self.adapters:
-            record = read_json(folder / "training.json", "training")
-            base, weights = record["base_sha256"], sha256_file(folder / "adapter_model.safetensors")
-            if weights != record["adapter_sha256"]:
-                raise ArtifactError(
-                    f"{folder}/adapter_model.safetensors: not the file that training.json describes (SHA-256); "
-                    "train it again"
-                )
-            if base != compressed:
-                raise ArtifactError(
-                    f"{folder}: was trained on weights {base[:12]}, the cell's are {compressed[:12]}; train it again"
-                )
-            found[f"adapter {folder.parent.name}/{folder.name}"] = weights
-        return found
-
-
-def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device, corpus: Path | None):
-    """(Recovered, tokenizer) of a cell. corpus: its training corpus' folder, read only for a `calibrated` IDP.
+def load_cell(
+    files: ModelFiles, method: dict, seed: int, precision: str, device: torch.device
+) -> tuple[Recovered, PreTrainedTokenizerBase]:
+    """A cell's model with its method, and its tokenizer.
 
     In float32 a LoRA is added to the weights that it adapts, which costs nothing then; bf16 would round the sum.
     """
@@ -54,7 +32,7 @@ def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device,
     if method.get("calibrated"):
         count, length = CALIBRATION_CONTEXTS
         windows = token_windows(
-            read_documents(corpus, "train"), tokenizer, length, count, seed, adds_bos(tokenizer)
+            read_documents(files.training_text, "train"), tokenizer, length, count, seed, adds_bos(tokenizer)
         )
         contexts = windows.tolist()
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
@@ -65,10 +43,14 @@ def load_cell(files: CellFiles, method: dict, seed: int, precision: str, device,
     return recovered, tokenizer
 
 
-def fingerprint(files: CellFiles, inputs: dict, method: dict, precision: str, code: str, tasks: dict) -> str:
-    """What an answer depends on beside its request: weights, adapters, method, precision, code, task definitions; the
-    model's other files, since equal weights mean something else with another config.json or tokenizer; and the
-    libraries that compute it, so that a run continued after an upgrade mixes no answers of both."""
+def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation, code: str) -> str:
+    """Digest of all that an answer depends on beside its request.
+
+    Weights, adapters, method, precision, code, task definitions; the model's other files, since equal weights mean
+    something else with another config.json or tokenizer; and the libraries that compute it, so that a run continued
+    after an upgrade mixes no answers of both.
+    """
     model = read_json(files.model / "manifest.json")["files"]
     versions = {library: metadata.version(library) for library in LIBRARIES}
-    return digest([model, inputs, method, precision, code, tasks, versions])
+    precision = settings.evaluation["precision"]
+    return digest([model, inputs, settings.method, precision, code, settings.tasks, versions])

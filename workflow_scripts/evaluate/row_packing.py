@@ -134,7 +134,7 @@ def _joined(runs: tuple[tuple[int, int], ...], run: tuple[int, int]) -> tuple[tu
     return (*runs, run)
 
 
-def pack(groups: Iterable[list[tuple[int, Sequence]]], row_tokens: int) -> list[Row]:
+def pack_rows(groups: Iterable[list[tuple[int, Sequence]]], row_tokens: int) -> list[Row]:
     """Pack groups (one document's sequences with their indices; a group is never split) into rows.
 
     Groups are taken in the order of their tokens, so that neighbours share most. A row is closed when the next

@@ -32,7 +32,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from workflow_scripts.evaluate.forward import CPU_GENERATION_TOKENS, CPU_TOKENS, score_row, tokens_that_fit
 from workflow_scripts.evaluate.generation import generate_greedy, require_greedy
-from workflow_scripts.evaluate.row_packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.files.artifacts import digest
@@ -232,7 +232,7 @@ class Scorer(LM):
                 for n, (chosen, sequences) in enumerate(jobs)
                 if chosen == prompt
             ]
-            for row in pack(groups, self.row_tokens):
+            for row in pack_rows(groups, self.row_tokens):
                 if not any(jobs[n] in missing for n, _ in row.members):
                     continue
                 targets = [jobs[n][1][k].targets for n, k in row.members]

@@ -9,7 +9,7 @@ import torch
 
 from workflow_scripts.evaluate.block_attention import NotPackable
 from workflow_scripts.evaluate.forward import head_at, run_row
-from workflow_scripts.evaluate.row_packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 
 # Tokens of a context and of a continuation; two of each, so that the row holds siblings and a neighbour.
 CONTEXT, CONTINUATION = 3, 2
@@ -41,7 +41,7 @@ def require_packable(model, bank=None) -> None:
     groups = [
         [((n, k), sequence) for k, sequence in enumerate(document)] for n, document in enumerate(documents)
     ]
-    (row,) = pack(groups, sum(len(sequence.inputs) for sequence in alone))
+    (row,) = pack_rows(groups, sum(len(sequence.inputs) for sequence in alone))
     nodes = torch.tensor([node for path in row.scored for node in path], device=model.device)
     try:
         packed = run_row(model, row, nodes, bank)

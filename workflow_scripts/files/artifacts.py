@@ -5,14 +5,9 @@ import hashlib
 import json
 import math
 import os
-import platform
 import re
-import resource
-import socket
-import time
 import uuid
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import yaml
@@ -20,10 +15,6 @@ import yaml
 PACKAGE = Path(__file__).resolve().parents[1]
 SCHEMAS = Path(__file__).with_name("schemas")
 AGAIN = "delete it and it will be computed again"
-RECORDED_LIBRARIES = (
-    "torch", "transformers", "peft", "lm_eval", "datasets", "tokenizers", "safetensors",
-    "numpy", "scipy", "pandas", "pyarrow", "snakemake",
-)  # fmt: skip
 
 
 class ArtifactError(RuntimeError):
@@ -173,34 +164,3 @@ def recorded_recipe(path) -> str | None:
     except OSError:
         return None
     return found and found[1].decode()
-
-
-def manifest(
-    *, recipe: str, code: str, config: dict, inputs: dict, started: float,
-    seed: int | None = None, device: str = "cpu", threads: int = 1,
-) -> dict:  # fmt: skip
-    """What made an artefact: recipe and code digests, config slice, input hashes, versions, host, cost.
-
-    `started` is time.time() at the job's start; peak memory is this process's, in MiB.
-    """
-    versions = {}
-    for name in RECORDED_LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "recipe": recipe,
-        "code": code,
-        "config": config,
-        "inputs": inputs,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        "libraries": versions,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 2),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }

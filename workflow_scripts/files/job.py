@@ -1,28 +1,106 @@
-"""How an entry runs inside a Snakemake job: output goes to the job's log, a failure ends in one clear line."""
+"""How an entry runs inside a Snakemake job: with arguments by name, output to the job's log, failure in one line."""
 
 import contextlib
 import os
 import shutil
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
 
 FINISHED = "Finished."  # a line in the log of a job that wrote all of its output
+Folder = Annotated[Path, "the folder of the file that the rule names"]
+
+
+def run(main: Callable[..., None], snakemake) -> None:
+    """Run an entry's `main` as its Snakemake job: `arguments` gives it what it asks for, `job` what surrounds it."""
+    with job(snakemake):
+        main(**arguments(main, snakemake))
+
+
+def arguments(function: Callable[..., Any], snakemake) -> dict[str, Any]:
+    """What a function asks for by the names of its parameters, out of a Snakemake job.
+
+    A parameter gets the value of the same name among the rule's inputs, outputs and parameters, the keys of its
+    parameter `args`, and these: `threads`; `config`; `inputs` and `outputs`, lists of all files; `output`, the first of
+    them, which errors name; `cell`, the wildcards as a dict. A wildcard counts if nothing else has its name: an input
+    `model` is the file of the model that the wildcard `model` names. A seed is an int.
+
+    Annotations matter in three cases. `Folder` (or a list of it, or None for no file) asks for the folder of a file, a
+    list for a plain list, and a dataclass for a value whose fields are filled by the same rule.
+
+    A parameter that nothing is named like keeps its default. TypeError if it has none, and if two things have its name.
+    """
+    given, hints = _given(snakemake), get_type_hints(function, include_extras=True)
+    found = {}
+    for name, parameter in signature(function).parameters.items():
+        values, annotation = given.get(name, []), hints[name]
+        if is_dataclass(annotation):
+            found[name] = annotation(**arguments(annotation, snakemake))
+        elif len(values) == 1:
+            found[name] = _as_asked(values[0], annotation)
+        elif values or parameter.default is Parameter.empty:
+            number = "several things" if values else "nothing"
+            raise TypeError(f"{function.__module__}: the rule has {number} named `{name}`, which it asks for")
+    return found
+
+
+def _given(snakemake) -> dict[str, list]:
+    """Name -> the values of that name in a job: one, or several where the rule is ambiguous."""
+    params = dict(snakemake.params.items())
+    wildcards = {name: int(value) if name == "seed" else value for name, value in snakemake.wildcards.items()}
+    about = {
+        "threads": snakemake.threads,
+        "config": snakemake.config,
+        "inputs": list(snakemake.input),
+        "outputs": list(snakemake.output),
+        "output": snakemake.output[0],
+        "cell": wildcards,
+    }
+    groups = [
+        dict(snakemake.input.items()),
+        dict(snakemake.output.items()),
+        params.pop("args", {}),
+        params,
+        about,
+    ]
+    found: dict[str, list] = {}
+    for group in groups:
+        for name, value in group.items():
+            found.setdefault(name, []).append(value)
+    return {name: [value] for name, value in wildcards.items()} | found
+
+
+def _as_asked(value: Any, annotation: Any) -> Any:
+    if annotation == list[Folder]:
+        return [Path(file).parent for file in value]
+    if annotation in (Folder, Folder | None):
+        files = [value] if isinstance(value, str) else list(value)
+        return Path(files[0]).parent if files else None
+    return list(value) if get_origin(annotation) is list else value
+
+
+def log(line: str) -> None:
+    """A line in the job's log, at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def job(snakemake):
+def job(snakemake) -> Iterator[None]:
     """Send stdout and stderr to the rule's log; on failure print rule, artefact, cause and log, and exit 1.
 
     The traceback is in the log, the last line on the terminal is for the person who must act.
     """
-    log = Path(snakemake.log[0])
-    log.parent.mkdir(parents=True, exist_ok=True)
+    file = Path(snakemake.log[0])
+    file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(2)
-    with open(log, "w") as handle:
+    with open(file, "w") as handle:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
     try:
@@ -35,15 +113,15 @@ def job(snakemake):
             traceback.print_exc()
             sys.stderr.flush()
         cause = " ".join(str(error).split()) or type(error).__name__
-        cause += full_disks(snakemake.output[0], log)
-        os.write(terminal, f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {log})\n".encode())
+        cause += full_disks(snakemake.output[0], file)
+        os.write(terminal, f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {file})\n".encode())
         raise SystemExit(1) from None
     finally:
         os.close(terminal)
 
 
-def full_disks(*paths) -> str:
-    """What to add to an error's cause where the file system of one of `paths` (or of work/) has no space left.
+def full_disks(*paths: str | Path) -> str:
+    """What to add to an error's cause if a file system of `paths`, or that of work/, has no space left.
 
     Libraries that write files report a full disk in many words, or as "write failed".
     """

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from workflow_scripts.files.artifacts import atomic_path
-from workflow_scripts.files.job import job
+from workflow_scripts.files.job import run
 from workflow_scripts.judge.ledger import add_answers, build
 from workflow_scripts.judge.results import read_results
 
@@ -16,6 +16,4 @@ def main(cells: list[str], pair: dict[str, str], answers: str, output: str) -> N
 
 
 if __name__ == "__main__":
-    with job(snakemake):
-        args = snakemake.params.args
-        main(args["cells"], args["pair"], snakemake.input.answers, snakemake.output[0])
+    run(main, snakemake)

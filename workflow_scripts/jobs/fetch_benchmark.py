@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from workflow_scripts.files.job import job
+from workflow_scripts.files.job import run
 from workflow_scripts.sources.benchmarks import fetch
 
 WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; may be deleted
@@ -14,5 +14,4 @@ def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: st
 
 
 if __name__ == "__main__":
-    with job(snakemake):
-        main(snakemake.output.manifest, snakemake.params.said, **snakemake.params.args)
+    run(main, snakemake)

@@ -3,26 +3,22 @@
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import atomic_path
-from workflow_scripts.files.job import job
+from workflow_scripts.files.job import run
 from workflow_scripts.judge.answers import find
 from workflow_scripts.judge.results import read_results
 
 
 def main(cells: list[str], corpora: dict[str, list[str]], benchmarks: dict[str, str], output: str) -> None:
-    """cells: paths of all cells that the grid plans; corpora: a path's corpus -> train.jsonl of each that the pair's
-    adapters are trained on there; benchmarks: task -> data.jsonl."""
+    """cells: paths of all cells that the grid plans; corpora: a path's corpus -> manifests of each that the pair's
+    adapters are trained on there; benchmarks: task -> manifest."""
+    texts = {
+        name: [str(Path(manifest).with_name("train.jsonl")) for manifest in manifests]
+        for name, manifests in corpora.items()
+    }
+    data = {task: str(Path(manifest).with_name("data.jsonl")) for task, manifest in benchmarks.items()}
     with atomic_path(output) as temporary:
-        find(read_results(cells), corpora, benchmarks).to_parquet(temporary, index=False)
+        find(read_results(cells), texts, data).to_parquet(temporary, index=False)
 
 
 if __name__ == "__main__":
-    with job(snakemake):
-        args = snakemake.params.args
-        corpora = {
-            name: [str(Path(manifest).with_name("train.jsonl")) for manifest in manifests]
-            for name, manifests in args["corpora"].items()
-        }
-        benchmarks = {
-            task: str(Path(manifest).with_name("data.jsonl")) for task, manifest in args["benchmarks"].items()
-        }
-        main(args["cells"], corpora, benchmarks, snakemake.output[0])
+    run(main, snakemake)

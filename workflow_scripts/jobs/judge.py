@@ -1,9 +1,7 @@
 """Rule `judge`: evaluations -> verdict.json."""
 
-from collections.abc import Collection
-
 from workflow_scripts.files.artifacts import write_json
-from workflow_scripts.files.job import job
+from workflow_scripts.files.job import run
 from workflow_scripts.judge.judgement import judge_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.tables import sparsity
@@ -13,17 +11,16 @@ def main(
     cells: list[str],
     pair: dict[str, str],
     output: str,
-    sparse: Collection[str] = (),
+    catalogue: dict | None = None,
     command: str = "snakemake",
 ) -> None:
-    """cells: paths of all cells that the grid plans; pair: {prompt: method, lora: method}; sparse: the compressors
-    that prune; command: makes a file of the grid again."""
+    """cells: paths of all cells that the grid plans; pair: {prompt: method, lora: method}; catalogue: {methods,
+    compressors, tasks} that it uses; command: makes a file of the grid again."""
+    used = (catalogue or {}).get("compressors", {})
+    sparse = [name for name, settings in used.items() if sparsity(settings)]
     verdict = judge_grid(read_results(cells), pair, sparse=sparse, command=command)
     write_json(output, verdict, schema="verdict")
 
 
 if __name__ == "__main__":
-    with job(snakemake):
-        args = snakemake.params.args
-        sparse = [name for name, settings in args["catalogue"]["compressors"].items() if sparsity(settings)]
-        main(args["cells"], args["pair"], snakemake.output[0], sparse, snakemake.params.command)
+    run(main, snakemake)

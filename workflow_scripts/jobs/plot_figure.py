@@ -1,7 +1,7 @@
 """Rules `plot_<figure>`: evaluations, verdict.json and measurements -> one figure as SVG and PDF."""
 
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.files.job import job
+from workflow_scripts.files.job import run
 from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.figure_style import FigureData
@@ -27,14 +27,4 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake):
-        args = snakemake.params.args
-        main(
-            snakemake.params.figure, args["cells"], snakemake.input.verdict, args["pair"], args["catalogue"],
-            list(snakemake.output),
-            *(
-                list(snakemake.input.get(kind, []))
-                for kind in ("trainings", "compressions", "similarities", "latencies")
-            ),
-            args["planned"],
-        )  # fmt: skip
+    run(main, snakemake)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import atomic_path, read_json
-from workflow_scripts.files.job import job
+from workflow_scripts.files.job import run
 from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.report import changes, compressors
@@ -36,9 +36,4 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake):
-        args = snakemake.params.args
-        main(
-            args["cells"], snakemake.input.verdict, args["catalogue"], list(snakemake.output),
-            list(snakemake.input.compressions),
-        )  # fmt: skip
+    run(main, snakemake)

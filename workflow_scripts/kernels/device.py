@@ -10,6 +10,11 @@ from workflow_scripts.files.artifacts import ArtifactError
 PRETENDED = "DISPLACED_PRETENDED_GPU"  # set where SLURM's GPUs are known to be none, as in tests/slurm
 
 
+def chosen_device(asked: str | None) -> torch.device:
+    """The device of this name, or the default one if none is asked for."""
+    return torch.device(asked) if asked else default_device()
+
+
 def default_device() -> torch.device:
     """The first GPU, or the CPU; ArtifactError where SLURM gave this job GPUs and PyTorch sees none.
 

@@ -97,7 +97,7 @@ def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus:
     disk = 0 if settings["algorithm"] == "dense" else p * (settings.get("bits") or 16) / 8
     layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
     activations = tokens * width(p) * 4
-    if plan.compress_rule(compressor) == "compress_optimum":
+    if settings.get("engine") == "optimum":
         # the whole model in float32, here and in its process
         memory = 2 * (LIBRARIES + 4 * p) + layer + activations
     else:

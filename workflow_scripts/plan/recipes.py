@@ -17,7 +17,7 @@ from workflow_scripts.plan.config import DEVICES, TRAINED, load, read
 from workflow_scripts.plan.digests import code_digest
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell, companions
 
-# Modules that serve single methods or algorithms: imported lazily, so digested only where they are used.
+# Modules that serve single kinds of methods or engines: imported lazily, so digested only where they are used.
 MODULES = {
     "lora": ("recover/lora.py",),
     "prompt": (),
@@ -27,6 +27,8 @@ MODULES = {
     "none": (),
     "text": (),
     "fewshot": (),
+    "own": ("compress/engines/own.py",),
+    "optimum": ("compress/engines/optimum.py",),
 }
 ANALYSIS = (
     "find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page",
@@ -89,10 +91,6 @@ class Plan(Cells):
         settings = self.config["compressors"][name]
         return {key: value for key, value in settings.items() if (key, value) not in UNSAID}
 
-    def compress_rule(self, compressor: str) -> str:
-        """The rule (and entry) that makes the compressor's models."""
-        return "compress_optimum" if "engine" in self.compressor(compressor) else "compress_model"
-
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
@@ -117,7 +115,9 @@ class Plan(Cells):
         if corpus != "none":
             settings["calibration"] = self.grid(grid)["calibration"]
             inputs.append(self.recipe("corpora", corpus))
-        return _with_recipe(settings, _code(self.compress_rule(compressor)), inputs)
+        return _with_recipe(
+            settings, _code("compress_model", settings["compressor"].get("engine", "own")), inputs
+        )
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, form: str) -> dict:
         inputs = [self.compress(grid, model, compressor, corpus)["recipe"]]

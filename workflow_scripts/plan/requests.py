@@ -86,7 +86,7 @@ class Requests:
         parameters = float(self.plan.config["models"][model]["parameters"])
         evaluated = BYTES[self.plan.grid(grid)["evaluation"]["precision"]]
         match rule:  # `host`: bytes of host memory where a GPU holds the rest
-            case "compress_model" | "compress_optimum":  # the own engine: layer by layer, whatever the depth
+            case "compress_model":
                 cost = forecast.compression_cost(self.plan, grid, model, compressor, corpus, self.hardware)
                 return Need(cost.seconds, _host_mb(cost.memory), 0)
             case "export_model":

@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from workflow_scripts.compress.bit_packing import pack, pack_bits, unpack, unpack_bits
+from workflow_scripts.compress.bit_packing import from_stored, pack_bits, to_stored, unpack_bits
 from workflow_scripts.compress.checkpoint import join, load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
+from workflow_scripts.compress.task import Machine
 from workflow_scripts.files import artifacts
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
 from workflow_scripts.sources import corpora, models
 
@@ -58,9 +60,13 @@ def sources(tmp_path_factory):
 def compressed(sources, folder, settings, calibration=CALIBRATION):
     corpus = sources / "corpus" if Compressor(**settings).calibrated else None
     compress_model.main(
-        sources / "model", corpus, folder / "compression.json", compressor=settings,
-        calibration=calibration if corpus else None, recipe="r", code="c",
-    )  # fmt: skip
+        sources / "model",
+        corpus,
+        folder / "compression.json",
+        compressor=settings,
+        calibration=calibration if corpus else None,
+        made=Provenance("r", "c"),
+    )
     return folder
 
 
@@ -94,10 +100,10 @@ def test_packing_returns_the_solved_weight_bit_by_bit(static_groups):
     W, X = torch.randn(8, 50, generator=draw), torch.randn(50, 300, generator=draw)
     settings = Compressor(**GPTQ | {"static_groups": static_groups})
     solved = solve([W], X @ X.T, settings, half=True).linears[0]
-    stored = pack(solved, settings)
+    stored = to_stored(solved, settings)
     assert stored["scale"].dtype == torch.float16
     assert ("group" in stored) == (not static_groups)  # static groups follow the column order
-    assert torch.equal(unpack(stored, 50, settings).weight, solved.weight)
+    assert torch.equal(from_stored(stored, 50, settings).weight, solved.weight)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -222,7 +228,10 @@ def more_levels(tensors, proof):
     record = next(r for r in proof["layers"] if r["layer"] == 0 and r["linear"] == "mlp.down_proj")
     settings = Compressor(**proof["compressor"])
     parts = {part: tensors[f"0.mlp.down_proj.{part}"] for part in ("codes", "scale", "zero")}
-    record["levels"], record["sparsity"] = 24, (unpack(parts, 64, settings).weight == 0).float().mean().item()
+    record["levels"], record["sparsity"] = (
+        24,
+        (from_stored(parts, 64, settings).weight == 0).float().mean().item(),
+    )
 
 
 def more_grids(tensors, proof):
@@ -357,9 +366,14 @@ def test_a_load_refuses_changed_weights(sources, here):
 def test_where_activations_lie_changes_no_weight_and_no_recipe(sources, here):
     held = compressed(sources, here / "held", SETTINGS["gptq"])
     compress_model.main(
-        sources / "model", sources / "corpus", here / "filed" / "compression.json", compressor=SETTINGS["gptq"],
-        calibration=CALIBRATION, recipe="r", code="c", activation_memory=0,
-    )  # fmt: skip
+        sources / "model",
+        sources / "corpus",
+        here / "filed" / "compression.json",
+        compressor=SETTINGS["gptq"],
+        calibration=CALIBRATION,
+        made=Provenance("r", "c"),
+        machine=Machine(activation_memory=0),
+    )
     assert (held / "weights.safetensors").read_bytes() == (
         here / "filed" / "weights.safetensors"
     ).read_bytes()

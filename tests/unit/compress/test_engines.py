@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from workflow_scripts.compress.bit_packing import unpack
+from workflow_scripts.compress.bit_packing import from_stored
+from workflow_scripts.compress.engines import optimum
 from workflow_scripts.compress.engines.optimum import interpreter, put, quantize
 from workflow_scripts.compress.export_formats import to_gptq
 from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.task import Machine, Task
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.jobs import compress_model, compress_optimum
+from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.jobs import compress_model
 from workflow_scripts.plan.config import ConfigError, load
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import corpora, models
@@ -78,15 +81,24 @@ def test_what_optimum_does_not_know_is_named(shipped, key, value, words):
     assert words in str(error.value)
 
 
+def by_optimum(sources, tmp_path, calibration, python):
+    compress_model.main(
+        sources / "model",
+        sources / "corpus",
+        tmp_path / "out" / "compression.json",
+        SETTINGS | {"engine": "optimum"},
+        Provenance("r", "c"),
+        calibration,
+        Machine(optimum_python=python),
+    )
+
+
 def test_a_missing_environment_names_its_command(sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CompressionError, match=r"its Python \. is not there: `make optimum`"):
         interpreter(".")  # a folder
     with pytest.raises(CompressionError, match="no-such/python is not there: `make optimum`"):
-        compress_optimum.main(
-            sources / "model", sources / "corpus", tmp_path / "out" / "compression.json", recipe="r", code="c",
-            compressor=SETTINGS | {"engine": "optimum"}, calibration=CALIBRATION, python="no-such/python",
-        )  # fmt: skip
+        by_optimum(sources, tmp_path, CALIBRATION, "no-such/python")
 
 
 @pytest.mark.parametrize(
@@ -100,12 +112,9 @@ def test_a_calibration_that_cannot_do_is_refused_before_optimum_starts(
     calibration, words, sources, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compress_optimum, "quantize", lambda *arguments: pytest.fail("optimum was started"))
+    monkeypatch.setattr(optimum, "quantize", lambda *arguments: pytest.fail("optimum was started"))
     with pytest.raises((ValueError, CompressionError), match=words):
-        compress_optimum.main(
-            sources / "model", sources / "corpus", tmp_path / "out" / "compression.json", recipe="r", code="c",
-            compressor=SETTINGS | {"engine": "optimum"}, calibration=calibration, python=sys.executable,
-        )  # fmt: skip
+        by_optimum(sources, tmp_path, calibration, sys.executable)
 
 
 FAKE = '''
@@ -161,11 +170,11 @@ def fake_python(tmp_path):
 def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tmp_path):
     python, asked = fake_python
     settings = Compressor(**SETTINGS | changes)
-    dense, windows = models.load_dense(sources / "model"), torch.arange(3, 15).view(3, 4)
-    (tmp_path / "work").mkdir()
-    found, versions = quantize(
-        dense, sources / "model", windows, settings, python, tmp_path / "work", 1, False
-    )
+    windows, work = torch.arange(3, 15).view(3, 4), tmp_path / "work"
+    work.mkdir()
+    save_file({"windows": windows}, work / "windows.safetensors")
+    task = Task(sources / "model", None, settings, None, 0, work, "cpu", 1, Machine())
+    found, versions = quantize(task, optimum.block_of(models.load_dense(sources / "model")), python)
     said = json.loads(asked.read_text())
     rows = said.pop("dataset")
     assert said == {
@@ -184,20 +193,21 @@ def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tm
 def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources, tmp_path, monkeypatch):
     """Our own solution, handed over as optimum hands over its: the same tensors and figures come out."""
     monkeypatch.chdir(tmp_path)
+    output = tmp_path / "own" / "compression.json"
     compress_model.main(
-        sources / "model", sources / "corpus", tmp_path / "own" / "compression.json", compressor=SETTINGS,
-        calibration=CALIBRATION, recipe="r", code="c",
-    )  # fmt: skip
+        sources / "model", sources / "corpus", output, SETTINGS, Provenance("r", "c"), CALIBRATION
+    )
     own = load_file(tmp_path / "own" / "weights.safetensors")
-    records = read_json(tmp_path / "own" / "compression.json")["layers"]
+    records = read_json(output)["layers"]
     settings, found = Compressor(**SETTINGS), {}
     for record in records:
         name = f"{record['layer']}.{record['linear']}"
         parts = {k.removeprefix(f"{name}."): v for k, v in own.items() if k.startswith(f"{name}.")}
-        quantized = unpack(parts, record["shape"][1], settings).quantized
+        quantized = from_stored(parts, record["shape"][1], settings).quantized
         found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
     dense = models.load_dense(sources / "model")
-    windows, _ = compress_model.calibration_windows(sources / "model", sources / "corpus", CALIBRATION, None)
+    places = sources / "model", sources / "corpus"
+    windows, _ = Task(*places, settings, CALIBRATION, 0, tmp_path, "cpu", 1, Machine()).windows(None)
     finished = FinishedLayers(tmp_path / "layers")
     measured = put(dense, windows, found, settings, finished)
     tensors = {key: tensor for index in range(2) for key, tensor in finished.load(index)[0].items()}

@@ -13,6 +13,7 @@ from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_
 from workflow_scripts.compress.export_formats import from_words, to_words
 from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.files import artifacts
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
@@ -67,9 +68,13 @@ def compressed(sources, tmp_path_factory):
             settings, folder = SETTINGS[name], root / f"{family}-{name}"
             calibrated = settings["algorithm"] == "gptq"
             compress_model.main(
-                sources / family, sources / "corpus" if calibrated else None, folder / "compression.json",
-                compressor=settings, calibration=CALIBRATION if calibrated else None, recipe="r", code="c",
-            )  # fmt: skip
+                sources / family,
+                sources / "corpus" if calibrated else None,
+                folder / "compression.json",
+                compressor=settings,
+                calibration=CALIBRATION if calibrated else None,
+                made=Provenance("r", "c"),
+            )
             made[name, family] = folder
         return made[name, family]
 
@@ -78,7 +83,11 @@ def compressed(sources, tmp_path_factory):
 
 def exported(sources, compressed, name, form, folder, family="opt"):
     export_model.main(
-        sources / family, compressed(name, family), folder / "export.json", form=form, recipe="r", code="c"
+        sources / family,
+        compressed(name, family),
+        folder / "export.json",
+        form=form,
+        made=Provenance("r", "c"),
     )
     return load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
 

@@ -14,6 +14,7 @@ from workflow_scripts.compress import checkpoint
 from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.files import artifacts
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
@@ -49,9 +50,13 @@ def compressed(sources, tmp_path_factory):
         if (source, name) not in made:
             folder, calibrated = root / f"{source}-{name}", name in ("gptq", "sparsegpt")
             compress_model.main(
-                sources / source, sources / "corpus" if calibrated else None, folder / "compression.json",
-                compressor=SETTINGS[name], calibration=CALIBRATION if calibrated else None, recipe="r", code="c",
-            )  # fmt: skip
+                sources / source,
+                sources / "corpus" if calibrated else None,
+                folder / "compression.json",
+                compressor=SETTINGS[name],
+                calibration=CALIBRATION if calibrated else None,
+                made=Provenance("r", "c"),
+            )
             made[source, name] = folder
         return made[source, name]
 
@@ -61,7 +66,7 @@ def compressed(sources, tmp_path_factory):
 def exported(sources, compressed, source, name, form, folder):
     """(export.json, config.json, tensors) of an export, and the model that was evaluated (float32)."""
     place = compressed(source, name)
-    export_model.main(sources / source, place, folder / "export.json", form=form, recipe="r", code="c")
+    export_model.main(sources / source, place, folder / "export.json", form=form, made=Provenance("r", "c"))
     record = artifacts.read_json(folder / "export.json", schema="export")
     config = json.loads((folder / "config.json").read_text())
     found = record, config, load_file(folder / "model.safetensors")
@@ -132,13 +137,17 @@ def test_a_dense_model_whose_files_are_wider_than_its_configuration_says_is_writ
     tensors = {key: value.half() if "embed" in key else value for key, value in tensors.items()}
     save_file(tensors, local / "model.safetensors", metadata={"format": "pt"})
     spec = {"source": "local", "path": str(local)}
-    models.fetch("mixed", spec, tmp_path / "mixed", tmp_path, recipe="r", code="c")
+    models.fetch("mixed", spec, tmp_path / "mixed", tmp_path, made=Provenance("r", "c"))
     compress_model.main(
-        tmp_path / "mixed", None, tmp_path / "c" / "compression.json", compressor=HALF, recipe="r", code="c"
+        tmp_path / "mixed",
+        None,
+        tmp_path / "c" / "compression.json",
+        compressor=HALF,
+        made=Provenance("r", "c"),
     )
     folder = tmp_path / "plain"
     export_model.main(
-        tmp_path / "mixed", tmp_path / "c", folder / "export.json", form="plain", recipe="r", code="c"
+        tmp_path / "mixed", tmp_path / "c", folder / "export.json", form="plain", made=Provenance("r", "c")
     )
     record = artifacts.read_json(folder / "export.json", schema="export")
     assert record["dtype"] == "float32"
@@ -163,6 +172,6 @@ def test_linears_are_converted_one_by_one(name, form, sources, compressed, tmp_p
     place = compressed("float16", name)
     monkeypatch.setattr(checkpoint, "unpack", watched)
     export_model.main(
-        sources / "float16", place, tmp_path / "e" / "export.json", form=form, recipe="r", code="c"
+        sources / "float16", place, tmp_path / "e" / "export.json", form=form, made=Provenance("r", "c")
     )
     assert len(most) >= 12 and max(most) == 1  # the one that the loop is about to let go

@@ -4,6 +4,8 @@ import pytest
 
 from tests import tiny
 from tests.unit.compress.test_checkpoint import CALIBRATION, SETTINGS
+from workflow_scripts.compress.walk import FinishedLayers
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
 from workflow_scripts.sources import corpora, models
 
@@ -31,11 +33,14 @@ def here(tmp_path, monkeypatch):
 
 
 def compressed(sources, folder, model="model", corpus="corpus", seed=0, **changes):
-    """Run as `compress_model.main` is run, but for the changes."""
-    arguments = {"compressor": GPTQ, "calibration": CALIBRATION, "recipe": "r", "code": "c"} | changes
+    """Run as `compress_model.main` is run, but for the changes: `settings`, or of its provenance."""
+    arguments = {"compressor": GPTQ, "calibration": CALIBRATION} | changes.pop("settings", {})
+    made = Provenance("r", **{"code": "c"} | changes)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(compress_model, "SEED", seed)
-        compress_model.main(sources / model, sources / corpus, folder / "compression.json", **arguments)
+        compress_model.main(
+            sources / model, sources / corpus, folder / "compression.json", made=made, **arguments
+        )
     return (folder / "weights.safetensors").read_bytes()
 
 
@@ -46,9 +51,9 @@ def killed(sources, folder):
         real(self, index, *stored)
         raise KeyboardInterrupt
 
-    real = compress_model.FinishedLayers.save
+    real = FinishedLayers.save
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(compress_model.FinishedLayers, "save", save)
+        patched.setattr(FinishedLayers, "save", save)
         compressed(sources, folder)
     assert not folder.exists()
     assert len(list((folder.parent / "work").rglob("layer-*.safetensors"))) == 1
@@ -57,13 +62,13 @@ def killed(sources, folder):
 @pytest.fixture
 def saved(monkeypatch):
     """Indices of the layers that are computed."""
-    found, real = [], compress_model.FinishedLayers.save
+    found, real = [], FinishedLayers.save
 
     def save(self, index, *stored):
         found.append(index)
         real(self, index, *stored)
 
-    monkeypatch.setattr(compress_model.FinishedLayers, "save", save)
+    monkeypatch.setattr(FinishedLayers, "save", save)
     return found
 
 
@@ -79,8 +84,8 @@ def test_a_killed_job_leaves_checkpoints_and_the_next_one_equal_weights(sources,
 @pytest.mark.parametrize(
     "changes",
     [
-        {"compressor": GPTQ | {"damping": 0.05}},
-        {"calibration": {"windows": 7, "length": 32}},
+        {"settings": {"compressor": GPTQ | {"damping": 0.05}}},
+        {"settings": {"calibration": {"windows": 7, "length": 32}}},
         {"code": "d"},
         {"threads": 2},
         {"device": "cpu:0"},
@@ -88,7 +93,7 @@ def test_a_killed_job_leaves_checkpoints_and_the_next_one_equal_weights(sources,
         {"corpus": "other-corpus"},
         {"model": "other-model"},
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=["compressor", "calibration", "code", "threads", "device", "seed", "corpus", "model"],
 )
 def test_a_layer_of_another_run_is_not_taken_over(changes, sources, here, saved):
     whole = compressed(sources, here / "whole", **changes)

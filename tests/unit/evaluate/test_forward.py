@@ -8,7 +8,7 @@ from tests.equivalence import scorer_models
 from tests.tiny_models import tiny_of
 from workflow_scripts.evaluate import block_attention, forward, self_check
 from workflow_scripts.evaluate import scorer as scorer_module
-from workflow_scripts.evaluate.row_packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.kernels.packed_linears import PackedLinears
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, learned_positions
@@ -46,7 +46,7 @@ def test_division_into_blocks_changes_no_score(monkeypatch, dearness):
     model = scorer_models.model("llama")
     context = tuple(range(5, 60))
     sequences = [Sequence((*context, *range(k, 3 * k)), (k, k + 1)) for k in (90, 100, 110)]
-    (row,) = pack([[(k, sequence) for k, sequence in enumerate(sequences)]], 1000)
+    (row,) = pack_rows([[(k, sequence) for k, sequence in enumerate(sequences)]], 1000)
     found = forward.score_row(model, row, [sequences[k].targets for k in row.members])
     for k, (score, _) in zip(row.members, found, strict=True):
         ids = torch.tensor([sequences[k].inputs])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.evaluate.row_packing import Row, Sequence, pack
+from workflow_scripts.evaluate.row_packing import Row, Sequence, pack_rows
 
 
 def rebuild(row: Row, node: int) -> list[int]:
@@ -51,7 +51,7 @@ def random_row(seed: int, documents: int = 12) -> Row:
         context = tuple(random.integers(0, 3, random.integers(1, 12)))
         choices = [tuple(random.integers(0, 3, random.integers(1, 9))) for _ in range(4)]
         groups.append([((n, i), Sequence(context + choice, (0,))) for i, choice in enumerate(choices)])
-    (row,) = pack(groups, 10_000)
+    (row,) = pack_rows(groups, 10_000)
     return row
 
 
@@ -105,14 +105,14 @@ def test_rows_keep_to_their_length_and_groups_stay_whole():
     for n in range(40):
         context = tuple(random.integers(0, 50, random.integers(1, 20)))
         groups.append([((n, i), Sequence((*context, i), (0,))) for i in range(4)])
-    rows = pack(groups, 64)
+    rows = pack_rows(groups, 64)
     assert sorted(member for row in rows for member in row.members) == [
         (n, i) for n in range(40) for i in range(4)
     ]
     assert all(len(row) <= 64 for row in rows)
     for row in rows:
         assert all(sum(m[0] == n for m in row.members) in (0, 4) for n in range(40))
-    assert len(pack(groups, 10_000)) == 1
+    assert len(pack_rows(groups, 10_000)) == 1
     assert (
-        len(pack([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1
+        len(pack_rows([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1
     )  # longer than a row: a row of its own

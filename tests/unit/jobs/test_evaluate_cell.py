@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,15 +18,19 @@ from workflow_scripts.evaluate import latency, loading
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.evaluate.settings import Evaluation, EvaluationData, HeldoutText, LatencyShape
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.artifacts import ArtifactError, write_json
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import evaluate_cell, measure_latency, measure_similarity
 from workflow_scripts.recover.adapters import attach
+from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import models
 from workflow_scripts.sources.corpora import read_documents
 
 EVALUATION = {"items": 4, "generation_tokens": 6, "precision": "fp32",
               "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32}}  # fmt: skip
+MADE = Provenance("r", "c", seed=0, device="cpu")
 VARIANT = {"task": None, "num_fewshot": None}
 METHODS = {
     "none": ({"kind": "none"}, []),
@@ -55,16 +60,18 @@ def place(method: str) -> dict:
     }
 
 
+def files_of(project: dict, members: list[str]) -> ModelFiles:
+    return ModelFiles(project["model"], project["compressed"], [project[name] for name in members])
+
+
 def run(project: dict, method: str, output: Path, **changes) -> dict:
     """Evaluate a cell into `output`; returns its JSON."""
     settings, members = METHODS[method]
-    evaluate_cell.main(
-        str(project["model"]), str(project["compressed"]), [str(project[name]) for name in members],
-        [str(folder) for folder in project["benchmarks"]], [str(project["corpus"])],
-        str(output), str(output.with_suffix(".samples.parquet")), cell=place(method), method=settings,
-        tasks={f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in project["benchmarks"]},
-        evaluation=EVALUATION | changes, recipe="r", code="c", device="cpu",
-    )  # fmt: skip
+    data = EvaluationData(project["benchmarks"], [project["corpus"]])
+    tasks = {f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in data.benchmarks}
+    asked = Evaluation(settings, tasks, EVALUATION | changes)
+    written = output, output.with_suffix(".samples.parquet")
+    evaluate_cell.main(files_of(project, members), data, asked, place(method), MADE, *written)
     return artifacts.read_json(output, "evaluation")
 
 
@@ -216,20 +223,17 @@ def test_windows_beyond_the_model_are_refused_before_anything_is_evaluated(proje
     with pytest.raises(
         ArtifactError, match=r"grids\.test\.similarity\.length: windows of 5000 tokens exceed"
     ):
+        text = HeldoutText(project["corpus"], windows=1, length=5000)
         measure_similarity.main(
-            str(project["model"]), str(project["compressed"]), [], str(project["corpus"]), str(tmp_path / "s.json"),
-            cell=place("none"), method={"kind": "none"}, windows=1, length=5000, recipe="r", code="c", device="cpu",
-        )  # fmt: skip
+            files_of(project, []), text, tmp_path / "s.json", place("none"), {"kind": "none"}, MADE
+        )
 
 
 def test_similarity_is_one_for_equal_models_and_less_behind_a_prompt(project, tmp_path):
     for method, (settings, members) in list(METHODS.items())[:3]:
-        measure_similarity.main(
-            str(project["model"]), str(project["compressed"]), [str(project[name]) for name in members],
-            str(project["corpus"]), str(tmp_path / f"{method}.json"), cell=place(method), method=settings, windows=2,
-            length=24, recipe="r", code="c", device="cpu",
-        )  # fmt: skip
-        record = artifacts.read_json(tmp_path / f"{method}.json", "similarity")
+        text, output = HeldoutText(project["corpus"], windows=2, length=24), tmp_path / f"{method}.json"
+        measure_similarity.main(files_of(project, members), text, output, place(method), settings, MADE)
+        record = artifacts.read_json(output, "similarity")
         assert len(record["attention"]) == len(record["activations"]) == 2
         for value in record["attention"] + record["activations"]:
             assert value == pytest.approx(1, abs=1e-6) if method == "none" else value < 1
@@ -239,14 +243,12 @@ def test_similarity_is_one_for_equal_models_and_less_behind_a_prompt(project, tm
 
 def test_calibrated_scores_are_centred_on_32_pieces_of_training_text(project, monkeypatch):
     settings, members = METHODS["idp-5-7"]
-    files = loading.CellFiles(project["model"], project["compressed"], [project[name] for name in members])
+    files = replace(files_of(project, members), training_text=project["corpus"])
     given, real = [], loading.attach
     monkeypatch.setattr(
         loading, "attach", lambda *args, contexts: given.append(contexts) or real(*args, contexts=contexts)
     )
-    loading.load_cell(
-        files, settings | {"calibrated": True}, 0, "fp32", torch.device("cpu"), project["corpus"]
-    )
+    loading.load_cell(files, settings | {"calibrated": True}, 0, "fp32", torch.device("cpu"))
     ((*contexts,),) = given
     assert len({tuple(context) for context in contexts}) == 32 and {len(context) for context in contexts} == {
         128
@@ -259,11 +261,8 @@ def test_latency_measures_every_variant(project, tmp_path):
     methods = {"prompt-5": prompt, "prompt-7": prompt | {"tokens": 7},
                "ptune-5": {"kind": "prefix", "tokens": 5, "init": "text"},
                "idp-5-7": scorer_folders.IDP, "concat-5-7": METHODS["concat-5-7"][0], "lora-r2": lora}  # fmt: skip
-    measure_latency.main(
-        str(project["model"]), str(project["compressed"]), str(tmp_path / "l.json"), place=place("none"),
-        methods=methods, batch=3, sequence=12, generate=2, repeats=3, precision="fp32", recipe="r", code="c",
-        device="cpu",
-    )  # fmt: skip
+    shape = LatencyShape(batch=3, sequence=12, generate=2, repeats=3, precision="fp32")
+    measure_latency.main(files_of(project, []), tmp_path / "l.json", place("none"), methods, shape, MADE)
     rows = artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]
     assert [(row["method"], row["variant"]) for row in rows] == [
         ("none", "none"), ("prompt-5", "prompt_cached"), ("prompt-5", "prompt"), ("prompt-7", "prompt_cached"),

@@ -8,8 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.equivalence import scorer_folders
 from workflow_scripts.evaluate import loading
+from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
 from workflow_scripts.files import artifacts
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import evaluate_cell
+from workflow_scripts.recover.model_files import ModelFiles
 
 TASK = {"domain": "world", "task": None, "num_fewshot": None}
 EVALUATION = {"items": 3, "generation_tokens": 6, "precision": "fp32",
@@ -30,9 +33,10 @@ def interrupted(project: dict, output: Path, monkeypatch, capsys, **changes) -> 
     def killed(*_):
         raise KeyboardInterrupt
 
-    settings = {
-        "method": scorer_folders.IDP, "tasks": {"sciq": TASK}, "evaluation": EVALUATION, "code": "c", "recipe": "r",
-    } | changes  # fmt: skip
+    made = Provenance("r", changes.pop("code", "c"), seed=0, device="cpu")
+    asked = Evaluation(
+        **{"method": scorer_folders.IDP, "tasks": {"sciq": TASK}, "evaluation": EVALUATION} | changes
+    )
     cell = {
         "grid": "test",
         "model": "tiny",
@@ -41,15 +45,17 @@ def interrupted(project: dict, output: Path, monkeypatch, capsys, **changes) -> 
         "method": "idp",
         "seed": 0,
     }
-    (sciq,) = [str(folder) for folder in project["benchmarks"] if folder.name == "sciq"]
+    (sciq,) = [folder for folder in project["benchmarks"] if folder.name == "sciq"]
     capsys.readouterr()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
-        evaluate_cell.main(
-            str(project["model"]), str(project["compressed"]), [str(project["prompt-5"]), str(project["prompt-7"])],
-            [sciq], [str(project["corpus"])], str(output), str(output.with_suffix(".samples.parquet")), cell=cell,
-            device="cpu", **settings,
-        )  # fmt: skip
+        adapters = [project["prompt-5"], project["prompt-7"]]
+        files = ModelFiles(project["model"], project["compressed"], adapters)
+        data, written = (
+            EvaluationData([sciq], [project["corpus"]]),
+            (output, output.with_suffix(".samples.parquet")),
+        )
+        evaluate_cell.main(files, data, asked, cell, made, *written)
     return capsys.readouterr().err
 
 

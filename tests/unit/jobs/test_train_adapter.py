@@ -9,8 +9,11 @@ from peft import PeftModel
 
 from tests import tiny
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, train_adapter
+from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.recover.training import Learner, TrainingError
+from workflow_scripts.recover.windows import training_windows
 from workflow_scripts.sources import corpora, models
 
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
@@ -41,17 +44,21 @@ def project(tmp_path_factory):
         local = {"source": "local", "path": str(tiny.write_corpus(root / "made/text.jsonl"))}
         corpora.fetch("text", local, Path("resources/corpora/text"), root / "cache", recipe="r", code="c")
         compress_model.main(
-            "resources/models/tiny", None, "compressed/compression.json", compressor=RTN, recipe="r", code="c"
+            Path("resources/models/tiny"), None, "compressed/compression.json", RTN, Provenance("r", "c")
         )
     return root
 
 
+def train(model, folder, method, training, checkpoint_minutes):
+    files, corpus = ModelFiles(Path(model), Path("compressed")), Path("resources/corpora/text")
+    made = Provenance("r", "c", seed=1, device="cpu")
+    output = f"{folder}/training.json"
+    train_adapter.main(files, corpus, output, method, training, checkpoint_minutes, made)
+
+
 def run(project, monkeypatch, output, method=PROMPT, **settings):
     monkeypatch.chdir(project)
-    train_adapter.main(
-        "resources/models/tiny", "compressed", "resources/corpora/text", f"{output}/training.json",
-        method=method, training=TRAINING | settings, checkpoint_minutes=10, seed=1, recipe="r", code="c", device="cpu",
-    )  # fmt: skip
+    train("resources/models/tiny", output, method, TRAINING | settings, checkpoint_minutes=10)
     return Path(output), read_json(f"{output}/training.json", "training")
 
 
@@ -95,16 +102,16 @@ def test_untrained_prompt_is_the_vocabulary_start(project, monkeypatch):
 
 
 def test_a_budget_beyond_the_text_is_read_in_epochs_of_different_order(project):
-    from workflow_scripts.jobs.train_adapter import _text
+    from workflow_scripts.recover.windows import training_windows
     from workflow_scripts.sources.models import load_tokenizer
 
     corpus, tokenizer = (
         str(project / "resources/corpora/text"),
         load_tokenizer(project / "resources/models/tiny"),
     )
-    once, _ = _text(corpus, tokenizer, TRAINING | {"tokens": 32}, 1)
-    held = len(_text(corpus, tokenizer, TRAINING | {"tokens": 10**6}, 1)[0].unique(dim=0))
-    windows, _ = _text(corpus, tokenizer, TRAINING | {"tokens": 32 * (2 * held + 3)}, 1)
+    once, _ = training_windows(corpus, tokenizer, TRAINING | {"tokens": 32}, 1)
+    held = len(training_windows(corpus, tokenizer, TRAINING | {"tokens": 10**6}, 1)[0].unique(dim=0))
+    windows, _ = training_windows(corpus, tokenizer, TRAINING | {"tokens": 32 * (2 * held + 3)}, 1)
     first, second = windows[:held], windows[held : 2 * held]
     assert len(once) == 1 and len(windows) == 2 * held + 3
     assert not first.equal(second)
@@ -121,7 +128,7 @@ def test_heldout_windows_are_of_the_heldout_documents_and_the_same_for_every_see
     assert len(expected) == 4
     everything = TRAINING | {"tokens": 10**6}  # every window of the training text is drawn
     for seed in (1, 2):
-        windows, heldout = train_adapter._text(str(folder), tokenizer, everything, seed)
+        windows, heldout = training_windows(str(folder), tokenizer, everything, seed)
         assert heldout.equal(expected)
         assert not (windows[:, None] == heldout).all(-1).any()
 
@@ -143,10 +150,7 @@ def test_a_checkpoint_of_the_same_weights_under_another_config_is_not_used(proje
         return step(self, *arguments)
 
     def run_on(model):
-        train_adapter.main(
-            model, "compressed", "resources/corpora/text", "adapters/moved/seed-1/training.json", method=PROMPT,
-            training=TRAINING, checkpoint_minutes=0, seed=1, recipe="r", code="c", device="cpu",
-        )  # fmt: skip
+        train(model, "adapters/moved/seed-1", PROMPT, TRAINING, checkpoint_minutes=0)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Learner, "accumulate", killed)

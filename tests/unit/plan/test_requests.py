@@ -110,8 +110,8 @@ def test_optimum_holds_the_model_twice(plan):
     other = dict(plan.config["compressors"]["gptq-w3"], engine="optimum")
     config = plan.config | {"compressors": plan.config["compressors"] | {"gptq-w3": other}}
     requests = Requests(Plan(config), read_site(Path("no site file")))
-    assert requests.mem_mb("compress_optimum", PLACE, 1) > 2 * 4 * 6.7e9 / 1e6
-    assert requests.gpus("compress_optimum", PLACE) == 1
+    assert requests.mem_mb("compress_model", PLACE, 1) > 2 * 4 * 6.7e9 / 1e6
+    assert requests.gpus("compress_model", PLACE) == 1
 
 
 def test_later_attempts_stay_within_the_largest_node(plan, tmp_path):

@@ -182,7 +182,6 @@ def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
         tmp_path / "ledger.parquet",
         tmp_path / "a.json",
         [],
-        {},
         CATALOGUE,
         tmp_path / "page.html",
     )

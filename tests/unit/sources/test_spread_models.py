@@ -11,7 +11,7 @@ from accelerate import dispatch_model
 
 from tests.tiny_models import FAMILIES, tiny_llama
 from workflow_scripts.evaluate import forward, generation
-from workflow_scripts.evaluate.row_packing import Sequence, pack
+from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.recover import adapters
 from workflow_scripts.recover.idp import Selector
@@ -65,7 +65,7 @@ def test_parameters_are_counted_from_the_files_headers(tmp_path):
 
 @functools.cache
 def row_of(sequences: tuple):
-    return pack([[(k, sequence) for k, sequence in enumerate(sequences)]], 1000)[0]
+    return pack_rows([[(k, sequence) for k, sequence in enumerate(sequences)]], 1000)[0]
 
 
 SEQUENCES = tuple(Sequence((*range(5, 40), *range(k, k + 9)), (k, k + 1)) for k in (50, 60, 70))

@@ -1,4 +1,4 @@
-"""The other engine: optimum's GPTQQuantizer with GPTQModel, in an environment of its own (envs/README.md).
+"""optimum's GPTQQuantizer with GPTQModel, in an environment of its own (envs/README.md).
 
 It gets the same dense weights and calibration windows; what it packed is read back and stored in this package's format.
 Reconstruction errors are measured here, by the same code on the same inputs as for the own engine.
@@ -13,12 +13,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workflow_scripts.compress.bit_packing import pack, unpack
+from workflow_scripts.compress.bit_packing import from_stored, to_stored
 from workflow_scripts.compress.decoder import (
     Activations,
+    count_weights,
     decoder_layers,
     get_weight,
     layer_linears,
+    refuse_what_cannot_be,
     set_weight,
 )
 from workflow_scripts.compress.engines import optimum_worker
@@ -26,7 +28,12 @@ from workflow_scripts.compress.export_formats import from_gptq
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.solver import Solved
+from workflow_scripts.compress.task import Compressed, Task
 from workflow_scripts.compress.walk import FinishedLayers, measure
+from workflow_scripts.files.job import log
+from workflow_scripts.sources.models import load_dense, most_positions, verify
+
+ENVIRONMENT = {"GPTQMODEL_DISABLE_PACK_EXT": "1", "TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def interpreter(path: str) -> str:
@@ -39,47 +46,80 @@ def interpreter(path: str) -> str:
     return os.path.abspath(path)
 
 
-def quantize(
-    dense, folder, windows, settings: Compressor, python: str, work: Path, threads: int, remote_code: bool
-):
-    """Run optimum on the dense model's `folder`: {linear's full name: (tensors, seconds, damping)} and its versions."""
+def compress(task: Task) -> Compressed:
+    """The model of `task` by optimum, its layers in files of `task.work`.
+
+    optimum keeps no checkpoints: a run that was killed starts again.
+    """
+    python = interpreter(task.machine.optimum_python)
+    dense = load_dense(task.model)
+    windows, drawn = task.windows(most_positions(dense))
     layers = decoder_layers(dense)
-    save_file({"windows": windows}, work / "windows.safetensors")
-    task = {
-        "model": os.path.abspath(folder), "remote_code": remote_code, "threads": threads,
-        "windows": os.path.abspath(work / "windows.safetensors"),
-        "output": os.path.abspath(work / "packed.safetensors"),
-        "block": next(name for name, module in dense.named_modules() if module is layers),
-        "bits": settings.bits, "group_size": settings.group_size, "damping": settings.damping,
-        "act_order": settings.act_order, "symmetric": settings.symmetric, "true_sequential": settings.true_sequential,
-    }  # fmt: skip
-    (work / "task.json").write_text(json.dumps(task))
+    refuse_what_cannot_be(layers, task.settings, windows.numel())
+    save_file({"windows": windows}, task.work / "windows.safetensors")
+    solved, versions = quantize(task, block_of(dense), python)
+    finished = FinishedLayers(task.work)
+    records = put(dense, windows, solved, task.settings, finished, log=log)
+    parts = [finished.path(index) for index in range(len(layers))]
+    numbers = {f"optimum's {name}": number for name, number in versions.items()}
+    return Compressed(parts, records, count_weights(layers), drawn, numbers)
+
+
+def block_of(model: torch.nn.Module) -> str:
+    """Name of the model's list of decoder layers."""
+    layers = decoder_layers(model)
+    return next(name for name, module in model.named_modules() if module is layers)
+
+
+def quantize(task: Task, block: str, python: str) -> tuple[dict, dict[str, str]]:
+    """Run optimum's worker on the windows that lie in `task.work`, in a process of the interpreter `python`.
+
+    block: name of the list of decoder layers. Returns {linear's name below it: (tensors, seconds, damping)} and the
+    versions of its libraries.
+    """
+    order, output = task.work / "task.json", task.work / "packed.safetensors"
+    order.write_text(json.dumps(_order(task, block, output)))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {
-        "GPTQMODEL_CPU_WORKERS": str(threads), "GPTQMODEL_DISABLE_PACK_EXT": "1", "TORCHDYNAMO_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    command = [python, "-P", optimum_worker.__file__, str(work / "task.json")]
+    environment |= {"GPTQMODEL_CPU_WORKERS": str(task.threads), **ENVIRONMENT}
+    command = [python, "-P", optimum_worker.__file__, str(order)]
     code = subprocess.run(command, env=environment, check=False).returncode
     if code:
         raise CompressionError(f"optimum stopped with exit code {code}; its own words stand above in the log")
-    with safe_open(task["output"], "pt") as handle:
+    with safe_open(output, "pt") as handle:
         about = {key: json.loads(handle.metadata()[key]) for key in ("solved", "versions")}
         found = {}
         for name, (seconds, damping) in about["solved"].items():
             tensors = {part: handle.get_tensor(f"{name}.{part}") for part in optimum_worker.PARTS}
-            found[name.removeprefix(f"{task['block']}.")] = (tensors, seconds, damping)
+            found[name.removeprefix(f"{block}.")] = (tensors, seconds, damping)
     return found, about["versions"]
 
 
+def _order(task: Task, block: str, output: Path) -> dict:
+    """What optimum_worker.py reads."""
+    asked = ("bits", "group_size", "damping", "act_order", "symmetric", "true_sequential")
+    return {
+        "model": os.path.abspath(task.model),
+        "remote_code": verify(task.model)["remote_code"],
+        "threads": task.threads,
+        "windows": os.path.abspath(task.work / "windows.safetensors"),
+        "output": os.path.abspath(output),
+        "block": block,
+        **{key: getattr(task.settings, key) for key in asked},
+    }
+
+
 @torch.no_grad()
-def put(dense, windows, found: dict, settings: Compressor, finished: FinishedLayers, log=print) -> list[dict]:
+def put(
+    dense, windows: torch.Tensor, found: dict, settings: Compressor, finished: FinishedLayers, log=print
+) -> list[dict]:
     """Write what optimum found into the dense model and `finished`, layer by layer; returns records as `walk` does."""
     layers = decoder_layers(dense)
     activations = Activations(dense, layers, windows)
     all_records = []
     for index, layer in enumerate(layers):
-        linears, tensors_of_layer, records = layer_linears(layer), {}, {}
+        linears = layer_linears(layer)
+        tensors: dict[str, torch.Tensor] = {}
+        records = {}
         groups = activations.hessians(index, layer, linears)
         for position, names in enumerate(list(groups)):
             hessian = groups.pop(names)
@@ -89,22 +129,33 @@ def put(dense, windows, found: dict, settings: Compressor, finished: FinishedLay
             for name in names:
                 if f"{index}.{name}" not in found:
                     raise CompressionError(f"layer {index}, linear {name}: optimum left it as it was")
-                tensors, seconds, damping = found[f"{index}.{name}"]
-                weight = get_weight(linears[name]).float().clone()
-                quantized = from_gptq(tensors, settings.bits)
-                packed = pack(Solved(quantized.dequantize(), quantized), settings)
-                stored = unpack(packed, weight.shape[1], settings)
-                set_weight(linears[name], stored.weight)
-                records[name] = {
-                    "layer": index, "linear": name, "shape": list(weight.shape),
-                    "error": reconstruction_error(weight, stored.weight, H), "damping": damping,
-                    "dead_columns": int((H.diagonal() == 0).sum()), **measure(stored), "seconds": seconds,
-                }  # fmt: skip
-                tensors_of_layer |= {f"{index}.{name}.{part}": tensor for part, tensor in packed.items()}
+                packed, measured = _put_linear(linears[name], found[f"{index}.{name}"], H, settings)
+                records[name] = {"layer": index, "linear": name, **measured}
+                tensors |= {f"{index}.{name}.{part}": tensor for part, tensor in packed.items()}
         if index + 1 < len(layers):
             activations.advance(index, layer)
-        finished.save(index, tensors_of_layer, [records[name] for name in linears])
+        finished.save(index, tensors, [records[name] for name in linears])
         all_records += [records[name] for name in linears]
         errors = ", ".join(f"{r['linear'].split('.')[-1]} {r['error']:.4f}" for r in records.values())
         log(f"layer {index + 1}/{len(layers)}: error {errors}")
     return all_records
+
+
+def _put_linear(
+    linear: torch.nn.Module, solution: tuple, H: torch.Tensor, settings: Compressor
+) -> tuple[dict[str, torch.Tensor], dict]:
+    """Write optimum's solution of one linear into it; the stored tensors and the figures of its record."""
+    tensors, seconds, damping = solution
+    weight = get_weight(linear).float().clone()
+    quantized = from_gptq(tensors, settings.bits)
+    packed = to_stored(Solved(quantized.dequantize(), quantized), settings)
+    stored = from_stored(packed, weight.shape[1], settings)
+    set_weight(linear, stored.weight)
+    return packed, {
+        "shape": list(weight.shape),
+        "error": reconstruction_error(weight, stored.weight, H),
+        "damping": damping,
+        "dead_columns": int((H.diagonal() == 0).sum()),
+        **measure(stored),
+        "seconds": seconds,
+    }

@@ -1,0 +1,74 @@
+"""What an engine gets, and what it leaves: one model to compress, and the compressed layers in files."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.models import adds_bos, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine offers; no result depends on it.
+
+    activation_memory: GiB of calibration activations that stay in memory, more lie in a file under work/.
+    optimum_python: the interpreter of optimum's environment, see envs/README.md.
+    """
+
+    activation_memory: float = float("inf")
+    optimum_python: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model to compress.
+
+    model, corpus: folders; no corpus if nothing is calibrated. calibration: {windows, length}. seed: of the draw.
+    work: folder for checkpoints. device: where layers are worked on.
+    """
+
+    model: Path
+    corpus: Path | None
+    settings: Compressor
+    calibration: dict | None
+    seed: int
+    work: Path
+    device: str
+    threads: int
+    machine: Machine
+
+    def windows(self, positions: int | None) -> tuple[torch.Tensor, dict]:
+        """Calibration windows (count, length) of the corpus' train split, and how they were drawn.
+
+        ValueError if they are longer than the model's `positions` (None: not known).
+        """
+        asked, corpus = self.calibration, self.corpus
+        if asked is None or corpus is None:
+            raise ValueError(f"{self.settings.algorithm}: a corpus and `calibration` are needed")
+        count, length = asked["windows"], asked["length"]
+        if positions and length > positions:
+            raise ValueError(f"calibration.length: {length} tokens exceed the model's {positions} positions")
+        tokenizer = load_tokenizer(self.model)
+        bos = adds_bos(tokenizer)
+        windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, self.seed, bos)
+        drawn = {"corpus": corpus.name, "windows": count, "length": length, "tokens": windows.numel()}
+        return windows, drawn | {"add_bos": bos, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What an engine leaves.
+
+    parts: safetensors files with the packed linears, one per layer (none for `dense`). records: one per linear, as
+    `walk` gives them. weights: of all decoder linears. drawn: the calibration, as `Task.windows` says. versions: of the
+    engine's libraries in an environment of its own.
+    """
+
+    parts: list[Path]
+    records: list[dict]
+    weights: int
+    drawn: dict | None = None
+    versions: dict[str, str] = field(default_factory=dict)

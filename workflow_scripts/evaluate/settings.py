@@ -1,0 +1,42 @@
+"""What is evaluated and measured, as values that import no library: an entry takes its lock before it loads any."""
+
+from dataclasses import dataclass
+
+from workflow_scripts.files.job import Folder
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Slices of the configuration: the cell's method, its tasks by name, and the grid's evaluation."""
+
+    method: dict
+    tasks: dict
+    evaluation: dict
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Folders that a cell is evaluated on: benchmarks, each named like its task, and corpora for the perplexity."""
+
+    benchmarks: list[Folder]
+    corpora: list[Folder]
+
+
+@dataclass(frozen=True)
+class HeldoutText:
+    """The first `windows` windows of `length` tokens in a corpus' held-out text."""
+
+    corpus: Folder
+    windows: int
+    length: int
+
+
+@dataclass(frozen=True)
+class LatencyShape:
+    """batch: sequences. sequence: text tokens of each. generate: tokens that follow. precision: fp32 or bf16."""
+
+    batch: int
+    sequence: int
+    generate: int
+    repeats: int
+    precision: str

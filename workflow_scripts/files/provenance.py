@@ -1,0 +1,72 @@
+"""What made an artefact: the part of its JSON that is not a result."""
+
+import platform
+import resource
+import socket
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+
+RECORDED_LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "lm_eval",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "snakemake",
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a job came to its artefact.
+
+    recipe, code: digests of all that determines the artefact and of the code (plan/recipes.py). seed: None if nothing
+    is random. device: where the job computes; None until it has chosen, or if it only reads files. started: time.time()
+    at the job's start.
+    """
+
+    recipe: str
+    code: str
+    seed: int | None = None
+    device: str | None = None
+    threads: int = 1
+    started: float = field(default_factory=time.time)
+
+    def manifest(self, config: dict, inputs: dict) -> dict:
+        """The artefact's `manifest`, with the slice of the configuration and the hashes of the inputs.
+
+        It adds versions, host and cost until now; peak memory is this process's, in MiB.
+        """
+        return {
+            "recipe": self.recipe,
+            "code": self.code,
+            "config": config,
+            "inputs": inputs,
+            "seed": self.seed,
+            "device": self.device or "cpu",
+            "threads": self.threads,
+            "host": socket.gethostname(),
+            "python": platform.python_version(),
+            "libraries": _versions(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "seconds": round(time.time() - self.started, 2),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
+
+
+def _versions() -> dict[str, str]:
+    """Version of each of RECORDED_LIBRARIES that is installed."""
+    found = {}
+    for name in RECORDED_LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
