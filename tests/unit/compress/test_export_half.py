@@ -137,7 +137,7 @@ def test_a_dense_model_whose_files_are_wider_than_its_configuration_says_is_writ
     tensors = {key: value.half() if "embed" in key else value for key, value in tensors.items()}
     save_file(tensors, local / "model.safetensors", metadata={"format": "pt"})
     spec = {"source": "local", "path": str(local)}
-    models.fetch("mixed", spec, tmp_path / "mixed", tmp_path, made=Provenance("r", "c"))
+    models.fetch("mixed", spec, tmp_path / "mixed", tmp_path, recipe="r", code="c")
     compress_model.main(
         tmp_path / "mixed",
         None,
@@ -161,7 +161,7 @@ def test_a_dense_model_whose_files_are_wider_than_its_configuration_says_is_writ
     ("name", "form"), [("gptq", "gptq_v2"), ("gptq", "plain"), ("sparsegpt", "compressed-tensors")]
 )
 def test_linears_are_converted_one_by_one(name, form, sources, compressed, tmp_path, monkeypatch):
-    unpacked, most, real = [], [], checkpoint.unpack
+    unpacked, most, real = [], [], checkpoint.from_stored
 
     def watched(*arguments):
         most.append(sum(reference() is not None for reference in unpacked))
@@ -170,7 +170,7 @@ def test_linears_are_converted_one_by_one(name, form, sources, compressed, tmp_p
         return stored
 
     place = compressed("float16", name)
-    monkeypatch.setattr(checkpoint, "unpack", watched)
+    monkeypatch.setattr(checkpoint, "from_stored", watched)
     export_model.main(
         sources / "float16", place, tmp_path / "e" / "export.json", form=form, made=Provenance("r", "c")
     )
