@@ -9,8 +9,9 @@ from lm_eval.models.huggingface import HFLM
 
 from tests.equivalence import scorer_models
 from workflow_scripts.evaluate.cell import gold_answers
+from workflow_scripts.evaluate.encoding import common_prefix
 from workflow_scripts.evaluate.perplexity import perplexity
-from workflow_scripts.evaluate.scorer import Scorer, common_prefix
+from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge

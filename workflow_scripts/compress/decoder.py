@@ -192,8 +192,14 @@ class Activations:
     """
 
     def __init__(
-        self, model: nn.Module, layers: nn.ModuleList, windows: torch.Tensor, device="cpu", memory=math.inf, folder=None
-    ):  # fmt: skip
+        self,
+        model: nn.Module,
+        layers: nn.ModuleList,
+        windows: torch.Tensor,
+        device="cpu",
+        memory=math.inf,
+        folder=None,
+    ):
         """windows: token ids (count, length). Of the model, only the embedding and the first layer are run."""
         self.device = device
         self.hidden = Batches(len(windows), memory, folder)
@@ -202,8 +208,9 @@ class Activations:
         for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1])):
             hidden, calls = _record_calls(model, layers, batch, as_tuple)
             self.hidden.append(hidden)
-            self.calls.append([_intern(call, old) for call, old in zip(calls, self.calls[-1], strict=True)]
-                              if self.calls else calls)  # fmt: skip
+            if self.calls:
+                calls = [_intern(call, old) for call, old in zip(calls, self.calls[-1], strict=True)]
+            self.calls.append(calls)
 
     def run(self, index: int, layer: nn.Module, batch: int) -> torch.Tensor:
         """Output of decoder layer `index` for one batch."""

@@ -138,23 +138,38 @@ def _convert(
 def _gptq_config(settings: Compressor, form: str, symmetric: bool, in_order: bool) -> dict:
     """`desc_act` says that g_idx is not in order; an order of processing alone leaves no trace in the format."""
     return {
-        "quant_method": "gptq", "bits": settings.bits, "group_size": settings.group_size or -1,
-        "desc_act": not in_order, "act_group_aware": False, "sym": symmetric, "damp_percent": settings.damping or 0.01,
-        "true_sequential": settings.true_sequential, "static_groups": settings.static_groups, "lm_head": False,
-        "format": form, "checkpoint_format": form, "meta": {"quantizer": ["displaced"]},
-    }  # fmt: skip
+        "quant_method": "gptq",
+        "bits": settings.bits,
+        "group_size": settings.group_size or -1,
+        "desc_act": not in_order,
+        "act_group_aware": False,
+        "sym": symmetric,
+        "damp_percent": settings.damping or 0.01,
+        "true_sequential": settings.true_sequential,
+        "static_groups": settings.static_groups,
+        "lm_head": False,
+        "format": form,
+        "checkpoint_format": form,
+        "meta": {"quantizer": ["displaced"]},
+    }
 
 
 def _quantized_config(settings: Compressor, symmetric: bool, rest: list[str]) -> dict:
-    size = settings.group_size
     weights = {
-        "num_bits": settings.bits, "type": "int", "symmetric": symmetric, "strategy": "group" if size else "channel",
-        "group_size": size, "dynamic": False,
-    }  # fmt: skip
+        "num_bits": settings.bits,
+        "type": "int",
+        "symmetric": symmetric,
+        "strategy": "group" if settings.group_size else "channel",
+        "group_size": settings.group_size,
+        "dynamic": False,
+    }
     return {
-        "quant_method": "compressed-tensors", "quantization_status": "compressed", "format": "pack-quantized",
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": rest,
-    }  # fmt: skip
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": rest,
+    }
 
 
 def _sparse_config(records: list[dict], settings: Compressor) -> dict:
@@ -162,9 +177,12 @@ def _sparse_config(records: list[dict], settings: Compressor) -> dict:
     sizes = [record["shape"][0] * record["shape"][1] for record in records]
     zeros = sum(round(record["sparsity"] * size) for record, size in zip(records, sizes, strict=True))
     sparsity = {
-        "format": "sparse-bitmask", "sparsity_structure": settings.pattern or "unstructured", "targets": ["Linear"],
-        "global_sparsity": zeros / sum(sizes), "ignore": [],
-    }  # fmt: skip
+        "format": "sparse-bitmask",
+        "sparsity_structure": settings.pattern or "unstructured",
+        "targets": ["Linear"],
+        "global_sparsity": zeros / sum(sizes),
+        "ignore": [],
+    }
     return {"quant_method": "compressed-tensors", "sparsity_config": sparsity}
 
 

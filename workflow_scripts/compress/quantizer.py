@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import torch
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal numbers
-CLIP_SEARCH = {
-    "mse": (2.4, 100),
-    "hessian": (2.0, 25),
-}  # power of the error, steps from 1 down to 0.2 of the range
+# Clipping search: power of the error, steps from 1 down to 0.2 of the range.
+CLIP_SEARCH = {"mse": (2.4, 100), "hessian": (2.0, 25)}
 # Weights whose clipping is searched together on a CPU: few calls, and the tries stay in its cache.
 SEARCHED = 2**20
 # Weights whose levels are counted together: on a CPU what stays in its cache.
@@ -67,9 +65,13 @@ def limits(zero: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit_grid(
-    x: torch.Tensor, bits: int, symmetric: bool, clip: str = "none", half: bool = False,
+    x: torch.Tensor,
+    bits: int,
+    symmetric: bool,
+    clip: str = "none",
+    half: bool = False,
     importance: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Grid of each row of x (rows, n): scale and zero, both (rows,), in x's dtype.
 
     The range [min(x, 0), max(x, 0)] is spread over 2^bits levels; zero is always a level. With `clip` the range is
@@ -127,9 +129,14 @@ def _search(x, low, high, grid, top: int, clip: str, importance):
 
 
 def fit_groups(
-    weight: torch.Tensor, group_size: int | None, bits: int, symmetric: bool, clip: str = "none", half: bool = False,
+    weight: torch.Tensor,
+    group_size: int | None,
+    bits: int,
+    symmetric: bool,
+    clip: str = "none",
+    half: bool = False,
     importance: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Grids of all groups of `group_size` columns (the last may be ragged): scale, zero, each (rows, groups)."""
     size = group_size or weight.shape[1]
     parts = importance.split(size) if importance is not None else [None] * -(-weight.shape[1] // size)

@@ -1,7 +1,7 @@
 """Attention over packed rows, block by block, as one of transformers' pluggable attention functions.
 
 A row of many documents with one mask over all of it would spend most of its attention on pairs that don't count. Here
-each block of a row (packing.Block) attends in one call of `scaled_dot_product_attention`: its queries to the prompt's
+each block of a row (row_packing.Block) attends in one call of `scaled_dot_product_attention`: its queries to the prompt's
 columns, to the nodes above it and to itself. Grouped heads read their keys by stride, without copies.
 """
 
@@ -117,8 +117,10 @@ def attend(
             query[:, :, call.start : call.end],
             keys.expand(-1, groups, -1, -1),
             values.expand(-1, groups, -1, -1),
-            attn_mask=None if call.mask is None else call.mask.to(query.device), is_causal=call.causal, scale=scaling,
-        )  # fmt: skip
+            attn_mask=None if call.mask is None else call.mask.to(query.device),
+            is_causal=call.causal,
+            scale=scaling,
+        )
         output[call.start : call.end] = attended.permute(2, 0, 1, 3)
     return output.view(1, len(output), heads, -1), None
 

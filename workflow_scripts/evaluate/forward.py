@@ -17,7 +17,7 @@ CPU_TOKENS = 768
 CPU_GENERATION_TOKENS = 8_192
 # Tokens per batch elsewhere: no accelerator gains from more.
 MOST_TOKENS = 16_384
-# Columns of a mask, per token: as long as a block can become that pays (attention.OVERHEAD).
+# Columns of a mask, per token: as long as a block can become that pays (block_attention.OVERHEAD).
 MASK_COLUMNS = 2_048
 
 
@@ -80,11 +80,13 @@ def run_row(model, row: Row, nodes: torch.Tensor, bank=None, prompt: int = 0, ca
     if cache is None and bank is not None:
         cache = bank.cache(prompt, 1, 1 + max(row.depths))
     with head_at(model, nodes), attention_in(model, plan(row, prefix, model.dtype, device)):
-        return model(
+        output = model(
             input_ids=torch.tensor([row.tokens], device=device),
             position_ids=torch.tensor([row.depths], device=device) + prefix,
-            past_key_values=cache, use_cache=cache is not None,
-        ).logits[0]  # fmt: skip
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    return output.logits[0]
 
 
 @torch.inference_mode()
@@ -117,7 +119,7 @@ def tokens_that_fit(model, on_cpu: int) -> int:
     """Tokens per batch: `on_cpu` on a CPU, elsewhere what 60 % of the free memory holds, computed, not probed.
 
     Per token: its logits and two float32 copies of them, activations of one layer (about 24 d + 6 MLP widths), keys
-    and values of all layers, and its row of a mask as long as the longest block that pays (attention.OVERHEAD).
+    and values of all layers, and its row of a mask as long as the longest block that pays (block_attention.OVERHEAD).
     """
     if model.device.type == "cpu":
         return on_cpu

@@ -12,20 +12,21 @@ from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 
 # Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
 CHANGING = {
-    "num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "dola_layers": None, "constraints": None,
-    "force_words_ids": None, "diversity_penalty": 0, "num_return_sequences": 1, "repetition_penalty": 1,
-    "encoder_repetition_penalty": 1, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
-    "bad_words_ids": [], "min_length": 0, "min_new_tokens": 0, "forced_bos_token_id": None,
-    "forced_eos_token_id": None, "exponential_decay_length_penalty": None, "suppress_tokens": [],
-    "begin_suppress_tokens": [], "sequence_bias": {}, "token_healing": False, "guidance_scale": 1,
-    "watermarking_config": None, "stop_strings": [], "max_time": None,
-}  # fmt: skip
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1),
+    **dict.fromkeys(("penalty_alpha", "diversity_penalty", "min_length", "min_new_tokens"), 0),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("dola_layers", "constraints", "force_words_ids", "forced_bos_token_id"), None),
+    **dict.fromkeys(("forced_eos_token_id", "exponential_decay_length_penalty"), None),
+    **dict.fromkeys(("watermarking_config", "max_time"), None),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "stop_strings"), []),
+    "sequence_bias": {},
+    "token_healing": False,
+}
 # Those that a request may have besides: read by the scorer, or of no effect without sampling or beams.
-ALLOWED = {
-    "until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "temperature",
-    "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "length_penalty",
-    "early_stopping", "renormalize_logits", "use_cache",
-}  # fmt: skip
+READ = {"until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
+OF_SAMPLING = {"temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize_logits", "use_cache"}
 
 
 def require_greedy(settings: dict, config) -> None:
@@ -47,6 +48,15 @@ def require_greedy(settings: dict, config) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Where a generation ends: after `new_tokens`, at one of `end_tokens`, or when `stops(tokens so far)` holds."""
+
+    new_tokens: int
+    end_tokens: set[int]
+    stops: Callable[[list[int]], bool]
+
+
 @dataclass
 class Generated:
     tokens: list[int]
@@ -57,18 +67,15 @@ class Generated:
 def generate_greedy(
     model,
     contexts: list[list[int]],
-    new_tokens: int,
-    end_tokens: set[int],
-    stops: Callable[[list[int]], bool],
+    limits: Limits,
     row_tokens: int,
     bank=None,
     prompt: int = 0,
 ) -> list[Generated]:
-    """Continue each context greedily by at most `new_tokens` tokens, behind the bank's prompt `prompt`.
+    """Continue each context greedily up to the `limits`, behind the bank's prompt `prompt`.
 
-    A row stops when it emits an end token (kept: not every one is special, and the harness keeps it) or when
-    `stops(tokens so far)` holds; then its keys and values are dropped from the cache. `row_tokens`: context tokens per
-    forward pass.
+    An end token is kept: not every one is special, and the harness keeps it. Keys and values of a row that has stopped
+    are dropped from the cache. row_tokens: context tokens per forward pass.
     """
     device = model.device
     prefix = bank.prefixes[prompt].length if bank is not None else 0
@@ -79,15 +86,15 @@ def generate_greedy(
 
     rows = [Generated([], False) for _ in contexts]
     active = list(range(len(contexts)))
-    for step in range(new_tokens):
+    for step in range(limits.new_tokens):
         chosen = logits.argmax(dim=-1).tolist()
         keep = []
         for slot, (row, token) in enumerate(zip(active, chosen, strict=True)):
             rows[row].tokens.append(token)
-            rows[row].stopped = token in end_tokens or stops(rows[row].tokens)
+            rows[row].stopped = token in limits.end_tokens or limits.stops(rows[row].tokens)
             if not rows[row].stopped:
                 keep.append(slot)
-        if not keep or step == new_tokens - 1:
+        if not keep or step == limits.new_tokens - 1:
             break
         if len(keep) < len(active):
             index = torch.tensor(keep, device=device)
@@ -97,11 +104,14 @@ def generate_greedy(
             active = [active[slot] for slot in keep]
         real = torch.cat([real, real.new_ones(len(active), 1)], dim=1)
         with head_at(model, torch.arange(len(active), device=device)):
-            logits = model(
+            output = model(
                 input_ids=torch.tensor([[chosen[slot]] for slot in keep], device=device),
-                position_ids=positions, past_key_values=cache, use_cache=True,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
                 attention_mask=additive(real[:, None, :], prefix, model.dtype),
-            ).logits[0]  # (active, V)  # fmt: skip
+            )
+            logits = output.logits[0]  # (active, V)
         positions = positions + 1
     return rows
 
@@ -109,7 +119,7 @@ def generate_greedy(
 def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
     """Logits (B, V) after each context, and a cache of prompt and contexts, these padded on the left.
 
-    Contexts are read packed (packing.py), then each one's keys and values are taken from its row. Padding repeats a
+    Contexts are read packed (row_packing.py), then each one's keys and values are taken from its row. Padding repeats a
     row's first column: finite, and masked by whoever attends.
     """
     groups = [[(b, Sequence(tuple(context), tuple(context)))] for b, context in enumerate(contexts)]
@@ -126,13 +136,17 @@ def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
         if logits is None:
             logits = found.new_empty(len(contexts), found.shape[-1])
             layers = [
-                tuple(states.new_empty(len(contexts), states.shape[1], prefix + width, states.shape[3])
-                      for states in (layer.keys, layer.values))
+                tuple(_room(states, len(contexts), prefix + width) for states in (layer.keys, layer.values))
                 for layer in cache.layers
-            ]  # fmt: skip
+            ]
         logits[row.members] = found
         for read, padded in zip(cache.layers, layers, strict=True):
             for states, all_states in zip((read.keys, read.values), padded, strict=True):
                 taken = states[0][:, columns.to(states.device)]  # (kv_heads, members, prefix + width, d)
                 all_states[row.members] = taken.transpose(0, 1)
     return logits, DynamicCache(layers)
+
+
+def _room(states: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """An empty tensor for keys or values like `states` (1, kv_heads, T, d) of so many rows and columns."""
+    return states.new_empty(rows, states.shape[1], columns, states.shape[3])

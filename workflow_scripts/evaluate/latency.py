@@ -45,9 +45,12 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 
 def rounds(
-    variants: dict[tuple, Callable], device: torch.device, repeats: int, seed: int = 0,
+    variants: dict[tuple, Callable],
+    device: torch.device,
+    repeats: int,
+    seed: int = 0,
     before: Callable[[tuple], tuple] = lambda name: (),
-) -> dict[tuple, list[float]]:  # fmt: skip
+) -> dict[tuple, list[float]]:
     """Seconds of every variant in each of `repeats` rounds, after one untimed call of each.
 
     before: gives a variant's arguments, anew for each call and untimed.
@@ -74,9 +77,8 @@ def median_interval(values: list[float]) -> dict[str, float]:
         return 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n
 
     k = max((k for k in range(2, n // 2 + 1) if coverage(k) >= COVERAGE), default=1)
-    return {
-        "median": statistics.median(values), "low": ordered[k - 1], "high": ordered[-k], "coverage": coverage(k),
-    }  # fmt: skip
+    low, high = ordered[k - 1], ordered[-k]
+    return {"median": statistics.median(values), "low": low, "high": high, "coverage": coverage(k)}
 
 
 def ratios(values: list[float], base: list[float]) -> list[float]:
@@ -88,9 +90,15 @@ class Prefill:
     """A forward pass over random text (batch, sequence), head at the last position only, and greedy steps after it."""
 
     def __init__(
-        self, model, bank, selector, batch: int, sequence: int, embeddings: torch.Tensor | None = None,
+        self,
+        model,
+        bank,
+        selector,
+        batch: int,
+        sequence: int,
+        embeddings: torch.Tensor | None = None,
         mixed: bool = False,
-    ):  # fmt: skip
+    ):
         """embeddings: (n, d) of a prompt that is prepended uncached; bank: prompts with cached keys and values.
 
         mixed: the selector works, but the rows take the bank's prompts in turn, whatever it chose.
@@ -245,4 +253,4 @@ def measure(
             **of_idp(name),
         }
         for name in made
-    ]  # fmt: skip
+    ]

@@ -40,10 +40,16 @@ def items_of(
         answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
         correct = bool(sample[task.primary]) and not (task.capped and cut_off[i])
         norm = sample.get("acc_norm")
-        items.append(Item({
-            "task": task.name, "doc_id": task.lines[i], "doc_hash": task.hashes[i], "correct": correct,
-            "acc_norm": None if norm is None else bool(norm), "selected_prompt": chosen[i], **answer,
-        }, gold_bytes))  # fmt: skip
+        row = {
+            "task": task.name,
+            "doc_id": task.lines[i],
+            "doc_hash": task.hashes[i],
+            "correct": correct,
+            "acc_norm": None if norm is None else bool(norm),
+            "selected_prompt": chosen[i],
+            **answer,
+        }
+        items.append(Item(row, gold_bytes))
     return items
 
 
@@ -64,33 +70,47 @@ def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
             (c for c, (_, greedy) in zip(choices, sample["filtered_resps"], strict=False) if greedy), ""
         )
     context, continuation = sample["arguments"][gold]
-    return {
-        "gold_loglik": logliks[gold], "margin": logliks[gold] - max(wrong) if wrong else None, "prediction": prediction,
-        "question": context + continuation if harness.multiple_input else context, "gold": choices[gold],
+    answer = {
+        "gold_loglik": logliks[gold],
+        "margin": logliks[gold] - max(wrong) if wrong else None,
+        "prediction": prediction,
+        "question": context + continuation if harness.multiple_input else context,
+        "gold": choices[gold],
         "choice_logliks": logliks if wrong else None,
-    }, len(continuation.encode())  # fmt: skip
+    }
+    return answer, len(continuation.encode())
 
 
 def _continuation(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
     ((context, continuation),) = sample["arguments"]
     ((loglik, greedy),) = sample["filtered_resps"]
     gold = continuation.strip()
-    return {
-        "gold_loglik": loglik, "margin": None, "prediction": gold if greedy else "", "question": context, "gold": gold,
+    answer = {
+        "gold_loglik": loglik,
+        "margin": None,
+        "prediction": gold if greedy else "",
+        "question": context,
+        "gold": gold,
         "choice_logliks": None,
-    }, len(continuation.encode())  # fmt: skip
+    }
+    return answer, len(continuation.encode())
 
 
 def _generation(task: EvaluationTask, sample: dict, gold_loglik: float) -> tuple[dict, int]:
     gold = task.gold(sample["doc"])
-    return {
-        "gold_loglik": gold_loglik, "margin": None, "prediction": sample["filtered_resps"][0],
-        "question": sample["arguments"][0][0], "gold": gold, "choice_logliks": None,
-    }, len(f"{task.task.config.target_delimiter}{gold}".encode())  # fmt: skip
+    answer = {
+        "gold_loglik": gold_loglik,
+        "margin": None,
+        "prediction": sample["filtered_resps"][0],
+        "question": sample["arguments"][0][0],
+        "gold": gold,
+        "choice_logliks": None,
+    }
+    return answer, len(f"{task.task.config.target_delimiter}{gold}".encode())
 
 
 def summary(items: list[Item]) -> dict:
-    """n, acc, acc_norm, stderr, primary, gold_loglik, bits_per_byte of one task (design, "Metrics")."""
+    """n, acc, acc_norm, stderr, primary, gold_loglik, bits_per_byte of one task."""
     n = len(items)
     acc = sum(item.row["correct"] for item in items) / n
     norms = [item.row["acc_norm"] for item in items]
@@ -131,8 +151,13 @@ def write_samples(path: Path, rows: list[dict]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    arrow = {"string": pyarrow.string(), "integer": pyarrow.int64(), "number": pyarrow.float64(),
-             "boolean": pyarrow.bool_(), "array": pyarrow.list_(pyarrow.float64())}  # fmt: skip
+    arrow = {
+        "string": pyarrow.string(),
+        "integer": pyarrow.int64(),
+        "number": pyarrow.float64(),
+        "boolean": pyarrow.bool_(),
+        "array": pyarrow.list_(pyarrow.float64()),
+    }
     properties = yaml.safe_load((SCHEMAS / "samples.schema.yaml").read_text())["properties"]
     fields = []
     for name, column in properties.items():

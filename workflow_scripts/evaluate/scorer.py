@@ -2,10 +2,10 @@
 
 Usable alone: `lm_eval.evaluate(Scorer(model, tokenizer), task_dict)`. Tokenisation, truncation, rolling windows and
 stop handling follow lm_eval.models.huggingface.HFLM (0.4.13) with its defaults. What is saved: equal requests run
-once, what sequences share runs once (packing.py), the head runs at scored positions only (forward.py), a soft prompt's
+once, what sequences share runs once (row_packing.py), the head runs at scored positions only (forward.py), a soft prompt's
 keys and values come from a bank, generation drops rows that have stopped (generation.py).
 
-Selection (a bank of several prompts; design, "IDP"): one prompt per document, shared by all its requests, chosen on
+Selection (a bank of several prompts): one prompt per document, shared by all its requests, chosen on
 context tokens alone. Where a document's requests differ in context (winogrande puts its choices there), the tokens
 that all of them begin with decide. A gold answer is scored behind the prompt that its document was generated behind.
 Rolling windows are each chosen on the text before them. No such tokens: nothing to score, and the tie goes to the
@@ -14,7 +14,7 @@ text beyond the window would keep more of its beginning.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,15 +23,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import (
     handle_stop_sequences,
-    has_bos_prefix,
     normalize_gen_kwargs,
     postprocess_generated_text,
     resolve_max_length,
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from workflow_scripts.evaluate.encoding import beginning_token, common_prefix, encode, encode_pairs
 from workflow_scripts.evaluate.forward import CPU_GENERATION_TOKENS, CPU_TOKENS, score_row, tokens_that_fit
-from workflow_scripts.evaluate.generation import generate_greedy, require_greedy
+from workflow_scripts.evaluate.generation import Limits, generate_greedy, require_greedy
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.evaluate.store import AnswerStore
@@ -118,44 +118,14 @@ class Scorer(LM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context stands for: the beginning-of-text token, else the end-of-text token."""
-        bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else bos
+        """The harness's name for `beginning_token`."""
+        return beginning_token(self.tokenizer)
 
-    def encode(self, strings, special: bool = True) -> dict[str, list[int]]:
-        """Token ids of each distinct string, with the tokenizer's own special tokens unless it begins with one."""
-        start = self.tokenizer.decode(self.prefix_token_id)
-        bare, full = [], []
-        for string in dict.fromkeys(strings):
-            (full if special and not has_bos_prefix(string, start) else bare).append(string)
-        encoded = {}
-        for group, add in ((full, True), (bare, False)):
-            if group:
-                encoded |= zip(group, self.tokenizer(group, add_special_tokens=add)["input_ids"], strict=True)
-        return encoded
+    def encode(self, strings: Iterable[str], special: bool = True) -> dict[str, list[int]]:
+        return encode(self.tokenizer, strings, special)
 
     def encode_pairs(self, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        """(context, continuation) strings -> token ids: spaces that end a context go to the continuation.
-
-        The continuation is what the joint encoding has beyond the context's own length, as in the harness; an empty
-        context becomes `prefix_token_id`.
-        """
-        moved = []
-        for context, continuation in pairs:
-            bare = context.rstrip() if context else context
-            moved.append((bare, context[len(bare) :] + continuation))
-        whole = self.encode(text for context, rest in moved if context for text in (context, context + rest))
-        alone = self.encode((rest for context, rest in moved if not context), special=False)
-        encoded = []
-        for context, rest in moved:
-            if context:
-                ids = whole[context]
-                encoded.append((ids, whole[context + rest][len(ids) :]))
-            elif alone[rest][:1] == [self.prefix_token_id]:
-                encoded.append((alone[rest][:1], alone[rest][1:]))
-            else:
-                encoded.append(([self.prefix_token_id], alone[rest]))
-        return encoded
+        return encode_pairs(self.tokenizer, pairs)
 
     def sequence(self, context: list[int], continuation: list[int]) -> Sequence:
         """What the model reads: all but the last token, truncated on the left to its longest input."""
@@ -202,8 +172,10 @@ class Scorer(LM):
             if (stored := self._recall(key)) is not None:
                 answers[i] = Answer([(value, hit) for value, hit in stored["scores"]], stored["prompt"])
         todo = [i for i, answer in enumerate(answers) if answer is None]
-        prompts = [(document.prompt or 0) if answer is None else answer.prompt
-                   for document, answer in zip(documents, answers, strict=True)]  # fmt: skip
+        prompts = [
+            (document.prompt or 0) if answer is None else answer.prompt
+            for document, answer in zip(documents, answers, strict=True)
+        ]
         unchosen = [i for i in todo if documents[i].prompt is None]
         for i, prompt in zip(unchosen, self.select([documents[i].context for i in unchosen]), strict=True):
             prompts[i] = prompt
@@ -324,11 +296,12 @@ class Scorer(LM):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=False)
                 return any(stop in text for stop in until if stop)
 
-            contexts = [list(context) for _, _, context in batch]
+            contexts, limits = (
+                [list(context) for _, _, context in batch],
+                Limits(cap, self._end_tokens(), stops),
+            )
             with self._running():
-                rows = generate_greedy(
-                    self.model, contexts, cap, self._end_tokens(), stops, self.row_tokens, self.bank, prompt
-                )
+                rows = generate_greedy(self.model, contexts, limits, self.row_tokens, self.bank, prompt)
             for job, row in zip(batch, rows, strict=True):
                 text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                 text = postprocess_generated_text(text, list(until), think_end_token=None)
@@ -408,14 +381,3 @@ class Scorer(LM):
 def _document_key(request: Instance, context: str) -> tuple:
     """A request's document: (task, doc_id), or its context where the request doesn't say."""
     return (request.task_name, request.doc_id if request.doc_id is not None else context)
-
-
-def common_prefix(contexts: list[list[int]]) -> list[int]:
-    """The tokens that all contexts begin with."""
-    first, *others = contexts
-    length = len(first)
-    for other in others:
-        if other is not first:
-            length = next((i for i, (a, b) in enumerate(zip(first[:length], other, strict=False)) if a != b),
-                          min(length, len(other)))  # fmt: skip
-    return first[:length]

@@ -43,8 +43,9 @@ def layer_states(
         model(
             input_ids=torch.tensor([window], device=model.device),
             position_ids=torch.arange(prefix, prefix + len(window), device=model.device)[None],
-            past_key_values=cache(), use_cache=bank is not None,
-        )  # fmt: skip
+            past_key_values=cache(),
+            use_cache=bank is not None,
+        )
     finally:
         for handle in handles:
             handle.remove()

@@ -91,9 +91,14 @@ def harness_definition(name: str) -> Path:
 
 
 def load_task(
-    name: str, data: Path | str, items: int | None, generation_tokens: int | None, tokenizer=None,
-    base: str | None = None, num_fewshot: int | None = None,
-) -> EvaluationTask:  # fmt: skip
+    name: str,
+    data: Path | str,
+    items: int | None,
+    generation_tokens: int | None,
+    tokenizer=None,
+    base: str | None = None,
+    num_fewshot: int | None = None,
+) -> EvaluationTask:
     """Task `name` over the documents of `data` (JSON Lines).
 
     items: how many documents, None for all. generation_tokens: upper limit of a generation task's new tokens, None for
@@ -134,10 +139,8 @@ def load_task(
         )
     capped = config["output_type"] == "generate_until" and _cap(task, metadata, generation_tokens, tokenizer)
     picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
-    return EvaluationTask(
-        name, task, chosen, [digest(document) for document in picked], chosen if fewshot else None,
-        str(metadata.get("version", 0)), primary, capped,
-    )  # fmt: skip
+    hashes, version = [digest(document) for document in picked], str(metadata.get("version", 0))
+    return EvaluationTask(name, task, chosen, hashes, chosen if fewshot else None, version, primary, capped)
 
 
 def sample(lines: list[bytes], items: int | None) -> list[int]:

@@ -25,15 +25,13 @@ from workflow_scripts.sources.hub import snapshot
 
 CONFIG = ["config.json", "generation_config.json"]
 TOKENIZER = [
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
-    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-]  # fmt: skip
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+]
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
-FULL, ROOM = (
-    0.5,
-    0.9,
-)  # of a GPU's free memory: from where a model is spread over several; what its weights may take
+# Shares of a GPU's free memory: above FULL a model is spread over several, whose weights may take ROOM.
+FULL, ROOM = 0.5, 0.9
 AT_SOURCE = "it must be mended at its source"
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 
@@ -231,9 +229,13 @@ def load_dense(folder, dtype=None, device="cpu"):
     manifest, dtype = verify(folder), dtype or torch.float32
     spread = spread_over(parameters_of(folder) * dtype.itemsize, torch.device(device), folder)
     model = AutoModelForCausalLM.from_pretrained(
-        Path(folder), dtype=dtype, use_safetensors=True, local_files_only=True,
-        trust_remote_code=manifest["remote_code"], **spread,
-    )  # fmt: skip
+        Path(folder),
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=manifest["remote_code"],
+        **spread,
+    )
     return (model if spread else model.to(device)).eval()
 
 

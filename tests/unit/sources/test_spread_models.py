@@ -80,7 +80,7 @@ def results(model) -> list:
     found = [forward.score_row(model, row_of(SEQUENCES), [s.targets for s in SEQUENCES], bank, 1)]
     found.append(
         generation.generate_greedy(
-            model, [[5, 6, 7], [8, 9]], 4, {3}, lambda tokens: tokens[-1] == 60, 1000, bank
+            model, [[5, 6, 7], [8, 9]], generation.Limits(4, {3}, lambda tokens: tokens[-1] == 60), 1000, bank
         )
     )
     found.append(Selector(model, bank, "indep_mean").scores([[5, 6, 7, 8], [9, 10]]))

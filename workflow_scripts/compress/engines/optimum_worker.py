@@ -56,16 +56,25 @@ def main(path: str) -> None:
 
     quantizer.GPTQ = Watched
     model = AutoModelForCausalLM.from_pretrained(
-        task["model"], dtype=torch.float32, use_safetensors=True, local_files_only=True,
+        task["model"],
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
         trust_remote_code=task["remote_code"],
-    )  # fmt: skip
+    )
     windows = load_file(task["windows"])["windows"]
     engine = Quantizer(
-        bits=task["bits"], group_size=task["group_size"] or -1, damp_percent=task["damping"],
-        desc_act=task["act_order"], act_group_aware=False, sym=task["symmetric"],
-        true_sequential=task["true_sequential"], block_name_to_quantize=task["block"], backend="gptq_torch",
+        bits=task["bits"],
+        group_size=task["group_size"] or -1,
+        damp_percent=task["damping"],
+        desc_act=task["act_order"],
+        act_group_aware=False,
+        sym=task["symmetric"],
+        true_sequential=task["true_sequential"],
+        block_name_to_quantize=task["block"],
+        backend="gptq_torch",
         dataset=[{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in windows],
-    )  # fmt: skip
+    )
     engine.quantize_model(model)
     about = {
         "solved": dict(zip(engine.names, solved, strict=True)),

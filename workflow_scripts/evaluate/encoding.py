@@ -1,0 +1,60 @@
+"""Strings to token ids as the harness's HFLM (lm-eval 0.4.13) encodes them."""
+
+from collections.abc import Iterable
+
+from lm_eval.models.utils import has_bos_prefix
+
+
+def beginning_token(tokenizer) -> int:
+    """The token that an empty context becomes: beginning of text, else end of text."""
+    bos = tokenizer.bos_token_id
+    return tokenizer.eos_token_id if bos is None else bos
+
+
+def encode(tokenizer, strings: Iterable[str], special: bool = True) -> dict[str, list[int]]:
+    """Token ids of each distinct string, with the tokenizer's own special tokens unless it begins with one."""
+    start = tokenizer.decode(beginning_token(tokenizer))
+    bare, full = [], []
+    for string in dict.fromkeys(strings):
+        (full if special and not has_bos_prefix(string, start) else bare).append(string)
+    encoded = {}
+    for group, add in ((full, True), (bare, False)):
+        if group:
+            encoded |= zip(group, tokenizer(group, add_special_tokens=add)["input_ids"], strict=True)
+    return encoded
+
+
+def encode_pairs(tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """(context, continuation) strings -> token ids: spaces that end a context go to the continuation.
+
+    The continuation is what the joint encoding has beyond the context's own length, as in the harness; an empty
+    context becomes `beginning_token`.
+    """
+    moved = []
+    for context, continuation in pairs:
+        bare = context.rstrip() if context else context
+        moved.append((bare, context[len(bare) :] + continuation))
+    joint = (text for context, rest in moved if context for text in (context, context + rest))
+    whole, first = encode(tokenizer, joint), beginning_token(tokenizer)
+    alone = encode(tokenizer, (rest for context, rest in moved if not context), special=False)
+    encoded = []
+    for context, rest in moved:
+        if context:
+            ids = whole[context]
+            encoded.append((ids, whole[context + rest][len(ids) :]))
+        elif alone[rest][:1] == [first]:
+            encoded.append((alone[rest][:1], alone[rest][1:]))
+        else:
+            encoded.append(([first], alone[rest]))
+    return encoded
+
+
+def common_prefix(contexts: list[list[int]]) -> list[int]:
+    """The tokens that all contexts begin with."""
+    first, *others = contexts
+    length = len(first)
+    for other in others:
+        if other is not first:
+            differing = (i for i, (a, b) in enumerate(zip(first[:length], other, strict=False)) if a != b)
+            length = next(differing, min(length, len(other)))
+    return first[:length]
