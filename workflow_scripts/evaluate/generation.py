@@ -19,7 +19,7 @@ CHANGING = {
     **dict.fromkeys(("dola_layers", "constraints", "force_words_ids", "forced_bos_token_id"), None),
     **dict.fromkeys(("forced_eos_token_id", "exponential_decay_length_penalty"), None),
     **dict.fromkeys(("watermarking_config", "max_time"), None),
-    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "stop_strings"), []),
+    **{key: [] for key in ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "stop_strings")},
     "sequence_bias": {},
     "token_healing": False,
 }

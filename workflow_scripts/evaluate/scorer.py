@@ -1,16 +1,16 @@
 """`Scorer`: an lm-eval model with the numbers of the harness's own HFLM at a fraction of its cost.
 
-Usable alone: `lm_eval.evaluate(Scorer(model, tokenizer), task_dict)`. Tokenisation, truncation, rolling windows and
-stop handling follow lm_eval.models.huggingface.HFLM (0.4.13) with its defaults. What is saved: equal requests run
-once, what sequences share runs once (row_packing.py), the head runs at scored positions only (forward.py), a soft prompt's
-keys and values come from a bank, generation drops rows that have stopped (generation.py).
+Usable alone: `lm_eval.evaluate(Scorer(model, tokenizer), task_dict)`. Tokenisation (encoding.py), truncation, rolling
+windows and stop handling follow lm_eval.models.huggingface.HFLM (0.4.13) with its defaults. It saves work in five ways:
+equal requests run once, what sequences share runs once (row_packing.py), the head runs at scored positions only
+(forward.py), a soft prompt's keys and values come from a bank, generation drops rows that have stopped (generation.py).
 
-Selection (a bank of several prompts): one prompt per document, shared by all its requests, chosen on
-context tokens alone. Where a document's requests differ in context (winogrande puts its choices there), the tokens
-that all of them begin with decide. A gold answer is scored behind the prompt that its document was generated behind.
-Rolling windows are each chosen on the text before them. No such tokens: nothing to score, and the tie goes to the
-lowest index. Contexts are cut for the longest prompt of the bank, whichever is chosen: behind a shorter one alone a
-text beyond the window would keep more of its beginning.
+Selection, with a bank of several prompts: one prompt per document, shared by all its requests, chosen on context tokens
+alone. If a document's requests differ in context (winogrande puts its choices there), the tokens that all of them begin
+with decide. A gold answer is scored behind the prompt that its document was generated behind. Each rolling window is
+chosen on the text before it. Without such tokens there is nothing to score, and the tie goes to the lowest index.
+Contexts are cut for the longest prompt of the bank, whichever is chosen: behind a shorter one alone a text beyond the
+window would keep more of its beginning.
 """
 
 from collections import defaultdict

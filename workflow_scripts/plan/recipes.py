@@ -17,7 +17,7 @@ from workflow_scripts.plan.config import DEVICES, TRAINED, load, read
 from workflow_scripts.plan.digests import code_digest
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell, companions
 
-# Modules that serve single kinds of methods or engines: imported lazily, so digested only where they are used.
+# Modules that serve single kinds of methods, or compress by one engine: imported lazily, digested only where used.
 MODULES = {
     "lora": ("recover/lora.py",),
     "prompt": (),
@@ -27,9 +27,8 @@ MODULES = {
     "none": (),
     "text": (),
     "fewshot": (),
-    "own": ("compress/engines/own.py",),
-    "optimum": ("compress/engines/optimum.py",),
 }
+ENGINES = {"own": ("compress/engines/own.py",), "optimum": ("compress/engines/optimum.py",)}
 ANALYSIS = (
     "find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page",
 )  # fmt: skip
@@ -41,11 +40,11 @@ ANALYSED = (
 SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
 SAID = ("note", "licence")  # of a source: for its readers, no result depends on it
 UNSAID = (("engine", "own"), ("forward", "fp32"))  # of a compressor: as if the key were not there
-OPTIONAL = frozenset(module for modules in MODULES.values() for module in modules)
+OPTIONAL = frozenset(module for modules in (MODULES | ENGINES).values() for module in modules)
 
 
 def _code(entry: str, *kinds: str) -> str:
-    modules = tuple(sorted({module for kind in kinds for module in MODULES[kind]}))
+    modules = tuple(sorted({module for kind in kinds for module in (MODULES | ENGINES)[kind]}))
     return code_digest(f"jobs/{entry}.py", modules, OPTIONAL)
 
 

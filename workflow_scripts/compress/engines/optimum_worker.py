@@ -24,7 +24,6 @@ def main(path: str) -> None:
     import torch
     from optimum.gptq import quantizer
     from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(task["threads"])
     solved, packed = [], {}
@@ -55,13 +54,7 @@ def main(path: str) -> None:
             return model
 
     quantizer.GPTQ = Watched
-    model = AutoModelForCausalLM.from_pretrained(
-        task["model"],
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=task["remote_code"],
-    )
+    model = _dense(task)
     windows = load_file(task["windows"])["windows"]
     engine = Quantizer(
         bits=task["bits"],
@@ -81,6 +74,20 @@ def main(path: str) -> None:
         "versions": {name: version(name) for name in ("optimum", "gptqmodel", "torch", "transformers")},
     }
     save_file(packed, task["output"], metadata={key: json.dumps(value) for key, value in about.items()})
+
+
+def _dense(task: dict):
+    """The dense model of the task, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        task["model"],
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=task["remote_code"],
+    )
 
 
 if __name__ == "__main__":
