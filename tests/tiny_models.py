@@ -49,10 +49,18 @@ def tiny_of(name: str, kind: str = "", **settings) -> PreTrainedModel:
     """A tiny model of any rotary family of transformers, by the prefix of its classes."""
     torch.manual_seed(0)
     shape = {
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     config = getattr(transformers, f"{name}{kind}Config")(**shape | settings)
     return getattr(transformers, f"{name}ForCausalLM")(config).eval()
 

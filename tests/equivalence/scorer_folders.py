@@ -10,13 +10,27 @@ from workflow_scripts.sources import benchmarks, corpora, models
 
 MADE_BY = {"recipe": "test", "code": "test"}
 TRAINING = {
-    "tokens": 256, "sequence_length": 32, "batch_size": 4, "micro_batch": 4, "learning_rate": 0.01, "warmup": 0.0,
-    "schedule": "constant", "weight_decay": 0.0, "precision": "fp32", "heldout_windows": 2,
-}  # fmt: skip
+    "tokens": 256,
+    "sequence_length": 32,
+    "batch_size": 4,
+    "micro_batch": 4,
+    "learning_rate": 0.01,
+    "warmup": 0.0,
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "precision": "fp32",
+    "heldout_windows": 2,
+}
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
-IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
-    {"adapter": "prompt-5", "seed": 0}, {"adapter": "prompt-7", "seed": 0},
-]}  # fmt: skip
+IDP = {
+    "kind": "idp",
+    "score": "auto",
+    "calibrated": False,
+    "members": [
+        {"adapter": "prompt-5", "seed": 0},
+        {"adapter": "prompt-7", "seed": 0},
+    ],
+}
 
 
 def project(root: Path) -> dict:

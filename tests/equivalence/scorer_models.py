@@ -29,9 +29,11 @@ def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=400,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # fmt: skip
+    )
     raw.train_from_iterator(
         [f"Question: {q}?\nAnswer: {a}" for q, answers in QUESTIONS for a in answers], trainer
     )
@@ -44,8 +46,16 @@ def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
 def model(family: str, seed: int = 0, positions: int = 256):
     """A random model of 2 layers; weights spread so that its predictions differ clearly."""
     torch.manual_seed(seed)
-    shape = {"vocab_size": 400, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "max_position_embeddings": positions, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # fmt: skip
+    shape = {
+        "vocab_size": 400,
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": positions,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
     if family == "llama":
         made = LlamaForCausalLM(
             LlamaConfig(intermediate_size=96, num_key_value_heads=2, initializer_range=0.3, **shape)
@@ -67,22 +77,31 @@ def write_benchmarks(folder: Path) -> Path:
             "arc_easy": {"id": f"easy-{n}", "question": f"{question}?", **arc},
             "arc_challenge": {"id": f"challenge-{n}", "question": f"{question}?", **arc},
             "sciq": {
-                "question": f"{question}?", "support": f"It is {first}.", "correct_answer": first,
-                "distractor1": second, "distractor2": third, "distractor3": fourth,
+                "question": f"{question}?",
+                "support": f"It is {first}.",
+                "correct_answer": first,
+                "distractor1": second,
+                "distractor2": third,
+                "distractor3": fourth,
             },
             "webqs": {"question": f"{question.lower()}?", "answers": [first, second]},
             "triviaqa": {"question": f"{question}?", "answer": {"aliases": [first, second], "value": first}},
             "piqa": {"goal": question, "sol1": first, "sol2": second, "label": n % 2},
             "hellaswag": {
-                "activity_label": "Asking", "ctx_a": f"Someone asks: {question}?", "ctx_b": "the other",
-                "endings": answers, "label": str(n % 4),
+                "activity_label": "Asking",
+                "ctx_a": f"Someone asks: {question}?",
+                "ctx_b": "the other",
+                "endings": answers,
+                "label": str(n % 4),
             },
             "lambada_openai": {"text": f"They asked: {question}? The answer is {first}"},
             "winogrande": {
-                "sentence": f"If _ is the answer, the question is: {question}", "option1": first, "option2": second,
+                "sentence": f"If _ is the answer, the question is: {question}",
+                "option1": first,
+                "option2": second,
                 "answer": str(n % 2 + 1),
             },
-        }  # fmt: skip
+        }
         for task, item in items.items():
             rows.setdefault(task, []).append(item)
     for task, items in rows.items():

@@ -460,8 +460,14 @@ def test_expanded_cache_is_fresh_each_time():
     assert not torch.equal(cache.layers[0].keys[0, :, :5], bank.prefixes[0].keys[0][0])
 
 
-LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32,
-            "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+    "short_factor": [1.0] * 4,
+    "long_factor": [3.0] * 4,
+}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
 
 

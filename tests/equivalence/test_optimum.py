@@ -24,9 +24,17 @@ pytestmark = [
 ]
 RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
 GPTQ = {
-    "algorithm": "gptq", "bits": 3, "group_size": 16, "symmetric": False, "act_order": True, "static_groups": False,
-    "clip": "none", "damping": 0.01, "block_size": 128, "true_sequential": False,
-}  # fmt: skip
+    "algorithm": "gptq",
+    "bits": 3,
+    "group_size": 16,
+    "symmetric": False,
+    "act_order": True,
+    "static_groups": False,
+    "clip": "none",
+    "damping": 0.01,
+    "block_size": 128,
+    "true_sequential": False,
+}
 CALIBRATION = {"windows": 8, "length": 64}
 LOAD = """
 import sys, torch
@@ -99,10 +107,15 @@ def test_both_engines_leave_the_same_files_and_come_close(settings, sources, tmp
 
 @pytest.mark.parametrize(
     ("settings", "form"),
-    [(RTN | {"symmetric": True}, "gptq"), (RTN, "gptq_v2"), (RTN | {"bits": 2, "group_size": 16}, "gptq_v2"),
-     (RTN | {"bits": 8}, "gptq_v2"), (GPTQ, "gptq_v2")],
+    [
+        (RTN | {"symmetric": True}, "gptq"),
+        (RTN, "gptq_v2"),
+        (RTN | {"bits": 2, "group_size": 16}, "gptq_v2"),
+        (RTN | {"bits": 8}, "gptq_v2"),
+        (GPTQ, "gptq_v2"),
+    ],
     ids=["w4-symmetric-v1", "w4-v2", "w2-g16-v2", "w8-v2", "w3-moving-v2"],
-)  # fmt: skip
+)
 def test_transformers_loads_the_export_with_gptqmodel(settings, form, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     calibrated = settings["algorithm"] == "gptq"
@@ -126,8 +139,9 @@ def test_transformers_loads_the_export_with_gptqmodel(settings, form, sources, t
     save_file({"tokens": tokens}, tmp_path / "tokens.safetensors")
     subprocess.run(
         [PYTHON, "-P", "-c", LOAD, folder, tmp_path / "tokens.safetensors", tmp_path / "found.safetensors"],
-        check=True, env=os.environ | {"TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+        check=True,
+        env=os.environ | {"TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"},
+    )
     found, model = (
         load_file(tmp_path / "found.safetensors"),
         load_compressed(sources / "model", tmp_path / "compressed"),

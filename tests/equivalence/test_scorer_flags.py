@@ -43,9 +43,15 @@ def test_flags_of_greedy_and_nearly_greedy_continuations_equal_hflm(family, bos)
             other = list(greedy)
             other[wrong] = (other[wrong] + 7) % 400
             encoded.append((("", ""), ids, other))
-    mine = [answer.scores[0] for answer in ours.score([
-        scorer_module.Document(ids, [ours.sequence(ids, continuation)]) for _, ids, continuation in encoded
-    ])]  # fmt: skip
+    mine = [
+        answer.scores[0]
+        for answer in ours.score(
+            [
+                scorer_module.Document(ids, [ours.sequence(ids, continuation)])
+                for _, ids, continuation in encoded
+            ]
+        )
+    ]
     theirs = harness._loglikelihood_tokens(encoded, disable_tqdm=True)
     flags = [flag for _, flag in theirs]
     assert flags == [True, True, True, False, False, False] * len(CONTEXTS)
@@ -95,9 +101,13 @@ def test_windows_of_a_text_are_kept_apart_in_the_store(tmp_path):
 
 def longrope():
     table = {
-        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [3.0, 4.0, 5.0, 6.0],
-        "original_max_position_embeddings": 32, "factor": 8.0,
-    }  # fmt: skip
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0, 4.0, 5.0, 6.0],
+        "original_max_position_embeddings": 32,
+        "factor": 8.0,
+    }
     return tiny_models.tiny_of(
         "Phi3", vocab_size=400, original_max_position_embeddings=32, rope_parameters=table
     )

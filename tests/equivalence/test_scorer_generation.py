@@ -102,12 +102,20 @@ def test_every_end_token_of_the_generation_config_ends_a_generation_as_in_hflm()
 @pytest.mark.parametrize(
     "changing",
     [
-        {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 1}, {"num_beams": 3}, {"min_new_tokens": 5},
-        {"suppress_tokens": [5]}, {"bad_words_ids": [[5]]}, {"min_length": 200}, {"guidance_scale": 2.0},
-        {"begin_suppress_tokens": [5]}, {"forced_eos_token_id": 1}, {"stop_strings": ["a"]},
+        {"repetition_penalty": 1.5},
+        {"no_repeat_ngram_size": 1},
+        {"num_beams": 3},
+        {"min_new_tokens": 5},
+        {"suppress_tokens": [5]},
+        {"bad_words_ids": [[5]]},
+        {"min_length": 200},
+        {"guidance_scale": 2.0},
+        {"begin_suppress_tokens": [5]},
+        {"forced_eos_token_id": 1},
+        {"stop_strings": ["a"]},
     ],
     ids=lambda changing: next(iter(changing)),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("place", ["request", "generation_config"])
 def test_settings_that_change_greedy_output_are_refused_by_name(changing, place):
     model, tokenizer = scorer_models.model("llama"), scorer_models.tokenizer(bos=True)
@@ -131,9 +139,16 @@ def test_settings_without_effect_on_greedy_output_pass_and_equal_hflm():
     model, tokenizer = scorer_models.model("llama"), scorer_models.tokenizer(bos=True)
     plain, _ = both(model, tokenizer)
     for key, value in {
-        "do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0, "num_beams": 1, "suppress_tokens": [], "max_length": 2048,
-    }.items():  # fmt: skip
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "suppress_tokens": [],
+        "max_length": 2048,
+    }.items():
         setattr(model.generation_config, key, value)
     ours, theirs = both(
         model, tokenizer, do_sample=False, temperature=0.0, repetition_penalty=1.0, num_beams=1

@@ -60,8 +60,14 @@ def requests(kind: str, arguments: list[tuple]) -> list[Instance]:
 
 def test_empty_context_spaces_truncation_and_repeats_equal_hflm(pair):
     long = "Who wrote the play Hamlet? " * 60  # beyond the model's 256 positions
-    arguments = [("", " Paris"), ("What is ", "honey"), (long, " milk"), (long + " ", "milk and honey"), ("", " Paris"),
-                 ("<s>What", " is it")]  # fmt: skip
+    arguments = [
+        ("", " Paris"),
+        ("What is ", "honey"),
+        (long, " milk"),
+        (long + " ", "milk and honey"),
+        ("", " Paris"),
+        ("<s>What", " is it"),
+    ]
     ours, harness = pair
     mine = ours.loglikelihood(requests("loglikelihood", arguments))
     theirs = harness.loglikelihood(requests("loglikelihood", arguments), disable_tqdm=True)
@@ -109,8 +115,10 @@ def test_batch_composition_changes_nothing(pair, data):
         again = responses(Scorer(model, tokenizer, row_tokens=row_tokens), "arc_easy", data)
         torch.testing.assert_close(
             torch.tensor([[r[0][0] for r in doc] for doc in again]),
-            torch.tensor([[r[0][0] for r in doc] for doc in reference]), atol=TOLERANCE, rtol=0,
-        )  # fmt: skip
+            torch.tensor([[r[0][0] for r in doc] for doc in reference]),
+            atol=TOLERANCE,
+            rtol=0,
+        )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -122,9 +130,16 @@ def test_prompts_are_the_harness_own(data, task):
     rows = [json.loads(line) for line in (data / task / "data.jsonl").read_text().splitlines()]
     config = task_definitions.load_yaml(HARNESS / included)
     split = config.get("test_split") or config["validation_split"]
-    config |= {"task": task, "tag": None, "dataset_path": None, "dataset_name": None, "training_split": None,
-               "validation_split": None, "test_split": split,
-               "custom_dataset": lambda **_: task_definitions._dataset(rows, split)}  # fmt: skip
+    config |= {
+        "task": task,
+        "tag": None,
+        "dataset_path": None,
+        "dataset_name": None,
+        "training_split": None,
+        "validation_split": None,
+        "test_split": split,
+        "custom_dataset": lambda **_: task_definitions._dataset(rows, split),
+    }
     harness = TaskManager(include_defaults=False).load([config])["tasks"][task]
     own = load_task(task, data / task / "data.jsonl", None, 8).task
     for each in (harness, own):

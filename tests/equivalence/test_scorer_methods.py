@@ -20,12 +20,24 @@ TOLERANCE = 1e-4  # nats
 METHODS = {
     "prompt": {"kind": "prompt", "tokens": 6, "init": "random", "trained": True},
     "prefix": {"kind": "prefix", "tokens": 6, "init": "random"},
-    "lora": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
-             "targets": {"default": ["q_proj", "v_proj"]}},
-}  # fmt: skip
-IDP = {"kind": "idp", "score": "auto", "calibrated": False, "members": [
-    {"adapter": "long", "seed": 0}, {"adapter": "short", "seed": 0},
-]}  # fmt: skip
+    "lora": {
+        "kind": "lora",
+        "rank": 2,
+        "alpha": 4,
+        "dropout": 0.0,
+        "layers": None,
+        "targets": {"default": ["q_proj", "v_proj"]},
+    },
+}
+IDP = {
+    "kind": "idp",
+    "score": "auto",
+    "calibrated": False,
+    "members": [
+        {"adapter": "long", "seed": 0},
+        {"adapter": "short", "seed": 0},
+    ],
+}
 
 
 def requests(kind="loglikelihood", **settings) -> list[Instance]:

@@ -18,9 +18,14 @@ METHODS = {
     "prefix": {"kind": "prefix", "tokens": 6, "init": "text"},
 }
 TRAINING = {
-    "batch_size": 4, "micro_batch": 4, "learning_rate": 1e-2, "warmup": 0.25, "schedule": "linear",
-    "weight_decay": 1e-5, "checkpoint_minutes": 10,
-}  # fmt: skip
+    "batch_size": 4,
+    "micro_batch": 4,
+    "learning_rate": 1e-2,
+    "warmup": 0.25,
+    "schedule": "linear",
+    "weight_decay": 1e-5,
+    "checkpoint_minutes": 10,
+}
 
 
 def make_windows(rows=8, length=12, seed=3):

@@ -30,8 +30,12 @@ from workflow_scripts.jobs import (
 from workflow_scripts.recover.model_files import ModelFiles
 
 GPU = "cuda:0"
-EVALUATION = {"items": 2, "generation_tokens": 6, "precision": "fp32",
-              "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32}}  # fmt: skip
+EVALUATION = {
+    "items": 2,
+    "generation_tokens": 6,
+    "precision": "fp32",
+    "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32},
+}
 TASKS = ("arc_easy", "lambada_openai", "triviaqa", "winogrande")  # one of each kind
 PLACE = {
     "grid": "test",
@@ -158,9 +162,13 @@ def test_similarity(project, method, tmp_path, monkeypatch):
 
 def test_latency(project, tmp_path, monkeypatch):
     methods = {
-        "prompt-5": scorer_folders.PROMPT, "prompt-7": scorer_folders.PROMPT | {"tokens": 7}, "prefix": PREFIX,
-        "idp": scorer_folders.IDP, "concat": METHODS["concat"][0], "lora": LORA,
-    }  # fmt: skip
+        "prompt-5": scorer_folders.PROMPT,
+        "prompt-7": scorer_folders.PROMPT | {"tokens": 7},
+        "prefix": PREFIX,
+        "idp": scorer_folders.IDP,
+        "concat": METHODS["concat"][0],
+        "lora": LORA,
+    }
 
     def load(folder, device):  # safetensors would ask for a real GPU
         return {name: tensor.to(device) for name, tensor in load_peft_weights(folder, device="cpu").items()}

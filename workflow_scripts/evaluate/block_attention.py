@@ -1,8 +1,8 @@
 """Attention over packed rows, block by block, as one of transformers' pluggable attention functions.
 
 A row of many documents with one mask over all of it would spend most of its attention on pairs that don't count. Here
-each block of a row (row_packing.Block) attends in one call of `scaled_dot_product_attention`: its queries to the columns of
-the prompt, to the nodes above it and to itself. Grouped heads read their keys by stride, without copies.
+each block of a row (row_packing.Block) attends in one call of `scaled_dot_product_attention`: its queries attend to the
+prompt's columns, to the nodes above it and to itself. Grouped heads read their keys by stride, without copies.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The folders that a model is made of, with the hashes that tell whether they belong together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.job import Folder
@@ -16,7 +16,7 @@ class ModelFiles:
 
     model: Folder
     compressed: Folder
-    adapters: list[Folder] | tuple[()] = ()
+    adapters: list[Folder] = field(default_factory=list)
     training_text: Folder | None = None
 
     def inputs(self) -> dict[str, str]:

@@ -23,13 +23,26 @@ from workflow_scripts.jobs import compress_model
 from workflow_scripts.sources import corpora, models
 
 GPTQ = {
-    "algorithm": "gptq", "bits": 3, "group_size": 24, "symmetric": False, "act_order": True, "static_groups": True,
-    "clip": "none", "damping": 0.01, "block_size": 128, "true_sequential": False,
-}  # fmt: skip
-HALF = {
-    "algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None, "damping": 0.01, "block_size": 128,
+    "algorithm": "gptq",
+    "bits": 3,
+    "group_size": 24,
+    "symmetric": False,
+    "act_order": True,
+    "static_groups": True,
+    "clip": "none",
+    "damping": 0.01,
+    "block_size": 128,
     "true_sequential": False,
-}  # fmt: skip
+}
+HALF = {
+    "algorithm": "sparsegpt",
+    "sparsity": 0.5,
+    "pattern": None,
+    "bits": None,
+    "damping": 0.01,
+    "block_size": 128,
+    "true_sequential": False,
+}
 SETTINGS = {
     "dense": {"algorithm": "dense"},
     "gptq": GPTQ,
@@ -168,10 +181,13 @@ def test_parts_are_joined_as_the_library_would_write_them_in_one(tmp_path):
     draw = torch.Generator().manual_seed(0)
     kinds = {"codes": torch.uint8, "scale": torch.float16, "wide": torch.float32, "group": torch.int32}
     tensors = [
-        {f"{layer}.{linear}.{part}": torch.randint(0, 99, (3, 5 + layer), generator=draw).to(dtype)
-         for linear in ("mlp.up", "attn.q") for part, dtype in kinds.items()}
+        {
+            f"{layer}.{linear}.{part}": torch.randint(0, 99, (3, 5 + layer), generator=draw).to(dtype)
+            for linear in ("mlp.up", "attn.q")
+            for part, dtype in kinds.items()
+        }
         for layer in (0, 1, 2, 10)
-    ]  # fmt: skip
+    ]
     tensors[1]["1.mlp.up.values"] = torch.zeros(0, dtype=torch.float16)  # all pruned
     parts = [tmp_path / f"part-{index}" for index in range(4)]
     for part, held in zip(parts, tensors, strict=True):
@@ -263,7 +279,11 @@ def part(name, change):
 
 UP, MASKED = "0.mlp.up_proj.", "1.mlp.up_proj."
 NOT_THE_FORM = [
-    ("gptq", part(f"{UP}codes", lambda t: t[:0]), "codes is torch.uint8 (0, 64, 4), not torch.uint8 (1, 64, 4)"),
+    (
+        "gptq",
+        part(f"{UP}codes", lambda t: t[:0]),
+        "codes is torch.uint8 (0, 64, 4), not torch.uint8 (1, 64, 4)",
+    ),
     ("gptq", part(f"{UP}codes", lambda t: t.repeat(11, 1, 1)), "codes is torch.uint8 (33, 64, 4)"),
     ("gptq", part(f"{UP}codes", lambda t: t.float()), "codes is torch.float32"),
     ("gptq", part(f"{UP}codes", lambda t: t.repeat(1, 1, 2)), "codes is torch.uint8 (3, 64, 8)"),
@@ -271,17 +291,33 @@ NOT_THE_FORM = [
     ("gptq", part(f"{UP}scale", lambda t: t.double()), "scale is torch.float64 (64, 2), not torch.float32"),
     ("gptq", part(f"{UP}zero", lambda t: t[:, :1]), "zero is torch.uint8 (64, 1), not torch.uint8 (64, 2)"),
     ("gptq", part(f"{UP}scale", lambda t: -t), "a scale is not positive"),
-    ("gptq", lambda t, p: t.update({f"{UP}group": torch.arange(32, dtype=torch.int32)}), "none of the 2 stored"),
+    (
+        "gptq",
+        lambda t, p: t.update({f"{UP}group": torch.arange(32, dtype=torch.int32)}),
+        "none of the 2 stored",
+    ),
     ("sparsegpt", part(f"{MASKED}mask", lambda t: t.repeat(2, 1, 1)), "mask is torch.uint8 (2, 64, 4)"),
-    ("sparsegpt", part(f"{MASKED}values", lambda t: t[:1]), "values is torch.float16 (1,), not torch.float16 (1023,)"),
-    ("gptq", lambda t, p: t.update({"odd": torch.zeros(1)}), "layer odd, linear : in only one of model and weights"),
-    ("gptq", lambda t, p: t.update({"2.mlp.up_proj.codes": t[f"{UP}codes"] + 0}), "layer 2, linear mlp.up_proj: in"),
+    (
+        "sparsegpt",
+        part(f"{MASKED}values", lambda t: t[:1]),
+        "values is torch.float16 (1,), not torch.float16 (1023,)",
+    ),
+    (
+        "gptq",
+        lambda t, p: t.update({"odd": torch.zeros(1)}),
+        "layer odd, linear : in only one of model and weights",
+    ),
+    (
+        "gptq",
+        lambda t, p: t.update({"2.mlp.up_proj.codes": t[f"{UP}codes"] + 0}),
+        "layer 2, linear mlp.up_proj: in",
+    ),
     ("gptq", lambda t, p: p["layers"].append(p["layers"][0]), "records 15 linears, the model has 14"),
     ("gptq", other_settings(algorithm="dense"), "dense beside 14 stored linears"),
     ("gptq", other_settings(algorithm="magic"), "magic is none of gptq, sparsegpt"),
     ("gptq", other_settings(magic=1), "unexpected keyword argument 'magic'"),
     ("gptq", other_settings(bits=None), "gptq: bits is missing"),
-]  # fmt: skip
+]
 
 
 def claim(key, value):

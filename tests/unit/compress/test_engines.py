@@ -27,9 +27,17 @@ from workflow_scripts.sources import corpora, models
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {
-    "algorithm": "gptq", "bits": 3, "group_size": 16, "symmetric": False, "act_order": True, "static_groups": False,
-    "clip": "none", "damping": 0.01, "block_size": 128, "true_sequential": False,
-}  # fmt: skip
+    "algorithm": "gptq",
+    "bits": 3,
+    "group_size": 16,
+    "symmetric": False,
+    "act_order": True,
+    "static_groups": False,
+    "clip": "none",
+    "damping": 0.01,
+    "block_size": 128,
+    "true_sequential": False,
+}
 CALIBRATION = {"windows": 8, "length": 32}
 
 
@@ -67,9 +75,15 @@ def test_the_engine_enters_recipes_only_where_it_is_another(shipped):
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
-    [("bits", 5, "2, 3, 4, 8"), ("static_groups", True, "False"), ("clip", "mse", "none"), ("block_size", 64, "128"),
-     ("group_size", 48, "16, 32"), ("forward", "bf16", "fp32")],
-)  # fmt: skip
+    [
+        ("bits", 5, "2, 3, 4, 8"),
+        ("static_groups", True, "False"),
+        ("clip", "mse", "none"),
+        ("block_size", 64, "128"),
+        ("group_size", 48, "16, 32"),
+        ("forward", "bf16", "fp32"),
+    ],
+)
 def test_what_optimum_does_not_know_is_named(shipped, key, value, words):
     config = copy.deepcopy(shipped)
     config["compressors"]["gptq-w3-optimum"][key] = value
@@ -162,11 +176,17 @@ def fake_python(tmp_path):
     "changes",
     [
         {},
-        {"bits": 4, "group_size": None, "symmetric": True, "act_order": False, "damping": 0.05,
-         "true_sequential": True},
+        {
+            "bits": 4,
+            "group_size": None,
+            "symmetric": True,
+            "act_order": False,
+            "damping": 0.05,
+            "true_sequential": True,
+        },
     ],
     ids=["as they are", "the other way"],
-)  # fmt: skip
+)
 def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tmp_path):
     python, asked = fake_python
     settings = Compressor(**SETTINGS | changes)
@@ -178,11 +198,16 @@ def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tm
     said = json.loads(asked.read_text())
     rows = said.pop("dataset")
     assert said == {
-        "bits": settings.bits, "group_size": settings.group_size or -1, "damp_percent": settings.damping,
-        "desc_act": settings.act_order, "act_group_aware": False, "sym": settings.symmetric,
-        "true_sequential": settings.true_sequential, "block_name_to_quantize": "model.decoder.layers",
+        "bits": settings.bits,
+        "group_size": settings.group_size or -1,
+        "damp_percent": settings.damping,
+        "desc_act": settings.act_order,
+        "act_group_aware": False,
+        "sym": settings.symmetric,
+        "true_sequential": settings.true_sequential,
+        "block_name_to_quantize": "model.decoder.layers",
         "backend": "gptq_torch",
-    }  # fmt: skip
+    }
     assert rows == [{"input_ids": [row], "attention_mask": [[1] * 4]} for row in windows.tolist()]
     assert (versions["optimum"], versions["gptqmodel"]) == ("9", "9")
     [(name, (tensors, seconds, damping))] = found.items()

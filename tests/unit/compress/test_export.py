@@ -19,9 +19,17 @@ from workflow_scripts.sources import corpora, models
 
 RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
 GPTQ = {
-    "algorithm": "gptq", "bits": 3, "group_size": 16, "symmetric": False, "act_order": True, "static_groups": False,
-    "clip": "none", "damping": 0.01, "block_size": 128, "true_sequential": False,
-}  # fmt: skip
+    "algorithm": "gptq",
+    "bits": 3,
+    "group_size": 16,
+    "symmetric": False,
+    "act_order": True,
+    "static_groups": False,
+    "clip": "none",
+    "damping": 0.01,
+    "block_size": 128,
+    "true_sequential": False,
+}
 HALF = {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None}
 SETTINGS = {
     "w4": RTN,

@@ -19,9 +19,14 @@ from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
 SPARSE = {
-    "algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None, "damping": 0.01, "block_size": 128,
+    "algorithm": "sparsegpt",
+    "sparsity": 0.5,
+    "pattern": None,
+    "bits": None,
+    "damping": 0.01,
+    "block_size": 128,
     "true_sequential": False,
-}  # fmt: skip
+}
 SETTINGS = {"gptq": GPTQ | {"static_groups": True}, "rtn": RTN, "magnitude": HALF, "sparsegpt": SPARSE}
 CALIBRATION = {"windows": 8, "length": 32}
 PREFIX = "model.decoder.layers"

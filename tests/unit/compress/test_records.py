@@ -39,8 +39,15 @@ def test_linears_that_were_solved_together_share_their_seconds(tmp_path, monkeyp
     monkeypatch.setattr(walk, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     _, records = walked(tiny(), tmp_path, W3)
     seconds = {record["linear"].split(".")[-1]: record["seconds"] for record in records}
-    assert seconds == {"q_proj": 0.333, "k_proj": 0.333, "v_proj": 0.333, "o_proj": 1, "gate_proj": 0.5,
-                       "up_proj": 0.5, "down_proj": 1}  # fmt: skip
+    assert seconds == {
+        "q_proj": 0.333,
+        "k_proj": 0.333,
+        "v_proj": 0.333,
+        "o_proj": 1,
+        "gate_proj": 0.5,
+        "up_proj": 0.5,
+        "down_proj": 1,
+    }
 
 
 @pytest.mark.parametrize("found", [float("nan"), float("inf")])

@@ -19,9 +19,16 @@ from workflow_scripts.compress.walk import FinishedLayers, compress_layer, compr
 from workflow_scripts.files.artifacts import ArtifactError
 
 COMMON = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 LLAMA_GROUPS = [("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)]
 NEOX_GROUPS = [("query_key_value",), ("dense",), ("dense_h_to_4h",), ("dense_4h_to_h",)]
@@ -31,8 +38,12 @@ FAMILIES = {
     "qwen3": ({"num_key_value_heads": 2, "head_dim": 8}, LLAMA_GROUPS),
     "gemma": ({"num_key_value_heads": 1, "head_dim": 8}, LLAMA_GROUPS),
     "gemma3_text": (
-        {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 8,
-         "layer_types": ["sliding_attention", "full_attention"]},
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
         LLAMA_GROUPS,
     ),
     "opt": (
@@ -49,7 +60,7 @@ FAMILIES = {
     ),
     "phi3": ({"num_key_value_heads": 2}, [("qkv_proj",), ("o_proj",), ("gate_up_proj",), ("down_proj",)]),
     "gptj": (GPT2 | {"rotary_dim": 4}, [("q_proj", "k_proj", "v_proj", "fc_in"), ("out_proj",), ("fc_out",)]),
-}  # fmt: skip
+}
 W3 = Compressor("gptq", bits=3, group_size=24, act_order=True, static_groups=True, damping=0.01)
 HALF = Compressor("sparsegpt", sparsity=0.5, damping=0.01)
 
@@ -444,8 +455,14 @@ class Untouched(FinishedLayers):
 
 
 def test_what_can_not_be_compressed_is_refused_before_the_first_layer(tmp_path):
-    mixture = {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
-               "shared_expert_intermediate_size": 32, "mlp_only_layers": [0]}  # fmt: skip
+    mixture = {
+        "num_key_value_heads": 2,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 32,
+        "mlp_only_layers": [0],
+    }
     config = AutoConfig.for_model("qwen2_moe", **COMMON, **mixture)
     skeleton = stored(AutoModelForCausalLM.from_config(config), tmp_path)
     with pytest.raises(

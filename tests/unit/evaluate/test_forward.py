@@ -125,13 +125,20 @@ def asked(model, kind: str, bank=None, **settings):
     ("family", "settings", "said"),
     [
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "1 of its 2 layers have pluggable attention"),
-        ("Jamba", {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-         "1 of its 2 layers have pluggable attention"),
+        (
+            "Jamba",
+            {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+            "1 of its 2 layers have pluggable attention",
+        ),
         ("FalconH1", {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32}, "mixes neighbouring tokens"),
         ("Falcon", {"alibi": False}, "takes no pluggable attention .* TypeError"),
-        ("Mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}, "takes no pluggable attention .* AttributeError"),
+        (
+            "Mpt",
+            {"d_model": 32, "n_heads": 4, "n_layers": 2},
+            "takes no pluggable attention .* AttributeError",
+        ),
     ],
-)  # fmt: skip
+)
 def test_models_that_mix_tokens_by_other_means_are_refused_by_name(family, settings, said, kind):
     """Recurrences and convolutions read across a packed row: without a word every number would be another."""
     model = tiny_of(family, vocab_size=400, **settings)

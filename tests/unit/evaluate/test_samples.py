@@ -12,12 +12,20 @@ from workflow_scripts.evaluate.scorer import Document, Scorer
 from workflow_scripts.evaluate.tasks import load_task
 
 ITEMS = {
-    "sciq": [{"question": "Où?", "support": "", "correct_answer": "café", "distractor1": "thé", "distractor2": "eau",
-              "distractor3": "lait"}],
+    "sciq": [
+        {
+            "question": "Où?",
+            "support": "",
+            "correct_answer": "café",
+            "distractor1": "thé",
+            "distractor2": "eau",
+            "distractor3": "lait",
+        }
+    ],
     "webqs": [{"question": "où?", "answers": ["Zürich", "la ville"]}],
     "lambada_openai": [{"text": "Où est le café"}],
     "triviaqa": [{"question": "Où?", "answer": {"aliases": ["Zürich", "Turicum"], "value": "Zürich"}}],
-}  # fmt: skip
+}
 
 
 def task_of(name: str, folder, count: int = 1):

@@ -28,8 +28,11 @@ def reference(model, embeddings=None):
     prompt = text[:, :0] if embeddings is None else embeddings[None]
     n = prompt.shape[1]
     output = model(
-        inputs_embeds=torch.cat([prompt, text], 1), output_attentions=True, output_hidden_states=True, use_cache=False
-    )  # fmt: skip
+        inputs_embeds=torch.cat([prompt, text], 1),
+        output_attentions=True,
+        output_hidden_states=True,
+        use_cache=False,
+    )
     maps = [each[0, :, n:, n:].double() for each in output.attentions]
     shares = [each / each.sum(-1, keepdim=True) for each in maps]
     return shares, [each[0, n:].double() for each in output.hidden_states[1:-1]]
@@ -57,10 +60,18 @@ def gemma_3():
     """Two rotary tables, and a window that is shorter than the text in every other layer."""
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, initializer_range=0.2, sliding_window=8,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        sliding_window=8,
         layer_types=["sliding_attention", "full_attention"] * 2,
-    )  # fmt: skip
+    )
     return transformers.Gemma3ForCausalLM(config).eval()
 
 

@@ -65,8 +65,17 @@ def test_generation_tokens_is_an_upper_limit_of_the_longest_answer(data, limit, 
 
 def test_a_task_of_the_harness_works_by_its_name(tmp_path):
     """copa has no definition of ours: the harness's YAML is used with local documents."""
-    rows = [{"premise": "The man slept.", "choice1": "He was tired.", "choice2": "He was hungry.", "question": "cause",
-             "label": 0, "idx": n} for n in range(3)]  # fmt: skip
+    rows = [
+        {
+            "premise": "The man slept.",
+            "choice1": "He was tired.",
+            "choice2": "He was hungry.",
+            "question": "cause",
+            "label": 0,
+            "idx": n,
+        }
+        for n in range(3)
+    ]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded = load_task("copa", tmp_path / "data.jsonl", 2, None)
     assert loaded.primary == "acc" and len(loaded.task.eval_docs) == 2
@@ -79,10 +88,12 @@ def reasoning(name: str) -> list[dict]:
     made = {
         "gsm8k_cot": lambda n: {"question": f"question number {n}", "answer": f"x #### {n + 1}"},
         "gsm8k": lambda n: {"question": f"question number {n}", "answer": f"x #### {n + 1}"},
-        "mmlu_pro_law": lambda n: letters | {"question": f"q {n}", "cot_content": "A: Let's think.", "question_id": n},
+        "mmlu_pro_law": lambda n: (
+            letters | {"question": f"q {n}", "cot_content": "A: Let's think.", "question_id": n}
+        ),
         "bbh_cot_fewshot_boolean_expressions": lambda n: {"input": f"q {n}", "target": "True"},
         "nq_open": lambda n: {"question": f"who {n}", "answer": ["Bob", "B"]},
-    }  # fmt: skip
+    }
     return [made[name](n) for n in range(12)]
 
 
@@ -93,9 +104,14 @@ def written(folder, rows: list[dict]):
 
 @pytest.mark.parametrize(
     ("name", "tokens"),
-    [("gsm8k_cot", 256), ("gsm8k", 256), ("mmlu_pro_law", 2048), ("bbh_cot_fewshot_boolean_expressions", 1024),
-     ("nq_open", 256)],
-)  # fmt: skip
+    [
+        ("gsm8k_cot", 256),
+        ("gsm8k", 256),
+        ("mmlu_pro_law", 2048),
+        ("bbh_cot_fewshot_boolean_expressions", 1024),
+        ("nq_open", 256),
+    ],
+)
 def test_other_tasks_generate_as_many_tokens_as_the_harness_lets_them(name, tokens, tmp_path):
     file, tokenizer = written(tmp_path, reasoning(name)), scorer_models.tokenizer()
     for limit, expected in ((None, tokens), (5000, tokens), (9, 9)):
@@ -111,8 +127,13 @@ def test_worked_examples_of_a_definition_are_shown_as_by_the_harness(name, tmp_p
     file = written(tmp_path, reasoning(name))
     config = load_yaml(harness_definition(name))
     split = config.get("test_split") or config["validation_split"]
-    config |= {"dataset_path": None, "dataset_name": None, "tag": None, "training_split": None,
-               "custom_dataset": lambda **_: task_definitions._dataset(reasoning(name), split)}  # fmt: skip
+    config |= {
+        "dataset_path": None,
+        "dataset_name": None,
+        "tag": None,
+        "training_split": None,
+        "custom_dataset": lambda **_: task_definitions._dataset(reasoning(name), split),
+    }
     harness = TaskManager(include_defaults=False).load([config])["tasks"][name]
     harness.set_fewshot_seed(0)
     harness.build_all_requests()

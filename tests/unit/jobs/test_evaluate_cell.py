@@ -28,8 +28,12 @@ from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import models
 from workflow_scripts.sources.corpora import read_documents
 
-EVALUATION = {"items": 4, "generation_tokens": 6, "precision": "fp32",
-              "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32}}  # fmt: skip
+EVALUATION = {
+    "items": 4,
+    "generation_tokens": 6,
+    "precision": "fp32",
+    "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32},
+}
 MADE = Provenance("r", "c", seed=0, device="cpu")
 VARIANT = {"task": None, "num_fewshot": None}
 METHODS = {
@@ -158,8 +162,12 @@ def test_a_cut_off_generation_is_wrong_even_if_its_text_matches(project):
     from workflow_scripts.evaluate.tasks import load_task
 
     task = load_task("triviaqa", project["benchmarks"][6] / "data.jsonl", 1, 4)
-    sample = {"doc": task.task.eval_docs[0], "filtered_resps": [task.gold(task.task.eval_docs[0])], "exact_match": 1.0,
-              "arguments": [("Question: ...?\nAnswer:", {})]}  # fmt: skip
+    sample = {
+        "doc": task.task.eval_docs[0],
+        "filtered_resps": [task.gold(task.task.eval_docs[0])],
+        "exact_match": 1.0,
+        "arguments": [("Question: ...?\nAnswer:", {})],
+    }
     (item,) = sample_rows.items_of(task, [sample], [-2.0], [None], [False])
     assert item.row["correct"] is True
     (item,) = sample_rows.items_of(task, [sample], [-2.0], [None], [True])
@@ -256,20 +264,41 @@ def test_calibrated_scores_are_centred_on_32_pieces_of_training_text(project, mo
 
 
 def test_latency_measures_every_variant(project, tmp_path):
-    prompt, lora = scorer_folders.PROMPT, {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
-                                           "targets": {"default": ["q_proj", "v_proj"]}}  # fmt: skip
-    methods = {"prompt-5": prompt, "prompt-7": prompt | {"tokens": 7},
-               "ptune-5": {"kind": "prefix", "tokens": 5, "init": "text"},
-               "idp-5-7": scorer_folders.IDP, "concat-5-7": METHODS["concat-5-7"][0], "lora-r2": lora}  # fmt: skip
+    prompt, lora = (
+        scorer_folders.PROMPT,
+        {
+            "kind": "lora",
+            "rank": 2,
+            "alpha": 4,
+            "dropout": 0.0,
+            "layers": None,
+            "targets": {"default": ["q_proj", "v_proj"]},
+        },
+    )
+    methods = {
+        "prompt-5": prompt,
+        "prompt-7": prompt | {"tokens": 7},
+        "ptune-5": {"kind": "prefix", "tokens": 5, "init": "text"},
+        "idp-5-7": scorer_folders.IDP,
+        "concat-5-7": METHODS["concat-5-7"][0],
+        "lora-r2": lora,
+    }
     shape = LatencyShape(batch=3, sequence=12, generate=2, repeats=3, precision="fp32")
     measure_latency.main(files_of(project, []), tmp_path / "l.json", place("none"), methods, shape, MADE)
     rows = artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]
     assert [(row["method"], row["variant"]) for row in rows] == [
-        ("none", "none"), ("prompt-5", "prompt_cached"), ("prompt-5", "prompt"), ("prompt-7", "prompt_cached"),
-        ("prompt-7", "prompt"), ("ptune-5", "prefix"), ("idp-5-7", "idp"), ("idp-5-7", "idp_mixed"),
+        ("none", "none"),
+        ("prompt-5", "prompt_cached"),
+        ("prompt-5", "prompt"),
+        ("prompt-7", "prompt_cached"),
+        ("prompt-7", "prompt"),
+        ("ptune-5", "prefix"),
+        ("idp-5-7", "idp"),
+        ("idp-5-7", "idp_mixed"),
         ("concat-5-7", "concat"),
-        ("lora-r2", "lora"), ("lora-r2", "lora_merged"),
-    ]  # fmt: skip
+        ("lora-r2", "lora"),
+        ("lora-r2", "lora_merged"),
+    ]
     for row in rows:
         for interval in (row["prefill"], row["prefill_ratio"], row["token"], row["token_ratio"]):
             assert 0 < interval["low"] <= interval["median"] <= interval["high"]
@@ -319,9 +348,10 @@ def test_latency_runs_what_the_method_evaluates_with(project):
             length = bank.prefixes[index].length
             with torch.no_grad():
                 logits = model(
-                    input_ids=ids[None], position_ids=torch.arange(length, length + 12)[None],
+                    input_ids=ids[None],
+                    position_ids=torch.arange(length, length + 12)[None],
                     past_key_values=bank.cache(index, 1),
-                ).logits  # fmt: skip
+                ).logits
             expected.append(int(logits[0, -1].argmax()))
         assert first_tokens(timed, chosen) == expected
         assert selector.asked == [timed.ids.tolist()]  # scoring and selection are in the time

@@ -15,8 +15,12 @@ from workflow_scripts.jobs import evaluate_cell
 from workflow_scripts.recover.model_files import ModelFiles
 
 TASK = {"domain": "world", "task": None, "num_fewshot": None}
-EVALUATION = {"items": 3, "generation_tokens": 6, "precision": "fp32",
-              "perplexity": {"corpora": ["made-up"], "windows": 2, "length": 32}}  # fmt: skip
+EVALUATION = {
+    "items": 3,
+    "generation_tokens": 6,
+    "precision": "fp32",
+    "perplexity": {"corpora": ["made-up"], "windows": 2, "length": 32},
+}
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,17 @@ LORA = {
     "layers": None,
 }
 TRAINING = {
-    "tokens": 2048, "sequence_length": 32, "batch_size": 8, "micro_batch": 8, "learning_rate": 0.01, "warmup": 0.05,
-    "schedule": "linear", "weight_decay": 1e-5, "precision": "fp32", "heldout_windows": 4,
-}  # fmt: skip
+    "tokens": 2048,
+    "sequence_length": 32,
+    "batch_size": 8,
+    "micro_batch": 8,
+    "learning_rate": 0.01,
+    "warmup": 0.05,
+    "schedule": "linear",
+    "weight_decay": 1e-5,
+    "precision": "fp32",
+    "heldout_windows": 4,
+}
 RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
 
 
@@ -66,8 +74,10 @@ def run(project, monkeypatch, output, method=PROMPT, **settings):
 def test_folder_is_complete_and_peft_loads_it(project, monkeypatch, method):
     folder, record = run(project, monkeypatch, f"adapters/{method['kind']}/seed-1", method)
     assert sorted(file.name for file in folder.iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "training.json",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "training.json",
+    ]
     assert record["tokens_seen"] == 2048 and record["steps"] == 8
     assert [tokens for tokens, _ in record["loss_curve"]] == [256 * step for step in range(1, 9)]
     assert record["adapter_sha256"] == sha256_file(folder / "adapter_model.safetensors")

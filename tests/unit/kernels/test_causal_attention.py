@@ -11,9 +11,14 @@ from workflow_scripts.kernels import causal_attention
 from workflow_scripts.recover.prompt_bank import encode, expanded_cache
 
 SIZES = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
 SPECIAL = {
     "a window of 5 tokens": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=5)),
     "soft-capped scores, eager alone": lambda: Gemma2ForCausalLM(

@@ -20,8 +20,13 @@ TARGETS = {
 LORA = {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "targets": TARGETS, "layers": None}
 PROMPT = {"kind": "prompt", "tokens": 6, "init": "vocabulary", "trained": True}
 PREFIX = {"kind": "prefix", "tokens": 6, "init": "text"}
-METHODS = {"lora": LORA, "prompt": PROMPT, "prompt-random": PROMPT | {"init": "random"}, "prefix": PREFIX,
-           "prefix-random": PREFIX | {"init": "random"}}  # fmt: skip
+METHODS = {
+    "lora": LORA,
+    "prompt": PROMPT,
+    "prompt-random": PROMPT | {"init": "random"},
+    "prefix": PREFIX,
+    "prefix-random": PREFIX | {"init": "random"},
+}
 WINDOW = torch.arange(2, 14)
 
 
@@ -140,8 +145,12 @@ def test_written_text_is_a_prefix_like_any_other():
 
 def test_idp_joins_soft_prompts_only_and_each_member_has_a_folder(tmp_path):
     adapters.save(perturbed(tiny_llama(), LORA), tmp_path, "tiny")
-    method = {"kind": "idp", "members": [{"adapter": "lora-r2", "seed": 0}], "score": "auto",
-              "calibrated": False}  # fmt: skip
+    method = {
+        "kind": "idp",
+        "members": [{"adapter": "lora-r2", "seed": 0}],
+        "score": "auto",
+        "calibrated": False,
+    }
     with pytest.raises(ArtifactError, match=r"adapter_config\.json: peft_type: 'LORA' is no soft prompt"):
         adapters.attach(tiny_llama(), None, method, [tmp_path])
     with pytest.raises(ValueError, match="1 adapter folders expected, 0 given"):
@@ -170,8 +179,13 @@ def llama_7b():
 
 
 def opt_6_7b():
-    return OPTConfig(hidden_size=4096, word_embed_proj_dim=4096, ffn_dim=16384, num_hidden_layers=32,
-                     num_attention_heads=32)  # fmt: skip
+    return OPTConfig(
+        hidden_size=4096,
+        word_embed_proj_dim=4096,
+        ffn_dim=16384,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,8 +202,14 @@ def test_lora_counts_are_the_printed_ones_from_the_configs_alone(config, printed
 
 
 def smollm2_135m():
-    return LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-                       num_key_value_heads=3, vocab_size=49152)  # fmt: skip
+    return LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+    )
 
 
 @pytest.mark.parametrize(

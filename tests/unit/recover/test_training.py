@@ -36,9 +36,14 @@ LORA = {
 PROMPT = {"kind": "prompt", "tokens": 6, "init": "vocabulary", "trained": True}
 PREFIX = {"kind": "prefix", "tokens": 6, "init": "text"}
 SETTINGS = {
-    "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-2, "warmup": 0.1, "schedule": "cosine",
-    "weight_decay": 1e-5, "checkpoint_minutes": 10,
-}  # fmt: skip
+    "batch_size": 4,
+    "micro_batch": 2,
+    "learning_rate": 1e-2,
+    "warmup": 0.1,
+    "schedule": "cosine",
+    "weight_decay": 1e-5,
+    "checkpoint_minutes": 10,
+}
 
 
 def make_windows(steps=6):

@@ -98,9 +98,15 @@ def test_hub_benchmark_records_the_commit(tmp_path, monkeypatch):
 
 # The reference samples are 400 documents of each split, drawn as their README says.
 SPLIT_SIZES = {
-    "arc_easy": 2376, "arc_challenge": 1172, "webqs": 2032, "triviaqa": 7993, "piqa": 1838, "hellaswag": 10042,
-    "lambada_openai": 5153, "winogrande": 1267,
-}  # fmt: skip
+    "arc_easy": 2376,
+    "arc_challenge": 1172,
+    "webqs": 2032,
+    "triviaqa": 7993,
+    "piqa": 1838,
+    "hellaswag": 10042,
+    "lambada_openai": 5153,
+    "winogrande": 1267,
+}
 
 
 def rows(path: Path) -> list[dict]:

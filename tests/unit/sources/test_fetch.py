@@ -138,8 +138,20 @@ def test_lines_round_trip_and_name_a_bad_line(tmp_path):
 def test_changed_or_missing_file_is_named(tmp_path):
     (tmp_path / "data").write_text("x")
     sha256 = sha256_file(tmp_path / "data")
-    manifest = {"name": "t", "recipe": "", "code": "", "source": "local", "revision": None, "origin": {}, "split": "",
-                "files": {"data": sha256}, "sha256": sha256, "items": 1, "licence": "", "notes": ""}  # fmt: skip
+    manifest = {
+        "name": "t",
+        "recipe": "",
+        "code": "",
+        "source": "local",
+        "revision": None,
+        "origin": {},
+        "split": "",
+        "files": {"data": sha256},
+        "sha256": sha256,
+        "items": 1,
+        "licence": "",
+        "notes": "",
+    }
     write_json(tmp_path / "manifest.json", manifest)
     assert fetch.verified_manifest(tmp_path, "benchmark") == manifest
     (tmp_path / "data").write_text("y")

@@ -38,9 +38,14 @@ def make_tokenizer(bos: bool, eos: bool = False) -> PreTrainedTokenizerFast:
 def make_llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     return LlamaForCausalLM(config)
 
 
@@ -245,8 +250,15 @@ def test_gguf_is_dequantised_to_float32(tmp_path):
     """Q4_1: 32 weights share a float16 scale d and minimum m; w = d * q + m, q = 0..15."""
     generator = np.random.default_rng(0)
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
-    for key, value in {"block_count": 1, "context_length": 64, "embedding_length": 32, "feed_forward_length": 64,
-                       "head_count": 1, "head_count_kv": 1, "vocab_size": 5}.items():  # fmt: skip
+    for key, value in {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 64,
+        "head_count": 1,
+        "head_count_kv": 1,
+        "vocab_size": 5,
+    }.items():
         getattr(writer, f"add_{key}")(value)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
@@ -280,7 +292,10 @@ def test_gguf_is_dequantised_to_float32(tmp_path):
     sources.dequantise(tmp_path / "model.gguf", tmp_path / "out")
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
-    for name, key in [("token_embd", "embed_tokens"), ("blk.0.ffn_up", "layers.0.mlp.up_proj"),
-                      ("blk.0.attn_v", "layers.0.self_attn.v_proj")]:  # fmt: skip
+    for name, key in [
+        ("token_embd", "embed_tokens"),
+        ("blk.0.ffn_up", "layers.0.mlp.up_proj"),
+        ("blk.0.attn_v", "layers.0.self_attn.v_proj"),
+    ]:
         np.testing.assert_array_equal(saved[f"model.{key}.weight"].numpy(), exact[name])
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())

@@ -22,8 +22,13 @@ from workflow_scripts.sources import models
 PROMPT = {"kind": "prompt", "tokens": 4, "init": "random"}
 PREFIX = {"kind": "prefix", "tokens": 4, "init": "random"}
 LORA = {
-    "kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None, "targets": {"default": ["q_proj", "v_proj"]},
-}  # fmt: skip
+    "kind": "lora",
+    "rank": 2,
+    "alpha": 4,
+    "dropout": 0.0,
+    "layers": None,
+    "targets": {"default": ["q_proj", "v_proj"]},
+}
 
 
 @pytest.mark.parametrize(
