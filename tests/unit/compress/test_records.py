@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.unit.compress.test_walk import HALF, W3, tiny, walked
+from tests.unit.compress.walked import HALF, W3, tiny, walked
 from workflow_scripts.compress import walk
 from workflow_scripts.compress.decoder import decoder_layers
 from workflow_scripts.compress.settings import CompressionError, Compressor

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import tiny
-from tests.unit.compress.test_checkpoint import CALIBRATION, SETTINGS
+from tests.unit.compress.checkpoints import CALIBRATION, SETTINGS
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model

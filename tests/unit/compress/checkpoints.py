@@ -1,0 +1,53 @@
+"""Compressed models on disk, one per algorithm."""
+
+from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.jobs import compress_model
+
+GPTQ = {
+    "algorithm": "gptq",
+    "bits": 3,
+    "group_size": 24,
+    "symmetric": False,
+    "act_order": True,
+    "static_groups": True,
+    "clip": "none",
+    "damping": 0.01,
+    "block_size": 128,
+    "true_sequential": False,
+}
+HALF = {
+    "algorithm": "sparsegpt",
+    "sparsity": 0.5,
+    "pattern": None,
+    "bits": None,
+    "damping": 0.01,
+    "block_size": 128,
+    "true_sequential": False,
+}
+SETTINGS = {
+    "dense": {"algorithm": "dense"},
+    "gptq": GPTQ,
+    "gptq-moving-groups": GPTQ | {"static_groups": False},
+    "gptq-w8": GPTQ | {"bits": 8, "group_size": None},
+    "sparsegpt": HALF,
+    "sparsegpt-2of4": HALF | {"sparsity": None, "pattern": "2:4"},
+    "sparsegpt-2of4-w4": HALF | {"pattern": "2:4", "bits": 4},
+    "wanda": {"algorithm": "wanda", "sparsity": 0.5, "pattern": None},
+    "magnitude": {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None},
+    "rtn": {"algorithm": "rtn", "bits": 3, "group_size": None, "symmetric": False, "clip": "none"},
+}
+CALIBRATION = {"windows": 8, "length": 32}
+
+
+def compressed(sources, folder, settings, calibration=CALIBRATION):
+    corpus = sources / "corpus" if Compressor(**settings).calibrated else None
+    compress_model.main(
+        sources / "model",
+        corpus,
+        folder / "compression.json",
+        compressor=settings,
+        calibration=calibration if corpus else None,
+        made=Provenance("r", "c"),
+    )
+    return folder
