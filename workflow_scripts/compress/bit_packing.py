@@ -1,7 +1,7 @@
 """The stored form of a compressed linear: bit planes of codes with scales and zeros, or a bitmask with values.
 
 Quantised: codes (bits, rows, ceil(columns / 8)) uint8, plane b holding bit b of eight codes a byte, first column
-lowest; scale (rows, groups) float16 where that is exact, else float32; zero (rows, groups) uint8; group (columns,)
+lowest; scale (rows, groups) float16 if that is exact, else float32; zero (rows, groups) uint8; group (columns,)
 int32 only if it isn't column // group_size. Pruned: mask (1, rows, ceil(columns / 8)), values float16, row-major.
 """
 
@@ -11,10 +11,11 @@ from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.solver import Solved
 
-# Of eight bytes as one int64: the lowest bit of each, what gathers these in the highest byte of a product, which bit of
-# eight copies of a byte each of them keeps, and what carries any bit to the highest of its byte.
+# Constants for eight bytes as one int64. EACH: the lowest bit of each byte. GATHER: a factor that gathers these bits in
+# the highest byte of the product. SPREAD: the bit that each of eight copies of a byte keeps. CARRY: a summand that
+# carries any bit to the highest of its byte.
 EACH, GATHER, SPREAD, CARRY = 0x0101010101010101, 0x0102040810204080, -0x7FBFDFEFF7FBFDFF, 0x7F7F7F7F7F7F7F7F
-# Weights that are packed at a time: on a CPU what stays in its cache, which is five times as fast as all at once.
+# Weights that are packed at a time. A CPU keeps this many in its cache: five times as fast as all at once.
 PIECE = {"cpu": 2**17, "cuda": 2**62}
 
 
@@ -45,7 +46,7 @@ def unpack_bits(planes: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def to_stored(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
-    """Tensors that are stored for one linear, where it lies. Values of a pruned one are rounded to float16."""
+    """Tensors that are stored for one linear, on its device. Values of a pruned one are rounded to float16."""
     if solved.quantized is None:
         kept = solved.weight != 0
         return {"mask": pack_bits(kept.to(torch.uint8), 1), "values": solved.weight[kept].half()}
@@ -62,12 +63,12 @@ def to_stored(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
 
 
 def _groups_in_order(like: torch.Tensor, settings: Compressor) -> torch.Tensor:
-    """The group of each column, (columns,) as `like` is, where groups are of neighbours."""
+    """Group of each column (columns,) if neighbours share one, on the device of `like` (columns,)."""
     return torch.arange(len(like), device=like.device) // (settings.group_size or len(like))
 
 
 def from_stored(stored: dict[str, torch.Tensor], columns: int, settings: Compressor) -> Solved:
-    """The linear that `pack` stored, where the tensors lie; weight (rows, columns) float32."""
+    """The linear that `to_stored` stored, on the tensors' device; weight (rows, columns) float32."""
     if "mask" in stored:
         kept = unpack_bits(stored["mask"], columns).bool()
         weight = torch.zeros(kept.shape, device=kept.device)
@@ -81,7 +82,7 @@ def from_stored(stored: dict[str, torch.Tensor], columns: int, settings: Compres
 
 
 def misshapen(stored: dict[str, torch.Tensor], rows: int, columns: int) -> str | None:
-    """What keeps stored tensors from being the form above of a weight (rows, columns); None where nothing does."""
+    """Why stored tensors are not the form above of a weight (rows, columns); None if they are."""
     row = -(-columns // 8)
 
     def other(part: str, dtype: torch.dtype, *shape: int) -> str | None:

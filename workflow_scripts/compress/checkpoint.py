@@ -105,9 +105,9 @@ def save_compressed(folder, found: Compressed, compressor: dict, dense_folder, m
 
 
 def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device="cpu"):
-    """The compressed model in eval mode, weights bit-exact to what was evaluated, cast to `dtype`.
+    """The compressed model in eval mode, weights bit-exact to those evaluated, cast to `dtype`.
 
-    Raises ArtifactError, naming file, layer and linear, where the dense model is another one, the weights file was
+    Raises ArtifactError, naming file, layer and linear, if the dense model is another one, the weights file was
     changed, or a stored weight has more levels or another sparsity than claimed.
     """
     from workflow_scripts.sources.models import load_dense
@@ -121,7 +121,7 @@ def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device
 
 
 def read_compressed(dense_folder, compressed_folder) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The proof and the stored tensors; ArtifactError where they don't belong to each other or to the dense model."""
+    """The proof and the stored tensors; ArtifactError if they don't belong to each other or to the dense model."""
     folder = Path(compressed_folder)
     proof = read_json(folder / PROOF, schema="compression")
     dense = dense_hash(dense_folder)
@@ -224,7 +224,7 @@ def _where(folder, record: dict) -> str:
 
 
 def _unproven(stored, record: dict, settings: Compressor) -> str | None:
-    """What a stored weight isn't, of what its record and the compressor's settings claim; None if all holds."""
+    """The first claim of its record or of the compressor's settings that a stored weight breaks; None if all hold."""
     if not torch.isfinite(stored.weight).all():
         return "it holds NaN or infinite values"
     if settings.bits and not (stored.quantized.scale > 0).all():

@@ -1,7 +1,7 @@
 """A decoder-only transformers model seen as a chain of layers: their linears, and the activations between them.
 
 No table of model families: the decoder layers are the model's ModuleList of `num_hidden_layers` members, their
-linears the Linear and Conv1D modules inside, and what each layer is called with is recorded from the model itself.
+linears the Linear and Conv1D modules inside, and the arguments of each layer are recorded from the model itself.
 """
 
 import math
@@ -16,7 +16,7 @@ from workflow_scripts.compress.hessian import Hessian
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.kernels.packed_linears import PackedLinears
 
-# Tokens per forward pass of a layer: what passes between its steps stays in a CPU's cache.
+# Tokens per forward pass of a layer: so many activations stay in a CPU's cache.
 BATCH_TOKENS = 2048
 LOCKED = 2**30  # bytes of page-locked memory that are asked for at a time
 
@@ -26,7 +26,7 @@ class _Stop(Exception):
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers, in order. Raises CompressionError where there is no such single list."""
+    """The decoder layers, in order. Raises CompressionError if there is no such single list."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [
         (name, module)
@@ -104,7 +104,7 @@ def cast(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 class Batches:
-    """Tensors of one dtype in order: in memory, or in a file where those of all windows would take more than `memory`.
+    """Tensors of one dtype in order: in memory, or in a file if those of all windows would take more than `memory`.
 
     Indexed like a list. windows: calibration windows in all; memory: bytes; folder: where the file lies, nameless, so
     that it is gone with the process however that ends.
@@ -115,7 +115,7 @@ class Batches:
         self.file = None
         self.held: list = []  # the tensors, or (offset in the file, shape, dtype)
         self.end = 0
-        self.locked: torch.Tensor | None = None  # what is left of the last piece of page-locked memory
+        self.locked: torch.Tensor | None = None  # the rest of the last piece of page-locked memory
         self.unlocked = windows  # windows that have no place in it yet
 
     def append(self, batch: torch.Tensor) -> None:
@@ -181,7 +181,7 @@ class Batches:
 
 
 def _bytes(tensor: torch.Tensor):
-    """A tensor's memory as a writable buffer; a copy where the tensor isn't contiguous."""
+    """A tensor's memory as a writable buffer; a copy if the tensor isn't contiguous."""
     return tensor.contiguous().view(-1).view(torch.uint8).numpy()
 
 
@@ -288,7 +288,7 @@ def _returns_tuple(model, first_layer, window) -> bool:
 def _record_calls(model, layers, batch, as_tuple: bool):
     """Embed a batch: hidden states that enter layer 0, and each layer's further arguments.
 
-    No layer is run: each hands on what it got. CompressionError where the next one gets anything else: what a decoder
+    No layer is run: each hands on what it got. CompressionError if the next one gets anything else: work that a decoder
     does between its layers would be lost in the walk.
     """
     calls, embedded = [], None

@@ -4,8 +4,8 @@ plain               dense weights with their zeros and levels; every compressor
 gptq, gptq_v2       quantised linears in GPTQ's format, version 1 or 2
 compressed-tensors  quantised linears as `pack-quantized`, pruned ones as `sparse-bitmask`
 
-What is not packed has the dense model's dtype if that holds every value exactly, else float32. Linears are converted
-one by one, each in the place of the dense weight that it stands for.
+Tensors that are not packed have the dense model's dtype if that holds every value exactly, else float32. Linears are
+converted one by one, each in the place of the dense weight that it stands for.
 """
 
 from pathlib import Path
@@ -26,8 +26,8 @@ STORED_AS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # types of
 def export(dense_folder, compressed_folder, form: str, folder) -> dict:
     """Write config.json, generation_config.json and safetensors to `folder`; every weight is verified before.
 
-    Returns {dtype: of what is not packed; reason: why that is float32 and not the dense model's dtype, or None}.
-    Raises CompressionError, naming layer and linear, for what the format can't carry to the last bit.
+    Returns {dtype: of unpacked tensors; reason: why that is float32 and not the dense model's dtype, or None}.
+    Raises CompressionError, naming layer and linear, if the format can't carry a weight to the last bit.
     """
     from workflow_scripts.sources.models import load_dense
 
@@ -70,7 +70,7 @@ def _refuse(settings: Compressor, form: str) -> None:
 
 
 def _dense_dtype(folder: Path) -> tuple[torch.dtype, str | None]:
-    """The dtype that a dense model's config.json names; float32, and why, where its files hold another."""
+    """The dtype that a dense model's config.json names; float32, and why, if its files hold another."""
     named = read_json(folder / "manifest.json")["dtype"] or "float32"
     held = {
         entry["dtype"]
@@ -100,7 +100,7 @@ def _convert(
 ) -> tuple[dict, dict]:
     """The model's state with each linear's weight replaced by the format's tensors, and the quantization_config.
 
-    The model loses those weights on the way: it is good for nothing then but its configuration.
+    The model loses those weights on the way: afterwards only its configuration is of use.
     """
     zeros = [tensor for key, tensor in tensors.items() if key.endswith(".zero")]
     groups = [tensor for key, tensor in tensors.items() if key.endswith(".group")]
@@ -126,7 +126,7 @@ def _convert(
         del state[f"{name}.weight"]
         state |= {f"{name}.{part}": tensor for part, tensor in found.items()}
         converted.add(name)
-        return_memory()  # what the conversion took lies between what it left
+        return_memory()  # freed blocks lie between those that stay
     if form != "compressed-tensors":
         return state, _gptq_config(settings, form, symmetric, in_order)
     if not settings.bits:

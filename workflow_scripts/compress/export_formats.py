@@ -19,8 +19,8 @@ from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import CompressionError
 
 WORD = 32
-GPTQ_BITS = (2, 3, 4, 8)  # what transformers and optimum read
-GPTQ_GROUPS = (None, 16, 32, 64, 128, 256, 512, 1024)  # what GPTQModel's kernels read
+GPTQ_BITS = (2, 3, 4, 8)  # read by transformers and optimum
+GPTQ_GROUPS = (None, 16, 32, 64, 128, 256, 512, 1024)  # read by GPTQModel's kernels
 
 
 def to_words(values: torch.Tensor, bits: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def from_words(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
 
 
 def to_gptq(quantized: Quantized, version: int) -> dict[str, torch.Tensor]:
-    """The tensors of one linear; CompressionError where the format can't carry it exactly."""
+    """The tensors of one linear; CompressionError if the format can't carry it exactly."""
     (rows, columns), bits, zero = quantized.codes.shape, quantized.bits, quantized.zero.to(torch.int64)
     if bits not in GPTQ_BITS:
         raise CompressionError(f"{bits} bits: GPTQ's readers know {_listed(GPTQ_BITS)}")

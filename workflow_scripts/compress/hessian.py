@@ -92,7 +92,7 @@ def reconstruction_error(weight: torch.Tensor, compressed: torch.Tensor, H: torc
 
 
 def _square(A: torch.Tensor, H: torch.Tensor | None) -> torch.Tensor:
-    """tr(A H A^T) in float64, from the blocks on and above H's diagonal; ||A||^2 where H is None."""
+    """tr(A H A^T) in float64, from the blocks on and above H's diagonal; ||A||^2 if H is None."""
     if H is None:
         return A.square().sum(dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64, device=A.device)

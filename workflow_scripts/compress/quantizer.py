@@ -9,7 +9,7 @@ SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # float16's range of normal num
 CLIP_SEARCH = {"mse": (2.4, 100), "hessian": (2.0, 25)}
 # Weights whose clipping is searched together on a CPU: few calls, and the tries stay in its cache.
 SEARCHED = 2**20
-# Weights whose levels are counted together: on a CPU what stays in its cache.
+# Weights whose levels are counted together; a CPU keeps this many in its cache.
 COUNTED = {"cpu": 2**18, "cuda": 2**26}
 
 
@@ -76,8 +76,8 @@ def fit_grid(
 
     The range [min(x, 0), max(x, 0)] is spread over 2^bits levels; zero is always a level. With `clip` the range is
     shrunk by the factor that minimises sum_j v_j |x_j - q(x_j)|^p: "mse" is the reference's search (p = 2.4, v = 1),
-    "hessian" takes p = 2 and v = `importance` (n,). `half` rounds scales to float16 where that is a normal number, so
-    that what is stored is what was solved for.
+    "hessian" takes p = 2 and v = `importance` (n,). `half` rounds scales to float16 if that is a normal number, so
+    that the stored scales are those solved for.
     """
     top = 2**bits - 1
     low, high = x.amin(1).clamp(max=0), x.amax(1).clamp(min=0)

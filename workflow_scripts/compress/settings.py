@@ -12,7 +12,7 @@ ALGORITHMS = (*CALIBRATED, "rtn", "magnitude", "dense")
 
 
 class CompressionError(RuntimeError):
-    """A layer can't be compressed as asked; the message names the linear, the value and what would be right."""
+    """A layer can't be compressed as asked; the message names the linear, the value and a right one."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an engine gets, and what it leaves: one model to compress, and the compressed layers in files."""
+"""An engine's input and output: one model to compress, and the compressed layers in files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine offers; no result depends on it.
+    """Means of this machine; no result depends on them.
 
     activation_memory: GiB of calibration activations that stay in memory, more lie in a file under work/.
     optimum_python: the interpreter of optimum's environment, see envs/README.md.
@@ -60,7 +60,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What an engine leaves.
+    """An engine's result.
 
     parts: safetensors files with the packed linears, one per layer (none for `dense`). records: one per linear, as
     `walk` gives them. weights: of all decoder linears. drawn: the calibration, as `Task.windows` says. versions: of the

@@ -1,4 +1,4 @@
-"""The walk: decoder layers in order, each calibrated on what the already compressed layers before it put out."""
+"""The walk: decoder layers in order, each calibrated on the output of the compressed layers before it."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ class FinishedLayers:
             )
 
     def load(self, index: int) -> tuple[dict[str, torch.Tensor], list[dict]] | None:
-        """A finished layer; None where it is not there, was cut short or changed: it is computed again."""
+        """A finished layer; None if it is not there, was cut short or changed: it is computed again."""
         if not self.path(index).exists():
             return None
         try:
@@ -118,7 +118,7 @@ def walk(
 
 
 def _embed(skeleton: Skeleton, layers, windows, settings: Compressor, device, memory, folder) -> Activations:
-    """What enters the first layer; all that the model has outside its layers, but for the head, is read for it."""
+    """Activations that enter the first layer; all weights outside the layers are read for them, but for the head's."""
     model = skeleton.model
     head = model.get_output_embeddings()
     skeleton.load(model, but=(layers, head) if head is not None else (layers,))
@@ -176,7 +176,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
 
 
 def _matrix(hessian, settings: Compressor) -> torch.Tensor:
-    """H, refused where it comes from fewer tokens than it has columns: it is singular then."""
+    """H; refused if it comes from fewer tokens than it has columns, since it is singular then."""
     settings.refuse_tokens(hessian.tokens, len(hessian.total))
     return hessian.matrix()
 

@@ -28,7 +28,7 @@ class NotPackable(ValueError):
 
 @dataclass(frozen=True)
 class Call:
-    """One block's attention: queries start..end-1 of the row; runs of columns, prompt first; what they see of them."""
+    """One block's attention: queries start..end-1 of the row; runs of columns, prompt first; a mask over them."""
 
     start: int
     end: int

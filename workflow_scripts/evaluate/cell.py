@@ -153,7 +153,7 @@ def _used(settings: Evaluation, recovered: Recovered, tokenizer) -> dict:
 
 
 def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.Item]:
-    """One task through lm_eval.evaluate; `names` are the bank's prompts, reported where there are several.
+    """One task through lm_eval.evaluate; `names` are the bank's prompts, reported if there are several.
 
     Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
     """
@@ -161,7 +161,7 @@ def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> lis
     outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
     logged = outcome["samples"][task.name]
     logged = [sample for sample in logged if sample["filter"] == logged[0]["filter"]]
-    # the harness numbers what it evaluated 0, 1, 2, ... in its requests, whatever `samples` says
+    # the harness numbers evaluated documents 0, 1, 2, ... in its requests, whatever `samples` says
     keys = [(task.name, i) for i in range(len(logged))]
     gold_logliks = gold_answers(scorer, task, logged) if task.task.OUTPUT_TYPE == "generate_until" else []
     chosen = [names[scorer.selections[key]] if len(names) > 1 else None for key in keys]

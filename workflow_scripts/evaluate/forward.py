@@ -1,4 +1,4 @@
-"""The model's side of scoring: packed rows behind a cached prompt, the head where it counts."""
+"""The model's side of scoring: packed rows behind a cached prompt, the head at scored positions only."""
 
 import copy
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def log_probabilities(
 
 
 def first_largest(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Whether each target (P,) is what greedy decoding takes from its logits (P, V): the first of the largest."""
+    """Whether greedy decoding takes each target (P,) from its logits (P, V): it takes the first of the largest."""
     return logits.log_softmax(dim=-1, dtype=torch.float32).argmax(dim=-1) == targets
 
 
@@ -95,7 +95,7 @@ def score_row(
 ) -> list[tuple[float, bool]]:
     """(summed log-probability in nats, all greedy) of every member sequence of `row`, in their order.
 
-    `targets[k]` are the target tokens of the k-th member. FloatingPointError where a log-probability is not finite.
+    `targets[k]` are the target tokens of the k-th member. FloatingPointError if a log-probability is not finite.
     """
     nodes = torch.tensor([node for path in row.scored for node in path], device=model.device)
     wanted = torch.tensor([token for tokens in targets for token in tokens], device=model.device)
@@ -116,7 +116,7 @@ def score_row(
 
 
 def tokens_that_fit(model, on_cpu: int) -> int:
-    """Tokens per batch: `on_cpu` on a CPU, elsewhere what 60 % of the free memory holds, computed, not probed.
+    """Tokens per batch: `on_cpu` on a CPU, elsewhere as many as 60 % of the free memory holds, computed, not probed.
 
     Per token: its logits and two float32 copies of them, activations of one layer (about 24 d + 6 MLP widths), keys
     and values of all layers, and its row of a mask as long as the longest block that pays (block_attention.OVERHEAD).

@@ -1,4 +1,4 @@
-"""Greedy generation that costs what it must: contexts are read unpadded, rows that have stopped leave the batch."""
+"""Greedy generation without waste: contexts are read unpadded, rows that have stopped leave the batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize
 
 
 def require_greedy(settings: dict, config) -> None:
-    """ValueError, naming the key, where a request's settings or the model's generation config change greedy output.
+    """ValueError, naming the key, if a request's settings or the model's generation config change greedy output.
 
     The harness hands the former to `model.generate`, which takes the latter too (Qwen2.5-Instruct's penalty of
     repetition); sampling settings of a config don't count, as `do_sample` is false.
@@ -98,7 +98,7 @@ def generate_greedy(
             break
         if len(keep) < len(active):
             index = torch.tensor(keep, device=device)
-            for layer in cache.layers:  # each on its own GPU, where a model has several
+            for layer in cache.layers:  # each on its own GPU if the model is spread over several
                 layer.batch_select_indices(index.to(layer.keys.device))
             real, positions = real[index], positions[index]
             active = [active[slot] for slot in keep]
@@ -120,7 +120,7 @@ def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
     """Logits (B, V) after each context, and a cache of prompt and contexts, these padded on the left.
 
     Contexts are read packed (row_packing.py), then each one's keys and values are taken from its row. Padding repeats a
-    row's first column: finite, and masked by whoever attends.
+    row's first column: it is finite, and attention masks it.
     """
     groups = [[(b, Sequence(tuple(context), tuple(context)))] for b, context in enumerate(contexts)]
     width, prefix = max(map(len, contexts)), bank.prefixes[prompt].length if bank is not None else 0

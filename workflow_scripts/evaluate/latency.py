@@ -7,7 +7,7 @@ have rounds of their own, each after an untimed call of every variant. Variants:
   prompt            soft prompt of n vectors before the text's embeddings, run in every call
   prompt_cached     the same prompt from cached keys and values: what this pipeline evaluates with
   prefix            trained keys and values in the cache (as cheap as prompt_cached, by construction)
-  idp               two cached prompts, scoring and selection included; one pass over all rows where they all choose one
+  idp               two cached prompts, scoring and selection included; one pass over all rows if they all choose one
   idp_mixed         the same, but each prompt is made to serve as many rows, in a pass of its own
   concat            both prompts, one after the other, cached
   lora              two more matrix products per adapted linear
@@ -69,7 +69,7 @@ def median_interval(values: list[float]) -> dict[str, float]:
     """Median with the narrowest pair of order statistics that covers the true one at COVERAGE or more, whatever the
     distribution; with fewer than six values, which can't, the smallest and the largest. `coverage` is the pair's own.
 
-    The k-th smallest and k-th largest of n miss where fewer than k values fall on one side: 2 P(Bin(n, 1/2) < k).
+    The k-th smallest and k-th largest of n miss if fewer than k values fall on one side: 2 P(Bin(n, 1/2) < k).
     """
     n, ordered = len(values), sorted(values)
 

@@ -3,7 +3,7 @@
 Protocol (GPTQ's and the paper's, with one rule of ours): the held-out documents, joined by blank lines and encoded once
 with the model's BOS setting, are cut into consecutive windows of equal length; what remains at the end is left out.
 Each window is scored alone. Its first token is never scored: a prompt's last position could predict it, a model
-without a prompt couldn't (design, "Tokens"); the reference implementations leave it out as well.
+without a prompt couldn't; the reference implementations leave it out as well.
 
 With N nats over T scored tokens, whose text has W words and B bytes: token perplexity exp(N / T); word perplexity
 exp(N / W), words being what white space separates, as in the harness; bits per byte N / (B ln 2).
@@ -21,7 +21,7 @@ from workflow_scripts.files.artifacts import ArtifactError
 def heldout_windows(
     documents: list[str], scorer: Scorer, length: int, count: int | None, name: str
 ) -> list[list[int]]:
-    """The first `count` windows (None: all) of `length` tokens each; ArtifactError where the text holds fewer."""
+    """The first `count` windows (None: all) of `length` tokens each; ArtifactError if the text holds fewer."""
     needed = None if count is None else count * length
     taken = 8 * needed if needed else math.inf  # characters; doubled until the tokens suffice
     while True:
@@ -43,7 +43,7 @@ def heldout_windows(
 
 
 def require_room(scorer: Scorer, length: int, key: str) -> None:
-    """ArtifactError, naming the configuration's key, where windows of `length` tokens exceed the model."""
+    """ArtifactError, naming the configuration's key, if windows of `length` tokens exceed the model."""
     if length > scorer.max_length:
         raise ArtifactError(
             f"{key}: windows of {length} tokens exceed the {scorer.max_length} that the model takes behind this "

@@ -1,4 +1,4 @@
-"""Token tries packed into rows: what several sequences share is computed once, and nothing is padded.
+"""Token tries packed into rows: shared beginnings are computed once, and nothing is padded.
 
 A sequence is what a causal model reads to score a continuation: `inputs` are the tokens fed, `targets` the
 continuation, predicted by the last len(targets) of them. Sequences that begin alike share trie nodes; a node
@@ -128,7 +128,7 @@ class Row:
 
 
 def _joined(runs: tuple[tuple[int, int], ...], run: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """`runs` and one more, which lengthens the last where it follows directly."""
+    """`runs` and one more, which lengthens the last if it follows directly."""
     if runs and runs[-1][1] == run[0]:
         return (*runs[:-1], (runs[-1][0], run[1]))
     return (*runs, run)

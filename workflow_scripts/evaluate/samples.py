@@ -23,11 +23,11 @@ class Item:
 def items_of(
     task: EvaluationTask, logged: list[dict], gold_logliks: list[float], chosen: list, cut_off: list
 ) -> list[Item]:
-    """Rows of a task from what lm_eval.evaluate logged, in the order of its documents.
+    """Rows of a task from the log of lm_eval.evaluate, in the order of its documents.
 
     gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
-    whether its generation met the cap, which makes it wrong where the harness would have let it go on. ArtifactError
-    where the task's metric is more than right or wrong.
+    whether its generation met the cap, which makes it wrong if the harness would have let it go on. ArtifactError
+    if the task's metric is more than right or wrong.
     """
     readers = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}
     read, items = readers[task.task.OUTPUT_TYPE], []
@@ -65,7 +65,7 @@ def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
     wrong = [loglik for index, loglik in enumerate(logliks) if index not in accepted]
     if wrong:
         prediction = choices[logliks.index(max(logliks))]
-    else:  # every choice is an accepted alias: right if one of them is what greedy decoding gives
+    else:  # every choice is an accepted alias: right if greedy decoding gives one of them
         prediction = next(
             (c for c, (_, greedy) in zip(choices, sample["filtered_resps"], strict=False) if greedy), ""
         )
@@ -127,13 +127,13 @@ def summary(items: list[Item]) -> dict:
 
 
 def domain_means(tasks: dict) -> dict:
-    """Mean of `primary` per domain; null where the cell has no task of it."""
+    """Mean of `primary` per domain; null if the cell has no task of it."""
     values = {domain: [t["primary"] for t in tasks.values() if t["domain"] == domain] for domain in DOMAINS}
     return {domain: sum(found) / len(found) if found else None for domain, found in values.items()}
 
 
 def shares(rows: list[dict], names: list[str]) -> dict | None:
-    """Share of each prompt over all rows and by task; null where one prompt leaves no choice."""
+    """Share of each prompt over all rows and by task; null if one prompt leaves no choice."""
     if len(names) < 2:
         return None
 
@@ -147,7 +147,7 @@ def shares(rows: list[dict], names: list[str]) -> dict | None:
 
 
 def write_samples(path: Path, rows: list[dict]) -> None:
-    """Rows as Parquet with the columns and types of samples.schema.yaml; ArtifactError where a value doesn't fit."""
+    """Rows as Parquet with the columns and types of samples.schema.yaml; ArtifactError if a value doesn't fit."""
     import pyarrow
     import pyarrow.parquet
 

@@ -138,7 +138,7 @@ class Scorer(LM):
     # ----------------------------------------------------------------------------------------- scoring
 
     def _require_positions(self, tokens: int) -> None:
-        """ValueError where `tokens` of text need positions beyond the model's one rotary table."""
+        """ValueError if `tokens` of text need positions beyond the model's one rotary table."""
         if self._positions is not None and self._longest_prompt + tokens > self._positions:
             raise ValueError(
                 f"a text of {tokens} tokens"
@@ -148,7 +148,7 @@ class Scorer(LM):
             )
 
     def select(self, contexts: list[list[int]]) -> list[int]:
-        """Prompt index per context: the selector's choice; 0 where there is nothing to go by."""
+        """Prompt index per context: the selector's choice; 0 if there is nothing to go by."""
         chosen = [0] * len(contexts)
         asked = [i for i, context in enumerate(contexts) if context and self.selector is not None]
         if asked:
@@ -320,7 +320,7 @@ class Scorer(LM):
     def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int]:
         """(stop sequences with the end-of-text string, most new tokens) of a request.
 
-        ValueError where the request, or the model's own generation_config, asks for more than greedy decoding.
+        ValueError if the request, or the model's own generation_config, asks for more than greedy decoding.
         """
         kwargs = normalize_gen_kwargs(gen_kwargs, MAX_GEN_TOKENS)
         if kwargs.get("do_sample"):
@@ -379,5 +379,5 @@ class Scorer(LM):
 
 
 def _document_key(request: Instance, context: str) -> tuple:
-    """A request's document: (task, doc_id), or its context where the request doesn't say."""
+    """A request's document: (task, doc_id), or its context if the request doesn't say."""
     return (request.task_name, request.doc_id if request.doc_id is not None else context)

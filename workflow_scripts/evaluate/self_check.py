@@ -32,7 +32,7 @@ def sequences(vocabulary: int) -> list[list[Sequence]]:
 
 @torch.inference_mode()
 def require_packable(model, bank=None) -> None:
-    """ValueError, naming the model's class, where a packed row doesn't give the logits of its sequences alone.
+    """ValueError, naming the model's class, if a packed row doesn't give the logits of its sequences alone.
 
     Behind the bank's first prompt, if there is a bank. Costs two passes over some twenty tokens.
     """

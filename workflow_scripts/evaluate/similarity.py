@@ -90,7 +90,7 @@ def _keep_weights(found: list, module, args, output) -> None:
 
 
 def _attention(layer: torch.nn.Module) -> torch.nn.Module:
-    """The self-attention of a decoder layer: its child of one of the usual names; ValueError where it has none."""
+    """The self-attention of a decoder layer: its child of one of the usual names; ValueError if it has none."""
     for name, child in layer.named_children():
         if name in ATTENTION:
             return child

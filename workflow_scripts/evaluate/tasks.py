@@ -23,7 +23,7 @@ DEFINITIONS = Path(__file__).with_suffix("")
 HARNESS = Path(lm_eval.tasks.__file__).parent
 SALT = b"2310.00867:"  # fixed for good: another salt is another sample
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "generate_until")  # which give an answer per item
-HEADLINES = ("acc", "exact_match")  # what is reported as `acc`, where the definition names nothing else
+HEADLINES = ("acc", "exact_match")  # reported as `acc` if the definition names nothing else
 MARGIN = 4  # tokens above the longest alias, see `generation_cap`
 LONGEST_ANSWER = "longest answer"  # metadata.cap of a definition whose generations may end there
 
@@ -35,7 +35,7 @@ class EvaluationTask:
     """A harness task, and which documents of data.jsonl it evaluates.
 
     `lines[i]` and `hashes[i]`: line number of the i-th evaluated document, and SHA-256 of its canonical JSON.
-    `samples`: positions in the task's own documents where those are more than the evaluated ones (few-shot), else None.
+    `samples`: positions in the task's own documents if those are more than the evaluated ones (few-shot), else None.
     """
 
     name: str
@@ -57,7 +57,7 @@ class EvaluationTask:
 
 
 def definition(name: str, base: str | None = None, num_fewshot: int | None = None) -> dict:
-    """Task `name` as one dictionary: our YAML over the harness's, or the harness's alone where we have none.
+    """Task `name` as one dictionary: our YAML over the harness's, or the harness's alone if we have none.
 
     base: the task that `name` is a variant of, if it is one. num_fewshot: solved examples before each question, drawn
     from the task's own documents; None: as the definition says. ArtifactError for a task that neither knows.
@@ -155,7 +155,7 @@ def sample(lines: list[bytes], items: int | None) -> list[int]:
 
 
 def _require_examples(name: str, config: dict, documents: int) -> None:
-    """ArtifactError where a few-shot task has fewer examples to show than it wants."""
+    """ArtifactError if a few-shot task has fewer examples to show than it wants."""
     shots, own = config.get("num_fewshot") or 0, (config.get("fewshot_config") or {}).get("samples")
     if own is not None:
         examples, source = len(own() if callable(own) else own), "its definition brings"

@@ -18,7 +18,7 @@ AGAIN = "delete it and it will be computed again"
 
 
 class ArtifactError(RuntimeError):
-    """A file, a value in it or its writer is not what it must be; the message says what would be right."""
+    """A file, a value in it or its writer is wrong; the message says what would be right."""
 
 
 # ---------------------------------------------------------------------------------------------- digests
@@ -33,7 +33,7 @@ def sha256_file(path) -> str:
 def safetensors_header(path) -> tuple[dict, int]:
     """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin.
 
-    Raises ArtifactError where the header, or the data that it promises, is not in the file.
+    Raises ArtifactError if the header, or the data that it promises, is not in the file.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as handle:
@@ -86,7 +86,7 @@ def _validator(schema: str):
 
 
 def check(value, schema: str, name) -> None:
-    """Raise ArtifactError naming file and key where `value` breaks schemas/<schema>.schema.yaml."""
+    """Raise ArtifactError naming file and key if `value` breaks schemas/<schema>.schema.yaml."""
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator(schema).iter_errors(value))
@@ -95,7 +95,7 @@ def check(value, schema: str, name) -> None:
 
 
 def non_finite(value, key="$") -> str | None:
-    """JSON path of a number in `value` that is NaN or infinite; None where all are finite."""
+    """JSON path of a number in `value` that is NaN or infinite; None if all are finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return key
     if isinstance(value, dict):
@@ -114,7 +114,7 @@ def _content_sha256(value: dict) -> str:
 
 
 def write_json(path, value, schema: str | None = None) -> None:
-    """Write JSON atomically; NaN, infinities and what the schema forbids raise ArtifactError.
+    """Write JSON atomically; NaN, infinities and violations of the schema raise ArtifactError.
 
     An artefact with a manifest is sealed: `manifest.content_sha256` is the digest of everything else.
     """
@@ -131,9 +131,9 @@ def write_json(path, value, schema: str | None = None) -> None:
 
 
 def read_json(path, schema: str | None = None, advice: str = AGAIN):
-    """Read JSON; ArtifactError names the file, the key and what is wrong with it, a change after it was written too.
+    """Read JSON; ArtifactError names the file, the key and the fault, also a change after it was written.
 
-    What has a manifest must bear its seal. `advice` ends an error on a file that is no JSON or was changed.
+    A value with a manifest must bear its seal. `advice` ends an error on a file that is no JSON or was changed.
     """
     try:
         text = Path(path).read_text()
@@ -158,7 +158,7 @@ def _refuse(path, constant, advice):
 
 
 def recorded_recipe(path) -> str | None:
-    """The recipe in a JSON artefact's manifest; None where there is no such file or it holds none."""
+    """The recipe in a JSON artefact's manifest; None if there is no such file or it holds none."""
     try:
         found = re.search(rb'"recipe": "([0-9a-f]{64})"', Path(path).read_bytes())
     except OSError:

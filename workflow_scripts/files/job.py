@@ -17,13 +17,13 @@ Folder = Annotated[Path, "the folder of the file that the rule names"]
 
 
 def run(main: Callable[..., None], snakemake) -> None:
-    """Run an entry's `main` as its Snakemake job: `arguments` gives it what it asks for, `job` what surrounds it."""
+    """Run an entry's `main` as its Snakemake job, with the arguments that `arguments` finds, inside `job`."""
     with job(snakemake):
         main(**arguments(main, snakemake))
 
 
 def arguments(function: Callable[..., Any], snakemake) -> dict[str, Any]:
-    """What a function asks for by the names of its parameters, out of a Snakemake job.
+    """The arguments of a function, found in a Snakemake job by the names of its parameters.
 
     A parameter gets the value of the same name among the rule's inputs, outputs and parameters, the keys of its
     parameter `args`, and these: `threads`; `config`; `inputs` and `outputs`, lists of all files; `output`, the first of
@@ -33,7 +33,7 @@ def arguments(function: Callable[..., Any], snakemake) -> dict[str, Any]:
     Annotations matter in three cases. `Folder` (or a list of it, or None for no file) asks for the folder of a file, a
     list for a plain list, and a dataclass for a value whose fields are filled by the same rule.
 
-    A parameter that nothing is named like keeps its default. TypeError if it has none, and if two things have its name.
+    A parameter keeps its default if nothing has its name. TypeError if it has none, or if two things have its name.
     """
     given, hints = _given(snakemake), get_type_hints(function, include_extras=True)
     found = {}
@@ -50,7 +50,7 @@ def arguments(function: Callable[..., Any], snakemake) -> dict[str, Any]:
 
 
 def _given(snakemake) -> dict[str, list]:
-    """Name -> the values of that name in a job: one, or several where the rule is ambiguous."""
+    """Name -> the values of that name in a job: one, or several if the rule is ambiguous."""
     params = dict(snakemake.params.items())
     wildcards = {name: int(value) if name == "seed" else value for name, value in snakemake.wildcards.items()}
     about = {
@@ -121,7 +121,7 @@ def job(snakemake) -> Iterator[None]:
 
 
 def full_disks(*paths: str | Path) -> str:
-    """What to add to an error's cause if a file system of `paths`, or that of work/, has no space left.
+    """An addition to an error's cause if a file system of `paths`, or that of work/, has no space left.
 
     Libraries that write files report a full disk in many words, or as "write failed".
     """

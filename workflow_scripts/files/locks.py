@@ -14,13 +14,13 @@ from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.checkpoints import place
 
 SHARED = ("results", "resources")  # these, or folders in them, may be links: several clones work in one
-# Seconds until a lock counts as another writer's: a process that only looks holds it for a moment.
+# Seconds until a lock counts as another writer's: `held_by` holds it for a moment, too.
 PATIENCE = 1.0
 
 
 def _lock(artifact) -> Path:
     """The lock of an artefact: of one in results/ or resources/ in its grid's or catalogue's folder, wherever that
-    really lies, so that clones which share the folder, or what it stands in, see each other's writers."""
+    really lies, so that clones which share the folder, or one above it, see each other's writers."""
     path, here = Path(os.path.abspath(artifact)), Path.cwd()
     parts = path.relative_to(here).parts if path.is_relative_to(here) else ()
     if parts and parts[0] in SHARED:
@@ -50,7 +50,7 @@ def last_held(artifact) -> float | None:
 
 
 def _lock_within(seconds: float, handle) -> None:
-    """Lock an open file exclusively; BlockingIOError where somebody else holds it all the time."""
+    """Lock an open file exclusively; BlockingIOError if somebody else holds it all the time."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -84,7 +84,7 @@ def hold(artifact):
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty temporary sibling of `folder`; it takes `folder`'s place on success and is gone on error.
 
-    Only one writer at a time (ArtifactError for the second); what a killed writer left behind is removed.
+    Only one writer at a time (ArtifactError for the second); the remains of a killed writer are removed.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

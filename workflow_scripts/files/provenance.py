@@ -1,4 +1,4 @@
-"""What made an artefact: the part of its JSON that is not a result."""
+"""How an artefact was made: the `manifest` in its JSON, which is no result."""
 
 import platform
 import resource

@@ -1,4 +1,4 @@
-"""glibc's allocator: what it keeps of freed memory, and what it gives back."""
+"""glibc's allocator: it keeps freed memory or gives it back."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ _LARGE = 2**31 - 1
 
 
 def keep_memory() -> bool:
-    """Keep freed memory in the process instead of returning it to the system; True where that was possible.
+    """Keep freed memory in the process instead of returning it to the system; True if that was possible.
 
     By default glibc gets every tensor above its threshold (at most 32 MiB) as fresh pages by mmap and gives them back
     at once, so each step pays for page faults and zeroing. Same effect as large MALLOC_TRIM_THRESHOLD_ and
@@ -20,7 +20,7 @@ def keep_memory() -> bool:
 
 
 def return_memory() -> None:
-    """Give freed memory back to the system now, also what lies between blocks in use, which glibc keeps by default.
+    """Give freed memory back to the system now, also pieces between blocks in use, which glibc keeps by default.
 
     For a job that does different work on different threads in turns, so that its peak is that of one turn.
     """

@@ -7,7 +7,7 @@ import torch
 
 from workflow_scripts.files.artifacts import ArtifactError
 
-PRETENDED = "DISPLACED_PRETENDED_GPU"  # set where SLURM's GPUs are known to be none, as in tests/slurm
+PRETENDED = "DISPLACED_PRETENDED_GPU"  # set if SLURM's GPUs are known to be none, as in tests/slurm
 
 
 def chosen_device(asked: str | None) -> torch.device:
@@ -16,7 +16,7 @@ def chosen_device(asked: str | None) -> torch.device:
 
 
 def default_device() -> torch.device:
-    """The first GPU, or the CPU; ArtifactError where SLURM gave this job GPUs and PyTorch sees none.
+    """The first GPU, or the CPU; ArtifactError if SLURM gave this job GPUs and PyTorch sees none.
 
     Such a job would compute for days on the CPU beside idle GPUs, and nobody would be told.
     """

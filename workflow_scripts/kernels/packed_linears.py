@@ -46,7 +46,7 @@ class PackedLinears:
     def in_use(self) -> Iterator[None]:
         """Inside, the model's linear layers use their packed weights.
 
-        RuntimeError where weights were replaced or written to since; a write through `.data` leaves no trace to find.
+        RuntimeError if weights were replaced or written to since; a write through `.data` leaves no trace to find.
         """
         if any(state != _state(layer.weight) for layer, state, _ in self._layers):
             raise RuntimeError("the model's weights changed after they were packed; pack them again")

@@ -46,7 +46,7 @@ def create(model, method: dict, seed: int, window: Tensor | None = None) -> Peft
     prompt can stand before.
     """
     if method["kind"] != "lora":
-        positions_behind_prompts(model)  # said here, not by the evaluation of what was trained
+        positions_behind_prompts(model)  # an error here, not after training, in the evaluation
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, _peft_config(model, method))
@@ -94,7 +94,7 @@ def save(adapted: PeftModel, folder: Path, base: str) -> None:
 
 
 def trained_parameters(adapted: PeftModel) -> list[torch.nn.Parameter]:
-    """What the optimiser moves: everything that requires a gradient."""
+    """The parameters that the optimiser moves: all that require a gradient."""
     return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
 
 
@@ -164,7 +164,7 @@ def _text(model, tokenizer, text: str) -> Prefix:
 
 
 def _names(members: list[dict]) -> list[str]:
-    """Members' names: the adapter's, with the seed where that alone isn't unique."""
+    """Members' names: the adapter's, with the seed if that alone isn't unique."""
     short = [member["adapter"] for member in members]
     if len(set(short)) == len(short):
         return short

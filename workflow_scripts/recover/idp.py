@@ -1,6 +1,6 @@
 """Inference-time dynamic prompting: one of m trained prompts per document, chosen by first-layer attention.
 
-Source: Hoang, Cho, Merth, Rastegari, Wang (ICML 2024), section 3.2, made exact in the design, 6. With q and k
+Source: Hoang, Cho, Merth, Rastegari, Wang (ICML 2024), section 3.2, made exact here. With q and k
 position-encoded, z = q k / sqrt(d_head) (or the model's own scaling), Z_i the logits of the text's queries on prompt
 P_i, X those on the text (causal), and n_i the length of P_i:
 
@@ -34,7 +34,7 @@ class _FirstLayerRead(Exception):
 
 
 def attention_logits(queries: Tensor, keys: Tensor, scaling: float | None = None) -> Tensor:
-    """z = scaling q k^T in float32; scaling is 1 / sqrt(d_head) where a model has none of its own.
+    """z = scaling q k^T in float32; scaling is 1 / sqrt(d_head) if a model has none of its own.
 
     queries (B, heads, T, d_head), keys (B or 1, kv_heads, S, d_head) -> (B, heads, T, S); with grouped queries,
     head h reads key head h // (heads / kv_heads).
@@ -124,7 +124,7 @@ class Selector:
 
     @torch.no_grad()
     def _require_agreement(self, name: str) -> None:
-        """ValueError where indep_sum is not the share that the first prompt has of the first layer's attention.
+        """ValueError if indep_sum is not the share that the first prompt has of the first layer's attention.
 
         Measured on a few tokens in float32, with the model's own eager attention.
         """

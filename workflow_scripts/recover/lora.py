@@ -14,8 +14,8 @@ from torch import Tensor
 def lora_config(method: dict, model) -> LoraConfig:
     """PEFT's configuration. `targets` maps config.model_type (or `default`) to names of linear layers.
 
-    PEFT trains the targets that it finds and passes over the others; here one that isn't there is a ValueError.
-    The paper prints neither alpha nor dropout nor the layers; which layers give its counts is in the design, 6.
+    PEFT trains the targets that it finds and passes over the others; here a missing target is a ValueError. The paper
+    prints neither alpha nor dropout nor the layers; docs/explanation/definitions.md says which layers give its counts.
     """
     targets, model_type = method["targets"], model.config.model_type
     if model_type not in targets and "default" not in targets:
@@ -43,7 +43,7 @@ def load(model, folder: Path) -> PeftModel:
 
 
 def merge(recovered: PeftModel):
-    """The plain model with (alpha / r) B A added to W: what an unmerged adapter costs in latency is gone."""
+    """The plain model with (alpha / r) B A added to W: the latency of an unmerged adapter is gone."""
     return recovered.merge_and_unload(safe_merge=True)
 
 

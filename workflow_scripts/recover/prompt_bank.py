@@ -33,7 +33,7 @@ def encode(model, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Keys and values of `embeddings` (n, d) run alone through the decoder at positions 0..n-1.
 
     Returns two lists over layers of (1, kv_heads, n, head_dim) in the model's dtype. Gradients reach `embeddings`
-    where wanted.
+    if wanted.
     """
     _, keys, values = exact_pass(model, embeddings[None])
     return keys, values
@@ -146,14 +146,14 @@ class PromptBank:
     def cache(self, index: int, batch: int, text_length: int = 0) -> DynamicCache:
         """A fresh cache of prefix `index` for `batch` rows of up to `text_length` tokens (generated ones included).
 
-        The text's positions start at `prefixes[index].length`. ValueError where they would run out.
+        The text's positions start at `prefixes[index].length`. ValueError if they would run out.
         """
         self.require_room(index, text_length)
         prefix = self.prefixes[index]
         return expanded_cache(prefix.keys, prefix.values, batch)
 
     def require_room(self, index: int, text_length: int) -> None:
-        """ValueError where prefix `index` and `text_length` tokens exceed the bank's positions."""
+        """ValueError if prefix `index` and `text_length` tokens exceed the bank's positions."""
         prefix = self.prefixes[index]
         if self.positions is not None and prefix.length + text_length > self.positions:
             raise ValueError(

@@ -39,7 +39,7 @@ from workflow_scripts.sources.models import most_positions
 
 CURVE_POINTS = 500
 PROGRESS_SECONDS = 10
-# First tokens of a window that LoRA reads in float32 where the model is in bfloat16: on SmolLM2-135M the cosine of its
+# First tokens of a window that LoRA reads in float32 if the model is in bfloat16: on SmolLM2-135M the cosine of its
 # gradient to the exact one is 0.88 without, 0.72 with one, 0.9993 to 0.9996 with two, four and eight.
 OPENING = 8
 
@@ -92,7 +92,7 @@ class Learner:
                     module.train()
 
     def require_room(self, length: int) -> None:
-        """ValueError where windows of `length` tokens and the soft prompt exceed the model's positions."""
+        """ValueError if windows of `length` tokens and the soft prompt exceed the model's positions."""
         virtual = getattr(self.adapted.active_peft_config, "num_virtual_tokens", 0)
         behind = positions_behind_prompts(self.model) if virtual else None
         positions = min(filter(None, (most_positions(self.model), behind)), default=None)
@@ -241,7 +241,7 @@ def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -
 def _gradient(learner: Learner, optimizer, rows: Tensor, state: State, seed: int) -> float:
     """Loss and gradient of one step; the micro-batch that fitted is the next step's.
 
-    Dropout draws by seed and step alone: what a continued run, or one that begins with this micro-batch, would draw.
+    Dropout draws by seed and step alone: a continued run draws the same, as does one that begins with this micro-batch.
     """
 
     def accumulated(micro_batch: int) -> float:
@@ -259,7 +259,7 @@ def _gradient(learner: Learner, optimizer, rows: Tensor, state: State, seed: int
 def fitting(
     attempt: Callable[[int], float], micro_batch: int, where: str, length: int, note: str = ""
 ) -> tuple[float, int]:
-    """attempt(micro_batch), begun again with half of it whenever GPU memory runs out; and what fitted in the end."""
+    """attempt(micro_batch), begun again with half of it whenever GPU memory runs out; and the micro-batch that fitted."""
     while True:
         try:
             return attempt(micro_batch), micro_batch
@@ -291,7 +291,7 @@ def _save(file: Path, parameters: list[Tensor], optimizer, state: State) -> None
 
 
 def _intact(file: Path, device) -> dict | None:
-    """A checkpoint's values; None, and a line in the log, where it was cut short or changed: training starts over."""
+    """A checkpoint's values; None, and a line in the log, if it was cut short or changed: training starts over."""
     if not file.exists():
         return None
     data = file.read_bytes()

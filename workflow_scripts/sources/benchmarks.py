@@ -1,7 +1,7 @@
 """Benchmarks: one task's items as JSON Lines in the schema that the harness's task reads.
 
 A folder holds data.jsonl and manifest.json {..., sha256, items, split, licence}. Cells whose benchmark hashes differ
-are never paired (design, 6).
+are never paired.
 """
 
 import gzip
@@ -27,7 +27,7 @@ LETTERS = "ABCDEFGHIJ"
 def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
     """Put task `name`'s items into `folder` (whole or not at all) and return its manifest.
 
-    Raises ArtifactError, also where the number of items is not `spec['items']`.
+    Raises ArtifactError, also if the number of items is not `spec['items']`.
     """
     with whole_folder(folder) as temporary:
         data = temporary / "data.jsonl"

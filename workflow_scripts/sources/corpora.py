@@ -78,7 +78,7 @@ def separate(train: Iterable[str], heldout: Iterable[str] | None) -> tuple[list[
     """Train and held-out documents without a shared or repeated one, and how many repeats were left out.
 
     `heldout` is the source's own held-out part, or None: then `train` is split by document hash.
-    Documents are the same where they agree but for white space at their ends.
+    Documents are the same if they agree but for white space at their ends.
     """
     seen: set[bytes] = set()
     kept: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -120,7 +120,7 @@ def wikitext_articles(text: str) -> list[str]:
 
 
 def text_documents(text: str) -> list[str]:
-    """Documents of a plain text: WikiText articles where it has level-1 headings, else blocks between blank lines."""
+    """Documents of a plain text: WikiText articles if it has level-1 headings, else blocks between blank lines."""
     articles = wikitext_articles(text)
     if len(articles) > 1:
         return articles
@@ -226,7 +226,7 @@ def token_windows(documents: list[str], tokenizer, length: int, count: int | Non
     Documents are shuffled by `seed`, tokenised, joined with an empty line between them and cut into windows that
     don't overlap; `count` of them are drawn at random (all that the text holds, shuffled, where it is None) from the
     first POOL * count, so that a small draw need not tokenise a large corpus. With `add_bos` each window is the BOS
-    and length - 1 tokens of text. Raises ArtifactError where the text holds fewer windows.
+    and length - 1 tokens of text. Raises ArtifactError if the text holds fewer windows.
     """
     import torch
 

@@ -21,7 +21,7 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_fi
 
 
 def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
-    """Path of a verified wheel in `cache`; downloaded with `pip download --no-deps` where it is not there yet.
+    """Path of a verified wheel in `cache`; downloaded with `pip download --no-deps` if it is not there yet.
 
     Several processes may ask for one wheel: one downloads, the others wait. A cached file with another hash
     counts as not there. Raises ArtifactError: no download (offline, unknown version), or another hash.
@@ -63,7 +63,7 @@ def _download(package: str, version: str, folder: Path) -> Path:
 
 
 def expect_sha256(path: Path, expected: str, what: str) -> None:
-    """Raise ArtifactError with both hashes where a file's SHA-256 is not the pinned one."""
+    """Raise ArtifactError with both hashes if a file's SHA-256 is not the pinned one."""
     found = sha256_file(path)
     if found != expected:
         raise ArtifactError(

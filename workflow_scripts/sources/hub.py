@@ -1,4 +1,4 @@
-"""The model hub, pinned: a revision is always a commit hash in what is recorded."""
+"""The model hub, pinned: a recorded revision is always a commit hash."""
 
 import re
 from collections.abc import Iterator

@@ -174,7 +174,7 @@ def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
 
 
 def _place(where: str, source: Path, folder: Path, patterns: list[str], link) -> None:
-    """Put the files that match into `folder`: weights by `link` where possible, the rest copied; check the set, and
+    """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check the set, and
     that no weights are cut short."""
     for path in sorted(source.iterdir()):
         target = folder / path.name
@@ -218,10 +218,10 @@ def verify(folder: Path) -> dict:
 
 
 def load_dense(folder, dtype=None, device="cpu"):
-    """The verified model in eval mode on `device`; `dtype` is a torch dtype, float32 where it is None.
+    """The verified model in eval mode on `device`; `dtype` is a torch dtype, float32 if it is None.
 
     Weights that would fill more than half of one GPU are spread over all GPUs that this process sees: whole layers,
-    evenly, one after the other (accelerate). Raises ArtifactError where they don't fit there either.
+    evenly, one after the other (accelerate). Raises ArtifactError if they don't fit there either.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -240,7 +240,7 @@ def load_dense(folder, dtype=None, device="cpu"):
 
 
 def spread_over(size: int, device, folder) -> dict:
-    """How transformers places `size` bytes of weights on several GPUs; empty where one device takes them."""
+    """How transformers places `size` bytes of weights on several GPUs; empty if one device takes them."""
     import torch
 
     free = [torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())]
@@ -266,7 +266,7 @@ def parameters_of(folder) -> int:
 
 
 def most_positions(model) -> int | None:
-    """Tokens of the longest text, with its prompt, that a model takes; None where its configuration is silent."""
+    """Tokens of the longest text, with its prompt, that a model takes; None if config.json does not say."""
     return getattr(model.config, "max_position_embeddings", None)
 
 

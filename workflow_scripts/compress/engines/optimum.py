@@ -1,6 +1,7 @@
 """optimum's GPTQQuantizer with GPTQModel, in an environment of its own (envs/README.md).
 
-It gets the same dense weights and calibration windows; what it packed is read back and stored in this package's format.
+It gets the same dense weights and calibration windows. Its packed tensors are read back and stored in this package's
+format.
 Reconstruction errors are measured here, by the same code on the same inputs as for the own engine.
 """
 
@@ -112,7 +113,7 @@ def _order(task: Task, block: str, output: Path) -> dict:
 def put(
     dense, windows: torch.Tensor, found: dict, settings: Compressor, finished: FinishedLayers, log=print
 ) -> list[dict]:
-    """Write what optimum found into the dense model and `finished`, layer by layer; returns records as `walk` does."""
+    """Write optimum's solutions into the dense model and `finished`, layer by layer; returns records as `walk` does."""
     layers = decoder_layers(dense)
     activations = Activations(dense, layers, windows)
     all_records = []

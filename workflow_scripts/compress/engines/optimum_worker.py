@@ -29,7 +29,7 @@ def main(path: str) -> None:
     solved, packed = [], {}
 
     class Watched(quantizer.GPTQ):
-        """GPTQModel's solver; optimum drops what it says of its time and damping."""
+        """GPTQModel's solver, with the time and damping that optimum drops."""
 
         def fasterquant(self, **options):
             outcome = super().fasterquant(**options)
@@ -40,7 +40,7 @@ def main(path: str) -> None:
             return outcome
 
     class Quantizer(quantizer.GPTQQuantizer):
-        """Stops before kernels rearrange what was packed."""
+        """Stops before kernels rearrange the packed tensors."""
 
         def pack_model(self, model, quantizers):
             names = list(quantizers)
