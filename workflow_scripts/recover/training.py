@@ -259,7 +259,7 @@ def _gradient(learner: Learner, optimizer, rows: Tensor, state: State, seed: int
 def fitting(
     attempt: Callable[[int], float], micro_batch: int, where: str, length: int, note: str = ""
 ) -> tuple[float, int]:
-    """attempt(micro_batch), begun again with half of it whenever GPU memory runs out; and the micro-batch that fitted."""
+    """attempt(micro_batch), begun again with half of it whenever GPU memory runs out; and the one that fitted."""
     while True:
         try:
             return attempt(micro_batch), micro_batch
