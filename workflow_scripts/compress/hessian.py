@@ -92,7 +92,10 @@ def reconstruction_error(weight: torch.Tensor, compressed: torch.Tensor, H: torc
 
 
 def _square(A: torch.Tensor, H: torch.Tensor | None) -> torch.Tensor:
-    """tr(A H A^T) in float64, from the blocks on and above H's diagonal; ||A||^2 if H is None."""
+    """tr(A H A^T) in float64, from the blocks on and above H's diagonal; ||A||^2 if H is None.
+
+    It is never negative: H's products are float32, so the sum of a degenerate text may round to less than 0.
+    """
     if H is None:
         return A.square().sum(dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64, device=A.device)
@@ -102,4 +105,4 @@ def _square(A: torch.Tensor, H: torch.Tensor | None) -> torch.Tensor:
         total += ((block @ H[start:stop, start:stop]) * block).sum(dtype=torch.float64)
         if stop < len(H):
             total += 2 * ((block @ H[start:stop, stop:]) * A[:, stop:]).sum(dtype=torch.float64)
-    return total
+    return total.clamp(min=0)

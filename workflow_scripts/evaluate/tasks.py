@@ -25,6 +25,8 @@ SALT = b"2310.00867:"  # fixed for good: another salt is another sample
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "generate_until")  # which give an answer per item
 HEADLINES = ("acc", "exact_match")  # reported as `acc` if the definition names nothing else
 MARGIN = 4  # tokens above the longest alias, see `generation_cap`
+LABELS = {"label", "answer", "answerKey", "gold", "target", "cop", "correct_answer"}  # keys of right answers
+HIDDEN = (-1, "-1", "", None)  # the labels of documents whose answer is not published
 LONGEST_ANSWER = "longest answer"  # metadata.cap of a definition whose generations may end there
 
 datasets.disable_progress_bars()
@@ -119,15 +121,18 @@ def load_task(
         documents = [json.loads(lines[i]) for i in read]
     except ValueError as error:
         raise ArtifactError(f"{data}: not JSON Lines: {error}") from error
-    config["custom_dataset"] = partial(
-        _dataset, documents, config.get("test_split") or config["validation_split"]
-    )
+    # The harness leaves a question out of its own worked examples only if both come from the split named test_split.
+    split = config.get("test_split") or config["validation_split"]
+    config |= {"test_split": split, "validation_split": None}
+    config["custom_dataset"] = partial(_dataset, documents, split)
     config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None, "tag": None}
     metadata = config.get("metadata") or {}
     if fewshot and "gold" in metadata:
         answer = partial(apply_template, metadata["gold"])
         config["fewshot_config"] = {**(config.get("fewshot_config") or {}), "doc_to_target": answer}
     _require_examples(name, config, len(documents))
+    if config["output_type"] == "multiple_choice":
+        _require_labels(name, Path(data), dict(zip(read, documents)))
     task = TaskManager(include_defaults=False).load([config])["tasks"][name]
     task.set_fewshot_seed(0)
     metrics = list(task.aggregation())
@@ -165,6 +170,21 @@ def _require_examples(name: str, config: dict, documents: int) -> None:
         raise ArtifactError(
             f"task {name}: {shots} solved examples are asked for, {source} {max(examples, 0)}"
         )
+
+
+def _require_labels(name: str, data: Path, documents: dict[int, dict]) -> None:
+    """ArtifactError for a document whose label is hidden, as in the test sets of many benchmarks.
+
+    documents: line of `data` (from 0) -> document, as it was written: a task's own function may turn -1 into the last
+    choice, which would then count as the answer.
+    """
+    for line, document in documents.items():
+        for key in LABELS & document.keys():
+            if document[key] in HIDDEN:
+                raise ArtifactError(
+                    f"task {name}: {data}, line {line + 1}: the label `{key}` is {document[key]!r}, which hides the "
+                    "answer; use a split whose labels are published"
+                )
 
 
 def _cap(task: Task, metadata: dict, limit: int | None, tokenizer) -> bool:

@@ -283,3 +283,13 @@ def test_levels_are_counted_up_to_all_of_eight_bits():
     whole = Quantized(codes, torch.ones(2, 1), torch.zeros(2, 1), torch.zeros(300, dtype=torch.long), 8)
     halves = Quantized(codes, torch.ones(2, 2), torch.zeros(2, 2), group, 8)
     assert (whole.levels(), halves.levels()) == (256, 150)
+
+
+def test_an_error_that_rounding_makes_negative_is_none():
+    """Calibration on one repeated token leaves H with rank 1; a loss outside of it is 0 up to float32's rounding."""
+    for seed in range(50):
+        random = torch.Generator().manual_seed(seed)
+        x, lost = torch.randn(64, generator=random), torch.randn(4, 64, generator=random)
+        lost -= (lost @ x)[:, None] * x / (x @ x)
+        weight = torch.randn(4, 64, generator=random)
+        assert 0 <= reconstruction_error(weight, weight - lost, 2 * torch.outer(x, x)) < 1e-3

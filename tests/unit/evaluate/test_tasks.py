@@ -230,11 +230,28 @@ def test_every_task_takes_solved_examples(data, name):
         plain = loaded.task.fewshot_context(document, 0)
         for with_examples, alone in [(shown, plain)] if isinstance(shown, str) else zip(shown, plain):
             assert with_examples.endswith(alone) and with_examples.count("\n\n") == 2
+            assert alone not in with_examples.removesuffix(alone), "a worked example is the question itself"
     if name == "webqs":
         answers = {json.loads(row)["question"]: min(json.loads(row)["answers"]) for row in file.open()}
         example = shown.split("\n\n")[0]
         question, answer = example.removeprefix("Question: ").split("\nAnswer: ")
         assert answers[question] == answer
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "hidden"),
+    [
+        ("piqa", "label", -1),
+        ("winogrande", "answer", ""),
+        ("hellaswag", "label", "-1"),
+        ("arc_easy", "answerKey", ""),
+    ],
+)
+def test_a_hidden_label_is_refused_with_its_line(data, tmp_path, name, key, hidden):
+    documents = [json.loads(line) for line in (data / name / "data.jsonl").open()]
+    documents[2][key] = hidden
+    with pytest.raises(ArtifactError, match=rf"task {name}: .*, line 3: the label `{key}` is {hidden!r}"):
+        load_task(name, written(tmp_path, documents), None, None)
 
 
 def test_unknown_task_and_broken_data_say_so(data, tmp_path):
