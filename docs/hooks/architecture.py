@@ -2,8 +2,8 @@
 
     python docs/hooks/architecture.py
 
-Run it after a module, its first line or an import between rooms has changed; tests/unit/test_architecture.py fails until
-then. Needs the standard library alone.
+Run it after a module, its first line or an import between rooms has changed; tests/unit/test_architecture.py fails
+until then. Needs the standard library alone.
 """
 
 import ast
