@@ -11,9 +11,9 @@ from tests.docs.examples import Example, commands, files
 # How each command is tested, by the first pattern that it matches. A command that none matches is run by no test.
 RUN = r"python -m workflow_scripts"
 KINDS = {
-    "itself": r"make test",  # the run that this test is a part of
+    "itself": r"make (test|coverage)",  # the runs that hold this test
     # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
-    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|install|lint|coverage)"
+    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|install|lint)"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
