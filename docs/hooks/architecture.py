@@ -101,9 +101,15 @@ def section(room: str) -> str:
     return "\n".join(lines)
 
 
+def beside() -> str:
+    """A line per module that stands beside the rooms."""
+    files = sorted(file for file in PACKAGE.glob("*.py") if file.name != "__init__.py")
+    return "\n".join(f"- [`{file.name}`](workflow_scripts/{file.name}): {first_line(file)}" for file in files)
+
+
 def page() -> str:
     """The text of ARCHITECTURE.md."""
-    text = "\n\n".join([HEAD.rstrip(), *map(section, ROOMS)])
+    text = "\n\n".join(filter(None, [HEAD.rstrip(), beside(), *map(section, ROOMS)]))
     return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE) + "\n"
 
 
