@@ -1,0 +1,1 @@
+"""The pipeline's package: one room per idea. ARCHITECTURE.md lists the rooms and their modules."""

@@ -1,4 +1,4 @@
-"""What the pages tell their readers to type: commands and configuration, with the files that a page names."""
+"""Commands and configuration that the pages tell their readers to type, with the files that a page names."""
 
 import re
 import textwrap
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FRONT = ("README.md", "CONTRIBUTING.md")  # pages whose inline code is prose
+PAGES = [*(ROOT / name for name in FRONT), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)(?: +title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 PROGRAMS = ("make", "snakemake", "python", "source", "pip", "sbatch", "scancel", "squeue", "mkdocs")
@@ -57,7 +58,7 @@ def files(page: str) -> dict[str, str]:
 def commands() -> list[Example]:
     """Every command of every page: lines of bash blocks, and inline code of the docs that could be typed as it stands.
 
-    In the README, inline code is prose; its blocks are commands like any other.
+    Inline code of the front pages is prose; their blocks are commands like any other.
     """
     found = []
     for page in PAGES:
@@ -70,7 +71,7 @@ def commands() -> list[Example]:
                     for line in joined.splitlines()
                     if (text := re.sub(r"(^|\s+)#.*", "", line).strip())
                 ]
-        if name != "README.md":
+        if name not in FRONT:
             prose = FENCE.sub(lambda match: "\n" * match[0].count("\n"), page.read_text())
             for number, line in enumerate(prose.splitlines(), 1):
                 found += [

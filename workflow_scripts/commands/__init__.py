@@ -1,0 +1,6 @@
+"""One module per command of `python -m workflow_scripts`: what a person types before, during and after a run.
+
+A command reads the plan and the results, asks a cluster, or calls Snakemake. It computes on no model.
+
+May import report, archive, judge, plan, cluster and files; never torch.
+"""

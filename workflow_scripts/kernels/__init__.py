@@ -1,0 +1,4 @@
+"""Tensor code that several rooms share: token losses, packed linears, causal attention, devices, dtypes, the allocator.
+
+May import files.
+"""

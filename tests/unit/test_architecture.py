@@ -1,0 +1,91 @@
+"""The house: arrows between rooms go down, nothing runs in a circle, and ARCHITECTURE.md is what the package says."""
+
+import graphlib
+import importlib.util
+import re
+
+import pytest
+
+from tests.docs.examples import ROOT
+
+specification = importlib.util.spec_from_file_location("architecture", ROOT / "docs/hooks/architecture.py")
+architecture = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(architecture)
+
+PACKAGE, ROOMS = architecture.PACKAGE, architecture.ROOMS
+HEAVY = {"torch", "transformers", "peft"}
+LIGHT = (
+    "commands",
+    "report",
+    "archive",
+    "judge",
+    "plan",
+    "cluster",
+    "files",
+)  # rooms that load no HEAVY library
+
+
+def test_the_page_is_what_the_package_says():
+    stale = f"ARCHITECTURE.md is out of date: run `{architecture.COMMAND}` and commit what it writes"
+    assert architecture.PAGE.read_text() == architecture.page(), stale
+
+
+def test_every_room_has_its_place_in_the_order():
+    assert architecture.rooms() == sorted(ROOMS)
+
+
+def test_every_folder_of_modules_says_what_it_is_for():
+    folders = {file.parent for file in PACKAGE.rglob("*.py")}
+    silent = [str(folder) for folder in folders if not architecture.docstring(folder / "__init__.py")]
+    assert not silent, "an __init__.py without a docstring"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_module_says_what_it_is(room):
+    silent = [str(file) for file in architecture.modules(room) if not architecture.docstring(file)]
+    assert not silent, "no docstring"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_stands_below_it_and_in_its_docstring(room):
+    below = ROOMS[ROOMS.index(room) + 1 :]
+    permission = architecture.docstring(PACKAGE / room / "__init__.py").split("\n\n")[-1]
+    assert permission.startswith("May import ")
+    named = {name for name in ROOMS if re.search(rf"\b{name}\b", permission)}
+    assert named <= set(below), f"{room}/__init__.py permits an arrow up"
+    for file in architecture.modules(room):
+        targets = {architecture.room_of(target) for target in architecture.imports(file)} - {room}
+        assert targets <= named, f"{file}: {room} may not import {', '.join(sorted(targets - named))}"
+
+
+def test_modules_import_each_other_in_no_circle():
+    graph = {file: architecture.imports(file) - {file} for file in PACKAGE.rglob("*.py")}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(str(file.relative_to(PACKAGE)) for file in error.args[1])}")
+
+
+@pytest.mark.parametrize("room", LIGHT)
+def test_a_light_room_never_imports_torch(room):
+    for file in architecture.modules(room):
+        heavy = {name.split(".")[0] for name in architecture.names(file)} & HEAVY
+        assert not heavy, f"{file} imports {', '.join(sorted(heavy))}"
+
+
+def test_a_light_room_stands_on_light_rooms_alone():
+    for room in LIGHT:
+        assert set(architecture.arrows(room)) <= set(LIGHT), room
+
+
+def test_the_rules_import_only_plan_cluster_and_files():
+    for file in (ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))):
+        rooms = re.findall(r"^\s*(?:from|import) workflow_scripts\.(\w+)", file.read_text(), re.MULTILINE)
+        assert set(rooms) <= {"plan", "cluster", "files"}, file
+
+
+def test_the_check_sees_imports_inside_functions(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text("def f():\n    from torch import nn\n    import workflow_scripts.plan.cells\n")
+    assert {"torch", "workflow_scripts.plan.cells"} <= architecture.names(file)
+    assert architecture.names(file) & {"torch.nn"}
