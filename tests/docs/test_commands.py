@@ -10,13 +10,12 @@ from tests.docs.examples import Example, commands, files
 
 # What becomes of a command, by the first pattern that it matches. A command that none matches is run by no test.
 KINDS = {
-    "itself": r"make test",  # the run that this test is a part of
+    "itself": r"make (test|coverage)",  # the runs that hold this test
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum)",  # tests/slurm runs them
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
     r"|snakemake .*--list-rules.*|snakemake --unlock"
-    r"|python -m workflow_scripts\.commands\.\w+ --help"
-    r"|python -m workflow_scripts\.commands\.forecast .*|snakemake (.* )?-n( .*)?",
+    r"|python -m workflow_scripts( \w+ --help| forecast .*)?|snakemake (.* )?-n( .*)?",
     "expensive": r"make (demo|(run|archive|rebuild|restore|compare) .*)|snakemake .*results/.*|cp .*",
 }
 # Cheap, but like another or on the largest grid: with their pages, in the slow tests.
@@ -67,6 +66,7 @@ def outputs(tmp_path_factory) -> dict[Example, tuple[int, str]]:
         return dict(pool.map(run, CHEAP))
 
 
+@pytest.mark.xdist_group("documentation")  # one worker makes the outputs
 @pytest.mark.parametrize("example", CHEAP.values(), ids=str)
 def test_a_cheap_command_runs(outputs, example):
     code, output = outputs[example]

@@ -1,8 +1,6 @@
 """The tiny grid through `snakemake --profile slurm`, and the commands beside it, on a real SLURM."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -12,14 +10,6 @@ from tests.workflow.conftest import TOKEN, jobs_of
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.figures import FIGURES
-
-
-def product(checkout, *arguments: str) -> subprocess.CompletedProcess:
-    """Run one of the product's commands in a checkout; output and errors together in stdout."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=checkout.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
 
 
 def test_the_grid_is_complete_down_to_the_report(finished):
@@ -75,7 +65,7 @@ def test_the_hub_token_is_in_no_file_and_not_in_the_accounting(finished):
 
 def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
     """Pretended GPUs are assigned but PyTorch sees none: exactly this is found."""
-    done = product(finished, "workflow_scripts.commands.preflight", "--grid", "tiny")
+    done = finished.displaced("preflight", "--grid", "tiny")
     bad = [line for line in done.stdout.splitlines() if line.startswith("BAD")]
     assert len(bad) == 1 and "PyTorch sees none" in bad[0], done.stdout
     for line in (
@@ -103,7 +93,7 @@ def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
 )
 def test_preflight_names_what_is_wrong_in_the_site_file(copied, site, found):
     copied.site(**site)
-    done = product(copied, "workflow_scripts.commands.preflight", "--grid", "tiny")
+    done = copied.displaced("preflight", "--grid", "tiny")
     assert done.returncode == 1
     line = next(line for line in done.stdout.splitlines() if line.startswith("BAD") and found in line)
     advice = done.stdout.splitlines()[done.stdout.splitlines().index(line) + 1]
@@ -127,7 +117,7 @@ def test_an_impossible_request_is_refused_before_anything_is_submitted(copied, s
 
 
 def test_the_status_of_a_finished_grid(finished):
-    done = product(finished, "workflow_scripts.commands.status", "--grid", "tiny")
+    done = finished.displaced("status", "--grid", "tiny")
     assert done.returncode == 0, done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("evaluate_cell")).split()
     assert row[1:] == ["11", "11", "0", "0", "0", "0", "0"]
