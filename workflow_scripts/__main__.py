@@ -4,12 +4,10 @@ import argparse
 import ast
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-OF_GRIDS = ("run", "status", "preflight", "explain", "forecast")
-OF_ARCHIVES = ("archive", "rebuild", "restore", "compare", "readme")
-COMMANDS = (*OF_GRIDS, *OF_ARCHIVES)
+COMMANDS = "run status preflight explain forecast archive rebuild restore compare readme".split()
 
 
 def summary_of(command: str) -> str:
@@ -46,7 +44,7 @@ def main(words: Sequence[str]) -> int:
     return _one_line_errors(module.main, values)
 
 
-def _one_line_errors(command, values: dict) -> int:
+def _one_line_errors(command: Callable[..., int], values: dict) -> int:
     """The command's exit status; 1, with the message alone, for an error that the user can mend."""
     from workflow_scripts.cluster.slurm import SlurmError
     from workflow_scripts.files.artifacts import ArtifactError

@@ -45,8 +45,7 @@ def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:
     """Files that the analysis made from the measured ones."""
     folder = root / "results" / grid
-    names = ["verdict.json", "ledger.parquet", "paper_audit.*", "overview.html", "report.*"]
-    names += ["tables/*", "figures/*"]
+    names = "verdict.json ledger.parquet paper_audit.* overview.html report.* tables/* figures/*".split()
     return [str(file.relative_to(root)) for name in names for file in sorted(folder.glob(name))]
 
 
@@ -110,9 +109,9 @@ def _reported_config(grid: str) -> dict:
     for file, sha in recorded["files"].items():
         if file not in here or lacks_companions(file) or sha256_file(file) != sha:
             changed.add(file)
-    if changed := sorted(changed):
+    if changed:
         raise ArtifactError(
-            f"{changed[0]}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"
+            f"{min(changed)}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"
         )
     return recorded["config"]
 

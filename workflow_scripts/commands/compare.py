@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(a: str, b: str, out: str | None = None) -> int:
     """Print b's differences from a, and write them to the JSON file `out`; returns an exit status."""
     with ExitStack() as stack:
-        report = compare(*(_results(stack, source) for source in (a, b)))
+        report = compare(_results(stack, a), _results(stack, b))
     if out:
         write_json(out, report)
     print("\n".join(lines(report)))

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,14 +124,15 @@ def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
         largest = slurm.largest_memory(site["partition"])
     except slurm.SlurmError:
         return  # already reported by check_cluster
-    memory, needed = Counter(), Counter()
+    memory: dict[str, int] = {}
+    needed: dict[str, float] = {}
     for work in planned(plan, grid):
         wildcards = wildcards_of(grid, work)
-        needed[work.rule] = max(needed[work.rule], requests.attempts(work.rule, wildcards))
+        needed[work.rule] = max(needed.get(work.rule, 0), requests.attempts(work.rule, wildcards))
         # SLURM itself refuses a first attempt that is larger
         if requests.mem_mb(work.rule, wildcards, 1) <= largest:
             most = requests.mem_mb(work.rule, wildcards, attempts)
-            memory[work.rule] = max(memory[work.rule], most)
+            memory[work.rule] = max(memory.get(work.rule, 0), most)
     if site["max_hours"] > longest:
         exceeds = f"max_hours: {site['max_hours']:g} exceed the {longest:g} that the partition gives"
         say.bad(f"{exceeds}: a later attempt would wait for ever", f"set max_hours: {longest:g} in {SITE}")

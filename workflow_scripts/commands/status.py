@@ -90,8 +90,10 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
     if manifest and manifest["recipe"] == work.recipe and not torn:
         return Found("done", seconds=manifest["seconds"])
     job = queue.get(comment_of(grid, work))
-    if (who := held_by(work.writes)) or (job and job.state in ("RUNNING", "COMPLETING")):
-        return Found("running", who or f"SLURM job {job.id}")
+    if who := held_by(work.writes):
+        return Found("running", who)
+    if job and job.state in ("RUNNING", "COMPLETING"):
+        return Found("running", f"SLURM job {job.id}")
     if job:
         return Found("queued", f"SLURM job {job.id}: {job.reason}")
     if damage:
