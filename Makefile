@@ -12,7 +12,7 @@ ON = $(if $(PROFILE),--profile $(PROFILE))
 DISPLACED = @$(BIN)/python -m workflow_scripts
 PYTEST = $(BIN)/python -m pytest
 # One worker for each core (at most 8: each takes a gigabyte), with one thread each (tests/conftest.py).
-WORKERS = --numprocesses logical --maxprocesses 8 --dist loadgroup
+WORKERS = --numprocesses logical --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
