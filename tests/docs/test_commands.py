@@ -10,15 +10,19 @@ import pytest
 from tests.docs import stage
 from tests.docs.examples import Example, commands, files
 
-# What becomes of a command, by the first pattern that it matches. A command that none matches is run by no test.
+# How each command is tested, by the first pattern that it matches. A command that none matches is run by no test.
+RUN = r"python -m workflow_scripts"
 KINDS = {
     "itself": r"make (test|coverage)",  # the runs that hold this test
-    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum)",  # tests/slurm runs them
+    # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
+    "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|install|lint)"
+    rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
-    r"|snakemake .*--list-rules.*|snakemake --unlock"
-    r"|python -m workflow_scripts( \w+ --help| forecast .*)?|snakemake (.* )?-n( .*)?",
-    "expensive": r"make (demo|(run|archive|rebuild|restore|compare) .*)|snakemake .*results/.*|cp .*",
+    rf"|{RUN}|{RUN} \w+ --help|{RUN} (explain|forecast) .*|{RUN} status( .*)?"
+    r"|snakemake .*--list-rules.*|snakemake --unlock|snakemake (.* )?-n( .*)?",
+    "expensive": r"make (demo|(run|archive|rebuild|restore|compare) .*)|snakemake .*results/.*|cp .*"
+    rf"|{RUN} (run|archive|rebuild|restore|compare) .*",
 }
 # Cheap, but like another or on the largest grid: with their pages, in the slow tests.
 LATER = r"snakemake (-n results/.*|--unlock)|.*(--profile slurm|grid=paper).*"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.slurm.conftest import accounted, queued
 from tests.slurm.local_slurm import output
-from tests.workflow.conftest import TOKEN, jobs_of
+from tests.workflow.conftest import PRODUCT, TOKEN, jobs_of
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.figures import FIGURES
@@ -38,17 +38,8 @@ def test_each_job_ran_once_where_the_site_file_says(finished):
 
 
 def test_nothing_is_written_outside_the_known_folders(finished):
-    product_files = {
-        "Snakefile",
-        "envs",
-        "rules",
-        "profiles",
-        "reports",
-        "workflow_scripts",
-        "config.yaml",
-        "slurm",
-    }
-    written = {path.name for path in finished.folder.iterdir()} - product_files - {"run.txt"}
+    known = {*PRODUCT, "config.yaml", "slurm", "run.txt"}
+    written = {path.name for path in finished.folder.iterdir()} - known
     assert written == {"results", "resources", "logs", "work", ".snakemake"}
     assert not [
         file for file in finished.folder.glob("work/**/*") if file.is_file() and file.suffix != ".lock"
