@@ -7,39 +7,49 @@ BIN := $(VENV)/bin
 GRID ?= smoke
 SMOKE ?= 1
 OVER = $(if $(CONFIG),--configfile $(CONFIG))
-ONLY = $(if $(BLOCKS),--blocks $(BLOCKS))
+CHOSEN = --grid $(GRID) $(if $(BLOCKS),--blocks $(BLOCKS)) $(OVER)
+ON = $(if $(PROFILE),--profile $(PROFILE))
+DISPLACED = @$(BIN)/python -m workflow_scripts
+PYTEST = $(BIN)/python -m pytest
+# One worker for each core (at most 8: each takes a gigabyte), with one thread each (tests/conftest.py).
+WORKERS = --numprocesses logical --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo run resume status preflight test test-slow test-slurm lint explain forecast docs optimum audit archive rebuild restore compare
+.PHONY: help install demo run resume status preflight test coverage test-slow test-slurm lint explain forecast docs optimum audit archive rebuild restore compare
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
+install: $(VENV)/installed ## the environment, in .venv
+
 demo: $(VENV)/installed ## the smoke grid, from the sources to the report
-	@$(BIN)/python -m workflow_scripts.commands.run --grid smoke
+	$(DISPLACED) run --grid smoke
 
 run: $(VENV)/installed ## a grid: make run GRID=bench [BLOCKS=core,seeds], or GRID=mine CONFIG=mine.yaml (PROFILE=slurm on a cluster)
-	@$(BIN)/python -m workflow_scripts.commands.run --grid $(GRID) $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+	$(DISPLACED) run $(CHOSEN) $(ON)
 
 resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
-	@$(BIN)/python -m workflow_scripts.commands.run --grid $(GRID) --resume $(ONLY) $(if $(PROFILE),--profile $(PROFILE)) $(OVER)
+	$(DISPLACED) run --resume $(CHOSEN) $(ON)
 
 status: $(VENV)/installed ## jobs done, running, waiting, failed and why: make status GRID=paper
-	@$(BIN)/python -m workflow_scripts.commands.status --grid $(GRID) $(ONLY) $(OVER)
+	$(DISPLACED) status $(CHOSEN)
 
 preflight: $(VENV)/installed ## would this cluster run it: make preflight GRID=paper
-	@$(BIN)/python -m workflow_scripts.commands.preflight --grid $(GRID) $(ONLY) $(OVER)
+	$(DISPLACED) preflight $(CHOSEN)
 
-test: $(VENV)/installed ## the fast tests
-	$(BIN)/python -m pytest
+test: $(VENV)/installed ## the fast tests, on all cores
+	$(PYTEST) $(WORKERS)
+
+coverage: $(VENV)/installed ## the fast tests, and which lines of the package they run
+	$(PYTEST) $(WORKERS) --cov --cov-report term
 
 test-slow: $(VENV)/installed ## the tests marked slow
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-slurm: $(VENV)/installed ## the tests on a SLURM cluster, started on this machine (root, Debian or Ubuntu), the smoke grid on it too; SMOKE= without
-	SMOKE=$(SMOKE) $(BIN)/python -m pytest -m slurm tests/slurm --verbose --no-header
+	SMOKE=$(SMOKE) $(PYTEST) -m slurm tests/slurm --verbose --no-header
 
 lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
@@ -48,10 +58,10 @@ lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
 	$(BIN)/snakemake --lint
 
 explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/...
-	@$(BIN)/python -m workflow_scripts.commands.explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json)) $(OVER)
+	$(DISPLACED) explain $(or $(CELL),$(error give the cell: make explain CELL=results/<grid>/evaluations/.../seed-0.json)) $(OVER)
 
 forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
-	@$(BIN)/python -m workflow_scripts.commands.forecast --grid $(GRID) $(ONLY) $(if $(DEVICE),--device $(DEVICE)) $(OVER)
+	$(DISPLACED) forecast $(CHOSEN) $(if $(DEVICE),--device $(DEVICE))
 
 docs: $(VENV)-docs/installed ## the documentation: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
@@ -77,16 +87,16 @@ audit: ## known vulnerabilities of the libraries in every envs/*.lock (pip-audit
 	.venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip || status=1; done; exit $$status
 
 archive: $(VENV)/installed ## pack a grid: make archive GRID=bench [OUT=reports/bench] [SMALL=1]
-	@$(BIN)/python -m workflow_scripts.commands.archive --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small)
+	$(DISPLACED) archive --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small)
 
 rebuild: $(VENV)/installed ## all that follows from an archive, without a model: make rebuild FROM=reports/bench [OUT=folder]
-	@$(BIN)/python -m workflow_scripts.commands.rebuild $(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench)) $(if $(OUT),--out $(OUT))
+	$(DISPLACED) rebuild $(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench)) $(if $(OUT),--out $(OUT))
 
 restore: $(VENV)/installed ## an archive's cells and adapters back into results/: make restore FROM=archives/bench.tar.gz
-	@$(BIN)/python -m workflow_scripts.commands.restore $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
+	$(DISPLACED) restore $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
 
 compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
-	@$(BIN)/python -m workflow_scripts.commands.compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))
+	$(DISPLACED) compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).

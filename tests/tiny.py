@@ -6,39 +6,12 @@ import random
 import shutil
 from pathlib import Path
 
-WORDS = [
-    "the",
-    "river",
-    "town",
-    "stone",
-    "light",
-    "water",
-    "house",
-    "music",
-    "winter",
-    "garden",
-    "king",
-    "letter",
-    "iron",
-    "summer",
-    "bridge",
-    "forest",
-    "north",
-    "small",
-    "great",
-    "old",
-    "first",
-    "city",
-    "island",
-    "mountain",
-    "horse",
-    "silver",
-    "market",
-    "church",
-    "road",
-    "field",
-    "ship",
-]
+import yaml
+
+WORDS = """
+    the river town stone light water house music winter garden king letter iron summer bridge forest
+    north small great old first city island mountain horse silver market church road field ship
+""".split()
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -136,87 +109,10 @@ def write_tasks(folder: Path, items: int = 8) -> dict[str, Path]:
 
 def config(folder: Path) -> dict:
     """A configuration with one tiny grid (11 cells, 5 adapters, each kind of method) over local sources in `folder`."""
-    tasks = write_tasks(folder / "tasks")
-    tuner = {"learning_rate": 1.0e-3}
-    block = {
-        "models": ["tiny"], "compressors": ["gptq-w3"], "corpora": ["text"],
-        "methods": ["none", "lora-r2", "prompt-5", "prompt-5-other", "prompt-8", "ptune-5", "idp-5-8",
-                    "idp-5-corpora", "concat-5-8"],
-    }  # fmt: skip
-    return {
-        "grid": "tiny",
-        "models": {
-            "tiny": {"source": "local", "path": str(write_model(folder / "model")), "parameters": 40000}
-        },
-        "corpora": {
-            name: {"source": "local", "path": str(write_corpus(folder / f"{name}.jsonl", seed=seed))}
-            for seed, name in enumerate(("text", "other"), 1)
-        },
-        "benchmarks": {
-            "local": {task: {"source": "local", "path": str(file)} for task, file in tasks.items()}
-        },
-        "tasks": {
-            "arc_easy": {"domain": "world"},
-            "lambada_openai": {"domain": "language"},
-            "triviaqa": {"domain": "world"},
-        },
-        "compressors": {
-            "dense": {"algorithm": "dense"},
-            "gptq-w3": {
-                "algorithm": "gptq",
-                "bits": 3,
-                "group_size": 16,
-                "act_order": True,
-                "static_groups": True,
-            },
-            "sparsegpt-50": {"algorithm": "sparsegpt", "sparsity": 0.5},
-        },
-        "methods": {
-            "none": {"kind": "none"},
-            "lora-r2": {"kind": "lora", "rank": 2, "targets": {"default": ["q_proj", "v_proj"]}},
-            "prompt-5": {"kind": "prompt", "tokens": 5},
-            "prompt-5-other": {"kind": "prompt", "tokens": 5, "corpus": "other"},
-            "prompt-8": {"kind": "prompt", "tokens": 8},
-            "ptune-5": {"kind": "prefix", "tokens": 5},
-            "idp-5-8": {"kind": "idp", "members": ["prompt-5", "prompt-8"]},
-            "idp-5-corpora": {"kind": "idp", "members": ["prompt-5", "prompt-5-other"]},
-            "concat-5-8": {"kind": "concat", "members": ["prompt-5", "prompt-8"]},
-        },
-        "training": {
-            "tiny": {
-                "tokens": 1024,
-                "sequence_length": 32,
-                "batch_size": 4,
-                "micro_batch": 4,
-                "heldout_windows": 2,
-                "lora": tuner,
-                "prompt": tuner,
-                "prefix": tuner,
-            }
-        },
-        "grids": {
-            "tiny": {
-                "benchmarks": "local",
-                "tasks": list(tasks),
-                "training": "tiny",
-                "calibration": {"windows": 8, "length": 64},
-                "evaluation": {
-                    "items": 6,
-                    "generation_tokens": 4,
-                    "perplexity": {"corpora": ["text"], "windows": 4, "length": 64},
-                },
-                "similarity": {"methods": ["none", "prompt-8"], "corpus": "text", "windows": 2, "length": 32},
-                "pair": {"prompt": "idp-5-8", "lora": "lora-r2"},
-                "blocks": {
-                    "dense": {
-                        "models": ["tiny"],
-                        "compressors": ["dense"],
-                        "corpora": ["none"],
-                        "methods": ["none"],
-                    },
-                    "pruned": block | {"compressors": ["sparsegpt-50"], "methods": ["none"]},
-                    "core": block,
-                },
-            }
-        },
-    }
+    tiny = yaml.safe_load(Path(__file__).with_name("tiny.yaml").read_text())
+    tiny["models"]["tiny"]["path"] = str(write_model(folder / "model"))
+    for seed, (name, corpus) in enumerate(tiny["corpora"].items(), 1):
+        corpus["path"] = str(write_corpus(folder / f"{name}.jsonl", seed=seed))
+    for task, file in write_tasks(folder / "tasks").items():
+        tiny["benchmarks"]["local"][task]["path"] = str(file)
+    return tiny

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -37,18 +36,8 @@ class ClusterCheckout(Checkout):
     settings = ("grid=tiny",)
 
     def command(self, *arguments: str) -> list[str]:
-        quick = ["--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "20"]
-        return [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--profile",
-            "slurm",
-            "--config",
-            *self.settings,
-            *quick,
-            *arguments,
-        ]
+        quick = "--slurm-init-seconds-before-status-checks 5 --latency-wait 20".split()
+        return [*self.COMMAND, "--profile", "slurm", "--config", *self.settings, *quick, *arguments]
 
     def start(self, *arguments: str, command: list[str] | None = None) -> subprocess.Popen:
         """Start a run; what it prints goes to run.txt."""

@@ -10,7 +10,6 @@ import pytest
 
 from tests.slurm.conftest import ADAPTER, LOG, accounted, queued, stop
 from tests.slurm.local_slurm import output, wait_until
-from tests.slurm.test_run import product
 
 TARGET = f"{ADAPTER}/training.json"
 TRAINS = r"tokens/s"
@@ -146,17 +145,13 @@ def test_a_killed_main_process_is_resumed_without_a_second_writer(training, undi
         "jobs of an earlier run in this folder are still on the cluster"
         in (training.folder / "run.txt").read_text()
     )
-    refused = product(training, "workflow_scripts.commands.run", "--grid", "tiny", "--profile", "slurm")
+    refused = training.displaced("run", "--grid", "tiny", "--profile", "slurm")
     assert refused.returncode == 1 and "make resume" in refused.stdout
     resume = [
         sys.executable,
         "-m",
-        "workflow_scripts.commands.run",
-        "--grid",
-        "tiny",
-        "--profile",
-        "slurm",
-        "--resume",
+        "workflow_scripts",
+        *["run", "--grid", "tiny", "--profile", "slurm", "--resume"],
     ]
     finish(training.start(command=resume), training, undisturbed, 1800)  # the whole grid, not only the target
     assert f"cancelled: {orphan}" in (training.folder / "run.txt").read_text()
@@ -170,11 +165,9 @@ def test_a_second_run_in_the_folder_is_told_who_works_there(training):
     second = training.start("--", TARGET)
     assert second.wait(60) == 1
     assert f"A run works in this folder: pid {process.pid} on " in (training.folder / "run.txt").read_text()
-    other = product(
-        training, "workflow_scripts.commands.run", "--grid", "tiny", "--profile", "slurm", "--resume"
-    )
+    other = training.displaced("run", "--grid", "tiny", "--profile", "slurm", "--resume")
     assert other.returncode == 1 and f"pid {process.pid}" in other.stdout
-    status = product(training, "workflow_scripts.commands.status", "--grid", "tiny").stdout
+    status = training.displaced("status", "--grid", "tiny").stdout
     assert "running  train_adapter tiny/gptq-w3/text/lora-r2/seed-0: pid " in status
     os.killpg(process.pid, signal.SIGINT)
     process.wait(120)

@@ -1,25 +1,15 @@
 """The tiny grid through `snakemake --profile slurm`, and the commands beside it, on a real SLURM."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.slurm.conftest import accounted, queued
 from tests.slurm.local_slurm import output
-from tests.workflow.conftest import TOKEN, jobs_of
+from tests.workflow.conftest import PRODUCT, TOKEN, jobs_of
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.figures import FIGURES
-
-
-def product(checkout, *arguments: str) -> subprocess.CompletedProcess:
-    """Run one of the product's commands in a checkout; output and errors together in stdout."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=checkout.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
 
 
 def test_the_grid_is_complete_down_to_the_report(finished):
@@ -48,17 +38,8 @@ def test_each_job_ran_once_where_the_site_file_says(finished):
 
 
 def test_nothing_is_written_outside_the_known_folders(finished):
-    product_files = {
-        "Snakefile",
-        "envs",
-        "rules",
-        "profiles",
-        "reports",
-        "workflow_scripts",
-        "config.yaml",
-        "slurm",
-    }
-    written = {path.name for path in finished.folder.iterdir()} - product_files - {"run.txt"}
+    known = {*PRODUCT, "config.yaml", "slurm", "run.txt"}
+    written = {path.name for path in finished.folder.iterdir()} - known
     assert written == {"results", "resources", "logs", "work", ".snakemake"}
     assert not [
         file for file in finished.folder.glob("work/**/*") if file.is_file() and file.suffix != ".lock"
@@ -75,7 +56,7 @@ def test_the_hub_token_is_in_no_file_and_not_in_the_accounting(finished):
 
 def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
     """Pretended GPUs are assigned but PyTorch sees none: exactly this is found."""
-    done = product(finished, "workflow_scripts.commands.preflight", "--grid", "tiny")
+    done = finished.displaced("preflight", "--grid", "tiny")
     bad = [line for line in done.stdout.splitlines() if line.startswith("BAD")]
     assert len(bad) == 1 and "PyTorch sees none" in bad[0], done.stdout
     for line in (
@@ -103,7 +84,7 @@ def test_preflight_finds_a_good_cluster_ready_but_for_the_gpu(finished):
 )
 def test_preflight_names_what_is_wrong_in_the_site_file(copied, site, found):
     copied.site(**site)
-    done = product(copied, "workflow_scripts.commands.preflight", "--grid", "tiny")
+    done = copied.displaced("preflight", "--grid", "tiny")
     assert done.returncode == 1
     line = next(line for line in done.stdout.splitlines() if line.startswith("BAD") and found in line)
     advice = done.stdout.splitlines()[done.stdout.splitlines().index(line) + 1]
@@ -127,7 +108,7 @@ def test_an_impossible_request_is_refused_before_anything_is_submitted(copied, s
 
 
 def test_the_status_of_a_finished_grid(finished):
-    done = product(finished, "workflow_scripts.commands.status", "--grid", "tiny")
+    done = finished.displaced("status", "--grid", "tiny")
     assert done.returncode == 0, done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("evaluate_cell")).split()
     assert row[1:] == ["11", "11", "0", "0", "0", "0", "0"]

@@ -33,16 +33,22 @@ class Checkout:
             k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE") and k != "PYTHONPATH"
         }
         environment |= {"HF_HUB_OFFLINE": "1", "HF_TOKEN": TOKEN}
-        done = subprocess.run(
-            [*self.COMMAND, "--cores", "2", *arguments],
-            cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
+        command = [*self.COMMAND, "--cores", "2", *arguments]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, cwd=self.folder, env=environment, text=True, check=False, **streams)
         if check and done.returncode:
             logs = "\n".join(
                 f"== {log}\n{log.read_text()[-3000:]}" for log in sorted(self.folder.glob("logs/**/*.log"))
             )
             raise AssertionError(f"{done.stdout[-6000:]}\n{logs[-12000:]}")
         return done
+
+    def displaced(self, *words: object) -> subprocess.CompletedProcess:
+        """Run `python -m workflow_scripts` here; stdout and stderr come together in `stdout`."""
+        command = [sys.executable, "-m", "workflow_scripts", *map(str, words)]
+        return subprocess.run(
+            command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
 
     def config(self) -> dict:
         return yaml.safe_load((self.folder / "config.yaml").read_text())
@@ -64,18 +70,15 @@ def product_copy(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sources(tmp_path_factory) -> dict:
-    """The tiny configuration over sources that stay where they are."""
-    return tiny.config(tmp_path_factory.mktemp("sources"))
+def finished(made_once) -> Checkout:
+    """The finished run of the tiny configuration, whose sources lie beside it. Never change it: take `copied`."""
 
+    def run(folder: Path) -> None:
+        checkout = Checkout(product_copy(folder / "clone"))
+        checkout.write_config(tiny.config(folder / "sources"))
+        checkout.snakemake()
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, sources) -> Checkout:
-    """The finished run. Never change it: take `copied`."""
-    checkout = Checkout(product_copy(tmp_path_factory.mktemp("finished") / "clone"))
-    checkout.write_config(sources)
-    checkout.output = checkout.snakemake().stdout
-    return checkout
+    return Checkout(made_once("finished", run) / "clone")
 
 
 @pytest.fixture

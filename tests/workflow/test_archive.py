@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -12,26 +10,19 @@ from workflow_scripts.plan.config import load
 from workflow_scripts.plan.recipes import Plan
 
 
-def call(checkout, entry, *arguments, status=0):
-    command = [sys.executable, "-m", f"workflow_scripts.commands.{entry}", *map(str, arguments)]
-    done = subprocess.run(
-        command,
-        cwd=checkout.folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+def call(checkout, *words, status=0):
+    done = checkout.displaced(*words)
     assert done.returncode == status, done.stdout
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def archive(finished, tmp_path_factory):
-    output = tmp_path_factory.mktemp("archives") / "tiny.tar.gz"
-    text = call(finished, "archive", "--grid", "tiny", "--out", output)
-    assert "block core" in text and "9 of 9 cells" in text
-    return output
+def archive(finished, made_once):
+    def pack(folder):
+        text = call(finished, "archive", "--grid", "tiny", "--out", folder / "tiny.tar.gz")
+        assert "block core" in text and "9 of 9 cells" in text
+
+    return made_once("archives", pack) / "tiny.tar.gz"
 
 
 @pytest.fixture

@@ -51,10 +51,10 @@ def test_compressed_weights_that_changed_are_refused_by_name(copied):
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_and_ends_with_the_same_results(finished, sources, tmp_path):
+def test_a_killed_run_continues_and_ends_with_the_same_results(finished, tmp_path):
     checkout = Checkout(product_copy(tmp_path / "clone"))
-    checkout.write_config(sources)
-    command = [sys.executable, "-m", "workflow_scripts.commands.run", "--grid", "tiny", "--cores", "2"]
+    checkout.write_config(finished.config())
+    command = [sys.executable, "-m", "workflow_scripts", "run", "--grid", "tiny", "--cores", "2"]
     log = tmp_path / "run.txt"
     with log.open("w") as output:
         run = subprocess.Popen(
@@ -75,7 +75,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_results(finished, sources
     )
     assert again.returncode == 0, again.stdout[-3000:]
     assert first.stat().st_mtime_ns == finished_at, "finished work was done again"
-    for cell in Plan(load(sources)).cells("tiny"):
+    for cell in Plan(load(finished.config())).cells("tiny"):
         ours, theirs = (json.loads((c.folder / cell.json).read_text()) for c in (checkout, finished))
         ours.pop("manifest"), theirs.pop("manifest")
         assert ours == theirs, cell

@@ -113,8 +113,8 @@ def test_nothing_listens(copied):
     assert run.returncode == 0 and scripts > 5 and not listening
 
 
-def test_a_second_run_does_nothing(finished):
-    assert NOTHING in finished.snakemake().stdout
+def test_a_second_run_does_nothing(copied):
+    assert NOTHING in copied.snakemake().stdout
 
 
 def test_touching_every_file_reruns_nothing(copied):

@@ -1,4 +1,4 @@
-"""Archives: what a grid measured, in one folder or .tar.gz file, with everything that can be made from it.
+"""Archives: a grid's measurements and all that was made from them, in one folder or .tar.gz file.
 
 archive.json     format, grid, blocks, commit, SHA-256 of every file
 config.yaml      the configuration that made the results, defaults filled in
@@ -29,7 +29,7 @@ from workflow_scripts.plan.recipes import Plan
 FORMAT = 1
 INDEX, CONFIG, SAMPLES, METADATA = "archive.json", "config.yaml", "samples.parquet", "metadata.json"
 RECORDS = Path(".snakemake/metadata")
-PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # what the merged samples add to a row
+PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # added to each row of the merged samples
 SUFFIX = ".tar.gz"
 
 
@@ -37,7 +37,7 @@ SUFFIX = ".tar.gz"
 
 
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
-    """What only the sources or a model can make again; `weights`: those of the adapters too."""
+    """Files that only the sources or a model can make again; with `weights`, the adapters' weights too."""
     adapters = [file for a in plan.adapters(grid) for file in companions(a.training)] if weights else []
     return [*plan.artefacts(grid), *adapters, f"results/{grid}/answers.parquet"]
 
@@ -45,26 +45,18 @@ def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:
     """Files that the analysis made from the measured ones."""
     folder = root / "results" / grid
-    names = (
-        "verdict.json",
-        "ledger.parquet",
-        "paper_audit.*",
-        "overview.html",
-        "report.*",
-        "tables/*",
-        "figures/*",
-    )
+    names = "verdict.json ledger.parquet paper_audit.* overview.html report.* tables/* figures/*".split()
     return [str(file.relative_to(root)) for name in names for file in sorted(folder.glob(name))]
 
 
 # -------------------------------------------------------------------------------------------------- packing
 
 
-def pack(grid: str, output: Path, small: bool = False) -> dict:
-    """Write the archive of a grid with a finished report; returns what archive.json says.
+def pack_grid(grid: str, output: Path, small: bool = False) -> dict:
+    """Write the archive of a grid with a finished report; returns the content of archive.json.
 
-    output: a .tar.gz file or a folder. small: without weights of adapters, page, report, ledger and records (all but
-    the weights are made again by a rebuild). Raises ArtifactError without a report, or for one that is out of date.
+    output: a .tar.gz file or a folder. small: leave out the adapters' weights, page, report, ledger and records (a
+    rebuild makes all but the weights again). Raises ArtifactError if the report is missing or out of date.
     """
     config = _reported_config(grid)
     plan = Plan(load(config))
@@ -104,7 +96,7 @@ def pack(grid: str, output: Path, small: bool = False) -> dict:
 
 
 def _reported_config(grid: str) -> dict:
-    """The configuration of the grid's report, which must be made from all that was measured, as it is now."""
+    """The configuration of the grid's report. Raises ArtifactError if results changed or appeared after the report."""
     again = f"make it: snakemake --config partial=true -- results/{grid}/report.html"
     stamp = Path(f"results/{grid}/report.json")
     if not stamp.exists():
@@ -113,14 +105,13 @@ def _reported_config(grid: str) -> dict:
     if "config" not in recorded:
         raise ArtifactError(f"{stamp}: names no configuration (made by an older version); {again}")
     here = {file for file in Plan(load(recorded["config"])).counted(grid) if os.path.exists(file)}
-    changed = [
-        f
-        for f, sha in recorded["files"].items()
-        if f not in here or lacks_companions(f) or sha256_file(f) != sha
-    ]
-    if changed := sorted({*changed, *(here - set(recorded["files"]))}):
+    changed = here - set(recorded["files"])
+    for file, sha in recorded["files"].items():
+        if file not in here or lacks_companions(file) or sha256_file(file) != sha:
+            changed.add(file)
+    if changed:
         raise ArtifactError(
-            f"{changed[0]}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"
+            f"{min(changed)}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"
         )
     return recorded["config"]
 
@@ -141,8 +132,8 @@ def copy(source: Path, target: Path) -> None:
 
 
 def _merge_samples(cells: list[Cell], output: Path) -> None:
-    """All samples in one file, a row group per task with equal questions side by side: repeated texts then cost
-    next to nothing."""
+    """Write all samples into one file, a row group per task. Equal questions stand side by side, so that a repeated
+    text costs next to nothing. Raises ArtifactError without a cell."""
     if not cells:
         raise ArtifactError("no cell has been evaluated: there is nothing to archive")
     tasks = dict.fromkeys(
@@ -158,10 +149,9 @@ def _merge_samples(cells: list[Cell], output: Path) -> None:
     strings = (pyarrow.string(), pyarrow.large_string())
     texts = [field.name for field in schema if field.type in strings]
     numbers = [field.name for field in schema if pyarrow.types.is_floating(field.type)]
-    with parquet.ParquetWriter(
-        output, schema, compression="zstd", compression_level=19, use_dictionary=texts,
-        use_byte_stream_split=[*numbers, "choice_logliks.list.element"],
-    ) as writer:  # fmt: skip
+    small = {"compression": "zstd", "compression_level": 19, "use_dictionary": texts}
+    small["use_byte_stream_split"] = [*numbers, "choice_logliks.list.element"]
+    with parquet.ParquetWriter(output, schema, **small) as writer:
         for task in tasks:
             merged = pyarrow.concat_tables(_placed(cell, task).cast(schema) for cell in cells)
             merged = merged.sort_by([("doc_id", "ascending"), ("cell", "ascending")])
@@ -187,7 +177,7 @@ def _records(files: Iterable[str]) -> dict[str, dict]:
 
 
 def recorded_path(record: Path) -> str:
-    """The file that a record speaks of: its path in base64, a long one cut into folders that begin with @."""
+    """The file that a record describes: its path in base64; a long one is cut into folders that begin with @."""
     try:
         encoded = "".join(part.removeprefix("@") for part in record.relative_to(RECORDS).parts)
         return base64.b64decode(encoded, validate=True).decode()
@@ -196,8 +186,8 @@ def recorded_path(record: Path) -> str:
 
 
 def _blocks(plan: Plan, grid: str) -> dict[str, dict[str, int]]:
-    """Cells of each block; one that stands in several counts in the first, so that no block that was not begun seems
-    to be."""
+    """Planned and evaluated cells of each block. A cell of several blocks counts in the first: else a block that was
+    never started would seem started."""
     counts, seen = {}, set()
     for name, cells in plan.blocks(grid).items():
         own = [cell for cell in cells if cell not in seen]
@@ -215,7 +205,7 @@ def packed_by(commit: str | None) -> str:
 
 
 def _commit() -> str | None:
-    """The commit that is checked out, with + where the package differs from it; None outside a repository."""
+    """The commit that is checked out, with + if the package differs from it; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:

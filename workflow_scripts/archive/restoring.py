@@ -1,4 +1,4 @@
-"""From an archive back into the working folder: only what today's code and configuration would make the same way."""
+"""Restores an archive into the working folder: only results that today's code and configuration would make again."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,10 @@ from workflow_scripts.plan.recipes import Plan
 
 @dataclass
 class Restored:
-    """What became of an archive's files, by name."""
+    """Outcome of a restore: names of the archive's results by what was done with them.
+
+    bare: records whose weights or texts no archive holds. answers, rolled_up: whether answers and report are in place.
+    """
 
     grid: str
     restored: list[str] = field(default_factory=list)
@@ -23,7 +26,7 @@ class Restored:
     bare: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The outcome in words."""
+        """The outcome, for the terminal."""
         cells = sum(EVALUATION.parse(name) is not None for name in self.restored)
         adapters = sum(ADAPTER.parse(name) is not None for name in self.restored)
         lines = [
@@ -44,16 +47,16 @@ class Restored:
         if self.bare:
             lines.append(
                 "An archive holds no weights of models and no texts. Before new cells can be added, make these again "
-                "(what stands on them stays):"
+                "(results that depend on them stay):"
             )
             lines.append(f"  snakemake --force {' '.join(self.bare)}")
         return lines
 
 
 def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
-    """Copy each result of the archive below `root` whose recorded recipe is the planned one, unless it is there.
+    """Copy each result whose recorded recipe is the planned one below `root`, unless it is there already.
 
-    Raises ArtifactError for an archive without weights of adapters or of a grid that the configuration lacks.
+    Raises ArtifactError for a small archive, and for a grid that the configuration lacks.
     """
     grid = index["grid"]
     if index["small"]:
@@ -91,15 +94,17 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
 
 
 def _is_bare(path: Path) -> bool:
-    """Whether a record stands there without the weights or texts that it speaks of."""
+    """Whether a record is there without its weights or texts."""
     if path.name == "compression.json":
         return not path.with_name("weights.safetensors").exists()
     return path.name == "manifest.json" and len(list(path.parent.iterdir())) == 1
 
 
 def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored) -> bool:
-    """Put answers.parquet back if all cells are there and it is as it would be made now: an archive has no text to
-    make it from. Returns whether it is there."""
+    """Put answers.parquet back if its recipe and all results are those of today; returns whether it is there.
+
+    It can't be made again before the training text is back, which an archive does not hold.
+    """
     name = f"results/{index['grid']}/answers.parquet"
     same = index["answers_recipe"] == plan.analysis(index["grid"], "find_answers")["recipe"]
     if not same or name not in index["files"] or done.other_recipe:
@@ -109,7 +114,7 @@ def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored)
 
 
 def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
-    """Put the report and all that it shows back if it is the one that would be made now; returns whether it is."""
+    """Put the report and all that it shows back if today's code would make the same; returns whether it did."""
     grid = index["grid"]
     stamp = f"results/{grid}/report.json"
     recipe = plan.analysis(grid, "report_grid")["recipe"]

@@ -1,4 +1,4 @@
-"""Reading archives: nothing of one is used before it is known to be sound, and errors name it as the user did."""
+"""Reads archives. An archive is checked before any of it is used, and errors name it by the path that the user gave."""
 
 import itertools
 import json
@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 from pyarrow import parquet
@@ -37,11 +38,11 @@ UNREADABLE = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, V
 
 @contextmanager
 def opened(source: Path) -> Iterator[tuple[Path, dict, Plan]]:
-    """A sound archive as (folder, archive.json, plan of its configuration); a file is unpacked into a temporary folder
-    for the while.
+    """A checked archive as (folder, archive.json, plan of its configuration).
 
-    Raises ArtifactError, one line, for what is no archive, one of another format or one with something in it that a
-    reader could stumble on; of what the block raises, the temporary folder's name is replaced by the archive's.
+    A .tar.gz file is unpacked into a temporary folder, which lives as long as the block. Raises ArtifactError, one
+    line, if `source` is no archive, has another format, or holds a file that its readers could not use. ArtifactErrors
+    of the block name the archive instead of the temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
         if not source.exists():
@@ -61,7 +62,7 @@ def opened(source: Path) -> Iterator[tuple[Path, dict, Plan]]:
 
 @contextmanager
 def named(folder: Path, source: Path) -> Iterator[None]:
-    """Errors of the block that speak of a file in `folder` speak of one in `source`."""
+    """ArtifactErrors of the block name files in `source` instead of files in `folder`."""
     try:
         yield
     except ArtifactError as error:
@@ -73,7 +74,7 @@ def named(folder: Path, source: Path) -> Iterator[None]:
 
 @contextmanager
 def _damage(source: Path, folder: Path) -> Iterator[None]:
-    """Whatever is wrong with a file becomes one line, which never says "delete it": it can't be computed again."""
+    """Errors of the block become one line. It never advises to delete a file: an archive's can't be computed again."""
     try:
         yield
     except (ArtifactError, OSError, RecursionError) as error:
@@ -86,23 +87,25 @@ def _extract(source: Path, folder: Path) -> None:
     try:
         with tarfile.open(source) as tar:
             tar.extractall(folder, filter=_plain)
-            while tar.fileobj.read(1 << 20):  # tarfile takes damage for the end: a .gz has its checksum there
+            while tar.fileobj.read(
+                1 << 20
+            ):  # tarfile takes damage for the end, but gzip's checksum stands there
                 pass
     except UNREADABLE as error:
-        # what follows the first line are all kinds of file that it isn't
+        # the lines after the first list every compression that was tried
         reason = str(error).partition("\n")[0].rstrip(": ")
         raise ArtifactError(f"{source}: can't be unpacked: {reason}; take another copy") from error
 
 
 def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """Files and folders below the folder; links, which an archive never holds, are refused."""
+    """A member to extract below the folder. Raises an error for links, which an archive never holds."""
     if not (member.isreg() or member.isdir()):
         raise tarfile.SpecialFileError(member)
     return tarfile.data_filter(member, folder)
 
 
-def _index(source: Path, folder: Path):
-    """archive.json, if it is there and not of another format."""
+def _index(source: Path, folder: Path) -> Any:
+    """Content of archive.json. Raises ArtifactError if it is missing, no JSON, or of another format."""
     if not (folder / INDEX).is_file():
         raise ArtifactError(f"{source}: no archive: it has no {INDEX} (`make archive GRID=...` writes one)")
     with _damage(source, folder):
@@ -112,15 +115,15 @@ def _index(source: Path, folder: Path):
     return index
 
 
-def _check_index(folder: Path, index) -> None:
-    """ArtifactError for an archive.json against its schema, and for a file that is not as it was packed."""
+def _check_index(folder: Path, index: dict) -> None:
+    """Raises ArtifactError if archive.json breaks its schema, or if a file is not as it was packed."""
     check(index, "archive", INDEX)
     for name, sha in index["files"].items():
         if not _is_whole(folder, name, sha):
             raise ArtifactError(f"{name} is missing or not what was packed")
 
 
-def _json(folder: Path, name: str):
+def _json(folder: Path, name: str) -> Any:
     try:
         return json.loads((folder / name).read_text())
     except (ValueError, RecursionError) as error:
@@ -128,7 +131,7 @@ def _json(folder: Path, name: str):
 
 
 def _is_whole(folder: Path, name: str, sha: str) -> bool:
-    """Whether the file lies in the folder, links followed, and has this content."""
+    """Whether the file lies in the folder, also after following links, and has this SHA-256."""
     try:
         file = Path(os.path.realpath(folder / name))
         return file.is_relative_to(folder.resolve()) and file.is_file() and sha256_file(file) == sha
@@ -137,7 +140,7 @@ def _is_whole(folder: Path, name: str, sha: str) -> bool:
 
 
 def _plan(folder: Path, index: dict) -> Plan:
-    """The plan of config.yaml, which must have the grid."""
+    """The plan of config.yaml. Raises ArtifactError if that is no configuration, or has no such grid."""
     try:
         plan = Plan(load(read(folder / CONFIG)))
     except (ValueError, RecursionError) as error:  # a ConfigError is a ValueError
@@ -150,7 +153,7 @@ def _plan(folder: Path, index: dict) -> Plan:
 
 
 def _check_results(folder: Path, index: dict, plan: Plan) -> None:
-    """ArtifactError for what can't be read of evaluations, samples, the report's record and Snakemake's records."""
+    """Raises ArtifactError if evaluations, samples, the report's record or Snakemake's records can't be read."""
     cells = [cell for cell in plan.cells(index["grid"]) if cell.json in index["files"]]
     if not cells:
         raise ArtifactError(f"holds no evaluation of grid '{index['grid']}'")
@@ -170,7 +173,7 @@ def _check_results(folder: Path, index: dict, plan: Plan) -> None:
 
 
 def _cells_of(samples: Path) -> set[str]:
-    """The cells in the merged samples, whose rows must have a place each."""
+    """The cells of the merged samples. Raises ArtifactError if they can't be read, or lack the columns of PLACE."""
     try:
         schema = parquet.read_schema(samples)
         if lacking := [name for name, kind in PLACE if pyarrow.field(name, kind) not in schema]:
@@ -184,9 +187,9 @@ def _cells_of(samples: Path) -> set[str]:
 
 
 def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
-    """Write the samples of `cells` below `root`, byte by byte as the evaluation had written them.
+    """Write the samples of `cells` below `root`, with the bytes that the evaluation had written.
 
-    Raises ArtifactError where the bytes are not those that the cell's evaluation names: another pyarrow writes others.
+    Raises ArtifactError if their SHA-256 is not the one in the cell's evaluation: another pyarrow writes other bytes.
     """
     merged = parquet.ParquetFile(archive / SAMPLES)
     wanted: dict[str, list[pyarrow.Table]] = {cell.stem: [] for cell in cells}
@@ -214,7 +217,7 @@ def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
 
 
 def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
-    """The schema as the evaluation writes it: reading a file back renames the values of its lists."""
+    """The schema as the evaluation writes it. Reading a file renames the values of its lists; this undoes it."""
     fields = [
         pyarrow.field(f.name, pyarrow.list_(f.type.value_type), f.nullable)
         if pyarrow.types.is_list(f.type)
@@ -225,7 +228,7 @@ def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
 
 
 def place_records(archive: Path, root: Path) -> None:
-    """Put Snakemake's records back for the files that are there and that it has no record of."""
+    """Put Snakemake's records back for the files that are below `root` and have no record there."""
     for name, record in read_json(archive / METADATA).items():
         path = root / RECORDS / name
         if not path.exists() and (root / recorded_path(RECORDS / name)).exists():
@@ -234,7 +237,7 @@ def place_records(archive: Path, root: Path) -> None:
 
 
 def unpack(archive: Path, index: dict, plan: Plan, root: Path) -> None:
-    """Put what was measured below `root`. The roll-ups are left out."""
+    """Copy the measured files below `root`, without the roll-ups."""
     for file in measured(plan, index["grid"], weights=False):
         if file in index["files"]:
             copy(archive / file, root / file)

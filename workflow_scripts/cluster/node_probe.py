@@ -1,4 +1,4 @@
-"""What the nodes of a cluster see: two test jobs of `make preflight`, and the probe that they run.
+"""Two test jobs of `preflight` on the nodes of a cluster, and the probe that they run.
 
 python -m workflow_scripts.cluster.node_probe FOLDER      the probe, in a test job
 """
@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -26,16 +27,17 @@ from workflow_scripts.files.checkpoints import work_folder
 MINUTES = 10
 SIZE = 1 << 16  # bytes of a file that is replaced again and again while a node reads it
 READS = 200
+GPUS = "import torch; print(*map(torch.cuda.get_device_name, range(torch.cuda.device_count())), sep='\\n')"
 
 
 class Untried(RuntimeError):
-    """A test job that was still in the queue when the patience ended; the message is its state there."""
+    """A test job that did not start in time; the message is its state in the queue."""
 
 
 class Findings:
-    """Lines of the checklist as they come, whether one was bad, and whether one is open."""
+    """Prints the checklist line by line; knows whether a line was bad, and whether one is open."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.failed = self.open = False
 
     def good(self, line: str) -> None:
@@ -57,15 +59,13 @@ def environment() -> str:
 
 
 def probe(folder: Path) -> None:
-    """What a node sees, as JSON in `folder`: run by the test jobs."""
-    import torch
-
+    """Write what this node sees, as JSON, into `folder`: the work of a test job."""
     node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
     found = {
         "node": node,
         "replaced_whole": reads_whole(folder / "replaced"),
         "environment": environment(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": gpus(),
         "assigned": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         **tries_lock(folder / "lock"),
         "seen": sorted(path.name for path in folder.glob("*.json")),
@@ -75,10 +75,18 @@ def probe(folder: Path) -> None:
     os.replace(temporary, folder / f"{node}.json")
 
 
+def gpus() -> list[str]:
+    """Names of the GPUs that PyTorch sees, asked in a process of its own. Exits with its message if that fails."""
+    asked = subprocess.run([sys.executable, "-c", GPUS], text=True, capture_output=True, check=False)
+    if asked.returncode:
+        sys.exit(asked.stderr)
+    return [name for name in asked.stdout.splitlines() if name]
+
+
 def tries_lock(file: Path) -> dict:
-    """Whether a lock that is held where preflight runs excludes others here; {lock_excludes, lock_error}."""
+    """Whether the lock that preflight's machine holds excludes this one; {lock_excludes, lock_error}."""
     try:
-        with open(file, "r+") as handle:  # NFS locks exclusively only what is open for writing
+        with open(file, "r+") as handle:  # NFS locks a file exclusively only if it is open for writing
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return {"lock_excludes": True, "lock_error": None}
@@ -88,10 +96,10 @@ def tries_lock(file: Path) -> dict:
 
 
 @contextmanager
-def replaced(file: Path):
-    """Rename a new version over `file` again and again, each of one letter: is it whole wherever it is read?
+def replaced(file: Path) -> Iterator[None]:
+    """Rename a new version, of one letter, over `file` again and again during the block, for `reads_whole` elsewhere.
 
-    Raises at the end what stopped the writing: nothing was replaced then, and whoever read it saw nothing of interest.
+    Raises ArtifactError at the end if a version could not be written: the readers then prove nothing.
     """
     end, letters = threading.Event(), itertools.cycle("ab")
 
@@ -118,7 +126,7 @@ def replaced(file: Path):
 
 
 def reads_whole(file: Path) -> bool:
-    """Whether a file that another node replaces is there, and one version of it, at each of many looks."""
+    """Whether a file that another node replaces holds exactly one version at each of READS looks."""
     for _ in range(READS):
         try:
             text = file.read_text()
@@ -140,10 +148,8 @@ def check_nodes(site: dict, say: Findings) -> None:
         try:
             first = _test_job(folder, site, [])
         except Untried as waits:
-            say.untried(
-                f"no node was tried: the test job was {waits}",
-                "run preflight again when the queue is shorter (squeue --start)",
-            )
+            advice = "run preflight again when the queue is shorter (squeue --start)"
+            say.untried(f"no node was tried: the test job was {waits}", advice)
             return
         except ArtifactError as error:
             say.bad(f"the test job did not run: {error}", f"see {folder}/job.log")
@@ -151,56 +157,60 @@ def check_nodes(site: dict, say: Findings) -> None:
         try:
             second = _test_job(folder, site, [f"--exclude={first['node']}"])
         except (Untried, ArtifactError) as error:
-            second, why = None, str(error)
-    gpus = len(first["gpus"]) or (
-        f"CUDA_VISIBLE_DEVICES={first['assigned']}, but PyTorch sees none" if first["assigned"] else 0
-    )
-    if site["hardware"]["gpu"] and not first["gpus"]:
-        say.bad(
-            f"GPU on {first['node']}: {gpus}",
-            "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would stop there",
-        )
-    else:
-        say.good(f"GPU on {first['node']}: {', '.join(first['gpus']) or 'none asked for'}")
+            second, reason = None, str(error)
+    _check_gpus(first, site, say)
     for found in filter(None, (first, second)):
-        if site["container"]:
-            say.good(f"environment on {found['node']} is the container's")
-        elif found["environment"] == environment():
-            say.good(f"environment on {found['node']} is the one here")
-        else:
-            say.bad(
-                f"environment on {found['node']} is another", "install into a folder that every node sees"
-            )
-        if found["replaced_whole"]:
-            say.good(f"files replaced here are whole on {found['node']}")
-        else:
-            say.bad(
-                f"a file that is replaced here is seen cut short, or not at all, on {found['node']}",
-                "work on a file system whose renames are atomic for every node (Lustre, GPFS, NFS version 4)",
-            )
-        if found["lock_excludes"]:
-            say.good(f"locks are seen on {found['node']}")
-        else:
-            reason = f": {found['lock_error']}" if found["lock_error"] else ""
-            say.bad(
-                f"{found['node']} does not see this node's file locks{reason}",
-                "mount it with flock (Lustre: -o flock; NFS: version 4), or two writers don't notice each other",
-            )  # fmt: skip
+        _check_node(found, site, say)
     if second is None:
-        say.good(f"a second node was not tried: {why}")
+        say.good(f"a second node was not tried: {reason}")
     elif f"{first['node']}.json" in second["seen"]:
         say.good(f"{second['node']} sees what {first['node']} wrote")
     else:
+        advice = "work in a folder that every node shares"
+        say.bad(f"{second['node']} does not see what {first['node']} wrote", advice)
+
+
+def _check_gpus(found: dict, site: dict, say: Findings) -> None:
+    """Report the GPUs of a node, which the site may need."""
+    node, names, assigned = found["node"], found["gpus"], found["assigned"]
+    if site["hardware"]["gpu"] and not names:
+        seen = f"CUDA_VISIBLE_DEVICES={assigned}, but PyTorch sees none" if assigned else 0
+        advice = "install envs/cuda.lock, or see the driver (nvidia-smi); jobs would stop there"
+        say.bad(f"GPU on {node}: {seen}", advice)
+    else:
+        say.good(f"GPU on {node}: {', '.join(names) or 'none asked for'}")
+
+
+def _check_node(found: dict, site: dict, say: Findings) -> None:
+    """Report a node's environment, its view of replaced files and of locks."""
+    node = found["node"]
+    if site["container"]:
+        say.good(f"environment on {node} is the container's")
+    elif found["environment"] == environment():
+        say.good(f"environment on {node} is the one here")
+    else:
+        say.bad(f"environment on {node} is another", "install into a folder that every node sees")
+    if found["replaced_whole"]:
+        say.good(f"files replaced here are whole on {node}")
+    else:
         say.bad(
-            f"{second['node']} does not see what {first['node']} wrote",
-            "work in a folder that every node shares",
+            f"a file that is replaced here is seen cut short, or not at all, on {node}",
+            "work on a file system whose renames are atomic for every node (Lustre, GPFS, NFS version 4)",
+        )
+    if found["lock_excludes"]:
+        say.good(f"locks are seen on {node}")
+    else:
+        reason = f": {found['lock_error']}" if found["lock_error"] else ""
+        say.bad(
+            f"{node} does not see this node's file locks{reason}",
+            "mount it with flock (Lustre: -o flock; NFS: version 4), or two writers don't notice each other",
         )
 
 
 def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
-    """Run `probe` on one node and read what it found. No job is left in the queue, whatever ends the waiting.
+    """Run `probe` on one node and return its findings. No job is left in the queue, whatever ends the waiting.
 
-    Raises Untried where the job did not start, ArtifactError with the reason where it failed.
+    Raises Untried if the job did not start, ArtifactError with the reason if it failed.
     """
     call = [f"--{name}={site[name]}" for name in ("account", "partition", "constraint", "qos") if site[name]]
     if site["hardware"]["gpu"]:
@@ -208,13 +218,13 @@ def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
     call += [*shlex.split(site["extra"]), *options]
     before = set(folder.glob("*.json"))
     (folder / "job.log").unlink(missing_ok=True)
-    name = f"preflight_{uuid.uuid4().hex[:8]}"  # no run's: see slurm.jobs_of_folder
+    name = f"preflight_{uuid.uuid4().hex[:8]}"  # not a run's prefix: see slurm.jobs_of_folder
+    call += ["--nodes=1", f"--time={MINUTES}", "--mem=4000", f"--job-name={name}"]
+    call += [f"--output={folder}/job.log", f"--chdir={PACKAGE.parent}", "--wrap", job_script(folder, site)]
     try:
         done = subprocess.run(
-            ["sbatch", "--wait", "--nodes=1", f"--time={MINUTES}", "--mem=4000", f"--job-name={name}",
-             f"--output={folder}/job.log", f"--chdir={PACKAGE.parent}", *call, "--wrap", job_script(folder, site)],
-            text=True, capture_output=True, check=False, timeout=60 * MINUTES,
-        )  # fmt: skip
+            ["sbatch", "--wait", *call], text=True, capture_output=True, check=False, timeout=60 * MINUTES
+        )
     except subprocess.TimeoutExpired:
         states = slurm.states_of(name)
         if "PENDING" in states:
@@ -233,9 +243,9 @@ def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
 
 
 def job_script(folder: Path, site: dict) -> str:
-    """The test job's script: as in real jobs, `setup` runs in bash, in the container where the site names one.
+    """The test job's script. As in real jobs, `setup` runs in bash, in the container if the site names one.
 
-    No login shell, since Snakemake's jobs have none: what only /etc/profile defines is missing in them too.
+    No login shell, since Snakemake's jobs have none: they too lack what only /etc/profile defines.
     """
     python = "python" if site["container"] else shlex.quote(sys.executable)
     probing = f"{python} -m workflow_scripts.cluster.node_probe {shlex.quote(str(folder))}"

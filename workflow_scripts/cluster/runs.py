@@ -1,8 +1,10 @@
-"""Who works in this folder: one run at a time, on one machine or on a cluster."""
+"""One run at a time works in a folder, on one machine or on a cluster."""
 
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from workflow_scripts.cluster import slurm
 from workflow_scripts.files.artifacts import ArtifactError
@@ -10,7 +12,7 @@ from workflow_scripts.files.locks import held_by, hold
 
 LOCKS = Path(".snakemake/locks")
 FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
-RESULTS = "results"  # whose lock a run holds while it lives
+RESULTS = "results"  # a run holds the lock of this folder while it lives
 RESUME = "`make resume` cancels what is left of it and goes on (PROFILE=slurm on a cluster)"
 _life = ExitStack()
 
@@ -21,7 +23,7 @@ def locked() -> bool:
 
 
 def living() -> list:
-    """Snakemake processes (main or job) of this machine that work in this folder, without this one and its parents."""
+    """Snakemake processes (main or job) on this machine that work in this folder, without this one and its parents."""
     import psutil
 
     here, found = str(Path.cwd()), []
@@ -43,7 +45,7 @@ def living() -> list:
 
 
 def state_of_folder() -> str | None:
-    """A line on a folder that Snakemake will call locked: by whom, or that it is a killed run's; None if it is free."""
+    """A line that says who holds Snakemake's lock, or that a killed run left it; None if the folder is free."""
     if not locked():
         return None
     if who := held_by(RESULTS) or ", ".join(f"pid {process.pid}" for process in living()):
@@ -52,8 +54,10 @@ def state_of_folder() -> str | None:
 
 
 def begin(on_cluster: bool) -> None:
-    """Take the folder for as long as this process lives; ArtifactError where another run, or jobs of one, are in it,
-    or where the cluster does not tell."""
+    """Hold the folder's lock as long as this process lives.
+
+    Raises ArtifactError if another run or its jobs are in the folder, or if SLURM does not answer.
+    """
     try:
         jobs = slurm.jobs_of_folder() if on_cluster else []
     except slurm.SlurmError as error:
@@ -66,8 +70,8 @@ def begin(on_cluster: bool) -> None:
     _life.enter_context(hold(RESULTS))
 
 
-def refuse_missing_sources(jobs) -> None:
-    """ArtifactError, before any job, where one of these would fetch a local model, corpus or task that isn't there."""
+def refuse_missing_sources(jobs: Iterable[Any]) -> None:
+    """Raises ArtifactError, before any job, if one of these would fetch a local source that is missing."""
     for job in jobs:
         if job.rule.name in FETCHES and (spec := job.params.args["spec"])["source"] == "local":
             path = Path(spec["path"]).expanduser()
@@ -77,9 +81,9 @@ def refuse_missing_sources(jobs) -> None:
                 )
 
 
-def refuse_impossible(jobs) -> None:
-    """ArtifactError, before anything is submitted, where SLURM would never start one of these Snakemake jobs."""
-    seen = {}
+def refuse_impossible(jobs: Iterable[Any]) -> None:
+    """Raises ArtifactError, before anything is submitted, if SLURM would never start one of these Snakemake jobs."""
+    seen: dict[tuple, tuple[str, dict]] = {}
     for job in jobs:
         request = {name: job.resources.get(name) for name in slurm.REQUEST} | {"threads": job.threads}
         seen.setdefault(tuple(request.items()), (job.rule.name, request))

@@ -1,4 +1,4 @@
-"""The few questions that this pipeline asks SLURM beside what Snakemake's executor does. Never imports torch."""
+"""The few questions that this pipeline asks SLURM itself; Snakemake's executor asks the others."""
 
 import os
 import re
@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 PREFIX = "displaced"  # slurm-jobname-prefix of profiles/slurm: a job's name is <prefix>_<id of the run>
-# Of the executor, of jobs that did not end well: <rule>/<wildcards>/<job>.log.
-LOGS = Path(".snakemake/slurm_logs")
-SECONDS = 60
-OPTIONS = {
-    "slurm_account": "account", "slurm_partition": "partition", "constraint": "constraint", "qos": "qos",
-    "mem_mb": "mem", "runtime": "time", "threads": "cpus-per-task", "nodes": "nodes",
-}  # fmt: skip
+LOGS = Path(".snakemake/slurm_logs")  # the executor's, of jobs that failed: <rule>/<wildcards>/<job>.log
+SECONDS = 60  # for an answer of SLURM
+OPTIONS = {  # Snakemake's resource -> sbatch's option
+    "slurm_account": "account",
+    "slurm_partition": "partition",
+    "constraint": "constraint",
+    "qos": "qos",
+    "mem_mb": "mem",
+    "runtime": "time",
+    "threads": "cpus-per-task",
+    "nodes": "nodes",
+}
 REQUEST = (*OPTIONS, "gpu", "gpu_model")  # the Snakemake resources that decide whether a job can ever start
 
 
 class SlurmError(RuntimeError):
-    """SLURM doesn't answer, or refuses; the message is its own."""
+    """SLURM does not answer, or refuses; the message is SLURM's."""
 
 
 class Job(NamedTuple):
@@ -67,7 +72,7 @@ def jobs_of_folder(folder: Path | None = None) -> list[Job]:
 
 
 def states_of(name: str) -> dict[str, str]:
-    """State -> reason of the jobs in the queue that have this name; empty where there is none or nobody answers."""
+    """State -> reason of the jobs in the queue that have this name; empty if there is none or SLURM does not answer."""
     try:
         lines = ask("squeue", "--noheader", f"--name={name}", "--format=%T|%r").splitlines()
     except SlurmError:
@@ -76,7 +81,10 @@ def states_of(name: str) -> dict[str, str]:
 
 
 def cancel(jobs: list[Job], seconds: float = 120) -> None:
-    """Cancel jobs and wait until they are gone, so that none writes beside its successor; SlurmError if they stay."""
+    """Cancel jobs and wait until they have left the queue, so that none writes beside its successor.
+
+    Raises SlurmError if one is still there after `seconds`.
+    """
     ids = {job.id for job in jobs}
     ask("scancel", *sorted(ids))
     deadline = time.monotonic() + seconds
@@ -86,13 +94,13 @@ def cancel(jobs: list[Job], seconds: float = 120) -> None:
         time.sleep(1)
 
 
-def limits(partition: str | None) -> dict[str, str]:
-    """Settings of a partition (the default one for None), as `scontrol show partition` names them.
+def partition_settings(partition: str | None) -> dict[str, str]:
+    """Settings of a partition (None: of the default one), as `scontrol show partition` names them.
 
-    Of several ("a,b"), of which SLURM takes any that can run a job: of the one that gives the longest time.
+    SLURM runs a job in any of several partitions ("a,b"); their settings are those of the one with the longest time.
     """
     if partition and "," in partition:
-        each = map(limits, partition.split(","))
+        each = map(partition_settings, partition.split(","))
         return max(each, key=lambda found: minutes(found.get("MaxTime", "UNLIMITED")))
     for block in ask("scontrol", "show", "partition", *([partition] if partition else [])).split("\n\n"):
         settings = dict(re.findall(r"(\w+)=(\S+)", block))
@@ -103,7 +111,7 @@ def limits(partition: str | None) -> dict[str, str]:
 
 def largest_memory(partition: str | None) -> int:
     """Memory (MB) of the largest node of a partition (or of several, "a,b")."""
-    name = partition or limits(None)["PartitionName"]
+    name = partition or partition_settings(None)["PartitionName"]
     sizes = ask("sinfo", "--noheader", "--Node", f"--partition={name}", "--format=%m").split()
     return max((int(size.rstrip("+")) for size in sizes), default=0)
 
@@ -123,10 +131,10 @@ def minutes(text: str) -> float:
 
 
 def refusal(request: dict) -> str | None:
-    """Why SLURM would never start a job with these Snakemake resources; None if it would. Nothing is submitted.
+    """The reason why SLURM would never start a job with these Snakemake resources; None if it would.
 
-    `sbatch --test-only` knows accounts, partitions, GPUs, memory and CPUs; a wall time beyond the partition's limit it
-    accepts on most clusters, and the job then waits for ever.
+    Nothing is submitted. `sbatch --test-only` checks account, partition, GPUs, memory and CPUs. On most clusters it
+    accepts a wall time beyond the partition's limit, and the job then waits for ever.
     """
     call = [
         f"--{option}={request[name]}" for name, option in OPTIONS.items() if request.get(name) is not None
@@ -135,7 +143,7 @@ def refusal(request: dict) -> str | None:
         model = request.get("gpu_model")
         call.append(f"--gpus={f'{model}:' if model else ''}{request['gpu']}")
     try:
-        longest = minutes(limits(request.get("slurm_partition")).get("MaxTime", "UNLIMITED"))
+        longest = minutes(partition_settings(request.get("slurm_partition")).get("MaxTime", "UNLIMITED"))
         if request["runtime"] > longest:
             return f"{request['runtime']} minutes exceed the partition's {longest:.0f}: set max_hours: {longest / 60:g}"
         ask("sbatch", "--test-only", *call, "--wrap=true")

@@ -1,43 +1,38 @@
-"""`make archive GRID=bench`: pack what a grid measured and made into one file or folder."""
+"""Pack what a grid measured and made into one file or folder.
+
+  python -m workflow_scripts archive --grid bench
+  python -m workflow_scripts archive --grid bench --out reports/bench --small
+
+The grid must have a report that is up to date.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from workflow_scripts.archive.packing import pack, packed_by
-from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan.config import ConfigError
+from workflow_scripts.archive.packing import pack_grid, packed_by
 
 
-def main(grid: str, output: str | None = None, small: bool = False) -> int:
-    """Write the archive and say what is in it; returns an exit status."""
-    target = Path(output or f"archives/{grid}.tar.gz")
-    try:
-        index = pack(grid, target, small)
-    except (ArtifactError, ConfigError) as error:
-        print(error, file=sys.stderr)
-        return 1
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--grid", required=True, help="the grid to pack")
+    parser.add_argument("--out", help="a .tar.gz file or a folder (default: archives/<grid>.tar.gz)")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="leave out the adapters' weights, page, report and ledger (default: pack them)",
+    )
+
+
+def main(grid: str, out: str | None = None, small: bool = False) -> int:
+    """Write the archive and print what it holds; returns an exit status."""
+    target = Path(out or f"archives/{grid}.tar.gz")
+    index = pack_grid(grid, target, small)
     for name, block in index["blocks"].items():
         print(f"  block {name:<15} {block['evaluated']:>4} of {block['planned']} cells")
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 1e6
-    if (index["commit"] or "").endswith("+"):
-        warning = (
-            f"Warning: packed by {packed_by(index['commit'])}: nobody else has it; commit and pack again"
-        )
+    if (commit := index["commit"] or "").endswith("+"):
+        warning = f"Warning: packed by {packed_by(commit)}: nobody else has it; commit and pack again"
         print(warning, file=sys.stderr)
-    print(
-        f"{target}: {len(index['files'])} files, {size:.1f} MB. Make it all again: make rebuild FROM={target}"
-    )
+    print(f"{target}: {len(index['files'])} files, {size:.1f} MB. Rebuild it: make rebuild FROM={target}")
     return 0
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--grid", required=True)
-    parser.add_argument("--out", help="a .tar.gz file or a folder; archives/<grid>.tar.gz if not given")
-    parser.add_argument(
-        "--small", action="store_true", help="without adapters' weights, page, report and ledger"
-    )
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.grid, arguments.out, arguments.small))

@@ -1,27 +1,34 @@
-"""`make compare A=<archive> B=<archive>`: B against A, every common cell, item by item."""
+"""Compare two archives item by item, in every cell that both hold.
+
+  python -m workflow_scripts compare archives/one.tar.gz archives/two.tar.gz --out difference.json
+
+Differences are those of the second archive from the first.
+"""
 
 import argparse
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from workflow_scripts.archive.comparison import compare, lines
 from workflow_scripts.archive.unpacking import named, opened, unpack
-from workflow_scripts.files.artifacts import ArtifactError, write_json
+from workflow_scripts.commands.options import add_archive
+from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.judge.results import Results, read_results
 
 
-def main(a: str, b: str, output: str | None = None) -> int:
-    """Print the comparison and write it as JSON where `output` names a file; returns an exit status."""
-    try:
-        with ExitStack() as stack:
-            report = compare(*(_results(stack, source) for source in (a, b)))
-        if output:
-            write_json(output, report)
-    except ArtifactError as error:
-        print(error, file=sys.stderr)
-        return 1
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_archive(parser, "a")
+    add_archive(parser, "b")
+    parser.add_argument("--out", help="a JSON file for all numbers (default: none is written)")
+
+
+def main(a: str, b: str, out: str | None = None) -> int:
+    """Print b's differences from a, and write them to the JSON file `out`; returns an exit status."""
+    with ExitStack() as stack:
+        report = compare(_results(stack, a), _results(stack, b))
+    if out:
+        write_json(out, report)
     print("\n".join(lines(report)))
     return 0
 
@@ -32,12 +39,3 @@ def _results(stack: ExitStack, source: str) -> Results:
     stack.enter_context(named(root, Path(source)))
     unpack(archive, index, plan, root)
     return read_results([str(root / cell.json) for cell in plan.cells(index["grid"])])
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("a", help="an archive: a folder or a .tar.gz file")
-    parser.add_argument("b", help="another")
-    parser.add_argument("--out", help="a JSON file for all numbers")
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.a, arguments.b, arguments.out))

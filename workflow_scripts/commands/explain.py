@@ -1,19 +1,33 @@
-"""`make explain CELL=<path>`: why a result would run, its inputs, its manifest, and the command that reruns it."""
+"""Explain a cell: why it would run, its inputs, its manifest, and the command that reruns it.
+
+  python -m workflow_scripts explain results/smoke/evaluations/<model>/<compressor>/<corpus>/<method>/seed-0.json
+
+Changes nothing.
+"""
 
 import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from workflow_scripts.commands.options import add_configfile, configuration_files
 from workflow_scripts.files.artifacts import ArtifactError, read_json
-from workflow_scripts.plan.config import ConfigError, load, read
+from workflow_scripts.plan.config import load, read
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, EVALUATION, MODEL, Cell, check_path, companions
 from workflow_scripts.plan.recipes import Plan
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", help="path of the cell's evaluation: results/<grid>/evaluations/.../seed-<n>.json"
+    )
+    add_configfile(parser)
+
+
 def parse(path: str, plan: Plan) -> Cell:
-    """The cell that an evaluation's path names; ValueError says which part is unknown."""
+    """The cell that an evaluation's path names. Raises ValueError, which says the part that is unknown."""
     names = EVALUATION.parse(path)
     if not names:
         raise ValueError(f"{path}: not a cell's path; it looks like {EVALUATION.shape}")
@@ -22,7 +36,7 @@ def parse(path: str, plan: Plan) -> Cell:
 
 
 def inputs(plan: Plan, cell: Cell) -> list[str]:
-    """Paths of everything that the cell's evaluation reads."""
+    """Paths of all files that the cell's evaluation reads."""
     grid = plan.grid(cell.grid)
     made = [plan.compression(cell), *(member.training for member in plan.members(cell))]
     return [
@@ -33,8 +47,8 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
     ]
 
 
-def why(path: str, options: list[str]) -> list[str]:
-    """Snakemake's own reasons (dry run of this path alone)."""
+def reasons(path: str, options: list[str]) -> list[str]:
+    """Snakemake's reasons to run jobs for this path, from a dry run of it alone."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", *options, "--", path]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if "Nothing to be done" in done.stdout:
@@ -43,52 +57,42 @@ def why(path: str, options: list[str]) -> list[str]:
     return [f"{message}: {reason}" for message, reason in jobs] or done.stdout.strip().splitlines()[-5:]
 
 
-def main(path: str, configfiles: list[str]) -> int:
-    """Print the explanation; returns an exit status. configfiles: read over config.yaml, as Snakemake does."""
+def main(path: str, configfile: Sequence[str] = ()) -> int:
+    """Print the explanation; returns an exit status. Raises ArtifactError for a path that names no cell."""
+    plan = Plan(load(read(*configuration_files(configfile))))
     try:
-        plan = Plan(load(read("config.yaml", *configfiles)))
         cell = parse(path, plan)
-    except (ValueError, ArtifactError, OSError) as error:
-        kind = "The configuration has errors:\n" if isinstance(error, ConfigError) else ""
-        print(f"{kind}{error}", file=sys.stderr)
-        return 1
-    options = ["--configfile", *configfiles] if configfiles else []
-    expected = plan.evaluate(cell)
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    options = ["--configfile", *configfile] if configfile else []
     print(f"Cell     {cell.json}\n\nWhy it would run")
-    for line in why(cell.json, options):
+    for line in reasons(cell.json, options):
         print(f"  {line}")
     print("\nInputs")
     for file in inputs(plan, cell):
         print(f"  {'there  ' if Path(file).exists() else 'missing'}  {file}")
     print("\nManifest")
-    if Path(cell.json).exists():
-        try:
-            manifest = read_json(cell.json, "evaluation")["manifest"]
-        except ArtifactError as error:
-            print(f"  {error}")
-        else:
-            same = (
-                "as planned"
-                if manifest["recipe"] == expected["recipe"]
-                else f"planned is {expected['recipe'][:16]}"
-            )
-            print(f"  recipe   {manifest['recipe'][:16]} ({same})")
-            for key in ("started", "seconds", "peak_memory_mb", "host", "device", "threads", "python"):
-                print(f"  {key:<15} {manifest[key]}")
-            for group in ("libraries", "inputs"):
-                print(f"  {group}")
-                for name, value in manifest[group].items():
-                    print(f"    {name:<13} {value}")
-    else:
-        print("  none: the cell was not evaluated yet")
+    for line in manifest_lines(cell, plan.evaluate(cell)["recipe"]):
+        print(f"  {line}")
     command = ["snakemake", "--force", *options, *(["--"] if options else []), cell.json]
     print(f"\nRerun    {' '.join(command)}")
     return 0
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("path", help="results/<grid>/evaluations/…/seed-<n>.json")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.path, arguments.configfile))
+def manifest_lines(cell: Cell, planned: str) -> list[str]:
+    """The manifest of the cell's evaluation, its recipe held against the planned one; or why there is none."""
+    if not Path(cell.json).exists():
+        return ["none: the cell was not evaluated yet"]
+    try:
+        manifest = read_json(cell.json, "evaluation")["manifest"]
+    except ArtifactError as error:
+        return [str(error)]
+    recipe = manifest["recipe"]
+    lines = [
+        f"recipe   {recipe[:16]} ({'as planned' if recipe == planned else f'planned is {planned[:16]}'})"
+    ]
+    for key in ("started", "seconds", "peak_memory_mb", "host", "device", "threads", "python"):
+        lines.append(f"{key:<15} {manifest[key]}")
+    for group in ("libraries", "inputs"):
+        lines += [group, *(f"  {name:<13} {value}" for name, value in manifest[group].items())]
+    return lines

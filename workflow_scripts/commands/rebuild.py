@@ -1,7 +1,10 @@
-"""`make rebuild FROM=<archive>`: ledger, verdict, tables, figures, audit and report again, without any model.
+"""Make ledger, verdict, tables, figures, audit and report again from an archive, without any model.
 
-The roll-up rules run in a clean folder on what the archive measured; then what they made is held against what the
-archive holds.
+  python -m workflow_scripts rebuild reports/bench
+  python -m workflow_scripts rebuild archives/bench.tar.gz --out rebuilt/bench --cores 2
+
+The roll-up rules run in an empty folder on the archive's measurements; their files are then compared with those of
+the archive.
 """
 
 import argparse
@@ -13,49 +16,49 @@ import yaml
 
 from workflow_scripts.archive.packing import METADATA, packed_by, rolled_up
 from workflow_scripts.archive.unpacking import opened, place_records, unpack
+from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.summary import lines
 
-RULES = (
-    "build_ledger", "judge", "tabulate", "audit_paper", "draw_page", "report_grid",
-    *(f"plot_{name}" for name in FIGURES),
-)  # fmt: skip
+ROLL_UPS = ("build_ledger", "judge", "tabulate", "audit_paper", "draw_page", "report_grid")
+RULES = (*ROLL_UPS, *(f"plot_{name}" for name in FIGURES))
 
 
-def main(source: str, output: str | None = None, cores: int = 1) -> int:
-    """Rebuild into the folder `output` (rebuilt/<grid>), which must be new or empty; returns an exit status."""
-    try:
-        with opened(Path(source)) as (archive, index, plan):
-            grid = index["grid"]
-            folder = Path(output or f"rebuilt/{grid}")
-            if folder.exists() and any(folder.iterdir()):
-                raise ArtifactError(f"{folder}: is not empty; remove it or give another OUT")
-            folder.mkdir(parents=True, exist_ok=True)
-            unpack(archive, index, plan, folder)
-            if METADATA in index["files"]:
-                place_records(archive, folder)
-            config = plan.config | {"grid": grid, "partial": True}
-            (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-            status = _run(folder, f"results/{grid}/report.html", cores)
-            if status:
-                print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)
-                return status
-            print("\n".join(lines(read_json(folder / f"results/{grid}/verdict.json"))))
-            print("\n".join(held_against(archive, index, folder)))
-            print(f"The archive was packed by {packed_by(index['commit'])}.")
-    except ArtifactError as error:
-        print(error, file=sys.stderr)
-        return 1
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_archive(parser, "source")
+    parser.add_argument("--out", help="a new or empty folder (default: rebuilt/<grid>)")
+    parser.add_argument("--cores", type=int, default=1, help="jobs at a time (default: %(default)s)")
+
+
+def main(source: str, out: str | None = None, cores: int = 1) -> int:
+    """Rebuild into the folder `out`, which must be new or empty; returns an exit status."""
+    with opened(Path(source)) as (archive, index, plan):
+        grid = index["grid"]
+        folder = Path(out or f"rebuilt/{grid}")
+        if folder.exists() and any(folder.iterdir()):
+            raise ArtifactError(f"{folder}: is not empty; remove it or give another OUT")
+        folder.mkdir(parents=True, exist_ok=True)
+        unpack(archive, index, plan, folder)
+        if METADATA in index["files"]:
+            place_records(archive, folder)
+        config = plan.config | {"grid": grid, "partial": True}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        if status := _run(folder, f"results/{grid}/report.html", cores):
+            print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)
+            return status
+        print("\n".join(lines(read_json(folder / f"results/{grid}/verdict.json"))))
+        print("\n".join(held_against(archive, index, folder)))
+        print(f"The archive was packed by {packed_by(index['commit'])}.")
     print(f"Report: {folder}/results/{grid}/report.html")
     return 0
 
 
 def _run(folder: Path, target: str, cores: int) -> int:
-    command = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile"), "--directory", str(folder),
-        "--cores", str(cores), "--quiet", "rules", "progress", "--allowed-rules", *RULES, "--", target,
-    ]  # fmt: skip
+    """Snakemake's exit status for `target`, made in `folder` by the roll-up rules alone."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile")]
+    command += ["--directory", str(folder), "--cores", str(cores), "--quiet", "rules", "progress"]
+    command += ["--allowed-rules", *RULES, "--", target]
     return subprocess.run(command, check=False).returncode
 
 
@@ -82,12 +85,3 @@ def _comparable(name: str) -> bool:
 
 def _same(one: Path, two: Path) -> bool:
     return two.is_file() and one.read_bytes() == two.read_bytes()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="an archive: a folder or a .tar.gz file")
-    parser.add_argument("--out", help="a new folder; rebuilt/<grid> if not given")
-    parser.add_argument("--cores", type=int, default=1)
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.source, arguments.out, arguments.cores))

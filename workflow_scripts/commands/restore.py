@@ -1,33 +1,30 @@
-"""`make restore FROM=<archive>`: put finished cells and adapters back, so that nothing of them runs again."""
+"""Put an archive's finished cells and adapters back into results/, so that none of them runs again.
+
+  python -m workflow_scripts restore archives/bench.tar.gz
+
+A result is restored if today's code and configuration would make it by the same recipe. The others are listed.
+"""
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts.archive.restoring import restore
 from workflow_scripts.archive.unpacking import opened
-from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan.config import ConfigError, load, read
+from workflow_scripts.commands.options import add_archive, add_configfile, configuration_files
+from workflow_scripts.plan.config import load, read
 from workflow_scripts.plan.recipes import Plan
 
 
-def main(source: str, configfiles: list[str]) -> int:
-    """Restore into the working folder what was made by the recipes of today's code and configuration; returns an
-    exit status (1 where nothing could be restored)."""
-    try:
-        plan = Plan(load(read(*configfiles)))
-        with opened(Path(source)) as (archive, index, _):
-            done = restore(archive, index, plan, Path())
-    except (ArtifactError, ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_archive(parser, "source")
+    add_configfile(parser)
+
+
+def main(source: str, configfile: Sequence[str] = ()) -> int:
+    """Restore into the working folder; returns an exit status (1 if nothing could be restored)."""
+    plan = Plan(load(read(*configuration_files(configfile))))
+    with opened(Path(source)) as (archive, index, _):
+        done = restore(archive, index, plan, Path())
     print("\n".join(done.lines()))
     return 0 if done.restored or done.present else 1
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="an archive: a folder or a .tar.gz file")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.source, ["config.yaml", *arguments.configfile]))

@@ -1,7 +1,13 @@
-"""`make demo`, `make run`, `make resume`: run a grid to its report, then print where the report is and what it says.
+"""Run a grid to its report, then print the verdicts and the report's path.
 
-A killed run leaves Snakemake's lock behind, and its jobs on a cluster. The lock is taken away only if no process of
-that run is alive here; such jobs are cancelled only by `resume`.
+  python -m workflow_scripts run
+  python -m workflow_scripts run --grid bench --blocks core,seeds
+  python -m workflow_scripts run --grid paper --profile slurm --resume
+
+Further options go to Snakemake as they are (--cores 2, --keep-going).
+
+A killed run leaves Snakemake's lock, and its jobs on a cluster. The lock is removed if no process of that run is alive
+on this machine; only --resume cancels the jobs.
 """
 
 import argparse
@@ -15,86 +21,53 @@ from collections.abc import Sequence
 import psutil
 
 from workflow_scripts.cluster import runs, slurm
-from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.commands.options import add_grid
+from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.locks import held_by
-from workflow_scripts.plan.config import ConfigError, read
+from workflow_scripts.plan.config import read
 from workflow_scripts.report.summary import lines
 
-STOPPING = 30  # seconds in which a cancelled job's processes, where its node is this machine, must be gone
+STOPPING = 30  # seconds until the processes of a cancelled job, if its node is this machine, must have ended
+SNAKEMAKE = (sys.executable, "-m", "snakemake")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_grid(parser, "smoke")
+    parser.add_argument("--profile", help="a Snakemake profile, like slurm (default: run on this machine)")
+    parser.add_argument(
+        "--resume", action="store_true", help="cancel a killed run's jobs on the cluster first"
+    )
+    parser.set_defaults(snakemake_options=[])
 
 
 def main(
-    grid: str, extra: list[str], profile: str | None = None, resume: bool = False, blocks: str | None = None,
-    configfiles: Sequence[str] = (),
-) -> int:  # fmt: skip
-    """Run `grid`, or those of its `blocks` (names joined by commas); returns Snakemake's exit status.
-
-    `configfiles` are read over config.yaml; `extra` goes to Snakemake as it is.
-    """
-    try:
-        read(*configfiles)  # Snakemake answers a file that can't be read with a traceback
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
+    grid: str,
+    blocks: list[str] | None = None,
+    configfile: Sequence[str] = (),
+    profile: str | None = None,
+    resume: bool = False,
+    snakemake_options: Sequence[str] = (),
+) -> int:
+    """Run `grid`, or its `blocks`; returns Snakemake's exit status. Raises ArtifactError if another run is alive."""
+    read(*configfile)  # Snakemake answers an unreadable file with a traceback
     started = time.time()
-    snakemake = [sys.executable, "-m", "snakemake"]
     if who := held_by(runs.RESULTS):
-        print(f"Another run works in this folder ({who}). Wait for it, or stop it.", file=sys.stderr)
-        return 1
-    try:
-        orphans = slurm.jobs_of_folder() if slurm.submitted_here() else []
-        if orphans and not resume:
-            print(
-                f"{len(orphans)} jobs of a killed run are still on the cluster: {runs.RESUME}.",
-                file=sys.stderr,
-            )
-            return 1
-        if orphans and not profile:
-            chosen = [f"BLOCKS={blocks}"] if blocks else []
-            chosen += [f"CONFIG={' '.join(configfiles)}"] if configfiles else []
-            command = shlex.join(["make", "resume", f"GRID={grid}", *chosen, "PROFILE=slurm"])
-            print(
-                f"{len(orphans)} jobs of a killed run are on the cluster, and without a profile the grid would go on "
-                f"on this machine: {command}. To go on here all the same, cancel them first (scancel).",
-                file=sys.stderr,
-            )
-            return 1
-        if orphans:
-            print(
-                f"{len(orphans)} jobs of a killed run are cancelled: {', '.join(j.id for j in orphans)}",
-                flush=True,
-            )
-            slurm.cancel(orphans)
-    except slurm.SlurmError as error:
-        print(f"SLURM: {error}. Nothing was started.", file=sys.stderr)
-        return 1
-    deadline = time.monotonic() + (STOPPING if orphans else 0)
-    while (alive := runs.living()) and time.monotonic() < deadline:
-        time.sleep(1)
-    if alive:
-        pids = " ".join(str(process.pid) for process in alive)
-        print(
-            f"A killed run's processes still work here. Wait for them, or stop them: kill {pids}",
-            file=sys.stderr,
-        )
-        return 1
+        raise ArtifactError(f"Another run works in this folder ({who}). Wait for it, or stop it.")
+    arguments = [f"GRID={grid}"]
+    arguments += [f"BLOCKS={','.join(blocks)}"] if blocks else []
+    arguments += [f"CONFIG={' '.join(configfile)}"] if configfile else []
+    cancelled = _cancel_orphans(resume, profile, shlex.join(["make", "resume", *arguments, "PROFILE=slurm"]))
+    _await_processes(STOPPING if cancelled else 0)
     if runs.locked():
         print("An earlier run was killed: its lock is removed, finished work is kept.", flush=True)
-        subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    if profile:
-        extra = ["--profile", profile, *extra]
-    else:
-        memory = int(psutil.virtual_memory().available * 0.9 / 1e6)  # jobs beyond it wait
-        extra = ["--resources", f"mem_mb={memory}", *extra]
-    settings = ["--quiet", "host", "reason", "--config", f"grid={grid}"]
-    settings += [f"blocks=[{blocks}]"] if blocks else []
-    settings += ["--configfile", *configfiles] if configfiles else []
-    status = follow([*snakemake, *settings, *extra])
-    if status:
-        print(
-            "The run did not finish. The lines above name each failed job, its cause and its log.",
-            file=sys.stderr,
-        )
+        subprocess.run([*SNAKEMAKE, "--unlock", "--quiet", "all"], check=True)
+    command = [*SNAKEMAKE, "--quiet", "host", "reason", "--config", f"grid={grid}"]
+    command += [f"blocks=[{','.join(blocks)}]"] if blocks else []
+    command += ["--configfile", *configfile] if configfile else []
+    command += ["--profile", profile] if profile else ["--resources", f"mem_mb={_free_memory_mb()}"]
+    if status := follow([*command, *snakemake_options]):
+        failed = "The run did not finish. The lines above name each failed job, its cause and its log."
+        print(failed, file=sys.stderr)
         return status
     minutes = (time.time() - started) / 60
     print(f"\nGrid '{grid}' is complete ({minutes:.1f} min in this run).")
@@ -103,25 +76,55 @@ def main(
     return 0
 
 
-def follow(command: list[str]) -> int:
-    """Run a command to its end, whatever signal comes: SIGTERM is passed on, Ctrl-C the terminal sends to both.
+def _cancel_orphans(resume: bool, profile: str | None, resume_command: str) -> bool:
+    """Cancel the jobs that a killed run left on the cluster; returns whether there were any.
 
-    `subprocess.run` would kill Snakemake a quarter of a second after Ctrl-C, before it could cancel its jobs.
+    Raises ArtifactError if there are any and nobody asked to resume, or to resume on the cluster; and if SLURM fails.
+    """
+    try:
+        orphans = slurm.jobs_of_folder() if slurm.submitted_here() else []
+        if orphans and not resume:
+            raise ArtifactError(
+                f"{len(orphans)} jobs of a killed run are still on the cluster: {runs.RESUME}."
+            )
+        if orphans and not profile:
+            raise ArtifactError(
+                f"{len(orphans)} jobs of a killed run are on the cluster, and without a profile the grid would go on "
+                f"on this machine: {resume_command}. To go on here all the same, cancel them first (scancel)."
+            )
+        if orphans:
+            ids = ", ".join(job.id for job in orphans)
+            print(f"{len(orphans)} jobs of a killed run are cancelled: {ids}", flush=True)
+            slurm.cancel(orphans)
+    except slurm.SlurmError as error:
+        raise ArtifactError(f"SLURM: {error}. Nothing was started.") from error
+    return bool(orphans)
+
+
+def _await_processes(seconds: float) -> None:
+    """Wait until no process of a killed run is alive here; raises ArtifactError if one is after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (alive := runs.living()) and time.monotonic() < deadline:
+        time.sleep(1)
+    if alive:
+        pids = " ".join(str(process.pid) for process in alive)
+        raise ArtifactError(
+            f"A killed run's processes still work here. Wait for them, or stop them: kill {pids}"
+        )
+
+
+def _free_memory_mb() -> int:
+    """Memory (MB) for jobs on this machine; jobs that would exceed it wait."""
+    return int(psutil.virtual_memory().available * 0.9 / 1e6)
+
+
+def follow(command: list[str]) -> int:
+    """Run a command to its end, whatever signal comes; returns its exit status.
+
+    SIGTERM is passed on; the terminal sends Ctrl-C to both. `subprocess.run` would kill Snakemake a quarter of a second
+    after Ctrl-C, before it could cancel its jobs.
     """
     signal.signal(signal.SIGINT, lambda *_: None)
     process = subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     return process.wait()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--grid", default="smoke")
-    parser.add_argument("--profile", help="Snakemake profile (slurm); without it the run is on this machine")
-    parser.add_argument(
-        "--resume", action="store_true", help="cancel the jobs that a killed run left on the cluster"
-    )
-    parser.add_argument("--blocks", help="of the grid, joined by commas; all if not given")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
-    chosen, rest = parser.parse_known_args()
-    sys.exit(main(chosen.grid, rest, chosen.profile, chosen.resume, chosen.blocks, chosen.configfile))

@@ -1,23 +1,26 @@
-"""`make status GRID=paper`: how many jobs are done, running, waiting and failed, why, and how long it will take.
+"""Print how many jobs of a grid are done, running, waiting and failed, why, and the time left.
 
-Reads files and, where there is one, SLURM's queue; changes nothing. Works while a run is on and after it.
+  python -m workflow_scripts status --grid paper
+
+Reads files and, after a run on a cluster, SLURM's queue; changes nothing. Works during a run and after it.
 """
 
+import argparse
 import os
 import re
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.cluster import runs, slurm
+from workflow_scripts.commands.options import add_grid, configuration_files
 from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
-from workflow_scripts.plan.config import ConfigError
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, lacks_companions, result_of
-from workflow_scripts.plan.recipes import Plan, grid_arguments, plan_of
+from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import SITE, read_site
 
 STATES = ("done", "running", "queued", "waiting", "failed", "damaged")
@@ -25,8 +28,12 @@ SHOWN = 20
 KILLED = re.compile(r"^.*(?:slurmstepd: error|Signals\.SIG|srun: error).*$", re.MULTILINE)  # in SLURM's logs
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_grid(parser, "smoke")
+
+
 class Work(NamedTuple):
-    """One job of the plan: its rule, its forecast's name, result, log, the folder or file it locks, its recipe."""
+    """A planned job: its rule, its name in the forecast, result, log, the folder or file that it locks, recipe."""
 
     rule: str
     name: str
@@ -37,12 +44,12 @@ class Work(NamedTuple):
 
 
 def planned(plan: Plan, grid: str) -> list[Work]:
-    """Every job of the grid that computes on a model."""
+    """Every job of the grid that runs a model."""
     works = []
     for result, recipe in plan.artefacts(grid).items():
         if not result.startswith("resources/"):
             artefact, names = result_of(result)
-            folder = artefact in (COMPRESSED, ADAPTER)  # their jobs hold the folder of what they make
+            folder = artefact in (COMPRESSED, ADAPTER)  # their jobs lock the folder of their result
             log = artefact.log.format(**names)
             writes = os.path.dirname(result) if folder else result
             works.append(Work(artefact.rule, artefact.title(**names), result, log, writes, recipe))
@@ -50,17 +57,17 @@ def planned(plan: Plan, grid: str) -> list[Work]:
 
 
 def values_of(work: Work) -> list[str]:
-    """A job's wildcards but the grid, in their order; the seed, where there is one, comes last."""
+    """A job's wildcards without the grid, in their order; a seed comes last."""
     return list(result_of(work.result)[1].values())[1:]
 
 
 def comment_of(grid: str, work: Work) -> str:
-    """What Snakemake's SLURM executor writes as a job's comment: the rule and its wildcards in their order."""
+    """The comment that Snakemake's SLURM executor gives a job: the rule and its wildcards in their order."""
     return f"rule_{work.rule}_wildcards_{'_'.join([grid, *values_of(work)])}"
 
 
 class Found(NamedTuple):
-    """How it is with a job: one of STATES, why, and the seconds that it took if it is done."""
+    """State of a job: one of STATES, the reason, and the seconds that it took if it is done."""
 
     state: str
     reason: str = ""
@@ -68,7 +75,10 @@ class Found(NamedTuple):
 
 
 def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | None = None) -> Found:
-    """What became of a job. queue: jobs on the cluster by comment; started: when the run began that is on now."""
+    """State of a job.
+
+    queue: jobs on the cluster by comment. started: start of the run in progress (seconds since 1970), if there is one.
+    """
     torn, damage, manifest = lacks_companions(work.result), None, None
     if os.path.exists(work.result):
         try:
@@ -80,8 +90,10 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
     if manifest and manifest["recipe"] == work.recipe and not torn:
         return Found("done", seconds=manifest["seconds"])
     job = queue.get(comment_of(grid, work))
-    if (who := held_by(work.writes)) or (job and job.state in ("RUNNING", "COMPLETING")):
-        return Found("running", who or f"SLURM job {job.id}")
+    if who := held_by(work.writes):
+        return Found("running", who)
+    if job and job.state in ("RUNNING", "COMPLETING"):
+        return Found("running", f"SLURM job {job.id}")
     if job:
         return Found("queued", f"SLURM job {job.id}: {job.reason}")
     if damage:
@@ -92,8 +104,11 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
 
 
 def _not_made(grid: str, work: Work, started: float | None) -> Found:
-    """A job without a result, by its log: one that finished was deleted; one that began before this run is tried
-    again in it; one that has not yet taken its lock in this run is at its start; any other failed, or was killed."""
+    """State of a job without a result, from its log.
+
+    If the log says that the job finished, its result was deleted. If the log is older than the run in progress, the
+    run tries the job again. If the job has not yet taken its lock in this run, it starts. Else it failed or was killed.
+    """
     log = Path(work.log)
     if not log.exists():
         return Found("waiting")
@@ -104,17 +119,17 @@ def _not_made(grid: str, work: Work, started: float | None) -> Found:
     earlier = started is not None and log.stat().st_mtime < started
     if started is not None and not earlier and not told and (last_held(work.writes) or 0) < started:
         return Found("running", "starts")
-    reason = last_line(text) if told else f"stopped without a message (killed?){_slurms_word(grid, work)}"
+    reason = last_line(text) if told else f"stopped without a message (killed?){_slurm_reason(grid, work)}"
     return Found("waiting", f"failed in an earlier run: {reason}") if earlier else Found("failed", reason)
 
 
 def last_line(text: str) -> str:
-    """The last line of a log that says something: an exception's message."""
+    """Last line of a log that is not empty: an exception's message."""
     return next(line.strip()[:300] for line in reversed(text.splitlines()) if line.strip())
 
 
-def _slurms_word(grid: str, work: Work) -> str:
-    """What SLURM's newest log of a job says of its end, and the log; empty where there is none."""
+def _slurm_reason(grid: str, work: Work) -> str:
+    """The line on a job's end in its newest SLURM log, and the log's path; empty without a log."""
     rule, wildcards = comment_of(grid, work).split("_wildcards_", 1)
     logs = Path(slurm.LOGS, rule, wildcards).glob("*.log")
     if not (newest := max(logs, key=os.path.getmtime, default=None)):
@@ -124,7 +139,7 @@ def _slurms_word(grid: str, work: Work) -> str:
 
 
 def seconds_left(costs: list[Cost], found: dict[tuple[str, str], Found]) -> float:
-    """Forecast seconds of what is not done, scaled by how long what is done took against its forecast."""
+    """Forecast seconds of the jobs left, scaled per rule by measured over forecast time of the jobs done."""
     measured = {key: value.seconds for key, value in found.items() if value.state == "done"}
     left = 0.0
     for rule in dict.fromkeys(cost.kind for cost in costs):
@@ -135,28 +150,15 @@ def seconds_left(costs: list[Cost], found: dict[tuple[str, str], Found]) -> floa
     return left
 
 
-def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> int:
-    """Print the state of the grid; returns an exit status (1 for a bad name or file)."""
-    try:
-        plan = plan_of(configfiles, grid, blocks)
-        site = read_site(SITE)
-        queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
-    except (ConfigError, ArtifactError, OSError, slurm.SlurmError) as error:
-        print(error, file=sys.stderr)
-        return 1
+def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
+    """Print the state of the grid; returns an exit status."""
+    plan = plan_of(configuration_files(configfile), grid, blocks)
+    site = read_site(SITE)
+    queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     works = planned(plan, grid)
     started = last_held(runs.RESULTS) if held_by(runs.RESULTS) else None
     found = {work: state(grid, work, queue, started) for work in works}
-    print(f"{'':<20}{'jobs':>6}" + "".join(f"{name:>9}" for name in STATES))
-    for rule in dict.fromkeys(work.rule for work in works):
-        counts = Counter(found[work].state for work in works if work.rule == rule)
-        print(f"{rule:<20}{counts.total():>6}" + "".join(f"{counts[name]:>9}" for name in STATES))
-    for wanted in ("damaged", "failed", "running", "queued"):
-        chosen = [work for work in works if found[work].state == wanted]
-        for work in chosen[:SHOWN]:
-            print(f"{wanted:<8} {work.rule} {work.name}: {found[work].reason} (log: {work.log})")
-        if len(chosen) > SHOWN:
-            print(f"{wanted:<8} ... and {len(chosen) - SHOWN} more")
+    print("\n".join([*count_lines(found), *job_lines(found)]))
     by_name = {job_of(work.result): value for work, value in found.items()}
     hours = seconds_left(forecast(plan, grid, site["hardware"]), by_name) / 3600
     at_once = max(1, sum(value.state == "running" for value in found.values()))
@@ -167,6 +169,22 @@ def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> 
     return 0
 
 
-if __name__ == "__main__":
-    arguments = grid_arguments(__doc__, "smoke").parse_args()
-    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile], arguments.blocks))
+def count_lines(found: dict[Work, Found]) -> list[str]:
+    """A table: jobs of each rule by state."""
+    lines = [f"{'':<20}{'jobs':>6}" + "".join(f"{name:>9}" for name in STATES)]
+    for rule in dict.fromkeys(work.rule for work in found):
+        counts = Counter(value.state for work, value in found.items() if work.rule == rule)
+        lines.append(f"{rule:<20}{counts.total():>6}" + "".join(f"{counts[name]:>9}" for name in STATES))
+    return lines
+
+
+def job_lines(found: dict[Work, Found]) -> list[str]:
+    """One line with the reason for each job that is neither done nor waiting, at most SHOWN of a state."""
+    lines = []
+    for wanted in ("damaged", "failed", "running", "queued"):
+        chosen = [(work, value.reason) for work, value in found.items() if value.state == wanted]
+        for work, reason in chosen[:SHOWN]:
+            lines.append(f"{wanted:<8} {work.rule} {work.name}: {reason} (log: {work.log})")
+        if len(chosen) > SHOWN:
+            lines.append(f"{wanted:<8} ... and {len(chosen) - SHOWN} more")
+    return lines

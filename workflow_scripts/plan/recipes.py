@@ -5,7 +5,6 @@ the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns
 its recipe changes, whatever the file times say.
 """
 
-import argparse
 import functools
 import os
 from pathlib import Path
@@ -269,15 +268,6 @@ def plan_of(configfiles: list[str], grid: str, blocks: list[str] | None = None) 
     """
     chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
     return Plan(load(read(*configfiles) | chosen))
-
-
-def grid_arguments(description: str, grid: str) -> argparse.ArgumentParser:
-    """The options of a command that reads a grid's plan; `grid` is the one that it takes if none is named."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--grid", default=grid)
-    parser.add_argument("--blocks", type=lambda names: names.split(","), help="of the grid, joined by commas")
-    parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
-    return parser
 
 
 def _with_recipe(settings: dict, code: str, inputs) -> dict:

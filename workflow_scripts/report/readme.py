@@ -4,7 +4,7 @@ from workflow_scripts.archive.packing import packed_by
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.report.summary import cautions, covered, detectable, judged, nats, points, unjudged
 
-BEGIN = "<!-- results: written by `python -m workflow_scripts.commands.readme`, not by hand -->"
+BEGIN = "<!-- results: written by `python -m workflow_scripts readme`, not by hand -->"
 END = "<!-- end of results -->"
 
 

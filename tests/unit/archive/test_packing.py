@@ -91,7 +91,7 @@ def test_samples_of_a_cell_that_was_not_packed_are_missed(run, tmp_path):
 def test_a_grid_without_report_cannot_be_packed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match="has no report; make it: snakemake"):
-        archives.pack("synthetic", tmp_path / "out")
+        archives.pack_grid("synthetic", tmp_path / "out")
 
 
 def test_a_folder_that_is_no_archive_is_not_overwritten(tmp_path):
@@ -108,7 +108,7 @@ def test_a_folder_that_is_no_archive_is_not_overwritten(tmp_path):
 )
 def test_packing_from_a_changed_tree_is_warned_of(tmp_path, monkeypatch, capsys, commit, warned):
     (tmp_path / "a.tar.gz").touch()
-    monkeypatch.setattr(archive, "pack", lambda *_: {"commit": commit, "blocks": {}, "files": {}})
+    monkeypatch.setattr(archive, "pack_grid", lambda *_: {"commit": commit, "blocks": {}, "files": {}})
     assert archive.main("g", str(tmp_path / "a.tar.gz")) == 0
     error = capsys.readouterr().err
     assert (

@@ -12,10 +12,11 @@ import yaml
 from pyarrow import compute, parquet
 
 from tests.unit.synthetic_results import plan, write_cell
+from workflow_scripts.__main__ import main
 from workflow_scripts.archive import packing as archives
 from workflow_scripts.archive.packing import CONFIG, FORMAT, INDEX, METADATA, SAMPLES
 from workflow_scripts.archive.unpacking import opened
-from workflow_scripts.commands import compare, rebuild, restore
+from workflow_scripts.commands import rebuild
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.recipes import Plan
@@ -84,12 +85,8 @@ def refusals(source: Path, capsys) -> list[str]:
     """What each command says of an archive: one line, and nothing is written by then, here or a folder up."""
     before = sorted(Path("..").rglob("*"))
     lines = []
-    for main in (
-        lambda source: rebuild.main(source),
-        lambda source: restore.main(source, [CONFIG]),
-        lambda source: compare.main(source, source, "difference.json"),
-    ):
-        assert main(str(source)) == 1
+    for command in (["rebuild"], ["restore"], ["compare", "--out", "difference.json", str(source)]):
+        assert main([*command, str(source)]) == 1
         said = capsys.readouterr()
         assert said.out == "" and said.err.count("\n") == 1 and len(said.err) < 400, said.err
         assert said.err.startswith(f"{source}: ") and not re.search("archive-|compare-|delete", said.err)
@@ -115,12 +112,12 @@ def test_the_committed_archive_is_sound():
 
 def test_sound_archives_are_compared_rebuilt_and_restored(it, monkeypatch, capsys):
     source = str(packed(it))
-    assert compare.main(source, "it") == 0
+    assert main(["compare", source, "it"]) == 0
     assert "2 cells in common" in capsys.readouterr().out
     monkeypatch.setattr(rebuild, "_run", lambda *_: 3)
-    assert rebuild.main(source) == 3
+    assert main(["rebuild", source]) == 3
     assert evaluation(Path("rebuilt/smoke")).with_name("seed-0.samples.parquet").is_file()
-    assert restore.main(source, [CONFIG]) == 0
+    assert main(["restore", source]) == 0
     assert "Restored 2 cells and 0 adapters" in capsys.readouterr().out
     assert evaluation(Path()).read_bytes() == evaluation(it).read_bytes()
     assert evaluation(Path()).with_name("seed-0.samples.parquet").is_file()
@@ -132,7 +129,7 @@ def test_a_rebuild_says_which_code_packed(it, monkeypatch, capsys, commit):
     monkeypatch.setattr(rebuild, "_run", lambda *_: 0)
     monkeypatch.setattr(rebuild, "read_json", lambda _: {})
     monkeypatch.setattr(rebuild, "lines", lambda _: [])
-    assert rebuild.main("it") == 0
+    assert main(["rebuild", "it"]) == 0
     said = {None: "code outside a git repository.", "c" * 40: "the code of commit cccccccccccc."}
     changed = "the code of commit cccccccccccc with changes in workflow_scripts that were not committed."
     assert f"The archive was packed by {said.get(commit, changed)}" in capsys.readouterr().out
@@ -304,7 +301,7 @@ def test_members_outside_the_archive_and_links_are_not_unpacked(it, name, capsys
 
 def test_a_small_archive_is_no_source_of_a_restore_and_is_named_as_it_was_given(it, capsys):
     write_index(it, small=True)
-    assert restore.main(str(packed(it)), [CONFIG]) == 1
+    assert main(["restore", str(packed(it))]) == 1
     assert capsys.readouterr().err.startswith("it.tar.gz: a small archive holds no weights of adapters")
 
 

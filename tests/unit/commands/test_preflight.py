@@ -14,7 +14,7 @@ import pytest
 
 from workflow_scripts.cluster import node_probe
 from workflow_scripts.cluster.node_probe import SIZE, Findings, reads_whole, replaced, tries_lock
-from workflow_scripts.cluster.slurm import PREFIX, REQUEST, SlurmError, limits
+from workflow_scripts.cluster.slurm import PREFIX, REQUEST, SlurmError, partition_settings
 from workflow_scripts.commands import preflight
 from workflow_scripts.commands.preflight import reading_request
 from workflow_scripts.files.artifacts import ArtifactError
@@ -150,6 +150,17 @@ def test_the_lines_of_setup_run_in_bash_whatever_the_paths_are(tmp_path, monkeyp
     assert "python -m workflow_scripts.cluster.node_probe" in inside[8] and str(python) not in inside[8]
 
 
+def test_gpus_are_those_that_pytorch_sees_in_a_process_of_its_own(tmp_path, monkeypatch):
+    import torch
+
+    assert node_probe.gpus() == [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    (python := tmp_path / "python").write_text("#!/bin/sh\necho libcudart.so: no such file >&2; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(SystemExit, match=r"libcudart\.so: no such file"):
+        node_probe.gpus()
+
+
 def test_a_hub_that_cannot_be_reached_is_a_finding(monkeypatch):
     import httpx2
     from huggingface_hub import HfApi
@@ -166,10 +177,10 @@ PARTITION = 'case "$3" in gpu) t=12:00:00 ;; gpu2) t=1-00:00:00 ;; *) exit 1 ;; 
 
 def test_of_several_partitions_the_longest_time_counts(commands):
     commands("scontrol", PARTITION)
-    assert limits("gpu")["MaxTime"] == "12:00:00"
-    assert limits("gpu,gpu2") == {"PartitionName": "gpu2", "MaxTime": "1-00:00:00"}
+    assert partition_settings("gpu")["MaxTime"] == "12:00:00"
+    assert partition_settings("gpu,gpu2") == {"PartitionName": "gpu2", "MaxTime": "1-00:00:00"}
     with pytest.raises(SlurmError, match="scontrol"):
-        limits("gpu,gone")
+        partition_settings("gpu,gone")
 
 
 def test_later_attempts_that_could_never_start_or_end_are_named(commands, tmp_path, capsys):

@@ -10,6 +10,7 @@ from types import SimpleNamespace as Any
 
 import pytest
 
+from workflow_scripts.__main__ import main
 from workflow_scripts.cluster import runs
 from workflow_scripts.commands import run
 from workflow_scripts.files.artifacts import ArtifactError
@@ -31,16 +32,15 @@ sys.exit(follow([sys.executable, "-c", sys.argv[1]]))
 
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run.main("smoke", [], configfiles=["nope.yaml"]) == 1
+    assert main(["run", "--grid", "smoke", "--configfile", "nope.yaml"]) == 1
     assert capsys.readouterr().err == "nope.yaml: can't be read: No such file or directory\n"
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
 def test_snakemake_may_clean_up(by, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, CHILD],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
-    )  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PARENT, CHILD]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "ready").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -85,7 +85,7 @@ def on_the_cluster(tmp_path, monkeypatch):
 
 def test_a_run_on_the_cluster_is_not_resumed_on_this_machine(on_the_cluster, monkeypatch, capsys):
     monkeypatch.setattr(run, "follow", lambda command: pytest.fail("it ran"))
-    assert run.main("tiny", [], resume=True, blocks="core", configfiles=["mine.yaml"]) == 1
+    assert main(["run", "--grid", "tiny", "--resume", "--blocks", "core", "--configfile", "mine.yaml"]) == 1
     told = capsys.readouterr().err
     assert "make resume GRID=tiny BLOCKS=core CONFIG=mine.yaml PROFILE=slurm" in told
     assert not Path("cancelled").exists()

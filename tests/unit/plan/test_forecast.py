@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from benchmarks import device
-from workflow_scripts.commands import forecast as command
+from workflow_scripts.__main__ import main
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import DEVICES, load
@@ -157,7 +157,7 @@ def test_the_small_jobs_of_the_devices_benchmark_are_a_valid_grid():
 
 def test_each_grid_names_its_device(plan, capsys):
     assert foreseen(plan, "smoke").device["name"] == foreseen(plan, "bench").device["name"] == "cpu-2"
-    assert command.main([str(CONFIG)], "paper") == 0
+    assert main(["forecast"]) == 0
     assert "a100-80g" in capsys.readouterr().out
 
 
@@ -169,15 +169,15 @@ def test_latency_jobs_are_forecast_where_the_grid_measures_them(plan):
 
 
 def test_chosen_blocks_are_forecast_alone(capsys):
-    assert command.main([str(CONFIG)], "bench", blocks=["figure-1"]) == 0
+    assert main(["forecast", "--grid", "bench", "--blocks", "figure-1"]) == 0
     assert "8 cells, 0 adapters" in capsys.readouterr().out
-    assert command.main([str(CONFIG)], "bench", blocks=["figure1"]) == 1
+    assert main(["forecast", "--grid", "bench", "--blocks", "figure1"]) == 1
     assert "did you mean 'figure-1'?" in capsys.readouterr().err
 
 
 def test_unknown_names_are_answered_with_the_known_ones(capsys):
-    assert command.main([str(CONFIG)], "papr", "cpu-2") == 1
+    assert main(["forecast", "--grid", "papr", "--device", "cpu-2"]) == 1
     assert "smoke, bench, engines, paper" in capsys.readouterr().err
-    assert command.main([str(CONFIG)], "smoke", "abacus") == 1
+    assert main(["forecast", "--grid", "smoke", "--device", "abacus"]) == 1
     assert "cpu-2, a100-80g" in capsys.readouterr().err
-    assert command.main([str(CONFIG)], "smoke", "cpu-2", 1.5) == 0
+    assert main(["forecast", "--grid", "smoke", "--device", "cpu-2", "--price", "1.5"]) == 0

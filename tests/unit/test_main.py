@@ -1,0 +1,56 @@
+"""`python -m workflow_scripts`: the list of commands, their help, and what becomes of a wrong option."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.__main__ import COMMANDS, main, summary_of
+from workflow_scripts.commands import run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_command_is_listed_with_its_summary(capsys):
+    assert main([]) == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    assert all(f"{command} {summary_of(command)}" in listed for command in COMMANDS)
+    files = {path.stem for path in (ROOT / "workflow_scripts/commands").glob("[!_]*.py")}
+    assert files == {*COMMANDS, "options"}
+
+
+def test_the_list_imports_no_command():
+    code = "import sys; from workflow_scripts.__main__ import main; main([]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
+    modules = done.stdout.splitlines()[-1].split()
+    assert [name for name in modules if name.startswith("workflow_scripts.")] == ["workflow_scripts.__main__"]
+    assert not {"yaml", "pandas", "torch"} & set(modules)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_an_example_and_explains_every_option(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"\n  python -m workflow_scripts {command}" in text
+    options = [line for line in text.splitlines() if line.startswith("  -")]
+    following = dict(zip(text.splitlines(), text.splitlines()[1:]))
+    assert all("  " in line.strip() or following[line].startswith(" " * 10) for line in options)
+
+
+def test_an_option_that_a_command_does_not_know_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["status", "--gird", "smoke"])
+    assert "unrecognized arguments: --gird smoke" in capsys.readouterr().err
+
+
+def test_further_options_of_a_run_go_to_snakemake(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "follow", lambda command: called.extend(command) or 1)
+    options = ["--profile", "slurm", "--cores", "2", "--keep-going"]
+    assert main(["run", "--grid", "tiny", "--blocks", "core,seeds", *options]) == 1
+    assert called[-5:] == options
+    assert called[called.index("--config") + 1 :][:2] == ["grid=tiny", "blocks=[core,seeds]"]

@@ -1,0 +1,61 @@
+"""The commands: `python -m workflow_scripts` lists them, `python -m workflow_scripts <command> --help` explains one."""
+
+import argparse
+import ast
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+COMMANDS = "run status preflight explain forecast archive rebuild restore compare readme".split()
+
+
+def summary_of(command: str) -> str:
+    """First line of a command's docstring. Read from the file: an import of every command would take seconds."""
+    text = Path(__file__).with_name("commands").joinpath(f"{command}.py").read_text()
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command that `words` name; returns an exit status. A user's mistake is one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m workflow_scripts",
+        description="Does compression make a language model forget knowledge, or only misplace it?",
+        epilog="python -m workflow_scripts <command> --help explains a command and gives examples.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="<command>", dest="command")
+    chosen = words[0] if words and words[0] in COMMANDS else None
+    for name in COMMANDS:
+        summary = summary_of(name)
+        own = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == chosen:
+            module = importlib.import_module(f"workflow_scripts.commands.{name}")
+            own.description = module.__doc__
+            module.add_arguments(own)
+    arguments, unknown = parser.parse_known_args(words)
+    if chosen is None:
+        parser.print_help()
+        return 0
+    values = {name: value for name, value in vars(arguments).items() if name != "command"}
+    if "snakemake_options" in values:
+        values["snakemake_options"] = unknown
+    elif unknown:
+        commands.choices[chosen].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return _one_line_errors(module.main, values)
+
+
+def _one_line_errors(command: Callable[..., int], values: dict) -> int:
+    """The command's exit status; 1, with the message alone, for an error that the user can mend."""
+    from workflow_scripts.cluster.slurm import SlurmError
+    from workflow_scripts.files.artifacts import ArtifactError
+    from workflow_scripts.plan.config import ConfigError
+
+    try:
+        return command(**values)
+    except (ArtifactError, ConfigError, SlurmError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""Options that several commands share, and the configuration's files that they name."""
+
+import argparse
+from collections.abc import Sequence
+
+
+def add_grid(parser: argparse.ArgumentParser, default: str) -> None:
+    """--grid, --blocks and --configfile; `default` is the grid that the command takes if none is named."""
+    parser.add_argument("--grid", default=default, help="a grid of the configuration (default: %(default)s)")
+    parser.add_argument(
+        "--blocks",
+        type=lambda names: names.split(","),
+        metavar="BLOCK[,BLOCK]",
+        help="blocks of the grid, joined by commas (default: all)",
+    )
+    add_configfile(parser)
+
+
+def add_configfile(parser: argparse.ArgumentParser) -> None:
+    """--configfile."""
+    parser.add_argument(
+        "--configfile",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="YAML files that are read over config.yaml, in this order",
+    )
+
+
+def configuration_files(configfile: Sequence[str]) -> list[str]:
+    """Every file of the configuration, in the order in which later ones replace earlier values."""
+    return ["config.yaml", *configfile]
+
+
+def add_archive(parser: argparse.ArgumentParser, name: str) -> None:
+    """A positional argument that names an archive."""
+    parser.add_argument(name, help="an archive: a folder or a .tar.gz file")
