@@ -1,14 +1,15 @@
 """Who works in this folder: one run at a time, on one machine or on a cluster."""
 
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 from workflow_scripts.cluster import slurm
+from workflow_scripts.cluster.snakemake_surface import LOCKS, SCRIPTS
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.locks import held_by, hold
 
-LOCKS = Path(".snakemake/locks")
 FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
 RESULTS = "results"  # whose lock a run holds while it lives
 RESUME = "`make resume` cancels what is left of it and goes on (PROFILE=slurm on a cluster)"
@@ -31,10 +32,7 @@ def living() -> list:
             if (
                 process.pid not in mine
                 and process.cwd() == here
-                and any(
-                    "snakemake" in Path(part).name or "/.snakemake/scripts/" in part
-                    for part in process.cmdline()[:4]
-                )
+                and any("snakemake" in Path(part).name or SCRIPTS in part for part in process.cmdline()[:4])
             ):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
@@ -66,7 +64,19 @@ def begin(on_cluster: bool) -> None:
     _life.enter_context(hold(RESULTS))
 
 
-def refuse_missing_sources(jobs) -> None:
+def check_start(jobs: Iterable, here: bool) -> None:
+    """Take the folder and refuse these Snakemake jobs if one can't succeed; ArtifactError says why.
+
+    here: they run on this machine, not on a cluster.
+    """
+    jobs = list(jobs)
+    begin(on_cluster=not here)
+    refuse_missing_sources(jobs)
+    if not here:
+        refuse_impossible(job for job in jobs if not job.is_local)
+
+
+def refuse_missing_sources(jobs: Iterable) -> None:
     """ArtifactError, before any job, where one of these would fetch a local model, corpus or task that isn't there."""
     for job in jobs:
         if job.rule.name in FETCHES and (spec := job.params.args["spec"])["source"] == "local":
@@ -77,9 +87,9 @@ def refuse_missing_sources(jobs) -> None:
                 )
 
 
-def refuse_impossible(jobs) -> None:
+def refuse_impossible(jobs: Iterable) -> None:
     """ArtifactError, before anything is submitted, where SLURM would never start one of these Snakemake jobs."""
-    seen = {}
+    seen: dict[tuple, tuple[str, dict]] = {}
     for job in jobs:
         request = {name: job.resources.get(name) for name in slurm.REQUEST} | {"threads": job.threads}
         seen.setdefault(tuple(request.items()), (job.rule.name, request))

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from workflow_scripts.cluster.snakemake_surface import SLURM_LOGS
+
 PREFIX = "displaced"  # slurm-jobname-prefix of profiles/slurm: a job's name is <prefix>_<id of the run>
-# Of the executor, of jobs that did not end well: <rule>/<wildcards>/<job>.log.
-LOGS = Path(".snakemake/slurm_logs")
 SECONDS = 60
 OPTIONS = {
     "slurm_account": "account", "slurm_partition": "partition", "constraint": "constraint", "qos": "qos",
@@ -40,7 +40,7 @@ def available() -> bool:
 
 def submitted_here() -> bool:
     """Whether a run on a cluster has ever submitted jobs from this folder (its executor keeps logs there)."""
-    return LOGS.exists()
+    return SLURM_LOGS.exists()
 
 
 def ask(*command: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.cluster import runs, slurm
+from workflow_scripts.cluster.snakemake_surface import slurm_comment, slurm_logs
 from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
@@ -55,8 +56,8 @@ def values_of(work: Work) -> list[str]:
 
 
 def comment_of(grid: str, work: Work) -> str:
-    """What Snakemake's SLURM executor writes as a job's comment: the rule and its wildcards in their order."""
-    return f"rule_{work.rule}_wildcards_{'_'.join([grid, *values_of(work)])}"
+    """What Snakemake's SLURM executor writes as a job's comment."""
+    return slurm_comment(work.rule, [grid, *values_of(work)])
 
 
 class Found(NamedTuple):
@@ -115,8 +116,7 @@ def last_line(text: str) -> str:
 
 def _slurms_word(grid: str, work: Work) -> str:
     """What SLURM's newest log of a job says of its end, and the log; empty where there is none."""
-    rule, wildcards = comment_of(grid, work).split("_wildcards_", 1)
-    logs = Path(slurm.LOGS, rule, wildcards).glob("*.log")
+    logs = slurm_logs(work.rule, [grid, *values_of(work)]).glob("*.log")
     if not (newest := max(logs, key=os.path.getmtime, default=None)):
         return ""
     said = KILLED.findall(newest.read_text(errors="replace"))
