@@ -10,6 +10,7 @@ report: "reports/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/roll_ups.smk"
 include: "rules/fetch.smk"
 include: "rules/compress.smk"
 include: "rules/recover.smk"
@@ -19,6 +20,6 @@ include: "rules/analyze.smk"
 
 rule all:
     input:
-        lambda wildcards: say_what_is_gone(config["grid"]),
-        cells(config["grid"]),
+        lambda wildcards: say_missing_files(config["grid"]),
+        [cell.json for cell in PLAN.cells(config["grid"])],
         f"results/{config['grid']}/report.html",

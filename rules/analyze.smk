@@ -4,7 +4,7 @@
 
 rule find_answers:
     input:
-        renewed("results/{grid}/answers.parquet", analysis("find_answers"), "find_answers"),
+        rerun_roll_up_if_outdated("find_answers", "answers.parquet"),
         evaluations,
     output:
         "results/{grid}/answers.parquet",
@@ -14,9 +14,9 @@ rule find_answers:
     conda:
         "../envs/conda.yaml"
     resources:
-        **reading_job(),
+        **READING_JOB,
     params:
-        args=analysis("find_answers"),
+        args=roll_up_arguments("find_answers"),
     message:
         "Find the answers of {wildcards.grid} in the training text"
     script:
@@ -25,8 +25,8 @@ rule find_answers:
 
 rule build_ledger:
     input:
-        renewed("results/{grid}/ledger.parquet", analysis("build_ledger"), "build_ledger"),
-        answers=made("answers.parquet"),
+        rerun_roll_up_if_outdated("build_ledger", "ledger.parquet"),
+        answers=rolled_up("answers.parquet"),
     output:
         "results/{grid}/ledger.parquet",
     log:
@@ -35,9 +35,9 @@ rule build_ledger:
     conda:
         "../envs/conda.yaml"
     resources:
-        **reading_job(),
+        **READING_JOB,
     params:
-        args=analysis("build_ledger"),
+        args=roll_up_arguments("build_ledger"),
     message:
         "Build the item ledger of {wildcards.grid}"
     script:
@@ -46,7 +46,7 @@ rule build_ledger:
 
 rule judge:
     input:
-        renewed("results/{grid}/verdict.json", analysis("judge"), "judge"),
+        rerun_roll_up_if_outdated("judge", "verdict.json"),
         evaluations,
     output:
         "results/{grid}/verdict.json",
@@ -56,9 +56,9 @@ rule judge:
     conda:
         "../envs/conda.yaml"
     resources:
-        **reading_job(),
+        **READING_JOB,
     params:
-        args=analysis("judge"),
+        args=roll_up_arguments("judge"),
         command=untracked(lambda wildcards: PLAN.command(wildcards.grid)),
     message:
         "Judge {wildcards.grid}: paired statistics and verdict"
@@ -68,8 +68,8 @@ rule judge:
 
 rule tabulate:
     input:
-        renewed("results/{grid}/tables/table1.html", analysis("tabulate"), "tabulate"),
-        verdict=made("verdict.json"),
+        rerun_roll_up_if_outdated("tabulate", "tables/table1.html"),
+        verdict=rolled_up("verdict.json"),
         compressions=compressions,
     output:
         expand(
@@ -97,9 +97,9 @@ rule tabulate:
     conda:
         "../envs/conda.yaml"
     resources:
-        **reading_job(),
+        **READING_JOB,
     params:
-        args=analysis("tabulate"),
+        args=roll_up_arguments("tabulate"),
     message:
         "Tables of {wildcards.grid}"
     script:
@@ -112,8 +112,8 @@ for figure in FIGURES:
         name:
             f"plot_{figure}"
         input:
-            renewed(f"results/{{grid}}/figures/{figure}.svg", analysis("plot_figure"), "plot_figure"),
-            verdict=made("verdict.json"),
+            rerun_roll_up_if_outdated("plot_figure", f"figures/{figure}.svg"),
+            verdict=rolled_up("verdict.json"),
             trainings=trainings if figure == "training" else [],
             compressions=compressions if figure == "pareto" else [],
             similarities=similarities if figure == "figure5" else [],
@@ -132,9 +132,9 @@ for figure in FIGURES:
         conda:
             "../envs/conda.yaml"
         resources:
-            **reading_job(),
+            **READING_JOB,
         params:
-            args=analysis("plot_figure"),
+            args=roll_up_arguments("plot_figure"),
             figure=figure,
         message:
             "Draw {params.figure} of {wildcards.grid}"
@@ -144,8 +144,8 @@ for figure in FIGURES:
 
 rule audit_paper:
     input:
-        renewed("results/{grid}/paper_audit.json", analysis("audit_paper"), "audit_paper"),
-        verdict=made("verdict.json"),
+        rerun_roll_up_if_outdated("audit_paper", "paper_audit.json"),
+        verdict=rolled_up("verdict.json"),
     output:
         "results/{grid}/paper_audit.json",
         html=report(
@@ -160,9 +160,9 @@ rule audit_paper:
     conda:
         "../envs/conda.yaml"
     resources:
-        **reading_job(),
+        **READING_JOB,
     params:
-        args=analysis("audit_paper"),
+        args=roll_up_arguments("audit_paper"),
     message:
         "Audit the paper's numbers beside those of {wildcards.grid}"
     script:
@@ -171,10 +171,10 @@ rule audit_paper:
 
 rule draw_page:
     input:
-        renewed("results/{grid}/overview.html", analysis("draw_page"), "draw_page"),
-        verdict=made("verdict.json"),
-        ledger=made("ledger.parquet"),
-        audit=made("paper_audit.json"),
+        rerun_roll_up_if_outdated("draw_page", "overview.html"),
+        verdict=rolled_up("verdict.json"),
+        ledger=rolled_up("ledger.parquet"),
+        audit=rolled_up("paper_audit.json"),
         figures=figures,
         compressions=compressions,
         trainings=trainings,
@@ -193,9 +193,9 @@ rule draw_page:
     conda:
         "../envs/conda.yaml"
     resources:
-        **reading_job(),
+        **READING_JOB,
     params:
-        args=analysis("draw_page"),
+        args=roll_up_arguments("draw_page"),
     message:
         "Draw the overview page of {wildcards.grid}"
     script:
@@ -204,11 +204,11 @@ rule draw_page:
 
 rule report_grid:
     input:
-        renewed("results/{grid}/report.json", analysis("report_grid")),
+        rerun_roll_up_if_outdated("report_grid", "report.json"),
         tables,
         figures,
-        made("paper_audit.html"),
-        made("overview.html"),
+        rolled_up("paper_audit.html"),
+        rolled_up("overview.html"),
     output:
         report="results/{grid}/report.html",
         stamp="results/{grid}/report.json",
@@ -218,9 +218,9 @@ rule report_grid:
     conda:
         "../envs/conda.yaml"
     resources:
-        **reading_job(),
+        **READING_JOB,
     params:
-        args=analysis("report_grid"),
+        args=roll_up_arguments("report_grid"),
     message:
         "Write the report of {wildcards.grid}"
     script:

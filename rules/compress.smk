@@ -1,11 +1,8 @@
 rule compress_model:
     input:
-        renewed(
-            layout.COMPRESSED.pattern,
-            lambda wildcards: PLAN.compress(**wildcards),
-        ),
-        model=model_input,
-        corpus=calibration_corpus,
+        rerun_if_outdated(layout.COMPRESSED),
+        model=input_by_recipe(layout.COMPRESSED, RERUNS.model),
+        corpus=input_by_recipe(layout.COMPRESSED, RERUNS.calibration_text),
     output:
         compression=layout.COMPRESSED.pattern,
         weights=layout.COMPRESSED.companions[0],
@@ -17,7 +14,7 @@ rule compress_model:
     resources:
         **model_job("compress_model"),
     params:
-        args=lambda wildcards: PLAN.compress(**wildcards),
+        args=arguments(layout.COMPRESSED),
         activation_memory=untracked(lambda wildcards: config["activation_memory"]),
         optimum_python=untracked(lambda wildcards: config["optimum_python"]),
     message:
@@ -28,15 +25,9 @@ rule compress_model:
 
 rule export_model:
     input:
-        renewed(
-            layout.EXPORTED.pattern,
-            lambda wildcards: PLAN.export(**wildcards),
-        ),
-        model=model_input,
-        compressed=lambda wildcards: settled(
-            layout.compression_json(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus),
-            PLAN.compress(wildcards.grid, wildcards.model, wildcards.compressor, wildcards.corpus)["recipe"],
-        ),
+        rerun_if_outdated(layout.EXPORTED),
+        model=input_by_recipe(layout.EXPORTED, RERUNS.model),
+        compressed=input_by_recipe(layout.EXPORTED, RERUNS.compression),
     output:
         layout.EXPORTED.pattern,
     log:
@@ -50,7 +41,7 @@ rule export_model:
         mem_mb=lambda wildcards, attempt: REQUESTS.mem_mb("export_model", wildcards, attempt),
         runtime=lambda wildcards, attempt: REQUESTS.runtime("export_model", wildcards, attempt),
     params:
-        args=lambda wildcards: PLAN.export(**wildcards),
+        args=arguments(layout.EXPORTED),
     message:
         "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} as {wildcards.form}"
     script:

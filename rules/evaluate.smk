@@ -1,16 +1,12 @@
 rule evaluate_cell:
     input:
-        renewed(
-            layout.EVALUATION.pattern,
-            lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
-            stands_on=what_cells_stand_on,
-        ),
-        model=model_input,
-        compressed=compression_input("evaluations"),
-        adapters=attached("evaluations"),
-        benchmarks=task_data,
-        corpora=perplexity_text,
-        training_text=training_text,
+        rerun_if_outdated(layout.EVALUATION),
+        model=input_by_recipe(layout.EVALUATION, RERUNS.model),
+        compressed=input_by_recipe(layout.EVALUATION, RERUNS.compression),
+        adapters=input_by_recipe(layout.EVALUATION, RERUNS.adapters),
+        benchmarks=input_by_recipe(layout.EVALUATION, RERUNS.benchmarks),
+        corpora=input_by_recipe(layout.EVALUATION, RERUNS.perplexity_text),
+        training_text=input_by_recipe(layout.EVALUATION, RERUNS.centring_text),
     output:
         record=report(
             layout.EVALUATION.pattern,
@@ -33,7 +29,7 @@ rule evaluate_cell:
     resources:
         **model_job("evaluate_cell"),
     params:
-        args=lambda wildcards: PLAN.evaluate(cell_of(wildcards)),
+        args=arguments(layout.EVALUATION),
     message:
         "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     script:
@@ -42,16 +38,12 @@ rule evaluate_cell:
 
 rule measure_similarity:
     input:
-        renewed(
-            layout.SIMILARITY.pattern,
-            lambda wildcards: PLAN.similarity(cell_of(wildcards)),
-            stands_on=what_cells_stand_on,
-        ),
-        model=model_input,
-        compressed=compression_input("similarity"),
-        adapters=attached("similarity"),
-        corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
-        training_text=training_text,
+        rerun_if_outdated(layout.SIMILARITY),
+        model=input_by_recipe(layout.SIMILARITY, RERUNS.model),
+        compressed=input_by_recipe(layout.SIMILARITY, RERUNS.compression),
+        adapters=input_by_recipe(layout.SIMILARITY, RERUNS.adapters),
+        corpus=input_by_recipe(layout.SIMILARITY, RERUNS.similarity_text),
+        training_text=input_by_recipe(layout.SIMILARITY, RERUNS.centring_text),
     output:
         layout.SIMILARITY.pattern,
     log:
@@ -62,7 +54,7 @@ rule measure_similarity:
     resources:
         **model_job("measure_similarity"),
     params:
-        args=lambda wildcards: PLAN.similarity(cell_of(wildcards)),
+        args=arguments(layout.SIMILARITY),
     message:
         "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
     script:
@@ -71,13 +63,9 @@ rule measure_similarity:
 
 rule measure_latency:
     input:
-        renewed(
-            layout.LATENCY.pattern,
-            lambda wildcards: PLAN.latency(**wildcards),
-            stands_on=lambda wildcards: [compressed(wildcards)],
-        ),
-        model=model_input,
-        compressed=compression_input("latency"),
+        rerun_if_outdated(layout.LATENCY),
+        model=input_by_recipe(layout.LATENCY, RERUNS.model),
+        compressed=input_by_recipe(layout.LATENCY, RERUNS.compression),
     output:
         layout.LATENCY.pattern,
     log:
@@ -89,7 +77,7 @@ rule measure_latency:
     resources:
         **model_job("measure_latency"),
     params:
-        args=lambda wildcards: PLAN.latency(**wildcards),
+        args=arguments(layout.LATENCY),
     message:
         "Latency of {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:

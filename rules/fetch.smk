@@ -6,7 +6,7 @@ localrules:
 
 rule fetch_model:
     input:
-        renewed(layout.MODEL.pattern, lambda wildcards: PLAN.fetch("models", wildcards.model)),
+        rerun_if_outdated(layout.MODEL),
     output:
         manifest=layout.MODEL.pattern,
     log:
@@ -14,7 +14,7 @@ rule fetch_model:
     conda:
         "../envs/conda.yaml"
     params:
-        args=lambda wildcards: PLAN.fetch("models", wildcards.model),
+        args=arguments(layout.MODEL),
         said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
     message:
         "Fetch the model {wildcards.model}"
@@ -24,10 +24,7 @@ rule fetch_model:
 
 rule fetch_corpus:
     input:
-        renewed(
-            layout.CORPUS.pattern,
-            lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
-        ),
+        rerun_if_outdated(layout.CORPUS),
     output:
         manifest=layout.CORPUS.pattern,
     log:
@@ -35,7 +32,7 @@ rule fetch_corpus:
     conda:
         "../envs/conda.yaml"
     params:
-        args=lambda wildcards: PLAN.fetch("corpora", wildcards.corpus),
+        args=arguments(layout.CORPUS),
         said=untracked(lambda wildcards: PLAN.said("corpora", wildcards.corpus)),
     message:
         "Fetch the corpus {wildcards.corpus}"
@@ -45,10 +42,7 @@ rule fetch_corpus:
 
 rule fetch_benchmark:
     input:
-        renewed(
-            layout.BENCHMARK.pattern,
-            lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
-        ),
+        rerun_if_outdated(layout.BENCHMARK),
     output:
         manifest=layout.BENCHMARK.pattern,
     log:
@@ -56,7 +50,7 @@ rule fetch_benchmark:
     conda:
         "../envs/conda.yaml"
     params:
-        args=lambda wildcards: PLAN.fetch("benchmarks", wildcards.benchmarks, wildcards.task),
+        args=arguments(layout.BENCHMARK),
         said=untracked(lambda wildcards: PLAN.said("benchmarks", wildcards.benchmarks, wildcards.task)),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"

@@ -1,13 +1,9 @@
 rule train_adapter:
     input:
-        renewed(
-            layout.ADAPTER.pattern,
-            lambda wildcards: PLAN.train(cell_of(wildcards)),
-            stands_on=lambda wildcards: [compressed(wildcards)],
-        ),
-        model=model_input,
-        compressed=compression_input("adapters"),
-        corpus=lambda wildcards: corpus_input(PLAN.training_corpus(cell_of(wildcards))),
+        rerun_if_outdated(layout.ADAPTER),
+        model=input_by_recipe(layout.ADAPTER, RERUNS.model),
+        compressed=input_by_recipe(layout.ADAPTER, RERUNS.compression),
+        corpus=input_by_recipe(layout.ADAPTER, RERUNS.training_text),
     output:
         record=layout.ADAPTER.pattern,
         config=layout.ADAPTER.companions[0],
@@ -20,7 +16,7 @@ rule train_adapter:
     resources:
         **model_job("train_adapter"),
     params:
-        args=lambda wildcards: PLAN.train(cell_of(wildcards)),
+        args=arguments(layout.ADAPTER),
         checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid)["checkpoint_minutes"]),
     message:
         "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"

@@ -1,4 +1,4 @@
-"""An edit reruns exactly what depends on it (design, 5): module by module, key by key."""
+"""An edit reruns exactly what depends on it: module by module, key by key."""
 
 import shutil
 
@@ -141,6 +141,23 @@ def test_lost_adapter_is_made_again_for_a_cell_that_is_forced(copied):
     assert jobs == trainings(["prompt-5"]) | evaluations(["prompt-5"])
     copied.snakemake("--force", cell)
     assert (copied.folder / ADAPTER).exists()
+
+
+def test_lost_weights_are_made_again_for_a_forced_cell_and_for_a_measurement_behind_finished_cells(copied):
+    """Snakemake meets the jobs that made the weights through finished cells, before the job that needs the weights."""
+    (copied.folder / COMPRESSED).unlink()
+    cells = [
+        f"results/tiny/evaluations/tiny/gptq-w3/text/{method}/seed-0.json" for method in ("none", "lora-r2")
+    ]
+    compression = {"Compress tiny with gptq-w3 on text"}
+    forced = set(jobs_of(copied.snakemake("--dry-run", "--force", cells[0]).stdout))
+    assert forced == compression | evaluations(["none"])
+    (copied.folder / "results/tiny/similarity/tiny/gptq-w3/text/none/seed-0.json").unlink()
+    assert work(copied) == (compression | similarities(["none"]), True)
+    (copied.folder / cells[1]).unlink()
+    for targets in (cells, cells[::-1]):
+        jobs = set(jobs_of(copied.snakemake("--dry-run", *targets).stdout))
+        assert jobs == compression | evaluations(["lora-r2"])
 
 
 @pytest.mark.parametrize(

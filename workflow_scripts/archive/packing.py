@@ -7,7 +7,6 @@ metadata.json    Snakemake's records of the files
 results/<grid>/, resources/   as in the working folder; of resources the manifests, of compressed models the records
 """
 
-import base64
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ import pyarrow
 import yaml
 from pyarrow import parquet
 
+from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.layout import Cell, companions, lacks_companions
@@ -28,7 +28,6 @@ from workflow_scripts.plan.recipes import Plan
 
 FORMAT = 1
 INDEX, CONFIG, SAMPLES, METADATA = "archive.json", "config.yaml", "samples.parquet", "metadata.json"
-RECORDS = Path(".snakemake/metadata")
 PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # added to each row of the merged samples
 SUFFIX = ".tar.gz"
 
@@ -174,15 +173,6 @@ def _records(files: Iterable[str]) -> dict[str, dict]:
         if record.is_file() and recorded_path(record) in wanted:
             records[str(record.relative_to(RECORDS))] = json.loads(record.read_text())
     return dict(sorted(records.items()))
-
-
-def recorded_path(record: Path) -> str:
-    """The file that a record describes: its path in base64; a long one is cut into folders that begin with @."""
-    try:
-        encoded = "".join(part.removeprefix("@") for part in record.relative_to(RECORDS).parts)
-        return base64.b64decode(encoded, validate=True).decode()
-    except ValueError:  # no record of Snakemake's
-        return ""
 
 
 def _blocks(plan: Plan, grid: str) -> dict[str, dict[str, int]]:

@@ -21,12 +21,11 @@ from workflow_scripts.archive.packing import (
     INDEX,
     METADATA,
     PLACE,
-    RECORDS,
     SAMPLES,
     copy,
     measured,
-    recorded_path,
 )
+from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load, read, unknown

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.cluster import slurm
+from workflow_scripts.cluster.snakemake_surface import LOCKS, SCRIPTS
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.locks import held_by, hold
 
-LOCKS = Path(".snakemake/locks")
 FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
 RESULTS = "results"  # a run holds the lock of this folder while it lives
 RESUME = "`make resume` cancels what is left of it and goes on (PROFILE=slurm on a cluster)"
@@ -33,10 +33,7 @@ def living() -> list:
             if (
                 process.pid not in mine
                 and process.cwd() == here
-                and any(
-                    "snakemake" in Path(part).name or "/.snakemake/scripts/" in part
-                    for part in process.cmdline()[:4]
-                )
+                and any("snakemake" in Path(part).name or SCRIPTS in part for part in process.cmdline()[:4])
             ):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
@@ -68,6 +65,18 @@ def begin(on_cluster: bool) -> None:
             f"jobs of an earlier run in this folder are still on the cluster ({ids}): {RESUME}"
         )
     _life.enter_context(hold(RESULTS))
+
+
+def check_start(jobs: Iterable[Any], here: bool) -> None:
+    """Take the folder and refuse these Snakemake jobs if one can't succeed; ArtifactError says why.
+
+    here: they run on this machine, not on a cluster.
+    """
+    jobs = list(jobs)
+    begin(on_cluster=not here)
+    refuse_missing_sources(jobs)
+    if not here:
+        refuse_impossible(job for job in jobs if not job.is_local)
 
 
 def refuse_missing_sources(jobs: Iterable[Any]) -> None:

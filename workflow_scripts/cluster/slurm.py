@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from workflow_scripts.cluster.snakemake_surface import SLURM_LOGS
+
 PREFIX = "displaced"  # slurm-jobname-prefix of profiles/slurm: a job's name is <prefix>_<id of the run>
-LOGS = Path(".snakemake/slurm_logs")  # the executor's, of jobs that failed: <rule>/<wildcards>/<job>.log
 SECONDS = 60  # for an answer of SLURM
 OPTIONS = {  # Snakemake's resource -> sbatch's option
     "slurm_account": "account",
@@ -45,7 +46,7 @@ def available() -> bool:
 
 def submitted_here() -> bool:
     """Whether a run on a cluster has ever submitted jobs from this folder (its executor keeps logs there)."""
-    return LOGS.exists()
+    return SLURM_LOGS.exists()
 
 
 def ask(*command: str) -> str:

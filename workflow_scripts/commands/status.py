@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.cluster import runs, slurm
+from workflow_scripts.cluster.snakemake_surface import slurm_comment, slurm_logs
 from workflow_scripts.commands.options import add_grid, configuration_files
 from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
@@ -62,8 +63,8 @@ def values_of(work: Work) -> list[str]:
 
 
 def comment_of(grid: str, work: Work) -> str:
-    """The comment that Snakemake's SLURM executor gives a job: the rule and its wildcards in their order."""
-    return f"rule_{work.rule}_wildcards_{'_'.join([grid, *values_of(work)])}"
+    """The comment that Snakemake's SLURM executor gives a job."""
+    return slurm_comment(work.rule, [grid, *values_of(work)])
 
 
 class Found(NamedTuple):
@@ -130,8 +131,7 @@ def last_line(text: str) -> str:
 
 def _slurm_reason(grid: str, work: Work) -> str:
     """The line on a job's end in its newest SLURM log, and the log's path; empty without a log."""
-    rule, wildcards = comment_of(grid, work).split("_wildcards_", 1)
-    logs = Path(slurm.LOGS, rule, wildcards).glob("*.log")
+    logs = slurm_logs(work.rule, [grid, *values_of(work)]).glob("*.log")
     if not (newest := max(logs, key=os.path.getmtime, default=None)):
         return ""
     said = KILLED.findall(newest.read_text(errors="replace"))

@@ -1,0 +1,149 @@
+"""Snakemake and its SLURM executor still do what the pipeline uses without their documentation's word for it."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import snakemake
+import snakemake_executor_plugin_slurm as slurm_executor
+
+from workflow_scripts.cluster import snakemake_surface as surface
+
+ROOT = Path(__file__).parents[3]
+LONG = f"{'folder' * 30}/{'file' * 30}.txt"  # its record's name is cut into folders
+SNAKEFILE = f"""
+import json, os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from workflow_scripts.cluster import snakemake_surface as surface
+
+def note(**values):
+    with open("notes.jsonl", "a") as notes:
+        notes.write(json.dumps(values) + "\\n")
+
+note(main=surface.is_main(workflow), configfiles=[str(file) for file in surface.configfiles(workflow)])
+
+def force(wildcards):
+    note(here=surface.runs_here(workflow), cluster=surface.on_cluster(workflow))
+    if "force" in config:
+        surface.forced_files(workflow).add("short.txt")
+    return []
+
+onstart:
+    jobs = [job for job in surface.planned_jobs(workflow) if job.rule.name == "short"]
+    note(planned=[(job.params.args, job.resources.get("mem_mb"), job.threads, job.is_local) for job in jobs])
+
+rule all:
+    input: "short.txt", "made.txt", {LONG!r}
+
+rule short:
+    input: force
+    output: "short.txt"
+    params: args={{"name": "a name"}}
+    resources: mem_mb=7
+    shell: "ls .snakemake/locks > {{output}}"
+
+rule long:
+    input: "short.txt"
+    output: {LONG!r}
+    shell: "touch {{output}}"
+
+rule made:
+    output: "made.txt"
+    script: "made.py"
+"""
+
+
+def run(folder: Path, *arguments: str) -> tuple[str, list[dict]]:
+    """Run Snakemake in a folder: its output, and what the Snakefile noted, in its order."""
+    (folder / "notes.jsonl").unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout, [json.loads(line) for line in (folder / "notes.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("surface")
+    (folder / "Snakefile").write_text(SNAKEFILE)
+    (folder / "mine.yaml").write_text("key: 1\n")
+    (folder / "made.py").write_text("import sys\nopen(snakemake.output[0], 'w').write(sys.argv[0])\n")
+    return folder, run(folder, "--configfile", "mine.yaml")[1]
+
+
+def test_a_record_is_named_by_its_output(finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    records = [file for file in surface.RECORDS.rglob("*") if file.is_file()]
+    assert {surface.recorded_path(file) for file in records} == {"short.txt", "made.txt", LONG}
+    assert any(file.parent != surface.RECORDS for file in records), "no long name was cut"
+    assert all(json.loads(file.read_text()) for file in records)
+    assert surface.recorded_path(surface.RECORDS / "no record") == ""
+
+
+def test_a_run_locks_its_folder_while_it_lives(finished):
+    assert (finished[0] / "short.txt").read_text().split()
+    assert not list(finished[0].glob(f"{surface.LOCKS}/*"))
+
+
+def test_a_jobs_script_runs_from_snakemakes_folder(finished):
+    assert surface.SCRIPTS in (finished[0] / "made.txt").read_text()
+
+
+def test_processes_know_their_part(finished):
+    folder, (parsed, asked, *_) = finished
+    assert parsed["main"] and asked == {"here": True, "cluster": False}
+    parsed, asked, *_ = run(folder, "--dry-run")[1]
+    assert parsed["main"] and asked["cluster"]
+    for mode in ("subprocess", "remote"):
+        parsed, asked, *_ = run(folder, "--mode", mode, "short.txt")[1]
+        assert not parsed["main"] and asked["cluster"] == (mode == "remote")
+
+
+def test_files_on_the_command_line_are_known(finished):
+    named = finished[1][0]["configfiles"]
+    assert [Path(file).name for file in named] == ["mine.yaml"]
+
+
+def test_the_jobs_that_will_run_are_known_at_the_start(finished):
+    (planned,) = (note["planned"] for note in finished[1] if "planned" in note)
+    assert planned == [[{"name": "a name"}, 7, 1, True]]
+
+
+def test_a_file_that_an_input_function_adds_is_forced(finished):
+    assert "Nothing to be done" in run(finished[0], "--dry-run")[0]
+    output, _ = run(finished[0], "--dry-run", "--config", "force=1")
+    assert "Forced execution" in output and "rule short:" in output and "rule long:" in output
+    assert "rule made:" not in output
+
+
+def test_slurms_jobs_and_logs_are_named_by_rule_and_wildcards():
+    source = inspect.getsource(slurm_executor)
+    assert f'Path("{surface.SLURM_LOGS}")' in source
+    assert 'f"rule_{job.name}"' in source and 'group_or_rule / wildcard_str / "%j.log"' in source
+    assert 'comment_str = f"rule_{job.name}_wildcards_{wildcard_str}"' in source
+    values = ["tiny", "0"]
+    assert slurm_executor.get_job_wildcards(SimpleNamespace(wildcards=values)) == "tiny_0"
+    assert surface.slurm_comment("judge", values) == "rule_judge_wildcards_tiny_0"
+    assert surface.slurm_logs("judge", values) == surface.SLURM_LOGS / "rule_judge" / "tiny_0"
+
+
+def test_a_version_that_was_not_tried_is_refused():
+    surface.refuse_untried(snakemake.__version__)
+    for version in ("9.99.0", "9.28.0rc1"):
+        surface.refuse_untried(version)
+    for version in ("10.0.0", "11.2"):
+        with pytest.raises(
+            SystemExit, match=f"Snakemake {version} is untried here, install a version below 10"
+        ):
+            surface.refuse_untried(version)

@@ -1,0 +1,257 @@
+"""Reruns: for each state of a result, what is forced, what counts by content, whether a grid is rolled up."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.files.artifacts import sha256_file, write_json
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    BENCHMARK,
+    COMPRESSED,
+    CORPUS,
+    EVALUATION,
+    EXPORTED,
+    LATENCY,
+    MODEL,
+    SIMILARITY,
+    Artefact,
+    companions,
+)
+from workflow_scripts.plan.recipes import ANALYSIS, Plan
+from workflow_scripts.plan.reruns import Reruns
+
+ROOT = Path(__file__).parents[3]
+PLACE = {"grid": "smoke", "model": "smollm2-135m", "compressor": "gptq-w3-g64", "corpus": "wikipedia"}
+CELL = PLACE | {"method": "prompt-50", "seed": "0"}
+IDP = CELL | {"method": "idp-50-100"}
+NAMES = {
+    MODEL: {"model": "smollm2-135m"},
+    CORPUS: {"corpus": "wikipedia"},
+    BENCHMARK: {"benchmarks": "pypi", "task": "sciq"},
+    COMPRESSED: PLACE,
+    EXPORTED: PLACE | {"form": "plain"},
+    ADAPTER: CELL,
+    EVALUATION: CELL,
+    SIMILARITY: CELL,
+    LATENCY: PLACE | {"seed": "0"},
+}
+MADE = {artefact: artefact.path(**names) for artefact, names in NAMES.items()}
+OTHER = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """The shipped configuration; its small grid measures latency, too."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text()) | {"grid": "smoke"}
+    grids = config["grids"]
+    grids["smoke"]["latency"] = grids["bench"]["latency"] | {"compressors": ["gptq-w3-g64"]}
+    return Plan(load(config))
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def forced():
+    return set()
+
+
+@pytest.fixture
+def reruns(plan, forced):
+    return Reruns(plan, lambda: forced)
+
+
+def put(path: str, recipe: str, complete: bool = True) -> None:
+    """An artefact as planning sees it; without what is made beside it if it is not `complete`."""
+    write_json(path, {"manifest": {"recipe": recipe}})
+    for file in companions(path) if complete else ():
+        Path(file).touch()
+
+
+def recipe_of(reruns: Reruns, artefact: Artefact, names: dict | None = None) -> str:
+    return reruns.arguments(artefact, names or NAMES[artefact])["recipe"]
+
+
+def put_planned(reruns: Reruns, artefact: Artefact, names: dict | None = None, complete: bool = True) -> None:
+    names = names or NAMES[artefact]
+    put(artefact.path(**names), recipe_of(reruns, artefact, names), complete)
+
+
+STATES = ("absent", "no recipe", "outdated", "incomplete", "as planned", "as planned, asked for by --force")
+WEIGHTS = {  # jobs that read weights -> the artefacts whose deleted weights are made again for them
+    ADAPTER: {MADE[COMPRESSED]},
+    EXPORTED: {MADE[COMPRESSED]},
+    LATENCY: {MADE[COMPRESSED]},
+    EVALUATION: {MADE[COMPRESSED], MADE[ADAPTER]},
+    SIMILARITY: {MADE[COMPRESSED], MADE[ADAPTER]},
+}
+
+
+def expected(artefact: Artefact, state: str) -> tuple[set[str], bool]:
+    """(forced files, whether the artefact is finished) if all weights that its job may read are deleted."""
+    path, beside = MADE[artefact], bool(companions(MADE[artefact]))
+    lost_samples = artefact == EVALUATION and state == "incomplete"
+    own = {path} if state in ("outdated", "as planned, asked for by --force") or lost_samples else set()
+    will_run = own or state in ("absent", "no recipe")
+    finished = state == "as planned" or (state == "incomplete" and not beside)
+    return own | (WEIGHTS.get(artefact, set()) if will_run else set()), finished
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("artefact", NAMES, ids=lambda artefact: artefact.rule)
+def test_the_state_of_a_result_decides(reruns, forced, artefact, state):
+    for weights in (COMPRESSED, ADAPTER):
+        put_planned(reruns, weights, complete=False)
+    path, planned = MADE[artefact], recipe_of(reruns, artefact)
+    if state == "absent":
+        Path(path).unlink(missing_ok=True)
+    elif state == "no recipe":
+        write_json(path, {})
+    else:
+        put(path, OTHER if state == "outdated" else planned, complete=state != "incomplete")
+    if state.endswith("--force"):
+        forced.add(path)
+    reruns.force_if_outdated(artefact, NAMES[artefact])
+    assert (forced, reruns.is_finished(artefact, NAMES[artefact])) == expected(artefact, state)
+
+
+def test_weights_that_are_there_are_not_made_again(reruns, forced):
+    for weights in (COMPRESSED, ADAPTER):
+        put_planned(reruns, weights)
+    reruns.force_if_outdated(EVALUATION, CELL)
+    assert forced == set()
+
+
+def test_an_idp_needs_the_weights_under_its_missing_members_alone(reruns, forced):
+    members = [CELL, CELL | {"method": "prompt-100"}]
+    put_planned(reruns, COMPRESSED, complete=False)
+    for member, complete in zip(members, (True, False)):
+        put_planned(reruns, ADAPTER, member, complete)
+    reruns.force_if_outdated(EVALUATION, IDP)
+    assert forced == {MADE[COMPRESSED], ADAPTER.path(**members[1])}
+    assert [file.path for file in reruns.adapters(IDP)] == [ADAPTER.path(**member) for member in members]
+
+
+def test_a_planned_file_counts_by_content(reruns, forced):
+    put_planned(reruns, MODEL)
+    put_planned(reruns, COMPRESSED)
+    put_planned(reruns, EVALUATION)
+    assert reruns.is_ancient(reruns.model(CELL), EVALUATION, CELL)
+    assert reruns.is_ancient(reruns.compression(CELL), EVALUATION, CELL)
+    assert not reruns.is_ancient(reruns.benchmarks(CELL)[0], EVALUATION, CELL), "it is not there"
+
+
+@pytest.mark.parametrize("harm", ["forced", "samples lost", "absent"])
+def test_a_computed_file_counts_by_time_for_a_job_that_will_run(reruns, forced, harm):
+    put_planned(reruns, MODEL)
+    put_planned(reruns, COMPRESSED)
+    put_planned(reruns, EVALUATION, complete=harm != "samples lost")
+    if harm == "forced":
+        forced.add(MADE[EVALUATION])
+    if harm == "absent":
+        os.remove(MADE[EVALUATION])
+    assert reruns.is_ancient(reruns.model(CELL), EVALUATION, CELL)
+    assert not reruns.is_ancient(reruns.compression(CELL), EVALUATION, CELL)
+
+
+def test_a_file_of_another_recipe_counts_by_time(reruns):
+    put(MADE[MODEL], OTHER)
+    put(MADE[COMPRESSED], OTHER)
+    put_planned(reruns, EVALUATION)
+    for file in (reruns.model(CELL), reruns.compression(CELL)):
+        assert not reruns.is_ancient(file, EVALUATION, CELL)
+
+
+def test_a_job_reads_the_texts_and_models_of_its_cell(reruns, plan):
+    dense = PLACE | {"compressor": "dense", "corpus": "none"}
+    assert reruns.calibration_text(dense) == []
+    assert reruns.calibration_text(PLACE).path == reruns.training_text(CELL).path == MADE[CORPUS]
+    assert reruns.compression(dense | {"corpus": "wikipedia"}).path == COMPRESSED.path(**dense)
+    data = plan.grid("smoke")["benchmarks"]
+    assert [file.path for file in reruns.benchmarks(CELL)] == [
+        BENCHMARK.path(benchmarks=data, task=task) for task in plan.tasks("smoke")
+    ]
+    assert reruns.centring_text(CELL) == []
+    artefacts = plan.artefacts("smoke")
+    read = [reruns.model(CELL), reruns.compression(CELL), *reruns.adapters(IDP), reruns.similarity_text(CELL)]
+    for file in [*read, *reruns.benchmarks(CELL), *reruns.perplexity_text(CELL)]:
+        assert artefacts[file.path] == file.recipe
+
+
+def test_a_cell_that_cannot_be_is_refused(reruns):
+    with pytest.raises(ValueError, match="nothing is trained, so this is"):
+        reruns.force_if_outdated(EVALUATION, CELL | {"method": "none", "seed": "1"})
+
+
+# ------------------------------------------------------------------------------------------------ roll-ups
+
+
+def rolled_up(plan: Plan, files: list[str], **changes: str) -> None:
+    """Finished results of the grid and a report that was made from `files`; changes: roll-up -> recorded recipe."""
+    for path, recipe in plan.artefacts("smoke").items():
+        put(path, recipe)
+    recipes = {entry: plan.analysis("smoke", entry)["recipe"] for entry in (*ANALYSIS, "report_grid")}
+    recipes |= changes
+    stamp = {
+        "manifest": {"recipe": recipes.pop("report_grid")},
+        "recipes": recipes,
+        "files": {file: sha256_file(file) for file in files},
+    }
+    write_json("results/smoke/report.json", stamp)
+
+
+def test_a_report_is_current_while_its_files_and_recipe_are(plan, reruns):
+    assert not reruns.is_rolled_up("smoke")
+    rolled_up(plan, plan.counted("smoke"))
+    assert Reruns(plan, set).is_rolled_up("smoke")
+    assert Reruns(plan, set).missing_files("smoke") is None
+    put(MADE[EVALUATION], OTHER)
+    assert not Reruns(plan, set).is_rolled_up("smoke")
+    rolled_up(plan, plan.counted("smoke"), report_grid=OTHER)
+    assert not Reruns(plan, set).is_rolled_up("smoke")
+    rolled_up(plan, plan.counted("smoke")[1:])
+    assert not Reruns(plan, set).is_rolled_up("smoke")
+    rolled_up(plan, plan.counted("smoke"))
+    os.remove(companions(MADE[EVALUATION])[0])
+    assert not Reruns(plan, set).is_rolled_up("smoke")
+
+
+def test_a_partial_report_is_current_until_there_is_more(plan):
+    partial = Plan(plan.config | {"partial": True})
+    first, *rest = partial.counted("smoke")
+    rolled_up(partial, rest)
+    text = Path(first).read_bytes()
+    os.remove(first)
+    assert Reruns(partial, set).is_rolled_up("smoke") and not Reruns(plan, set).is_rolled_up("smoke")
+    assert Reruns(partial, set).present([first, *rest]) == rest
+    Path(first).write_bytes(text)
+    assert not Reruns(partial, set).is_rolled_up("smoke")
+
+
+def test_deleted_weights_of_a_finished_report_are_named(plan):
+    rolled_up(plan, plan.counted("smoke"))
+    weights = companions(MADE[COMPRESSED])[0]
+    os.remove(weights)
+    line = Reruns(plan, set).missing_files("smoke")
+    assert f"are gone: {weights}. A job that needs one makes it again" in line
+
+
+@pytest.mark.parametrize("outdated", [True, False], ids=["outdated", "as planned"])
+@pytest.mark.parametrize("entry", [*ANALYSIS, "report_grid"])
+def test_a_roll_up_of_another_recipe_is_forced(plan, reruns, forced, entry, outdated):
+    rolled_up(plan, plan.counted("smoke"), **({entry: OTHER} if outdated else {}))
+    path = "results/smoke/report.json" if entry == "report_grid" else "results/smoke/file"
+    reruns.force_roll_up_if_outdated(entry, path, "smoke")
+    assert forced == ({path} if outdated else set())
+
+
+def test_a_roll_up_without_a_report_is_not_forced(plan, reruns, forced):
+    for entry in (*ANALYSIS, "report_grid"):
+        reruns.force_roll_up_if_outdated(entry, "results/smoke/report.json", "smoke")
+    assert forced == set()

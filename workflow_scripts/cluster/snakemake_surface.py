@@ -1,0 +1,80 @@
+"""Everything that this pipeline uses of Snakemake and its SLURM executor without their documentation's word for it.
+
+Each entry has a test in tests/unit/cluster/test_snakemake_surface.py that fails if a release changes it. `workflow` is
+the object of that name in a Snakefile.
+"""
+
+import base64
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FIRST_UNTRIED = 10  # major version of Snakemake
+
+RECORDS = Path(".snakemake/metadata")  # one JSON for each output; recorded_path() reads its name
+LOCKS = Path(".snakemake/locks")  # files while a run works in the folder; a killed run leaves them
+SCRIPTS = "/.snakemake/scripts/"  # part of the path of a script that a job executes
+# Of the SLURM executor, of jobs that did not end well: rule_<rule>/<wildcards>/<job>.log.
+SLURM_LOGS = Path(".snakemake/slurm_logs")
+
+
+def refuse_untried(version: str) -> None:
+    """Exit if this version of Snakemake is newer than those that the pipeline was tried with."""
+    if int(version.partition(".")[0]) >= FIRST_UNTRIED:
+        raise SystemExit(
+            f"Nothing was started: Snakemake {version} is untried here, install a version below {FIRST_UNTRIED} "
+            f"(pip install 'snakemake>=9.27,<{FIRST_UNTRIED}'). Reruns, locks, archives and `status` use parts of "
+            "Snakemake that it may change with a major version (workflow_scripts/cluster/snakemake_surface.py)."
+        )
+
+
+def recorded_path(record: Path) -> str:
+    """The output that a record below RECORDS describes; empty if the file is no record.
+
+    Snakemake names a record by the output's path in base64 and cuts a long name into folders that begin with @.
+    """
+    try:
+        encoded = "".join(part.removeprefix("@") for part in record.relative_to(RECORDS).parts)
+        return base64.b64decode(encoded, validate=True).decode()
+    except ValueError:
+        return ""
+
+
+def slurm_comment(rule: str, wildcards: Iterable[str]) -> str:
+    """The comment of a job in SLURM's queue: its rule and the values of its wildcards in their order."""
+    return f"rule_{rule}_wildcards_{'_'.join(wildcards)}"
+
+
+def slurm_logs(rule: str, wildcards: Iterable[str]) -> Path:
+    """The folder of a job's logs from SLURM."""
+    return SLURM_LOGS / f"rule_{rule}" / "_".join(wildcards)
+
+
+def configfiles(workflow: Any) -> list:
+    """The files named by --configfile."""
+    return list(workflow.overwrite_configfiles)
+
+
+def is_main(workflow: Any) -> bool:
+    """Whether this process plans the run; a job's process parses the Snakefile too."""
+    return workflow.is_main_process
+
+
+def runs_here(workflow: Any) -> bool:
+    """Whether jobs run on this machine."""
+    return workflow.local_exec
+
+
+def on_cluster(workflow: Any) -> bool:
+    """True if jobs leave this machine, in such jobs, and in dry runs, which show what jobs would ask for."""
+    return workflow.non_local_exec_or_dryrun or workflow.remote_exec
+
+
+def forced_files(workflow: Any) -> set[str]:
+    """Files that are made whatever their state; a file added by an input function is forced as by --force."""
+    return workflow.dag.forcefiles
+
+
+def planned_jobs(workflow: Any) -> Iterable[Any]:
+    """The jobs that will run, once the graph is complete."""
+    return workflow.dag.needrun_jobs()

@@ -1,0 +1,215 @@
+"""Reruns: whether a result is as planned, what a job that will run stands on, whether a grid is rolled up.
+
+A result is as planned if it holds the planned recipe, whatever file times say, and also if it was copied or restored
+without Snakemake's records. Weights may be deleted once they have served: a job that will run has those that it stands
+on made again, and nothing else does.
+
+Jobs are forced through the set of files that `--force` names, which Snakemake reads when the graph is complete. A
+public way was tried with Snakemake 9.27.1: a marker file as an input of every rule, `ancient` if the result is as
+planned. It reruns outdated results, but it loses deleted weights. Snakemake calls the input functions of a job once,
+when it first meets the job, and often meets the job that made the weights before the job that needs them. The weights
+were not made again for a missing similarity or latency behind a finished cell, for several targets (by the order of a
+set of strings) and for `--force PATH`. Weights cannot be inputs either: finished cells would run again with them.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from workflow_scripts.files.artifacts import read_json, recorded_recipe, sha256_file
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    BENCHMARK,
+    COMPRESSED,
+    CORPUS,
+    EVALUATION,
+    EXPORTED,
+    LATENCY,
+    MODEL,
+    NO_CORPUS,
+    SIMILARITY,
+    Artefact,
+    Cell,
+    lacks_companions,
+)
+from workflow_scripts.plan.recipes import Plan
+
+Names = Mapping[str, str]  # wildcard -> name
+REPORT = "report_grid"
+
+
+class Input(NamedTuple):
+    """An artefact that a job reads, and the recipe that it should be made by."""
+
+    path: str
+    recipe: str
+
+
+class Reruns:
+    """Decides which jobs of a plan run again.
+
+    forced: returns Snakemake's set of files that are made whatever their state; this class adds to it.
+    """
+
+    def __init__(self, plan: Plan, forced: Callable[[], set[str]]):
+        self.plan, self.forced = plan, forced
+        self.recorded = functools.cache(recorded_recipe)  # the jobs of a plan ask for the same files
+        self.stamp = functools.cache(_stamp)
+        self.is_rolled_up = functools.cache(self._is_rolled_up)
+
+    # ------------------------------------------------------------------------------------- one artefact
+
+    def arguments(self, artefact: Artefact, names: Names) -> dict:
+        """Parameters of the job that makes the artefact, its recipe among them; ValueError for a cell that can't be."""
+        plan = self.plan
+        of_cells: dict[Artefact, Callable[[Cell], dict]] = {
+            ADAPTER: plan.train,
+            EVALUATION: plan.evaluate,
+            SIMILARITY: plan.similarity,
+        }
+        if artefact in of_cells:
+            return of_cells[artefact](plan.check(Cell.of(names)))
+        if artefact == MODEL:
+            return plan.fetch("models", names["model"])
+        if artefact == CORPUS:
+            return plan.fetch("corpora", names["corpus"])
+        if artefact == BENCHMARK:
+            return plan.fetch("benchmarks", names["benchmarks"], names["task"])
+        of_models: dict[Artefact, Callable[..., dict]] = {
+            COMPRESSED: plan.compress,
+            EXPORTED: plan.export,
+            LATENCY: plan.latency,
+        }
+        return of_models[artefact](**names)
+
+    def is_finished(self, artefact: Artefact, names: Names) -> bool:
+        """Whether the artefact is as planned and complete, and nobody forces it."""
+        path = artefact.path(**names)
+        planned = self.recorded(path) == self.arguments(artefact, names)["recipe"]
+        return planned and path not in self.forced() and not lacks_companions(path)
+
+    def is_ancient(self, file: Input, artefact: Artefact, names: Names) -> bool:
+        """Whether the time of a file that the artefact's job reads is ignored.
+
+        So it is if the file is as planned: to touch, clone or copy it costs nothing. A computed file counts by its
+        time all the same if the artefact is not finished: Snakemake passes over a job behind another job that runs if
+        all files between them are ancient.
+        """
+        planned = self.recorded(file.path) == file.recipe
+        return planned and (file.path.startswith("resources/") or self.is_finished(artefact, names))
+
+    def force_if_outdated(self, artefact: Artefact, names: Names) -> None:
+        """Force the job if its output was made by another recipe, or if an evaluation lacks its samples. If the job
+        will run, force also the jobs whose weights it needs and which are deleted."""
+        path, recipe = artefact.path(**names), self.arguments(artefact, names)["recipe"]
+        recorded, forced = self.recorded(path), self.forced()
+        if recorded and (recorded != recipe or (artefact == EVALUATION and lacks_companions(path))):
+            forced.add(path)
+        if recorded != recipe or path in forced:
+            forced.update(filter(lacks_companions, self.stands_on(artefact, names)))
+
+    def stands_on(self, artefact: Artefact, names: Names) -> list[str]:
+        """Artefacts whose weights the job reads, and those that these need if they must be made again."""
+        if artefact in (ADAPTER, EXPORTED, LATENCY):
+            return [self.compression(names).path]
+        if artefact not in (EVALUATION, SIMILARITY):
+            return []
+        cell = Cell.of(names)
+        members = self.plan.members(cell)
+        incomplete = [member for member in members if lacks_companions(member.training)]
+        return [*map(self.plan.compression, [cell, *incomplete]), *(member.training for member in members)]
+
+    # ------------------------------------------------------------------------------- what a job reads
+
+    def model(self, names: Names) -> Input:
+        return Input(MODEL.path(**names), self.plan.recipe("models", names["model"]))
+
+    def corpus(self, name: str) -> Input:
+        return Input(CORPUS.path(corpus=name), self.plan.recipe("corpora", name))
+
+    def calibration_text(self, names: Names) -> Input | list[Input]:
+        """The text that calibrates a compressor; an empty list if it calibrates nothing."""
+        return [] if names["corpus"] == NO_CORPUS else self.corpus(names["corpus"])
+
+    def compression(self, names: Names) -> Input:
+        """The compressed model of a cell or of a latency measurement."""
+        corpus = self.plan.calibration_corpus(names["compressor"], names["corpus"])
+        place = {**names, "corpus": corpus}
+        where = (names["grid"], names["model"], names["compressor"], corpus)
+        return Input(COMPRESSED.path(**place), self.plan.compress(*where)["recipe"])
+
+    def training_text(self, names: Names) -> Input:
+        """The text that an adapter is trained on."""
+        return self.corpus(self.plan.training_corpus(Cell.of(names)))
+
+    def adapters(self, names: Names) -> list[Input]:
+        """The adapters that a cell attaches: its own, or its members'."""
+        members = self.plan.members(Cell.of(names))
+        return [Input(member.training, self.plan.train_recipe(member)) for member in members]
+
+    def benchmarks(self, names: Names) -> list[Input]:
+        """The grid's tasks."""
+        data = self.plan.grid(names["grid"])["benchmarks"]
+        return [
+            Input(BENCHMARK.path(benchmarks=data, task=task), self.plan.recipe("benchmarks", data, task))
+            for task in self.plan.tasks(names["grid"])
+        ]
+
+    def perplexity_text(self, names: Names) -> list[Input]:
+        """The corpora whose perplexity the grid's evaluations measure."""
+        return [*map(self.corpus, self.plan.grid(names["grid"])["evaluation"]["perplexity"]["corpora"])]
+
+    def similarity_text(self, names: Names) -> Input:
+        """The text on which the grid's cells are compared with the dense model."""
+        return self.corpus(self.plan.grid(names["grid"])["similarity"]["corpus"])
+
+    def centring_text(self, names: Names) -> list[Input]:
+        """The text whose median centres an IDP's `calibrated` scores."""
+        calibrated = self.plan.config["methods"][names["method"]].get("calibrated", False)
+        return [self.corpus(names["corpus"])] if calibrated else []
+
+    # ---------------------------------------------------------------------------------------- roll-ups
+
+    def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
+        """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'."""
+        found = self.recorded(path) if entry == REPORT else self.stamp(grid).get("recipes", {}).get(entry)
+        if found not in (None, self.plan.analysis(grid, entry)["recipe"]):
+            self.forced().add(path)
+
+    def _is_rolled_up(self, grid: str) -> bool:
+        """Whether the grid's report was made by the planned recipe from the very files that are there now, and from
+        all of them: a partial report is outdated as soon as there is more."""
+        path = _stamp_path(grid)
+        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"]:
+            return False
+        files = self.stamp(grid)["files"]
+        return files.keys() == {*self.present(self.plan.counted(grid))} and all(
+            os.path.exists(file) and sha256_file(file) == sha and not lacks_companions(file)
+            for file, sha in files.items()
+        )
+
+    def present(self, files: Iterable[str]) -> list[str]:
+        """The files that a roll-up reads: with `partial` those that exist, missing cells are then shown as missing."""
+        return [file for file in files if not self.plan.config["partial"] or os.path.exists(file)]
+
+    def missing_files(self, grid: str) -> str | None:
+        """A line on deleted files that a finished report was made from; None if there is none. No job needs these
+        files, so none makes them again."""
+        if not self.is_rolled_up(grid) or not (missing := self.plan.missing_files(grid)):
+            return None
+        more = f", ... ({len(missing)} files)" if len(missing) > 5 else ""
+        return (
+            f"Grid '{grid}' is complete, but files that it was made from are gone: {', '.join(missing[:5])}{more}. "
+            "A job that needs one makes it again; `snakemake <path>` does so now."
+        )
+
+
+def _stamp_path(grid: str) -> str:
+    return f"results/{grid}/report.json"
+
+
+def _stamp(grid: str) -> dict:
+    """The record of what the grid's report was made from; empty if there is no report."""
+    path = _stamp_path(grid)
+    return read_json(path) if os.path.exists(path) else {}
