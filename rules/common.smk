@@ -29,7 +29,7 @@ try:
 except (ConfigError, ArtifactError) as error:
     # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
-config = PLAN.config
+config = PLAN.config.dump()
 # The jobs of a plan ask for the same files again and again.
 recorded_recipe = functools.cache(recorded_recipe)
 if workflow.is_main_process:
@@ -37,7 +37,7 @@ if workflow.is_main_process:
     for before, asked in zip(sys.argv, sys.argv[1:]):
         try:
             if before not in ("--report", "--configfile"):
-                layout.check_path(asked, PLAN.config)
+                layout.check_path(asked, PLAN.config.names())
         except ValueError as error:
             raise SystemExit(f"Nothing was started: {error}") from None
 REQUESTS = requests.Requests(PLAN, SITE)
@@ -73,13 +73,13 @@ def one_of(names):
 
 
 wildcard_constraints:
-    grid=one_of(config["grids"]),
-    model=one_of(config["models"]),
-    compressor=one_of(config["compressors"]),
-    corpus=one_of([*config["corpora"], "none"]),
-    method=one_of(config["methods"]),
-    benchmarks=one_of(config["benchmarks"]),
-    task=one_of(config["tasks"]),
+    grid=one_of(PLAN.config.grids),
+    model=one_of(PLAN.config.models),
+    compressor=one_of(PLAN.config.compressors),
+    corpus=one_of([*PLAN.config.corpora, "none"]),
+    method=one_of(PLAN.config.methods),
+    benchmarks=one_of(PLAN.config.benchmarks),
+    task=one_of(PLAN.config.tasks),
     seed=layout.NUMBER,
 
 
@@ -245,7 +245,7 @@ def attached(kind):
 
 
 def task_data(wildcards):
-    data = PLAN.grid(wildcards.grid)["benchmarks"]
+    data = PLAN.grid(wildcards.grid).benchmarks
     return [
         settled(layout.BENCHMARK.path(benchmarks=data, task=task), PLAN.recipe("benchmarks", data, task))
         for task in PLAN.tasks(wildcards.grid)
@@ -254,12 +254,12 @@ def task_data(wildcards):
 
 def training_text(wildcards):
     """The corpus whose text centres an IDP's `calibrated` scores."""
-    calibrated = config["methods"][wildcards.method].get("calibrated", False)
+    calibrated = getattr(PLAN.config.methods[wildcards.method], "calibrated", False)
     return [corpus_input(wildcards.corpus)] if calibrated else []
 
 
 def perplexity_text(wildcards):
-    corpora = PLAN.grid(wildcards.grid)["evaluation"]["perplexity"]["corpora"]
+    corpora = PLAN.grid(wildcards.grid).evaluation.perplexity.corpora
     return [corpus_input(corpus) for corpus in corpora]
 
 
@@ -283,7 +283,7 @@ def rolled_up(grid):
     if recorded_recipe(stamp) != recipe:
         return False
     recorded = read_json(stamp)["files"]
-    counted = {file for file in PLAN.counted(grid) if not config["partial"] or os.path.exists(file)}
+    counted = {file for file in PLAN.counted(grid) if not PLAN.config.partial or os.path.exists(file)}
     return recorded.keys() == counted and all(
         os.path.exists(file) and sha256_file(file) == sha and not layout.lacks_companions(file)
         for file, sha in recorded.items()
@@ -300,7 +300,7 @@ def counted(files):
     """
 
     def inputs(wildcards):
-        present = [file for file in files(wildcards) if not config["partial"] or os.path.exists(file)]
+        present = [file for file in files(wildcards) if not PLAN.config.partial or os.path.exists(file)]
         return ancient(present) if ROLLED_UP(wildcards.grid) else present
 
     return inputs

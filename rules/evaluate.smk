@@ -50,7 +50,7 @@ rule measure_similarity:
         model=model_input,
         compressed=compression_input("similarity"),
         adapters=attached("similarity"),
-        corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid)["similarity"]["corpus"]),
+        corpus=lambda wildcards: corpus_input(PLAN.grid(wildcards.grid).compared.corpus),
         training_text=training_text,
     output:
         layout.SIMILARITY.pattern,

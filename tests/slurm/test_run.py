@@ -55,6 +55,7 @@ def test_nothing_is_written_outside_the_known_folders(finished):
         "profiles",
         "reports",
         "workflow_scripts",
+        "config",
         "config.yaml",
         "slurm",
     }

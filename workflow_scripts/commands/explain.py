@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
-from workflow_scripts.plan.config import ConfigError, load, read
+from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, EVALUATION, MODEL, Cell, check_path, companions
 from workflow_scripts.plan.recipes import Plan
 
@@ -17,7 +17,7 @@ def parse(path: str, plan: Plan) -> Cell:
     names = EVALUATION.parse(path)
     if not names:
         raise ValueError(f"{path}: not a cell's path; it looks like {EVALUATION.shape}")
-    check_path(path, plan.config)
+    check_path(path, plan.config.names())
     return plan.check(Cell.of(names))
 
 
@@ -28,8 +28,8 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
     return [
         MODEL.path(model=cell.model),
         *(file for path in made for file in (path, *companions(path))),
-        *(BENCHMARK.path(benchmarks=grid["benchmarks"], task=task) for task in plan.tasks(cell.grid)),
-        *(CORPUS.path(corpus=corpus) for corpus in grid["evaluation"]["perplexity"]["corpora"]),
+        *(BENCHMARK.path(benchmarks=grid.benchmarks, task=task) for task in plan.tasks(cell.grid)),
+        *(CORPUS.path(corpus=corpus) for corpus in grid.evaluation.perplexity.corpora),
     ]
 
 
@@ -46,7 +46,7 @@ def why(path: str, options: list[str]) -> list[str]:
 def main(path: str, configfiles: list[str]) -> int:
     """Print the explanation; returns an exit status. configfiles: read over config.yaml, as Snakemake does."""
     try:
-        plan = Plan(load(read("config.yaml", *configfiles)))
+        plan = Plan(load(read(*files(*configfiles))))
         cell = parse(path, plan)
     except (ValueError, ArtifactError, OSError) as error:
         kind = "The configuration has errors:\n" if isinstance(error, ConfigError) else ""

@@ -3,7 +3,7 @@
 import sys
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan.config import ConfigError
+from workflow_scripts.plan.config import ConfigError, files
 from workflow_scripts.plan.forecast import foreseen, summary
 from workflow_scripts.plan.recipes import grid_arguments, plan_of
 
@@ -30,5 +30,5 @@ if __name__ == "__main__":
     parser.add_argument("--device", help="a device of plan/devices.yaml; the grid's own if not given")
     parser.add_argument("--price", type=float, help="per device hour")
     arguments = parser.parse_args()
-    files = ["config.yaml", *arguments.configfile]
-    sys.exit(main(files, arguments.grid, arguments.device, arguments.price, arguments.blocks))
+    configfiles = files(*arguments.configfile)
+    sys.exit(main(configfiles, arguments.grid, arguments.device, arguments.price, arguments.blocks))

@@ -9,11 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from workflow_scripts.archive.packing import METADATA, packed_by, rolled_up
 from workflow_scripts.archive.unpacking import opened, place_records, unpack
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
+from workflow_scripts.plan.config import write_complete
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.summary import lines
 
@@ -35,8 +34,8 @@ def main(source: str, output: str | None = None, cores: int = 1) -> int:
             unpack(archive, index, plan, folder)
             if METADATA in index["files"]:
                 place_records(archive, folder)
-            config = plan.config | {"grid": grid, "partial": True}
-            (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+            config = plan.config.dump() | {"grid": grid, "partial": True}
+            write_complete(config, folder)
             status = _run(folder, f"results/{grid}/report.html", cores)
             if status:
                 print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)

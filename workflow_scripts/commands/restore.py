@@ -7,7 +7,7 @@ from pathlib import Path
 from workflow_scripts.archive.restoring import restore
 from workflow_scripts.archive.unpacking import opened
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan.config import ConfigError, load, read
+from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.recipes import Plan
 
 
@@ -30,4 +30,4 @@ if __name__ == "__main__":
     parser.add_argument("source", help="an archive: a folder or a .tar.gz file")
     parser.add_argument("--configfile", nargs="+", default=[], help="read over config.yaml")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.source, ["config.yaml", *arguments.configfile]))
+    sys.exit(main(arguments.source, files(*arguments.configfile)))

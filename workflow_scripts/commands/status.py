@@ -14,7 +14,7 @@ from workflow_scripts.cluster import runs, slurm
 from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
-from workflow_scripts.plan.config import ConfigError
+from workflow_scripts.plan.config import ConfigError, files
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, lacks_companions, result_of
 from workflow_scripts.plan.recipes import Plan, grid_arguments, plan_of
@@ -169,4 +169,4 @@ def main(grid: str, configfiles: list[str], blocks: list[str] | None = None) -> 
 
 if __name__ == "__main__":
     arguments = grid_arguments(__doc__, "smoke").parse_args()
-    sys.exit(main(arguments.grid, ["config.yaml", *arguments.configfile], arguments.blocks))
+    sys.exit(main(arguments.grid, files(*arguments.configfile), arguments.blocks))
