@@ -3,6 +3,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+configfile: "config/catalogue.yaml"
 configfile: "config.yaml"
 
 

@@ -23,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.slurm.local_slurm import ACCOUNTS, LocalSlurm, output
+from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast, load_constants
 from workflow_scripts.plan.recipes import plan_of
 
@@ -52,7 +53,7 @@ def trivial(count: int) -> dict[str, dict]:
 
 def sleeping(grid: str, blocks: list[str] | None, device: str, faster: float) -> dict[str, dict]:
     """The jobs of a grid (of its `blocks`) with their forecast time over `faster`, each after what it reads."""
-    plan = plan_of([ROOT / "config.yaml"], grid, blocks)
+    plan = plan_of(files(root=ROOT), grid, blocks)
     costs = {f"{cost.kind}/{cost.name}": cost for cost in forecast(plan, grid, load_constants(device))}
     after: dict[str, list[str]] = {name: [] for name in costs}
     for kind, cells in (

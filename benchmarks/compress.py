@@ -224,9 +224,9 @@ class Perplexity:
 
 def compressor(name: str, args) -> dict:
     """The catalogue's settings; refused where nothing is calibrated."""
-    from workflow_scripts.plan.config import load, read
+    from workflow_scripts.plan.config import files, load, read
 
-    settings = load(read(ROOT / "config.yaml"))["compressors"][name]
+    settings = load(read(*files(root=ROOT))).compressors[name].dump()
     if settings["algorithm"] not in KINDS["own"]:
         raise SystemExit(f"{name}: {settings['algorithm']} is none of {', '.join(KINDS['own'])}")
     if settings.pop("engine", "own") != "own":

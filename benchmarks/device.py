@@ -29,6 +29,7 @@ import yaml
 
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.plan import config
+from workflow_scripts.plan.devices import device_table
 from workflow_scripts.plan.forecast import width
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +49,7 @@ def main() -> None:
     if {"evaluating", "overhead"} <= found.keys():
         found["harness"] = max(0.0, found.pop("evaluating") - found["overhead"])
     if {"load", "overhead"} <= found.keys():  # the small jobs read the weights too
-        weights = 4 * small_plan()[0].config["models"]["smollm2-135m"]["parameters"]
+        weights = 4 * small_plan()[0].config.models["smollm2-135m"].parameters
         found["overhead"] = max(0.0, found["overhead"] - weights / found["load"])
     jobs = f"{args.at_once} jobs of {args.threads} thread(s), {args.clock} clock"
     source = f"benchmarks/device.py, {jobs}, {args.precision}, on {processor(args.device)}"
@@ -160,7 +161,7 @@ def score(args: argparse.Namespace) -> dict[str, float]:
 
     keep_memory()
     torch.set_num_threads(args.threads)
-    now, sizes = clock(args), yaml.safe_load(config.DEVICES.read_text())["tasks"]
+    now, sizes = clock(args), device_table()["tasks"]
     model, tokenizer = load_dense(args.model, DTYPES[args.precision], args.device), load_tokenizer(args.model)
     p = parameters_of(args.model)
     if args.precision == "bf16":
@@ -220,7 +221,9 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
     now, tokenizer = clock(args), load_tokenizer(args.model)
     p = parameters_of(args.model)
     share = p * args.layers / AutoConfig.from_pretrained(args.model).num_hidden_layers
-    settings = Compressor(**Plan(config.load(config.read(ROOT / "config.yaml"))).compressor("gptq-w3-g64"))
+    settings = Compressor(
+        **Plan(config.load(config.read(*config.files(root=ROOT)))).compressor("gptq-w3-g64")
+    )
     documents = read_documents(args.corpus, "train")
     seconds = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -281,7 +284,7 @@ def small_plan():
     from workflow_scripts.plan.layout import Cell
     from workflow_scripts.plan.recipes import Plan
 
-    shipped = config.read(ROOT / "config.yaml")
+    shipped = config.read(*config.files(root=ROOT))
     shipped["training"]["small"] = {
         "tokens": 32, "batch_size": 1, "micro_batch": 1, "sequence_length": 32, "heldout_windows": 1,
         **{kind: {"learning_rate": 1e-3} for kind in ("lora", "prompt", "prefix")},

@@ -42,7 +42,7 @@ def main() -> None:
     from workflow_scripts.evaluate.latency import measure, variants
     from workflow_scripts.kernels.dtypes import DTYPES
 
-    plan = Plan(config.load(config.read(ROOT / "config.yaml")))
+    plan = Plan(config.load(config.read(*config.files(root=ROOT))))
     asked = plan.latency(args.grid, args.model, "dense", "none", "0")
     batch, sequence, generate, repeats = (
         asked.get(name, 0) if getattr(args, name) is None else getattr(args, name)

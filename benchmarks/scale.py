@@ -19,9 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-
-from workflow_scripts.plan.config import load
+from workflow_scripts.plan.config import files, load, read, write_complete
 from workflow_scripts.plan.layout import companions
 from workflow_scripts.plan.recipes import Plan
 
@@ -34,7 +32,7 @@ def product(folder: Path, cells: int) -> Path:
     for name in ("rules", "profiles", "reports", "workflow_scripts", "envs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "site.yaml"))
     shutil.copy(ROOT / "Snakefile", folder)
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = read(*files(root=ROOT))
     paper = config["grids"]["paper"]
     block = paper["blocks"]["tables"]
     methods = [method for method in block["methods"] if method != "none"]
@@ -42,7 +40,7 @@ def product(folder: Path, cells: int) -> Path:
     grid = {key: value for key, value in paper.items() if key not in ("similarity", "latency")}
     config["grids"]["scale"] = grid | {"blocks": {"all": block | {"methods": methods, "seeds": seeds}}}
     config["grid"] = "scale"
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_complete(config, folder)
     return folder
 
 
@@ -70,7 +68,7 @@ BARE_RULES = {
 
 
 def plan_in(folder: Path) -> Plan:
-    return Plan(load(yaml.safe_load((folder / "config.yaml").read_text())))
+    return Plan(load(read(*files(root=folder))))
 
 
 def bare(plan: Plan, folder: Path) -> Path:
@@ -78,9 +76,7 @@ def bare(plan: Plan, folder: Path) -> Path:
     grid, settings = "scale", plan.grid("scale")
     fetched = [path for path in plan.artefacts(grid) if path.startswith("resources/")]
     shared = [path for path in fetched if "/benchmarks/" in path]
-    shared += [
-        f"resources/corpora/{name}/manifest.json" for name in settings["evaluation"]["perplexity"]["corpora"]
-    ]
+    shared += [f"resources/corpora/{name}/manifest.json" for name in settings.evaluation.perplexity.corpora]
     needs: dict[str, list[str]] = {path: [] for path in fetched}
     for cell in [*plan.cells(grid), *plan.adapters(grid)]:
         model = f"resources/models/{cell.model}/manifest.json"
@@ -99,7 +95,7 @@ def bare(plan: Plan, folder: Path) -> Path:
     (folder / "needs.json").write_text(json.dumps(needs))
     catalogues = {"model": "models", "compressor": "compressors", "corpus": "corpora", "method": "methods"}
     catalogues |= {"task": "tasks", "benchmarks": "benchmarks"}
-    names = {wildcard: list(plan.config[key]) for wildcard, key in catalogues.items()}
+    names = {wildcard: list(getattr(plan.config, key)) for wildcard, key in catalogues.items()}
     (folder / "names.json").write_text(json.dumps(names))
     return folder
 

@@ -23,6 +23,7 @@ from workflow_scripts.evaluate.scorer import Answer, Scorer
 from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.judge.results import read_samples
 from workflow_scripts.kernels.device import default_device
+from workflow_scripts.plan.config import files as config_files
 from workflow_scripts.plan.layout import BENCHMARK
 from workflow_scripts.plan.recipes import plan_of
 from workflow_scripts.recover.idp import SCORES, Selector
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    plan = plan_of(["config.yaml", *arguments.configfile], arguments.cell.split("/")[1])
+    plan = plan_of(config_files(*arguments.configfile), arguments.cell.split("/")[1])
     cell = parse(arguments.cell, plan)
     method, members = plan.method(cell), plan.members(cell)
     if method["kind"] != "idp":
@@ -77,7 +78,7 @@ def main() -> None:
     names = [prefix.name for prefix in recovered.bank.prefixes]
     suite = [
         load_task(
-            name, Path(BENCHMARK.path(benchmarks=plan.grid(cell.grid)["benchmarks"], task=name)).parent / "data.jsonl",
+            name, Path(BENCHMARK.path(benchmarks=plan.grid(cell.grid).benchmarks, task=name)).parent / "data.jsonl",
             settings["evaluation"]["items"], settings["evaluation"]["generation_tokens"], tokenizer,
             task["task"], task["num_fewshot"],
         )

@@ -34,13 +34,13 @@ try:
 except (ConfigError, ArtifactError) as error:
     # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
-config = PLAN.config
+config = PLAN.config.dump()
 if IS_MAIN:
     # Of a path with a wrong name Snakemake would only say that no rule makes it.
     for before, asked in zip(sys.argv, sys.argv[1:]):
         try:
             if before not in ("--report", "--configfile"):
-                layout.check_path(asked, PLAN.config)
+                layout.check_path(asked, PLAN.config.names())
         except ValueError as error:
             raise SystemExit(f"Nothing was started: {error}") from None
     if state := runs.state_of_folder():
@@ -72,13 +72,13 @@ def one_of(names):
 
 
 wildcard_constraints:
-    grid=one_of(config["grids"]),
-    model=one_of(config["models"]),
-    compressor=one_of(config["compressors"]),
-    corpus=one_of([*config["corpora"], layout.NO_CORPUS]),
-    method=one_of(config["methods"]),
-    benchmarks=one_of(config["benchmarks"]),
-    task=one_of(config["tasks"]),
+    grid=one_of(PLAN.config.grids),
+    model=one_of(PLAN.config.models),
+    compressor=one_of(PLAN.config.compressors),
+    corpus=one_of([*PLAN.config.corpora, layout.NO_CORPUS]),
+    method=one_of(PLAN.config.methods),
+    benchmarks=one_of(PLAN.config.benchmarks),
+    task=one_of(PLAN.config.tasks),
     seed=layout.NUMBER,
 
 

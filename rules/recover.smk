@@ -17,7 +17,7 @@ rule train_adapter:
         **model_job("train_adapter"),
     params:
         args=arguments(layout.ADAPTER),
-        checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid)["checkpoint_minutes"]),
+        checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid).checkpoint_minutes),
     message:
         "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:

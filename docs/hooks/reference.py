@@ -1,7 +1,7 @@
 """mkdocs hook: what the reference pages list is read from its source at every build, so it can't fall behind.
 
-A line `<!-- reference: NAME -->` of a page is replaced by NAME's text, see PARTS. Needs PyYAML, nothing of the
-product's environment.
+A line `<!-- reference: NAME -->` of a page is replaced by NAME's text, see PARTS. Needs PyYAML and pydantic, nothing
+else of the product's environment.
 """
 
 import ast
@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from workflow_scripts.plan import layout  # noqa: E402
+from workflow_scripts.plan.schema.problems import json_schema  # noqa: E402
 
 PACKAGE = ROOT / "workflow_scripts"
 MARK = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
@@ -175,34 +176,32 @@ def table(head: list[str], body) -> str:
 
 
 def config() -> str:
-    """The keys of config.yaml: a section per catalogue, a table per kind of entry."""
-    root = yaml.safe_load((PACKAGE / "plan" / "config.schema.yaml").read_text())
-    single = {name: rule for name, rule in root["properties"].items() if "type" in merged(rule, root)}
-    catalogues = [name for name, rule in single.items() if merged(rule, root)["type"] == "object"]
+    """The keys of the configuration: a section per catalogue, a table per kind of entry."""
+    root = json_schema()
+    catalogues = {name: rule for name, rule in root["properties"].items() if "additionalProperties" in rule}
     plain = {name: rule for name, rule in root["properties"].items() if name not in catalogues}
     parts = ["## Top level", _config_table({"properties": plain}, root)]
-    for name in catalogues:
-        rule = merged(root["properties"][name], root)
+    for name, rule in catalogues.items():
         parts += [f"## {name}", rule["description"]]
-        entry = merged(rule["additionalProperties"], root)
+        entry, place = merged(rule["additionalProperties"], root), f"{name}.<name>"
         if name == "benchmarks":  # a catalogue of sets, each a catalogue of tasks
-            entry = merged(entry["additionalProperties"], root)
-            parts.append("Entries are `benchmarks.<set>.<task>`.")
-        else:
-            parts.append(f"Entries are `{name}.<name>`.")
-        if "allOf" not in entry:
-            parts.append(_config_table(entry, root))
-            continue
-        [(selector, choices)] = entry["properties"].items()
-        parts.append(f"`{selector}` ({value_text(choices, root)}) decides which keys there are. "
-                     + merged(choices, root)["description"])  # fmt: skip
-        for branch in entry["allOf"]:
-            test = branch["if"]["properties"][selector]
-            names = test.get("enum", [test.get("const")])
-            parts.append(f"### {name}, {selector} {' or '.join(names)} {{#{name}-{'-'.join(names)}}}")
-            keys = _config_table(merged(branch["then"], root), root)
-            parts.append(keys or "No further key.")
+            entry, place = merged(entry["additionalProperties"], root), "benchmarks.<set>.<task>"
+        parts.append(f"Entries are `{place}`.")
+        parts += _kinds(name, entry, root) if "discriminator" in entry else [_config_table(entry, root)]
     return "\n\n".join(parts)
+
+
+def _kinds(catalogue: str, entry: dict, root: dict) -> list[str]:
+    """The tables of a catalogue whose entries have different keys, by the value of one key."""
+    selector, kinds = entry["discriminator"]["propertyName"], entry["discriminator"]["mapping"]
+    choices = " or ".join(f"`{kind}`" for kind in kinds)
+    parts = [f"`{selector}` ({choices}) decides which keys there are. {entry['description']}"]
+    for kind, reference in kinds.items():
+        rule = merged({"$ref": reference}, root)
+        keys = {name: part for name, part in rule["properties"].items() if name != selector}
+        parts.append(f"### {catalogue}, {selector} {kind} {{#{catalogue}-{kind}}}")
+        parts.append(_config_table(rule | {"properties": keys}, root) or "No further key.")
+    return parts
 
 
 def _config_table(rule: dict, root: dict) -> str:

@@ -10,11 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from tests import tiny
 from tests.equivalence.scorer_models import write_benchmarks
 from tests.workflow.conftest import PRODUCT, ROOT, product_copy
+from workflow_scripts.plan.config import files, read, write_complete
 
 TINY_WINDOWS = {"sequence_length": 128, "tokens": 1024}
 METHODS = {
@@ -26,7 +25,7 @@ METHODS = {
 def build(folder: Path) -> Path:
     """The product as a clone has it, with an environment that is installed."""
     product_copy(folder)
-    for name in ("Makefile", "config.yaml", "slurm", "reports/bench"):
+    for name in ("Makefile", "config", "config.yaml", "slurm", "reports/bench"):
         assert name not in PRODUCT
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
@@ -53,7 +52,7 @@ def with_tiny_sources(folder: Path) -> Path:
     (folder / "data").mkdir()
     shutil.copy(tasks / "sciq" / "data.jsonl", folder / "data" / "sciq.jsonl")
 
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = read(*files(root=folder))
     config["models"]["smollm2-135m"] = {
         "source": "local", "path": str(sources / "model"), "parameters": 40000,
     }  # fmt: skip
@@ -74,7 +73,7 @@ def with_tiny_sources(folder: Path) -> Path:
         core = grid["blocks"]["core"] | {"compressors": ["gptq-w3-g64"], "methods": METHODS[name]}
         grid["blocks"] = {"core": core} | ({"seeds": core | {"seeds": [1]}} if name == "bench" else {})
     config["grids"]["bench"].pop("latency")
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_complete(config, folder)
     return folder
 
 

@@ -14,14 +14,19 @@ from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.verdict import MEANING
 from workflow_scripts.plan import config, requests
 from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.schema.problems import json_schema
 
 DOCS = ROOT / "docs"
 specification = importlib.util.spec_from_file_location("reference", DOCS / "hooks" / "reference.py")
 reference = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(reference)
-SCHEMA = config.schema()
-BRANCHES = [choice["then"] for part in SCHEMA["$defs"].values() for choice in part.get("allOf", ())]
-KEYS = [(key, rule) for part in (SCHEMA, *BRANCHES) for key, rule, _ in reference.rows("", part, SCHEMA)]
+SCHEMA = json_schema()
+KEYS = [
+    (f"{name}.{key}", rule)
+    for name, part in (("Config", SCHEMA), *SCHEMA["$defs"].items())
+    for key, rule, _ in reference.rows("", part, SCHEMA)
+    if "enum" not in rule or len(rule["enum"]) > 1  # not the value that selects the type
+]
 
 YAML = [
     pytest.param(block, id=f"{page.relative_to(ROOT)}:{block.line}")
@@ -40,7 +45,7 @@ def test_configuration_on_a_page_is_valid(block, tmp_path, monkeypatch):
         return
     mine = tmp_path / "mine.yaml"
     mine.write_text(block.content)
-    plan = Plan(config.load(config.read(ROOT / "config.yaml", mine)))
+    plan = Plan(config.load(config.read(*config.files(mine, root=ROOT))))
     for grid in yaml.safe_load(block.content).get("grids", {}):
         assert plan.cells(grid)
 
@@ -48,7 +53,7 @@ def test_configuration_on_a_page_is_valid(block, tmp_path, monkeypatch):
 def test_every_key_of_the_configuration_says_what_it_is():
     assert len(KEYS) > 120
     silent = [key for key, rule in KEYS if not rule.get("description")]
-    assert not silent, f"config.schema.yaml: no description: {silent}"
+    assert not silent, f"plan/schema: no description: {silent}"
 
 
 def types(rule: dict) -> set[str]:
@@ -58,12 +63,12 @@ def types(rule: dict) -> set[str]:
 def test_every_number_of_the_configuration_has_a_unit():
     numbers = [(key, rule) for key, rule in KEYS if {"integer", "number"} & types(rule)]
     assert len(numbers) > 20
-    assert not [key for key, rule in numbers if "unit" not in rule], "config.schema.yaml: no unit"
+    assert not [key for key, rule in numbers if "unit" not in rule], "plan/schema: no unit"
 
 
 def test_the_reference_has_every_key_of_the_shipped_configuration():
     page = reference.config()
-    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    shipped = config.read(*config.files(root=ROOT))
     for catalogue, entries in shipped.items():
         for entry in entries.values() if isinstance(entries, dict) else ():
             for key in entry if catalogue != "benchmarks" else {k for task in entry.values() for k in task}:
@@ -136,9 +141,9 @@ def test_every_link_between_pages_leads_somewhere():
 
 
 def test_the_readme_counts_cells_and_adapters_as_they_are_planned():
-    plan = Plan(config.load(config.read(ROOT / "config.yaml")))
+    plan = Plan(config.load(config.read(*config.files(root=ROOT))))
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {name for name, *_ in rows} == plan.config["grids"].keys()
+    assert {name for name, *_ in rows} == plan.config.grids.keys()
     for name, cells, adapters in rows:
         assert (int(cells), int(adapters)) == (len(plan.cells(name)), len(plan.adapters(name))), name
 

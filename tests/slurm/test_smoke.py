@@ -9,12 +9,11 @@ import os
 import shutil
 
 import pytest
-import yaml
 
 from tests.slurm.conftest import accounted, clone
 from tests.workflow.conftest import ROOT
 from workflow_scripts.commands.status import planned
-from workflow_scripts.plan.config import load
+from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.recipes import Plan
 
 ASKED = os.environ.get("SMOKE", "")
@@ -22,7 +21,7 @@ ASKED = os.environ.get("SMOKE", "")
 
 @pytest.mark.skipif(not ASKED, reason="asked for by SMOKE=1, as in make test-slurm")
 def test_the_smoke_grid_runs_on_the_cluster_down_to_its_report(cluster, tmp_path):
-    checkout = clone(tmp_path / "clone", yaml.safe_load((ROOT / "config.yaml").read_text()))
+    checkout = clone(tmp_path / "clone", read(*files(root=ROOT)))
     chosen = None if ASKED == "1" else ASKED.split(",")
     plan = Plan(load(checkout.config() | {"grid": "smoke", "blocks": chosen}))
     for source in plan.artefacts("smoke"):

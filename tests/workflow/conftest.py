@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests import tiny
+from workflow_scripts.plan.config import write_complete
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("Snakefile", "envs", "rules", "profiles", "reports", "workflow_scripts")
@@ -54,7 +55,7 @@ class Checkout:
         return yaml.safe_load((self.folder / "config.yaml").read_text())
 
     def write_config(self, config: dict) -> None:
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        write_complete(config, self.folder)
 
 
 def product_copy(folder: Path) -> Path:

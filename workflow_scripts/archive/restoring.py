@@ -64,7 +64,7 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
             f"{archive}: a small archive holds no weights of adapters: `make rebuild` reads it, a restore needs one "
             "that was made without SMALL"
         )
-    if grid not in plan.config["grids"]:
+    if grid not in plan.config.grids:
         raise ArtifactError(
             f"grid '{grid}' is not in your configuration; the archive's own is the config.yaml in it"
         )

@@ -28,8 +28,9 @@ from workflow_scripts.archive.packing import (
 from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file
 from workflow_scripts.judge.results import read_results
-from workflow_scripts.plan.config import load, read, unknown
+from workflow_scripts.plan.config import load, read
 from workflow_scripts.plan.layout import Cell
+from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.recipes import Plan
 
 UNREADABLE = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError)
@@ -144,10 +145,8 @@ def _plan(folder: Path, index: dict) -> Plan:
         plan = Plan(load(read(folder / CONFIG)))
     except (ValueError, RecursionError) as error:  # a ConfigError is a ValueError
         raise ArtifactError(f"{CONFIG}: {str(error).removeprefix(f'{folder / CONFIG}: ')}") from error
-    if index["grid"] not in plan.config["grids"]:
-        raise ArtifactError(
-            unknown(f"{INDEX}: grid", index["grid"], plan.config["grids"], f"grid of {CONFIG}")
-        )
+    if index["grid"] not in plan.config.grids:
+        raise ArtifactError(unknown(f"{INDEX}: grid", index["grid"], plan.config.grids, f"grid of {CONFIG}"))
     return plan
 
 

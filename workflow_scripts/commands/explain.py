@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow_scripts.commands.options import add_configfile, configuration_files
+from workflow_scripts.commands.options import add_configfile
 from workflow_scripts.files.artifacts import ArtifactError, read_json
-from workflow_scripts.plan.config import load, read
+from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, EVALUATION, MODEL, Cell, check_path, companions
 from workflow_scripts.plan.recipes import Plan
 
@@ -31,7 +31,7 @@ def parse(path: str, plan: Plan) -> Cell:
     names = EVALUATION.parse(path)
     if not names:
         raise ValueError(f"{path}: not a cell's path; it looks like {EVALUATION.shape}")
-    check_path(path, plan.config)
+    check_path(path, plan.config.names())
     return plan.check(Cell.of(names))
 
 
@@ -42,8 +42,8 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
     return [
         MODEL.path(model=cell.model),
         *(file for path in made for file in (path, *companions(path))),
-        *(BENCHMARK.path(benchmarks=grid["benchmarks"], task=task) for task in plan.tasks(cell.grid)),
-        *(CORPUS.path(corpus=corpus) for corpus in grid["evaluation"]["perplexity"]["corpora"]),
+        *(BENCHMARK.path(benchmarks=grid.benchmarks, task=task) for task in plan.tasks(cell.grid)),
+        *(CORPUS.path(corpus=corpus) for corpus in grid.evaluation.perplexity.corpora),
     ]
 
 
@@ -59,7 +59,7 @@ def reasons(path: str, options: list[str]) -> list[str]:
 
 def main(path: str, configfile: Sequence[str] = ()) -> int:
     """Print the explanation; returns an exit status. Raises ArtifactError for a path that names no cell."""
-    plan = Plan(load(read(*configuration_files(configfile))))
+    plan = Plan(load(read(*files(*configfile))))
     try:
         cell = parse(path, plan)
     except ValueError as error:

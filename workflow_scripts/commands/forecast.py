@@ -8,8 +8,9 @@ Hours are those of one device; plan/devices.yaml holds the constants of each.
 import argparse
 from collections.abc import Sequence
 
-from workflow_scripts.commands.options import add_grid, configuration_files
+from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import foreseen, summary
 from workflow_scripts.plan.recipes import plan_of
 
@@ -31,7 +32,7 @@ def main(
 
     Raises ConfigError for an unknown grid or block, ArtifactError for an unknown device.
     """
-    plan = plan_of(configuration_files(configfile), grid, blocks)
+    plan = plan_of(files(*configfile), grid, blocks)
     try:
         expected = foreseen(plan, grid, device)
     except KeyError as error:

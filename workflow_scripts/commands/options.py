@@ -1,7 +1,6 @@
-"""Options that several commands share, and the configuration's files that they name."""
+"""Options that several commands share."""
 
 import argparse
-from collections.abc import Sequence
 
 
 def add_grid(parser: argparse.ArgumentParser, default: str) -> None:
@@ -25,11 +24,6 @@ def add_configfile(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="YAML files that are read over config.yaml, in this order",
     )
-
-
-def configuration_files(configfile: Sequence[str]) -> list[str]:
-    """Every file of the configuration, in the order in which later ones replace earlier values."""
-    return ["config.yaml", *configfile]
 
 
 def add_archive(parser: argparse.ArgumentParser, name: str) -> None:

@@ -19,10 +19,11 @@ import yaml
 
 from workflow_scripts.cluster import slurm
 from workflow_scripts.cluster.node_probe import Findings, check_nodes
-from workflow_scripts.commands.options import add_grid, configuration_files
+from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.status import Work, planned, values_of
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
 from workflow_scripts.files.checkpoints import work_folder
+from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL
 from workflow_scripts.plan.recipes import Plan, plan_of
@@ -174,16 +175,16 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     wanted = {("models", cell.model): MODEL.path(model=cell.model) for cell in cells}
     corpora = {cell.corpus for cell in cells} - {"none"}
     corpora |= {plan.training_corpus(adapter) for adapter in plan.adapters(grid)}
-    corpora |= set(settings["evaluation"]["perplexity"]["corpora"])
+    corpora |= set(settings.evaluation.perplexity.corpora)
     wanted |= {("corpora", name): CORPUS.path(corpus=name) for name in sorted(corpora)}
-    data = settings["benchmarks"]
-    wanted |= {("benchmarks", task): BENCHMARK.path(benchmarks=data, task=task) for task in settings["tasks"]}
+    data = settings.benchmarks
+    wanted |= {("benchmarks", task): BENCHMARK.path(benchmarks=data, task=task) for task in settings.tasks}
     missing = [key for key, manifest in wanted.items() if not Path(manifest).exists()]
     say.good(f"{len(wanted) - len(missing)} of {len(wanted)} models, corpora and tasks are here")
     sources = set()
     for catalogue, name in missing:
-        entries = plan.config[catalogue]
-        sources.add((entries[data] if catalogue == "benchmarks" else entries)[name]["source"])
+        place = (data, name) if catalogue == "benchmarks" else (name,)
+        sources.add(plan.source(catalogue, *place).source)
     for source, reach in (("hub", _reach_hub), ("pypi", _reach_pypi)):
         if source in sources:
             problem = reach()
@@ -221,7 +222,7 @@ def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
     need = sum(cost.disk for cost in forecast(plan, grid, site["hardware"]))
     models = {cell.model for cell in plan.cells(grid)}
     need += sum(
-        4 * plan.config["models"][m]["parameters"] for m in models if not Path(MODEL.path(model=m)).exists()
+        4 * plan.config.models[m].parameters for m in models if not Path(MODEL.path(model=m)).exists()
     )
     free = shutil.disk_usage(".").free
     line = f"disk: {free / 1e9:.0f} GB free, about {need / 1e9:.0f} GB needed"
@@ -234,7 +235,7 @@ def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
 def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
     """Print the checklist; returns 1 if anything in it is bad or open."""
     say = Findings()
-    plan = plan_of(configuration_files(configfile), grid, blocks)
+    plan = plan_of(files(*configfile), grid, blocks)
     site = read_site(SITE)
     check_disk(plan, grid, site, say)
     check_sources(plan, grid, say)

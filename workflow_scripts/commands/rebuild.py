@@ -12,12 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from workflow_scripts.archive.packing import METADATA, packed_by, rolled_up
 from workflow_scripts.archive.unpacking import opened, place_records, unpack
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
+from workflow_scripts.plan.config import write_complete
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.summary import lines
 
@@ -42,8 +41,7 @@ def main(source: str, out: str | None = None, cores: int = 1) -> int:
         unpack(archive, index, plan, folder)
         if METADATA in index["files"]:
             place_records(archive, folder)
-        config = plan.config | {"grid": grid, "partial": True}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        write_complete(plan.config.dump() | {"grid": grid, "partial": True}, folder)
         if status := _run(folder, f"results/{grid}/report.html", cores):
             print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)
             return status

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from workflow_scripts.archive.restoring import restore
 from workflow_scripts.archive.unpacking import opened
-from workflow_scripts.commands.options import add_archive, add_configfile, configuration_files
-from workflow_scripts.plan.config import load, read
+from workflow_scripts.commands.options import add_archive, add_configfile
+from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.recipes import Plan
 
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(source: str, configfile: Sequence[str] = ()) -> int:
     """Restore into the working folder; returns an exit status (1 if nothing could be restored)."""
-    plan = Plan(load(read(*configuration_files(configfile))))
+    plan = Plan(load(read(*files(*configfile))))
     with opened(Path(source)) as (archive, index, _):
         done = restore(archive, index, plan, Path())
     print("\n".join(done.lines()))

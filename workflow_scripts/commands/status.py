@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from workflow_scripts.cluster import runs, slurm
 from workflow_scripts.cluster.snakemake_surface import slurm_comment, slurm_logs
-from workflow_scripts.commands.options import add_grid, configuration_files
+from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
+from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, lacks_companions, result_of
 from workflow_scripts.plan.recipes import Plan, plan_of
@@ -152,7 +153,7 @@ def seconds_left(costs: list[Cost], found: dict[tuple[str, str], Found]) -> floa
 
 def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
     """Print the state of the grid; returns an exit status."""
-    plan = plan_of(configuration_files(configfile), grid, blocks)
+    plan = plan_of(files(*configfile), grid, blocks)
     site = read_site(SITE)
     queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     works = planned(plan, grid)

@@ -7,7 +7,6 @@ import numpy as np
 
 from workflow_scripts.judge.results import Results, paired_items, unique
 from workflow_scripts.judge.statistics import Estimate, resampled_averages, seed_mean
-from workflow_scripts.plan.config import member_cells, members_of
 from workflow_scripts.plan.layout import Cell, Group
 
 WAYS = {  # way -> its note
@@ -33,6 +32,19 @@ class Choices(NamedTuple):
     ways: list[Choice]
     seeds: list[int]
     missing: list[str]
+
+
+def members_of(method: dict) -> list[dict]:
+    """The members of a method that combines several, each with its `adapter` and, if it names one, its `seed`."""
+    return [m if isinstance(m, dict) else {"adapter": m} for m in method.get("members", ())]
+
+
+def member_cells(cell: Cell, method: dict) -> list[Cell]:
+    """The cells of the members of a cell's method: of its own seed, unless a member names one."""
+    return [
+        cell._replace(method=member["adapter"], seed=member.get("seed", cell.seed))
+        for member in members_of(method)
+    ]
 
 
 def member_names(method: dict) -> list[str]:

@@ -3,24 +3,31 @@
 import functools
 import itertools
 import shlex
+from collections.abc import Iterator
+from typing import ClassVar
 
 from workflow_scripts.plan import model_limits
-from workflow_scripts.plan.config import TRAINED, UNCALIBRATED, member_cells
 from workflow_scripts.plan.layout import COMPRESSED, LATENCY, Cell
+from workflow_scripts.plan.schema.configuration import Config
+from workflow_scripts.plan.schema.grids import Block, Grid
 
 
 class Cells:
     """A checked configuration's cells, their adapters and compressed models, grid by grid."""
 
-    CACHED = ("cells", "check", "_limits")  # computed once: nobody changes what they return
+    CACHED: ClassVar[tuple[str, ...]] = (
+        "cells",
+        "check",
+        "_limits",
+    )  # computed once: nobody changes what they return
 
-    def __init__(self, config: dict):
+    def __init__(self, config: Config):
         self.config = config
         for name in self.CACHED:
             setattr(self, name, functools.cache(getattr(self, name)))
 
-    def grid(self, name: str) -> dict:
-        return self.config["grids"][name]
+    def grid(self, name: str) -> Grid:
+        return self.config.grids[name]
 
     def cells(self, name: str) -> list[Cell]:
         """The grid's cells, blocks in their order, each cell once."""
@@ -28,15 +35,15 @@ class Cells:
 
     def blocks(self, name: str) -> dict[str, list[Cell]]:
         """The grid's blocks by name, the chosen ones if it is the configured grid; a cell may stand in several."""
-        chosen = self.config["blocks"] if name == self.config["grid"] else None
+        chosen = self.config.blocks if name == self.config.grid else None
         return {
             block: list(dict.fromkeys(self._block(name, axes)))
-            for block, axes in self.grid(name)["blocks"].items()
+            for block, axes in self.grid(name).blocks.items()
             if chosen is None or block in chosen
         }
 
-    def _block(self, grid: str, block: dict):
-        axes = (block[axis] for axis in ("models", "compressors", "corpora", "methods", "seeds"))
+    def _block(self, grid: str, block: Block) -> Iterator[Cell]:
+        axes = (block.models, block.compressors, block.corpora, block.methods, block.seeds)
         for model, compressor, corpus, method, seed in itertools.product(*axes):
             if method == "none":
                 corpus, seed = self.calibration_corpus(compressor, corpus), 0
@@ -44,23 +51,24 @@ class Cells:
 
     def calibration_corpus(self, compressor: str, corpus: str) -> str:
         """The corpus in a compressed model's path: 'none' for compressors that calibrate nothing."""
-        return "none" if self.config["compressors"][compressor]["algorithm"] in UNCALIBRATED else corpus
+        return corpus if self.config.compressors[compressor].calibrated else "none"
 
     def check(self, cell: Cell) -> Cell:
-        """The cell; ValueError where its corpus or seed can't be, with the path that is meant, or where its settings
-        are beyond its model."""
+        """The cell. ValueError if its corpus or seed is impossible, with the path that is meant, or if its model cannot
+        run its settings."""
         calibrated = self.calibration_corpus(cell.compressor, "any") != "none"
         if cell.corpus == "none" and (calibrated or self.members(cell)):
             needs = f"{cell.compressor} is calibrated" if calibrated else f"{cell.method} is trained"
             raise ValueError(
-                f"{cell.json}: corpus 'none' can't be, {needs} on a corpus: {', '.join(self.config['corpora'])}"
+                f"{cell.json}: corpus 'none' can't be, {needs} on a corpus: {', '.join(self.config.corpora)}"
             )
         meant = cell
         if cell.method == "none":
             meant = cell._replace(corpus=self.calibration_corpus(cell.compressor, cell.corpus), seed=0)
         if meant != cell:
             raise ValueError(f"{cell.json}: nothing is trained, so this is {meant.json}; ask for that")
-        if found := model_limits.problems(self.config, self._limits(cell.model), *cell[:3], cell.method):
+        case = model_limits.Case(self.config, self._limits(cell.model), *cell[:3], cell.method)
+        if found := model_limits.problems(case):
             raise ValueError(f"{cell.json} can't be: {'; '.join(found)}")
         return cell
 
@@ -70,16 +78,22 @@ class Cells:
 
     def members(self, cell: Cell) -> list[Cell]:
         """The cells whose adapters this cell attaches: its own, or its members'."""
-        method = self.config["methods"][cell.method]
-        return [cell] if method["kind"] in TRAINED else member_cells(cell, method)
+        method = self.config.methods[cell.method]
+        if method.trains:
+            return [cell]
+        return [
+            cell._replace(method=member.adapter, seed=cell.seed if member.seed is None else member.seed)
+            for member in method.combines
+        ]
 
     def training_corpus(self, adapter: Cell) -> str:
         """The corpus that an adapter is trained on: its method's own, else the path's, which calibrated the weights."""
-        return self.config["methods"][adapter.method].get("corpus", adapter.corpus)
+        return getattr(self.config.methods[adapter.method], "corpus", None) or adapter.corpus
 
     def training_corpora(self, grid: str) -> dict[str, list[str]]:
         """Corpus of a path -> the corpora that the pair's adapters are trained on there."""
-        pair, corpora = self.grid(grid)["pair"].values(), {}
+        pair = [method for _, method in self.grid(grid).pair.items()]
+        corpora: dict[str, set[str]] = {}
         for cell in self.cells(grid):
             if cell.method in pair:
                 corpora.setdefault(cell.corpus, set()).update(map(self.training_corpus, self.members(cell)))
@@ -92,22 +106,24 @@ class Cells:
     def command(self, grid: str) -> str:
         """Snakemake with the options under which it knows this grid's cells; a path after it makes that file."""
         parts = ["snakemake"]
-        if self.config["called_with"]:
-            parts += ["--configfile", *self.config["called_with"]]
-        if self.config["blocks"] and grid == self.config["grid"]:
-            parts += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config['blocks'])}]"]
+        if self.config.called_with:
+            parts += ["--configfile", *self.config.called_with]
+        if self.config.blocks and grid == self.config.grid:
+            parts += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config.blocks)}]"]
         return shlex.join([*parts, "--"] if parts[1:] else parts)
 
     def tasks(self, grid: str) -> list[str]:
-        return self.grid(grid)["tasks"]
+        return self.grid(grid).tasks
 
     def similarity_cells(self, grid: str) -> list[Cell]:
-        methods = self.grid(grid).get("similarity", {}).get("methods", ())
+        measured = self.grid(grid).similarity
+        methods = measured.methods if measured else ()
         return [cell for cell in self.cells(grid) if cell.method in methods and cell.compressor != "dense"]
 
     def latency_places(self, grid: str) -> dict[str, dict]:
         """Path of each latency measurement of the grid -> its model, compressor, corpus and seed."""
-        wanted = self.grid(grid).get("latency", {}).get("compressors", ())
+        measured = self.grid(grid).latency
+        wanted = measured.compressors if measured else ()
         places = {}
         for cell in self.cells(grid):
             if cell.compressor in wanted:
@@ -116,5 +132,5 @@ class Cells:
                 places[LATENCY.path(grid=grid, **place)] = place
         return places
 
-    def _limits(self, model: str) -> dict:
+    def _limits(self, model: str) -> model_limits.Limits:
         return model_limits.known(self.config, model)

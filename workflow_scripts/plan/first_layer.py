@@ -1,16 +1,16 @@
-"""What config.json says of a model's first layer, in which IDP's scores are made (recover/idp.py), and of the positions
-that keep one rotary table. Pure Python."""
+"""Reads from config.json how a model's first layer attends (IDP's scores are made there, recover/idp.py), and how
+many positions keep one rotary table. Pure Python."""
 
 
 def window(config: dict) -> int | None:
-    """Tokens that the first layer attends to at most, the query's own among them; None: all before it."""
+    """Most tokens that the first layer attends to, with the query's own; None if config.json sets no limit."""
     types = config.get("layer_types")
     slides = types[0] == "sliding_attention" if types else not config.get("max_window_layers")
     return config.get("sliding_window") if slides and config.get("use_sliding_window", True) else None
 
 
 def peculiarity(config: dict) -> str | None:
-    """In what the first layer differs from those that the scores know, in words; None if nothing shows here."""
+    """How the first layer differs from those that the scores know, in words; None if config.json shows none."""
     rotary = config.get("rope_parameters") or {}
     if config.get("attn_logit_softcapping"):
         return "caps the attention's logits"
@@ -20,11 +20,11 @@ def peculiarity(config: dict) -> str | None:
 
 
 def one_rotary_table(config: dict) -> int | None:
-    """Positions up to which a pass has the same rotary table whatever is in it; None where it always has.
+    """Positions up to which every pass has the same rotary table; None if all positions have.
 
-    Of `longrope` and `dynamic` tables the one for a pass follows its largest position. So a text beyond the original
-    length would change the numbers of every other text in its row, of itself by what it is packed with; and keys of a
-    prompt that was encoded alone would be turned by another table than the text behind them.
+    A `longrope` or `dynamic` table depends on the largest position of a pass. A text beyond the original length would
+    change the numbers of every other text in its row, and its own would depend on what it is packed with. Keys of a
+    prompt that was encoded alone would be rotated by another table than the text behind them.
     """
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     tables = parameters.values() if all(isinstance(p, dict) for p in parameters.values()) else [parameters]

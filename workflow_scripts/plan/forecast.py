@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import yaml
-
-from workflow_scripts.plan.config import DEVICES
+from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.layout import LATENCY, Cell, result_of
 from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.schema.compressors import Compressor
 
 LAYERS = 30
 VOCABULARY = (
@@ -58,13 +57,13 @@ class Forecast:
 
 def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
     """The forecast of a grid on a device by name; on the grid's own if none is named."""
-    constants = load_constants(device or plan.grid(grid)["device"])
+    constants = load_constants(device or plan.grid(grid).device)
     return Forecast(constants, forecast(plan, grid, constants))
 
 
 def load_constants(device: str | dict) -> dict:
     """A device's constants, by its name or given themselves, with the tasks' sizes; KeyError text lists the devices."""
-    table = yaml.safe_load(DEVICES.read_text())
+    table = device_table()
     if isinstance(device, dict):
         said = {"name": "own device", "description": "as given", "source": "not said"}
         return said | device | {"tasks": table["tasks"]}
@@ -89,26 +88,26 @@ def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
 
 
 def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus: str, device: dict) -> Cost:
-    p, settings = _parameters(plan, model), plan.config["compressors"][compressor]
-    calibration = plan.grid(grid)["calibration"]
-    tokens = calibration["windows"] * calibration["length"] if corpus != "none" else 0
+    p, settings = _parameters(plan, model), plan.config.compressors[compressor]
+    calibration = plan.grid(grid).calibration
+    tokens = calibration.windows * calibration.length if corpus != "none" else 0
     solves = p * width(p) if tokens else 0
     seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
-    disk = 0 if settings["algorithm"] == "dense" else p * (settings.get("bits") or 16) / 8
+    disk = 0 if settings.algorithm == "dense" else p * _bits(settings) / 8
     layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
     activations = tokens * width(p) * 4
-    if settings.get("engine") == "optimum":
+    if getattr(settings, "engine", "own") == "optimum":
         # the whole model in float32, here and in its process
         memory = 2 * (LIBRARIES + 4 * p) + layer + activations
     else:
-        memory = LIBRARIES + layer + min(activations, plan.config["activation_memory"] * 2**30)
+        memory = LIBRARIES + layer + min(activations, plan.config.activation_memory * 2**30)
     return Cost("compress_model", f"{model}/{compressor}/{corpus}", seconds, disk, memory)
 
 
 def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
     """An export on a CPU, whatever the form; no part of a grid's forecast, which plans none."""
-    p, settings = _parameters(plan, model), plan.config["compressors"][compressor]
-    packed = p * (settings.get("bits") or 16) / 8
+    p = _parameters(plan, model)
+    packed = p * _bits(plan.config.compressors[compressor]) / 8
     memory = LIBRARIES + EXPORTED * p + packed + CONVERTED * width(p) ** 2
     seconds = 2 * _loading(p, device) + EXPORT_SECONDS * p
     return Cost("export_model", f"{model}/{compressor}", seconds, 4 * p, memory)
@@ -116,7 +115,7 @@ def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, training = _parameters(plan, cell.model), plan.training(cell.grid, cell.method)
-    tokens = training["tokens"] if plan.config["methods"][cell.method].get("trained", True) else 0
+    tokens = training["tokens"] if getattr(plan.config.methods[cell.method], "trained", True) else 0
     heldout = 3 * training["heldout_windows"] * training["sequence_length"]
     seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
     activations = (
@@ -127,39 +126,39 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
 
 
 def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
-    p, evaluation = _parameters(plan, cell.model), plan.grid(cell.grid)["evaluation"]
+    p, evaluation = _parameters(plan, cell.model), plan.grid(cell.grid).evaluation
     items, tokens, generated = 0, 0, 0
-    shots = plan.config["methods"][cell.method].get("shots", 0)  # an example is about as long as a question
+    shots = getattr(plan.config.methods[cell.method], "shots", 0)  # an example is about as long as a question
     for task in plan.tasks(cell.grid):
         size = device["tasks"].get(task, device["tasks"]["default"])
-        n = min(evaluation["items"] or size["items"], size["items"])
+        n = min(evaluation.items or size["items"], size["items"])
         items, tokens = items + n, tokens + n * size["tokens"] * (1 + shots)
         if "generated" in size:
-            generated += n * (evaluation["generation_tokens"] or size["generated"])
-    text = evaluation["perplexity"]
-    tokens += VOCABULARY * len(text["corpora"]) * (text["windows"] or 160) * text["length"]
-    seconds = 2 * p * tokens / device["forward"] + generated * p / 1e9 / device["generate"]
+            generated += n * (evaluation.generation_tokens or size["generated"])
+    text = evaluation.perplexity
+    read = tokens + VOCABULARY * len(text.corpora) * (text.windows or 160) * text.length
+    seconds = 2 * p * read / device["forward"] + generated * p / 1e9 / device["generate"]
     seconds += _loading(p, device) + device["harness"]
-    activations = 16 * text["length"] * width(p) * 40 * device["bytes"]
+    activations = 16 * text.length * width(p) * 40 * device["bytes"]
     memory = LIBRARIES + _weights(p, device, copies=1) + activations
     return Cost("evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, memory)
 
 
 def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
-    p, measured = _parameters(plan, cell.model), plan.grid(cell.grid)["similarity"]
-    tokens = 2 * MAPS * measured["windows"] * measured["length"]
+    p, measured = _parameters(plan, cell.model), plan.grid(cell.grid).compared
+    tokens = 2 * MAPS * measured.windows * measured.length
     seconds = 2 * p * tokens / device["forward"] + 2 * _loading(p, device)
     return Cost("measure_similarity", cell.stem, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
 
 
 def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
     """Every variant's rounds, with a warm-up and an untimed prefill before each round of generated tokens."""
-    p, shape = _parameters(plan, place["model"]), plan.grid(grid)["latency"]
-    kinds = [plan.config["methods"][method]["kind"] for method in shape["methods"]]
+    p, shape = _parameters(plan, place["model"]), plan.grid(grid).timed
+    kinds = [plan.config.methods[method].kind for method in shape.methods]
     variants = sum(VARIANTS.get(kind, 1) for kind in kinds)
-    prefills = 1 + shape["repeats"] * (2 if shape["generate"] else 1)
-    tokens = variants * (prefills * shape["batch"] * shape["sequence"])
-    tokens += variants * shape["repeats"] * shape["generate"] * max(shape["batch"], STEP_ROWS)
+    prefills = 1 + shape.repeats * (2 if shape.generate else 1)
+    tokens = variants * (prefills * shape.batch * shape.sequence)
+    tokens += variants * shape.repeats * shape.generate * max(shape.batch, STEP_ROWS)
     seconds = 2 * p * tokens / device["forward"] + _loading(p, device)
     name = LATENCY.title(**place)
     return Cost("measure_latency", name, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
@@ -217,7 +216,12 @@ def measured_seconds(records: dict[str, dict]) -> dict[tuple[str, str], float]:
 
 
 def _parameters(plan: Plan, model: str) -> float:
-    return float(plan.config["models"][model]["parameters"])
+    return float(plan.config.models[model].parameters)
+
+
+def _bits(settings: Compressor) -> int:
+    """Bits of a stored weight; 16 if it is not quantised."""
+    return getattr(settings, "bits", None) or 16
 
 
 def width(parameters: float) -> float:

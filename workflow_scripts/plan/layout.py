@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from workflow_scripts.plan.config import unknown
+from workflow_scripts.plan.names import unknown
 
 EXPORTS = ("plain", "gptq", "gptq_v2", "compressed-tensors")  # formats of rule export_model
 PLACE = "{model}/{compressor}/{corpus}"

@@ -1,21 +1,29 @@
-"""What a model can't do, said before any job: too long windows and prompts, layers and linears it lacks, patterns that
-don't divide its widths, scores it has none of, first layers in which IDP can't score.
+"""Settings that a model cannot run, reported before any job starts: windows and prompts that are too long, layers and
+linears that it lacks, patterns that do not divide its widths, scores that are not defined for it, first layers in which
+IDP cannot score.
 
-A model's limits stand in its folder once it is fetched (config.json, names in the safetensors); before that in its
-entry of the catalogue, if it names them. Where neither is there, the job says the same at its start.
+A fetched model's limits stand in its folder (config.json, names in the safetensors). Before that its entry in the
+catalogue may name them. If neither is there, the job reports the same at its start.
 """
 
 import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 from workflow_scripts.plan import first_layer
-from workflow_scripts.plan.config import TRAINED, UNCALIBRATED, members_of, unknown
+from workflow_scripts.plan.names import unknown
+from workflow_scripts.plan.schema.configuration import Config
+from workflow_scripts.plan.schema.grids import Grid
+from workflow_scripts.plan.schema.methods import Idp, Lora, Method
 
 HINTS = {
     "positions": "max_position_embeddings",
     "layers": "num_hidden_layers",
-}  # of the catalogue, of config.json
+}  # of the catalogue -> of config.json
 WIDTHS = (
     "hidden_size",
     "intermediate_size",
@@ -24,28 +32,50 @@ WIDTHS = (
 )  # of config.json: inputs of decoder linears
 
 
-def known(config: dict, model: str) -> dict:
-    """{positions, layers, learned_positions, widths, type, modules, window, unscored, one_table} of a model; None or
-    empty what is not known. window, unscored, one_table: see first_layer."""
-    entry, folder = config["models"][model], Path("resources/models", model)
-    found = {key: entry.get(key) for key in (*HINTS, "learned_positions")}
-    found |= {"widths": [], "type": None, "modules": frozenset(), "window": None, "unscored": None}
-    found["one_table"] = None
-    if (file := folder / "config.json").exists():
-        read = _read_object(file)
-        found |= {key: read[name] for key, name in HINTS.items() if name in read}
-        found["learned_positions"] = read.get("model_type") == "opt"
-        found["widths"] = [read[name] for name in WIDTHS if isinstance(read.get(name), int)]
-        found["type"] = read.get("model_type")
-        for name in ("model.safetensors.index.json", "model.safetensors"):
-            if (weights := folder / name).exists():
-                found["modules"] = _modules(weights, weights.stat().st_mtime_ns)
-                break
-        found["window"] = first_layer.window(read)
-        found["one_table"] = first_layer.one_rotary_table(read)
-        fused = found["modules"] and not any(name.endswith(".q_proj") for name in found["modules"])
-        found["unscored"] = first_layer.peculiarity(read) or ("has fused projections" if fused else None)
-    return found
+@dataclass(frozen=True)
+class Limits:
+    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer."""
+
+    positions: int | None = None
+    layers: int | None = None
+    learned_positions: bool | None = None
+    widths: tuple[int, ...] = ()
+    type: str | None = None
+    modules: frozenset[str] = frozenset()
+    window: int | None = None
+    unscored: str | None = None
+    one_table: int | None = None
+
+
+UNKNOWN = Limits()
+
+
+def known(config: Config, model: str) -> Limits:
+    """The limits of a model, from its folder or from its entry in the catalogue."""
+    entry, folder = config.models[model], Path("resources/models", model)
+    hints = {name: getattr(entry, name) for name in HINTS}
+    if not (file := folder / "config.json").exists():
+        return Limits(**hints, learned_positions=entry.learned_positions)
+    read = _read_object(file)
+    modules = _modules_in(folder)
+    fused = modules and not any(name.endswith(".q_proj") for name in modules)
+    return Limits(
+        **hints | {name: read[key] for name, key in HINTS.items() if key in read},
+        learned_positions=read.get("model_type") == "opt",
+        widths=tuple(read[name] for name in WIDTHS if isinstance(read.get(name), int)),
+        type=read.get("model_type"),
+        modules=modules,
+        window=first_layer.window(read),
+        unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
+        one_table=first_layer.one_rotary_table(read),
+    )
+
+
+def _modules_in(folder: Path) -> frozenset[str]:
+    for name in ("model.safetensors.index.json", "model.safetensors"):
+        if (weights := folder / name).exists():
+            return _modules(weights, weights.stat().st_mtime_ns)
+    return frozenset()
 
 
 @functools.cache
@@ -72,133 +102,180 @@ def _refetch(file: Path) -> str:
     return f"delete {file.parent} and it will be fetched again"
 
 
-def problems(config: dict, limits: dict, grid: str, model: str, compressor: str, method: str) -> list[str]:
-    """What of a cell's settings its model can't do, each with the key's path. limits: of `known`."""
-    return [text for _, _, text in _found(config, limits, grid, model, compressor, method)]
+class Case(NamedTuple):
+    """A cell's settings beside its model's limits."""
+
+    config: Config
+    limits: Limits
+    grid: str
+    model: str
+    compressor: str
+    method: str
+
+    @property
+    def settings(self) -> Grid:
+        return self.config.grids[self.grid]
+
+    @property
+    def how(self) -> Method:
+        return self.config.methods[self.method]
+
+    @property
+    def adapters(self) -> list[str]:
+        """The members of its method; the method alone if it has none."""
+        return [member.adapter for member in self.how.combines] or [self.method]
 
 
-def _found(config: dict, limits: dict, grid: str, model: str, compressor: str, method: str):
-    """(key, what is possible at most, text) of each problem of a cell."""
-    spec, settings = config["methods"][method], config["grids"][grid]
-    if limits["learned_positions"] and spec.get("score", "").startswith("joint"):
-        key = f"methods.{method}.score"
-        said = f"{spec['score']} is not defined with learned positions, which {model} has; use auto or indep_mean"
-        yield key, 0, f"{key}: {said}"
-    if spec["kind"] == "idp" and limits["unscored"]:
-        key = f"methods.{method}"
-        yield key, 0, f"{key}: IDP can't choose prompts for {model}: its first layer {limits['unscored']}"
-    if spec["kind"] == "idp" and limits["window"]:
-        yield from _beyond_window(config, settings, limits["window"], grid, model, compressor, method)
-    beyond = [layer for layer in spec.get("layers") or () if layer >= (limits["layers"] or layer + 1)]
-    if beyond:
-        key, count = f"methods.{method}.layers", limits["layers"]
-        yield key, count, f"{key}: {beyond[0]} is not allowed; {model} has the layers 0 to {count - 1}"
-    if spec["kind"] == "lora" and limits["modules"]:
-        yield from _absent_targets(spec["targets"], limits, model, method)
-    if pattern := config["compressors"][compressor].get("pattern"):
-        key = f"compressors.{compressor}.pattern"
-        for width in limits["widths"]:
+class Found(NamedTuple):
+    """A setting that the model cannot run: its key, the most that is possible, the message."""
+
+    key: str
+    possible: int
+    message: str
+
+
+def problems(case: Case) -> list[str]:
+    """The settings of a cell that its model cannot run, each with its key's path."""
+    return [found.message for found in _found(case)]
+
+
+def _problem(key: str, possible: int, text: str) -> Found:
+    return Found(key, possible, f"{key}: {text}")
+
+
+def _found(case: Case) -> Iterator[Found]:
+    method, limits, model = case.how, case.limits, case.model
+    if isinstance(method, Idp):
+        yield from _unscorable(case, method)
+    if isinstance(method, Lora):
+        yield from _absent_layers(case, method)
+        yield from _absent_targets(case, method)
+    if pattern := getattr(case.config.compressors[case.compressor], "pattern", None):
+        for width in limits.widths:
             if width % int(pattern.split(":")[1]):
-                yield key, width, f"{key}: {pattern} does not divide the {width} inputs of linears of {model}"
-    if limits["one_table"]:
-        yield from _beyond_table(config, settings, limits["one_table"], grid, model, compressor, method)
-    if limits["positions"]:
-        yield from _beyond_positions(config, settings, limits["positions"], grid, model, compressor, method)
+                said = f"{pattern} does not divide the {width} inputs of linears of {model}"
+                yield _problem(f"compressors.{case.compressor}.pattern", width, said)
+    if limits.one_table:
+        yield from _beyond_table(case, limits.one_table)
+    if limits.positions:
+        yield from _beyond_positions(case, limits.positions)
 
 
-def _absent_targets(targets: dict, limits: dict, model: str, method: str):
-    kind, modules = limits["type"] if limits["type"] in targets else "default", limits["modules"]
-    for index, target in enumerate(targets.get(kind, ())):
+def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
+    key, limits = f"methods.{case.method}", case.limits
+    if limits.learned_positions and method.score.startswith("joint"):
+        said = f"not defined with learned positions, which {case.model} has; use auto or indep_mean"
+        yield _problem(f"{key}.score", 0, f"{method.score} is {said}")
+    if limits.unscored:
+        said = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
+        yield _problem(key, 0, said)
+    if limits.window:
+        yield from _beyond_window(case, limits.window)
+
+
+def _absent_layers(case: Case, method: Lora) -> Iterator[Found]:
+    count = case.limits.layers
+    beyond = [layer for layer in method.layers or () if count and layer >= count]
+    if count and beyond:
+        said = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
+        yield _problem(f"methods.{case.method}.layers", count, said)
+
+
+def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
+    modules, kind = case.limits.modules, case.limits.type
+    kind = kind if kind in method.targets else "default"
+    for index, target in enumerate(method.targets.get(kind, ()) if modules else ()):
         if not any(f".{name}".endswith(f".{target}") for name in modules):
-            key, last = (
-                f"methods.{method}.targets.{kind}[{index}]",
-                {name.rpartition(".")[2] for name in modules},
-            )
-            yield key, 0, unknown(key, target, sorted(last), f"module of {model}")
+            key = f"methods.{case.method}.targets.{kind}[{index}]"
+            last = sorted({name.rpartition(".")[2] for name in modules})
+            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}"))
 
 
-def _beyond_positions(config, settings, positions: int, grid: str, model: str, compressor: str, method: str):
+def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
     """Prompts that leave no room for text; windows that are too long (after their prompt)."""
-    alone = _members(config, method) or [method]
-    full = [(f"methods.{name}.tokens", n) for name in alone if (n := _prompt(config, name)) >= positions]
-    if not full and (n := _prompt(config, method)) >= positions:
-        full = [(f"methods.{method}.members", n)]
+    lengths = {name: _prompt(case.config, name) for name in case.adapters}
+    full = [(f"methods.{name}.tokens", tokens) for name, tokens in lengths.items() if tokens >= positions]
+    if not full and (tokens := _prompt(case.config, case.method)) >= positions:
+        full = [(f"methods.{case.method}.members", tokens)]
     for key, tokens in full:
-        said = f"a prompt of {tokens} leaves no room for text in the {positions} positions of {model}"
-        yield key, positions, f"{key}: {said}"
-    for key, length, prompt in _windows(config, settings, grid, compressor, method):
-        if prompt < positions < length + prompt:
-            after, beside = (f" after a prompt of {prompt}", f" with {method}") if prompt else ("", "")
-            said = f"{length} tokens{after} exceed the {positions} positions of {model}"
-            yield key, positions - prompt, f"{key}: {said}; at most {positions - prompt} are possible{beside}"
+        said = f"a prompt of {tokens} leaves no room for text in the {positions} positions of {case.model}"
+        yield _problem(key, positions, said)
+    for text in _texts(case):
+        if text.prompt < positions < text.length + text.prompt:
+            yield _too_long(case, text, positions, f"exceed the {positions} positions of {case.model}")
 
 
-def _beyond_window(config, settings, window: int, grid: str, model: str, compressor: str, method: str):
+def _beyond_window(case: Case, window: int) -> Iterator[Found]:
     """Text on which an IDP would choose, that is longer than what the first layer attends to."""
-    for key, length, prompt in _windows(config, settings, grid, compressor, method):
-        if key.startswith("grids.") and prompt and length + prompt > window:
-            said = f"{length} tokens after a prompt of {prompt} exceed the {window} that {model}'s first layer sees"
-            yield key, window - prompt, f"{key}: {said}; at most {window - prompt} are possible with {method}"
+    for text in _texts(case):
+        if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
+            said = f"exceed the {window} that {case.model}'s first layer sees"
+            yield _too_long(case, text, window, said)
 
 
-def _beyond_table(config, settings, table: int, grid: str, model: str, compressor: str, method: str):
+def _beyond_table(case: Case, table: int) -> Iterator[Found]:
     """Text that, behind a prompt or packed with others, is longer than one rotary table is for."""
-    packed = f"grids.{grid}.evaluation.perplexity.length"
-    for key, length, prompt in _windows(config, settings, grid, compressor, method):
-        if (prompt or key == packed) and length + prompt > table:
-            after, beside = (f" after a prompt of {prompt}", f" with {method}") if prompt else ("", "")
-            said = f"{length} tokens{after} exceed the {table} positions up to which {model} keeps one rotary table"
-            yield key, table - prompt, f"{key}: {said}; at most {max(0, table - prompt)} are possible{beside}"
+    packed = f"grids.{case.grid}.evaluation.perplexity.length"
+    for text in _texts(case):
+        if (text.prompt or text.key == packed) and text.length + text.prompt > table:
+            said = f"exceed the {table} positions up to which {case.model} keeps one rotary table"
+            yield _too_long(case, text, table, said)
 
 
-def _windows(config: dict, settings: dict, grid: str, compressor: str, method: str):
-    """(key, tokens, tokens of the prompt before them) of everything that the model reads for a cell."""
-    prompt = _prompt(config, method)
-    yield f"grids.{grid}.evaluation.perplexity.length", settings["evaluation"]["perplexity"]["length"], prompt
-    if config["compressors"][compressor]["algorithm"] not in UNCALIBRATED:
-        yield f"grids.{grid}.calibration.length", settings["calibration"]["length"], 0
-    length = config["training"][settings["training"]]["sequence_length"]
-    for adapter in _members(config, method) or [method]:
-        if config["methods"][adapter]["kind"] in TRAINED:
-            yield f"training.{settings['training']}.sequence_length", length, _prompt(config, adapter)
-    measured = settings.get("similarity", {})
-    if method in measured.get("methods", ()):
-        yield f"grids.{grid}.similarity.length", measured["length"], prompt
-    measured = settings.get("latency", {})
-    if method in measured.get("methods", ()):
-        yield f"grids.{grid}.latency.sequence", measured["sequence"] + measured["generate"], prompt
+class TextOf(NamedTuple):
+    """Text that the model reads for a cell: key of its length, its tokens, tokens of the prompt before it."""
+
+    key: str
+    length: int
+    prompt: int
 
 
-def _members(config: dict, method: str) -> list[str]:
-    return [member["adapter"] for member in members_of(config["methods"][method])]
+def _too_long(case: Case, text: TextOf, most: int, exceeds: str) -> Found:
+    after, beside = (f" after a prompt of {text.prompt}", f" with {case.method}") if text.prompt else ("", "")
+    possible = max(0, most - text.prompt)
+    said = f"{text.length} tokens{after} {exceeds}; at most {possible} are possible{beside}"
+    return _problem(text.key, most - text.prompt, said)
 
 
-def _prompt(config: dict, method: str) -> int:
+def _texts(case: Case) -> Iterator[TextOf]:
+    config, settings, grid = case.config, case.settings, f"grids.{case.grid}"
+    prompt = _prompt(config, case.method)
+    yield TextOf(f"{grid}.evaluation.perplexity.length", settings.evaluation.perplexity.length, prompt)
+    if config.compressors[case.compressor].calibrated:
+        yield TextOf(f"{grid}.calibration.length", settings.calibration.length, 0)
+    length = config.training[settings.training].sequence_length
+    for adapter in case.adapters:
+        if config.methods[adapter].trains:
+            key = f"training.{settings.training}.sequence_length"
+            yield TextOf(key, length, _prompt(config, adapter))
+    if (measured := settings.similarity) and case.method in measured.methods:
+        yield TextOf(f"{grid}.similarity.length", measured.length, prompt)
+    if (timed := settings.latency) and case.method in timed.methods:
+        yield TextOf(f"{grid}.latency.sequence", timed.sequence + timed.generate, prompt)
+
+
+def _prompt(config: Config, method: str) -> int:
     """Tokens of the longest soft prompt that a method puts before the text."""
-    spec = config["methods"][method]
-    lengths = [_prompt(config, member) for member in _members(config, method)]
-    return sum(lengths) if spec["kind"] == "concat" else max(lengths, default=spec.get("tokens", 0))
+    spec = config.methods[method]
+    lengths = [_prompt(config, member.adapter) for member in spec.combines]
+    return sum(lengths) if spec.kind == "concat" else max(lengths, default=getattr(spec, "tokens", 0))
 
 
-def of_grids(config: dict) -> list[str]:
+def of_grids(config: Config) -> list[str]:
     """The problems of every cell of every grid: each key once, with the model and method that leave it the least."""
-    limits = {model: known(config, model) for model in config["models"]}
-    found: dict[str, dict] = {}  # key -> {(model, method): (possible, text)}
-    for grid, settings in config["grids"].items():
-        for block in settings["blocks"].values():
-            for model in block["models"]:
-                if any(limits[model].values()):
-                    for compressor in block["compressors"]:
-                        for method in block["methods"]:
-                            cell = (config, limits[model], grid, model, compressor, method)
-                            for key, possible, text in _found(*cell):
-                                found.setdefault(key, {}).setdefault((model, method), (possible, text))
-    return [
-        min(places.values(), key=lambda place: place[0])[1]
-        + (
-            f" (found in {len(places)} pairs of model and method, this is the tightest)"
-            if len(places) > 1
-            else ""
-        )
-        for places in found.values()
-    ]
+    limits = {model: known(config, model) for model in config.models}
+    found: dict[str, dict[tuple[str, str], Found]] = {}
+    for grid, settings in config.grids.items():
+        for block in settings.blocks.values():
+            models = [model for model in block.models if limits[model] != UNKNOWN]
+            for names in itertools.product(models, block.compressors, block.methods):
+                model, _, method = names
+                for problem in _found(Case(config, limits[model], grid, *names)):
+                    found.setdefault(problem.key, {}).setdefault((model, method), problem)
+    return [_tightest(list(places.values())) for places in found.values()]
+
+
+def _tightest(places: list[Found]) -> str:
+    message = min(places, key=lambda place: place.possible).message
+    pairs = f" (found in {len(places)} pairs of model and method, this is the tightest)"
+    return message + (pairs if len(places) > 1 else "")

@@ -7,14 +7,20 @@ its recipe changes, whatever the file times say.
 
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
-from workflow_scripts.plan.config import DEVICES, TRAINED, load, read
+from workflow_scripts.plan.config import load, read
+from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_digest
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell, companions
+from workflow_scripts.plan.schema.grids import Regime
+from workflow_scripts.plan.schema.methods import FewShot
+from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
 
 # Modules that serve single kinds of methods, or compress by one engine: imported lazily, digested only where used.
 MODULES = {
@@ -28,17 +34,13 @@ MODULES = {
     "fewshot": (),
 }
 ENGINES = {"own": ("compress/engines/own.py",), "optimum": ("compress/engines/optimum.py",)}
-ANALYSIS = (
-    "find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page",
-)  # fmt: skip
-ANALYSED = (
-    "paper",
-    "templates",
-    "captions",
-)  # folders of reports/ that the analysis reads; others hold results
+ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
+ANALYSED = ("paper", "templates", "captions")  # folders of reports/ that the analysis reads
 SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
-SAID = ("note", "licence")  # of a source: for its readers, no result depends on it
-UNSAID = (("engine", "own"), ("forward", "fp32"))  # of a compressor: as if the key were not there
+DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no result depends on them
+# Of a compressor: default values that are dropped, so that writing them changes no recipe.
+KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
+TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
 OPTIONAL = frozenset(module for modules in (MODULES | ENGINES).values() for module in modules)
 
 
@@ -50,7 +52,10 @@ def _code(entry: str, *kinds: str) -> str:
 class Plan(Cells):
     """A checked configuration's cells and, for each artefact, its inputs and parameters."""
 
-    CACHED = (*Cells.CACHED, "fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis")
+    CACHED: ClassVar[tuple[str, ...]] = (
+        *(*Cells.CACHED, "task_settings", "evaluation", "training", "_without_training"),
+        *("fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis"),
+    )
 
     # ------------------------------------------------------------------------------------------- slices
 
@@ -58,60 +63,71 @@ class Plan(Cells):
         """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""
         cells = [*self.cells(grid), *self.adapters(grid)]
         return {
-            "methods": {cell.method: self.config["methods"][cell.method] for cell in cells},
+            "methods": {cell.method: self.config.methods[cell.method].dump() for cell in cells},
             "compressors": {cell.compressor: self.compressor(cell.compressor) for cell in cells},
-            "tasks": {task: self.config["tasks"][task] for task in self.tasks(grid)},
+            "tasks": self.task_settings(grid),
         }
 
     def method(self, cell: Cell) -> dict:
         """The cell's method as its entry gets it: members resolved to adapter and seed."""
-        method = {
-            key: value for key, value in self.config["methods"][cell.method].items() if key != "training"
-        }
-        if "members" in method:
-            method["members"] = [{"adapter": m.method, "seed": m.seed} for m in self.members(cell)]
-        return method
+        method = self._without_training(cell.method)
+        if "members" not in method:
+            return method
+        return method | {"members": [{"adapter": m.method, "seed": m.seed} for m in self.members(cell)]}
 
-    def regime(self, grid: str) -> dict:
-        return self.config["training"][self.grid(grid)["training"]]
+    def _without_training(self, method: str) -> dict:
+        return self.config.methods[method].model_dump(exclude={"training"})
+
+    def task_settings(self, grid: str) -> dict[str, dict]:
+        """The settings of each of the grid's tasks."""
+        return {task: self.config.tasks[task].dump() for task in self.tasks(grid)}
+
+    def evaluation(self, grid: str) -> dict:
+        """What the grid evaluates of every cell."""
+        return self.grid(grid).evaluation.dump()
+
+    def regime(self, grid: str) -> Regime:
+        return self.config.training[self.grid(grid).training]
 
     def training(self, grid: str, method: str) -> dict:
         """Training settings of one adapter: the regime, its tuner's settings, the method's own on top.
 
         Without `checkpoint_minutes`, on which no result depends.
         """
-        regime, settings = self.regime(grid), self.config["methods"][method]
-        shared = {key: value for key, value in regime.items() if key not in (*TRAINED, "checkpoint_minutes")}
+        regime, settings = self.regime(grid).dump(), self.config.methods[method].dump()
+        shared = {key: value for key, value in regime.items() if key not in (*TUNERS, "checkpoint_minutes")}
         return shared | regime[settings["kind"]] | settings.get("training", {})
 
     def compressor(self, name: str) -> dict:
-        """The compressor's settings, without keys that say what holds where they are absent."""
-        settings = self.config["compressors"][name]
-        return {key: value for key, value in settings.items() if (key, value) not in UNSAID}
+        """The compressor's settings, without keys whose value changes nothing."""
+        settings = self.config.compressors[name].dump()
+        return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
 
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
         entry = {"models": "fetch_model", "corpora": "fetch_corpus", "benchmarks": "fetch_benchmark"}
-        code, source = _code(entry[catalogue]), self._source(catalogue, name, task)
-        spec = {key: value for key, value in source.items() if key not in (*SIZES, *SAID)}
+        code, source = _code(entry[catalogue]), self.source(catalogue, name, task)
+        spec = {k: v for k, v in source.dump().items() if k not in (*SIZES, *DESCRIPTIVE_KEYS)}
         if catalogue == "models":
-            spec["allow_remote_code"] = name in self.config["trusted_code"]
+            spec["allow_remote_code"] = name in self.config.trusted_code
         return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
 
     def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        """What a source's manifest says about it and no recipe holds: note and licence."""
-        source = self._source(catalogue, name, task)
-        return {key: source[key] for key in SAID if key in source}
+        """A source's note and licence, which its manifest holds and no recipe."""
+        source = self.source(catalogue, name, task).dump()
+        return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
-    def _source(self, catalogue: str, name: str, task: str | None) -> dict:
-        return self.config[catalogue][name] if task is None else self.config[catalogue][name][task]
+    def source(self, catalogue: str, name: str, task: str | None = None) -> Model | Corpus | Benchmark:
+        """A catalogue's entry; of a set of benchmarks, that of a task."""
+        entry = getattr(self.config, catalogue)[name]
+        return entry if task is None else entry[task]
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
         settings = {"compressor": self.compressor(compressor)}
         inputs = [self.recipe("models", model)]
         if corpus != "none":
-            settings["calibration"] = self.grid(grid)["calibration"]
+            settings["calibration"] = self.grid(grid).calibration.dump()
             inputs.append(self.recipe("corpora", corpus))
         return _with_recipe(
             settings, _code("compress_model", settings["compressor"].get("engine", "own")), inputs
@@ -127,28 +143,25 @@ class Plan(Cells):
         return _with_recipe(settings, _code("train_adapter", settings["method"]["kind"]), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
-        evaluation = self.grid(cell.grid)["evaluation"]
-        tasks = self.tasks(cell.grid)
-        method = self.method(cell)
-        shots = {"num_fewshot": method["shots"]} if method["kind"] == "fewshot" else {}
+        grid, tasks, method = self.grid(cell.grid), self.tasks(cell.grid), self.config.methods[cell.method]
+        shots = {"num_fewshot": method.shots} if isinstance(method, FewShot) else {}
         settings = {
-            "method": method,
-            "tasks": {task: self.config["tasks"][task] | shots for task in tasks},
-            "evaluation": evaluation,
+            "method": self.method(cell),
+            "tasks": {task: settings | shots for task, settings in self.task_settings(cell.grid).items()},
+            "evaluation": self.evaluation(cell.grid),
         }
-        data = self.grid(cell.grid)["benchmarks"]
         inputs = [
             *self._attached(cell),
-            *(self.recipe("benchmarks", data, task) for task in tasks),
-            *(_definition(self.config["tasks"][task]["task"] or task) for task in tasks),
-            *(self.recipe("corpora", corpus) for corpus in evaluation["perplexity"]["corpora"]),
+            *(self.recipe("benchmarks", grid.benchmarks, task) for task in tasks),
+            *(_definition(self.config.tasks[task].task or task) for task in tasks),
+            *(self.recipe("corpora", corpus) for corpus in grid.evaluation.perplexity.corpora),
         ]
         return _with_recipe(settings, self._evaluation_code("evaluate_cell", cell), inputs)
 
     def similarity(self, cell: Cell) -> dict:
-        measured = self.grid(cell.grid)["similarity"]
-        settings = {"method": self.method(cell), "windows": measured["windows"], "length": measured["length"]}
-        inputs = [*self._attached(cell), self.recipe("corpora", measured["corpus"])]
+        measured = self.grid(cell.grid).compared
+        settings = {"method": self.method(cell), "windows": measured.windows, "length": measured.length}
+        inputs = [*self._attached(cell), self.recipe("corpora", measured.corpus)]
         return _with_recipe(settings, self._evaluation_code("measure_similarity", cell), inputs)
 
     def artefacts(self, grid: str) -> dict[str, str]:
@@ -156,9 +169,9 @@ class Plan(Cells):
         cells, adapters, settings = self.cells(grid), self.adapters(grid), self.grid(grid)
         corpora = {cell.corpus for cell in cells} - {"none"}
         corpora |= {self.training_corpus(cell) for cell in adapters}
-        corpora |= {*settings["evaluation"]["perplexity"]["corpora"]}
-        corpora |= {settings["similarity"]["corpus"]} if "similarity" in settings else set()
-        data = settings["benchmarks"]
+        corpora |= {*settings.evaluation.perplexity.corpora}
+        corpora |= {settings.similarity.corpus} if settings.similarity else set()
+        data = settings.benchmarks
         return {
             **{MODEL.path(model=cell.model): self.recipe("models", cell.model) for cell in cells},
             **{CORPUS.path(corpus=name): self.recipe("corpora", name) for name in sorted(corpora)},
@@ -187,11 +200,11 @@ class Plan(Cells):
         """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
         settings = {
             "cells": [cell.json for cell in self.cells(grid)],
-            "pair": self.grid(grid)["pair"],
+            "pair": self.grid(grid).pair.dump(),
             "catalogue": self.catalogue(grid),
-            "description": self.grid(grid)["description"],
+            "description": self.grid(grid).description,
         }
-        inputs = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
+        inputs: list[object] = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
         if entry == "find_answers":
@@ -200,21 +213,19 @@ class Plan(Cells):
                 for corpus, names in self.training_corpora(grid).items()
             }
             settings["benchmarks"] = {
-                task: BENCHMARK.path(benchmarks=self.grid(grid)["benchmarks"], task=task)
+                task: BENCHMARK.path(benchmarks=self.grid(grid).benchmarks, task=task)
                 for task in self.tasks(grid)
             }
         if entry in ("plot_figure", "draw_page"):
-            settings["planned"] = {
-                "similarity": len(self.similarity_cells(grid)), "latency": len(self.latency_places(grid)),
-            }  # fmt: skip
+            measured = {"similarity": self.similarity_cells(grid), "latency": self.latency_places(grid)}
+            settings["planned"] = {kind: len(jobs) for kind, jobs in measured.items()}
         if entry == "draw_page":  # its forecast's constants are no code
             counted = list(self.blocks(grid))
-            settings["blocks"] = {
-                "counted": counted, "left_out": [name for name in self.grid(grid)["blocks"] if name not in counted],
-            }  # fmt: skip
+            left_out = [name for name in self.grid(grid).blocks if name not in counted]
+            settings["blocks"] = {"counted": counted, "left_out": left_out}
             models = {cell.model for cell in self.cells(grid)}
-            settings["parameters"] = {m: self.config["models"][m]["parameters"] for m in sorted(models)}
-            inputs += [sha256_file(DEVICES), self.grid(grid)["device"]]
+            settings["parameters"] = {m: self.config.models[m].parameters for m in sorted(models)}
+            inputs += [sha256_file(DEVICES), self.grid(grid).device]
         if entry == "report_grid":
             settings["counted"] = self.counted(grid)
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
@@ -224,16 +235,13 @@ class Plan(Cells):
 
     def latency(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""
-        measured = dict(self.grid(grid)["latency"])
-        measured.pop("compressors")
-        cells = [
-            Cell(grid, model, compressor, corpus, method, int(seed)) for method in measured.pop("methods")
-        ]
+        latency = self.grid(grid).timed
+        cells = [Cell(grid, model, compressor, corpus, method, int(seed)) for method in latency.methods]
         every = [*cells, *(member for cell in cells for member in self.members(cell))]
         settings = {
             "methods": {cell.method: self.method(cell) for cell in every},
-            "precision": self.grid(grid)["evaluation"]["precision"],
-            **measured,
+            "precision": self.grid(grid).evaluation.precision,
+            **latency.model_dump(exclude={"compressors", "methods"}),
         }
         kinds = {method["kind"] for method in settings["methods"].values()}
         return _with_recipe(
@@ -241,7 +249,7 @@ class Plan(Cells):
         )
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
-        kinds = {self.config["methods"][c.method]["kind"] for c in (cell, *self.members(cell))}
+        kinds = {self.config.methods[c.method].kind for c in (cell, *self.members(cell))}
         return _code(entry, *kinds)
 
     def _attached(self, cell: Cell) -> list:
@@ -261,10 +269,10 @@ class Plan(Cells):
         return self.evaluate(cell)["recipe"]
 
 
-def plan_of(configfiles: list[str], grid: str, blocks: list[str] | None = None) -> Plan:
+def plan_of(configfiles: Iterable[object], grid: str, blocks: list[str] | None = None) -> Plan:
     """The plan of these files, merged as Snakemake merges them, with this grid (and its blocks) as the configured one.
 
-    ConfigError says what is wrong with them.
+    Raises ConfigError with every mistake in them.
     """
     chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
     return Plan(load(read(*configfiles) | chosen))

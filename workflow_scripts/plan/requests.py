@@ -83,8 +83,8 @@ class Requests:
 
     def _compute(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
         cell = Cell(grid, model, compressor, corpus, method, 0)
-        parameters = float(self.plan.config["models"][model]["parameters"])
-        evaluated = BYTES[self.plan.grid(grid)["evaluation"]["precision"]]
+        parameters = float(self.plan.config.models[model].parameters)
+        evaluated = BYTES[self.plan.grid(grid).evaluation.precision]
         match rule:  # `host`: bytes of host memory where a GPU holds the rest
             case "compress_model":
                 cost = forecast.compression_cost(self.plan, grid, model, compressor, corpus, self.hardware)
@@ -154,7 +154,7 @@ class Requests:
         grid = dict(wildcards)["grid"]
         if rule == "measure_similarity":
             return [f"no `similarity` in grids.{grid} (two models in float32)"]
-        settings = self.plan.grid(grid)["evaluation"]
+        settings = self.plan.grid(grid).evaluation.dump()
         if rule == "train_adapter":
             settings = self.plan.training(grid, dict(wildcards)["method"])
         ways = ["precision bf16"] if settings["precision"] == "fp32" else []
@@ -162,7 +162,7 @@ class Requests:
 
     def threads(self, model: str) -> int:
         """Small models run fastest as many jobs of one thread; a large one needs its machine's cores."""
-        return 1 if self.plan.config["models"][model]["parameters"] < 1e9 else 8
+        return 1 if self.plan.config.models[model].parameters < 1e9 else 8
 
     def extra(self) -> str:
         """SIGUSR1 to a job's processes before the end of its time: training then writes a checkpoint."""

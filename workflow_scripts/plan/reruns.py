@@ -150,7 +150,7 @@ class Reruns:
 
     def benchmarks(self, names: Names) -> list[Input]:
         """The grid's tasks."""
-        data = self.plan.grid(names["grid"])["benchmarks"]
+        data = self.plan.grid(names["grid"]).benchmarks
         return [
             Input(BENCHMARK.path(benchmarks=data, task=task), self.plan.recipe("benchmarks", data, task))
             for task in self.plan.tasks(names["grid"])
@@ -158,15 +158,15 @@ class Reruns:
 
     def perplexity_text(self, names: Names) -> list[Input]:
         """The corpora whose perplexity the grid's evaluations measure."""
-        return [*map(self.corpus, self.plan.grid(names["grid"])["evaluation"]["perplexity"]["corpora"])]
+        return [*map(self.corpus, self.plan.grid(names["grid"]).evaluation.perplexity.corpora)]
 
     def similarity_text(self, names: Names) -> Input:
         """The text on which the grid's cells are compared with the dense model."""
-        return self.corpus(self.plan.grid(names["grid"])["similarity"]["corpus"])
+        return self.corpus(self.plan.grid(names["grid"]).compared.corpus)
 
     def centring_text(self, names: Names) -> list[Input]:
         """The text whose median centres an IDP's `calibrated` scores."""
-        calibrated = self.plan.config["methods"][names["method"]].get("calibrated", False)
+        calibrated = getattr(self.plan.config.methods[names["method"]], "calibrated", False)
         return [self.corpus(names["corpus"])] if calibrated else []
 
     # ---------------------------------------------------------------------------------------- roll-ups
@@ -191,7 +191,7 @@ class Reruns:
 
     def present(self, files: Iterable[str]) -> list[str]:
         """The files that a roll-up reads: with `partial` those that exist, missing cells are then shown as missing."""
-        return [file for file in files if not self.plan.config["partial"] or os.path.exists(file)]
+        return [file for file in files if not self.plan.config.partial or os.path.exists(file)]
 
     def missing_files(self, grid: str) -> str | None:
         """A line on deleted files that a finished report was made from; None if there is none. No job needs these

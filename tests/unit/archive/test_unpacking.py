@@ -18,7 +18,7 @@ from workflow_scripts.archive.packing import CONFIG, FORMAT, INDEX, METADATA, SA
 from workflow_scripts.archive.unpacking import opened
 from workflow_scripts.commands import rebuild
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
-from workflow_scripts.plan.config import load
+from workflow_scripts.plan.config import files, load, read, write_complete
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +38,7 @@ def write_index(folder: Path, **changes) -> None:
 def sound(tmp_path_factory) -> Path:
     """An archive of two cells of the smoke grid; the working folder for it has the same configuration."""
     root = tmp_path_factory.mktemp("sound")
-    shipped = yaml.safe_load((ROOT / CONFIG).read_text())
+    shipped = read(*files(root=ROOT))
     config = shipped | {"grid": "smoke", "grids": {"smoke": shipped["grids"]["smoke"]}}
     made = Plan(load(config))
     cells = made.cells("smoke")[:2]
@@ -68,7 +68,7 @@ def it(sound, tmp_path, monkeypatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     shutil.copytree(sound, "it")
-    shutil.copyfile(sound / CONFIG, CONFIG)
+    write_complete(yaml.safe_load((sound / CONFIG).read_text()), Path())
     return Path("it")
 
 
@@ -107,7 +107,7 @@ def test_a_folder_and_a_file_open_alike(it):
 def test_the_committed_archive_is_sound():
     if (ROOT / "reports/bench" / INDEX).is_file():
         with opened(ROOT / "reports/bench") as (_, index, plan):
-            assert index["grid"] in plan.config["grids"]
+            assert index["grid"] in plan.config.grids
 
 
 def test_sound_archives_are_compared_rebuilt_and_restored(it, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from workflow_scripts.cluster.slurm import PREFIX, REQUEST, SlurmError, partitio
 from workflow_scripts.commands import preflight
 from workflow_scripts.commands.preflight import reading_request
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan.config import files
 from workflow_scripts.plan.recipes import plan_of
 from workflow_scripts.plan.requests import read_site
 
@@ -184,7 +185,7 @@ def test_of_several_partitions_the_longest_time_counts(commands):
 
 
 def test_later_attempts_that_could_never_start_or_end_are_named(commands, tmp_path, capsys):
-    plan = plan_of([ROOT / "config.yaml"], "paper")
+    plan = plan_of(files(root=ROOT), "paper")
     commands("scontrol", PARTITION)
     commands("sinfo", "echo '128000+'; echo 64000")
     commands("sbatch", "")

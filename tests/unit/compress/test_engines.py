@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
@@ -21,7 +20,7 @@ from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
-from workflow_scripts.plan.config import ConfigError, load
+from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import corpora, models
 
@@ -43,7 +42,7 @@ CALIBRATION = {"windows": 8, "length": 32}
 
 @pytest.fixture(scope="module")
 def shipped():
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
+    return read(*files(root=ROOT))
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,19 @@
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
-import yaml
 
-from workflow_scripts.plan.config import ConfigError, load, read
+from workflow_scripts.plan.config import ConfigError, files, load, read
+from workflow_scripts.plan.schema.compressors import KINDS
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
+    return read(*files(root=ROOT))
 
 
 def problems_of(config, path, value):
@@ -33,10 +34,10 @@ def problems_of(config, path, value):
 
 def test_the_shipped_configuration_is_valid_and_complete(shipped):
     config = load(shipped)
-    assert {"smoke", "bench", "paper"} <= set(config["grids"])
-    assert config["compressors"]["gptq-w3"]["damping"] == 0.01
-    assert config["training"]["paper"]["tokens"] == 40_960_000
-    assert load(config) == config, "filling in defaults twice changes something"
+    assert {"smoke", "bench", "paper"} <= set(config.grids)
+    assert config.compressors["gptq-w3"].damping == 0.01
+    assert config.training["paper"].tokens == 40_960_000
+    assert load(config.dump()) == config, "filling in defaults twice changes something"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,7 @@ def test_a_wrong_value_that_an_anchor_hands_on_is_said_once(shipped):
 
 def test_a_load_knows_the_algorithms_that_a_configuration_may_name():
     from workflow_scripts.compress.settings import ALGORITHMS, CALIBRATED
-    from workflow_scripts.plan.config import UNCALIBRATED
 
-    assert sorted(ALGORITHMS) == sorted((*CALIBRATED, *UNCALIBRATED))
+    kinds = {get_args(kind.model_fields["algorithm"].annotation)[0]: kind for kind in KINDS}
+    assert sorted(ALGORITHMS) == sorted(kinds)
+    assert sorted(CALIBRATED) == sorted(name for name, kind in kinds.items() if kind.calibrated)

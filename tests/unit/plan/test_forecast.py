@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks import device
 from workflow_scripts.__main__ import main
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.plan import layout
-from workflow_scripts.plan.config import DEVICES, load
+from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.devices import device_table
 from workflow_scripts.plan.forecast import (
     PACKED_BYTES,
     compare,
@@ -25,12 +25,11 @@ from workflow_scripts.plan.forecast import (
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIG = ROOT / "config.yaml"
 
 
 @pytest.fixture(scope="module")
 def plan():
-    return Plan(load(yaml.safe_load(CONFIG.read_text())))
+    return Plan(load(read(*files(root=ROOT))))
 
 
 def kinds(costs):
@@ -47,7 +46,7 @@ def test_the_jobs_are_those_of_the_plan(plan):
 def test_training_is_four_flop_per_parameter_and_token(plan):
     device = load_constants("a100-80g") | {"overhead": 0, "load": float("inf"), "forward": float("inf")}
     cell = plan.adapters("paper")[0]
-    expected = 4 * plan.config["models"][cell.model]["parameters"] * 40_960_000 / device["train"]
+    expected = 4 * plan.config.models[cell.model].parameters * 40_960_000 / device["train"]
     assert training_cost(plan, cell, device).seconds == pytest.approx(expected)
 
 
@@ -133,17 +132,18 @@ def test_packed_copies_count_on_a_cpu_up_to_what_is_packed():
     from workflow_scripts.kernels import packed_linears
 
     assert PACKED_BYTES == packed_linears.MOST_BYTES
-    plan = Plan(load(yaml.safe_load(CONFIG.read_text())))
+    plan = Plan(load(read(*files(root=ROOT))))
     cpu, cell = load_constants("cpu-2"), plan.adapters("smoke")[0]
     gpu, size = cpu | {"gpu": True}, 4 * 1.345e8
     for cost, copies in ((training_cost, 2), (evaluation_cost, 1)):
         assert cost(plan, cell, cpu).memory - cost(plan, cell, gpu).memory == pytest.approx(copies * size)
-    plan.config["models"]["smollm2-135m"]["parameters"] = 2e9
+    large = plan.config.models["smollm2-135m"].model_copy(update={"parameters": 2e9})
+    plan = Plan(plan.config.model_copy(update={"models": {"smollm2-135m": large}}))
     assert training_cost(plan, cell, cpu).memory == training_cost(plan, cell, gpu).memory
 
 
 def test_every_device_has_every_constant_and_says_where_they_are_from():
-    devices = yaml.safe_load(DEVICES.read_text())["devices"]
+    devices = device_table()["devices"]
     assert {frozenset(device) for device in devices.values()} == {frozenset(devices["cpu-2"])}
     assert all(device["source"] for device in devices.values())
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from safetensors.numpy import save_file
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan.config import ConfigError, load
+from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
 
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # without resources/
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
+    return read(*files(root=ROOT))
 
 
 def edit(config: dict, path: list, value) -> dict:

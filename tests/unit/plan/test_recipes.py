@@ -1,17 +1,16 @@
 """grid: cells, their inputs, and recipes that change exactly with what determines an artefact."""
 
-import copy
 import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
-from workflow_scripts.plan.config import load, named_files
+from workflow_scripts.plan.config import files, load, named_files, read
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
 from workflow_scripts.plan.recipes import MODULES, Plan, plan_of
+from workflow_scripts.plan.schema.problems import json_schema
 from workflow_scripts.report.figure_style import FAMILIES
 from workflow_scripts.report.tables import TYPES
 
@@ -20,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    return load(read(*files(root=ROOT)))
 
 
 def changed_recipes(before: Plan, after: Plan, grid: str) -> tuple[set, set, set]:
@@ -36,8 +35,7 @@ def changed_recipes(before: Plan, after: Plan, grid: str) -> tuple[set, set, set
 
 
 def edited(config, path, value):
-    config = copy.deepcopy(config)
-    part = config
+    config = part = config.dump()
     for key in path[:-1]:
         part = part[key]
     part[path[-1]] = value
@@ -51,7 +49,7 @@ def test_smoke_has_fifteen_cells_and_eight_adapters(shipped):
 
 
 def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipped):
-    config = copy.deepcopy(shipped)
+    config = shipped.dump()
     block = {
         "models": ["smollm2-135m"],
         "compressors": ["dense", "rtn-w3", "gptq-w3"], "corpora": ["wikipedia", "c4-sample"],
@@ -69,7 +67,7 @@ def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipp
 
 def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
     every = Plan(shipped)
-    plan = plan_of([ROOT / "config.yaml"], "bench", ["core", "seeds"])
+    plan = plan_of(files(root=ROOT), "bench", ["core", "seeds"])
     assert set(plan.blocks("bench")) == {"core", "seeds"}
     assert plan.cells("bench") == [*every.blocks("bench")["core"], *every.blocks("bench")["seeds"]]
     assert plan.cells("smoke") == every.cells("smoke")
@@ -119,14 +117,14 @@ def test_members_of_other_text_are_trained_on_the_cells_own_weights(shipped):
 
 
 def test_a_text_that_adapters_alone_are_trained_on_is_among_what_the_grid_fetches(shipped):
-    config = copy.deepcopy(shipped)
+    config = shipped.dump()
     config["grids"]["smoke"]["blocks"]["core"]["methods"].append("prompt-50-c4-sample")
     text = "resources/corpora/c4-sample/manifest.json"
     assert text in Plan(load(config)).artefacts("smoke") and text not in Plan(shipped).artefacts("smoke")
 
 
 def test_answers_are_sought_in_the_text_that_the_pair_is_trained_on(shipped):
-    config = copy.deepcopy(shipped)
+    config = shipped.dump()
     config["grids"]["bench"]["pair"]["prompt"] = "idp-50-corpora"
     both = ["c4-sample", "wikipedia"]
     plan = Plan(load(config))
@@ -205,8 +203,8 @@ def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):
 
 
 def test_every_kind_of_method_has_its_modules_its_type_in_the_tables_and_its_marks_in_the_figures():
-    schema = yaml.safe_load((ROOT / "workflow_scripts" / "plan" / "config.schema.yaml").read_text())
-    kinds = set(schema["$defs"]["method"]["properties"]["kind"]["enum"])
+    methods = json_schema()["properties"]["methods"]["additionalProperties"]
+    kinds = set(methods["discriminator"]["mapping"])
     assert kinds == set(MODULES) == set(TYPES) == set(FAMILIES)
     assert len(FAMILIES) == len({marker for _, _, marker, _ in FAMILIES.values()})
 
@@ -249,7 +247,7 @@ GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0
 )  # fmt: skip
 def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
     with pytest.raises(ValueError, match=words):
-        check_path(GPTQ.replace(part, wrong), shipped)
+        check_path(GPTQ.replace(part, wrong), shipped.names())
 
 
 def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
@@ -259,9 +257,9 @@ def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_for
     assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
     path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/{}/export.json"
     for form in EXPORTS:
-        check_path(path.format(form), shipped)
+        check_path(path.format(form), shipped.names())
     with pytest.raises(ValueError, match=r"'gptq_v3' is no format of an export; .* did you mean 'gptq_v2'"):
-        check_path(path.format("gptq_v3"), shipped)
+        check_path(path.format("gptq_v3"), shipped.names())
 
 
 def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):
@@ -279,17 +277,17 @@ def test_explain_reads_a_cells_path_and_names_all_that_it_stands_on(shipped):
 
 def test_every_path_that_a_plan_makes_can_be(shipped):
     plan = Plan(shipped)
-    for grid in shipped["grids"]:
+    for grid in shipped.grids:
         for path in plan.artefacts(grid):
             for file in (path, f"./{path}", *companions(path)):
-                check_path(file, shipped)
-    check_path("results/smoke/report.html", shipped)
-    check_path("results/smoke/tables/table1.html", shipped)
+                check_path(file, shipped.names())
+    check_path("results/smoke/report.html", shipped.names())
+    check_path("results/smoke/tables/table1.html", shipped.names())
 
 
 def test_every_cell_of_the_shipped_grids_can_be(shipped):
     plan = Plan(shipped)
-    assert all(plan.check(cell) == cell for grid in shipped["grids"] for cell in plan.cells(grid))
+    assert all(plan.check(cell) == cell for grid in shipped.grids for cell in plan.cells(grid))
 
 
 @pytest.mark.parametrize("grid", ["bench", "paper"])
@@ -300,7 +298,7 @@ def test_every_adapter_stands_on_the_dense_model_too_and_every_idp_beside_its_me
         assert set(plan.members(cell)) <= cells, cell
     for adapter in plan.adapters(grid):
         assert adapter._replace(compressor="dense") in cells, adapter
-    dynamic = {method for method in {c.method for c in cells} if shipped["methods"][method]["kind"] == "idp"}
+    dynamic = {method for method in {c.method for c in cells} if shipped.methods[method].kind == "idp"}
     corpora = {"bench": "idp-50-corpora", "paper": "idp-50-hub-corpora"}[grid]
     assert {"idp-50-100", "idp-26-50-100", "idp-50-seeds", corpora} <= dynamic
     for cell in cells:
@@ -310,10 +308,12 @@ def test_every_adapter_stands_on_the_dense_model_too_and_every_idp_beside_its_me
 
 def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = named_files([tmp_path / "mine.yaml", "/elsewhere/more.yaml", tmp_path / "config.yaml"])
-    assert files == ["mine.yaml", "/elsewhere/more.yaml"]
+    named = named_files([tmp_path / "mine.yaml", "/elsewhere/more.yaml", *files(root=tmp_path)])
+    assert named == ["mine.yaml", "/elsewhere/more.yaml"]
     assert Plan(shipped).command("bench") == "snakemake"
-    plan = Plan(shipped | {"grid": "bench", "blocks": ["core", "seeds"], "called_with": files})
+    plan = Plan(
+        shipped.model_copy(update={"grid": "bench", "blocks": ["core", "seeds"], "called_with": named})
+    )
     asked = "snakemake --configfile mine.yaml /elsewhere/more.yaml"
     assert plan.command("bench") == f"{asked} --config grid=bench 'blocks=[core,seeds]' --"
     assert plan.command("smoke") == f"{asked} --"

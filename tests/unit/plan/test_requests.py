@@ -9,7 +9,7 @@ import yaml
 from workflow_scripts.cluster.slurm import minutes
 from workflow_scripts.commands.status import Work, comment_of, planned
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan.config import load
+from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.forecast import forecast, job_of, load_constants
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import Requests, read_site
@@ -29,7 +29,7 @@ RULES = ("compress_model", "train_adapter", "evaluate_cell", "measure_similarity
 
 @pytest.fixture(scope="module")
 def plan():
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = read(*files(root=ROOT))
     config["models"]["llama-70b"] = {"source": "local", "path": "/models/llama-70b", "parameters": 6.9e10}
     return Plan(load(config))
 
@@ -107,8 +107,9 @@ def test_the_advice_is_one_that_can_help(plan, requests, tmp_path):
 
 
 def test_optimum_holds_the_model_twice(plan):
-    other = dict(plan.config["compressors"]["gptq-w3"], engine="optimum")
-    config = plan.config | {"compressors": plan.config["compressors"] | {"gptq-w3": other}}
+    other = plan.config.compressors["gptq-w3"].model_copy(update={"engine": "optimum"})
+    compressors = plan.config.compressors | {"gptq-w3": other}
+    config = plan.config.model_copy(update={"compressors": compressors})
     requests = Requests(Plan(config), read_site(Path("no site file")))
     assert requests.mem_mb("compress_model", PLACE, 1) > 2 * 4 * 6.7e9 / 1e6
     assert requests.gpus("compress_model", PLACE) == 1
@@ -257,7 +258,7 @@ def test_slurms_times():
 
 @pytest.mark.parametrize("blocks", [None, ["idp-controls"]])
 def test_the_jobs_of_a_status_are_those_of_the_forecast(blocks):
-    plan = plan_of([ROOT / "config.yaml"], "bench", blocks)
+    plan = plan_of(files(root=ROOT), "bench", blocks)
     jobs = [(work.rule, work.name) for work in planned(plan, "bench")]
     foreseen = [(cost.kind, cost.name) for cost in forecast(plan, "bench", load_constants("cpu-2"))]
     assert sorted(jobs) == sorted(foreseen) and len(set(jobs)) == len(jobs)

@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 from workflow_scripts.files.artifacts import sha256_file, write_json
-from workflow_scripts.plan.config import load
+from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
@@ -46,7 +45,7 @@ OTHER = "0" * 64
 @pytest.fixture(scope="module")
 def plan():
     """The shipped configuration; its small grid measures latency, too."""
-    config = yaml.safe_load((ROOT / "config.yaml").read_text()) | {"grid": "smoke"}
+    config = read(*files(root=ROOT)) | {"grid": "smoke"}
     grids = config["grids"]
     grids["smoke"]["latency"] = grids["bench"]["latency"] | {"compressors": ["gptq-w3-g64"]}
     return Plan(load(config))
@@ -173,7 +172,7 @@ def test_a_job_reads_the_texts_and_models_of_its_cell(reruns, plan):
     assert reruns.calibration_text(dense) == []
     assert reruns.calibration_text(PLACE).path == reruns.training_text(CELL).path == MADE[CORPUS]
     assert reruns.compression(dense | {"corpus": "wikipedia"}).path == COMPRESSED.path(**dense)
-    data = plan.grid("smoke")["benchmarks"]
+    data = plan.grid("smoke").benchmarks
     assert [file.path for file in reruns.benchmarks(CELL)] == [
         BENCHMARK.path(benchmarks=data, task=task) for task in plan.tasks("smoke")
     ]
@@ -223,7 +222,7 @@ def test_a_report_is_current_while_its_files_and_recipe_are(plan, reruns):
 
 
 def test_a_partial_report_is_current_until_there_is_more(plan):
-    partial = Plan(plan.config | {"partial": True})
+    partial = Plan(load(plan.config.dump() | {"partial": True}))
     first, *rest = partial.counted("smoke")
     rolled_up(partial, rest)
     text = Path(first).read_bytes()

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_opt
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan.config import files, read
 from workflow_scripts.recover import adapters, lora
 
 TARGETS = {
@@ -216,7 +216,7 @@ def smollm2_135m():
     ("name", "config"), [("lora-v-r3", smollm2_135m), ("lora-v-r2", llama_7b), ("lora-v-r2", opt_6_7b)]
 )
 def test_the_catalogues_small_lora_has_exactly_the_parameters_of_prompt_100(name, config):
-    catalogue = yaml.safe_load((Path(__file__).parents[3] / "config.yaml").read_text())["methods"]
+    catalogue = read(*files(root=Path(__file__).parents[3]))["methods"]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config())
         method = {"dropout": 0.0} | catalogue[name]

