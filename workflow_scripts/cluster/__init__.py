@@ -1,4 +1,4 @@
-"""Who works in the folder, and questions to SLURM: left-over jobs, possible requests, a probe of the nodes.
+"""Who works in the folder, undocumented parts of Snakemake, questions to SLURM, a probe of the nodes.
 
 May import files; never torch.
 """
