@@ -1,4 +1,4 @@
 """A grid's results as one archive: packing, reading with checks, putting results back, and comparing two archives.
 
-May import judge, plan and files; never torch.
+May import judge, plan, cluster and files; never torch.
 """
