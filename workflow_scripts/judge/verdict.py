@@ -15,7 +15,7 @@ MEANING = {
     "undecided": "undecided: what was measured allows more than one reading",
     "unavailable": "unavailable: cells that the rule needs are missing",
 }
-LIMITS = (
+INFERENCE_LIMITS = (
     "LoRA can redirect the input too, so its success alone does not show that facts were learned again; and neither "
     "method need have met the facts of a benchmark in its training text."
 )
@@ -52,7 +52,7 @@ class Verdict:
             "reason": self.reason,
             "conditions": [condition.to_json() for condition in self.conditions],
             "more_data": self.more_data,
-            "limits": LIMITS,
+            "limits": INFERENCE_LIMITS,
         }
 
 

@@ -2,96 +2,134 @@
 
 import base64
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from workflow_scripts.judge.ledger import OUTCOMES
-from workflow_scripts.judge.rates import rates, reseeded
 from workflow_scripts.judge.results import Results, unique
-from workflow_scripts.judge.verdict import LIMITS
+from workflow_scripts.judge.verdict import INFERENCE_LIMITS
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.plan.layout import Cell, Group, result_of
+from workflow_scripts.report.data import GridData
+from workflow_scripts.report.explorer import explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
 from workflow_scripts.report.rendering import environment
 from workflow_scripts.report.summary import cautions, covered, judged, nats, points, smallest, unjudged
-from workflow_scripts.report.tables import DOMAINS, SHORT, Table
+from workflow_scripts.report.tables import DOMAINS, SHORT, build_tables
 
 HEADLINE = "figure4"
-EXPLORER_ROWS = 40_000  # more than this and unchanged items (kept, never known) are left to ledger.parquet
-QUESTION, ANSWER = 500, 80  # characters shown
 
 
-def build_page(
-    results: Results, verdict: dict, ledger: pd.DataFrame, audit: dict, tables: list[Table], methods: dict,
-    figures: dict[str, Path], measured: dict[str, dict[str, dict]], description: str = "",
-    forecast: Forecast | None = None, planned: dict[str, int] | None = None,
-    blocks: dict[str, list[str]] | None = None,
-) -> str:  # fmt: skip
-    """The page of a grid. figures: name -> SVG file; measured: kind of record (compression, training, similarity,
-    latency) -> path -> JSON; forecast: what the grid was expected to cost; planned: similarity,
-    latency -> how many the grid plans; blocks: of the grid, {counted, left_out} by name."""
+@dataclass
+class PageData:
+    """What the page of a grid is made of.
+
+    shares: rows of judge/rates.py; figures: name -> SVG file; description: the grid's, one line; blocks: {counted,
+    left_out} by name; forecast: what the grid was expected to cost.
+    """
+
+    grid: GridData
+    ledger: pd.DataFrame
+    shares: list[dict]
+    audit: dict
+    figures: dict[str, Path]
+    description: str = ""
+    blocks: dict[str, list[str]] | None = None
+    forecast: Forecast | None = None
+
+
+def build_page(data: PageData) -> str:
+    """The page as HTML."""
     template = environment().get_template("report_page.html.j2")
-    recovery, command = [m for m in methods if m != "none"], verdict["settings"]["command"]
-    drawn = [
-        m for m in recovery if methods[m]["kind"] not in ("text", "fewshot")
-    ]  # these are the same for every seed
-    again = reseeded(ledger, drawn).to_dict("records")
     return template.render(
-        grid=results.grid,
-        description=description,
-        blocks=blocks,
-        verdict=verdict,
-        judged=judged(verdict),
-        unjudged=unjudged(verdict),
-        covered=covered(judged(verdict), verdict["pair"]),
-        limits=LIMITS,
-        points=points,
-        nats=nats,
-        cautions=cautions,
-        smallest=smallest,
-        tables=tables,
+        **_verdict(data),
+        **_figures(data),
+        **_ledger(data),
+        **_measured(data.grid),
+        tables=build_tables(data.grid),
         domains=list(DOMAINS.values()),
-        headline=image(figures.get(HEADLINE)),
-        figures=[
-            {
-                "name": name,
-                "title": title,
-                "alt": (function.__doc__ or "").strip(),
-                "source": image(figures[name]),
-                "command": f"{command} results/{results.grid}/figures/{name}.svg",
-            }
-            for name, (function, title) in FIGURES.items()
-            if name in figures
-        ],
-        missing=[str(cell) for cell in results.missing],
-        selections=selections(results),
-        short=SHORT,
-        compressions=[compression_row(*item) for item in measured.get("compression", {}).items()],
-        trainings=[training_row(*item) for item in measured.get("training", {}).items()],
-        similarities=[similarity_row(record) for record in measured.get("similarity", {}).values()],
-        latencies=list(measured.get("latency", {}).values()),
-        latency_intervals=latency_intervals,
-        unmeasured=unmeasured(planned or {}, measured),
-        rates=[*rates(ledger, recovery).to_dict("records"), *again],
-        reseeded=bool(again),
-        placebos=[m for m in recovery if not methods[m].get("trained", True) and f"correct/{m}" in ledger],
-        outcomes=OUTCOMES,
-        explorer=explorer(ledger, ["dense", "none", *recovery], ["dense", "none", *verdict["pair"].values()]),
-        audit=audit,
-        cost=cost(results, measured, forecast),
-        cells=[cell_row(results, cell, command) for cell in results.planned],
-        libraries=versions(results),
+        audit=data.audit,
+        cost=cost(data.grid, data.forecast),
+        cells=[cell_row(data.grid, cell) for cell in data.grid.results.planned],
+        libraries=versions(data.grid.results),
     )
 
 
-def cost(results: Results, measured: dict[str, dict], forecast: Forecast | None) -> dict | None:
+def _verdict(data: PageData) -> dict[str, Any]:
+    """The first screen and the intervals behind it."""
+    verdict = data.grid.verdict
+    return {
+        "grid": data.grid.results.grid,
+        "description": data.description,
+        "blocks": data.blocks,
+        "verdict": verdict,
+        "judged": judged(verdict),
+        "unjudged": unjudged(verdict),
+        "covered": covered(judged(verdict), verdict["pair"]),
+        "limits": INFERENCE_LIMITS,
+        "points": points,
+        "nats": nats,
+        "cautions": cautions,
+        "smallest": smallest,
+    }
+
+
+def _figures(data: PageData) -> dict[str, Any]:
+    """Figures as images, and the cells that none of them shows."""
+    figures = [
+        {
+            "name": name,
+            "title": title,
+            "alt": (function.__doc__ or "").strip(),
+            "source": image(data.figures[name]),
+            "command": data.grid.command(f"figures/{name}.svg"),
+        }
+        for name, (function, title) in FIGURES.items()
+        if name in data.figures
+    ]
+    missing = [str(cell) for cell in data.grid.results.missing]
+    return {"headline": image(data.figures.get(HEADLINE)), "figures": figures, "missing": missing}
+
+
+def _ledger(data: PageData) -> dict[str, Any]:
+    """The choice of prompts, shares of the ledger, and the ledger itself."""
+    methods, pair = data.grid.methods, data.grid.verdict["pair"]
+    recovery = [method for method in methods if method != "none"]
+    untrained = [method for method in recovery if not methods[method].get("trained", True)]
+    return {
+        "selections": selections(data.grid.results),
+        "short": SHORT,
+        "rates": data.shares,
+        "reseeded": any(row["after"] is not None for row in data.shares),
+        "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
+        "outcomes": OUTCOMES,
+        "explorer": explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()]),
+    }
+
+
+def _measured(grid: GridData) -> dict[str, Any]:
+    """Compressed models, adapters, similarity and latency."""
+    return {
+        "compressions": [compression_row(*item) for item in grid.records("compression").items()],
+        "trainings": [training_row(*item) for item in grid.records("training").items()],
+        "similarities": [similarity_row(record) for record in grid.records("similarity").values()],
+        "latencies": list(grid.records("latency").values()),
+        "latency_intervals": latency_intervals,
+        "unmeasured": unmeasured(grid.planned, grid.measured),
+    }
+
+
+def cost(grid: GridData, forecast: Forecast | None) -> dict | None:
     """The forecast's device and totals, and its seconds beside those that the jobs took."""
     if forecast is None:
         return None
-    records = {str(results.planned[cell]): evaluation for cell, evaluation in results.evaluations.items()}
-    for kind in measured.values():
+    evaluations = grid.results.evaluations
+    records = {str(grid.results.planned[cell]): evaluation for cell, evaluation in evaluations.items()}
+    for kind in grid.measured.values():
         records |= kind
     return {
         "device": forecast.device,
@@ -168,12 +206,12 @@ def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, 
     return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
 
 
-def cell_row(results: Results, cell, command: str) -> dict:
+def cell_row(grid: GridData, cell: Cell) -> dict:
     """A cell's state, cost, provenance and the command that computes it again."""
-    path = str(results.planned[cell])
-    row = {
+    results, command = grid.results, grid.verdict["settings"]["command"]
+    row: dict[str, Any] = {
         "name": str(cell),
-        "command": f"{command.replace('snakemake', 'snakemake --force', 1)} {path}",
+        "command": f"{command.replace('snakemake', 'snakemake --force', 1)} {results.planned[cell]}",
         "manifest": None,
     }
     if cell in results.evaluations:
@@ -193,66 +231,3 @@ def versions(results: Results) -> dict[str, list[str]]:
         for name, version in evaluation["manifest"]["libraries"].items():
             found.setdefault(name, set()).add(version)
     return {name: sorted(found[name]) for name in sorted(found)}
-
-
-def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> dict:
-    """The ledger as compact data for the page's script: texts once, one short row per item and group.
-
-    A row is [item, outcome, right or wrong per method ("10-": right, wrong, not run), whether the answer stands in the
-    training text ("10-"), then for each detailed method its margin and the number of its answer among `answers`].
-    """
-    names = list(OUTCOMES)
-    shown = [m for m in methods if f"correct/{m}" in ledger]
-    detailed = [m for m in detailed if m in shown]
-    frame, dropped = ledger[ledger["outcome"].notna()] if len(ledger) else ledger, 0
-    if len(frame) > EXPLORER_ROWS:
-        changed = frame[~frame["outcome"].isin(["kept", "never_known"])]
-        dropped, frame = len(frame) - len(changed), changed
-    items: dict[tuple, int] = {}
-    answers: dict[str, int] = {}
-    texts, groups = [], []
-    tasks = unique(frame["task"])
-    for keys, part in frame.groupby(["model", "compressor", "corpus", "seed"], sort=False):
-        marks = _marks(part, [f"correct/{m}" for m in shown])
-        taught = _marks(part, ["answer_in_training_text"])
-        columns = [part[c] for c in ("task", "doc_hash", "occurrence", "question", "gold", "outcome")]
-        details = [_column(part, f"{kind}/{m}") for m in detailed for kind in ("margin", "prediction")]
-        rows = []
-        for task, doc, nth, question, gold, outcome, mark, known, *detail in zip(
-            *columns, marks, taught, *details, strict=True
-        ):
-            if (key := (task, doc, nth)) not in items:
-                items[key] = len(texts)
-                texts.append([tasks.index(task), _cut(question), _cut(gold)])
-            row = [items[key], names.index(outcome), mark, known]
-            for margin, answer in zip(detail[::2], detail[1::2], strict=True):
-                row.append(None if pd.isna(margin) else round(float(margin), 2))
-                row.append(None if pd.isna(answer) else answers.setdefault(_brief(answer), len(answers)))
-            rows.append(row)
-        model, compressor, corpus, seed = keys
-        groups.append({"name": f"{model} / {compressor} / {corpus} / seed {seed}", "rows": rows})
-    return {
-        "tasks": tasks, "outcomes": names, "methods": ["compressed" if m == "none" else m for m in shown],
-        "detailed": [shown.index(m) for m in detailed], "texts": texts, "answers": list(answers), "groups": groups,
-        "dropped": dropped,
-    }  # fmt: skip
-
-
-def _marks(part: pd.DataFrame, columns: list[str]) -> pd.Series:
-    """One string per row: 1 for true, 0 for false, - for unknown."""
-    marks = [part[name].map({True: "1", False: "0"}).fillna("-") for name in columns]
-    return pd.concat(marks, axis=1).apply("".join, axis=1)
-
-
-def _column(part: pd.DataFrame, name: str) -> pd.Series:
-    return part[name] if name in part else pd.Series(None, part.index, dtype=object)
-
-
-def _brief(answer: str) -> str:
-    answer = str(answer).strip()
-    return answer if len(answer) <= ANSWER else answer[:ANSWER] + " …"
-
-
-def _cut(text: str) -> str:
-    text = str(text)
-    return text if len(text) <= QUESTION else "… " + text[-QUESTION:]

@@ -7,14 +7,13 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from tests.unit.synthetic_results import data_of as judged_data
+from tests.unit.synthetic_results import study, write_grid
 from workflow_scripts.files.artifacts import check
-from workflow_scripts.judge.judgement import judge_grid
-from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.figure_pareto import Setting, front, settings
-from workflow_scripts.report.figure_style import FAMILIES, FigureData, save, use_style
+from workflow_scripts.report.figure_style import FAMILIES, save, use_style
 from workflow_scripts.report.figures import FIGURES, draw
 from workflow_scripts.report.figures_measured import latency, method_style
 
@@ -62,10 +61,7 @@ LATENCY = {
 
 
 def data_of(folder, truth, skip=(), **measured):
-    results = read_results(write_grid(folder, truth, 12, skip=skip))
-    return FigureData(
-        results, judge_grid(results, PAIR, 100), **CATALOGUE, printed=read_tables(), pair=PAIR, **measured
-    )
+    return judged_data(read_results(write_grid(folder, truth, 12, skip=skip)), 100, **measured)
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +78,13 @@ def full(tmp_path_factory):
         tmp_path_factory.mktemp("grid"),
         truth,
         lost,
-        trainings={path: TRAINING},
-        compressions={
+        training={path: TRAINING},
+        compression={
             f"{compressed}/dense/none/compression.json": {"bytes_on_disk": 4e8, "effective_bits": 32.0},
             f"{compressed}/gptq-w3/wikipedia/compression.json": {"bytes_on_disk": 4e7, "effective_bits": 3.2},
         },
-        similarities=[SIMILARITY],
-        latencies=[LATENCY],
+        similarity={"similarity.json": SIMILARITY},
+        latency={"latency.json": LATENCY},
     )
 
 
@@ -155,7 +151,7 @@ def test_latency_says_what_its_intervals_cover(full, coverage, said):
     record = copy.deepcopy(LATENCY)
     for entry in record["latencies"]:
         entry["prefill"] |= {"coverage": coverage} if coverage else {}
-    figure = latency(replace(full, latencies=[record]), "A title")
+    figure = latency(replace(full, measured={"latency": {"latency.json": record}}), "A title")
     assert said in " ".join(" ".join(text.get_text() for text in figure.texts).split())
 
 

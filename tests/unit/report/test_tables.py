@@ -9,9 +9,8 @@ import subprocess
 
 import pytest
 
-from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, METHODS, PARAMETERS, data_of, study, write_grid
 from workflow_scripts.judge import paper
-from workflow_scripts.judge.judgement import judge_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.rendering import RENDERERS, latex, to_csv, to_html, to_latex, to_markdown
 from workflow_scripts.report.tables import build_tables, columns_of, describe, million
@@ -29,8 +28,7 @@ LOST = ("llama-7b", "gptq-w3", "wikipedia", "lora-r2", 0)
 
 def tables_of(folder, truth, items=12, skip=()):
     results = read_results(write_grid(folder, truth, items, skip=skip))
-    verdict = judge_grid(results, PAIR, 200)
-    return build_tables(results, verdict, **CATALOGUE, printed=paper.read_tables())
+    return build_tables(data_of(results, 200))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +146,7 @@ def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
                 "prompt-100": 1 - share,
                 "by_task": {},
             }
-    table = build_tables(results, judge_grid(results, PAIR, 50), **CATALOGUE, printed=paper.read_tables())[0]
+    table = build_tables(data_of(results, 50))[0]
     row = row_of(table, "idp-50-100")
     assert row.problem == "mean of 2 of 3 seeds; diverged: its perplexity is 2,000,000"
     assert (
@@ -185,7 +183,7 @@ def test_a_mean_over_a_missing_task_is_missing(tmp_path):
     for evaluation in results.evaluations.values():
         del evaluation["tasks"]["piqa"]
     entries = row_of(
-        build_tables(results, judge_grid(results, PAIR, 50), **CATALOGUE, printed=paper.read_tables())[0],
+        build_tables(data_of(results, 50))[0],
         "none",
     ).entries
     assert entries["Common"].value is None and entries["Average"].value is None
