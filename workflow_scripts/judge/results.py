@@ -107,7 +107,7 @@ class Results:
         return read_samples(self.planned[cell], columns)
 
     def check_paired(self, cells: Iterable[Cell]) -> None:
-        """Refuse to pair cells whose benchmarks come from different source files (design, 6)."""
+        """Refuse to pair cells whose benchmarks come from different source files."""
         seen: dict[str, tuple[str, Cell]] = {}
         for cell in cells:
             for task, scores in self.evaluations[cell]["tasks"].items():

@@ -1,4 +1,4 @@
-"""Paired statistics over items (design, 6): exact McNemar, stratified paired bootstrap, Holm.
+"""Paired statistics over items: exact McNemar, stratified paired bootstrap, Holm.
 
 An `Estimate` is a number with its bootstrap distribution. All estimates of one group share their resamples,
 so their differences and ratios are paired, item by item, by plain arithmetic.

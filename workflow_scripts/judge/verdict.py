@@ -1,4 +1,4 @@
-"""Forgotten or displaced: the rule of design 6, applied to the intervals of one (model, compressor, corpus)."""
+"""Forgotten or displaced: the rule (docs/explanation/statistics.md) for one (model, compressor, corpus)."""
 
 from dataclasses import dataclass, field
 
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def decide(loss: Estimate, prompt: Estimate | None, lora: Estimate | None, missing: str = "") -> Verdict:
-    """The first branch of design 6 that matches.
+    """The first branch of the rule that matches.
 
     loss: L = dense - compressed. prompt, lora: G(m) = (m - none) on the compressed model minus (m - none) on the
     dense model, None where a cell is missing (`missing` names it). "x > c" means that the whole 95 % interval of

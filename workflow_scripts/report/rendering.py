@@ -13,11 +13,31 @@ from workflow_scripts.report.tables import DOMAINS, SUBJECTS, Entry, Row, Table
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "Δ": r"$\Delta$", "≥": r"$\ge$",
-    "≤": r"$\le$", "−": "$-$", "×": r"$\times$", "–": "--", "…": r"\ldots{}", "“": "``", "”": "''", "’": "'",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "—": "---",
+    "Δ": r"$\Delta$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "–": "--",
+    "…": r"\ldots{}",
+    "“": "``",
+    "”": "''",
+    "’": "'",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 @functools.cache
@@ -93,11 +113,15 @@ def to_latex(table: Table) -> str:
     parts = ["% needs \\usepackage{booktabs,graphicx}", f"% made by: {table.command}"]
     for panel in table.panels:
         columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain", "p", "Detectable"]
+        caption = f"{latex(SUBJECTS[table.number])}: {latex(panel.title)}."
         parts += [
-            r"\begin{table*}[t]", r"\centering", rf"\caption{{{latex(SUBJECTS[table.number])}: {latex(panel.title)}.}}",
-            r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule",
-            " & ".join(map(latex, columns)) + r" \\",
-        ]  # fmt: skip
+            r"\begin{table*}[t]",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            r"\resizebox{\textwidth}{!}{%",
+        ]
+        parts += [rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule"]
+        parts.append(" & ".join(map(latex, columns)) + r" \\")
         above = None
         for row in panel.rows:
             if (row.model, row.corpus) != above:

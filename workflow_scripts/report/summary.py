@@ -1,5 +1,7 @@
 """The numbers that matter, in words: printed at the end of a run and on the report's first screen."""
 
+from collections.abc import Callable
+
 
 def lines(verdict: dict) -> list[str]:
     """A headline per (model, compressor, corpus) with three numbers: the loss, and what the pair brings back.
@@ -83,7 +85,7 @@ def nats(estimate: dict) -> str:
     return f"{estimate['value']:+z.2f} nats{ends}"
 
 
-def cautions(metric: dict, pair: dict, shown=points) -> list[str]:
+def cautions(metric: dict, pair: dict, shown: Callable[[dict], str] = points) -> list[str]:
     """What a reader must know beside the word: a method that harms the dense model, and a word that the control made.
 
     G subtracts what a method gives the dense model. Where that is a harm, it raises G, and a method may look like

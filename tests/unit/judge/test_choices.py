@@ -113,9 +113,11 @@ def test_the_dense_model_has_them_too(seeds):
     assert [panel.compressor for panel in table.panels] == ["gptq-w3", "dense"]
     mine = {method: row for (compressor, method), row in rows.items() if compressor == "dense"}
     assert list(mine) == [
-        "dense", *MEMBERS, "idp-50-100",
+        "dense",
+        *MEMBERS,
+        "idp-50-100",
         *(f"{way} of idp-50-100" for way in ("single best", "random choice", "oracle")),
-    ]  # fmt: skip
+    ]
     assert average(mine["random choice of idp-50-100"]) == pytest.approx(
         np.mean([average(mine[member]) for member in MEMBERS])
     )

@@ -1,4 +1,4 @@
-"""The verdict rule of design 6: every branch, the order of the branches, and what it says when it can't tell."""
+"""The verdict rule: every branch, the order of the branches, and what it says when it can't tell."""
 
 import numpy as np
 import pytest

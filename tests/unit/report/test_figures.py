@@ -19,17 +19,34 @@ from workflow_scripts.report.figures_measured import latency, method_style
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "ptune-50": -0.02, "idp-50-100": 0.1}
 TRAINING = {
-    "method": {"kind": "lora"}, "training": {}, "tokens_seen": 10, "steps": 2, "micro_batch": 1,
-    "loss_curve": [[5, 4.0], [10, 3.5]], "heldout_loss": {"base": 4.0, "before": 4.0, "after": 3.6},
-    "parameters": {"trainable": 1, "paper_formula": 1}, "seconds": 1.0, "peak_memory_mb": 1, "base_sha256": "0",
-    "adapter_sha256": "0", "manifest": {},
-}  # fmt: skip
+    "method": {"kind": "lora"},
+    "training": {},
+    "tokens_seen": 10,
+    "steps": 2,
+    "micro_batch": 1,
+    "loss_curve": [[5, 4.0], [10, 3.5]],
+    "heldout_loss": {"base": 4.0, "before": 4.0, "after": 3.6},
+    "parameters": {"trainable": 1, "paper_formula": 1},
+    "seconds": 1.0,
+    "peak_memory_mb": 1,
+    "base_sha256": "0",
+    "adapter_sha256": "0",
+    "manifest": {},
+}
 SIMILARITY = {
-    "cell": {"grid": "synthetic", "model": "llama-7b", "compressor": "gptq-w3", "corpus": "wikipedia",
-             "method": "lora-r4", "seed": 0},
-    "attention": [0.99, 0.97, 0.9], "activations": [0.999, 0.98, 0.95],
-    "text": {"corpus": "wikipedia", "windows": 1, "length": 8}, "manifest": {},
-}  # fmt: skip
+    "cell": {
+        "grid": "synthetic",
+        "model": "llama-7b",
+        "compressor": "gptq-w3",
+        "corpus": "wikipedia",
+        "method": "lora-r4",
+        "seed": 0,
+    },
+    "attention": [0.99, 0.97, 0.9],
+    "activations": [0.999, 0.98, 0.95],
+    "text": {"corpus": "wikipedia", "windows": 1, "length": 8},
+    "manifest": {},
+}
 
 
 def timing(method, variant, seconds, token=None):
@@ -37,19 +54,32 @@ def timing(method, variant, seconds, token=None):
         return median and {"median": median, "low": 0.9 * median, "high": 1.1 * median}
 
     return {
-        "method": method, "variant": variant, "prefill": spread(seconds), "prefill_ratio": spread(seconds),
-        "token": spread(token), "token_ratio": spread(token),
-    }  # fmt: skip
+        "method": method,
+        "variant": variant,
+        "prefill": spread(seconds),
+        "prefill_ratio": spread(seconds),
+        "token": spread(token),
+        "token_ratio": spread(token),
+    }
 
 
 LATENCY = {
-    "place": {"grid": "synthetic", "model": "llama-7b", "compressor": "gptq-w3", "corpus": "wikipedia", "seed": 0},
+    "place": {
+        "grid": "synthetic",
+        "model": "llama-7b",
+        "compressor": "gptq-w3",
+        "corpus": "wikipedia",
+        "seed": 0,
+    },
     "shape": {"batch": 16, "sequence": 1024, "generate": 8, "repeats": 3, "precision": "fp32"},
     "latencies": [
-        timing("none", "none", 1.0, 0.1), timing("prompt-100", "prompt", 1.1, 0.1),
-        timing("prompt-100", "prompt_cached", 1.05, 0.1), timing("ptune-50", "prefix", 1.05, 0.1),
+        timing("none", "none", 1.0, 0.1),
+        timing("prompt-100", "prompt", 1.1, 0.1),
+        timing("prompt-100", "prompt_cached", 1.05, 0.1),
+        timing("ptune-50", "prefix", 1.05, 0.1),
         timing("idp-50-100", "idp", 1.2, 0.1),
-        timing("idp-50-100", "idp_mixed", 1.3, 0.1) | {
+        timing("idp-50-100", "idp_mixed", 1.3, 0.1)
+        | {
             "shares": {"prompt-50": 0.5, "prompt-100": 0.5},
             "cached_ratio": {"prompt-50": {"median": 1.2, "low": 1.1, "high": 1.3}},
         },
@@ -57,7 +87,7 @@ LATENCY = {
         timing("lora-r4", "lora_merged", 1.0),
     ],
     "manifest": {"device": "made-up device"},
-}  # fmt: skip
+}
 
 
 def data_of(folder, truth, skip=(), **measured):

@@ -157,8 +157,11 @@ def test_the_explorer_shows_answers_margins_and_whether_the_text_had_the_answer(
     row, source = explorer["groups"][0]["rows"][0], ledger.iloc[0]
     assert row[3] == "-"
     assert row[4:] == [
-        pytest.approx(source["margin/dense"], abs=0.006), 0, pytest.approx(source["margin/lora-r4"], abs=0.006), 0,
-    ]  # fmt: skip
+        pytest.approx(source["margin/dense"], abs=0.006),
+        0,
+        pytest.approx(source["margin/lora-r4"], abs=0.006),
+        0,
+    ]
 
 
 def test_long_questions_are_cut_at_their_beginning():

@@ -12,9 +12,14 @@ from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.readme import BEGIN, END, current, region, replaced
 
 ROOT = Path(__file__).parents[3]
-INDEX = {"commit": f"{'ab' * 20}+",
-         "blocks": {"core": {"planned": 6, "evaluated": 6}, "seeds": {"planned": 4, "evaluated": 1},
-                    "rest": {"planned": 3, "evaluated": 0}}}  # fmt: skip
+INDEX = {
+    "commit": f"{'ab' * 20}+",
+    "blocks": {
+        "core": {"planned": 6, "evaluated": 6},
+        "seeds": {"planned": 4, "evaluated": 1},
+        "rest": {"planned": 3, "evaluated": 0},
+    },
+}
 
 
 @pytest.fixture(scope="module")

@@ -45,9 +45,20 @@ def row_of(table, method, compressor="gptq-w3"):
 
 def test_the_columns_are_the_papers():
     assert list(columns_of(CATALOGUE["tasks"])) == [
-        "arcE", "arcC", "sciq", "webqs", "triviaqa", "World", "piqa", "Common", "hellaswag", "lambada", "winogrande",
-        "Language", "Average",
-    ]  # fmt: skip
+        "arcE",
+        "arcC",
+        "sciq",
+        "webqs",
+        "triviaqa",
+        "World",
+        "piqa",
+        "Common",
+        "hellaswag",
+        "lambada",
+        "winogrande",
+        "Language",
+        "Average",
+    ]
 
 
 def test_a_task_of_ones_own_joins_its_domain():
@@ -67,8 +78,15 @@ def test_quantised_sparse_and_ablation_panels_stand_apart(tables):
         ["gptq-w3", "sparsegpt-50"],
     ]
     assert [row.method for row in tables[0].panels[0].rows] == [
-        "dense", "none", "lora-r2", "lora-r4", "prompt-50", "prompt-100", "idp-50-100", "concat-50-100",
-    ]  # fmt: skip
+        "dense",
+        "none",
+        "lora-r2",
+        "lora-r4",
+        "prompt-50",
+        "prompt-100",
+        "idp-50-100",
+        "concat-50-100",
+    ]
 
 
 def test_printed_values_stand_beside_the_papers_cells_only(tables):
@@ -263,9 +281,12 @@ def test_latex_compiles_with_any_name(tables, tmp_path):
     head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
     (tmp_path / "t.tex").write_text(f"{head}\n{body}\n\\end{{document}}\n")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Missing character" not in (tmp_path / "t.log").read_text()
 
