@@ -13,15 +13,47 @@ from workflow_scripts.judge.results import Results, unique
 from workflow_scripts.judge.verdict import INFERENCE_LIMITS
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.plan.layout import Cell, Group, result_of
+from workflow_scripts.report.cards import cards
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.explorer import explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
 from workflow_scripts.report.rendering import environment
-from workflow_scripts.report.summary import cautions, covered, judged, nats, points, smallest, unjudged
+from workflow_scripts.report.summary import covered, judged, unjudged
 from workflow_scripts.report.tables import DOMAINS, SHORT, build_tables
 
-HEADLINE = "figure4"
+SECTIONS = {  # of the page, by id
+    "verdict": "Verdict",
+    "tables": "Tables",
+    "intervals": "Intervals",
+    "figures": "Figures",
+    "selection": "Prompt choice",
+    "ledger": "Ledger",
+    "models": "Models and adapters",
+    "similarity": "Similarity",
+    "latency": "Latency",
+    "audit": "Paper audit",
+    "cost": "Cost",
+    "cells": "Cells",
+}
+EXPLAINED = {  # above the page's tables
+    "conditions": "L: loss. G(m): what method m gives the compressed model beyond what it gives the dense one. delta: "
+    "a quarter of L. A condition holds where the whole 95 % interval of the difference lies above 0. Accuracy as "
+    "fractions, log-likelihood in nats per item, averaged over tasks.",
+    "gains": "What every method gave. Gain: beyond no recovery, on the compressed model. Dense gain: the same on the "
+    "dense model. Recovery: gain over loss, undefined where the loss is not significant. Could find: the smallest gain "
+    "(or G) that this sample finds with 80 % power. Intervals (95 %) cover items only, or items and training seeds "
+    "where three seeds or more were trained.",
+    "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
+    "those whose answer does not stand in the training text (no document holds an accepted alias together with the "
+    "question's entity): what is recovered of them cannot have been relearned. Chance: the same share among items that "
+    "neither the dense nor the compressed model got right, a lower bound of what noise gives, since lost items lie "
+    "nearer to the decision boundary; the fairer reference is the recovered share of a placebo: an untrained prompt",
+    "second_seed": ", or a second training seed held against another of the same method, where nothing but chance "
+    "changed",
+    "broken": "Broken: of the items right before and after compression, the share wrong with the method. Wilson "
+    "intervals, 95 %.",
+}
 
 
 @dataclass
@@ -53,28 +85,47 @@ def build_page(data: PageData) -> str:
         tables=build_tables(data.grid),
         domains=list(DOMAINS.values()),
         audit=data.audit,
-        cost=cost(data.grid, data.forecast),
+        cost=cost(data),
         cells=[cell_row(data.grid, cell) for cell in data.grid.results.planned],
-        libraries=versions(data.grid.results),
+        libraries=libraries(data.grid.results),
     )
 
 
 def _verdict(data: PageData) -> dict[str, Any]:
     """The first screen and the intervals behind it."""
     verdict = data.grid.verdict
+    groups = judged(verdict)
     return {
         "grid": data.grid.results.grid,
-        "description": data.description,
-        "blocks": data.blocks,
-        "verdict": verdict,
-        "judged": judged(verdict),
+        "sections": SECTIONS,
+        "introduction": _introduction(data),
+        "judged": groups,
         "unjudged": unjudged(verdict),
-        "covered": covered(judged(verdict), verdict["pair"]),
+        "cards": cards(groups, verdict["pair"]),
+        "covered": covered(groups, verdict["pair"]),
         "limits": INFERENCE_LIMITS,
-        "points": points,
-        "nats": nats,
-        "cautions": cautions,
-        "smallest": smallest,
+        "explained": EXPLAINED,
+    }
+
+
+def _introduction(data: PageData) -> dict[str, Any]:
+    """The grid, its pair, and what of its plan is missing, left out or not run, in words."""
+    cells, blocks = data.grid.verdict["cells"], data.blocks or {}
+    not_run = [
+        f"{count['planned'] - count['made']} of {count['planned']} planned measurements of {kind}"
+        for kind, count in unmeasured(data.grid.planned, data.grid.measured).items()
+    ]
+    counted = ""
+    if blocks.get("left_out"):
+        word = "block" if len(blocks["counted"]) == 1 else "blocks"
+        counted = f"Counted: {word} {', '.join(blocks['counted'])}; not {', '.join(blocks['left_out'])}."
+    lacking = f"{len(cells['missing'])} of {cells['planned']} planned cells have no result."
+    return {
+        "description": data.description,
+        "pair": data.grid.verdict["pair"],
+        "lacking": lacking if cells["missing"] else "",
+        "counted": counted,
+        "not_run": f"Not run: {', '.join(not_run)}." if not_run else "",
     }
 
 
@@ -92,7 +143,19 @@ def _figures(data: PageData) -> dict[str, Any]:
         if name in data.figures
     ]
     missing = [str(cell) for cell in data.grid.results.missing]
-    return {"headline": image(data.figures.get(HEADLINE)), "figures": figures, "missing": missing}
+    return {"headline": _headline(data.figures), "figures": figures, "missing": missing}
+
+
+def _headline(figures: dict[str, Path]) -> dict[str, str] | None:
+    """The figure beside the verdicts."""
+    if "figure4" not in figures:
+        return None
+    shown = "Average accuracy against the parameters that"
+    return {
+        "source": image(figures["figure4"]),
+        "alt": f"{shown} each method adds, with 95 percent intervals; the tables below hold the numbers.",
+        "caption": f"{shown} a method adds.",
+    }
 
 
 def _ledger(data: PageData) -> dict[str, Any]:
@@ -117,21 +180,25 @@ def _measured(grid: GridData) -> dict[str, Any]:
         "compressions": [compression_row(*item) for item in grid.records("compression").items()],
         "trainings": [training_row(*item) for item in grid.records("training").items()],
         "similarities": [similarity_row(record) for record in grid.records("similarity").values()],
-        "latencies": list(grid.records("latency").values()),
-        "latency_intervals": latency_intervals,
+        "latencies": [
+            record | {"intervals": latency_intervals([record])} for record in grid.records("latency").values()
+        ],
         "unmeasured": unmeasured(grid.planned, grid.measured),
     }
 
 
-def cost(grid: GridData, forecast: Forecast | None) -> dict | None:
+def cost(data: PageData) -> dict | None:
     """The forecast's device and totals, and its seconds beside those that the jobs took."""
-    if forecast is None:
+    if data.forecast is None:
         return None
-    evaluations = grid.results.evaluations
-    records = {str(grid.results.planned[cell]): evaluation for cell, evaluation in evaluations.items()}
-    for kind in grid.measured.values():
+    forecast, results, blocks = data.forecast, data.grid.results, data.blocks or {}
+    records = {str(results.planned[cell]): evaluation for cell, evaluation in results.evaluations.items()}
+    for kind in data.grid.measured.values():
         records |= kind
+    chosen = f" BLOCKS={','.join(blocks['counted'])}" if blocks.get("left_out") else ""
     return {
+        "command": f"make forecast GRID={results.grid}{chosen}",
+        "counted": "these blocks" if chosen else "the whole grid",
         "device": forecast.device,
         "hours": job_hours(forecast.costs, forecast.device) / forecast.device["at_once"],
         "rows": compare(forecast.costs, measured_seconds(records)),
@@ -139,10 +206,8 @@ def cost(grid: GridData, forecast: Forecast | None) -> dict | None:
     }
 
 
-def image(path: Path | None) -> str | None:
+def image(path: Path) -> str:
     """A data URI of an SVG file; as an image its ids can't clash with another figure's."""
-    if path is None:
-        return None
     return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
@@ -224,10 +289,11 @@ def cell_row(grid: GridData, cell: Cell) -> dict:
     return row
 
 
-def versions(results: Results) -> dict[str, list[str]]:
-    """library -> the versions that the cells used; more than one is worth a look."""
+def libraries(results: Results) -> str:
+    """ "torch 2.13 and 2.14, ...": the versions that the cells used; more than one is worth a look."""
     found: dict[str, set] = {}
     for evaluation in results.evaluations.values():
         for name, version in evaluation["manifest"]["libraries"].items():
             found.setdefault(name, set()).add(version)
-    return {name: sorted(found[name]) for name in sorted(found)}
+    named = [f"{name} {' and '.join(sorted(found[name]))}" for name in sorted(found)]
+    return f"{', '.join(named)}." if named else ""

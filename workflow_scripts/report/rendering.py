@@ -47,8 +47,43 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"number": number, "signed": signed, "p_value": p_value, "interval": interval}
+    made.filters |= {
+        "number": number,
+        "signed": signed,
+        "p_value": p_value,
+        "interval": interval,
+        "signed_interval": signed_interval,
+        "percent": percent,
+        "plain": plain,
+        "place": place,
+        "spoken": spoken,
+    }
     return made
+
+
+def plain(value: float | None) -> str | float:
+    """The number as it is; empty where it is missing."""
+    return "" if value is None else value
+
+
+def percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def place(group: dict) -> str:
+    """A judged group's place on the page."""
+    return f"{group['model']} · {group['compressor']} · {group['corpus']}"
+
+
+def spoken(word: str) -> str:
+    """A name as text: `no_loss` is "no loss"."""
+    return word.replace("_", " ")
+
+
+def signed_interval(estimate: dict, digits: int = 2) -> str:
+    """ "[−0.10, +0.30]" of {low, high}, or nothing where there is none."""
+    low, high = estimate["low"], estimate["high"]
+    return "" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def number(value: float | None, digits: int = 2) -> str:
