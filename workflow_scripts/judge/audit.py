@@ -1,4 +1,4 @@
-"""Paper audit: what the printed tables and sentences say, recomputed; and our cells beside the printed ones.
+"""Paper audit: the printed tables and sentences recomputed, and our cells beside the printed ones.
 
 Each `Finding` holds, does not hold, or cannot be known from what is printed.
 """
@@ -88,12 +88,12 @@ def _arithmetic_finding(checks: list[Check]) -> Finding:
 
 
 def duplicates(rows: pd.DataFrame) -> list[Finding]:
-    """Rows printed more than once; a repetition is right only where both labels name the same method."""
+    """Rows printed more than once; a repetition is right only if both labels name the same method."""
     findings = []
     for position, (_, row) in enumerate(rows.iterrows()):
         for _, earlier in rows.iloc[:position].iterrows():
             if row["model"] == earlier["model"] and (row[NUMBERS] == earlier[NUMBERS]).all():
-                # Table 3 calls IDP's prompts 26 and 100 where Table 1 prints their size: one method all the same.
+                # Table 3 names IDP's prompts, Table 1 prints their size: still one method.
                 same = row["method"] == earlier["method"] or row["type"] == earlier["type"] == "IDP"
                 other = f"the labels name {row['method']} and {earlier['method']}: one of the two results is missing"
                 note = "the labels agree" if same else other
@@ -107,7 +107,7 @@ def duplicates(rows: pd.DataFrame) -> list[Finding]:
 
 
 def same_label(rows: pd.DataFrame) -> list[Finding]:
-    """Table 3 against Table 1 where both name the same method."""
+    """Rows of Tables 3 and 1 that name the same method."""
     findings = []
     for _, third in rows[rows["table"] == 3].iterrows():
         method = "idp-50-100" if third["type"] == "IDP" else third["method"]
@@ -156,7 +156,7 @@ def _compared(ours: tuple[float, float | None, float | None], printed: float) ->
 
 
 def _ours(results: Results, judged: dict, group: Group, method: str) -> dict[str, tuple]:
-    """Printed column -> our value with the ends of its interval, percent; without what a cell lacks."""
+    """Printed column -> our value with the ends of its interval, percent; without the tasks that a cell lacks."""
     metric = judged["metrics"]["accuracy"]
     evaluations = [results.evaluations[cell] for cell in results.seeds(*group, method)]
     ours = {}

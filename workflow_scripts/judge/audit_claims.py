@@ -179,7 +179,7 @@ def prefix_tuning(rows: pd.DataFrame) -> list[Finding]:
 
 
 def world_knowledge(rows: pd.DataFrame) -> list[Finding]:
-    """Redirection beats LoRA on World; where IDP is behind, it is by less than 0.2."""
+    """Redirection beats LoRA on World; IDP is never behind by 0.2 or more."""
     leads, behind, text = [], [], {"World": [], "Language": [], "Common": []}
     for table, name in NAMES.items():
         for model in MODELS:

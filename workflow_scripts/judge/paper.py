@@ -73,7 +73,7 @@ def read_tables(folder: Path = PRINTED) -> pd.DataFrame:
 
 
 def printed(rows: pd.DataFrame, table: int, model: str, compressor: str, method: str) -> dict[str, float]:
-    """Column -> printed percent for one of our settings; empty where the table doesn't have it."""
+    """Column -> printed percent for one of our settings; empty if the table doesn't have it."""
     found = rows[
         (rows["table"] == table)
         & (rows["cell_model"] == model)

@@ -1,4 +1,4 @@
-"""How often an outcome of the ledger comes about, beside what flips without any recovery give."""
+"""Shares of the ledger's outcomes, beside the flips that happen without any recovery."""
 
 from collections.abc import Iterator, Sequence
 
@@ -42,11 +42,11 @@ def rates(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def reseeded(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The placebo of a second training seed: `rates` where nothing but the seed of one method changes.
+    """The placebo of a second training seed: `rates` if nothing but the seed of one method changes.
 
     The method as trained with the seed `after` stands in for the compressed model, and with the row's own seed for the
     method. So recovered is the share, of the items that the dense model has right and one seed has wrong, that another
-    seed has right: what training once more gives where there is nothing to recover. Each seed is held against the one
+    seed has right: the gain of training once more if there is nothing to recover. Each seed is held against the one
     before it, the first against the last; a method of one seed has no rows.
     """
     rows = []

@@ -23,7 +23,7 @@ INFERENCE_LIMITS = (
 
 @dataclass(frozen=True)
 class Condition:
-    """`text` holds where the whole interval of `contrast` lies above 0."""
+    """`text` holds if the whole interval of `contrast` lies above 0."""
 
     text: str
     contrast: Estimate
@@ -38,7 +38,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word, why, and every condition that was looked at on the way."""
+    """The word, its reason, and every condition that was tried."""
 
     word: str
     reason: str
@@ -60,7 +60,7 @@ def decide(loss: Estimate, prompt: Estimate | None, lora: Estimate | None, missi
     """The first branch of the rule that matches.
 
     loss: L = dense - compressed. prompt, lora: G(m) = (m - none) on the compressed model minus (m - none) on the
-    dense model, None where a cell is missing (`missing` names it). "x > c" means that the whole 95 % interval of
+    dense model, None if a cell is missing (`missing` names it). "x > c" means that the whole 95 % interval of
     x - c lies above 0; since delta = 0.25 L is itself an estimate, x - 0.25 L is resampled as one.
     """
     if not loss.known:

@@ -32,7 +32,7 @@ def changes(rows: list[dict]) -> pd.DataFrame:
 
 
 def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
-    """Every row; shares as fractions, kl in nats, empty where there is none."""
+    """Every row; shares as fractions, kl in nats, empty if there is none."""
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6f")
 
 
@@ -65,7 +65,7 @@ def _known(value: object) -> object:
 
 
 def _notes(missing: str) -> list[str]:
-    """The notes, with `Results.missing_in_words` where it says something."""
+    """The notes, and `Results.missing_in_words` if cells are missing."""
     return [*NOTES, *filter(None, [missing])]
 
 

@@ -33,7 +33,7 @@ COLUMNS = {  # a setting's cost -> label of its axis
 
 
 class Setting(NamedTuple):
-    """A compressed or dense model with a method, and what it costs."""
+    """A compressed or dense model with a method, and its costs."""
 
     label: str
     kind: str
@@ -60,7 +60,7 @@ def pareto(data: GridData, title: str) -> Figure:
     notes = [
         "Numbered: no setting is both cheaper and better. " + "  ".join(_names(shown)),
         f"Bytes: decoder linears as stored, the dense model's at {DENSE_BITS} bits, and the adapter in float32. Time: "
-        "medians; where a compressor was not timed, those of the dense model, since both compute in one precision.",
+        "medians; if a compressor was not timed, those of the dense model, since both compute in one precision.",
         PAIRED,
     ]
     return finish(figure, data, "pareto", notes)

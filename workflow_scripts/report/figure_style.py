@@ -127,7 +127,7 @@ def legend(figure: Figure, handles: list, columns: int = 4) -> None:
 
 
 def footer(figure: Figure, lines: list[str]) -> None:
-    """Small print under a figure: what is missing, what the marks mean, the command."""
+    """Small print under a figure: missing cells, the meaning of marks, the command."""
     text = "\n".join(
         wrapped for line in lines for wrapped in textwrap.wrap(line, int(14.5 * figure.get_figwidth()))
     )
@@ -155,7 +155,7 @@ def finish(figure: Figure, data: GridData, name: str, notes: list[str]) -> Figur
 
 
 def absent(data: GridData, name: str, title: str, need: str, planned: bool = False) -> Figure:
-    """The figure of a grid that lacks what the figure shows, by its plan or (cells missing, or `planned`) so far."""
+    """The figure of a grid without its data: never planned or, if cells are missing or `planned`, not yet made."""
     figure, axes = plt.subplots(figsize=(6.5, 1.5))
     axes.axis("off")
     axes.text(0, 1, title, fontsize=10.5, weight="bold", va="top", transform=axes.transAxes)

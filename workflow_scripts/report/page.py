@@ -37,20 +37,20 @@ SECTIONS = {  # of the page, by id
     "cells": "Cells",
 }
 EXPLAINED = {  # above the page's tables
-    "conditions": "L: loss. G(m): what method m gives the compressed model beyond what it gives the dense one. delta: "
-    "a quarter of L. A condition holds where the whole 95 % interval of the difference lies above 0. Accuracy as "
+    "conditions": "L: loss. G(m): gain of the compressed model from method m beyond that of the dense one. delta: "
+    "a quarter of L. A condition holds if the whole 95 % interval of the difference lies above 0. Accuracy as "
     "fractions, log-likelihood in nats per item, averaged over tasks.",
-    "gains": "What every method gave. Gain: beyond no recovery, on the compressed model. Dense gain: the same on the "
-    "dense model. Recovery: gain over loss, undefined where the loss is not significant. Could find: the smallest gain "
+    "gains": "The gain of every method. Gain: beyond no recovery, on the compressed model. Dense gain: the same on the "
+    "dense model. Recovery: gain over loss, undefined if the loss is not significant. Could find: the smallest gain "
     "(or G) that this sample finds with 80 % power. Intervals (95 %) cover items only, or items and training seeds "
-    "where three seeds or more were trained.",
+    "if three seeds or more were trained.",
     "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
     "those whose answer does not stand in the training text (no document holds an accepted alias together with the "
-    "question's entity): what is recovered of them cannot have been relearned. Chance: the same share among items that "
-    "neither the dense nor the compressed model got right, a lower bound of what noise gives, since lost items lie "
-    "nearer to the decision boundary; the fairer reference is the recovered share of a placebo: an untrained prompt",
-    "second_seed": ", or a second training seed held against another of the same method, where nothing but chance "
-    "changed",
+    "question's entity); they cannot have been relearned. Chance: the same share among items that neither the dense "
+    "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
+    "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
+    "second_seed": ", or a second training seed held against another of the same method; nothing but chance "
+    "differs between these",
     "broken": "Broken: of the items right before and after compression, the share wrong with the method. Wilson "
     "intervals, 95 %.",
 }
@@ -61,7 +61,7 @@ class PageData:
     """What the page of a grid is made of.
 
     shares: rows of judge/rates.py; figures: name -> SVG file; description: the grid's, one line; blocks: {counted,
-    left_out} by name; forecast: what the grid was expected to cost.
+    left_out} by name; forecast: the expected cost of the grid.
     """
 
     grid: GridData
@@ -109,7 +109,7 @@ def _verdict(data: PageData) -> dict[str, Any]:
 
 
 def _introduction(data: PageData) -> dict[str, Any]:
-    """The grid, its pair, and what of its plan is missing, left out or not run, in words."""
+    """The grid, its pair, and the parts of its plan that are missing, left out or not run, in words."""
     cells, blocks = data.grid.verdict["cells"], data.blocks or {}
     not_run = [
         f"{count['planned'] - count['made']} of {count['planned']} planned measurements of {kind}"
@@ -264,7 +264,7 @@ def similarity_row(record: dict) -> dict:
 
 
 def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, dict]:
-    """similarity and latency -> {planned, made}, where measurements of the plan are not there."""
+    """similarity and latency -> {planned, made}, if measurements of the plan are missing."""
     counts = {
         kind: {"planned": count, "made": len(measured.get(kind, {}))} for kind, count in planned.items()
     }

@@ -62,7 +62,7 @@ def environment() -> jinja2.Environment:
 
 
 def plain(value: float | None) -> str | float:
-    """The number as it is; empty where it is missing."""
+    """The number as it is; empty if it is missing."""
     return "" if value is None else value
 
 
@@ -81,7 +81,7 @@ def spoken(word: str) -> str:
 
 
 def signed_interval(estimate: dict, digits: int = 2) -> str:
-    """ "[−0.10, +0.30]" of {low, high}, or nothing where there is none."""
+    """ "[−0.10, +0.30]" of {low, high}, or nothing if there is none."""
     low, high = estimate["low"], estimate["high"]
     return "" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
@@ -99,12 +99,12 @@ def p_value(value: float | None) -> str:
 
 
 def interval(entry: Entry, digits: int = 2) -> str:
-    """ "[50.10, 52.30]", or nothing where there is none."""
+    """ "[50.10, 52.30]", or nothing if there is none."""
     return "" if entry.low is None else f"[{entry.low:.{digits}f}, {entry.high:.{digits}f}]".replace("-", "−")
 
 
 def to_csv(table: Table) -> str:
-    """A row per method; each column with `_low`, `_high` and `_printed` beside it; percent, empty where missing."""
+    """A row per method; each column with `_low`, `_high` and `_printed` beside it; percent, empty if missing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["table", "compressor", "model", "corpus", "type", "method", "param"]
@@ -186,7 +186,7 @@ RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
 
 
 def latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped; what its default fonts lack becomes a question mark."""
+    """Text with LaTeX's special characters escaped; a character that its default fonts lack becomes a question mark."""
     return "".join(_LATEX.get(c) or (c if c.isascii() or "À" <= c <= "ÿ" else "?") for c in text)
 
 

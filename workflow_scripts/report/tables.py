@@ -32,7 +32,7 @@ SUBJECTS = {1: "Quantised models", 2: "Sparse models", 3: "Ablation of inference
 
 @dataclass
 class Entry:
-    """One number of a table, percent; None where it is missing."""
+    """One number of a table, percent; None if it is missing."""
 
     value: float | None = None
     low: float | None = None
@@ -112,7 +112,7 @@ def describe(compressor: str, settings: dict) -> str:
 
 
 def million(parameters: float | None) -> str:
-    """Parameters as the paper writes them (0.4M), with one more digit where 0.1M would round it away."""
+    """Parameters as the paper writes them (0.4M), with one more digit if 0.1M would round it away."""
     if parameters is None:
         return "—"
     if parameters == 0:
@@ -227,7 +227,7 @@ def _problems(evaluations: list[dict], planned: int) -> list[str]:
 
 
 def _remarks(evaluations: list[dict], planned: int, covers: str) -> list[str]:
-    """What a row's numbers are the mean of, what their intervals cover, which prompts IDP chose."""
+    """The seeds behind a row's means, the coverage of their intervals, the prompts that IDP chose."""
     remarks = []
     if len(evaluations) > 1:
         remarks += [] if len(evaluations) < planned else [f"mean of {planned} seeds"]
@@ -314,8 +314,8 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         "says otherwise.",
         "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
         "of quantised models together, or of sparse ones (every method's Average and tasks); detectable: the smallest "
-        "gain that this sample finds with 80 % power, to be read before a gain is called none.",
-        "param: parameters that the method adds, counted as in the paper's appendix; — marks what is missing.",
+        "gain that this sample finds with 80 % power, check it before you call a gain zero.",
+        "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)
     loras = [methods[m] | {"name": m} for m in shown if methods.get(m, {}).get("kind") == "lora"]
@@ -328,10 +328,10 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
     if any(row.type == "choice" for panel in panels for row in panel.rows):
         notes.append(
             "Single best: the one prompt with the lowest perplexity on held-out text, chosen without looking at any "
-            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right where any of "
-            "the prompts is; it looks at the answers, so it is a bound and no method. Each is told seed by seed, from "
-            "the prompts of IDP's own seed, and averaged as IDP's row is; beside it stands IDP minus it, paired, with "
-            f"its {level} interval."
+            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right if any of "
+            "the prompts is; it looks at the answers, so it is a bound and not a method. Each is computed per seed, "
+            "from the prompts of that seed, and averaged; beside it stands IDP minus it, paired, with its "
+            f"{level} interval."
         )
     if not panels:
         kind = {1: "quantising", 2: "sparsifying"}.get(number)
