@@ -15,7 +15,12 @@
     form.mark.add(new Option(name + ": right", index + "1"));
     form.mark.add(new Option(name + ": wrong", index + "0"));
   });
-  function cell(row, text, kind) { var td = row.insertCell(); td.textContent = text; if (kind) td.className = kind; return td; }
+  function cell(row, text, kind) {
+    var td = row.insertCell();
+    td.textContent = text;
+    if (kind) td.className = kind;
+    return td;
+  }
   function matches(row) {
     var text = data.texts[row[0]], find = form.find.value.toLowerCase(), mark = form.mark.value;
     if (form.task.value !== "" && text[0] !== +form.task.value) return false;
@@ -35,14 +40,16 @@
       cell(tr, { "1": "yes", "0": "no", "-": "—" }[row[3]], "text");
       cell(tr, data.outcomes[row[1]].replace(/_/g, " "), "text");
       row[2].split("").forEach(function (mark, index) {
-        var td = cell(tr, "", "text mark" + mark), sign = document.createElement("span"), at = data.detailed.indexOf(index);
+        var td = cell(tr, "", "text mark" + mark), sign = document.createElement("span");
+        var at = data.detailed.indexOf(index);
         sign.textContent = { "1": "✓", "0": "✗", "-": "—" }[mark];
         sign.setAttribute("role", "img");
         sign.setAttribute("aria-label", { "1": "right", "0": "wrong", "-": "not run" }[mark]);
         td.append(sign);
         if (at < 0) return;
         var margin = row[4 + 2 * at], answer = row[5 + 2 * at], small = document.createElement("small");
-        small.textContent = [answer === null ? "" : data.answers[answer], margin === null ? "" : "(" + margin.toFixed(2) + ")"].join(" ").trim();
+        var given = answer === null ? "" : data.answers[answer];
+        small.textContent = [given, margin === null ? "" : "(" + margin.toFixed(2) + ")"].join(" ").trim();
         td.append(small);
       });
     });

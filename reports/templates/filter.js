@@ -1,5 +1,6 @@
 document.querySelectorAll("table.filterable").forEach(function (table) {
-  var label = document.createElement("label"), input = document.createElement("input"), count = document.createElement("span");
+  var label = document.createElement("label"), input = document.createElement("input");
+  var count = document.createElement("span");
   var rows = Array.from(table.tBodies[0].rows), scroll = table.closest(".scroll");
   label.className = "rowfilter";
   label.append("rows with all of these words ", input, " ", count);

@@ -14,6 +14,7 @@ from workflow_scripts.jobs import (
     plot_figure,
     tabulate,
 )
+from workflow_scripts.report.data import MeasuredFiles
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "idp-50-100": 0.1}
 LOST = ("m", "gptq-w3", "wikipedia", "prompt-50", 0)
@@ -28,20 +29,21 @@ def analysed(folder: Path, items: int = 8, truth: dict | None = None) -> tuple[P
     manifest = {"device": "made-up device", "host": "nowhere", "seconds": 1.0}
     for path, record in ((training, TRAINING), (latency, LATENCY)):
         write_json(path, record | {"manifest": manifest})
-    judge.main(cells, PAIR, results / "verdict.json")
+    judge.main(cells, PAIR, CATALOGUE, results / "verdict.json")
     find_answers.main(cells, {}, {}, results / "answers.parquet")
     build_ledger.main(cells, PAIR, results / "answers.parquet", results / "ledger.parquet")
     tables = [str(results / "tables" / f"{name}.html") for name in ("table1", "table2", "table3", "changes")]
-    tabulate.main(cells, results / "verdict.json", CATALOGUE, tables)
+    tabulate.main(cells, results / "verdict.json", CATALOGUE, MeasuredFiles(), tables)
     figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "figure4")]
     for path in figures:
-        plot_figure.main(Path(path).stem, cells, results / "verdict.json", PAIR, CATALOGUE, [path])
+        plot_figure.main(
+            Path(path).stem, cells, results / "verdict.json", CATALOGUE, MeasuredFiles(), {}, [path]
+        )
     audit = (results / "paper_audit.json", results / "paper_audit.html")
     audit_paper.main(cells, results / "verdict.json", *audit)
-    draw_page.main(
-        cells, results / "verdict.json", results / "ledger.parquet", audit[0], figures, CATALOGUE,
-        results / "overview.html", "A <b>made-up</b> grid.",
-        trainings=[str(training)], latencies=[str(latency)], planned={"similarity": 3, "latency": 2},
-        blocks={"counted": ["core"], "left_out": ["seeds", "figure-1"]},
-    )  # fmt: skip
+    made = draw_page.Made(results / "verdict.json", results / "ledger.parquet", audit[0], figures)
+    measured = MeasuredFiles(trainings=[str(training)], latencies=[str(latency)])
+    blocks = {"counted": ["core"], "left_out": ["seeds", "figure-1"]}
+    planned = draw_page.Planned("A <b>made-up</b> grid.", {"similarity": 3, "latency": 2}, blocks)
+    draw_page.main(cells, CATALOGUE, made, measured, planned, results / "overview.html")
     return results, cells

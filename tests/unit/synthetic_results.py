@@ -7,6 +7,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.judge.judgement import judge_grid
+from workflow_scripts.judge.paper import read_tables
+from workflow_scripts.judge.results import Results
+from workflow_scripts.report.data import GridData
 
 TASKS = {
     "arc_easy": "world", "arc_challenge": "world", "sciq": "world", "webqs": "world", "triviaqa": "world",
@@ -152,3 +156,9 @@ CATALOGUE = {
     "compressors": COMPRESSORS,
     "tasks": {t: {"domain": d} for t, d in TASKS.items()},
 }
+
+
+def data_of(results: Results, resamples: int, **measured) -> GridData:
+    """Judged results, as tables and figures are drawn from them."""
+    verdict = judge_grid(results, PAIR, CATALOGUE, resamples)
+    return GridData(results, verdict, **CATALOGUE, printed=read_tables(), measured=measured)

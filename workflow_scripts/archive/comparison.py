@@ -1,4 +1,4 @@
-"""Two runs of the same cells, item by item: what a change of code, data, machine or setting did (design, 6)."""
+"""Two runs of the same cells, item by item: the effect of a change of code, data, machine or setting."""
 
 import numpy as np
 
@@ -91,10 +91,8 @@ def _row(a: Results, b: Results, cell: Cell, values: dict, draws: dict) -> dict:
 def _task(values: np.ndarray) -> dict:
     test = mcnemar(values[:, 0] > 0.5, values[:, 1] > 0.5)
     low, high = paired_interval(test["gained"], test["lost"], len(values))
-    return {
-        "n": len(values), "difference": finite((test["gained"] - test["lost"]) / len(values)),
-        "low": finite(low), "high": finite(high), **test,
-    }  # fmt: skip
+    difference = finite((test["gained"] - test["lost"]) / len(values))
+    return {"n": len(values), "difference": difference, "low": finite(low), "high": finite(high), **test}
 
 
 def provenance(one: dict, two: dict) -> list[str]:

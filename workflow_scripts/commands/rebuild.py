@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workflow_scripts.archive.packing import METADATA, packed_by, rolled_up
+from workflow_scripts.archive.packing import METADATA, packed_by
+from workflow_scripts.archive.rebuilt import held_against
 from workflow_scripts.archive.unpacking import opened, place_records, unpack
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
@@ -58,28 +59,3 @@ def _run(folder: Path, target: str, cores: int) -> int:
     command += ["--directory", str(folder), "--cores", str(cores), "--quiet", "rules", "progress"]
     command += ["--allowed-rules", *RULES, "--", target]
     return subprocess.run(command, check=False).returncode
-
-
-def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
-    """What was rebuilt beside what the archive holds: verdict, tables and figures, file by file."""
-    grid = index["grid"]
-    packed = [name for name in index["files"] if name in set(rolled_up(grid, archive)) and _comparable(name)]
-    differ = [name for name in packed if not _same(archive / name, folder / name)]
-    if not packed:
-        return ["The archive holds no tables or figures to compare with."]
-    if not differ:
-        return [f"All {len(packed)} tables, figures, verdict and audit are equal to the archive's."]
-    return [
-        f"{len(packed) - len(differ)} of {len(packed)} files are equal to the archive's; these differ:",
-        *(f"  {name}" for name in differ),
-    ]
-
-
-def _comparable(name: str) -> bool:
-    return Path(name).parent.name in ("tables", "figures") or name.endswith(
-        ("verdict.json", "paper_audit.json")
-    )
-
-
-def _same(one: Path, two: Path) -> bool:
-    return two.is_file() and one.read_bytes() == two.read_bytes()

@@ -2,27 +2,25 @@
 
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import atomic_path, read_json
+from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import run
-from workflow_scripts.judge.paper import read_tables
-from workflow_scripts.judge.results import read_results
 from workflow_scripts.report import changes, compressors
+from workflow_scripts.report.data import MeasuredFiles, read_grid
 from workflow_scripts.report.rendering import RENDERERS
 from workflow_scripts.report.tables import build_tables
 
 
 def main(
-    cells: list[str], verdict: str, catalogue: dict, outputs: list[str], compressions: list[str] = ()
+    cells: list[str], verdict: str, catalogue: dict, measured: MeasuredFiles, outputs: list[str]
 ) -> None:
-    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses;
-    outputs: any of table{1,2,3}.{csv,md,tex,html}, {changes,compressors}.{csv,md,html}; compressions: JSON files."""
-    results, judged = read_results(cells), read_json(verdict, schema="verdict")
-    about = (results.grid, results.missing_in_words(), judged["settings"]["command"])
-    tables = build_tables(results, judged, **catalogue, printed=read_tables())
-    by_name = {f"table{table.number}": table for table in tables}
-    moved = changes.changes(results)
-    records = {path: read_json(path, schema="compression") for path in compressions}
-    compared = compressors.compressors(results, records, catalogue["compressors"])
+    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses; measured:
+    the compressions; outputs: any of table{1,2,3}.{csv,md,tex,html}, {changes,compressors}.{csv,md,html}."""
+    data = read_grid(cells, verdict, catalogue, measured)
+    results, command = data.results, data.verdict["settings"]["command"]
+    about = (results.grid, results.missing_in_words(), command)
+    tables = {f"table{table.number}": table for table in build_tables(data)}
+    moved = changes.changes(data.verdict["changes"])
+    compared = compressors.compressors(results, data.records("compression"), data.compressors)
     for output in map(Path, outputs):
         kind = output.suffix[1:]
         if output.stem == "changes":
@@ -30,7 +28,7 @@ def main(
         elif output.stem == "compressors":
             text = compressors.RENDERERS[kind](compared, *about)
         else:
-            text = RENDERERS[kind](by_name[output.stem])
+            text = RENDERERS[kind](tables[output.stem])
         with atomic_path(output) as temporary:
             temporary.write_text(text)
 

@@ -1,4 +1,4 @@
-"""Does an item's answer stand in the pair's training text? One that does not cannot have been learned from it.
+"""Does an item's answer stand in the pair's training text? If not, it cannot have been learned from it.
 
 An answer counts as there if one document holds an accepted alias and the question's entity (normalised, whole
 words). Searched is the corpus's whole training split, of which an adapter saw a part: "not there" is safe, "there"
@@ -19,11 +19,14 @@ KNOWLEDGE = ("arc_easy", "arc_challenge", "sciq", "webqs", "triviaqa")
 LONGEST = 6  # words of an alias or entity that are looked up; longer ones by their first words
 _PROMPT = re.compile(r"^(question|answer):\s*|\s*(question|answer):\s*$", re.IGNORECASE)
 _NAME = re.compile(r"\b[A-Z][\w'’-]*(?:\s+(?:of|the|and|de|von|van|[A-Z][\w'’-]*))*")
-_COMMON = frozenset({
-    "which", "what", "where", "when", "who", "whom", "whose", "why", "how", "does", "did", "were", "was", "have", "has",
-    "had", "that", "this", "these", "those", "name", "called", "known", "from", "with", "into", "first", "most",
-    "following", "best", "would", "could",
-})  # fmt: skip
+_COMMON = frozenset(
+    word
+    for words in (
+        "which what where when who whom whose why how does did were was have has had that this these those name",
+        "called known from with into first most following best would could",
+    )
+    for word in words.split()
+)
 
 
 def normalise(text: str) -> tuple[str, ...]:

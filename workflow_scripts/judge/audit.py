@@ -1,4 +1,4 @@
-"""Paper audit: what the printed tables and sentences say, recomputed; and our cells beside the printed ones.
+"""Paper audit: the printed tables and sentences recomputed, and our cells beside the printed ones.
 
 Each `Finding` holds, does not hold, or cannot be known from what is printed.
 """
@@ -10,7 +10,7 @@ import pandas as pd
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.audit_claims import CLAIMS
-from workflow_scripts.judge.findings import DOES_NOT_HOLD, HOLDS, Finding
+from workflow_scripts.judge.findings import Finding, finding
 from workflow_scripts.judge.results import Results
 from workflow_scripts.plan.layout import Group
 
@@ -51,7 +51,7 @@ def audit(rows: pd.DataFrame, results: Results | None = None, verdict: dict | No
     }
 
 
-def label(row) -> str:
+def label(row: pd.Series) -> str:
     """ "T1 OPT-6.7b prompt 0.1M" """
     return " ".join(
         filter(None, [f"T{row['table']}", row["model"], row["type"], row["param"].replace("-", "")])
@@ -78,34 +78,36 @@ def _arithmetic_finding(checks: list[Check]) -> Finding:
         f"({c.printed - c.recomputed:+.3f})"
         for c in wrong
     )
-    return Finding(
-        "Tables 1 to 3", "each printed mean is the mean of its row's tasks",
-        DOES_NOT_HOLD if wrong else HOLDS,
+    return finding(
+        "Tables 1 to 3",
+        "each printed mean is the mean of its row's tasks",
+        not wrong,
         f"{len(all_rows) - len(bad_rows)} of {len(all_rows)} rows agree to within 0.005. {detail}. "
         "One task cell of that row, printed 1.07 too low, would explain both; which one cannot be known.",
-    )  # fmt: skip
+    )
 
 
 def duplicates(rows: pd.DataFrame) -> list[Finding]:
-    """Rows printed more than once; a repetition is right only where both labels name the same method."""
+    """Rows printed more than once; a repetition is right only if both labels name the same method."""
     findings = []
     for position, (_, row) in enumerate(rows.iterrows()):
         for _, earlier in rows.iloc[:position].iterrows():
             if row["model"] == earlier["model"] and (row[NUMBERS] == earlier[NUMBERS]).all():
-                # Table 3 calls IDP's prompts 26 and 100 where Table 1 prints their size: one method all the same.
+                # Table 3 names IDP's prompts, Table 1 prints their size: still one method.
                 same = row["method"] == earlier["method"] or row["type"] == earlier["type"] == "IDP"
-                note = "the labels agree" if same else (
-                    f"the labels name {row['method']} and {earlier['method']}: one of the two results is missing"
-                )  # fmt: skip
-                findings.append(Finding(
-                    f"{label(row)} and {label(earlier)}", "rows of equal numbers are the same experiment",
-                    HOLDS if same else DOES_NOT_HOLD, f"all {len(NUMBERS)} numbers are equal; {note}",
-                ))  # fmt: skip
+                other = f"the labels name {row['method']} and {earlier['method']}: one of the two results is missing"
+                note = "the labels agree" if same else other
+                where, statement = (
+                    f"{label(row)} and {label(earlier)}",
+                    "rows of equal numbers are the same experiment",
+                )
+                numbers = f"all {len(NUMBERS)} numbers are equal; {note}"
+                findings.append(finding(where, statement, bool(same), numbers))
     return findings
 
 
 def same_label(rows: pd.DataFrame) -> list[Finding]:
-    """Table 3 against Table 1 where both name the same method."""
+    """Rows of Tables 3 and 1 that name the same method."""
     findings = []
     for _, third in rows[rows["table"] == 3].iterrows():
         method = "idp-50-100" if third["type"] == "IDP" else third["method"]
@@ -113,12 +115,15 @@ def same_label(rows: pd.DataFrame) -> list[Finding]:
         if len(first):
             first = first.iloc[0]
             changed = [c for c in paper.TASKS if first[c] != third[c]]
-            findings.append(Finding(
-                f"{label(third)} and {label(first)}", "Tables 1 and 3 give one method the same numbers",
-                DOES_NOT_HOLD if changed else HOLDS,
+            numbers = (
                 f"Averages {third['Average']:.2f} and {first['Average']:.2f}; "
-                f"{len(changed)} of {len(paper.TASKS)} tasks differ",
-            ))  # fmt: skip
+                f"{len(changed)} of {len(paper.TASKS)} tasks differ"
+            )
+            where, statement = (
+                f"{label(third)} and {label(first)}",
+                "Tables 1 and 3 give one method the same numbers",
+            )
+            findings.append(finding(where, statement, not changed, numbers))
     return findings
 
 
@@ -136,18 +141,22 @@ def beside(rows: pd.DataFrame, results: Results, verdict: dict) -> list[dict]:
             ours = _ours(results, judged, group, method)
             for table in (1, 2, 3):
                 found = paper.printed(rows, table, group.model, group.compressor, method)
-                for column, (value, low, high) in ours.items() if found else ():
-                    compared.append({
-                        "table": table, **group._asdict(), "method": method, "column": column,
-                        "ours": value, "low": low, "high": high, "printed": found[column],
-                        "difference": value - found[column],
-                        "inside": None if low is None else bool(low <= found[column] <= high),
-                    })  # fmt: skip
+                place = {"table": table, **group._asdict(), "method": method}
+                for column, mine in ours.items() if found else ():
+                    compared.append(place | {"column": column} | _compared(mine, found[column]))
     return compared
 
 
+def _compared(ours: tuple[float, float | None, float | None], printed: float) -> dict:
+    """One number; ours: value and the ends of its interval."""
+    value, low, high = ours
+    inside = None if low is None or high is None else bool(low <= printed <= high)
+    numbers = {"ours": value, "low": low, "high": high, "printed": printed}
+    return numbers | {"difference": value - printed, "inside": inside}
+
+
 def _ours(results: Results, judged: dict, group: Group, method: str) -> dict[str, tuple]:
-    """Printed column -> our value with the ends of its interval, percent; without what a cell lacks."""
+    """Printed column -> our value with the ends of its interval, percent; without the tasks that a cell lacks."""
     metric = judged["metrics"]["accuracy"]
     evaluations = [results.evaluations[cell] for cell in results.seeds(*group, method)]
     ours = {}

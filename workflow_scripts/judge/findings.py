@@ -16,7 +16,7 @@ class Finding:
 
 
 def finding(where: str, statement: str, holds: bool | None, numbers: str) -> Finding:
-    """holds: None where what is printed can't tell."""
+    """holds: None if the printed numbers can't tell."""
     return Finding(where, statement, UNKNOWN if holds is None else HOLDS if holds else DOES_NOT_HOLD, numbers)
 
 

@@ -1,7 +1,7 @@
-"""The item ledger: what became of every question under compression and under each recovery method.
+"""The item ledger: every question under compression and under each recovery method.
 
 One row per (model, compressor, corpus, seed, task, item). Columns `correct/<method>`, `margin/<method>`,
-`gold_loglik/<method>` and, for a method that chooses among prompts, `selected_prompt/<method>`; null where the
+`gold_loglik/<method>` and, for a method that chooses among prompts, `selected_prompt/<method>`; null if the
 group lacks the method. `prediction/<method>` for dense, none (the compressed model) and the pair that the config names;
 `outcome` reads that pair.
 """
@@ -43,7 +43,7 @@ def build(results: Results, pair: dict[str, str]) -> pd.DataFrame:
 
 
 def add_answers(ledger: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Add `answer_in_training_text` from the table of `answers.find`; null where it does not know."""
+    """Add `answer_in_training_text` from the table of `answers.find`; null if it does not know."""
     if not len(ledger):
         return ledger.assign(answer_in_training_text=pd.array([], dtype="boolean"))
     keys = ["corpus", "task", "doc_id"]
@@ -92,7 +92,7 @@ def _part(
 
 
 def outcomes(items: pd.DataFrame, pair: dict[str, str]) -> pd.Series:
-    """The outcome of each item; null where the dense, the compressed or a model of the pair did not answer it.
+    """The outcome of each item; null if the dense, the compressed or a model of the pair did not answer it.
 
     An item that a method's cell does not hold is neither lost nor broken by it: nothing is known of it. pair: only
     the methods that have a cell; without one of them the outcome speaks of compression and the other.

@@ -11,9 +11,16 @@ import pandas as pd
 from workflow_scripts.files.artifacts import ArtifactError
 
 TASKS = {  # printed column -> task, in the paper's order
-    "arcE": "arc_easy", "arcC": "arc_challenge", "sciq": "sciq", "webqs": "webqs", "triviaqa": "triviaqa",
-    "piqa": "piqa", "hellaswag": "hellaswag", "lambada": "lambada_openai", "winogrande": "winogrande",
-}  # fmt: skip
+    "arcE": "arc_easy",
+    "arcC": "arc_challenge",
+    "sciq": "sciq",
+    "webqs": "webqs",
+    "triviaqa": "triviaqa",
+    "piqa": "piqa",
+    "hellaswag": "hellaswag",
+    "lambada": "lambada_openai",
+    "winogrande": "winogrande",
+}
 DOMAINS = {  # printed mean -> printed columns that it averages
     "World": ["arcE", "arcC", "sciq", "webqs", "triviaqa"],
     "Common": ["piqa"],
@@ -23,12 +30,20 @@ MODELS = {"Llama-7b": "llama-7b", "OPT-6.7b": "opt-6.7b"}
 COMPRESSORS = {1: "gptq-w3", 2: "sparsegpt-50", 3: "gptq-w3"}
 METHODS = {  # (type, param) of Tables 1 and 2 -> method; Llama and OPT print different sizes of the same rank
     ("-", "-"): "none",
-    ("lora", "4.4M"): "lora-r2", ("lora", "6.7M"): "lora-r3", ("lora", "8.9M"): "lora-r4",
-    ("lora", "4.7M"): "lora-r2", ("lora", "7.1M"): "lora-r3", ("lora", "9.4M"): "lora-r4",
-    ("prompt", "0.1M"): "prompt-26", ("prompt", "0.2M"): "prompt-50", ("prompt", "0.4M"): "prompt-100",
-    ("ptune", "3.1M"): "ptune-26", ("ptune", "6.5M"): "ptune-50", ("ptune", "13.1M"): "ptune-100",
+    ("lora", "4.4M"): "lora-r2",
+    ("lora", "6.7M"): "lora-r3",
+    ("lora", "8.9M"): "lora-r4",
+    ("lora", "4.7M"): "lora-r2",
+    ("lora", "7.1M"): "lora-r3",
+    ("lora", "9.4M"): "lora-r4",
+    ("prompt", "0.1M"): "prompt-26",
+    ("prompt", "0.2M"): "prompt-50",
+    ("prompt", "0.4M"): "prompt-100",
+    ("ptune", "3.1M"): "ptune-26",
+    ("ptune", "6.5M"): "ptune-50",
+    ("ptune", "13.1M"): "ptune-100",
     ("IDP", "0.6M"): "idp-50-100",
-}  # fmt: skip
+}
 ABLATION = {"26": "prompt-26", "100": "prompt-100", "Concat": "concat-26-100", "IDP": "idp-26-100"}
 COLUMNS = [*TASKS, *DOMAINS, "Average"]
 
@@ -58,7 +73,7 @@ def read_tables(folder: Path = PRINTED) -> pd.DataFrame:
 
 
 def printed(rows: pd.DataFrame, table: int, model: str, compressor: str, method: str) -> dict[str, float]:
-    """Column -> printed percent for one of our settings; empty where the table doesn't have it."""
+    """Column -> printed percent for one of our settings; empty if the table doesn't have it."""
     found = rows[
         (rows["table"] == table)
         & (rows["cell_model"] == model)

@@ -1,4 +1,4 @@
-"""How often an outcome of the ledger comes about, beside what flips without any recovery give."""
+"""Shares of the ledger's outcomes, beside the flips that happen without any recovery."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +9,17 @@ from workflow_scripts.judge.statistics import proportion_interval
 
 PLACE = ["model", "compressor", "corpus"]
 ITEM = ["task", "doc_hash", "occurrence"]
+
+
+def shares(ledger: pd.DataFrame, methods: dict[str, dict]) -> list[dict]:
+    """The rows of `rates` for a grid's recovery methods, then those of `reseeded`.
+
+    methods: the catalogue's. Written instructions and few-shot examples are the same for every seed, so they have no
+    rows of the second kind.
+    """
+    recovery = [method for method in methods if method != "none"]
+    drawn = [method for method in recovery if methods[method]["kind"] not in ("text", "fewshot")]
+    return [*rates(ledger, recovery).to_dict("records"), *reseeded(ledger, drawn).to_dict("records")]
 
 
 def rates(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -31,11 +42,11 @@ def rates(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def reseeded(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The placebo of a second training seed: `rates` where nothing but the seed of one method changes.
+    """The placebo of a second training seed: `rates` if nothing but the seed of one method changes.
 
     The method as trained with the seed `after` stands in for the compressed model, and with the row's own seed for the
     method. So recovered is the share, of the items that the dense model has right and one seed has wrong, that another
-    seed has right: what training once more gives where there is nothing to recover. Each seed is held against the one
+    seed has right: the gain of training once more if there is nothing to recover. Each seed is held against the one
     before it, the first against the last; a method of one seed has no rows.
     """
     rows = []
@@ -68,12 +79,10 @@ def _answers(items: pd.DataFrame, method: str) -> pd.Series:
 
 def _by_scope(place: dict, items: pd.DataFrame, before: pd.Series, after: pd.Series) -> list[dict]:
     """A row for all items, each domain and each task that has items which all three models answered."""
-    frame = pd.DataFrame({
-        "domain": items["domain"],
-        "task": items.index.get_level_values("task") if "task" in items.index.names else items["task"],
-        "taught": items["answer_in_training_text"].fillna(True).astype(bool),
-        "dense": items["correct/dense"], "before": before, "after": after,
-    })  # fmt: skip
+    tasks = items.index.get_level_values("task") if "task" in items.index.names else items["task"]
+    frame = pd.DataFrame({"domain": items["domain"], "task": tasks, "dense": items["correct/dense"]})
+    frame["taught"] = items["answer_in_training_text"].fillna(True).astype(bool)
+    frame["before"], frame["after"] = before, after
     known = frame.dropna(subset=["dense", "before", "after"])
     rows = []
     for scope in ["all", *unique(frame["domain"]), *unique(frame["task"])]:

@@ -1,4 +1,4 @@
-"""What a grid planned and what of it exists: evaluation JSONs and their samples, read once and checked.
+"""A grid's planned cells and the evaluations that exist: JSON files and their samples, read once and checked.
 
 A planned cell without a file is *missing*: it stays in the plan, so that every table and figure can name it.
 """
@@ -40,7 +40,7 @@ class Results:
         return [cell for cell in self.planned if cell not in self.evaluations]
 
     def missing_in_words(self, most: int = 6) -> str:
-        """ "5 of 15 planned cells have no result: m / sparsegpt-50 / c4 (5)."; empty where nothing is missing."""
+        """ "5 of 15 planned cells have no result: m / sparsegpt-50 / c4 (5)."; empty if nothing is missing."""
         counts = Counter(str(cell.group) for cell in self.missing)
         named = [f"{place} ({count})" for place, count in counts.items()]
         more = f"; and {len(named) - most} more" if len(named) > most else ""
@@ -107,7 +107,7 @@ class Results:
         return read_samples(self.planned[cell], columns)
 
     def check_paired(self, cells: Iterable[Cell]) -> None:
-        """Refuse to pair cells whose benchmarks come from different source files (design, 6)."""
+        """Refuse to pair cells whose benchmarks come from different source files."""
         seen: dict[str, tuple[str, Cell]] = {}
         for cell in cells:
             for task, scores in self.evaluations[cell]["tasks"].items():

@@ -1,4 +1,4 @@
-"""Paired statistics over items (design, 6): exact McNemar, stratified paired bootstrap, Holm.
+"""Paired statistics over items: exact McNemar, stratified paired bootstrap, Holm.
 
 An `Estimate` is a number with its bootstrap distribution. All estimates of one group share their resamples,
 so their differences and ratios are paired, item by item, by plain arithmetic.
@@ -48,7 +48,7 @@ class Estimate:
         return float(self.draws.std(ddof=1)) if self.known else float("nan")
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Percentile interval; (nan, nan) where none can be given."""
+        """Percentile interval; (nan, nan) if none can be given."""
         if not self.known:
             return float("nan"), float("nan")
         ends = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
@@ -71,7 +71,7 @@ def ratio(part: Estimate, whole: Estimate, level: float = LEVEL) -> dict:
     """part / whole as Estimate.to_json gives one; whole's own interval must lie above 0.
 
     The interval holds every r for which part - r whole is not told from 0 (Fieller 1954, here on paired draws): the
-    percentile interval of the quotient where all draws of whole are positive, and still finite where a few are not.
+    percentile interval of the quotient if all draws of whole are positive, and still finite if a few are not.
     """
     point = part.point / whole.point
     if not (part.known and whole.known):
@@ -96,7 +96,7 @@ def _root(part: Estimate, whole: Estimate, end: float, start: float) -> float:
 
 
 def finite(number: float) -> float | None:
-    """The number for JSON, to ten decimals (the last ones depend on the machine); None where it is not finite."""
+    """The number for JSON, to ten decimals (the last ones depend on the machine); None if it is not finite."""
     return round(float(number), _DECIMALS) if np.isfinite(number) else None
 
 
@@ -106,8 +106,8 @@ def resampled_averages(
     """Bootstrap macro averages: the items of each task are resampled, the same draws for every column.
 
     families: for each, task -> (items, columns). Returns for each (resamples, columns): the mean over its tasks of
-    their resampled means; NaN where a task has a single item. Of n items n - 1 are drawn with replacement: the
-    rescaled bootstrap of Rao and Wu (1988) for stratified samples, whose variance is unbiased where strata are small
+    their resampled means; NaN if a task has a single item. Of n items n - 1 are drawn with replacement: the
+    rescaled bootstrap of Rao and Wu (1988) for stratified samples, whose variance is unbiased for small strata
     (drawing n understates it by (n-1)/n: 10 % at 10 items a task). A task's draws depend on the seed, its name and
     its size only, so other columns don't move an interval, and families whose task has the same size share the
     draws: one product of counts and values serves them all.
@@ -145,8 +145,8 @@ def seed_mean(points: np.ndarray, draws: np.ndarray, name: str, seed: int = 0) -
 
     With three seeds or more they are resampled too (S - 1 of S, as above), so that the interval covers training;
     with fewer the seeds at hand are averaged and the interval covers items only. A few seeds know their variance
-    badly: the draws are stretched by t over z with Satterthwaite's degrees of freedom, S - 1 where training is all
-    that varies and without bound where it hardly does.
+    badly: the draws are stretched by t over z with Satterthwaite's degrees of freedom, S - 1 if training alone
+    varies and without bound if it hardly does.
     """
     resamples, seeds = draws.shape
     mean = float(points.mean())
@@ -164,7 +164,7 @@ def seed_mean(points: np.ndarray, draws: np.ndarray, name: str, seed: int = 0) -
 
 
 def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
-    """Exact McNemar test of two boolean vectors over the same items; p = 1 where nothing changed."""
+    """Exact McNemar test of two boolean vectors over the same items; p = 1 if nothing changed."""
     before, after = np.asarray(before, bool), np.asarray(after, bool)
     gained, lost = int((~before & after).sum()), int((before & ~after).sum())
     p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0

@@ -1,4 +1,4 @@
-"""Forgotten or displaced: the rule of design 6, applied to the intervals of one (model, compressor, corpus)."""
+"""Forgotten or displaced: the rule (docs/explanation/statistics.md) for one (model, compressor, corpus)."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ MEANING = {
     "undecided": "undecided: what was measured allows more than one reading",
     "unavailable": "unavailable: cells that the rule needs are missing",
 }
-LIMITS = (
+INFERENCE_LIMITS = (
     "LoRA can redirect the input too, so its success alone does not show that facts were learned again; and neither "
     "method need have met the facts of a benchmark in its training text."
 )
@@ -23,7 +23,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Condition:
-    """`text` holds where the whole interval of `contrast` lies above 0."""
+    """`text` holds if the whole interval of `contrast` lies above 0."""
 
     text: str
     contrast: Estimate
@@ -38,7 +38,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word, why, and every condition that was looked at on the way."""
+    """The word, its reason, and every condition that was tried."""
 
     word: str
     reason: str
@@ -52,15 +52,15 @@ class Verdict:
             "reason": self.reason,
             "conditions": [condition.to_json() for condition in self.conditions],
             "more_data": self.more_data,
-            "limits": LIMITS,
+            "limits": INFERENCE_LIMITS,
         }
 
 
 def decide(loss: Estimate, prompt: Estimate | None, lora: Estimate | None, missing: str = "") -> Verdict:
-    """The first branch of design 6 that matches.
+    """The first branch of the rule that matches.
 
     loss: L = dense - compressed. prompt, lora: G(m) = (m - none) on the compressed model minus (m - none) on the
-    dense model, None where a cell is missing (`missing` names it). "x > c" means that the whole 95 % interval of
+    dense model, None if a cell is missing (`missing` names it). "x > c" means that the whole 95 % interval of
     x - c lies above 0; since delta = 0.25 L is itself an estimate, x - 0.25 L is resampled as one.
     """
     if not loss.known:

@@ -1,4 +1,4 @@
-"""Compressed models side by side, before any recovery: what each costs, and whose implementation made it.
+"""Compressed models side by side, before any recovery, with the cost and the engine of each.
 
 One row per compressed model with a cell of its own. Errors and times stand in compression.json, scores in the cell.
 """
@@ -16,7 +16,7 @@ NOTES = (
     "stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / ‖WX‖², mean over "
     "linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
     "ppl: perplexity per token on each corpus. solve: the engine's own time for all linears; job: with forward passes, "
-    "loading and writing. Times compare only where host and threads are the same and nothing else ran.",
+    "loading and writing. Times can be compared only if host and threads are the same and nothing else ran.",
 )
 
 
@@ -24,7 +24,7 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
     """records: path of each compression.json -> its content; settings: the catalogue's compressors.
 
     Columns: PLACE, bits, zeros (share), layer_error, ppl/<corpus>, accuracy (mean over tasks), solve_seconds,
-    job_seconds; NaN where a cell is missing.
+    job_seconds; NaN if a cell is missing.
     """
     rows = []
     for path, record in records.items():
@@ -67,12 +67,12 @@ def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
 
 
 def _rows(table: pd.DataFrame) -> list[dict]:
-    """Rows with None where a number is missing."""
+    """Rows with None if a number is missing."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
-    """Shares as fractions, times in seconds, empty where there is no number."""
+    """Shares as fractions, times in seconds, empty if there is no number."""
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
@@ -106,7 +106,7 @@ def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "s
 
 
 def _notes(missing: str) -> list[str]:
-    """The notes, with `Results.missing_in_words` where it says something."""
+    """The notes, and `Results.missing_in_words` if cells are missing."""
     return [*NOTES, *filter(None, [missing])]
 
 

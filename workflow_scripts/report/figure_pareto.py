@@ -2,17 +2,18 @@
 
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from workflow_scripts.plan.layout import NO_CORPUS, Group
+from workflow_scripts.report.data import GridData
 from workflow_scripts.report.figure_style import (
     FAMILIES,
     INK,
     PAIRED,
     SOFT,
-    FigureData,
     absent,
     finish,
     legend,
@@ -24,10 +25,15 @@ ADAPTER_BYTES = 4  # per parameter: adapters are stored in float32
 DENSE_BITS = 16  # per weight, as dense checkpoints ship and as sparse values are stored; a source may hold 32
 LINEAR = 10_000  # parameters below this stand on a linear part of the axis: no method adds 1 to 9,999 but it may add 0
 AVERAGE = "average accuracy (%)"
+COLUMNS = {  # a setting's cost -> label of its axis
+    "parameters": "parameters added",
+    "megabytes": "stored weights and adapter (MB)",
+    "seconds": "forward pass (s)",
+}
 
 
 class Setting(NamedTuple):
-    """A compressed or dense model with a method, and what it costs."""
+    """A compressed or dense model with a method, and its costs."""
 
     label: str
     kind: str
@@ -37,55 +43,56 @@ class Setting(NamedTuple):
     seconds: float | None
 
 
-def pareto(data: FigureData, title: str) -> Figure:
+def pareto(data: GridData, title: str) -> Figure:
     """Accuracy against parameters added, stored bytes and forward-pass time; lines join the settings that no other
     beats in both."""
     by_model = {model: settings(data, model) for model in data.results.models}
     shown = {model: found for model, found in by_model.items() if found}
     if not shown:
         return absent(data, "pareto", title, "a compressed model whose tasks are all there")
-    columns = {
-        "parameters": "parameters added",
-        "megabytes": "stored weights and adapter (MB)",
-        "seconds": "forward pass (s)",
-    }
-    figure, axes = panels(len(shown), len(columns), 3.0, 11, sharey="row")
+    figure, axes = panels(len(shown), len(COLUMNS), 3.0, 11, sharey="row")
     handles = []
     for row, (model, found) in zip(axes, shown.items(), strict=True):
-        for ax, (measure, label) in zip(row, columns.items(), strict=True):
-            drawn = [setting for setting in found if getattr(setting, measure) is not None]
-            for setting in drawn:
-                family, colour, marker, _ = FAMILIES[setting.kind]
-                point(ax, getattr(setting, measure), setting.accuracy, colour, marker)
-                handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=family))
-            _front(ax, drawn, measure, _numbered(found))
-            if not drawn:
-                ax.set_xticks([])
-                ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=SOFT)
-            ax.set_xlabel(label)
-            if measure == "parameters":
-                ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
-                top = max((s.parameters for s in drawn), default=LINEAR)
-                powers = [10**n for n in range(4, 12) if 10**n <= 2 * top]
-                ax.set_xticks([0, *powers], ["0", *(f"{power:,}" for power in powers)], fontsize=7)
-                ax.minorticks_off()
-            elif measure == "megabytes" and drawn:
-                ax.set_xscale("log")
-                ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
-                ax.xaxis.set_major_formatter("{x:g}")
-                ax.xaxis.set_minor_formatter(NullFormatter())
+        for ax, measure in zip(row, COLUMNS, strict=True):
+            handles += _panel(ax, found, measure)
         row[0].set(ylabel=AVERAGE, title=model)
     legend(figure, handles, 6)
     notes = [
         "Numbered: no setting is both cheaper and better. " + "  ".join(_names(shown)),
         f"Bytes: decoder linears as stored, the dense model's at {DENSE_BITS} bits, and the adapter in float32. Time: "
-        "medians; where a compressor was not timed, those of the dense model, since both compute in one precision.",
+        "medians; if a compressor was not timed, those of the dense model, since both compute in one precision.",
         PAIRED,
     ]
     return finish(figure, data, "pareto", notes)
 
 
-def settings(data: FigureData, model: str) -> list[Setting]:
+def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:
+    """One model's settings against one cost; returns the legend's handles."""
+    drawn, handles = [setting for setting in found if getattr(setting, measure) is not None], []
+    for setting in drawn:
+        family, colour, marker, _ = FAMILIES[setting.kind]
+        point(ax, getattr(setting, measure), setting.accuracy, colour, marker)
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=family))
+    _front(ax, drawn, measure, _numbered(found))
+    if not drawn:
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=SOFT)
+    ax.set_xlabel(COLUMNS[measure])
+    if measure == "parameters":
+        ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
+        top = max((s.parameters for s in drawn), default=LINEAR)
+        powers = [10**n for n in range(4, 12) if 10**n <= 2 * top]
+        ax.set_xticks([0, *powers], ["0", *(f"{power:,}" for power in powers)], fontsize=7)
+        ax.minorticks_off()
+    elif measure == "megabytes" and drawn:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    return handles
+
+
+def settings(data: GridData, model: str) -> list[Setting]:
     """Every setting of a model whose average is complete; the dense model once."""
     found = {}
     for group in (g for g in data.results.groups() if g.model == model):
@@ -98,13 +105,13 @@ def settings(data: FigureData, model: str) -> list[Setting]:
     return list(found.values())
 
 
-def _setting(data: FigureData, label: str, place: Group, method: str, accuracy: dict) -> Setting:
+def _setting(data: GridData, label: str, place: Group, method: str, accuracy: dict) -> Setting:
     cell = data.results.first(*place, method)
     size = data.results.evaluations[cell]["parameters"]["effective"]
     stored = next(
         (
             record["bytes_on_disk"] * _shipped(place, record)
-            for path, record in data.compressions.items()
+            for path, record in data.records("compression").items()
             if Group.at(path) in (place, place._replace(corpus=NO_CORPUS))
         ),
         None,
@@ -120,12 +127,12 @@ def _shipped(place: Group, record: dict) -> float:
     return min(1.0, DENSE_BITS / record["effective_bits"]) if place.compressor == "dense" else 1.0
 
 
-def _seconds(data: FigureData, place: Group, method: str) -> float | None:
+def _seconds(data: GridData, place: Group, method: str) -> float | None:
     """Median time of the method's fastest variant, on its compressor or on the dense model."""
     for compressor in (place.compressor, "dense"):
         times = [
             entry["prefill"]["median"]
-            for record in data.latencies
+            for record in data.records("latency").values()
             if (record["place"]["model"], record["place"]["compressor"]) == (place.model, compressor)
             for entry in record["latencies"]
             if entry["method"] == method
@@ -144,21 +151,21 @@ def front(found: list[Setting], measure: str) -> list[Setting]:
     return best
 
 
-def _front(ax, drawn: list[Setting], measure: str, numbered: list[Setting]) -> None:
+def _front(ax: Axes, drawn: list[Setting], measure: str, numbered: list[Setting]) -> None:
     line = front(drawn, measure)
     xs, ys = [getattr(s, measure) for s in line], [s.accuracy["value"] for s in line]
     ax.step(xs, ys, where="post", color=INK, linewidth=0.9, alpha=0.6, zorder=1)
     numbers = {s.label: n for n, s in enumerate(numbered, 1)}
     for x, y, setting in zip(xs, ys, line, strict=True):
-        ax.annotate(str(numbers[setting.label]), (x, y), xytext=(-3, 5), textcoords="offset points", fontsize=7,
-                    ha="right", color=INK, weight="bold")  # fmt: skip
+        place = {"xytext": (-3, 5), "textcoords": "offset points", "ha": "right"}
+        ax.annotate(str(numbers[setting.label]), (x, y), fontsize=7, color=INK, weight="bold", **place)
 
 
 def _numbered(found: list[Setting]) -> list[Setting]:
     """Every setting on one of the fronts, best accuracy first: a number means the same in all panels of a model."""
     members = {
         setting.label: setting
-        for measure in ("parameters", "megabytes", "seconds")
+        for measure in COLUMNS
         for setting in front([s for s in found if getattr(s, measure) is not None], measure)
     }
     return sorted(members.values(), key=lambda s: (-s.accuracy["value"], s.label))

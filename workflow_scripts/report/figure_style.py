@@ -1,21 +1,21 @@
 """One look for all figures: readable in grey and by the colour-blind, text as text, the same bytes every time."""
 
 import textwrap
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import pandas as pd
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workflow_scripts.files.artifacts import atomic_path
-from workflow_scripts.judge.results import Results
 from workflow_scripts.plan.layout import Group
+from workflow_scripts.report.data import GridData
 
 LEVEL = "level"  # marks the reference lines of a figure
 INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"
@@ -33,87 +33,76 @@ FAMILIES = {  # kind -> label, colour, marker, hatch
 PAIRED = "Intervals: 95 %, bootstrap over items. Methods share their items: compare them by the tables' paired gains."
 HOLLOW = "Hollow marks: printed in the paper, which does not say for which corpus."
 SERIES = [  # colour, marker, line style for corpora and compressors
-    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
-    ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
-]  # fmt: skip
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#56B4E9", "v", "-"),
+    ("#E69F00", "P", "--"),
+    ("#000000", "X", "-."),
+]
 
 
-@dataclass
-class FigureData:
-    """What a figure may need; lists are empty where the grid measured nothing of the kind."""
-
-    results: Results
-    verdict: dict
-    methods: dict
-    compressors: dict
-    tasks: dict
-    printed: pd.DataFrame
-    pair: dict
-    trainings: dict[str, dict] = field(default_factory=dict)
-    compressions: dict[str, dict] = field(default_factory=dict)
-    similarities: list[dict] = field(default_factory=list)
-    latencies: list[dict] = field(default_factory=list)
-    planned: dict[str, int] = field(
-        default_factory=dict
-    )  # similarity, latency -> measurements in the grid's plan
-
-    def command(self, name: str) -> str:
-        return f"{self.verdict['settings']['command']} results/{self.results.grid}/figures/{name}.svg"
-
-    def average(self, group: Group, method: str) -> dict | None:
-        """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
-
-        None too where a task of the grid is missing: a mean over fewer tasks is no point of a figure.
-        """
-        judged = next(
-            g for g in self.verdict["groups"] if Group(g["model"], g["compressor"], g["corpus"]) == group
-        )
-        metric = judged["metrics"]["accuracy"]
-        role = {"dense": "dense", "none": "compressed"}.get(method)
-        value = metric.get(role) if role else (metric.get("methods", {}).get(method) or {}).get("value")
-        if not value or metric.get("absent_tasks"):
-            return None
-        return {key: None if number is None else 100 * number for key, number in value.items()}
-
-    def tokens(self, method: str) -> int | None:
-        return self.methods[method].get("tokens")
-
-    def groups(self, recovered: bool = True) -> list[Group]:
-        """The grid's compressed groups; only those with a recovery method if `recovered`."""
-        return [g for g in self.results.groups() if not recovered or self.results.methods(g)]
+PARAMETERS = {  # of matplotlib
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e6e9ec",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "displaced",
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+}
 
 
 def use_style() -> None:
     """Set the theme; DejaVu Sans comes with matplotlib, the other families have its widths elsewhere."""
     sns.set_theme(context="paper", style="ticks", font="sans-serif")
-    plt.rcParams.update({
-        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9, "axes.titlesize": 9.5,
-        "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
-        "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": SOFT, "ytick.color": SOFT,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e9ec",
-        "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlelocation": "left", "hatch.linewidth": 0.6,
-        "svg.fonttype": "none", "svg.hashsalt": "displaced", "pdf.fonttype": 42, "figure.constrained_layout.use": True,
-    })  # fmt: skip
+    plt.rcParams.update(PARAMETERS)
 
 
-def panels(rows: int, columns: int, height: float = 2.7, width: float | None = None, **options):
+def panels(
+    rows: int, columns: int, height: float = 2.7, width: float | None = None, **options: Any
+) -> tuple[Figure, np.ndarray]:
     """A grid of axes, always as a 2D array; `height` in inches per row."""
     width = width or min(11, max(5.5, 1.2 + 3.2 * columns))
     return plt.subplots(rows, columns, figsize=(width, 0.9 + height * rows), squeeze=False, **options)
 
 
-def point(axes: Axes, x: float, value: dict, colour: str, marker: str, size: float = 6, **options):
-    """A mark with its interval; without one where none can be given."""
+def point(axes: Axes, x: float, value: dict, colour: str, marker: str, size: float = 6) -> None:
+    """A mark with its interval, if there is one."""
     if value["low"] is not None:
         axes.vlines(x, value["low"], value["high"], color=colour, linewidth=1.3, alpha=0.85, zorder=2)
-    return axes.plot(x, value["value"], marker=marker, color=colour, markersize=size, linestyle="none",
-                     markeredgecolor="white", markeredgewidth=0.6, zorder=3, **options)  # fmt: skip
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+    mark(axes, x, value["value"], marker=marker, color=colour, markersize=size, zorder=3, **edge)
 
 
 def hollow(axes: Axes, x: float, y: float, colour: str, marker: str, size: float = 7) -> None:
     """A printed value of the paper."""
-    axes.plot(x, y, marker=marker, markerfacecolor="white", markeredgecolor=colour, markersize=size,
-              linestyle="none", markeredgewidth=1.2, zorder=4)  # fmt: skip
+    edge = {"markeredgecolor": colour, "markeredgewidth": 1.2}
+    mark(axes, x, y, marker=marker, markerfacecolor="white", markersize=size, zorder=4, **edge)
+
+
+def mark(axes: Axes, x: float, y: float, **look: Any) -> None:
+    """One mark without a line."""
+    axes.plot(x, y, linestyle="none", **look)
 
 
 def level(axes: Axes, value: dict | None, label: str, style: str) -> None:
@@ -138,14 +127,14 @@ def legend(figure: Figure, handles: list, columns: int = 4) -> None:
 
 
 def footer(figure: Figure, lines: list[str]) -> None:
-    """Small print under a figure: what is missing, what the marks mean, the command."""
+    """Small print under a figure: missing cells, the meaning of marks, the command."""
     text = "\n".join(
         wrapped for line in lines for wrapped in textwrap.wrap(line, int(14.5 * figure.get_figwidth()))
     )
     figure.supxlabel(text, fontsize=7, color=SOFT, x=0.01, ha="left")
 
 
-def wrapped(count: int, columns: int = 3, **size):
+def wrapped(count: int, columns: int = 3, **size: float) -> tuple[Figure, Any]:
     """`count` axes in rows of `columns`, as a flat sequence."""
     figure, axes = panels(-(-count // columns), min(count, columns), **size)
     for ax in axes.flat[count:]:
@@ -158,15 +147,15 @@ def name_of(group: Group) -> str:
     return f"{group.model}, {group.compressor}\n({group.corpus})"
 
 
-def finish(figure: Figure, data: FigureData, name: str, notes: list[str]) -> Figure:
+def finish(figure: Figure, data: GridData, name: str, notes: list[str]) -> Figure:
     """Add the small print: notes, planned cells that are missing, the command."""
     lines = [*notes, *filter(None, [data.results.missing_in_words()])]
-    footer(figure, [*lines, data.command(name)])
+    footer(figure, [*lines, data.command(f"figures/{name}.svg")])
     return figure
 
 
-def absent(data: FigureData, name: str, title: str, need: str, planned: bool = False) -> Figure:
-    """The figure of a grid that lacks what the figure shows, by its plan or (cells missing, or `planned`) so far."""
+def absent(data: GridData, name: str, title: str, need: str, planned: bool = False) -> Figure:
+    """The figure of a grid without its data: never planned or, if cells are missing or `planned`, not yet made."""
     figure, axes = plt.subplots(figsize=(6.5, 1.5))
     axes.axis("off")
     axes.text(0, 1, title, fontsize=10.5, weight="bold", va="top", transform=axes.transAxes)

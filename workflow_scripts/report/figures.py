@@ -4,14 +4,15 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
+from workflow_scripts.report.data import GridData
 from workflow_scripts.report.figure_pareto import pareto
 from workflow_scripts.report.figure_scheme import figure3
-from workflow_scripts.report.figure_style import FigureData, save, use_style
+from workflow_scripts.report.figure_style import save, use_style
 from workflow_scripts.report.figure_tasks import figure7
 from workflow_scripts.report.figures_accuracy import figure1, figure2, figure4, figure6
 from workflow_scripts.report.figures_measured import figure5, latency, training
 
-FIGURES: dict[str, tuple[Callable[[FigureData, str], Figure], str]] = {
+FIGURES: dict[str, tuple[Callable[[GridData, str], Figure], str]] = {
     "figure1": (figure1, "Figure 1. What compression costs"),
     "figure2": (figure2, "Figure 2. Perplexity against accuracy by prompt length"),
     "figure3": (figure3, "Figure 3. Inference-time dynamic prompting"),
@@ -25,7 +26,7 @@ FIGURES: dict[str, tuple[Callable[[FigureData, str], Figure], str]] = {
 }
 
 
-def draw(name: str, data: FigureData, outputs: list[str]) -> None:
+def draw(name: str, data: GridData, outputs: list[str]) -> None:
     """Draw one figure and write it in every format asked for; KeyError for an unknown name."""
     function, title = FIGURES[name]
     use_style()

@@ -1,22 +1,30 @@
-"""Figure 5 (similarity to the dense model), training curves, latency, and the Pareto view."""
+"""Figure 5 (similarity to the dense model), training curves and latency."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, result_of
-from workflow_scripts.report.figure_style import FAMILIES, FigureData, absent, finish, legend, panels
+from workflow_scripts.report.data import GridData
+from workflow_scripts.report.figure_style import FAMILIES, absent, finish, legend, panels
 
 _VARIANTS = {  # how a method was applied -> its family, words beside its name
-    "none": ("none", ""), "prompt": ("prompt", ", prepended"), "prompt_cached": ("prompt", ", cached"),
-    "prefix": ("prefix", ""), "idp": ("idp", ""), "idp_mixed": ("idp", ", rows mixed"),
-    "concat": ("concat", ""), "lora": ("lora", ", unmerged"), "lora_merged": ("lora", ", merged"),
-}  # fmt: skip
+    "none": ("none", ""),
+    "prompt": ("prompt", ", prepended"),
+    "prompt_cached": ("prompt", ", cached"),
+    "prefix": ("prefix", ""),
+    "idp": ("idp", ""),
+    "idp_mixed": ("idp", ", rows mixed"),
+    "concat": ("concat", ""),
+    "lora": ("lora", ", unmerged"),
+    "lora_merged": ("lora", ", merged"),
+}
 _STYLES = ["-", "--", "-.", ":"]
 
 
-def method_style(data: FigureData, methods: list[str]) -> dict[str, tuple[str, str, str]]:
+def method_style(data: GridData, methods: list[str]) -> dict[str, tuple[str, str, str]]:
     """method -> colour and marker of its family, and a line style.
 
     The style tells a family's members apart, and in grey as many methods of all families as there are styles.
@@ -31,11 +39,12 @@ def method_style(data: FigureData, methods: list[str]) -> dict[str, tuple[str, s
     return styles
 
 
-def training(data: FigureData, title: str) -> Figure:
+def training(data: GridData, title: str) -> Figure:
     """Training loss of every adapter against tokens seen; at the right end, the held-out loss."""
-    if not data.trainings:
+    records = data.records("training")
+    if not records:
         return absent(data, "training", title, "a trained adapter")
-    cells = {path: Cell.of(result_of(path)[1]) for path in data.trainings}
+    cells = {path: Cell.of(result_of(path)[1]) for path in records}
     groups = unique(cell.group for cell in cells.values())
     styles = method_style(data, unique(cell.method for cell in cells.values()))
     columns = min(3, len(groups))
@@ -44,113 +53,112 @@ def training(data: FigureData, title: str) -> Figure:
         ax.axis("off")
     for ax, group in zip(axes.flat, groups, strict=False):
         for path, cell in cells.items():
-            record = data.trainings[path]
-            if cell.group == group and record["loss_curve"]:
-                colour, marker, style = styles[cell.method]
-                tokens, losses = zip(*record["loss_curve"], strict=True)
-                ax.plot(tokens, losses, style, color=colour, linewidth=1.1)
-                ax.plot(
-                    tokens[-1],
-                    record["heldout_loss"]["after"],
-                    marker,
-                    markerfacecolor="white",
-                    markeredgecolor=colour,
-                    markersize=6,
-                )
+            if cell.group == group and records[path]["loss_curve"]:
+                _loss_curve(ax, records[path], styles[cell.method])
         ax.set(xlabel="training tokens", ylabel="loss (nats per token)")
-        ax.set_title(f"{group[0]}, {group[1]}\n({group[2]})")
-    legend(figure, [Line2D([], [], color=c, marker=m, markerfacecolor="white", linestyle=s, label=name)
-                    for name, (c, m, s) in styles.items()], 5)  # fmt: skip
+        ax.set_title(f"{group.model}, {group.compressor}\n({group.corpus})")
+    legend(figure, _handles(styles, markerfacecolor="white"), 5)
     note = "Lines: training loss. Hollow marks: loss on held-out windows after training."
     return finish(figure, data, "training", [note])
 
 
-def figure5(data: FigureData, title: str) -> Figure:
+def _loss_curve(ax: Axes, record: dict, look: tuple[str, str, str]) -> None:
+    colour, marker, style = look
+    tokens, losses = zip(*record["loss_curve"], strict=True)
+    ax.plot(tokens, losses, style, color=colour, linewidth=1.1)
+    heldout, hollow = record["heldout_loss"]["after"], {"markerfacecolor": "white", "markersize": 6}
+    ax.plot(tokens[-1], heldout, marker, markeredgecolor=colour, **hollow)
+
+
+def _handles(styles: dict[str, tuple[str, str, str]], **options: str) -> list[Line2D]:
+    """A legend's handles, one per method."""
+    return [
+        Line2D([], [], color=colour, marker=marker, linestyle=style, label=method, **options)
+        for method, (colour, marker, style) in styles.items()
+    ]
+
+
+def figure5(data: GridData, title: str) -> Figure:
     """Layerwise cosine similarity to the dense model, of attention and of token activations, for each method."""
-    if not data.similarities:
+    records = list(data.records("similarity").values())
+    if not records:
         return _unmeasured(data, "figure5", title, "similarity")
-    cells = [record["cell"] for record in data.similarities]
-    groups = unique((c["model"], c["compressor"], c["corpus"]) for c in cells)
-    styles = method_style(data, unique(c["method"] for c in cells))
+    cells = [Cell.of(record["cell"]) for record in records]
+    groups = unique(cell.group for cell in cells)
+    styles = method_style(data, unique(cell.method for cell in cells))
     figure, axes = panels(len(groups), 2)
     for row, group in zip(axes, groups, strict=True):
-        for ax, (measure, label) in zip(
-            row, (("attention", "attention"), ("activations", "token activations")), strict=True
-        ):
-            for record in data.similarities:
-                cell = record["cell"]
-                if (cell["model"], cell["compressor"], cell["corpus"]) == group:
-                    colour, marker, style = styles[cell["method"]]
-                    values = record[measure]
-                    ax.plot(
-                        range(len(values)),
-                        values,
-                        style,
-                        color=colour,
-                        marker=marker,
-                        markersize=3,
-                        linewidth=1.1,
-                    )
+        for ax, measure in zip(row, ("attention", "activations"), strict=True):
+            for cell, record in zip(cells, records, strict=True):
+                if cell.group == group:
+                    (colour, marker, style), values = styles[cell.method], record[measure]
+                    look = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.1}
+                    ax.plot(range(len(values)), values, style, **look)
             ax.set(xlabel="layer", ylabel="cosine similarity to dense")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_title(f"{group[0]}, {group[1]} ({group[2]})\n{label}")
-    legend(
-        figure,
-        [Line2D([], [], color=c, marker=m, linestyle=s, label=n) for n, (c, m, s) in styles.items()],
-        5,
-    )
+            label = "token activations" if measure == "activations" else measure
+            ax.set_title(f"{group.model}, {group.compressor} ({group.corpus})\n{label}")
+    legend(figure, _handles(styles), 5)
     note = "Attention over text tokens only: the prompt's columns removed, rows renormalised."
-    return finish(figure, data, "figure5", [note, *_lacking(data, "similarity", data.similarities)])
+    return finish(figure, data, "figure5", [note, *_incomplete(data, "similarity")])
 
 
-def latency(data: FigureData, title: str) -> Figure:
+def latency(data: GridData, title: str) -> Figure:
     """Time of a forward pass and of one generated token for each method, medians with intervals."""
-    if not data.latencies:
+    records = list(data.records("latency").values())
+    if not records:
         return _unmeasured(data, "latency", title, "latency")
-    height = 0.6 + 0.27 * max(len(record["latencies"]) for record in data.latencies)
-    figure, axes = panels(len(data.latencies), 2, height, 9, sharey="row")
-    for row, record in zip(axes, data.latencies, strict=True):
+    height = 0.6 + 0.27 * max(len(record["latencies"]) for record in records)
+    figure, axes = panels(len(records), 2, height, 9, sharey="row")
+    for row, record in zip(axes, records, strict=True):
         entries, place, shape = record["latencies"], record["place"], record["shape"]
-        for ax, measure, label in zip(
-            row, ("prefill", "token"), ("forward pass", "generated token"), strict=True
-        ):
-            for y, entry in enumerate(entries):
-                if value := entry[measure]:
-                    _, colour, marker, _ = FAMILIES[_VARIANTS[entry["variant"]][0]]
-                    ax.hlines(y, value["low"], value["high"], color=colour, linewidth=1.5)
-                    ax.plot(value["median"], y, marker, color=colour, markersize=6)
-                    ratio = (
-                        f" ×{entry[f'{measure}_ratio']['median']:.2f}" if entry["variant"] != "none" else ""
-                    )
-                    ax.annotate(
-                        ratio,
-                        (value["high"], y),
-                        xytext=(3, 0),
-                        textcoords="offset points",
-                        fontsize=7,
-                        va="center",
-                    )
-            ax.set(xlabel=f"seconds per {label}", xlim=(0, None))
-            ax.margins(x=0.16)
-            ax.grid(axis="y", visible=False)
-        row[0].set_yticks(
-            range(len(entries)), [f"{e['method']}{_VARIANTS[e['variant']][1]}" for e in entries]
-        )
+        for ax, measure in zip(row, ("prefill", "token"), strict=True):
+            _times(ax, entries, measure)
+        row[0].set_yticks(range(len(entries)), [_applied(entry) for entry in entries])
         row[0].invert_yaxis()
-        row[0].set_title(f"{place['model']}, {place['compressor']} ({place['corpus']}): "
-                         f"batch {shape['batch']}, {shape['sequence']} tokens, {shape['precision']}")  # fmt: skip
-    devices = "; ".join(unique(record["manifest"]["device"] for record in data.latencies))
-    note = f"{latency_intervals(data.latencies)}; × is the ratio to no method, paired within rounds. Device: {devices}."
-    for record in data.latencies:
-        for entry in record["latencies"]:
-            named = f" {entry['method']}{_VARIANTS[entry['variant']][1]} on {record['place']['compressor']}"
-            for member, value in entry.get("cached_ratio", {}).items():
-                spread = f"{value['median']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-                note += f"{named}: ×{spread} of {member} cached."
-            if shares := entry.get("shares"):
-                served = ", ".join(f"{member} {share:.0%}" for member, share in shares.items())
-                note += f"{named} served rows with {served}."
-    return finish(figure, data, "latency", [note, *_lacking(data, "latency", data.latencies)])
+        size = f"batch {shape['batch']}, {shape['sequence']} tokens, {shape['precision']}"
+        row[0].set_title(f"{place['model']}, {place['compressor']} ({place['corpus']}): {size}")
+    devices = "; ".join(unique(record["manifest"]["device"] for record in records))
+    note = (
+        f"{latency_intervals(records)}; × is the ratio to no method, paired within rounds. Device: {devices}."
+    )
+    note += "".join(_mixed(record) for record in records)
+    return finish(figure, data, "latency", [note, *_incomplete(data, "latency")])
+
+
+def _times(ax: Axes, entries: list[dict], measure: str) -> None:
+    """Medians with intervals of one panel, one method above the other."""
+    for y, entry in enumerate(entries):
+        if value := entry[measure]:
+            _, colour, marker, _ = FAMILIES[_VARIANTS[entry["variant"]][0]]
+            ax.hlines(y, value["low"], value["high"], color=colour, linewidth=1.5)
+            ax.plot(value["median"], y, marker, color=colour, markersize=6)
+            ratio = f" ×{entry[f'{measure}_ratio']['median']:.2f}" if entry["variant"] != "none" else ""
+            place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(ratio, (value["high"], y), fontsize=7, **place)
+    label = "generated token" if measure == "token" else "forward pass"
+    ax.set(xlabel=f"seconds per {label}", xlim=(0, None))
+    ax.margins(x=0.16)
+    ax.grid(axis="y", visible=False)
+
+
+def _applied(entry: dict) -> str:
+    """A method and how it was applied."""
+    return f"{entry['method']}{_VARIANTS[entry['variant']][1]}"
+
+
+def _mixed(record: dict) -> str:
+    """A record's rows that were served with several prompts at once: their times and shares."""
+    said = ""
+    for entry in record["latencies"]:
+        named = f" {_applied(entry)} on {record['place']['compressor']}"
+        for member, value in entry.get("cached_ratio", {}).items():
+            spread = f"{value['median']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+            said += f"{named}: ×{spread} of {member} cached."
+        if shares := entry.get("shares"):
+            served = ", ".join(f"{member} {share:.0%}" for member, share in shares.items())
+            said += f"{named} served rows with {served}."
+    return said
 
 
 def latency_intervals(records: list[dict]) -> str:
@@ -163,14 +171,14 @@ def latency_intervals(records: list[dict]) -> str:
     return f"Medians with 95 % intervals (order statistics, covering {100 * least:.1f} %)"
 
 
-def _unmeasured(data: FigureData, name: str, title: str, kind: str) -> Figure:
+def _unmeasured(data: GridData, name: str, title: str, kind: str) -> Figure:
     """The figure without any measurement: `planned` tells one that was not run from one that the grid does not have."""
     planned, key = data.planned.get(kind, 0), f"grids.{data.results.grid}.{kind} in config.yaml"
     need = f"a {kind} measurement ({f'{planned} planned, none run; ' if planned else ''}{key})"
     return absent(data, name, title, need, planned=planned > 0)
 
 
-def _lacking(data: FigureData, kind: str, measured: list) -> list[str]:
-    """A line where only a part of the planned measurements exists."""
-    planned = data.planned.get(kind, 0)
-    return [f"{len(measured)} of {planned} planned measurements exist."] if len(measured) < planned else []
+def _incomplete(data: GridData, kind: str) -> list[str]:
+    """A line if only a part of the planned measurements exists."""
+    measured, planned = len(data.records(kind)), data.planned.get(kind, 0)
+    return [f"{measured} of {planned} planned measurements exist."] if measured < planned else []

@@ -2,98 +2,203 @@
 
 import base64
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from workflow_scripts.judge.ledger import OUTCOMES
-from workflow_scripts.judge.rates import rates, reseeded
 from workflow_scripts.judge.results import Results, unique
-from workflow_scripts.judge.verdict import LIMITS
+from workflow_scripts.judge.verdict import INFERENCE_LIMITS
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.plan.layout import Cell, Group, result_of
+from workflow_scripts.report.cards import cards
+from workflow_scripts.report.data import GridData
+from workflow_scripts.report.explorer import explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
 from workflow_scripts.report.rendering import environment
-from workflow_scripts.report.summary import cautions, covered, judged, nats, points, smallest, unjudged
-from workflow_scripts.report.tables import DOMAINS, SHORT, Table
+from workflow_scripts.report.summary import covered, judged, unjudged
+from workflow_scripts.report.tables import DOMAINS, SHORT, build_tables
 
-HEADLINE = "figure4"
-EXPLORER_ROWS = 40_000  # more than this and unchanged items (kept, never known) are left to ledger.parquet
-QUESTION, ANSWER = 500, 80  # characters shown
+SECTIONS = {  # of the page, by id
+    "verdict": "Verdict",
+    "tables": "Tables",
+    "intervals": "Intervals",
+    "figures": "Figures",
+    "selection": "Prompt choice",
+    "ledger": "Ledger",
+    "models": "Models and adapters",
+    "similarity": "Similarity",
+    "latency": "Latency",
+    "audit": "Paper audit",
+    "cost": "Cost",
+    "cells": "Cells",
+}
+EXPLAINED = {  # above the page's tables
+    "conditions": "L: loss. G(m): gain of the compressed model from method m beyond that of the dense one. delta: "
+    "a quarter of L. A condition holds if the whole 95 % interval of the difference lies above 0. Accuracy as "
+    "fractions, log-likelihood in nats per item, averaged over tasks.",
+    "gains": "The gain of every method. Gain: beyond no recovery, on the compressed model. Dense gain: the same on the "
+    "dense model. Recovery: gain over loss, undefined if the loss is not significant. Could find: the smallest gain "
+    "(or G) that this sample finds with 80 % power. Intervals (95 %) cover items only, or items and training seeds "
+    "if three seeds or more were trained.",
+    "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
+    "those whose answer does not stand in the training text (no document holds an accepted alias together with the "
+    "question's entity); they cannot have been relearned. Chance: the same share among items that neither the dense "
+    "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
+    "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
+    "second_seed": ", or a second training seed held against another of the same method; nothing but chance "
+    "differs between these",
+    "broken": "Broken: of the items right before and after compression, the share wrong with the method. Wilson "
+    "intervals, 95 %.",
+}
 
 
-def build_page(
-    results: Results, verdict: dict, ledger: pd.DataFrame, audit: dict, tables: list[Table], methods: dict,
-    figures: dict[str, Path], measured: dict[str, dict[str, dict]], description: str = "",
-    forecast: Forecast | None = None, planned: dict[str, int] | None = None,
-    blocks: dict[str, list[str]] | None = None,
-) -> str:  # fmt: skip
-    """The page of a grid. figures: name -> SVG file; measured: kind of record (compression, training, similarity,
-    latency) -> path -> JSON; forecast: what the grid was expected to cost; planned: similarity,
-    latency -> how many the grid plans; blocks: of the grid, {counted, left_out} by name."""
+@dataclass
+class PageData:
+    """What the page of a grid is made of.
+
+    shares: rows of judge/rates.py; figures: name -> SVG file; description: the grid's, one line; blocks: {counted,
+    left_out} by name; forecast: the expected cost of the grid.
+    """
+
+    grid: GridData
+    ledger: pd.DataFrame
+    shares: list[dict]
+    audit: dict
+    figures: dict[str, Path]
+    description: str = ""
+    blocks: dict[str, list[str]] | None = None
+    forecast: Forecast | None = None
+
+
+def build_page(data: PageData) -> str:
+    """The page as HTML."""
     template = environment().get_template("report_page.html.j2")
-    recovery, command = [m for m in methods if m != "none"], verdict["settings"]["command"]
-    drawn = [
-        m for m in recovery if methods[m]["kind"] not in ("text", "fewshot")
-    ]  # these are the same for every seed
-    again = reseeded(ledger, drawn).to_dict("records")
     return template.render(
-        grid=results.grid,
-        description=description,
-        blocks=blocks,
-        verdict=verdict,
-        judged=judged(verdict),
-        unjudged=unjudged(verdict),
-        covered=covered(judged(verdict), verdict["pair"]),
-        limits=LIMITS,
-        points=points,
-        nats=nats,
-        cautions=cautions,
-        smallest=smallest,
-        tables=tables,
+        **_verdict(data),
+        **_figures(data),
+        **_ledger(data),
+        **_measured(data.grid),
+        tables=build_tables(data.grid),
         domains=list(DOMAINS.values()),
-        headline=image(figures.get(HEADLINE)),
-        figures=[
-            {
-                "name": name,
-                "title": title,
-                "alt": (function.__doc__ or "").strip(),
-                "source": image(figures[name]),
-                "command": f"{command} results/{results.grid}/figures/{name}.svg",
-            }
-            for name, (function, title) in FIGURES.items()
-            if name in figures
-        ],
-        missing=[str(cell) for cell in results.missing],
-        selections=selections(results),
-        short=SHORT,
-        compressions=[compression_row(*item) for item in measured.get("compression", {}).items()],
-        trainings=[training_row(*item) for item in measured.get("training", {}).items()],
-        similarities=[similarity_row(record) for record in measured.get("similarity", {}).values()],
-        latencies=list(measured.get("latency", {}).values()),
-        latency_intervals=latency_intervals,
-        unmeasured=unmeasured(planned or {}, measured),
-        rates=[*rates(ledger, recovery).to_dict("records"), *again],
-        reseeded=bool(again),
-        placebos=[m for m in recovery if not methods[m].get("trained", True) and f"correct/{m}" in ledger],
-        outcomes=OUTCOMES,
-        explorer=explorer(ledger, ["dense", "none", *recovery], ["dense", "none", *verdict["pair"].values()]),
-        audit=audit,
-        cost=cost(results, measured, forecast),
-        cells=[cell_row(results, cell, command) for cell in results.planned],
-        libraries=versions(results),
+        audit=data.audit,
+        cost=cost(data),
+        cells=[cell_row(data.grid, cell) for cell in data.grid.results.planned],
+        libraries=libraries(data.grid.results),
     )
 
 
-def cost(results: Results, measured: dict[str, dict], forecast: Forecast | None) -> dict | None:
-    """The forecast's device and totals, and its seconds beside those that the jobs took."""
-    if forecast is None:
-        return None
-    records = {str(results.planned[cell]): evaluation for cell, evaluation in results.evaluations.items()}
-    for kind in measured.values():
-        records |= kind
+def _verdict(data: PageData) -> dict[str, Any]:
+    """The first screen and the intervals behind it."""
+    verdict = data.grid.verdict
+    groups = judged(verdict)
     return {
+        "grid": data.grid.results.grid,
+        "sections": SECTIONS,
+        "introduction": _introduction(data),
+        "judged": groups,
+        "unjudged": unjudged(verdict),
+        "cards": cards(groups, verdict["pair"]),
+        "covered": covered(groups, verdict["pair"]),
+        "limits": INFERENCE_LIMITS,
+        "explained": EXPLAINED,
+    }
+
+
+def _introduction(data: PageData) -> dict[str, Any]:
+    """The grid, its pair, and the parts of its plan that are missing, left out or not run, in words."""
+    cells, blocks = data.grid.verdict["cells"], data.blocks or {}
+    not_run = [
+        f"{count['planned'] - count['made']} of {count['planned']} planned measurements of {kind}"
+        for kind, count in unmeasured(data.grid.planned, data.grid.measured).items()
+    ]
+    counted = ""
+    if blocks.get("left_out"):
+        word = "block" if len(blocks["counted"]) == 1 else "blocks"
+        counted = f"Counted: {word} {', '.join(blocks['counted'])}; not {', '.join(blocks['left_out'])}."
+    lacking = f"{len(cells['missing'])} of {cells['planned']} planned cells have no result."
+    return {
+        "description": data.description,
+        "pair": data.grid.verdict["pair"],
+        "lacking": lacking if cells["missing"] else "",
+        "counted": counted,
+        "not_run": f"Not run: {', '.join(not_run)}." if not_run else "",
+    }
+
+
+def _figures(data: PageData) -> dict[str, Any]:
+    """Figures as images, and the cells that none of them shows."""
+    figures = [
+        {
+            "name": name,
+            "title": title,
+            "alt": (function.__doc__ or "").strip(),
+            "source": image(data.figures[name]),
+            "command": data.grid.command(f"figures/{name}.svg"),
+        }
+        for name, (function, title) in FIGURES.items()
+        if name in data.figures
+    ]
+    missing = [str(cell) for cell in data.grid.results.missing]
+    return {"headline": _headline(data.figures), "figures": figures, "missing": missing}
+
+
+def _headline(figures: dict[str, Path]) -> dict[str, str] | None:
+    """The figure beside the verdicts."""
+    if "figure4" not in figures:
+        return None
+    shown = "Average accuracy against the parameters that"
+    return {
+        "source": image(figures["figure4"]),
+        "alt": f"{shown} each method adds, with 95 percent intervals; the tables below hold the numbers.",
+        "caption": f"{shown} a method adds.",
+    }
+
+
+def _ledger(data: PageData) -> dict[str, Any]:
+    """The choice of prompts, shares of the ledger, and the ledger itself."""
+    methods, pair = data.grid.methods, data.grid.verdict["pair"]
+    recovery = [method for method in methods if method != "none"]
+    untrained = [method for method in recovery if not methods[method].get("trained", True)]
+    return {
+        "selections": selections(data.grid.results),
+        "short": SHORT,
+        "rates": data.shares,
+        "reseeded": any(row["after"] is not None for row in data.shares),
+        "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
+        "outcomes": OUTCOMES,
+        "explorer": explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()]),
+    }
+
+
+def _measured(grid: GridData) -> dict[str, Any]:
+    """Compressed models, adapters, similarity and latency."""
+    return {
+        "compressions": [compression_row(*item) for item in grid.records("compression").items()],
+        "trainings": [training_row(*item) for item in grid.records("training").items()],
+        "similarities": [similarity_row(record) for record in grid.records("similarity").values()],
+        "latencies": [
+            record | {"intervals": latency_intervals([record])} for record in grid.records("latency").values()
+        ],
+        "unmeasured": unmeasured(grid.planned, grid.measured),
+    }
+
+
+def cost(data: PageData) -> dict | None:
+    """The forecast's device and totals, and its seconds beside those that the jobs took."""
+    if data.forecast is None:
+        return None
+    forecast, results, blocks = data.forecast, data.grid.results, data.blocks or {}
+    records = {str(results.planned[cell]): evaluation for cell, evaluation in results.evaluations.items()}
+    for kind in data.grid.measured.values():
+        records |= kind
+    chosen = f" BLOCKS={','.join(blocks['counted'])}" if blocks.get("left_out") else ""
+    return {
+        "command": f"make forecast GRID={results.grid}{chosen}",
+        "counted": "these blocks" if chosen else "the whole grid",
         "device": forecast.device,
         "hours": job_hours(forecast.costs, forecast.device) / forecast.device["at_once"],
         "rows": compare(forecast.costs, measured_seconds(records)),
@@ -101,10 +206,8 @@ def cost(results: Results, measured: dict[str, dict], forecast: Forecast | None)
     }
 
 
-def image(path: Path | None) -> str | None:
+def image(path: Path) -> str:
     """A data URI of an SVG file; as an image its ids can't clash with another figure's."""
-    if path is None:
-        return None
     return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
@@ -161,19 +264,19 @@ def similarity_row(record: dict) -> dict:
 
 
 def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, dict]:
-    """similarity and latency -> {planned, made}, where measurements of the plan are not there."""
+    """similarity and latency -> {planned, made}, if measurements of the plan are missing."""
     counts = {
         kind: {"planned": count, "made": len(measured.get(kind, {}))} for kind, count in planned.items()
     }
     return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
 
 
-def cell_row(results: Results, cell, command: str) -> dict:
+def cell_row(grid: GridData, cell: Cell) -> dict:
     """A cell's state, cost, provenance and the command that computes it again."""
-    path = str(results.planned[cell])
-    row = {
+    results, command = grid.results, grid.verdict["settings"]["command"]
+    row: dict[str, Any] = {
         "name": str(cell),
-        "command": f"{command.replace('snakemake', 'snakemake --force', 1)} {path}",
+        "command": f"{command.replace('snakemake', 'snakemake --force', 1)} {results.planned[cell]}",
         "manifest": None,
     }
     if cell in results.evaluations:
@@ -186,73 +289,11 @@ def cell_row(results: Results, cell, command: str) -> dict:
     return row
 
 
-def versions(results: Results) -> dict[str, list[str]]:
-    """library -> the versions that the cells used; more than one is worth a look."""
+def libraries(results: Results) -> str:
+    """ "torch 2.13 and 2.14, ...": the versions that the cells used; more than one is worth a look."""
     found: dict[str, set] = {}
     for evaluation in results.evaluations.values():
         for name, version in evaluation["manifest"]["libraries"].items():
             found.setdefault(name, set()).add(version)
-    return {name: sorted(found[name]) for name in sorted(found)}
-
-
-def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> dict:
-    """The ledger as compact data for the page's script: texts once, one short row per item and group.
-
-    A row is [item, outcome, right or wrong per method ("10-": right, wrong, not run), whether the answer stands in the
-    training text ("10-"), then for each detailed method its margin and the number of its answer among `answers`].
-    """
-    names = list(OUTCOMES)
-    shown = [m for m in methods if f"correct/{m}" in ledger]
-    detailed = [m for m in detailed if m in shown]
-    frame, dropped = ledger[ledger["outcome"].notna()] if len(ledger) else ledger, 0
-    if len(frame) > EXPLORER_ROWS:
-        changed = frame[~frame["outcome"].isin(["kept", "never_known"])]
-        dropped, frame = len(frame) - len(changed), changed
-    items: dict[tuple, int] = {}
-    answers: dict[str, int] = {}
-    texts, groups = [], []
-    tasks = unique(frame["task"])
-    for keys, part in frame.groupby(["model", "compressor", "corpus", "seed"], sort=False):
-        marks = _marks(part, [f"correct/{m}" for m in shown])
-        taught = _marks(part, ["answer_in_training_text"])
-        columns = [part[c] for c in ("task", "doc_hash", "occurrence", "question", "gold", "outcome")]
-        details = [_column(part, f"{kind}/{m}") for m in detailed for kind in ("margin", "prediction")]
-        rows = []
-        for task, doc, nth, question, gold, outcome, mark, known, *detail in zip(
-            *columns, marks, taught, *details, strict=True
-        ):
-            if (key := (task, doc, nth)) not in items:
-                items[key] = len(texts)
-                texts.append([tasks.index(task), _cut(question), _cut(gold)])
-            row = [items[key], names.index(outcome), mark, known]
-            for margin, answer in zip(detail[::2], detail[1::2], strict=True):
-                row.append(None if pd.isna(margin) else round(float(margin), 2))
-                row.append(None if pd.isna(answer) else answers.setdefault(_brief(answer), len(answers)))
-            rows.append(row)
-        model, compressor, corpus, seed = keys
-        groups.append({"name": f"{model} / {compressor} / {corpus} / seed {seed}", "rows": rows})
-    return {
-        "tasks": tasks, "outcomes": names, "methods": ["compressed" if m == "none" else m for m in shown],
-        "detailed": [shown.index(m) for m in detailed], "texts": texts, "answers": list(answers), "groups": groups,
-        "dropped": dropped,
-    }  # fmt: skip
-
-
-def _marks(part: pd.DataFrame, columns: list[str]) -> pd.Series:
-    """One string per row: 1 for true, 0 for false, - for unknown."""
-    marks = [part[name].map({True: "1", False: "0"}).fillna("-") for name in columns]
-    return pd.concat(marks, axis=1).apply("".join, axis=1)
-
-
-def _column(part: pd.DataFrame, name: str) -> pd.Series:
-    return part[name] if name in part else pd.Series(None, part.index, dtype=object)
-
-
-def _brief(answer: str) -> str:
-    answer = str(answer).strip()
-    return answer if len(answer) <= ANSWER else answer[:ANSWER] + " …"
-
-
-def _cut(text: str) -> str:
-    text = str(text)
-    return text if len(text) <= QUESTION else "… " + text[-QUESTION:]
+    named = [f"{name} {' and '.join(sorted(found[name]))}" for name in sorted(found)]
+    return f"{', '.join(named)}." if named else ""

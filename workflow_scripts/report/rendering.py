@@ -13,11 +13,31 @@ from workflow_scripts.report.tables import DOMAINS, SUBJECTS, Entry, Row, Table
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "Δ": r"$\Delta$", "≥": r"$\ge$",
-    "≤": r"$\le$", "−": "$-$", "×": r"$\times$", "–": "--", "…": r"\ldots{}", "“": "``", "”": "''", "’": "'",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "—": "---",
+    "Δ": r"$\Delta$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "–": "--",
+    "…": r"\ldots{}",
+    "“": "``",
+    "”": "''",
+    "’": "'",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 @functools.cache
@@ -27,8 +47,43 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"number": number, "signed": signed, "p_value": p_value, "interval": interval}
+    made.filters |= {
+        "number": number,
+        "signed": signed,
+        "p_value": p_value,
+        "interval": interval,
+        "signed_interval": signed_interval,
+        "percent": percent,
+        "plain": plain,
+        "place": place,
+        "spoken": spoken,
+    }
     return made
+
+
+def plain(value: float | None) -> str | float:
+    """The number as it is; empty if it is missing."""
+    return "" if value is None else value
+
+
+def percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def place(group: dict) -> str:
+    """A judged group's place on the page."""
+    return f"{group['model']} · {group['compressor']} · {group['corpus']}"
+
+
+def spoken(word: str) -> str:
+    """A name as text: `no_loss` is "no loss"."""
+    return word.replace("_", " ")
+
+
+def signed_interval(estimate: dict, digits: int = 2) -> str:
+    """ "[−0.10, +0.30]" of {low, high}, or nothing if there is none."""
+    low, high = estimate["low"], estimate["high"]
+    return "" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -44,12 +99,12 @@ def p_value(value: float | None) -> str:
 
 
 def interval(entry: Entry, digits: int = 2) -> str:
-    """ "[50.10, 52.30]", or nothing where there is none."""
+    """ "[50.10, 52.30]", or nothing if there is none."""
     return "" if entry.low is None else f"[{entry.low:.{digits}f}, {entry.high:.{digits}f}]".replace("-", "−")
 
 
 def to_csv(table: Table) -> str:
-    """A row per method; each column with `_low`, `_high` and `_printed` beside it; percent, empty where missing."""
+    """A row per method; each column with `_low`, `_high` and `_printed` beside it; percent, empty if missing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["table", "compressor", "model", "corpus", "type", "method", "param"]
@@ -93,11 +148,15 @@ def to_latex(table: Table) -> str:
     parts = ["% needs \\usepackage{booktabs,graphicx}", f"% made by: {table.command}"]
     for panel in table.panels:
         columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain", "p", "Detectable"]
+        caption = f"{latex(SUBJECTS[table.number])}: {latex(panel.title)}."
         parts += [
-            r"\begin{table*}[t]", r"\centering", rf"\caption{{{latex(SUBJECTS[table.number])}: {latex(panel.title)}.}}",
-            r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule",
-            " & ".join(map(latex, columns)) + r" \\",
-        ]  # fmt: skip
+            r"\begin{table*}[t]",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            r"\resizebox{\textwidth}{!}{%",
+        ]
+        parts += [rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule"]
+        parts.append(" & ".join(map(latex, columns)) + r" \\")
         above = None
         for row in panel.rows:
             if (row.model, row.corpus) != above:
@@ -127,7 +186,7 @@ RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
 
 
 def latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped; what its default fonts lack becomes a question mark."""
+    """Text with LaTeX's special characters escaped; a character that its default fonts lack becomes a question mark."""
     return "".join(_LATEX.get(c) or (c if c.isascii() or "À" <= c <= "ÿ" else "?") for c in text)
 
 

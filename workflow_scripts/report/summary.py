@@ -1,10 +1,12 @@
 """The numbers that matter, in words: printed at the end of a run and on the report's first screen."""
 
+from collections.abc import Callable
+
 
 def lines(verdict: dict) -> list[str]:
-    """A headline per (model, compressor, corpus) with three numbers: the loss, and what the pair brings back.
+    """A headline per (model, compressor, corpus) with three numbers: the loss and both recoveries of the pair.
 
-    Points of average accuracy with 95 % intervals; what is missing says so.
+    Points of average accuracy with 95 % intervals; a missing number says so.
     """
     groups = judged(verdict)
     if not groups:
@@ -83,10 +85,10 @@ def nats(estimate: dict) -> str:
     return f"{estimate['value']:+z.2f} nats{ends}"
 
 
-def cautions(metric: dict, pair: dict, shown=points) -> list[str]:
+def cautions(metric: dict, pair: dict, shown: Callable[[dict], str] = points) -> list[str]:
     """What a reader must know beside the word: a method that harms the dense model, and a word that the control made.
 
-    G subtracts what a method gives the dense model. Where that is a harm, it raises G, and a method may look like
+    G subtracts what a method gives the dense model. If that is a harm, it raises G, and a method may look like
     recovery that leaves the compressed model far from the dense one. shown: `points` or `nats`.
     """
     found = []
@@ -114,11 +116,11 @@ def _gain(metric: dict, method: str) -> str:
 
 
 def detectable(row: dict) -> str:
-    """ "; detectable from 2.7", points of what `points` shows of a method: G, or the plain gain without a control."""
+    """ "; detectable from 2.7", in points of G, or of the plain gain without a control."""
     found = smallest(row)
     return "" if found is None else f"; detectable from {100 * found:.1f}"
 
 
 def smallest(row: dict) -> float | None:
-    """The smallest detectable G of a method, or plain gain where there is no control."""
+    """The smallest detectable G of a method, or plain gain if there is no control."""
     return row["controlled_smallest_detectable"] if row["controlled"] else row["smallest_detectable"]

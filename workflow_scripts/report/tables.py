@@ -7,21 +7,24 @@ ablation of IDP, on the dense model too. Each has one panel per compressor. All 
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from workflow_scripts.judge import paper
-from workflow_scripts.judge.choices import Choice, Choices, choices, member_names
-from workflow_scripts.judge.judgement import dense_metrics
-from workflow_scripts.judge.results import Results, unique
-from workflow_scripts.judge.statistics import SEEDS_FOR_VARIANCE, Estimate, finite, proportion_interval
-from workflow_scripts.plan.layout import Group
+from workflow_scripts.judge.catalogue import SPARSE, member_names, sparsity
+from workflow_scripts.judge.results import unique
+from workflow_scripts.plan.layout import Cell, Group
+from workflow_scripts.report.data import GridData
 
-TYPES = {
-    "none": "-", "lora": "lora", "prompt": "prompt", "prefix": "ptune", "idp": "IDP", "concat": "concat",
-    "text": "text", "fewshot": "few-shot",
-}  # fmt: skip
+TYPES = {  # kind of method -> as the paper's tables name it, in their order
+    "none": "-",
+    "lora": "lora",
+    "prompt": "prompt",
+    "prefix": "ptune",
+    "idp": "IDP",
+    "concat": "concat",
+    "text": "text",
+    "fewshot": "few-shot",
+}
 DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
-SPARSE = ("sparsegpt", "wanda", "magnitude")
 DOMAINS = {"world": "World", "common": "Common", "language": "Language"}
 SHORT = {task: column for column, task in paper.TASKS.items()}
 SUBJECTS = {1: "Quantised models", 2: "Sparse models", 3: "Ablation of inference-time dynamic prompting"}
@@ -29,7 +32,7 @@ SUBJECTS = {1: "Quantised models", 2: "Sparse models", 3: "Ablation of inference
 
 @dataclass
 class Entry:
-    """One number of a table, percent; None where it is missing."""
+    """One number of a table, percent; None if it is missing."""
 
     value: float | None = None
     low: float | None = None
@@ -77,11 +80,9 @@ class Table:
     command: str  # that makes it again
 
 
-def build_tables(
-    results: Results, verdict: dict, methods: dict, compressors: dict, tasks: dict, printed: pd.DataFrame
-) -> list[Table]:
-    """Tables 1, 2 and 3. methods, compressors, tasks: the catalogue's slices that the grid uses."""
-    return [_table(results, verdict, number, methods, compressors, tasks, printed) for number in SUBJECTS]
+def build_tables(data: GridData) -> list[Table]:
+    """Tables 1, 2 and 3."""
+    return [_table(data, number) for number in SUBJECTS]
 
 
 def columns_of(tasks: dict) -> dict[str, list[str]]:
@@ -110,16 +111,8 @@ def describe(compressor: str, settings: dict) -> str:
     return f"{compressor} ({', '.join(parts)})" if parts else compressor
 
 
-def sparsity(settings: dict) -> float | None:
-    """Share of zero weights: the setting, or n/m of an n:m pattern; None for a compressor that prunes nothing."""
-    if pattern := settings.get("pattern"):
-        zeros, columns = map(int, pattern.split(":"))
-        return zeros / columns
-    return settings.get("sparsity") if settings["algorithm"] in SPARSE else None
-
-
 def million(parameters: float | None) -> str:
-    """Parameters as the paper writes them (0.4M), with one more digit where 0.1M would round it away."""
+    """Parameters as the paper writes them (0.4M), with one more digit if 0.1M would round it away."""
     if parameters is None:
         return "—"
     if parameters == 0:
@@ -128,47 +121,43 @@ def million(parameters: float | None) -> str:
     return f"{size:.1f}M" if size >= 1 else f"{size:.2f}M" if size >= 0.095 else f"{size:.3f}M"
 
 
-def _table(results, verdict, number, methods, compressors, tasks, printed) -> Table:
-    columns = columns_of(tasks)
-    judged = {Group(g["model"], g["compressor"], g["corpus"]): g["metrics"] for g in verdict["groups"]}
-    groups, other_ways, settings = results.groups(), {}, verdict["settings"]
+def _table(data: GridData, number: int) -> Table:
+    groups = data.results.groups()
     if number == 3:
-        dense = [g for g in results.dense_groups() if _rows_shown(results, g, methods, number)]
-        groups = [*groups, *dense]
-        metrics = dense_metrics(results, dense, settings["resamples"], settings["seed"])
-        judged |= {group: {"accuracy": metric} for group, metric in metrics.items()}
-        other_ways = choices(results, groups, methods, settings["resamples"], settings["seed"])
+        groups += [g for g in data.results.dense_groups() if _rows_shown(data, g, number)]
     panels = []
     for compressor in unique(group.compressor for group in groups):
-        sparse = compressors[compressor]["algorithm"] in SPARSE
-        if number != 3 and sparse != (number == 2):
-            continue
-        rows = []
-        for group in (group for group in groups if group.compressor == compressor):
-            for method in _rows_shown(results, group, methods, number):
-                said = paper.printed(printed, number, group.model, compressor, method)
-                row = _row(results, group, judged[group], method, methods, columns, said)
-                rows.append(row)
-                if ways := other_ways.get((group, method)):
-                    _say_what_lacks(row, ways)
-                    rows += [_choice_row(group, choice, ways, columns) for choice in ways.ways]
-        rows.sort(key=lambda row: results.models.index(row.model))  # stable
-        if rows:
+        settings = data.compressors[compressor]
+        if number == 3 or (settings["algorithm"] in SPARSE) == (number == 2):
+            mine = [group for group in groups if group.compressor == compressor]
+            rows = [row for group in mine for row in _group_rows(data, group, number)]
+            rows.sort(key=lambda row: data.results.models.index(row.model))  # stable
             ours = compressor == paper.COMPRESSORS[number]
-            panels.append(Panel(compressor, describe(compressor, compressors[compressor]), rows, ours))
+            panels += [Panel(compressor, describe(compressor, settings), rows, ours)] if rows else []
     panels.sort(key=lambda panel: not panel.printed)
+    return Table(
+        number,
+        data.results.grid,
+        f"Table {number}. {SUBJECTS[number]}",
+        list(columns_of(data.tasks)),
+        panels,
+        notes(number, panels, data.verdict, data.methods),
+        _incomplete(panels),
+        data.command(f"tables/table{number}.html"),
+    )
+
+
+def _incomplete(panels: list[Panel]) -> list[str]:
+    """ "m / gptq-w3 / c4: lora-r2, lora-r4": the rows with a problem, by group."""
     lacking: dict[str, list[str]] = {}
     for panel in panels:
         for row in (row for row in panel.rows if row.problem):
             lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(row.method)
-    missing = [f"{group}: {', '.join(methods)}" for group, methods in lacking.items()]
-    title, notes = f"Table {number}. {SUBJECTS[number]}", _notes(number, panels, verdict, methods)
-    command = f"{settings['command']} results/{results.grid}/tables/table{number}.html"
-    return Table(number, results.grid, title, list(columns), panels, notes, missing, command)
+    return [f"{group}: {', '.join(methods)}" for group, methods in lacking.items()]
 
 
-def _rows_shown(results: Results, group: Group, methods: dict, number: int) -> list[str]:
-    planned = results.methods(group)
+def _rows_shown(data: GridData, group: Group, number: int) -> list[str]:
+    planned, methods = data.results.methods(group), data.methods
     if number != 3:
         order = list(TYPES)
         chosen = sorted(
@@ -176,111 +165,122 @@ def _rows_shown(results: Results, group: Group, methods: dict, number: int) -> l
         )  # stable: the plan's order inside
         return ["dense", "none", *chosen] if planned else []
     dynamic = [m for m in planned if methods[m]["kind"] == "idp"]
+    concatenated = [m for m in planned if methods[m]["kind"] == "concat"]
     chosen = []
     for method in dynamic:
         singles = member_names(methods[method])
         chosen += [m for m in singles if m in planned]
-        chosen += [
-            m for m in planned if methods[m]["kind"] == "concat" and member_names(methods[m]) == singles
-        ]
+        chosen += [m for m in concatenated if member_names(methods[m]) == singles]
         chosen.append(method)
     shown = ["dense", *chosen] if group.compressor == "dense" else ["dense", "none", *chosen]
     return unique(shown) if dynamic else []
 
 
-def _row(results, group, judged, method, methods, columns, printed) -> Row:
+def _group_rows(data: GridData, group: Group, number: int) -> list[Row]:
+    """The group's rows of one table; in Table 3 the other ways to choose follow the row of IDP."""
+    rows = []
+    for method in _rows_shown(data, group, number):
+        printed = paper.printed(data.printed, number, group.model, group.compressor, method)
+        row = _row(data, group, method, printed)
+        rows.append(row)
+        if number == 3 and (choices := data.choices(group, method)):
+            _note_missing_members(row, choices)
+            rows += [_choice_row(data, group, way, choices) for way in choices["ways"]]
+    return rows
+
+
+def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -> Row:
+    """printed: the paper's numbers by column."""
     compressor, name = ("dense", "none") if method == "dense" else (group.compressor, method)
-    planned = results.seeds(group.model, compressor, group.corpus, name, planned=True)
-    cells = [cell for cell in planned if cell in results.evaluations]
-    kind = "dense" if method == "dense" else TYPES[methods[method]["kind"]]
-    evaluations = [results.evaluations[cell] for cell in cells]
+    planned = data.results.seeds(group.model, compressor, group.corpus, name, planned=True)
+    cells = [cell for cell in planned if cell in data.results.evaluations]
+    kind = "dense" if method == "dense" else TYPES[data.methods[method]["kind"]]
+    evaluations = [data.results.evaluations[cell] for cell in cells]
     param = million(evaluations[0]["parameters"]["effective"]) if evaluations else "—"
     row = Row(group.model, group.corpus, kind, method, param, {})
-    for column, members in columns.items():
+    for column, members in columns_of(data.tasks).items():
         row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
-        if (
-            len(members) == 1
-            and len(cells) == 1  # the task's interval is of one cell
-            and column not in DOMAINS.values()
-            and (task := evaluations[0]["tasks"].get(members[0]))
-        ):
-            ends = proportion_interval(round(task["acc"] * task["n"]), task["n"])
-            row.entries[column].low, row.entries[column].high = map(_percent, ends)
-        elif column in DOMAINS.values():
-            _add_interval(row.entries[column], [row.entries[SHORT.get(task, task)] for task in members])
-    _add_statistics(row, judged["accuracy"], method)
-    problems, notes = [], []
-    if not planned:
-        problems.append("not in this grid")
-    elif not cells:
-        problems.append("not run or failed")
-    elif len(cells) < len(planned):
-        have = f"{len(cells)} of {len(planned)} seeds"
-        problems.append(f"only {have}" if len(cells) == 1 else f"mean of {have}")
-    if len(cells) > 1:
-        covers = judged["accuracy"].get("methods", {}).get(method, {}).get("covers", "items")
-        whole = [] if problems else [f"mean of {len(cells)} seeds"]
-        notes += [*whole, f"intervals cover {covers}"]
-    worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
-    if worst > DIVERGED:
-        problems.append(f"diverged: its perplexity is {worst:,.0f}")
-    if selection := selection_shares(evaluations):
-        notes.append("chose " + selection)
-    row.problem, row.note = "; ".join(problems), "; ".join(notes)
+    if len(cells) == 1:  # intervals of tasks and domains are those of one cell
+        _add_intervals(data, cells[0], row)
+    accuracy = data.accuracy(group)
+    _add_statistics(row, accuracy, method)
+    problems = _problems(evaluations, len(planned))
+    covers = accuracy.get("methods", {}).get(method, {}).get("covers", "items")
+    row.problem, row.note = "; ".join(problems), "; ".join(_remarks(evaluations, len(planned), covers))
     return row
 
 
-def _say_what_lacks(row: Row, ways: Choices) -> None:
-    """On IDP's row: which of its seeds, or all, have no single best, random choice and oracle, and why."""
-    if ways.missing:
-        which = " at some seeds" if ways.seeds else ""
-        said = f"no single best, random choice or oracle{which}: not evaluated here {', '.join(ways.missing)}"
+def _problems(evaluations: list[dict], planned: int) -> list[str]:
+    """Why a row's numbers are missing, incomplete or useless; planned: its seeds."""
+    problems = []
+    if not planned:
+        problems.append("not in this grid")
+    elif not evaluations:
+        problems.append("not run or failed")
+    elif len(evaluations) < planned:
+        have = f"{len(evaluations)} of {planned} seeds"
+        problems.append(f"only {have}" if len(evaluations) == 1 else f"mean of {have}")
+    worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
+    if worst > DIVERGED:
+        problems.append(f"diverged: its perplexity is {worst:,.0f}")
+    return problems
+
+
+def _remarks(evaluations: list[dict], planned: int, covers: str) -> list[str]:
+    """The seeds behind a row's means, the coverage of their intervals, the prompts that IDP chose."""
+    remarks = []
+    if len(evaluations) > 1:
+        remarks += [] if len(evaluations) < planned else [f"mean of {planned} seeds"]
+        remarks.append(f"intervals cover {covers}")
+    if selection := selection_shares(evaluations):
+        remarks.append("chose " + selection)
+    return remarks
+
+
+def _note_missing_members(row: Row, choices: dict) -> None:
+    """Say on IDP's row which of its seeds, or all, have no single best, random choice and oracle, and why."""
+    if choices["missing"]:
+        which = " at some seeds" if choices["seeds"] else ""
+        missing = ", ".join(choices["missing"])
+        said = f"no single best, random choice or oracle{which}: not evaluated here {missing}"
         row.note = "; ".join(filter(None, [row.note, said]))
 
 
-def _choice_row(group: Group, choice: Choice, ways: Choices, columns: dict[str, list[str]]) -> Row:
+def _choice_row(data: GridData, group: Group, way: dict, choices: dict) -> Row:
     entries = {}
-    for column, members in columns.items():
-        values = [choice.accuracy.get(task) for task in members]
+    for column, members in columns_of(data.tasks).items():
+        values = [way["accuracy"].get(task) for task in members]
         entries[column] = Entry(None if None in values else 100 * float(np.mean(values)))
-    notes, average = [choice.note], entries["Average"]
-    if average.value is not None:
-        average.low, average.high = _ends(choice.average)
-        low, high = _ends(choice.behind)
-        ends = "" if low is None else f" [{low:+z.2f}, {high:+z.2f}]"
-        notes.append(f"IDP minus it: {100 * choice.behind.point:+z.2f}{ends}".replace("-", "−"))
-    if len(ways.seeds) > 1:
-        covers = "items and training seeds" if len(ways.seeds) >= SEEDS_FOR_VARIANCE else "items"
-        notes += [f"mean of {len(ways.seeds)} seeds", f"intervals cover {covers}"]
-    if ways.missing:
-        notes.append(f"seeds {', '.join(map(str, ways.seeds))} alone have all members")
-    return Row(group.model, group.corpus, "choice", choice.name, "—", entries, note="; ".join(notes))
+    remarks, mean, behind = [way["note"]], entries["Average"], way["behind"]
+    if mean.value is not None:
+        mean.low, mean.high = _percent(way["average"]["low"]), _percent(way["average"]["high"])
+        low, high = _percent(behind["low"]), _percent(behind["high"])
+        ends = "" if low is None or high is None else f" [{low:+z.2f}, {high:+z.2f}]"
+        remarks.append(f"IDP minus it: {100 * behind['value']:+z.2f}{ends}".replace("-", "−"))
+    if len(choices["seeds"]) > 1:
+        remarks += [f"mean of {len(choices['seeds'])} seeds", f"intervals cover {choices['covers']}"]
+    if choices["missing"]:
+        remarks.append(f"seeds {', '.join(map(str, choices['seeds']))} alone have all members")
+    return Row(group.model, group.corpus, "choice", way["name"], "—", entries, note="; ".join(remarks))
 
 
-def _ends(estimate: Estimate) -> tuple[float | None, float | None]:
-    """An estimate's interval, percent; None where none can be given."""
-    low, high = map(finite, estimate.interval())
-    return _percent(low), _percent(high)
+def _add_intervals(data: GridData, cell: Cell, row: Row) -> None:
+    """The intervals of a cell's tasks and domains."""
+    score = data.score(cell)
+    found = {SHORT.get(task, task): scored for task, scored in score["tasks"].items()}
+    found |= {DOMAINS[domain]: mean for domain, mean in score["domains"].items()}
+    for column, entry in row.entries.items():
+        if column != "Average" and column in found and entry.value is not None:
+            entry.low, entry.high = _percent(found[column]["low"]), _percent(found[column]["high"])
 
 
-def _add_interval(mean: Entry, tasks: list[Entry]) -> None:
-    """The interval of a mean of independent shares, from theirs: distances to the ends add as squares (Zou and
-    Donner, 2008)."""
-    if mean.value is not None and all(task.low is not None for task in tasks):
-        down = np.linalg.norm([task.value - task.low for task in tasks]) / len(tasks)
-        up = np.linalg.norm([task.high - task.value for task in tasks]) / len(tasks)
-        mean.low, mean.high = float(mean.value - down), float(mean.value + up)
-
-
-def _add_statistics(row: Row, metric: dict, method: str) -> None:
+def _add_statistics(row: Row, accuracy: dict, method: str) -> None:
+    """The interval of the Average, gain, p and detectable gain, of the verdict's accuracy of the row's group."""
     role = {"dense": "dense", "none": "compressed"}.get(method)
-    judged = metric.get("methods", {}).get(method)
-    value = metric.get(role) if role else judged and judged["value"]
-    if value and row.entries["Average"].value is not None:
-        row.entries["Average"].low, row.entries["Average"].high = (
-            _percent(value["low"]),
-            _percent(value["high"]),
-        )
+    judged = accuracy.get("methods", {}).get(method)
+    value, mean = accuracy.get(role) if role else judged and judged["value"], row.entries["Average"]
+    if value and mean.value is not None:
+        mean.low, mean.high = _percent(value["low"]), _percent(value["high"])
     if judged:
         gain = judged["gain"]
         row.gain = Entry(_percent(gain["value"]), _percent(gain["low"]), _percent(gain["high"]))
@@ -305,7 +305,7 @@ def _percent(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
 
 
-def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:
+def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:
     level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
     notes = [
         f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} paired bootstrap interval "
@@ -314,12 +314,12 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
         "says otherwise.",
         "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
         "of quantised models together, or of sparse ones (every method's Average and tasks); detectable: the smallest "
-        "gain that this sample finds with 80 % power, to be read before a gain is called none.",
-        "param: parameters that the method adds, counted as in the paper's appendix; — marks what is missing.",
+        "gain that this sample finds with 80 % power, check it before you call a gain zero.",
+        "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)
-    if loras := [f"{m} alpha {methods[m]['alpha']:g}, dropout {methods[m]['dropout']:g}"
-                 for m in shown if methods.get(m, {}).get("kind") == "lora"]:  # fmt: skip
+    loras = [methods[m] | {"name": m} for m in shown if methods.get(m, {}).get("kind") == "lora"]
+    if loras := [f"{m['name']} alpha {m['alpha']:g}, dropout {m['dropout']:g}" for m in loras]:
         notes.append(f"LoRA (the paper prints neither): {'; '.join(loras)}.")
     if any(entry.printed is not None for p in panels for row in p.rows for entry in row.entries.values()):
         notes.append(
@@ -328,10 +328,10 @@ def _notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> li
     if any(row.type == "choice" for panel in panels for row in panel.rows):
         notes.append(
             "Single best: the one prompt with the lowest perplexity on held-out text, chosen without looking at any "
-            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right where any of "
-            "the prompts is; it looks at the answers, so it is a bound and no method. Each is told seed by seed, from "
-            "the prompts of IDP's own seed, and averaged as IDP's row is; beside it stands IDP minus it, paired, with "
-            f"its {level} interval."
+            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right if any of "
+            "the prompts is; it looks at the answers, so it is a bound and not a method. Each is computed per seed, "
+            "from the prompts of that seed, and averaged; beside it stands IDP minus it, paired, with its "
+            f"{level} interval."
         )
     if not panels:
         kind = {1: "quantising", 2: "sparsifying"}.get(number)

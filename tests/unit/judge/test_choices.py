@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, study, write_grid
-from workflow_scripts.judge import paper
-from workflow_scripts.judge.judgement import judge_grid
+from tests.unit.synthetic_results import METHODS, PARAMETERS, data_of, study, write_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.report.rendering import to_csv
@@ -23,9 +21,7 @@ BY_SEED = {
 def ablation(folder, truth, skip=(), resamples=200):
     """Rows of table 3 by (compressor, method), and the results."""
     results = read_results(write_grid(folder, truth, 30, skip=skip))
-    table = build_tables(
-        results, judge_grid(results, PAIR, resamples), **CATALOGUE, printed=paper.read_tables()
-    )[2]
+    table = build_tables(data_of(results, resamples))[2]
     return (
         {(panel.compressor, row.method): row for panel in table.panels for row in panel.rows},
         results,
@@ -98,7 +94,7 @@ def test_idp_minus_a_way_is_paired_item_by_item_and_seed_by_seed(tmp_path):
     for seed, best in {0: 0, 1: 1, 2: 1}.items():
         idp = Cell("synthetic", *GROUP, "idp-50-100", seed)
         results._items[idp] = results.items(idp._replace(method=MEMBERS[best]))
-    table = build_tables(results, judge_grid(results, PAIR, 100), **CATALOGUE, printed=paper.read_tables())[2]
+    table = build_tables(data_of(results, 100))[2]
     row = next(r for panel in table.panels for r in panel.rows if r.method == "single best of idp-50-100")
     assert "IDP minus it: +0.00 [+0.00, +0.00]" in row.note
 
@@ -117,9 +113,11 @@ def test_the_dense_model_has_them_too(seeds):
     assert [panel.compressor for panel in table.panels] == ["gptq-w3", "dense"]
     mine = {method: row for (compressor, method), row in rows.items() if compressor == "dense"}
     assert list(mine) == [
-        "dense", *MEMBERS, "idp-50-100",
+        "dense",
+        *MEMBERS,
+        "idp-50-100",
         *(f"{way} of idp-50-100" for way in ("single best", "random choice", "oracle")),
-    ]  # fmt: skip
+    ]
     assert average(mine["random choice of idp-50-100"]) == pytest.approx(
         np.mean([average(mine[member]) for member in MEMBERS])
     )

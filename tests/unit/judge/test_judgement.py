@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tests.unit.synthetic_results import PAIR, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.files.artifacts import check
 from workflow_scripts.judge.judgement import judge_grid
 from workflow_scripts.judge.results import read_results, samples_beside
@@ -14,7 +14,7 @@ from workflow_scripts.report.summary import cautions, lines, points
 
 def judged(folder, gains, items=120, noise=0.02, resamples=1500, **options):
     paths = write_grid(folder, study("m", gains, **options), items, noise)
-    verdict = judge_grid(read_results(paths), PAIR, resamples)
+    verdict = judge_grid(read_results(paths), PAIR, CATALOGUE, resamples)
     check(verdict, "verdict", "verdict.json")
     return verdict
 
@@ -41,7 +41,7 @@ def test_a_planted_truth_gives_its_verdict(tmp_path, expected, gains, loss):
 def test_what_an_adapter_also_gives_the_dense_model_is_no_recovery(tmp_path):
     truth = study("m", {"idp-50-100": 0.15, "lora-r4": 0.15}, losses={"gptq-w3": 0.25}, dense=0.6)
     truth |= {("m", "dense", "wikipedia", method, 0): 0.75 for method in PAIR.values()}
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 120, 0.02)), PAIR, 1500)
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 120, 0.02)), PAIR, CATALOGUE, 1500)
     metric = verdict["groups"][0]["metrics"]["accuracy"]
     assert metric["methods"]["lora-r4"]["gain"]["low"] > 0.05
     assert abs(metric["methods"]["lora-r4"]["controlled"]["value"]) < 0.04
@@ -55,7 +55,7 @@ def test_a_harm_to_the_dense_model_is_told_beside_the_verdict_that_it_makes(tmp_
         ("m", "dense", "wikipedia", "idp-50-100", 0): 0.5,
         ("m", "dense", "wikipedia", "lora-r4", 0): 0.75,
     }
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, 1500)
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, CATALOGUE, 1500)
     metric = verdict["groups"][0]["metrics"]["accuracy"]
     assert metric["verdict"]["word"] == "displaced" and metric["uncontrolled"]["word"] == "forgotten"
     harm, other = cautions(metric, PAIR)
@@ -110,7 +110,7 @@ def test_three_seeds_are_covered_by_the_interval_and_two_are_not(tmp_path):
     truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
     truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", seed): 0.6 for seed in (1, 2)}
     truth[("m", "gptq-w3", "wikipedia", "idp-50-100", 1)] = 0.6
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 30)), PAIR, 500)
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 30)), PAIR, CATALOGUE, 500)
     methods = verdict["groups"][0]["metrics"]["accuracy"]["methods"]
     assert methods["lora-r4"]["covers"] == "items and training seeds"
     assert methods["idp-50-100"]["covers"] == "items"
@@ -121,7 +121,7 @@ def test_three_seeds_are_covered_by_the_interval_and_two_are_not(tmp_path):
 def test_what_can_be_found_counts_the_variance_of_training_where_the_interval_does(tmp_path):
     truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
     truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", seed): 0.5 + 0.15 * seed for seed in (0, 1, 2)}
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, 1000)
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, CATALOGUE, 1000)
     row = verdict["groups"][0]["metrics"]["accuracy"]["methods"]["lora-r4"]
     half = (row["gain"]["high"] - row["gain"]["low"]) / 2  # about 2 standard errors; 80 % power needs 2.8
     assert row["smallest_detectable"] > half
@@ -138,7 +138,7 @@ def test_what_g_could_show_counts_the_dense_control_too(tmp_path):
 def test_holm_counts_every_test_of_a_table_and_no_other(tmp_path):
     losses = {"gptq-w3": 0.2, "gptq-w4": 0.1, "sparsegpt-50": 0.15}
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.05, "lora-r4": 0.1}, losses=losses), 40, 0.05)
-    groups = judge_grid(read_results(paths), PAIR, 300, sparse={"sparsegpt-50"})["groups"]
+    groups = judge_grid(read_results(paths), PAIR, CATALOGUE, 300)["groups"]
     families = {group["compressor"]: group["family"] for group in groups}
     assert families == {
         "gptq-w3": 40,
@@ -155,7 +155,7 @@ def test_a_metric_without_any_value_says_so_and_lacks_no_key(tmp_path):
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20)
     samples = samples_beside(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
     pd.read_parquet(samples).assign(gold_loglik=float("nan")).to_parquet(samples, index=False)
-    group = judge_grid(read_results(paths), PAIR, 100)["groups"][0]
+    group = judge_grid(read_results(paths), PAIR, CATALOGUE, 100)["groups"][0]
     whole, empty = (group["metrics"][name] for name in ("accuracy", "gold_loglik"))
     assert empty["verdict"]["word"] == "unavailable" and "share no item" in empty["verdict"]["reason"]
     assert empty.keys() == whole.keys()
@@ -166,7 +166,7 @@ def test_a_task_that_one_cell_lacks_leaves_the_average_and_is_named(tmp_path):
     samples = samples_beside(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
     frame = pd.read_parquet(samples)
     frame[frame["task"] != "piqa"].to_parquet(samples, index=False)
-    verdict = judge_grid(read_results(paths), PAIR, 200)
+    verdict = judge_grid(read_results(paths), PAIR, CATALOGUE, 200)
     metric = verdict["groups"][0]["metrics"]["accuracy"]
     assert metric["absent_tasks"] == ["piqa"]
     assert "missing: piqa" in "\n".join(lines(verdict))
@@ -176,7 +176,7 @@ def test_missing_cells_make_a_verdict_unavailable_not_wrong(tmp_path):
     truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
     for lost in [("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikipedia", "none", 0)]:
         folder = tmp_path / lost[1]
-        verdict = judge_grid(read_results(write_grid(folder, truth, 10, skip={lost})), PAIR, 100)
+        verdict = judge_grid(read_results(write_grid(folder, truth, 10, skip={lost})), PAIR, CATALOGUE, 100)
         check(verdict, "verdict", "verdict.json")
         assert word(verdict) == "unavailable"
         assert any(lost[1] in cell for cell in verdict["groups"][0]["missing"])
@@ -188,11 +188,28 @@ def test_one_item_a_task_is_undecided(tmp_path):
 
 def test_the_same_files_give_the_same_verdict(tmp_path):
     results = read_results(write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20))
-    assert judge_grid(results, PAIR, 300) == judge_grid(results, PAIR, 300)
-    assert judge_grid(results, PAIR, 300) != judge_grid(results, PAIR, 300, seed=1)
+    assert judge_grid(results, PAIR, CATALOGUE, 300) == judge_grid(results, PAIR, CATALOGUE, 300)
+    assert judge_grid(results, PAIR, CATALOGUE, 300) != judge_grid(results, PAIR, CATALOGUE, 300, seed=1)
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus_sign():
     nothing = {"value": -1e-17, "low": -1e-4, "high": 0.011}
     assert points(nothing) == "+0.0 points [+0.0, +1.1]"
     assert signed(-1e-17) == "+0.00"
+
+
+def test_what_only_tables_and_figures_show_stands_in_the_verdict_too(tmp_path):
+    truth = study("m", {"prompt-50": 0.1, "prompt-100": 0.05, "idp-50-100": 0.1, "lora-r4": 0.1})
+    lost = ("m", "gptq-w3", "wikipedia", "prompt-100", 0)
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, skip={lost})), PAIR, CATALOGUE, 100)
+    check(verdict, "verdict", "verdict.json")
+    (dense,) = verdict["dense_groups"]
+    assert (dense["compressor"], dense["corpus"]) == ("dense", "wikipedia")
+    assert set(dense["accuracy"]["methods"]) == {"prompt-50", "prompt-100", "idp-50-100", "lora-r4"}
+    assert [(c["compressor"], len(c["ways"]), c["missing"]) for c in verdict["choices"]] == [
+        ("gptq-w3", 0, ["prompt-100 (seed 0)"]),
+        ("dense", 3, []),
+    ]
+    assert (
+        len(verdict["scores"]) == len(truth) - 1 == len(verdict["changes"]) + 1
+    )  # of dense / none no change

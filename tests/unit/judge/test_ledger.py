@@ -9,11 +9,21 @@ from workflow_scripts.judge.rates import rates, reseeded
 from workflow_scripts.judge.results import read_results, samples_beside
 
 CASES = [  # dense, compressed, prompt, lora -> outcome
-    (1, 1, 1, 1, "kept"), (1, 1, 0, 1, "newly_broken"), (1, 1, 1, 0, "newly_broken"), (1, 1, 0, 0, "newly_broken"),
-    (1, 0, 0, 0, "lost"), (1, 0, 1, 0, "recovered_by_prompt"), (1, 0, 0, 1, "recovered_by_lora"),
-    (1, 0, 1, 1, "recovered_by_both"), (0, 0, 0, 0, "never_known"), (0, 0, 1, 0, "gained"), (0, 0, 0, 1, "gained"),
-    (0, 0, 1, 1, "gained"), (0, 1, 0, 0, "gained"), (0, 1, 1, 1, "gained"),
-]  # fmt: skip
+    (1, 1, 1, 1, "kept"),
+    (1, 1, 0, 1, "newly_broken"),
+    (1, 1, 1, 0, "newly_broken"),
+    (1, 1, 0, 0, "newly_broken"),
+    (1, 0, 0, 0, "lost"),
+    (1, 0, 1, 0, "recovered_by_prompt"),
+    (1, 0, 0, 1, "recovered_by_lora"),
+    (1, 0, 1, 1, "recovered_by_both"),
+    (0, 0, 0, 0, "never_known"),
+    (0, 0, 1, 0, "gained"),
+    (0, 0, 0, 1, "gained"),
+    (0, 0, 1, 1, "gained"),
+    (0, 1, 0, 0, "gained"),
+    (0, 1, 1, 1, "gained"),
+]
 NAMES = ["correct/dense", "correct/none", "correct/idp-50-100", "correct/lora-r4"]
 
 

@@ -1,9 +1,10 @@
-"""The verdict rule of design 6: every branch, the order of the branches, and what it says when it can't tell."""
+"""The verdict rule: every branch, the order of the branches, and what it says when it can't tell."""
 
 import numpy as np
 import pytest
 
 from workflow_scripts.files.artifacts import check
+from workflow_scripts.judge.judgement import SCHEMA
 from workflow_scripts.judge.statistics import Estimate
 from workflow_scripts.judge.verdict import MEANING, decide
 
@@ -68,22 +69,18 @@ def test_a_missing_interval_is_undecided_not_a_crash():
 
 def test_the_words_are_those_of_the_schema():
     verdict = decide(estimate(0.2, 0.01, 0), None, None, "x").to_json()
-    group = {
-        "model": "m",
-        "compressor": "c",
-        "corpus": "t",
-        "missing": [],
-        "seeds": {},
-        "items": {},
-        "tasks": {},
-        "family": 0,
-    }
-    metrics = {"accuracy": {"verdict": verdict}, "gold_loglik": {"verdict": verdict}}
+    group = {"model": "m", "compressor": "c", "corpus": "t", "family": 0, "missing": []}
+    group |= {key: {} for key in ("seeds", "items", "tasks")}
+    group["metrics"] = {"accuracy": {"verdict": verdict}, "gold_loglik": {"verdict": verdict}}
     document = {
-        "grid": "g", "pair": {"prompt": "p", "lora": "l"},
+        "schema": SCHEMA,
+        "grid": "g",
+        "pair": {"prompt": "p", "lora": "l"},
         "settings": {"resamples": 1, "seed": 0, "level": 0.95, "command": "snakemake"},
-        "cells": {"planned": 1, "missing": []}, "groups": [{**group, "metrics": metrics}],
-    }  # fmt: skip
+        "cells": {"planned": 1, "missing": []},
+        "groups": [group],
+        **{key: [] for key in ("dense_groups", "scores", "choices", "changes")},
+    }
     for word in MEANING:
         verdict["word"] = word
         check(document, "verdict", "verdict.json")

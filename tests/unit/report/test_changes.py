@@ -10,9 +10,11 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from tests.unit.synthetic_results import study, write_grid
+from workflow_scripts.judge.changes import changes as compared
+from workflow_scripts.judge.changes import compare, divergence
 from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.report import compressors
-from workflow_scripts.report.changes import RENDERERS, changes, compare, divergence
+from workflow_scripts.report.changes import RENDERERS, changes
 
 
 def test_divergence_is_that_of_the_choices_probabilities():
@@ -50,7 +52,7 @@ def frame(tmp_path) -> pd.DataFrame:
     items.loc[piqa[:8], "prediction"] = "another"
     items.at[piqa[0], "choice_logliks"] = [-2.0, -1.0]
     items.to_parquet(samples_beside(cell), index=False)
-    return changes(read_results(paths), 200)
+    return changes(compared(read_results(paths), 200))
 
 
 def test_each_cell_is_compared_with_the_dense_model_task_by_task(frame):
@@ -80,7 +82,7 @@ def test_every_format_shows_the_means_and_leaves_missing_numbers_empty(frame):
 
 def test_without_the_dense_cell_nothing_is_compared_and_the_page_says_so(tmp_path):
     paths = write_grid(tmp_path, {("m", "gptq-w3", "wikipedia", "none", 0): 0.5}, items=4)
-    frame = changes(read_results(paths), 50)
+    frame = changes(compared(read_results(paths), 50))
     assert frame.empty
     assert "No cell can be compared" in RENDERERS["html"](frame, "g")
 
@@ -89,7 +91,8 @@ def test_without_the_dense_cell_nothing_is_compared_and_the_page_says_so(tmp_pat
 def test_what_has_no_result_is_said_under_the_table(renderers, tmp_path):
     truth = {("m", "dense", "none", "none", 0): 0.6, ("m", "gptq-w3", "wikipedia", "none", 0): 0.5}
     results = read_results(write_grid(tmp_path, truth, items=4, skip={list(truth)[1]}))
-    table = changes(results, 50) if renderers is RENDERERS else compressors.compressors(results, {}, {})
+    changed = renderers is RENDERERS
+    table = changes(compared(results, 50)) if changed else compressors.compressors(results, {}, {})
     for kind in ("md", "html"):
         text = renderers[kind](table, "g", results.missing_in_words())
         assert "1 of 2 planned cells have no result: m / gptq-w3 / wikipedia (1)." in text

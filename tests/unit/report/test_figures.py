@@ -7,30 +7,46 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from tests.unit.synthetic_results import data_of as judged_data
+from tests.unit.synthetic_results import study, write_grid
 from workflow_scripts.files.artifacts import check
-from workflow_scripts.judge.judgement import judge_grid
-from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.figure_pareto import Setting, front, settings
-from workflow_scripts.report.figure_style import FAMILIES, FigureData, save, use_style
+from workflow_scripts.report.figure_style import FAMILIES, save, use_style
 from workflow_scripts.report.figures import FIGURES, draw
 from workflow_scripts.report.figures_measured import latency, method_style
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "ptune-50": -0.02, "idp-50-100": 0.1}
 TRAINING = {
-    "method": {"kind": "lora"}, "training": {}, "tokens_seen": 10, "steps": 2, "micro_batch": 1,
-    "loss_curve": [[5, 4.0], [10, 3.5]], "heldout_loss": {"base": 4.0, "before": 4.0, "after": 3.6},
-    "parameters": {"trainable": 1, "paper_formula": 1}, "seconds": 1.0, "peak_memory_mb": 1, "base_sha256": "0",
-    "adapter_sha256": "0", "manifest": {},
-}  # fmt: skip
+    "method": {"kind": "lora"},
+    "training": {},
+    "tokens_seen": 10,
+    "steps": 2,
+    "micro_batch": 1,
+    "loss_curve": [[5, 4.0], [10, 3.5]],
+    "heldout_loss": {"base": 4.0, "before": 4.0, "after": 3.6},
+    "parameters": {"trainable": 1, "paper_formula": 1},
+    "seconds": 1.0,
+    "peak_memory_mb": 1,
+    "base_sha256": "0",
+    "adapter_sha256": "0",
+    "manifest": {},
+}
 SIMILARITY = {
-    "cell": {"grid": "synthetic", "model": "llama-7b", "compressor": "gptq-w3", "corpus": "wikipedia",
-             "method": "lora-r4", "seed": 0},
-    "attention": [0.99, 0.97, 0.9], "activations": [0.999, 0.98, 0.95],
-    "text": {"corpus": "wikipedia", "windows": 1, "length": 8}, "manifest": {},
-}  # fmt: skip
+    "cell": {
+        "grid": "synthetic",
+        "model": "llama-7b",
+        "compressor": "gptq-w3",
+        "corpus": "wikipedia",
+        "method": "lora-r4",
+        "seed": 0,
+    },
+    "attention": [0.99, 0.97, 0.9],
+    "activations": [0.999, 0.98, 0.95],
+    "text": {"corpus": "wikipedia", "windows": 1, "length": 8},
+    "manifest": {},
+}
 
 
 def timing(method, variant, seconds, token=None):
@@ -38,19 +54,32 @@ def timing(method, variant, seconds, token=None):
         return median and {"median": median, "low": 0.9 * median, "high": 1.1 * median}
 
     return {
-        "method": method, "variant": variant, "prefill": spread(seconds), "prefill_ratio": spread(seconds),
-        "token": spread(token), "token_ratio": spread(token),
-    }  # fmt: skip
+        "method": method,
+        "variant": variant,
+        "prefill": spread(seconds),
+        "prefill_ratio": spread(seconds),
+        "token": spread(token),
+        "token_ratio": spread(token),
+    }
 
 
 LATENCY = {
-    "place": {"grid": "synthetic", "model": "llama-7b", "compressor": "gptq-w3", "corpus": "wikipedia", "seed": 0},
+    "place": {
+        "grid": "synthetic",
+        "model": "llama-7b",
+        "compressor": "gptq-w3",
+        "corpus": "wikipedia",
+        "seed": 0,
+    },
     "shape": {"batch": 16, "sequence": 1024, "generate": 8, "repeats": 3, "precision": "fp32"},
     "latencies": [
-        timing("none", "none", 1.0, 0.1), timing("prompt-100", "prompt", 1.1, 0.1),
-        timing("prompt-100", "prompt_cached", 1.05, 0.1), timing("ptune-50", "prefix", 1.05, 0.1),
+        timing("none", "none", 1.0, 0.1),
+        timing("prompt-100", "prompt", 1.1, 0.1),
+        timing("prompt-100", "prompt_cached", 1.05, 0.1),
+        timing("ptune-50", "prefix", 1.05, 0.1),
         timing("idp-50-100", "idp", 1.2, 0.1),
-        timing("idp-50-100", "idp_mixed", 1.3, 0.1) | {
+        timing("idp-50-100", "idp_mixed", 1.3, 0.1)
+        | {
             "shares": {"prompt-50": 0.5, "prompt-100": 0.5},
             "cached_ratio": {"prompt-50": {"median": 1.2, "low": 1.1, "high": 1.3}},
         },
@@ -58,14 +87,11 @@ LATENCY = {
         timing("lora-r4", "lora_merged", 1.0),
     ],
     "manifest": {"device": "made-up device"},
-}  # fmt: skip
+}
 
 
 def data_of(folder, truth, skip=(), **measured):
-    results = read_results(write_grid(folder, truth, 12, skip=skip))
-    return FigureData(
-        results, judge_grid(results, PAIR, 100), **CATALOGUE, printed=read_tables(), pair=PAIR, **measured
-    )
+    return judged_data(read_results(write_grid(folder, truth, 12, skip=skip)), 100, **measured)
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +108,13 @@ def full(tmp_path_factory):
         tmp_path_factory.mktemp("grid"),
         truth,
         lost,
-        trainings={path: TRAINING},
-        compressions={
+        training={path: TRAINING},
+        compression={
             f"{compressed}/dense/none/compression.json": {"bytes_on_disk": 4e8, "effective_bits": 32.0},
             f"{compressed}/gptq-w3/wikipedia/compression.json": {"bytes_on_disk": 4e7, "effective_bits": 3.2},
         },
-        similarities=[SIMILARITY],
-        latencies=[LATENCY],
+        similarity={"similarity.json": SIMILARITY},
+        latency={"latency.json": LATENCY},
     )
 
 
@@ -155,7 +181,7 @@ def test_latency_says_what_its_intervals_cover(full, coverage, said):
     record = copy.deepcopy(LATENCY)
     for entry in record["latencies"]:
         entry["prefill"] |= {"coverage": coverage} if coverage else {}
-    figure = latency(replace(full, latencies=[record]), "A title")
+    figure = latency(replace(full, measured={"latency": {"latency.json": record}}), "A title")
     assert said in " ".join(" ".join(text.get_text() for text in figure.texts).split())
 
 

@@ -13,7 +13,9 @@ from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, study, write_
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge
 from workflow_scripts.judge.verdict import MEANING
+from workflow_scripts.report import explorer as explorers
 from workflow_scripts.report import page as pages
+from workflow_scripts.report.data import MeasuredFiles
 from workflow_scripts.report.summary import lines
 
 
@@ -129,8 +131,8 @@ def test_ids_are_unique(grid):
 
 def test_a_large_ledger_keeps_its_changed_items_and_says_how_many_it_left_out(grid, monkeypatch):
     ledger = pd.read_parquet(grid[0] / "ledger.parquet")
-    monkeypatch.setattr(pages, "EXPLORER_ROWS", 10)
-    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
+    monkeypatch.setattr(explorers, "EXPLORER_ROWS", 10)
+    explorer = explorers.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
     unchanged = ledger["outcome"].isin(["kept", "never_known"]).sum()
     assert explorer["dropped"] == unchanged > 0
     assert sum(len(group["rows"]) for group in explorer["groups"]) == len(ledger) - unchanged
@@ -141,26 +143,29 @@ def test_marks_show_right_wrong_and_not_run(grid):
     ledger.loc[0, "correct/lora-r4"] = pd.NA
     marks = [
         row[2]
-        for row in pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])["groups"][0][
-            "rows"
-        ]
+        for row in explorers.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])["groups"][
+            0
+        ]["rows"]
     ]
     assert marks[0][2] == "-" and set("".join(marks)) == {"0", "1", "-"}
 
 
 def test_the_explorer_shows_answers_margins_and_whether_the_text_had_the_answer(grid):
     ledger = pd.read_parquet(grid[0] / "ledger.parquet")
-    explorer = pages.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
+    explorer = explorers.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
     assert explorer["detailed"] == [0, 2] and explorer["answers"] == [HOSTILE]
     row, source = explorer["groups"][0]["rows"][0], ledger.iloc[0]
     assert row[3] == "-"
     assert row[4:] == [
-        pytest.approx(source["margin/dense"], abs=0.006), 0, pytest.approx(source["margin/lora-r4"], abs=0.006), 0,
-    ]  # fmt: skip
+        pytest.approx(source["margin/dense"], abs=0.006),
+        0,
+        pytest.approx(source["margin/lora-r4"], abs=0.006),
+        0,
+    ]
 
 
 def test_long_questions_are_cut_at_their_beginning():
-    assert pages._cut("x" * 600 + "end") == "… " + ("x" * 600 + "end")[-500:]
+    assert explorers._cut("x" * 600 + "end") == "… " + ("x" * 600 + "end")[-500:]
 
 
 def test_the_summary_names_the_verdict_and_three_numbers(grid):
@@ -172,19 +177,13 @@ def test_the_summary_names_the_verdict_and_three_numbers(grid):
 
 def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
     cells = write_grid(tmp_path, {("m", "dense", "none", "none", 0): 0.7}, items=4)
-    judge.main(cells, PAIR, tmp_path / "verdict.json")
+    judge.main(cells, PAIR, CATALOGUE, tmp_path / "verdict.json")
     find_answers.main(cells, {}, {}, tmp_path / "answers.parquet")
     build_ledger.main(cells, PAIR, tmp_path / "answers.parquet", tmp_path / "ledger.parquet")
     audit_paper.main(cells, tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
-    draw_page.main(
-        cells,
-        tmp_path / "verdict.json",
-        tmp_path / "ledger.parquet",
-        tmp_path / "a.json",
-        [],
-        CATALOGUE,
-        tmp_path / "page.html",
-    )
+    made = draw_page.Made(tmp_path / "verdict.json", tmp_path / "ledger.parquet", tmp_path / "a.json", [])
+    output = tmp_path / "page.html"
+    draw_page.main(cells, CATALOGUE, made, MeasuredFiles(), draw_page.Planned(), output)
     page = (tmp_path / "page.html").read_text()
     assert "No verdict yet" in page and "No verdict yet" not in page.split('id="intervals"')[1]
     assert not re.search(r"<tbody>\s*</tbody>", page)  # a table without rows is none

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.synthetic_results import PAIR, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.commands.readme import ARCHIVE, results_of
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.judge.judgement import judge_grid
@@ -12,9 +12,14 @@ from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.readme import BEGIN, END, current, region, replaced
 
 ROOT = Path(__file__).parents[3]
-INDEX = {"commit": f"{'ab' * 20}+",
-         "blocks": {"core": {"planned": 6, "evaluated": 6}, "seeds": {"planned": 4, "evaluated": 1},
-                    "rest": {"planned": 3, "evaluated": 0}}}  # fmt: skip
+INDEX = {
+    "commit": f"{'ab' * 20}+",
+    "blocks": {
+        "core": {"planned": 6, "evaluated": 6},
+        "seeds": {"planned": 4, "evaluated": 1},
+        "rest": {"planned": 3, "evaluated": 0},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def text(tmp_path_factory):
     truth[("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)] = 0.5
     lost = {("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)}
     results = read_results(write_grid(tmp_path_factory.mktemp("grid"), truth, 120, 0.02, skip=lost))
-    return region(judge_grid(results, PAIR, 1500), INDEX, "reports/bench")
+    return region(judge_grid(results, PAIR, CATALOGUE, 1500), INDEX, "reports/bench")
 
 
 def test_the_region_has_the_verdict_with_its_intervals(text):
@@ -47,7 +52,7 @@ def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_wh
     truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.25})
     truth["m", "gptq-w4", "wikipedia", "none", 0] = 0.6  # a sweep cell: nothing was planned to recover it
     lost = {cell for cell in truth if cell[1] in ("sparsegpt-50", "gptq-w4")}
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)), PAIR, 200)
+    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)), PAIR, CATALOGUE, 200)
     text = region(verdict, INDEX, "reports/bench")
     assert (
         "4 of 10 planned cells of the grid were not run. No verdict yet for m, sparsegpt-50, wikipedia.\n"

@@ -9,9 +9,8 @@ import subprocess
 
 import pytest
 
-from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, METHODS, PARAMETERS, data_of, study, write_grid
 from workflow_scripts.judge import paper
-from workflow_scripts.judge.judgement import judge_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.rendering import RENDERERS, latex, to_csv, to_html, to_latex, to_markdown
 from workflow_scripts.report.tables import build_tables, columns_of, describe, million
@@ -29,8 +28,7 @@ LOST = ("llama-7b", "gptq-w3", "wikipedia", "lora-r2", 0)
 
 def tables_of(folder, truth, items=12, skip=()):
     results = read_results(write_grid(folder, truth, items, skip=skip))
-    verdict = judge_grid(results, PAIR, 200)
-    return build_tables(results, verdict, **CATALOGUE, printed=paper.read_tables())
+    return build_tables(data_of(results, 200))
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +45,20 @@ def row_of(table, method, compressor="gptq-w3"):
 
 def test_the_columns_are_the_papers():
     assert list(columns_of(CATALOGUE["tasks"])) == [
-        "arcE", "arcC", "sciq", "webqs", "triviaqa", "World", "piqa", "Common", "hellaswag", "lambada", "winogrande",
-        "Language", "Average",
-    ]  # fmt: skip
+        "arcE",
+        "arcC",
+        "sciq",
+        "webqs",
+        "triviaqa",
+        "World",
+        "piqa",
+        "Common",
+        "hellaswag",
+        "lambada",
+        "winogrande",
+        "Language",
+        "Average",
+    ]
 
 
 def test_a_task_of_ones_own_joins_its_domain():
@@ -69,8 +78,15 @@ def test_quantised_sparse_and_ablation_panels_stand_apart(tables):
         ["gptq-w3", "sparsegpt-50"],
     ]
     assert [row.method for row in tables[0].panels[0].rows] == [
-        "dense", "none", "lora-r2", "lora-r4", "prompt-50", "prompt-100", "idp-50-100", "concat-50-100",
-    ]  # fmt: skip
+        "dense",
+        "none",
+        "lora-r2",
+        "lora-r4",
+        "prompt-50",
+        "prompt-100",
+        "idp-50-100",
+        "concat-50-100",
+    ]
 
 
 def test_printed_values_stand_beside_the_papers_cells_only(tables):
@@ -148,7 +164,7 @@ def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
                 "prompt-100": 1 - share,
                 "by_task": {},
             }
-    table = build_tables(results, judge_grid(results, PAIR, 50), **CATALOGUE, printed=paper.read_tables())[0]
+    table = build_tables(data_of(results, 50))[0]
     row = row_of(table, "idp-50-100")
     assert row.problem == "mean of 2 of 3 seeds; diverged: its perplexity is 2,000,000"
     assert (
@@ -185,7 +201,7 @@ def test_a_mean_over_a_missing_task_is_missing(tmp_path):
     for evaluation in results.evaluations.values():
         del evaluation["tasks"]["piqa"]
     entries = row_of(
-        build_tables(results, judge_grid(results, PAIR, 50), **CATALOGUE, printed=paper.read_tables())[0],
+        build_tables(data_of(results, 50))[0],
         "none",
     ).entries
     assert entries["Common"].value is None and entries["Average"].value is None
@@ -265,9 +281,12 @@ def test_latex_compiles_with_any_name(tables, tmp_path):
     head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
     (tmp_path / "t.tex").write_text(f"{head}\n{body}\n\\end{{document}}\n")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Missing character" not in (tmp_path / "t.log").read_text()
 

@@ -1,0 +1,65 @@
+"""A rebuilt grid beside the archive that it was rebuilt from, file by file."""
+
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.archive.packing import rolled_up
+from workflow_scripts.files.artifacts import read_json
+
+
+def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
+    """Whether the rebuilt verdict, tables, figures and audit are those of the archive, in words.
+
+    A verdict.json of an older schema counts as equal if all its values stand unchanged in the rebuilt one.
+    """
+    made = set(rolled_up(index["grid"], archive))
+    packed = [name for name in index["files"] if name in made and _comparable(name)]
+    if not packed:
+        return ["The archive holds no tables or figures to compare with."]
+    older = [name for name in packed if _is_older(archive / name, folder / name)]
+    differ = [name for name in packed if not _same(archive / name, folder / name, name in older)]
+    if differ:
+        said = [
+            f"{len(packed) - len(differ)} of {len(packed)} files are equal to the archive's; these differ:"
+        ]
+        said += [f"  {name}" for name in differ]
+    else:
+        said = [f"All {len(packed)} tables, figures, verdict and audit are equal to the archive's."]
+    for name in older:
+        there, here = (_schema(read_json(root / name)) for root in (archive, folder))
+        said.append(
+            f"{name}: made by an older schema ({there}, now {here}), so the values of both were compared."
+        )
+    return said
+
+
+def _comparable(name: str) -> bool:
+    judged = name.endswith(("verdict.json", "paper_audit.json"))
+    return judged or Path(name).parent.name in ("tables", "figures")
+
+
+def _schema(verdict: dict[str, Any]) -> int:
+    """The version of a verdict.json; the first did not name it."""
+    return verdict.get("schema", 1)
+
+
+def _is_older(archived: Path, rebuilt: Path) -> bool:
+    if archived.name != "verdict.json" or not rebuilt.is_file():
+        return False
+    return _schema(read_json(archived)) < _schema(read_json(rebuilt))
+
+
+def _same(archived: Path, rebuilt: Path, older: bool) -> bool:
+    if older:
+        return holds(read_json(rebuilt), read_json(archived))
+    return rebuilt.is_file() and archived.read_bytes() == rebuilt.read_bytes()
+
+
+def holds(whole: Any, part: Any) -> bool:
+    """Whether JSON `whole` has every value of `part` in its place; its objects may have more keys."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(k in whole and holds(whole[k], v) for k, v in part.items())
+    if isinstance(part, list):
+        same_length = isinstance(whole, list) and len(whole) == len(part)
+        return same_length and all(holds(*pair) for pair in zip(whole, part, strict=True))
+    return type(whole) is type(part) and whole == part

@@ -1,0 +1,127 @@
+"""What tables, figures and the page are drawn from: a grid's plan, its verdict.json, its measurements."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+
+from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.judge.paper import read_tables
+from workflow_scripts.judge.results import Results, read_results
+from workflow_scripts.plan.layout import Cell, Group
+
+KINDS = {  # kind of record, as its schema is named -> the rules' input of such files
+    "compression": "compressions",
+    "training": "trainings",
+    "similarity": "similarities",
+    "latency": "latencies",
+}
+
+
+@dataclass
+class GridData:
+    """A grid's cells, its verdict.json and its measurements.
+
+    methods, compressors, tasks: the catalogue that the grid uses; printed: the paper's tables; measured: kind of record
+    (compression, training, similarity, latency) -> path -> JSON; planned: similarity, latency -> how many
+    measurements the grid plans.
+    """
+
+    results: Results
+    verdict: dict
+    methods: dict[str, dict]
+    compressors: dict[str, dict]
+    tasks: dict[str, dict]
+    printed: pd.DataFrame
+    measured: dict[str, dict[str, dict]] = field(default_factory=dict)
+    planned: dict[str, int] = field(default_factory=dict)
+
+    def command(self, file: str) -> str:
+        """The command that makes a file of the grid again."""
+        return f"{self.verdict['settings']['command']} results/{self.results.grid}/{file}"
+
+    def records(self, kind: str) -> dict[str, dict]:
+        """Path -> JSON of one kind of measurement."""
+        return self.measured.get(kind, {})
+
+    def groups(self, recovered: bool = True) -> list[Group]:
+        """The grid's compressed groups; only those with a recovery method if `recovered`."""
+        return [g for g in self.results.groups() if not recovered or self.results.methods(g)]
+
+    def tokens(self, method: str) -> int | None:
+        """The length of a method's prompt."""
+        return self.methods[method].get("tokens")
+
+    def judged(self, group: Group) -> dict:
+        """The statistics of a compressed group."""
+        return self._judged[group]
+
+    def accuracy(self, group: Group) -> dict:
+        """A group's statistics of average accuracy; of a dense group those without a test."""
+        found = self._judged[group]
+        return found["accuracy"] if group.compressor == "dense" else found["metrics"]["accuracy"]
+
+    def average(self, group: Group, method: str) -> dict | None:
+        """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
+
+        None too if a task of the grid is missing: a mean over fewer tasks is no point of a figure.
+        """
+        accuracy, role = self.accuracy(group), {"dense": "dense", "none": "compressed"}.get(method)
+        row = accuracy.get("methods", {}).get(method) or {}
+        value = accuracy.get(role) if role else row.get("value")
+        if not value or accuracy.get("absent_tasks"):
+            return None
+        return {key: None if number is None else 100 * number for key, number in value.items()}
+
+    def choices(self, group: Group, method: str) -> dict | None:
+        """The other ways to choose among the prompts of a group's IDP method; None for another method."""
+        return next(
+            (c for c in self.verdict["choices"] if _group(c) == group and c["method"] == method), None
+        )
+
+    def score(self, cell: Cell) -> dict:
+        """Tasks and domains of an evaluated cell with their intervals."""
+        return self._scores[cell]
+
+    @cached_property
+    def _judged(self) -> dict[Group, dict]:
+        return {_group(row): row for row in (*self.verdict["groups"], *self.verdict["dense_groups"])}
+
+    @cached_property
+    def _scores(self) -> dict[Cell, dict]:
+        return {Cell.of({"grid": self.results.grid, **row}): row for row in self.verdict["scores"]}
+
+
+def _group(row: dict) -> Group:
+    return Group(row["model"], row["compressor"], row["corpus"])
+
+
+@dataclass
+class MeasuredFiles:
+    """Paths of JSON files by kind, as the rules' inputs name them; none if nothing was measured."""
+
+    compressions: list[str] = field(default_factory=list)
+    trainings: list[str] = field(default_factory=list)
+    similarities: list[str] = field(default_factory=list)
+    latencies: list[str] = field(default_factory=list)
+
+    def read(self) -> dict[str, dict[str, dict]]:
+        """Kind -> path -> JSON."""
+        return {
+            kind: {path: read_json(path, schema=kind) for path in getattr(self, name)}
+            for kind, name in KINDS.items()
+        }
+
+
+def read_grid(
+    cells: list[str],
+    verdict: str,
+    catalogue: dict[str, dict],
+    measured: MeasuredFiles,
+    planned: dict[str, int] | None = None,
+) -> GridData:
+    """cells: paths of all cells that the grid plans; verdict: a path; catalogue: {methods, compressors, tasks}."""
+    results, judged = read_results(cells), read_json(verdict, schema="verdict")
+    return GridData(
+        results, judged, **catalogue, printed=read_tables(), measured=measured.read(), planned=planned or {}
+    )
