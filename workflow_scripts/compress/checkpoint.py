@@ -237,7 +237,7 @@ def _unproven(stored, record: dict, settings: Compressor) -> str | None:
         return f"{measured['levels']} levels are no {settings.bits}-bit weight"
     if settings.bits and stored.quantized.bits != settings.bits:
         return f"codes of {stored.quantized.bits} bits are no {settings.bits}-bit weight"
-    if settings.symmetric and (stored.quantized.zero != 2 ** (settings.bits - 1)).any():
+    if settings.bits and settings.symmetric and (stored.quantized.zero != 2 ** (settings.bits - 1)).any():
         return f"a zero point is not {2 ** (settings.bits - 1)}: the grids aren't symmetric"
     if settings.bits:
         size, sizes = settings.group_size or record["shape"][1], stored.quantized.group.bincount()

@@ -4,12 +4,15 @@ No table of model families: the decoder layers are the model's ModuleList of `nu
 linears the Linear and Conv1D modules inside, and the arguments of each layer are recorded from the model itself.
 """
 
+import io
 import math
 import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
@@ -25,7 +28,7 @@ class _Stop(Exception):
     """Ends a forward pass whose rest isn't needed."""
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers, in order. Raises CompressionError if there is no such single list."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [
@@ -83,7 +86,8 @@ def _linears(layer: nn.Module) -> dict[str, nn.Module]:
 
 def get_weight(linear: nn.Module) -> torch.Tensor:
     """The weight as (out_features, in_features); a transposed view for Conv1D."""
-    return linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
+    weight = linear.get_parameter("weight").data
+    return weight.T if isinstance(linear, Conv1D) else weight
 
 
 def count_weights(layers: nn.ModuleList) -> int:
@@ -110,9 +114,9 @@ class Batches:
     that it is gone with the process however that ends.
     """
 
-    def __init__(self, windows: int, memory: float, folder):
+    def __init__(self, windows: int, memory: float, folder: Path | None):
         self.windows, self.memory, self.folder = windows, memory, folder
-        self.file = None
+        self.file: io.BufferedRandom | None = None
         self.held: list = []  # the tensors, or (offset in the file, shape, dtype)
         self.end = 0
         self.locked: torch.Tensor | None = None  # the rest of the last piece of page-locked memory
@@ -180,9 +184,9 @@ class Batches:
         return place
 
 
-def _bytes(tensor: torch.Tensor):
+def _bytes(tensor: torch.Tensor) -> memoryview:
     """A tensor's memory as a writable buffer; a copy if the tensor isn't contiguous."""
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy()
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 class Activations:
@@ -196,9 +200,9 @@ class Activations:
         model: nn.Module,
         layers: nn.ModuleList,
         windows: torch.Tensor,
-        device="cpu",
-        memory=math.inf,
-        folder=None,
+        device: torch.device | str = "cpu",
+        memory: float = math.inf,
+        folder: Path | None = None,
     ):
         """windows: token ids (count, length). Of the model, only the embedding and the first layer are run."""
         self.device = device
@@ -269,7 +273,7 @@ class Activations:
 
 def _returns_tuple(model, first_layer, window) -> bool:
     """Whether decoder layers return a tuple (or list), seen from the first one's output."""
-    found = None
+    found = False
 
     def after(module, args, output):
         nonlocal found
@@ -291,7 +295,8 @@ def _record_calls(model, layers, batch, as_tuple: bool):
     No layer is run: each hands on what it got. CompressionError if the next one gets anything else: work that a decoder
     does between its layers would be lost in the walk.
     """
-    calls, embedded = [], None
+    calls: list[tuple[tuple, dict]] = []
+    embedded: torch.Tensor | None = None
 
     def record(*args, **kwargs):
         nonlocal embedded

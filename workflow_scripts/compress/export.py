@@ -104,7 +104,7 @@ def _convert(
     """
     zeros = [tensor for key, tensor in tensors.items() if key.endswith(".zero")]
     groups = [tensor for key, tensor in tensors.items() if key.endswith(".group")]
-    symmetric = all(bool((zero == 2 ** (settings.bits - 1)).all()) for zero in zeros)
+    symmetric = not settings.bits or all(bool((zero == 2 ** (settings.bits - 1)).all()) for zero in zeros)
     in_order = all(bool((group.diff() >= 0).all()) for group in groups)
     layers, state, converted = decoder_layers(model), model.state_dict(), set()
     prefix = next(name for name, module in model.named_modules() if module is layers)

@@ -80,7 +80,7 @@ def from_gptq(tensors: dict[str, torch.Tensor], bits: int) -> Quantized:
 def to_pack_quantized(quantized: Quantized, size: int | None, symmetric: bool) -> dict[str, torch.Tensor]:
     """The tensors of one linear in compressed-tensors; size: columns of a group, symmetric: zeros are 2^(bits - 1)."""
     (rows, columns), groups = quantized.codes.shape, quantized.scale.shape[1]
-    if groups > 1 and columns % size:
+    if groups > 1 and size and columns % size:
         raise CompressionError(
             f"{columns} columns in groups of {size}: compressed-tensors needs equal groups"
         )

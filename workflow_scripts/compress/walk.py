@@ -5,6 +5,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,7 @@ from workflow_scripts.compress.decoder import (
     refuse_what_cannot_be,
     set_weight,
 )
-from workflow_scripts.compress.hessian import reconstruction_error
+from workflow_scripts.compress.hessian import Hessian, reconstruction_error
 from workflow_scripts.compress.settings import OBS, CompressionError, Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import Solution, solve
@@ -64,7 +65,9 @@ def _content_sha256(tensors: dict[str, torch.Tensor], records: str) -> str:
     found = hashlib.sha256(records.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+        found.update(
+            tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+        )
     return found.hexdigest()
 
 
@@ -91,7 +94,8 @@ def walk(
     activations = None
     if settings.calibrated:
         activations = _embed(skeleton, layers, windows, settings, device, memory, finished.folder)
-    all_records, started = [], time.monotonic()
+    all_records: list[dict] = []
+    started = time.monotonic()
     for index, layer in enumerate(layers):
         skeleton.load(layer)
         layer.to(device)
@@ -134,14 +138,15 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
     linears = layer_linears(layer)
     dense = {name: get_weight(linear) for name, linear in linears.items()}
     cast(layer, settings.dtype)
-    tensors, records = {}, {}
-    groups = (
-        activations.hessians(index, layer, linears) if activations else {(name,): None for name in linears}
-    )
+    tensors: dict[str, torch.Tensor] = {}
+    records: dict[str, dict] = {}
+    groups: dict[tuple[str, ...], Hessian | None] = {(name,): None for name in linears}
+    if activations:
+        groups = {**activations.hessians(index, layer, linears)}
     for position, names in enumerate(list(groups)):
         started = time.monotonic()
         hessian = groups.pop(names)
-        if settings.true_sequential and position:
+        if activations and settings.true_sequential and position:
             hessian = activations.hessians(index, layer, {name: linears[name] for name in names})[names]
         weights = [dense.pop(name).clone() for name in names]
         try:
@@ -154,7 +159,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
             packed = {
                 f"{index}.{name}.{part}": tensor for part, tensor in to_stored(solved, settings).items()
             }
-            record = {"layer": index, "linear": name, "shape": list(weight.shape)}
+            record: dict[str, Any] = {"layer": index, "linear": name, "shape": list(weight.shape)}
             stored = _put(layer, name, packed, record, settings)
             if not torch.isfinite(stored.weight).all():
                 raise CompressionError(
@@ -175,7 +180,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
     return tensors, [records[name] for name in linears]
 
 
-def _matrix(hessian, settings: Compressor) -> torch.Tensor:
+def _matrix(hessian: Hessian, settings: Compressor) -> torch.Tensor:
     """H; refused if it comes from fewer tokens than it has columns, since it is singular then."""
     settings.refuse_tokens(hessian.tokens, len(hessian.total))
     return hessian.matrix()
@@ -184,10 +189,12 @@ def _matrix(hessian, settings: Compressor) -> torch.Tensor:
 def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settings: Compressor) -> Solution:
     """Compress the weights (rows_k, columns) of linears with one input of Hessian H."""
     if settings.algorithm in OBS:
+        assert H is not None  # such an algorithm is calibrated
         return solve(weights, H, settings, half=True)
     if not all(torch.isfinite(weight).all() for weight in weights):
         raise CompressionError("the dense weight holds NaN or infinite values")
     if settings.algorithm == "wanda":
+        assert H is not None
         pruned = [baselines.wanda(weight, H.diagonal(), settings) for weight in weights]
         return Solution(pruned, dead_columns=int((H.diagonal() == 0).sum()))
     if settings.algorithm == "magnitude":

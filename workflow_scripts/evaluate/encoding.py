@@ -14,10 +14,11 @@ def beginning_token(tokenizer) -> int:
 def encode(tokenizer, strings: Iterable[str], special: bool = True) -> dict[str, list[int]]:
     """Token ids of each distinct string, with the tokenizer's own special tokens unless it begins with one."""
     start = tokenizer.decode(beginning_token(tokenizer))
-    bare, full = [], []
+    bare: list[str] = []
+    full: list[str] = []
     for string in dict.fromkeys(strings):
         (full if special and not has_bos_prefix(string, start) else bare).append(string)
-    encoded = {}
+    encoded: dict[str, list[int]] = {}
     for group, add in ((full, True), (bare, False)):
         if group:
             encoded |= zip(group, tokenizer(group, add_special_tokens=add)["input_ids"], strict=True)

@@ -96,7 +96,7 @@ def _continuation(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
     return answer, len(continuation.encode())
 
 
-def _generation(task: EvaluationTask, sample: dict, gold_loglik: float) -> tuple[dict, int]:
+def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -> tuple[dict, int]:
     gold = task.gold(sample["doc"])
     answer = {
         "gold_loglik": gold_loglik,
@@ -146,7 +146,7 @@ def shares(rows: list[dict], names: list[str]) -> dict | None:
     }
 
 
-def write_samples(path: Path, rows: list[dict]) -> None:
+def write_samples(path: str | Path, rows: list[dict]) -> None:
     """Rows as Parquet with the columns and types of samples.schema.yaml; ArtifactError if a value doesn't fit."""
     import pyarrow
     import pyarrow.parquet

@@ -137,7 +137,7 @@ def load_task(
     task.set_fewshot_seed(0)
     metrics = list(task.aggregation())
     primary = metadata.get("primary") or next((metric for metric in HEADLINES if metric in metrics), None)
-    if primary not in metrics:
+    if primary is None or primary not in metrics:
         raise ArtifactError(
             f"task {name}: is scored by {', '.join(metrics)}, not by {primary or ' or '.join(HEADLINES)}; name what "
             f"says whether an item is right as metadata.primary of a definition in {DEFINITIONS}"

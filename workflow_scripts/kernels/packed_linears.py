@@ -51,7 +51,7 @@ class PackedLinears:
         if any(state != _state(layer.weight) for layer, state, _ in self._layers):
             raise RuntimeError("the model's weights changed after they were packed; pack them again")
         for layer, _, product in self._layers:
-            layer.forward = product
+            layer.forward = product  # type: ignore[method-assign]  # of the instance alone
         try:
             yield
         finally:

@@ -18,8 +18,10 @@ from peft import (
 )
 from peft.utils import load_peft_weights
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
@@ -29,9 +31,9 @@ PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LOR
 class Recovered:
     """A model ready to be evaluated. Without a bank the model is called as it is."""
 
-    model: torch.nn.Module
+    model: PreTrainedModel | PeftModel
     bank: PromptBank | None
-    selector: object | None  # recover.idp.Selector; None: always prefix 0
+    selector: Selector | None  # None: always prefix 0
     parameters: dict  # {trainable, effective, base}
 
 
@@ -120,6 +122,7 @@ def prefix_keys_values(weights: Tensor, model) -> tuple[list[Tensor], list[Tenso
     config = model.config
     layers = config.num_hidden_layers
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    parts: Tensor | list[Tensor]  # 2 L of (1, kv_heads, n, head_dim)
     parts = weights.view(1, len(weights), 2 * layers, heads, -1).permute(2, 0, 3, 1, 4)
     if hasattr(model, "hf_device_map"):  # accelerate spread it over several GPUs
         places = [next(layer.parameters()).device for layer in model.get_decoder().layers for _ in range(2)]
@@ -209,9 +212,7 @@ def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=Non
     return Recovered(model, bank, selector, parameters)
 
 
-def _selector(model, bank: PromptBank, method: dict, contexts):
-    from workflow_scripts.recover.idp import Selector
-
+def _selector(model, bank: PromptBank, method: dict, contexts: list[list[int]] | None) -> Selector:
     selector = Selector(model, bank, method["score"])
     if method["calibrated"]:
         if not contexts:

@@ -215,7 +215,9 @@ class Selector:
         """S (B, m) of embedded text (B, T, d)."""
         scaling = getattr(self.decoder.layers[0].self_attn, "scaling", None)
         geometry = (self._project_learned if self.learned else self._project_rotary)(embedded)
-        prompt_logits, text, at = [], [], {}
+        prompt_logits: list[Tensor] = []
+        text: list[Tensor] = []
+        at: dict[int, tuple[Tensor, Tensor]] = {}  # length -> queries and `text` behind a prompt of it
         for index, prefix in enumerate(self.bank.prefixes):
             self.bank.require_room(index, embedded.shape[1])
             if self.window is not None and prefix.length + embedded.shape[1] > self.window:

@@ -93,7 +93,7 @@ def added_in_place(adapted: PeftModel) -> Iterator[None]:
         and layer.lora_A[adapter].weight.dtype == layer.base_layer.weight.dtype
     ]
     for layer in layers:
-        layer.forward = partial(_forward, layer, adapter)
+        layer.forward = partial(_forward, layer, adapter)  # type: ignore[method-assign]  # of the instance alone
     try:
         yield
     finally:

@@ -15,7 +15,8 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,7 +83,7 @@ class Learner:
         self.parameters = trained_parameters(adapted)
         self.linears = PackedLinears(self.model, differentiable=True)
         self.kind = adapted.active_peft_config.peft_type.value
-        self.added = contextlib.nullcontext
+        self.added: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if self.kind == "LORA":
             from workflow_scripts.recover.lora import added_in_place
 
@@ -226,8 +227,9 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
     return state
 
 
-def _finite(tensors: Iterable[Tensor]) -> bool:
-    return all(tensor.isfinite().all() for tensor in tensors)
+def _finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether all of the tensors are there and finite."""
+    return all(tensor is not None and bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -> TrainingError:
@@ -277,7 +279,7 @@ def fitting(
 # -------------------------------------------------------------------------------- checkpoints and signals
 
 
-def _save(file: Path, parameters: list[Tensor], optimizer, state: State) -> None:
+def _save(file: Path, parameters: Sequence[Tensor], optimizer, state: State) -> None:
     """Write a checkpoint: 32 bytes of SHA-256, then what torch saves."""
     values = {
         "parameters": [p.detach() for p in parameters],
@@ -301,7 +303,7 @@ def _intact(file: Path, device) -> dict | None:
     return torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
 
 
-def _restore(values: dict, parameters: list[Tensor], optimizer) -> State:
+def _restore(values: dict, parameters: Sequence[Tensor], optimizer) -> State:
     with torch.no_grad():
         for parameter, value in zip(parameters, values["parameters"], strict=True):
             parameter.copy_(value)

