@@ -9,6 +9,7 @@ import math
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ from workflow_scripts.kernels.packed_linears import PackedLinears
 # Tokens per forward pass of a layer: so many activations stay in a CPU's cache.
 BATCH_TOKENS = 2048
 LOCKED = 2**30  # bytes of page-locked memory that are asked for at a time
+
+
+Call = tuple[tuple, dict]  # of a decoder layer: its arguments beside the hidden states
 
 
 class _Stop(Exception):
@@ -207,7 +211,7 @@ class Activations:
         """windows: token ids (count, length). Of the model, only the embedding and the first layer are run."""
         self.device = device
         self.hidden = Batches(len(windows), memory, folder)
-        self.calls: list[list[tuple[tuple, dict]]] = []  # [batch][layer] -> further args, kwargs
+        self.calls: list[list[Call]] = []  # [batch][layer] -> further args, kwargs
         as_tuple = _returns_tuple(model, layers[0], windows[:1])
         for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1])):
             hidden, calls = _record_calls(model, layers, batch, as_tuple)
@@ -271,7 +275,7 @@ class Activations:
         return {tuple(n for n in leader_of if leader_of[n] == leader): H for leader, H in hessians.items()}
 
 
-def _returns_tuple(model, first_layer, window) -> bool:
+def _returns_tuple(model: nn.Module, first_layer: nn.Module, window: torch.Tensor) -> bool:
     """Whether decoder layers return a tuple (or list), seen from the first one's output."""
     found = False
 
@@ -289,13 +293,15 @@ def _returns_tuple(model, first_layer, window) -> bool:
     return found
 
 
-def _record_calls(model, layers, batch, as_tuple: bool):
+def _record_calls(
+    model: nn.Module, layers: nn.ModuleList, batch: torch.Tensor, as_tuple: bool
+) -> tuple[torch.Tensor, list[Call]]:
     """Embed a batch: hidden states that enter layer 0, and each layer's further arguments.
 
     No layer is run: each hands on what it got. CompressionError if the next one gets anything else: work that a decoder
     does between its layers would be lost in the walk.
     """
-    calls: list[tuple[tuple, dict]] = []
+    calls: list[Call] = []
     embedded: torch.Tensor | None = None
 
     def record(*args, **kwargs):
@@ -319,14 +325,15 @@ def _record_calls(model, layers, batch, as_tuple: bool):
     finally:
         for layer in layers:
             del layer.forward
+    assert embedded is not None  # by the first layer
     return embedded, calls
 
 
-def _first(output):
+def _first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple | list) else output
 
 
-def _to(value, device):
+def _to(value: Any, device: torch.device | str) -> Any:
     """Move all tensors in nested tuples, lists and dicts."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
@@ -335,7 +342,7 @@ def _to(value, device):
     return type(value)(_to(item, device) for item in value) if type(value) in (tuple, list) else value
 
 
-def _intern(value, old):
+def _intern(value: Any, old: Any) -> Any:
     """`value` with every tensor that equals its counterpart in `old` replaced by that one, so that masks and
     position embeddings are kept once and not per batch."""
     if isinstance(value, torch.Tensor) and isinstance(old, torch.Tensor):

@@ -12,6 +12,8 @@ weight_g_idx went with 0.19.
 `sparse-bitmask` (up to 0.14): compressed (values), bitmask (out, ceil(in / 8)), row_offsets, shape.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 from workflow_scripts.compress.bit_packing import pack_bits
@@ -110,5 +112,5 @@ def to_bitmask(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def _listed(values) -> str:
+def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))

@@ -33,7 +33,7 @@ class Skeleton:
     Raises ArtifactError for weights that are quantised already.
     """
 
-    def __init__(self, folder, remote_code: bool = False):
+    def __init__(self, folder: Path, remote_code: bool = False):
         self.folder = Path(folder)
         trust = {"trust_remote_code": remote_code}
         config = AutoConfig.from_pretrained(self.folder, local_files_only=True, **trust)

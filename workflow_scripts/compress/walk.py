@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.bit_packing import from_stored, to_stored
@@ -25,7 +27,7 @@ from workflow_scripts.compress.decoder import (
 from workflow_scripts.compress.hessian import Hessian, reconstruction_error
 from workflow_scripts.compress.settings import OBS, CompressionError, Compressor
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.solver import Solution, solve
+from workflow_scripts.compress.solver import Solution, Solved, solve
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.kernels.allocator import return_memory
 
@@ -77,9 +79,9 @@ def walk(
     windows: torch.Tensor | None,
     settings: Compressor,
     finished: FinishedLayers,
-    device="cpu",
+    device: torch.device | str = "cpu",
     memory: float = math.inf,
-    log=print,
+    log: Callable[[str], None] = print,
 ) -> list[dict]:
     """Compress a model into `finished`, a file per decoder layer; returns one record per linear {layer, linear, shape,
     error, damping, dead_columns, levels, sparsity, seconds}.
@@ -93,6 +95,7 @@ def walk(
     refuse_what_cannot_be(layers, settings, math.inf if windows is None else windows.numel())
     activations = None
     if settings.calibrated:
+        assert windows is not None
         activations = _embed(skeleton, layers, windows, settings, device, memory, finished.folder)
     all_records: list[dict] = []
     started = time.monotonic()
@@ -121,7 +124,15 @@ def walk(
     return all_records
 
 
-def _embed(skeleton: Skeleton, layers, windows, settings: Compressor, device, memory, folder) -> Activations:
+def _embed(
+    skeleton: Skeleton,
+    layers: nn.ModuleList,
+    windows: torch.Tensor,
+    settings: Compressor,
+    device: torch.device | str,
+    memory: float,
+    folder: Path,
+) -> Activations:
     """Activations that enter the first layer; all weights outside the layers are read for them, but for the head's."""
     model = skeleton.model
     head = model.get_output_embeddings()
@@ -133,7 +144,9 @@ def _embed(skeleton: Skeleton, layers, windows, settings: Compressor, device, me
     return activations
 
 
-def compress_layer(index: int, layer, activations: Activations | None, settings: Compressor):
+def compress_layer(
+    index: int, layer: nn.Module, activations: Activations | None, settings: Compressor
+) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """Compress one decoder layer in place; returns its packed tensors and records."""
     linears = layer_linears(layer)
     dense = {name: get_weight(linear) for name, linear in linears.items()}
@@ -202,7 +215,7 @@ def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settin
     return Solution([baselines.round_to_nearest(weight, settings, half=True) for weight in weights])
 
 
-def _put(layer, name: str, tensors: dict, record: dict, settings: Compressor):
+def _put(layer: nn.Module, name: str, tensors: dict, record: dict, settings: Compressor) -> Solved:
     """Write the weight that the packed tensors stand for into a layer's linear."""
     prefix = f"{record['layer']}.{name}."
     parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -211,7 +224,7 @@ def _put(layer, name: str, tensors: dict, record: dict, settings: Compressor):
     return stored
 
 
-def measure(stored) -> dict:
+def measure(stored: Solved) -> dict:
     """Distinct levels of the fullest grid (None if not quantised) and share of zeros of a stored weight."""
     zeros = (stored.weight == 0).sum().item()
     return {

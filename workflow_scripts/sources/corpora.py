@@ -11,6 +11,7 @@ import re
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
@@ -23,6 +24,10 @@ from workflow_scripts.sources.fetch import (
     verified_manifest,
     write_lines,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "heldout")
 HELDOUT_SHARE = 10  # one document in ten
@@ -221,7 +226,14 @@ def read_documents(folder: Path, split: str) -> list[str]:
     return [row["text"] for row in read_lines(Path(folder) / f"{split}.jsonl")]
 
 
-def token_windows(documents: list[str], tokenizer, length: int, count: int | None, seed: int, add_bos: bool):
+def token_windows(
+    documents: list[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    length: int,
+    count: int | None,
+    seed: int,
+    add_bos: bool,
+) -> "torch.Tensor":
     """Packed windows of text, drawn without replacement: LongTensor (count, length).
 
     Documents are shuffled by `seed`, tokenised, joined with an empty line between them and cut into windows that

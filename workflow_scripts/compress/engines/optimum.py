@@ -8,6 +8,7 @@ Reconstruction errors are measured here, by the same code on the same inputs as 
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -112,7 +113,12 @@ def _order(task: Task, block: str, output: Path) -> dict:
 
 @torch.no_grad()
 def put(
-    dense, windows: torch.Tensor, found: dict, settings: Compressor, finished: FinishedLayers, log=print
+    dense: PreTrainedModel,
+    windows: torch.Tensor,
+    found: dict,
+    settings: Compressor,
+    finished: FinishedLayers,
+    log: Callable[[str], None] = print,
 ) -> list[dict]:
     """Write optimum's solutions into the dense model and `finished`, layer by layer; returns records as `walk` does."""
     layers = decoder_layers(dense)

@@ -12,6 +12,10 @@ import ctypes
 import json
 import signal
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -77,7 +81,7 @@ def main(path: str) -> None:
     save_file(packed, task["output"], metadata={key: json.dumps(value) for key, value in about.items()})
 
 
-def _dense(task: dict):
+def _dense(task: dict) -> "PreTrainedModel":
     """The dense model of the task, in float32."""
     import torch
     from transformers import AutoModelForCausalLM
