@@ -53,7 +53,7 @@ def items_of(
     return items
 
 
-def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
+def _choice(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, int]:
     harness, document = task.task, sample["doc"]
     choices = harness.doc_to_choice(document)
     target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
@@ -81,7 +81,7 @@ def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
     return answer, len(continuation.encode())
 
 
-def _continuation(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
+def _continuation(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, int]:
     ((context, continuation),) = sample["arguments"]
     ((loglik, greedy),) = sample["filtered_resps"]
     gold = continuation.strip()

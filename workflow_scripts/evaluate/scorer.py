@@ -200,7 +200,9 @@ class Scorer(LM):
             self._report(done, len(todo))
         return [answers[i] for i in range(len(documents))]
 
-    def _scores(self, jobs: list[tuple[int, tuple[Sequence, ...]]], missing: set):
+    def _scores(
+        self, jobs: list[tuple[int, tuple[Sequence, ...]]], missing: set
+    ) -> Iterator[tuple[tuple, list]]:
         """(job, scores of its sequences) as they are computed; a job is a prompt and a document's sequences.
 
         Rows without a job of `missing` are left out.
@@ -278,21 +280,21 @@ class Scorer(LM):
         texts: dict[int, str] = {}
         encoded = self.encode(request.args[0] for request in requests)
         keys = [self._key("generate_until", list(request.args)) for request in requests]
-        entries = []  # [prompt, settings, context] per request; stored ones too, so that batches are always the same
+        prompts: dict[int, int] = {}
+        entries = []  # (settings, context) per request; stored ones too, so that batches are always the same
         for i, request in enumerate(requests):
             stored = self._recall(keys[i])
             if stored is not None:
-                texts[i] = self._generated(request, stored)
+                texts[i], prompts[i] = self._generated(request, stored), stored["prompt"]
             until, cap = self._settings(request.args[1])
             context = self.prompt_tokens(encoded[request.args[0]], cap)
             self._require_positions(len(context) + cap - 1)
-            entries.append([stored and stored["prompt"], (until, cap), context])
-        unchosen = [entry for entry in entries if entry[0] is None]
-        for entry, prompt in zip(unchosen, self.select([entry[2] for entry in unchosen]), strict=True):
-            entry[0] = prompt
+            entries.append(((until, cap), context))
+        unchosen = [i for i in range(len(entries)) if i not in prompts]
+        prompts |= zip(unchosen, self.select([entries[i][1] for i in unchosen]), strict=True)
         equal = defaultdict(list)  # prompt, settings and context -> the requests that have them
-        for i, (prompt, settings, context) in enumerate(entries):
-            equal[prompt, settings, tuple(context)].append(i)
+        for i, (settings, context) in enumerate(entries):
+            equal[prompts[i], settings, tuple(context)].append(i)
         waiting = sorted(equal, key=lambda job: (job[0], job[1], -len(job[2])))
         for done, batch in self._batches(waiting):
             if all(i in texts for job in batch for i in equal[job]):
@@ -344,7 +346,7 @@ class Scorer(LM):
         ids = getattr(self.model.generation_config, "eos_token_id", None)
         return {self.eot_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
 
-    def _batches(self, waiting: list):
+    def _batches(self, waiting: list) -> Iterator[tuple[int, list]]:
         """Batches of equal prompt and settings out of (prompt, settings, context), with the number up to their end."""
         start = 0
         while start < len(waiting):
@@ -370,10 +372,10 @@ class Scorer(LM):
 
     # ----------------------------------------------------------------------------------- store, progress
 
-    def _key(self, kind: str, identity) -> str | None:
+    def _key(self, kind: str, identity: object) -> str | None:
         return digest([kind, identity]) if self.store is not None and identity is not None else None
 
-    def _recall(self, key: str | None):
+    def _recall(self, key: str | None) -> dict | None:
         return self.store.get(key) if self.store is not None and key else None
 
     def _remember(self, key: str | None, answer: dict) -> None:

@@ -13,7 +13,7 @@ Only the text's real context tokens count, never a continuation. Everything foll
 over the text, so no attention matrix outlives its row sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from sys import modules
 
 import torch
@@ -109,7 +109,7 @@ class Selector:
     medians:  (m,) subtracted from the scores (`calibrated`), see `calibrate`.
     """
 
-    def __init__(self, model, bank: PromptBank, score="auto"):
+    def __init__(self, model, bank: PromptBank, score: str = "auto"):
         self.decoder = model.get_decoder()
         self.bank = bank
         self.learned = learned_positions(model) is not None
@@ -235,7 +235,7 @@ class Selector:
             text.append(on_text)
         return selection_scores(score, prompt_logits, text, mask)
 
-    def _project_rotary(self, embedded: Tensor):
+    def _project_rotary(self, embedded: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """(B, T, d) -> function(offset) -> first-layer queries and keys (B, heads, T, d_head) from that position."""
         layer = self.decoder.layers[0]
         attention = layer.self_attn
@@ -255,7 +255,7 @@ class Selector:
 
         return at
 
-    def _project_learned(self, embedded: Tensor):
+    def _project_learned(self, embedded: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """As `_project_rotary` for OPT, whose position embeddings enter before the projections."""
         layer = self.decoder.layers[0]
         attention = layer.self_attn
