@@ -9,13 +9,12 @@ from workflow_scripts.compress.solver import Solved
 
 def round_to_nearest(weight: torch.Tensor, settings: Compressor, half: bool = False) -> Solved:
     """Each weight (rows, columns) to the nearest level of its row's or group's grid."""
-    columns = weight.shape[1]
-    scale, zero = fit_groups(
-        weight, settings.group_size, settings.bits, settings.symmetric, settings.clip, half
-    )
+    columns, bits = weight.shape[1], settings.bits
+    assert bits is not None  # a Compressor refuses rtn without
+    scale, zero = fit_groups(weight, settings.group_size, bits, settings.symmetric, settings.clip, half)
     group = torch.arange(columns, device=weight.device) // (settings.group_size or columns)
-    Q = round_to_grid(weight, scale[:, group], zero[:, group], settings.bits)
-    quantized = read_codes(Q, scale, zero, group, settings.bits)
+    Q = round_to_grid(weight, scale[:, group], zero[:, group], bits)
+    quantized = read_codes(Q, scale, zero, group, bits)
     return Solved(quantized.dequantize(), quantized)
 
 
@@ -24,6 +23,7 @@ def magnitude(weight: torch.Tensor, settings: Compressor) -> Solved:
     score = weight.abs()
     if settings.pattern:
         return Solved(weight.masked_fill(_n_of_m(score, settings), 0))
+    assert settings.sparsity is not None  # a Compressor has it or a pattern
     threshold = score.flatten().kthvalue(int(score.numel() * settings.sparsity) + 1)[0]
     return Solved(weight.masked_fill(score <= threshold, 0))
 
@@ -36,6 +36,7 @@ def wanda(weight: torch.Tensor, diagonal: torch.Tensor, settings: Compressor) ->
     score = weight.abs() * diagonal.sqrt()
     if settings.pattern:
         return Solved(weight.masked_fill(_n_of_m(score, settings), 0))
+    assert settings.sparsity is not None  # a Compressor has it or a pattern
     pruned = score.argsort(dim=1, stable=True)[:, : int(score.shape[1] * settings.sparsity)]
     return Solved(weight.scatter(1, pruned, 0))
 

@@ -99,6 +99,7 @@ def misshapen(stored: dict[str, torch.Tensor], rows: int, columns: int) -> str |
         return f"the stored tensors ({', '.join(sorted(stored)) or 'none'}) don't make a weight"
     scale, planes = stored["scale"], min(8, max(1, len(stored["codes"])))
     grids = scale.shape[-1] if scale.dim() else 0
+    expected: list[tuple[str, torch.dtype, *tuple[int, ...]]]
     expected = [("codes", torch.uint8, planes, rows, row), ("zero", torch.uint8, rows, grids)]
     expected.append(("scale", torch.float16 if scale.dtype == torch.float16 else torch.float32, rows, grids))
     if "group" in stored:

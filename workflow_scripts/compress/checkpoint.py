@@ -6,15 +6,19 @@ A model is rebuilt from the dense folder and the compressed one, and is refused 
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
 
 from workflow_scripts.compress.bit_packing import from_stored, misshapen
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
 from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
+from workflow_scripts.compress.solver import Solved
 from workflow_scripts.compress.task import Compressed
 from workflow_scripts.compress.walk import measure
 from workflow_scripts.files.artifacts import (
@@ -29,7 +33,7 @@ from workflow_scripts.files.artifacts import (
 WEIGHTS, PROOF = "weights.safetensors", "compression.json"
 
 
-def dense_hash(dense_folder) -> str:
+def dense_hash(dense_folder: Path) -> str:
     """SHA-256 of the dense weights, as the fetch recorded it."""
     path = Path(dense_folder) / "manifest.json"
     try:
@@ -40,7 +44,7 @@ def dense_hash(dense_folder) -> str:
         ) from None
 
 
-def dense_bits(dense_folder) -> float:
+def dense_bits(dense_folder: Path) -> float:
     """Mean bits per weight of the model folder's safetensors files, from their headers."""
     size = count = 0
     for path in sorted(Path(dense_folder).glob("*.safetensors")):
@@ -52,7 +56,7 @@ def dense_bits(dense_folder) -> float:
     return size / count
 
 
-def join(parts: list, path) -> int:
+def join(parts: list[Path], path: Path) -> int:
     """Write the tensors of several safetensors files as one, as `save_file` would; returns their bytes.
 
     One tensor at a time is in memory. Names differ among the parts.
@@ -79,7 +83,9 @@ def join(parts: list, path) -> int:
     return end
 
 
-def save_compressed(folder, found: Compressed, compressor: dict, dense_folder, manifest: dict) -> None:
+def save_compressed(
+    folder: Path, found: Compressed, compressor: dict, dense_folder: Path, manifest: dict
+) -> None:
     """Write weights, then the proof: a folder with a proof is complete.
 
     compressor: the settings that made `found` of the model in `dense_folder`.
@@ -104,7 +110,12 @@ def save_compressed(folder, found: Compressed, compressor: dict, dense_folder, m
     write_json(folder / PROOF, proof, schema="compression")
 
 
-def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device="cpu"):
+def load_compressed(
+    dense_folder: Path,
+    compressed_folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> PreTrainedModel:
     """The compressed model in eval mode, weights bit-exact to those evaluated, cast to `dtype`.
 
     Raises ArtifactError, naming file, layer and linear, if the dense model is another one, the weights file was
@@ -120,7 +131,7 @@ def load_compressed(dense_folder, compressed_folder, dtype=torch.float32, device
     return model
 
 
-def read_compressed(dense_folder, compressed_folder) -> tuple[dict, dict[str, torch.Tensor]]:
+def read_compressed(dense_folder: Path, compressed_folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """The proof and the stored tensors; ArtifactError if they don't belong to each other or to the dense model."""
     folder = Path(compressed_folder)
     proof = read_json(folder / PROOF, schema="compression")
@@ -149,7 +160,7 @@ def read_compressed(dense_folder, compressed_folder) -> tuple[dict, dict[str, to
     return proof, tensors
 
 
-def settings_of(proof: dict, folder) -> Compressor:
+def settings_of(proof: dict, folder: Path) -> Compressor:
     """The compressor that a proof names; ArtifactError for one that doesn't exist, or `dense` beside stored layers."""
     where = f"{Path(folder) / PROOF}: compressor"
     try:
@@ -177,13 +188,17 @@ def by_linear(tensors: dict[str, torch.Tensor]) -> dict[tuple[int, str], dict[st
     return parts
 
 
-def put_compressed(model, tensors: dict, records: list[dict], settings: Compressor, folder) -> None:
+def put_compressed(
+    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, folder: Path
+) -> None:
     """Write all stored linears into a dense model, each checked against its record."""
     for linear, _, stored in placed(model, tensors, records, settings, folder):
         set_weight(linear, stored.weight)
 
 
-def placed(model, tensors: dict, records: list[dict], settings: Compressor, folder):
+def placed(
+    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, folder: Path
+) -> Iterator[tuple[nn.Module, dict, Solved]]:
     """(the dense model's linear, its record, the stored linear that replaces it) for all, as `proven` gives them."""
     layers = decoder_layers(model)
     expected = {(i, name) for i, layer in enumerate(layers) for name in layer_linears(layer)}
@@ -205,7 +220,9 @@ def placed(model, tensors: dict, records: list[dict], settings: Compressor, fold
         yield linear, record, stored
 
 
-def proven(tensors: dict, records: list[dict], settings: Compressor, folder):
+def proven(
+    tensors: dict, records: list[dict], settings: Compressor, folder: Path
+) -> Iterator[tuple[dict, Solved]]:
     """(record, stored linear) for all, each unpacked and checked when it is asked for."""
     parts = by_linear(tensors)
     for record in records:
@@ -219,15 +236,16 @@ def proven(tensors: dict, records: list[dict], settings: Compressor, folder):
         yield record, stored
 
 
-def _where(folder, record: dict) -> str:
+def _where(folder: Path, record: dict) -> str:
     return f"{folder}: layer {record['layer']}, linear {record['linear']}"
 
 
-def _unproven(stored, record: dict, settings: Compressor) -> str | None:
+def _unproven(stored: Solved, record: dict, settings: Compressor) -> str | None:
     """The first claim of its record or of the compressor's settings that a stored weight breaks; None if all hold."""
     if not torch.isfinite(stored.weight).all():
         return "it holds NaN or infinite values"
-    if settings.bits and not (stored.quantized.scale > 0).all():
+    quantized = stored.quantized
+    if settings.bits and quantized and not (quantized.scale > 0).all():
         return "a scale is not positive"
     measured = measure(stored)
     for key in ("levels", "sparsity"):
@@ -235,14 +253,14 @@ def _unproven(stored, record: dict, settings: Compressor) -> str | None:
             return f"{key} {measured[key]}, but {record[key]} is claimed"
     if settings.bits and (measured["levels"] is None or measured["levels"] > 2**settings.bits):
         return f"{measured['levels']} levels are no {settings.bits}-bit weight"
-    if settings.bits and stored.quantized.bits != settings.bits:
-        return f"codes of {stored.quantized.bits} bits are no {settings.bits}-bit weight"
-    if settings.symmetric and (stored.quantized.zero != 2 ** (settings.bits - 1)).any():
-        return f"a zero point is not {2 ** (settings.bits - 1)}: the grids aren't symmetric"
-    if settings.bits:
-        size, sizes = settings.group_size or record["shape"][1], stored.quantized.group.bincount()
-        if sizes.max() > size or stored.quantized.scale.shape[1] != -(-record["shape"][1] // size):
-            return f"{stored.quantized.scale.shape[1]} grids a row are not one for each {size} columns"
+    if settings.bits and quantized:
+        if quantized.bits != settings.bits:
+            return f"codes of {quantized.bits} bits are no {settings.bits}-bit weight"
+        if settings.symmetric and (quantized.zero != 2 ** (settings.bits - 1)).any():
+            return f"a zero point is not {2 ** (settings.bits - 1)}: the grids aren't symmetric"
+        size, sizes = settings.group_size or record["shape"][1], quantized.group.bincount()
+        if sizes.max() > size or quantized.scale.shape[1] != -(-record["shape"][1] // size):
+            return f"{quantized.scale.shape[1]} grids a row are not one for each {size} columns"
     if settings.pattern:
         n, m = settings.n_of_m
         zeros = (stored.weight == 0).view(len(stored.weight), -1, m).sum(2)

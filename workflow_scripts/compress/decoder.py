@@ -4,12 +4,16 @@ No table of model families: the decoder layers are the model's ModuleList of `nu
 linears the Linear and Conv1D modules inside, and the arguments of each layer are recorded from the model itself.
 """
 
+import io
 import math
 import tempfile
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
@@ -21,11 +25,14 @@ BATCH_TOKENS = 2048
 LOCKED = 2**30  # bytes of page-locked memory that are asked for at a time
 
 
+Call = tuple[tuple, dict]  # of a decoder layer: its arguments beside the hidden states
+
+
 class _Stop(Exception):
     """Ends a forward pass whose rest isn't needed."""
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers, in order. Raises CompressionError if there is no such single list."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [
@@ -83,7 +90,8 @@ def _linears(layer: nn.Module) -> dict[str, nn.Module]:
 
 def get_weight(linear: nn.Module) -> torch.Tensor:
     """The weight as (out_features, in_features); a transposed view for Conv1D."""
-    return linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
+    weight = linear.get_parameter("weight").data
+    return weight.T if isinstance(linear, Conv1D) else weight
 
 
 def count_weights(layers: nn.ModuleList) -> int:
@@ -110,9 +118,9 @@ class Batches:
     that it is gone with the process however that ends.
     """
 
-    def __init__(self, windows: int, memory: float, folder):
+    def __init__(self, windows: int, memory: float, folder: Path | None):
         self.windows, self.memory, self.folder = windows, memory, folder
-        self.file = None
+        self.file: io.BufferedRandom | None = None
         self.held: list = []  # the tensors, or (offset in the file, shape, dtype)
         self.end = 0
         self.locked: torch.Tensor | None = None  # the rest of the last piece of page-locked memory
@@ -180,9 +188,9 @@ class Batches:
         return place
 
 
-def _bytes(tensor: torch.Tensor):
+def _bytes(tensor: torch.Tensor) -> memoryview:
     """A tensor's memory as a writable buffer; a copy if the tensor isn't contiguous."""
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy()
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 class Activations:
@@ -196,14 +204,14 @@ class Activations:
         model: nn.Module,
         layers: nn.ModuleList,
         windows: torch.Tensor,
-        device="cpu",
-        memory=math.inf,
-        folder=None,
+        device: torch.device | str = "cpu",
+        memory: float = math.inf,
+        folder: Path | None = None,
     ):
         """windows: token ids (count, length). Of the model, only the embedding and the first layer are run."""
         self.device = device
         self.hidden = Batches(len(windows), memory, folder)
-        self.calls: list[list[tuple[tuple, dict]]] = []  # [batch][layer] -> further args, kwargs
+        self.calls: list[list[Call]] = []  # [batch][layer] -> further args, kwargs
         as_tuple = _returns_tuple(model, layers[0], windows[:1])
         for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1])):
             hidden, calls = _record_calls(model, layers, batch, as_tuple)
@@ -267,9 +275,9 @@ class Activations:
         return {tuple(n for n in leader_of if leader_of[n] == leader): H for leader, H in hessians.items()}
 
 
-def _returns_tuple(model, first_layer, window) -> bool:
+def _returns_tuple(model: nn.Module, first_layer: nn.Module, window: torch.Tensor) -> bool:
     """Whether decoder layers return a tuple (or list), seen from the first one's output."""
-    found = None
+    found = False
 
     def after(module, args, output):
         nonlocal found
@@ -285,13 +293,16 @@ def _returns_tuple(model, first_layer, window) -> bool:
     return found
 
 
-def _record_calls(model, layers, batch, as_tuple: bool):
+def _record_calls(
+    model: nn.Module, layers: nn.ModuleList, batch: torch.Tensor, as_tuple: bool
+) -> tuple[torch.Tensor, list[Call]]:
     """Embed a batch: hidden states that enter layer 0, and each layer's further arguments.
 
     No layer is run: each hands on what it got. CompressionError if the next one gets anything else: work that a decoder
     does between its layers would be lost in the walk.
     """
-    calls, embedded = [], None
+    calls: list[Call] = []
+    embedded: torch.Tensor | None = None
 
     def record(*args, **kwargs):
         nonlocal embedded
@@ -314,14 +325,15 @@ def _record_calls(model, layers, batch, as_tuple: bool):
     finally:
         for layer in layers:
             del layer.forward
+    assert embedded is not None  # by the first layer
     return embedded, calls
 
 
-def _first(output):
+def _first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple | list) else output
 
 
-def _to(value, device):
+def _to(value: Any, device: torch.device | str) -> Any:
     """Move all tensors in nested tuples, lists and dicts."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
@@ -330,7 +342,7 @@ def _to(value, device):
     return type(value)(_to(item, device) for item in value) if type(value) in (tuple, list) else value
 
 
-def _intern(value, old):
+def _intern(value: Any, old: Any) -> Any:
     """`value` with every tensor that equals its counterpart in `old` replaced by that one, so that masks and
     position embeddings are kept once and not per batch."""
     if isinstance(value, torch.Tensor) and isinstance(old, torch.Tensor):

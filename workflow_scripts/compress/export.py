@@ -8,22 +8,25 @@ Tensors that are not packed have the dense model's dtype if that holds every val
 converted one by one, each in the place of the dense weight that it stands for.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from workflow_scripts.compress.checkpoint import placed, proven, put_compressed, read_compressed, settings_of
 from workflow_scripts.compress.decoder import decoder_layers
 from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
 from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.solver import Solved
 from workflow_scripts.files.artifacts import read_json, safetensors_header, write_json
 from workflow_scripts.kernels.allocator import return_memory
 
 STORED_AS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # types of weights in safetensors' words
 
 
-def export(dense_folder, compressed_folder, form: str, folder) -> dict:
+def export(dense_folder: Path, compressed_folder: Path, form: str, folder: Path) -> dict:
     """Write config.json, generation_config.json and safetensors to `folder`; every weight is verified before.
 
     Returns {dtype: of unpacked tensors; reason: why that is float32 and not the dense model's dtype, or None}.
@@ -86,7 +89,7 @@ def _dense_dtype(folder: Path) -> tuple[torch.dtype, str | None]:
     return getattr(torch, named), None
 
 
-def _inexact(linears, dtype: torch.dtype) -> str | None:
+def _inexact(linears: Iterable[tuple[dict, Solved]], dtype: torch.dtype) -> str | None:
     """The first of the stored linears that `dtype` doesn't hold to the last bit; None if it holds all."""
     for record, linear in linears:
         if not torch.equal(linear.weight.to(dtype).float(), linear.weight):
@@ -96,7 +99,7 @@ def _inexact(linears, dtype: torch.dtype) -> str | None:
 
 @torch.no_grad()
 def _convert(
-    model, tensors: dict, records: list[dict], settings: Compressor, form: str, place: Path
+    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, form: str, place: Path
 ) -> tuple[dict, dict]:
     """The model's state with each linear's weight replaced by the format's tensors, and the quantization_config.
 
@@ -104,7 +107,7 @@ def _convert(
     """
     zeros = [tensor for key, tensor in tensors.items() if key.endswith(".zero")]
     groups = [tensor for key, tensor in tensors.items() if key.endswith(".group")]
-    symmetric = all(bool((zero == 2 ** (settings.bits - 1)).all()) for zero in zeros)
+    symmetric = not settings.bits or all(bool((zero == 2 ** (settings.bits - 1)).all()) for zero in zeros)
     in_order = all(bool((group.diff() >= 0).all()) for group in groups)
     layers, state, converted = decoder_layers(model), model.state_dict(), set()
     prefix = next(name for name, module in model.named_modules() if module is layers)
@@ -115,6 +118,7 @@ def _convert(
             raise CompressionError(f"{name}: a {kind} is no torch Linear, which {form} is for; export plain")
         try:
             if form != "compressed-tensors":
+                assert linear.quantized is not None  # it has bits, which `placed` proved
                 found = to_gptq(linear.quantized, 2 if form == "gptq_v2" else 1)
             elif linear.quantized:
                 found = to_pack_quantized(linear.quantized, settings.group_size, symmetric)

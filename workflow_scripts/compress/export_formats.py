@@ -12,6 +12,8 @@ weight_g_idx went with 0.19.
 `sparse-bitmask` (up to 0.14): compressed (values), bitmask (out, ceil(in / 8)), row_offsets, shape.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 from workflow_scripts.compress.bit_packing import pack_bits
@@ -80,7 +82,7 @@ def from_gptq(tensors: dict[str, torch.Tensor], bits: int) -> Quantized:
 def to_pack_quantized(quantized: Quantized, size: int | None, symmetric: bool) -> dict[str, torch.Tensor]:
     """The tensors of one linear in compressed-tensors; size: columns of a group, symmetric: zeros are 2^(bits - 1)."""
     (rows, columns), groups = quantized.codes.shape, quantized.scale.shape[1]
-    if groups > 1 and columns % size:
+    if groups > 1 and size and columns % size:
         raise CompressionError(
             f"{columns} columns in groups of {size}: compressed-tensors needs equal groups"
         )
@@ -110,5 +112,5 @@ def to_bitmask(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def _listed(values) -> str:
+def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))

@@ -10,7 +10,7 @@ TILE = 128  # columns of X per product: only blocks on and above H's diagonal ar
 class Hessian:
     """H = (2 / n) sum over n sequences of X X^T for inputs X (in_features, tokens), float32."""
 
-    def __init__(self, columns: int, device="cpu"):
+    def __init__(self, columns: int, device: torch.device | str = "cpu"):
         self.total = torch.zeros(columns, columns, device=device)
         self.sequences = 0
         self.tokens = 0

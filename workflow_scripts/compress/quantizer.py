@@ -1,5 +1,6 @@
 """Uniform grids: fit, round, dequantise (the `Quantizer` of IST-DASLab/gptq, per row or per group of columns)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ CLIP_SEARCH = {"mse": (2.4, 100), "hessian": (2.0, 25)}
 SEARCHED = 2**20
 # Weights whose levels are counted together; a CPU keeps this many in its cache.
 COUNTED = {"cpu": 2**18, "cuda": 2**26}
+
+Grid = tuple[torch.Tensor, torch.Tensor]  # scale and zero
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Quantized:
     group: torch.Tensor
     bits: int
 
-    def dequantize(self, dtype=None) -> torch.Tensor:
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """(rows, columns), computed in the scale's dtype (float16 scales: float32), then cast to `dtype`."""
         work = torch.float32 if self.scale.dtype == torch.float16 else self.scale.dtype
         scale, zero = (part.to(work).index_select(1, self.group) for part in (self.scale, self.zero))
@@ -90,7 +93,7 @@ def fit_grid(
     # a tensor where x lies: a plain number a GPU divides by as it multiplies with the rounded reciprocal
     steps = low.new_tensor(top)
 
-    def grid(low, high):
+    def grid(low: torch.Tensor, high: torch.Tensor) -> Grid:
         scale = (high - low) / steps
         if half:
             normal = (scale >= SMALLEST_HALF) & (scale <= LARGEST_HALF)
@@ -108,7 +111,15 @@ def fit_grid(
     return torch.cat([scale for scale, _ in found]), torch.cat([zero for _, zero in found])
 
 
-def _search(x, low, high, grid, top: int, clip: str, importance):
+def _search(
+    x: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    grid: Callable[[torch.Tensor, torch.Tensor], Grid],
+    top: int,
+    clip: str,
+    importance: torch.Tensor | None,
+) -> Grid:
     """Grids of x (rows, n): of `clip`'s shrunk ranges [low, high] (rows,), which `grid` makes grids of, the best."""
     power, steps = CLIP_SEARCH[clip]
     best, scale, zero = torch.full_like(low, torch.inf), *grid(low, high)
@@ -139,7 +150,9 @@ def fit_groups(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Grids of all groups of `group_size` columns (the last may be ragged): scale, zero, each (rows, groups)."""
     size = group_size or weight.shape[1]
-    parts = importance.split(size) if importance is not None else [None] * -(-weight.shape[1] // size)
+    parts: Sequence[torch.Tensor | None] = [None] * -(-weight.shape[1] // size)
+    if importance is not None:
+        parts = importance.split(size)
     pieces = zip(weight.split(size, dim=1), parts, strict=True)
     fitted = [fit_grid(piece, bits, symmetric, clip, half, part) for piece, part in pieces]
     return torch.stack([scale for scale, _ in fitted], 1), torch.stack([zero for _, zero in fitted], 1)

@@ -58,10 +58,10 @@ class Compressor:
             raise CompressionError("act_order scatters the m columns of a pattern; choose one of the two")
 
     @property
-    def n_of_m(self) -> tuple[int, int] | None:
-        """(n, m) of pattern "n:m", None if unstructured."""
+    def n_of_m(self) -> tuple[int, int]:
+        """(n, m) of pattern "n:m"; (0, 1), which prunes nothing, if unstructured."""
         if not self.pattern:
-            return None
+            return 0, 1
         n, m = (int(part) for part in self.pattern.split(":"))
         return n, m
 
@@ -70,7 +70,7 @@ class Compressor:
         if self.pattern and columns % self.n_of_m[1]:
             raise CompressionError(f"{columns} columns are no multiple of the pattern {self.pattern}'s m")
 
-    def refuse_tokens(self, tokens: int, columns: int) -> None:
+    def refuse_tokens(self, tokens: float, columns: int) -> None:
         """CompressionError for fewer calibration tokens than a linear has inputs, where H must not be singular."""
         if self.algorithm in OBS and tokens < columns:
             raise CompressionError(

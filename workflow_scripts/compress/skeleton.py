@@ -6,6 +6,7 @@ of checkpoints are translated by transformers' own loader, so that a module hold
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -32,7 +33,7 @@ class Skeleton:
     Raises ArtifactError for weights that are quantised already.
     """
 
-    def __init__(self, folder, remote_code: bool = False):
+    def __init__(self, folder: Path, remote_code: bool = False):
         self.folder = Path(folder)
         trust = {"trust_remote_code": remote_code}
         config = AutoConfig.from_pretrained(self.folder, local_files_only=True, **trust)
@@ -86,12 +87,15 @@ class Skeleton:
             if wanted & names:
                 wanted |= names
         with ExitStack() as opened:
-            stored = {}
+            stored: dict[str, Any] = {}  # slices, as safetensors opens them
             for file, targets in self.files.items():
                 if keys := [key for key, name in targets.items() if name in wanted]:
                     handle = opened.enter_context(safe_open(file, "pt", backend="pread"))
                     stored |= {key: handle.get_slice(key) for key in keys}
-            settings = LoadStateDictConfig(dtype=torch.float32, weight_mapping=self.mapping)
+            settings = LoadStateDictConfig(
+                dtype=torch.float32,
+                weight_mapping=self.mapping,  # type: ignore[arg-type]  # transformers hands it on just so
+            )
             convert_and_load_state_dict_in_model(self.model, stored, settings)
         for names in self.tied:
             there = [p for p in map(self.model.get_parameter, sorted(names)) if not p.is_meta]

@@ -68,15 +68,20 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
     linears, start = [], 0
     for count in rows:
         part = slice(start, start + count)
-        linears.append(grids.read_back(Q[part], part, group) if grids else Solved(Q[part].contiguous()))
+        if grids is None or group is None:
+            linears.append(Solved(Q[part].contiguous()))
+        else:
+            linears.append(grids.read_back(Q[part], part, group))
         start += count
     return Solution(linears, damping, int(dead.sum()))
 
 
-def _sweep(W, U, rows, grids, settings: Compressor) -> torch.Tensor:
+def _sweep(
+    W: torch.Tensor, U: torch.Tensor, rows: list[int], grids: "Grids | None", settings: Compressor
+) -> torch.Tensor:
     """The sweep over columns. W (C, R) is used up; returns Q (C, R), both in processing order."""
     Q = torch.empty_like(W)
-    n, m = settings.n_of_m or (0, 1)
+    n, m = settings.n_of_m
     tile, size = TILE // m * m or m, settings.block_size // m * m or m  # of whole m columns
     for start in range(0, len(W), size):
         stop = min(start + size, len(W))
@@ -87,12 +92,12 @@ def _sweep(W, U, rows, grids, settings: Compressor) -> torch.Tensor:
         mask = None
         if settings.pattern:
             mask = torch.zeros_like(block, dtype=torch.bool)
-        elif settings.prunes:
+        elif settings.sparsity is not None:
             mask = _smallest((block / d).square(), rows, settings.sparsity)
         for first in range(0, stop - start, tile):
             last = min(first + tile, stop - start)
             for i in range(first, last):
-                if settings.pattern and i % m == 0:
+                if settings.pattern and mask is not None and i % m == 0:
                     score = (block[i : i + m] / d[i : i + m]).square()
                     mask[i : i + m].scatter_(0, score.topk(n, dim=0, largest=False).indices, True)
                 w, q, e = block[i], Q[start + i], E[i]
@@ -126,15 +131,24 @@ class Grids:
     that follow it have made up for it.
     """
 
-    def __init__(self, untouched, W, diagonal, order, settings: Compressor, half: bool):
+    def __init__(
+        self,
+        untouched: torch.Tensor,
+        W: torch.Tensor,
+        diagonal: torch.Tensor,
+        order: torch.Tensor,
+        settings: Compressor,
+        half: bool,
+    ):
         """untouched (R, C); W (C, R) with dead columns zeroed, not yet reordered; diagonal: of U, as processed."""
+        assert settings.bits is not None  # else there are no grids
         self.bits = settings.bits
         self.size = settings.group_size or len(W)
         self.static = settings.static_groups or not settings.group_size
         self.order = order
         self.positions = order.tolist()
-        self.options = (settings.bits, settings.symmetric, settings.clip, half)
-        self.importance = None  # (C,) as processed
+        self.options = (self.bits, settings.symmetric, settings.clip, half)
+        self.importance: torch.Tensor | None = None  # (C,) as processed
         if settings.clip == "hessian":
             self.importance = diagonal.square().reciprocal()
         if self.static:

@@ -4,11 +4,14 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.bit_packing import from_stored, to_stored
@@ -21,10 +24,10 @@ from workflow_scripts.compress.decoder import (
     refuse_what_cannot_be,
     set_weight,
 )
-from workflow_scripts.compress.hessian import reconstruction_error
+from workflow_scripts.compress.hessian import Hessian, reconstruction_error
 from workflow_scripts.compress.settings import OBS, CompressionError, Compressor
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.solver import Solution, solve
+from workflow_scripts.compress.solver import Solution, Solved, solve
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.kernels.allocator import return_memory
 
@@ -64,7 +67,9 @@ def _content_sha256(tensors: dict[str, torch.Tensor], records: str) -> str:
     found = hashlib.sha256(records.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+        found.update(
+            tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+        )
     return found.hexdigest()
 
 
@@ -74,9 +79,9 @@ def walk(
     windows: torch.Tensor | None,
     settings: Compressor,
     finished: FinishedLayers,
-    device="cpu",
+    device: torch.device | str = "cpu",
     memory: float = math.inf,
-    log=print,
+    log: Callable[[str], None] = print,
 ) -> list[dict]:
     """Compress a model into `finished`, a file per decoder layer; returns one record per linear {layer, linear, shape,
     error, damping, dead_columns, levels, sparsity, seconds}.
@@ -90,8 +95,10 @@ def walk(
     refuse_what_cannot_be(layers, settings, math.inf if windows is None else windows.numel())
     activations = None
     if settings.calibrated:
+        assert windows is not None
         activations = _embed(skeleton, layers, windows, settings, device, memory, finished.folder)
-    all_records, started = [], time.monotonic()
+    all_records: list[dict] = []
+    started = time.monotonic()
     for index, layer in enumerate(layers):
         skeleton.load(layer)
         layer.to(device)
@@ -117,7 +124,15 @@ def walk(
     return all_records
 
 
-def _embed(skeleton: Skeleton, layers, windows, settings: Compressor, device, memory, folder) -> Activations:
+def _embed(
+    skeleton: Skeleton,
+    layers: nn.ModuleList,
+    windows: torch.Tensor,
+    settings: Compressor,
+    device: torch.device | str,
+    memory: float,
+    folder: Path,
+) -> Activations:
     """Activations that enter the first layer; all weights outside the layers are read for them, but for the head's."""
     model = skeleton.model
     head = model.get_output_embeddings()
@@ -129,19 +144,22 @@ def _embed(skeleton: Skeleton, layers, windows, settings: Compressor, device, me
     return activations
 
 
-def compress_layer(index: int, layer, activations: Activations | None, settings: Compressor):
+def compress_layer(
+    index: int, layer: nn.Module, activations: Activations | None, settings: Compressor
+) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """Compress one decoder layer in place; returns its packed tensors and records."""
     linears = layer_linears(layer)
     dense = {name: get_weight(linear) for name, linear in linears.items()}
     cast(layer, settings.dtype)
-    tensors, records = {}, {}
-    groups = (
-        activations.hessians(index, layer, linears) if activations else {(name,): None for name in linears}
-    )
+    tensors: dict[str, torch.Tensor] = {}
+    records: dict[str, dict] = {}
+    groups: dict[tuple[str, ...], Hessian | None] = {(name,): None for name in linears}
+    if activations:
+        groups = {**activations.hessians(index, layer, linears)}
     for position, names in enumerate(list(groups)):
         started = time.monotonic()
         hessian = groups.pop(names)
-        if settings.true_sequential and position:
+        if activations and settings.true_sequential and position:
             hessian = activations.hessians(index, layer, {name: linears[name] for name in names})[names]
         weights = [dense.pop(name).clone() for name in names]
         try:
@@ -154,7 +172,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
             packed = {
                 f"{index}.{name}.{part}": tensor for part, tensor in to_stored(solved, settings).items()
             }
-            record = {"layer": index, "linear": name, "shape": list(weight.shape)}
+            record: dict[str, Any] = {"layer": index, "linear": name, "shape": list(weight.shape)}
             stored = _put(layer, name, packed, record, settings)
             if not torch.isfinite(stored.weight).all():
                 raise CompressionError(
@@ -175,7 +193,7 @@ def compress_layer(index: int, layer, activations: Activations | None, settings:
     return tensors, [records[name] for name in linears]
 
 
-def _matrix(hessian, settings: Compressor) -> torch.Tensor:
+def _matrix(hessian: Hessian, settings: Compressor) -> torch.Tensor:
     """H; refused if it comes from fewer tokens than it has columns, since it is singular then."""
     settings.refuse_tokens(hessian.tokens, len(hessian.total))
     return hessian.matrix()
@@ -184,10 +202,12 @@ def _matrix(hessian, settings: Compressor) -> torch.Tensor:
 def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settings: Compressor) -> Solution:
     """Compress the weights (rows_k, columns) of linears with one input of Hessian H."""
     if settings.algorithm in OBS:
+        assert H is not None  # such an algorithm is calibrated
         return solve(weights, H, settings, half=True)
     if not all(torch.isfinite(weight).all() for weight in weights):
         raise CompressionError("the dense weight holds NaN or infinite values")
     if settings.algorithm == "wanda":
+        assert H is not None
         pruned = [baselines.wanda(weight, H.diagonal(), settings) for weight in weights]
         return Solution(pruned, dead_columns=int((H.diagonal() == 0).sum()))
     if settings.algorithm == "magnitude":
@@ -195,7 +215,7 @@ def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settin
     return Solution([baselines.round_to_nearest(weight, settings, half=True) for weight in weights])
 
 
-def _put(layer, name: str, tensors: dict, record: dict, settings: Compressor):
+def _put(layer: nn.Module, name: str, tensors: dict, record: dict, settings: Compressor) -> Solved:
     """Write the weight that the packed tensors stand for into a layer's linear."""
     prefix = f"{record['layer']}.{name}."
     parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -204,7 +224,7 @@ def _put(layer, name: str, tensors: dict, record: dict, settings: Compressor):
     return stored
 
 
-def measure(stored) -> dict:
+def measure(stored: Solved) -> dict:
     """Distinct levels of the fullest grid (None if not quantised) and share of zeros of a stored weight."""
     zeros = (stored.weight == 0).sum().item()
     return {

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
+from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
@@ -115,7 +116,7 @@ def _scorer(
     return recovered, scorer
 
 
-def _task(folder: Path, settings: Evaluation, tokenizer) -> EvaluationTask:
+def _task(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase) -> EvaluationTask:
     """The task of a benchmark's folder, which is named like it."""
     name, asked = folder.name, settings.evaluation
     items, cap = asked["items"], asked["generation_tokens"]
@@ -144,7 +145,7 @@ def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
     return found
 
 
-def _used(settings: Evaluation, recovered: Recovered, tokenizer) -> dict:
+def _used(settings: Evaluation, recovered: Recovered, tokenizer: PreTrainedTokenizerBase) -> dict:
     """The configuration's slice for the manifest; the score that `auto` stood for is named."""
     used = {**asdict(settings), "bos": adds_bos(tokenizer)}
     if recovered.selector:

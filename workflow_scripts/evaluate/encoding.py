@@ -3,28 +3,34 @@
 from collections.abc import Iterable
 
 from lm_eval.models.utils import has_bos_prefix
+from transformers import PreTrainedTokenizerBase
 
 
-def beginning_token(tokenizer) -> int:
+def beginning_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that an empty context becomes: beginning of text, else end of text."""
     bos = tokenizer.bos_token_id
     return tokenizer.eos_token_id if bos is None else bos
 
 
-def encode(tokenizer, strings: Iterable[str], special: bool = True) -> dict[str, list[int]]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, strings: Iterable[str], special: bool = True
+) -> dict[str, list[int]]:
     """Token ids of each distinct string, with the tokenizer's own special tokens unless it begins with one."""
     start = tokenizer.decode(beginning_token(tokenizer))
-    bare, full = [], []
+    bare: list[str] = []
+    full: list[str] = []
     for string in dict.fromkeys(strings):
         (full if special and not has_bos_prefix(string, start) else bare).append(string)
-    encoded = {}
+    encoded: dict[str, list[int]] = {}
     for group, add in ((full, True), (bare, False)):
         if group:
             encoded |= zip(group, tokenizer(group, add_special_tokens=add)["input_ids"], strict=True)
     return encoded
 
 
-def encode_pairs(tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
     """(context, continuation) strings -> token ids: spaces that end a context go to the continuation.
 
     The continuation is what the joint encoding has beyond the context's own length, as in the harness; an empty

@@ -9,9 +9,10 @@ from transformers import DynamicCache
 from workflow_scripts.evaluate.block_attention import additive
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
+from workflow_scripts.recover.prompt_bank import keys_values
 
 # Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
-CHANGING = {
+CHANGING: dict[str, object] = {
     **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
     **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1),
     **dict.fromkeys(("penalty_alpha", "diversity_penalty", "min_length", "min_new_tokens"), 0),
@@ -124,7 +125,8 @@ def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
     """
     groups = [[(b, Sequence(tuple(context), tuple(context)))] for b, context in enumerate(contexts)]
     width, prefix = max(map(len, contexts)), bank.prefixes[prompt].length if bank is not None else 0
-    logits = layers = None
+    logits: torch.Tensor | None = None
+    layers: list[tuple[torch.Tensor, ...]] = []
     for row in pack_rows(groups, row_tokens):
         cache = bank.cache(prompt, 1, width) if bank is not None else DynamicCache()
         paths = row.scored  # every node of a context, as all of its tokens are targets
@@ -136,12 +138,12 @@ def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
         if logits is None:
             logits = found.new_empty(len(contexts), found.shape[-1])
             layers = [
-                tuple(_room(states, len(contexts), prefix + width) for states in (layer.keys, layer.values))
-                for layer in cache.layers
+                tuple(_room(states, len(contexts), prefix + width) for states in pair)
+                for pair in keys_values(cache)
             ]
         logits[row.members] = found
-        for read, padded in zip(cache.layers, layers, strict=True):
-            for states, all_states in zip((read.keys, read.values), padded, strict=True):
+        for read, padded in zip(keys_values(cache), layers, strict=True):
+            for states, all_states in zip(read, padded, strict=True):
                 taken = states[0][:, columns.to(states.device)]  # (kv_heads, members, prefix + width, d)
                 all_states[row.members] = taken.transpose(0, 1)
     return logits, DynamicCache(layers)

@@ -19,11 +19,12 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from peft.utils import load_peft_weights
 
 from workflow_scripts.evaluate.forward import head_at
@@ -45,7 +46,7 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 
 def rounds(
-    variants: dict[tuple, Callable],
+    variants: Mapping[tuple, Callable],
     device: torch.device,
     repeats: int,
     seed: int = 0,
@@ -141,7 +142,7 @@ class Prefill:
             text = self.model.get_input_embeddings()(ids)
             inputs = torch.cat([self.embeddings.to(text.dtype).expand(len(ids), -1, -1), text], dim=1)
             start = length = inputs.shape[1]
-            arguments = {"inputs_embeds": inputs}
+            arguments: dict[str, object] = {"inputs_embeds": inputs}
         else:
             prefix = self.bank.prefixes[index].length if self.bank else 0
             length = ids.shape[1]
@@ -202,8 +203,9 @@ def variants(
             weights = load_peft_weights(str(adapters[name]), device=str(model.device))["prompt_embeddings"]
             made[name, "prompt"] = Prefill(model, None, None, batch, sequence, embeddings=weights)
         if kind == "lora":
-            merged = merge(attach(copy.deepcopy(model), tokenizer, method, members).model)
-            made[name, "lora_merged"] = Prefill(merged, None, None, batch, sequence)
+            adapted = attach(copy.deepcopy(model), tokenizer, method, members).model
+            assert isinstance(adapted, PeftModel)  # of a LoRA
+            made[name, "lora_merged"] = Prefill(merge(adapted), None, None, batch, sequence)
     return made
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib import metadata
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.compress.checkpoint import load_compressed
@@ -29,7 +30,7 @@ def load_cell(
     tokenizer = load_tokenizer(files.model)
     model = load_compressed(files.model, files.compressed, dtype=DTYPES[precision], device=device)
     contexts = None
-    if method.get("calibrated"):
+    if method.get("calibrated") and files.training_text is not None:
         count, length = CALIBRATION_CONTEXTS
         windows = token_windows(
             read_documents(files.training_text, "train"), tokenizer, length, count, seed, adds_bos(tokenizer)
@@ -39,6 +40,7 @@ def load_cell(
     if method["kind"] == "lora" and precision == "fp32":
         from workflow_scripts.recover.lora import merge
 
+        assert isinstance(recovered.model, PeftModel)  # of a LoRA
         recovered = replace(recovered, model=merge(recovered.model))
     return recovered, tokenizer
 

@@ -12,6 +12,7 @@ A choice among several prompts is made on the window before, the first window's 
 
 import math
 import re
+from typing import cast
 
 from workflow_scripts.evaluate.row_packing import Sequence
 from workflow_scripts.evaluate.scorer import Document, Scorer
@@ -30,7 +31,7 @@ def heldout_windows(
             text += ("\n\n" if text else "") + documents[used]
             used += 1
         tokens = scorer.encode([text])[text]
-        if used == len(documents) or len(tokens) >= needed:
+        if used == len(documents) or (needed and len(tokens) >= needed):
             break
         taken *= 2
     whole = len(tokens) // length
@@ -62,7 +63,8 @@ def perplexity(scorer: Scorer, windows: list[list[int]]) -> dict:
         for i, window in enumerate(windows)
     ]
     nats = -sum(answer.scores[0][0] for answer in scorer.score(documents))
-    texts = [scorer.tokenizer.decode(window[1:], skip_special_tokens=True) for window in windows]
+    # a string, as a window is one sequence
+    texts = [cast(str, scorer.tokenizer.decode(window[1:], skip_special_tokens=True)) for window in windows]
     tokens = sum(len(window) - 1 for window in windows)
     return {
         "word": math.exp(nats / sum(len(re.split(r"\s+", text.strip())) for text in texts)),

@@ -11,8 +11,11 @@ compute mostly pairs that don't count.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
+
+Member = TypeVar("Member")  # index of a sequence: in one list, or of its document and in that
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def _joined(runs: tuple[tuple[int, int], ...], run: tuple[int, int]) -> tuple[tu
     return (*runs, run)
 
 
-def pack_rows(groups: Iterable[list[tuple[int, Sequence]]], row_tokens: int) -> list[Row]:
+def pack_rows(groups: Iterable[list[tuple[Member, Sequence]]], row_tokens: int) -> list[Row]:
     """Pack groups (one document's sequences with their indices; a group is never split) into rows.
 
     Groups are taken in the order of their tokens, so that neighbours share most. A row is closed when the next
@@ -155,7 +158,7 @@ def pack_rows(groups: Iterable[list[tuple[int, Sequence]]], row_tokens: int) -> 
     return [_depth_first(sequences) for _, sequences in packed]
 
 
-def _depth_first(sequences: list[tuple[int, Sequence]]) -> Row:
+def _depth_first(sequences: list[tuple[Member, Sequence]]) -> Row:
     row = Row()
     for member, sequence in sorted(sequences, key=lambda pair: pair[1].inputs):
         row.add(sequence, member)

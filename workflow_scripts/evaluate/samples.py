@@ -53,7 +53,7 @@ def items_of(
     return items
 
 
-def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
+def _choice(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, int]:
     harness, document = task.task, sample["doc"]
     choices = harness.doc_to_choice(document)
     target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
@@ -81,7 +81,7 @@ def _choice(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
     return answer, len(continuation.encode())
 
 
-def _continuation(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
+def _continuation(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, int]:
     ((context, continuation),) = sample["arguments"]
     ((loglik, greedy),) = sample["filtered_resps"]
     gold = continuation.strip()
@@ -96,7 +96,7 @@ def _continuation(task: EvaluationTask, sample: dict, _) -> tuple[dict, int]:
     return answer, len(continuation.encode())
 
 
-def _generation(task: EvaluationTask, sample: dict, gold_loglik: float) -> tuple[dict, int]:
+def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -> tuple[dict, int]:
     gold = task.gold(sample["doc"])
     answer = {
         "gold_loglik": gold_loglik,
@@ -146,7 +146,7 @@ def shares(rows: list[dict], names: list[str]) -> dict | None:
     }
 
 
-def write_samples(path: Path, rows: list[dict]) -> None:
+def write_samples(path: str | Path, rows: list[dict]) -> None:
     """Rows as Parquet with the columns and types of samples.schema.yaml; ArtifactError if a value doesn't fit."""
     import pyarrow
     import pyarrow.parquet

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import (
@@ -28,6 +27,8 @@ from lm_eval.models.utils import (
     resolve_max_length,
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.evaluate.encoding import beginning_token, common_prefix, encode, encode_pairs
 from workflow_scripts.evaluate.forward import CPU_GENERATION_TOKENS, CPU_TOKENS, score_row, tokens_that_fit
@@ -38,6 +39,8 @@ from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.files.artifacts import digest
 from workflow_scripts.kernels.packed_linears import PackedLinears
 from workflow_scripts.plan import first_layer
+from workflow_scripts.recover.idp import Selector
+from workflow_scripts.recover.prompt_bank import PromptBank
 
 MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
 
@@ -68,10 +71,10 @@ class Scorer(LM):
     store: answers of an earlier, interrupted run.
     """
 
-    model: torch.nn.Module
-    tokenizer: object
-    bank: object = None
-    selector: object = None
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    bank: PromptBank | None = None
+    selector: Selector | None = None
     row_tokens: int | None = None
     generation_tokens: int | None = None
     store: AnswerStore | None = None
@@ -88,10 +91,14 @@ class Scorer(LM):
         self.max_length = resolve_max_length(self.model.config, self.tokenizer) - longest
         if self.bank and len(self.bank.prefixes) > 1 and self.selector is None:
             raise ValueError(f"a bank of {len(self.bank.prefixes)} prompts needs a selector")
-        if self.row_tokens is None:
-            self.row_tokens = tokens_that_fit(self.model, CPU_TOKENS)
-        if self.generation_tokens is None:
-            self.generation_tokens = tokens_that_fit(self.model, CPU_GENERATION_TOKENS)
+        self._row_tokens: int = (
+            tokens_that_fit(self.model, CPU_TOKENS) if self.row_tokens is None else self.row_tokens
+        )
+        self._generation_tokens: int = (
+            tokens_that_fit(self.model, CPU_GENERATION_TOKENS)
+            if self.generation_tokens is None
+            else self.generation_tokens
+        )
         self._positions = first_layer.one_rotary_table(self.model.config.get_text_config().to_dict())
         self._longest_prompt = longest
         self._linears = PackedLinears(self.model)
@@ -150,8 +157,8 @@ class Scorer(LM):
     def select(self, contexts: list[list[int]]) -> list[int]:
         """Prompt index per context: the selector's choice; 0 if there is nothing to go by."""
         chosen = [0] * len(contexts)
-        asked = [i for i, context in enumerate(contexts) if context and self.selector is not None]
-        if asked:
+        asked = [i for i, context in enumerate(contexts) if context]
+        if asked and self.selector is not None:
             indices, _ = self.selector.select([contexts[i][-self.max_length :] for i in asked])
             for i, index in zip(asked, indices.tolist(), strict=True):
                 chosen[i] = index
@@ -166,15 +173,15 @@ class Scorer(LM):
         if self._positions is not None:
             for document in documents:
                 self._require_positions(max(len(sequence.inputs) for sequence in document.sequences))
-        answers: list[Answer | None] = [None] * len(documents)
+        answers: dict[int, Answer] = {}
         keys = [self._key("loglikelihood", document.identity) for document in documents]
         for i, key in enumerate(keys):
             if (stored := self._recall(key)) is not None:
                 answers[i] = Answer([(value, hit) for value, hit in stored["scores"]], stored["prompt"])
-        todo = [i for i, answer in enumerate(answers) if answer is None]
+        todo = [i for i in range(len(documents)) if i not in answers]
         prompts = [
-            (document.prompt or 0) if answer is None else answer.prompt
-            for document, answer in zip(documents, answers, strict=True)
+            answers[i].prompt if i in answers else document.prompt or 0
+            for i, document in enumerate(documents)
         ]
         unchosen = [i for i in todo if documents[i].prompt is None]
         for i, prompt in zip(unchosen, self.select([documents[i].context for i in unchosen]), strict=True):
@@ -182,18 +189,20 @@ class Scorer(LM):
         equal = defaultdict(list)  # prompt and sequences -> the documents that have them
         for i, document in enumerate(documents):
             equal[prompts[i], tuple(document.sequences)].append(i)
-        missing = {job for job, members in equal.items() if any(answers[i] is None for i in members)}
+        missing = {job for job, members in equal.items() if any(i not in answers for i in members)}
         done = 0
         for job, scores in self._scores(list(equal), missing):
             for i in equal[job]:
-                if answers[i] is None:
+                if i not in answers:
                     answers[i] = Answer(scores, job[0])
                     self._remember(keys[i], {"scores": scores, "prompt": job[0]})
                     done += 1
             self._report(done, len(todo))
-        return answers
+        return [answers[i] for i in range(len(documents))]
 
-    def _scores(self, jobs: list[tuple[int, tuple[Sequence, ...]]], missing: set):
+    def _scores(
+        self, jobs: list[tuple[int, tuple[Sequence, ...]]], missing: set
+    ) -> Iterator[tuple[tuple, list]]:
         """(job, scores of its sequences) as they are computed; a job is a prompt and a document's sequences.
 
         Rows without a job of `missing` are left out.
@@ -204,7 +213,7 @@ class Scorer(LM):
                 for n, (chosen, sequences) in enumerate(jobs)
                 if chosen == prompt
             ]
-            for row in pack_rows(groups, self.row_tokens):
+            for row in pack_rows(groups, self._row_tokens):
                 if not any(jobs[n] in missing for n, _ in row.members):
                     continue
                 targets = [jobs[n][1][k].targets for n, k in row.members]
@@ -268,27 +277,27 @@ class Scorer(LM):
     # -------------------------------------------------------------------------------------- generation
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        texts: list[str | None] = [None] * len(requests)
+        texts: dict[int, str] = {}
         encoded = self.encode(request.args[0] for request in requests)
         keys = [self._key("generate_until", list(request.args)) for request in requests]
-        entries = []  # [prompt, settings, context] per request; stored ones too, so that batches are always the same
+        prompts: dict[int, int] = {}
+        entries = []  # (settings, context) per request; stored ones too, so that batches are always the same
         for i, request in enumerate(requests):
             stored = self._recall(keys[i])
             if stored is not None:
-                texts[i] = self._generated(request, stored)
+                texts[i], prompts[i] = self._generated(request, stored), stored["prompt"]
             until, cap = self._settings(request.args[1])
             context = self.prompt_tokens(encoded[request.args[0]], cap)
             self._require_positions(len(context) + cap - 1)
-            entries.append([stored and stored["prompt"], (until, cap), context])
-        unchosen = [entry for entry in entries if entry[0] is None]
-        for entry, prompt in zip(unchosen, self.select([entry[2] for entry in unchosen]), strict=True):
-            entry[0] = prompt
+            entries.append(((until, cap), context))
+        unchosen = [i for i in range(len(entries)) if i not in prompts]
+        prompts |= zip(unchosen, self.select([entries[i][1] for i in unchosen]), strict=True)
         equal = defaultdict(list)  # prompt, settings and context -> the requests that have them
-        for i, (prompt, settings, context) in enumerate(entries):
-            equal[prompt, settings, tuple(context)].append(i)
+        for i, (settings, context) in enumerate(entries):
+            equal[prompts[i], settings, tuple(context)].append(i)
         waiting = sorted(equal, key=lambda job: (job[0], job[1], -len(job[2])))
         for done, batch in self._batches(waiting):
-            if all(texts[i] is not None for job in batch for i in equal[job]):
+            if all(i in texts for job in batch for i in equal[job]):
                 continue
             prompt, (until, cap), _ = batch[0]
 
@@ -301,17 +310,17 @@ class Scorer(LM):
                 Limits(cap, self._end_tokens(), stops),
             )
             with self._running():
-                rows = generate_greedy(self.model, contexts, limits, self.row_tokens, self.bank, prompt)
+                rows = generate_greedy(self.model, contexts, limits, self._row_tokens, self.bank, prompt)
             for job, row in zip(batch, rows, strict=True):
                 text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                 text = postprocess_generated_text(text, list(until), think_end_token=None)
                 answer = {"text": text, "stopped": row.stopped, "prompt": prompt}
                 for i in equal[job]:
-                    if texts[i] is None:
+                    if i not in texts:
                         self._remember(keys[i], answer)
                         texts[i] = self._generated(requests[i], answer)
             self._report(done, len(waiting))
-        return texts
+        return [texts[i] for i in range(len(requests))]
 
     def prompt_tokens(self, context: list[int], cap: int) -> list[int]:
         """What the model reads before `cap` new tokens: the end of a long context, the beginning of text for none."""
@@ -337,7 +346,7 @@ class Scorer(LM):
         ids = getattr(self.model.generation_config, "eos_token_id", None)
         return {self.eot_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
 
-    def _batches(self, waiting: list):
+    def _batches(self, waiting: list) -> Iterator[tuple[int, list]]:
         """Batches of equal prompt and settings out of (prompt, settings, context), with the number up to their end."""
         start = 0
         while start < len(waiting):
@@ -345,7 +354,7 @@ class Scorer(LM):
             columns = len(longest) + cap  # of a row's keys and values, its prompt's among them
             if self.bank is not None:
                 columns += self.bank.prefixes[prompt].length
-            most = start + max(1, self.generation_tokens // columns)
+            most = start + max(1, self._generation_tokens // columns)
             end = start + 1
             while end < min(most, len(waiting)) and waiting[end][:2] == waiting[start][:2]:
                 end += 1
@@ -363,14 +372,14 @@ class Scorer(LM):
 
     # ----------------------------------------------------------------------------------- store, progress
 
-    def _key(self, kind: str, identity) -> str | None:
+    def _key(self, kind: str, identity: object) -> str | None:
         return digest([kind, identity]) if self.store is not None and identity is not None else None
 
-    def _recall(self, key: str | None):
-        return self.store.get(key) if key else None
+    def _recall(self, key: str | None) -> dict | None:
+        return self.store.get(key) if self.store is not None and key else None
 
     def _remember(self, key: str | None, answer: dict) -> None:
-        if key:
+        if self.store is not None and key:
             self.store.put(key, answer)
 
     def _report(self, done: int, total: int) -> None:

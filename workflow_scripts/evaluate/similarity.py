@@ -32,7 +32,8 @@ def layer_states(
     def cache():
         return bank.cache(prompt, 1, len(window)) if bank is not None else None
 
-    layers, calls = decoder_layers(model), []
+    layers = decoder_layers(model)
+    calls: list = []  # of `_keep_call`, and the last layer's output
     handles = [
         layer.register_forward_pre_hook(partial(_keep_call, calls), with_kwargs=True) for layer in layers
     ]
@@ -52,7 +53,7 @@ def layer_states(
     *calls, last = calls
     hidden, again = calls[0][0], cache()
     for layer, (_, args, kwargs) in zip(layers, calls, strict=True):
-        found = []
+        found: list[torch.Tensor | None] = []
         handle = _attention(layer).register_forward_hook(partial(_keep_weights, found))
         try:
             hidden = _hidden(

@@ -17,7 +17,7 @@ class AnswerStore:
 
     def __init__(self, path: Path, fingerprint: str):
         self.path, self.fingerprint, self.damaged = Path(path), fingerprint, 0
-        self._answers = {}
+        self._answers: dict[str, dict] = {}
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
         for line in filter(None, lines):
             try:
@@ -36,10 +36,10 @@ class AnswerStore:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, key: str):
+    def get(self, key: str) -> dict | None:
         return self._answers.get(key)
 
-    def put(self, key: str, answer) -> None:
+    def put(self, key: str, answer: dict) -> None:
         self._answers[key] = answer
         line = json.dumps({"key": key, "answer": answer, "sum": self._checksum(key, answer)}) + "\n"
         self._handle.write(line.encode())
@@ -49,5 +49,5 @@ class AnswerStore:
         os.fsync(self._handle.fileno())
         self._handle.close()
 
-    def _checksum(self, key: str, answer) -> str:
+    def _checksum(self, key: str, answer: dict) -> str:
         return digest([self.fingerprint, key, answer])[:16]

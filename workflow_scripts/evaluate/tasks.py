@@ -15,6 +15,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `include` and `!function`
 from lm_eval.utils import apply_template
+from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
 from workflow_scripts.files.artifacts import ArtifactError, digest
@@ -97,7 +98,7 @@ def load_task(
     data: Path | str,
     items: int | None,
     generation_tokens: int | None,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     base: str | None = None,
     num_fewshot: int | None = None,
 ) -> EvaluationTask:
@@ -137,7 +138,7 @@ def load_task(
     task.set_fewshot_seed(0)
     metrics = list(task.aggregation())
     primary = metadata.get("primary") or next((metric for metric in HEADLINES if metric in metrics), None)
-    if primary not in metrics:
+    if primary is None or primary not in metrics:
         raise ArtifactError(
             f"task {name}: is scored by {', '.join(metrics)}, not by {primary or ' or '.join(HEADLINES)}; name what "
             f"says whether an item is right as metadata.primary of a definition in {DEFINITIONS}"
@@ -187,13 +188,14 @@ def _require_labels(name: str, data: Path, documents: dict[int, dict]) -> None:
                 )
 
 
-def _cap(task: Task, metadata: dict, limit: int | None, tokenizer) -> bool:
+def _cap(task: Task, metadata: dict, limit: int | None, tokenizer: PreTrainedTokenizerBase | None) -> bool:
     """Set a generation task's most new tokens; whether they may end a text that the harness would let go on."""
     settings = task.config.generation_kwargs
     harness = normalize_gen_kwargs(settings, MAX_GEN_TOKENS)["max_gen_toks"]
     longest = metadata.get("cap") == LONGEST_ANSWER
     caps = [] if longest else [harness]
     if longest and (tokenizer is not None or limit is None):
+        assert tokenizer is not None  # as `load_task` asks
         caps.append(generation_cap([task.doc_to_target(doc) for doc in task.eval_docs], tokenizer))
     if limit is not None:
         caps.append(limit)
@@ -201,13 +203,13 @@ def _cap(task: Task, metadata: dict, limit: int | None, tokenizer) -> bool:
     return longest or min(caps) < harness
 
 
-def generation_cap(targets: list, tokenizer) -> int:
+def generation_cap(targets: list, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the longest accepted answer, plus a margin for the stop sequence: no right answer is cut."""
     aliases = [alias for target in targets for alias in (target if isinstance(target, list) else [target])]
     encoded = tokenizer([f" {alias}" for alias in aliases], add_special_tokens=False)["input_ids"]
     return max(map(len, encoded)) + MARGIN
 
 
-def _dataset(documents: list[dict], split: str, **metadata) -> datasets.DatasetDict:
+def _dataset(documents: list[dict], split: str, **metadata: object) -> datasets.DatasetDict:
     """What the harness calls with the task's metadata in place of a download."""
     return datasets.DatasetDict({split: datasets.Dataset.from_list(documents)})

@@ -7,10 +7,15 @@ import math
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -24,13 +29,13 @@ class ArtifactError(RuntimeError):
 # ---------------------------------------------------------------------------------------------- digests
 
 
-def sha256_file(path) -> str:
+def sha256_file(path: str | Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def safetensors_header(path) -> tuple[dict, int]:
+def safetensors_header(path: str | Path) -> tuple[dict, int]:
     """Tensors of a safetensors file, name -> {dtype, shape, data_offsets}, and where their data begin.
 
     Raises ArtifactError if the header, or the data that it promises, is not in the file.
@@ -51,7 +56,7 @@ def safetensors_header(path) -> tuple[dict, int]:
     return header, 8 + length
 
 
-def digest(value) -> str:
+def digest(value: object) -> str:
     """SHA-256 (hex) of a value's canonical JSON (sorted keys, no spaces); NaN and infinities are refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -61,7 +66,7 @@ def digest(value) -> str:
 
 
 @contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success it is flushed to disk and renamed, else removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,13 +84,13 @@ def atomic_path(path):
 
 
 @functools.cache
-def _validator(schema: str):
+def _validator(schema: str) -> "Draft202012Validator":
     import jsonschema
 
     return jsonschema.Draft202012Validator(yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text()))
 
 
-def check(value, schema: str, name) -> None:
+def check(value: object, schema: str, name: str | Path) -> None:
     """Raise ArtifactError naming file and key if `value` breaks schemas/<schema>.schema.yaml."""
     from jsonschema.exceptions import best_match
 
@@ -94,7 +99,7 @@ def check(value, schema: str, name) -> None:
         raise ArtifactError(f"{name}: {error.json_path}: {error.message} (schema: {schema})")
 
 
-def non_finite(value, key="$") -> str | None:
+def non_finite(value: object, key: str = "$") -> str | None:
     """JSON path of a number in `value` that is NaN or infinite; None if all are finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return key
@@ -113,7 +118,7 @@ def _content_sha256(value: dict) -> str:
     return digest(value | {"manifest": manifest})
 
 
-def write_json(path, value, schema: str | None = None) -> None:
+def write_json(path: str | Path, value: object, schema: str | None = None) -> None:
     """Write JSON atomically; NaN, infinities and violations of the schema raise ArtifactError.
 
     An artefact with a manifest is sealed: `manifest.content_sha256` is the digest of everything else.
@@ -130,7 +135,7 @@ def write_json(path, value, schema: str | None = None) -> None:
         temporary.write_text(text)
 
 
-def read_json(path, schema: str | None = None, advice: str = AGAIN):
+def read_json(path: str | Path, schema: str | None = None, advice: str = AGAIN) -> Any:
     """Read JSON; ArtifactError names the file, the key and the fault, also a change after it was written.
 
     A value with a manifest must bear its seal. `advice` ends an error on a file that is no JSON or was changed.
@@ -153,11 +158,11 @@ def read_json(path, schema: str | None = None, advice: str = AGAIN):
     return value
 
 
-def _refuse(path, constant, advice):
+def _refuse(path: str | Path, constant: str, advice: str) -> NoReturn:
     raise ArtifactError(f"{path}: holds {constant}, which is no result; {advice}")
 
 
-def recorded_recipe(path) -> str | None:
+def recorded_recipe(path: str | Path) -> str | None:
     """The recipe in a JSON artefact's manifest; None if there is no such file or it holds none."""
     try:
         found = re.search(rb'"recipe": "([0-9a-f]{64})"', Path(path).read_bytes())

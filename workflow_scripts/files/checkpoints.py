@@ -10,7 +10,7 @@ from pathlib import Path
 WORK = Path("work")
 
 
-def work_folder(artifact, key: str = "") -> Path:
+def work_folder(artifact: str | Path, key: str = "") -> Path:
     """work/<path of the artefact>/<key>/: checkpoints.
 
     `key` is a digest of inputs, settings and code: another key never sees these checkpoints.
@@ -20,12 +20,12 @@ def work_folder(artifact, key: str = "") -> Path:
     return folder
 
 
-def clear_work(artifact) -> None:
+def clear_work(artifact: str | Path) -> None:
     """Remove an artefact's checkpoints once it is complete."""
     shutil.rmtree(place(artifact), ignore_errors=True)
 
 
-def place(artifact) -> Path:
+def place(artifact: str | Path) -> Path:
     """work/<path of the artefact>: the folder of all its checkpoints."""
     artifact = Path(os.path.abspath(artifact))
     try:

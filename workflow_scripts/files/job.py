@@ -10,19 +10,28 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
 
 FINISHED = "Finished."  # a line in the log of a job that wrote all of its output
 Folder = Annotated[Path, "the folder of the file that the rule names"]
 
 
-def run(main: Callable[..., None], snakemake) -> None:
-    """Run an entry's `main` as its Snakemake job, with the arguments that `arguments` finds, inside `job`."""
+def run(main: Callable[..., None]) -> None:
+    """Run an entry's `main` as its Snakemake job, with the arguments that `arguments` finds, inside `job`.
+
+    Snakemake puts the job into the entry's module as the global `snakemake`. RuntimeError if it is not there.
+    """
+    snakemake = getattr(main, "__globals__", {}).get("snakemake")
+    if snakemake is None:
+        raise RuntimeError(f"{main.__module__}: an entry runs only as the script of a Snakemake rule")
     with job(snakemake):
         main(**arguments(main, snakemake))
 
 
-def arguments(function: Callable[..., Any], snakemake) -> dict[str, Any]:
+def arguments(function: Callable[..., Any], snakemake: "Snakemake") -> dict[str, Any]:
     """The arguments of a function, found in a Snakemake job by the names of its parameters.
 
     A parameter gets the value of the same name among the rule's inputs, outputs and parameters, the keys of its
@@ -36,10 +45,10 @@ def arguments(function: Callable[..., Any], snakemake) -> dict[str, Any]:
     A parameter keeps its default if nothing has its name. TypeError if it has none, or if two things have its name.
     """
     given, hints = _given(snakemake), get_type_hints(function, include_extras=True)
-    found = {}
+    found: dict[str, Any] = {}
     for name, parameter in signature(function).parameters.items():
         values, annotation = given.get(name, []), hints[name]
-        if is_dataclass(annotation):
+        if isinstance(annotation, type) and is_dataclass(annotation):
             found[name] = annotation(**arguments(annotation, snakemake))
         elif len(values) == 1:
             found[name] = _as_asked(values[0], annotation)
@@ -49,7 +58,7 @@ def arguments(function: Callable[..., Any], snakemake) -> dict[str, Any]:
     return found
 
 
-def _given(snakemake) -> dict[str, list]:
+def _given(snakemake: "Snakemake") -> dict[str, list]:
     """Name -> the values of that name in a job: one, or several if the rule is ambiguous."""
     params = dict(snakemake.params.items())
     wildcards = {name: int(value) if name == "seed" else value for name, value in snakemake.wildcards.items()}
@@ -90,7 +99,7 @@ def log(line: str) -> None:
 
 
 @contextmanager
-def job(snakemake) -> Iterator[None]:
+def job(snakemake: "Snakemake") -> Iterator[None]:
     """Send stdout and stderr to the rule's log; on failure print rule, artefact, cause and log, and exit 1.
 
     The traceback is in the log, the last line on the terminal is for the person who must act.

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.checkpoints import place
@@ -18,7 +19,7 @@ SHARED = ("results", "resources")  # these, or folders in them, may be links: se
 PATIENCE = 1.0
 
 
-def _lock(artifact) -> Path:
+def _lock(artifact: str | Path) -> Path:
     """The lock of an artefact: of one in results/ or resources/ in its grid's or catalogue's folder, wherever that
     really lies, so that clones which share the folder, or one above it, see each other's writers."""
     path, here = Path(os.path.abspath(artifact)), Path.cwd()
@@ -31,7 +32,7 @@ def _lock(artifact) -> Path:
     return place(artifact).with_name(place(artifact).name + ".lock")
 
 
-def held_by(artifact) -> str | None:
+def held_by(artifact: str | Path) -> str | None:
     """Who writes an artefact just now ("pid 7 on host"); None if nobody does."""
     try:
         with open(_lock(artifact)) as handle:
@@ -43,13 +44,13 @@ def held_by(artifact) -> str | None:
     return None
 
 
-def last_held(artifact) -> float | None:
+def last_held(artifact: str | Path) -> float | None:
     """When the latest writer of an artefact began (time.time() of the lock's file system); None if there was none."""
     lock = _lock(artifact)
     return lock.stat().st_mtime if lock.exists() else None
 
 
-def _lock_within(seconds: float, handle) -> None:
+def _lock_within(seconds: float, handle: IO[str]) -> None:
     """Lock an open file exclusively; BlockingIOError if somebody else holds it all the time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -62,7 +63,7 @@ def _lock_within(seconds: float, handle) -> None:
 
 
 @contextmanager
-def hold(artifact):
+def hold(artifact: str | Path) -> Iterator[None]:
     """Hold the only writer's lock on an artefact; a second writer stops with the holder's host and pid."""
     path = _lock(artifact)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,4 +17,4 @@ def main(cells: list[str], verdict: str, output: str, html: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

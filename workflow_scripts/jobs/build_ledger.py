@@ -16,4 +16,4 @@ def main(cells: list[str], pair: dict[str, str], answers: str, output: str) -> N
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

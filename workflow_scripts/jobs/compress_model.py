@@ -63,4 +63,4 @@ def engine(name: str) -> Callable[[Task], Compressed]:
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

@@ -35,4 +35,4 @@ def main(model: Folder, compressed: Folder, output: str, form: str, made: Proven
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

@@ -14,4 +14,4 @@ def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: st
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

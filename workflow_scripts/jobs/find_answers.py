@@ -21,4 +21,4 @@ def main(cells: list[str], corpora: dict[str, list[str]], benchmarks: dict[str, 
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

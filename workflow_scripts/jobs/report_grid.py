@@ -86,4 +86,4 @@ def _with_verdict(config: dict, results: Path) -> dict:
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

@@ -47,17 +47,19 @@ def main(
     model = artifacts.read_json(files.model / "manifest.json")[
         "files"
     ]  # config.json and tokenizer among them
+    seed = made.seed
+    assert seed is not None  # a wildcard of the rule
     with whole_folder(folder) as finished:
-        key = [model, inputs, method, training, made.seed, made.code, device, made.threads]
+        key = [model, inputs, method, training, seed, made.code, device, made.threads]
         kept = checkpoints.work_folder(folder, artifacts.digest(key))
         base = load_compressed(files.model, files.compressed, DTYPES[training["precision"]], device)
         tokenizer = load_tokenizer(files.model)
-        windows, heldout = training_windows(corpus, tokenizer, training, made.seed)
-        adapted = create(base, method, made.seed, windows[0])
+        windows, heldout = training_windows(corpus, tokenizer, training, seed)
+        adapted = create(base, method, seed, windows[0])
         if not method.get("trained", True):
             windows = windows[:0]
         settings = training | {"checkpoint_minutes": checkpoint_minutes}
-        state, losses = trained(Learner(adapted), settings, windows, heldout, made.seed, kept)
+        state, losses = trained(Learner(adapted), settings, windows, heldout, seed, kept)
         save(adapted, finished, files.model.name)
         used = {"method": method, "training": training, "bos": adds_bos(tokenizer)}
         record = {
@@ -128,4 +130,4 @@ def _peak_memory_mb(device: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main, snakemake)
+    run(main)

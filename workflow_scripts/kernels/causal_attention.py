@@ -8,10 +8,11 @@ stride, without copies.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -24,7 +25,15 @@ SHORTEST = 768
 _verdicts: dict[int, tuple[Tensor, bool]] = {}
 
 
-def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, scaling=None, **options):
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
     """query (B, heads, T, d), key and value (B, kv_heads, n + T, d) -> (B, T, heads, d).
 
     Short texts, and attention that is more than causal (a narrower mask, score caps, sinks, dropout), are left to
@@ -65,7 +74,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def causal_attention(decoder) -> Iterator[None]:
+def causal_attention(decoder: PreTrainedModel) -> Iterator[None]:
     """Inside, `decoder` attends as above; one without transformers' pluggable SDPA attention is left as it is."""
     config, usual = decoder.config, decoder.config._attn_implementation
     pluggable = usual == "sdpa" and getattr(decoder, "_supports_attention_backend", False)

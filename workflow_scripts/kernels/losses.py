@@ -5,14 +5,18 @@ gradient. Here the head is applied to a chunk of rows at a time: what survives a
 training, the gradient of the hidden states, formed while the chunk's softmax is at hand. The head itself is frozen.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 # Logits alive at once: 64 MiB in float32 pass through a processor's cache, 1 GiB fill a GPU.
 CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
 
 
-def plain_head(model) -> nn.Linear:
+def plain_head(model: PreTrainedModel) -> nn.Linear:
     """The model's output layer, if its logits are nothing but `hidden @ weight.T + bias`; ValueError otherwise."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
@@ -27,7 +31,7 @@ def plain_head(model) -> nn.Linear:
     return head
 
 
-def _chunks(hidden: Tensor, vocabulary: int):
+def _chunks(hidden: Tensor, vocabulary: int) -> Iterator[slice]:
     rows, size = len(hidden), max(1, CHUNK_LOGITS[hidden.device.type] // vocabulary)
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
@@ -54,7 +58,7 @@ def token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, targets):
+    def forward(ctx: Any, hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for rows in _chunks(hidden, head.out_features):
@@ -71,7 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total.float()
 
     @staticmethod
-    def backward(ctx, outer):
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * outer.to(gradient.dtype), None, None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import (
+    PeftConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptTuningConfig,
@@ -18,8 +19,10 @@ from peft import (
 )
 from peft.utils import load_peft_weights
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
@@ -29,16 +32,16 @@ PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LOR
 class Recovered:
     """A model ready to be evaluated. Without a bank the model is called as it is."""
 
-    model: torch.nn.Module
+    model: PreTrainedModel | PeftModel
     bank: PromptBank | None
-    selector: object | None  # recover.idp.Selector; None: always prefix 0
+    selector: Selector | None  # None: always prefix 0
     parameters: dict  # {trainable, effective, base}
 
 
 # ------------------------------------------------------------------------------------------------- making
 
 
-def create(model, method: dict, seed: int, window: Tensor | None = None) -> PeftModel:
+def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | None = None) -> PeftModel:
     """A new adapter of kind lora, prompt or prefix around the frozen model, initialised by `seed`.
 
     prompt: embeddings of vocabulary entries drawn by the seed, or N(0, 1). prefix: keys and values of the first
@@ -62,7 +65,7 @@ def create(model, method: dict, seed: int, window: Tensor | None = None) -> Peft
     return adapted
 
 
-def _peft_config(model, method: dict):
+def _peft_config(model, method: dict) -> PeftConfig:
     kind = method["kind"]
     if kind == "lora":
         from workflow_scripts.recover.lora import lora_config
@@ -98,7 +101,7 @@ def trained_parameters(adapted: PeftModel) -> list[torch.nn.Parameter]:
     return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
 
 
-def paper_formula(method: dict, config) -> int:
+def paper_formula(method: dict, config: PreTrainedConfig) -> int:
     """Trained parameters by the paper's appendix; d, d_inter and L (layers) from the model's config.
 
     lora: L (8 d r + 4 d_inter r), which gives neither model's printed count. prefix: L t d, half of what keys and
@@ -114,12 +117,13 @@ def paper_formula(method: dict, config) -> int:
 # ---------------------------------------------------------------------------------------------- attaching
 
 
-def prefix_keys_values(weights: Tensor, model) -> tuple[list[Tensor], list[Tensor]]:
+def prefix_keys_values(weights: Tensor, model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]]:
     """PEFT's prefix (n, 2 L kv_heads head_dim) as keys and values: lists over layers of (1, kv_heads, n, head_dim),
     each where its layer of `model` is."""
     config = model.config
     layers = config.num_hidden_layers
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    parts: Tensor | list[Tensor]  # 2 L of (1, kv_heads, n, head_dim)
     parts = weights.view(1, len(weights), 2 * layers, heads, -1).permute(2, 0, 3, 1, 4)
     if hasattr(model, "hf_device_map"):  # accelerate spread it over several GPUs
         places = [next(layer.parameters()).device for layer in model.get_decoder().layers for _ in range(2)]
@@ -140,7 +144,7 @@ def _trained(folder: Path) -> tuple[str, Tensor]:
 
 
 @torch.no_grad()
-def _prefix(model, name: str, members: list[tuple[str, Tensor]]) -> Prefix:
+def _prefix(model: PreTrainedModel, name: str, members: list[tuple[str, Tensor]]) -> Prefix:
     """One prefix from one trained tensor, or from several one after the other (concatenation)."""
     kinds = {kind for kind, _ in members}
     if len(kinds) > 1:
@@ -154,7 +158,7 @@ def _prefix(model, name: str, members: list[tuple[str, Tensor]]) -> Prefix:
 
 
 @torch.no_grad()
-def _text(model, tokenizer, text: str) -> Prefix:
+def _text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Prefix:
     """A written instruction or solved examples as a prefix: redirection without training.
 
     It stands where a soft prompt stands, with the tokenizer's BOS if that adds one, before the text's own.
@@ -171,7 +175,14 @@ def _names(members: list[dict]) -> list[str]:
     return [f"{member['adapter']}/seed-{member['seed']}" for member in members]
 
 
-def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=None) -> Recovered:
+def attach(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    method: dict,
+    adapters: list[Path],
+    *,
+    contexts: list[list[int]] | None = None,
+) -> Recovered:
     """The model with a method's adapters (folders in the order of `members`).
 
     contexts: lists of token ids, pieces of training text, needed by `calibrated` alone.
@@ -209,9 +220,9 @@ def attach(model, tokenizer, method: dict, adapters: list[Path], *, contexts=Non
     return Recovered(model, bank, selector, parameters)
 
 
-def _selector(model, bank: PromptBank, method: dict, contexts):
-    from workflow_scripts.recover.idp import Selector
-
+def _selector(
+    model: PreTrainedModel, bank: PromptBank, method: dict, contexts: list[list[int]] | None
+) -> Selector:
     selector = Selector(model, bank, method["score"])
     if method["calibrated"]:
         if not contexts:

@@ -13,7 +13,7 @@ Only the text's real context tokens count, never a continuation. Everything foll
 over the text, so no attention matrix outlives its row sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from sys import modules
 
 import torch
@@ -109,7 +109,7 @@ class Selector:
     medians:  (m,) subtracted from the scores (`calibrated`), see `calibrate`.
     """
 
-    def __init__(self, model, bank: PromptBank, score="auto"):
+    def __init__(self, model, bank: PromptBank, score: str = "auto"):
         self.decoder = model.get_decoder()
         self.bank = bank
         self.learned = learned_positions(model) is not None
@@ -215,7 +215,9 @@ class Selector:
         """S (B, m) of embedded text (B, T, d)."""
         scaling = getattr(self.decoder.layers[0].self_attn, "scaling", None)
         geometry = (self._project_learned if self.learned else self._project_rotary)(embedded)
-        prompt_logits, text, at = [], [], {}
+        prompt_logits: list[Tensor] = []
+        text: list[Tensor] = []
+        at: dict[int, tuple[Tensor, Tensor]] = {}  # length -> queries and `text` behind a prompt of it
         for index, prefix in enumerate(self.bank.prefixes):
             self.bank.require_room(index, embedded.shape[1])
             if self.window is not None and prefix.length + embedded.shape[1] > self.window:
@@ -233,7 +235,7 @@ class Selector:
             text.append(on_text)
         return selection_scores(score, prompt_logits, text, mask)
 
-    def _project_rotary(self, embedded: Tensor):
+    def _project_rotary(self, embedded: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """(B, T, d) -> function(offset) -> first-layer queries and keys (B, heads, T, d_head) from that position."""
         layer = self.decoder.layers[0]
         attention = layer.self_attn
@@ -253,7 +255,7 @@ class Selector:
 
         return at
 
-    def _project_learned(self, embedded: Tensor):
+    def _project_learned(self, embedded: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """As `_project_rotary` for OPT, whose position embeddings enter before the projections."""
         layer = self.decoder.layers[0]
         attention = layer.self_attn

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
-def lora_config(method: dict, model) -> LoraConfig:
+def lora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
     """PEFT's configuration. `targets` maps config.model_type (or `default`) to names of linear layers.
 
     PEFT trains the targets that it finds and passes over the others; here a missing target is a ValueError. The paper
@@ -37,12 +39,12 @@ def lora_config(method: dict, model) -> LoraConfig:
     )
 
 
-def load(model, folder: Path) -> PeftModel:
+def load(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with the trained A and B beside its weights (unmerged), in evaluation mode."""
     return PeftModel.from_pretrained(model, str(folder)).eval()
 
 
-def merge(recovered: PeftModel):
+def merge(recovered: PeftModel) -> PreTrainedModel:
     """The plain model with (alpha / r) B A added to W: the latency of an unmerged adapter is gone."""
     return recovered.merge_and_unload(safe_merge=True)
 
@@ -55,7 +57,7 @@ class _AddLowRank(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         low = x @ a.T  # (N, r)
         y.addmm_(low, b.T, alpha=scale)
         ctx.mark_dirty(y)
@@ -64,7 +66,7 @@ class _AddLowRank(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, outer: Tensor):
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         x, low, a, b = ctx.saved_tensors
         to_low = (outer @ b.T.contiguous().T).mul_(ctx.scale)
         to_b = (low.T @ outer).mul_(ctx.scale).T
@@ -93,7 +95,7 @@ def added_in_place(adapted: PeftModel) -> Iterator[None]:
         and layer.lora_A[adapter].weight.dtype == layer.base_layer.weight.dtype
     ]
     for layer in layers:
-        layer.forward = partial(_forward, layer, adapter)
+        layer.forward = partial(_forward, layer, adapter)  # type: ignore[method-assign]  # of the instance alone
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import DynamicCache
+from transformers.cache_utils import CacheLayerMixin
 
 from workflow_scripts.plan.first_layer import one_rotary_table
 
@@ -50,9 +51,22 @@ def exact_pass(model, embeddings: Tensor) -> tuple[Tensor, list[Tensor], list[Te
     decoder, cache = model.get_decoder(), DynamicCache()
     with in_float32(decoder):
         output = decoder(inputs_embeds=embeddings.float(), past_key_values=cache, use_cache=True)
-    keys = [layer.keys.to(model.dtype) for layer in cache.layers]
-    values = [layer.values.to(model.dtype) for layer in cache.layers]
+    keys = [keys.to(model.dtype) for keys, _ in keys_values(cache)]
+    values = [values.to(model.dtype) for _, values in keys_values(cache)]
     return output.last_hidden_state.to(model.dtype), keys, values
+
+
+def keys_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values (B, kv_heads, T, head_dim) of each layer of a cache that a pass has filled.
+
+    ValueError for a layer without any: it keeps other states than attention's.
+    """
+    found = []
+    for layer in cache.layers:
+        if not isinstance(layer, CacheLayerMixin) or layer.keys is None or layer.values is None:
+            raise ValueError(f"a cached {type(layer).__name__} holds no keys and values")
+        found.append((layer.keys, layer.values))
+    return found
 
 
 @contextmanager

@@ -15,13 +15,17 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.kernels.causal_attention import causal_attention
@@ -75,14 +79,14 @@ def learning_rate(step: int, steps: int, training: dict) -> float:
 class Learner:
     """An adapted model as the loop sees it: trained tensors, and the loss of text rows."""
 
-    def __init__(self, adapted):
+    def __init__(self, adapted: PeftModel):
         self.adapted = adapted.eval()
-        self.model = adapted.get_base_model()
+        self.model = cast(PreTrainedModel, adapted.get_base_model())  # PEFT calls any base a Module
         self.head = plain_head(self.model)
         self.parameters = trained_parameters(adapted)
         self.linears = PackedLinears(self.model, differentiable=True)
         self.kind = adapted.active_peft_config.peft_type.value
-        self.added = contextlib.nullcontext
+        self.added: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if self.kind == "LORA":
             from workflow_scripts.recover.lora import added_in_place
 
@@ -172,7 +176,7 @@ class Learner:
 
 
 @contextlib.contextmanager
-def _dropout_off(module):
+def _dropout_off(module: torch.nn.Module) -> Iterator[None]:
     active = [child for child in module.modules() if child.training]
     for child in active:
         child.training = False
@@ -226,8 +230,9 @@ def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: 
     return state
 
 
-def _finite(tensors: Iterable[Tensor]) -> bool:
-    return all(tensor.isfinite().all() for tensor in tensors)
+def _finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether all of the tensors are there and finite."""
+    return all(tensor is not None and bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -> TrainingError:
@@ -238,7 +243,9 @@ def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -
     )
 
 
-def _gradient(learner: Learner, optimizer, rows: Tensor, state: State, seed: int) -> float:
+def _gradient(
+    learner: Learner, optimizer: torch.optim.Optimizer, rows: Tensor, state: State, seed: int
+) -> float:
     """Loss and gradient of one step; the micro-batch that fitted is the next step's.
 
     Dropout draws by seed and step alone: a continued run draws the same, as does one that begins with this micro-batch.
@@ -277,7 +284,7 @@ def fitting(
 # -------------------------------------------------------------------------------- checkpoints and signals
 
 
-def _save(file: Path, parameters: list[Tensor], optimizer, state: State) -> None:
+def _save(file: Path, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, state: State) -> None:
     """Write a checkpoint: 32 bytes of SHA-256, then what torch saves."""
     values = {
         "parameters": [p.detach() for p in parameters],
@@ -290,7 +297,7 @@ def _save(file: Path, parameters: list[Tensor], optimizer, state: State) -> None
         temporary.write_bytes(hashlib.sha256(saved.getbuffer()).digest() + saved.getbuffer())
 
 
-def _intact(file: Path, device) -> dict | None:
+def _intact(file: Path, device: torch.device) -> dict | None:
     """A checkpoint's values; None, and a line in the log, if it was cut short or changed: training starts over."""
     if not file.exists():
         return None
@@ -301,7 +308,7 @@ def _intact(file: Path, device) -> dict | None:
     return torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
 
 
-def _restore(values: dict, parameters: list[Tensor], optimizer) -> State:
+def _restore(values: dict, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> State:
     with torch.no_grad():
         for parameter, value in zip(parameters, values["parameters"], strict=True):
             parameter.copy_(value)
@@ -310,7 +317,7 @@ def _restore(values: dict, parameters: list[Tensor], optimizer) -> State:
 
 
 @contextlib.contextmanager
-def _signals():
+def _signals() -> Iterator[set[int]]:
     """Collect SIGTERM and SIGUSR1 instead of dying of them: the loop looks after each step."""
     pending: set[int] = set()
     before = {

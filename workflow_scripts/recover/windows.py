@@ -1,12 +1,17 @@
 """The text that adapters are trained and watched on."""
 
+from pathlib import Path
+
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos
 
 
-def training_windows(corpus, tokenizer, training: dict, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def training_windows(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, training: dict, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Training windows (N, T) drawn by the seed, and held-out windows that are the same for every adapter.
 
     corpus: its folder. A text that holds fewer windows than the budget asks for is read in epochs, each in an order of

