@@ -51,9 +51,10 @@ test-slow: $(VENV)/installed ## the tests marked slow
 test-slurm: $(VENV)/installed ## the tests on a SLURM cluster, started on this machine (root, Debian or Ubuntu), the smoke grid on it too; SMOKE= without
 	SMOKE=$(SMOKE) $(PYTEST) -m slurm tests/slurm --verbose --no-header
 
-lint: $(VENV)/installed ## ruff, snakefmt, snakemake --lint
+lint: $(VENV)/installed ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 

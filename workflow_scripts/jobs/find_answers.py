@@ -12,10 +12,10 @@ def main(cells: list[str], corpora: dict[str, list[str]], benchmarks: dict[str, 
     """cells: paths of all cells that the grid plans; corpora: a path's corpus -> manifests of each that the pair's
     adapters are trained on there; benchmarks: task -> manifest."""
     texts = {
-        name: [str(Path(manifest).with_name("train.jsonl")) for manifest in manifests]
+        name: [Path(manifest).with_name("train.jsonl") for manifest in manifests]
         for name, manifests in corpora.items()
     }
-    data = {task: str(Path(manifest).with_name("data.jsonl")) for task, manifest in benchmarks.items()}
+    data = {task: Path(manifest).with_name("data.jsonl") for task, manifest in benchmarks.items()}
     with atomic_path(output) as temporary:
         find(read_results(cells), texts, data).to_parquet(temporary, index=False)
 

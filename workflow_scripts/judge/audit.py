@@ -47,7 +47,7 @@ def audit(rows: pd.DataFrame, results: Results | None = None, verdict: dict | No
         "counts": counts,
         "findings": [asdict(finding) for finding in findings],
         "arithmetic": [asdict(check) for check in checks],
-        "cells": beside(rows, results, verdict) if results else [],
+        "cells": beside(rows, results, verdict) if results and verdict else [],
     }
 
 

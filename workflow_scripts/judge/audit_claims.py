@@ -34,7 +34,7 @@ def _gain(rows: pd.DataFrame, table: int, model: str, kind: str = "IDP", column:
 def _top_gain(rows: pd.DataFrame, table: int, model: str) -> tuple[float, str]:
     found = select(rows, table, model)
     found = found[found["type"] != "-"]
-    top = found.loc[found["Average"].idxmax()]
+    top = found.iloc[int(found["Average"].to_numpy().argmax())]
     return float(top["Average"] - only(rows, table, model, "-")["Average"]), f"{top['type']} {top['param']}"
 
 
@@ -180,7 +180,9 @@ def prefix_tuning(rows: pd.DataFrame) -> list[Finding]:
 
 def world_knowledge(rows: pd.DataFrame) -> list[Finding]:
     """Redirection beats LoRA on World; IDP is never behind by 0.2 or more."""
-    leads, behind, text = [], [], {"World": [], "Language": [], "Common": []}
+    leads: list[float] = []
+    behind: list[float] = []
+    text: dict[str, list[str]] = {"World": [], "Language": [], "Common": []}
     for table, name in NAMES.items():
         for model in MODELS:
             for column, parts in text.items():

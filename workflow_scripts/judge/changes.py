@@ -66,8 +66,8 @@ def changes(results: Results, resamples: int, seed: int = 0) -> list[dict]:
     for cell, tasks in compared.items():
         found = {}
         for task, items in (*tasks.items(), (ALL, pd.concat(tasks.values()))):
-            values = {name: estimates.get((cell, task, name)) or _share(items, name) for name in MEASURES}
-            found[task] = {"n": len(items), **values}
+            shown = {name: estimates.get((cell, task, name)) or _share(items, name) for name in MEASURES}
+            found[task] = {"n": len(items), **shown}
         rows.append({**cell.axes, "tasks": found})
     return rows
 
@@ -80,7 +80,8 @@ def _compared(results: Results) -> dict[Cell, dict[str, pd.DataFrame]]:
         if dense not in (None, cell):
             results.check_paired([dense, cell])
             items = [results.texts(c, "correct", "prediction", "choice_logliks") for c in (dense, cell)]
-            compared[cell] = dict(iter(compare(*items).groupby(level="task", sort=False)))
+            by_task = compare(*items).groupby(level="task", sort=False)
+            compared[cell] = {str(task): frame for task, frame in by_task}
     return compared
 
 

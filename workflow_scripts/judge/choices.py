@@ -86,14 +86,14 @@ def _ways(
     points = np.mean([v.mean(axis=0) for v in values.values()], axis=0)
     ways = []
     for k, (way, note) in enumerate(WAYS.items()):
-        idp_minus = [columns[..., STEP - 1 :: STEP] - columns[..., k::STEP] for columns in (points, draws)]
+        point, drawn = (columns[..., STEP - 1 :: STEP] - columns[..., k::STEP] for columns in (points, draws))
         ways.append(
             {
                 "name": f"{way} of {dynamic.name}",
                 "note": note or best,
                 "accuracy": {task: float(v[:, k::STEP].mean()) for task, v in values.items()},
                 "average": seed_mean(points[k::STEP], draws[:, k::STEP], stream, seed).to_json(),
-                "behind": seed_mean(*idp_minus, stream, seed).to_json(),
+                "behind": seed_mean(point, drawn, stream, seed).to_json(),
             }
         )
     return ways

@@ -274,7 +274,12 @@ def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None)
         for task, frame in paired_items(results, cells, "correct").items():
             after = frame[0].to_numpy() > 0.5
             low, high = proportion_interval(int(after.sum()), len(after))
-            row = {"n": len(after), "acc": float(after.mean()), "low": finite(low), "high": finite(high)}
+            row: dict = {
+                "n": len(after),
+                "acc": float(after.mean()),
+                "low": finite(low),
+                "high": finite(high),
+            }
             if base:
                 before = frame[1].to_numpy() > 0.5
                 test = mcnemar(before, after)

@@ -97,13 +97,14 @@ def outcomes(items: pd.DataFrame, pair: dict[str, str]) -> pd.Series:
     An item that a method's cell does not hold is neither lost nor broken by it: nothing is known of it. pair: only
     the methods that have a cell; without one of them the outcome speaks of compression and the other.
     """
-    answers = {name: items.get(f"correct/{name}") for name in ("dense", "none", *pair.values())}
     unanswered = pd.Series(pd.NA, index=items.index, dtype="boolean")
-    answers = {name: unanswered if column is None else column for name, column in answers.items()}
+    answers: dict[str, pd.Series] = {
+        name: items.get(f"correct/{name}", unanswered) for name in ("dense", "none", *pair.values())
+    }
     known = pd.concat(answers.values(), axis=1).notna().all(axis=1)
     right = {name: column.fillna(False).astype(bool) for name, column in answers.items()}
     nobody = pd.Series(False, index=items.index)
-    prompt, lora = (right.get(pair.get(role), nobody) for role in ("prompt", "lora"))
+    prompt, lora = (right[pair[role]] if role in pair else nobody for role in ("prompt", "lora"))
     everyone = pd.Series(True, index=items.index)
     for method in pair.values():
         everyone &= right[method]

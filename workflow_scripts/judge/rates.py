@@ -101,7 +101,7 @@ def _shares(items: pd.DataFrame) -> dict:
         "chance": after[~dense & ~before],
         "broken": ~after[dense & before],
     }
-    row = {}
+    row: dict[str, float] = {}
     for name, flags in shares.items():
         low, high = proportion_interval(int(flags.sum()), len(flags))
         share = float(flags.mean()) if len(flags) else float("nan")

@@ -189,4 +189,4 @@ def side_by_side(columns: Iterable[pd.Series]) -> dict[str, pd.DataFrame]:
     """As `paired_items`, of columns that are indexed as `Results.items` does."""
     values = pd.concat([c.astype("float64").rename(i) for i, c in enumerate(columns)], axis=1, join="inner")
     values = values.replace([float("inf"), float("-inf")], float("nan")).dropna()
-    return dict(iter(values.groupby(level="task", sort=False)))
+    return {str(task): frame for task, frame in values.groupby(level="task", sort=False)}

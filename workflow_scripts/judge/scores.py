@@ -36,6 +36,6 @@ def domain_score(tasks: dict[str, dict], members: list[str]) -> dict:
     value = float(np.mean([task["acc"] for task in mine]))
     if any(task["low"] is None for task in mine):
         return {"value": finite(value), "low": None, "high": None}
-    down = np.linalg.norm([task["acc"] - task["low"] for task in mine]) / len(mine)
-    up = np.linalg.norm([task["high"] - task["acc"] for task in mine]) / len(mine)
+    down = float(np.linalg.norm([task["acc"] - task["low"] for task in mine])) / len(mine)
+    up = float(np.linalg.norm([task["high"] - task["acc"] for task in mine])) / len(mine)
     return {"value": finite(value), "low": finite(value - down), "high": finite(value + up)}

@@ -127,7 +127,7 @@ class Cell(NamedTuple):
     @classmethod
     def of(cls, names: Mapping) -> "Cell":
         """The cell of wildcards, or of the names in a path; more names than a cell has are ignored."""
-        return cls(*(names[field] for field in cls._fields[:-1]), int(names["seed"]))
+        return cls(**{name: names[name] for name in cls._fields} | {"seed": int(names["seed"])})
 
     @property
     def group(self) -> Group:
