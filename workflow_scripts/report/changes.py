@@ -1,5 +1,7 @@
 """Changed answers as CSV, Markdown and HTML: the numbers of judge/changes.py, drawn from verdict.json."""
 
+from typing import Any
+
 import pandas as pd
 
 from workflow_scripts.plan.layout import AXES
@@ -22,7 +24,7 @@ def changes(rows: list[dict]) -> pd.DataFrame:
     table = []
     for row in rows:
         for task, found in row["tasks"].items():
-            numbers = {}
+            numbers: dict[str, float | None] = {}
             for name in MEASURES:
                 value = found[name] or {"value": None, "low": None, "high": None}
                 numbers |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
@@ -59,7 +61,7 @@ def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "s
     return template.render(rows=rows, grid=grid, command=command, notes=_notes(missing))
 
 
-def _known(value: object) -> object:
+def _known(value: Any) -> Any:
     """None for a number that is missing."""
     return None if pd.isna(value) else value
 

@@ -52,7 +52,7 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
         "bits",
         "zeros",
         "layer_error",
-        *sorted(c for c in table if c.startswith("ppl/")),
+        *sorted(c for c in map(str, table) if c.startswith("ppl/")),
         "accuracy",
     ]
     return table.reindex(columns=[*order, "solve_seconds", "job_seconds"])
@@ -60,8 +60,9 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
 
 def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
     """Column -> its head, factor and digits as shown."""
-    shown = {"bits": ("bits", 1, 2), "zeros": ("zeros, %", 100, 1), "layer_error": ("layer error, %", 100, 2)}
-    shown |= {name: (name.replace("/", " "), 1, 2) for name in table if name.startswith("ppl/")}
+    shown: dict[str, tuple[str, float, int]] = {"bits": ("bits", 1, 2), "zeros": ("zeros, %", 100, 1)}
+    shown["layer_error"] = ("layer error, %", 100, 2)
+    shown |= {name: (name.replace("/", " "), 1, 2) for name in map(str, table) if name.startswith("ppl/")}
     shown["accuracy"] = ("accuracy, %", 100, 2)
     return shown | {"solve_seconds": ("solve, s", 1, 1), "job_seconds": ("job, s", 1, 0)}
 

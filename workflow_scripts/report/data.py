@@ -48,9 +48,9 @@ class GridData:
         """The grid's compressed groups; only those with a recovery method if `recovered`."""
         return [g for g in self.results.groups() if not recovered or self.results.methods(g)]
 
-    def tokens(self, method: str) -> int | None:
-        """The length of a method's prompt."""
-        return self.methods[method].get("tokens")
+    def tokens(self, prompt: str) -> int:
+        """The length of a prompt; KeyError for a method without a length of its own."""
+        return self.methods[prompt]["tokens"]
 
     def judged(self, group: Group) -> dict:
         """The statistics of a compressed group."""
@@ -72,6 +72,18 @@ class GridData:
         if not value or accuracy.get("absent_tasks"):
             return None
         return {key: None if number is None else 100 * number for key, number in value.items()}
+
+    def drawn_average(self, group: Group, method: str) -> dict:
+        """`average` of a setting that a figure draws; KeyError if it is missing."""
+        if average := self.average(group, method):
+            return average
+        raise KeyError((group, method))
+
+    def evaluation(self, group: Group, method: str) -> dict:
+        """The evaluation of a setting's first seed; KeyError if it is missing."""
+        if cell := self.results.first(*group, method):
+            return self.results.evaluations[cell]
+        raise KeyError((group, method))
 
     def choices(self, group: Group, method: str) -> dict | None:
         """The other ways to choose among the prompts of a group's IDP method; None for another method."""

@@ -24,7 +24,8 @@ def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> d
         dropped, frame = len(frame) - len(changed), changed
     items: dict[tuple, int] = {}
     answers: dict[str, int] = {}
-    texts, groups = [], []
+    texts: list[list] = []
+    groups = []
     tasks = unique(frame["task"])
     for keys, part in frame.groupby(["model", "compressor", "corpus", "seed"], sort=False):
         marks = _marks(part, [f"correct/{m}" for m in shown])

@@ -1,6 +1,6 @@
 """The Pareto view: average accuracy against what a method costs, in parameters, bytes and time."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -94,7 +94,7 @@ def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:
 
 def settings(data: GridData, model: str) -> list[Setting]:
     """Every setting of a model whose average is complete; the dense model once."""
-    found = {}
+    found: dict[str, Setting] = {}
     for group in (g for g in data.results.groups() if g.model == model):
         for method in ("dense", "none", *data.results.methods(group)):
             if accuracy := data.average(group, method):
@@ -106,8 +106,7 @@ def settings(data: GridData, model: str) -> list[Setting]:
 
 
 def _setting(data: GridData, label: str, place: Group, method: str, accuracy: dict) -> Setting:
-    cell = data.results.first(*place, method)
-    size = data.results.evaluations[cell]["parameters"]["effective"]
+    size = data.evaluation(place, method)["parameters"]["effective"]
     stored = next(
         (
             record["bytes_on_disk"] * _shipped(place, record)
@@ -156,8 +155,8 @@ def _front(ax: Axes, drawn: list[Setting], measure: str, numbered: list[Setting]
     xs, ys = [getattr(s, measure) for s in line], [s.accuracy["value"] for s in line]
     ax.step(xs, ys, where="post", color=INK, linewidth=0.9, alpha=0.6, zorder=1)
     numbers = {s.label: n for n, s in enumerate(numbered, 1)}
+    place: dict[str, Any] = {"xytext": (-3, 5), "textcoords": "offset points", "ha": "right"}
     for x, y, setting in zip(xs, ys, line, strict=True):
-        place = {"xytext": (-3, 5), "textcoords": "offset points", "ha": "right"}
         ax.annotate(str(numbers[setting.label]), (x, y), fontsize=7, color=INK, weight="bold", **place)
 
 

@@ -11,6 +11,7 @@ from workflow_scripts.report.data import GridData
 from workflow_scripts.report.figure_style import INK, SOFT, footer
 
 _PROMPTS = [("$P_1$", "#9BC4E2", 3, 0.31), ("$P_2$", "#0072B2", 5, 0.46)]  # name, colour, cells drawn, score
+_CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 _TEXT, _OFF = "#f1e3c6", "#eceff1"
 _WORDS = ["Who", "wrote", "Ulysses", "?"]
 _WEIGHTS = [  # of each word on each cell of the prompts
@@ -52,7 +53,7 @@ def figure3(data: GridData, title: str) -> Figure:
     _scores(ax)
     _winner(ax)
     for ends in (((30.3, 25), (33.7, 25)), ((66.3, 25), (68.7, 25))):
-        look = {"arrowstyle": "-|>", "mutation_scale": 13, "color": SOFT, "linewidth": 1.4}
+        look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 13, "color": SOFT, "linewidth": 1.4}
         ax.add_patch(FancyArrowPatch(*ends, **look))
     note = (
         "Default for rotary models (joint_mean): one softmax over all prompts and the causal text. With learned "
@@ -67,7 +68,7 @@ def _box(ax: Axes, x: float, y: float, width: float, height: float, **look: Any)
 
 
 def _column(ax: Axes, left: float, right: float, head: str, text: str) -> None:
-    look = {"facecolor": "#fbfcfd", "edgecolor": "#d5dae0", "linewidth": 1}
+    look: dict[str, Any] = {"facecolor": "#fbfcfd", "edgecolor": "#d5dae0", "linewidth": 1}
     shape = "round,pad=0,rounding_size=1.2"
     ax.add_patch(FancyBboxPatch((left, 1.5), right - left, 46, boxstyle=shape, **look))
     ax.text(left + 1.6, 44.2, head, fontsize=10.5, weight="bold", va="center")
@@ -75,7 +76,7 @@ def _column(ax: Axes, left: float, right: float, head: str, text: str) -> None:
 
 
 def _scores(ax: Axes) -> None:
-    left, top, step, centred = 43, 27.5, 2.35, {"ha": "center", "va": "center"}
+    left, top, step = 43, 27.5, 2.35
     counts = [count for _, _, count, _ in _PROMPTS]
     for row, word in enumerate(_WORDS):
         y = top - 3.4 * row
@@ -87,14 +88,13 @@ def _scores(ax: Axes) -> None:
     ax.text(left - 0.8, top + 4.4, "question", fontsize=7.5, color=SOFT, ha="right", va="center")
     for start, (name, _, count, score) in zip((0, counts[0]), _PROMPTS, strict=True):
         centre = left + step * (start + count / 2) + (0.9 if start else 0)
-        said, weight = f"$S_{{{1 if not start else 2}}}$ = {score}", "bold" if start else "normal"
-        ax.text(centre, top + 4.6, name, fontsize=10, **centred)
-        ax.text(centre, 12.2, said, fontsize=9.5, weight=weight, **centred)
-    ax.text(50, 6.2, "argmax $S_i$  →  $P_2$", fontsize=10.5, color=INK, **centred)
+        said, font = f"$S_{{{1 if not start else 2}}}$ = {score}", "bold" if start else "normal"
+        ax.text(centre, top + 4.6, name, fontsize=10, **_CENTRED)
+        ax.text(centre, 12.2, said, fontsize=9.5, weight=font, **_CENTRED)
+    ax.text(50, 6.2, "argmax $S_i$  →  $P_2$", fontsize=10.5, color=INK, **_CENTRED)
 
 
 def _winner(ax: Axes) -> None:
-    centred: dict[str, Any] = {"ha": "center", "va": "center"}
     ax.text(71, 28.8, "keys that every layer sees", fontsize=8, color=SOFT)
     x = 71.0
     for name, colour, count, _ in _PROMPTS:
@@ -105,10 +105,10 @@ def _winner(ax: Axes) -> None:
         if lost:
             ax.plot([x - 0.2, x + 1.95 * count], [21.6, 26.6], color="#9c1c1c", linewidth=1.4)
         said = name + (" masked" if lost else "")
-        ax.text(x + 0.95 * count, 20.2, said, fontsize=8, **centred)
+        ax.text(x + 0.95 * count, 20.2, said, fontsize=8, **_CENTRED)
         x += 1.95 * count + 1.0
     for i in range(len(_WORDS)):
         _box(ax, x + 2.2 * i, 22, 2.0, 4.2, facecolor=_TEXT)
-    ax.text(x + 4.4, 20.2, "question", fontsize=8, **centred)
+    ax.text(x + 4.4, 20.2, "question", fontsize=8, **_CENTRED)
     said = "one choice per document, shared by\nall its answers, kept while generating"
-    ax.text(84, 12.2, said, fontsize=8.5, **centred)
+    ax.text(84, 12.2, said, fontsize=8.5, **_CENTRED)

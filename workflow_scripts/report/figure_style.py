@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -12,11 +12,14 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from matplotlib.typing import RcKeyType
 
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.data import GridData
 
+LineStyle = Literal["-", "--", "-.", ":"]
 LEVEL = "level"  # marks the reference lines of a figure
 INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
@@ -32,7 +35,7 @@ FAMILIES = {  # kind -> label, colour, marker, hatch
 }
 PAIRED = "Intervals: 95 %, bootstrap over items. Methods share their items: compare them by the tables' paired gains."
 HOLLOW = "Hollow marks: printed in the paper, which does not say for which corpus."
-SERIES = [  # colour, marker, line style for corpora and compressors
+SERIES: list[tuple[str, str, LineStyle]] = [  # colour, marker, line style for corpora and compressors
     ("#0072B2", "o", "-"),
     ("#D55E00", "s", "--"),
     ("#009E73", "^", "-."),
@@ -43,7 +46,7 @@ SERIES = [  # colour, marker, line style for corpora and compressors
 ]
 
 
-PARAMETERS = {  # of matplotlib
+PARAMETERS: dict[RcKeyType, Any] = {  # of matplotlib
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -171,7 +174,7 @@ def save(figure: Figure, outputs: list[str], title: str) -> None:
     figure.draw_without_rendering()  # the layout is solved once, not once per format
     figure.set_layout_engine("none")
     for axes in figure.axes:  # the solver's last digits depend on the processor, and ids are made of them
-        axes.set_position([round(edge, 6) for edge in axes.get_position().bounds])
+        axes.set_position(Bbox.from_bounds(*(round(edge, 6) for edge in axes.get_position().bounds)))
     for output in map(Path, outputs):
         metadata = {".svg": {"Date": None, "Title": title}, ".pdf": {"CreationDate": None, "Title": title}}
         with atomic_path(output) as temporary:

@@ -1,5 +1,7 @@
 """Figure 7: the change of each task's accuracy."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,7 +47,8 @@ def _draw(ax: Axes, data: GridData, group: Group, trio: list[str]) -> list[Patch
         changes = [judged["tasks"][method][task]["difference"] for task in tasks]
         average = judged["metrics"]["accuracy"]["methods"].get(method)
         changes.append(average["gain"] if average else {"value": np.nan, "low": None, "high": None})
-        xs, look = np.arange(len(names)) + 0.27 * (position - 1), {"hatch": hatch, "edgecolor": "white"}
+        xs = np.arange(len(names)) + 0.27 * (position - 1)
+        look: dict[str, Any] = {"hatch": hatch, "edgecolor": "white"}
         ax.bar(xs, [100 * c["value"] for c in changes], 0.25, color=colour, linewidth=0.5, **look)
         for x, change in zip(xs, changes, strict=True):
             if change["low"] is not None:

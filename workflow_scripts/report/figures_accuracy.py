@@ -1,5 +1,7 @@
 """Figures 1, 2, 4 and 6: accuracy against compression, perplexity, size and prompt length."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,9 +41,9 @@ SWEEPS = {  # of figure 1 -> label of its axis, word in its titles
 def figure1(data: GridData, title: str) -> Figure:
     """Average accuracy of the compressed models against bits per weight and against sparsity, by corpus."""
     groups = [g for g in data.groups(recovered=False) if data.average(g, "none")]
-    bits = {g: data.compressors[g.compressor].get("bits") for g in groups}
-    zeros = {g: sparsity(data.compressors[g.compressor]) for g in groups}
-    sweeps = {
+    bits = {g: data.compressors[g.compressor].get("bits") or 0 for g in groups}
+    zeros = {g: sparsity(data.compressors[g.compressor]) or 0 for g in groups}
+    sweeps: dict[str, dict[Group, float]] = {
         "bits": {g: bits[g] for g in groups if bits[g] and not zeros[g]},
         "sparsity": {g: 100 * zeros[g] for g in groups if zeros[g] and not bits[g]},
     }
@@ -82,7 +84,7 @@ def _sweep(ax: Axes, data: GridData, lines: list[str], members: dict[Group, floa
         colour, marker, style = SERIES[number % len(SERIES)]
         on_line = sorted((x, group) for group, x in members.items() if _line(data, group) == line)
         if on_line:
-            values = [data.average(group, "none") for _, group in on_line]
+            values = [data.drawn_average(group, "none") for _, group in on_line]
             heights = [value["value"] for value in values]
             ax.plot([x for x, _ in on_line], heights, style, color=colour, linewidth=1.2, zorder=2)
             for (x, group), value in zip(on_line, values, strict=True):
@@ -128,14 +130,15 @@ def figure2(data: GridData, title: str) -> Figure:
 def _prompt_path(ax: Axes, data: GridData, group: Group, methods: list[str], number: int) -> Line2D:
     """One corpus of figure 2, the `number`-th; returns the legend's handle."""
     colour, marker, style = SERIES[number % len(SERIES)]
-    place = {"xytext": (5, 4 if number % 2 == 0 else -10), "textcoords": "offset points"}  # labels don't meet
-    values = [(_perplexity(data, group, m), data.average(group, m), m) for m in methods]
-    values = [(x, y, m) for x, y, m in values if x is not None]
+    # Labels of two corpora don't meet.
+    place: dict[str, Any] = {"xytext": (5, 4 if number % 2 == 0 else -10), "textcoords": "offset points"}
+    perplexities = {m: x for m in methods if (x := _perplexity(data, group, m)) is not None}
+    values = [(x, data.drawn_average(group, m), m) for m, x in perplexities.items()]
     heights = [y["value"] for _, y, _ in values]
     ax.plot([x for x, *_ in values], heights, style, color=colour, linewidth=0.9, alpha=0.7)
     for x, y, method in values:
         point(ax, x, y, colour, marker, 7 if method == "none" else 6)
-        label = "none" if method == "none" else data.tokens(method)
+        label = "none" if method == "none" else str(data.tokens(method))
         ax.annotate(label, (x, y["value"]), fontsize=7.5, color=colour, weight="bold", **place)
     return Line2D([], [], color=colour, marker=marker, linestyle=style, label=group.corpus)
 
@@ -168,8 +171,8 @@ def _family(ax: Axes, data: GridData, group: Group, kind: str) -> list[Line2D]:
     family = []
     for method in data.results.methods(group):
         value, settings = data.average(group, method), data.methods[method]
-        shown = value and settings["kind"] == kind and settings.get("trained", True)
-        if shown and (size := _parameters(data, group, method)):  # a log axis has no place for 0
+        belongs = settings["kind"] == kind and settings.get("trained", True)
+        if value and belongs and (size := _parameters(data, group, method)):  # a log axis has no place for 0
             family.append((size, value, method))
     family.sort(key=lambda entry: entry[0])
     heights = [value["value"] for _, value, _ in family]
@@ -190,10 +193,8 @@ def figure6(data: GridData, title: str) -> Figure:
     for ax, group in zip(axes, shown, strict=True):
         level(ax, data.average(group, "none"), "compressed", "-")
         level(ax, data.average(group, "dense"), "dense", "--")
-        lengths = {m: data.tokens(m) for m in _trained_prompts(data, group)}
-        _by_length(ax, data, group, "prompt", lengths)
-        lengths = {m: _mean_length(data, m) for m in dynamic[group]}
-        _by_length(ax, data, group, "idp", lengths)
+        _by_length(ax, data, group, "prompt", {m: data.tokens(m) for m in _trained_prompts(data, group)})
+        _by_length(ax, data, group, "idp", {m: _mean_length(data, m) for m in dynamic[group]})
         ax.set(xlabel="prompt tokens (IDP: mean of its prompts)", ylabel=AVERAGE)
         ax.set_title(name_of(group))
     labels = {"idp": "IDP", "prompt": "one prompt of that length"}
@@ -208,13 +209,13 @@ def _dynamic(data: GridData, group: Group) -> list[str]:
 
 
 def _mean_length(data: GridData, method: str) -> float:
-    return np.mean([data.tokens(member) for member in member_names(data.methods[method])])
+    return float(np.mean([data.tokens(member) for member in member_names(data.methods[method])]))
 
 
 def _by_length(ax: Axes, data: GridData, group: Group, kind: str, lengths: dict[str, float]) -> None:
     """One line of figure 6; lengths: method -> tokens."""
     _, colour, marker, _ = FAMILIES[kind]
-    points = [(tokens, data.average(group, method)) for method, tokens in lengths.items()]
+    points = [(tokens, data.drawn_average(group, method)) for method, tokens in lengths.items()]
     points.sort(key=lambda entry: entry[0])
     xs, heights = [x for x, _ in points], [y["value"] for _, y in points]
     ax.plot(xs, heights, ":" if kind == "prompt" else "-", color=colour, linewidth=1)
@@ -229,13 +230,13 @@ def _trained_prompts(data: GridData, group: Group) -> list[str]:
 
 
 def _perplexity(data: GridData, group: Group, method: str) -> float | None:
-    scores = data.results.evaluations[data.results.first(*group, method)]["perplexity"]
+    scores = data.evaluation(group, method)["perplexity"]
     chosen = scores.get(group.corpus) or next(iter(scores.values()), None)
     return chosen and chosen["token"]
 
 
 def _parameters(data: GridData, group: Group, method: str) -> float:
-    return data.results.evaluations[data.results.first(*group, method)]["parameters"]["effective"]
+    return data.evaluation(group, method)["parameters"]["effective"]
 
 
 def _printed_average(data: GridData, group: Group, method: str) -> float | None:

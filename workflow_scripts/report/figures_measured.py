@@ -1,5 +1,7 @@
 """Figure 5 (similarity to the dense model), training curves and latency."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -8,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, result_of
 from workflow_scripts.report.data import GridData
-from workflow_scripts.report.figure_style import FAMILIES, absent, finish, legend, panels
+from workflow_scripts.report.figure_style import FAMILIES, LineStyle, absent, finish, legend, panels
 
 _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "none": ("none", ""),
@@ -21,15 +23,16 @@ _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "lora": ("lora", ", unmerged"),
     "lora_merged": ("lora", ", merged"),
 }
-_STYLES = ["-", "--", "-.", ":"]
+_STYLES: list[LineStyle] = ["-", "--", "-.", ":"]
 
 
-def method_style(data: GridData, methods: list[str]) -> dict[str, tuple[str, str, str]]:
+def method_style(data: GridData, methods: list[str]) -> dict[str, tuple[str, str, LineStyle]]:
     """method -> colour and marker of its family, and a line style.
 
     The style tells a family's members apart, and in grey as many methods of all families as there are styles.
     """
-    styles, used = {}, {}
+    styles: dict[str, tuple[str, str, LineStyle]] = {}
+    used: dict[str, list[str]] = {}
     for method in methods:
         kind, first = data.methods[method]["kind"], len(styles) % len(_STYLES)
         taken = used.setdefault(kind, [])
@@ -62,15 +65,15 @@ def training(data: GridData, title: str) -> Figure:
     return finish(figure, data, "training", [note])
 
 
-def _loss_curve(ax: Axes, record: dict, look: tuple[str, str, str]) -> None:
+def _loss_curve(ax: Axes, record: dict, look: tuple[str, str, LineStyle]) -> None:
     colour, marker, style = look
     tokens, losses = zip(*record["loss_curve"], strict=True)
     ax.plot(tokens, losses, style, color=colour, linewidth=1.1)
-    heldout, hollow = record["heldout_loss"]["after"], {"markerfacecolor": "white", "markersize": 6}
-    ax.plot(tokens[-1], heldout, marker, markeredgecolor=colour, **hollow)
+    heldout = record["heldout_loss"]["after"]
+    ax.plot(tokens[-1], heldout, marker, markeredgecolor=colour, markerfacecolor="white", markersize=6)
 
 
-def _handles(styles: dict[str, tuple[str, str, str]], **options: str) -> list[Line2D]:
+def _handles(styles: dict[str, tuple[str, str, LineStyle]], **options: Any) -> list[Line2D]:
     """A legend's handles, one per method."""
     return [
         Line2D([], [], color=colour, marker=marker, linestyle=style, label=method, **options)
@@ -134,7 +137,7 @@ def _times(ax: Axes, entries: list[dict], measure: str) -> None:
             ax.hlines(y, value["low"], value["high"], color=colour, linewidth=1.5)
             ax.plot(value["median"], y, marker, color=colour, markersize=6)
             ratio = f" ×{entry[f'{measure}_ratio']['median']:.2f}" if entry["variant"] != "none" else ""
-            place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+            place: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(ratio, (value["high"], y), fontsize=7, **place)
     label = "generated token" if measure == "token" else "forward pass"
     ax.set(xlabel=f"seconds per {label}", xlim=(0, None))

@@ -88,7 +88,7 @@ def build_tables(data: GridData) -> list[Table]:
 def columns_of(tasks: dict) -> dict[str, list[str]]:
     """Column -> tasks that it averages, in the paper's order: each domain's tasks, its mean; last the Average."""
     order = [*paper.TASKS.values(), *(task for task in tasks if task not in paper.TASKS.values())]
-    columns = {}
+    columns: dict[str, list[str]] = {}
     for domain, title in DOMAINS.items():
         members = [task for task in order if task in tasks and tasks[task]["domain"] == domain]
         columns |= {SHORT.get(task, task): [task] for task in members}
