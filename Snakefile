@@ -23,4 +23,4 @@ rule all:
     input:
         lambda wildcards: say_missing_files(config["grid"]),
         [cell.json for cell in PLAN.cells(config["grid"])],
-        f"results/{config['grid']}/report.html",
+        layout.REPORT.path(config["grid"]),

@@ -4,10 +4,10 @@
 
 rule find_answers:
     input:
-        rerun_roll_up_if_outdated("find_answers", "answers.parquet"),
+        rerun_roll_up_if_outdated("find_answers", layout.ANSWERS.name),
         evaluations,
     output:
-        "results/{grid}/answers.parquet",
+        layout.ANSWERS.pattern,
     log:
         "logs/{grid}/find_answers.log",
     localrule: READ_HERE
@@ -25,10 +25,10 @@ rule find_answers:
 
 rule build_ledger:
     input:
-        rerun_roll_up_if_outdated("build_ledger", "ledger.parquet"),
-        answers=rolled_up("answers.parquet"),
+        rerun_roll_up_if_outdated("build_ledger", layout.LEDGER.name),
+        answers=rolled_up(layout.ANSWERS.name),
     output:
-        "results/{grid}/ledger.parquet",
+        layout.LEDGER.pattern,
     log:
         "logs/{grid}/build_ledger.log",
     localrule: READ_HERE
@@ -46,10 +46,10 @@ rule build_ledger:
 
 rule judge:
     input:
-        rerun_roll_up_if_outdated("judge", "verdict.json"),
+        rerun_roll_up_if_outdated("judge", layout.VERDICT.name),
         evaluations,
     output:
-        "results/{grid}/verdict.json",
+        layout.VERDICT.pattern,
     log:
         "logs/{grid}/judge.log",
     localrule: READ_HERE
@@ -69,7 +69,7 @@ rule judge:
 rule tabulate:
     input:
         rerun_roll_up_if_outdated("tabulate", "tables/table1.html"),
-        verdict=rolled_up("verdict.json"),
+        verdict=rolled_up(layout.VERDICT.name),
         compressions=compressions,
     output:
         expand(
@@ -113,7 +113,7 @@ for figure in FIGURES:
             f"plot_{figure}"
         input:
             rerun_roll_up_if_outdated("plot_figure", f"figures/{figure}.svg"),
-            verdict=rolled_up("verdict.json"),
+            verdict=rolled_up(layout.VERDICT.name),
             trainings=trainings if figure == "training" else [],
             compressions=compressions if figure == "pareto" else [],
             similarities=similarities if figure == "figure5" else [],
@@ -145,7 +145,7 @@ for figure in FIGURES:
 rule audit_paper:
     input:
         rerun_roll_up_if_outdated("audit_paper", "paper_audit.json"),
-        verdict=rolled_up("verdict.json"),
+        verdict=rolled_up(layout.VERDICT.name),
     output:
         "results/{grid}/paper_audit.json",
         html=report(
@@ -172,8 +172,8 @@ rule audit_paper:
 rule draw_page:
     input:
         rerun_roll_up_if_outdated("draw_page", "overview.html"),
-        verdict=rolled_up("verdict.json"),
-        ledger=rolled_up("ledger.parquet"),
+        verdict=rolled_up(layout.VERDICT.name),
+        ledger=rolled_up(layout.LEDGER.name),
         audit=rolled_up("paper_audit.json"),
         figures=figures,
         compressions=compressions,
@@ -204,14 +204,14 @@ rule draw_page:
 
 rule report_grid:
     input:
-        rerun_roll_up_if_outdated("report_grid", "report.json"),
+        rerun_roll_up_if_outdated("report_grid", layout.STAMP.name),
         tables,
         figures,
         rolled_up("paper_audit.html"),
         rolled_up("overview.html"),
     output:
-        report="results/{grid}/report.html",
-        stamp="results/{grid}/report.json",
+        report=layout.REPORT.pattern,
+        stamp=layout.STAMP.pattern,
     log:
         "logs/{grid}/report_grid.log",
     localrule: READ_HERE

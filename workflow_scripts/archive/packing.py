@@ -23,7 +23,7 @@ from pyarrow import parquet
 from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.plan.config import load
-from workflow_scripts.plan.layout import Cell, companions, lacks_companions
+from workflow_scripts.plan.layout import ANSWERS, REPORT, STAMP, VERDICT, Cell, companions, lacks_companions
 from workflow_scripts.plan.recipes import Plan
 
 FORMAT = 1
@@ -38,7 +38,7 @@ SUFFIX = ".tar.gz"
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
     """Files that only the sources or a model can make again; with `weights`, the adapters' weights too."""
     adapters = [file for a in plan.adapters(grid) for file in companions(a.training)] if weights else []
-    return [*plan.artefacts(grid), *adapters, f"results/{grid}/answers.parquet"]
+    return [*plan.artefacts(grid), *adapters, ANSWERS.path(grid)]
 
 
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:
@@ -96,8 +96,8 @@ def pack_grid(grid: str, output: Path, small: bool = False) -> dict:
 
 def _reported_config(grid: str) -> dict:
     """The configuration of the grid's report. Raises ArtifactError if results changed or appeared after the report."""
-    again = f"make it: snakemake --config partial=true -- results/{grid}/report.html"
-    stamp = Path(f"results/{grid}/report.json")
+    again = f"make it: snakemake --config partial=true -- {REPORT.path(grid)}"
+    stamp = Path(STAMP.path(grid))
     if not stamp.exists():
         raise ArtifactError(f"{stamp}: grid '{grid}' has no report; {again}")
     recorded = read_json(stamp)
@@ -121,7 +121,7 @@ def _refuse_foreign(output: Path) -> None:
 
 
 def _is_small(file: Path) -> bool:
-    return file.parent.name in ("tables", "figures") or file.name in ("verdict.json", "paper_audit.json")
+    return file.parent.name in ("tables", "figures") or file.name in (VERDICT.name, "paper_audit.json")
 
 
 def copy(source: Path, target: Path) -> None:

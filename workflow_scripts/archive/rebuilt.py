@@ -5,6 +5,7 @@ from typing import Any
 
 from workflow_scripts.archive.packing import rolled_up
 from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.plan.layout import VERDICT
 
 
 def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
@@ -34,7 +35,7 @@ def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
 
 
 def _comparable(name: str) -> bool:
-    judged = name.endswith(("verdict.json", "paper_audit.json"))
+    judged = name.endswith((VERDICT.name, "paper_audit.json"))
     return judged or Path(name).parent.name in ("tables", "figures")
 
 
@@ -44,7 +45,7 @@ def _schema(verdict: dict[str, Any]) -> int:
 
 
 def _is_older(archived: Path, rebuilt: Path) -> bool:
-    if archived.name != "verdict.json" or not rebuilt.is_file():
+    if archived.name != VERDICT.name or not rebuilt.is_file():
         return False
     return _schema(read_json(archived)) < _schema(read_json(rebuilt))
 

@@ -6,7 +6,15 @@ from pathlib import Path
 from workflow_scripts.archive.packing import METADATA, copy, rolled_up
 from workflow_scripts.archive.unpacking import place_records, split_samples
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
-from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, companions, lacks_companions
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    ANSWERS,
+    COMPRESSED,
+    EVALUATION,
+    STAMP,
+    companions,
+    lacks_companions,
+)
 from workflow_scripts.plan.recipes import Plan
 
 
@@ -74,10 +82,10 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
         if name not in index["files"]:
             continue
         # an archive never holds a compressed model's weights
-        torn = lacks_companions(str(root / name)) and not COMPRESSED.parse(name)
+        incomplete = lacks_companions(str(root / name)) and not COMPRESSED.parse(name)
         if recorded_recipe(archive / name) != recipe:
             done.other_recipe.append(name)
-        elif recorded_recipe(root / name) == recipe and not torn:
+        elif recorded_recipe(root / name) == recipe and not incomplete:
             done.present.append(name)
         else:
             for file in (*filter(index["files"].__contains__, companions(name)), name):
@@ -105,7 +113,7 @@ def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored)
 
     It can't be made again before the training text is back, which an archive does not hold.
     """
-    name = f"results/{index['grid']}/answers.parquet"
+    name = ANSWERS.path(index["grid"])
     same = index["answers_recipe"] == plan.analysis(index["grid"], "find_answers")["recipe"]
     if not same or name not in index["files"] or done.other_recipe:
         return (root / name).exists()
@@ -116,7 +124,7 @@ def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored)
 def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
     """Put the report and all that it shows back if today's code would make the same; returns whether it did."""
     grid = index["grid"]
-    stamp = f"results/{grid}/report.json"
+    stamp = STAMP.path(grid)
     recipe = plan.analysis(grid, "report_grid")["recipe"]
     if stamp not in index["files"] or recorded_recipe(archive / stamp) != recipe:
         return False

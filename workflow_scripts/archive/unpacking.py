@@ -29,7 +29,7 @@ from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load, read
-from workflow_scripts.plan.layout import Cell
+from workflow_scripts.plan.layout import STAMP, Cell
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.recipes import Plan
 
@@ -159,7 +159,7 @@ def _check_results(folder: Path, index: dict, plan: Plan) -> None:
     held = _cells_of(folder / SAMPLES)
     if lost := [cell.stem for cell in cells if cell.stem not in held]:
         raise ArtifactError(f"{SAMPLES}: holds no samples of {lost[0]}")
-    stamp = f"results/{index['grid']}/report.json"
+    stamp = STAMP.path(index["grid"])
     if stamp in index["files"]:
         report = _json(folder, stamp)
         if not isinstance(report, dict) or not isinstance(report.get("files"), dict):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workflow_scripts.archive.unpacking import opened
 from workflow_scripts.files.artifacts import atomic_path, read_json
+from workflow_scripts.plan.layout import VERDICT
 from workflow_scripts.report.readme import region, replaced
 
 ARCHIVE = "reports/bench"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def results_of(archive: str) -> str:
     """Text of the README's marked region for an archive's folder."""
     with opened(Path(archive)) as (folder, index, _):
-        verdict = read_json(folder / f"results/{index['grid']}/verdict.json", schema="verdict")
+        verdict = read_json(folder / VERDICT.path(index["grid"]), schema="verdict")
         return region(verdict, index, archive)
 
 

@@ -18,6 +18,7 @@ from workflow_scripts.archive.unpacking import opened, place_records, unpack
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
 from workflow_scripts.plan.config import write_complete
+from workflow_scripts.plan.layout import REPORT, VERDICT
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.summary import lines
 
@@ -43,13 +44,13 @@ def main(source: str, out: str | None = None, cores: int = 1) -> int:
         if METADATA in index["files"]:
             place_records(archive, folder)
         write_complete(plan.config.dump() | {"grid": grid, "partial": True}, folder)
-        if status := _run(folder, f"results/{grid}/report.html", cores):
+        if status := _run(folder, REPORT.path(grid), cores):
             print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)
             return status
-        print("\n".join(lines(read_json(folder / f"results/{grid}/verdict.json"))))
+        print("\n".join(lines(read_json(folder / VERDICT.path(grid)))))
         print("\n".join(held_against(archive, index, folder)))
         print(f"The archive was packed by {packed_by(index['commit'])}.")
-    print(f"Report: {folder}/results/{grid}/report.html")
+    print(f"Report: {folder}/{REPORT.path(grid)}")
     return 0
 
 

@@ -25,6 +25,7 @@ from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.locks import held_by
 from workflow_scripts.plan.config import read
+from workflow_scripts.plan.layout import REPORT, VERDICT
 from workflow_scripts.report.summary import lines
 
 STOPPING = 30  # seconds until the processes of a cancelled job, if its node is this machine, must have ended
@@ -71,8 +72,8 @@ def main(
         return status
     minutes = (time.time() - started) / 60
     print(f"\nGrid '{grid}' is complete ({minutes:.1f} min in this run).")
-    print("\n".join(lines(read_json(f"results/{grid}/verdict.json"))))
-    print(f"Report: results/{grid}/report.html")
+    print("\n".join(lines(read_json(VERDICT.path(grid)))))
+    print(f"Report: {REPORT.path(grid)}")
     return 0
 
 

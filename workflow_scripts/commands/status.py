@@ -21,7 +21,7 @@ from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of
-from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, lacks_companions, result_of
+from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, REPORT, lacks_companions, result_of
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import SITE, read_site
 
@@ -81,7 +81,7 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
 
     queue: jobs on the cluster by comment. started: start of the run in progress (seconds since 1970), if there is one.
     """
-    torn, damage, manifest = lacks_companions(work.result), None, None
+    incomplete, damage, manifest = lacks_companions(work.result), None, None
     if os.path.exists(work.result):
         try:
             manifest = read_json(work.result)["manifest"]
@@ -89,7 +89,7 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
             damage = str(error)
         except (LookupError, TypeError):
             damage = f"{work.result}: is no result, it has no manifest; {AGAIN}"
-    if manifest and manifest["recipe"] == work.recipe and not torn:
+    if manifest and manifest["recipe"] == work.recipe and not incomplete:
         return Found("done", seconds=manifest["seconds"])
     job = queue.get(comment_of(grid, work))
     if who := held_by(work.writes):
@@ -102,7 +102,7 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
         return Found("damaged", damage)
     if manifest is None:
         return _not_made(grid, work, started)
-    return Found("waiting", "files beside it are gone" if torn else "made by another recipe")
+    return Found("waiting", "files beside it are gone" if incomplete else "made by another recipe")
 
 
 def _not_made(grid: str, work: Work, started: float | None) -> Found:
@@ -165,7 +165,7 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
     at_once = max(1, sum(value.state == "running" for value in found.values()))
     print(f"About {hours:.1f} hours of jobs are left, {hours / at_once:.1f} with {at_once} at a time.")
     print(runs.state_of_folder() or "No run works in this folder.")
-    report = Path(f"results/{grid}/report.html")
+    report = Path(REPORT.path(grid))
     print(f"Report: {report}" if report.exists() else "There is no report yet.")
     return 0
 

@@ -21,6 +21,7 @@ from workflow_scripts.files.artifacts import (
 )
 from workflow_scripts.files.checkpoints import clear_work, work_folder
 from workflow_scripts.files.job import run
+from workflow_scripts.plan.layout import VERDICT
 from workflow_scripts.report.summary import lines
 
 
@@ -79,7 +80,7 @@ def _with_verdict(config: dict, results: Path) -> dict:
     reports/workflow.rst shows the configuration alone, and its first screen should say what came out.
     """
     grid = results.name
-    found = "\n".join(lines(read_json(results / "verdict.json", schema="verdict")))
+    found = "\n".join(lines(read_json(results / VERDICT.name, schema="verdict")))
     settings = config["grids"][grid]
     told = settings | {"description": f"{settings['description']}\n\n{found}"}
     return config | {"grids": config["grids"] | {grid: told}}

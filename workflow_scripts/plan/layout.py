@@ -56,11 +56,11 @@ class Artefact(NamedTuple):
         """The pattern as messages show it: `results/<grid>/...`."""
         return _shown(self.pattern)
 
-    def path(self, **names) -> str:
+    def path(self, **names: object) -> str:
         """The path for these names; names that the pattern lacks are ignored."""
         return self.pattern.format(**names)
 
-    def title(self, **names) -> str:
+    def title(self, **names: object) -> str:
         """The names in their order, joined by slashes: what logs and forecasts call the artefact."""
         return self.name.format(**names)
 
@@ -91,6 +91,23 @@ RESULTS = {
     artefact.folder.rpartition("/")[2]: artefact
     for artefact in (COMPRESSED, EXPORTED, ADAPTER, EVALUATION, SIMILARITY, LATENCY)
 }  # kind of result, as its folder is named
+
+
+class RollUp(NamedTuple):
+    """A file that is made from all results of a grid."""
+
+    name: str
+
+    @property
+    def pattern(self) -> str:
+        return f"results/{{grid}}/{self.name}"
+
+    def path(self, grid: str) -> str:
+        return self.pattern.format(grid=grid)
+
+
+ANSWERS, LEDGER, VERDICT = RollUp("answers.parquet"), RollUp("ledger.parquet"), RollUp("verdict.json")
+REPORT, STAMP = RollUp("report.html"), RollUp("report.json")  # the stamp says what the report was made from
 
 
 class Group(NamedTuple):

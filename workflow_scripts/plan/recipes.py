@@ -278,7 +278,7 @@ def plan_of(configfiles: Iterable[object], grid: str, blocks: list[str] | None =
     return Plan(load(read(*configfiles) | chosen))
 
 
-def _with_recipe(settings: dict, code: str, inputs) -> dict:
+def _with_recipe(settings: dict, code: str, inputs: list) -> dict:
     """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
     return settings | {"code": code, "recipe": digest([settings, code, inputs])}
 

@@ -6,6 +6,7 @@ Pure Python, never torch: the Snakefile imports this in every job. Times are the
 import functools
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ CONTINUED = (
     "train_adapter",
     "evaluate_cell",
 )  # by the next attempt; other rules start over
+
+
+Wildcards = Mapping[str, str]
 
 
 class Need(NamedTuple):
@@ -75,7 +79,7 @@ class Requests:
         self.plan, self.site, self.hardware = plan, site, site["hardware"]
         self._need = functools.cache(self._compute)
 
-    def need(self, rule: str, wildcards) -> Need:
+    def need(self, rule: str, wildcards: Wildcards) -> Need:
         """Need of one job of `rule`; jobs that differ in nothing that counts are computed once."""
         w = dict(wildcards)
         key = (w["grid"], w["model"], w["compressor"], w["corpus"], w.get("method", "none"))
@@ -112,17 +116,17 @@ class Requests:
             cost.seconds, _host_mb(host if self.hardware["gpu"] else max(host, cost.memory)), cost.memory
         )
 
-    def mem_mb(self, rule: str, wildcards, attempt: int) -> int:
+    def mem_mb(self, rule: str, wildcards: Wildcards, attempt: int) -> int:
         """Host memory by attempt, of later ones within the site's limit: a job that waits for ever helps nobody."""
         need, most = self.need(rule, wildcards).host_mb, self.site["max_memory_gb"]
         return max(need, min(attempt * need, int(1000 * most) if most else attempt * need))
 
-    def runtime(self, rule: str, wildcards, attempt: int) -> int:
+    def runtime(self, rule: str, wildcards: Wildcards, attempt: int) -> int:
         """Wall time (minutes): forecast times the site's factor and 20 minutes, by attempt, within the site's limit."""
         minutes = self.site["time_factor"] * self.need(rule, wildcards).seconds / 60 + 20
         return max(1, math.floor(min(attempt * minutes, 60 * self.site["max_hours"])))
 
-    def attempts(self, rule: str, wildcards) -> float:
+    def attempts(self, rule: str, wildcards: Wildcards) -> float:
         """Attempts that a job takes by forecast within the site's limit; infinite where each would start over."""
         usable = 3600 * self.site["max_hours"] - self._warning_seconds()
         needed = math.ceil(self.need(rule, wildcards).seconds / usable)
@@ -131,7 +135,7 @@ class Requests:
     def _warning_seconds(self) -> int:
         return min(WARNING_SECONDS, max(1, int(720 * self.site["max_hours"])))  # a fifth of a short limit
 
-    def gpus(self, rule: str, wildcards) -> int | None:
+    def gpus(self, rule: str, wildcards: Wildcards) -> int | None:
         """GPUs of one job, more than one where its model does not fit (sources.models.load_dense spreads it then).
 
         None on a site without GPUs. ArtifactError where it takes more than a node of this site has.
@@ -149,7 +153,7 @@ class Requests:
             )
         return count
 
-    def _smaller(self, rule: str, wildcards) -> list[str]:
+    def _smaller(self, rule: str, wildcards: Wildcards) -> list[str]:
         """What in the grid's settings would make a job of a rule smaller."""
         grid = dict(wildcards)["grid"]
         if rule == "measure_similarity":

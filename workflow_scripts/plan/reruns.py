@@ -29,6 +29,7 @@ from workflow_scripts.plan.layout import (
     MODEL,
     NO_CORPUS,
     SIMILARITY,
+    STAMP,
     Artefact,
     Cell,
     lacks_companions,
@@ -206,7 +207,7 @@ class Reruns:
 
 
 def _stamp_path(grid: str) -> str:
-    return f"results/{grid}/report.json"
+    return STAMP.path(grid)
 
 
 def _stamp(grid: str) -> dict:

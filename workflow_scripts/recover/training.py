@@ -13,7 +13,6 @@ import hashlib
 import io
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from workflow_scripts.files.artifacts import atomic_path
+from workflow_scripts.files.job import log
 from workflow_scripts.kernels.causal_attention import causal_attention
 from workflow_scripts.kernels.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.kernels.packed_linears import PackedLinears
@@ -335,7 +335,7 @@ def _signals() -> Iterator[set[int]]:
 
 
 def say(message: str) -> None:
-    print(f"[train] {message}", file=sys.stderr, flush=True)
+    log(f"[train] {message}")
 
 
 class Progress:

@@ -188,3 +188,25 @@ def test_a_load_knows_the_algorithms_that_a_configuration_may_name():
     kinds = {get_args(kind.model_fields["algorithm"].annotation)[0]: kind for kind in KINDS}
     assert sorted(ALGORITHMS) == sorted(kinds)
     assert sorted(CALIBRATED) == sorted(name for name, kind in kinds.items() if kind.calibrated)
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "entry", "expected"),
+    [
+        (
+            "methods",
+            {"tokens": 0, "extra": 1},
+            ["new: the key kind is missing", "new.tokens: 0", "new.extra: unknown key"],
+        ),
+        (
+            "compressors",
+            {"method": "gptq", "bits": 9},
+            ["new: the key algorithm is missing", "new.bits: 9", "new.method"],
+        ),
+        ("models", {"path": 5}, ["new: the key source is missing", "new.path: 5 has the wrong type"]),
+    ],
+)
+def test_an_entry_without_its_type_is_told_its_other_mistakes_too(shipped, catalogue, entry, expected):
+    message = problems_of(shipped, [catalogue, "new"], entry)
+    for part in expected:
+        assert f"{catalogue}.{part}" in message

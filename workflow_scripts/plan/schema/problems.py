@@ -1,5 +1,6 @@
 """The mistakes that types find, in words: key path, value, what is allowed, nearest name."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +13,8 @@ from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.keys import HINTS, NAME
 
 Path = Sequence[str | int]
-SELECTED = {
-    "models": 2,
-    "corpora": 2,
-    "benchmarks": 3,
-    "compressors": 2,
-    "methods": 2,
-}  # depth of the entries that one
-# of their keys selects the type of; at this place pydantic's paths hold the type
+# Depth of the entries of which one key selects the type; at this place pydantic's paths hold the type.
+SELECTED = {"models": 2, "corpora": 2, "benchmarks": 3, "compressors": 2, "methods": 2}
 RANGE = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
 
 
@@ -92,7 +87,35 @@ def of_types(error: ValidationError, config: dict) -> list[str]:
         else:
             problems.append(_words(found, path, keyed, config, root))
     said = (f"{key_path(path)}: the key {listed(names)} is missing" for path, names in missing.items())
-    return [*problems, *said]
+    return [*problems, *said, *_behind_missing_selectors(error, config, root)]
+
+
+def _behind_missing_selectors(error: ValidationError, config: dict, root: dict) -> list[str]:
+    """The other mistakes of entries that lack the key which selects their type.
+
+    Each is checked as the type that knows most of its keys.
+    """
+    guessed, paths = copy.deepcopy(config), []
+    for found in error.errors(include_url=False):
+        if found["type"] == "union_tag_not_found":
+            path, _ = _without_types(found["loc"])
+            rule, entry = _rule(root, path, config), _value(guessed, path)
+            kinds = {
+                kind: _followed({"$ref": ref}, root) for kind, ref in rule["discriminator"]["mapping"].items()
+            }
+            entry[rule["discriminator"]["propertyName"]] = max(
+                kinds, key=lambda kind: len(kinds[kind]["properties"].keys() & entry.keys())
+            )
+            paths.append(key_path(path))
+    if not paths:
+        return []
+    try:
+        Config.model_validate(guessed)
+    except ValidationError as again:
+        return [
+            text for text in of_types(again, guessed) if text.startswith(tuple(f"{path}." for path in paths))
+        ]
+    return []
 
 
 def _without_types(path: tuple) -> tuple[tuple, bool]:

@@ -1,0 +1,68 @@
+"""Paths: each is spelled and parsed by one pattern, below any folder, with its companions."""
+
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.plan import layout
+from workflow_scripts.plan.layout import Cell, Group, companions, lacks_companions, result_of
+
+NAMES = dict(grid="g", model="m-1.5b", compressor="gptq-w3", corpus="none", method="idp-5-8", seed="12")
+NAMES |= dict(form="gptq_v2", benchmarks="set", task="sciq")
+ARTEFACTS = [layout.MODEL, layout.CORPUS, layout.BENCHMARK, *layout.RESULTS.values()]
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS, ids=lambda artefact: artefact.rule)
+@pytest.mark.parametrize("root", ["", "/data/run 2/", "../results/x/"])
+def test_a_path_and_its_companions_give_their_names_back(artefact, root):
+    path = artefact.path(**NAMES)
+    named = {name: NAMES[name] for name in artefact.parse(path)}
+    for file in (path, *(pattern.format(**NAMES) for pattern in artefact.companions)):
+        assert artefact.parse(root + file) == artefact.parse(Path(root + file)) == named
+    assert artefact.path(**named) == path and "{" not in artefact.log.format(**NAMES)
+
+
+@pytest.mark.parametrize("artefact", layout.RESULTS.values(), ids=lambda artefact: artefact.rule)
+def test_no_path_is_of_two_artefacts(artefact):
+    path = artefact.path(**NAMES)
+    assert [other for other in ARTEFACTS if other.parse(path)] == [artefact]
+    found, names = result_of(f"/elsewhere/{path}")
+    assert found is artefact and names == artefact.parse(path)
+
+
+@pytest.mark.parametrize("wrong", ["seed-012.json", "seed-.json", "seed-1.jsn", "seed-1.json.tmp", "seed-1"])
+def test_a_file_of_another_form_is_no_evaluation(wrong):
+    path = layout.EVALUATION.path(**NAMES).replace("seed-12.json", wrong)
+    assert layout.EVALUATION.parse(path) is None
+    with pytest.raises(ValueError, match="is no result"):
+        result_of(path)
+
+
+def test_a_cell_knows_its_files_and_its_group():
+    cell = Cell.of(NAMES)
+    assert cell.seed == 12 and cell.group == Group("m-1.5b", "gptq-w3", "none") == Group.at(cell.json)
+    assert (
+        Cell.of(layout.EVALUATION.parse(cell.samples))
+        == Cell.of(layout.SIMILARITY.parse(cell.similarity))
+        == cell
+    )
+    assert str(cell) == "m-1.5b / gptq-w3 / none / idp-5-8 / seed 12" and list(cell.axes) == list(layout.AXES)
+
+
+def test_a_result_without_its_companion_is_incomplete(tmp_path):
+    training = tmp_path / layout.ADAPTER.path(**NAMES)
+    assert not lacks_companions(str(training))
+    training.parent.mkdir(parents=True)
+    training.touch()
+    assert lacks_companions(str(training))
+    for file in companions(str(training)):
+        Path(file).touch()
+    assert not lacks_companions(str(training))
+
+
+def test_a_roll_up_belongs_to_its_grid():
+    assert (
+        layout.VERDICT.path("bench")
+        == "results/bench/verdict.json"
+        == layout.VERDICT.pattern.format(grid="bench")
+    )
