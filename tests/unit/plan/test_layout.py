@@ -7,8 +7,15 @@ import pytest
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.layout import Cell, Group, companions, lacks_companions, result_of
 
-NAMES = dict(grid="g", model="m-1.5b", compressor="gptq-w3", corpus="none", method="idp-5-8", seed="12")
-NAMES |= dict(form="gptq_v2", benchmarks="set", task="sciq")
+NAMES = {
+    "grid": "g",
+    "model": "m-1.5b",
+    "compressor": "gptq-w3",
+    "corpus": "none",
+    "method": "idp-5-8",
+    "seed": "12",
+}
+NAMES |= {"form": "gptq_v2", "benchmarks": "set", "task": "sciq"}
 ARTEFACTS = [layout.MODEL, layout.CORPUS, layout.BENCHMARK, *layout.RESULTS.values()]
 
 
