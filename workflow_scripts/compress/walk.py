@@ -212,7 +212,9 @@ def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settin
         return Solution(pruned, dead_columns=int((H.diagonal() == 0).sum()))
     if settings.algorithm == "magnitude":
         return Solution([baselines.magnitude(weight, settings) for weight in weights])
-    return Solution([baselines.round_to_nearest(weight, settings, half=True) for weight in weights])
+    if settings.algorithm == "rtn":
+        return Solution([baselines.round_to_nearest(weight, settings, half=True) for weight in weights])
+    raise CompressionError(f"{settings.algorithm}: compress_linears calls no function for this algorithm")
 
 
 def _put(layer: nn.Module, name: str, tensors: dict, record: dict, settings: Compressor) -> Solved:

@@ -45,7 +45,8 @@ def read(*paths: object) -> dict:
         try:
             part = yaml.safe_load(Path(str(file)).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: not valid YAML: {error}") from error
+            said = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+            raise ConfigError(f"{file}: not valid YAML: {said}") from error
         except OSError as error:
             raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
         if not isinstance(part, dict):

@@ -206,6 +206,8 @@ def attach(
     if kind == "text":
         bank = PromptBank([_text(model, tokenizer, method["text"])], positions_behind_prompts(model))
         return Recovered(model, bank, None, {"trainable": 0, "effective": 0, "base": base})
+    if kind not in ("prompt", "prefix", "concat", "idp"):
+        raise ValueError(f"{kind}: attach does not know this kind of method")
     members = [_trained(folder) for folder in folders]
     added = sum(weights.numel() for _, weights in members)
     parameters = {"trainable": added if method.get("trained", True) else 0, "effective": added, "base": base}

@@ -6,8 +6,9 @@ import torch
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.hessian import Hessian, inverse_factor, invert_upper, reconstruction_error
 from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, round_to_grid
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
 from workflow_scripts.compress.solver import solve
+from workflow_scripts.compress.walk import compress_linears
 
 GPTQ = {"algorithm": "gptq", "bits": 3, "damping": 0.01}
 SPARSE = {"algorithm": "sparsegpt", "sparsity": 0.5, "damping": 0.01}
@@ -293,3 +294,15 @@ def test_an_error_that_rounding_makes_negative_is_none():
         lost -= (lost @ x)[:, None] * x / (x @ x)
         weight = torch.randn(4, 64, generator=random)
         assert 0 <= reconstruction_error(weight, weight - lost, 2 * torch.outer(x, x)) < 1e-3
+
+
+@pytest.mark.parametrize("algorithm", sorted({*ALGORITHMS} - {"dense"}))
+def test_every_algorithm_has_its_solver_and_no_other_is_taken_in_its_place(algorithm):
+    W, H = problem()
+    settings = Compressor(algorithm, **({"bits": 3} if algorithm in ("gptq", "rtn") else {"sparsity": 0.5}))
+    W, H = W.float(), H.float() + 0.1 * torch.eye(len(H))
+    (solved,) = compress_linears([W], H, settings).linears
+    assert (solved.quantized is not None) == (algorithm in ("gptq", "rtn"))
+    object.__setattr__(settings, "algorithm", "unheard-of")
+    with pytest.raises(CompressionError, match="unheard-of: compress_linears calls no function"):
+        compress_linears([W], H, settings)
