@@ -21,7 +21,7 @@ from workflow_scripts.report.data import GridData
 
 LineStyle = Literal["-", "--", "-.", ":"]
 LEVEL = "level"  # marks the reference lines of a figure
-INK, SOFT, LINE = "#1c2126", "#565d64", "#c9ced4"
+INK, SOFT = "#1c2126", "#565d64"
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
 FAMILIES = {  # kind -> label, colour, marker, hatch
     "none": ("no recovery", "#000000", "P", ""),
