@@ -14,6 +14,7 @@ from workflow_scripts.jobs import (
     plot_figure,
     tabulate,
 )
+from workflow_scripts.judge.judgement import Question
 from workflow_scripts.report.data import MeasuredFiles
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "idp-50-100": 0.1}
@@ -29,7 +30,7 @@ def analysed(folder: Path, items: int = 8, truth: dict | None = None) -> tuple[P
     manifest = {"device": "made-up device", "host": "nowhere", "seconds": 1.0}
     for path, record in ((training, TRAINING), (latency, LATENCY)):
         write_json(path, record | {"manifest": manifest})
-    judge.main(cells, PAIR, CATALOGUE, results / "verdict.json")
+    judge.main(cells, Question(PAIR), CATALOGUE, results / "verdict.json")
     find_answers.main(cells, {}, {}, results / "answers.parquet")
     build_ledger.main(cells, PAIR, results / "answers.parquet", results / "ledger.parquet")
     tables = [str(results / "tables" / f"{name}.html") for name in ("table1", "table2", "table3", "changes")]

@@ -201,6 +201,7 @@ class Plan(Cells):
         settings = {
             "cells": [cell.json for cell in self.cells(grid)],
             "pair": self.grid(grid).pair.dump(),
+            "metric": self.grid(grid).metric,
             "catalogue": self.catalogue(grid),
             "description": self.grid(grid).description,
         }

@@ -57,9 +57,17 @@ class GridData:
         return self._judged[group]
 
     def accuracy(self, group: Group) -> dict:
-        """A group's statistics of average accuracy; of a dense group those without a test."""
-        found = self._judged[group]
-        return found["accuracy"] if group.compressor == "dense" else found["metrics"]["accuracy"]
+        """A group's statistics of accuracy over all tasks; of a dense group those without a test."""
+        return self._judged[group]["metrics"]["accuracy_all_tasks"]
+
+    def informative_accuracy(self, group: Group) -> dict:
+        """The same over the informative tasks: what the verdict is given on."""
+        return self._judged[group]["metrics"]["accuracy"]
+
+    def informative(self, model: str) -> list[str]:
+        """The informative tasks of a model; none if its dense cell is missing."""
+        tasks = self.verdict["informative"].get(model, {})
+        return [task for task, row in tasks.items() if row["informative"]]
 
     def average(self, group: Group, method: str) -> dict | None:
         """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.

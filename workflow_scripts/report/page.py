@@ -19,7 +19,7 @@ from workflow_scripts.report.explorer import explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
 from workflow_scripts.report.rendering import environment
-from workflow_scripts.report.summary import covered, judged, unjudged
+from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
 from workflow_scripts.report.tables import DOMAINS, SHORT, build_tables
 
 SECTIONS = {  # of the page, by id
@@ -37,13 +37,18 @@ SECTIONS = {  # of the page, by id
     "cells": "Cells",
 }
 EXPLAINED = {  # above the page's tables
-    "conditions": "L: loss. G(m): gain of the compressed model from method m beyond that of the dense one. delta: "
-    "a quarter of L. A condition holds if the whole 95 % interval of the difference lies above 0. Accuracy as "
-    "fractions, log-likelihood in nats per item, averaged over tasks.",
-    "gains": "The gain of every method. Gain: beyond no recovery, on the compressed model. Dense gain: the same on the "
-    "dense model. Recovery: gain over loss, undefined if the loss is not significant. Could find: the smallest gain "
-    "(or G) that this sample finds with 80 % power. Intervals (95 %) cover items only, or items and training seeds "
-    "if three seeds or more were trained.",
+    "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). A word needs the "
+    "support in the last column. Components: standard deviations that items, replicates (copies and training) and both "
+    "together add to a number; their squares sum to its variance. Accuracies are fractions, log-likelihoods nats, bits "
+    "per byte count bits saved; all are means over the informative tasks.",
+    "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "
+    "the same on the dense model. Brought back: R = g - max(0, h). Left: L - R. Recovery: R over L, undefined if the "
+    "interval of the loss holds 0. Could find: the smallest gain (or R) that this sample finds with 80 % power. "
+    "p: Holm-adjusted over the Averages of a table.",
+    "lost": "Lost items that come back. For two copies k and k': of the items that the dense model has right and copy "
+    "k' has wrong, the share that copy k has right with the method (back), and without it (by chance). rho is their "
+    "difference, the mean over all pairs of copies, so that an item is never called lost and found by the same noise. "
+    "Intervals cover items.",
     "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
     "those whose answer does not stand in the training text (no document holds an accepted alias together with the "
     "question's entity); they cannot have been relearned. Chance: the same share among items that neither the dense "
@@ -101,8 +106,9 @@ def _verdict(data: PageData) -> dict[str, Any]:
         "introduction": _introduction(data),
         "judged": groups,
         "unjudged": unjudged(verdict),
-        "cards": cards(groups, verdict["pair"]),
-        "covered": covered(groups, verdict["pair"]),
+        "cards": cards(groups, verdict),
+        "covered": covered(groups, verdict["metric"]) if groups else "",
+        "lost_items": verdict["lost_items"],
         "limits": INFERENCE_LIMITS,
         "explained": EXPLAINED,
     }
@@ -123,6 +129,7 @@ def _introduction(data: PageData) -> dict[str, Any]:
     return {
         "description": data.description,
         "pair": data.grid.verdict["pair"],
+        "metric": NAMES[data.grid.verdict["metric"]],
         "lacking": lacking if cells["missing"] else "",
         "counted": counted,
         "not_run": f"Not run: {', '.join(not_run)}." if not_run else "",

@@ -160,6 +160,10 @@ class Grid(Entry):
     )
     latency: Absent[Latency] = absent("Latency measurement (paper, 3.3); absent = not measured.")
     pair: Pair = key("The two methods that the verdict compares, named before the run.")
+    metric: Literal["accuracy", "choice_loglik", "bits_per_byte"] = key(
+        "The primary metric, named before the run: its verdict is the grid's, over the informative tasks.",
+        "accuracy",
+    )
     blocks: dict[Name, Block] = key(
         "Blocks by name; the grid is their union, each a product of its lists.", min_length=1
     )
