@@ -27,7 +27,10 @@ PAIR = {"prompt": "prompt", "lora": "lora"}
 METHODS = ("none", "prompt", "lora")
 OFFSETS = (-0.15, -0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12, 0.15)
 TASKS = {f"task{number}": offset for number, offset in enumerate(OFFSETS)}  # accuracies about their mean
-SHARED = {"item": 0.82, "copy": 0.1}  # of the variance of an answer, as in reports/bench; the rest is the arm's own
+SHARED = {
+    "item": 0.82,
+    "copy": 0.1,
+}  # of the variance of an answer, as in reports/bench; the rest is the arm's own
 COPY_SHIFT, TRAINING_SHIFT = 0.01, 0.005
 BATCH = 25  # trials that share their resamples
 
@@ -100,11 +103,15 @@ def word(means: np.ndarray) -> str:
     dense, compressed = means
     loss, gain, control = dense[0] - compressed[0], compressed[1:] - compressed[0], dense[1:] - dense[0]
     back = gain - np.maximum(0, control)
-    number = labels(np.array([loss + 1e-12]), back[:1], back[1:], METRICS[ACCURACY].negligible)  # ties: as defined
+    number = labels(
+        np.array([loss + 1e-12]), back[:1], back[1:], METRICS[ACCURACY].negligible
+    )  # ties: as defined
     return LABELS[int(number[0])]
 
 
-def plant(truth: Truth, items: int, replicates: int, shifts: bool, random: np.random.Generator) -> tuple[Sample, np.ndarray]:
+def plant(
+    truth: Truth, items: int, replicates: int, shifts: bool, random: np.random.Generator
+) -> tuple[Sample, np.ndarray]:
     """Answers of all arms, and the mean accuracies (2, 3) of the copies that gave them."""
     moved = np.repeat(truth.means[..., None], replicates, axis=2)  # (2, 3, replicates)
     if shifts:
@@ -142,7 +149,9 @@ def _arms(replicates: int) -> dict[tuple[str, str], Arm]:
     return found
 
 
-def simulate(truth: Truth, design: tuple[int, int, bool], trials: int, resamples: int, seed: int) -> tuple[np.ndarray, dict]:
+def simulate(
+    truth: Truth, design: tuple[int, int, bool], trials: int, resamples: int, seed: int
+) -> tuple[np.ndarray, dict]:
     """(wrong, right, undecided) shares of trials; contrast -> how often its 95 % interval holds the truth."""
     random = np.random.default_rng(seed)
     counts, covered = np.zeros(3), dict.fromkeys(("L", "g", "h", "R"), 0)
@@ -190,7 +199,9 @@ def main() -> None:
                 if options.coverage
                 else " / ".join(f"{100 * share:.0f}" for share in shares)
             )
-        print(f"| {name}{'*' if truth.clear else ''} | {word(truth.means)} | {' | '.join(cells)} |", flush=True)
+        print(
+            f"| {name}{'*' if truth.clear else ''} | {word(truth.means)} | {' | '.join(cells)} |", flush=True
+        )
 
 
 if __name__ == "__main__":

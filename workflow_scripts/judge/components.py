@@ -85,7 +85,9 @@ def components(contrast: dict[str, np.ndarray]) -> Components:
         + of_replicates**2 / (replicates - 1)
         + residual**2 / (items_freedom * (replicates - 1))
     )
-    return Components(*parts, freedom=float(total**2 / squares) if squares else float("inf"), count=replicates)
+    return Components(
+        *parts, freedom=float(total**2 / squares) if squares else float("inf"), count=replicates
+    )
 
 
 def without_residual(family: dict[str, np.ndarray], parts: dict[str, list[np.ndarray]]) -> np.ndarray:
@@ -104,7 +106,9 @@ def without_residual(family: dict[str, np.ndarray], parts: dict[str, list[np.nda
     moved = np.diag(residual) > 1e-12 * np.diag(whole)
     kept = ~moved
     matrix = np.eye(len(whole))
-    if moved.any():  # what the columns without a residual explain of the others stays, so these are left alone
+    if (
+        moved.any()
+    ):  # what the columns without a residual explain of the others stays, so these are left alone
         slope = np.linalg.pinv(whole[np.ix_(kept, kept)], hermitian=True) @ whole[np.ix_(kept, moved)]
         rest = whole[np.ix_(moved, moved)] - whole[np.ix_(moved, kept)] @ slope
         root, inverse = _roots(rest)

@@ -108,7 +108,10 @@ class Judged:
             wanted += self._loss(self._all(self.base)[1])
         for arm in self.methods:
             wanted += [self._all(arm), *self._gain(arm, self.gain_seeds(arm))]
-            wanted += [*self._gain(arm, self.control_seeds(arm)), *self._control(arm, self.control_seeds(arm))]
+            wanted += [
+                *self._gain(arm, self.control_seeds(arm)),
+                *self._control(arm, self.control_seeds(arm)),
+            ]
             if arm.method in self.pair.values():
                 wanted += [*self._gain(arm, self.pair_seeds), *self._control(arm, self.pair_seeds)]
         if self.lost:
@@ -203,7 +206,9 @@ class Judged:
     def verdict(self, verdicts: int) -> dict[str, Any]:
         """The word of this metric with its support, and the pair's numbers that it is made of."""
         if not self.lost:
-            return Verdict("unavailable", f"{self.group.model} / dense / none has not been evaluated").to_json()
+            return Verdict(
+                "unavailable", f"{self.group.model} / dense / none has not been evaluated"
+            ).to_json()
         seeds = self.pair_seeds or self.base.seeds
         loss = self.loss(seeds)
         prompt, lora = (self.recovery(self.pair[role]) for role in ("prompt", "lora"))
@@ -259,7 +264,9 @@ def _larger(parts: dict) -> str:
         return "one copy shows nothing of the variance between copies, so seeds come first"
     of_items = sum(part.items + part.residual for part in parts.values())
     share = of_items / (sum(part.variance for part in parts.values()) or 1)
-    return f"{'items' if share >= 0.5 else 'replicates'} make {max(share, 1 - share):.0%} of the variance".replace("%", " %")
+    return f"{'items' if share >= 0.5 else 'replicates'} make {max(share, 1 - share):.0%} of the variance".replace(
+        "%", " %"
+    )
 
 
 def judge_grid(
@@ -338,7 +345,9 @@ def _compressed_group(
             reason = "its cells share no item of an informative task with a value"
             reason = reason if "none" in arms else f"{group} / none has not been evaluated"
             empty: dict[str, Any] = {"items": {}, "absent_tasks": list(results.tasks), "methods": {}}
-            metrics[name] = empty | ({"verdict": Verdict("unavailable", reason).to_json()} if metric.judged else {})
+            metrics[name] = empty | (
+                {"verdict": Verdict("unavailable", reason).to_json()} if metric.judged else {}
+            )
             continue
         metrics[name] = {
             "items": one.sample.items,

@@ -99,7 +99,9 @@ def decide(
     if prompt is None or lora is None:
         share = float((loss.draws < negligible).mean())
         word = "no_loss" if share >= needed else "unavailable"
-        return Verdict(word, f"no loss {_percent(share)}", {"no_loss": share} if word == "no_loss" else None, needed)
+        return Verdict(
+            word, f"no loss {_percent(share)}", {"no_loss": share} if word == "no_loss" else None, needed
+        )
     support = _support(loss, prompt, lora, negligible)
     first = max(support, key=lambda label: support[label])
     word = first if support[first] >= needed else "undecided"
@@ -110,7 +112,9 @@ def decide(
 def in_words(support: dict[str, float]) -> str:
     """ "displaced 72 %, both 27 %, unrecovered 1 %": the labels with a support of half a percent or more."""
     order = sorted(support, key=lambda label: -support[label])
-    return ", ".join(f"{label.replace('_', ' ')} {_percent(support[label])}" for label in order if support[label] >= 0.005)
+    return ", ".join(
+        f"{label.replace('_', ' ')} {_percent(support[label])}" for label in order if support[label] >= 0.005
+    )
 
 
 def _percent(share: float) -> str:
@@ -128,12 +132,12 @@ def _support(
     return {label: float(count) / len(draws[0]) for label, count in zip(LABELS, counts, strict=True)}
 
 
-def _settled(
-    loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, needed: float
-) -> str:
+def _settled(loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, needed: float) -> str:
     """How much more data would settle it, if the point estimates stayed where they are."""
     for times in MORE:
         support = _support(loss, prompt, lora, negligible, times)
         if (best := max(support, key=lambda label: support[label])) and support[best] >= needed:
             return f"about {times:g} times as much data would settle it as {best.replace('_', ' ')}, if the estimates stayed"
-    return f"the estimates lie near a boundary of the labels: {MORE[-1]} times as much data would not settle it"
+    return (
+        f"the estimates lie near a boundary of the labels: {MORE[-1]} times as much data would not settle it"
+    )

@@ -19,9 +19,16 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
     word = verdict["word"]
     retention = verdict.get("retention")
     numbers = [("Lost by compression (L)", shown(metric.get("loss")))]
-    numbers += [(f"Brought back by {method} (R)", brought_back(metric, method, shown)) for method in pair.values()]
+    numbers += [
+        (f"Brought back by {method} (R)", brought_back(metric, method, shown)) for method in pair.values()
+    ]
     if retention and retention["low"] is not None:
-        numbers.append(("Prompt over LoRA", f"{retention['value']:.0%} [{retention['low']:.0%}, {retention['high']:.0%}]"))
+        numbers.append(
+            (
+                "Prompt over LoRA",
+                f"{retention['value']:.0%} [{retention['low']:.0%}, {retention['high']:.0%}]",
+            )
+        )
     return {
         "label": f"{group['model']}, {group['compressor']}, {group['corpus']}",
         "place": place(group),
@@ -36,9 +43,7 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
         "cautions": cautions(metric, pair, shown),
         "settle": verdict["settle"] and _capital(verdict["settle"]),
         "others": [
-            (NAMES[other], headline(group["metrics"][other]["verdict"]))
-            for other in NAMES
-            if other != name
+            (NAMES[other], headline(group["metrics"][other]["verdict"])) for other in NAMES if other != name
         ],
         "metric": NAMES[name],
     }

@@ -53,7 +53,9 @@ def covered(groups: list[dict], metric: str) -> str:
         )
     several = " and ".join(str(count) for count in sorted(replicates - {1}))
     alone = " Where one replicate is named they cover items only." if 1 in replicates else ""
-    return f"They cover the choice of items and of {several} replicates (calibration text and training).{alone}"
+    return (
+        f"They cover the choice of items and of {several} replicates (calibration text and training).{alone}"
+    )
 
 
 def group_lines(group: dict, verdict: dict) -> list[str]:
@@ -61,7 +63,9 @@ def group_lines(group: dict, verdict: dict) -> list[str]:
     metric, shown = group["metrics"][verdict["metric"]], unit(verdict["metric"])
     rows = [f"{place(group)}: {headline(metric['verdict'])}", f"  {basis(metric)}"]
     rows.append(f"  lost by compression        {shown(metric.get('loss'))}")
-    rows += [f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()]
+    rows += [
+        f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()
+    ]
     rows += [f"  mind: {caution}" for caution in cautions(metric, verdict["pair"], shown)]
     if settle := metric["verdict"]["settle"]:
         rows.append(f"  {settle}")
@@ -120,7 +124,9 @@ def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = poi
     return [
         f"{method} harms the dense model ({shown(row['dense_gain'])}), which earns it nothing"
         for method in dict.fromkeys(pair.values())
-        if (row := metric["methods"].get(method)) and row["dense_gain"] and (row["dense_gain"]["high"] or 0) < 0
+        if (row := metric["methods"].get(method))
+        and row["dense_gain"]
+        and (row["dense_gain"]["high"] or 0) < 0
     ]
 
 

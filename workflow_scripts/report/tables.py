@@ -281,7 +281,11 @@ def _add_intervals(data: GridData, cell: Cell, row: Row) -> None:
 
 def _add_statistics(row: Row, accuracy: dict, method: str) -> None:
     """The interval of the Average, gain, p and detectable gain, of the group's accuracy over all tasks."""
-    judged, value, mean = accuracy.get("methods", {}).get(method), _value(accuracy, method), row.entries["Average"]
+    judged, value, mean = (
+        accuracy.get("methods", {}).get(method),
+        _value(accuracy, method),
+        row.entries["Average"],
+    )
     if value and mean.value is not None:
         mean.low, mean.high = _percent(value["low"]), _percent(value["high"])
     if judged and judged["gain"]:

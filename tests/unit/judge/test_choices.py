@@ -103,7 +103,9 @@ def test_a_seed_without_its_members_is_left_out_and_named(tmp_path):
     rows, results, _ = ablation(tmp_path, three_seeds(), skip={(*GROUP, "prompt-100", 1)})
     row = rows["gptq-w3", "random choice of idp-50-100"]
     assert average(row) == pytest.approx(by_hand(results, (0, 2), lambda _, answers: answers.mean(axis=0)))
-    assert row.note.endswith("mean of 2 seeds; intervals cover items and 2 replicates; seeds 0, 2 alone have all members")
+    assert row.note.endswith(
+        "mean of 2 seeds; intervals cover items and 2 replicates; seeds 0, 2 alone have all members"
+    )
     said = "no single best, random choice or oracle at some seeds: not evaluated here prompt-100 (seed 1)"
     assert said in rows["gptq-w3", "idp-50-100"].note
 

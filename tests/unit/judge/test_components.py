@@ -12,7 +12,9 @@ def planted(random, items=400, replicates=6, sds=(1.0, 0.2, 0.7), tasks=3):
     """Task -> (items, replicates): deviations of items, of replicates (common to all tasks), and of both."""
     of_replicates = random.normal(0, sds[1], replicates)
     return {
-        f"t{t}": random.normal(0, sds[0], (items, 1)) + of_replicates + random.normal(0, sds[2], (items, replicates))
+        f"t{t}": random.normal(0, sds[0], (items, 1))
+        + of_replicates
+        + random.normal(0, sds[2], (items, replicates))
         for t in range(tasks)
     }
 
@@ -50,7 +52,12 @@ def test_draws_have_the_closed_variance_in_every_sum_of_columns():
     assert np.array_equal(matrix[:, 3], [0, 0, 0, 1])
     moved = (draws - points) @ matrix
     # [1, 0, -1] has no effect of items at all: what its estimate holds above 0 by chance stays
-    for weights, near in (([1, 0, 0, 0], 0.06), ([1, -1, 0, 0], 0.06), ([1, 0, -1, 0], 0.15), ([0.5, 1, -1, -1], 0.06)):
+    for weights, near in (
+        ([1, 0, 0, 0], 0.06),
+        ([1, -1, 0, 0], 0.06),
+        ([1, 0, -1, 0], 0.15),
+        ([0.5, 1, -1, -1], 0.06),
+    ):
         contrast = {t: sum(w * c[t] for w, c in zip(weights, columns, strict=True)) for t in family}
         part, means = components(contrast), np.mean([v.mean(axis=0) for v in contrast.values()], axis=0)
         drawn = moved @ weights + replicate_draws(means, 20_000)

@@ -148,7 +148,9 @@ def test_replicates_are_covered_and_their_variance_has_a_part_of_its_own(tmp_pat
     group = replicated(tmp_path, items=300, moved=0.03)["groups"][0]
     metric = group["metrics"]["accuracy"]
     assert group["seeds"]["none"] == group["seeds"]["lora-r4"] == [0, 1, 2]
-    assert metric["loss_covers"] == metric["methods"]["lora-r4"]["recovered_covers"] == "items and 3 replicates"
+    assert (
+        metric["loss_covers"] == metric["methods"]["lora-r4"]["recovered_covers"] == "items and 3 replicates"
+    )
     loss, back = (metric["verdict"]["components"][name] for name in ("loss", "lora"))
     assert loss["replicates"] == pytest.approx(0.03 / 3**0.5, rel=0.2) and loss["count"] == 3
     assert back["replicates"] < loss["replicates"] / 2  # a copy's own level leaves the gain on it alone
@@ -227,7 +229,9 @@ def test_only_informative_tasks_carry_the_verdict_and_the_dense_model_alone_deci
     assert [task for task, row in tasks.items() if not row["informative"]] == ["sciq", "webqs"]
     assert tasks["sciq"]["chance"] == 0.25 and tasks["triviaqa"]["chance"] == 0.01
     metrics = verdict["groups"][0]["metrics"]
-    assert metrics["accuracy"]["absent_tasks"] == metrics["bits_per_byte"]["absent_tasks"] == ["sciq", "webqs"]
+    assert (
+        metrics["accuracy"]["absent_tasks"] == metrics["bits_per_byte"]["absent_tasks"] == ["sciq", "webqs"]
+    )
     assert metrics["accuracy_all_tasks"]["absent_tasks"] == [] and len(metrics["accuracy"]["items"]) == 7
 
 
@@ -290,7 +294,12 @@ def test_missing_cells_make_a_verdict_unavailable_not_wrong(tmp_path):
     truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
     for lost in [("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikipedia", "none", 0)]:
         folder = tmp_path / lost[1]
-        verdict = judge_grid(read_results(write_grid(folder, truth, 10, skip={lost})), Question(PAIR), CATALOGUE, Resampling(100))
+        verdict = judge_grid(
+            read_results(write_grid(folder, truth, 10, skip={lost})),
+            Question(PAIR),
+            CATALOGUE,
+            Resampling(100),
+        )
         check(verdict, "verdict", "verdict.json")
         assert word(verdict) == "unavailable"
         assert any(lost[1] in cell for cell in verdict["groups"][0]["missing"])
@@ -302,8 +311,12 @@ def test_one_item_a_task_is_undecided(tmp_path):
 
 def test_the_same_files_give_the_same_verdict(tmp_path):
     results = read_results(write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20))
-    assert judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300)) == judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300))
-    assert judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300)) != judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300, 1))
+    assert judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300)) == judge_grid(
+        results, Question(PAIR), CATALOGUE, Resampling(300)
+    )
+    assert judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300)) != judge_grid(
+        results, Question(PAIR), CATALOGUE, Resampling(300, 1)
+    )
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus_sign():
@@ -315,11 +328,18 @@ def test_a_difference_that_rounds_to_zero_has_no_minus_sign():
 def test_what_only_tables_and_figures_show_stands_in_the_verdict_too(tmp_path):
     truth = study("m", {"prompt-50": 0.1, "prompt-100": 0.05, "idp-50-100": 0.1, "lora-r4": 0.1})
     lost = ("m", "gptq-w3", "wikipedia", "prompt-100", 0)
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, skip={lost})), Question(PAIR), CATALOGUE, Resampling(100))
+    verdict = judge_grid(
+        read_results(write_grid(tmp_path, truth, 20, skip={lost})), Question(PAIR), CATALOGUE, Resampling(100)
+    )
     check(verdict, "verdict", "verdict.json")
     (dense,) = verdict["dense_groups"]
     assert (dense["compressor"], dense["corpus"]) == ("dense", "wikipedia")
-    assert set(dense["metrics"]["accuracy"]["methods"]) == {"prompt-50", "prompt-100", "idp-50-100", "lora-r4"}
+    assert set(dense["metrics"]["accuracy"]["methods"]) == {
+        "prompt-50",
+        "prompt-100",
+        "idp-50-100",
+        "lora-r4",
+    }
     assert [(c["compressor"], len(c["ways"]), c["missing"]) for c in verdict["choices"]] == [
         ("gptq-w3", 0, ["prompt-100 (seed 0)"]),
         ("dense", 3, []),

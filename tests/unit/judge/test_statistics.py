@@ -141,7 +141,9 @@ def test_a_share_that_no_item_changed_still_has_agresti_and_mins_width():
     draws = unseen_changes(sizes, "a", 200_000) - unseen_changes(sizes, "b", 200_000)
     low, high = paired_interval(0, 0, 30)
     assert np.quantile(draws, [0.025, 0.975]) == pytest.approx([low, high], rel=0.05)
-    assert unseen_changes([30, 30], "a", 200_000).std() == pytest.approx(unseen_changes([30], "a", 200_000).std() / 2**0.5)
+    assert unseen_changes([30, 30], "a", 200_000).std() == pytest.approx(
+        unseen_changes([30], "a", 200_000).std() / 2**0.5
+    )
 
 
 @pytest.mark.parametrize("of_items", [0.0, 0.5, 2.0])

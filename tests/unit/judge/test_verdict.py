@@ -76,11 +76,16 @@ def test_harm_to_the_dense_model_earns_nothing_and_adaptation_does_not_count():
 def test_a_control_of_nothing_takes_nothing_on_average():
     """Draws' positive parts have a positive mean; the point decides instead."""
     found = [
-        recovered(estimate(0.0, 0.01, 2 * k), estimate(error := 0.01 * np.random.default_rng(k).standard_normal(), 0.01, 2 * k + 1))
+        recovered(
+            estimate(0.0, 0.01, 2 * k),
+            estimate(error := 0.01 * np.random.default_rng(k).standard_normal(), 0.01, 2 * k + 1),
+        )
         for k in range(400)
     ]
     taken = -np.mean([back.point for back in found])
-    assert taken == pytest.approx(0.01 / np.sqrt(2 * np.pi), rel=0.2)  # of the estimate alone, not of its draws too
+    assert taken == pytest.approx(
+        0.01 / np.sqrt(2 * np.pi), rel=0.2
+    )  # of the estimate alone, not of its draws too
     assert np.mean([back.draws.mean() for back in found]) == pytest.approx(-taken, abs=2e-4)
 
 

@@ -34,7 +34,10 @@ def text(tmp_path_factory):
 def test_the_region_has_the_verdict_with_its_intervals(text):
     row = next(line for line in text.splitlines() if line.startswith("| m, gptq-w3"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[4:] == ["**displaced, of one copy (displaced 100 %)**", *["displaced, of one copy (displaced 100 %)"] * 2]
+    assert cells[4:] == [
+        "**displaced, of one copy (displaced 100 %)**",
+        *["displaced, of one copy (displaced 100 %)"] * 2,
+    ]
     assert cells[1].startswith("+2") and "[+" in cells[1] and "points" not in row
 
 
@@ -52,7 +55,12 @@ def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_wh
     truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.25})
     truth["m", "gptq-w4", "wikipedia", "none", 0] = 0.6  # a sweep cell: nothing was planned to recover it
     lost = {cell for cell in truth if cell[1] in ("sparsegpt-50", "gptq-w4")}
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)), Question(PAIR), CATALOGUE, Resampling(200))
+    verdict = judge_grid(
+        read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)),
+        Question(PAIR),
+        CATALOGUE,
+        Resampling(200),
+    )
     text = region(verdict, INDEX, "reports/bench")
     assert (
         "4 of 10 planned cells of the grid were not run. No verdict yet for m, sparsegpt-50, wikipedia.\n"
