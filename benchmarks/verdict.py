@@ -32,6 +32,7 @@ SHARED = {
     "copy": 0.1,
 }  # of the variance of an answer, as in reports/bench; the rest is the arm's own
 COPY_SHIFT, TRAINING_SHIFT = 0.01, 0.005
+Design = tuple[int, int, bool]  # items a task, replicates, shifts
 BATCH = 25  # trials that share their resamples
 
 
@@ -87,7 +88,7 @@ TRUTHS = {
     "just below lambda, both restore": Truth(0.99, 0.7, 0.7),
     "just above lambda, both restore": Truth(1.01, 0.7, 0.7),
 }
-DESIGNS = [  # items a task, replicates, shifts
+DESIGNS: list[Design] = [
     (200, 1, False),
     (1000, 1, False),
     (200, 5, False),
@@ -109,10 +110,9 @@ def word(means: np.ndarray) -> str:
     return LABELS[int(number[0])]
 
 
-def plant(
-    truth: Truth, items: int, replicates: int, shifts: bool, random: np.random.Generator
-) -> tuple[Sample, np.ndarray]:
+def plant(truth: Truth, design: Design, random: np.random.Generator) -> tuple[Sample, np.ndarray]:
     """Answers of all arms, and the mean accuracies (2, 3) of the copies that gave them."""
+    items, replicates, shifts = design
     moved = np.repeat(truth.means[..., None], replicates, axis=2)  # (2, 3, replicates)
     if shifts:
         moved[1] += COPY_SHIFT * random.standard_normal(replicates)
@@ -150,19 +150,18 @@ def _arms(replicates: int) -> dict[tuple[str, str], Arm]:
 
 
 def simulate(
-    truth: Truth, design: tuple[int, int, bool], trials: int, resamples: int, seed: int
-) -> tuple[np.ndarray, dict]:
+    truth: Truth, design: Design, trials: int, resamples: int, seed: int
+) -> tuple[np.ndarray, dict[str, float]]:
     """(wrong, right, undecided) shares of trials; contrast -> how often its 95 % interval holds the truth."""
     random = np.random.default_rng(seed)
     counts, covered = np.zeros(3), dict.fromkeys(("L", "g", "h", "R"), 0)
-    items, replicates, shifts = design
     for start in range(0, trials, BATCH):
-        planted = [plant(truth, items, replicates, shifts, random) for _ in range(min(BATCH, trials - start))]
+        planted = [plant(truth, design, random) for _ in range(min(BATCH, trials - start))]
         judged = [Judged(GROUP, sample, PAIR) for sample, _ in planted]
         estimates = Estimates([(one.sample, one.columns) for one in judged], resamples, seed + start)
         for one, mine, (_, own) in zip(judged, estimates, planted, strict=True):
             one.estimates = mine
-            means = own if replicates == 1 else truth.means
+            means = own if design[1] == 1 else truth.means
             said = one.verdict(1)["word"]
             counts[2 if said == "undecided" else int(said == word(means))] += 1
             for name, low, high, true in _intervals(one, means):

@@ -60,7 +60,7 @@ def main(
     factor = 100 if verdict["metric"] == "accuracy" else 1
     items = _items_a_task(verdict)
     print(
-        f"Half-width of {half_width:g} for L and R of every group of grid '{grid}', seen so far with {items} items a task:"
+        f"Half-width of {half_width:g} for L and R of every group of '{grid}', seen so far with {items} items a task:"
     )
     print(f"{'replicates':>10}{'items a task':>14}{'hours':>9}")
     for replicates in REPLICATES if all(part.count > 1 for part in seen) else (1,):

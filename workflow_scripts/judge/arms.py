@@ -108,7 +108,9 @@ class Sample:
         if any(len(values) < 2 for values in self.values.values()):
             return None
         parts = [(sign, self.by_replicate(column)) for sign, column in signed]
-        return components({task: sum(sign * part[task] for sign, part in parts) for task in self.values})
+        return components(
+            {task: np.sum([s * part[task] for s, part in parts], axis=0) for task in self.values}
+        )
 
 
 def sample(results: Results, arms: list[Arm], name: str, tasks: Sequence[str]) -> Sample:

@@ -101,8 +101,9 @@ def without_residual(family: dict[str, np.ndarray], parts: dict[str, list[np.nda
     family: task -> (items, columns), means over replicates; parts: task -> for each column (items, replicates).
     """
     tasks = len(family)
-    whole = sum(np.atleast_2d(np.cov(v, rowvar=False)) / len(v) for v in family.values()) / tasks**2
-    residual = sum(_residuals(columns) for columns in parts.values()) / tasks**2
+    covariances = [np.atleast_2d(np.cov(v, rowvar=False)) / len(v) for v in family.values()]
+    whole = np.sum(covariances, axis=0) / tasks**2
+    residual = np.sum([_residuals(columns) for columns in parts.values()], axis=0) / tasks**2
     moved = np.diag(residual) > 1e-12 * np.diag(whole)
     kept = ~moved
     matrix = np.eye(len(whole))

@@ -222,10 +222,9 @@ class Judged:
         if found.settle and parts:
             found = replace(found, settle=f"{found.settle}; {_larger(parts)}")
         numbers = {"loss": loss, "prompt": prompt, "lora": lora}
-        both = prompt is not None and lora is not None
         return replace(found, replicates=replicates).to_json() | {
             "numbers": {name: number.to_json() if number else None for name, number in numbers.items()},
-            "retention": ratio(prompt, lora) if both and lora.interval()[0] > 0 else None,
+            "retention": ratio(prompt, lora) if prompt and lora and lora.interval()[0] > 0 else None,
             "components": {name: part.to_json() for name, part in parts.items()},
         }
 
@@ -381,7 +380,7 @@ def _dense_group(group: Group, judged: dict[tuple[Group, str], Judged]) -> dict[
 
     No p value: a gain there is adaptation, the control of R, and no member of a family of tests.
     """
-    metrics = {}
+    metrics: dict[str, dict] = {}
     for name in (ACCURACY, ALL_TASKS):
         one = judged.get((group, name))
         metrics[name] = {}

@@ -35,7 +35,7 @@ METRICS = {
 }
 
 
-def informative_tasks(results: Results, dense: Cell) -> dict[str, dict[str, float | bool | None]]:
+def informative_tasks(results: Results, dense: Cell) -> dict[str, dict[str, float]]:
     """Task -> {n, acc, low, chance, informative} of the dense cell without a method.
 
     A task is informative if the Wilson interval of the dense model's accuracy lies above chance: one over the number

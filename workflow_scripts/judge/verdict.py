@@ -27,8 +27,8 @@ MEANING = {
     "no_loss": "compression cost less than the smallest loss that counts, so there is nothing to recover",
     "displaced": "the knowledge is displaced: redirecting the input brings back at least three quarters of what added "
     "parameters do",
-    "forgotten": "the knowledge is forgotten: added parameters bring it back, redirecting the input less than a quarter "
-    "of that",
+    "forgotten": "the knowledge is forgotten: added parameters bring it back, redirecting the input less than a "
+    "quarter of that",
     "both": "both: redirecting the input brings back between a quarter and three quarters of what added parameters do",
     "unrecovered": "neither method brings back a quarter of the loss",
     "undecided": "undecided: what was measured supports more than one reading",
@@ -103,7 +103,7 @@ def decide(
             word, f"no loss {_percent(share)}", {"no_loss": share} if word == "no_loss" else None, needed
         )
     support = _support(loss, prompt, lora, negligible)
-    first = max(support, key=lambda label: support[label])
+    first = max(LABELS, key=support.__getitem__)
     word = first if support[first] >= needed else "undecided"
     settle = None if word != "undecided" else _settled(loss, prompt, lora, negligible, needed)
     return Verdict(word, in_words(support), support, needed, settle=settle)
@@ -127,17 +127,19 @@ def _support(
     loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, times: float = 1.0
 ) -> dict[str, float]:
     """Share of each label if there were `times` as much data and the points stayed."""
-    draws = [e.point + (e.draws - e.point) / np.sqrt(times) for e in (loss, prompt, lora)]
-    counts = np.bincount(labels(*draws, negligible), minlength=len(LABELS))
-    return {label: float(count) / len(draws[0]) for label, count in zip(LABELS, counts, strict=True)}
+    L, P, R = (e.point + (e.draws - e.point) / np.sqrt(times) for e in (loss, prompt, lora))
+    counts = np.bincount(labels(L, P, R, negligible), minlength=len(LABELS))
+    return {label: float(count) / len(L) for label, count in zip(LABELS, counts, strict=True)}
 
 
 def _settled(loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, needed: float) -> str:
     """How much more data would settle it, if the point estimates stayed where they are."""
     for times in MORE:
         support = _support(loss, prompt, lora, negligible, times)
-        if (best := max(support, key=lambda label: support[label])) and support[best] >= needed:
-            return f"about {times:g} times as much data would settle it as {best.replace('_', ' ')}, if the estimates stayed"
+        best = max(LABELS, key=support.__getitem__)
+        if support[best] >= needed:
+            word = best.replace("_", " ")
+            return f"about {times:g} times as much data would settle it as {word}, if the estimates stayed"
     return (
         f"the estimates lie near a boundary of the labels: {MORE[-1]} times as much data would not settle it"
     )

@@ -315,7 +315,8 @@ def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:
 
 
 def _entry(estimate: dict) -> Entry:
-    return Entry(*(_percent(estimate[end]) for end in ("value", "low", "high")))
+    value, low, high = (_percent(estimate[end]) for end in ("value", "low", "high"))
+    return Entry(value, low, high)
 
 
 def _percent(fraction: float | None) -> float | None:

@@ -75,12 +75,10 @@ def test_harm_to_the_dense_model_earns_nothing_and_adaptation_does_not_count():
 
 def test_a_control_of_nothing_takes_nothing_on_average():
     """Draws' positive parts have a positive mean; the point decides instead."""
+    points = 0.01 * np.random.default_rng(0).standard_normal(400)
     found = [
-        recovered(
-            estimate(0.0, 0.01, 2 * k),
-            estimate(error := 0.01 * np.random.default_rng(k).standard_normal(), 0.01, 2 * k + 1),
-        )
-        for k in range(400)
+        recovered(estimate(0.0, 0.01, 2 * k), estimate(point, 0.01, 2 * k + 1))
+        for k, point in enumerate(points)
     ]
     taken = -np.mean([back.point for back in found])
     assert taken == pytest.approx(
