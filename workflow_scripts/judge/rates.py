@@ -26,8 +26,8 @@ def rates(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Per group, seed, method and scope: the share of lost items made right, beside the flips that show no recovery.
 
     scope: `all` items, a domain or a task. recovered: of the items that compression lost, the share right with the
-    method. untaught: the same share among lost items whose answer does not stand in the training text; what is
-    recovered of them cannot have been relearned. chance: of the items that neither the dense nor the compressed model
+    method. untaught: the same share among lost items for which no document of the training text holds an accepted
+    alias together with the question's entity. chance: of the items that neither the dense nor the compressed model
     knew, the share right with the method. It is a lower bound of what noise gives: lost items lie nearer to the
     decision boundary, so the fairer reference is the recovered share of a placebo (an untrained prompt, or
     `reseeded`). broken: of the items right before and after compression, the share wrong with the method. Each share

@@ -38,7 +38,7 @@ SECTIONS = {  # of the page, by id
 }
 EXPLAINED = {  # above the page's tables
     "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). A word needs the "
-    "support in the last column. Components: standard deviations that items, replicates (copies and training) and both "
+    "support in the column needed. Components: standard deviations that items, replicates (copies and training) and both "
     "together add to a number; their squares sum to its variance. Accuracies are fractions, log-likelihoods nats, bits "
     "per byte count bits saved; all are means over the informative tasks.",
     "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "
@@ -50,8 +50,8 @@ EXPLAINED = {  # above the page's tables
     "difference, the mean over all pairs of copies, so that an item is never called lost and found by the same noise. "
     "Intervals cover items.",
     "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
-    "those whose answer does not stand in the training text (no document holds an accepted alias together with the "
-    "question's entity); they cannot have been relearned. Chance: the same share among items that neither the dense "
+    "those for which no document of the training text holds an accepted alias together with the question's entity "
+    "(it may still say it in other words). Chance: the same share among items that neither the dense "
     "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
     "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
     "second_seed": ", or a second training seed held against another of the same method; nothing but chance "
