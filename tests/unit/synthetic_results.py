@@ -162,4 +162,4 @@ CATALOGUE = {
 def data_of(results: Results, resamples: int, **measured) -> GridData:
     """Judged results, as tables and figures are drawn from them."""
     verdict = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(resamples))
-    return GridData(results, verdict, **CATALOGUE, printed=read_tables(), measured=measured)
+    return GridData(verdict, **CATALOGUE, printed=read_tables(), measured=measured)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import pandas as pd
+
 from workflow_scripts.judge.arms import (
     DENSE,
     Arm,
@@ -24,6 +26,7 @@ from workflow_scripts.judge.changes import changes
 from workflow_scripts.judge.choices import choices
 from workflow_scripts.judge.lost import recovered_items
 from workflow_scripts.judge.metrics import ACCURACY, ALL_TASKS, METRICS, informative_tasks
+from workflow_scripts.judge.rates import shares
 from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.scores import scores
 from workflow_scripts.judge.statistics import LEVEL, RESAMPLES, Estimate, finite, holm, ratio
@@ -273,9 +276,10 @@ def judge_grid(
     question: Question,
     catalogue: dict[str, dict],
     resampling: Resampling = Resampling(),
+    ledger: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """verdict.json: the estimates, tests and verdicts of each (model, compressor, corpus); all other numbers with an
-    interval. catalogue: {methods, compressors, tasks} that the grid uses."""
+    interval. catalogue: {methods, compressors, tasks} that the grid uses. ledger: of the grid; without it no rates."""
     resamples, seed = resampling.resamples, resampling.seed
     informative = _informative(results)
     groups, dense = _groups(results, question, informative, resampling)
@@ -288,11 +292,13 @@ def judge_grid(
         "pair": dict(question.pair),
         "metric": question.metric,
         "settings": {"resamples": resamples, "seed": seed, "level": LEVEL, "command": question.command},
+        "plan": [list(cell[1:]) for cell in results.planned],
         "cells": {"planned": len(results.planned), "missing": [cell.axes for cell in results.missing]},
         "informative": informative,
         "groups": groups,
         "dense_groups": dense,
         "lost_items": recovered_items(results, informative, resamples, seed),
+        "rates": [] if ledger is None else shares(ledger, catalogue["methods"]),
         "scores": scores(results, catalogue["tasks"]),
         "choices": choices(results, catalogue["methods"], resamples, seed),
         "changes": changes(results, resamples, seed),

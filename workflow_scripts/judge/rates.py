@@ -1,6 +1,7 @@
 """Shares of the ledger's outcomes, beside the flips that happen without any recovery."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,14 @@ def shares(ledger: pd.DataFrame, methods: dict[str, dict]) -> list[dict]:
     """
     recovery = [method for method in methods if method != "none"]
     drawn = [method for method in recovery if methods[method]["kind"] not in ("text", "fewshot")]
-    return [*rates(ledger, recovery).to_dict("records"), *reseeded(ledger, drawn).to_dict("records")]
+    frames = (rates(ledger, recovery), reseeded(ledger, drawn))
+    rows = [row for frame in frames for row in frame.to_dict("records")]
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: None if a share of nothing."""
+    return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
 
 def rates(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:

@@ -174,6 +174,13 @@ def read_results(paths: list[str]) -> Results:
     return Results(cell.grid, planned, evaluations)
 
 
+def results_of(verdict: dict) -> Results:
+    """A grid's plan and what verdict.json tells of its cells: `scores`' rows in place of evaluations, without items."""
+    grid = verdict["grid"]
+    planned = {cell: Path(cell.json) for cell in (Cell(grid, *row) for row in verdict["plan"])}
+    return Results(grid, planned, {Cell.of({"grid": grid, **row}): row for row in verdict["scores"]})
+
+
 def _cell_at(path: Path) -> Cell:
     names = EVALUATION.parse(path)
     if names is None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.judge.paper import read_tables
-from workflow_scripts.judge.results import Results, read_results
+from workflow_scripts.judge.results import Results, results_of
 from workflow_scripts.plan.layout import Cell, Group
 
 KINDS = {  # kind of record, as its schema is named -> the rules' input of such files
@@ -20,14 +20,13 @@ KINDS = {  # kind of record, as its schema is named -> the rules' input of such 
 
 @dataclass
 class GridData:
-    """A grid's cells, its verdict.json and its measurements.
+    """A grid's verdict.json and its measurements.
 
     methods, compressors, tasks: the catalogue that the grid uses; printed: the paper's tables; measured: kind of record
     (compression, training, similarity, latency) -> path -> JSON; planned: similarity, latency -> how many
     measurements the grid plans.
     """
 
-    results: Results
     verdict: dict
     methods: dict[str, dict]
     compressors: dict[str, dict]
@@ -35,6 +34,11 @@ class GridData:
     printed: pd.DataFrame
     measured: dict[str, dict[str, dict]] = field(default_factory=dict)
     planned: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> Results:
+        """The plan, and of each evaluated cell the row of verdict.json's `scores`."""
+        return results_of(self.verdict)
 
     def command(self, file: str) -> str:
         """The command that makes a file of the grid again."""
@@ -88,7 +92,7 @@ class GridData:
         raise KeyError((group, method))
 
     def evaluation(self, group: Group, method: str) -> dict:
-        """The evaluation of a setting's first seed; KeyError if it is missing."""
+        """The row of `scores` of a setting's first seed; KeyError if it is missing."""
         if cell := self.results.first(*group, method):
             return self.results.evaluations[cell]
         raise KeyError((group, method))
@@ -101,15 +105,11 @@ class GridData:
 
     def score(self, cell: Cell) -> dict:
         """Tasks and domains of an evaluated cell with their intervals."""
-        return self._scores[cell]
+        return self.results.evaluations[cell]
 
     @cached_property
     def _judged(self) -> dict[Group, dict]:
         return {_group(row): row for row in (*self.verdict["groups"], *self.verdict["dense_groups"])}
-
-    @cached_property
-    def _scores(self) -> dict[Cell, dict]:
-        return {Cell.of({"grid": self.results.grid, **row}): row for row in self.verdict["scores"]}
 
 
 def _group(row: dict) -> Group:
@@ -134,14 +134,13 @@ class MeasuredFiles:
 
 
 def read_grid(
-    cells: list[str],
     verdict: str,
     catalogue: dict[str, dict],
     measured: MeasuredFiles,
     planned: dict[str, int] | None = None,
 ) -> GridData:
-    """cells: paths of all cells that the grid plans; verdict: a path; catalogue: {methods, compressors, tasks}."""
-    results, judged = read_results(cells), read_json(verdict, schema="verdict")
+    """verdict: a path; catalogue: {methods, compressors, tasks}."""
+    judged = read_json(verdict, schema="verdict")
     return GridData(
-        results, judged, **catalogue, printed=read_tables(), measured=measured.read(), planned=planned or {}
+        judged, **catalogue, printed=read_tables(), measured=measured.read(), planned=planned or {}
     )

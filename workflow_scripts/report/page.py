@@ -37,8 +37,8 @@ SECTIONS = {  # of the page, by id
     "cells": "Cells",
 }
 EXPLAINED = {  # above the page's tables
-    "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). A word needs the "
-    "support in the column needed. Components: standard deviations that items, replicates (copies and training) and both "
+    "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). The column needed "
+    "says how much a word needs. Components: standard deviations that items, replicates (copies and training) and both "
     "together add to a number; their squares sum to its variance. Accuracies are fractions, log-likelihoods nats, bits "
     "per byte count bits saved; all are means over the informative tasks.",
     "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "
@@ -65,13 +65,13 @@ EXPLAINED = {  # above the page's tables
 class PageData:
     """What the page of a grid is made of.
 
-    shares: rows of judge/rates.py; figures: name -> SVG file; description: the grid's, one line; blocks: {counted,
+    evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line; blocks: {counted,
     left_out} by name; forecast: the expected cost of the grid.
     """
 
     grid: GridData
     ledger: pd.DataFrame
-    shares: list[dict]
+    evaluations: dict[Cell, dict]
     audit: dict
     figures: dict[str, Path]
     description: str = ""
@@ -91,8 +91,8 @@ def build_page(data: PageData) -> str:
         domains=list(DOMAINS.values()),
         audit=data.audit,
         cost=cost(data),
-        cells=[cell_row(data.grid, cell) for cell in data.grid.results.planned],
-        libraries=libraries(data.grid.results),
+        cells=[cell_row(data, cell) for cell in data.grid.results.planned],
+        libraries=libraries(data.evaluations),
     )
 
 
@@ -167,14 +167,14 @@ def _headline(figures: dict[str, Path]) -> dict[str, str] | None:
 
 def _ledger(data: PageData) -> dict[str, Any]:
     """The choice of prompts, shares of the ledger, and the ledger itself."""
-    methods, pair = data.grid.methods, data.grid.verdict["pair"]
+    methods, pair, rates = data.grid.methods, data.grid.verdict["pair"], data.grid.verdict["rates"]
     recovery = [method for method in methods if method != "none"]
     untrained = [method for method in recovery if not methods[method].get("trained", True)]
     return {
         "selections": selections(data.grid.results),
         "short": SHORT,
-        "rates": data.shares,
-        "reseeded": any(row["after"] is not None for row in data.shares),
+        "rates": rates,
+        "reseeded": any(row["after"] is not None for row in rates),
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
         "outcomes": OUTCOMES,
         "explorer": explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()]),
@@ -199,7 +199,7 @@ def cost(data: PageData) -> dict | None:
     if data.forecast is None:
         return None
     forecast, results, blocks = data.forecast, data.grid.results, data.blocks or {}
-    records = {str(results.planned[cell]): evaluation for cell, evaluation in results.evaluations.items()}
+    records = {str(results.planned[cell]): evaluation for cell, evaluation in data.evaluations.items()}
     for kind in data.grid.measured.values():
         records |= kind
     chosen = f" BLOCKS={','.join(blocks['counted'])}" if blocks.get("left_out") else ""
@@ -278,16 +278,15 @@ def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, 
     return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
 
 
-def cell_row(grid: GridData, cell: Cell) -> dict:
+def cell_row(data: PageData, cell: Cell) -> dict:
     """A cell's state, cost, provenance and the command that computes it again."""
-    results, command = grid.results, grid.verdict["settings"]["command"]
+    results, command = data.grid.results, data.grid.verdict["settings"]["command"]
     row: dict[str, Any] = {
         "name": str(cell),
         "command": f"{command.replace('snakemake', 'snakemake --force', 1)} {results.planned[cell]}",
         "manifest": None,
     }
-    if cell in results.evaluations:
-        evaluation = results.evaluations[cell]
+    if evaluation := data.evaluations.get(cell):
         shown = {
             "data_sha256": {task: scores["data_sha256"] for task, scores in evaluation["tasks"].items()},
             **evaluation["manifest"],
@@ -296,10 +295,10 @@ def cell_row(grid: GridData, cell: Cell) -> dict:
     return row
 
 
-def libraries(results: Results) -> str:
+def libraries(evaluations: dict[Cell, dict]) -> str:
     """ "torch 2.13 and 2.14, ...": the versions that the cells used; more than one is worth a look."""
     found: dict[str, set] = {}
-    for evaluation in results.evaluations.values():
+    for evaluation in evaluations.values():
         for name, version in evaluation["manifest"]["libraries"].items():
             found.setdefault(name, set()).add(version)
     named = [f"{name} {' and '.join(sorted(found[name]))}" for name in sorted(found)]

@@ -137,7 +137,9 @@ def test_the_words_are_those_of_the_schema():
         "cells": {"planned": 1, "missing": []},
         "informative": {},
         "groups": [group],
-        **{key: [] for key in ("dense_groups", "lost_items", "scores", "choices", "changes")},
+        **{
+            key: [] for key in ("plan", "dense_groups", "lost_items", "rates", "scores", "choices", "changes")
+        },
     }
     for word in MEANING:
         verdict["word"] = word

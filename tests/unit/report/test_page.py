@@ -56,7 +56,7 @@ def test_text_from_config_and_data_is_escaped(grid):
 
 def test_every_planned_cell_has_the_command_that_runs_it_again(grid):
     for path in grid[1]:
-        assert f"snakemake --force {path}" in grid[2]
+        assert f"snakemake --force results/{path.partition('/results/')[2]}" in grid[2]
     assert grid[2].count("not run or failed") >= 1
 
 
@@ -182,10 +182,10 @@ def test_the_summary_names_the_verdict_and_three_numbers(grid):
 
 def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
     cells = write_grid(tmp_path, {("m", "dense", "none", "none", 0): 0.7}, items=4)
-    judge.main(cells, Question(PAIR), CATALOGUE, tmp_path / "verdict.json")
     find_answers.main(cells, {}, {}, tmp_path / "answers.parquet")
     build_ledger.main(cells, PAIR, tmp_path / "answers.parquet", tmp_path / "ledger.parquet")
-    audit_paper.main(cells, tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
+    judge.main(cells, Question(PAIR), CATALOGUE, tmp_path / "ledger.parquet", tmp_path / "verdict.json")
+    audit_paper.main(tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
     made = draw_page.Made(tmp_path / "verdict.json", tmp_path / "ledger.parquet", tmp_path / "a.json", [])
     output = tmp_path / "page.html"
     draw_page.main(cells, CATALOGUE, made, MeasuredFiles(), draw_page.Planned(), output)
