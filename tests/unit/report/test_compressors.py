@@ -26,9 +26,11 @@ def record(errors, seconds):
 def table(tmp_path):
     paths = write_grid(tmp_path, study("m", {}, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.1}), items=20)
     records = {
-        "results/synthetic/compressed/m/dense/none/compression.json": record([], 0),
-        "results/synthetic/compressed/m/gptq-w3/wikipedia/compression.json": record([0.1, 0.3], 1.5),
-        "results/synthetic/compressed/m/gptq-w3-optimum/wikipedia/compression.json": record([0.2], 2.0),
+        "results/synthetic/compressed/m/dense/none/seed-0/compression.json": record([], 0),
+        "results/synthetic/compressed/m/gptq-w3/wikipedia/seed-0/compression.json": record([0.1, 0.3], 1.5),
+        "results/synthetic/compressed/m/gptq-w3-optimum/wikipedia/seed-0/compression.json": record(
+            [0.2], 2.0
+        ),
     }
     results = read_results(paths)
     cell = results.first("m", "gptq-w3", "wikipedia", "none")
