@@ -32,7 +32,7 @@ EVERY_CELL = evaluations(METHODS) | SPARSE_NONE | DENSE
 EVERY_ADAPTER = trainings(TRAINED)
 EVERY_SIMILARITY = similarities(["none", "prompt-8"]) | SPARSE_SIMILARITY
 COMPRESSIONS = {
-    f"Compress tiny with {c} on {t}"
+    f"Compress tiny with {c} on {t} (seed 0)"
     for c, t in (("dense", "none"), ("gptq-w3", "text"), ("sparsegpt-50", "text"))
 }
 
@@ -89,7 +89,7 @@ def edited(checkout, path, value):
         (
             ["compressors", "sparsegpt-50", "sparsity"],
             0.4,
-            {"Compress tiny with sparsegpt-50 on text"} | SPARSE_NONE | SPARSE_SIMILARITY,
+            {"Compress tiny with sparsegpt-50 on text (seed 0)"} | SPARSE_NONE | SPARSE_SIMILARITY,
         ),
         (["grids", "tiny", "evaluation", "items"], 5, EVERY_CELL),
     ],
