@@ -23,7 +23,7 @@ NOTES = (
 def compressors(results: Results, records: dict[str, dict], settings: dict[str, dict]) -> pd.DataFrame:
     """records: path of each compression.json -> its content; settings: the catalogue's compressors.
 
-    Columns: PLACE (seed only if a model has several copies), bits, zeros (share), layer_error, ppl/<corpus>, accuracy
+    Columns: PLACE (seed only if copies of several are there), bits, zeros (share), layer_error, ppl/<corpus>, accuracy
     (mean over tasks), solve_seconds, job_seconds; NaN if a cell is missing.
     """
     rows = []
