@@ -14,7 +14,6 @@ from workflow_scripts.files.job import Folder, run
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import default_device
 
-SEED = 0  # of the calibration draw: compressed models have no seed of their own, adapters and cells have
 UNLIMITED = Machine()
 
 
@@ -30,22 +29,24 @@ def main(
     """Compress `model` and write `output`, a compression.json, with the weights beside it.
 
     corpus: None if nothing is calibrated. compressor, calibration: slices of the configuration; the key `engine` of the
-    former names a module of compress/engines/. made.device: where layers are worked on, None for a GPU if there is one.
+    former names a module of compress/engines/. made.seed: of the calibration draw, None for 0. made.device: where
+    layers are worked on, None for a GPU if there is one.
     """
     torch.set_num_threads(made.threads)
     settings = {key: value for key, value in compressor.items() if key != "engine"}
     name = compressor.get("engine", "own")
     compress = engine(name)
     device = made.device or ("cpu" if name == "optimum" else default_device().type)
-    made = replace(made, seed=SEED, device=device)
+    seed = made.seed or 0
+    made = replace(made, seed=seed, device=device)
     asked, folder = Compressor(**settings), Path(output).parent
     inputs = {"model": dense_hash(model)}
     if corpus is not None and asked.calibrated:
         inputs["corpus"] = artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"]
     with locks.hold(folder):
-        key = artifacts.digest([inputs, compressor, calibration, SEED, made.code, device, made.threads])
+        key = artifacts.digest([inputs, compressor, calibration, seed, made.code, device, made.threads])
         work = checkpoints.work_folder(folder, key)
-        task = Task(model, corpus, asked, calibration, SEED, work, device, made.threads, machine)
+        task = Task(model, corpus, asked, calibration, seed, work, device, made.threads, machine)
         found = compress(task)
         manifest = made.manifest({"compressor": compressor, "calibration": calibration}, inputs)
         manifest["libraries"] |= found.versions

@@ -87,6 +87,12 @@ class Results:
         """The existing cell with the lowest seed, or None."""
         return next(iter(self.seeds(model, compressor, corpus, method)), None)
 
+    def copy(self, group: Group, seed: int) -> Cell | None:
+        """The existing cell without recovery of the copy that a seed's cells stand on: its own, or the only one."""
+        planned = {cell.seed: cell for cell in self.seeds(*group, "none", planned=True)}
+        found = next(iter(planned.values())) if len(planned) == 1 else planned.get(seed)
+        return found if found in self.evaluations else None
+
     def items(self, cell: Cell) -> pd.DataFrame:
         """What a cell's items came to, indexed by (task, doc_hash, nth occurrence of that hash in the task).
 

@@ -233,7 +233,7 @@ def compression_row(path: str, record: dict) -> dict:
     """What was done to a model's weights, and how far the worst linear is from the original."""
     errors = [layer["error"] for layer in record["layers"]]
     return {
-        "name": str(Group.at(path)),
+        "name": f"{Group.at(path)} / seed {result_of(path)[1]['seed']}",
         "bits": record["effective_bits"],
         "megabytes": record["bytes_on_disk"] / 1e6,
         "error": sum(errors) / len(errors) if errors else None,

@@ -110,8 +110,14 @@ def full(tmp_path_factory):
         lost,
         training={path: TRAINING},
         compression={
-            f"{compressed}/dense/none/compression.json": {"bytes_on_disk": 4e8, "effective_bits": 32.0},
-            f"{compressed}/gptq-w3/wikipedia/compression.json": {"bytes_on_disk": 4e7, "effective_bits": 3.2},
+            f"{compressed}/dense/none/seed-0/compression.json": {
+                "bytes_on_disk": 4e8,
+                "effective_bits": 32.0,
+            },
+            f"{compressed}/gptq-w3/wikipedia/seed-0/compression.json": {
+                "bytes_on_disk": 4e7,
+                "effective_bits": 3.2,
+            },
         },
         similarity={"similarity.json": SIMILARITY},
         latency={"latency.json": LATENCY},

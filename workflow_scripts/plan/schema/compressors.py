@@ -28,6 +28,11 @@ class Compressor(Entry):
 
     calibrated: ClassVar[bool] = True
 
+    @property
+    def random(self) -> bool:
+        """Whether each seed has a compressed copy of its own: the seed draws the calibration text, nothing else."""
+        return self.calibrated
+
 
 class Quantised(Compressor):
     """Weights on grids."""

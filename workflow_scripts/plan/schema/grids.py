@@ -138,7 +138,8 @@ class Block(Entry):
     corpora: Names = key("Names in corpora, or `none` if nothing is calibrated or trained.")
     methods: Names = key("Names in methods.")
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(unique)] = key(
-        "Training seeds: initialisation and order of an adapter's training. Method none has no seed but 0.",
+        "Replicates: each seed draws calibration text, training text, order and start. Method none on a compressor "
+        "that calibrates nothing has no seed but 0.",
         [0],
     )
 
