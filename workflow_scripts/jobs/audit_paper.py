@@ -1,4 +1,4 @@
-"""Rule `audit_paper`: the printed tables (and our cells of the same settings, from verdict.json) -> paper_audit.json and its page."""
+"""Rule `audit_paper`: the printed tables, verdict.json -> paper_audit.json and its page."""
 
 from workflow_scripts.files.artifacts import atomic_path, read_json, write_json
 from workflow_scripts.files.job import run

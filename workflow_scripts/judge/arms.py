@@ -1,7 +1,7 @@
 """The arms of a comparison: settings measured on the same items and replicates, each with its estimate."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,13 +28,15 @@ Column = tuple[Key, Seeds]  # an arm, averaged over these of its seeds
 class Arm:
     """One setting (compressor and method) of a comparison with its cells, one per replicate.
 
-    shared: one copy serves all replicates (the dense model, and compressors in which nothing is random).
+    shared: one copy serves all replicates (the dense model, and compressors in which nothing is random). weights: seed
+    -> digest of the compressed weights that its cell stands on, as far as its manifest knows.
     """
 
     compressor: str
     method: str
     cells: tuple[Cell, ...]
     shared: bool = False
+    weights: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -58,19 +60,36 @@ def group_arms(results: Results, group: Group) -> list[Arm]:
             place = (group.model, compressor, group.corpus, method)
             planned = results.seeds(*place, planned=True)
             shared = method == "none" and len(planned) == 1
-            arms.append(Arm(compressor, method, tuple(results.seeds(*place)), shared))
+            cells = tuple(results.seeds(*place))
+            arms.append(Arm(compressor, method, cells, shared, {c.seed: _weights(results, c) for c in cells}))
     return [arm for arm in arms if arm.cells]
+
+
+def _weights(results: Results, cell: Cell) -> str:
+    return results.evaluations[cell]["manifest"]["inputs"].get("compressed", "")
 
 
 def replicates_of(*arms: Arm | None) -> Seeds:
     """The seeds that all arms have (those of shared copies count for any); empty if an arm is missing.
 
-    Arms that are all shared have one replicate.
+    A seed whose arms of one compressor stand on different weights is no replicate: a gain would hold the difference of
+    two copies. Arms that are all shared have one replicate.
     """
     if any(arm is None for arm in arms):
         return ()
-    own = [set(arm.seeds) for arm in arms if arm is not None and not arm.shared]
-    return tuple(sorted(set.intersection(*own))) if own else (0,)
+    known = [arm for arm in arms if arm is not None]
+    own = [set(arm.seeds) for arm in known if not arm.shared]
+    seeds = sorted(set.intersection(*own)) if own else [0]
+    return tuple(seed for seed in seeds if _one_copy(known, seed))
+
+
+def _one_copy(arms: list[Arm], seed: int) -> bool:
+    """Whether the arms of each compressor stand on one copy at this seed."""
+    weights: dict[str, set[str]] = {}
+    for arm in arms:
+        at = arm.seeds[0] if arm.shared else seed
+        weights.setdefault(arm.compressor, set()).add(arm.weights.get(at, ""))
+    return all(len(copies) == 1 for copies in weights.values())
 
 
 @dataclass(frozen=True)

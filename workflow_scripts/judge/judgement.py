@@ -257,7 +257,7 @@ class Judged:
                 f"no dense control for {' and '.join(dict.fromkeys(absent))}: not run on the dense model, so recovery "
                 "can't be told from what the adapter gives any model"
             )
-        return "the cells of the pair have no seed in common"
+        return "the cells of the pair have no seed and compressed copy in common"
 
 
 def _larger(parts: dict) -> str:

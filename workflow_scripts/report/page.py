@@ -65,8 +65,8 @@ EXPLAINED = {  # above the page's tables
 class PageData:
     """What the page of a grid is made of.
 
-    evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line; blocks: {counted,
-    left_out} by name; forecast: the expected cost of the grid.
+    evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line;
+    blocks: {counted, left_out} by name; forecast: the expected cost of the grid.
     """
 
     grid: GridData

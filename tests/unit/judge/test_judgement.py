@@ -169,6 +169,26 @@ def test_gains_are_held_against_the_copy_that_they_were_made_on(tmp_path):
     assert group["tasks"]["lora-r4"]["piqa"]["difference"]["value"] == pytest.approx(0.2, abs=0.1)
 
 
+def test_cells_of_other_weights_are_no_replicate(tmp_path):
+    """Seed 1 of LoRA was trained on weights that were compressed anew since: its gain would hold both copies."""
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.2}, losses={"gptq-w3": 0.25})
+    for place in COPIES:
+        truth |= {(*place, seed): truth[*place, 0] for seed in (0, 1)}
+    results = read_results(write_grid(tmp_path, truth, 20))
+    for cell, evaluation in results.evaluations.items():
+        old = (cell.compressor, cell.method, cell.seed) == ("gptq-w3", "lora-r4", 1)
+        evaluation["manifest"]["inputs"] = {
+            "compressed": f"{cell.compressor} {cell.seed if not old else 'old'}"
+        }
+        if cell.compressor == "dense":
+            evaluation["manifest"]["inputs"] = {"compressed": "dense"}
+    methods = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(50))["groups"][0]["metrics"][
+        "accuracy"
+    ]["methods"]
+    assert methods["idp-50-100"]["gain_covers"] == "items and 2 replicates"
+    assert methods["lora-r4"]["gain_covers"] == "items"
+
+
 def test_a_control_of_one_seed_leaves_one_replicate_to_the_verdict(tmp_path):
     skip = {("m", "dense", "wikipedia", "lora-r4", seed) for seed in (1, 2)}
     metric = replicated(tmp_path, skip=skip)["groups"][0]["metrics"]["accuracy"]
