@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,6 +10,8 @@ from dataclasses import is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+
+from workflow_scripts.files.disks import full_disks
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
@@ -122,18 +123,9 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
             traceback.print_exc()
             sys.stderr.flush()
         cause = " ".join(str(error).split()) or type(error).__name__
-        cause += full_disks(snakemake.output[0], file)
+        if " on the disk of " not in cause:
+            cause += full_disks(snakemake.output[0], file, "work/x")
         os.write(terminal, f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {file})\n".encode())
         raise SystemExit(1) from None
     finally:
         os.close(terminal)
-
-
-def full_disks(*paths: str | Path) -> str:
-    """An addition to an error's cause if a file system of `paths`, or that of work/, has no space left.
-
-    Libraries that write files report a full disk in many words, or as "write failed".
-    """
-    folders = [next(p for p in Path(path).absolute().parents if p.exists()) for path in (*paths, "work/x")]
-    full = [folder for folder in dict.fromkeys(folders) if shutil.disk_usage(folder).free < 2**20]
-    return "".join(f"; no space left on the disk of {folder}: free some and run again" for folder in full)
