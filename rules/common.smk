@@ -18,6 +18,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from workflow_scripts.cluster import runs, snakemake_surface
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import as_text
 from workflow_scripts.plan import layout, requests
 from workflow_scripts.plan.config import ConfigError, load, named_files, read
 from workflow_scripts.plan.recipes import Plan
@@ -123,7 +124,7 @@ def input_by_recipe(artefact, inputs):
 
 def arguments(artefact):
     """The parameters of a job, its recipe among them."""
-    return lambda wildcards: RERUNS.arguments(artefact, wildcards)
+    return lambda wildcards: as_text(RERUNS.arguments(artefact, wildcards))
 
 
 def untracked(parameter):
