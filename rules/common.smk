@@ -18,17 +18,23 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from workflow_scripts.cluster import runs, snakemake_surface
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import as_text
 from workflow_scripts.plan import layout, requests
-from workflow_scripts.plan.config import ConfigError, load, named_files
+from workflow_scripts.plan.config import ConfigError, load, named_files, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Input, Reruns
 
 snakemake_surface.refuse_untried(snakemake.__version__)
 IS_MAIN = snakemake_surface.is_main(workflow)
 
-# Archives and reports keep the list that is there.
-config.setdefault("called_with", named_files(snakemake_surface.configfiles(workflow)))
 try:
+    # Snakemake has read the same files, but lets the last of two equal keys win, reads 010 as 8 and 1e3 as text.
+    config = read(
+        *snakemake_surface.merged_files(workflow),
+        over=snakemake_surface.values_of_options(workflow),
+    )
+    # Archives and reports keep the list that is there.
+    config.setdefault("called_with", named_files(snakemake_surface.configfiles(workflow)))
     PLAN = Plan(load(config))
     SITE = requests.read_site(Path(workflow.basedir, requests.SITE))
 except (ConfigError, ArtifactError) as error:
@@ -118,7 +124,7 @@ def input_by_recipe(artefact, inputs):
 
 def arguments(artefact):
     """The parameters of a job, its recipe among them."""
-    return lambda wildcards: RERUNS.arguments(artefact, wildcards)
+    return lambda wildcards: as_text(RERUNS.arguments(artefact, wildcards))
 
 
 def untracked(parameter):

@@ -7,21 +7,23 @@ metadata.json    Snakemake's records of the files
 results/<grid>/, resources/   as in the working folder; of resources the manifests, of compressed models the records
 """
 
-import json
 import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow
 import yaml
 from pyarrow import parquet
 
+from workflow_scripts.archive.soundness import damage
 from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.files.locks import hold
+from workflow_scripts.files.scratch import temporary_sibling
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.layout import ANSWERS, REPORT, STAMP, VERDICT, Cell, companions, lacks_companions
 from workflow_scripts.plan.recipes import Plan
@@ -55,16 +57,16 @@ def pack_grid(grid: str, output: Path, small: bool = False) -> dict:
     """Write the archive of a grid with a finished report; returns the content of archive.json.
 
     output: a .tar.gz file or a folder. small: leave out the adapters' weights, page, report, ledger and records (a
-    rebuild makes all but the weights again). Raises ArtifactError if the report is missing or out of date.
+    rebuild makes all but the weights again). Raises ArtifactError if the report is missing or out of date, and if a
+    result is damaged.
     """
     config = _reported_config(grid)
     plan = Plan(load(config))
-    _refuse_foreign(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        folder = Path(temporary, "archive")
+    _refuse_damaged(plan, grid)
+    with _replaced(output) as temporary:
+        folder = temporary / "archive"
         folder.mkdir()
-        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         made = [file for file in rolled_up(grid) if not small or _is_small(Path(file))]
         files = [file for file in [*measured(plan, grid, not small), *made] if os.path.exists(file)]
         for file in files:
@@ -85,13 +87,49 @@ def pack_grid(grid: str, output: Path, small: bool = False) -> dict:
         }
         write_json(folder / INDEX, index, schema="archive")
         if output.name.endswith(SUFFIX):
-            _write_tar(folder, Path(temporary, "archive.tar.gz"))
-            os.replace(Path(temporary, "archive.tar.gz"), output)
+            _write_tar(folder, temporary / "archive.tar.gz")
+            os.replace(temporary / "archive.tar.gz", output)
         else:
             if output.exists():
-                shutil.rmtree(output)
+                os.replace(output, former_content(output))
             os.replace(folder, output)
     return index
+
+
+def _refuse_damaged(plan: Plan, grid: str) -> None:
+    for file in filter(os.path.exists, plan.artefacts(grid)):
+        if problem := damage(Path(file)):
+            raise ArtifactError(f"{problem}; nothing was packed")
+
+
+@contextmanager
+def _replaced(output: Path) -> Iterator[Path]:
+    """Yield an empty folder beside an archive that the block writes; the former one is there until it is done.
+
+    One writer at a time (ArtifactError for the second). What a killed one left is removed, or put back.
+    """
+    _refuse_foreign(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with hold(output):
+        put_back(output)
+        temporary = temporary_sibling(output)
+        temporary.mkdir()
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(former_content(output), ignore_errors=True)
+
+
+def former_content(archive: Path) -> Path:
+    """The name of an archive's folder while another takes its place."""
+    return archive.with_name(f".{archive.name}.former")
+
+
+def put_back(archive: Path) -> None:
+    """Put an archive's folder back if a writer was killed after it had moved it away."""
+    if not archive.exists() and former_content(archive).is_dir():
+        os.replace(former_content(archive), archive)
 
 
 def _reported_config(grid: str) -> dict:
@@ -100,9 +138,11 @@ def _reported_config(grid: str) -> dict:
     stamp = Path(STAMP.path(grid))
     if not stamp.exists():
         raise ArtifactError(f"{stamp}: grid '{grid}' has no report; {again}")
-    recorded = read_json(stamp)
-    if "config" not in recorded:
-        raise ArtifactError(f"{stamp}: names no configuration (made by an older version); {again}")
+    recorded = read_json(stamp, advice=again)
+    if not isinstance(recorded, dict) or not {"config", "files"} <= recorded.keys():
+        raise ArtifactError(
+            f"{stamp}: names no configuration or no files (cut, or made by an older version); {again}"
+        )
     here = {file for file in Plan(load(recorded["config"])).counted(grid) if os.path.exists(file)}
     changed = here - set(recorded["files"])
     for file, sha in recorded["files"].items():
@@ -171,7 +211,7 @@ def _records(files: Iterable[str]) -> dict[str, dict]:
     wanted, records = set(files), {}
     for record in RECORDS.rglob("*") if RECORDS.is_dir() else ():
         if record.is_file() and recorded_path(record) in wanted:
-            records[str(record.relative_to(RECORDS))] = json.loads(record.read_text())
+            records[str(record.relative_to(RECORDS))] = read_json(record)
     return dict(sorted(records.items()))
 
 

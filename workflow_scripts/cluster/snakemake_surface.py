@@ -55,6 +55,19 @@ def configfiles(workflow: Any) -> list:
     return list(workflow.overwrite_configfiles)
 
 
+def merged_files(workflow: Any) -> list:
+    """The configuration files that Snakemake merged, in its order: the Snakefile's, then those of --configfile."""
+    named = configfiles(workflow)
+    if workflow.config_settings.replace_workflow_config:
+        return named
+    return [*(file for file in workflow.configfiles if file not in named), *named]
+
+
+def values_of_options(workflow: Any) -> dict:
+    """What --config gave, which stands over all files."""
+    return dict(workflow.config_settings.config)
+
+
 def is_main(workflow: Any) -> bool:
     """Whether this process plans the run; a job's process parses the Snakefile too."""
     return workflow.is_main_process

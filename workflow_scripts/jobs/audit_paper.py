@@ -5,6 +5,7 @@ from workflow_scripts.files.job import run
 from workflow_scripts.judge.audit import audit
 from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import results_of
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.report.rendering import environment
 
 
@@ -18,4 +19,4 @@ def main(verdict: str, output: str, html: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("audit_paper"))

@@ -9,6 +9,7 @@ from workflow_scripts.files.artifacts import atomic_path, read_json
 from workflow_scripts.files.job import run
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.data import MeasuredFiles, read_grid
@@ -56,4 +57,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("draw_page"))

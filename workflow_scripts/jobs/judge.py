@@ -6,6 +6,7 @@ from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.files.job import run
 from workflow_scripts.judge.judgement import Question, judge_grid
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.digests import unchanged
 
 
 def main(cells: list[str], question: Question, catalogue: dict, ledger: str, output: str) -> None:
@@ -15,4 +16,4 @@ def main(cells: list[str], question: Question, catalogue: dict, ledger: str, out
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("judge"))

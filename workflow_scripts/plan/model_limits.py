@@ -262,16 +262,19 @@ def _prompt(config: Config, method: str) -> int:
     return sum(lengths) if spec.kind == "concat" else max(lengths, default=getattr(spec, "tokens", 0))
 
 
-def of_grids(config: Config) -> list[str]:
-    """The problems of every cell of every grid: each key once, with the model and method that leave it the least."""
-    limits = {model: known(config, model) for model in config.models}
+def of_grid(config: Config) -> list[str]:
+    """The problems of every cell of the chosen grid: each key once, with the model and method that leave it the least.
+
+    Another grid's cells are checked when somebody asks for them (plan/cells.py).
+    """
+    limits = functools.cache(functools.partial(known, config))
     found: dict[str, dict[tuple[str, str], Found]] = {}
-    for grid, settings in config.grids.items():
-        for block in settings.blocks.values():
-            models = [model for model in block.models if limits[model] != UNKNOWN]
-            for names in itertools.product(models, block.compressors, block.methods):
-                model, _, method = names
-                for problem in _found(Case(config, limits[model], grid, *names)):
+    for name, block in config.grids[config.grid].blocks.items():
+        if name not in (config.blocks or [name]):
+            continue
+        for model, compressor, method in itertools.product(block.models, block.compressors, block.methods):
+            if limits(model) != UNKNOWN:
+                for problem in _found(Case(config, limits(model), config.grid, model, compressor, method)):
                     found.setdefault(problem.key, {}).setdefault((model, method), problem)
     return [_tightest(list(places.values())) for places in found.values()]
 

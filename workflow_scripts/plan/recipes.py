@@ -16,24 +16,12 @@ from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, read
 from workflow_scripts.plan.devices import DEVICES
-from workflow_scripts.plan.digests import code_digest
+from workflow_scripts.plan.digests import code_of
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell, companions
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.methods import FewShot
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
 
-# Modules that serve single kinds of methods, or compress by one engine: imported lazily, digested only where used.
-MODULES = {
-    "lora": ("recover/lora.py",),
-    "prompt": (),
-    "prefix": (),
-    "idp": ("recover/idp.py",),
-    "concat": (),
-    "none": (),
-    "text": (),
-    "fewshot": (),
-}
-ENGINES = {"own": ("compress/engines/own.py",), "optimum": ("compress/engines/optimum.py",)}
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
 ANALYSED = ("paper", "templates", "captions")  # folders of reports/ that the analysis reads
 SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
@@ -41,12 +29,6 @@ DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no resul
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
-OPTIONAL = frozenset(module for modules in (MODULES | ENGINES).values() for module in modules)
-
-
-def _code(entry: str, *kinds: str) -> str:
-    modules = tuple(sorted({module for kind in kinds for module in (MODULES | ENGINES)[kind]}))
-    return code_digest(f"jobs/{entry}.py", modules, OPTIONAL)
 
 
 class Plan(Cells):
@@ -107,7 +89,7 @@ class Plan(Cells):
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
         entry = {"models": "fetch_model", "corpora": "fetch_corpus", "benchmarks": "fetch_benchmark"}
-        code, source = _code(entry[catalogue]), self.source(catalogue, name, task)
+        code, source = code_of(entry[catalogue]), self.source(catalogue, name, task)
         spec = {k: v for k, v in source.dump().items() if k not in (*SIZES, *DESCRIPTIVE_KEYS)}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
@@ -130,17 +112,17 @@ class Plan(Cells):
             settings["calibration"] = self.grid(grid).calibration.dump()
             inputs.append(self.recipe("corpora", corpus))
         return _with_recipe(
-            settings, _code("compress_model", settings["compressor"].get("engine", "own")), inputs
+            settings, code_of("compress_model", settings["compressor"].get("engine", "own")), inputs
         )
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, seed: str, form: str) -> dict:
         inputs = [self.compress(grid, model, compressor, corpus, seed)["recipe"]]
-        return _with_recipe({"form": form}, _code("export_model"), inputs)
+        return _with_recipe({"form": form}, code_of("export_model"), inputs)
 
     def train(self, cell: Cell) -> dict:
         settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
         inputs = [self.compressed_recipe(cell), self.recipe("corpora", self.training_corpus(cell)), cell.seed]
-        return _with_recipe(settings, _code("train_adapter", settings["method"]["kind"]), inputs)
+        return _with_recipe(settings, code_of("train_adapter", settings["method"]["kind"]), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
         grid, tasks, method = self.grid(cell.grid), self.tasks(cell.grid), self.config.methods[cell.method]
@@ -232,7 +214,7 @@ class Plan(Cells):
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
         if entry != "find_answers":  # which reads training text, not reports/
             inputs.append(_reports())
-        return _with_recipe(settings, _code(entry), inputs)
+        return _with_recipe(settings, code_of(entry), inputs)
 
     def latency(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""
@@ -246,12 +228,12 @@ class Plan(Cells):
         }
         kinds = {method["kind"] for method in settings["methods"].values()}
         return _with_recipe(
-            settings, _code("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
+            settings, code_of("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
         )
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
         kinds = {self.config.methods[c.method].kind for c in (cell, *self.members(cell))}
-        return _code(entry, *kinds)
+        return code_of(entry, *kinds)
 
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]

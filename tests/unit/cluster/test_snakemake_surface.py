@@ -25,7 +25,14 @@ def note(**values):
     with open("notes.jsonl", "a") as notes:
         notes.write(json.dumps(values) + "\\n")
 
-note(main=surface.is_main(workflow), configfiles=[str(file) for file in surface.configfiles(workflow)])
+configfile: "own.yaml"
+
+note(
+    main=surface.is_main(workflow),
+    configfiles=[str(file) for file in surface.configfiles(workflow)],
+    merged=[Path(file).name for file in surface.merged_files(workflow)],
+    given=surface.values_of_options(workflow),
+)
 
 def force(wildcards):
     note(here=surface.runs_here(workflow), cluster=surface.on_cluster(workflow))
@@ -77,6 +84,7 @@ def run(folder: Path, *arguments: str) -> tuple[str, list[dict]]:
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("surface")
     (folder / "Snakefile").write_text(SNAKEFILE)
+    (folder / "own.yaml").write_text("key: 0\n")
     (folder / "mine.yaml").write_text("key: 1\n")
     (folder / "made.py").write_text("import sys\nopen(snakemake.output[0], 'w').write(sys.argv[0])\n")
     return folder, run(folder, "--configfile", "mine.yaml")[1]
@@ -113,6 +121,23 @@ def test_processes_know_their_part(finished):
 def test_files_on_the_command_line_are_known(finished):
     named = finished[1][0]["configfiles"]
     assert [Path(file).name for file in named] == ["mine.yaml"]
+
+
+def test_all_configuration_files_and_options_are_known_in_their_order_in_jobs_too(finished):
+    folder, (parsed, *_) = finished
+    assert parsed["merged"] == ["own.yaml", "mine.yaml"] and parsed["given"] == {}
+    options = (
+        "--configfile",
+        "mine.yaml",
+        "--config",
+        "blocks=[a,b]",
+        "--mode",
+        "subprocess",
+        "--",
+        "short.txt",
+    )
+    parsed, *_ = run(folder, *options)[1]
+    assert parsed["merged"] == ["own.yaml", "mine.yaml"] and parsed["given"] == {"blocks": ["a", "b"]}
 
 
 def test_the_jobs_that_will_run_are_known_at_the_start(finished):

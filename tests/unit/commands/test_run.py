@@ -14,6 +14,7 @@ from workflow_scripts.__main__ import main
 from workflow_scripts.cluster import runs
 from workflow_scripts.commands import run
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import as_text
 
 ROOT = Path(__file__).parents[3]
 CHILD = """
@@ -57,9 +58,9 @@ def test_snakemake_may_clean_up(by, tmp_path):
 def test_a_local_source_that_is_not_there_stops_a_run_before_its_first_job(tmp_path):
     def fetch(path, source="local", rule="fetch_model"):
         arguments = {"name": "mine", "spec": {"source": source, "path": str(path)}}
-        return Any(rule=Any(name=rule), params=Any(args=arguments))
+        return Any(rule=Any(name=rule), params=Any(args=as_text(arguments)))
 
-    cell = Any(rule=Any(name="evaluate_cell"), params=Any(args={}))
+    cell = Any(rule=Any(name="evaluate_cell"), params=Any(args="{}"))
     runs.refuse_missing_sources([cell, fetch(tmp_path), fetch("nowhere", "hub")])
     with pytest.raises(ArtifactError, match=r"fetch_corpus mine: nowhere/text.jsonl: no such file or folder"):
         runs.refuse_missing_sources([cell, fetch("nowhere/text.jsonl", rule="fetch_corpus")])

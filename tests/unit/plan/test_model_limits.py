@@ -23,8 +23,9 @@ def shipped(tmp_path, monkeypatch):
     return read(*files(root=ROOT))
 
 
-def edit(config: dict, path: list, value) -> dict:
-    config = part = copy.deepcopy(config)
+def edit(config: dict, path: list, value, grid: str = "smoke") -> dict:
+    """The configuration of a grid with another value at `path`."""
+    config = part = copy.deepcopy(config) | {"grid": grid}
     config["methods"]["prompt-1"] = {"kind": "prompt", "tokens": 2047}  # named by no block
     for key in path[:-1]:
         part = part[key]
@@ -57,21 +58,33 @@ def edit(config: dict, path: list, value) -> dict:
 )  # fmt: skip
 def test_what_the_catalogue_knows_to_be_impossible_stops_the_run(shipped, path, value, words):
     with pytest.raises(ConfigError) as error:
-        load(edit(shipped, path, value))
+        load(edit(shipped, path, value, "paper"))
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_one_wrong_value_is_one_line(shipped):
     with pytest.raises(ConfigError) as error:
-        load(edit(shipped, ["methods", "prompt-100", "tokens"], 3000))
+        load(edit(shipped, ["methods", "prompt-100", "tokens"], 3000, "paper"))
     [line] = str(error.value).splitlines()
     assert re.search(r"found in \d+ pairs of model and method", line)
     with pytest.raises(ConfigError) as error:
-        load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049))
+        load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049, "paper"))
     [line] = str(error.value).splitlines()
     assert (
         "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
     )  # the tightest
+
+
+def test_a_grid_is_not_refused_for_a_model_of_another(shipped, tmp_path):
+    broken = edit(shipped, ["grids", "paper", "calibration", "length"], 2049)
+    folder = tmp_path / "resources/models/opt-6.7b"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("")
+    plan = Plan(load(broken))
+    with pytest.raises(ArtifactError, match=r"resources/models/opt-6.7b/config.json: not valid JSON"):
+        plan.check(Cell("paper", "opt-6.7b", "gptq-w3", "c4", "none", 0))
+    with pytest.raises(ValueError, match=r"grids.paper.calibration.length: 2049 .* of llama-7b"):
+        plan.check(Cell("paper", "llama-7b", "gptq-w3", "c4", "none", 0))
 
 
 def test_at_the_limit_everything_is_possible(shipped):
@@ -80,7 +93,7 @@ def test_at_the_limit_everything_is_possible(shipped):
         (["grids", "paper", "calibration", "length"], 2048),
         (["training", "paper", "sequence_length"], 1948),
     ):
-        load(edit(shipped, path, value))
+        load(edit(shipped, path, value, "paper"))
 
 
 def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
@@ -134,7 +147,7 @@ LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
         ({"rope_parameters": LONGROPE}, "perplexity.length: 512 tokens after a prompt of 150 exceed the 661 positions"),
         ({"rope_parameters": LONGROPE | {"original_max_position_embeddings": 662}}, None),
         ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 400},
-         "perplexity.length: 512 tokens exceed the 400 positions up to which smollm2-135m keeps one rotary table"),
+         "perplexity.length: 512 tokens after a prompt of 150 exceed the 400 positions up to which smollm2-135m keeps"),
         ({"rope_scaling": {"type": "dynamic"}, "max_position_embeddings": 662}, None),
         ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}}, None),
     ],

@@ -9,9 +9,10 @@ import pytest
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import files, load, named_files, read
+from workflow_scripts.plan.digests import MODULES
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
-from workflow_scripts.plan.recipes import MODULES, Plan, plan_of
+from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.schema.problems import json_schema
 from workflow_scripts.report.figure_style import FAMILIES
 from workflow_scripts.report.tables import TYPES
