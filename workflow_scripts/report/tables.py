@@ -56,6 +56,7 @@ class Row:
     detectable: float | None = None
     problem: str = ""
     note: str = ""
+    adapted: str = ""  # of a LoRA: its linears, their layers, its parameters
 
 
 @dataclass
@@ -197,7 +198,8 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     kind = "dense" if method == "dense" else TYPES[data.methods[method]["kind"]]
     evaluations = [data.results.evaluations[cell] for cell in cells]
     param = million(evaluations[0]["parameters"]["effective"]) if evaluations else "—"
-    row = Row(group.model, group.corpus, kind, method, param, {})
+    adapted = _adapted(evaluations[0]["parameters"]) if evaluations else ""
+    row = Row(group.model, group.corpus, kind, method, param, {}, adapted=adapted)
     for column, members in columns_of(data.tasks).items():
         row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
     if len(cells) == 1:  # intervals of tasks and domains are those of one cell
@@ -208,6 +210,15 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     covers = accuracy.get("methods", {}).get(method, {}).get("covers", "items")
     row.problem, row.note = "; ".join(problems), "; ".join(_remarks(evaluations, len(planned), covers))
     return row
+
+
+def _adapted(parameters: dict) -> str:
+    """ "q_proj and v_proj of 30 layers, 460,800 parameters"; empty where an evaluation names no linears."""
+    names: dict[int, list[str]] = {}
+    for name, layers in parameters.get("linears", {}).items():
+        names.setdefault(layers, []).append(name)
+    parts = [f"{', '.join(linears)} of {count} layers" for count, linears in names.items()]
+    return f"{'; '.join(parts)}, {parameters['effective']:,} parameters" if parts else ""
 
 
 def _problems(evaluations: list[dict], planned: int) -> list[str]:
@@ -318,9 +329,12 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)
-    loras = [methods[m] | {"name": m} for m in shown if methods.get(m, {}).get("kind") == "lora"]
-    if loras := [f"{m['name']} alpha {m['alpha']:g}, dropout {m['dropout']:g}" for m in loras]:
-        notes.append(f"LoRA (the paper prints neither): {'; '.join(loras)}.")
+    if loras := [m for m in shown if methods.get(m, {}).get("kind") == "lora"]:
+        scales = [f"{m} alpha {methods[m]['alpha']:g}, dropout {methods[m]['dropout']:g}" for m in loras]
+        notes.append(f"LoRA (the paper prints neither): {'; '.join(scales)}.")
+    rows = [row for panel in panels for row in panel.rows if row.adapted]
+    if adapted := unique(f"{row.method} of {row.model}: {row.adapted}" for row in rows):
+        notes.append(f"LoRA adapts: {'; '.join(adapted)}.")
     if any(entry.printed is not None for p in panels for row in p.rows for entry in row.entries.values()):
         notes.append(
             "The second number of a cell is the paper's printed one; it does not say which corpus it used."
