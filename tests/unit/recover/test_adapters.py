@@ -270,7 +270,7 @@ def test_without_targets_lora_adapts_every_linear_of_the_decoder_layers(family):
 
 
 @pytest.mark.parametrize(
-    "family, inner", [("gpt2", {}), ("bloom", {}), ("falcon", {}), ("gptj", {"n_inner": 128})]
+    ("family", "inner"), [("gpt2", {}), ("bloom", {}), ("falcon", {}), ("gptj", {"n_inner": 128})]
 )
 def test_the_paper_formula_knows_families_without_an_intermediate_size(family, inner):
     """It is written into training.json after the training, which an unknown width would lose."""
