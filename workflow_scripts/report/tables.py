@@ -10,6 +10,7 @@ import numpy as np
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import SPARSE, member_names, sparsity
+from workflow_scripts.judge.perplexity import compared, protocol
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.report.data import GridData
@@ -231,9 +232,10 @@ def _problems(evaluations: list[dict], planned: int) -> list[str]:
     elif len(evaluations) < planned:
         have = f"{len(evaluations)} of {planned} seeds"
         problems.append(f"only {have}" if len(evaluations) == 1 else f"mean of {have}")
-    worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
+    figures = [(p["token"], protocol(e)) for e in evaluations for p in compared(e).values()]
+    worst, followed = max(figures, default=(0, ""))
     if worst > DIVERGED:
-        problems.append(f"diverged: its perplexity is {worst:,.0f}")
+        problems.append(f"diverged: its {followed} perplexity is {worst:,.0f}")
     return problems
 
 
@@ -342,10 +344,10 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
     if any(row.type == "choice" for panel in panels for row in panel.rows):
         notes.append(
             "Single best: the one prompt with the lowest perplexity on held-out text, chosen without looking at any "
-            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right if any of "
-            "the prompts is; it looks at the answers, so it is a bound and not a method. Each is computed per seed, "
-            "from the prompts of that seed, and averaged; beside it stands IDP minus it, paired, with its "
-            f"{level} interval."
+            "task; its note names the protocol. Random choice: the expectation of a uniform choice for each question. "
+            "Oracle: right if any of the prompts is; it looks at the answers, so it is a bound and not a method. Each "
+            "is computed per seed, from the prompts of that seed, and averaged; beside it stands IDP minus it, paired, "
+            f"with its {level} interval."
         )
     if not panels:
         kind = {1: "quantising", 2: "sparsifying"}.get(number)

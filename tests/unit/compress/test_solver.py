@@ -319,4 +319,6 @@ def test_equal_weights_lose_the_asked_share_and_no_more(levels, share):
     assert (found == 0).sum().item() == max(count, zeros)
     assert W[found == 0].abs().max() <= W[found != 0].abs().min()
     (solved,) = solve([W], torch.eye(W.shape[1]), Compressor(**SPARSE | {"sparsity": share})).linears
-    assert (solved.weight == 0).float().mean().item() == pytest.approx(max(share, zeros / W.numel()), abs=0.01)
+    assert (solved.weight == 0).float().mean().item() == pytest.approx(
+        max(share, zeros / W.numel()), abs=0.01
+    )

@@ -68,3 +68,17 @@ def test_a_grid_without_compressed_models_says_so(tmp_path):
     assert "No model of this grid was compressed yet" in rendered["html"]
     assert rendered["csv"].startswith("model,compressor,corpus,engine,bits")
     assert rendered["md"].startswith("# Compressed models")
+
+
+def test_a_model_with_a_bos_has_both_protocols_side_by_side(tmp_path):
+    results = read_results(write_grid(tmp_path, study("m", {}, losses={"gptq-w3": 0.2}), items=5))
+    for evaluation in results.evaluations.values():
+        figure = evaluation["perplexity"]["wikipedia"]
+        both = {"windowed": figure | {"token": 15.08}, "reference": figure | {"token": 35.74}}
+        evaluation["perplexity"]["wikipedia"] = both
+    records = {"results/synthetic/compressed/m/gptq-w3/wikipedia/compression.json": record([0.1], 1)}
+    table = compressors(results, records, SETTINGS)
+    assert table.iloc[0][["ppl/wikipedia", "ppl reference/wikipedia"]].tolist() == [15.08, 35.74]
+    shown = RENDERERS["md"](table, "g")
+    assert "| ppl wikipedia | ppl reference wikipedia |" in shown and "| 15.08 | 35.74 |" in shown
+    assert "windowed (the model's BOS before every window)" in shown

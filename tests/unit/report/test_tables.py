@@ -166,7 +166,7 @@ def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
             }
     table = build_tables(data_of(results, 50))[0]
     row = row_of(table, "idp-50-100")
-    assert row.problem == "mean of 2 of 3 seeds; diverged: its perplexity is 2,000,000"
+    assert row.problem == "mean of 2 of 3 seeds; diverged: its windowed perplexity is 2,000,000"
     assert (
         row.note == "intervals cover items; chose prompt-50 55 %, prompt-100 45 %"
     )  # the mean of both seeds
