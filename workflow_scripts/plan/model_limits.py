@@ -8,6 +8,7 @@ catalogue may name them. If neither is there, the job reports the same at its st
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from workflow_scripts.plan.layout import MODEL
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Grid
-from workflow_scripts.plan.schema.methods import Idp, Lora, Method
+from workflow_scripts.plan.schema.methods import ALL_LINEAR, Idp, Lora, Method
 
 HINTS = {
     "positions": "max_position_embeddings",
@@ -31,6 +32,8 @@ WIDTHS = (
     "ffn_dim",
     "n_embd",
 )  # of config.json: inputs of decoder linears
+
+LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
 
 
 @dataclass(frozen=True)
@@ -185,11 +188,15 @@ def _absent_layers(case: Case, method: Lora) -> Iterator[Found]:
 def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
     modules, kind = case.limits.modules, case.limits.type
     kind = kind if kind in method.targets else "default"
-    for index, target in enumerate(method.targets.get(kind, ()) if modules else ()):
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
+    targets = method.targets.get(kind, ())
+    if not modules or [*targets] == [ALL_LINEAR]:
+        return
+    inside = [name for name in modules if LAYER.search(name)]  # neither embedding nor head
+    for index, target in enumerate(targets):
+        if not any(f".{name}".endswith(f".{target}") for name in inside):
             key = f"methods.{case.method}.targets.{kind}[{index}]"
-            last = sorted({name.rpartition(".")[2] for name in modules})
-            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}"))
+            last = sorted({name.rpartition(".")[2] for name in inside})
+            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}'s decoder layers"))
 
 
 def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:

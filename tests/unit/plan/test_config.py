@@ -332,3 +332,15 @@ def test_an_entry_without_its_type_is_told_its_other_mistakes_too(shipped, catal
     message = problems_of(shipped, [catalogue, "new"], entry)
     for part in expected:
         assert f"{catalogue}.{part}" in message
+
+
+def test_lora_without_targets_for_other_families_takes_all_linears(shipped):
+    """Names that Llama has, left as the default, would adapt a part of another family without a word."""
+    lora = shipped["methods"]["lora-r2"]
+    assert load(shipped).methods["lora-r2"].targets["default"] == ["all-linear"]
+    for targets in ({"llama": ["q_proj"]}, {"default": ["all-linear"], "llama": ["q_proj"]}):
+        lora["targets"] = targets
+        found = load(shipped).methods["lora-r2"]
+        assert found.targets == {"llama": ["q_proj"], "default": ["all-linear"]}
+    del lora["targets"]
+    assert load(shipped).methods["lora-r2"].targets == {"default": ["all-linear"]}

@@ -182,6 +182,7 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     linears = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
                "mlp.up_proj", "mlp.down_proj", "input_layernorm")  # fmt: skip
     names = [f"model.layers.{layer}.{linear}.weight" for layer in range(2) for linear in linears]
+    names += ["model.embed_tokens.weight", "lm_head.weight"]
     if sharded:
         index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -191,10 +192,16 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     load(edit(shipped, ["methods", "lora-r2", "targets"], {"llama": ["mlp.up_proj", "o_proj"]}))
     with pytest.raises(ConfigError) as error:
         load(edit(shipped, ["methods", "lora-r2", "targets", "llama"], ["q_proj", "q_projj"]))
-    assert "methods.lora-r2.targets.llama[1]: 'q_projj' is no module of smollm2-135m; allowed: " in str(
-        error.value
+    said = (
+        "methods.lora-r2.targets.llama[1]: 'q_projj' is no module of smollm2-135m's decoder layers; allowed: "
     )
+    assert said in str(error.value)
     assert "did you mean 'q_proj'?" in str(error.value)
+    for outside in ("embed_tokens", "lm_head"):
+        with pytest.raises(
+            ConfigError, match=rf"targets.llama\[0\]: '{outside}' is no module of smollm2-135m's dec"
+        ):
+            load(edit(shipped, ["methods", "lora-r2", "targets", "llama"], [outside]))
     shipped["grids"]["smoke"]["blocks"]["core"]["compressors"].append("sparsegpt-2of4")
     load(shipped)
     with pytest.raises(
