@@ -13,8 +13,10 @@ def protocol(evaluation: dict) -> str:
     """The protocol of `compared`: windowed.
 
     An evaluation older than the protocols has one figure, with one BOS for the whole text, which is both if the model
-    has no BOS.
+    has no BOS. The rows of verdict.json hold the answer.
     """
+    if "protocol" in evaluation:
+        return evaluation["protocol"]
     old = any("token" in figures for figures in evaluation["perplexity"].values())
     return "reference" if old and evaluation["manifest"]["config"].get("bos") else "windowed"
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from workflow_scripts.judge.perplexity import protocol
 from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.statistics import finite, proportion_interval
 
@@ -20,6 +21,7 @@ def scores(results: Results, tasks: dict[str, dict]) -> list[dict]:
         mine = {task: task_score(scored) for task, scored in evaluation["tasks"].items()}
         means = {domain: domain_score(mine, members) for domain, members in domains.items()}
         plain = {name: evaluation[name] for name in ("average", "perplexity", "parameters", "selection")}
+        plain["protocol"] = protocol(evaluation)
         rows.append({**cell.axes, "tasks": mine, "domains": means, **plain})
     return rows
 
