@@ -1,6 +1,7 @@
 """From the harness's logged samples to this project's rows: one per item, the same columns for every task."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ DOMAINS = ("world", "common", "language")
 
 @dataclass
 class Item:
-    """One evaluated item: its row of the samples table, and the bytes of the gold answer."""
+    """One evaluated item: its row of the samples table, the bytes of the gold answer, and whether its generation met
+    the cap (None if nothing was generated)."""
 
     row: dict
     gold_bytes: int
+    cut_off: bool | None = None
 
 
 def items_of(
@@ -49,7 +52,8 @@ def items_of(
             "selected_prompt": chosen[i],
             **answer,
         }
-        items.append(Item(row, gold_bytes))
+        generated = task.task.OUTPUT_TYPE == "generate_until"
+        items.append(Item(row, gold_bytes, cut_off[i] if generated else None))
     return items
 
 
@@ -110,7 +114,7 @@ def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -
 
 
 def summary(items: list[Item]) -> dict:
-    """n, acc, acc_norm, stderr, primary, gold_loglik, bits_per_byte of one task."""
+    """n, acc, acc_norm, stderr, primary, gold_loglik, choice_loglik, bits_per_byte, blank, cut_off of one task."""
     n = len(items)
     acc = sum(item.row["correct"] for item in items) / n
     norms = [item.row["acc_norm"] for item in items]
@@ -122,8 +126,28 @@ def summary(items: list[Item]) -> dict:
         "stderr": math.sqrt(acc * (1 - acc) / (n - 1)) if n > 1 else None,  # the harness's mean_stderr
         "primary": acc,
         "gold_loglik": -nats / n,
+        "choice_loglik": _mean(_choice_loglik(item.row) for item in items),
         "bits_per_byte": nats / (math.log(2) * sum(item.gold_bytes for item in items)),
+        "blank": _mean(
+            None if item.cut_off is None else not item.row["prediction"].strip() for item in items
+        ),
+        "cut_off": _mean(item.cut_off for item in items),
     }
+
+
+def _choice_loglik(row: dict) -> float | None:
+    """Log-softmax of the right choice among the item's; None without choices."""
+    logliks = row["choice_logliks"]
+    if logliks is None:
+        return None
+    top = max(logliks)
+    return row["gold_loglik"] - top - math.log(sum(math.exp(loglik - top) for loglik in logliks))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """None if an item has no value."""
+    known = list(values)
+    return None if None in known else sum(known) / len(known)
 
 
 def domain_means(tasks: dict) -> dict:

@@ -29,7 +29,8 @@ def scores(results: Results, tasks: dict[str, dict]) -> list[dict]:
 def task_score(scored: dict) -> dict:
     """Accuracy of one cell on one task of its evaluation JSON, with the Wilson interval."""
     low, high = proportion_interval(round(scored["acc"] * scored["n"]), scored["n"])
-    return {"n": scored["n"], "acc": scored["acc"], "low": finite(low), "high": finite(high)}
+    generated = {name: scored[name] for name in ("blank", "cut_off") if scored.get(name) is not None}
+    return {"n": scored["n"], "acc": scored["acc"], "low": finite(low), "high": finite(high), **generated}
 
 
 def domain_score(tasks: dict[str, dict], members: list[str]) -> dict:

@@ -244,14 +244,24 @@ def _problems(evaluations: list[dict], planned: int) -> list[str]:
 
 
 def _remarks(evaluations: list[dict], planned: int, covers: str) -> list[str]:
-    """The seeds behind a row's means, the coverage of their intervals, the prompts that IDP chose."""
+    """Blank and cut answers, the seeds behind a row's means, what intervals cover, the prompts that IDP chose."""
     remarks = []
+    for task in evaluations[0]["tasks"] if evaluations else ():
+        if "blank" in evaluations[0]["tasks"][task]:
+            blank, cut = (_share_of(evaluations, task, name) for name in ("blank", "cut_off"))
+            remarks.append(f"{SHORT.get(task, task)}: {blank} blank, {cut} cut")
     if len(evaluations) > 1:
         remarks += [] if len(evaluations) < planned else [f"mean of {planned} seeds"]
         remarks.append(f"intervals cover {covers}")
     if selection := selection_shares(evaluations):
         remarks.append("chose " + selection)
     return remarks
+
+
+def _share_of(evaluations: list[dict], task: str, name: str) -> str:
+    """A share of a task's answers in percent, mean over seeds."""
+    values = [e["tasks"][task][name] for e in evaluations if name in e["tasks"].get(task, {})]
+    return f"{100 * float(np.mean(values)):.0f} %"
 
 
 def _note_missing_members(row: Row, choices: dict) -> None:
