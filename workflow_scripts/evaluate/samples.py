@@ -146,8 +146,9 @@ def _choice_loglik(row: dict) -> float | None:
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """None if an item has no value."""
-    known = list(values)
-    return None if None in known else sum(known) / len(known)
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def domain_means(tasks: dict) -> dict:

@@ -104,7 +104,8 @@ def test_a_generation_by_hand(tmp_path):
 
 def test_a_summary_by_hand():
     def item(correct, loglik, size, norm=None):
-        return samples.Item({"correct": correct, "acc_norm": norm, "gold_loglik": loglik}, size)
+        row = {"correct": correct, "acc_norm": norm, "gold_loglik": loglik, "choice_logliks": None}
+        return samples.Item(row, size)
 
     found = samples.summary(
         [item(True, -1.0, 2), item(False, -2.0, 3), item(False, -3.0, 4), item(False, -6.0, 7)]
