@@ -8,10 +8,11 @@ results/<grid>/, resources/   as in the working folder; of resources the manifes
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +26,15 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_fi
 from workflow_scripts.files.locks import hold
 from workflow_scripts.files.scratch import temporary_sibling
 from workflow_scripts.plan.config import load
-from workflow_scripts.plan.layout import ANSWERS, REPORT, STAMP, VERDICT, Cell, companions, lacks_companions
+from workflow_scripts.plan.layout import (
+    ANSWERS,
+    QUESTIONS,
+    STAMP,
+    VERDICT,
+    Cell,
+    companions,
+    lacks_companions,
+)
 from workflow_scripts.plan.recipes import Plan
 
 FORMAT = 2  # 1 is the layout in which a compressed model had one copy, without a seed in its path
@@ -40,7 +49,7 @@ SUFFIX = ".tar.gz"
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
     """Files that only the sources or a model can make again; with `weights`, the adapters' weights too."""
     adapters = [file for a in plan.adapters(grid) for file in companions(a.training)] if weights else []
-    return [*plan.artefacts(grid), *adapters, ANSWERS.path(grid)]
+    return [*plan.artefacts(grid), *adapters, ANSWERS.path(grid), QUESTIONS.path(grid)]
 
 
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:
@@ -53,14 +62,14 @@ def rolled_up(grid: str, root: Path = Path()) -> list[str]:
 # -------------------------------------------------------------------------------------------------- packing
 
 
-def pack_grid(grid: str, output: Path, small: bool = False) -> dict:
+def pack_grid(grid: str, output: Path, small: bool = False, configfiles: Sequence[str] = ()) -> dict:
     """Write the archive of a grid with a finished report; returns the content of archive.json.
 
     output: a .tar.gz file or a folder. small: leave out the adapters' weights, page, report, ledger and records (a
     rebuild makes all but the weights again). Raises ArtifactError if the report is missing or out of date, and if a
-    result is damaged.
+    result is damaged. configfiles: named in the command that makes a missing report.
     """
-    config = _reported_config(grid)
+    config = _reported_config(grid, configfiles)
     plan = Plan(load(config))
     _refuse_damaged(plan, grid)
     with _replaced(output) as temporary:
@@ -132,9 +141,10 @@ def put_back(archive: Path) -> None:
         os.replace(former_content(archive), archive)
 
 
-def _reported_config(grid: str) -> dict:
+def _reported_config(grid: str, configfiles: Sequence[str] = ()) -> dict:
     """The configuration of the grid's report. Raises ArtifactError if results changed or appeared after the report."""
-    again = f"make it: snakemake --config partial=true -- {REPORT.path(grid)}"
+    chosen = f" CONFIG={shlex.quote(' '.join(configfiles))}" if configfiles else ""
+    again = f"make it: make run GRID={grid}{chosen}"
     stamp = Path(STAMP.path(grid))
     if not stamp.exists():
         raise ArtifactError(f"{stamp}: grid '{grid}' has no report; {again}")
@@ -143,7 +153,9 @@ def _reported_config(grid: str) -> dict:
         raise ArtifactError(
             f"{stamp}: names no configuration or no files (cut, or made by an older version); {again}"
         )
-    here = {file for file in Plan(load(recorded["config"])).counted(grid) if os.path.exists(file)}
+    plan = Plan(load(recorded["config"]))
+    again = f"make it: {plan.make('run', grid)}"
+    here = {file for file in plan.counted(grid) if os.path.exists(file)}
     changed = here - set(recorded["files"])
     for file, sha in recorded["files"].items():
         if file not in here or lacks_companions(file) or sha256_file(file) != sha:
@@ -237,7 +249,9 @@ def packed_by(commit: str | None) -> str:
 def _commit() -> str | None:
     """The commit that is checked out, with + if the package differs from it; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if head.returncode:
         return None
     changed = subprocess.run([*git, "status", "--porcelain", "--", ".."], capture_output=True, check=False)

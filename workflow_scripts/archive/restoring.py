@@ -22,6 +22,7 @@ from workflow_scripts.plan.layout import (
     CORPUS,
     EVALUATION,
     MODEL,
+    QUESTIONS,
     STAMP,
     companions,
     lacks_companions,
@@ -110,6 +111,8 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
                 source = (archive if file in index["files"] else split) / file
                 if source.exists():
                     _put(source, root / file)
+    if (asked := QUESTIONS.path(grid)) in index["files"] and not (root / asked).exists():
+        _put(archive / asked, root / asked)
     done.bare = [name for name in done.restored if _is_bare(root / name)]
     done.answers = _answers(archive, index, plan, root, done)
     done.rolled_up = done.answers and _roll_ups(archive, index, plan, root)

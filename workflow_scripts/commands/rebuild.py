@@ -41,7 +41,7 @@ def main(source: str, out: str | None = None, cores: int = 1) -> int:
         grid = index["grid"]
         folder = Path(out or f"rebuilt/{grid}")
         _unpack(archive, index, plan, folder)
-        write_complete(plan.config.dump() | {"grid": grid, "partial": True}, folder)
+        write_complete(plan.config.dump() | {"grid": grid, "partial": True, "rebuilt": True}, folder)
         if status := _run(folder, REPORT.path(grid), cores):
             print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)
             return status

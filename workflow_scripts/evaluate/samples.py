@@ -183,7 +183,7 @@ def write_samples(path: str | Path, rows: list[dict]) -> None:
         "boolean": pyarrow.bool_(),
         "array": pyarrow.list_(pyarrow.float64()),
     }
-    properties = yaml.safe_load((SCHEMAS / "samples.schema.yaml").read_text())["properties"]
+    properties = yaml.safe_load((SCHEMAS / "samples.schema.yaml").read_text(encoding="utf-8"))["properties"]
     fields = []
     for name, column in properties.items():
         types = column["type"] if isinstance(column["type"], list) else [column["type"]]

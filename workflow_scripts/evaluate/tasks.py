@@ -72,7 +72,7 @@ def definition(name: str, base: str | None = None, num_fewshot: int | None = Non
 def _defined(name: str) -> dict:
     path = DEFINITIONS / f"{name}.yaml"
     if path.exists():
-        own = yaml.safe_load(path.read_text())
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
         base = load_yaml(HARNESS / own.pop("include"))
         metadata = {**base.get("metadata", {}), **own.get("metadata", {})}
         return {**base, **own, "metadata": metadata}

@@ -93,7 +93,7 @@ def _validator(schema: str) -> "Draft202012Validator":
     import jsonschema
 
     return jsonschema.Draft202012Validator(
-        yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text("utf-8"))
+        yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text(encoding="utf-8"))
     )
 
 

@@ -146,7 +146,7 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(2)
-    with open(file, "w") as handle:
+    with open(file, "w", encoding="utf-8") as handle:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
     try:

@@ -15,7 +15,9 @@ def main(verdict: str, output: str, html: str) -> None:
     report = audit(read_tables(), results_of(judged), judged)
     write_json(output, report, schema="audit")
     with atomic_path(html) as temporary:
-        temporary.write_text(environment().get_template("audit_page.html.j2").render(audit=report))
+        temporary.write_text(
+            environment().get_template("audit_page.html.j2").render(audit=report), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

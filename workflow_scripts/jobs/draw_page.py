@@ -53,7 +53,7 @@ def main(
         forecast=foreseen(Plan(load(plan.config)), plan.grid) if plan.config else None,
     )
     with atomic_path(output) as temporary:
-        temporary.write_text(build_page(data))
+        temporary.write_text(build_page(data), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,12 @@ def _report(targets: list[str], configfile: Path, path: Path) -> None:
     command += ["--configfile", str(configfile), "--nolock", "--report", str(html), "--", *targets]
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         print(done.stdout)
         if done.returncode:

@@ -29,7 +29,7 @@ def main(verdict: str, catalogue: dict, measured: MeasuredFiles, outputs: list[s
         else:
             text = RENDERERS[kind](tables[output.stem])
         with atomic_path(output) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def write_complete(config: dict, folder: Path) -> None:
     """Write a complete configuration as the one of a workflow in `folder`: its catalogue adds nothing."""
     catalogue, own = files(root=folder)
     catalogue.parent.mkdir(parents=True, exist_ok=True)
-    catalogue.write_text("{}\n")
+    catalogue.write_text("{}\n", encoding="utf-8")
     own.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

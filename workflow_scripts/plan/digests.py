@@ -35,7 +35,7 @@ def _imports(path: Path) -> tuple[Path, ...]:
     """Files of this package that `path` imports anywhere in its text, found by `ast`: nothing is run."""
     found = set()
     root = PACKAGE.parent
-    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -14,7 +14,7 @@ from typing import ClassVar
 from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
-from workflow_scripts.plan.config import load, read
+from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_of
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell, companions
@@ -199,6 +199,13 @@ class Plan(Cells):
                 task: BENCHMARK.path(benchmarks=self.grid(grid).benchmarks, task=task)
                 for task in self.tasks(grid)
             }
+        if entry == "judge":
+            made = (
+                {}
+                if self.config.rebuilt
+                else {cell.json: self.evaluate_recipe(cell) for cell in self.cells(grid)}
+            )
+            settings["cell_recipes"] = made
         if entry in ("plot_figure", "draw_page"):
             measured = {"similarity": self.similarity_cells(grid), "latency": self.latency_places(grid)}
             settings["planned"] = {kind: len(jobs) for kind, jobs in measured.items()}
@@ -257,8 +264,9 @@ def plan_of(configfiles: Iterable[object], grid: str, blocks: list[str] | None =
 
     Raises ConfigError with every mistake in them.
     """
-    chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
-    return Plan(load(read(*configfiles) | chosen))
+    paths = list(configfiles)
+    chosen = {"grid": grid, "called_with": named_files(paths)} | ({"blocks": blocks} if blocks else {})
+    return Plan(load(read(*paths) | chosen))
 
 
 def _with_recipe(settings: dict, code: str, inputs: list) -> dict:

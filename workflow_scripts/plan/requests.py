@@ -68,7 +68,7 @@ def read_site(path: Path = SITE) -> dict:
         raise ArtifactError(f"{path}: {key}: not a finite number")
     check(found, "site", path)
     _check_extra(found.get("extra", ""), path)
-    schema = yaml.safe_load((SCHEMAS / "site.schema.yaml").read_text())
+    schema = yaml.safe_load((SCHEMAS / "site.schema.yaml").read_text(encoding="utf-8"))
     defaults = {
         key: (schema["$defs"]["name"] if "$ref" in rule else rule)["default"]
         for key, rule in schema["properties"].items()

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from workflow_scripts.files.artifacts import read_json, recorded_recipe, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
@@ -173,17 +173,18 @@ class Reruns:
 
     def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
         """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'."""
-        found = self.recorded(path) if entry == REPORT else self.stamp(grid).get("recipes", {}).get(entry)
+        stamp = self.stamp(grid)
+        found = stamp.get("recipe") if entry == REPORT else stamp.get("recipes", {}).get(entry)
         if found not in (None, self.plan.analysis(grid, entry)["recipe"]):
             self.forced().add(path)
 
     def _is_rolled_up(self, grid: str) -> bool:
         """Whether the grid's report was made by the planned recipe from the very files that are there now, and from
         all of them: a partial report is outdated as soon as there is more."""
-        path = _stamp_path(grid)
-        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"]:
+        stamp = self.stamp(grid)
+        if stamp.get("recipe") != self.plan.analysis(grid, REPORT)["recipe"]:
             return False
-        files = self.stamp(grid)["files"]
+        files = stamp["files"]
         return files.keys() == {*self.present(self.plan.counted(grid))} and all(
             os.path.exists(file) and sha256_file(file) == sha and not lacks_companions(file)
             for file, sha in files.items()
@@ -210,11 +211,14 @@ def _unrecovered(names: Names) -> Cell:
     return Cell.of({**names, "method": "none"})
 
 
-def _stamp_path(grid: str) -> str:
-    return STAMP.path(grid)
-
-
 def _stamp(grid: str) -> dict:
-    """The record of what the grid's report was made from; empty if there is no report."""
-    path = _stamp_path(grid)
-    return read_json(path) if os.path.exists(path) else {}
+    """The record of what the grid's report was made from; empty without a report, of no recipe if it is damaged."""
+    path = STAMP.path(grid)
+    if not os.path.exists(path):
+        return {}
+    try:
+        found = read_json(path)
+    except ArtifactError:
+        found = None
+    whole = isinstance(found, dict) and {"recipe", "recipes", "files"} <= found.keys()
+    return found if whole else {"recipe": "damaged: the report is made again"}

@@ -29,7 +29,7 @@ def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     stem = f"{re.sub(r'[-_.]+', '_', package).lower()}-{version}"
-    with open(cache / f".{stem}.lock", "w") as lock:
+    with open(cache / f".{stem}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for wheel in sorted(cache.glob(f"{stem}-*.whl")):
             if sha256_file(wheel) == sha256:
@@ -50,7 +50,7 @@ def _download(package: str, version: str, folder: Path) -> Path:
         "--retries=2",
     ]
     command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", f"{package}=={version}"]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    result = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
     wheels = list(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
         said = [line.strip() for line in result.stderr.splitlines() if line.lstrip().startswith("ERROR")]

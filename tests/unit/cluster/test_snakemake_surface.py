@@ -42,6 +42,7 @@ def force(wildcards):
 
 onstart:
     jobs = [job for job in surface.planned_jobs(workflow) if job.rule.name == "short"]
+    note(values=surface.values_of_wildcard("any", surface.planned_jobs(workflow)))
     note(planned=[(job.params.args, job.resources.get("mem_mb"), job.threads, job.is_local) for job in jobs])
 
 rule all:
@@ -60,7 +61,8 @@ rule long:
     shell: "touch {{output}}"
 
 rule made:
-    output: "made.txt"
+    output: "{{any}}.txt"
+    wildcard_constraints: any="made"
     script: "made.py"
 """
 
@@ -143,6 +145,10 @@ def test_all_configuration_files_and_options_are_known_in_their_order_in_jobs_to
 def test_the_jobs_that_will_run_are_known_at_the_start(finished):
     (planned,) = (note["planned"] for note in finished[1] if "planned" in note)
     assert planned == [[{"name": "a name"}, 7, 1, True]]
+
+
+def test_the_values_of_a_wildcard_are_those_of_the_jobs_that_will_run(finished):
+    assert [note["values"] for note in finished[1] if "values" in note] == [["made"]]
 
 
 def test_a_file_that_an_input_function_adds_is_forced(finished):
