@@ -32,6 +32,7 @@ FORMATS = {  # schema -> where files of this format stand
     "samples": layout.EVALUATION.shape.replace(".json", ".samples.parquet"),
     "similarity": layout.SIMILARITY.shape,
     "latency": layout.LATENCY.shape,
+    "questions": "results/<grid>/questions.json",
     "verdict": "results/<grid>/verdict.json",
     "audit": "results/<grid>/paper_audit.json",
     "site": "profiles/slurm/site.yaml",

@@ -26,7 +26,7 @@ from workflow_scripts.cluster import runs, slurm
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe
 from workflow_scripts.files.locks import held_by
-from workflow_scripts.plan.config import files
+from workflow_scripts.plan.config import files, read
 from workflow_scripts.plan.layout import REPORT, VERDICT, Cell, lacks_companions
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.report.summary import lines
@@ -54,7 +54,7 @@ def main(
     snakemake_options: Sequence[str] = (),
 ) -> int:
     """Run `grid`, or its `blocks`; returns Snakemake's exit status. Raises ArtifactError if another run is alive."""
-    plan = plan_of(files(*configfile), grid, blocks)  # Snakemake answers mistakes with more than they are
+    read(*configfile)  # Snakemake answers an unreadable file with a traceback
     _refuse_cache()
     started = time.time()
     if who := held_by(runs.RESULTS):
@@ -76,6 +76,7 @@ def main(
         return status
     if DRY.intersection(snakemake_options):
         return 0
+    plan = plan_of(files(*configfile), grid, blocks)
     if lacking := [cell.json for cell in plan.cells(grid) if not _is_made(plan, cell)]:
         raise ArtifactError(
             f"Snakemake ended, but grid '{grid}' is not complete: {len(lacking)} of {len(plan.cells(grid))} cells are "

@@ -32,7 +32,7 @@ def run(main: Callable[..., None], frame: Callable[[dict[str, Any]], AbstractCon
     snakemake = getattr(main, "__globals__", {}).get("snakemake")
     if snakemake is None:
         raise RuntimeError(f"{main.__module__}: an entry runs only as the script of a Snakemake rule")
-    with job(snakemake), frame(arguments_in(snakemake.params.args)):
+    with job(snakemake), put_back_times(snakemake), frame(arguments_in(snakemake.params.args)):
         main(**arguments(main, snakemake))
 
 
@@ -117,12 +117,21 @@ def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def put_back_times(files: Iterable[str], latest: float) -> None:
-    """Set the times of files that are later than `latest` (as os.stat gives it) to it; links and what they lead to.
+@contextmanager
+def put_back_times(snakemake: "Snakemake") -> Iterator[None]:
+    """Before and after a job's work, set inputs whose time is later than now, or than the outputs', back to that.
 
     Snakemake deletes the output of a finished job if an input's time is later, whatever the recipes say: after a clock
     was set back, or with files from a machine whose clock is ahead. ArtifactError for a file of somebody else's.
     """
+    _set_back(snakemake.input, os.stat(snakemake.log[0]).st_mtime)  # the log is new: the file system's now
+    yield
+    made = [os.stat(path).st_mtime for path in snakemake.output if os.path.exists(path)]
+    _set_back(snakemake.input, min(made, default=math.inf))
+
+
+def _set_back(files: Iterable[str], latest: float) -> None:
+    """Set later times to `latest` (as os.stat gives it), of links and of what they lead to."""
     for file in files:
         for follow in (True, False):
             if os.path.exists(file) and os.stat(file, follow_symlinks=follow).st_mtime > latest:
@@ -150,10 +159,7 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
     try:
-        put_back_times(snakemake.input, file.stat().st_mtime)
         yield
-        made = [os.stat(path).st_mtime for path in snakemake.output if os.path.exists(path)]
-        put_back_times(snakemake.input, min(made, default=math.inf))
         with contextlib.suppress(OSError):  # the log's disk may be full, the output is there
             os.write(1, f"\n{FINISHED}\n".encode())
     except Exception as error:

@@ -11,16 +11,16 @@ from workflow_scripts.plan.digests import unchanged
 
 def main(
     cells: list[str],
-    cell_recipes: dict[str, str],
     question: Question,
     catalogue: dict,
     ledger: str,
     output: str,
+    cell_recipes: dict[str, str] | None = None,
 ) -> None:
-    """cells: paths of all cells that the grid plans; cell_recipes: their recipes, empty in a rebuild; catalogue:
-    {methods, compressors, tasks} that the grid uses."""
+    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that the grid uses;
+    cell_recipes: those that were planned, by path; empty in a rebuild."""
     results = read_results(cells)
-    refuse_other_recipes(results, cell_recipes)
+    refuse_other_recipes(results, cell_recipes or {})
     verdict = judge_grid(results, question, catalogue, ledger=pd.read_parquet(ledger))
     write_json(output, verdict, schema="verdict")
 

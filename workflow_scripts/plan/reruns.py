@@ -38,6 +38,7 @@ from workflow_scripts.plan.recipes import Plan
 
 Names = Mapping[str, str]  # wildcard -> name
 REPORT = "report_grid"
+DAMAGED = {"damaged": True}  # in place of a report's record
 
 
 class Input(NamedTuple):
@@ -174,17 +175,19 @@ class Reruns:
     def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
         """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'."""
         stamp = self.stamp(grid)
-        found = stamp.get("recipe") if entry == REPORT else stamp.get("recipes", {}).get(entry)
-        if found not in (None, self.plan.analysis(grid, entry)["recipe"]):
+        found = self.recorded(path) if entry == REPORT else stamp.get("recipes", {}).get(entry)
+        if found not in (None, self.plan.analysis(grid, entry)["recipe"]) or (
+            entry == REPORT and stamp == DAMAGED
+        ):
             self.forced().add(path)
 
     def _is_rolled_up(self, grid: str) -> bool:
         """Whether the grid's report was made by the planned recipe from the very files that are there now, and from
         all of them: a partial report is outdated as soon as there is more."""
-        stamp = self.stamp(grid)
-        if stamp.get("recipe") != self.plan.analysis(grid, REPORT)["recipe"]:
+        path = STAMP.path(grid)
+        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"] or self.stamp(grid) == DAMAGED:
             return False
-        files = stamp["files"]
+        files = self.stamp(grid)["files"]
         return files.keys() == {*self.present(self.plan.counted(grid))} and all(
             os.path.exists(file) and sha256_file(file) == sha and not lacks_companions(file)
             for file, sha in files.items()
@@ -212,13 +215,12 @@ def _unrecovered(names: Names) -> Cell:
 
 
 def _stamp(grid: str) -> dict:
-    """The record of what the grid's report was made from; empty without a report, of no recipe if it is damaged."""
+    """The record of what the grid's report was made from; empty without a report, DAMAGED if it can't be read."""
     path = STAMP.path(grid)
     if not os.path.exists(path):
         return {}
     try:
         found = read_json(path)
     except ArtifactError:
-        found = None
-    whole = isinstance(found, dict) and {"recipe", "recipes", "files"} <= found.keys()
-    return found if whole else {"recipe": "damaged: the report is made again"}
+        return DAMAGED  # the report is made again, and says so as a job
+    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else DAMAGED

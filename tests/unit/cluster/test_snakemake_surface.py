@@ -178,3 +178,9 @@ def test_a_version_that_was_not_tried_is_refused():
             SystemExit, match=f"Snakemake {version} is untried here, install a version below 10"
         ):
             surface.refuse_untried(version)
+
+
+def test_braces_in_a_path_are_refused():
+    surface.refuse_braces("/work/mine", "/work/other")
+    with pytest.raises(SystemExit, match=r"/work/\{a\}: Snakemake takes braces in a path for wildcards; rename"):
+        surface.refuse_braces("/work/mine", "/work/{a}")

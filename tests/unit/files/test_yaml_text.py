@@ -46,10 +46,10 @@ def test_a_surprise_is_refused_with_its_line_within_seconds(name, tmp_path):
     text, said = REFUSED[name]
     file = tmp_path / "mine.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ArtifactError, match=f"mine.yaml: (?:.*){said}") as error:
         read_yaml(file)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     assert len(str(error.value).splitlines()) == 1
 
 

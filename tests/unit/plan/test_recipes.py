@@ -376,3 +376,10 @@ def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monk
     asked = "snakemake --configfile mine.yaml /elsewhere/more.yaml"
     assert plan.command("bench") == f"{asked} --config grid=bench 'blocks=[core,seeds]' --"
     assert plan.command("smoke") == f"{asked} --"
+    assert plan.command("smoke", "--force") == asked.replace("snakemake", "snakemake --force") + " --"
+    assert plan.make("forecast", "bench") == (
+        "make forecast GRID=bench BLOCKS=core,seeds 'CONFIG=mine.yaml /elsewhere/more.yaml'"
+    )
+    assert (
+        foreseen(plan, "smoke").command == "make forecast GRID=smoke 'CONFIG=mine.yaml /elsewhere/more.yaml'"
+    )
