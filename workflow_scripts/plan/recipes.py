@@ -41,7 +41,8 @@ DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no resul
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
-OPTIONAL = frozenset(module for modules in (MODULES | ENGINES).values() for module in modules)
+CHECKS = ("evaluate/task_check.py",)  # refuse what they can't ask, and change no result
+OPTIONAL = frozenset((*CHECKS, *(module for modules in (MODULES | ENGINES).values() for module in modules)))
 
 
 def _code(entry: str, *kinds: str) -> str:
@@ -117,6 +118,11 @@ class Plan(Cells):
         """A source's note and licence, which its manifest holds and no recipe."""
         source = self.source(catalogue, name, task).dump()
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
+
+    def variant(self, task: str) -> dict:
+        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        asked = self.config.tasks.get(task)
+        return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
 
     def source(self, catalogue: str, name: str, task: str | None = None) -> Model | Corpus | Benchmark:
         """A catalogue's entry; of a set of benchmarks, that of a task."""

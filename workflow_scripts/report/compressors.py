@@ -19,8 +19,8 @@ NOTES = (
     "linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
     "ppl: perplexity per token on each corpus, windowed (the model's BOS before every window); ppl reference: with one "
     "BOS before the whole text, as in published figures, if the model has a BOS. solve: the engine's own time for all "
-    "linears; job: with forward passes, loading and writing. Times can be compared only if host and threads are the same "
-    "and nothing else ran.",
+    "linears; job: with forward passes, loading and writing. Times can be compared only if host and threads are the "
+    "same and nothing else ran.",
 )
 
 
