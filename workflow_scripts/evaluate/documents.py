@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -123,13 +124,13 @@ def processed(name: str, lines: list[Line], process: Process) -> list[Item]:
 
     All at once if no random number is drawn, as nearly all tasks; else one by one, each with its own seed.
     """
-    trial = [_one(name, line, process) for line in lines[:TRIAL]]
-    if trial != [_one(name, line, process) for line in lines[:TRIAL]]:
+    first, again = ([_one(name, line, process) for line in lines[:TRIAL]] for _ in range(2))
+    if first != again:
         raise ArtifactError(
             f"task {name}: its own function makes other documents each time, from random numbers that no seed fixes; "
             "no two cells would have the same items"
         )
-    with _generators() as untouched:
+    with _generators(process) as untouched:
         found = _at_once(lines, process)
         same = untouched()
     if found is not None and same:
@@ -160,29 +161,41 @@ def _run(process: Process, rows: datasets.Dataset) -> Iterable[dict]:
 
 def _one(name: str, line: Line, process: Process) -> list[Item]:
     seed = int(digest([name, line.document])[:8], 16)
-    with _generators():
-        random.seed(seed)
+    with _generators(process):
+        for generator in _own_generators(process):
+            generator.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (the generator that functions of the harness draw from)
         try:
             return [Item(line, dict(row)) for row in process(table([line], [line.document]))]
         except FAULTS as error:
-            raise DocumentError(line, said(error)) from error
+            raise DocumentError(line, said(error, line.document)) from error
+
+
+def _own_generators(process: Process) -> list[random.Random]:
+    """The generators that a task's function may draw from: Python's own, and those that its module made."""
+    function = process.func if isinstance(process, partial) else process
+    made = getattr(function, "__globals__", {}).values()
+    seeded = [g for g in made if isinstance(g, random.Random) and not isinstance(g, random.SystemRandom)]
+    return [random._inst, *seeded]  # type: ignore[attr-defined]  # the one behind random.random()
 
 
 @contextmanager
-def _generators() -> Iterator[Callable[[], bool]]:
-    """Puts the global generators of random numbers back at the end. Yields: are they as they were?"""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+def _generators(process: Process) -> Iterator[Callable[[], bool]]:
+    """Puts the generators of random numbers back at the end. Yields: are they as they were?"""
+    own = _own_generators(process)
+    states, state = [generator.getstate() for generator in own], np.random.get_state()  # noqa: NPY002
 
     def untouched() -> bool:
         now = np.random.get_state()  # noqa: NPY002
-        return random.getstate() == states[0] and all(map(np.array_equal, now, states[1]))
+        same = all(map(np.array_equal, now, state))
+        return same and [generator.getstate() for generator in own] == states
 
     try:
         yield untouched
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+        for generator, before in zip(own, states, strict=True):
+            generator.setstate(before)
+        np.random.set_state(state)  # noqa: NPY002
 
 
 class Unusable(ValueError):
@@ -197,12 +210,13 @@ class DocumentError(Unusable):
         self.line = line
 
 
-def said(error: Exception) -> str:
+def said(error: Exception, document: dict) -> str:
     """An error of a task's function or template about a document, in words."""
     if isinstance(error, Unusable):
         return str(error)
-    if isinstance(error, KeyError):
-        return f"the field {error.args[0]!r} is missing" if error.args else "a field is missing"
+    if isinstance(error, KeyError) and error.args:
+        known = error.args[0] not in document.values()  # else a value that the task looks up
+        return f"the field {error.args[0]!r} is missing" if known else f"the task knows no {error.args[0]!r}"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if undefined := re.match(r"'(.+)' is undefined", text):
         return f"the field {undefined[1]!r} is missing"
@@ -236,7 +250,7 @@ def _other_type(lines: list[Line], documents: list[dict], error: Exception) -> D
                 return DocumentError(
                     line, f"the field {key!r} is {str(value)[:60]!r}, of another type: {other}"
                 )
-    return DocumentError(lines[0], said(error))
+    return DocumentError(lines[0], said(error, {}))
 
 
 def require_labels(lines: list[Line], target: object) -> None:
@@ -245,7 +259,7 @@ def require_labels(lines: list[Line], target: object) -> None:
     Documents are looked at as they were written: a task's own function may turn -1 into the last choice, which would
     then count as the answer. target: the definition's doc_to_target, whose fields are labels too.
     """
-    named = _fields(target)
+    named = {*_fields(target), target}
     for line in lines:
         for key, value in line.document.items():
             sure = key in named or LABELS.fullmatch(key)
@@ -257,8 +271,17 @@ def require_labels(lines: list[Line], target: object) -> None:
                 )
 
 
+def require_fields(items: list[Item], templates: Iterable[object]) -> None:
+    """DocumentError for a document that lacks a field of the templates, or has a null there: it would read "None"."""
+    wanted = {field for template in templates for field in _fields(template)}
+    for item in items:
+        known = {key for key, value in item.document.items() if value is not None}
+        if absent := sorted(wanted - known):
+            raise DocumentError(item.line, f"the field {absent[0]!r} is missing")
+
+
 def _fields(template: object) -> set[str]:
-    """The fields of a document that a template or the name of a field reads; those that it asks about are optional."""
-    if not isinstance(template, str) or "if " in template:
+    """The fields of a document that a template reads; none of one that asks which fields there are."""
+    if not isinstance(template, str) or "if " in template or "{{" not in template:
         return set()
-    return meta.find_undeclared_variables(Environment().parse(template)) if "{{" in template else {template}
+    return meta.find_undeclared_variables(Environment().parse(template))

@@ -3,6 +3,7 @@
 No result depends on this module: it is in no recipe of a benchmark (plan/recipes.py).
 """
 
+import copy
 from pathlib import Path
 
 from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, said
@@ -21,18 +22,20 @@ def check(data: Path, where: str, name: str, variant: dict) -> None:
             try:
                 _ask(task, item)
             except FAULTS as error:
-                raise ArtifactError(f"task {name}: {data}: line {item.line.number}: {said(error)}") from error
+                raise ArtifactError(
+                    f"task {name}: {data}: line {item.line.number}: {said(error, item.document)}"
+                ) from error
     except ArtifactError as error:
         raise ArtifactError(str(error).replace(str(data), where)) from error
 
 
 def _ask(task: EvaluationTask, item: Item) -> None:
     """Unusable, or whatever the task raises, for a document without text, choices or right answer."""
-    harness, document = task.task, item.document
-    template = harness.config.doc_to_text
-    if isinstance(template, str) and "if " not in template:  # a null would be asked as "None"
-        document = {key: value for key, value in document.items() if value is not None}
-    if harness.doc_to_text(document) is None:
+    harness = task.task
+    first, again = (_question(task, item) for _ in range(2))
+    if first != again:
+        raise Unusable("its task asks another question each time, from random numbers that no seed fixes")
+    if first[0] is None:
         raise Unusable("it has no question")
     if harness.OUTPUT_TYPE == "multiple_choice":
         answers = right_choices(harness, item.document)[1]
@@ -41,3 +44,10 @@ def _ask(task: EvaluationTask, item: Item) -> None:
         answers = [each for each in (target if isinstance(target, list) else [target]) if str(each).strip()]
     if not answers:
         raise Unusable("its right answer is empty")
+
+
+def _question(task: EvaluationTask, item: Item) -> tuple:
+    """Text, choices and right answer, as the task makes them of a copy of the document."""
+    harness, document = task.task, copy.deepcopy(item.document)
+    choices = harness.doc_to_choice(document) if harness.OUTPUT_TYPE == "multiple_choice" else None
+    return harness.doc_to_text(document), choices, harness.doc_to_target(document)

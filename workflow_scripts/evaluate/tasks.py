@@ -24,6 +24,7 @@ from workflow_scripts.evaluate.documents import (
     as_table,
     chosen,
     read_lines,
+    require_fields,
     require_labels,
     said,
 )
@@ -171,6 +172,7 @@ def _documents(name: str, data: Path, items: int | None, config: dict) -> tuple[
     _require_examples(name, config, len(documents))
     if config["output_type"] == "multiple_choice":
         require_labels([item.line for item in documents], config.get("doc_to_target"))
+    require_fields(documents, [config.get(key) for key in ("doc_to_text", "doc_to_choice", "doc_to_target")])
     return documents, positions
 
 
@@ -187,18 +189,34 @@ def _built(name: str, config: dict, documents: list[Item]) -> Task:
     try:
         task = TaskManager(include_defaults=False).load([config])["tasks"][name]
     except FAULTS as error:  # the harness tries a task on its first document
-        raise DocumentError(documents[0].line, said(error)) from error
+        first = documents[0]
+        raise DocumentError(
+            first.line, _empty_choice(config, first.document) or said(error, first.document)
+        ) from error
     task.set_fewshot_seed(0)
     return task
+
+
+def _empty_choice(config: dict, document: dict) -> str:
+    """Which of a document's choices is empty, in words: the harness can't say."""
+    key = config.get("doc_to_choice")
+    choices = document.get(key) if isinstance(key, str) else None
+    return next(
+        (_refused(choices, i) for i, choice in enumerate(choices or ()) if not str(choice).strip()), ""
+    )
+
+
+def _refused(choices: list, position: int) -> str:
+    return f"choice {position + 1} of {len(choices)} is {choices[position]!r}; each must be a text"
 
 
 def right_choices(harness: Task, document: dict) -> tuple[list[str], list[int]]:
     """A document's choices, and the positions of the right ones; ValueError for an empty choice, or a label outside."""
     choices = harness.doc_to_choice(document)
     target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
-    for number, choice in enumerate(choices, 1):
+    for position, choice in enumerate(choices):
         if not isinstance(choice, str) or not choice.strip():
-            raise Unusable(f"choice {number} of {len(choices)} is {choice!r}; each must be a text")
+            raise Unusable(_refused(choices, position))
     right = []
     for label in target if isinstance(target, list) else [target]:
         index = choices.index(label) if label in choices else label

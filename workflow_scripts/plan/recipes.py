@@ -41,7 +41,7 @@ DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no resul
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
-CHECKS = ("evaluate/task_check.py",)  # refuse what they can't ask, and change no result
+CHECKS = ("evaluate/task_check.py", "plan/after_fetch.py")  # refuse what they can't ask, and change no result
 OPTIONAL = frozenset((*CHECKS, *(module for modules in (MODULES | ENGINES).values() for module in modules)))
 
 
