@@ -176,7 +176,7 @@ def _own_generators(process: Process) -> list[random.Random]:
     function = process.func if isinstance(process, partial) else process
     made = getattr(function, "__globals__", {}).values()
     seeded = [g for g in made if isinstance(g, random.Random) and not isinstance(g, random.SystemRandom)]
-    return [random._inst, *seeded]  # type: ignore[attr-defined]  # the one behind random.random()
+    return [random._inst, *seeded]  # the first is behind random.random()
 
 
 @contextmanager

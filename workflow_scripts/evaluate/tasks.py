@@ -200,10 +200,9 @@ def _built(name: str, config: dict, documents: list[Item]) -> Task:
 def _empty_choice(config: dict, document: dict) -> str:
     """Which of a document's choices is empty, in words: the harness can't say."""
     key = config.get("doc_to_choice")
-    choices = document.get(key) if isinstance(key, str) else None
-    return next(
-        (_refused(choices, i) for i, choice in enumerate(choices or ()) if not str(choice).strip()), ""
-    )
+    found = document.get(key) if isinstance(key, str) else None
+    choices: list = found if isinstance(found, list) else []
+    return next((_refused(choices, i) for i, choice in enumerate(choices) if not str(choice).strip()), "")
 
 
 def _refused(choices: list, position: int) -> str:
