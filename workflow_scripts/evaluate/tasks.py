@@ -136,7 +136,7 @@ def load_task(
         raise ArtifactError(f"task {name}: {kind} gives no accuracy per item, which a cell needs")
     data, fewshot = Path(data), bool(config.get("num_fewshot"))
     try:
-        documents, positions = _documents(name, data, items, config)
+        documents, positions = _documents(base or name, data, items, config)
         task = _built(name, config, documents)
     except DocumentError as error:
         raise ArtifactError(f"task {name}: {data}: line {error.line.number}: {error}") from error
@@ -154,17 +154,20 @@ def load_task(
     return EvaluationTask(name, task, data, evaluated, samples, version, primary, capped)
 
 
-def _documents(name: str, data: Path, items: int | None, config: dict) -> tuple[list[Item], list[int]]:
+def _documents(base: str, data: Path, items: int | None, config: dict) -> tuple[list[Item], list[int]]:
     """The documents that a task is built on, and the positions of those that it evaluates.
 
-    `config` loses its process_docs. With solved examples the task is built on all documents.
+    base: the task, or that of which it is a variant: both draw the same random numbers. `config` loses its
+    process_docs. With solved examples the task is built on all documents.
     """
+    name = config["task"]
     lines, process = read_lines(data), config.pop("process_docs", None)
-    if config.get("fewshot_config"):
-        config["fewshot_config"] = {k: v for k, v in config["fewshot_config"].items() if k != "process_docs"}
+    shown = config.get("fewshot_config") or {}
+    if shown.get("process_docs") == process:  # the examples are processed with the others
+        config["fewshot_config"] = {**shown, "process_docs": None}
     if not lines:
         raise ArtifactError(f"task {name}: {data}: holds no document")
-    documents = chosen(name, lines, None if config.get("num_fewshot") else items, process)
+    documents = chosen(base, lines, None if config.get("num_fewshot") else items, process)
     positions = among(documents, items)
     if items is not None and len(positions) < min(items, len(lines)):
         kept = f"its own function leaves {len(positions)} of {len(lines)} documents"

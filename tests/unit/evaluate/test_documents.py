@@ -67,6 +67,11 @@ def test_a_smaller_budget_and_other_neighbours_shuffle_alike(tmp_path):
     assert len(part.hashes) == 5 and set(part.hashes) < set(whole.hashes)
 
 
+def test_a_variant_of_a_task_shuffles_as_the_task_itself(tmp_path):
+    file, name = written(tmp_path, GPQA), "gpqa_main_zeroshot"
+    assert load_task("mine", file, 5, 4, None, name, 2).hashes == load_task(name, file, 5, 4).hashes
+
+
 def test_the_hash_covers_the_document_as_it_is_asked(tmp_path):
     raw, name = written(tmp_path, GPQA), "gpqa_main_zeroshot"
     hashes = load_task(name, raw, None, None).hashes
