@@ -78,7 +78,9 @@ def test_what_the_loader_refuses_is_refused_whoever_reads_the_file(copied):
         copied.displaced("status", "--grid", "tiny", "--configfile", "mine.yaml"),
     ):
         assert done.returncode == 1 and said in done.stdout and "Traceback" not in done.stdout
-    (copied.folder / "mine.yaml").write_text("activation_memory: 3e0\ngrids: {tiny: {evaluation: {items: 6.0}}}\n")
+    (copied.folder / "mine.yaml").write_text(
+        "activation_memory: 3e0\ngrids: {tiny: {evaluation: {items: 6.0}}}\n"
+    )
     assert "Nothing to be done" in copied.snakemake("--dry-run", "--configfile", "mine.yaml").stdout
 
 

@@ -15,7 +15,7 @@ from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.loading import fingerprint, load_cell
 from workflow_scripts.evaluate.perplexity import perplexities, require_room
-from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
@@ -159,7 +159,10 @@ def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> lis
     Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
     """
     chosen_items = None if task.samples is None else {task.name: task.samples}
-    outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+    try:
+        outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+    except RequestError as error:
+        raise artifacts.ArtifactError(f"{task.at(error.document)}: {error.reason}") from error
     logged = outcome["samples"][task.name]
     logged = [sample for sample in logged if sample["filter"] == logged[0]["filter"]]
     # the harness numbers evaluated documents 0, 1, 2, ... in its requests, whatever `samples` says

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.evaluate.tasks import EvaluationTask
+from workflow_scripts.evaluate.documents import Unusable
+from workflow_scripts.evaluate.tasks import EvaluationTask, right_choices
 from workflow_scripts.files.artifacts import SCHEMAS, ArtifactError, atomic_path
 
 DOMAINS = ("world", "common", "language")
@@ -40,7 +41,10 @@ def items_of(
                 f"task {task.name}: {task.primary} of an item is {sample[task.primary]}, neither right nor wrong, as "
                 "paired statistics need it"
             )
-        answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
+        try:
+            answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
+        except Unusable as error:
+            raise ArtifactError(f"{task.at(i)}: {error}") from error
         correct = bool(sample[task.primary]) and not (task.capped and cut_off[i])
         norm = sample.get("acc_norm")
         row = {
@@ -58,12 +62,8 @@ def items_of(
 
 
 def _choice(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, int]:
-    harness, document = task.task, sample["doc"]
-    choices = harness.doc_to_choice(document)
-    target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
-    accepted = (
-        target if isinstance(target, list) else [choices.index(target) if isinstance(target, str) else target]
-    )
+    harness = task.task
+    choices, accepted = right_choices(harness, sample["doc"])
     logliks = [loglik for loglik, _ in sample["filtered_resps"]][: len(choices)]
     gold = max(accepted, key=lambda index: logliks[index])
     wrong = [loglik for index, loglik in enumerate(logliks) if index not in accepted]

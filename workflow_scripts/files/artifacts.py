@@ -50,12 +50,23 @@ def safetensors_header(path: str | Path) -> tuple[dict, int]:
                 raise ValueError(f"a header of {length} bytes in {size}")
             header = json.loads(handle.read(length))
             header.pop("__metadata__", None)
+            for name, entry in header.items():
+                _require_span(name, entry)
             end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
             if size < end:
                 raise ValueError(f"{size} bytes of {end}")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: cut short, or no safetensors file ({error})") from error
     return header, 8 + length
+
+
+def _require_span(name: str, entry: dict) -> None:
+    """ValueError unless a tensor of a safetensors header has as many bytes as its shape and type ask for."""
+    begin, end = entry["data_offsets"]
+    bits = re.search(r"\d+", entry["dtype"])  # F32, BF16, F8_E4M3; none in BOOL
+    asked = math.prod(entry["shape"]) * (int(bits[0]) if bits else 8)
+    if min(begin, *entry["shape"], 0) < 0 or (end - begin) * 8 != asked:
+        raise ValueError(f"{name}: the shape {entry['shape']} of {entry['dtype']} in {end - begin:,} bytes")
 
 
 def digest(value: object) -> str:

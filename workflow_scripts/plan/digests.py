@@ -27,7 +27,8 @@ MODULES = {
     "fewshot": (),
 }
 ENGINES = {"own": ("compress/engines/own.py",), "optimum": ("compress/engines/optimum.py",)}
-OPTIONAL = frozenset(module for modules in (MODULES | ENGINES).values() for module in modules)
+CHECKS = ("evaluate/task_check.py", "plan/after_fetch.py")  # refuse what they can't ask, and change no result
+OPTIONAL = frozenset((*CHECKS, *(module for modules in (MODULES | ENGINES).values() for module in modules)))
 
 
 @functools.cache

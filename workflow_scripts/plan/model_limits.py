@@ -2,8 +2,9 @@
 linears that it lacks, patterns that do not divide its widths, scores that are not defined for it, first layers in which
 IDP cannot score.
 
-A fetched model's limits stand in its folder (config.json, names in the safetensors). Before that its entry in the
-catalogue may name them. If neither is there, the job reports the same at its start.
+A fetched model's limits stand in its folder (config.json, names in the safetensors), those of a local one in the folder
+that `path` names. Before a fetch from elsewhere its entry in the catalogue may name them. plan/after_fetch.py checks
+again once it is there.
 """
 
 import functools
@@ -21,6 +22,7 @@ from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Grid
 from workflow_scripts.plan.schema.methods import ALL_LINEAR, Idp, Lora, Method
+from workflow_scripts.plan.schema.sources import LocalModel
 
 HINTS = {
     "positions": "max_position_embeddings",
@@ -55,10 +57,12 @@ UNKNOWN = Limits()
 
 
 def known(config: Config, model: str) -> Limits:
-    """The limits of a model, from its folder or from its entry in the catalogue."""
+    """The limits of a model, from its folder (a local one's before the fetch too) or its entry in the catalogue."""
     entry, folder = config.models[model], Path(MODEL.path(model=model)).parent
     hints = {name: getattr(entry, name) for name in HINTS}
-    if not (file := folder / "config.json").exists():
+    if not (folder / "config.json").is_file() and isinstance(entry, LocalModel):
+        folder = Path(entry.path).expanduser()
+    if not (file := folder / "config.json").is_file():
         return Limits(**hints, learned_positions=entry.learned_positions)
     read = _read_object(file)
     modules = _modules_in(folder)
@@ -77,7 +81,7 @@ def known(config: Config, model: str) -> Limits:
 
 def _modules_in(folder: Path) -> frozenset[str]:
     for name in ("model.safetensors.index.json", "model.safetensors"):
-        if (weights := folder / name).exists():
+        if (weights := folder / name).is_file():
             return _modules(weights, weights.stat().st_mtime_ns)
     return frozenset()
 
@@ -103,7 +107,10 @@ def _read_object(file: Path) -> dict:
 
 
 def _refetch(file: Path) -> str:
-    return f"delete {file.parent} and it will be fetched again"
+    fetched = file.parent == Path(MODEL.path(model=file.parent.name)).parent
+    return (
+        f"delete {file.parent} and it will be fetched again" if fetched else "it must be mended at its source"
+    )
 
 
 class Case(NamedTuple):
@@ -173,7 +180,7 @@ def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
     if limits.unscored:
         said = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
         yield _problem(key, 0, said)
-    if limits.window:
+    if limits.window and method.score.startswith("logit"):
         yield from _beyond_window(case, limits.window)
 
 
@@ -214,7 +221,7 @@ def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
 
 
 def _beyond_window(case: Case, window: int) -> Iterator[Found]:
-    """Text on which an IDP would choose, that is longer than what the first layer attends to."""
+    """Text on which an IDP would choose by means of logits, that is longer than what the first layer attends to."""
     for text in _texts(case):
         if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
             said = f"exceed the {window} that {case.model}'s first layer sees"

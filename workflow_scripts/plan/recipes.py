@@ -100,6 +100,11 @@ class Plan(Cells):
         source = self.source(catalogue, name, task).dump()
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
+    def variant(self, task: str) -> dict:
+        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        asked = self.config.tasks.get(task)
+        return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
+
     def source(self, catalogue: str, name: str, task: str | None = None) -> Model | Corpus | Benchmark:
         """A catalogue's entry; of a set of benchmarks, that of a task."""
         entry = getattr(self.config, catalogue)[name]

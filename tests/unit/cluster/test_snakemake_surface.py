@@ -182,5 +182,7 @@ def test_a_version_that_was_not_tried_is_refused():
 
 def test_braces_in_a_path_are_refused():
     surface.refuse_braces("/work/mine", "/work/other")
-    with pytest.raises(SystemExit, match=r"/work/\{a\}: Snakemake takes braces in a path for wildcards; rename"):
+    with pytest.raises(
+        SystemExit, match=r"/work/\{a\}: Snakemake takes braces in a path for wildcards; rename"
+    ):
         surface.refuse_braces("/work/mine", "/work/{a}")

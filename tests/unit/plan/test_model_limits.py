@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan import after_fetch
 from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
@@ -120,8 +122,8 @@ def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
         ({"attn_logit_softcapping": 50.0}, "methods.idp-50-100: IDP can't choose prompts for .*: its first layer caps"),
         ({"partial_rotary_factor": 0.25}, "its first layer rotates only a part of each head"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "its first layer rotates only a part of each head"),
-        ({"sliding_window": 611}, "perplexity.length: 512 tokens after a prompt of 100 exceed the 611 that"),
-        ({"sliding_window": 612}, None),
+        ({"use_bidirectional_attention": True}, "its first layer attends to tokens ahead"),
+        ({"sliding_window": 64}, None),
         ({"sliding_window": 64, "use_sliding_window": False}, None),
         ({"sliding_window": 64, "max_window_layers": 21}, None),
         ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, None),
@@ -136,6 +138,20 @@ def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shi
     else:
         with pytest.raises(ConfigError, match=words):
             load(shipped)
+
+
+@pytest.mark.parametrize(("window", "refused"), [(611, True), (612, False)])
+def test_means_of_logits_beyond_the_first_layers_window_stop_the_run(window, refused, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "any", "sliding_window": window}))
+    shipped["methods"]["idp-50-100"]["score"] = "logit_mean"
+    if refused:
+        said = f"perplexity.length: 512 tokens after a prompt of 100 exceed the {window} that"
+        with pytest.raises(ConfigError, match=said):
+            load(shipped)
+    else:
+        load(shipped)
 
 
 LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
@@ -209,6 +225,35 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     ):
         load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:5"))
     load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:3"))
+
+
+def test_a_local_models_folder_is_read_before_any_fetch(shipped, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    shipped["models"]["smollm2-135m"] = {"source": "local", "path": str(folder), "parameters": 1.0e6}
+    load(shipped)  # no config.json: the fetch says so
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 600}))
+    with pytest.raises(
+        ConfigError, match="512 tokens after a prompt of 150 exceed the 600 positions of smollm2-135m"
+    ):
+        load(shipped)
+    for text in ("[]", "{"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ArtifactError, match=r"mine/config\.json: .*; it must be mended at its source"):
+            load(shipped)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    load(shipped)
+
+
+def test_after_a_fetch_the_whole_configuration_is_checked_again(shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    after_fetch.check(shipped, "smollm2-135m")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 600}))
+    said = "smollm2-135m was fetched, and rules out what .*: .*512 tokens after a prompt of 150 exceed the 600 pos"
+    with pytest.raises(ArtifactError, match=said):
+        after_fetch.check(shipped, "smollm2-135m")
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json", "model.safetensors"])

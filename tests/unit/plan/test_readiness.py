@@ -94,5 +94,7 @@ def test_a_path_of_no_result_is_told_in_one_line(shipped, path, said):
 
 
 def test_the_files_that_options_name_are_no_targets():
-    words = "-n --configfile results/mine.yaml --report results/a.html -- results/smoke/report.html ./resources/x"
+    words = (
+        "-n --configfile results/mine.yaml --report results/a.html -- results/smoke/report.html ./resources/x"
+    )
     assert readiness.targets(words.split()) == ["results/smoke/report.html", "./resources/x"]
