@@ -142,7 +142,7 @@ def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
             )
         source, _ = snapshot(repo, commit, allow=small + PICKLES, ignore=["*/*"])
         _convert_pickle(source, folder)
-    _place(where, source, folder, small + ([] if pickled else WEIGHTS), link=os.link)
+    place(where, source, folder, small + ([] if pickled else WEIGHTS), link=os.link, whole=True)
     return {"repo": repo, "requested": revision, "revision": commit, "converted_from_pickle": pickled}
 
 
@@ -178,13 +178,8 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
             "and are refused. Save the model as safetensors (transformers: `save_pretrained`), or take it from the hub "
             "with `convert_pickle: true`."
         )
-    _place(
-        str(source),
-        source,
-        folder,
-        CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else []),
-        link=os.symlink,
-    )
+    patterns = CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else [])
+    place(str(source), source, folder, patterns, link=os.symlink, whole=True)
     return {"path": str(source.resolve()), "revision": None}
 
 
@@ -198,11 +193,16 @@ def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
         )
 
 
-def _place(
-    where: str, source: Path, folder: Path, patterns: list[str], link: Callable[[Path, Path], object]
+def place(
+    where: str,
+    source: Path,
+    folder: Path,
+    patterns: list[str],
+    link: Callable[[Path, Path], object],
+    whole: bool = False,
 ) -> None:
-    """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check the set, and
-    that no weights are cut short."""
+    """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check that no weights
+    are cut short. whole: check also that they are a model's, with its configuration and tokenizer."""
     for path in sorted(source.iterdir()):
         target = folder / path.name
         if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -211,13 +211,14 @@ def _place(
             continue
         if path.suffix == ".safetensors":
             safetensors_header(path)
+        if path.suffix in (".safetensors", ".gguf"):
             try:
                 link(path.resolve(), target)
                 continue
             except OSError:  # another file system: a copy instead
                 pass
         shutil.copyfile(path, target)
-    if missing := _missing(folder):
+    if whole and (missing := _missing(folder)):
         raise ArtifactError(f"{where}: missing {', '.join(missing)}")
 
 
