@@ -126,7 +126,6 @@ def configuration(
         tasks = [task for task in config.grids["smoke"].tasks if task in data]
     else:
         raise ArtifactError(f"--benchmarks {benchmarks}: no such set; there are {listed(config.benchmarks)}")
-    block = {"models": [model], "compressors": ["dense", compressor], "corpora": [corpus]}
     grid = {
         "description": f"{compressed} beside {dense}.",
         "benchmarks": benchmarks,
@@ -138,10 +137,15 @@ def configuration(
             "items": items,
             "perplexity": {"corpora": [corpus], "windows": 16, "length": window(positions)},
         },
-        "pair": PAIR,
+        "pair": {**PAIR},
         "blocks": {
-            "core": block | {"methods": RECOVERIES},
-            "controls": block | {"methods": CONTROLS},
+            block: {
+                "models": [model],
+                "compressors": ["dense", compressor],
+                "corpora": [corpus],
+                "methods": [*methods],
+            }
+            for block, methods in (("core", RECOVERIES), ("controls", CONTROLS))
         },
     }
     called = name or f"judge-{compressor}"
