@@ -19,7 +19,7 @@ rule compress_model:
         activation_memory=untracked(lambda wildcards: config["activation_memory"]),
         optimum_python=untracked(lambda wildcards: config["optimum_python"]),
     message:
-        "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus}"
+        "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed})"
     script:
         "../workflow_scripts/jobs/compress_model.py"
 
@@ -44,6 +44,6 @@ rule export_model:
     params:
         args=arguments(layout.EXPORTED),
     message:
-        "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} as {wildcards.form}"
+        "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed}) as {wildcards.form}"
     script:
         "../workflow_scripts/jobs/export_model.py"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 from workflow_scripts.plan import first_layer
-from workflow_scripts.plan.layout import CHECKPOINT
+from workflow_scripts.plan.layout import CHECKPOINT, MODEL
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.compressors import DropLayers, External
 from workflow_scripts.plan.schema.configuration import Config
@@ -54,7 +54,7 @@ UNKNOWN = Limits()
 
 def known(config: Config, model: str) -> Limits:
     """The limits of a model, from its folder or from its entry in the catalogue."""
-    entry, folder = config.models[model], Path("resources/models", model)
+    entry, folder = config.models[model], Path(MODEL.path(model=model)).parent
     hints = {name: getattr(entry, name) for name in HINTS}
     if not (file := folder / "config.json").exists():
         return Limits(**hints, learned_positions=entry.learned_positions)

@@ -1,16 +1,16 @@
 """Compressed models side by side, before any recovery, with the cost and the engine of each.
 
-One row per compressed model with a cell of its own. Errors and times stand in compression.json, scores in the cell.
+One row per compressed copy with a cell of its own. Errors and times stand in compression.json, scores in the cell.
 """
 
 import numpy as np
 import pandas as pd
 
 from workflow_scripts.judge.results import Results
-from workflow_scripts.plan.layout import Group
+from workflow_scripts.plan.layout import Cell, result_of
 from workflow_scripts.report.rendering import environment, number, pipe
 
-PLACE = (*Group._fields, "engine")
+PLACE = ("model", "compressor", "corpus", "seed", "engine", "format")
 NOTES = (
     "Without recovery. engine: own, or optimum's GPTQQuantizer with GPTQModel; settings stand in config.yaml. bits: "
     "stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / ‖WX‖², mean over "
@@ -32,16 +32,18 @@ NOTE_ON_CHECKPOINTS = (
 def compressors(results: Results, records: dict[str, dict], settings: dict[str, dict]) -> pd.DataFrame:
     """records: path of each compression.json -> its content; settings: the catalogue's compressors.
 
-    Columns: PLACE, bits, zeros (share), layer_error, ppl/<corpus>, accuracy (mean over tasks), solve_seconds,
-    job_seconds; NaN if a cell is missing. If one is a checkpoint of somebody else: also format, and OF_CHECKPOINTS.
+    Columns: PLACE (seed only if copies of several are there, format only if one is somebody else's checkpoint), bits,
+    OF_CHECKPOINTS likewise, zeros (share), layer_error, ppl/<corpus>, accuracy (mean over tasks), solve_seconds,
+    job_seconds; NaN if a cell is missing.
     """
     rows = []
     for path, record in records.items():
-        group = Group.at(path)
+        copy = Cell.of({**result_of(path)[1], "method": "none"})
         layers = record["layers"]
         if not layers:  # dense
             continue
-        row = group._asdict() | {"engine": settings[group.compressor].get("engine", "own")}
+        engine = settings[copy.compressor].get("engine", "own")
+        row: dict = {name: copy.axes[name] for name in PLACE[:4]} | {"engine": engine}
         row |= of_checkpoint(record["checkpoint"]) if "checkpoint" in record else {}
         errors = [layer["error"] for layer in layers if layer["error"] is not None]
         row |= {
@@ -49,17 +51,16 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
             "zeros": float(np.mean([layer["sparsity"] for layer in layers])),
             "layer_error": float(np.mean(errors)) if errors else None,
         }
-        cell = results.first(*group, "none")
-        if cell:
-            evaluation = results.evaluations[cell]
+        if evaluation := results.evaluations.get(copy):
             row |= {f"ppl/{name}": value["token"] for name, value in evaluation["perplexity"].items()}
             row["accuracy"] = evaluation["average"]
         row["solve_seconds"] = sum(layer["seconds"] for layer in layers)
         row["job_seconds"] = record["manifest"]["seconds"]
         rows.append(row)
     table = pd.DataFrame(rows)
+    said = {"seed": len({row["seed"] for row in rows}) > 1, "format": "format" in table}
     order = [
-        *place(table),
+        *(name for name in PLACE if said.get(name, True)),
         "bits",
         *(name for name in OF_CHECKPOINTS if name in table),
         "zeros",
@@ -81,9 +82,9 @@ def of_checkpoint(checkpoint: dict) -> dict:
     }
 
 
-def place(table: pd.DataFrame) -> tuple[str, ...]:
-    """The columns of text."""
-    return (*PLACE, "format") if "format" in table else PLACE
+def place(table: pd.DataFrame) -> list[str]:
+    """The columns that say which copy a row is of."""
+    return [name for name in PLACE if name in table]
 
 
 def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
@@ -115,11 +116,12 @@ def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str 
         f"Grid `{grid}`; made by `{command} results/{grid}/tables/compressors.md`.",
         "",
     ]
-    lines += [pipe([*place(table), *(head for head, _, _ in shown.values())])]
-    lines += [pipe(["---"] * len(place(table)) + ["--:"] * len(shown))]
+    places = place(table)
+    lines += [pipe([*places, *(head for head, _, _ in shown.values())])]
+    lines += [pipe(["---"] * len(places) + ["--:"] * len(shown))]
     for row in _rows(table):
         values = [number(row[c] and f * row[c], digits) for c, (_, f, digits) in shown.items()]
-        lines.append(pipe([*(row[name] or "" for name in place(table)), *values]))
+        lines.append(pipe([*("" if row[name] is None else str(row[name]) for name in places), *values]))
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(table, missing))]) + "\n"
 
 
