@@ -62,9 +62,9 @@ def test_a_checkpoint_is_evaluated_trained_on_compared_and_reported(judged):
     assert min(compared["activations"]) > 0.999  # float16 is close to the dense model
     with open(judged.folder / "results/tiny/tables/compressors.csv") as handle:
         [row] = [row for row in csv.DictReader(handle) if row["compressor"] == NAME]
-    assert row["engine"] == "external" and row["format"] == "plain (float32)"
+    assert row["engine"] == "external" and row["format"] == "plain (float16)"
     assert float(row["bits"]) == float(row["all_bits"]) == 16 and float(row["as_dense"]) == 1
-    assert "plain (float32)" in (judged.folder / "results/tiny/overview.html").read_text()
+    assert "plain (float16)" in (judged.folder / "results/tiny/overview.html").read_text()
     assert "Nothing to be done" in judged.snakemake("--dry-run").stdout
 
 
