@@ -3,6 +3,7 @@ rule compress_model:
         rerun_if_outdated(layout.COMPRESSED),
         model=input_by_recipe(layout.COMPRESSED, RERUNS.model),
         corpus=input_by_recipe(layout.COMPRESSED, RERUNS.calibration_text),
+        checkpoint=input_by_recipe(layout.COMPRESSED, RERUNS.checkpoint),
     output:
         compression=layout.COMPRESSED.pattern,
         weights=layout.COMPRESSED.companions[0],

@@ -1,5 +1,6 @@
 localrules:
     fetch_model,
+    fetch_checkpoint,
     fetch_corpus,
     fetch_benchmark,
 
@@ -20,6 +21,24 @@ rule fetch_model:
         "Fetch the model {wildcards.model}"
     script:
         "../workflow_scripts/jobs/fetch_model.py"
+
+
+rule fetch_checkpoint:
+    input:
+        rerun_if_outdated(layout.CHECKPOINT),
+    output:
+        manifest=layout.CHECKPOINT.pattern,
+    log:
+        layout.CHECKPOINT.log,
+    conda:
+        "../envs/conda.yaml"
+    params:
+        args=arguments(layout.CHECKPOINT),
+        said=untracked(lambda wildcards: PLAN.said("compressors", wildcards.compressor)),
+    message:
+        "Fetch the checkpoint {wildcards.compressor}"
+    script:
+        "../workflow_scripts/jobs/fetch_checkpoint.py"
 
 
 rule fetch_corpus:

@@ -15,7 +15,16 @@ from pathlib import Path
 from workflow_scripts.commands.options import add_configfile
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, EVALUATION, MODEL, Cell, check_path, companions
+from workflow_scripts.plan.layout import (
+    BENCHMARK,
+    CHECKPOINT,
+    CORPUS,
+    EVALUATION,
+    MODEL,
+    Cell,
+    check_path,
+    companions,
+)
 from workflow_scripts.plan.recipes import Plan
 
 
@@ -41,6 +50,7 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
     made = [plan.compression(cell), *(member.training for member in plan.members(cell))]
     return [
         MODEL.path(model=cell.model),
+        *([CHECKPOINT.path(compressor=cell.compressor)] if plan.is_checkpoint(cell.compressor) else []),
         *(file for path in made for file in (path, *companions(path))),
         *(BENCHMARK.path(benchmarks=grid.benchmarks, task=task) for task in plan.tasks(cell.grid)),
         *(CORPUS.path(corpus=corpus) for corpus in grid.evaluation.perplexity.corpora),

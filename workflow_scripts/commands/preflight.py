@@ -25,7 +25,7 @@ from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
 from workflow_scripts.files.checkpoints import work_folder
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, result_of
+from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, result_of
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import SITE, Requests, read_site
 
@@ -166,9 +166,10 @@ def reading_request() -> dict:
 
 
 def check_sources(plan: Plan, grid: str, say: Findings) -> None:
-    """Every model, corpus and task of the grid is here, or its source can be reached from here."""
+    """Every model, checkpoint, corpus and task of the grid is here, or its source can be reached from here."""
     settings, cells = plan.grid(grid), plan.cells(grid)
     wanted = {("models", cell.model): MODEL.path(model=cell.model) for cell in cells}
+    wanted |= {("compressors", name): CHECKPOINT.path(compressor=name) for name in plan.checkpoints(grid)}
     corpora = {cell.corpus for cell in cells} - {"none"}
     corpora |= {plan.training_corpus(adapter) for adapter in plan.adapters(grid)}
     corpora |= set(settings.evaluation.perplexity.corpora)
@@ -176,7 +177,7 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     data = settings.benchmarks
     wanted |= {("benchmarks", task): BENCHMARK.path(benchmarks=data, task=task) for task in settings.tasks}
     missing = [key for key, manifest in wanted.items() if not Path(manifest).exists()]
-    say.good(f"{len(wanted) - len(missing)} of {len(wanted)} models, corpora and tasks are here")
+    say.good(f"{len(wanted) - len(missing)} of {len(wanted)} models, checkpoints, corpora and tasks are here")
     sources = set()
     for catalogue, name in missing:
         place = (data, name) if catalogue == "benchmarks" else (name,)

@@ -1,7 +1,9 @@
-"""A compressed model on disk: weights.safetensors (packed linears) and compression.json (what was done, with proof).
+"""A compressed model on disk: weights.safetensors and compression.json (what was done, with proof).
 
-Only decoder linears are stored; embeddings, norms, biases and head are the dense model's. `dense` stores no tensor.
-A model is rebuilt from the dense folder and the compressed one, and is refused if anything isn't as claimed.
+Two stored forms. *Packed*: the decoder linears as codes, or bitmask and values; embeddings, norms, biases and head are
+the dense model's. `dense` stores no tensor. *Folder*: every tensor in float32, with a config.json of its own beside the
+weights, so that depth and widths may differ; transformers loads the folder as it is. A model is rebuilt from the dense
+folder and the compressed one, and is refused if anything isn't as claimed.
 """
 
 import json
@@ -10,27 +12,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from workflow_scripts.compress.bit_packing import from_stored, misshapen
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
-from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
+from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, Compressor
 from workflow_scripts.compress.solver import Solved
 from workflow_scripts.compress.task import Compressed
 from workflow_scripts.compress.walk import measure
 from workflow_scripts.files.artifacts import (
     ArtifactError,
     atomic_path,
+    digest,
     read_json,
     safetensors_header,
     sha256_file,
     write_json,
 )
 
-WEIGHTS, PROOF = "weights.safetensors", "compression.json"
+WEIGHTS, PROOF, CONFIG = "weights.safetensors", "compression.json", "config.json"
 
 
 def dense_hash(dense_folder: Path) -> str:
@@ -56,7 +59,7 @@ def dense_bits(dense_folder: Path) -> float:
     return size / count
 
 
-def join(parts: list[Path], path: Path) -> int:
+def join(parts: list[Path], path: Path, metadata: dict[str, str] | None = None) -> int:
     """Write the tensors of several safetensors files as one, as `save_file` would; returns their bytes.
 
     One tensor at a time is in memory. Names differ among the parts.
@@ -68,11 +71,12 @@ def join(parts: list[Path], path: Path) -> int:
             start, stop = entry["data_offsets"]
             found.append((name, entry["dtype"], entry["shape"], part, begin + start, stop - start))
     found.sort(key=lambda entry: (-int(entry[1][1:]), entry[1], entry[0]))  # F32, F16, U8: each lies aligned
-    header, end = {}, 0
+    combined: dict[str, dict] = {"__metadata__": metadata} if metadata else {}
+    end = 0
     for name, dtype, shape, _, _, size in found:
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        combined[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
         end += size
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(combined, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
@@ -89,12 +93,19 @@ def save_compressed(
     """Write weights, then the proof: a folder with a proof is complete.
 
     compressor: the settings that made `found` of the model in `dense_folder`.
-    effective_bits: stored bits per weight of the decoder linears, scales, zeros, masks and group indices included;
-    bytes_on_disk: the same in bytes (the dense model's own for `dense`).
+    effective_bits: stored bits per weight of the dense model's decoder linears, scales, zeros, masks and group indices
+    included; bytes_on_disk: the same in bytes (the dense model's own for `dense`; of a whole model, as it would be
+    shipped).
     """
     folder = Path(folder)
+    whole = found.whole
+    metadata = {"format": "pt", "config": digest(whole.config)} if whole else None
     with atomic_path(folder / WEIGHTS) as temporary:
-        size = join(found.parts, temporary)
+        size = join(found.parts, temporary, metadata)
+    (folder / CONFIG).unlink(missing_ok=True)
+    if whole:
+        size = whole.size
+        write_json(folder / CONFIG, whole.config | {"transformers_weights": WEIGHTS})
     if compressor["algorithm"] == "dense":
         size = round(found.weights * dense_bits(dense_folder) / 8)
     proof = {
@@ -107,6 +118,10 @@ def save_compressed(
         "weights_sha256": sha256_file(folder / WEIGHTS),
         "manifest": manifest,
     }
+    if whole:
+        chosen = {"influence": whole.influence} if whole.influence else {}
+        proof |= {"whole": {"layers": whole.layers, **chosen}}
+        proof |= {"checkpoint": whole.checkpoint} if whole.checkpoint else {}
     write_json(folder / PROOF, proof, schema="compression")
 
 
@@ -121,8 +136,11 @@ def load_compressed(
     Raises ArtifactError, naming file, layer and linear, if the dense model is another one, the weights file was
     changed, or a stored weight has more levels or another sparsity than claimed.
     """
-    from workflow_scripts.sources.models import load_dense
+    from workflow_scripts.sources.models import load_dense, load_whole
 
+    if is_whole(compressed_folder):
+        read_whole(dense_folder, compressed_folder)
+        return load_whole(compressed_folder, dtype, device)
     proof, tensors = read_compressed(dense_folder, compressed_folder)
     settings = settings_of(proof, Path(compressed_folder))
     model = load_dense(dense_folder, dtype=dtype, device=device)
@@ -131,9 +149,29 @@ def load_compressed(
     return model
 
 
-def read_compressed(dense_folder: Path, compressed_folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The proof and the stored tensors; ArtifactError if they don't belong to each other or to the dense model."""
+def is_whole(compressed_folder: Path) -> bool:
+    """Whether the compressed model is stored in the folder form."""
+    return "whole" in read_json(Path(compressed_folder) / PROOF, schema="compression")
+
+
+def read_whole(dense_folder: Path, compressed_folder: Path) -> dict:
+    """The proof of a model in the folder form; ArtifactError if it, the weights, config.json and the dense model don't
+    belong to each other."""
     folder = Path(compressed_folder)
+    proof = _read_proof(dense_folder, folder)
+    settings_of(proof, folder)
+    with safe_open(folder / WEIGHTS, "pt") as handle:
+        sealed = (handle.metadata() or {}).get("config")
+    config = {
+        key: value for key, value in read_json(folder / CONFIG).items() if key != "transformers_weights"
+    }
+    if digest(config) != sealed:
+        raise ArtifactError(f"{folder / CONFIG}: not the one that {WEIGHTS} names (SHA-256); compress again")
+    return proof
+
+
+def _read_proof(dense_folder: Path, folder: Path) -> dict:
+    """compression.json; ArtifactError if it speaks of other weights than these, or of another dense model."""
     proof = read_json(folder / PROOF, schema="compression")
     dense = dense_hash(dense_folder)
     if dense != proof["model"]["weights_sha256"]:
@@ -145,6 +183,13 @@ def read_compressed(dense_folder: Path, compressed_folder: Path) -> tuple[dict, 
         raise ArtifactError(
             f"{folder / WEIGHTS}: not the file that {PROOF} describes (SHA-256); compress again"
         )
+    return proof
+
+
+def read_compressed(dense_folder: Path, compressed_folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The proof and the packed tensors; ArtifactError if they don't belong to each other or to the dense model."""
+    folder = Path(compressed_folder)
+    proof = _read_proof(dense_folder, folder)
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -170,6 +215,10 @@ def settings_of(proof: dict, folder: Path) -> Compressor:
     if settings.algorithm not in ALGORITHMS:
         raise ArtifactError(
             f"{where}: {settings.algorithm} is none of {', '.join(ALGORITHMS)}; compress again"
+        )
+    if (settings.algorithm in WHOLE) != ("whole" in proof):
+        raise ArtifactError(
+            f"{where}: {settings.algorithm} in the other of the two stored forms; compress again"
         )
     if (settings.algorithm == "dense") != (not proof["layers"]):
         raise ArtifactError(

@@ -15,7 +15,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from workflow_scripts.compress.checkpoint import placed, proven, put_compressed, read_compressed, settings_of
+from workflow_scripts.compress.checkpoint import (
+    is_whole,
+    placed,
+    proven,
+    put_compressed,
+    read_compressed,
+    read_whole,
+    settings_of,
+)
 from workflow_scripts.compress.decoder import decoder_layers
 from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
 from workflow_scripts.compress.settings import CompressionError, Compressor
@@ -35,6 +43,8 @@ def export(dense_folder: Path, compressed_folder: Path, form: str, folder: Path)
     from workflow_scripts.sources.models import load_dense
 
     folder, place = Path(folder), Path(compressed_folder)
+    if is_whole(place):
+        return _export_whole(Path(dense_folder), place, form, folder)
     proof, tensors = read_compressed(dense_folder, place)
     settings, records = settings_of(proof, place), proof["layers"]
     _refuse(settings, form)
@@ -58,6 +68,24 @@ def export(dense_folder: Path, compressed_folder: Path, form: str, folder: Path)
         )
         if form != "compressed-tensors":
             write_json(folder / "quantize_config.json", config)
+    return {"dtype": _name(dtype), "reason": reason}
+
+
+def _export_whole(dense_folder: Path, place: Path, form: str, folder: Path) -> dict:
+    """`export` of a model in the folder form, which has a configuration of its own."""
+    from workflow_scripts.sources.models import load_whole
+
+    read_whole(dense_folder, place)
+    if form != "plain":
+        raise CompressionError(f"a model that is stored whole is no {form}; export plain")
+    dtype, reason = _dense_dtype(dense_folder)
+    model = load_whole(place)
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor.to(dtype).float(), tensor):
+            reason = f"{name} is not exact in the dense model's {_name(dtype)}"
+            dtype = torch.float32
+            break
+    load_whole(place, dtype).save_pretrained(folder)
     return {"dtype": _name(dtype), "reason": reason}
 
 

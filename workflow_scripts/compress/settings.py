@@ -7,8 +7,13 @@ import torch
 from workflow_scripts.kernels.dtypes import DTYPES
 
 OBS = ("gptq", "sparsegpt")  # algorithms that invert the Hessian
-CALIBRATED = (*OBS, "wanda")  # algorithms that look at activations
-ALGORITHMS = (*CALIBRATED, "rtn", "magnitude", "dense")
+CALIBRATED = (*OBS, "wanda", "drop-layers")  # algorithms that look at activations
+WHOLE = (
+    "drop-layers",
+    "svd",
+    "external",
+)  # algorithms whose result is a whole model with a config.json of its own
+ALGORITHMS = (*OBS, "wanda", "rtn", "magnitude", "dense", *WHOLE)
 
 
 class CompressionError(RuntimeError):
@@ -27,6 +32,9 @@ class Compressor:
     block_size         columns per lazy update and per SparseGPT mask; of an n:m pattern, as many whole m as it holds
     true_sequential    inside a decoder layer, each linear sees the outputs of the compressed ones before it
     forward            precision of the calibration's forward passes, fp32 or bf16; H and the solve are always fp32
+    count, layers      decoder layers left out: the most redundant ones, or these
+    rank, ratio        of a linear's two factors; part of its weights that they have
+    distilled          an external checkpoint need not resemble the dense model
     """
 
     algorithm: str
@@ -42,6 +50,11 @@ class Compressor:
     block_size: int = 128
     true_sequential: bool = False
     forward: str = "fp32"
+    count: int | None = None
+    layers: list[int] | None = None
+    rank: int | None = None
+    ratio: float | None = None
+    distilled: bool = False
 
     def __post_init__(self):
         if self.algorithm in ("gptq", "rtn") and self.bits is None:
@@ -54,6 +67,9 @@ class Compressor:
             raise CompressionError(f"{self.algorithm}: sparsity and pattern are both missing; name one")
         if self.pattern and not 0 < self.n_of_m[0] < self.n_of_m[1]:
             raise CompressionError(f"pattern {self.pattern}: n must lie between 1 and m - 1")
+        for algorithm, one, other in (("drop-layers", "count", "layers"), ("svd", "rank", "ratio")):
+            if self.algorithm == algorithm and (getattr(self, one) is None) == (getattr(self, other) is None):
+                raise CompressionError(f"{algorithm}: give either {one} or {other}")
         if self.pattern and self.act_order:
             raise CompressionError("act_order scatters the m columns of a pattern; choose one of the two")
 
@@ -84,7 +100,7 @@ class Compressor:
 
     @property
     def calibrated(self) -> bool:
-        return self.algorithm in CALIBRATED
+        return self.algorithm in CALIBRATED and self.layers is None
 
     @property
     def dtype(self) -> torch.dtype:

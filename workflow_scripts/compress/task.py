@@ -26,7 +26,8 @@ class Machine:
 class Task:
     """One model to compress.
 
-    model, corpus: folders; no corpus if nothing is calibrated. calibration: {windows, length}. seed: of the draw.
+    model, corpus: folders; no corpus if nothing is calibrated. checkpoint: folder of a fetched checkpoint that somebody
+    else compressed, of an external compressor alone. calibration: {windows, length}. seed: of the draw.
     work: folder for checkpoints. device: where layers are worked on.
     """
 
@@ -39,6 +40,7 @@ class Task:
     device: str
     threads: int
     machine: Machine
+    checkpoint: Path | None = None
 
     def windows(self, positions: int | None) -> tuple[torch.Tensor, dict]:
         """Calibration windows (count, length) of the corpus' train split, and how they were drawn.
@@ -62,9 +64,9 @@ class Task:
 class Compressed:
     """An engine's result.
 
-    parts: safetensors files with the packed linears, one per layer (none for `dense`). records: one per linear, as
-    `walk` gives them. weights: of all decoder linears. drawn: the calibration, as `Task.windows` says. versions: of the
-    engine's libraries in an environment of its own.
+    parts: safetensors files with the packed linears, one per layer (none for `dense`), or with all tensors of a
+    `whole` model. records: one per linear, as `walk` gives them. weights: of all decoder linears of the dense model.
+    drawn: the calibration, as `Task.windows` says. versions: of the engine's libraries in an environment of its own.
     """
 
     parts: list[Path]
@@ -72,3 +74,21 @@ class Compressed:
     weights: int
     drawn: dict | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    whole: "Whole | None" = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A compressed model that is stored whole, with a configuration of its own.
+
+    config: its config.json. size: bytes that its decoder linears take in the form in which they would be shipped.
+    layers: of each of its decoder layers, the dense model's that it was made of; None if that is not known. checkpoint:
+    what compression.json says of a checkpoint that somebody else compressed. influence: of each dense layer, if layers
+    were left out by it.
+    """
+
+    config: dict
+    size: int
+    layers: list[int] | None
+    checkpoint: dict | None = None
+    influence: list[float] | None = None

@@ -96,7 +96,7 @@ def walk(
     activations = None
     if settings.calibrated:
         assert windows is not None
-        activations = _embed(skeleton, layers, windows, settings, device, memory, finished.folder)
+        activations = embed(skeleton, layers, windows, settings, device, memory, finished.folder)
     all_records: list[dict] = []
     started = time.monotonic()
     for index, layer in enumerate(layers):
@@ -124,7 +124,7 @@ def walk(
     return all_records
 
 
-def _embed(
+def embed(
     skeleton: Skeleton,
     layers: nn.ModuleList,
     windows: torch.Tensor,

@@ -104,6 +104,11 @@ def layer_similarities(dense, model, windows: list[list[int]], bank=None, prompt
 
     prompts: index of the bank's prompt for each window. Equal models without a prompt give 1.
     """
+    counts = [len(decoder_layers(each)) for each in (dense, model)]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"figure 5 compares layer by layer, and the models have {counts[0]} and {counts[1]} layers"
+        )
     for each in (dense, model):
         each.set_attn_implementation("eager")
     cosine = torch.nn.functional.cosine_similarity

@@ -1,4 +1,4 @@
-"""Compress a model's decoder linears, calibrated on a corpus; write weights.safetensors and compression.json."""
+"""Compress a model, or read a checkpoint that somebody else compressed; write weights.safetensors, compression.json."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +14,7 @@ from workflow_scripts.files.job import Folder, run
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
+from workflow_scripts.sources import models
 
 UNLIMITED = Machine()
 
@@ -26,28 +27,32 @@ def main(
     made: Provenance,
     calibration: dict | None = None,
     machine: Machine = UNLIMITED,
+    checkpoint: Folder | None = None,
 ) -> None:
     """Compress `model` and write `output`, a compression.json, with the weights beside it.
 
-    corpus: None if nothing is calibrated. compressor, calibration: slices of the configuration; the key `engine` of the
-    former names a module of compress/engines/. made.seed: of the calibration draw, None for 0. made.device: where
-    layers are worked on, None for a GPU if there is one.
+    corpus: None if nothing is calibrated. checkpoint: None but for an external compressor. compressor, calibration:
+    slices of the configuration; `engine` of the former, or else its algorithm, names a module of compress/engines/.
+    made.seed: of the calibration draw, None for 0. made.device: where layers are worked on, None for a GPU if there is
+    one.
     """
     torch.set_num_threads(made.threads)
     settings = {key: value for key, value in compressor.items() if key != "engine"}
-    name = compressor.get("engine", "own")
+    name = compressor.get("engine", compressor["algorithm"])
     compress = engine(name)
-    device = made.device or ("cpu" if name == "optimum" else default_device().type)
+    device = made.device or ("cpu" if name in ("optimum", "external") else default_device().type)
     seed = made.seed or 0
     made = replace(made, seed=seed, device=device)
     asked, folder = Compressor(**settings), Path(output).parent
     inputs = {"model": dense_hash(model)}
     if corpus is not None and asked.calibrated:
         inputs["corpus"] = artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"]
+    if checkpoint is not None:
+        inputs["checkpoint"] = models.verify(checkpoint)["weights_sha256"]
     with locks.hold(folder):
         key = artifacts.digest([inputs, compressor, calibration, seed, made.code, device, made.threads])
         work = checkpoints.work_folder(folder, key)
-        task = Task(model, corpus, asked, calibration, seed, work, device, made.threads, machine)
+        task = Task(model, corpus, asked, calibration, seed, work, device, made.threads, machine, checkpoint)
         found = compress(task)
         manifest = made.manifest({"compressor": compressor, "calibration": calibration}, inputs)
         manifest["libraries"] |= found.versions
@@ -56,9 +61,15 @@ def main(
 
 
 def engine(name: str) -> Callable[[Task], Compressed]:
-    """The `compress` of compress/engines/<name>.py; only that engine is loaded."""
+    """The `compress` of an engine, or of an algorithm that has an engine of its own; only that engine is loaded."""
     if name == "optimum":
         from workflow_scripts.compress.engines.optimum import compress
+    elif name == "external":
+        from workflow_scripts.compress.engines.external import compress
+    elif name == "drop-layers":
+        from workflow_scripts.compress.engines.drop_layers import compress
+    elif name == "svd":
+        from workflow_scripts.compress.engines.svd import compress
     else:
         from workflow_scripts.compress.engines.own import compress
     return compress

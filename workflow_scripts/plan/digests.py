@@ -26,7 +26,14 @@ MODULES = {
     "text": (),
     "fewshot": (),
 }
-ENGINES = {"own": ("compress/engines/own.py",), "optimum": ("compress/engines/optimum.py",)}
+# A compressor's `engine`, or its algorithm if that has a module of its own.
+ENGINES = {
+    "own": ("compress/engines/own.py",),
+    "optimum": ("compress/engines/optimum.py",),
+    "drop-layers": ("compress/engines/drop_layers.py",),
+    "svd": ("compress/engines/svd.py",),
+    "external": ("compress/engines/external.py",),
+}
 CHECKS = ("evaluate/task_check.py", "plan/after_fetch.py")  # refuse what they can't ask, and change no result
 OPTIONAL = frozenset((*CHECKS, *(module for modules in (MODULES | ENGINES).values() for module in modules)))
 
@@ -84,6 +91,12 @@ def code_of(entry: str, *kinds: str) -> str:
     return code_digest(f"jobs/{entry}.py", _modules(kinds), OPTIONAL)
 
 
+def engine_of(compressor: dict) -> str:
+    """The engine of a compressor's settings, a key of ENGINES."""
+    algorithm = compressor["algorithm"]
+    return compressor.get("engine", algorithm if algorithm in ENGINES else "own")
+
+
 def _modules(kinds: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({module for kind in kinds for module in (MODULES | ENGINES)[kind]}))
 
@@ -121,7 +134,7 @@ def _kinds(args: dict[str, Any]) -> tuple[str, ...]:
     """The kinds of methods, or the engine, of which a job's arguments speak."""
     methods = [*args.get("methods", {}).values(), *([args["method"]] if "method" in args else [])]
     kinds = [method["kind"] for method in methods] + ["prompt" for method in methods if "members" in method]
-    return (*kinds, args["compressor"].get("engine", "own")) if "compressor" in args else tuple(kinds)
+    return (*kinds, engine_of(args["compressor"])) if "compressor" in args else tuple(kinds)
 
 
 def _states(files: list[Path]) -> dict[Path, tuple[int, ...]]:

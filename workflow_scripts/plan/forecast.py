@@ -26,6 +26,7 @@ LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the 
 LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
 )
+READ = 8  # bytes per parameter while a checkpoint is read: as stored, and in float32
 PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at most: linear.MOST_BYTES
 # An export, by the peak of the largest form (plain, of a bfloat16 model, in float32): bytes per parameter of the
 # weights and of the dense files' pages; bytes per squared width while the largest linear is unpacked and converted.
@@ -94,13 +95,14 @@ def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:
     solves = p * width(p) if tokens else 0
     seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
     disk = 0 if settings.algorithm == "dense" else p * _bits(settings) / 8
+    whole = READ * p if settings.algorithm == "external" else 0  # its own library holds the model at once
     layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
     activations = tokens * width(p) * 4
     if getattr(settings, "engine", "own") == "optimum":
         # the whole model in float32, here and in its process
         memory = 2 * (LIBRARIES + 4 * p) + layer + activations
     else:
-        memory = LIBRARIES + layer + min(activations, plan.config.activation_memory * 2**30)
+        memory = LIBRARIES + max(whole, layer) + min(activations, plan.config.activation_memory * 2**30)
     return Cost("compress_model", COMPRESSED.title(**copy._asdict()), seconds, disk, memory)
 
 
@@ -220,8 +222,8 @@ def _parameters(plan: Plan, model: str) -> float:
 
 
 def _bits(settings: Compressor) -> int:
-    """Bits of a stored weight; 16 if it is not quantised."""
-    return getattr(settings, "bits", None) or 16
+    """Bits of a stored weight: those of a quantised one, of a whole model 32, else 16."""
+    return 32 if settings.whole else getattr(settings, "bits", None) or 16
 
 
 def width(parameters: float) -> float:

@@ -72,6 +72,7 @@ class Artefact(NamedTuple):
 
 
 MODEL = Artefact("resources/models", "{model}", "/manifest.json", "fetch_model")
+CHECKPOINT = Artefact("resources/checkpoints", "{compressor}", "/manifest.json", "fetch_checkpoint")
 CORPUS = Artefact("resources/corpora", "{corpus}", "/manifest.json", "fetch_corpus")
 BENCHMARK = Artefact("resources/benchmarks", "{benchmarks}/{task}", "/manifest.json", "fetch_benchmark")
 COMPRESSED = Artefact(

@@ -16,12 +16,20 @@ from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
-from workflow_scripts.plan.digests import code_of
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell, companions
+from workflow_scripts.plan.digests import code_of, engine_of
+from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, EXPORTED, MODEL, Cell, companions
+from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.methods import FewShot
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
 
+FETCHES = {
+    "models": "fetch_model",
+    "compressors": "fetch_checkpoint",
+    "corpora": "fetch_corpus",
+    "benchmarks": "fetch_benchmark",
+}
+OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
 ANALYSED = ("paper", "templates", "captions")  # folders of reports/ that the analysis reads
 SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
@@ -82,15 +90,18 @@ class Plan(Cells):
 
     def compressor(self, name: str) -> dict:
         """The compressor's settings, without keys whose value changes nothing."""
-        settings = self.config.compressors[name].dump()
+        entry = self.config.compressors[name]
+        kept = ("algorithm", "distilled") if isinstance(entry, External) else entry.dump()
+        settings = {key: value for key, value in entry.dump().items() if key in kept}
         return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
 
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        entry = {"models": "fetch_model", "corpora": "fetch_corpus", "benchmarks": "fetch_benchmark"}
-        code, source = code_of(entry[catalogue]), self.source(catalogue, name, task)
+        code, source = code_of(FETCHES[catalogue]), self.source(catalogue, name, task)
         spec = {k: v for k, v in source.dump().items() if k not in (*SIZES, *DESCRIPTIVE_KEYS)}
+        if catalogue == "compressors":
+            spec = {key: value for key, value in spec.items() if key not in OF_USE}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
         return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
@@ -105,9 +116,14 @@ class Plan(Cells):
         asked = self.config.tasks.get(task)
         return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
 
-    def source(self, catalogue: str, name: str, task: str | None = None) -> Model | Corpus | Benchmark:
-        """A catalogue's entry; of a set of benchmarks, that of a task."""
+    def source(
+        self, catalogue: str, name: str, task: str | None = None
+    ) -> Model | Corpus | Benchmark | External:
+        """A catalogue's entry; of a set of benchmarks, that of a task. ValueError for a compressor that is no
+        checkpoint."""
         entry = getattr(self.config, catalogue)[name]
+        if catalogue == "compressors" and not isinstance(entry, External):
+            raise ValueError(f"compressors.{name}: is no checkpoint (algorithm {entry.algorithm})")
         return entry if task is None else entry[task]
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
@@ -116,11 +132,25 @@ class Plan(Cells):
         if corpus != "none":
             settings["calibration"] = self.grid(grid).calibration.dump()
             inputs.append(self.recipe("corpora", corpus))
-        return _with_recipe(
-            settings, code_of("compress_model", settings["compressor"].get("engine", "own")), inputs
-        )
+        if self.is_checkpoint(compressor):
+            inputs.append(self.recipe("compressors", compressor))
+        return _with_recipe(settings, code_of("compress_model", engine_of(settings["compressor"])), inputs)
+
+    def checkpoints(self, grid: str) -> list[str]:
+        """The grid's compressors that are checkpoints, each once."""
+        used = dict.fromkeys(cell.compressor for cell in [*self.cells(grid), *self.adapters(grid)])
+        return list(filter(self.is_checkpoint, used))
+
+    def is_checkpoint(self, compressor: str) -> bool:
+        """Whether the compressor is a checkpoint that must be fetched."""
+        return isinstance(self.config.compressors[compressor], External)
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, seed: str, form: str) -> dict:
+        if form != "plain" and self.config.compressors[compressor].whole:
+            asked = {"grid": grid, "model": model, "compressor": compressor, "corpus": corpus, "seed": seed}
+            raise ValueError(
+                f"{EXPORTED.path(**asked, form=form)} can't be: {compressor} is stored whole; export it as plain"
+            )
         inputs = [self.compress(grid, model, compressor, corpus, seed)["recipe"]]
         return _with_recipe({"form": form}, code_of("export_model"), inputs)
 
@@ -161,6 +191,10 @@ class Plan(Cells):
         data = settings.benchmarks
         return {
             **{MODEL.path(model=cell.model): self.recipe("models", cell.model) for cell in cells},
+            **{
+                CHECKPOINT.path(compressor=name): self.recipe("compressors", name)
+                for name in self.checkpoints(grid)
+            },
             **{CORPUS.path(corpus=name): self.recipe("corpora", name) for name in sorted(corpora)},
             **{
                 BENCHMARK.path(benchmarks=data, task=task): self.recipe("benchmarks", data, task)
@@ -303,4 +337,6 @@ def _local_state(spec: dict) -> list:
         return sorted(
             (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
         )
+    if path.suffix == ".gguf" and path.is_file():
+        return [path.stat().st_size]
     return [sha256_file(path)] if path.is_file() else ["missing"]

@@ -21,6 +21,7 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
+    CHECKPOINT,
     COMPRESSED,
     CORPUS,
     EVALUATION,
@@ -74,6 +75,8 @@ class Reruns:
             return of_cells[artefact](plan.check(Cell.of(names)))
         if artefact == MODEL:
             return plan.fetch("models", names["model"])
+        if artefact == CHECKPOINT:
+            return plan.fetch("compressors", names["compressor"])
         if artefact == CORPUS:
             return plan.fetch("corpora", names["corpus"])
         if artefact == BENCHMARK:
@@ -134,6 +137,13 @@ class Reruns:
     def calibration_text(self, names: Names) -> Input | list[Input]:
         """The text that calibrates a compressor; an empty list if it calibrates nothing."""
         return [] if names["corpus"] == NO_CORPUS else self.corpus(names["corpus"])
+
+    def checkpoint(self, names: Names) -> Input | list[Input]:
+        """The checkpoint that somebody else compressed; an empty list for other compressors."""
+        name = names["compressor"]
+        if not self.plan.is_checkpoint(name):
+            return []
+        return Input(CHECKPOINT.path(compressor=name), self.plan.recipe("compressors", name))
 
     def compression(self, names: Names) -> Input:
         """The compressed copy that a cell, an export or a latency measurement reads."""

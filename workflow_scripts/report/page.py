@@ -14,6 +14,7 @@ from workflow_scripts.judge.verdict import INFERENCE_LIMITS
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.plan.layout import Cell, Group, result_of
 from workflow_scripts.report.cards import cards
+from workflow_scripts.report.compressors import of_checkpoint
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.explorer import explorer
 from workflow_scripts.report.figures import FIGURES
@@ -230,9 +231,10 @@ def selections(results: Results) -> list[dict]:
 
 def compression_row(path: str, record: dict) -> dict:
     """What was done to a model's weights, and how far the worst linear is from the original."""
-    errors = [layer["error"] for layer in record["layers"]]
+    errors = [layer["error"] for layer in record["layers"] if layer["error"] is not None]
     return {
         "name": f"{Group.at(path)} / seed {result_of(path)[1]['seed']}",
+        "format": of_checkpoint(record["checkpoint"])["format"] if "checkpoint" in record else None,
         "bits": record["effective_bits"],
         "megabytes": record["bytes_on_disk"] / 1e6,
         "error": sum(errors) / len(errors) if errors else None,

