@@ -89,7 +89,7 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
         "figure-1",
         "figure-6",
     ]
-    assert page["planned"] == {"similarity": 16, "latency": 2}
+    assert page["planned"] == {"similarity": 40, "latency": 2}
     assert every.analysis("bench", "draw_page")["blocks"]["left_out"] == []
 
 
