@@ -44,7 +44,7 @@ def interpreter(path: str) -> str:
     if not (os.path.isfile(path) and os.access(path, os.X_OK)):
         raise CompressionError(
             f"engine optimum runs in an environment of its own, and its Python {path} is not there: `make optimum` "
-            "makes it; one that stands elsewhere is named by the key `optimum_python` of the configuration"
+            "makes it; if yours lies elsewhere, name its interpreter in the configuration: `optimum_python`"
         )
     return os.path.abspath(path)
 

@@ -12,7 +12,7 @@ from workflow_scripts.plan.schema.methods import Trained
 
 MOST = 20  # names of one list that are told
 MOST_CELLS = 50_000  # of one block
-OPTIMUM = {  # what optimum's GPTQQuantizer can be asked for
+OPTIMUM = {  # settings that optimum's GPTQQuantizer supports
     "bits": (2, 3, 4, 8),
     "static_groups": (False,),
     "clip": ("none",),
