@@ -71,6 +71,7 @@ rule fetch_benchmark:
     params:
         args=arguments(layout.BENCHMARK),
         said=untracked(lambda wildcards: PLAN.said("benchmarks", wildcards.benchmarks, wildcards.task)),
+        variant=untracked(lambda wildcards: PLAN.variant(wildcards.task)),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"
     script:

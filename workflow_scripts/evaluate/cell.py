@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.loading import fingerprint, load_cell
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, require_room
-from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.evaluate.perplexity import perplexities, require_room
+from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
@@ -135,13 +135,13 @@ def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: st
 
 
 def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
-    """`perplexity` of a corpus' first held-out windows, with a line in the log."""
+    """`perplexities` of a corpus' first held-out windows, with a line in the log."""
     start, asked = time.time(), evaluation["perplexity"]
     scorer.progress = in_task(f"perplexity {corpus.name}")
     documents = read_documents(corpus, "heldout")
-    windows = heldout_windows(documents, scorer, asked["length"], asked["windows"], corpus.name)
-    found = perplexity(scorer, windows)
-    log(f"perplexity {corpus.name}: {found['token']:.3f}, {time.time() - start:.1f} s")
+    found = perplexities(documents, scorer, asked["length"], asked["windows"], corpus.name)
+    figures = ", ".join(f"{figure['token']:.3f} ({protocol})" for protocol, figure in found.items())
+    log(f"perplexity {corpus.name}: {figures}, {time.time() - start:.1f} s")
     return found
 
 
@@ -159,7 +159,10 @@ def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> lis
     Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
     """
     chosen_items = None if task.samples is None else {task.name: task.samples}
-    outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+    try:
+        outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+    except RequestError as error:
+        raise artifacts.ArtifactError(f"{task.at(error.document)}: {error.reason}") from error
     logged = outcome["samples"][task.name]
     logged = [sample for sample in logged if sample["filter"] == logged[0]["filter"]]
     # the harness numbers evaluated documents 0, 1, 2, ... in its requests, whatever `samples` says

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workflow_scripts.files.job import run
 from workflow_scripts.jobs.fetch_model import WHEELS
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.checkpoints import fetch
 
 
@@ -13,4 +14,4 @@ def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: st
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("fetch_checkpoint"))

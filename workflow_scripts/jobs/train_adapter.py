@@ -19,6 +19,7 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.allocator import keep_memory
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.kernels.dtypes import DTYPES
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.recover.training import Learner, State, TrainingError, loss_curve, train
@@ -130,4 +131,4 @@ def _peak_memory_mb(device: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("train_adapter"))

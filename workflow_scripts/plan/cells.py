@@ -121,14 +121,23 @@ class Cells:
         """Every adapter that the grid trains, each once."""
         return list(dict.fromkeys(member for cell in self.cells(grid) for member in self.members(cell)))
 
-    def command(self, grid: str) -> str:
+    def command(self, grid: str, *options: str) -> str:
         """Snakemake with the options under which it knows this grid's cells; a path after it makes that file."""
-        parts = ["snakemake"]
+        parts = ["snakemake", *options]
         if self.config.called_with:
             parts += ["--configfile", *self.config.called_with]
         if self.config.blocks and grid == self.config.grid:
             parts += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config.blocks)}]"]
         return shlex.join([*parts, "--"] if parts[1:] else parts)
+
+    def make(self, target: str, grid: str) -> str:
+        """A target of make with the options under which it knows this grid's cells."""
+        words = ["make", target, f"GRID={grid}"]
+        if self.config.blocks and grid == self.config.grid:
+            words.append(f"BLOCKS={','.join(self.config.blocks)}")
+        if self.config.called_with:
+            words.append(f"CONFIG={' '.join(self.config.called_with)}")
+        return shlex.join(words)
 
     def tasks(self, grid: str) -> list[str]:
         return self.grid(grid).tasks

@@ -1,12 +1,22 @@
-"""Reads from config.json how a model's first layer attends (IDP's scores are made there, recover/idp.py), and how
-many positions keep one rotary table. Pure Python."""
+"""Reads from config.json how far a model's layers attend and how its first one does (IDP's scores are made there,
+recover/idp.py), and how many positions keep one rotary table. Pure Python."""
+
+
+def windows(config: dict) -> list[int | None]:
+    """Most tokens that each layer attends to, with the query's own; None for a layer that config.json sets no limit."""
+    window, types = config.get("sliding_window"), config.get("layer_types")
+    count = len(types) if types else config.get("num_hidden_layers") or 1
+    if not window or not config.get("use_sliding_window", True):
+        return [None] * count
+    if types:
+        return [window if kind == "sliding_attention" else None for kind in types]
+    full = config.get("max_window_layers") or 0  # the first ones of Qwen2
+    return [None if layer < full else window for layer in range(count)]
 
 
 def window(config: dict) -> int | None:
-    """Most tokens that the first layer attends to, with the query's own; None if config.json sets no limit."""
-    types = config.get("layer_types")
-    slides = types[0] == "sliding_attention" if types else not config.get("max_window_layers")
-    return config.get("sliding_window") if slides and config.get("use_sliding_window", True) else None
+    """Most tokens that the first layer attends to; None if config.json sets no limit."""
+    return windows(config)[0]
 
 
 def peculiarity(config: dict) -> str | None:
@@ -14,6 +24,8 @@ def peculiarity(config: dict) -> str | None:
     rotary = config.get("rope_parameters") or {}
     if config.get("attn_logit_softcapping"):
         return "caps the attention's logits"
+    if config.get("use_bidirectional_attention"):
+        return "attends to tokens ahead"
     if rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)) < 1:
         return "rotates only a part of each head"
     return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.layout import COMPRESSED, LATENCY, NO_CORPUS, Cell, result_of
+from workflow_scripts.plan.names import nearest
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.schema.compressors import Compressor
 
@@ -50,16 +51,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A grid's costs on a device."""
+    """A grid's costs on a device. command: prints them."""
 
     device: dict
     costs: list[Cost]
+    command: str
 
 
 def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
     """The forecast of a grid on a device by name; on the grid's own if none is named."""
     constants = load_constants(device or plan.grid(grid).device)
-    return Forecast(constants, forecast(plan, grid, constants))
+    return Forecast(constants, forecast(plan, grid, constants), plan.make("forecast", grid))
 
 
 def load_constants(device: str | dict) -> dict:
@@ -69,7 +71,8 @@ def load_constants(device: str | dict) -> dict:
         said = {"name": "own device", "description": "as given", "source": "not said"}
         return said | device | {"tasks": table["tasks"]}
     if device not in table["devices"]:
-        raise KeyError(f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}")
+        known = f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}"
+        raise KeyError(f"{known}{nearest(device, table['devices'])}")
     return table["devices"][device] | {"name": device, "tasks": table["tasks"]}
 
 

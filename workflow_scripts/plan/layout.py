@@ -109,6 +109,7 @@ class RollUp(NamedTuple):
 
 
 ANSWERS, LEDGER, VERDICT = RollUp("answers.parquet"), RollUp("ledger.parquet"), RollUp("verdict.json")
+QUESTIONS = RollUp("questions.json")  # what the grid was asked, and when; a run writes it as it starts
 REPORT, STAMP = RollUp("report.html"), RollUp("report.json")  # the stamp says what the report was made from
 
 

@@ -2,12 +2,14 @@
 linears that it lacks, patterns that do not divide its widths, scores that are not defined for it, first layers in which
 IDP cannot score.
 
-A fetched model's limits stand in its folder (config.json, names in the safetensors). Before that its entry in the
-catalogue may name them. If neither is there, the job reports the same at its start.
+A fetched model's limits stand in its folder (config.json, names in the safetensors), those of a local one in the folder
+that `path` names. Before a fetch from elsewhere its entry in the catalogue may name them. plan/after_fetch.py checks
+again once it is there.
 """
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,8 @@ from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.compressors import DropLayers, External
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Grid
-from workflow_scripts.plan.schema.methods import Idp, Lora, Method
+from workflow_scripts.plan.schema.methods import ALL_LINEAR, Idp, Lora, Method
+from workflow_scripts.plan.schema.sources import LocalModel
 
 HINTS = {
     "positions": "max_position_embeddings",
@@ -32,6 +35,8 @@ WIDTHS = (
     "ffn_dim",
     "n_embd",
 )  # of config.json: inputs of decoder linears
+
+LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,12 @@ UNKNOWN = Limits()
 
 
 def known(config: Config, model: str) -> Limits:
-    """The limits of a model, from its folder or from its entry in the catalogue."""
+    """The limits of a model, from its folder (a local one's before the fetch too) or its entry in the catalogue."""
     entry, folder = config.models[model], Path(MODEL.path(model=model)).parent
     hints = {name: getattr(entry, name) for name in HINTS}
-    if not (file := folder / "config.json").exists():
+    if not (folder / "config.json").is_file() and isinstance(entry, LocalModel):
+        folder = Path(entry.path).expanduser()
+    if not (file := folder / "config.json").is_file():
         return Limits(**hints, learned_positions=entry.learned_positions)
     read = _read_object(file)
     modules = _modules_in(folder)
@@ -87,7 +94,7 @@ def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
 
 def _modules_in(folder: Path) -> frozenset[str]:
     for name in ("model.safetensors.index.json", "model.safetensors"):
-        if (weights := folder / name).exists():
+        if (weights := folder / name).is_file():
             return _modules(weights, weights.stat().st_mtime_ns)
     return frozenset()
 
@@ -113,7 +120,10 @@ def _read_object(file: Path) -> dict:
 
 
 def _refetch(file: Path) -> str:
-    return f"delete {file.parent} and it will be fetched again"
+    fetched = file.parent == Path(MODEL.path(model=file.parent.name)).parent
+    return (
+        f"delete {file.parent} and it will be fetched again" if fetched else "it must be mended at its source"
+    )
 
 
 class Case(NamedTuple):
@@ -214,7 +224,7 @@ def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
     if limits.unscored:
         said = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
         yield _problem(key, 0, said)
-    if limits.window:
+    if limits.window and method.score.startswith("logit"):
         yield from _beyond_window(case, limits.window)
 
 
@@ -229,11 +239,15 @@ def _absent_layers(case: Case, method: Lora) -> Iterator[Found]:
 def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
     modules, kind = case.limits.modules, case.limits.type
     kind = kind if kind in method.targets else "default"
-    for index, target in enumerate(method.targets.get(kind, ()) if modules else ()):
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
+    targets = method.targets.get(kind, ())
+    if not modules or [*targets] == [ALL_LINEAR]:
+        return
+    inside = [name for name in modules if LAYER.search(name)]  # neither embedding nor head
+    for index, target in enumerate(targets):
+        if not any(f".{name}".endswith(f".{target}") for name in inside):
             key = f"methods.{case.method}.targets.{kind}[{index}]"
-            last = sorted({name.rpartition(".")[2] for name in modules})
-            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}"))
+            last = sorted({name.rpartition(".")[2] for name in inside})
+            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}'s decoder layers"))
 
 
 def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
@@ -251,7 +265,7 @@ def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
 
 
 def _beyond_window(case: Case, window: int) -> Iterator[Found]:
-    """Text on which an IDP would choose, that is longer than what the first layer attends to."""
+    """Text on which an IDP would choose by means of logits, that is longer than what the first layer attends to."""
     for text in _texts(case):
         if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
             said = f"exceed the {window} that {case.model}'s first layer sees"
@@ -306,16 +320,19 @@ def _prompt(config: Config, method: str) -> int:
     return sum(lengths) if spec.kind == "concat" else max(lengths, default=getattr(spec, "tokens", 0))
 
 
-def of_grids(config: Config) -> list[str]:
-    """The problems of every cell of every grid: each key once, with the model and method that leave it the least."""
-    limits = {model: known(config, model) for model in config.models}
+def of_grid(config: Config) -> list[str]:
+    """The problems of every cell of the chosen grid: each key once, with the model and method that leave it the least.
+
+    Another grid's cells are checked when somebody asks for them (plan/cells.py).
+    """
+    limits = functools.cache(functools.partial(known, config))
     found: dict[str, dict[tuple[str, str], Found]] = {}
-    for grid, settings in config.grids.items():
-        for block in settings.blocks.values():
-            models = [model for model in block.models if limits[model] != UNKNOWN]
-            for names in itertools.product(models, block.compressors, block.methods):
-                model, _, method = names
-                for problem in _found(Case(config, limits[model], grid, *names)):
+    for name, block in config.grids[config.grid].blocks.items():
+        if name not in (config.blocks or [name]):
+            continue
+        for model, compressor, method in itertools.product(block.models, block.compressors, block.methods):
+            if limits(model) != UNKNOWN:
+                for problem in _found(Case(config, limits(model), config.grid, model, compressor, method)):
                     found.setdefault(problem.key, {}).setdefault((model, method), problem)
     return [_tightest(list(places.values())) for places in found.values()]
 

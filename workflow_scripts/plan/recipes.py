@@ -14,34 +14,15 @@ from typing import ClassVar
 from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
-from workflow_scripts.plan.config import load, read
+from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
-from workflow_scripts.plan.digests import code_digest
+from workflow_scripts.plan.digests import code_of, engine_of
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, EXPORTED, MODEL, Cell, companions
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.methods import FewShot
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
 
-# Modules that serve single kinds of methods, or compress by one engine: imported lazily, digested only where used.
-MODULES = {
-    "lora": ("recover/lora.py",),
-    "prompt": (),
-    "prefix": (),
-    "idp": ("recover/idp.py",),
-    "concat": (),
-    "none": (),
-    "text": (),
-    "fewshot": (),
-}
-# A compressor's `engine`, or its algorithm if that has a module of its own.
-ENGINES = {
-    "own": ("compress/engines/own.py",),
-    "optimum": ("compress/engines/optimum.py",),
-    "drop-layers": ("compress/engines/drop_layers.py",),
-    "svd": ("compress/engines/svd.py",),
-    "external": ("compress/engines/external.py",),
-}
 FETCHES = {
     "models": "fetch_model",
     "compressors": "fetch_checkpoint",
@@ -56,12 +37,6 @@ DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no resul
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
-OPTIONAL = frozenset(module for modules in (MODULES | ENGINES).values() for module in modules)
-
-
-def _code(entry: str, *kinds: str) -> str:
-    modules = tuple(sorted({module for kind in kinds for module in (MODULES | ENGINES)[kind]}))
-    return code_digest(f"jobs/{entry}.py", modules, OPTIONAL)
 
 
 class Plan(Cells):
@@ -123,7 +98,7 @@ class Plan(Cells):
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        code, source = _code(FETCHES[catalogue]), self.source(catalogue, name, task)
+        code, source = code_of(FETCHES[catalogue]), self.source(catalogue, name, task)
         spec = {k: v for k, v in source.dump().items() if k not in (*SIZES, *DESCRIPTIVE_KEYS)}
         if catalogue == "compressors":
             spec = {key: value for key, value in spec.items() if key not in OF_USE}
@@ -135,6 +110,11 @@ class Plan(Cells):
         """A source's note and licence, which its manifest holds and no recipe."""
         source = self.source(catalogue, name, task).dump()
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
+
+    def variant(self, task: str) -> dict:
+        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        asked = self.config.tasks.get(task)
+        return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
 
     def source(
         self, catalogue: str, name: str, task: str | None = None
@@ -154,7 +134,7 @@ class Plan(Cells):
             inputs.append(self.recipe("corpora", corpus))
         if self.is_checkpoint(compressor):
             inputs.append(self.recipe("compressors", compressor))
-        return _with_recipe(settings, _code("compress_model", _engine(settings["compressor"])), inputs)
+        return _with_recipe(settings, code_of("compress_model", engine_of(settings["compressor"])), inputs)
 
     def checkpoints(self, grid: str) -> list[str]:
         """The grid's compressors that are checkpoints, each once."""
@@ -172,12 +152,12 @@ class Plan(Cells):
                 f"{EXPORTED.path(**asked, form=form)} can't be: {compressor} is stored whole; export it as plain"
             )
         inputs = [self.compress(grid, model, compressor, corpus, seed)["recipe"]]
-        return _with_recipe({"form": form}, _code("export_model"), inputs)
+        return _with_recipe({"form": form}, code_of("export_model"), inputs)
 
     def train(self, cell: Cell) -> dict:
         settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
         inputs = [self.compressed_recipe(cell), self.recipe("corpora", self.training_corpus(cell)), cell.seed]
-        return _with_recipe(settings, _code("train_adapter", settings["method"]["kind"]), inputs)
+        return _with_recipe(settings, code_of("train_adapter", settings["method"]["kind"]), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
         grid, tasks, method = self.grid(cell.grid), self.tasks(cell.grid), self.config.methods[cell.method]
@@ -258,6 +238,13 @@ class Plan(Cells):
                 task: BENCHMARK.path(benchmarks=self.grid(grid).benchmarks, task=task)
                 for task in self.tasks(grid)
             }
+        if entry == "judge":
+            made = (
+                {}
+                if self.config.rebuilt
+                else {cell.json: self.evaluate_recipe(cell) for cell in self.cells(grid)}
+            )
+            settings["cell_recipes"] = made
         if entry in ("plot_figure", "draw_page"):
             measured = {"similarity": self.similarity_cells(grid), "latency": self.latency_places(grid)}
             settings["planned"] = {kind: len(jobs) for kind, jobs in measured.items()}
@@ -273,7 +260,7 @@ class Plan(Cells):
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
         if entry != "find_answers":  # which reads training text, not reports/
             inputs.append(_reports())
-        return _with_recipe(settings, _code(entry), inputs)
+        return _with_recipe(settings, code_of(entry), inputs)
 
     def latency(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""
@@ -287,12 +274,12 @@ class Plan(Cells):
         }
         kinds = {method["kind"] for method in settings["methods"].values()}
         return _with_recipe(
-            settings, _code("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
+            settings, code_of("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
         )
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
         kinds = {self.config.methods[c.method].kind for c in (cell, *self.members(cell))}
-        return _code(entry, *kinds)
+        return code_of(entry, *kinds)
 
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
@@ -316,19 +303,14 @@ def plan_of(configfiles: Iterable[object], grid: str, blocks: list[str] | None =
 
     Raises ConfigError with every mistake in them.
     """
-    chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
-    return Plan(load(read(*configfiles) | chosen))
+    paths = list(configfiles)
+    chosen = {"grid": grid, "called_with": named_files(paths)} | ({"blocks": blocks} if blocks else {})
+    return Plan(load(read(*paths) | chosen))
 
 
 def _with_recipe(settings: dict, code: str, inputs: list) -> dict:
     """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
     return settings | {"code": code, "recipe": digest([settings, code, inputs])}
-
-
-def _engine(compressor: dict) -> str:
-    """The engine of a compressor's settings, a key of ENGINES."""
-    algorithm = compressor["algorithm"]
-    return compressor.get("engine", algorithm if algorithm in ENGINES else "own")
 
 
 @functools.cache

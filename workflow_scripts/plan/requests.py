@@ -5,7 +5,7 @@ Pure Python, never torch: the Snakefile imports this in every job. Times are the
 
 import functools
 import math
-import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import yaml
 
 from workflow_scripts.files.artifacts import SCHEMAS, ArtifactError, check, non_finite
+from workflow_scripts.files.yaml_text import read_yaml
 from workflow_scripts.plan import forecast
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
@@ -25,6 +26,23 @@ ALONE, SHARED = (
     0.8,
 )  # of a GPU's memory: what a job takes of a single one; of each of several, layers being whole
 WARNING_SECONDS = 300  # between SIGUSR1 and the end of the wall time
+# Options of sbatch that `extra` must leave to Snakemake's executor, and the key that sets them (None: no key does).
+OWN_OPTIONS = {
+    **dict.fromkeys(("--account", "-A"), "account"),
+    **dict.fromkeys(("--partition", "-p"), "partition"),
+    **dict.fromkeys(("--constraint", "-C"), "constraint"),
+    **dict.fromkeys(("--qos", "-q"), "qos"),
+    **dict.fromkeys(("--time", "-t"), "max_hours"),
+    **dict.fromkeys(("--mem", "--mem-per-cpu"), "max_memory_gb"),
+    **dict.fromkeys(("--gres", "--gpus", "-G"), "gpu_model"),
+    **dict.fromkeys(
+        ("--signal", "--comment", "--export", "--parsable", "--clusters", "-M", "--workdir", "-D")
+    ),
+    **dict.fromkeys(
+        ("--job-name", "-J", "--output", "-o", "--error", "-e", "--nodes", "-N", "--ntasks", "-n")
+    ),
+    **dict.fromkeys(("--ntasks-per-gpu", "--cpus-per-task", "-c", "--cpus-per-gpu")),
+}
 CONTINUED = (
     "compress_model",
     "train_adapter",
@@ -45,21 +63,12 @@ class Need(NamedTuple):
 
 def read_site(path: Path = SITE) -> dict:
     """The site file with defaults filled in (no file: all defaults); ArtifactError names file and key."""
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        found = yaml.safe_load(text) or {}
-    except OSError as error:
-        raise ArtifactError(f"{path}: can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8 among them
-        raise ArtifactError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if clock := re.search(r"^max_hours *: *(\d+:[\d:]+)", text, re.MULTILINE):
-        raise ArtifactError(
-            f"{path}: $.max_hours: {clock[1]} is a number of minutes in YAML; write hours as 24 or 0.5"
-        )
+    found = (read_yaml(path) if path.exists() else None) or {}
     if key := non_finite(found):
         raise ArtifactError(f"{path}: {key}: not a finite number")
     check(found, "site", path)
-    schema = yaml.safe_load((SCHEMAS / "site.schema.yaml").read_text())
+    _check_extra(found.get("extra", ""), path)
+    schema = yaml.safe_load((SCHEMAS / "site.schema.yaml").read_text(encoding="utf-8"))
     defaults = {
         key: (schema["$defs"]["name"] if "$ref" in rule else rule)["default"]
         for key, rule in schema["properties"].items()
@@ -70,6 +79,20 @@ def read_site(path: Path = SITE) -> dict:
         )
     except KeyError as error:
         raise ArtifactError(f"{path}: $.device: {error.args[0]}") from None
+
+
+def _check_extra(extra: str, path: Path) -> None:
+    """Raises ArtifactError for an option that the executor would refuse at each submission."""
+    try:
+        words = shlex.split(extra)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: $.extra: {extra!r} is no line of options: {error}") from None
+    for word in words:
+        option = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if option in OWN_OPTIONS:
+            key = OWN_OPTIONS[option]
+            right = f"set the key `{key}` of this file" if key else "leave it out, Snakemake sets it"
+            raise ArtifactError(f"{path}: $.extra: {option} is not allowed; {right}")
 
 
 class Requests:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from workflow_scripts.files.artifacts import read_json, recorded_recipe, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
@@ -39,6 +39,7 @@ from workflow_scripts.plan.recipes import Plan
 
 Names = Mapping[str, str]  # wildcard -> name
 REPORT = "report_grid"
+DAMAGED = {"damaged": True}  # in place of a report's record
 
 
 class Input(NamedTuple):
@@ -183,15 +184,18 @@ class Reruns:
 
     def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
         """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'."""
-        found = self.recorded(path) if entry == REPORT else self.stamp(grid).get("recipes", {}).get(entry)
-        if found not in (None, self.plan.analysis(grid, entry)["recipe"]):
+        stamp = self.stamp(grid)
+        found = self.recorded(path) if entry == REPORT else stamp.get("recipes", {}).get(entry)
+        if found not in (None, self.plan.analysis(grid, entry)["recipe"]) or (
+            entry == REPORT and stamp == DAMAGED
+        ):
             self.forced().add(path)
 
     def _is_rolled_up(self, grid: str) -> bool:
         """Whether the grid's report was made by the planned recipe from the very files that are there now, and from
         all of them: a partial report is outdated as soon as there is more."""
-        path = _stamp_path(grid)
-        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"]:
+        path = STAMP.path(grid)
+        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"] or self.stamp(grid) == DAMAGED:
             return False
         files = self.stamp(grid)["files"]
         return files.keys() == {*self.present(self.plan.counted(grid))} and all(
@@ -220,11 +224,13 @@ def _unrecovered(names: Names) -> Cell:
     return Cell.of({**names, "method": "none"})
 
 
-def _stamp_path(grid: str) -> str:
-    return STAMP.path(grid)
-
-
 def _stamp(grid: str) -> dict:
-    """The record of what the grid's report was made from; empty if there is no report."""
-    path = _stamp_path(grid)
-    return read_json(path) if os.path.exists(path) else {}
+    """The record of what the grid's report was made from; empty without a report, DAMAGED if it can't be read."""
+    path = STAMP.path(grid)
+    if not os.path.exists(path):
+        return {}
+    try:
+        found = read_json(path)
+    except ArtifactError:
+        return DAMAGED  # the report is made again, and says so as a job
+    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else DAMAGED

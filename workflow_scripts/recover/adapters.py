@@ -25,6 +25,12 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
+INNER_WIDTHS = (
+    "intermediate_size",
+    "ffn_dim",
+    "ffn_hidden_size",
+    "n_inner",
+)  # d_inter in config.json, by family
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
 
 
@@ -35,7 +41,7 @@ class Recovered:
     model: PreTrainedModel | PeftModel
     bank: PromptBank | None
     selector: Selector | None  # None: always prefix 0
-    parameters: dict  # {trainable, effective, base}
+    parameters: dict  # {trainable, effective, base}, of a LoRA also linears
 
 
 # ------------------------------------------------------------------------------------------------- making
@@ -105,11 +111,13 @@ def paper_formula(method: dict, config: PreTrainedConfig) -> int:
     """Trained parameters by the paper's appendix; d, d_inter and L (layers) from the model's config.
 
     lora: L (8 d r + 4 d_inter r), which gives neither model's printed count. prefix: L t d, half of what keys and
-    values hold. prompt: t d.
+    values hold. prompt: t d. d_inter is 4 d where a config does not say it, as transformers reads such a config.
     """
+    config = config.get_text_config(decoder=True)
     layers, width = config.num_hidden_layers, config.hidden_size
     if method["kind"] == "lora":
-        inner = config.ffn_dim if config.model_type == "opt" else config.intermediate_size
+        said = (getattr(config, name, None) for name in INNER_WIDTHS)
+        inner = next(filter(None, said), 4 * width)
         return layers * method["rank"] * (8 * width + 4 * inner)
     return method["tokens"] * width * (layers if method["kind"] == "prefix" else 1)
 
@@ -187,7 +195,7 @@ def attach(
 
     contexts: lists of token ids, pieces of training text, needed by `calibrated` alone.
     parameters: base of the model; trainable by gradient in these adapters (0 if untrained); effective, the real
-    count of what was added, members summed.
+    count of what was added, members summed; linears of a LoRA: name -> how many it adapts.
     """
     kind, folders = method["kind"], [Path(folder) for folder in adapters]
     expected = {"lora": 1, "prompt": 1, "prefix": 1}.get(kind, len(method.get("members", ())))
@@ -197,11 +205,12 @@ def attach(
     if kind in ("none", "fewshot"):  # the examples of few-shot stand in the tasks' prompts
         return Recovered(model, None, None, {"trainable": 0, "effective": 0, "base": base})
     if kind == "lora":
-        from workflow_scripts.recover.lora import load
+        from workflow_scripts.recover.lora import adapted_linears, load
 
         adapted = load(model, folders[0])
         added = sum(parameter.numel() for parameter in adapted.parameters()) - base
-        return Recovered(adapted, None, None, {"trainable": added, "effective": added, "base": base})
+        parameters = {"trainable": added, "effective": added, "base": base}
+        return Recovered(adapted, None, None, parameters | {"linears": adapted_linears(adapted)})
 
     if kind == "text":
         bank = PromptBank([_text(model, tokenizer, method["text"])], positions_behind_prompts(model))

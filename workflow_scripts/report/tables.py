@@ -10,6 +10,7 @@ import numpy as np
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import SPARSE, member_names, sparsity
+from workflow_scripts.judge.perplexity import compared, protocol
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.report.data import GridData
@@ -57,6 +58,7 @@ class Row:
     detectable: float | None = None
     problem: str = ""
     note: str = ""
+    adapted: str = ""  # of a LoRA: its linears, their layers, its parameters
 
 
 @dataclass
@@ -205,7 +207,8 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     kind = "dense" if method == "dense" else TYPES[data.methods[method]["kind"]]
     evaluations = [data.results.evaluations[cell] for cell in cells]
     param = million(evaluations[0]["parameters"]["effective"]) if evaluations else "—"
-    row = Row(group.model, group.corpus, kind, method, param, {})
+    adapted = _adapted(evaluations[0]["parameters"]) if evaluations else ""
+    row = Row(group.model, group.corpus, kind, method, param, {}, adapted=adapted)
     for column, members in columns_of(data.tasks).items():
         row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
     if len(cells) == 1:  # intervals of tasks and domains are those of one cell
@@ -221,6 +224,15 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     return row
 
 
+def _adapted(parameters: dict) -> str:
+    """ "q_proj and v_proj of 30 layers, 460,800 parameters"; empty where an evaluation names no linears."""
+    names: dict[int, list[str]] = {}
+    for name, layers in parameters.get("linears", {}).items():
+        names.setdefault(layers, []).append(name)
+    parts = [f"{', '.join(linears)} of {count} layers" for count, linears in names.items()]
+    return f"{'; '.join(parts)}, {parameters['effective']:,} parameters" if parts else ""
+
+
 def _problems(evaluations: list[dict], planned: int) -> list[str]:
     """Why a row's numbers are missing, incomplete or useless; planned: its seeds."""
     problems = []
@@ -231,21 +243,32 @@ def _problems(evaluations: list[dict], planned: int) -> list[str]:
     elif len(evaluations) < planned:
         have = f"{len(evaluations)} of {planned} seeds"
         problems.append(f"only {have}" if len(evaluations) == 1 else f"mean of {have}")
-    worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
+    figures = [(p["token"], protocol(e)) for e in evaluations for p in compared(e).values()]
+    worst, followed = max(figures, default=(0, ""))
     if worst > DIVERGED:
-        problems.append(f"diverged: its perplexity is {worst:,.0f}")
+        problems.append(f"diverged: its {followed} perplexity is {worst:,.0f}")
     return problems
 
 
 def _remarks(evaluations: list[dict], planned: int, covers: str) -> list[str]:
-    """The seeds behind a row's means, the coverage of their intervals, the prompts that IDP chose."""
+    """Blank and cut answers, the seeds behind a row's means, what intervals cover, the prompts that IDP chose."""
     remarks = []
+    for task in evaluations[0]["tasks"] if evaluations else ():
+        if "blank" in evaluations[0]["tasks"][task]:
+            blank, cut = (_share_of(evaluations, task, name) for name in ("blank", "cut_off"))
+            remarks.append(f"{SHORT.get(task, task)}: {blank} blank, {cut} cut")
     if len(evaluations) > 1:
         remarks += [] if len(evaluations) < planned else [f"mean of {planned} seeds"]
         remarks.append(f"intervals cover {covers}")
     if selection := selection_shares(evaluations):
         remarks.append("chose " + selection)
     return remarks
+
+
+def _share_of(evaluations: list[dict], task: str, name: str) -> str:
+    """A share of a task's answers in percent, mean over seeds."""
+    values = [e["tasks"][task][name] for e in evaluations if name in e["tasks"].get(task, {})]
+    return f"{100 * float(np.mean(values)):.0f} %"
 
 
 def _note_missing_members(row: Row, choices: dict) -> None:
@@ -354,9 +377,12 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)
-    loras = [methods[m] | {"name": m} for m in shown if methods.get(m, {}).get("kind") == "lora"]
-    if loras := [f"{m['name']} alpha {m['alpha']:g}, dropout {m['dropout']:g}" for m in loras]:
-        notes.append(f"LoRA (the paper prints neither): {'; '.join(loras)}.")
+    if loras := [m for m in shown if methods.get(m, {}).get("kind") == "lora"]:
+        scales = [f"{m} alpha {methods[m]['alpha']:g}, dropout {methods[m]['dropout']:g}" for m in loras]
+        notes.append(f"LoRA (the paper prints neither): {'; '.join(scales)}.")
+    rows = [row for panel in panels for row in panel.rows if row.adapted]
+    if adapted := unique(f"{row.method} of {row.model}: {row.adapted}" for row in rows):
+        notes.append(f"LoRA adapts: {'; '.join(adapted)}.")
     if any(entry.printed is not None for p in panels for row in p.rows for entry in row.entries.values()):
         notes.append(
             "The second number of a cell is the paper's printed one; it does not say which corpus it used."
@@ -364,10 +390,10 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
     if any(row.type == "choice" for panel in panels for row in panel.rows):
         notes.append(
             "Single best: the one prompt with the lowest perplexity on held-out text, chosen without looking at any "
-            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right if any of "
-            "the prompts is; it looks at the answers, so it is a bound and not a method. Each is computed per seed, "
-            "from the prompts of that seed, and averaged; beside it stands IDP minus it, paired, with its "
-            f"{level} interval."
+            "task; its note names the protocol. Random choice: the expectation of a uniform choice for each question. "
+            "Oracle: right if any of the prompts is; it looks at the answers, so it is a bound and not a method. Each "
+            "is computed per seed, from the prompts of that seed, and averaged; beside it stands IDP minus it, paired, "
+            f"with its {level} interval."
         )
     if not panels:
         kind = {1: "quantising", 2: "sparsifying"}.get(number)

@@ -18,9 +18,11 @@ from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.sources import hub
 from workflow_scripts.sources.fetch import (
     expect_sha256,
+    numbered_lines,
     pypi_wheel,
     read_lines,
     read_member,
+    require_text,
     verified_manifest,
     write_lines,
 )
@@ -201,13 +203,21 @@ def _read_files(files: list[Path]) -> list[str]:
     documents: list[str] = []
     for file in files:
         if file.suffix == ".txt":
-            documents += text_documents(file.read_text(encoding="utf-8"))
+            text = require_text(_content(file), str(file))
+            documents += text_documents(text.replace("\r\n", "\n").replace("\r", "\n"))
             continue
-        for number, row in enumerate(read_lines(file), 1):
+        for number, _, row in numbered_lines(file):
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise ArtifactError(f'{file}: row {number}: no text; each line must be {{"text": "..."}}')
+                raise ArtifactError(f'{file}: line {number}: no text; each line must be {{"text": "..."}}')
             documents.append(row["text"])
     return documents
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{file}: can't be read: {error.strerror}") from error
 
 
 # -------------------------------------------------------------------------------------------- reading

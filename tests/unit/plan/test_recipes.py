@@ -9,9 +9,10 @@ import pytest
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import files, load, named_files, read
+from workflow_scripts.plan.digests import MODULES
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
-from workflow_scripts.plan.recipes import MODULES, Plan, plan_of
+from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.schema.problems import json_schema
 from workflow_scripts.report.figure_style import FAMILIES
 from workflow_scripts.report.tables import TYPES
@@ -88,7 +89,7 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
         "figure-1",
         "figure-6",
     ]
-    assert page["planned"] == {"similarity": 16, "latency": 2}
+    assert page["planned"] == {"similarity": 40, "latency": 2}
     assert every.analysis("bench", "draw_page")["blocks"]["left_out"] == []
 
 
@@ -311,7 +312,9 @@ def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, par
 def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
     rules = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
     assert not re.findall(r'"results/[^"]*\{model\}', rules)  # no rule spells such a path
-    made = re.findall(r"output:\n\s+(?:\w+=(?:report\(\s+)?)?layout\.(\w+)\.pattern", rules)
+    made = re.findall(
+        r"output:\n(?:\s+#.*\n)?\s+(?:\w+=(?:(?:update|report)\(\s+)*)?layout\.(\w+)\.pattern", rules
+    )
     assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
     path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/seed-0/{}/export.json"
     for form in EXPORTS:
@@ -375,3 +378,10 @@ def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monk
     asked = "snakemake --configfile mine.yaml /elsewhere/more.yaml"
     assert plan.command("bench") == f"{asked} --config grid=bench 'blocks=[core,seeds]' --"
     assert plan.command("smoke") == f"{asked} --"
+    assert plan.command("smoke", "--force") == asked.replace("snakemake", "snakemake --force") + " --"
+    assert plan.make("forecast", "bench") == (
+        "make forecast GRID=bench BLOCKS=core,seeds 'CONFIG=mine.yaml /elsewhere/more.yaml'"
+    )
+    assert (
+        foreseen(plan, "smoke").command == "make forecast GRID=smoke 'CONFIG=mine.yaml /elsewhere/more.yaml'"
+    )

@@ -81,7 +81,7 @@ def quantize(task: Task, block: str, python: str) -> tuple[dict, dict[str, str]]
     versions of its libraries.
     """
     order, output = task.work / "task.json", task.work / "packed.safetensors"
-    order.write_text(json.dumps(_order(task, block, output)))
+    order.write_text(json.dumps(_order(task, block, output)), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"GPTQMODEL_CPU_WORKERS": str(task.threads), **ENVIRONMENT}
     command = [python, "-P", optimum_worker.__file__, str(order)]

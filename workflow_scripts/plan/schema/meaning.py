@@ -1,5 +1,6 @@
 """What types cannot say of a configuration: names that must exist, members, patterns, engines."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 from workflow_scripts.plan.devices import DEVICES, device_table
@@ -9,6 +10,8 @@ from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
 from workflow_scripts.plan.schema.methods import Trained
 
+MOST = 20  # names of one list that are told
+MOST_CELLS = 50_000  # of one block
 OPTIMUM = {  # what optimum's GPTQQuantizer can be asked for
     "bits": (2, 3, 4, 8),
     "static_groups": (False,),
@@ -108,8 +111,12 @@ def _absent(key: str, name: str, allowed: Iterable[str], catalogue: str) -> Iter
 
 
 def _all_absent(key: str, names: Iterable[str], allowed: Iterable[str], catalogue: str) -> Iterator[str]:
-    for index, name in enumerate(names):
-        yield from _absent(f"{key}[{index}]", name, allowed, catalogue)
+    known = dict.fromkeys(allowed)
+    wrong = [(index, name) for index, name in enumerate(names) if name not in known]
+    for index, name in wrong[:MOST]:
+        yield from _absent(f"{key}[{index}]", name, known, catalogue)
+    if len(wrong) > MOST:
+        yield f"{key}: {len(wrong) - MOST:,} more names that {catalogue} lacks"
 
 
 def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
@@ -184,6 +191,9 @@ def _of_other_models(config: Config, key: str, block: Block) -> Iterator[str]:
 
 
 def _block(config: Config, key: str, block: Block) -> Iterator[str]:
+    axes: tuple[list, ...] = (block.models, block.compressors, block.corpora, block.methods, block.seeds)
+    if (cells := math.prod(len(axis) for axis in axes)) > MOST_CELLS:
+        yield f"{key}: asks for {cells:,} cells; at most {MOST_CELLS:,} are possible"
     for catalogue in ("models", "compressors", "corpora", "methods"):
         extra = ("none",) if catalogue == "corpora" else ()
         allowed = [*extra, *getattr(config, catalogue)]

@@ -30,6 +30,13 @@ PromptLength = Annotated[StrictInt, Field(ge=1, le=65536), WHOLE]
 Dropout = Annotated[StrictFloat, Field(ge=0, lt=1), AS_WRITTEN]
 
 
+ALL_LINEAR = "all-linear"  # of `targets`: every linear of the decoder layers
+
+
+def _with_default(targets: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {**targets, "default": targets.get("default", [ALL_LINEAR])}
+
+
 class Method(Entry):
     """What every method says: whether it trains an adapter, and which prompts it combines."""
 
@@ -108,8 +115,13 @@ class Lora(Trained):
     rank: Rank = key("Rank r of the two factors.", unit="dimensionless")
     alpha: PositiveNumber = key("Scale alpha / r (not printed in the paper).", 16, "dimensionless")
     dropout: Dropout = key("Dropout before A (not printed in the paper).", 0.0, "share")
-    targets: dict[str, Annotated[list[Text], Field(min_length=1)]] = key(
-        "Modules by config.model_type; `default` for every other type.", min_length=1
+    targets: Annotated[
+        dict[str, Annotated[list[Text], Field(min_length=1), AfterValidator(unique)]],
+        AfterValidator(_with_default),
+    ] = key(
+        "Linears of the decoder layers by config.model_type; `default` for every other type. [all-linear] alone: all "
+        "of them, attention projections and MLP.",
+        {"default": [ALL_LINEAR]},
     )
     layers: Annotated[list[Layer], Field(min_length=1), AfterValidator(unique)] | None = key(
         "Decoder layers; null = all.", None
