@@ -175,6 +175,7 @@ def _problem(key: str, possible: int, text: str) -> Found:
 def _found(case: Case) -> Iterator[Found]:
     method, limits, model = case.how, case.limits, case.model
     yield from _no_such_layers(case)
+    yield from _other_depth(case)
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):
@@ -205,6 +206,14 @@ def _no_such_layers(case: Case) -> Iterator[Found]:
         yield _problem(
             f"{key}.{name}", count, f"{leaving} can't be left out: {case.model} has {count} layers"
         )
+
+
+def _other_depth(case: Case) -> Iterator[Found]:
+    """A checkpoint of another depth, in a grid that compares layer by layer."""
+    measured, depths = case.settings.similarity, (case.dense.layers, case.limits.layers)
+    if measured and case.method in measured.methods and None not in depths and depths[0] != depths[1]:
+        said = f"compares layer by layer, and '{case.compressor}' has {depths[1]} layers, {case.model} {depths[0]}"
+        yield _problem(f"grids.{case.grid}.similarity", 0, f"{said}; name it in a grid without similarity")
 
 
 def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
