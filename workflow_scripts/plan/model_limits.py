@@ -41,7 +41,10 @@ LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer."""
+    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer.
+
+    unscorable: why no cell of it can be evaluated.
+    """
 
     positions: int | None = None
     layers: int | None = None
@@ -52,6 +55,7 @@ class Limits:
     window: int | None = None
     unscored: str | None = None
     one_table: int | None = None
+    unscorable: str | None = None
 
 
 UNKNOWN = Limits()
@@ -77,6 +81,17 @@ def known(config: Config, model: str) -> Limits:
         window=first_layer.window(read),
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
+        unscorable=_no_cell(folder, read),
+    )
+
+
+def _no_cell(folder: Path, config: dict) -> str | None:
+    """What config.json says, or the fetch found in the model's class."""
+    if config.get("attn_logit_softcapping"):
+        return "it caps the attention's logits, which packed rows don't implement"
+    manifest = folder / "manifest.json"
+    return (
+        _read_object(manifest).get("unscorable") if folder.parent == FETCHED and manifest.is_file() else None
     )
 
 
@@ -175,6 +190,8 @@ def _problem(key: str, possible: int, text: str) -> Found:
 def _found(case: Case) -> Iterator[Found]:
     method, limits, model = case.how, case.limits, case.model
     yield from _no_such_layers(case)
+    if limits.unscorable:
+        yield _problem(f"models.{model}", 0, f"no cell of it can be evaluated: {limits.unscorable}")
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):
