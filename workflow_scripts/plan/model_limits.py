@@ -81,18 +81,15 @@ def known(config: Config, model: str) -> Limits:
         window=first_layer.window(read),
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
-        unscorable=_no_cell(folder, read),
+        unscorable=_no_cell(Path(MODEL.path(model=model)), read),
     )
 
 
-def _no_cell(folder: Path, config: dict) -> str | None:
-    """What config.json says, or the fetch found in the model's class."""
+def _no_cell(manifest: Path, config: dict) -> str | None:
+    """Why no cell of a model can be evaluated: what config.json says, or the fetch found in the model's class."""
     if config.get("attn_logit_softcapping"):
         return "it caps the attention's logits, which packed rows don't implement"
-    manifest = folder / "manifest.json"
-    return (
-        _read_object(manifest).get("unscorable") if folder.parent == FETCHED and manifest.is_file() else None
-    )
+    return _read_object(manifest).get("unscorable") if manifest.is_file() else None
 
 
 def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
