@@ -69,11 +69,23 @@ def known(config: Config, model: str) -> Limits:
         folder = Path(entry.path).expanduser()
     if not (file := folder / "config.json").is_file():
         return Limits(**hints, learned_positions=entry.learned_positions)
-    read = _read_object(file)
-    modules = _modules_in(folder)
+    try:
+        return _read_limits(file, hints, Path(MODEL.path(model=model)))
+    except (AttributeError, TypeError, LookupError) as error:
+        raise ArtifactError(
+            f"{file}: no configuration of transformers ({error}); {_refetch(file)}"
+        ) from error
+
+
+def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
+    """hints: what the catalogue says, where config.json does not. manifest: of a fetched model, if it is there."""
+    read, modules = _read_object(file), _modules_in(file.parent)
+    for key in (*HINTS.values(), "sliding_window"):
+        if not isinstance(read.get(key), int | None):
+            raise TypeError(f"`{key}` is {read[key]!r}, no whole number")
     fused = modules and not any(name.endswith(".q_proj") for name in modules)
     return Limits(
-        **hints | {name: read[key] for name, key in HINTS.items() if key in read},
+        **hints | {name: read[key] for name, key in HINTS.items() if read.get(key) is not None},
         learned_positions=read.get("model_type") == "opt",
         widths=tuple(read[name] for name in WIDTHS if isinstance(read.get(name), int)),
         type=read.get("model_type"),
@@ -81,7 +93,7 @@ def known(config: Config, model: str) -> Limits:
         window=first_layer.window(read),
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
-        unscorable=_no_cell(Path(MODEL.path(model=model)), read),
+        unscorable=_no_cell(manifest, read),
     )
 
 

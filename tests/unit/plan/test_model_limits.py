@@ -241,6 +241,22 @@ def test_a_local_models_folder_is_read_before_any_fetch(shipped, tmp_path):
         (folder / "config.json").write_text(text)
         with pytest.raises(ArtifactError, match=r"mine/config\.json: .*; it must be mended at its source"):
             load(shipped)
+    odd = (
+        {"sliding_window": "8"},
+        {"num_hidden_layers": 1.5},
+        {"rope_parameters": [1]},
+        {"layer_types": 5, "sliding_window": 8},
+    )
+    for value in odd:
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | value))
+        with pytest.raises(
+            ArtifactError, match=r"mine/config\.json: no configuration of transformers .*; it must be"
+        ):
+            load(shipped)
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "x", "num_hidden_layers": 10**12, "sliding_window": 8})
+    )
+    load(shipped)  # the fetch refuses so many layers; nothing here counts them
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
     load(shipped)
