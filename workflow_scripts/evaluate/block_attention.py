@@ -191,6 +191,14 @@ def _columns(states: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.T
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
+def layer_windows(model) -> list[int | None]:
+    """How many positions each layer's tokens see, their own with them; None for all."""
+    text = model.config.get_text_config()
+    found = {key: getattr(text, key, None) for key in first_layer.WINDOW_KEYS}
+    told = {key: value for key, value in found.items() if value is not None}
+    return [first_layer.window(told, layer) for layer in range(text.num_hidden_layers)]
+
+
 AttentionInterface.register(NAME, attend)
 AttentionInterface.register(STEP, attend_step)
 
@@ -206,9 +214,8 @@ def attention_in(model, planned: Plan) -> Iterator[None]:
     token = _plan.set(planned)
     try:
         yield
-        text = config.get_text_config()
-        layers = text.num_hidden_layers
-        sliding = sum(window is not None for window in first_layer.windows(text.to_dict()))
+        windows = layer_windows(model)
+        layers, sliding = len(windows), sum(window is not None for window in windows)
         if planned.slid < sliding:
             raise NotPackable(
                 f"{type(model).__name__} can't be scored packed: {sliding} of its {layers} layers have sliding "

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from workflow_scripts.evaluate.block_attention import Step, additive, step_in
+from workflow_scripts.evaluate.block_attention import Step, additive, layer_windows, step_in
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
-from workflow_scripts.plan import first_layer
 from workflow_scripts.recover.prompt_bank import keys_values
 
 # Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
@@ -129,7 +128,7 @@ def _seen(model, real: torch.Tensor, positions: torch.Tensor, prefix: int) -> It
     real (B, T): no padding, the new token's last. positions (B, 1): its own. None, and attention of our own, if a
     layer's window is shorter than the longest row.
     """
-    windows = [window for window in first_layer.windows(model.config.get_text_config().to_dict()) if window]
+    windows = [window for window in layer_windows(model) if window]
     width = real.shape[1]
     if prefix + width <= min(windows, default=prefix + width):
         yield additive(real[:, None, :], prefix, model.dtype)

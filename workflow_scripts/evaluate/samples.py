@@ -49,8 +49,8 @@ def items_of(
         norm = sample.get("acc_norm")
         row = {
             "task": task.name,
-            "doc_id": task.lines[i],
-            "doc_hash": task.hashes[i],
+            "doc_id": task.items[i].line.number - 1,
+            "doc_hash": task.items[i].hash,
             "correct": correct,
             "acc_norm": None if norm is None else bool(norm),
             "selected_prompt": chosen[i],

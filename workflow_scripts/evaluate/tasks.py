@@ -163,7 +163,7 @@ def _documents(base: str, data: Path, items: int | None, config: dict) -> tuple[
     name = config["task"]
     lines, process = read_lines(data), config.pop("process_docs", None)
     shown = config.get("fewshot_config") or {}
-    if shown.get("process_docs") == process:  # the examples are processed with the others
+    if process and shown.get("process_docs") == process:  # the examples are processed with the others
         config["fewshot_config"] = {**shown, "process_docs": None}
     if not lines:
         raise ArtifactError(f"task {name}: {data}: holds no document")

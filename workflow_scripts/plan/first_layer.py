@@ -1,22 +1,22 @@
 """Reads from config.json how far a model's layers attend and how its first one does (IDP's scores are made there,
 recover/idp.py), and how many positions keep one rotary table. Pure Python."""
 
+WINDOW_KEYS = (
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "max_window_layers",
+)  # what `window` reads
 
-def windows(config: dict) -> list[int | None]:
-    """Most tokens that each layer attends to, with the query's own; None for a layer that config.json sets no limit."""
-    window, types = config.get("sliding_window"), config.get("layer_types")
-    count = len(types) if types else config.get("num_hidden_layers") or 1
-    if not window or not config.get("use_sliding_window", True):
-        return [None] * count
-    if types:
-        return [window if kind == "sliding_attention" else None for kind in types]
+
+def window(config: dict, layer: int = 0) -> int | None:
+    """Most tokens that a layer attends to, with the query's own; None if config.json sets no limit."""
+    most, types = config.get("sliding_window"), config.get("layer_types")
+    if not most or not config.get("use_sliding_window", True):
+        return None
     full = config.get("max_window_layers") or 0  # the first ones of Qwen2
-    return [None if layer < full else window for layer in range(count)]
-
-
-def window(config: dict) -> int | None:
-    """Most tokens that the first layer attends to; None if config.json sets no limit."""
-    return windows(config)[0]
+    slides = types[layer] == "sliding_attention" if types else layer >= full
+    return most if slides else None
 
 
 def peculiarity(config: dict) -> str | None:

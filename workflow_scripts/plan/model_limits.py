@@ -41,7 +41,10 @@ LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer."""
+    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer.
+
+    unscorable: why no cell of it can be evaluated.
+    """
 
     positions: int | None = None
     layers: int | None = None
@@ -52,6 +55,7 @@ class Limits:
     window: int | None = None
     unscored: str | None = None
     one_table: int | None = None
+    unscorable: str | None = None
 
 
 UNKNOWN = Limits()
@@ -65,11 +69,23 @@ def known(config: Config, model: str) -> Limits:
         folder = Path(entry.path).expanduser()
     if not (file := folder / "config.json").is_file():
         return Limits(**hints, learned_positions=entry.learned_positions)
-    read = _read_object(file)
-    modules = _modules_in(folder)
+    try:
+        return _read_limits(file, hints, Path(MODEL.path(model=model)))
+    except (AttributeError, TypeError, LookupError) as error:
+        raise ArtifactError(
+            f"{file}: no configuration of transformers ({error}); {_refetch(file)}"
+        ) from error
+
+
+def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
+    """hints: what the catalogue says, where config.json does not. manifest: of a fetched model, if it is there."""
+    read, modules = _read_object(file), _modules_in(file.parent)
+    for key in (*HINTS.values(), "sliding_window"):
+        if not isinstance(read.get(key), int | None):
+            raise TypeError(f"`{key}` is {read[key]!r}, no whole number")
     fused = modules and not any(name.endswith(".q_proj") for name in modules)
     return Limits(
-        **hints | {name: read[key] for name, key in HINTS.items() if key in read},
+        **hints | {name: read[key] for name, key in HINTS.items() if read.get(key) is not None},
         learned_positions=read.get("model_type") == "opt",
         widths=tuple(read[name] for name in WIDTHS if isinstance(read.get(name), int)),
         type=read.get("model_type"),
@@ -77,7 +93,15 @@ def known(config: Config, model: str) -> Limits:
         window=first_layer.window(read),
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
+        unscorable=_no_cell(manifest, read),
     )
+
+
+def _no_cell(manifest: Path, config: dict) -> str | None:
+    """Why no cell of a model can be evaluated: what config.json says, or the fetch found in the model's class."""
+    if config.get("attn_logit_softcapping"):
+        return "it caps the attention's logits, which packed rows don't implement"
+    return _read_object(manifest).get("unscorable") if manifest.is_file() else None
 
 
 def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
@@ -176,6 +200,8 @@ def _found(case: Case) -> Iterator[Found]:
     method, limits, model = case.how, case.limits, case.model
     yield from _no_such_layers(case)
     yield from _other_depth(case)
+    if limits.unscorable:
+        yield _problem(f"models.{model}", 0, f"no cell of it can be evaluated: {limits.unscorable}")
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):

@@ -183,6 +183,10 @@ def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None
         raise ArtifactError(f"{name}: {path}: no such file or folder; correct `path` in config.yaml")
     if not files:
         raise ArtifactError(f"{name}: {path}: holds no .txt and no .jsonl file")
+    if odd := [file for file in files if not file.is_file()]:  # a pipe would never end
+        raise ArtifactError(
+            f"{name}: {odd[0]} is no regular file; remove it, or correct `path` in config.yaml"
+        )
     if "sha256" in spec:
         if len(files) != 1:
             raise ArtifactError(f"{name}: `sha256` pins a single file, but {path} holds {len(files)}")

@@ -89,6 +89,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             "architecture": config["model_type"],
             "dtype": config.get("dtype") or config.get("torch_dtype"),
             "remote_code": trusted and "auto_map" in config,
+            "unscorable": None if "auto_map" in config else unscorable(temporary),
             "notes": spec.get("note", ""),
         }
         write_json(temporary / "manifest.json", manifest, schema="model")
@@ -374,6 +375,23 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
     trusted = verify(folder)["remote_code"]
     return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True, trust_remote_code=trusted)
+
+
+def unscorable(folder: Path) -> str | None:
+    """Why no cell of a model can be evaluated, in words, as its class tells; None if it doesn't.
+
+    Rows of many documents are packed through transformers' pluggable attention, which older classes lack.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    made: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if made is None:
+        return f"transformers has no causal language model for {config.model_type}"
+    if not getattr(made, "_supports_attention_backend", False):
+        return f"{made.__name__} has no pluggable attention (transformers' AttentionInterface), which packed rows need"
+    return None
 
 
 def require_tokenizer(where: str, folder: Path) -> None:

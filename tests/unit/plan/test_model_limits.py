@@ -241,9 +241,40 @@ def test_a_local_models_folder_is_read_before_any_fetch(shipped, tmp_path):
         (folder / "config.json").write_text(text)
         with pytest.raises(ArtifactError, match=r"mine/config\.json: .*; it must be mended at its source"):
             load(shipped)
+    odd = (
+        {"sliding_window": "8"},
+        {"num_hidden_layers": 1.5},
+        {"rope_parameters": [1]},
+        {"layer_types": 5, "sliding_window": 8},
+    )
+    for value in odd:
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | value))
+        with pytest.raises(
+            ArtifactError, match=r"mine/config\.json: no configuration of transformers .*; it must be"
+        ):
+            load(shipped)
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "x", "num_hidden_layers": 10**12, "sliding_window": 8})
+    )
+    load(shipped)  # the fetch refuses so many layers; nothing here counts them
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
     load(shipped)
+
+
+def test_a_model_of_which_no_cell_can_be_evaluated_stops_the_run_once_it_is_fetched(shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "falcon"}))
+    for reason in (None, "FalconForCausalLM has no pluggable attention"):
+        (folder / "manifest.json").write_text(json.dumps({"unscorable": reason}))
+        if reason is None:
+            load(shipped)
+        else:
+            with pytest.raises(
+                ConfigError, match=f"models.smollm2-135m: no cell of it can be evaluated: {reason}"
+            ):
+                load(shipped)
 
 
 def test_after_a_fetch_the_whole_configuration_is_checked_again(shipped, tmp_path):

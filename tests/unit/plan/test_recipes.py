@@ -9,7 +9,7 @@ import pytest
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import files, load, named_files, read
-from workflow_scripts.plan.digests import MODULES
+from workflow_scripts.plan.digests import MODULES, OPTIONAL, import_closure
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
 from workflow_scripts.plan.recipes import Plan, plan_of
@@ -385,3 +385,10 @@ def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monk
     assert (
         foreseen(plan, "smoke").command == "make forecast GRID=smoke 'CONFIG=mine.yaml /elsewhere/more.yaml'"
     )
+
+
+@pytest.mark.parametrize("entry", ["fetch_model", "fetch_benchmark"])
+def test_what_checks_at_a_fetch_is_in_no_recipe(entry):
+    """An edit of the scorer or of the configuration's types fetches no model and no benchmark again."""
+    files = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
+    assert not [file for file in files if file.startswith(("evaluate/", "plan/schema", "plan/model_limits"))]

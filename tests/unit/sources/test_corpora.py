@@ -1,6 +1,7 @@
 """Corpora: disjoint splits, articles, windows of tokens."""
 
 import json
+import os
 import re
 
 import pytest
@@ -177,6 +178,19 @@ def test_a_file_that_is_no_text_is_named_with_its_line(name, content, said, tmp_
         corpora.fetch(
             "mine",
             {"source": "local", "path": str(tmp_path / name)},
+            tmp_path / "out",
+            tmp_path,
+            recipe="r",
+            code="c",
+        )
+
+
+def test_a_pipe_in_a_corpus_folder_is_refused_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(ArtifactError, match=r"mine: .*a\.txt is no regular file"):
+        corpora.fetch(
+            "mine",
+            {"source": "local", "path": str(tmp_path)},
             tmp_path / "out",
             tmp_path,
             recipe="r",

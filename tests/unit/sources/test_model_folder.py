@@ -7,7 +7,10 @@ import struct
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tests.unit.compress import walked
 from tests.unit.sources.test_models import change_json, make_llama, make_tokenizer
+from workflow_scripts.evaluate.block_attention import NotPackable
+from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.files.artifacts import ArtifactError, safetensors_header
 from workflow_scripts.sources import models as sources
 
@@ -189,3 +192,29 @@ def test_a_tokenizer_with_neither_bos_nor_eos_is_refused_at_the_fetch(given):
 def test_a_damaged_tokenizer_is_named(given):
     (given / "tokenizer.json").write_text('{"version": "1.0"}')
     refused(given, "its tokenizer can't be loaded")
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("llama", None),
+        ("gemma3_text", None),
+        ("falcon", "FalconForCausalLM has no pluggable"),
+        ("t5", "no causal"),
+    ],
+)
+def test_the_manifest_says_if_no_cell_of_a_model_can_be_evaluated(family, said, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    found = sources.unscorable(tmp_path)
+    assert found is None if said is None else said in found
+
+
+@pytest.mark.parametrize("family", walked.FAMILIES)
+def test_the_manifest_says_what_the_scorers_own_check_finds(family, tmp_path):
+    model = walked.tiny(family)
+    model.config.save_pretrained(tmp_path)
+    if sources.unscorable(tmp_path) is None:
+        require_packable(model)
+    else:
+        with pytest.raises(NotPackable):
+            require_packable(model)
