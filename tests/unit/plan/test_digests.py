@@ -57,6 +57,20 @@ def test_code_that_is_edited_while_a_job_runs_and_put_back_keeps_nothing(package
         put_back(file, text)
 
 
+def test_a_tasks_definition_that_is_edited_while_a_job_runs_keeps_nothing(package):
+    (package / "evaluate/tasks").mkdir(parents=True)
+    file = package / "evaluate/tasks/piqa.yaml"
+    file.write_text("task: piqa\n")
+    args = {"tasks": {"mine": {"task": "piqa"}, "sciq": {"task": None}}, "code": digests.code_of("entry")}
+    with (
+        pytest.raises(ArtifactError, match=r"tasks/piqa.yaml was edited while"),
+        digests.unchanged("entry")(args),
+    ):
+        file.write_text("task: piqb\n")
+        time.sleep(0.02)
+        file.write_text("task: piqa\n")
+
+
 def test_code_that_is_not_the_planned_one_starts_no_work(package):
     frame = job()
     (package / "used.py").write_text("VALUE = 2\n")
