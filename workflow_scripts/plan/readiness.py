@@ -50,6 +50,14 @@ def problems(plan: Plan, paths: list[str]) -> list[str]:
 
 def _sources(plan: Plan, grid: str) -> Iterator[str]:
     """Local files that the grid's fetches would read and that are not there."""
+    config = plan.config
+    entries = [
+        *config.models.values(),
+        *config.corpora.values(),
+        *config.benchmarks[plan.grid(grid).benchmarks].values(),
+    ]
+    if not any(entry.source == "local" for entry in entries):
+        return  # the recipes below take a large grid seconds
     for path, recipe in plan.artefacts(grid).items():
         for catalogue, artefact in (("models", MODEL), ("corpora", CORPUS), ("benchmarks", BENCHMARK)):
             if (
