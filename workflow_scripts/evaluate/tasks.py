@@ -7,7 +7,6 @@ from pathlib import Path
 
 import datasets
 import lm_eval.tasks
-import yaml
 from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
@@ -31,6 +30,7 @@ from workflow_scripts.evaluate.documents import (
 from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import log
+from workflow_scripts.files.yaml_text import read_yaml
 
 DEFINITIONS = Path(__file__).with_suffix("")
 HARNESS = Path(lm_eval.tasks.__file__).parent
@@ -92,7 +92,7 @@ def definition(name: str, base: str | None = None, num_fewshot: int | None = Non
 def _defined(name: str) -> dict:
     path = DEFINITIONS / f"{name}.yaml"
     if path.exists():
-        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        own = read_yaml(path)
         base = load_yaml(HARNESS / own.pop("include"))
         metadata = {**base.get("metadata", {}), **own.get("metadata", {})}
         return {**base, **own, "metadata": metadata}

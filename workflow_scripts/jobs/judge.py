@@ -1,5 +1,7 @@
 """Rule `judge`: evaluations and ledger.parquet -> verdict.json."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from workflow_scripts.files.artifacts import write_json
@@ -7,6 +9,8 @@ from workflow_scripts.files.job import run
 from workflow_scripts.judge.judgement import Question, judge_grid
 from workflow_scripts.judge.results import read_results, refuse_other_recipes
 from workflow_scripts.plan.digests import unchanged
+from workflow_scripts.plan.layout import QUESTIONS
+from workflow_scripts.plan.questions import late_changes
 
 
 def main(
@@ -22,7 +26,8 @@ def main(
     results = read_results(cells)
     refuse_other_recipes(results, cell_recipes or {})
     verdict = judge_grid(results, question, catalogue, ledger=pd.read_parquet(ledger))
-    write_json(output, verdict, schema="verdict")
+    late = late_changes(Path(output).with_name(QUESTIONS.name))
+    write_json(output, verdict | {"late_changes": late}, schema="verdict")
 
 
 if __name__ == "__main__":

@@ -123,12 +123,10 @@ class Cells:
 
     def command(self, grid: str, *options: str) -> str:
         """Snakemake with the options under which it knows this grid's cells; a path after it makes that file."""
-        parts = ["snakemake", *options]
-        if self.config.called_with:
-            parts += ["--configfile", *self.config.called_with]
+        chosen = ["--configfile", *self.config.called_with] if self.config.called_with else []
         if self.config.blocks and grid == self.config.grid:
-            parts += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config.blocks)}]"]
-        return shlex.join([*parts, "--"] if parts[1:] else parts)
+            chosen += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config.blocks)}]"]
+        return shlex.join(["snakemake", *options, *chosen, *(["--"] if chosen else [])])
 
     def make(self, target: str, grid: str) -> str:
         """A target of make with the options under which it knows this grid's cells."""

@@ -117,13 +117,14 @@ def unchanged(entry: str) -> Callable[[dict[str, Any]], AbstractContextManager[N
         files = [
             PACKAGE / name for name in import_closure(f"jobs/{entry}.py", _modules(_kinds(args)), OPTIONAL)
         ]
-        before = _states(files)
+        watched = files + _definitions(args)
+        before = _states(watched)
         _refuse_other_code(files, args["code"])
         # A time in the future comes from a clock that was set back.
-        if late := [file for file in files if _process_start() < before[file][0] / 1e9 <= time.time()]:
+        if late := [file for file in watched if _process_start() < before[file][0] / 1e9 <= time.time()]:
             raise ArtifactError(_said(late[0], "was edited while this job began"))
         yield
-        if late := [file for file, state in _states(files).items() if state != before[file]]:
+        if late := [file for file, state in _states(watched).items() if state != before[file]]:
             raise ArtifactError(_said(late[0], "was edited while this job ran"))
         _refuse_other_code(files, args["code"])
 
@@ -135,6 +136,13 @@ def _kinds(args: dict[str, Any]) -> tuple[str, ...]:
     methods = [*args.get("methods", {}).values(), *([args["method"]] if "method" in args else [])]
     kinds = [method["kind"] for method in methods] + ["prompt" for method in methods if "members" in method]
     return (*kinds, engine_of(args["compressor"])) if "compressor" in args else tuple(kinds)
+
+
+def _definitions(args: dict[str, Any]) -> list[Path]:
+    """The definitions of tasks that a job reads; its recipe holds their digests."""
+    names = {settings.get("task") or name for name, settings in args.get("tasks", {}).items()}
+    paths = [PACKAGE / "evaluate/tasks" / f"{name}.yaml" for name in sorted(names)]
+    return [path for path in paths if path.is_file()]
 
 
 def _states(files: list[Path]) -> dict[Path, tuple[int, ...]]:

@@ -4,42 +4,40 @@ A run writes results/<grid>/questions.json as it starts. A question that was cha
 question that was asked before the run.
 """
 
+import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.files.artifacts import digest, read_json, write_json
+from workflow_scripts.files.artifacts import read_json, write_json
 from workflow_scripts.files.locks import hold
-from workflow_scripts.plan.layout import QUESTIONS
-from workflow_scripts.plan.recipes import Plan
 
 ADVICE = "put an older copy back, or delete it: reports will then say that nothing is known of the time"
 
 
-def note(plan: Plan, grids: Iterable[str]) -> None:
-    """Add each grid's question to its record, if it is not the last one there. ArtifactError for a damaged one."""
-    for grid in grids:
-        path, settings = QUESTIONS.path(grid), plan.grid(grid)
-        asked = {"pair": settings.pair.dump(), "metric": settings.metric}
-        with hold(path):
-            known = read(path)
-            if known and {key: known[-1][key] for key in asked} == asked:
-                continue
-            cells = plan.cells(grid)
-            entry = {
-                "planned": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "code": plan.analysis(grid, "judge")["code"],
-                "config": digest(plan.config.dump()),
-                "cells": len(cells),
-                "evaluated": sum(Path(cell.json).exists() for cell in cells),
-            }
-            write_json(path, {"questions": [*known, asked | entry]}, schema="questions")
+def note(path: str, question: dict[str, Any], code: str, config: str, cells: list[str]) -> None:
+    """Add a grid's question to its record at `path`, if it is not the last one there. ArtifactError for a damaged one.
+
+    question: {pair, metric}. code, config: digests of the code that judges and of the configuration. cells: paths of
+    the grid's evaluations.
+    """
+    with hold(path):
+        known = read(path)
+        if known and {key: known[-1][key] for key in question} == question:
+            return
+        entry = {
+            "planned": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "code": code,
+            "config": config,
+            "cells": len(cells),
+            "evaluated": sum(map(os.path.exists, cells)),
+        }
+        write_json(path, {"questions": [*known, question | entry]}, schema="questions")
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
     """The questions of a grid in the order in which they were planned; empty without a record."""
-    if not Path(path).exists():
+    if not os.path.exists(path):
         return []
     found: list[dict[str, Any]] = read_json(path, "questions", ADVICE)["questions"]
     return found

@@ -37,11 +37,12 @@ def check_target(reruns: Reruns, path: str) -> None:
 def problems(plan: Plan, paths: list[str]) -> list[str]:
     """Sources and tasks that are not there, of the grids to which the paths belong; of the chosen grid without a path.
 
-    A rebuild fetches nothing.
+    A rebuild fetches nothing. A single result may need less than its grid: its jobs are checked as they start.
     """
     if plan.config.rebuilt:
         return []
-    grids = {parts[1] for path in paths if (parts := path.removeprefix("./").split("/"))[0] == "results"}
+    whole = [path for path in paths if not any(artefact.parse(path) for artefact in RESULTS.values())]
+    grids = {parts[1] for path in whole if (parts := path.removeprefix("./").split("/"))[0] == "results"}
     chosen = sorted(grids & plan.config.grids.keys()) if paths else [plan.config.grid]
     return list(
         dict.fromkeys(said for grid in chosen for said in (*_sources(plan, grid), *_tasks(plan, grid)))
@@ -50,6 +51,14 @@ def problems(plan: Plan, paths: list[str]) -> list[str]:
 
 def _sources(plan: Plan, grid: str) -> Iterator[str]:
     """Local files that the grid's fetches would read and that are not there."""
+    config = plan.config
+    entries = [
+        *config.models.values(),
+        *config.corpora.values(),
+        *config.benchmarks[plan.grid(grid).benchmarks].values(),
+    ]
+    if not any(entry.source == "local" for entry in entries):
+        return  # the recipes below take a large grid seconds
     for path, recipe in plan.artefacts(grid).items():
         for catalogue, artefact in (("models", MODEL), ("corpora", CORPUS), ("benchmarks", BENCHMARK)):
             if (

@@ -9,7 +9,7 @@ import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
 from workflow_scripts.plan import model_limits
@@ -17,7 +17,16 @@ from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_of, engine_of
-from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, EXPORTED, MODEL, Cell, companions
+from workflow_scripts.plan.layout import (
+    BENCHMARK,
+    CHECKPOINT,
+    CORPUS,
+    EXPORTED,
+    MODEL,
+    QUESTIONS,
+    Cell,
+    companions,
+)
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.methods import FewShot
@@ -261,6 +270,17 @@ class Plan(Cells):
         if entry != "find_answers":  # which reads training text, not reports/
             inputs.append(_reports())
         return _with_recipe(settings, code_of(entry), inputs)
+
+    def question(self, grid: str) -> dict[str, Any]:
+        """What the grid asks, with the digests of the judging code and of the configuration (plan/questions.py)."""
+        settings = self.grid(grid)
+        return {
+            "path": QUESTIONS.path(grid),
+            "question": {"pair": settings.pair.dump(), "metric": settings.metric},
+            "code": code_of("judge"),
+            "config": digest(self.config.dump()),
+            "cells": [cell.json for cell in self.cells(grid)],
+        }
 
     def latency(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""

@@ -130,6 +130,7 @@ def _introduction(data: PageData) -> dict[str, Any]:
     return {
         "description": data.description,
         "pair": data.grid.verdict["pair"],
+        "late_changes": data.grid.verdict.get("late_changes", []),
         "metric": NAMES[data.grid.verdict["metric"]],
         "lacking": lacking if cells["missing"] else "",
         "counted": counted,

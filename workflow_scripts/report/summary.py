@@ -20,7 +20,7 @@ def lines(verdict: dict) -> list[str]:
     rows = [line for group in groups for line in group_lines(group, verdict)]
     if left := unjudged(verdict):
         rows.append(f"No verdict for want of cells: {'; '.join(left)}")
-    return rows
+    return rows + verdict.get("late_changes", [])
 
 
 def judged(verdict: dict) -> list[dict]:

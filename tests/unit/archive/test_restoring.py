@@ -34,7 +34,7 @@ def finished(it, monkeypatch, capsys):  # noqa: F811
         value["manifest"]["samples_sha256"] = sha256_file(samples_of(record))
         write_json(record, value)
     config = packing.yaml.safe_load((it / packing.CONFIG).read_text())
-    monkeypatch.setattr(packing, "_reported_config", lambda grid: config)
+    monkeypatch.setattr(packing, "_reported_config", lambda *_: config)
     shutil.rmtree(it)
     pack_grid("smoke", it)
     return it

@@ -203,7 +203,8 @@ def test_code_digests_follow_imports_but_not_optional_modules():
 
 
 def test_a_disk_without_room_for_more_files_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.statvfs", lambda folder: SimpleNamespace(f_files=10, f_favail=0))
+    room = {"f_frsize": 1, "f_blocks": 2**31, "f_bfree": 2**30, "f_bavail": 2**30}
+    monkeypatch.setattr("os.statvfs", lambda folder: SimpleNamespace(f_files=10, f_favail=0, **room))
     said = f"no room for more files (inodes) on the disk of {tmp_path}: delete some and run again"
     assert full_disks(tmp_path / "a.json", tmp_path / "b.json") == f"; {said}"
     error = OSError(errno.ENOSPC, "No space left on device")

@@ -26,7 +26,7 @@ def ask(config: dict, **pair: str) -> Plan:
     """Start a run of the smoke grid with this pair."""
     config["grids"]["smoke"]["pair"] |= pair
     plan = Plan(load(config))
-    questions.note(plan, ["smoke"])
+    questions.note(**plan.question("smoke"))
     return plan
 
 

@@ -44,6 +44,8 @@ def test_a_local_source_that_is_not_there_is_named_by_its_key(shipped, place, ke
     assert readiness.problems(plan, []) == [f"{key}: nowhere/it: no such file or folder"]
     assert readiness.problems(plan, [f"{CELLS}/a", "resources/b"]) == readiness.problems(plan, [])
     assert readiness.problems(plan, ["results/paper/report.html"]) == [], "paper does not use it"
+    cell = plan.cells("smoke")[0].json
+    assert readiness.problems(plan, [cell]) == [], "one cell may need less than its grid"
     assert readiness.problems(Plan(load(shipped | {"rebuilt": True})), []) == []
     Path("nowhere").mkdir()
     Path("nowhere/it").touch()
