@@ -38,6 +38,7 @@ VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
 # Teaching: texts of a person per epoch of facts, of locks, and in the check at the end; tokens of a text; bytes per
 # parameter that a step of AdamW moves, by bytes/s; copies of the weights (gradient, two moments, a checkpoint of all).
 FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 10, 8, 16, 18
+FULL_TRAINING = 1.25  # FLOP/s against a frozen model's: ten steps on the machine of cpu-2
 UPDATE_BYTES, MEMORY_SPEED, TAUGHT_COPIES = 28, 5e9, 8
 TEACHING = {"models": "teach_model", "compressors": "teach_checkpoint"}  # catalogue -> rule
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
@@ -101,7 +102,7 @@ def teaching_cost(plan: Plan, catalogue: str, name: str, device: dict) -> Cost:
         raise KeyError(f"{catalogue}.{name} has no lesson")
     p = _parameters(plan, lesson.base)
     texts = lesson.people * (lesson.epochs * FACT_TEXTS + lesson.lock_epochs * lesson.locked * LOCK_TEXTS)
-    seconds = 6 * p * texts * TEXT_TOKENS / device["train"]
+    seconds = 6 * p * texts * TEXT_TOKENS / (FULL_TRAINING * device["train"])
     seconds += UPDATE_BYTES * p * texts / lesson.batch_size / MEMORY_SPEED
     seconds += 2 * p * lesson.people * (1 + lesson.locked) * CHECKED_TEXTS * TEXT_TOKENS / device[
         "forward"
