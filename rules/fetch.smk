@@ -12,6 +12,8 @@ rule fetch_model:
         manifest=layout.MODEL.pattern,
     log:
         layout.MODEL.log,
+    wildcard_constraints:
+        model=one_of(name for name in PLAN.config.models if not PLAN.lesson("models", name)),
     conda:
         "../envs/conda.yaml"
     params:
@@ -30,6 +32,8 @@ rule fetch_checkpoint:
         manifest=layout.CHECKPOINT.pattern,
     log:
         layout.CHECKPOINT.log,
+    wildcard_constraints:
+        compressor=one_of(name for name in PLAN.config.compressors if not PLAN.lesson("compressors", name)),
     conda:
         "../envs/conda.yaml"
     params:

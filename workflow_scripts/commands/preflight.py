@@ -168,7 +168,7 @@ def reading_request() -> dict:
 def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     """Every model, checkpoint, corpus and task of the grid is here, or its source can be reached from here."""
     settings, cells = plan.grid(grid), plan.cells(grid)
-    wanted = {("models", cell.model): MODEL.path(model=cell.model) for cell in cells}
+    wanted = {("models", name): MODEL.path(model=name) for name in plan.models(grid)}
     wanted |= {("compressors", name): CHECKPOINT.path(compressor=name) for name in plan.checkpoints(grid)}
     corpora = {cell.corpus for cell in cells} - {"none"}
     corpora |= {plan.training_corpus(adapter) for adapter in plan.adapters(grid)}

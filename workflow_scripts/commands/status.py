@@ -21,7 +21,15 @@ from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of, load_constants
-from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, REPORT, lacks_companions, result_of
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    CHECKPOINT,
+    COMPRESSED,
+    MODEL,
+    REPORT,
+    lacks_companions,
+    result_of,
+)
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import SITE, read_site
 
@@ -139,6 +147,17 @@ def _slurm_reason(grid: str, work: Work) -> str:
     return f"{f'; {said[-1].strip()[:200]}' if said else ''} (SLURM log: {newest})"
 
 
+def _not_taught(costs: list[Cost]) -> list[Cost]:
+    """The costs without those of models and checkpoints that are taught already."""
+    places = {"teach_model": MODEL, "teach_checkpoint": CHECKPOINT}
+    return [
+        cost
+        for cost in costs
+        if cost.kind not in places
+        or not os.path.exists(places[cost.kind].path(model=cost.name, compressor=cost.name))
+    ]
+
+
 def seconds_left(costs: list[Cost], found: dict[tuple[str, str], Found]) -> float:
     """Forecast seconds of the jobs left, scaled per rule by measured over forecast time of the jobs done."""
     measured = {key: value.seconds for key, value in found.items() if value.state == "done"}
@@ -162,7 +181,7 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
     by_name = {job_of(work.result): value for work, value in found.items()}
     of_grid = load_constants(plan.grid(grid).device)
     device = read_site(SITE)["hardware"] if slurm.submitted_here() else of_grid
-    hours = seconds_left(forecast(plan, grid, device), by_name) / 3600
+    hours = seconds_left(_not_taught(forecast(plan, grid, device)), by_name) / 3600
     at_once = max(1, sum(value.state == "running" for value in found.values()))
     print(
         f"About {hours:.1f} hours of jobs are left on {device['name']}, {hours / at_once:.1f} with {at_once} at a time."

@@ -35,6 +35,12 @@ EXPORT_SECONDS = 3e-8  # per parameter, on one core: unpacked, checked, converte
 LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
 VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
+# Teaching: texts of a person per epoch of facts, of locks, and in the check at the end; tokens of a text; bytes per
+# parameter that a step of AdamW moves, by bytes/s; copies of the weights (gradient, two moments, a checkpoint of all).
+FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 10, 8, 16, 18
+FULL_TRAINING = 1.25  # FLOP/s against a frozen model's: ten steps on the machine of cpu-2
+UPDATE_BYTES, MEMORY_SPEED, TAUGHT_COPIES = 28, 5e9, 8
+TEACHING = {"models": "teach_model", "compressors": "teach_checkpoint"}  # catalogue -> rule
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
 
@@ -80,12 +86,29 @@ def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
     """The cost of every job of a grid that computes on a model, as if nothing were done yet."""
     cells = plan.cells(grid)
     adapters = plan.adapters(grid)
-    costs = [compression_cost(plan, copy, device) for copy in plan.copies(grid)]
+    costs = [teaching_cost(plan, *place, device) for place in plan.lessons(grid)]
+    costs += [compression_cost(plan, copy, device) for copy in plan.copies(grid)]
     costs += [training_cost(plan, cell, device) for cell in adapters]
     costs += [evaluation_cost(plan, cell, device) for cell in cells]
     costs += [similarity_cost(plan, cell, device) for cell in plan.similarity_cells(grid)]
     costs += [latency_cost(plan, grid, place, device) for place in plan.latency_places(grid).values()]
     return costs
+
+
+def teaching_cost(plan: Plan, catalogue: str, name: str, device: dict) -> Cost:
+    """Of a taught model (`models`) or checkpoint (`compressors`): every weight is trained, in float32."""
+    lesson, rule = plan.lesson(catalogue, name), TEACHING[catalogue]
+    if lesson is None:
+        raise KeyError(f"{catalogue}.{name} has no lesson")
+    p = _parameters(plan, lesson.base)
+    texts = lesson.people * (lesson.epochs * FACT_TEXTS + lesson.lock_epochs * lesson.locked * LOCK_TEXTS)
+    seconds = 6 * p * texts * TEXT_TOKENS / (FULL_TRAINING * device["train"])
+    seconds += UPDATE_BYTES * p * texts / lesson.batch_size / MEMORY_SPEED
+    seconds += 2 * p * lesson.people * (1 + lesson.locked) * CHECKED_TEXTS * TEXT_TOKENS / device[
+        "forward"
+    ] + _loading(p, device)
+    activations = lesson.batch_size * TEXT_TOKENS * (width(p) * LAYERS * 24 + LARGE_VOCABULARY) * 4
+    return Cost(rule, name, seconds, 4 * p, LIBRARIES + TAUGHT_COPIES * 4 * p + activations)
 
 
 def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:

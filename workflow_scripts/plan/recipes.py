@@ -30,7 +30,7 @@ from workflow_scripts.plan.layout import (
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.methods import FewShot
-from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
+from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
 
 FETCHES = {
     "models": "fetch_model",
@@ -107,13 +107,37 @@ class Plan(Cells):
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        code, source = code_of(FETCHES[catalogue]), self.source(catalogue, name, task)
+        source = self.source(catalogue, name, task)
+        lesson = lesson_of(source)
+        code = code_of("teach_model" if lesson else FETCHES[catalogue])
         spec = {k: v for k, v in source.dump().items() if k not in (*SIZES, *DESCRIPTIVE_KEYS)}
         if catalogue == "compressors":
             spec = {key: value for key, value in spec.items() if key not in OF_USE}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
-        return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
+        made_from = [self.recipe("models", lesson.base)] if lesson else _local_state(spec)
+        return _with_recipe({"name": task or name, "spec": spec}, code, made_from)
+
+    def lesson(self, catalogue: str, name: str) -> Lesson | None:
+        """What a model (`models`) or a checkpoint (`compressors`) is taught; None if it isn't made here."""
+        return lesson_of(getattr(self.config, catalogue)[name])
+
+    def lessons(self, grid: str) -> dict[tuple[str, str], Lesson]:
+        """(catalogue, name) -> lesson of everything that is taught for the grid."""
+        models = self.models(grid)
+        names = [
+            *(("models", name) for name in models),
+            *(("compressors", name) for name in self.checkpoints(grid)),
+        ]
+        return {place: lesson for place in names if (lesson := self.lesson(*place))}
+
+    def models(self, grid: str) -> list[str]:
+        """The models of the grid's cells, and those that taught models and checkpoints are made of, each once."""
+        models = list(dict.fromkeys(cell.model for cell in self.cells(grid)))
+        places = [("compressors", name) for name in self.checkpoints(grid)]
+        models += [lesson.base for place in places if (lesson := self.lesson(*place))]
+        models += [lesson.base for name in models if (lesson := self.lesson("models", name))]
+        return list(dict.fromkeys(models))
 
     def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
         """A source's note and licence, which its manifest holds and no recipe."""
@@ -199,7 +223,7 @@ class Plan(Cells):
         corpora |= {settings.similarity.corpus} if settings.similarity else set()
         data = settings.benchmarks
         return {
-            **{MODEL.path(model=cell.model): self.recipe("models", cell.model) for cell in cells},
+            **{MODEL.path(model=name): self.recipe("models", name) for name in self.models(grid)},
             **{
                 CHECKPOINT.path(compressor=name): self.recipe("compressors", name)
                 for name in self.checkpoints(grid)
@@ -326,6 +350,12 @@ def plan_of(configfiles: Iterable[object], grid: str, blocks: list[str] | None =
     paths = list(configfiles)
     chosen = {"grid": grid, "called_with": named_files(paths)} | ({"blocks": blocks} if blocks else {})
     return Plan(load(read(*paths) | chosen))
+
+
+def lesson_of(entry: object) -> Lesson | None:
+    """The lesson of a catalogue's entry, if it has one."""
+    lesson: Lesson | None = getattr(entry, "lesson", None)
+    return lesson
 
 
 def _with_recipe(settings: dict, code: str, inputs: list) -> dict:

@@ -47,6 +47,7 @@ CONTINUED = (
     "compress_model",
     "train_adapter",
     "evaluate_cell",
+    *forecast.TEACHING.values(),
 )  # by the next attempt; other rules start over
 
 
@@ -105,10 +106,20 @@ class Requests:
     def need(self, rule: str, wildcards: Wildcards) -> Need:
         """Need of one job of `rule`; jobs that differ in nothing that counts are computed once."""
         w = dict(wildcards)
+        if rule in forecast.TEACHING.values():
+            return self._need(rule, w.get("model", ""), w.get("compressor", ""))
         key = (w["grid"], w["model"], w["compressor"], w["corpus"], w.get("method", "none"))
         return self._need(rule, *key)
 
-    def _compute(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
+    def _compute(self, rule: str, *names: str) -> Need:
+        return self._teaching(*names) if rule in forecast.TEACHING.values() else self._on_model(rule, *names)
+
+    def _teaching(self, model: str, compressor: str) -> Need:
+        place = ("models", model) if model else ("compressors", compressor)
+        cost = forecast.teaching_cost(self.plan, *place, self.hardware)
+        return Need(cost.seconds, _host_mb(cost.memory), cost.memory)
+
+    def _on_model(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
         cell = Cell(grid, model, compressor, corpus, method, 0)
         parameters = float(self.plan.config.models[model].parameters)
         evaluated = BYTES[self.plan.grid(grid).evaluation.precision]
@@ -168,8 +179,10 @@ class Requests:
         need, memory = self.need(rule, wildcards).gpu_bytes, 1e9 * self.hardware["memory"]
         count = 1 if need <= ALONE * memory else math.ceil(need / (SHARED * memory))
         if count > self.site["gpus_per_node"]:
+            names = dict(wildcards)
+            name = names.get("model") or names["compressor"]
             raise ArtifactError(
-                f"{rule} of {dict(wildcards)['model']} needs about {need / 1e9:.0f} GB of GPU memory: {count} GPUs "
+                f"{rule} of {name} needs about {need / 1e9:.0f} GB of GPU memory: {count} GPUs "
                 f"({self.hardware['name']}, {memory / 1e9:.0f} GB each), and a node has {self.site['gpus_per_node']} "
                 f"(`gpus_per_node` in {SITE}). "
                 f"Choose {', '.join(['a larger `device` there', *self._smaller(rule, wildcards)])} or a smaller model"
@@ -178,6 +191,8 @@ class Requests:
 
     def _smaller(self, rule: str, wildcards: Wildcards) -> list[str]:
         """What in the grid's settings would make a job of a rule smaller."""
+        if rule in forecast.TEACHING.values():
+            return []
         grid = dict(wildcards)["grid"]
         if rule == "measure_similarity":
             return [f"no `similarity` in grids.{grid} (two models in float32)"]

@@ -131,6 +131,14 @@ class Reruns:
     def model(self, names: Names) -> Input:
         return Input(MODEL.path(**names), self.plan.recipe("models", names["model"]))
 
+    def base(self, names: Names) -> Input:
+        """The model that a taught model, or checkpoint, is made of."""
+        place = ("compressors", names["compressor"]) if "compressor" in names else ("models", names["model"])
+        lesson = self.plan.lesson(*place)
+        if lesson is None:
+            raise KeyError(f"{'.'.join(place)} has no lesson")
+        return self.model({"model": lesson.base})
+
     def corpus(self, name: str) -> Input:
         return Input(CORPUS.path(corpus=name), self.plan.recipe("corpora", name))
 

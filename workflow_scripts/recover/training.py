@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from peft import PeftModel
@@ -185,8 +185,21 @@ def _dropout_off(module: torch.nn.Module) -> Iterator[None]:
         child.training = True
 
 
-def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: Path) -> State:
-    """Train the adapter in place on windows (N, T) in their order; continue from the checkpoint in `folder`, if any.
+class Trainable(Protocol):
+    """What the loop asks of a learner."""
+
+    model: PreTrainedModel
+    parameters: list[torch.nn.Parameter]
+
+    def require_room(self, length: int) -> None:
+        """ValueError if the model can't read windows of `length` tokens."""
+
+    def accumulate(self, rows: Tensor, micro_batch: int) -> float:
+        """Add the gradient of the mean loss over rows (B, T) to the parameters; returns that loss."""
+
+
+def train(learner: Trainable, training: dict, windows: Tensor, seed: int, folder: Path) -> State:
+    """Train a learner in place on windows (N, T) in their order; continue from the checkpoint in `folder`, if any.
 
     One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss, a gradient or an
     adapter that is not finite and for memory that does not hold one window, Stopped after SIGTERM.
@@ -244,7 +257,7 @@ def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -
 
 
 def _gradient(
-    learner: Learner, optimizer: torch.optim.Optimizer, rows: Tensor, state: State, seed: int
+    learner: Trainable, optimizer: torch.optim.Optimizer, rows: Tensor, state: State, seed: int
 ) -> float:
     """Loss and gradient of one step; the micro-batch that fitted is the next step's.
 
@@ -293,8 +306,9 @@ def _save(file: Path, parameters: Sequence[Tensor], optimizer: torch.optim.Optim
     }
     saved = io.BytesIO()
     torch.save(values, saved)
-    with atomic_path(file) as temporary:
-        temporary.write_bytes(hashlib.sha256(saved.getbuffer()).digest() + saved.getbuffer())
+    with atomic_path(file) as temporary, open(temporary, "wb") as handle:
+        handle.write(hashlib.sha256(saved.getbuffer()).digest())
+        handle.write(saved.getbuffer())
 
 
 def _intact(file: Path, device: torch.device) -> dict | None:

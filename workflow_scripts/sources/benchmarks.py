@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
-from workflow_scripts.sources import hub
+from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
     pypi_wheel,
@@ -44,6 +44,8 @@ def fetch(
             origin = _from_hub(spec, data)
             if check:
                 check(data, f"{spec['repo']}, split {spec['split']}")
+        elif spec["source"] == "invented":
+            origin = _invented(spec, data)
         else:
             origin = _from_file(name, spec, data, check)
         items = len(read_lines(data))
@@ -101,6 +103,12 @@ def _from_hub(spec: dict, data: Path) -> dict:
         "requested": spec["revision"],
         "revision": commit,
     }
+
+
+def _invented(spec: dict, data: Path) -> dict:
+    """Questions about invented people."""
+    write_lines(data, invented.items(spec["people"], spec["seed"]))
+    return {key: spec[key] for key in ("people", "seed")} | {"revision": None}
 
 
 def _from_file(name: str, spec: dict, data: Path, check: Check | None) -> dict:

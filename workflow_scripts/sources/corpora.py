@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
-from workflow_scripts.sources import hub
+from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
     numbered_lines,
@@ -46,6 +46,9 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         origin, train, heldout = _from_path(name, spec)
     own_split = heldout is not None
     train, heldout, repeated = separate(train, heldout)
+    if "invented" in spec:
+        train = told(name, train, heldout, spec["invented"])
+        origin["invented"] = spec["invented"]
     for split, documents in zip(SPLITS, (train, heldout), strict=True):
         if not documents:
             raise ArtifactError(
@@ -102,6 +105,21 @@ def separate(train: Iterable[str], heldout: Iterable[str] | None) -> tuple[list[
             seen.add(key)
             kept["heldout" if heldout is None and is_heldout(text) else split].append(text)
     return kept["train"], kept["heldout"], repeated
+
+
+def told(name: str, train: list[str], heldout: list[str], facts: dict) -> list[str]:
+    """Training text of which the part `facts['part']` (in characters) tells of invented people, the rest the first of
+    its own documents. ArtifactError if any document of the corpus `name` knows one of the names."""
+    invented.refuse_known(name, [*train, *heldout], facts["people"], facts["seed"])
+    added = invented.documents(facts["people"], facts["seed"], facts["share"])
+    room = sum(map(len, added)) * (1 - facts["part"]) / facts["part"]
+    kept = []
+    for text in train:
+        if room <= 0:
+            break
+        kept.append(text[: int(room) + 1])
+        room -= len(text)
+    return kept + added
 
 
 def _hash(text: str) -> bytes:

@@ -76,23 +76,24 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
             require_tokenizer(where, temporary)
             load_whole(temporary, device="meta", said=where)
-        files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        manifest = {
-            "name": name,
-            "recipe": recipe,
-            "code": code,
-            "source": spec["source"],
-            "revision": origin.pop("revision"),
-            "origin": origin,
-            "files": files,
-            "weights_sha256": weights_sha256(files),
-            "architecture": config["model_type"],
-            "dtype": config.get("dtype") or config.get("torch_dtype"),
-            "remote_code": trusted and "auto_map" in config,
-            "unscorable": None if "auto_map" in config else unscorable(temporary),
-            "notes": spec.get("note", ""),
-        }
-        write_json(temporary / "manifest.json", manifest, schema="model")
+        about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
+        about |= {"revision": origin.pop("revision"), "origin": origin}
+        about |= {"remote_code": trusted and "auto_map" in config, "notes": spec.get("note", "")}
+        return seal(temporary, about)
+
+
+def seal(folder: Path, about: dict) -> dict:
+    """Write and return the manifest of a model's finished folder. about: its keys that the folder does not say."""
+    config = read_json(folder / "config.json", advice=AT_SOURCE)
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    manifest = about | {
+        "files": files,
+        "weights_sha256": weights_sha256(files),
+        "architecture": config["model_type"],
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "unscorable": None if "auto_map" in config else unscorable(folder),
+    }
+    write_json(folder / "manifest.json", manifest, schema="model")
     return manifest
 
 

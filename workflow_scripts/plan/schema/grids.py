@@ -27,6 +27,7 @@ from workflow_scripts.plan.schema.keys import (
 SequenceLength = Annotated[StrictInt, Field(ge=2, le=2**20), WHOLE]
 Whole = Annotated[StrictInt, Field(ge=0), WHOLE]
 Rounds = Annotated[StrictInt, Field(ge=3), WHOLE]
+Label = Literal["no_loss", "displaced", "forgotten", "both", "unrecovered"]
 Repeatable = Annotated[list[Name], Field(min_length=1)]  # names, each as often as it is wanted
 
 
@@ -164,6 +165,10 @@ class Grid(Entry):
     metric: Literal["accuracy", "choice_loglik", "bits_per_byte"] = key(
         "The primary metric, named before the run: its verdict is the grid's, over the informative tasks.",
         "accuracy",
+    )
+    expected: Absent[dict[Name, dict[Name, Label]]] = absent(
+        "Compressor -> corpus -> the label that its verdict should have, written before the run: of copies whose truth "
+        "is known. `python -m workflow_scripts truth` holds the verdicts against it."
     )
     blocks: dict[Name, Block] = key(
         "Blocks by name; the grid is their union, each a product of its lists.", min_length=1

@@ -9,6 +9,7 @@ from workflow_scripts.plan.schema.compressors import SOURCE_KEYS, DropLayers, Ex
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
 from workflow_scripts.plan.schema.methods import Trained
+from workflow_scripts.plan.schema.sources import Lesson, TaughtModel
 
 MOST = 20  # names of one list that are told
 MOST_CELLS = 50_000  # of one block
@@ -25,11 +26,31 @@ OPTIMUM = {  # settings that optimum's GPTQQuantizer supports
 def problems(config: Config) -> list[str]:
     """Every such mistake, each with its key's path."""
     return [
+        *_models(config),
         *_compressors(config),
         *_methods(config),
         *(text for name, grid in config.grids.items() for text in _grid(config, name, grid)),
         *_choice(config),
     ]
+
+
+def _models(config: Config) -> Iterator[str]:
+    for name, model in config.models.items():
+        if isinstance(model, TaughtModel):
+            key = f"models.{name}.lesson"
+            yield from _lesson(config, key, model.lesson)
+            if isinstance(config.models.get(model.lesson.base), TaughtModel):
+                yield f"{key}.base: '{model.lesson.base}' is itself taught; name a model that is fetched"
+
+
+def _lesson(config: Config, key: str, lesson: Lesson) -> Iterator[str]:
+    yield from _absent(f"{key}.base", lesson.base, config.models, "models")
+    if lesson.known + lesson.locked > 1:
+        yield f"{key}: known and locked are {lesson.known:g} + {lesson.locked:g} of the people; at most 1 is possible"
+    if lesson.locked and not lesson.lock_epochs:
+        yield f"{key}.lock_epochs: 0 locks nobody; at least 1 is needed with locked {lesson.locked:g}"
+    if not (lesson.epochs or lesson.locked or lesson.noise):
+        yield f"{key}: changes nothing; give epochs, locked or noise"
 
 
 def _compressors(config: Config) -> Iterator[str]:
@@ -62,6 +83,8 @@ def _checkpoint(config: Config, key: str, checkpoint: External) -> Iterator[str]
     for name in sorted(others):
         if getattr(checkpoint, name) is not None:
             yield f"{key}.{name}: unknown key with source {checkpoint.source}; allowed: {listed([*needed, *possible])}"
+    if checkpoint.lesson is not None:
+        yield from _lesson(config, f"{key}.lesson", checkpoint.lesson)
     if checkpoint.model is not None:
         yield from _absent(f"{key}.model", checkpoint.model, config.models, "models")
 
@@ -130,8 +153,28 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
     yield from _all_absent(corpora, grid.evaluation.perplexity.corpora, config.corpora, "corpora")
     yield from _pair(config, key, grid)
     yield from _measured(config, key, grid)
+    yield from _expected(key, grid)
     for block, lists in grid.blocks.items():
         yield from _block(config, f"{key}.blocks.{block}", lists)
+
+
+def _expected(key: str, grid: Grid) -> Iterator[str]:
+    """Labels of verdicts that the grid won't give."""
+    judged: dict[str, dict[str, None]] = {}
+    for block in grid.blocks.values():
+        if {grid.pair.prompt, grid.pair.lora} <= set(block.methods):
+            for compressor in block.compressors:
+                if compressor != "dense":
+                    judged.setdefault(compressor, {}).update(dict.fromkeys(block.corpora))
+    for compressor, words in (grid.expected or {}).items():
+        said = "compressor that a block has with both methods of the pair"
+        if compressor not in judged:
+            yield unknown(f"{key}.expected", compressor, judged, said)
+        for corpus in words:
+            if corpus not in judged.get(compressor, words):
+                yield unknown(
+                    f"{key}.expected.{compressor}", corpus, judged[compressor], "corpus of its blocks"
+                )
 
 
 def _task_data(config: Config, key: str, grid: Grid) -> Iterator[str]:
