@@ -12,6 +12,7 @@ have rounds of their own, each after an untimed call of every variant. Variants:
   concat            both prompts, one after the other, cached
   lora              two more matrix products per adapted linear
   lora_merged       the product added to the weight: the plain model again
+  eora, eora_merged as lora
 """
 
 import copy
@@ -31,6 +32,7 @@ from workflow_scripts.evaluate.forward import head_at
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge
 
+LOW_RANK = ("lora", "eora")  # kinds that are two more matrix products
 COVERAGE = 0.95  # of an interval of a median, where the rounds suffice
 
 
@@ -177,7 +179,7 @@ def variants(
     made = {("none", "none"): Prefill(model, None, None, batch, sequence)}
     adapters = {}
     for name, method in methods.items():
-        if method["kind"] in ("prompt", "prefix", "lora"):
+        if method["kind"] in ("prompt", "prefix", *LOW_RANK):
             adapters[name] = folder / name
             save(
                 create(copy.deepcopy(model), method | {"init": "random"}, seed=0), adapters[name], "untrained"
@@ -191,7 +193,7 @@ def variants(
             if "members" in method
             else [adapters[name]]
         )
-        recovered = attach(copy.deepcopy(model) if kind == "lora" else model, tokenizer, method, members)
+        recovered = attach(copy.deepcopy(model) if kind in LOW_RANK else model, tokenizer, method, members)
         made[name, kind if kind != "prompt" else "prompt_cached"] = Prefill(
             recovered.model, recovered.bank, recovered.selector, batch, sequence
         )
@@ -202,10 +204,10 @@ def variants(
         if kind == "prompt":
             weights = load_peft_weights(str(adapters[name]), device=str(model.device))["prompt_embeddings"]
             made[name, "prompt"] = Prefill(model, None, None, batch, sequence, embeddings=weights)
-        if kind == "lora":
+        if kind in LOW_RANK:
             adapted = attach(copy.deepcopy(model), tokenizer, method, members).model
             assert isinstance(adapted, PeftModel)  # of a LoRA
-            made[name, "lora_merged"] = Prefill(merge(adapted), None, None, batch, sequence)
+            made[name, f"{kind}_merged"] = Prefill(merge(adapted), None, None, batch, sequence)
     return made
 
 

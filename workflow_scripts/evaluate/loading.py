@@ -37,7 +37,7 @@ def load_cell(
         )
         contexts = windows.tolist()
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
-    if method["kind"] == "lora" and precision == "fp32":
+    if method["kind"] in ("lora", "eora") and precision == "fp32":
         from workflow_scripts.recover.lora import merge
 
         assert isinstance(recovered.model, PeftModel)  # of a LoRA

@@ -10,6 +10,7 @@ from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.layout import COMPRESSED, LATENCY, NO_CORPUS, Cell, Group
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
+from workflow_scripts.plan.schema.methods import Eora, Lora
 
 
 class Cells:
@@ -107,6 +108,11 @@ class Cells:
     def training_corpus(self, adapter: Cell) -> str:
         """The corpus that an adapter is trained on: its method's own, else the path's, which calibrated the weights."""
         return getattr(self.config.methods[adapter.method], "corpus", None) or adapter.corpus
+
+    def repairs(self, adapter: Cell) -> bool:
+        """Whether an adapter is computed, or starts, from weights and calibration text."""
+        method = self.config.methods[adapter.method]
+        return isinstance(method, Eora) or (isinstance(method, Lora) and method.start is not None)
 
     def training_corpora(self, grid: str) -> dict[str, list[str]]:
         """Corpus of a path -> the corpora that the pair's adapters are trained on there."""

@@ -27,6 +27,7 @@ LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
 )
 READ = 8  # bytes per parameter while a checkpoint is read: as stored, and in float32
+REPAIR = 6  # FLOP per parameter and calibration token of EoRA: two passes and the Hessian products
 PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at most: linear.MOST_BYTES
 # An export, by the peak of the largest form (plain, of a bfloat16 model, in float32): bytes per parameter of the
 # weights and of the dense files' pages; bytes per squared width while the largest linear is unpacked and converted.
@@ -34,7 +35,7 @@ EXPORTED, CONVERTED = 6, 100
 EXPORT_SECONDS = 3e-8  # per parameter, on one core: unpacked, checked, converted
 LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
-VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
+VARIANTS = {"prompt": 2, "lora": 2, "eora": 2, "idp": 2}
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
 
@@ -117,13 +118,17 @@ def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, training = _parameters(plan, cell.model), plan.training(cell.grid, cell.method)
-    tokens = training["tokens"] if getattr(plan.config.methods[cell.method], "trained", True) else 0
+    tokens = training.get("tokens", 0) if getattr(plan.config.methods[cell.method], "trained", True) else 0
     heldout = 3 * training["heldout_windows"] * training["sequence_length"]
     seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
     activations = (
         training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
     memory = LIBRARIES + _weights(p, device, copies=2) + activations
+    if plan.repairs(cell):
+        calibration = plan.grid(cell.grid).calibration
+        seconds += REPAIR * p * calibration.windows * calibration.length / device["compress"]
+        memory += 4 * p + calibration.windows * calibration.length * width(p) * 4
     return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
 
 

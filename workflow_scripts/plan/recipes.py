@@ -16,7 +16,7 @@ from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
-from workflow_scripts.plan.digests import code_of, engine_of
+from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, EXPORTED, MODEL, Cell, companions
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.grids import Regime
@@ -37,6 +37,12 @@ DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no resul
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
+UNTRAINED = (
+    "sequence_length",
+    "micro_batch",
+    "precision",
+    "heldout_windows",
+)  # of a regime: all that EoRA reads
 
 
 class Plan(Cells):
@@ -85,6 +91,8 @@ class Plan(Cells):
         Without `checkpoint_minutes`, on which no result depends.
         """
         regime, settings = self.regime(grid).dump(), self.config.methods[method].dump()
+        if settings["kind"] == "eora":
+            return {key: regime[key] for key in UNTRAINED}
         shared = {key: value for key, value in regime.items() if key not in (*TUNERS, "checkpoint_minutes")}
         return shared | regime[settings["kind"]] | settings.get("training", {})
 
@@ -157,7 +165,10 @@ class Plan(Cells):
     def train(self, cell: Cell) -> dict:
         settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
         inputs = [self.compressed_recipe(cell), self.recipe("corpora", self.training_corpus(cell)), cell.seed]
-        return _with_recipe(settings, code_of("train_adapter", settings["method"]["kind"]), inputs)
+        if self.repairs(cell):
+            settings["calibration"] = self.grid(cell.grid).calibration.dump()
+            inputs.append(self.recipe("corpora", cell.corpus))
+        return _with_recipe(settings, code_of("train_adapter", *kinds_of([settings["method"]])), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
         grid, tasks, method = self.grid(cell.grid), self.tasks(cell.grid), self.config.methods[cell.method]
@@ -272,14 +283,13 @@ class Plan(Cells):
             "precision": self.grid(grid).evaluation.precision,
             **latency.model_dump(exclude={"compressors", "methods"}),
         }
-        kinds = {method["kind"] for method in settings["methods"].values()}
+        kinds = kinds_of(settings["methods"].values())
         return _with_recipe(
             settings, code_of("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
         )
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
-        kinds = {self.config.methods[c.method].kind for c in (cell, *self.members(cell))}
-        return code_of(entry, *kinds)
+        return code_of(entry, *kinds_of([self.method(cell)]))
 
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]

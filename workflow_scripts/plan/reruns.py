@@ -154,6 +154,10 @@ class Reruns:
         """The text that an adapter is trained on."""
         return self.corpus(self.plan.training_corpus(Cell.of(names)))
 
+    def repair_text(self, names: Names) -> list[Input]:
+        """The calibration text of an adapter that is computed, or starts, from weights and such text."""
+        return [self.corpus(names["corpus"])] if self.plan.repairs(Cell.of(names)) else []
+
     def adapters(self, names: Names) -> list[Input]:
         """The adapters that a cell attaches: its own, or its members'."""
         members = self.plan.members(Cell.of(names))

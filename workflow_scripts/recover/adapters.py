@@ -48,13 +48,13 @@ class Recovered:
 
 
 def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | None = None) -> PeftModel:
-    """A new adapter of kind lora, prompt or prefix around the frozen model, initialised by `seed`.
+    """A new adapter of kind lora, eora, prompt or prefix around the frozen model, initialised by `seed`.
 
     prompt: embeddings of vocabulary entries drawn by the seed, or N(0, 1). prefix: keys and values of the first
     tokens of `window` (T,), a piece of training text, or PEFT's N(0, 1). ValueError for a model whose text no soft
     prompt can stand before.
     """
-    if method["kind"] != "lora":
+    if method["kind"] in ("prompt", "prefix"):
         positions_behind_prompts(model)  # an error here, not after training, in the evaluation
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -82,6 +82,10 @@ def _peft_config(model, method: dict) -> PeftConfig:
                 f"layers: {beyond[0]} is not allowed; the model has the layers 0 to {layers - 1}"
             )
         return lora_config(method, model)
+    if kind == "eora":
+        from workflow_scripts.recover.eora import eora_config
+
+        return eora_config(method, model)
     common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": method["tokens"]}
     if kind == "prefix":
         return PrefixTuningConfig(**common)
@@ -115,7 +119,7 @@ def paper_formula(method: dict, config: PreTrainedConfig) -> int:
     """
     config = config.get_text_config(decoder=True)
     layers, width = config.num_hidden_layers, config.hidden_size
-    if method["kind"] == "lora":
+    if method["kind"] in ("lora", "eora"):
         said = (getattr(config, name, None) for name in INNER_WIDTHS)
         inner = next(filter(None, said), 4 * width)
         return layers * method["rank"] * (8 * width + 4 * inner)
@@ -198,18 +202,18 @@ def attach(
     count of what was added, members summed; linears of a LoRA: name -> how many it adapts.
     """
     kind, folders = method["kind"], [Path(folder) for folder in adapters]
-    expected = {"lora": 1, "prompt": 1, "prefix": 1}.get(kind, len(method.get("members", ())))
+    expected = 1 if kind in ("lora", "eora", "prompt", "prefix") else len(method.get("members", ()))
     if len(folders) != expected:
         raise ValueError(f"{kind}: {expected} adapter folders expected, {len(folders)} given")
     base = sum(parameter.numel() for parameter in model.parameters())
     if kind in ("none", "fewshot"):  # the examples of few-shot stand in the tasks' prompts
         return Recovered(model, None, None, {"trainable": 0, "effective": 0, "base": base})
-    if kind == "lora":
+    if kind in ("lora", "eora"):
         from workflow_scripts.recover.lora import adapted_linears, load
 
         adapted = load(model, folders[0])
         added = sum(parameter.numel() for parameter in adapted.parameters()) - base
-        parameters = {"trainable": added, "effective": added, "base": base}
+        parameters = {"trainable": added if kind == "lora" else 0, "effective": added, "base": base}
         return Recovered(adapted, None, None, parameters | {"linears": adapted_linears(adapted)})
 
     if kind == "text":

@@ -27,5 +27,11 @@ def training_windows(
     while len(epochs) * len(windows) < count:
         epochs.append(torch.randperm(len(windows), generator=order))
     windows = windows[torch.cat(epochs)[:count]]
+    return windows, heldout_windows(corpus, tokenizer, training)
+
+
+def heldout_windows(corpus: Path, tokenizer: PreTrainedTokenizerBase, training: dict) -> torch.Tensor:
+    """Held-out windows (N, T) of a corpus' folder, the same for every adapter."""
+    length, bos = training["sequence_length"], adds_bos(tokenizer)
     documents = read_documents(corpus, "heldout")
-    return windows, token_windows(documents, tokenizer, length, training["heldout_windows"], 0, bos)
+    return token_windows(documents, tokenizer, length, training["heldout_windows"], 0, bos)

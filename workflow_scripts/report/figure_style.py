@@ -26,6 +26,7 @@ INK, SOFT = "#1c2126", "#565d64"
 FAMILIES = {  # kind -> label, colour, marker, hatch
     "none": ("no recovery", "#000000", "P", ""),
     "lora": ("LoRA", "#D55E00", "s", "//"),
+    "eora": ("EoRA repair", "#8C510A", "h", "\\\\//"),
     "prompt": ("prompt tuning", "#0072B2", "o", ""),
     "prefix": ("prefix tuning", "#009E73", "^", ".."),
     "concat": ("concatenated prompts", "#CC79A7", "X", "xx"),

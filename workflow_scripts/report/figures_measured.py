@@ -22,6 +22,8 @@ _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "concat": ("concat", ""),
     "lora": ("lora", ", unmerged"),
     "lora_merged": ("lora", ", merged"),
+    "eora": ("eora", ", unmerged"),
+    "eora_merged": ("eora", ", merged"),
 }
 _STYLES: list[LineStyle] = ["-", "--", "-.", ":"]
 

@@ -18,6 +18,7 @@ from workflow_scripts.report.data import GridData
 TYPES = {  # kind of method -> as the paper's tables name it, in their order
     "none": "-",
     "lora": "lora",
+    "eora": "eora",
     "prompt": "prompt",
     "prefix": "ptune",
     "idp": "IDP",

@@ -61,7 +61,7 @@ def train(model, folder, method, training, checkpoint_minutes, seed=1):
     files, corpus = ModelFiles(Path(model), Path("compressed")), Path("resources/corpora/text")
     made = Provenance("r", "c", seed=seed, device="cpu")
     output = f"{folder}/training.json"
-    train_adapter.main(files, corpus, output, method, training, checkpoint_minutes, made)
+    train_adapter.main(files, train_adapter.Texts(corpus), output, method, training, checkpoint_minutes, made)
 
 
 def run(project, monkeypatch, output, method=PROMPT, seed=1, **settings):

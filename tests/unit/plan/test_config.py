@@ -49,6 +49,13 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
     [
         (["modles"], {}, ["modles: unknown key", "did you mean 'models'?"]),
         (["methods", "lora-r2", "rnk"], 3, ["methods.lora-r2.rnk: unknown key", "'rank'"]),
+        (["methods", "eora-r4", "rank"], 128, ["methods.eora-r4.rank: 128", "from 2 to 64"]),
+        (
+            ["methods", "lora-r4-eora", "start"],
+            "eroa",
+            ["lora-r4-eora.start: 'eroa'", "did you mean 'eora'?"],
+        ),
+        (["grids", "smoke", "pair", "prompt"], "eora-r4", ["pair.prompt: 'eora-r4' is of kind eora"]),
         (["models", "smollm2-135m", "pakage"], "x", ["models.smollm2-135m.pakage", "'package'"]),
         (["compressors", "gptq-w3", "bits"], 9, ["compressors.gptq-w3.bits: 9", "from 2 to 8"]),
         (

@@ -12,7 +12,7 @@ from workflow_scripts.plan.config import files, load, named_files, read
 from workflow_scripts.plan.digests import MODULES
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
-from workflow_scripts.plan.recipes import Plan, plan_of
+from workflow_scripts.plan.recipes import UNTRAINED, Plan, plan_of
 from workflow_scripts.plan.schema.problems import json_schema
 from workflow_scripts.report.figure_style import FAMILIES
 from workflow_scripts.report.tables import TYPES
@@ -247,6 +247,27 @@ def test_what_no_result_depends_on_is_in_no_recipe(shipped):
         assert "other words" in after.said(*path[:-1]).values()
     after = edited(shipped, ["training", "bench", "checkpoint_minutes"], 30)
     assert after.artefacts("bench") == before.artefacts("bench")
+
+
+def test_a_repair_depends_on_weights_and_calibration_text_and_on_no_training_budget(shipped):
+    config = shipped.dump()
+    methods = config["grids"]["smoke"]["blocks"]["core"]["methods"]
+    methods += ["eora-r4", "lora-r4-eora", "lora-r4"]
+    plan = Plan(load(config))
+    cells = {a.method: a for a in plan.adapters("smoke") if a.compressor == "gptq-w3-g64"}
+    eora, start, lora = (cells[name] for name in ("eora-r4", "lora-r4-eora", "lora-r4"))
+    assert (
+        plan.train(eora)["calibration"] == plan.train(start)["calibration"] == {"windows": 16, "length": 512}
+    )
+    assert "calibration" not in plan.train(lora)
+    assert sorted(plan.train(eora)["training"]) == sorted(UNTRAINED)
+    budget = edited(plan.config, ["training", "smoke", "tokens"], 20480)
+    assert budget.train_recipe(eora) == plan.train_recipe(eora)
+    assert budget.train_recipe(start) != plan.train_recipe(start)
+    windows = edited(plan.config, ["grids", "smoke", "calibration", "windows"], 17)
+    uncalibrated = eora._replace(compressor="rtn-w3")
+    assert windows.train_recipe(uncalibrated) != plan.train_recipe(uncalibrated)
+    assert [plan.repairs(cell) for cell in (eora, start, lora)] == [True, True, False]
 
 
 def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):

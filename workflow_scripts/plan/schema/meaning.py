@@ -12,6 +12,10 @@ from workflow_scripts.plan.schema.methods import Trained
 
 MOST = 20  # names of one list that are told
 MOST_CELLS = 50_000  # of one block
+ROLES = {  # of the verdict's pair -> kinds of method that can take it
+    "prompt": ("prompt", "prefix", "idp", "concat", "text", "fewshot"),
+    "lora": ("lora",),
+}
 OPTIMUM = {  # what optimum's GPTQQuantizer can be asked for
     "bits": (2, 3, 4, 8),
     "static_groups": (False,),
@@ -148,7 +152,7 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
         yield from _absent(f"{key}.pair.{role}", method, config.methods, "methods")
         if method in config.methods:
             kind = config.methods[method].kind
-            if (kind == "lora") != (role == "lora") or kind == "none":
+            if kind not in ROLES[role]:
                 yield f"{key}.pair.{role}: '{method}' is of kind {kind}, not a {role} method"
 
 

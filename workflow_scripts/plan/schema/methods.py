@@ -25,6 +25,7 @@ from workflow_scripts.plan.schema.keys import (
 
 Shots = Annotated[StrictInt, Field(ge=1, le=64), WHOLE]
 Rank = Annotated[StrictInt, Field(ge=1, le=4096), WHOLE]
+RepairRank = Annotated[StrictInt, Field(ge=2, le=64), WHOLE]
 Layer = Annotated[StrictInt, Field(ge=0), WHOLE]
 PromptLength = Annotated[StrictInt, Field(ge=1, le=65536), WHOLE]
 Dropout = Annotated[StrictFloat, Field(ge=0, lt=1), AS_WRITTEN]
@@ -126,6 +127,15 @@ class Lora(Trained):
     layers: Annotated[list[Layer], Field(min_length=1), AfterValidator(unique)] | None = key(
         "Decoder layers; null = all.", None
     )
+    start: Absent[Literal["eora"]] = absent(
+        "`eora`: start from the repair that EoRA makes of the targets; absent = PEFT's start, which changes nothing."
+    )
+
+
+class Eora(Method):
+    trains: ClassVar[bool] = True
+    kind: Literal["eora"]
+    rank: RepairRank = key("Rank r of the repair of every decoder linear.", unit="dimensionless")
 
 
 class SoftPrompt(Trained):
@@ -180,10 +190,10 @@ class FewShot(Method):
 
 
 AnyMethod = Annotated[
-    NoMethod | Lora | SoftPrompt | Prefix | Idp | Concat | WrittenText | FewShot,
+    NoMethod | Lora | Eora | SoftPrompt | Prefix | Idp | Concat | WrittenText | FewShot,
     Field(
         discriminator="kind",
-        description="lora, prompt and prefix train an adapter; idp and concat use trained prompts; text, fewshot and "
-        "none train nothing.",
+        description="lora, prompt and prefix train an adapter; eora computes one from weights and calibration text; "
+        "idp and concat use trained prompts; text, fewshot and none train nothing.",
     ),
 ]
