@@ -19,13 +19,15 @@ from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, digest, sha
 MODULES = {
     "lora": ("recover/lora.py",),
     "eora": ("recover/eora.py", "recover/lora.py"),
+    "peft": ("recover/peft_methods.py",),
     "prompt": (),
     "prefix": (),
-    "idp": ("recover/idp.py",),
+    "idp": ("recover/idp.py", "recover/learned_selector.py"),
     "concat": (),
     "none": (),
     "text": (),
     "fewshot": (),
+    "context": (),
 }
 # A compressor's `engine`, or its algorithm if that has a module of its own.
 ENGINES = {

@@ -58,6 +58,15 @@ def test_an_untrained_prompt_costs_no_training(plan):
     assert training_cost(plan, placebo, device).seconds < training_cost(plan, prompt, device).seconds / 2
 
 
+def test_distillation_costs_a_forward_pass_of_the_dense_model_per_token(plan):
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "lora-r2", 0)
+    device = load_constants("cpu-2")
+    text, kl = (training_cost(plan, cell._replace(method=name), device) for name in ("lora-r2", "lora-r2-kl"))
+    p, tokens = plan.config.models[cell.model].parameters, plan.training("bench", "lora-r2")["tokens"]
+    assert kl.seconds - text.seconds == pytest.approx(2 * p * tokens / device["forward"])
+    assert kl.memory > text.memory
+
+
 def test_a_repair_costs_its_hessians_instead_of_training(plan):
     cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "eora-r4", 0)
     device = load_constants("cpu-2")
