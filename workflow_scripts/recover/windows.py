@@ -6,8 +6,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.plan.parts import PARTS, part_of
-from workflow_scripts.sources.benchmarks import facts
 from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.facts import facts
 from workflow_scripts.sources.models import adds_bos
 
 

@@ -7,10 +7,10 @@ are never paired.
 import gzip
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import ArtifactError, digest, sha256_file, write_json
+from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.sources import hub
 from workflow_scripts.sources.fetch import (
@@ -73,28 +73,6 @@ def fetch(
 def verify(folder: Path) -> dict:
     """The manifest of a task's folder, after its data were checked against it (once per process)."""
     return verified_manifest(folder, "benchmark")
-
-
-def facts(folder: Path, wordings: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """(doc_hash, texts) of each item of a task's folder: its question and right answer in every wording.
-
-    wordings: Jinja templates over the item's fields. ArtifactError for a field that an item lacks.
-    """
-    import jinja2
-
-    verify(folder)
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    file = Path(folder) / "data.jsonl"
-    for number, item in enumerate(read_lines(file), 1):
-        texts = []
-        for wording in wordings:
-            try:
-                texts.append(environment.from_string(wording).render(item))
-            except (jinja2.TemplateError, TypeError, ValueError) as error:
-                raise ArtifactError(
-                    f"{file}: line {number}: the wording {wording!r} can't be filled in: {error}"
-                ) from error
-        yield digest(item), texts
 
 
 # -------------------------------------------------------------------------------------------- sources

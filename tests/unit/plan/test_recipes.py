@@ -89,6 +89,7 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
         "idp-controls",
         "figure-1",
         "figure-6",
+        "recovery",
     ]
     assert page["planned"] == {"similarity": 40, "latency": 2}
     assert every.analysis("bench", "draw_page")["blocks"]["left_out"] == []

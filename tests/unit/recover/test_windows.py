@@ -10,6 +10,7 @@ from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.plan.parts import PARTS, part_of
 from workflow_scripts.recover.windows import fact_windows
 from workflow_scripts.sources import benchmarks
+from workflow_scripts.sources.facts import facts
 from workflow_scripts.sources.models import load_tokenizer
 
 WORDINGS = [
@@ -76,4 +77,4 @@ def test_a_wording_that_an_item_cannot_fill_in_is_named_with_the_items_line(plac
     with pytest.raises(
         ArtifactError, match=r"triviaqa/data\.jsonl: line 1: the wording .* can't be filled in"
     ):
-        list(benchmarks.facts(places[0], [wording]))
+        list(facts(places[0], [wording]))
