@@ -405,7 +405,9 @@ def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, par
 def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
     rules = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
     assert not re.findall(r'"results/[^"]*\{model\}', rules)  # no rule spells such a path
-    made = re.findall(r"output:\n(?:\s+#.*\n)?\s+(?:\w+=(?:(?:update|report)\(\s+)*)?layout\.(\w+)\.pattern", rules)
+    made = re.findall(
+        r"output:\n(?:\s+#.*\n)?\s+(?:\w+=(?:(?:update|report)\(\s+)*)?layout\.(\w+)\.pattern", rules
+    )
     assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
     path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/seed-0/{}/export.json"
     for form in EXPORTS:
