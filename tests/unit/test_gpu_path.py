@@ -73,7 +73,7 @@ def project(tmp_path_factory):
 def train(project, method, folder, device, **settings):
     output, training = folder / "training.json", scorer_folders.TRAINING | settings
     files, made = ModelFiles(project["model"], project["compressed"]), Provenance("r", "c", 0, device)
-    train_adapter.main(files, project["corpus"], output, method, training, 10, made)
+    train_adapter.main(files, train_adapter.Texts(project["corpus"]), output, method, training, 10, made)
     return artifacts.read_json(output), load_file(folder / "adapter_model.safetensors")
 
 

@@ -171,7 +171,7 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     wanted = {("models", name): MODEL.path(model=name) for name in plan.models(grid)}
     wanted |= {("compressors", name): CHECKPOINT.path(compressor=name) for name in plan.checkpoints(grid)}
     corpora = {cell.corpus for cell in cells} - {"none"}
-    corpora |= {plan.training_corpus(adapter) for adapter in plan.adapters(grid)}
+    corpora |= plan.trained_on(plan.adapters(grid))
     corpora |= set(settings.evaluation.perplexity.corpora)
     wanted |= {("corpora", name): CORPUS.path(corpus=name) for name in sorted(corpora)}
     data = settings.benchmarks

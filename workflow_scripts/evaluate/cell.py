@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.loading import fingerprint, load_cell
+from workflow_scripts.evaluate.open_book import with_passage
 from workflow_scripts.evaluate.perplexity import perplexities, require_room
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
@@ -93,7 +94,9 @@ def hashes(files: ModelFiles, data: EvaluationData, method: dict) -> dict[str, s
     found = files.inputs()
     found |= {f"benchmark {f.name}": benchmarks.verify(f)["sha256"] for f in data.benchmarks}
     found |= {f"corpus {f.name}": _text_hash(f, "heldout") for f in data.corpora}
-    if method.get("calibrated") and files.training_text:
+    if files.training_text and method.get("score") == "learned":
+        found[f"learned choice, {files.training_text.name}"] = _text_hash(files.training_text, "heldout")
+    elif files.training_text and method.get("calibrated"):
         found[f"calibration of scores, {files.training_text.name}"] = _text_hash(files.training_text, "train")
     return found
 
@@ -121,7 +124,8 @@ def _task(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase
     name, asked = folder.name, settings.evaluation
     items, cap = asked["items"], asked["generation_tokens"]
     task = settings.tasks[name]
-    return load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+    loaded = load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+    return with_passage(loaded, task["context"]) if "context" in task else loaded
 
 
 def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: str) -> list[samples.Item]:

@@ -8,7 +8,7 @@ import ast
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, digest, sha
 # Modules that serve single kinds of methods, or compress by one engine: imported lazily, digested only where used.
 MODULES = {
     "lora": ("recover/lora.py",),
+    "eora": ("recover/eora.py", "recover/lora.py"),
+    "peft": ("recover/peft_methods.py",),
     "prompt": (),
     "prefix": (),
-    "idp": ("recover/idp.py",),
+    "idp": ("recover/idp.py", "recover/learned_selector.py"),
     "concat": (),
     "none": (),
     "text": (),
     "fewshot": (),
+    "context": (),
 }
 # A compressor's `engine`, or its algorithm if that has a module of its own.
 ENGINES = {
@@ -134,8 +137,17 @@ def unchanged(entry: str) -> Callable[[dict[str, Any]], AbstractContextManager[N
 def _kinds(args: dict[str, Any]) -> tuple[str, ...]:
     """The kinds of methods, or the engine, of which a job's arguments speak."""
     methods = [*args.get("methods", {}).values(), *([args["method"]] if "method" in args else [])]
-    kinds = [method["kind"] for method in methods] + ["prompt" for method in methods if "members" in method]
-    return (*kinds, engine_of(args["compressor"])) if "compressor" in args else tuple(kinds)
+    kinds = kinds_of(methods)
+    return (*kinds, engine_of(args["compressor"])) if "compressor" in args else kinds
+
+
+def kinds_of(methods: Iterable[dict]) -> tuple[str, ...]:
+    """The kinds whose code methods need: their own, that of a start, and that of members."""
+    found: list[str] = []
+    for method in methods:
+        found += [method["kind"], *([method["start"]] if method.get("start") else ())]
+        found += ["prompt"] if "members" in method else []
+    return tuple(found)
 
 
 def _definitions(args: dict[str, Any]) -> list[Path]:

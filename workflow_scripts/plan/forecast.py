@@ -27,6 +27,8 @@ LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
 )
 READ = 8  # bytes per parameter while a checkpoint is read: as stored, and in float32
+PASSAGE = 100  # tokens of a passage before a question (SciQ's)
+REPAIR = 6  # FLOP per parameter and calibration token of EoRA: two passes and the Hessian products
 PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at most: linear.MOST_BYTES
 # An export, by the peak of the largest form (plain, of a bfloat16 model, in float32): bytes per parameter of the
 # weights and of the dense files' pages; bytes per squared width while the largest linear is unpacked and converted.
@@ -34,7 +36,7 @@ EXPORTED, CONVERTED = 6, 100
 EXPORT_SECONDS = 3e-8  # per parameter, on one core: unpacked, checked, converted
 LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
-VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
+VARIANTS = {"prompt": 2, "lora": 2, "eora": 2, "idp": 2}
 # Teaching: texts of a person per epoch of facts, of locks, and in the check at the end; tokens of a text; bytes per
 # parameter that a step of AdamW moves, by bytes/s; copies of the weights (gradient, two moments, a checkpoint of all).
 FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 10, 8, 16, 18
@@ -140,13 +142,20 @@ def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, training = _parameters(plan, cell.model), plan.training(cell.grid, cell.method)
-    tokens = training["tokens"] if getattr(plan.config.methods[cell.method], "trained", True) else 0
+    tokens = training.get("tokens", 0) if getattr(plan.config.methods[cell.method], "trained", True) else 0
     heldout = 3 * training["heldout_windows"] * training["sequence_length"]
-    seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
+    taught = training.get("objective") == "kl_dense"  # a forward pass of the dense model beside each step
+    seconds = 4 * p * tokens / device["train"] + 2 * p * tokens * taught / device["forward"]
+    seconds += 2 * p * heldout / device["forward"] + _loading(p, device)
     activations = (
         training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
     memory = LIBRARIES + _weights(p, device, copies=2) + activations
+    memory += taught * _weights(p, device, copies=1)
+    if plan.repairs(cell):
+        calibration = plan.grid(cell.grid).calibration
+        seconds += REPAIR * p * calibration.windows * calibration.length / device["compress"]
+        memory += 4 * p + calibration.windows * calibration.length * width(p) * 4
     return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
 
 
@@ -157,7 +166,8 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     for task in plan.tasks(cell.grid):
         size = device["tasks"].get(task, device["tasks"]["default"])
         n = min(evaluation.items or size["items"], size["items"])
-        items, tokens = items + n, tokens + n * size["tokens"] * (1 + shots)
+        passage = PASSAGE if plan.has_passage(cell, task) else 0
+        items, tokens = items + n, tokens + n * (size["tokens"] * (1 + shots) + passage)
         if "generated" in size:
             generated += n * (evaluation.generation_tokens or size["generated"])
     text = evaluation.perplexity

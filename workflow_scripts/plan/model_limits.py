@@ -22,7 +22,7 @@ from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.compressors import DropLayers, External
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Grid
-from workflow_scripts.plan.schema.methods import ALL_LINEAR, Idp, Lora, Method
+from workflow_scripts.plan.schema.methods import ALL_LINEAR, Eora, Idp, Lora, Method
 from workflow_scripts.plan.schema.sources import LocalModel
 
 HINTS = {
@@ -326,7 +326,7 @@ def _texts(case: Case) -> Iterator[TextOf]:
     config, settings, grid = case.config, case.settings, f"grids.{case.grid}"
     prompt = _prompt(config, case.method)
     yield TextOf(f"{grid}.evaluation.perplexity.length", settings.evaluation.perplexity.length, prompt)
-    if config.compressors[case.compressor].calibrated:
+    if config.compressors[case.compressor].calibrated or isinstance(case.how, Eora):
         yield TextOf(f"{grid}.calibration.length", settings.calibration.length, 0)
     length = config.training[settings.training].sequence_length
     for adapter in case.adapters:

@@ -16,7 +16,7 @@ from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
-from workflow_scripts.plan.digests import code_of, engine_of
+from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
 from workflow_scripts.plan.layout import (
     BENCHMARK,
     CHECKPOINT,
@@ -29,7 +29,8 @@ from workflow_scripts.plan.layout import (
 )
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.grids import Regime
-from workflow_scripts.plan.schema.methods import FewShot
+from workflow_scripts.plan.schema.meaning import TUNERS
+from workflow_scripts.plan.schema.methods import FewShot, TrainingText
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
 
 FETCHES = {
@@ -45,7 +46,13 @@ SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: 
 DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no result depends on them
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
-TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
+NOT_EVALUATED = {"wordings", "context"}  # of a task: no evaluation but those of some methods depends on them
+UNTRAINED = (
+    "sequence_length",
+    "micro_batch",
+    "precision",
+    "heldout_windows",
+)  # of a regime: all that EoRA reads
 
 
 class Plan(Cells):
@@ -78,8 +85,8 @@ class Plan(Cells):
         return self.config.methods[method].model_dump(exclude={"training"})
 
     def task_settings(self, grid: str) -> dict[str, dict]:
-        """The settings of each of the grid's tasks."""
-        return {task: self.config.tasks[task].dump() for task in self.tasks(grid)}
+        """The settings of each of the grid's tasks, as far as they are evaluated by them."""
+        return {task: self.config.tasks[task].model_dump(exclude=NOT_EVALUATED) for task in self.tasks(grid)}
 
     def evaluation(self, grid: str) -> dict:
         """What the grid evaluates of every cell."""
@@ -94,8 +101,11 @@ class Plan(Cells):
         Without `checkpoint_minutes`, on which no result depends.
         """
         regime, settings = self.regime(grid).dump(), self.config.methods[method].dump()
+        if settings["kind"] == "eora":
+            return {key: regime[key] for key in UNTRAINED}
         shared = {key: value for key, value in regime.items() if key not in (*TUNERS, "checkpoint_minutes")}
-        return shared | regime[settings["kind"]] | settings.get("training", {})
+        tuner = "lora" if settings["kind"] == "peft" else settings["kind"]
+        return shared | regime[tuner] | settings.get("training", {})
 
     def compressor(self, name: str) -> dict:
         """The compressor's settings, without keys whose value changes nothing."""
@@ -188,16 +198,28 @@ class Plan(Cells):
         return _with_recipe({"form": form}, code_of("export_model"), inputs)
 
     def train(self, cell: Cell) -> dict:
-        settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
-        inputs = [self.compressed_recipe(cell), self.recipe("corpora", self.training_corpus(cell)), cell.seed]
-        return _with_recipe(settings, code_of("train_adapter", settings["method"]["kind"]), inputs)
+        settings: dict[str, Any] = {
+            "method": self.method(cell),
+            "training": self.training(cell.grid, cell.method),
+        }
+        text = self.training_text(cell)
+        inputs = [self.compressed_recipe(cell), self.text_recipe(cell.grid, text), cell.seed]
+        if text.task is not None:
+            settings["wordings"] = self.config.tasks[text.task].wordings
+        if self.repairs(cell):
+            settings["calibration"] = self.grid(cell.grid).calibration.dump()
+            inputs.append(self.recipe("corpora", cell.corpus))
+        return _with_recipe(settings, code_of("train_adapter", *kinds_of([settings["method"]])), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
-        grid, tasks, method = self.grid(cell.grid), self.tasks(cell.grid), self.config.methods[cell.method]
-        shots = {"num_fewshot": method.shots} if isinstance(method, FewShot) else {}
+        grid, tasks = self.grid(cell.grid), self.tasks(cell.grid)
+        tasks_as_asked = {
+            task: settings | self._before_questions(cell, task)
+            for task, settings in self.task_settings(cell.grid).items()
+        }
         settings = {
             "method": self.method(cell),
-            "tasks": {task: settings | shots for task, settings in self.task_settings(cell.grid).items()},
+            "tasks": tasks_as_asked,
             "evaluation": self.evaluation(cell.grid),
         }
         inputs = [
@@ -205,8 +227,18 @@ class Plan(Cells):
             *(self.recipe("benchmarks", grid.benchmarks, task) for task in tasks),
             *(_definition(self.config.tasks[task].task or task) for task in tasks),
             *(self.recipe("corpora", corpus) for corpus in grid.evaluation.perplexity.corpora),
+            *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
         return _with_recipe(settings, self._evaluation_code("evaluate_cell", cell), inputs)
+
+    def _before_questions(self, cell: Cell, task: str) -> dict[str, object]:
+        """What a cell's method changes in a task's settings."""
+        method = self.config.methods[cell.method]
+        if isinstance(method, FewShot):
+            return {"num_fewshot": method.shots}
+        if self.has_passage(cell, task):
+            return {"context": self.config.tasks[task].context}
+        return {}
 
     def similarity(self, cell: Cell) -> dict:
         measured = self.grid(cell.grid).compared
@@ -218,7 +250,7 @@ class Plan(Cells):
         """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
         cells, adapters, settings = self.cells(grid), self.adapters(grid), self.grid(grid)
         corpora = {cell.corpus for cell in cells} - {"none"}
-        corpora |= {self.training_corpus(cell) for cell in adapters}
+        corpora |= self.trained_on(adapters)
         corpora |= {*settings.evaluation.perplexity.corpora}
         corpora |= {settings.similarity.corpus} if settings.similarity else set()
         data = settings.benchmarks
@@ -316,20 +348,25 @@ class Plan(Cells):
             "precision": self.grid(grid).evaluation.precision,
             **latency.model_dump(exclude={"compressors", "methods"}),
         }
-        kinds = {method["kind"] for method in settings["methods"].values()}
+        kinds = kinds_of(settings["methods"].values())
         return _with_recipe(
             settings, code_of("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
         )
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
-        kinds = {self.config.methods[c.method].kind for c in (cell, *self.members(cell))}
-        return code_of(entry, *kinds)
+        return code_of(entry, *kinds_of([self.method(cell)]))
 
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
 
     def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
         return self.fetch(catalogue, name, task)["recipe"]
+
+    def text_recipe(self, grid: str, text: TrainingText) -> str:
+        """Recipe of a training text: a corpus, or items of a task."""
+        if text.corpus is not None:
+            return self.recipe("corpora", text.corpus)
+        return self.recipe("benchmarks", self.grid(grid).benchmarks, text.task)
 
     def compressed_recipe(self, cell: Cell) -> str:
         copy = self.copy(cell)

@@ -159,8 +159,16 @@ class Reruns:
         return Input(self.plan.compression(cell), self.plan.compressed_recipe(cell))
 
     def training_text(self, names: Names) -> Input:
-        """The text that an adapter is trained on."""
-        return self.corpus(self.plan.training_corpus(Cell.of(names)))
+        """The text that an adapter is trained on: a corpus, or items of a task."""
+        text = self.plan.training_text(Cell.of(names))
+        if text.corpus is not None:
+            return self.corpus(text.corpus)
+        assert text.task is not None  # as the configuration was checked
+        return self.benchmark(names["grid"], text.task)
+
+    def repair_text(self, names: Names) -> list[Input]:
+        """The calibration text of an adapter that is computed, or starts, from weights and such text."""
+        return [self.corpus(names["corpus"])] if self.plan.repairs(Cell.of(names)) else []
 
     def adapters(self, names: Names) -> list[Input]:
         """The adapters that a cell attaches: its own, or its members'."""
@@ -169,11 +177,12 @@ class Reruns:
 
     def benchmarks(self, names: Names) -> list[Input]:
         """The grid's tasks."""
-        data = self.plan.grid(names["grid"]).benchmarks
-        return [
-            Input(BENCHMARK.path(benchmarks=data, task=task), self.plan.recipe("benchmarks", data, task))
-            for task in self.plan.tasks(names["grid"])
-        ]
+        return [self.benchmark(names["grid"], task) for task in self.plan.tasks(names["grid"])]
+
+    def benchmark(self, grid: str, task: str) -> Input:
+        """A task's items in the grid's set."""
+        data = self.plan.grid(grid).benchmarks
+        return Input(BENCHMARK.path(benchmarks=data, task=task), self.plan.recipe("benchmarks", data, task))
 
     def perplexity_text(self, names: Names) -> list[Input]:
         """The corpora whose perplexity the grid's evaluations measure."""
@@ -184,9 +193,8 @@ class Reruns:
         return self.corpus(self.plan.grid(names["grid"]).compared.corpus)
 
     def centring_text(self, names: Names) -> list[Input]:
-        """The text whose median centres an IDP's `calibrated` scores."""
-        calibrated = getattr(self.plan.config.methods[names["method"]], "calibrated", False)
-        return [self.corpus(names["corpus"])] if calibrated else []
+        """The text that centres an IDP's `calibrated` scores, or teaches it to choose."""
+        return [*map(self.corpus, self.plan.choosing_text(Cell.of(names)))]
 
     # ---------------------------------------------------------------------------------------- roll-ups
 

@@ -112,6 +112,7 @@ def added_in_place(adapted: PeftModel) -> Iterator[None]:
         for layer in adapted.modules()
         if type(layer) is Linear
         and "forward" not in vars(layer)  # hooks of others, as accelerate's on a model that it spread
+        and adapter not in layer.lora_variant  # DoRA and the like compute more than a sum
         and layer.lora_A[adapter].weight.dtype == layer.base_layer.weight.dtype
     ]
     for layer in layers:

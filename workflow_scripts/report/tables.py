@@ -18,12 +18,15 @@ from workflow_scripts.report.table_rows import Entry, Panel, Row, Table
 TYPES = {  # kind of method -> as the paper's tables name it, in their order
     "none": "-",
     "lora": "lora",
+    "eora": "eora",
+    "peft": "PEFT",
     "prompt": "prompt",
     "prefix": "ptune",
     "idp": "IDP",
     "concat": "concat",
     "text": "text",
     "fewshot": "few-shot",
+    "context": "open book",
 }
 DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
 DOMAINS = {"world": "World", "common": "Common", "language": "Language"}

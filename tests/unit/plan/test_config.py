@@ -49,6 +49,62 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
     [
         (["modles"], {}, ["modles: unknown key", "did you mean 'models'?"]),
         (["methods", "lora-r2", "rnk"], 3, ["methods.lora-r2.rnk: unknown key", "'rank'"]),
+        (
+            ["methods", "idp-50-100", "score"],
+            "learnt",
+            ["idp-50-100.score: 'learnt'", "did you mean 'learned'?"],
+        ),
+        (
+            ["methods", "idp-50-100-learned", "calibrated"],
+            True,
+            ["idp-50-100-learned.calibrated: has no effect"],
+        ),
+        (
+            ["methods", "dora-r4", "options"],
+            {"rank": 4},
+            ["dora-r4.options.rank: 'rank' is no option of PEFT's"],
+        ),
+        (["methods", "dora-r4", "peft_type"], "ADALORA", ["dora-r4.peft_type: ADALORA is not allowed"]),
+        (["methods", "lora-r2", "corpus"], "wikpedia", ["methods.lora-r2.corpus: 'wikpedia'", "'wikipedia'"]),
+        (["methods", "lora-r2", "corpus"], {"task": "sciq"}, ["lora-r2.corpus: give either a corpus' name"]),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"task": "trivia", "part": "even"},
+            ["corpus.task: 'trivia'", "'triviaqa'"],
+        ),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"task": "piqa", "part": "odd"},
+            ["corpus.task: tasks.piqa has no wordings"],
+        ),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"task": "sciq", "part": "evn"},
+            ["'evn'", "did you mean 'even'?"],
+        ),
+        (
+            ["grids", "smoke", "pair", "lora"],
+            "lora-r4-triviaqa-odd",
+            ["pair.lora: ", "trained on items of triviaqa"],
+        ),
+        (["methods", "lora-r2", "training"], {"objective": "kl"}, ["training.objective: 'kl'", "'kl_dense'"]),
+        (
+            ["methods", "lora-r2", "training"],
+            {"temperature": 2.0},
+            ["lora-r2.training.temperature: has no effect"],
+        ),
+        (
+            ["training", "bench", "prompt", "mixture"],
+            0.5,
+            ["training.bench.prompt.mixture: has no effect without"],
+        ),
+        (["methods", "eora-r4", "rank"], 128, ["methods.eora-r4.rank: 128", "from 2 to 64"]),
+        (
+            ["methods", "lora-r4-eora", "start"],
+            "eroa",
+            ["lora-r4-eora.start: 'eroa'", "did you mean 'eora'?"],
+        ),
+        (["grids", "smoke", "pair", "prompt"], "eora-r4", ["pair.prompt: 'eora-r4' is of kind eora"]),
         (["models", "smollm2-135m", "pakage"], "x", ["models.smollm2-135m.pakage", "'package'"]),
         (["compressors", "gptq-w3", "bits"], 9, ["compressors.gptq-w3.bits: 9", "from 2 to 8"]),
         (

@@ -5,14 +5,20 @@ from collections.abc import Iterable, Iterator
 
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.names import listed, unknown
+from workflow_scripts.plan.schema import peft_types
 from workflow_scripts.plan.schema.compressors import SOURCE_KEYS, DropLayers, External, Gptq, Pruned, Svd
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
-from workflow_scripts.plan.schema.methods import Trained
+from workflow_scripts.plan.schema.methods import Idp, Objective, Peft, Trained, TrainingText
 from workflow_scripts.plan.schema.sources import Lesson, TaughtModel
 
 MOST = 20  # names of one list that are told
 MOST_CELLS = 50_000  # of one block
+TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
+ROLES = {  # of the verdict's pair -> kinds of method that can take it
+    "prompt": ("prompt", "prefix", "idp", "concat", "text", "fewshot"),
+    "lora": ("lora", "peft"),
+}
 OPTIMUM = {  # settings that optimum's GPTQQuantizer supports
     "bits": (2, 3, 4, 8),
     "static_groups": (False,),
@@ -29,6 +35,7 @@ def problems(config: Config) -> list[str]:
         *_models(config),
         *_compressors(config),
         *_methods(config),
+        *_training(config),
         *(text for name, grid in config.grids.items() for text in _grid(config, name, grid)),
         *_choice(config),
     ]
@@ -99,11 +106,42 @@ def _pattern(key: str, compressor: Pruned) -> Iterator[str]:
             yield f"{key}.pattern: {said}"
 
 
+def _text(config: Config, key: str, text: TrainingText) -> Iterator[str]:
+    if (text.corpus is None) != (text.task is not None and text.part is not None):
+        yield f"{key}: give either a corpus' name or task and part"
+    if text.corpus is not None:
+        yield from _absent(key, text.corpus, config.corpora, "corpora")
+    if text.task is not None:
+        yield from _absent(f"{key}.task", text.task, config.tasks, "tasks")
+        if text.task in config.tasks and config.tasks[text.task].wordings is None:
+            said = f"tasks.{text.task} has no wordings, in which its items would be written; give it some"
+            yield f"{key}.task: {said}"
+
+
+def _training(config: Config) -> Iterator[str]:
+    for name, regime in config.training.items():
+        for kind in TUNERS:
+            yield from _aimless(f"training.{name}.{kind}", getattr(regime, kind))
+
+
+def _aimless(key: str, settings: Objective) -> Iterator[str]:
+    """The messages for settings of a distillation without one."""
+    for setting in ("temperature", "mixture"):
+        if getattr(settings, setting) is not None and settings.objective != "kl_dense":
+            yield f"{key}.{setting}: has no effect without objective: kl_dense beside it"
+
+
 def _methods(config: Config) -> Iterator[str]:
     prompts = [name for name, method in config.methods.items() if method.kind == "prompt"]
     for name, method in config.methods.items():
         if isinstance(method, Trained) and method.corpus is not None:
-            yield from _absent(f"methods.{name}.corpus", method.corpus, config.corpora, "corpora")
+            yield from _text(config, f"methods.{name}.corpus", method.corpus)
+        if isinstance(method, Peft):
+            yield from peft_types.problems(f"methods.{name}", method.peft_type, method.options)
+        if isinstance(method, Trained) and method.training is not None:
+            yield from _aimless(f"methods.{name}.training", method.training)
+        if isinstance(method, Idp) and method.score == "learned" and method.calibrated:
+            yield f"methods.{name}.calibrated: has no effect with score: learned; remove it"
         for index, member in enumerate(method.combines):
             if member.adapter not in prompts:
                 key = f"methods.{name}.members[{index}]"
@@ -156,6 +194,12 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
     yield from _expected(key, grid)
     for block, lists in grid.blocks.items():
         yield from _block(config, f"{key}.blocks.{block}", lists)
+        yield from _closed(config, f"{key}.blocks.{block}.methods", lists, grid)
+        for index, method in enumerate(lists.methods):
+            facts = _facts(config, method) if method in config.methods else None
+            if facts in config.tasks and facts not in grid.tasks:
+                said = f"is trained on items of {facts}, of which this grid scores none; add it to tasks"
+                yield f"{key}.blocks.{block}.methods[{index}]: '{method}' {said}"
 
 
 def _expected(key: str, grid: Grid) -> Iterator[str]:
@@ -191,8 +235,28 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
         yield from _absent(f"{key}.pair.{role}", method, config.methods, "methods")
         if method in config.methods:
             kind = config.methods[method].kind
-            if (kind == "lora") != (role == "lora") or kind == "none":
+            if facts := _facts(config, method):
+                said = f"is trained on items of {facts}, so what it answers is no recovery; choose another"
+                yield f"{key}.pair.{role}: '{method}' {said}"
+            if kind not in ROLES[role]:
                 yield f"{key}.pair.{role}: '{method}' is of kind {kind}, not a {role} method"
+
+
+def _facts(config: Config, method: str) -> str | None:
+    """The task on whose items a method, or a member of it, is trained."""
+    names = [method, *(member.adapter for member in config.methods[method].combines)]
+    texts = [getattr(config.methods[name], "corpus", None) for name in names if name in config.methods]
+    return next((text.task for text in texts if text is not None and text.task is not None), None)
+
+
+def _closed(config: Config, key: str, block: Block, grid: Grid) -> Iterator[str]:
+    """The message for an open-book method where no task has a passage."""
+    if any(config.tasks[task].context for task in grid.tasks if task in config.tasks):
+        return
+    for index, method in enumerate(block.methods):
+        if method in config.methods and config.methods[method].kind == "context":
+            said = "gives the passage that a task's `context` names, and no task of this grid has one; add such a task"
+            yield f"{key}[{index}]: '{method}' {said}"
 
 
 def _measured(config: Config, key: str, grid: Grid) -> Iterator[str]:
@@ -218,7 +282,11 @@ def _shallower(config: Config, key: str, grid: Grid) -> Iterator[str]:
 def _untimed(config: Config, key: str, methods: list[str]) -> Iterator[str]:
     yield from _all_absent(key, methods, config.methods, "methods")
     for index, method in enumerate(methods):
-        if method in config.methods and (kind := config.methods[method].kind) in ("text", "fewshot"):
+        if method in config.methods and (kind := config.methods[method].kind) in (
+            "text",
+            "fewshot",
+            "context",
+        ):
             said = "its cost is that of more text, nothing is measured for it; leave it out"
             yield f"{key}[{index}]: '{method}' is of kind {kind}: {said}"
 
