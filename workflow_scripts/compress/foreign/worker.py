@@ -12,6 +12,7 @@ import json
 import shutil
 import signal
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,10 @@ def main(path: str) -> None:
 
 def compressed_tensors(source: Path, destination: Path) -> None:
     """Each linear by its own scheme; `CompressedTensorsConfig(dequantize=True)` would take one for all of them."""
+    import torch
+    from compressed_tensors.compressors.nvfp4 import base as nvfp4
+
+    nvfp4.unpack_fp4_from_uint8 = partial(nvfp4.unpack_fp4_from_uint8, dtype=torch.float32)  # its bfloat16 rounds
     model = _load(source)
     model.hf_quantizer.compressor.decompress_model(model)
     _save(model, destination)
@@ -77,7 +82,7 @@ def _load(source: Path) -> "PreTrainedModel":
 
 
 def _refuse_incomplete(source: Path, found: dict) -> None:
-    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if found[kind]:
             raise SystemExit(
                 f"{source}: {kind.replace('_', ' ')}: {', '.join(map(str, sorted(found[kind])))}"
