@@ -44,7 +44,9 @@ def compressed_tensors(source: Path, destination: Path) -> None:
     import torch
     from compressed_tensors.compressors.nvfp4 import base as nvfp4
 
-    nvfp4.unpack_fp4_from_uint8 = partial(nvfp4.unpack_fp4_from_uint8, dtype=torch.float32)  # its bfloat16 rounds
+    nvfp4.unpack_fp4_from_uint8 = partial(
+        nvfp4.unpack_fp4_from_uint8, dtype=torch.float32
+    )  # its bfloat16 rounds
     model = _load(source)
     model.hf_quantizer.compressor.decompress_model(model)
     _save(model, destination)
