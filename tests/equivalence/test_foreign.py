@@ -1,14 +1,15 @@
-"""With optimum's environment (`make optimum`): checkpoints of other libraries, read as those libraries themselves do."""
+"""With optimum's environment (`make optimum`): checkpoints of other libraries, read as these libraries read them."""
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import tiny
 from workflow_scripts.compress.checkpoint import load_compressed
@@ -177,7 +178,8 @@ def test_a_missing_tensor_is_named_and_not_drawn_at_random(sources, tmp_path, ca
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CompressionError, match="the reader of compressed-tensors stopped with exit code 1"):
         read(out, tmp_path)
-    assert f"missing keys: {name}" in capfd.readouterr().err
+    linear = name.removesuffix(".weight_packed")
+    assert f"{linear} has no weight_packed, which nvfp4-pack-quantized needs" in capfd.readouterr().err
 
 
 BITSANDBYTES = """
@@ -185,7 +187,7 @@ import sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 source, out, bits, tokens, logits = sys.argv[1:]
-four = dict(bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32, bnb_4bit_use_double_quant=True)
+four = dict(bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 config = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == "4" else BitsAndBytesConfig(load_in_8bit=True)
 model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, quantization_config=config, device_map="cpu")
 model.save_pretrained(out)
@@ -203,10 +205,16 @@ def tokens(tmp_path):
 
 
 def by_bitsandbytes(bits, sources, tmp_path):
-    out = tmp_path / "made"
+    """Of a model whose linears have at least 64 inputs, which is bitsandbytes' group."""
+    dense, out = tmp_path / "dense", tmp_path / "made"
+    shutil.copytree(sources / "local", dense)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    config = AutoConfig.from_pretrained(dense, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(dense)
     there(
         BITSANDBYTES,
-        sources / "local",
+        dense,
         out,
         bits,
         tmp_path / "tokens.safetensors",
@@ -219,7 +227,7 @@ def test_nf4_is_the_model_that_bitsandbytes_runs(sources, tokens, tmp_path):
     out, logits = by_bitsandbytes(4, sources, tmp_path)
     record, _ = read(out, tmp_path)
     assert (record["format"], record["runtime_quantisation"]) == ("bitsandbytes", None)
-    assert record["modules"]["model.layers.0.mlp.up_proj"] > 64 * 32 // 2  # with its statistics
+    assert record["modules"]["model.layers.0.mlp.up_proj"] > 128 * 64 // 2  # with its statistics
     with torch.inference_mode():
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32)(tokens).logits
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
@@ -326,5 +334,5 @@ def test_gptq_and_awq_are_read_as_gptqmodel_reads_them(bits, version, tmp_path):
     awq = load_file(out / "awq.safetensors")
     for width in (3, 4, 8):
         parts = {f"fc.{part}": awq[f"{width}.{part}"] for part in ("qweight", "qzeros", "scales")}
-        found = dict(unpacked(dict.fromkeys(parts, {"dtype": "I32"}), parts.__getitem__, "awq", {}))
+        found = dict(unpacked({name: {"dtype": "I32"} for name in parts}, parts.__getitem__, "awq", {}))
         assert torch.equal(found["fc.weight"], awq[f"{width}.weight"]), width

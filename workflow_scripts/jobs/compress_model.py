@@ -39,7 +39,9 @@ def main(
     settings = {key: value for key, value in compressor.items() if key != "engine"}
     name = compressor.get("engine", compressor["algorithm"])
     compress = engine(name)
-    device = made.device or ("cpu" if name in ("optimum", "external") else default_device().type)
+    device = made.device or (
+        "cpu" if name in ("optimum", "llmcompressor", "external") else default_device().type
+    )
     made = replace(made, seed=SEED, device=device)
     asked, folder = Compressor(**settings), Path(output).parent
     inputs = {"model": dense_hash(model)}
@@ -62,6 +64,8 @@ def engine(name: str) -> Callable[[Task], Compressed]:
     """The `compress` of an engine, or of an algorithm that has an engine of its own; only that engine is loaded."""
     if name == "optimum":
         from workflow_scripts.compress.engines.optimum import compress
+    elif name == "llmcompressor":
+        from workflow_scripts.compress.engines.llmcompressor import compress
     elif name == "external":
         from workflow_scripts.compress.engines.external import compress
     elif name == "drop-layers":

@@ -18,7 +18,7 @@ from workflow_scripts.plan.config import load, read
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_digest
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, EXPORTED, MODEL, Cell, companions
-from workflow_scripts.plan.schema.compressors import External
+from workflow_scripts.plan.schema.compressors import External, Recipe
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.methods import FewShot
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
@@ -38,6 +38,7 @@ MODULES = {
 ENGINES = {
     "own": ("compress/engines/own.py",),
     "optimum": ("compress/engines/optimum.py",),
+    "llmcompressor": ("compress/engines/llmcompressor.py",),
     "drop-layers": ("compress/engines/drop_layers.py",),
     "svd": ("compress/engines/svd.py",),
     "external": ("compress/engines/external.py",),
@@ -114,10 +115,12 @@ class Plan(Cells):
         return shared | regime[settings["kind"]] | settings.get("training", {})
 
     def compressor(self, name: str) -> dict:
-        """The compressor's settings, without keys whose value changes nothing."""
+        """The compressor's settings, without keys whose value changes nothing; a recipe's file by its content."""
         entry = self.config.compressors[name]
         kept = ("algorithm", "distilled") if isinstance(entry, External) else entry.dump()
         settings = {key: value for key, value in entry.dump().items() if key in kept}
+        if isinstance(entry, Recipe):  # whose path makes no difference
+            settings["recipe"] = entry.content()
         return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
 
     # ------------------------------------------------------------------------- parameters of each rule
