@@ -13,8 +13,8 @@ from workflow_scripts.report.rendering import environment, number, pipe
 PLACE = (*Group._fields, "engine")
 NOTES = (
     "Without recovery. engine: own, optimum's GPTQQuantizer with GPTQModel, or llm-compressor; settings stand in "
-    "config.yaml. bits: stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / ‖WX‖², mean over "
-    "linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
+    "config.yaml. bits: stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / "
+    "‖WX‖², mean over linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
     "ppl: perplexity per token on each corpus. solve: the engine's own time for all linears; job: with forward passes, "
     "loading and writing. Times can be compared only if host and threads are the same and nothing else ran.",
 )
