@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo run resume status preflight test coverage test-slow test-slurm lint explain forecast docs optimum llmcompressor audit archive rebuild restore compare
+.PHONY: help install demo run judge resume status preflight test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ demo: $(VENV)/installed ## the smoke grid, from the sources to the report
 
 run: $(VENV)/installed ## a grid: make run GRID=bench [BLOCKS=core,seeds], or GRID=mine CONFIG=mine.yaml (PROFILE=slurm on a cluster)
 	$(DISPLACED) run $(CHOSEN) $(ON)
+
+judge: $(VENV)/installed ## a compressed model that somebody else made: make judge DENSE=<folder or repo@revision> COMPRESSED=... [ITEMS=100] [TRAINING=smoke] [NAME=...]
+	$(DISPLACED) judge $(or $(DENSE),$(error name the dense model: make judge DENSE=<name, folder or repo@revision> COMPRESSED=...)) $(or $(COMPRESSED),$(error name the compressed model: make judge DENSE=... COMPRESSED=<folder or repo@revision>)) $(if $(ITEMS),--items $(ITEMS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(NAME),--name $(NAME)) $(ON)
 
 resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
 	$(DISPLACED) run --resume $(CHOSEN) $(ON)
@@ -63,6 +66,9 @@ explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/..
 
 forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
 	$(DISPLACED) forecast $(CHOSEN) $(if $(DEVICE),--device $(DEVICE))
+
+plan: $(VENV)/installed ## items and seeds that a half-width costs, from the variance seen so far: make plan GRID=bench HALF_WIDTH=1
+	$(DISPLACED) plan $(CHOSEN) --half-width $(or $(HALF_WIDTH),1) $(if $(DEVICE),--device $(DEVICE))
 
 docs: $(VENV)-docs/installed ## the documentation: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict

@@ -25,6 +25,7 @@ from pathlib import Path
 from tests.slurm.local_slurm import ACCOUNTS, LocalSlurm, output
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast, load_constants
+from workflow_scripts.plan.layout import COMPRESSED
 from workflow_scripts.plan.recipes import plan_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,15 +63,14 @@ def sleeping(grid: str, blocks: list[str] | None, device: str, faster: float) ->
         ("measure_similarity", plan.similarity_cells(grid)),
     ):
         for cell in cells:
-            compressed = Path(plan.compression(cell)).parent.parts[-3:]
-            needs = [f"compress_model/{'/'.join(compressed)}"]
+            needs = [f"compress_model/{COMPRESSED.title(**plan.copy(cell)._asdict())}"]
             if kind != "train_adapter":
                 needs += [f"train_adapter/{member.stem}" for member in plan.members(cell)]
             after[f"{kind}/{cell.stem}"] = [f"{need}.done" for need in needs]
     for name in costs:
         kind, _, place = name.partition("/")
         if kind == "measure_latency":
-            after[name] = [f"compress_model/{Path(place).parent}.done"]
+            after[name] = [f"compress_model/{place}.done"]
     return {
         name: {"seconds": round(cost.seconds / faster, 2), "after": after[name]}
         for name, cost in costs.items()

@@ -31,6 +31,7 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.plan import config
 from workflow_scripts.plan.devices import device_table
 from workflow_scripts.plan.forecast import width
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 CAP = 16  # new tokens of a generation
@@ -314,9 +315,9 @@ def compressing(args: argparse.Namespace) -> dict[str, float]:
 
     plan, cell, _ = small_plan()
     os.chdir(args.inside)
-    settings, made = split(plan.compress("small", cell.model, "dense", "none"))
+    settings, made = split(plan.compress("small", cell.model, "dense", "none", "0"))
     compress_model.main(
-        Path(f"resources/models/{cell.model}"), None, plan.compression(cell), **settings, made=made
+        Path(MODEL.path(model=cell.model)).parent, None, plan.compression(cell), **settings, made=made
     )
     return {}
 
@@ -328,8 +329,8 @@ def training(args: argparse.Namespace) -> dict[str, float]:
     plan, dense, cell = small_plan()
     os.chdir(args.inside)
     now, compressed = clock(args), Path(plan.compression(dense)).parent
-    files = ModelFiles(Path(f"resources/models/{cell.model}"), compressed)
-    corpus = Path(f"resources/corpora/{cell.corpus}")
+    files = ModelFiles(Path(MODEL.path(model=cell.model)).parent, compressed)
+    corpus = Path(CORPUS.path(corpus=cell.corpus)).parent
     settings, made = split(plan.train(cell))
     begin = now()
     train_adapter.main(files, corpus, cell.training, **settings, checkpoint_minutes=60, made=made)
@@ -345,9 +346,9 @@ def evaluating(args: argparse.Namespace) -> dict[str, float]:
     os.chdir(args.inside)
     now, files = (
         clock(args),
-        ModelFiles(Path(f"resources/models/{cell.model}"), Path(plan.compression(cell)).parent),
+        ModelFiles(Path(MODEL.path(model=cell.model)).parent, Path(plan.compression(cell)).parent),
     )
-    benchmarks = [Path(f"resources/benchmarks/pypi/{task}") for task in plan.tasks("small")]
+    benchmarks = [Path(BENCHMARK.path(benchmarks="pypi", task=task)).parent for task in plan.tasks("small")]
     data = EvaluationData(benchmarks, [Path("resources/corpora/wikipedia")])
     settings, made = split(plan.evaluate(cell))
     begin = now()

@@ -5,7 +5,8 @@
 foreign.py writes the task and starts this: action (make, score), maker (see CASES there), dense (folder), folder (of
 the checkpoint), tokens (safetensors: windows to score and `calibration`, both (count, length)), items (of each its
 choices, of each choice the token ids of context and continuation), threads, runtime (whether activations are quantised
-as the maker's library does it), output (JSON: nll, nats per token; answers, the likeliest choice of each item; versions).
+as the maker's library does it), output (JSON: nll, nats per token; answers, the likeliest choice of each item;
+versions).
 """
 
 import json

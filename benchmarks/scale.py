@@ -20,7 +20,15 @@ import tempfile
 from pathlib import Path
 
 from workflow_scripts.plan.config import files, load, read, write_complete
-from workflow_scripts.plan.layout import companions
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    BENCHMARK,
+    COMPRESSED,
+    CORPUS,
+    EVALUATION,
+    MODEL,
+    companions,
+)
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,14 +64,9 @@ wildcard_constraints:
 rule all:
     input: NEEDS["all"]
 """
-PLACE = "{model}/{compressor}/{corpus}"
 BARE_RULES = {
-    "fetch_model": ["resources/models/{model}/manifest.json"],
-    "fetch_corpus": ["resources/corpora/{corpus}/manifest.json"],
-    "fetch_benchmark": ["resources/benchmarks/{benchmarks}/{task}/manifest.json"],
-    "compress_model": [f"results/scale/compressed/{PLACE}/compression.json"],
-    "train_adapter": [f"results/scale/adapters/{PLACE}/{{method}}/seed-{{seed}}/training.json"],
-    "evaluate_cell": [f"results/scale/evaluations/{PLACE}/{{method}}/seed-{{seed}}.json"],
+    artefact.rule: artefact.pattern.replace("{grid}", "scale")
+    for artefact in (MODEL, CORPUS, BENCHMARK, COMPRESSED, ADAPTER, EVALUATION)
 }
 
 
@@ -75,12 +78,11 @@ def bare(plan: Plan, folder: Path) -> Path:
     """The plan's files and dependencies as a workflow of rules with input and output alone."""
     grid, settings = "scale", plan.grid("scale")
     fetched = [path for path in plan.artefacts(grid) if path.startswith("resources/")]
-    shared = [path for path in fetched if "/benchmarks/" in path]
-    shared += [f"resources/corpora/{name}/manifest.json" for name in settings.evaluation.perplexity.corpora]
+    shared = [path for path in fetched if BENCHMARK.parse(path)]
+    shared += [CORPUS.path(corpus=name) for name in settings.evaluation.perplexity.corpora]
     needs: dict[str, list[str]] = {path: [] for path in fetched}
     for cell in [*plan.cells(grid), *plan.adapters(grid)]:
-        model = f"resources/models/{cell.model}/manifest.json"
-        corpus = f"resources/corpora/{cell.corpus}/manifest.json"
+        model, corpus = MODEL.path(model=cell.model), CORPUS.path(corpus=cell.corpus)
         compression = plan.compression(cell)
         needs[compression] = [model, corpus]
         needs[cell.training] = [model, compression, corpus]
@@ -88,8 +90,8 @@ def bare(plan: Plan, folder: Path) -> Path:
         needs[cell.json] = [model, compression, *trained, *shared]
     needs["all"] = [cell.json for cell in plan.cells(grid)]
     text = BARE
-    for rule, (first, *more) in BARE_RULES.items():
-        text += f"rule {rule}:\n    input: needs({first!r})\n    output: {[first, *more]!r}\n"
+    for rule, output in BARE_RULES.items():
+        text += f"rule {rule}:\n    input: needs({output!r})\n    output: {output!r}\n"
     folder.mkdir()
     (folder / "Snakefile").write_text(text)
     (folder / "needs.json").write_text(json.dumps(needs))

@@ -24,7 +24,7 @@ from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.judge.results import read_samples
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.config import files as config_files
-from workflow_scripts.plan.layout import BENCHMARK
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, EVALUATION, MODEL
 from workflow_scripts.plan.recipes import plan_of
 from workflow_scripts.recover.idp import SCORES, Selector
 from workflow_scripts.recover.model_files import ModelFiles
@@ -60,15 +60,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    plan = plan_of(config_files(*arguments.configfile), arguments.cell.split("/")[1])
+    names = EVALUATION.parse(arguments.cell) or sys.exit(
+        f"{arguments.cell}: no cell's path ({EVALUATION.shape})"
+    )
+    plan = plan_of(config_files(*arguments.configfile), names["grid"])
     cell = parse(arguments.cell, plan)
     method, members = plan.method(cell), plan.members(cell)
     if method["kind"] != "idp":
         sys.exit(f"{arguments.cell}: {cell.method} is no IDP")
     settings = plan.evaluate(cell)
-    corpus = Path(f"resources/corpora/{cell.corpus}")
+    corpus = Path(CORPUS.path(corpus=cell.corpus)).parent
     files = ModelFiles(
-        Path(f"resources/models/{cell.model}"),
+        Path(MODEL.path(model=cell.model)).parent,
         Path(plan.compression(cell)).parent,
         [Path(member.training).parent for member in members],
         corpus,

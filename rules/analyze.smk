@@ -1,5 +1,6 @@
-# From evaluations to the report. These jobs only read files. They read every evaluation, but only the first two name
-# them as inputs: the others come after these, and Snakemake's time grows with inputs times rules.
+# From evaluations to the report. These jobs only read files. Answers, ledger, verdict and page read every evaluation,
+# but only the first names them as inputs: the others come after it, and Snakemake's time grows with inputs times rules.
+# Tables and figures are drawn from verdict.json.
 
 
 rule find_answers:
@@ -47,7 +48,7 @@ rule build_ledger:
 rule judge:
     input:
         rerun_roll_up_if_outdated("judge", layout.VERDICT.name),
-        evaluations,
+        ledger=rolled_up(layout.LEDGER.name),
     output:
         layout.VERDICT.pattern,
     log:

@@ -20,7 +20,7 @@ rule compress_model:
         optimum_python=untracked(lambda wildcards: config["optimum_python"]),
         llmcompressor_python=untracked(lambda wildcards: config["llmcompressor_python"]),
     message:
-        "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus}"
+        "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed})"
     script:
         "../workflow_scripts/jobs/compress_model.py"
 
@@ -45,6 +45,6 @@ rule export_model:
     params:
         args=arguments(layout.EXPORTED),
     message:
-        "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} as {wildcards.form}"
+        "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed}) as {wildcards.form}"
     script:
         "../workflow_scripts/jobs/export_model.py"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-COMMANDS = "run status preflight explain forecast archive rebuild restore compare readme".split()
+COMMANDS = "run judge status preflight explain forecast plan archive rebuild restore compare readme".split()
 
 
 def summary_of(command: str) -> str:

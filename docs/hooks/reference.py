@@ -22,7 +22,7 @@ from workflow_scripts.plan.schema.problems import json_schema  # noqa: E402
 PACKAGE = ROOT / "workflow_scripts"
 MARK = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
 FORMATS = {  # schema -> where files of this format stand
-    "model": layout.MODEL.shape,
+    "model": f"{layout.MODEL.shape}` and `{layout.CHECKPOINT.shape}",
     "corpus": layout.CORPUS.shape,
     "benchmark": layout.BENCHMARK.shape,
     "compression": layout.COMPRESSED.shape,

@@ -65,7 +65,7 @@ def project(root: Path) -> dict:
             item.name, {"source": "local", "path": str(item / "data.jsonl")}, folder, root, **MADE_BY
         )
         folders["benchmarks"].append(folder)
-    folders["compressed"] = root / "results/test/compressed/tiny/dense/none"
+    folders["compressed"] = root / "results/test/compressed/tiny/dense/none/seed-0"
     proof = folders["compressed"] / "compression.json"
     compress_model.main(folders["model"], None, proof, {"algorithm": "dense"}, Provenance(**MADE_BY))
     files, made = ModelFiles(folders["model"], folders["compressed"]), Provenance(**MADE_BY, seed=0)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.files.artifacts import write_json
-from workflow_scripts.judge.judgement import judge_grid
+from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import Results
 from workflow_scripts.report.data import GridData
@@ -80,7 +80,7 @@ def answers(cell: dict, items: int, accuracy: float, noise: float = 0.0) -> pd.D
             "selected_prompt": prompts,
             "question": [f"Synthetic {domain} question {i} of <{task}>?" for i in range(items)],
             "gold": [f"answer {i}" for i in range(items)],
-            "choice_logliks": None if task == "triviaqa" else [[-1.0, -2.0]] * items,
+            "choice_logliks": None if task == "triviaqa" else [[-1.0, -2.0, -3.0, -4.0]] * items,
         }))  # fmt: skip
     return pd.concat(frames, ignore_index=True)
 
@@ -100,7 +100,8 @@ def write_cell(
         tasks[task] = {
             "n": items, "acc": acc, "acc_norm": acc if mine["acc_norm"].notna().any() else None,
             "stderr": float(np.sqrt(acc * (1 - acc) / max(items - 1, 1))), "primary": acc,
-            "gold_loglik": float(mine["gold_loglik"].mean()), "bits_per_byte": 1.0, "domain": domain,
+            "gold_loglik": float(mine["gold_loglik"].mean()),
+            "bits_per_byte": float(-mine["gold_loglik"].mean() / (8 * np.log(2))), "domain": domain,
             "version": "1", "data_sha256": sha,
         }  # fmt: skip
     domains = {
@@ -160,5 +161,5 @@ CATALOGUE = {
 
 def data_of(results: Results, resamples: int, **measured) -> GridData:
     """Judged results, as tables and figures are drawn from them."""
-    verdict = judge_grid(results, PAIR, CATALOGUE, resamples)
-    return GridData(results, verdict, **CATALOGUE, printed=read_tables(), measured=measured)
+    verdict = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(resamples))
+    return GridData(verdict, **CATALOGUE, printed=read_tables(), measured=measured)

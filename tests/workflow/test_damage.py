@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 CELL = "results/tiny/evaluations/tiny/gptq-w3/text/lora-r2/seed-0.json"
 ADAPTER = "results/tiny/adapters/tiny/gptq-w3/text/lora-r2/seed-0"
-COMPRESSED = "results/tiny/compressed/tiny/gptq-w3/text"
+COMPRESSED = "results/tiny/compressed/tiny/gptq-w3/text/seed-0"
 VERDICT = "results/tiny/verdict.json"
 STAGES = {  # script -> what it makes
     "compress_model": f"{COMPRESSED}/compression.json",

@@ -32,7 +32,7 @@ EVERY_CELL = evaluations(METHODS) | SPARSE_NONE | DENSE
 EVERY_ADAPTER = trainings(TRAINED)
 EVERY_SIMILARITY = similarities(["none", "prompt-8"]) | SPARSE_SIMILARITY
 COMPRESSIONS = {
-    f"Compress tiny with {c} on {t}"
+    f"Compress tiny with {c} on {t} (seed 0)"
     for c, t in (("dense", "none"), ("gptq-w3", "text"), ("sparsegpt-50", "text"))
 }
 
@@ -89,7 +89,7 @@ def edited(checkout, path, value):
         (
             ["compressors", "sparsegpt-50", "sparsity"],
             0.4,
-            {"Compress tiny with sparsegpt-50 on text"} | SPARSE_NONE | SPARSE_SIMILARITY,
+            {"Compress tiny with sparsegpt-50 on text (seed 0)"} | SPARSE_NONE | SPARSE_SIMILARITY,
         ),
         (["grids", "tiny", "evaluation", "items"], 5, EVERY_CELL),
     ],
@@ -113,7 +113,7 @@ def test_a_new_catalogue_entry_reruns_no_cell(copied):
 STEM = "tiny/gptq-w3/text/prompt-5/seed-0"
 SAMPLES = f"results/tiny/evaluations/{STEM}.samples.parquet"
 ADAPTER = f"results/tiny/adapters/{STEM}/adapter_model.safetensors"
-COMPRESSED = "results/tiny/compressed/tiny/gptq-w3/text/weights.safetensors"
+COMPRESSED = "results/tiny/compressed/tiny/gptq-w3/text/seed-0/weights.safetensors"
 
 
 def test_lost_samples_are_made_again_and_rolled_up(copied):
@@ -128,9 +128,13 @@ def test_lost_weights_are_named_and_made_again_for_the_job_that_needs_them_alone
         (copied.folder / file).unlink()
     done = copied.snakemake("--dry-run").stdout
     assert "Nothing to be done" in done and ADAPTER in done and COMPRESSED in done
-    assert jobs_of(copied.snakemake("--dry-run", COMPRESSED).stdout) == ["Compress tiny with gptq-w3 on text"]
+    assert jobs_of(copied.snakemake("--dry-run", COMPRESSED).stdout) == [
+        "Compress tiny with gptq-w3 on text (seed 0)"
+    ]
     (copied.folder / f"results/tiny/evaluations/{STEM}.json").unlink()
-    again = {"Compress tiny with gptq-w3 on text"} | trainings(["prompt-5"]) | evaluations(["prompt-5"])
+    again = (
+        {"Compress tiny with gptq-w3 on text (seed 0)"} | trainings(["prompt-5"]) | evaluations(["prompt-5"])
+    )
     assert work(copied) == (again, True)
 
 
@@ -149,7 +153,7 @@ def test_lost_weights_are_made_again_for_a_forced_cell_and_for_a_measurement_beh
     cells = [
         f"results/tiny/evaluations/tiny/gptq-w3/text/{method}/seed-0.json" for method in ("none", "lora-r2")
     ]
-    compression = {"Compress tiny with gptq-w3 on text"}
+    compression = {"Compress tiny with gptq-w3 on text (seed 0)"}
     forced = set(jobs_of(copied.snakemake("--dry-run", "--force", cells[0]).stdout))
     assert forced == compression | evaluations(["none"])
     (copied.folder / "results/tiny/similarity/tiny/gptq-w3/text/none/seed-0.json").unlink()

@@ -1,6 +1,6 @@
 """Archives: a grid's measurements and all that was made from them, in one folder or .tar.gz file.
 
-archive.json     format, grid, blocks, commit, SHA-256 of every file
+archive.json     format (of the layout below), grid, blocks, commit, SHA-256 of every file
 config.yaml      the configuration that made the results, defaults filled in
 samples.parquet  the samples of all cells, with a column `cell` (a hundredth of the separate files' texts)
 metadata.json    Snakemake's records of the files
@@ -26,7 +26,7 @@ from workflow_scripts.plan.config import load
 from workflow_scripts.plan.layout import ANSWERS, REPORT, STAMP, VERDICT, Cell, companions, lacks_companions
 from workflow_scripts.plan.recipes import Plan
 
-FORMAT = 1
+FORMAT = 2  # 1 is the layout in which a compressed model had one copy, without a seed in its path
 INDEX, CONFIG, SAMPLES, METADATA = "archive.json", "config.yaml", "samples.parquet", "metadata.json"
 PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # added to each row of the merged samples
 SUFFIX = ".tar.gz"

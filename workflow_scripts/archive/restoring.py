@@ -9,8 +9,11 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
+    BENCHMARK,
     COMPRESSED,
+    CORPUS,
     EVALUATION,
+    MODEL,
     STAMP,
     companions,
     lacks_companions,
@@ -103,9 +106,10 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
 
 def _is_bare(path: Path) -> bool:
     """Whether a record is there without its weights or texts."""
-    if path.name == "compression.json":
-        return not path.with_name("weights.safetensors").exists()
-    return path.name == "manifest.json" and len(list(path.parent.iterdir())) == 1
+    if COMPRESSED.parse(path):
+        return lacks_companions(str(path))
+    fetched = any(artefact.parse(path) for artefact in (MODEL, CORPUS, BENCHMARK))
+    return fetched and len(list(path.parent.iterdir())) == 1
 
 
 def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored) -> bool:

@@ -29,7 +29,7 @@ from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load, read
-from workflow_scripts.plan.layout import STAMP, Cell
+from workflow_scripts.plan.layout import STAMP, Cell, with_copy
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.recipes import Plan
 
@@ -40,11 +40,14 @@ UNREADABLE = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, V
 def opened(source: Path) -> Iterator[tuple[Path, dict, Plan]]:
     """A checked archive as (folder, archive.json, plan of its configuration).
 
-    A .tar.gz file is unpacked into a temporary folder, which lives as long as the block. Raises ArtifactError, one
-    line, if `source` is no archive, has another format, or holds a file that its readers could not use. ArtifactErrors
-    of the block name the archive instead of the temporary folder.
+    A .tar.gz file is unpacked into a temporary folder, which lives as long as the block. Files of an older format stand
+    there in today's layout. Raises ArtifactError, one line, if `source` is no archive, has an unknown format, or holds
+    a file that its readers could not use. ArtifactErrors of the block name the archive instead of the temporary folder.
     """
-    with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="archive-") as temporary,
+        tempfile.TemporaryDirectory(prefix="archive-") as moved,
+    ):
         if not source.exists():
             raise ArtifactError(f"{source}: there is no such file or folder")
         folder = source.resolve()
@@ -56,6 +59,8 @@ def opened(source: Path) -> Iterator[tuple[Path, dict, Plan]]:
             _check_index(folder, index)
             plan = _plan(folder, index)
             _check_results(folder, index, plan)
+            if index["format"] < FORMAT:
+                folder, index = _in_todays_layout(folder, index, Path(moved))
         with named(folder, source):
             yield folder, index, plan
 
@@ -67,6 +72,27 @@ def named(folder: Path, source: Path) -> Iterator[None]:
         yield
     except ArtifactError as error:
         raise ArtifactError(str(error).replace(str(folder), str(source))) from error
+
+
+def _in_todays_layout(folder: Path, index: dict, moved: Path) -> tuple[Path, dict]:
+    """Links in `moved` to the files of an older archive, and its archive.json with their names there."""
+    files = {}
+    for name, sha in index["files"].items():
+        if ".." in Path(name).parts:
+            raise ArtifactError(f"{INDEX}: files: {name} is no path below the archive")
+        link = moved / with_copy(name)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder / name)
+        files[with_copy(name)] = sha
+    return moved, index | {"files": files}
+
+
+def on_one_copy(index: dict, plan: Plan) -> list[Cell]:
+    """The archive's cells whose seed drew the training alone, on the one copy that a compressed model then had."""
+    if index["format"] == FORMAT:
+        return []
+    cells = [cell for cell in plan.cells(index["grid"]) if cell.json in index["files"]]
+    return [cell for cell in cells if plan.copy(cell).seed]
 
 
 # ------------------------------------------------------------------------------------------------- checking
@@ -110,8 +136,10 @@ def _index(source: Path, folder: Path) -> Any:
         raise ArtifactError(f"{source}: no archive: it has no {INDEX} (`make archive GRID=...` writes one)")
     with _damage(source, folder):
         index = _json(folder, INDEX)
-    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
-        raise ArtifactError(f"{source}: archive format {index['format']!s:.20}; this version reads {FORMAT}")
+    if isinstance(index, dict) and index.get("format", FORMAT) not in range(1, FORMAT + 1):
+        raise ArtifactError(
+            f"{source}: archive format {index['format']!s:.20}; this version reads 1 to {FORMAT}"
+        )
     return index
 
 

@@ -20,12 +20,12 @@ import yaml
 from workflow_scripts.cluster import slurm
 from workflow_scripts.cluster.node_probe import Findings, check_nodes
 from workflow_scripts.commands.options import add_grid
-from workflow_scripts.commands.status import Work, planned, values_of
+from workflow_scripts.commands.status import planned
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
 from workflow_scripts.files.checkpoints import work_folder
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast
-from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL
+from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, result_of
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import SITE, Requests, read_site
 
@@ -103,7 +103,7 @@ def _largest_requests(plan: Plan, grid: str, requests: Requests) -> dict[str, di
     """Rule -> Snakemake resources of its jobs' first attempts, each number the largest of any job."""
     largest: dict[str, dict] = {}
     for work in planned(plan, grid):
-        wildcards = wildcards_of(grid, work)
+        wildcards = result_of(work.result)[1]
         request = {
             "mem_mb": requests.mem_mb(work.rule, wildcards, 1),
             "runtime": requests.runtime(work.rule, wildcards, 1),
@@ -128,7 +128,7 @@ def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
     memory: dict[str, int] = {}
     needed: dict[str, float] = {}
     for work in planned(plan, grid):
-        wildcards = wildcards_of(grid, work)
+        wildcards = result_of(work.result)[1]
         needed[work.rule] = max(needed.get(work.rule, 0), requests.attempts(work.rule, wildcards))
         # SLURM itself refuses a first attempt that is larger
         if requests.mem_mb(work.rule, wildcards, 1) <= largest:
@@ -160,13 +160,6 @@ def reading_request() -> dict:
     """First request of jobs without a request of their own: `default-resources` of the profile."""
     defaults = yaml.safe_load(PROFILE.read_text())["default-resources"]
     return {name: int(value.split()[0]) for name, value in (default.split("=") for default in defaults)}
-
-
-def wildcards_of(grid: str, work: Work) -> dict:
-    """A planned job's wildcards, from its name."""
-    method = () if work.rule == "measure_latency" else ("method",)
-    names = ("model", "compressor", "corpus", *method, "seed")
-    return {"grid": grid, **dict(zip(names, values_of(work)))}
 
 
 def check_sources(plan: Plan, grid: str, say: Findings) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workflow_scripts.archive.packing import METADATA, packed_by
 from workflow_scripts.archive.rebuilt import held_against
-from workflow_scripts.archive.unpacking import opened, place_records, unpack
+from workflow_scripts.archive.unpacking import on_one_copy, opened, place_records, unpack
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
 from workflow_scripts.plan.config import write_complete
@@ -50,6 +50,10 @@ def main(source: str, out: str | None = None, cores: int = 1) -> int:
         print("\n".join(lines(read_json(folder / VERDICT.path(grid)))))
         print("\n".join(held_against(archive, index, folder)))
         print(f"The archive was packed by {packed_by(index['commit'])}.")
+        if cells := on_one_copy(index, plan):
+            print(
+                f"In {len(cells)} of its cells the seed drew the training alone: all stand on one compressed copy."
+            )
     print(f"Report: {folder}/{REPORT.path(grid)}")
     return 0
 

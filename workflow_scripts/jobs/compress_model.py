@@ -15,7 +15,6 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.sources import models
 
-SEED = 0  # of the calibration draw: compressed models have no seed of their own, adapters and cells have
 UNLIMITED = Machine()
 
 
@@ -33,16 +32,17 @@ def main(
 
     corpus: None if nothing is calibrated. checkpoint: None but for an external compressor. compressor, calibration:
     slices of the configuration; `engine` of the former, or else its algorithm, names a module of compress/engines/.
-    made.device: where layers are worked on, None for a GPU if there is one.
+    made.seed: of the calibration draw, None for 0. made.device: where layers are worked on, None for a GPU if there is
+    one.
     """
     torch.set_num_threads(made.threads)
     settings = {key: value for key, value in compressor.items() if key != "engine"}
     name = compressor.get("engine", compressor["algorithm"])
     compress = engine(name)
-    device = made.device or (
-        "cpu" if name in ("optimum", "llmcompressor", "external") else default_device().type
-    )
-    made = replace(made, seed=SEED, device=device)
+    elsewhere = name in ("optimum", "llmcompressor", "external")
+    device = made.device or ("cpu" if elsewhere else default_device().type)
+    seed = made.seed or 0
+    made = replace(made, seed=seed, device=device)
     asked, folder = Compressor(**settings), Path(output).parent
     inputs = {"model": dense_hash(model)}
     if corpus is not None and asked.calibrated:
@@ -50,9 +50,9 @@ def main(
     if checkpoint is not None:
         inputs["checkpoint"] = models.verify(checkpoint)["weights_sha256"]
     with locks.hold(folder):
-        key = artifacts.digest([inputs, compressor, calibration, SEED, made.code, device, made.threads])
+        key = artifacts.digest([inputs, compressor, calibration, seed, made.code, device, made.threads])
         work = checkpoints.work_folder(folder, key)
-        task = Task(model, corpus, asked, calibration, SEED, work, device, made.threads, machine, checkpoint)
+        task = Task(model, corpus, asked, calibration, seed, work, device, made.threads, machine, checkpoint)
         found = compress(task)
         manifest = made.manifest({"compressor": compressor, "calibration": calibration}, inputs)
         manifest["libraries"] |= found.versions

@@ -7,7 +7,7 @@ import pandas as pd
 
 from workflow_scripts.files.artifacts import atomic_path, read_json
 from workflow_scripts.files.job import run
-from workflow_scripts.judge.rates import shares
+from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.recipes import Plan
@@ -41,11 +41,10 @@ def main(
     cells: list[str], catalogue: dict, made: Made, measured: MeasuredFiles, plan: Planned, output: str
 ) -> None:
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses."""
-    ledger = pd.read_parquet(made.ledger)
     data = PageData(
-        read_grid(cells, made.verdict, catalogue, measured, plan.planned),
-        ledger,
-        shares=shares(ledger, catalogue["methods"]),
+        read_grid(made.verdict, catalogue, measured, plan.planned),
+        pd.read_parquet(made.ledger),
+        evaluations=read_results(cells).evaluations,
         audit=read_json(made.audit, schema="audit"),
         figures={Path(figure).stem: Path(figure) for figure in made.figures},
         description=plan.description,

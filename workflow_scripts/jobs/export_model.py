@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from workflow_scripts.compress.checkpoint import PROOF
 from workflow_scripts.compress.export import export
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import Folder, log, run
@@ -21,7 +22,7 @@ def main(model: Folder, compressed: Folder, output: str, form: str, made: Proven
         for name in TOKENIZER:
             if (model / name).exists():
                 shutil.copyfile(model / name, folder / name)
-        proof = artifacts.read_json(compressed / "compression.json", schema="compression")
+        proof = artifacts.read_json(compressed / PROOF, schema="compression")
         inputs = {"model": proof["model"]["weights_sha256"], "weights": proof["weights_sha256"]}
         record = {
             "format": form,

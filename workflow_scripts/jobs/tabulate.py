@@ -1,4 +1,4 @@
-"""Rule `tabulate`: evaluations, verdict.json -> Tables 1 to 3 (CSV, Markdown, LaTeX, HTML), changes, compressors."""
+"""Rule `tabulate`: verdict.json -> Tables 1 to 3 (CSV, Markdown, LaTeX, HTML), changes, compressors."""
 
 from pathlib import Path
 
@@ -10,12 +10,10 @@ from workflow_scripts.report.rendering import RENDERERS
 from workflow_scripts.report.tables import build_tables
 
 
-def main(
-    cells: list[str], verdict: str, catalogue: dict, measured: MeasuredFiles, outputs: list[str]
-) -> None:
-    """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses; measured:
+def main(verdict: str, catalogue: dict, measured: MeasuredFiles, outputs: list[str]) -> None:
+    """catalogue: {methods, compressors, tasks} that it uses; measured:
     the compressions; outputs: any of table{1,2,3}.{csv,md,tex,html}, {changes,compressors}.{csv,md,html}."""
-    data = read_grid(cells, verdict, catalogue, measured)
+    data = read_grid(verdict, catalogue, measured)
     results, command = data.results, data.verdict["settings"]["command"]
     about = (results.grid, results.missing_in_words(), command)
     tables = {f"table{table.number}": table for table in build_tables(data)}

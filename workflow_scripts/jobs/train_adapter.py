@@ -37,7 +37,7 @@ def main(
 ) -> None:
     """Train `method` with `training` (slices of the configuration) and write `output`, a training.json.
 
-    made.seed: of text, order and start. made.device: None takes a GPU if there is one.
+    made.seed: of text, order and start, with the method's `seed_offset`. made.device: None takes a GPU if there is one.
     """
     keep_memory()
     torch.set_num_threads(made.threads)
@@ -47,8 +47,8 @@ def main(
     model = artifacts.read_json(files.model / "manifest.json")[
         "files"
     ]  # config.json and tokenizer among them
-    seed = made.seed
-    assert seed is not None  # a wildcard of the rule
+    assert made.seed is not None  # a wildcard of the rule
+    seed = made.seed + method.get("seed_offset", 0)
     with whole_folder(folder) as finished:
         key = [model, inputs, method, training, seed, made.code, device, made.threads]
         kept = checkpoints.work_folder(folder, artifacts.digest(key))

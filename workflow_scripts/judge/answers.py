@@ -1,8 +1,8 @@
-"""Does an item's answer stand in the pair's training text? If not, it cannot have been learned from it.
+"""Does one document of the pair's training text hold an accepted alias of an item together with its entity?
 
-An answer counts as there if one document holds an accepted alias and the question's entity (normalised, whole
-words). Searched is the corpus's whole training split, of which an adapter saw a part: "not there" is safe, "there"
-is not proof that it was seen.
+Both are normalised, whole words. Searched is the corpus's whole training split, of which an adapter saw a part, so
+"found" does not prove that it was seen. "Not found" does not prove that it could not be learned: the text may say it
+in other words, or without the entity.
 """
 
 import json

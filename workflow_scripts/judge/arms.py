@@ -1,101 +1,186 @@
-"""The arms of a comparison: settings measured on the same items, each with its estimate."""
+"""The arms of a comparison: settings measured on the same items and replicates, each with its estimate."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from workflow_scripts.judge.components import Components, components, without_residual
+from workflow_scripts.judge.metrics import METRICS, Metric
 from workflow_scripts.judge.results import Results, paired_items
 from workflow_scripts.judge.statistics import (
-    SEEDS_FOR_VARIANCE,
     Estimate,
     detectable_from,
     finite,
-    seed_mean,
-    smallest_detectable,
+    replicate_draws,
+    resampled_averages,
+    unseen_changes,
 )
 from workflow_scripts.plan.layout import Cell, Group
 
-ITEMS = "items"  # what an interval covers with few training seeds
-ITEMS_AND_SEEDS = "items and training seeds"
-ACCURACY = "accuracy"
-METRICS = {ACCURACY: "correct", "gold_loglik": "gold_loglik"}  # name -> samples column
+DENSE = ("dense", "none")
 Key = tuple[str, str]  # compressor, method
+Seeds = tuple[int, ...]
+Column = tuple[Key, Seeds]  # an arm, averaged over these of its seeds
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting (compressor and method) of a comparison with its cells, one per training seed."""
+    """One setting (compressor and method) of a comparison with its cells, one per replicate.
+
+    shared: one copy serves all replicates (the dense model, and compressors in which nothing is random). weights: seed
+    -> digest of the compressed weights that its cell stands on, as far as its manifest knows.
+    """
 
     compressor: str
     method: str
     cells: tuple[Cell, ...]
+    shared: bool = False
+    weights: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
         return self.compressor, self.method
 
     @property
-    def covers(self) -> str:
-        """What the arm's interval covers, in words."""
-        return covered_by(len(self.cells))
+    def seeds(self) -> Seeds:
+        return tuple(cell.seed for cell in self.cells)
 
 
-def covered_by(seeds: int) -> str:
-    """What an interval over this many training seeds covers, in words."""
-    return ITEMS_AND_SEEDS if seeds >= SEEDS_FOR_VARIANCE else ITEMS
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One metric of arms that share their items.
-
-    values: task -> (items, cells), the cells of all arms side by side; columns: those of each arm; binary: right or
-    wrong, so that the smallest detectable difference counts changed items.
-    """
-
-    arms: dict[Key, Arm]
-    values: dict[str, np.ndarray]
-    columns: dict[Key, slice]
-    estimates: dict[Key, Estimate]
-    binary: bool
-
-    def difference(self, one: Key, other: Key) -> dict[str, np.ndarray]:
-        """Task -> (items,): `one` minus `other`, each averaged over its seeds."""
-        mine, others = self.columns[one], self.columns[other]
-        return {task: v[:, mine].mean(axis=1) - v[:, others].mean(axis=1) for task, v in self.values.items()}
-
-    def detectable(self, estimate: Estimate, differences: dict[str, np.ndarray], covers: str) -> float | None:
-        """The smallest difference that this sample finds with 80 % power; None if no interval can be given."""
-        found = smallest_detectable(differences, self.binary)
-        if covers != ITEMS:  # what training adds to the variance counts too
-            found = max(found, detectable_from(estimate.standard_error))
-        return finite(found)
+def covered_by(replicates: int) -> str:
+    """What an interval over this many replicates covers, in words."""
+    return "items" if replicates < 2 else f"items and {replicates} replicates"
 
 
 def group_arms(results: Results, group: Group) -> list[Arm]:
     """The arms of the group's compressor, then those of the dense model, for the cells that exist."""
-    compressors = dict.fromkeys((group.compressor, "dense"))
-    arms = (
-        Arm(compressor, method, tuple(results.seeds(group.model, compressor, group.corpus, method)))
-        for compressor in compressors
-        for method in ("none", *results.methods(group))
-    )
+    arms = []
+    for compressor in dict.fromkeys((group.compressor, "dense")):
+        for method in ("none", *results.methods(group)):
+            place = (group.model, compressor, group.corpus, method)
+            planned = results.seeds(*place, planned=True)
+            shared = method == "none" and len(planned) == 1
+            cells = tuple(results.seeds(*place))
+            arms.append(Arm(compressor, method, cells, shared, {c.seed: _weights(results, c) for c in cells}))
     return [arm for arm in arms if arm.cells]
 
 
-def paired_values(results: Results, arms: list[Arm], column: str) -> dict[str, np.ndarray]:
-    """task -> (items, cells) of one samples column over the items that all cells of the arms share."""
-    frames = paired_items(results, [cell for arm in arms for cell in arm.cells], column)
-    return {task: frame.to_numpy() for task, frame in frames.items()}
+def _weights(results: Results, cell: Cell) -> str:
+    return results.evaluations[cell]["manifest"]["inputs"].get("compressed", "")
 
 
-def measure(
-    arms: list[Arm], values: dict[str, np.ndarray], draws: np.ndarray, metric: str, seed: int
-) -> Measured:
-    """Estimates of all arms. values: of `paired_values`; draws: (resamples, cells), their resampled averages."""
-    points = np.mean([v.mean(axis=0) for v in values.values()], axis=0)
-    columns, estimates, start = {}, {}, 0
+def replicates_of(*arms: Arm | None) -> Seeds:
+    """The seeds that all arms have (those of shared copies count for any); empty if an arm is missing.
+
+    A seed whose arms of one compressor stand on different weights is no replicate: a gain would hold the difference of
+    two copies. Arms that are all shared have one replicate.
+    """
+    if any(arm is None for arm in arms):
+        return ()
+    known = [arm for arm in arms if arm is not None]
+    own = [set(arm.seeds) for arm in known if not arm.shared]
+    seeds = sorted(set.intersection(*own)) if own else [0]
+    return tuple(seed for seed in seeds if _one_copy(known, seed))
+
+
+def _one_copy(arms: list[Arm], seed: int) -> bool:
+    """Whether the arms of each compressor stand on one copy at this seed."""
+    weights: dict[str, set[str]] = {}
     for arm in arms:
-        columns[arm.key] = mine = slice(start, start := start + len(arm.cells))
-        estimates[arm.key] = seed_mean(points[mine], draws[:, mine], "/".join(arm.key), seed)
-    return Measured({arm.key: arm for arm in arms}, values, columns, estimates, metric == ACCURACY)
+        at = arm.seeds[0] if arm.shared else seed
+        weights.setdefault(arm.compressor, set()).add(arm.weights.get(at, ""))
+    return all(len(copies) == 1 for copies in weights.values())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One metric of arms over the items that all their cells share.
+
+    values: task -> (items, cells), the cells of all arms side by side, higher is better.
+    """
+
+    metric: Metric
+    arms: dict[Key, Arm]
+    values: dict[str, np.ndarray]
+
+    @property
+    def items(self) -> dict[str, int]:
+        return {task: len(values) for task, values in self.values.items()}
+
+    def cells(self, column: Column) -> list[int]:
+        """Places of a column's cells in `values`, one per replicate."""
+        (compressor, method), seeds = column
+        start = 0
+        for arm in self.arms.values():
+            if arm.key == (compressor, method):
+                return [start + (0 if arm.shared else arm.seeds.index(seed)) for seed in seeds]
+            start += len(arm.cells)
+        raise KeyError(column)
+
+    def by_replicate(self, column: Column) -> dict[str, np.ndarray]:
+        """Task -> (items, replicates) of a column."""
+        places = self.cells(column)
+        return {task: values[:, places] for task, values in self.values.items()}
+
+    def components(self, *signed: tuple[int, Column]) -> Components | None:
+        """Variance components of a sum of columns with signs, over one set of seeds; None if a task has one item."""
+        if any(len(values) < 2 for values in self.values.values()):
+            return None
+        parts = [(sign, self.by_replicate(column)) for sign, column in signed]
+        return components(
+            {task: np.sum([s * part[task] for s, part in parts], axis=0) for task in self.values}
+        )
+
+
+def sample(results: Results, arms: list[Arm], name: str, tasks: Sequence[str]) -> Sample:
+    """A metric of the arms over `tasks`, as far as their cells share items with a value."""
+    metric = METRICS[name]
+    frames = paired_items(results, [cell for arm in arms for cell in arm.cells], metric.column)
+    values = {task: metric.sign * frame.to_numpy() for task, frame in frames.items() if task in tasks}
+    return Sample(metric, {arm.key: arm for arm in arms}, values)
+
+
+class Estimates:
+    """Estimates of columns of several samples that share their resampled items, replicates and deviations."""
+
+    def __init__(self, wanted: Sequence[tuple[Sample, Sequence[Column]]], resamples: int, seed: int):
+        families = [
+            {
+                task: np.stack([values[:, sample.cells(column)].mean(axis=1) for column in columns], axis=1)
+                for task, values in sample.values.items()
+            }
+            for sample, columns in wanted
+        ]
+        self._draws = resampled_averages(families, resamples, seed)
+        self._families = families
+        self._wanted = wanted
+        self._size, self._seed = resamples, seed
+
+    def __iter__(self) -> Iterator[dict[Column, Estimate]]:
+        """Column -> estimate, of each sample in turn."""
+        for (sample, columns), family, draws in zip(self._wanted, self._families, self._draws, strict=True):
+            yield self._of(sample, columns, family, draws) if family else {}
+
+    def _of(
+        self, sample: Sample, columns: Sequence[Column], family: dict[str, np.ndarray], draws: np.ndarray
+    ) -> dict[Column, Estimate]:
+        points = np.mean([values.mean(axis=0) for values in family.values()], axis=0)
+        if not np.isnan(draws).any():  # a task with a single item has no variance to show
+            parts = [sample.by_replicate(column) for column in columns]
+            arrays = {task: [part[task] for part in parts] for task in family}
+            draws = points + (draws - points) @ without_residual(family, arrays)
+        found = {}
+        for number, column in enumerate(columns):
+            places = sample.cells(column)
+            own = np.mean([values[:, places].mean(axis=0) for values in sample.values.values()], axis=0)
+            drawn = draws[:, number] + replicate_draws(own, self._size, self._seed)
+            if sample.metric.binary:
+                sizes, name = [len(values) for values in family.values()], "/".join(column[0])
+                drawn = drawn + unseen_changes(sizes, name, self._size, self._seed)
+            found[column] = Estimate(float(points[number]), drawn)
+        return found
+
+
+def detectable(estimate: Estimate) -> float | None:
+    """The smallest difference that this sample finds with 80 % power; None if no interval can be given."""
+    return finite(detectable_from(estimate.standard_error))

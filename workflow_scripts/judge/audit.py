@@ -157,7 +157,7 @@ def _compared(ours: tuple[float, float | None, float | None], printed: float) ->
 
 def _ours(results: Results, judged: dict, group: Group, method: str) -> dict[str, tuple]:
     """Printed column -> our value with the ends of its interval, percent; without the tasks that a cell lacks."""
-    metric = judged["metrics"]["accuracy"]
+    metric = judged["metrics"]["accuracy_all_tasks"]
     evaluations = [results.evaluations[cell] for cell in results.seeds(*group, method)]
     ours = {}
     for column, task in paper.TASKS.items():

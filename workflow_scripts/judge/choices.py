@@ -7,7 +7,7 @@ import numpy as np
 
 from workflow_scripts.judge.arms import covered_by
 from workflow_scripts.judge.results import Results, paired_items, unique
-from workflow_scripts.judge.statistics import resampled_averages, seed_mean
+from workflow_scripts.judge.statistics import Estimate, replicate_draws, resampled_averages
 from workflow_scripts.plan.layout import Cell, Group
 
 WAYS = {  # way -> its note
@@ -82,7 +82,6 @@ def _ways(
 
     Of each way: accuracy per task, its average, and IDP minus it on the same items and seeds, as fractions.
     """
-    stream = f"{dynamic.group.compressor}/{dynamic.name}"  # as IDP's own row: its seeds are drawn alike
     points = np.mean([v.mean(axis=0) for v in values.values()], axis=0)
     ways = []
     for k, (way, note) in enumerate(WAYS.items()):
@@ -92,11 +91,16 @@ def _ways(
                 "name": f"{way} of {dynamic.name}",
                 "note": note or best,
                 "accuracy": {task: float(v[:, k::STEP].mean()) for task, v in values.items()},
-                "average": seed_mean(points[k::STEP], draws[:, k::STEP], stream, seed).to_json(),
-                "behind": seed_mean(point, drawn, stream, seed).to_json(),
+                "average": _over_seeds(points[k::STEP], draws[:, k::STEP], seed).to_json(),
+                "behind": _over_seeds(point, drawn, seed).to_json(),
             }
         )
     return ways
+
+
+def _over_seeds(points: np.ndarray, draws: np.ndarray, seed: int) -> Estimate:
+    """Mean over seeds: points (seeds,), draws (resamples, seeds) of resampled items."""
+    return Estimate(float(points.mean()), draws.mean(axis=1) + replicate_draws(points, len(draws), seed))
 
 
 def _values(results: Results, dynamic: Dynamic) -> tuple[dict[str, np.ndarray], str]:

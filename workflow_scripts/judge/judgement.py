@@ -1,309 +1,414 @@
 """All paired statistics of a grid and its verdicts, as plain data for verdict.json.
 
-Every table and figure takes its intervals from here, so a number has the same interval wherever it is shown. Shares of
-the item ledger (`rates`) are the exception: they need ledger.parquet, and the page alone shows them.
+Every table, figure and card takes its intervals from here, so a number has the same interval wherever it is shown.
 """
 
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import pandas as pd
+
 from workflow_scripts.judge.arms import (
-    ACCURACY,
-    ITEMS,
-    METRICS,
+    DENSE,
     Arm,
-    Measured,
+    Column,
+    Estimates,
+    Sample,
+    covered_by,
+    detectable,
     group_arms,
-    measure,
-    paired_values,
+    replicates_of,
+    sample,
 )
 from workflow_scripts.judge.catalogue import sparsity
 from workflow_scripts.judge.changes import changes
 from workflow_scripts.judge.choices import choices
-from workflow_scripts.judge.results import Results, paired_items, unique
+from workflow_scripts.judge.lost import recovered_items
+from workflow_scripts.judge.metrics import ACCURACY, ALL_TASKS, METRICS, informative_tasks
+from workflow_scripts.judge.rates import shares
+from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.scores import scores
-from workflow_scripts.judge.statistics import (
-    LEVEL,
-    RESAMPLES,
-    Estimate,
-    finite,
-    holm,
-    mcnemar,
-    paired_interval,
-    proportion_interval,
-    ratio,
-    resampled_averages,
-    smallest_detectable,
-)
-from workflow_scripts.judge.verdict import Verdict, decide
+from workflow_scripts.judge.statistics import LEVEL, RESAMPLES, Estimate, finite, holm, ratio
+from workflow_scripts.judge.tasks import task_tests
+from workflow_scripts.judge.verdict import Verdict, decide, recovered
 from workflow_scripts.plan.layout import Group
 
-SCHEMA = 2  # of verdict.json; 1 had no key of this name and only the groups
+SCHEMA = 3  # of verdict.json; 2 and older held the verdicts of a rule that paid for harm
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a grid asks, named in config before the results are seen.
+
+    pair: {"prompt": method, "lora": method}. metric: the primary one. command: makes a file of this grid again,
+    followed by its path.
+    """
+
+    pair: dict[str, str]
+    metric: str = ACCURACY
+    command: str = "snakemake"
+
+
+@dataclass(frozen=True)
+class Resampling:
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+class Judged:
+    """A compressed group, or the dense model with its methods, on one metric.
+
+    Columns (an arm averaged over some of its seeds) are asked for first, so that all groups are resampled together.
+    """
+
+    def __init__(self, group: Group, sampled: Sample, pair: dict[str, str]):
+        self.group, self.sample, self.pair = group, sampled, pair
+        self.estimates: dict[Column, Estimate] = {}
+
+    def arm(self, compressor: str, method: str) -> Arm | None:
+        return self.sample.arms.get((compressor, method))
+
+    @cached_property
+    def base(self) -> Arm:
+        """The group's model without a method."""
+        return self.sample.arms[self.group.compressor, "none"]
+
+    @cached_property
+    def methods(self) -> list[Arm]:
+        return [
+            arm
+            for (compressor, method), arm in self.sample.arms.items()
+            if compressor == self.group.compressor and method != "none"
+        ]
+
+    @cached_property
+    def lost(self) -> bool:
+        """Whether the group has a loss: it is compressed, and the dense model was evaluated."""
+        return self.group.compressor != "dense" and DENSE in self.sample.arms
+
+    def control(self, arm: Arm) -> Arm | None:
+        """The dense model with the arm's method, if this group is compressed."""
+        return self.arm("dense", arm.method) if self.lost else None
+
+    def gain_seeds(self, arm: Arm) -> tuple[int, ...]:
+        return replicates_of(arm, self.base)
+
+    def control_seeds(self, arm: Arm) -> tuple[int, ...]:
+        return replicates_of(arm, self.base, self.control(arm))
+
+    @cached_property
+    def pair_seeds(self) -> tuple[int, ...]:
+        """The replicates that all six arms of the verdict have."""
+        arms = [self.arm(c, m) for m in self.pair.values() for c in (self.group.compressor, "dense")]
+        return replicates_of(self.base, *arms)
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """Every column that the numbers below need."""
+        wanted: list[Column] = [self._all(self.base)]
+        if self.lost:
+            wanted += self._loss(self._all(self.base)[1])
+        for arm in self.methods:
+            wanted += [self._all(arm), *self._gain(arm, self.gain_seeds(arm))]
+            wanted += [
+                *self._gain(arm, self.control_seeds(arm)),
+                *self._control(arm, self.control_seeds(arm)),
+            ]
+            if arm.method in self.pair.values():
+                wanted += [*self._gain(arm, self.pair_seeds), *self._control(arm, self.pair_seeds)]
+        if self.lost:
+            wanted += self._loss(self.pair_seeds)
+        return list(dict.fromkeys(column for column in wanted if column[1]))
+
+    def _all(self, arm: Arm) -> Column:
+        return arm.key, arm.seeds
+
+    def _loss(self, seeds: tuple[int, ...]) -> list[Column]:
+        return [(DENSE, seeds), (self.base.key, seeds)]
+
+    def _gain(self, arm: Arm, seeds: tuple[int, ...]) -> list[Column]:
+        return [(arm.key, seeds), (self.base.key, seeds)]
+
+    def _control(self, arm: Arm, seeds: tuple[int, ...]) -> list[Column]:
+        control = self.control(arm)
+        return [(control.key, seeds), (DENSE, seeds)] if control and seeds else []
+
+    def difference(self, columns: list[Column]) -> Estimate:
+        """The first column minus the second."""
+        one, other = (self.estimates[column] for column in columns)
+        return one - other
+
+    def loss(self, seeds: tuple[int, ...]) -> Estimate | None:
+        """L over these replicates."""
+        return self.difference(self._loss(seeds)) if self.lost and seeds else None
+
+    def gain(self, arm: Arm, seeds: tuple[int, ...]) -> Estimate:
+        """g over these replicates; of a dense group h."""
+        return self.difference(self._gain(arm, seeds))
+
+    def dense_gain(self, arm: Arm, seeds: tuple[int, ...]) -> Estimate | None:
+        """h over these replicates; None without a dense control."""
+        columns = self._control(arm, seeds)
+        return self.difference(columns) if columns else None
+
+    def recovery(self, method: str) -> Estimate | None:
+        """R over the replicates of the pair; None if an arm is missing."""
+        arm = self.arm(self.group.compressor, method)
+        if arm is None or not self.pair_seeds:
+            return None
+        control = self.dense_gain(arm, self.pair_seeds)
+        return None if control is None else recovered(self.gain(arm, self.pair_seeds), control)
+
+    def to_json(self) -> dict[str, Any]:
+        """The metric of a compressed group, without its verdict: dense, compressed, loss, methods."""
+        loss, sign = self.loss(self._all(self.base)[1]), self.sample.metric.sign
+        dense = self.estimates[DENSE, self.base.seeds] if self.lost else None
+        return {
+            "dense": (dense * sign).to_json() if dense else None,
+            "compressed": (self.estimates[self._all(self.base)] * sign).to_json(),
+            "loss": loss.to_json() if loss else None,
+            "loss_detectable": detectable(loss) if loss else None,
+            "loss_covers": covered_by(len(self.base.seeds)),
+            "methods": {arm.method: self._method(arm) for arm in self.methods},
+        }
+
+    def _method(self, arm: Arm) -> dict[str, Any]:
+        """One method: its value, gain g, the dense model's h, R, and what of the loss is left."""
+        seeds = self.gain_seeds(arm)
+        row: dict[str, Any] = {
+            "value": (self.estimates[self._all(arm)] * self.sample.metric.sign).to_json(),
+            **dict.fromkeys(("gain", "p", "detectable", "dense_gain", "recovered", "recovered_detectable")),
+            **dict.fromkeys(("recovery", "residual")),
+            "covers": covered_by(len(arm.seeds)),
+            "gain_covers": covered_by(len(seeds)),
+            "recovered_covers": None,
+        }
+        if not seeds:
+            return row
+        gain = self.gain(arm, seeds)
+        row |= {"gain": gain.to_json(), "p": finite(gain.p_value()), "detectable": detectable(gain)}
+        seeds = self.control_seeds(arm)
+        control = self.dense_gain(arm, seeds)
+        if control is None:
+            return row
+        back, loss = recovered(self.gain(arm, seeds), control), self._loss_over(seeds)
+        row |= {
+            "dense_gain": control.to_json(),
+            "recovered": back.to_json(),
+            "recovered_detectable": detectable(back),
+            "recovered_covers": covered_by(len(seeds)),
+            "recovery": ratio(back, loss) if loss.interval()[0] > 0 else None,
+            "residual": (loss - back).to_json(),
+        }
+        return row
+
+    def _loss_over(self, seeds: tuple[int, ...]) -> Estimate:
+        return self.estimates[DENSE, seeds] - self.estimates[self.base.key, seeds]
+
+    def verdict(self, verdicts: int) -> dict[str, Any]:
+        """The word of this metric with its support, and the pair's numbers that it is made of."""
+        if not self.lost:
+            return Verdict(
+                "unavailable", f"{self.group.model} / dense / none has not been evaluated"
+            ).to_json()
+        seeds = self.pair_seeds or self.base.seeds
+        loss = self.loss(seeds)
+        prompt, lora = (self.recovery(self.pair[role]) for role in ("prompt", "lora"))
+        if loss is None:  # the dense model has been evaluated, so only the group's own cell can be missing
+            return Verdict("unavailable", f"{self.group} / none has not been evaluated").to_json()
+        found = decide(loss, prompt, lora, self.sample.metric.negligible, verdicts)
+        if found.word == "unavailable":
+            found = replace(found, reason=self._missing())
+        replicates = len(self.pair_seeds) if prompt and lora else len(seeds)
+        parts = self._components(prompt, lora)
+        if found.settle and parts:
+            found = replace(found, settle=f"{found.settle}; {_larger(parts)}")
+        numbers = {"loss": loss, "prompt": prompt, "lora": lora}
+        return replace(found, replicates=replicates).to_json() | {
+            "numbers": {name: number.to_json() if number else None for name, number in numbers.items()},
+            "retention": ratio(prompt, lora) if prompt and lora and lora.interval()[0] > 0 else None,
+            "components": {name: part.to_json() for name, part in parts.items()},
+        }
+
+    def _components(self, prompt: Estimate | None, lora: Estimate | None) -> dict:
+        """Variance components of L and of both R over the pair's replicates; those that one item a task hides lack."""
+        seeds = self.pair_seeds or self.base.seeds
+        signs = {"loss": [(1, (DENSE, seeds)), (-1, (self.base.key, seeds))]}
+        for role, back in (("prompt", prompt), ("lora", lora)):
+            if back is not None:
+                method = self.pair[role]
+                signs[role] = [(1, ((self.group.compressor, method), seeds)), (-1, (self.base.key, seeds))]
+                arm = self.sample.arms[self.group.compressor, method]
+                control = self.dense_gain(arm, seeds)
+                if control is not None and control.point > 0:
+                    signs[role] += [(-1, (("dense", method), seeds)), (1, (DENSE, seeds))]
+        found = {name: self.sample.components(*signed) for name, signed in signs.items()}
+        return {name: part for name, part in found.items() if part}
+
+    def _missing(self) -> str:
+        """Why R of the pair can't be known."""
+        absent = [m for m in self.pair.values() if self.arm(self.group.compressor, m) is None]
+        if absent:
+            return f"{self.group} has no result for {' and '.join(dict.fromkeys(absent))}, named in the pair"
+        absent = [m for m in self.pair.values() if self.arm("dense", m) is None]
+        if absent:
+            return (
+                f"no dense control for {' and '.join(dict.fromkeys(absent))}: not run on the dense model, so recovery "
+                "can't be told from what the adapter gives any model"
+            )
+        return "the cells of the pair have no seed and compressed copy in common"
+
+
+def _larger(parts: dict) -> str:
+    """Which part of the variance of what decides is larger: "items make 80 % of the variance"."""
+    if any(part.count < 2 for part in parts.values()):
+        return "one copy shows nothing of the variance between copies, so seeds come first"
+    of_items = sum(part.items + part.residual for part in parts.values())
+    share = of_items / (sum(part.variance for part in parts.values()) or 1)
+    return f"{'items' if share >= 0.5 else 'replicates'} make {max(share, 1 - share):.0%} of the variance".replace(
+        "%", " %"
+    )
 
 
 def judge_grid(
     results: Results,
-    pair: dict[str, str],
+    question: Question,
     catalogue: dict[str, dict],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    command: str = "snakemake",
+    resampling: Resampling = Resampling(),
+    ledger: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """verdict.json: settings; the estimates, tests and verdicts of each (model, compressor, corpus); all other
-    numbers with an interval.
-
-    pair: {"prompt": method, "lora": method}, named in config before the results are seen. catalogue: {methods,
-    compressors, tasks} that the grid uses. command: makes a file of this grid again, followed by its path.
-    """
-    groups = _groups(results, pair, resamples, seed)
+    """verdict.json: the estimates, tests and verdicts of each (model, compressor, corpus); all other numbers with an
+    interval. catalogue: {methods, compressors, tasks} that the grid uses. ledger: of the grid; without it no rates."""
+    resamples, seed = resampling.resamples, resampling.seed
+    informative = _informative(results)
+    groups, dense = _groups(results, question, informative, resampling)
     sparse = {name for name, settings in catalogue["compressors"].items() if sparsity(settings)}
     for prunes in (False, True):  # these stand in tables of their own
         _adjust([group for group in groups if (group["compressor"] in sparse) == prunes])
     return {
         "schema": SCHEMA,
         "grid": results.grid,
-        "pair": dict(pair),
-        "settings": {"resamples": resamples, "seed": seed, "level": LEVEL, "command": command},
+        "pair": dict(question.pair),
+        "metric": question.metric,
+        "settings": {"resamples": resamples, "seed": seed, "level": LEVEL, "command": question.command},
+        "plan": [list(cell[1:]) for cell in results.planned],
         "cells": {"planned": len(results.planned), "missing": [cell.axes for cell in results.missing]},
+        "informative": informative,
         "groups": groups,
-        "dense_groups": dense_groups(results, resamples, seed),
+        "dense_groups": dense,
+        "lost_items": recovered_items(results, informative, resamples, seed),
+        "rates": [] if ledger is None else shares(ledger, catalogue["methods"]),
         "scores": scores(results, catalogue["tasks"]),
         "choices": choices(results, catalogue["methods"], resamples, seed),
         "changes": changes(results, resamples, seed),
     }
 
 
-def _groups(results: Results, pair: dict[str, str], resamples: int, seed: int) -> list[dict]:
-    """Every compressed group, before Holm's adjustment."""
-    arms = {group: group_arms(results, group) for group in results.groups()}
-    values = {
-        (group, metric): paired_values(results, mine, column)
-        for group, mine in arms.items()
-        for metric, column in METRICS.items()
-        if any(arm.key == (group.compressor, "none") for arm in mine)
-    }
-    draws = dict(zip(values, resampled_averages(list(values.values()), resamples, seed), strict=True))
-    found = []
-    for group, mine in arms.items():
-        metrics = {}
-        for metric in METRICS:
-            if (group, metric) in values:
-                paired = values[group, metric]
-                absent = [task for task in results.tasks if task not in paired]
-                measured = measure(mine, paired, draws[group, metric], metric, seed) if paired else None
-                metrics[metric] = {**_judge_metric(group, measured, pair), "absent_tasks": absent}
-        items = {task: len(paired) for task, paired in values.get((group, ACCURACY), {}).items()}
-        found.append(_judge_group(results, group, mine, metrics, items))
-    return found
+def _informative(results: Results) -> dict[str, dict]:
+    """Model -> its informative tasks, by the dense cell without a method; models without that cell are left out."""
+    dense = {model: results.first(model, "dense", "none", "none") for model in results.models}
+    return {model: informative_tasks(results, cell) for model, cell in dense.items() if cell}
 
 
-def dense_groups(results: Results, resamples: int, seed: int) -> list[dict]:
-    """verdict.json's `dense_groups`: of the dense model's accuracy with each method, value and gain.
-
-    No p value: a gain there is adaptation, the control of G, and no member of a family of tests. `accuracy` is empty
-    if the model without a method, or an item that all share, is missing.
-    """
-    found = []
-    for group in results.dense_groups():
-        arms, accuracy = group_arms(results, group), {}
-        values = paired_values(results, arms, METRICS[ACCURACY]) if arms else {}
-        if values and arms[0].method == "none":
-            (draws,) = resampled_averages([values], resamples, seed)
-            measured = measure(arms, values, draws, ACCURACY, seed)
-            none = arms[0].key
-            accuracy = {
-                "dense": measured.estimates[none].to_json(),
-                "methods": {arm.method: _value_and_gain(measured, arm, none) for arm in arms[1:]},
-            }
-        found.append({**group._asdict(), "accuracy": accuracy})
-    return found
-
-
-def _value_and_gain(measured: Measured, arm: Arm, none: tuple[str, str]) -> dict[str, Any]:
-    gain = measured.estimates[arm.key] - measured.estimates[none]
-    return {
-        "value": measured.estimates[arm.key].to_json(),
-        "gain": gain.to_json(),
-        "smallest_detectable": measured.detectable(gain, measured.difference(arm.key, none), arm.covers),
-        "covers": arm.covers,
-    }
+def _groups(
+    results: Results, question: Question, informative: dict[str, dict], resampling: Resampling
+) -> tuple[list[dict], list[dict]]:
+    """The compressed groups, before Holm's adjustment, and the dense ones."""
+    judged: dict[tuple[Group, str], Judged] = {}
+    for group in (*results.groups(), *results.dense_groups()):
+        arms = group_arms(results, group)
+        if not any(arm.key == (group.compressor, "none") for arm in arms):
+            continue
+        found = informative.get(group.model)
+        names = [name for name, row in (found or {}).items() if row["informative"]]
+        for name, metric in METRICS.items():
+            tasks = names if metric.informative and found is not None else results.tasks
+            sampled = sample(results, arms, name, tasks)
+            if sampled.values:
+                judged[group, name] = Judged(group, sampled, question.pair)
+    wanted = [(one.sample, one.columns) for one in judged.values()]
+    estimates = Estimates(wanted, resampling.resamples, resampling.seed)
+    for one, mine in zip(judged.values(), estimates, strict=True):
+        one.estimates = mine
+    verdicts = sum(set(question.pair.values()) <= set(results.methods(group)) for group in results.groups())
+    return (
+        [_compressed_group(results, group, judged, verdicts) for group in results.groups()],
+        [_dense_group(group, judged) for group in results.dense_groups()],
+    )
 
 
-def _judge_group(
-    results: Results, group: Group, arms: list[Arm], metrics: dict[str, dict], items: dict[str, int]
+def _compressed_group(
+    results: Results, group: Group, judged: dict[tuple[Group, str], Judged], verdicts: int
 ) -> dict[str, Any]:
-    """Estimates, tests and verdicts of one (model, compressor, corpus)."""
-    compressed = {arm.method: arm for arm in arms if arm.compressor == group.compressor}
-    head = {
-        **group._asdict(),
-        "missing": [
-            str(cell)
-            for method in ("none", *results.methods(group))
-            for compressor in ("dense", group.compressor)
-            for cell in results.seeds(group.model, compressor, group.corpus, method, planned=True)
-            if cell not in results.evaluations
-        ],
-        "seeds": {method: [cell.seed for cell in arm.cells] for method, arm in compressed.items()},
-    }
-    if not metrics:
-        reason = f"{group} / none has not been evaluated"
-        empty = {name: {"verdict": Verdict("unavailable", reason).to_json()} for name in METRICS}
-        return {**head, "items": {}, "metrics": empty, "tasks": {}, "family": 0}
-    dense = next((arm for arm in arms if arm.key == ("dense", "none")), None)
-    tasks = _task_tests(results, compressed, dense)
-    return {**head, "items": items, "metrics": metrics, "tasks": tasks, "family": 0}
-
-
-def _judge_metric(group: Group, measured: Measured | None, pair: dict[str, str]) -> dict[str, Any]:
-    """One metric of a group; measured: None if its cells share no item with a value."""
-    if measured is None:
-        verdict = Verdict("unavailable", "its cells share no item with a value").to_json()
-        nothing = dict.fromkeys(("dense", "compressed", "loss", "loss_smallest_detectable", "uncontrolled"))
-        return {**nothing, "verdict": verdict, "methods": {}}
-    estimates, none, reference = measured.estimates, (group.compressor, "none"), ("dense", "none")
-    loss = estimates[reference] - estimates[none] if reference in estimates else None
-    gains = {
-        arm.method: estimates[arm.key] - estimates[none]
-        for arm in measured.arms.values()
-        if arm.compressor == group.compressor and arm.method != "none"
-    }
-    dense_gains = {
-        method: estimates["dense", method] - estimates[reference]
-        for method in gains
-        if ("dense", method) in estimates and reference in estimates
-    }
-    methods = {m: _judge_method(measured, group, m, gains[m], dense_gains.get(m), loss) for m in gains}
-    controlled = {method: gains[method] - dense_gain for method, dense_gain in dense_gains.items()}
-    return {
-        "dense": estimates[reference].to_json() if loss is not None else None,
-        "compressed": estimates[none].to_json(),
-        "loss": loss.to_json() if loss is not None else None,
-        "loss_smallest_detectable": (
-            measured.detectable(loss, measured.difference(reference, none), ITEMS)
-            if loss is not None
-            else None
-        ),
-        "methods": methods,
-        "verdict": _verdict(group, loss, controlled, methods, pair).to_json(),
-        "uncontrolled": _uncontrolled(loss, gains, pair),
-    }
-
-
-def _judge_method(
-    measured: Measured,
-    group: Group,
-    method: str,
-    gain: Estimate,
-    dense_gain: Estimate | None,
-    loss: Estimate | None,
-) -> dict[str, Any]:
-    """One method of a group: its value and gain, and G = gain - dense_gain if the dense control was run."""
-    none, reference = (group.compressor, "none"), ("dense", "none")
-    arm = measured.arms[group.compressor, method]
-    found = _value_and_gain(measured, arm, none)
-    lost = loss is not None and loss.interval()[0] > 0
-    row = {
-        "value": found["value"],
-        "gain": found["gain"],
-        "p": finite(gain.p_value()),
-        "smallest_detectable": found["smallest_detectable"],
-        "covers": arm.covers,
-        "recovery": ratio(gain, loss) if loss is not None and lost else None,
-        "dense_gain": None,
-        "controlled": None,
-        "controlled_smallest_detectable": None,
-        "controlled_covers": None,
-    }
-    if dense_gain is not None:
-        control = measured.arms["dense", method]
-        covers = arm.covers if control.covers == arm.covers else ITEMS
-        gained, adapted = measured.difference(arm.key, none), measured.difference(control.key, reference)
-        both = {task: gained[task] - adapted[task] for task in gained}
-        G = gain - dense_gain
-        row |= {
-            "dense_gain": dense_gain.to_json(),
-            "controlled": G.to_json(),
-            "controlled_smallest_detectable": measured.detectable(G, both, covers),
-            "controlled_covers": covers,
+    """Estimates, tests and verdicts of one (model, compressor, corpus). verdicts: k, of the whole grid."""
+    arms = {arm.method: arm for arm in group_arms(results, group) if arm.compressor == group.compressor}
+    metrics = {}
+    for name, metric in METRICS.items():
+        one = judged.get((group, name))
+        if one is None:
+            reason = "its cells share no item of an informative task with a value"
+            reason = reason if "none" in arms else f"{group} / none has not been evaluated"
+            empty: dict[str, Any] = {"items": {}, "absent_tasks": list(results.tasks), "methods": {}}
+            metrics[name] = empty | (
+                {"verdict": Verdict("unavailable", reason).to_json()} if metric.judged else {}
+            )
+            continue
+        metrics[name] = {
+            "items": one.sample.items,
+            "absent_tasks": [task for task in results.tasks if task not in one.sample.values],
+            **one.to_json(),
+            **({"verdict": one.verdict(verdicts)} if metric.judged else {}),
         }
-    return row
+    return {
+        **group._asdict(),
+        "missing": _missing_cells(results, group),
+        "seeds": {method: list(arm.seeds) for method, arm in arms.items()},
+        "metrics": metrics,
+        "tasks": task_tests(results, arms, results.first(group.model, "dense", group.corpus, "none")),
+        "family": {},
+    }
 
 
-def _verdict(
-    group: Group,
-    loss: Estimate | None,
-    controlled: dict[str, Estimate],
-    methods: dict[str, dict],
-    pair: dict[str, str],
-) -> Verdict:
-    if loss is None:
-        return Verdict("unavailable", f"{group.model} / dense / none has not been evaluated")
-    if absent := unique(m for m in pair.values() if m not in methods):
-        missing = f"{group} has no result for {' and '.join(absent)}, named in the pair"
-    else:
-        absent = unique(m for m in pair.values() if m not in controlled)
-        missing = (
-            f"no dense control for {' and '.join(absent)}: not run on the dense model, so recovery can't be told "
-            "from what the adapter gives any model; the gains shown are not controlled"
-        )
-    return decide(loss, controlled.get(pair["prompt"]), controlled.get(pair["lora"]), missing)
+def _missing_cells(results: Results, group: Group) -> list[str]:
+    """Planned cells of the group and of its dense reference without a result."""
+    return [
+        str(cell)
+        for method in ("none", *results.methods(group))
+        for compressor in ("dense", group.compressor)
+        for cell in results.seeds(group.model, compressor, group.corpus, method, planned=True)
+        if cell not in results.evaluations
+    ]
 
 
-def _uncontrolled(
-    loss: Estimate | None, gains: dict[str, Estimate], pair: dict[str, str]
-) -> dict[str, str] | None:
-    """The rule applied to plain gains: it shows how much of the verdict is due to the dense control.
+def _dense_group(group: Group, judged: dict[tuple[Group, str], Judged]) -> dict[str, Any]:
+    """verdict.json's `dense_groups`: of the dense model, value and gain (h) of each method.
 
-    None if a gain of the pair is missing.
+    No p value: a gain there is adaptation, the control of R, and no member of a family of tests.
     """
-    if loss is None or not all(method in gains for method in pair.values()):
-        return None
-    verdict = decide(loss, gains[pair["prompt"]], gains[pair["lora"]])
-    return {"word": verdict.word, "reason": verdict.reason.replace("G(", "gain(")}
-
-
-def _task_tests(results: Results, compressed: dict[str, Arm], dense: Arm | None) -> dict[str, dict]:
-    """method -> task -> accuracy of the first seed with Wilson interval and exact McNemar against `none`.
-
-    The row `none` compares the compressed model with the dense one.
-    """
-    report: dict[str, dict] = {}
-    for method, arm in compressed.items():
-        base = dense if method == "none" else compressed["none"]
-        cells = [arm.cells[0], *([base.cells[0]] if base else [])]
-        report[method] = {}
-        for task, frame in paired_items(results, cells, "correct").items():
-            after = frame[0].to_numpy() > 0.5
-            low, high = proportion_interval(int(after.sum()), len(after))
-            row: dict = {
-                "n": len(after),
-                "acc": float(after.mean()),
-                "low": finite(low),
-                "high": finite(high),
+    metrics: dict[str, dict] = {}
+    for name in (ACCURACY, ALL_TASKS):
+        one = judged.get((group, name))
+        metrics[name] = {}
+        if one:
+            found = one.to_json()
+            kept = ("value", "gain", "detectable", "covers")
+            metrics[name] = {
+                "dense": found["compressed"],
+                "methods": {m: {key: row[key] for key in kept} for m, row in found["methods"].items()},
             }
-            if base:
-                before = frame[1].to_numpy() > 0.5
-                test = mcnemar(before, after)
-                low, high = paired_interval(test["gained"], test["lost"], len(after))
-                change = float(after.mean() - before.mean())
-                found = smallest_detectable({task: after.astype(float) - before}, binary=True)
-                row |= {
-                    "difference": {"value": change, "low": finite(low), "high": finite(high)},
-                    "smallest_detectable": finite(found),
-                    **test,
-                }
-            report[method][task] = row
-    return report
+    return {**group._asdict(), "metrics": metrics}
 
 
 def _adjust(groups: list[dict]) -> None:
-    """Holm over the cells of one table: the averages and tasks of every method of its groups."""
-    rows = []
+    """Holm over one table: the Averages of all methods are one family, their tasks a second one."""
+    averages, tasks = [], []
     for group in groups:
-        methods = group["metrics"][ACCURACY].get("methods", {})
-        rows += [row for row in methods.values() if row["p"] is not None]
+        averages += [row for row in group["metrics"][ALL_TASKS]["methods"].values() if row["p"] is not None]
         by_method = (by_task for method, by_task in group["tasks"].items() if method != "none")
-        rows += [row for by_task in by_method for row in by_task.values() if "p" in row]
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+        tasks += [row for by_task in by_method for row in by_task.values() if "p" in row]
+    for rows in (averages, tasks):
+        for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row["p_holm"] = adjusted
     for group in groups:
-        group["family"] = len(rows)
+        group["family"] = {"averages": len(averages), "tasks": len(tasks)}

@@ -30,9 +30,9 @@ def build(results: Results, pair: dict[str, str]) -> pd.DataFrame:
     parts = []
     for group in results.groups():
         dense = results.first(group.model, "dense", group.corpus, "none")
-        compressed = results.first(*group, "none")
-        if dense and compressed:
-            parts += [_part(results, group, seed, dense, compressed, pair) for seed in _seeds(results, group)]
+        for seed in _seeds(results, group):
+            if dense and (compressed := results.copy(group, seed)):
+                parts.append(_part(results, group, seed, dense, compressed, pair))
     if not parts:
         return pd.DataFrame(columns=[*INDEX, "domain", "question", "gold", "outcome"])
     ledger = pd.concat(parts, ignore_index=True)

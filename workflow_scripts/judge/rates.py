@@ -1,6 +1,7 @@
 """Shares of the ledger's outcomes, beside the flips that happen without any recovery."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -19,15 +20,22 @@ def shares(ledger: pd.DataFrame, methods: dict[str, dict]) -> list[dict]:
     """
     recovery = [method for method in methods if method != "none"]
     drawn = [method for method in recovery if methods[method]["kind"] not in ("text", "fewshot")]
-    return [*rates(ledger, recovery).to_dict("records"), *reseeded(ledger, drawn).to_dict("records")]
+    frames = (rates(ledger, recovery), reseeded(ledger, drawn))
+    rows = [row for frame in frames for row in frame.to_dict("records")]
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: None if a share of nothing."""
+    return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
 
 def rates(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Per group, seed, method and scope: the share of lost items made right, beside the flips that show no recovery.
 
     scope: `all` items, a domain or a task. recovered: of the items that compression lost, the share right with the
-    method. untaught: the same share among lost items whose answer does not stand in the training text; what is
-    recovered of them cannot have been relearned. chance: of the items that neither the dense nor the compressed model
+    method. untaught: the same share among lost items for which no document of the training text holds an accepted
+    alias together with the question's entity. chance: of the items that neither the dense nor the compressed model
     knew, the share right with the method. It is a lower bound of what noise gives: lost items lie nearer to the
     decision boundary, so the fairer reference is the recovered share of a placebo (an untrained prompt, or
     `reseeded`). broken: of the items right before and after compression, the share wrong with the method. Each share

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
@@ -15,7 +16,7 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_fi
 from workflow_scripts.plan.layout import EVALUATION, NO_CORPUS, Cell, Group, companions
 
 INDEX_COLUMNS = ("task", "doc_id", "doc_hash")
-ITEM_COLUMNS = ("correct", "gold_loglik", "margin", "selected_prompt")
+ITEM_COLUMNS = ("correct", "gold_loglik", "margin", "selected_prompt", "choice_logliks")
 
 
 @dataclass
@@ -86,10 +87,27 @@ class Results:
         """The existing cell with the lowest seed, or None."""
         return next(iter(self.seeds(model, compressor, corpus, method)), None)
 
+    def copy(self, group: Group, seed: int) -> Cell | None:
+        """The existing cell without recovery of the copy that a seed's cells stand on: its own, or the only one."""
+        planned = {cell.seed: cell for cell in self.seeds(*group, "none", planned=True)}
+        found = next(iter(planned.values())) if len(planned) == 1 else planned.get(seed)
+        return found if found in self.evaluations else None
+
     def items(self, cell: Cell) -> pd.DataFrame:
-        """What a cell's items came to, indexed by (task, doc_hash, nth occurrence of that hash in the task)."""
+        """What a cell's items came to, indexed by (task, doc_hash, nth occurrence of that hash in the task).
+
+        choices: how many an item has, nan without; choice_loglik: log-softmax of the right one (nats);
+        bits_per_byte: an item's bits over the mean length of its task's gold answers, so that the mean over items is
+        the task's bits per byte.
+        """
         if cell not in self._items:
-            self._items[cell] = self._read(cell, ITEM_COLUMNS)
+            items = self._read(cell, ITEM_COLUMNS)
+            logliks = items.pop("choice_logliks")
+            items["choices"], total = _over_choices(logliks)
+            items["choice_loglik"] = items["gold_loglik"] - total
+            bits = {task: _bits(scores) for task, scores in self.evaluations[cell]["tasks"].items()}
+            items["bits_per_byte"] = items["gold_loglik"] * items.index.get_level_values("task").map(bits)
+            self._items[cell] = items
         return self._items[cell]
 
     def texts(self, cell: Cell, *columns: str) -> pd.DataFrame:
@@ -119,6 +137,23 @@ class Results:
                     )
 
 
+def _over_choices(logliks: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Number of choices and log of their summed likelihoods of each item; nan without choices."""
+    known = logliks.notna().to_numpy()
+    counts, totals = np.full(len(logliks), np.nan), np.full(len(logliks), np.nan)
+    lists = logliks[known].tolist()
+    if lists:
+        counts[known] = sizes = np.array([len(each) for each in lists])
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        totals[known] = np.logaddexp.reduceat(np.concatenate(lists), starts)
+    return counts, totals
+
+
+def _bits(scores: dict) -> float:
+    """Bits per byte of one nat of an item: what its task's mean log-likelihood becomes in bits per byte."""
+    return scores["bits_per_byte"] / scores["gold_loglik"] if scores["gold_loglik"] else float("nan")
+
+
 def unique(values: Iterable) -> list:
     """Values without repetition, in order of first appearance."""
     return list(dict.fromkeys(values))
@@ -143,6 +178,13 @@ def read_results(paths: list[str]) -> Results:
             raise ArtifactError(f"{path}: $.cell describes {described}; its path says {cell}")
         evaluations[cell] = evaluation
     return Results(cell.grid, planned, evaluations)
+
+
+def results_of(verdict: dict) -> Results:
+    """A grid's plan and what verdict.json tells of its cells: `scores`' rows in place of evaluations, without items."""
+    grid = verdict["grid"]
+    planned = {cell: Path(cell.json) for cell in (Cell(grid, *row) for row in verdict["plan"])}
+    return Results(grid, planned, {Cell.of({"grid": grid, **row}): row for row in verdict["scores"]})
 
 
 def _cell_at(path: Path) -> Cell:

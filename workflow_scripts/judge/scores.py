@@ -1,4 +1,4 @@
-"""The accuracy of every cell: each task with its Wilson interval, each domain with the interval that follows."""
+"""Every cell's plain numbers, and its accuracy with intervals: Wilson of a task, the one that follows of a domain."""
 
 import numpy as np
 
@@ -7,7 +7,8 @@ from workflow_scripts.judge.statistics import finite, proportion_interval
 
 
 def scores(results: Results, tasks: dict[str, dict]) -> list[dict]:
-    """verdict.json's `scores`: for each evaluated cell its tasks (n, acc, low, high) and domains (value, low, high).
+    """verdict.json's `scores`: for each evaluated cell its tasks (n, acc, low, high) and domains (value, low, high),
+    and as they are its average, perplexity, parameters and selection.
 
     Fractions. tasks: the grid's, each with its `domain`. A domain of which the cell lacks a task has no value.
     """
@@ -18,7 +19,8 @@ def scores(results: Results, tasks: dict[str, dict]) -> list[dict]:
     for cell, evaluation in results.evaluations.items():
         mine = {task: task_score(scored) for task, scored in evaluation["tasks"].items()}
         means = {domain: domain_score(mine, members) for domain, members in domains.items()}
-        rows.append({**cell.axes, "tasks": mine, "domains": means})
+        plain = {name: evaluation[name] for name in ("average", "perplexity", "parameters", "selection")}
+        rows.append({**cell.axes, "tasks": mine, "domains": means, **plain})
     return rows
 
 

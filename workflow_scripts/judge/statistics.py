@@ -1,7 +1,7 @@
-"""Paired statistics over items: exact McNemar, stratified paired bootstrap, Holm.
+"""Paired statistics over items and replicates: stratified bootstrap, t over replicates, exact McNemar, Holm.
 
-An `Estimate` is a number with its bootstrap distribution. All estimates of one group share their resamples,
-so their differences and ratios are paired, item by item, by plain arithmetic.
+An `Estimate` is a number with its draws. All estimates of one group share their resampled items and replicates, so
+their differences and ratios are paired by plain arithmetic.
 """
 
 import zlib
@@ -16,7 +16,6 @@ from statsmodels.stats.proportion import proportion_confint
 RESAMPLES = 10_000
 LEVEL = 0.95
 POWER = 0.80
-SEEDS_FOR_VARIANCE = 3  # fewer training seeds say nothing about their variance
 _CHUNK = 4_000_000  # resampled items held at once
 _DECIMALS = 10
 _ROUNDING = 1e-12  # equal columns of a matrix product may differ by less; such a difference is none
@@ -140,27 +139,34 @@ def _columns(family: dict[str, np.ndarray]) -> int:
     return next((values.shape[1] for values in family.values()), 0)
 
 
-def seed_mean(points: np.ndarray, draws: np.ndarray, name: str, seed: int = 0) -> Estimate:
-    """Mean over training seeds: points (seeds,), draws (resamples, seeds).
+def replicate_draws(points: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """Draws of the deviation that replicates add to their mean, shape (resamples,); zeros for one replicate.
 
-    With three seeds or more they are resampled too (S - 1 of S, as above), so that the interval covers training;
-    with fewer the seeds at hand are averaged and the interval covers items only. A few seeds know their variance
-    badly: the draws are stretched by t over z with Satterthwaite's degrees of freedom, S - 1 if training alone
-    varies and without bound if it hardly does.
+    points: (replicates,), each replicate's own value. A draw is t with S - 1 degrees of freedom times the standard
+    error, made as sum_k z_k (x_k - mean) with normal z and one chi-square a draw. The z belong to the replicates and
+    not to the quantity: all quantities over S replicates share them, so that their differences have the t interval of
+    the differences.
     """
-    resamples, seeds = draws.shape
-    mean = float(points.mean())
-    if seeds < SEEDS_FOR_VARIANCE:
-        return Estimate(mean, draws.mean(axis=1))
+    replicates = len(points)
+    if replicates < 2:
+        return np.zeros(resamples)
+    random = np.random.default_rng([seed, zlib.crc32(b"replicates"), replicates])
+    normal = random.standard_normal((resamples, replicates))
+    stretch = np.sqrt((replicates - 1) / random.chisquare(replicates - 1, resamples))
+    deviations = (points - points.mean()) / np.sqrt(replicates * (replicates - 1))
+    return stretch * (normal @ deviations)
+
+
+def unseen_changes(sizes: Sequence[int], name: str, resamples: int, seed: int = 0) -> np.ndarray:
+    """Draws of what a share can move by items that happened not to change, shape (resamples,).
+
+    sizes: items by task. Resampled items that never change have no variance, although others could. So each arm gets
+    a normal deviation worth half an item per task: the difference of two arms then has the variance that Agresti and
+    Min (2005) reach by half an item more in each cell of the paired table. name: of the arm, whose draws it seeds.
+    """
+    variance = sum(0.5 / (n * (n + 2)) for n in sizes) / max(1, len(sizes)) ** 2
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    drawn = random.integers(0, seeds, (resamples, seeds - 1))
-    draws = np.take_along_axis(draws, drawn, axis=1).mean(axis=1)
-    of_seeds, whole = points.var(ddof=1) / seeds, draws.var()
-    if of_seeds > 0:
-        freedom = (seeds - 1) * max(1.0, whole / of_seeds) ** 2
-        tail = (1 + LEVEL) / 2
-        draws = mean + (draws - mean) * (stats.t.ppf(tail, freedom) / stats.norm.ppf(tail))
-    return Estimate(mean, draws)
+    return np.sqrt(variance) * random.standard_normal(resamples)
 
 
 def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:

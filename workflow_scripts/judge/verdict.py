@@ -1,127 +1,145 @@
-"""Forgotten or displaced: the rule (docs/explanation/statistics.md) for one (model, compressor, corpus)."""
+"""Forgotten or displaced: the rule (docs/explanation/statistics.md) for one (model, compressor, corpus).
+
+L = D0 - C0 is the loss, g = Cm - C0 the gain of method m on the compressed model, h = Dm - D0 that on the dense one.
+  R(m) = g - max(0, h)   what m brings back: adaptation that the dense model gets too does not count, harm earns nothing
+Five labels partition the space of (L, R_prompt, R_lora), so no order of branches decides:
+  no_loss      L < lambda
+  unrecovered  else, if both R < delta L
+  displaced    else, if R_prompt >= f R_lora
+  forgotten    else, if R_prompt < f0 R_lora
+  both         else
+The support of a label is its share of the paired draws. The verdict is the label with a support of 1 - 0.025 / k or
+more, for the k verdicts of a grid on its primary metric; otherwise it is `undecided`.
+"""
 
 from dataclasses import dataclass, field
 
-from workflow_scripts.judge.statistics import Estimate
+import numpy as np
 
-DELTA = 0.25  # of the loss: the margin below which two recoveries count as equal
+from workflow_scripts.judge.statistics import Estimate, finite
+
+DELTA = 0.25  # of the loss: less is no recovery
+F_DISPLACED = 0.75  # of LoRA's recovery: a prompt that brings back as much redirects all of it
+F_FORGOTTEN = 0.25  # of LoRA's recovery: a prompt that brings back less redirects next to nothing
+ERROR = 0.025  # of a wrong word, over the verdicts of a grid
+LABELS = ("no_loss", "displaced", "forgotten", "both", "unrecovered")
 MEANING = {
-    "no_loss": "compression cost nothing that this sample can see, so there is nothing to recover",
-    "displaced": "the knowledge is displaced: redirecting the input brings back what added parameters do, to within a "
-    "quarter of the loss",
-    "forgotten": "the knowledge is forgotten: only added parameters bring it back",
-    "both": "both: the prompt brings some of it back, added parameters more",
+    "no_loss": "compression cost less than the smallest loss that counts, so there is nothing to recover",
+    "displaced": "the knowledge is displaced: redirecting the input brings back at least three quarters of what added "
+    "parameters do",
+    "forgotten": "the knowledge is forgotten: added parameters bring it back, redirecting the input less than a "
+    "quarter of that",
+    "both": "both: redirecting the input brings back between a quarter and three quarters of what added parameters do",
     "unrecovered": "neither method brings back a quarter of the loss",
-    "undecided": "undecided: what was measured allows more than one reading",
+    "undecided": "undecided: what was measured supports more than one reading",
     "unavailable": "unavailable: cells that the rule needs are missing",
 }
 INFERENCE_LIMITS = (
     "LoRA can redirect the input too, so its success alone does not show that facts were learned again; and neither "
     "method need have met the facts of a benchmark in its training text."
 )
-
-
-@dataclass(frozen=True)
-class Condition:
-    """`text` holds if the whole interval of `contrast` lies above 0."""
-
-    text: str
-    contrast: Estimate
-
-    @property
-    def holds(self) -> bool:
-        return self.contrast.interval()[0] > 0  # False for nan
-
-    def to_json(self) -> dict:
-        return {"condition": self.text, **self.contrast.to_json(), "holds": self.holds}
+MORE = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times the data, tried for an undecided verdict
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word, its reason, and every condition that was tried."""
+    """The word, why, and the support of each label (None if the rule could not be applied)."""
 
     word: str
     reason: str
-    conditions: list[Condition] = field(default_factory=list)
-    more_data: str | None = None
+    support: dict[str, float] | None = None
+    needed: float | None = None
+    replicates: int = 1
+    settle: str | None = None
+    limits: str = field(default=INFERENCE_LIMITS)
 
     def to_json(self) -> dict:
+        of_one_copy = self.word in LABELS and self.replicates == 1
         return {
             "word": self.word,
             "meaning": MEANING[self.word],
             "reason": self.reason,
-            "conditions": [condition.to_json() for condition in self.conditions],
-            "more_data": self.more_data,
-            "limits": INFERENCE_LIMITS,
+            "support": self.support,
+            "needed": finite(self.needed) if self.needed is not None else None,
+            "replicates": self.replicates,
+            "of_one_copy": of_one_copy,
+            "settle": self.settle,
+            "limits": self.limits,
         }
 
 
-def decide(loss: Estimate, prompt: Estimate | None, lora: Estimate | None, missing: str = "") -> Verdict:
-    """The first branch of the rule that matches.
+def recovered(gain: Estimate, dense_gain: Estimate) -> Estimate:
+    """R = g - max(0, h).
 
-    loss: L = dense - compressed. prompt, lora: G(m) = (m - none) on the compressed model minus (m - none) on the
-    dense model, None if a cell is missing (`missing` names it). "x > c" means that the whole 95 % interval of
-    x - c lies above 0; since delta = 0.25 L is itself an estimate, x - 0.25 L is resampled as one.
+    The point of h says which side counts, not each draw: the mean of draws' positive parts lies above 0 if h is 0, and
+    would take that from every recovery. The variance of h counts as soon as h does.
     """
-    if not loss.known:
+    return gain - dense_gain if dense_gain.point > 0 else gain
+
+
+def labels(loss: np.ndarray, prompt: np.ndarray, lora: np.ndarray, negligible: float) -> np.ndarray:
+    """Number of the label in LABELS of each draw, arrays of one shape; negligible: lambda, in the metric's unit."""
+    shares = np.where(prompt >= F_DISPLACED * lora, 1, np.where(prompt < F_FORGOTTEN * lora, 2, 3))
+    found = np.where(np.maximum(prompt, lora) < DELTA * loss, 4, shares)
+    return np.where(loss < negligible, 0, found)
+
+
+def decide(
+    loss: Estimate, prompt: Estimate | None, lora: Estimate | None, negligible: float, verdicts: int = 1
+) -> Verdict:
+    """The verdict, its support and what would settle it.
+
+    loss: L; prompt, lora: R of the pair, None if it can't be known, which leaves no_loss as the only possible word.
+    negligible: lambda. verdicts: k, of the grid on the metric.
+    """
+    needed = 1 - ERROR / max(1, verdicts)
+    known = [estimate for estimate in (loss, prompt, lora) if estimate is not None]
+    if not all(estimate.known for estimate in known):
         return Verdict("undecided", "a task with a single shared item has no interval; evaluate more items")
-    low, high = loss.interval()
-    if low <= 0:
-        text = (
-            "the loss's interval contains 0"
-            if high >= 0
-            else "the compressed model is better than the dense one"
-        )
-        return Verdict("no_loss", text, [Condition("L > 0", loss)])
     if prompt is None or lora is None:
-        return Verdict("undecided", missing, [Condition("L > 0", loss)])
-    for word, conditions in _branches(loss, prompt, lora):
-        if all(condition.holds for condition in conditions):
-            return Verdict(word, "; ".join(c.text for c in conditions), conditions)
-    looked_at = {c.text: c for _, conditions in _branches(loss, prompt, lora) for c in conditions}
-    return Verdict(
-        "undecided",
-        "no branch of the rule has all its intervals on one side",
-        list(looked_at.values()),
-        _more_data(loss, prompt, lora),
+        share = float((loss.draws < negligible).mean())
+        word = "no_loss" if share >= needed else "unavailable"
+        return Verdict(
+            word, f"no loss {_percent(share)}", {"no_loss": share} if word == "no_loss" else None, needed
+        )
+    support = _support(loss, prompt, lora, negligible)
+    first = max(LABELS, key=support.__getitem__)
+    word = first if support[first] >= needed else "undecided"
+    settle = None if word != "undecided" else _settled(loss, prompt, lora, negligible, needed)
+    return Verdict(word, in_words(support), support, needed, settle=settle)
+
+
+def in_words(support: dict[str, float]) -> str:
+    """ "displaced 72 %, both 27 %, unrecovered 1 %": the labels with a support of half a percent or more."""
+    order = sorted(support, key=lambda label: -support[label])
+    return ", ".join(
+        f"{label.replace('_', ' ')} {_percent(support[label])}" for label in order if support[label] >= 0.005
     )
 
 
-def _branches(loss: Estimate, prompt: Estimate, lora: Estimate) -> list[tuple[str, list[Condition]]]:
-    """The branches that need a loss, in the order in which they are tried."""
-    delta = loss * DELTA
-    prompt_above = Condition("G(prompt) > 0", prompt)
-    lora_leads = Condition("G(lora) - G(prompt) > 0", lora - prompt)
-    return [
-        ("displaced", [prompt_above, Condition("G(prompt) - G(lora) > -delta", prompt - lora + delta)]),
-        (
-            "forgotten",
-            [
-                Condition("G(lora) > 0", lora),
-                Condition("G(lora) - G(prompt) > delta", lora - prompt - delta),
-                Condition("G(prompt) < delta", delta - prompt),
-            ],
-        ),
-        ("both", [prompt_above, lora_leads]),
-        (
-            "unrecovered",
-            [Condition("G(prompt) < delta", delta - prompt), Condition("G(lora) < delta", delta - lora)],
-        ),
-    ]
+def _percent(share: float) -> str:
+    """Rounded down above 99, so that 100 % stands for every draw."""
+    text = f"{100 * share:.0f}" if share <= 0.99 or share == 1 else f"{np.floor(1000 * share) / 10:.1f}"
+    return f"{text} %"
 
 
-def _more_data(loss: Estimate, prompt: Estimate, lora: Estimate) -> str | None:
-    """How many times the items would settle it, if the point estimates stayed where they are.
+def _support(
+    loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, times: float = 1.0
+) -> dict[str, float]:
+    """Share of each label if there were `times` as much data and the points stayed."""
+    L, P, R = (e.point + (e.draws - e.point) / np.sqrt(times) for e in (loss, prompt, lora))
+    counts = np.bincount(labels(L, P, R, negligible), minlength=len(LABELS))
+    return {label: float(count) / len(L) for label, count in zip(LABELS, counts, strict=True)}
 
-    An interval's half-width shrinks with the square root of the items: factor = max (half-width / distance)^2.
-    """
-    for word, conditions in _branches(loss, prompt, lora):
-        if all(condition.contrast.point > 0 for condition in conditions):
-            factor = max(
-                ((c.contrast.point - c.contrast.interval()[0]) / c.contrast.point) ** 2 for c in conditions
-            )
-            return (
-                f"if the point estimates stayed where they are, about {max(1.1, factor):.1f} times as many items "
-                f"would settle it as {word}"
-            )
-    return "the point estimates themselves match no branch; more items alone need not settle it"
+
+def _settled(loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, needed: float) -> str:
+    """How much more data would settle it, if the point estimates stayed where they are."""
+    for times in MORE:
+        support = _support(loss, prompt, lora, negligible, times)
+        best = max(LABELS, key=support.__getitem__)
+        if support[best] >= needed:
+            word = best.replace("_", " ")
+            return f"about {times:g} times as much data would settle it as {word}, if the estimates stayed"
+    return (
+        f"the estimates lie near a boundary of the labels: {MORE[-1]} times as much data would not settle it"
+    )

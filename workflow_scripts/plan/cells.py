@@ -3,11 +3,11 @@
 import functools
 import itertools
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from workflow_scripts.plan import model_limits
-from workflow_scripts.plan.layout import COMPRESSED, LATENCY, Cell
+from workflow_scripts.plan.layout import COMPRESSED, LATENCY, NO_CORPUS, Cell, Group
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
 
@@ -44,37 +44,55 @@ class Cells:
 
     def _block(self, grid: str, block: Block) -> Iterator[Cell]:
         axes = (block.models, block.compressors, block.corpora, block.methods, block.seeds)
-        for model, compressor, corpus, method, seed in itertools.product(*axes):
-            if method == "none":
-                corpus, seed = self.calibration_corpus(compressor, corpus), 0
-            yield Cell(grid, model, compressor, corpus, method, seed)
+        for names in itertools.product(*axes):
+            cell = Cell(grid, *names)
+            yield self.copy(cell) if cell.method == "none" else cell
 
-    def calibration_corpus(self, compressor: str, corpus: str) -> str:
-        """The corpus in a compressed model's path: 'none' for compressors that calibrate nothing."""
-        return corpus if self.config.compressors[compressor].calibrated else "none"
+    def copy(self, cell: Cell) -> Cell:
+        """The cell without recovery on the same compressed weights: their path has its corpus and seed.
 
-    def check(self, cell: Cell) -> Cell:
+        The corpus is 'none' if nothing calibrated the weights. The seed is 0 if the compressor has one copy.
+        """
+        compressor = self.config.compressors[cell.compressor]
+        corpus = cell.corpus if compressor.calibrated else NO_CORPUS
+        return cell._replace(corpus=corpus, method="none", seed=cell.seed if compressor.random else 0)
+
+    def check(self, cell: Cell, path: Callable[[Cell], str] = lambda cell: cell.json) -> Cell:
         """The cell. ValueError if its corpus or seed is impossible, with the path that is meant, or if its model cannot
-        run its settings."""
-        calibrated = self.calibration_corpus(cell.compressor, "any") != "none"
-        if cell.corpus == "none" and (calibrated or self.members(cell)):
+        run its settings. path: spells the result that was asked for."""
+        calibrated = self.config.compressors[cell.compressor].calibrated
+        if cell.corpus == NO_CORPUS and (calibrated or self.members(cell)):
             needs = f"{cell.compressor} is calibrated" if calibrated else f"{cell.method} is trained"
             raise ValueError(
-                f"{cell.json}: corpus 'none' can't be, {needs} on a corpus: {', '.join(self.config.corpora)}"
+                f"{path(cell)}: corpus 'none' can't be, {needs} on a corpus: {', '.join(self.config.corpora)}"
             )
-        meant = cell
-        if cell.method == "none":
-            meant = cell._replace(corpus=self.calibration_corpus(cell.compressor, cell.corpus), seed=0)
-        if meant != cell:
-            raise ValueError(f"{cell.json}: nothing is trained, so this is {meant.json}; ask for that")
+        if cell.method == "none" and (meant := self.copy(cell)) != cell:
+            raise ValueError(
+                f"{path(cell)}: nothing is trained and {cell.compressor} calibrates nothing, so this is {path(meant)}; "
+                "ask for that"
+            )
+        self._check_members(cell)
         case = model_limits.Case(self.config, self._limits(cell.model), *cell[:3], cell.method)
         if found := model_limits.problems(case):
-            raise ValueError(f"{cell.json} can't be: {'; '.join(found)}")
+            raise ValueError(f"{path(cell)} can't be: {'; '.join(found)}")
         return cell
 
+    def _check_members(self, cell: Cell) -> None:
+        """ValueError for a member whose adapter was trained on another copy than the cell's."""
+        for member in self.members(cell):
+            if self.copy(member) != self.copy(cell):
+                raise ValueError(
+                    f"{cell.json} can't be: methods.{cell.method}.members: seed {member.seed} of {member.method} is "
+                    f"trained on another copy of {cell.compressor}; name a prompt with a `seed_offset` instead"
+                )
+
     def compression(self, cell: Cell) -> str:
-        corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return COMPRESSED.path(**cell._replace(corpus=corpus)._asdict())
+        """compression.json of the copy that the cell stands on."""
+        return COMPRESSED.path(**self.copy(cell)._asdict())
+
+    def copies(self, grid: str) -> list[Cell]:
+        """Every compressed copy that the grid needs, as its cell without recovery, each once."""
+        return list(dict.fromkeys(map(self.copy, [*self.cells(grid), *self.adapters(grid)])))
 
     def members(self, cell: Cell) -> list[Cell]:
         """The cells whose adapters this cell attaches: its own, or its members'."""
@@ -121,16 +139,20 @@ class Cells:
         return [cell for cell in self.cells(grid) if cell.method in methods and cell.compressor != "dense"]
 
     def latency_places(self, grid: str) -> dict[str, dict]:
-        """Path of each latency measurement of the grid -> its model, compressor, corpus and seed."""
+        """Path of each latency measurement of the grid -> its model, compressor, corpus and seed.
+
+        Latency depends on shapes alone, so one copy of each compressed model is timed: that of the lowest seed.
+        """
         measured = self.grid(grid).latency
-        wanted = measured.compressors if measured else ()
-        places = {}
-        for cell in self.cells(grid):
-            if cell.compressor in wanted:
-                corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-                place = {"model": cell.model, "compressor": cell.compressor, "corpus": corpus, "seed": "0"}
-                places[LATENCY.path(grid=grid, **place)] = place
-        return places
+        timed: dict[Group, Cell] = {}
+        for copy in map(self.copy, self.cells(grid)):
+            if measured and copy.compressor in measured.compressors:
+                timed[copy.group] = min(copy, timed.get(copy.group, copy))
+        return {
+            LATENCY.path(grid=grid, seed=copy.seed, **group._asdict()): group._asdict()
+            | {"seed": str(copy.seed)}
+            for group, copy in timed.items()
+        }
 
     def _limits(self, model: str) -> model_limits.Limits:
         return model_limits.known(self.config, model)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workflow_scripts.plan.devices import DEVICES, device_table
-from workflow_scripts.plan.layout import LATENCY, Cell, result_of
+from workflow_scripts.plan.layout import COMPRESSED, LATENCY, NO_CORPUS, Cell, result_of
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.schema.compressors import Compressor
 
@@ -77,10 +77,7 @@ def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
     """The cost of every job of a grid that computes on a model, as if nothing were done yet."""
     cells = plan.cells(grid)
     adapters = plan.adapters(grid)
-    compressions = dict.fromkeys(
-        (c.model, c.compressor, plan.calibration_corpus(c.compressor, c.corpus)) for c in [*cells, *adapters]
-    )
-    costs = [compression_cost(plan, grid, *key, device) for key in compressions]
+    costs = [compression_cost(plan, copy, device) for copy in plan.copies(grid)]
     costs += [training_cost(plan, cell, device) for cell in adapters]
     costs += [evaluation_cost(plan, cell, device) for cell in cells]
     costs += [similarity_cost(plan, cell, device) for cell in plan.similarity_cells(grid)]
@@ -88,10 +85,10 @@ def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
     return costs
 
 
-def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus: str, device: dict) -> Cost:
-    p, settings = _parameters(plan, model), plan.config.compressors[compressor]
-    calibration = plan.grid(grid).calibration
-    tokens = calibration.windows * calibration.length if corpus != "none" else 0
+def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:
+    p, settings = _parameters(plan, copy.model), plan.config.compressors[copy.compressor]
+    calibration = plan.grid(copy.grid).calibration
+    tokens = calibration.windows * calibration.length if copy.corpus != NO_CORPUS else 0
     solves = p * width(p) if tokens else 0
     seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
     disk = 0 if settings.algorithm == "dense" else p * _bits(settings) / 8
@@ -103,7 +100,7 @@ def compression_cost(plan: Plan, grid: str, model: str, compressor: str, corpus:
         memory = 2 * (LIBRARIES + 4 * p) + layer + activations
     else:
         memory = LIBRARIES + max(whole, layer) + min(activations, plan.config.activation_memory * 2**30)
-    return Cost("compress_model", f"{model}/{compressor}/{corpus}", seconds, disk, memory)
+    return Cost("compress_model", COMPRESSED.title(**copy._asdict()), seconds, disk, memory)
 
 
 def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:

@@ -14,6 +14,7 @@ from workflow_scripts.plan.names import unknown
 
 EXPORTS = ("plain", "gptq", "gptq_v2", "compressed-tensors")  # formats of rule export_model
 PLACE = "{model}/{compressor}/{corpus}"
+COPY = f"{PLACE}/seed-{{seed}}"
 CELL = f"{PLACE}/{{method}}/seed-{{seed}}"
 NUMBER = r"0|[1-9]\d*"  # a seed
 NO_CORPUS = "none"  # the corpus in the path of a model that nothing calibrated
@@ -75,9 +76,9 @@ CHECKPOINT = Artefact("resources/checkpoints", "{compressor}", "/manifest.json",
 CORPUS = Artefact("resources/corpora", "{corpus}", "/manifest.json", "fetch_corpus")
 BENCHMARK = Artefact("resources/benchmarks", "{benchmarks}/{task}", "/manifest.json", "fetch_benchmark")
 COMPRESSED = Artefact(
-    "results/{grid}/compressed", PLACE, "/compression.json", "compress_model", ("/weights.safetensors",)
+    "results/{grid}/compressed", COPY, "/compression.json", "compress_model", ("/weights.safetensors",)
 )
-EXPORTED = Artefact("results/{grid}/exported", f"{PLACE}/{{form}}", "/export.json", "export_model")
+EXPORTED = Artefact("results/{grid}/exported", f"{COPY}/{{form}}", "/export.json", "export_model")
 ADAPTER = Artefact(
     "results/{grid}/adapters",
     CELL,
@@ -87,7 +88,7 @@ ADAPTER = Artefact(
 )
 EVALUATION = Artefact("results/{grid}/evaluations", CELL, ".json", "evaluate_cell", (".samples.parquet",))
 SIMILARITY = Artefact("results/{grid}/similarity", CELL, ".json", "measure_similarity")
-LATENCY = Artefact("results/{grid}/latency", f"{PLACE}/seed-{{seed}}", ".json", "measure_latency")
+LATENCY = Artefact("results/{grid}/latency", COPY, ".json", "measure_latency")
 RESULTS = {
     artefact.folder.rpartition("/")[2]: artefact
     for artefact in (COMPRESSED, EXPORTED, ADAPTER, EVALUATION, SIMILARITY, LATENCY)
@@ -112,7 +113,7 @@ REPORT, STAMP = RollUp("report.html"), RollUp("report.json")  # the stamp says w
 
 
 class Group(NamedTuple):
-    """A compressed model: the cells that one verdict speaks of."""
+    """A compressed model in all its copies: the cells that one verdict speaks of."""
 
     model: str
     compressor: str
@@ -130,7 +131,7 @@ class Group(NamedTuple):
 
 class Cell(NamedTuple):
     """One evaluation job. `corpus` calibrates the compressor and trains the adapter, unless its method names another
-    text; 'none' if nothing is calibrated or trained."""
+    text; 'none' if nothing is calibrated or trained. `seed` draws both the calibration text and the training."""
 
     grid: str
     model: str
@@ -199,6 +200,13 @@ def result_of(path: object) -> tuple[Artefact, dict[str, str]]:
         if names := artefact.parse(path):
             return artefact, names
     raise ValueError(f"{path}: is no result of a job that computes on a model")
+
+
+def with_copy(path: str) -> str:
+    """Where the result at `path` lies today, of a layout without a seed in the path of a compressed model: its one copy
+    is that of seed 0."""
+    names = COMPRESSED._replace(name=PLACE).parse(path)
+    return COMPRESSED.path(**names, seed=0) if names else path
 
 
 def companions(path: str) -> list[str]:

@@ -9,13 +9,15 @@ catalogue may name them. If neither is there, the job reports the same at its st
 import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 from workflow_scripts.plan import first_layer
+from workflow_scripts.plan.layout import CHECKPOINT, MODEL
 from workflow_scripts.plan.names import unknown
+from workflow_scripts.plan.schema.compressors import DropLayers, External
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Grid
 from workflow_scripts.plan.schema.methods import Idp, Lora, Method
@@ -52,7 +54,7 @@ UNKNOWN = Limits()
 
 def known(config: Config, model: str) -> Limits:
     """The limits of a model, from its folder or from its entry in the catalogue."""
-    entry, folder = config.models[model], Path("resources/models", model)
+    entry, folder = config.models[model], Path(MODEL.path(model=model)).parent
     hints = {name: getattr(entry, name) for name in HINTS}
     if not (file := folder / "config.json").exists():
         return Limits(**hints, learned_positions=entry.learned_positions)
@@ -69,6 +71,18 @@ def known(config: Config, model: str) -> Limits:
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
     )
+
+
+def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
+    """The limits of a model after a compressor: fewer layers, or those of a checkpoint's own config.json."""
+    entry = config.compressors[compressor]
+    if isinstance(entry, DropLayers) and dense.layers:
+        return replace(dense, layers=dense.layers - (entry.count or len(entry.layers or ())))
+    file = Path(CHECKPOINT.path(compressor=compressor)).with_name("config.json")
+    if isinstance(entry, External) and file.exists():
+        read = _read_object(file)
+        return replace(dense, **{name: read[key] for name, key in HINTS.items() if key in read})
+    return dense
 
 
 def _modules_in(folder: Path) -> frozenset[str]:
@@ -103,14 +117,19 @@ def _refetch(file: Path) -> str:
 
 
 class Case(NamedTuple):
-    """A cell's settings beside its model's limits."""
+    """A cell's settings beside the limits of its dense model."""
 
     config: Config
-    limits: Limits
+    dense: Limits
     grid: str
     model: str
     compressor: str
     method: str
+
+    @property
+    def limits(self) -> Limits:
+        """Of the compressed model."""
+        return compressed(self.config, self.compressor, self.dense)
 
     @property
     def settings(self) -> Grid:
@@ -145,6 +164,7 @@ def _problem(key: str, possible: int, text: str) -> Found:
 
 def _found(case: Case) -> Iterator[Found]:
     method, limits, model = case.how, case.limits, case.model
+    yield from _no_such_layers(case)
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):
@@ -159,6 +179,22 @@ def _found(case: Case) -> Iterator[Found]:
         yield from _beyond_table(case, limits.one_table)
     if limits.positions:
         yield from _beyond_positions(case, limits.positions)
+
+
+def _no_such_layers(case: Case) -> Iterator[Found]:
+    """Layers that a compressor is to leave out, and the model lacks."""
+    entry, count = case.config.compressors[case.compressor], case.dense.layers
+    if not isinstance(entry, DropLayers) or not count:
+        return
+    key = f"compressors.{case.compressor}"
+    if beyond := [layer for layer in entry.layers or () if layer >= count]:
+        said = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
+        yield _problem(f"{key}.layers", count, said)
+    elif (leaving := entry.count or len(entry.layers or ())) >= count:
+        name = "count" if entry.count else "layers"
+        yield _problem(
+            f"{key}.{name}", count, f"{leaving} can't be left out: {case.model} has {count} layers"
+        )
 
 
 def _unscorable(case: Case, method: Idp) -> Iterator[Found]:

@@ -149,9 +149,9 @@ class Plan(Cells):
             raise ValueError(f"compressors.{name}: is no checkpoint (algorithm {entry.algorithm})")
         return entry if task is None else entry[task]
 
-    def compress(self, grid: str, model: str, compressor: str, corpus: str) -> dict:
+    def compress(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         settings = {"compressor": self.compressor(compressor)}
-        inputs = [self.recipe("models", model)]
+        inputs = [self.recipe("models", model), seed]
         if corpus != "none":
             settings["calibration"] = self.grid(grid).calibration.dump()
             inputs.append(self.recipe("corpora", corpus))
@@ -168,13 +168,13 @@ class Plan(Cells):
         """Whether the compressor is a checkpoint that must be fetched."""
         return isinstance(self.config.compressors[compressor], External)
 
-    def export(self, grid: str, model: str, compressor: str, corpus: str, form: str) -> dict:
+    def export(self, grid: str, model: str, compressor: str, corpus: str, seed: str, form: str) -> dict:
         if form != "plain" and self.config.compressors[compressor].whole:
-            asked = {"grid": grid, "model": model, "compressor": compressor, "corpus": corpus}
+            asked = {"grid": grid, "model": model, "compressor": compressor, "corpus": corpus, "seed": seed}
             raise ValueError(
                 f"{EXPORTED.path(**asked, form=form)} can't be: {compressor} is stored whole; export it as plain"
             )
-        inputs = [self.compress(grid, model, compressor, corpus)["recipe"]]
+        inputs = [self.compress(grid, model, compressor, corpus, seed)["recipe"]]
         return _with_recipe({"form": form}, _code("export_model"), inputs)
 
     def train(self, cell: Cell) -> dict:
@@ -223,7 +223,7 @@ class Plan(Cells):
                 BENCHMARK.path(benchmarks=data, task=task): self.recipe("benchmarks", data, task)
                 for task in self.tasks(grid)
             },
-            **{self.compression(cell): self.compressed_recipe(cell) for cell in [*cells, *adapters]},
+            **{self.compression(copy): self.compressed_recipe(copy) for copy in self.copies(grid)},
             **{adapter.training: self.train_recipe(adapter) for adapter in adapters},
             **{cell.json: self.evaluate_recipe(cell) for cell in cells},
             **{cell.similarity: self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)},
@@ -245,6 +245,7 @@ class Plan(Cells):
         settings = {
             "cells": [cell.json for cell in self.cells(grid)],
             "pair": self.grid(grid).pair.dump(),
+            "metric": self.grid(grid).metric,
             "catalogue": self.catalogue(grid),
             "description": self.grid(grid).description,
         }
@@ -303,8 +304,8 @@ class Plan(Cells):
         return self.fetch(catalogue, name, task)["recipe"]
 
     def compressed_recipe(self, cell: Cell) -> str:
-        corpus = self.calibration_corpus(cell.compressor, cell.corpus)
-        return self.compress(cell.grid, cell.model, cell.compressor, corpus)["recipe"]
+        copy = self.copy(cell)
+        return self.compress(copy.grid, *copy.group, str(copy.seed))["recipe"]
 
     def train_recipe(self, cell: Cell) -> str:
         return self.train(cell)["recipe"]

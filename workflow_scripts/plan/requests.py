@@ -91,7 +91,7 @@ class Requests:
         evaluated = BYTES[self.plan.grid(grid).evaluation.precision]
         match rule:  # `host`: bytes of host memory where a GPU holds the rest
             case "compress_model":
-                cost = forecast.compression_cost(self.plan, grid, model, compressor, corpus, self.hardware)
+                cost = forecast.compression_cost(self.plan, cell, self.hardware)
                 return Need(cost.seconds, _host_mb(cost.memory), 0)
             case "export_model":
                 cost = forecast.export_cost(self.plan, model, compressor, self.hardware)

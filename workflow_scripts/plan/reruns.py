@@ -85,6 +85,7 @@ class Reruns:
             EXPORTED: plan.export,
             LATENCY: plan.latency,
         }
+        plan.check(_unrecovered(names), lambda cell: artefact.path(**{**names, **cell._asdict()}))
         return of_models[artefact](**names)
 
     def is_finished(self, artefact: Artefact, names: Names) -> bool:
@@ -144,11 +145,9 @@ class Reruns:
         return Input(CHECKPOINT.path(compressor=name), self.plan.recipe("compressors", name))
 
     def compression(self, names: Names) -> Input:
-        """The compressed model of a cell or of a latency measurement."""
-        corpus = self.plan.calibration_corpus(names["compressor"], names["corpus"])
-        place = {**names, "corpus": corpus}
-        where = (names["grid"], names["model"], names["compressor"], corpus)
-        return Input(COMPRESSED.path(**place), self.plan.compress(*where)["recipe"])
+        """The compressed copy that a cell, an export or a latency measurement reads."""
+        cell = _unrecovered(names)
+        return Input(self.plan.compression(cell), self.plan.compressed_recipe(cell))
 
     def training_text(self, names: Names) -> Input:
         """The text that an adapter is trained on."""
@@ -214,6 +213,11 @@ class Reruns:
             f"Grid '{grid}' is complete, but files that it was made from are gone: {', '.join(missing[:5])}{more}. "
             "A job that needs one makes it again; `snakemake <path>` does so now."
         )
+
+
+def _unrecovered(names: Names) -> Cell:
+    """The cell without recovery at the place of a result."""
+    return Cell.of({**names, "method": "none"})
 
 
 def _stamp_path(grid: str) -> str:

@@ -1,16 +1,16 @@
 """Compressed models side by side, before any recovery, with the cost and the engine of each.
 
-One row per compressed model with a cell of its own. Errors and times stand in compression.json, scores in the cell.
+One row per compressed copy with a cell of its own. Errors and times stand in compression.json, scores in the cell.
 """
 
 import numpy as np
 import pandas as pd
 
 from workflow_scripts.judge.results import Results
-from workflow_scripts.plan.layout import Group
+from workflow_scripts.plan.layout import Cell, result_of
 from workflow_scripts.report.rendering import environment, number, pipe
 
-PLACE = (*Group._fields, "engine")
+PLACE = ("model", "compressor", "corpus", "seed", "engine", "format")
 NOTES = (
     "Without recovery. engine: own, optimum's GPTQQuantizer with GPTQModel, or llm-compressor; settings stand in "
     "config.yaml. bits: stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / "
@@ -18,38 +18,51 @@ NOTES = (
     "ppl: perplexity per token on each corpus. solve: the engine's own time for all linears; job: with forward passes, "
     "loading and writing. Times can be compared only if host and threads are the same and nothing else ran.",
 )
+OF_CHECKPOINTS = {
+    "all_bits": ("all bits", 1, 2),
+    "as_dense": ("as dense, %", 100, 1),
+}  # columns, as `columns` does
+NOTE_ON_CHECKPOINTS = (
+    "engine external: a checkpoint that somebody else compressed. format: how it stores its weights, and what its "
+    "makers quantise while it runs. bits: per weight of the dense model's linears. all bits: per weight of the whole "
+    "checkpoint, embeddings included. as dense: the share of its tensors that are the dense model's."
+)
 
 
 def compressors(results: Results, records: dict[str, dict], settings: dict[str, dict]) -> pd.DataFrame:
     """records: path of each compression.json -> its content; settings: the catalogue's compressors.
 
-    Columns: PLACE, bits, zeros (share), layer_error, ppl/<corpus>, accuracy (mean over tasks), solve_seconds,
+    Columns: PLACE (seed only if copies of several are there, format only if one is somebody else's checkpoint), bits,
+    OF_CHECKPOINTS likewise, zeros (share), layer_error, ppl/<corpus>, accuracy (mean over tasks), solve_seconds,
     job_seconds; NaN if a cell is missing.
     """
     rows = []
     for path, record in records.items():
-        group = Group.at(path)
+        copy = Cell.of({**result_of(path)[1], "method": "none"})
         layers = record["layers"]
         if not layers:  # dense
             continue
-        row = group._asdict() | {"engine": settings[group.compressor].get("engine", "own")}
+        engine = settings[copy.compressor].get("engine", "own")
+        row: dict = {name: copy.axes[name] for name in PLACE[:4]} | {"engine": engine}
+        row |= of_checkpoint(record["checkpoint"]) if "checkpoint" in record else {}
+        errors = [layer["error"] for layer in layers if layer["error"] is not None]
         row |= {
             "bits": record["effective_bits"],
             "zeros": float(np.mean([layer["sparsity"] for layer in layers])),
-            "layer_error": float(np.mean([layer["error"] for layer in layers])),
+            "layer_error": float(np.mean(errors)) if errors else None,
         }
-        cell = results.first(*group, "none")
-        if cell:
-            evaluation = results.evaluations[cell]
+        if evaluation := results.evaluations.get(copy):
             row |= {f"ppl/{name}": value["token"] for name, value in evaluation["perplexity"].items()}
             row["accuracy"] = evaluation["average"]
         row["solve_seconds"] = sum(layer["seconds"] for layer in layers)
         row["job_seconds"] = record["manifest"]["seconds"]
         rows.append(row)
     table = pd.DataFrame(rows)
+    said = {"seed": len({row["seed"] for row in rows}) > 1, "format": "format" in table}
     order = [
-        *PLACE,
+        *(name for name in PLACE if said.get(name, True)),
         "bits",
+        *(name for name in OF_CHECKPOINTS if name in table),
         "zeros",
         "layer_error",
         *sorted(c for c in map(str, table) if c.startswith("ppl/")),
@@ -58,9 +71,27 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
     return table.reindex(columns=[*order, "solve_seconds", "job_seconds"])
 
 
+def of_checkpoint(checkpoint: dict) -> dict:
+    """What a table says of a checkpoint that somebody else compressed: engine, format and OF_CHECKPOINTS."""
+    named, runtime = f"{checkpoint['format']} ({checkpoint['bits']})", checkpoint["runtime_quantisation"]
+    return {
+        "engine": "external",
+        "format": f"{named}; at run time: {runtime}" if runtime else named,
+        "all_bits": checkpoint["bits_per_weight"],
+        "as_dense": len(checkpoint["equal"]) / checkpoint["compared"] if checkpoint["compared"] else None,
+    }
+
+
+def place(table: pd.DataFrame) -> list[str]:
+    """The columns that say which copy a row is of."""
+    return [name for name in PLACE if name in table]
+
+
 def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
     """Column -> its head, factor and digits as shown."""
-    shown: dict[str, tuple[str, float, int]] = {"bits": ("bits", 1, 2), "zeros": ("zeros, %", 100, 1)}
+    shown: dict[str, tuple[str, float, int]] = {"bits": ("bits", 1, 2)}
+    shown |= {name: head for name, head in OF_CHECKPOINTS.items() if name in table}
+    shown["zeros"] = ("zeros, %", 100, 1)
     shown["layer_error"] = ("layer error, %", 100, 2)
     shown |= {name: (name.replace("/", " "), 1, 2) for name in map(str, table) if name.startswith("ppl/")}
     shown["accuracy"] = ("accuracy, %", 100, 2)
@@ -68,7 +99,7 @@ def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
 
 
 def _rows(table: pd.DataFrame) -> list[dict]:
-    """Rows with None if a number is missing."""
+    """Rows with None if a value is missing."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
@@ -85,12 +116,13 @@ def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str 
         f"Grid `{grid}`; made by `{command} results/{grid}/tables/compressors.md`.",
         "",
     ]
-    lines += [pipe([*PLACE, *(head for head, _, _ in shown.values())])]
-    lines += [pipe(["---"] * len(PLACE) + ["--:"] * len(shown))]
+    places = place(table)
+    lines += [pipe([*places, *(head for head, _, _ in shown.values())])]
+    lines += [pipe(["---"] * len(places) + ["--:"] * len(shown))]
     for row in _rows(table):
         values = [number(row[c] and f * row[c], digits) for c, (_, f, digits) in shown.items()]
-        lines.append(pipe([*(row[name] for name in PLACE), *values]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
+        lines.append(pipe([*("" if row[name] is None else str(row[name]) for name in places), *values]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(table, missing))]) + "\n"
 
 
 def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
@@ -99,16 +131,16 @@ def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "s
     return template.render(
         rows=_rows(table),
         columns=columns(table),
-        place=PLACE,
+        place=place(table),
         grid=grid,
         command=command,
-        notes=_notes(missing),
+        notes=_notes(table, missing),
     )
 
 
-def _notes(missing: str) -> list[str]:
+def _notes(table: pd.DataFrame, missing: str) -> list[str]:
     """The notes, and `Results.missing_in_words` if cells are missing."""
-    return [*NOTES, *filter(None, [missing])]
+    return [*NOTES, *([NOTE_ON_CHECKPOINTS] if "format" in table else []), *filter(None, [missing])]
 
 
 RENDERERS = {"csv": to_csv, "md": to_markdown, "html": to_html}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.judge.paper import read_tables
-from workflow_scripts.judge.results import Results, read_results
+from workflow_scripts.judge.results import Results, results_of
 from workflow_scripts.plan.layout import Cell, Group
 
 KINDS = {  # kind of record, as its schema is named -> the rules' input of such files
@@ -20,14 +20,13 @@ KINDS = {  # kind of record, as its schema is named -> the rules' input of such 
 
 @dataclass
 class GridData:
-    """A grid's cells, its verdict.json and its measurements.
+    """A grid's verdict.json and its measurements.
 
     methods, compressors, tasks: the catalogue that the grid uses; printed: the paper's tables; measured: kind of record
     (compression, training, similarity, latency) -> path -> JSON; planned: similarity, latency -> how many
     measurements the grid plans.
     """
 
-    results: Results
     verdict: dict
     methods: dict[str, dict]
     compressors: dict[str, dict]
@@ -35,6 +34,11 @@ class GridData:
     printed: pd.DataFrame
     measured: dict[str, dict[str, dict]] = field(default_factory=dict)
     planned: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> Results:
+        """The plan, and of each evaluated cell the row of verdict.json's `scores`."""
+        return results_of(self.verdict)
 
     def command(self, file: str) -> str:
         """The command that makes a file of the grid again."""
@@ -57,9 +61,17 @@ class GridData:
         return self._judged[group]
 
     def accuracy(self, group: Group) -> dict:
-        """A group's statistics of average accuracy; of a dense group those without a test."""
-        found = self._judged[group]
-        return found["accuracy"] if group.compressor == "dense" else found["metrics"]["accuracy"]
+        """A group's statistics of accuracy over all tasks; of a dense group those without a test."""
+        return self._judged[group]["metrics"]["accuracy_all_tasks"]
+
+    def informative_accuracy(self, group: Group) -> dict:
+        """The same over the informative tasks: what the verdict is given on."""
+        return self._judged[group]["metrics"]["accuracy"]
+
+    def informative(self, model: str) -> list[str]:
+        """The informative tasks of a model; none if its dense cell is missing."""
+        tasks = self.verdict["informative"].get(model, {})
+        return [task for task, row in tasks.items() if row["informative"]]
 
     def average(self, group: Group, method: str) -> dict | None:
         """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
@@ -80,7 +92,7 @@ class GridData:
         raise KeyError((group, method))
 
     def evaluation(self, group: Group, method: str) -> dict:
-        """The evaluation of a setting's first seed; KeyError if it is missing."""
+        """The row of `scores` of a setting's first seed; KeyError if it is missing."""
         if cell := self.results.first(*group, method):
             return self.results.evaluations[cell]
         raise KeyError((group, method))
@@ -93,15 +105,11 @@ class GridData:
 
     def score(self, cell: Cell) -> dict:
         """Tasks and domains of an evaluated cell with their intervals."""
-        return self._scores[cell]
+        return self.results.evaluations[cell]
 
     @cached_property
     def _judged(self) -> dict[Group, dict]:
         return {_group(row): row for row in (*self.verdict["groups"], *self.verdict["dense_groups"])}
-
-    @cached_property
-    def _scores(self) -> dict[Cell, dict]:
-        return {Cell.of({"grid": self.results.grid, **row}): row for row in self.verdict["scores"]}
 
 
 def _group(row: dict) -> Group:
@@ -126,14 +134,13 @@ class MeasuredFiles:
 
 
 def read_grid(
-    cells: list[str],
     verdict: str,
     catalogue: dict[str, dict],
     measured: MeasuredFiles,
     planned: dict[str, int] | None = None,
 ) -> GridData:
-    """cells: paths of all cells that the grid plans; verdict: a path; catalogue: {methods, compressors, tasks}."""
-    results, judged = read_results(cells), read_json(verdict, schema="verdict")
+    """verdict: a path; catalogue: {methods, compressors, tasks}."""
+    judged = read_json(verdict, schema="verdict")
     return GridData(
-        results, judged, **catalogue, printed=read_tables(), measured=measured.read(), planned=planned or {}
+        judged, **catalogue, printed=read_tables(), measured=measured.read(), planned=planned or {}
     )

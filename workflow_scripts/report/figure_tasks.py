@@ -34,7 +34,7 @@ def figure7(data: GridData, title: str) -> Figure:
         "Lines at a task: 95 % interval of the paired difference (Agresti and Min); at Average: paired bootstrap."
     ]
     if any(len(data.results.seeds(*group, method)) > 1 for group, trio in trios.items() for method in trio):
-        notes.append("Of several training seeds a task shows the first, Average their mean.")
+        notes.append("Of several replicates a task shows the first, Average their mean.")
     return finish(figure, data, "figure7", notes)
 
 
@@ -45,8 +45,9 @@ def _draw(ax: Axes, data: GridData, group: Group, trio: list[str]) -> list[Patch
     names = [*(SHORT.get(task, task) for task in tasks), "Average"]
     for position, (method, (colour, hatch)) in enumerate(zip(trio, _BAR_COLOURS, strict=True)):
         changes = [judged["tasks"][method][task]["difference"] for task in tasks]
-        average = judged["metrics"]["accuracy"]["methods"].get(method)
-        changes.append(average["gain"] if average else {"value": np.nan, "low": None, "high": None})
+        average = data.accuracy(group)["methods"].get(method)
+        gain = average and average["gain"]
+        changes.append(gain or {"value": np.nan, "low": None, "high": None})
         xs = np.arange(len(names)) + 0.27 * (position - 1)
         look: dict[str, Any] = {"hatch": hatch, "edgecolor": "white"}
         ax.bar(xs, [100 * c["value"] for c in changes], 0.25, color=colour, linewidth=0.5, **look)

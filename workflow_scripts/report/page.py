@@ -14,12 +14,13 @@ from workflow_scripts.judge.verdict import INFERENCE_LIMITS
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.plan.layout import Cell, Group, result_of
 from workflow_scripts.report.cards import cards
+from workflow_scripts.report.compressors import of_checkpoint
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.explorer import explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
 from workflow_scripts.report.rendering import environment
-from workflow_scripts.report.summary import covered, judged, unjudged
+from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
 from workflow_scripts.report.tables import DOMAINS, SHORT, build_tables
 
 SECTIONS = {  # of the page, by id
@@ -37,16 +38,21 @@ SECTIONS = {  # of the page, by id
     "cells": "Cells",
 }
 EXPLAINED = {  # above the page's tables
-    "conditions": "L: loss. G(m): gain of the compressed model from method m beyond that of the dense one. delta: "
-    "a quarter of L. A condition holds if the whole 95 % interval of the difference lies above 0. Accuracy as "
-    "fractions, log-likelihood in nats per item, averaged over tasks.",
-    "gains": "The gain of every method. Gain: beyond no recovery, on the compressed model. Dense gain: the same on the "
-    "dense model. Recovery: gain over loss, undefined if the loss is not significant. Could find: the smallest gain "
-    "(or G) that this sample finds with 80 % power. Intervals (95 %) cover items only, or items and training seeds "
-    "if three seeds or more were trained.",
+    "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). The column needed "
+    "says how much a word needs. Components: standard deviations that items, replicates (copies and training) and both "
+    "together add to a number; their squares sum to its variance. Accuracies are fractions, log-likelihoods nats, bits "
+    "per byte count bits saved; all are means over the informative tasks.",
+    "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "
+    "the same on the dense model. Brought back: R = g - max(0, h). Left: L - R. Recovery: R over L, undefined if the "
+    "interval of the loss holds 0. Could find: the smallest gain (or R) that this sample finds with 80 % power. "
+    "p: Holm-adjusted over the Averages of a table.",
+    "lost": "Lost items that come back. For two copies k and k': of the items that the dense model has right and copy "
+    "k' has wrong, the share that copy k has right with the method (back), and without it (by chance). rho is their "
+    "difference, the mean over all pairs of copies, so that an item is never called lost and found by the same noise. "
+    "Intervals cover items.",
     "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
-    "those whose answer does not stand in the training text (no document holds an accepted alias together with the "
-    "question's entity); they cannot have been relearned. Chance: the same share among items that neither the dense "
+    "those for which no document of the training text holds an accepted alias together with the question's entity "
+    "(it may still say it in other words). Chance: the same share among items that neither the dense "
     "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
     "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
     "second_seed": ", or a second training seed held against another of the same method; nothing but chance "
@@ -60,13 +66,13 @@ EXPLAINED = {  # above the page's tables
 class PageData:
     """What the page of a grid is made of.
 
-    shares: rows of judge/rates.py; figures: name -> SVG file; description: the grid's, one line; blocks: {counted,
-    left_out} by name; forecast: the expected cost of the grid.
+    evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line;
+    blocks: {counted, left_out} by name; forecast: the expected cost of the grid.
     """
 
     grid: GridData
     ledger: pd.DataFrame
-    shares: list[dict]
+    evaluations: dict[Cell, dict]
     audit: dict
     figures: dict[str, Path]
     description: str = ""
@@ -86,8 +92,8 @@ def build_page(data: PageData) -> str:
         domains=list(DOMAINS.values()),
         audit=data.audit,
         cost=cost(data),
-        cells=[cell_row(data.grid, cell) for cell in data.grid.results.planned],
-        libraries=libraries(data.grid.results),
+        cells=[cell_row(data, cell) for cell in data.grid.results.planned],
+        libraries=libraries(data.evaluations),
     )
 
 
@@ -101,8 +107,9 @@ def _verdict(data: PageData) -> dict[str, Any]:
         "introduction": _introduction(data),
         "judged": groups,
         "unjudged": unjudged(verdict),
-        "cards": cards(groups, verdict["pair"]),
-        "covered": covered(groups, verdict["pair"]),
+        "cards": cards(groups, verdict),
+        "covered": covered(groups, verdict["metric"]) if groups else "",
+        "lost_items": verdict["lost_items"],
         "limits": INFERENCE_LIMITS,
         "explained": EXPLAINED,
     }
@@ -123,6 +130,7 @@ def _introduction(data: PageData) -> dict[str, Any]:
     return {
         "description": data.description,
         "pair": data.grid.verdict["pair"],
+        "metric": NAMES[data.grid.verdict["metric"]],
         "lacking": lacking if cells["missing"] else "",
         "counted": counted,
         "not_run": f"Not run: {', '.join(not_run)}." if not_run else "",
@@ -160,14 +168,14 @@ def _headline(figures: dict[str, Path]) -> dict[str, str] | None:
 
 def _ledger(data: PageData) -> dict[str, Any]:
     """The choice of prompts, shares of the ledger, and the ledger itself."""
-    methods, pair = data.grid.methods, data.grid.verdict["pair"]
+    methods, pair, rates = data.grid.methods, data.grid.verdict["pair"], data.grid.verdict["rates"]
     recovery = [method for method in methods if method != "none"]
     untrained = [method for method in recovery if not methods[method].get("trained", True)]
     return {
         "selections": selections(data.grid.results),
         "short": SHORT,
-        "rates": data.shares,
-        "reseeded": any(row["after"] is not None for row in data.shares),
+        "rates": rates,
+        "reseeded": any(row["after"] is not None for row in rates),
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
         "outcomes": OUTCOMES,
         "explorer": explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()]),
@@ -192,7 +200,7 @@ def cost(data: PageData) -> dict | None:
     if data.forecast is None:
         return None
     forecast, results, blocks = data.forecast, data.grid.results, data.blocks or {}
-    records = {str(results.planned[cell]): evaluation for cell, evaluation in results.evaluations.items()}
+    records = {str(results.planned[cell]): evaluation for cell, evaluation in data.evaluations.items()}
     for kind in data.grid.measured.values():
         records |= kind
     chosen = f" BLOCKS={','.join(blocks['counted'])}" if blocks.get("left_out") else ""
@@ -224,9 +232,10 @@ def selections(results: Results) -> list[dict]:
 
 def compression_row(path: str, record: dict) -> dict:
     """What was done to a model's weights, and how far the worst linear is from the original."""
-    errors = [layer["error"] for layer in record["layers"]]
+    errors = [layer["error"] for layer in record["layers"] if layer["error"] is not None]
     return {
-        "name": str(Group.at(path)),
+        "name": f"{Group.at(path)} / seed {result_of(path)[1]['seed']}",
+        "format": of_checkpoint(record["checkpoint"])["format"] if "checkpoint" in record else None,
         "bits": record["effective_bits"],
         "megabytes": record["bytes_on_disk"] / 1e6,
         "error": sum(errors) / len(errors) if errors else None,
@@ -271,16 +280,15 @@ def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, 
     return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
 
 
-def cell_row(grid: GridData, cell: Cell) -> dict:
+def cell_row(data: PageData, cell: Cell) -> dict:
     """A cell's state, cost, provenance and the command that computes it again."""
-    results, command = grid.results, grid.verdict["settings"]["command"]
+    results, command = data.grid.results, data.grid.verdict["settings"]["command"]
     row: dict[str, Any] = {
         "name": str(cell),
         "command": f"{command.replace('snakemake', 'snakemake --force', 1)} {results.planned[cell]}",
         "manifest": None,
     }
-    if cell in results.evaluations:
-        evaluation = results.evaluations[cell]
+    if evaluation := data.evaluations.get(cell):
         shown = {
             "data_sha256": {task: scores["data_sha256"] for task, scores in evaluation["tasks"].items()},
             **evaluation["manifest"],
@@ -289,10 +297,10 @@ def cell_row(grid: GridData, cell: Cell) -> dict:
     return row
 
 
-def libraries(results: Results) -> str:
+def libraries(evaluations: dict[Cell, dict]) -> str:
     """ "torch 2.13 and 2.14, ...": the versions that the cells used; more than one is worth a look."""
     found: dict[str, set] = {}
-    for evaluation in results.evaluations.values():
+    for evaluation in evaluations.values():
         for name, version in evaluation["manifest"]["libraries"].items():
             found.setdefault(name, set()).add(version)
     named = [f"{name} {' and '.join(sorted(found[name]))}" for name in sorted(found)]

@@ -2,7 +2,17 @@
 
 from workflow_scripts.archive.packing import packed_by
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.report.summary import cautions, covered, detectable, judged, nats, points, unjudged
+from workflow_scripts.report.summary import (
+    NAMES,
+    brought_back,
+    cautions,
+    covered,
+    headline,
+    judged,
+    place,
+    unit,
+    unjudged,
+)
 
 BEGIN = "<!-- results: written by `python -m workflow_scripts readme`, not by hand -->"
 END = "<!-- end of results -->"
@@ -22,20 +32,21 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         for name, block in index["blocks"].items()
         if block["evaluated"]
     )
-    counts = sorted({sum(group["items"].values()) for group in groups})
+    metric = verdict["metric"]
+    counts = sorted({sum(group["metrics"][metric]["items"].values()) for group in groups})
     items = " to ".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
     lines = [
-        f"Grid `{grid}`, blocks that were run: {blocks}. Average 0-shot accuracy over the tasks, {items} paired items; "
-        f"points with 95 % intervals. {covered(groups, pair)} *Brought back*: beyond what the method also gives the "
-        "dense model.",
+        f"Grid `{grid}`, blocks that were run: {blocks}. 0-shot {NAMES[metric]} over the tasks that the dense model "
+        f"answers above chance, {items} paired items, with 95 % intervals. {covered(groups, metric)} *Brought back*: "
+        "beyond the method's gain on the dense model; harm to the dense model earns nothing.",
         "",
         f"| compressed model | lost | brought back by `{pair['prompt']}` | brought back by `{pair['lora']}` "
-        "| verdict | by gold log-likelihood |",
-        "|---|--:|--:|--:|---|---|",
-        *(_row(group, pair) for group in groups),
+        f"| verdict (support) | {' | '.join(f'by {NAMES[other]}' for other in _others(metric))} |",
+        "|---|--:|--:|--:|---|---|---|",
+        *(_row(group, pair, metric) for group in groups),
         "",
     ]
-    if minded := [f"- {caution}" for group in groups for caution in _cautions(group, pair)]:
+    if minded := [f"- {caution}" for group in groups for caution in _remarks(group, pair, metric)]:
         lines += [*minded, ""]
     missing = verdict["cells"]["missing"]
     if missing:
@@ -55,35 +66,24 @@ def region(verdict: dict, index: dict, archive: str) -> str:
     return "\n".join(lines)
 
 
-def _row(group: dict, pair: dict) -> str:
-    accuracy, loglik = group["metrics"]["accuracy"], group["metrics"]["gold_loglik"]
-    gains = [accuracy["methods"].get(method) for method in (pair["prompt"], pair["lora"])]
-    brought = [_brought(row) if row else "not run" for row in gains]
-    words = [metric["verdict"]["word"].replace("_", " ") for metric in (accuracy, loglik)]
-    # a sample that sees no loss does not show that there is none
-    words = [word.replace("no loss", "no loss visible") for word in words]
-    if words[0] == "no loss visible":
-        words[0] += f" (detectable from {100 * accuracy['loss_smallest_detectable']:.1f})"
-    where = f"{group['model']}, {group['compressor']}, {group['corpus']}"
-    cells = [where, points(accuracy["loss"]), *brought, f"**{words[0]}**", words[1]]
+def _others(metric: str) -> list[str]:
+    return [name for name in NAMES if name != metric]
+
+
+def _row(group: dict, pair: dict, metric: str) -> str:
+    found, shown = group["metrics"][metric], unit(metric)
+    brought = [brought_back(found, method, shown) for method in pair.values()]
+    words = [headline(group["metrics"][other]["verdict"]) for other in _others(metric)]
+    cells = [place(group), shown(found.get("loss")), *brought, f"**{headline(found['verdict'])}**", *words]
     return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"
 
 
-def _brought(row: dict) -> str:
-    control = "" if row["controlled"] else ", not controlled"
-    return f"{points(row['controlled'] or row['gain'])}{control}{detectable(row)}"
-
-
-def _cautions(group: dict, pair: dict) -> list[str]:
-    where = f"{group['model']}, {group['compressor']}, {group['corpus']}"
-    return [
-        f"{where}, by {name}: {caution}."
-        for metric, name, shown in (
-            ("accuracy", "accuracy", points),
-            ("gold_loglik", "gold log-likelihood", nats),
-        )
-        for caution in cautions(group["metrics"][metric], pair, shown)
-    ]
+def _remarks(group: dict, pair: dict, metric: str) -> list[str]:
+    """Cautions of the primary metric, and what would settle an undecided verdict."""
+    found = group["metrics"][metric]
+    settle = found["verdict"]["settle"]
+    said = [*cautions(found, pair, unit(metric)), *([settle] if settle else [])]
+    return [f"{place(group)}: {sentence}." for sentence in said]
 
 
 def current(readme: str) -> str:

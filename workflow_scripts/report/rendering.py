@@ -8,10 +8,11 @@ from pathlib import Path
 
 import jinja2
 
-from workflow_scripts.report.tables import DOMAINS, SUBJECTS, Entry, Row, Table
+from workflow_scripts.report.tables import DOMAINS, INFORMATIVE, SUBJECTS, Entry, Row, Table
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"
+MEANS = ("Average", INFORMATIVE)  # columns whose interval is always shown
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -125,7 +126,7 @@ def to_csv(table: Table) -> str:
 def to_markdown(table: Table) -> str:
     """GitHub's tables; the paper's printed value stands in parentheses, intervals of tasks in the CSV and HTML."""
     lines = [f"# {table.title}", "", f"Grid `{table.grid}`; made by `{table.command}`.", ""]
-    shown = [f"{column} [95 %]" if column == "Average" else column for column in table.columns]
+    shown = [f"{column} [95 %]" if column in MEANS else column for column in table.columns]
     head = ["model", "corpus", "type", "method", "param", *shown, "gain [95 %]", "p", "detectable"]
     for panel in table.panels:
         lines += [f"## {panel.title}", "", pipe(head), pipe(["---"] * 5 + ["--:"] * (len(head) - 5))]
@@ -205,15 +206,15 @@ def pipe(cells: list) -> str:
 
 def _markdown_entry(entry: Entry, column: str) -> str:
     printed = f"({entry.printed:.2f})" if entry.printed is not None else ""
-    ends = interval(entry) if column == "Average" else ""
+    ends = interval(entry) if column in MEANS else ""
     return " ".join(filter(None, [number(entry.value), ends, printed]))
 
 
 def _latex_entry(entry: Entry, column: str) -> str:
     text = latex(number(entry.value))
-    if column in DOMAINS.values() or column == "Average":
-        text = rf"\textbf{{{text}}}" if column == "Average" else rf"\textit{{{text}}}"
-    if column == "Average" and entry.low is not None:
+    if column in DOMAINS.values() or column in MEANS:
+        text = rf"\textbf{{{text}}}" if column in MEANS else rf"\textit{{{text}}}"
+    if column in MEANS and entry.low is not None:
         text += rf" {{\tiny {latex(interval(entry))}}}"
     return text if entry.printed is None else rf"{text} {{\tiny ({entry.printed:.2f})}}"
 

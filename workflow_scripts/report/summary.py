@@ -1,17 +1,23 @@
-"""The numbers that matter, in words: printed at the end of a run and on the report's first screen."""
+"""The numbers that matter, in words: printed at the end of a run, in the README and on the report's first screen."""
 
 from collections.abc import Callable
 
+NAMES = {  # metric -> in a sentence
+    "accuracy": "accuracy",
+    "choice_loglik": "log-likelihood among the choices",
+    "bits_per_byte": "bits per byte of the answer",
+}
+
 
 def lines(verdict: dict) -> list[str]:
-    """A headline per (model, compressor, corpus) with three numbers: the loss and both recoveries of the pair.
+    """A headline per (model, compressor, corpus) with its numbers: the loss and what both methods bring back.
 
-    Points of average accuracy with 95 % intervals; a missing number says so.
+    On the primary metric, with 95 % intervals; a missing number says so.
     """
     groups = judged(verdict)
     if not groups:
         return ["No compressed model with a recovery method has been evaluated, so there is no verdict."]
-    rows = [line for group in groups for line in group_lines(group, verdict["pair"])]
+    rows = [line for group in groups for line in group_lines(group, verdict)]
     if left := unjudged(verdict):
         rows.append(f"No verdict for want of cells: {'; '.join(left)}")
     return rows
@@ -19,108 +25,117 @@ def lines(verdict: dict) -> list[str]:
 
 def judged(verdict: dict) -> list[dict]:
     """The groups that a recovery method has been evaluated in."""
-    return [group for group in verdict["groups"] if group["metrics"]["accuracy"].get("methods")]
+    return [group for group in verdict["groups"] if group["metrics"]["accuracy_all_tasks"]["methods"]]
 
 
 def unjudged(verdict: dict) -> list[str]:
     """ "m, sparsegpt-50, c4": groups that the pair was planned for and that `judged` lacks."""
     done, pair = judged(verdict), verdict["pair"].values()
     return [
-        f"{group['model']}, {group['compressor']}, {group['corpus']}"
+        place(group)
         for group in verdict["groups"]
         if group not in done
         and any(m in group["seeds"] or any(f" / {m} / " in cell for cell in group["missing"]) for m in pair)
     ]
 
 
-def covered(groups: list[dict], pair: dict) -> str:
-    """What the intervals of the pair cover, in words."""
-    rows = [
-        group["metrics"]["accuracy"]["methods"].get(method) for group in groups for method in pair.values()
-    ]
-    covers = {row.get("controlled_covers") or row["covers"] for row in rows if row}
-    if covers == {"items"}:
-        return "They cover the choice of items, not that of the training seed."
-    if len(covers) == 1:
-        return "They cover the choice of items and training seeds."
-    return "They cover the choice of items, and that of training seeds where three or more were trained."
+def place(group: dict) -> str:
+    return f"{group['model']}, {group['compressor']}, {group['corpus']}"
 
 
-def group_lines(group: dict, pair: dict) -> list[str]:
-    """Headline and the three numbers of one group."""
-    metric = group["metrics"]["accuracy"]
-    n, tasks = sum(group["items"].values()), len(group["items"])
-    word = metric["verdict"]["word"]
-    said = "no loss of accuracy visible" if word == "no_loss" else word
-    head = f"{group['model']}, {group['compressor']}, {group['corpus']}: {said}"
-    found = metric.get("loss_smallest_detectable")
-    detail = f" ({n} items of {tasks} tasks" + (
-        f"; detectable from {100 * found:.1f} points)" if found else ")"
+def covered(groups: list[dict], metric: str) -> str:
+    """What the intervals of the verdicts cover, in words."""
+    replicates = {group["metrics"][metric]["verdict"]["replicates"] for group in groups}
+    if replicates == {1}:
+        return (
+            "They cover the choice of items, not that of the calibration text or of the training seed: each verdict "
+            "speaks of one compressed copy."
+        )
+    several = " and ".join(str(count) for count in sorted(replicates - {1}))
+    alone = " Where one replicate is named they cover items only." if 1 in replicates else ""
+    return (
+        f"They cover the choice of items and of {several} replicates (calibration text and training).{alone}"
     )
-    rows = [
-        head + detail,
-        f"  lost by compression    {points(metric['loss'])}",
-        f"  change with {pair['prompt']:<11} {_gain(metric, pair['prompt'])}",
-        f"  change with {pair['lora']:<11} {_gain(metric, pair['lora'])}",
+
+
+def group_lines(group: dict, verdict: dict) -> list[str]:
+    """Headline and numbers of one group."""
+    metric, shown = group["metrics"][verdict["metric"]], unit(verdict["metric"])
+    rows = [f"{place(group)}: {headline(metric['verdict'])}", f"  {basis(metric)}"]
+    rows.append(f"  lost by compression        {shown(metric.get('loss'))}")
+    rows += [
+        f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()
     ]
-    rows += [f"  mind: {caution}" for caution in cautions(metric, pair)]
-    if metric["absent_tasks"]:
-        rows.append(f"  over {tasks} tasks only; missing: {', '.join(metric['absent_tasks'])}")
+    rows += [f"  mind: {caution}" for caution in cautions(metric, verdict["pair"], shown)]
+    if settle := metric["verdict"]["settle"]:
+        rows.append(f"  {settle}")
     return rows
 
 
+def headline(verdict: dict) -> str:
+    """ "displaced, of one copy (support 98.9 %)" or "undecided (displaced 72 %, both 28 %)"."""
+    word = verdict["word"].replace("_", " ")
+    copy = ", of one copy" if verdict["of_one_copy"] else ""
+    return f"{word}{copy} ({verdict['reason']})"
+
+
+def basis(metric: dict) -> str:
+    """ "1,200 items of 6 informative tasks, 5 replicates; without webqs, triviaqa"."""
+    items, replicates = metric["items"], metric["verdict"]["replicates"]
+    tasks = f"{len(items)} informative {'task' if len(items) == 1 else 'tasks'}"
+    copies = f"{replicates} {'replicate' if replicates == 1 else 'replicates'}"
+    absent = f"; without {', '.join(metric['absent_tasks'])}" if metric["absent_tasks"] else ""
+    return f"{sum(items.values()):,} items of {tasks}, {copies}{absent}"
+
+
 def points(estimate: dict | None) -> str:
-    """ "+3.2 points [1.0, 5.4]" """
+    """ "+3.2 points [+1.0, +5.4]" """
+    return _spread(estimate, 100, 1, "points")
+
+
+def nats(estimate: dict | None) -> str:
+    """ "+0.140 nats [+0.124, +0.157]" """
+    return _spread(estimate, 1, 3, "nats")
+
+
+def bits(estimate: dict | None) -> str:
+    """ "+0.140 bits [+0.124, +0.157]": saved by the better one."""
+    return _spread(estimate, 1, 3, "bits")
+
+
+def _spread(estimate: dict | None, factor: float, digits: int, name: str) -> str:
     if estimate is None or estimate["value"] is None:
         return "— (not run)"
     ends = (
-        "" if estimate["low"] is None else f" [{100 * estimate['low']:+z.1f}, {100 * estimate['high']:+z.1f}]"
+        ""
+        if estimate["low"] is None
+        else f" [{factor * estimate['low']:+z.{digits}f}, {factor * estimate['high']:+z.{digits}f}]"
     )
-    return f"{100 * estimate['value']:+z.1f} points{ends}"
+    return f"{factor * estimate['value']:+z.{digits}f} {name}{ends}"
 
 
-def nats(estimate: dict) -> str:
-    """ "+1.40 nats [+1.24, +1.57]" """
-    ends = "" if estimate["low"] is None else f" [{estimate['low']:+z.2f}, {estimate['high']:+z.2f}]"
-    return f"{estimate['value']:+z.2f} nats{ends}"
+def unit(metric: str) -> Callable[[dict | None], str]:
+    """The function that shows a difference of this metric."""
+    return {"choice_loglik": nats, "bits_per_byte": bits}.get(metric, points)
 
 
-def cautions(metric: dict, pair: dict, shown: Callable[[dict], str] = points) -> list[str]:
-    """What a reader must know beside the word: a method that harms the dense model, and a word that the control made.
-
-    G subtracts what a method gives the dense model. If that is a harm, it raises G, and a method may look like
-    recovery that leaves the compressed model far from the dense one. shown: `points` or `nats`.
-    """
-    found = []
-    for method in dict.fromkeys(pair.values()):
-        row = metric["methods"].get(method)
-        if row and row["dense_gain"] and (row["dense_gain"]["high"] or 0) < 0:
-            found.append(
-                f"{method} harms the dense model ({shown(row['dense_gain'])}), which G counts in its favour; the "
-                f"compressed model gains {shown(row['gain'])}"
-            )
-    rows = [metric["methods"].get(method) for method in pair.values()]
-    plain = (metric.get("uncontrolled") or metric["verdict"])["word"]
-    if plain != metric["verdict"]["word"] and all(row and row["controlled"] for row in rows):
-        found.append(f"without the dense control the rule would say {plain.replace('_', ' ')}")
-    return found
+def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = points) -> list[str]:
+    """What a reader must know beside the word: a method of the pair that harms the dense model."""
+    return [
+        f"{method} harms the dense model ({shown(row['dense_gain'])}), which earns it nothing"
+        for method in dict.fromkeys(pair.values())
+        if (row := metric["methods"].get(method))
+        and row["dense_gain"]
+        and (row["dense_gain"]["high"] or 0) < 0
+    ]
 
 
-def _gain(metric: dict, method: str) -> str:
+def brought_back(metric: dict, method: str, shown: Callable[[dict | None], str]) -> str:
+    """R with g and h: "+2.1 points [+0.3, +4.0] (gain +2.6, on the dense model +0.5)"."""
     row = metric["methods"].get(method)
     if row is None:
         return "— (not run)"
-    if row["controlled"] is not None:
-        return f"{points(row['controlled'])} (beyond what it gives the dense model{detectable(row)})"
-    return f"{points(row['gain'])} (not controlled: not run on the dense model{detectable(row)})"
-
-
-def detectable(row: dict) -> str:
-    """ "; detectable from 2.7", in points of G, or of the plain gain without a control."""
-    found = smallest(row)
-    return "" if found is None else f"; detectable from {100 * found:.1f}"
-
-
-def smallest(row: dict) -> float | None:
-    """The smallest detectable G of a method, or plain gain if there is no control."""
-    return row["controlled_smallest_detectable"] if row["controlled"] else row["smallest_detectable"]
+    if row["recovered"] is None:
+        return f"{shown(row['gain'])} (gain, not controlled: not run on the dense model)"
+    gain, control = (shown({**row[name], "low": None}).rpartition(" ")[0] for name in ("gain", "dense_gain"))
+    return f"{shown(row['recovered'])} (gain {gain}, on the dense model {control})"

@@ -26,6 +26,7 @@ TYPES = {  # kind of method -> as the paper's tables name it, in their order
 }
 DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
 DOMAINS = {"world": "World", "common": "Common", "language": "Language"}
+INFORMATIVE = "Informative"  # the column of the mean that the verdict is given on
 SHORT = {task: column for column, task in paper.TASKS.items()}
 SUBJECTS = {1: "Quantised models", 2: "Sparse models", 3: "Ablation of inference-time dynamic prompting"}
 
@@ -139,7 +140,7 @@ def _table(data: GridData, number: int) -> Table:
         number,
         data.results.grid,
         f"Table {number}. {SUBJECTS[number]}",
-        list(columns_of(data.tasks)),
+        [*columns_of(data.tasks), INFORMATIVE],
         panels,
         notes(number, panels, data.verdict, data.methods),
         _incomplete(panels),
@@ -204,6 +205,9 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
         _add_intervals(data, cells[0], row)
     accuracy = data.accuracy(group)
     _add_statistics(row, accuracy, method)
+    row.entries[INFORMATIVE] = Entry(_mean(evaluations, data.informative(group.model)))
+    if value := _value(data.informative_accuracy(group), method):
+        row.entries[INFORMATIVE] = _entry(value)
     problems = _problems(evaluations, len(planned))
     covers = accuracy.get("methods", {}).get(method, {}).get("covers", "items")
     row.problem, row.note = "; ".join(problems), "; ".join(_remarks(evaluations, len(planned), covers))
@@ -251,6 +255,7 @@ def _choice_row(data: GridData, group: Group, way: dict, choices: dict) -> Row:
     for column, members in columns_of(data.tasks).items():
         values = [way["accuracy"].get(task) for task in members]
         entries[column] = Entry(None if None in values else 100 * float(np.mean(values)))
+    entries[INFORMATIVE] = Entry()
     remarks, mean, behind = [way["note"]], entries["Average"], way["behind"]
     if mean.value is not None:
         mean.low, mean.high = _percent(way["average"]["low"]), _percent(way["average"]["high"])
@@ -275,16 +280,24 @@ def _add_intervals(data: GridData, cell: Cell, row: Row) -> None:
 
 
 def _add_statistics(row: Row, accuracy: dict, method: str) -> None:
-    """The interval of the Average, gain, p and detectable gain, of the verdict's accuracy of the row's group."""
-    role = {"dense": "dense", "none": "compressed"}.get(method)
-    judged = accuracy.get("methods", {}).get(method)
-    value, mean = accuracy.get(role) if role else judged and judged["value"], row.entries["Average"]
+    """The interval of the Average, gain, p and detectable gain, of the group's accuracy over all tasks."""
+    judged, value, mean = (
+        accuracy.get("methods", {}).get(method),
+        _value(accuracy, method),
+        row.entries["Average"],
+    )
     if value and mean.value is not None:
         mean.low, mean.high = _percent(value["low"]), _percent(value["high"])
-    if judged:
-        gain = judged["gain"]
-        row.gain = Entry(_percent(gain["value"]), _percent(gain["low"]), _percent(gain["high"]))
-        row.p_holm, row.detectable = judged.get("p_holm"), _percent(judged["smallest_detectable"])
+    if judged and judged["gain"]:
+        row.gain = _entry(judged["gain"])
+        row.p_holm, row.detectable = judged.get("p_holm"), _percent(judged["detectable"])
+
+
+def _value(accuracy: dict, method: str) -> dict | None:
+    """{value, low, high} of a row in the statistics of its group; None if it is missing."""
+    role = {"dense": "dense", "none": "compressed"}.get(method)
+    judged = accuracy.get("methods", {}).get(method)
+    return accuracy.get(role) if role else judged and judged["value"]
 
 
 def selection_shares(evaluations: list[dict]) -> str:
@@ -301,20 +314,36 @@ def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:
     return None if not values or None in values else 100 * float(np.mean(values))
 
 
+def _entry(estimate: dict) -> Entry:
+    value, low, high = (_percent(estimate[end]) for end in ("value", "low", "high"))
+    return Entry(value, low, high)
+
+
 def _percent(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
+
+
+def _left_out(verdict: dict) -> str:
+    """ " (for m without webqs, triviaqa)": the tasks that are not informative, by model."""
+    left = {
+        model: [task for task, row in tasks.items() if not row["informative"]]
+        for model, tasks in verdict["informative"].items()
+    }
+    said = "; ".join(f"for {model} without {', '.join(tasks)}" for model, tasks in left.items() if tasks)
+    return f" ({said})" if said else ""
 
 
 def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:
     level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
     notes = [
-        f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} paired bootstrap interval "
-        f"({verdict['settings']['resamples']:,} resamples, stratified by task). Tasks: {level} Wilson intervals, "
-        "domains: these combined (Zou and Donner), in the CSV and HTML files. Intervals cover items only unless a row "
-        "says otherwise.",
-        "Gain: Average minus that of no recovery, with interval; p: its bootstrap test, Holm-adjusted over all tests "
-        "of quantised models together, or of sparse ones (every method's Average and tasks); detectable: the smallest "
-        "gain that this sample finds with 80 % power, check it before you call a gain zero.",
+        f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} interval "
+        f"({verdict['settings']['resamples']:,} resamples of items, stratified by task; t over replicates). "
+        f"Informative: the same over the tasks that the dense model answers above chance{_left_out(verdict)}; the "
+        f"verdict is given on them. Tasks: {level} Wilson intervals, domains: these combined (Zou and Donner), in the "
+        "CSV and HTML files. Intervals cover items only unless a row says otherwise.",
+        "Gain: Average minus that of no recovery on the same copies, with interval; p: its test, Holm-adjusted over "
+        "the Averages of quantised models together, or of sparse ones; detectable: the smallest gain that this sample "
+        "finds with 80 % power, check it before you call a gain zero.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
     shown = unique(row.method for panel in panels for row in panel.rows)

@@ -15,10 +15,11 @@ from tests.unit.synthetic_results import plan, write_cell
 from workflow_scripts.__main__ import main
 from workflow_scripts.archive import packing as archives
 from workflow_scripts.archive.packing import CONFIG, FORMAT, INDEX, METADATA, SAMPLES
-from workflow_scripts.archive.unpacking import opened
+from workflow_scripts.archive.unpacking import on_one_copy, opened, unpack
 from workflow_scripts.commands import rebuild
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.plan.config import files, load, read, write_complete
+from workflow_scripts.plan.layout import COMPRESSED
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).parents[3]
@@ -104,10 +105,40 @@ def test_a_folder_and_a_file_open_alike(it):
             assert (folder / CONFIG).is_file() and index["grid"] == "smoke" and plan.cells("smoke")
 
 
-def test_the_committed_archive_is_sound():
-    if (ROOT / "reports/bench" / INDEX).is_file():
-        with opened(ROOT / "reports/bench") as (_, index, plan):
-            assert index["grid"] in plan.config.grids
+def test_the_committed_archive_opens_in_todays_layout(tmp_path):
+    bench = ROOT / "reports/bench"
+    assert read_json(bench / INDEX)["format"] == 1
+    with opened(bench) as (folder, index, plan):
+        records = {name for name in index["files"] if COMPRESSED.parse(name)}
+        assert records == {plan.compression(cell) for cell in plan.cells("bench")} and len(records) == 3
+        assert all(sha256_file(folder / name) == sha for name, sha in index["files"].items())
+        assert on_one_copy(index, plan) == []
+        unpack(folder, index, plan, tmp_path)
+    for name in records:
+        there = bench / name.replace("/seed-0/", "/")
+        assert (tmp_path / name).read_bytes() == there.read_bytes() and not (tmp_path / name).is_symlink()
+
+
+def test_seeds_of_an_archive_of_one_copy_are_named(it):
+    with opened(it) as (_, index, plan):
+        made = index | {"files": index["files"] | {plan.cells("smoke")[1]._replace(seed=1).json: "0" * 64}}
+        seeds = plan.config.dump()
+        seeds["grids"]["smoke"]["blocks"]["core"]["seeds"] = [1]
+        plan = Plan(load(seeds))
+        assert [cell.seed for cell in on_one_copy(made | {"format": 1}, plan)] == [1]
+        assert on_one_copy(made, plan) == []
+
+
+def test_an_older_archive_writes_no_link_outside(it):
+    write_index(it, format=1)
+    index = json.loads((it / INDEX).read_text())
+    index["files"][f"results/../{CONFIG}"] = sha256_file(it / CONFIG)
+    write_json(it / INDEX, index)
+    with (
+        pytest.raises(ArtifactError, match=r"files: results/\.\./config.yaml is no path below the archive"),
+        opened(it),
+    ):
+        pass
 
 
 def test_sound_archives_are_compared_rebuilt_and_restored(it, monkeypatch, capsys):
@@ -195,7 +226,7 @@ CASES = {
     "truncated index": (raw('{"format": 1'), r"archive.json is damaged \("),
     "deep index": (raw("[" * 100000), r"archive.json is damaged \("),
     "index a list": (raw("[]"), r"archive.json: \$: \[\] is not of type 'object'"),
-    "format": (index(format=99), "archive format 99; this version reads 1"),
+    "format": (index(format=99), "archive format 99; this version reads 1 to 2"),
     "no grid": (index(grid=None), "'grid' is a required property"),
     "no small": (index(small=None), "'small' is a required property"),
     "no answers_recipe": (index(answers_recipe=None), "'answers_recipe' is a required property"),

@@ -99,6 +99,20 @@ def test_the_proof_says_what_is_stored(sources, here):
         assert record["sparsity"] == pytest.approx((weight == 0).float().mean().item())
 
 
+def test_the_seed_draws_the_copy(sources, here):
+    """Copy 0 has the windows and bits of a compression without a seed; each other seed has its own."""
+    weights = {}
+    for seed in (None, 0, 1, 2):
+        proof_at = here / f"seed-{seed}" / "compression.json"
+        made = Provenance("r", "c", seed=seed)
+        places = (sources / "model", sources / "corpus", proof_at)
+        compress_model.main(*places, compressor=SETTINGS["gptq"], calibration=CALIBRATION, made=made)
+        proof = artifacts.read_json(proof_at, schema="compression")
+        assert proof["calibration"]["seed"] == proof["manifest"]["seed"] == (seed or 0)
+        weights[seed] = proof["weights_sha256"]
+    assert weights[None] == weights[0] and len(set(weights.values())) == 3
+
+
 def test_dense_stores_no_tensor(sources, here):
     folder = compressed(sources, here / "dense", SETTINGS["dense"])
     proof = artifacts.read_json(folder / "compression.json", schema="compression")

@@ -58,7 +58,7 @@ def sources(tmp_path_factory):
 
 def test_the_engine_enters_recipes_only_where_it_is_another(shipped):
     def recipe(plan, compressor):
-        return plan.compress("bench", "smollm2-135m", compressor, "wikipedia")
+        return plan.compress("bench", "smollm2-135m", compressor, "wikipedia", "0")
 
     config = copy.deepcopy(shipped)
     config["compressors"]["gptq-w3"]["engine"] = "own"

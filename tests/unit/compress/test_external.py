@@ -23,7 +23,6 @@ def made(sources, here):
     """A checkpoint: the dense model in bfloat16, its first linear rounded coarsely."""
     folder = shutil.copytree(sources / "local-model", here / "made")
     change(folder, lambda tensors: {name: coarse(name, tensor) for name, tensor in tensors.items()})
-    change_json(folder / "config.json", dtype="bfloat16")
     return folder
 
 

@@ -39,7 +39,6 @@ def folder(tmp_path):
 
 
 CASES = {
-    "plain": (None, Format("plain", None, None, "float32")),
     "gptq": (
         {"quant_method": "gptq", "bits": 4, "group_size": 128},
         Format("gptq", None, None, "4-bit integers, groups of 128"),

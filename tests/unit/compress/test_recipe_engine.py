@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from workflow_scripts.compress.task import Machine
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
-from workflow_scripts.plan.config import ConfigError, load, read
+from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import models
 
+ROOT = Path(__file__).resolve().parents[3]
 RECIPE = {"a_stage": {"a_modifiers": {"SomeModifier": {"strength": 0.5}}}}
 FAKE = '''
 """Stands in for llm-compressor: says what it was asked for, and halves each weight of the decoder."""
@@ -95,7 +97,7 @@ def test_a_missing_environment_names_its_command(sources, here):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return read("config/catalogue.yaml", "config.yaml")
+    return read(*files(root=ROOT))
 
 
 def with_recipe(shipped, file):

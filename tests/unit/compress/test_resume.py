@@ -35,12 +35,10 @@ def here(tmp_path, monkeypatch):
 def compressed(sources, folder, model="model", corpus="corpus", seed=0, **changes):
     """Run as `compress_model.main` is run, but for the changes: `settings`, or of its provenance."""
     arguments = {"compressor": GPTQ, "calibration": CALIBRATION} | changes.pop("settings", {})
-    made = Provenance("r", **{"code": "c"} | changes)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(compress_model, "SEED", seed)
-        compress_model.main(
-            sources / model, sources / corpus, folder / "compression.json", made=made, **arguments
-        )
+    made = Provenance("r", **{"code": "c", "seed": seed} | changes)
+    compress_model.main(
+        sources / model, sources / corpus, folder / "compression.json", made=made, **arguments
+    )
     return (folder / "weights.safetensors").read_bytes()
 
 

@@ -6,7 +6,7 @@ import torch
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.hessian import Hessian, inverse_factor, invert_upper, reconstruction_error
 from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, round_to_grid
-from workflow_scripts.compress.settings import ALGORITHMS, CompressionError, Compressor
+from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, Compressor
 from workflow_scripts.compress.solver import solve
 from workflow_scripts.compress.walk import compress_linears
 
@@ -296,7 +296,7 @@ def test_an_error_that_rounding_makes_negative_is_none():
         assert 0 <= reconstruction_error(weight, weight - lost, 2 * torch.outer(x, x)) < 1e-3
 
 
-@pytest.mark.parametrize("algorithm", sorted({*ALGORITHMS} - {"dense"}))
+@pytest.mark.parametrize("algorithm", sorted({*ALGORITHMS} - {"dense", *WHOLE}))
 def test_every_algorithm_has_its_solver_and_no_other_is_taken_in_its_place(algorithm):
     W, H = problem()
     settings = Compressor(algorithm, **({"bits": 3} if algorithm in ("gptq", "rtn") else {"sparsity": 0.5}))

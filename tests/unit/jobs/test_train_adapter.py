@@ -57,16 +57,16 @@ def project(tmp_path_factory):
     return root
 
 
-def train(model, folder, method, training, checkpoint_minutes):
+def train(model, folder, method, training, checkpoint_minutes, seed=1):
     files, corpus = ModelFiles(Path(model), Path("compressed")), Path("resources/corpora/text")
-    made = Provenance("r", "c", seed=1, device="cpu")
+    made = Provenance("r", "c", seed=seed, device="cpu")
     output = f"{folder}/training.json"
     train_adapter.main(files, corpus, output, method, training, checkpoint_minutes, made)
 
 
-def run(project, monkeypatch, output, method=PROMPT, **settings):
+def run(project, monkeypatch, output, method=PROMPT, seed=1, **settings):
     monkeypatch.chdir(project)
-    train("resources/models/tiny", output, method, TRAINING | settings, checkpoint_minutes=10)
+    train("resources/models/tiny", output, method, TRAINING | settings, checkpoint_minutes=10, seed=seed)
     return Path(output), read_json(f"{output}/training.json", "training")
 
 
@@ -98,6 +98,17 @@ def test_same_seed_same_bits(project, monkeypatch):
     shutil.rmtree(first)
     again, _ = run(project, monkeypatch, "adapters/again/seed-1", LORA | {"dropout": 0.1})
     assert sha256_file(again / "adapter_model.safetensors") == before
+
+
+def test_an_offset_is_added_to_the_seed_of_text_order_and_start(project, monkeypatch):
+    places = {(1, 0): PROMPT, (3, 0): PROMPT, (1, 2): PROMPT | {"seed_offset": 2}}
+    found = {
+        place: run(project, monkeypatch, f"adapters/offset-{place[1]}/seed-{place[0]}", method, place[0])[1]
+        for place, method in places.items()
+    }
+    weights = {place: record["adapter_sha256"] for place, record in found.items()}
+    assert weights[1, 2] == weights[3, 0] != weights[1, 0]
+    assert found[1, 2]["manifest"]["seed"] == 1, "the replicate's"
 
 
 def test_untrained_prompt_is_the_vocabulary_start(project, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.files.artifacts import ArtifactError, check
 from workflow_scripts.judge.audit import arithmetic, audit, duplicates, same_label
-from workflow_scripts.judge.judgement import judge_grid
+from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.paper import TASKS, printed, read_tables
 from workflow_scripts.judge.results import read_results
 
@@ -118,7 +118,7 @@ def test_our_cells_stand_beside_the_printed_ones(tmp_path, rows):
             30,
         )
     )
-    cells = audit(rows, results, judge_grid(results, PAIR, CATALOGUE, 200))["cells"]
+    cells = audit(rows, results, judge_grid(results, Question(PAIR), CATALOGUE, Resampling(200)))["cells"]
     ours = {(c["table"], c["method"], c["column"]): c for c in cells}
     columns = [*TASKS, "Average"]
     assert set(ours) == {(1, method, c) for method in ("none", "lora-r4", "idp-50-100") for c in columns}

@@ -72,7 +72,7 @@ def test_other_ways_are_means_over_the_seeds_of_the_rows_beside_them(seeds):
     }.items():
         row = mine[f"{name} of idp-50-100"]
         assert average(row) == pytest.approx(by_hand(results, BY_SEED, way))
-        assert "mean of 3 seeds; intervals cover items and training seeds" in row.note
+        assert "mean of 3 seeds; intervals cover items and 3 replicates" in row.note
     note = mine["single best of idp-50-100"].note
     assert note.startswith("prompt-100 in 2 of 3 seeds, prompt-50 in 1 of 3 seeds, by held-out perplexity")
 
@@ -103,7 +103,9 @@ def test_a_seed_without_its_members_is_left_out_and_named(tmp_path):
     rows, results, _ = ablation(tmp_path, three_seeds(), skip={(*GROUP, "prompt-100", 1)})
     row = rows["gptq-w3", "random choice of idp-50-100"]
     assert average(row) == pytest.approx(by_hand(results, (0, 2), lambda _, answers: answers.mean(axis=0)))
-    assert row.note.endswith("mean of 2 seeds; intervals cover items; seeds 0, 2 alone have all members")
+    assert row.note.endswith(
+        "mean of 2 seeds; intervals cover items and 2 replicates; seeds 0, 2 alone have all members"
+    )
     said = "no single best, random choice or oracle at some seeds: not evaluated here prompt-100 (seed 1)"
     assert said in rows["gptq-w3", "idp-50-100"].note
 

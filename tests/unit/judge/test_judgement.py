@@ -5,7 +5,7 @@ import pytest
 
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.files.artifacts import check
-from workflow_scripts.judge.judgement import judge_grid
+from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.statistics import holm
 from workflow_scripts.report.rendering import signed
@@ -14,7 +14,7 @@ from workflow_scripts.report.summary import cautions, lines, points
 
 def judged(folder, gains, items=120, noise=0.02, resamples=1500, **options):
     paths = write_grid(folder, study("m", gains, **options), items, noise)
-    verdict = judge_grid(read_results(paths), PAIR, CATALOGUE, resamples)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(resamples))
     check(verdict, "verdict", "verdict.json")
     return verdict
 
@@ -29,58 +29,73 @@ def word(verdict, metric="accuracy"):
         ("displaced", {"idp-50-100": 0.20, "lora-r4": 0.18}, 0.25),
         ("forgotten", {"idp-50-100": 0.0, "lora-r4": 0.2}, 0.25),
         ("both", {"idp-50-100": 0.10, "lora-r4": 0.24}, 0.25),
-        ("no_loss", {"idp-50-100": 0.0, "lora-r4": 0.0}, 0.0),
+        ("unrecovered", {"idp-50-100": 0.0, "lora-r4": 0.0}, 0.25),
     ],
 )
 def test_a_planted_truth_gives_its_verdict(tmp_path, expected, gains, loss):
     verdict = judged(tmp_path, gains, losses={"gptq-w3": loss})
-    assert word(verdict) == expected
-    assert word(verdict, "gold_loglik") == expected
+    for metric in ("accuracy", "choice_loglik", "bits_per_byte"):
+        assert word(verdict, metric) == expected
+    found = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
+    assert found["of_one_copy"] and found["replicates"] == 1
+
+
+def test_equal_answers_are_no_loss_if_there_are_enough_of_them(tmp_path):
+    """No item changed; half an item a task more or less still has to be less than a point."""
+    nothing, equal = {"idp-50-100": 0.0, "lora-r4": 0.0}, {"losses": {"gptq-w3": 0.0}, "noise": 0.0}
+    assert word(judged(tmp_path / "many", nothing, items=200, **equal)) == "no_loss"
+    few = judged(tmp_path / "few", nothing, items=10, **equal)
+    assert word(few) == "undecided"
+    assert word(few, "choice_loglik") == "no_loss"  # equal to the last digit
 
 
 def test_what_an_adapter_also_gives_the_dense_model_is_no_recovery(tmp_path):
     truth = study("m", {"idp-50-100": 0.15, "lora-r4": 0.15}, losses={"gptq-w3": 0.25}, dense=0.6)
     truth |= {("m", "dense", "wikipedia", method, 0): 0.75 for method in PAIR.values()}
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 120, 0.02)), PAIR, CATALOGUE, 1500)
+    verdict = judge_grid(
+        read_results(write_grid(tmp_path, truth, 120, 0.02)), Question(PAIR), CATALOGUE, Resampling(1500)
+    )
     metric = verdict["groups"][0]["metrics"]["accuracy"]
-    assert metric["methods"]["lora-r4"]["gain"]["low"] > 0.05
-    assert abs(metric["methods"]["lora-r4"]["controlled"]["value"]) < 0.04
-    assert metric["verdict"]["word"] in ("unrecovered", "undecided")
+    row = metric["methods"]["lora-r4"]
+    assert row["gain"]["low"] > 0.05 and abs(row["recovered"]["value"]) < 0.04
+    assert row["recovered"]["value"] == pytest.approx(row["gain"]["value"] - row["dense_gain"]["value"])
+    assert metric["verdict"]["word"] == "unrecovered"
 
 
-def test_a_harm_to_the_dense_model_is_told_beside_the_verdict_that_it_makes(tmp_path):
-    """The prompt brings nothing back and costs the dense model what it would have to bring back: G says displaced."""
+def test_a_harm_to_the_dense_model_earns_nothing_and_is_told(tmp_path):
+    """The prompt brings nothing back and costs the dense model what it would have to bring back."""
     truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.2}, losses={"gptq-w3": 0.25}, dense=0.75)
     truth |= {
         ("m", "dense", "wikipedia", "idp-50-100", 0): 0.5,
         ("m", "dense", "wikipedia", "lora-r4", 0): 0.75,
     }
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, CATALOGUE, 1500)
+    verdict = judge_grid(
+        read_results(write_grid(tmp_path, truth, 200, 0.02)), Question(PAIR), CATALOGUE, Resampling(1500)
+    )
     metric = verdict["groups"][0]["metrics"]["accuracy"]
-    assert metric["verdict"]["word"] == "displaced" and metric["uncontrolled"]["word"] == "forgotten"
-    harm, other = cautions(metric, PAIR)
-    assert harm.startswith("idp-50-100 harms the dense model (-2") and "the compressed model gains" in harm
-    assert other == "without the dense control the rule would say forgotten"
-    assert f"  mind: {harm}" in lines(verdict)
+    assert metric["verdict"]["word"] == "forgotten"
+    row = metric["methods"]["idp-50-100"]
+    assert row["recovered"] == row["gain"] and row["dense_gain"]["value"] < -0.2
+    (harm,) = cautions(metric, PAIR)
+    assert harm.startswith("idp-50-100 harms the dense model (-2") and f"  mind: {harm}" in lines(verdict)
 
 
-def test_without_a_dense_control_the_verdict_is_undecided_and_says_why(tmp_path):
+def test_without_a_dense_control_the_verdict_is_unavailable_and_says_why(tmp_path):
     verdict = judged(tmp_path, {"idp-50-100": 0.2, "lora-r4": 0.2}, control=False)
     metric = verdict["groups"][0]["metrics"]["accuracy"]
-    assert metric["verdict"]["word"] == "undecided"
+    assert metric["verdict"]["word"] == "unavailable"
     assert metric["verdict"]["reason"].startswith("no dense control for idp-50-100 and lora-r4")
-    assert metric["methods"]["lora-r4"]["controlled"] is None
+    assert metric["methods"]["lora-r4"]["recovered"] is None
     assert cautions(metric, PAIR) == []
     assert "not controlled" in "\n".join(lines(verdict))
 
 
-def test_identical_cells_give_p_1_and_no_difference(tmp_path):
+def test_identical_cells_give_p_1_and_no_difference_within_half_an_item_a_task(tmp_path):
     verdict = judged(tmp_path, {"idp-50-100": 0.0, "lora-r4": 0.0}, noise=0.0)
     group = verdict["groups"][0]
-    row = group["metrics"]["accuracy"]["methods"]["lora-r4"]
-    assert row["gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert row["p"] == row["p_holm"] == 1.0
-    assert row["smallest_detectable"] > 0
+    row = group["metrics"]["accuracy_all_tasks"]["methods"]["lora-r4"]
+    assert row["gain"]["value"] == 0.0 and -0.01 < row["gain"]["low"] < 0 < row["gain"]["high"] < 0.01
+    assert row["p"] == pytest.approx(1.0, abs=0.1) and row["detectable"] > 0
     assert all(
         task["p"] == 1.0 and task["gained"] == task["lost"] == 0
         for task in group["tasks"]["lora-r4"].values()
@@ -98,85 +113,213 @@ def test_the_recovery_ratio_is_undefined_where_the_loss_is_not_significant(tmp_p
     assert ratios["sparsegpt-50"]["low"] < 0.1
 
 
-def test_the_ratio_is_gain_over_loss(tmp_path):
+def test_ratio_residual_and_retention_follow_from_the_numbers(tmp_path):
     verdict = judged(tmp_path, {"idp-50-100": 0.1, "lora-r4": 0.2}, losses={"gptq-w3": 0.2})
     metric = verdict["groups"][0]["metrics"]["accuracy"]
-    row = metric["methods"]["idp-50-100"]
-    assert row["recovery"]["value"] == pytest.approx(row["gain"]["value"] / metric["loss"]["value"])
+    row, loss = metric["methods"]["idp-50-100"], metric["loss"]["value"]
+    assert row["recovery"]["value"] == pytest.approx(row["recovered"]["value"] / loss)
     assert row["recovery"]["low"] < 0.5 < row["recovery"]["high"]
+    assert row["residual"]["value"] == pytest.approx(loss - row["recovered"]["value"])
+    found = metric["verdict"]
+    lora = found["numbers"]["lora"]["value"]
+    assert found["retention"]["value"] == pytest.approx(found["numbers"]["prompt"]["value"] / lora)
+    assert found["retention"]["low"] < found["retention"]["value"] < found["retention"]["high"]
 
 
-def test_three_seeds_are_covered_by_the_interval_and_two_are_not(tmp_path):
+COPIES = [("m", "gptq-w3", "wikipedia", "none"), *(
+    ("m", compressor, "wikipedia", method) for compressor in ("dense", "gptq-w3") for method in PAIR.values()
+)]  # fmt: skip
+
+
+def replicated(folder, seeds=(0, 1, 2), items=60, noise=0.02, skip=(), moved=0.0):
+    """A displaced study of several copies, whose copies differ by `moved`."""
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.2}, losses={"gptq-w3": 0.25})
+    for place in COPIES:
+        at = truth[*place, 0]
+        for seed in seeds:
+            truth[*place, seed] = at + (moved * (seed - 1) if place[1] != "dense" else 0)
+    results = read_results(write_grid(folder, truth, items, noise, skip=skip))
+    verdict = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(1500))
+    check(verdict, "verdict", "verdict.json")
+    return verdict
+
+
+def test_replicates_are_covered_and_their_variance_has_a_part_of_its_own(tmp_path):
+    group = replicated(tmp_path, items=300, moved=0.03)["groups"][0]
+    metric = group["metrics"]["accuracy"]
+    assert group["seeds"]["none"] == group["seeds"]["lora-r4"] == [0, 1, 2]
+    assert (
+        metric["loss_covers"] == metric["methods"]["lora-r4"]["recovered_covers"] == "items and 3 replicates"
+    )
+    loss, back = (metric["verdict"]["components"][name] for name in ("loss", "lora"))
+    assert loss["replicates"] == pytest.approx(0.03 / 3**0.5, rel=0.2) and loss["count"] == 3
+    assert back["replicates"] < loss["replicates"] / 2  # a copy's own level leaves the gain on it alone
+    half = (metric["loss"]["high"] - metric["loss"]["low"]) / 2
+    assert half == pytest.approx(loss["half_width"], rel=0.25)
+    assert metric["verdict"]["replicates"] == 3 and not metric["verdict"]["of_one_copy"]
+
+
+def test_gains_are_held_against_the_copy_that_they_were_made_on(tmp_path):
+    """Copies that differ by 20 points: LoRA of copy 0 alone is no gain of 20 points over the mean of the copies."""
+    skip = {("m", "gptq-w3", "wikipedia", "lora-r4", seed) for seed in (1, 2)}
+    group = replicated(tmp_path, moved=0.2, skip=skip)["groups"][0]
+    row = group["metrics"]["accuracy"]["methods"]["lora-r4"]
+    assert row["gain"]["value"] == pytest.approx(0.2, abs=0.04) and row["gain_covers"] == "items"
+    assert group["metrics"]["accuracy"]["verdict"]["replicates"] == 1
+    assert group["tasks"]["lora-r4"]["piqa"]["difference"]["value"] == pytest.approx(0.2, abs=0.1)
+
+
+def test_cells_of_other_weights_are_no_replicate(tmp_path):
+    """Seed 1 of LoRA was trained on weights that were compressed anew since: its gain would hold both copies."""
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.2}, losses={"gptq-w3": 0.25})
+    for place in COPIES:
+        truth |= {(*place, seed): truth[*place, 0] for seed in (0, 1)}
+    results = read_results(write_grid(tmp_path, truth, 20))
+    for cell, evaluation in results.evaluations.items():
+        old = (cell.compressor, cell.method, cell.seed) == ("gptq-w3", "lora-r4", 1)
+        evaluation["manifest"]["inputs"] = {
+            "compressed": f"{cell.compressor} {cell.seed if not old else 'old'}"
+        }
+        if cell.compressor == "dense":
+            evaluation["manifest"]["inputs"] = {"compressed": "dense"}
+    methods = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(50))["groups"][0]["metrics"][
+        "accuracy"
+    ]["methods"]
+    assert methods["idp-50-100"]["gain_covers"] == "items and 2 replicates"
+    assert methods["lora-r4"]["gain_covers"] == "items"
+
+
+def test_a_control_of_one_seed_leaves_one_replicate_to_the_verdict(tmp_path):
+    skip = {("m", "dense", "wikipedia", "lora-r4", seed) for seed in (1, 2)}
+    metric = replicated(tmp_path, skip=skip)["groups"][0]["metrics"]["accuracy"]
+    assert metric["methods"]["lora-r4"]["gain_covers"] == "items and 3 replicates"
+    assert metric["methods"]["lora-r4"]["recovered_covers"] == "items"
+    assert metric["verdict"]["of_one_copy"]
+
+
+def test_lost_items_are_found_by_another_copy_than_the_one_that_lost_them(tmp_path):
+    """A method that answers as its copy does brings nothing back, though each copy alone seems to regain some."""
+    truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.2}, losses={"gptq-w3": 0.25})
+    for place in COPIES:
+        truth |= {(*place, seed): truth[*place, 0] for seed in (0, 1, 2)}
+    paths = write_grid(tmp_path, truth, 200, 0.1)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(500))
+    rows = {row["method"]: row for row in verdict["lost_items"]}
+    placebo, lora = rows["idp-50-100"], rows["lora-r4"]
+    assert placebo["by_chance"]["value"] > 0.1 and abs(placebo["rho"]["value"]) < 0.05
+    assert placebo["rho"]["low"] < 0 < placebo["rho"]["high"]
+    assert lora["rho"]["low"] > 0.3
+    assert lora["rho"]["value"] == pytest.approx(lora["back"]["value"] - lora["by_chance"]["value"])
+    assert judged(tmp_path / "one", {"idp-50-100": 0.0, "lora-r4": 0.2})["lost_items"] == []
+
+
+def test_rho_is_what_its_definition_says(tmp_path):
+    truth = study("m", {"lora-r4": 0.1}, losses={"gptq-w3": 0.2})
+    for place in [p for p in COPIES if p[3] != "idp-50-100"]:
+        truth |= {(*place, seed): truth[*place, 0] for seed in (0, 1)}
+    results = read_results(write_grid(tmp_path, truth, 80, 0.1))
+    verdict = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(100))
+    right = {
+        (cell.compressor, cell.method, cell.seed): results.items(cell)["correct"].astype(bool)
+        for cell in results.evaluations
+    }
+    shares = []
+    tops = bottoms = 0
+    for k, other in ((0, 1), (1, 0)):
+        lost = right["dense", "none", 0] & ~right["gptq-w3", "none", other]
+        tops += (right["gptq-w3", "lora-r4", k][lost].astype(int) - right["gptq-w3", "none", k][lost]).sum()
+        bottoms += lost.sum()
+        shares.append(lost.sum())
+    (row,) = verdict["lost_items"]
+    assert row["rho"]["value"] == pytest.approx(tops / bottoms)
+    assert row["lost"] == pytest.approx(sum(shares) / 2)
+
+
+def test_only_informative_tasks_carry_the_verdict_and_the_dense_model_alone_decides_which(tmp_path):
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 40, 0.02)
+    dense = samples_beside(next(path for path in paths if "dense/none/none" in path))
+    frame = pd.read_parquet(dense)
+    frame.loc[frame["task"] == "webqs", "correct"] = False
+    quarter = frame.index[frame["task"] == "sciq"][:14]  # 35 % of 40: its interval holds the chance of 25 %
+    frame.loc[frame["task"] == "sciq", "correct"] = False
+    frame.loc[quarter, "correct"] = True
+    frame.to_parquet(dense, index=False)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(200))
+    tasks = verdict["informative"]["m"]
+    assert [task for task, row in tasks.items() if not row["informative"]] == ["sciq", "webqs"]
+    assert tasks["sciq"]["chance"] == 0.25 and tasks["triviaqa"]["chance"] == 0.01
+    metrics = verdict["groups"][0]["metrics"]
+    assert (
+        metrics["accuracy"]["absent_tasks"] == metrics["bits_per_byte"]["absent_tasks"] == ["sciq", "webqs"]
+    )
+    assert metrics["accuracy_all_tasks"]["absent_tasks"] == [] and len(metrics["accuracy"]["items"]) == 7
+
+
+def test_the_number_of_verdicts_is_that_of_the_groups_with_the_whole_pair(tmp_path):
+    truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}, losses={"gptq-w3": 0.2, "gptq-w4": 0.1})
+    truth["m", "gptq-w8", "wikipedia", "none", 0] = 0.7
+    results = read_results(write_grid(tmp_path, truth, 20))
+    groups = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(100))["groups"]
+    assert {group["metrics"]["accuracy"]["verdict"]["needed"] for group in groups} == {1 - 0.025 / 2}
+
+
+def test_what_r_could_show_counts_the_dense_control_too(tmp_path):
     truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
-    truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", seed): 0.6 for seed in (1, 2)}
-    truth[("m", "gptq-w3", "wikipedia", "idp-50-100", 1)] = 0.6
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 30)), PAIR, CATALOGUE, 500)
-    methods = verdict["groups"][0]["metrics"]["accuracy"]["methods"]
-    assert methods["lora-r4"]["covers"] == "items and training seeds"
-    assert methods["idp-50-100"]["covers"] == "items"
-    assert methods["lora-r4"]["controlled_covers"] == "items"  # the dense control has one seed
-    assert verdict["groups"][0]["seeds"]["lora-r4"] == [0, 1, 2]
-
-
-def test_what_can_be_found_counts_the_variance_of_training_where_the_interval_does(tmp_path):
-    truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
-    truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", seed): 0.5 + 0.15 * seed for seed in (0, 1, 2)}
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 200, 0.02)), PAIR, CATALOGUE, 1000)
+    truth |= {("m", "dense", "wikipedia", method, 0): 0.75 for method in PAIR.values()}  # h above 0
+    paths = write_grid(tmp_path, truth, 120, 0.1)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(1500))
     row = verdict["groups"][0]["metrics"]["accuracy"]["methods"]["lora-r4"]
-    half = (row["gain"]["high"] - row["gain"]["low"]) / 2  # about 2 standard errors; 80 % power needs 2.8
-    assert row["smallest_detectable"] > half
+    error = (row["recovered"]["high"] - row["recovered"]["low"]) / (2 * 1.96)
+    assert row["recovered_detectable"] == pytest.approx(2.8 * error, rel=0.1)
+    assert row["recovered_detectable"] > row["detectable"]
 
 
-def test_what_g_could_show_counts_the_dense_control_too(tmp_path):
-    row = judged(tmp_path, {"idp-50-100": 0.1, "lora-r4": 0.1}, noise=0.1)["groups"][0]["metrics"]["accuracy"]
-    row = row["methods"]["lora-r4"]
-    error = (row["controlled"]["high"] - row["controlled"]["low"]) / (2 * 1.96)
-    assert row["controlled_smallest_detectable"] == pytest.approx(2.8 * error, rel=0.1)
-    assert row["controlled_smallest_detectable"] > row["smallest_detectable"]
-
-
-def test_holm_counts_every_test_of_a_table_and_no_other(tmp_path):
+def test_holm_counts_the_averages_of_a_table_and_its_tasks_apart(tmp_path):
     losses = {"gptq-w3": 0.2, "gptq-w4": 0.1, "sparsegpt-50": 0.15}
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.05, "lora-r4": 0.1}, losses=losses), 40, 0.05)
-    groups = judge_grid(read_results(paths), PAIR, CATALOGUE, 300)["groups"]
+    groups = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(300))["groups"]
     families = {group["compressor"]: group["family"] for group in groups}
-    assert families == {
-        "gptq-w3": 40,
-        "gptq-w4": 40,
-        "sparsegpt-50": 20,
-    }  # 2 methods, an average and 9 tasks each
+    two, one = {"averages": 4, "tasks": 36}, {"averages": 2, "tasks": 18}  # 2 methods of 9 tasks each
+    assert families == {"gptq-w3": two, "gptq-w4": two, "sparsegpt-50": one}
     quantised = [group for group in groups if group["compressor"] != "sparsegpt-50"]
-    rows = [row for g in quantised for row in g["metrics"]["accuracy"]["methods"].values()]
-    rows += [row for g in quantised for m in PAIR.values() for row in g["tasks"][m].values()]
-    assert [row["p_holm"] for row in rows] == pytest.approx(holm([row["p"] for row in rows]))
+    averages = [row for g in quantised for row in g["metrics"]["accuracy_all_tasks"]["methods"].values()]
+    tasks = [row for g in quantised for m in PAIR.values() for row in g["tasks"][m].values()]
+    for rows in (averages, tasks):
+        assert [row["p_holm"] for row in rows] == pytest.approx(holm([row["p"] for row in rows]))
 
 
-def test_a_metric_without_any_value_says_so_and_lacks_no_key(tmp_path):
+def test_a_metric_without_any_value_says_so(tmp_path):
     paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20)
     samples = samples_beside(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
     pd.read_parquet(samples).assign(gold_loglik=float("nan")).to_parquet(samples, index=False)
-    group = judge_grid(read_results(paths), PAIR, CATALOGUE, 100)["groups"][0]
-    whole, empty = (group["metrics"][name] for name in ("accuracy", "gold_loglik"))
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(100))
+    check(verdict, "verdict", "verdict.json")
+    empty = verdict["groups"][0]["metrics"]["choice_loglik"]
     assert empty["verdict"]["word"] == "unavailable" and "share no item" in empty["verdict"]["reason"]
-    assert empty.keys() == whole.keys()
+    assert empty["methods"] == {}
 
 
 def test_a_task_that_one_cell_lacks_leaves_the_average_and_is_named(tmp_path):
-    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20)
+    paths = write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 40)
     samples = samples_beside(next(p for p in paths if "gptq-w3" in p and "lora-r4" in p))
     frame = pd.read_parquet(samples)
     frame[frame["task"] != "piqa"].to_parquet(samples, index=False)
-    verdict = judge_grid(read_results(paths), PAIR, CATALOGUE, 200)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(200))
     metric = verdict["groups"][0]["metrics"]["accuracy"]
     assert metric["absent_tasks"] == ["piqa"]
-    assert "missing: piqa" in "\n".join(lines(verdict))
+    assert "without piqa" in "\n".join(lines(verdict))
 
 
 def test_missing_cells_make_a_verdict_unavailable_not_wrong(tmp_path):
     truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
     for lost in [("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikipedia", "none", 0)]:
         folder = tmp_path / lost[1]
-        verdict = judge_grid(read_results(write_grid(folder, truth, 10, skip={lost})), PAIR, CATALOGUE, 100)
+        verdict = judge_grid(
+            read_results(write_grid(folder, truth, 10, skip={lost})),
+            Question(PAIR),
+            CATALOGUE,
+            Resampling(100),
+        )
         check(verdict, "verdict", "verdict.json")
         assert word(verdict) == "unavailable"
         assert any(lost[1] in cell for cell in verdict["groups"][0]["missing"])
@@ -188,8 +331,12 @@ def test_one_item_a_task_is_undecided(tmp_path):
 
 def test_the_same_files_give_the_same_verdict(tmp_path):
     results = read_results(write_grid(tmp_path, study("m", {"idp-50-100": 0.1, "lora-r4": 0.1}), 20))
-    assert judge_grid(results, PAIR, CATALOGUE, 300) == judge_grid(results, PAIR, CATALOGUE, 300)
-    assert judge_grid(results, PAIR, CATALOGUE, 300) != judge_grid(results, PAIR, CATALOGUE, 300, seed=1)
+    assert judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300)) == judge_grid(
+        results, Question(PAIR), CATALOGUE, Resampling(300)
+    )
+    assert judge_grid(results, Question(PAIR), CATALOGUE, Resampling(300)) != judge_grid(
+        results, Question(PAIR), CATALOGUE, Resampling(300, 1)
+    )
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus_sign():
@@ -201,11 +348,18 @@ def test_a_difference_that_rounds_to_zero_has_no_minus_sign():
 def test_what_only_tables_and_figures_show_stands_in_the_verdict_too(tmp_path):
     truth = study("m", {"prompt-50": 0.1, "prompt-100": 0.05, "idp-50-100": 0.1, "lora-r4": 0.1})
     lost = ("m", "gptq-w3", "wikipedia", "prompt-100", 0)
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, skip={lost})), PAIR, CATALOGUE, 100)
+    verdict = judge_grid(
+        read_results(write_grid(tmp_path, truth, 20, skip={lost})), Question(PAIR), CATALOGUE, Resampling(100)
+    )
     check(verdict, "verdict", "verdict.json")
     (dense,) = verdict["dense_groups"]
     assert (dense["compressor"], dense["corpus"]) == ("dense", "wikipedia")
-    assert set(dense["accuracy"]["methods"]) == {"prompt-50", "prompt-100", "idp-50-100", "lora-r4"}
+    assert set(dense["metrics"]["accuracy"]["methods"]) == {
+        "prompt-50",
+        "prompt-100",
+        "idp-50-100",
+        "lora-r4",
+    }
     assert [(c["compressor"], len(c["ways"]), c["missing"]) for c in verdict["choices"]] == [
         ("gptq-w3", 0, ["prompt-100 (seed 0)"]),
         ("dense", 3, []),

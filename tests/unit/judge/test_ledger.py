@@ -97,6 +97,18 @@ def test_a_group_without_its_dense_cell_is_left_out(tmp_path):
     assert len(build(read_results(paths), PAIR)) == 0
 
 
+def test_each_seed_is_held_against_its_own_copy(tmp_path):
+    truth = study("m", {"idp-50-100": 0.1, "lora-r4": 0.1})
+    compressed = ("m", "gptq-w3", "wikipedia")
+    for seed, accuracy in ((1, 0.2), (2, 0.6)):
+        truth |= {(*compressed, method, seed): accuracy for method in ("none", *PAIR.values())}
+    lost = {(*compressed, "none", 2)}
+    ledger = build(read_results(write_grid(tmp_path, truth, items=40, noise=0.0, skip=lost)), PAIR)
+    shares = ledger.groupby("seed")["correct/none"].mean()
+    assert list(shares.index) == [0, 1], "a copy without its cell without recovery has no rows"
+    assert shares[1] == pytest.approx(0.2, abs=0.1) and shares[0] > 0.35
+
+
 def test_rates_count_lost_unknown_and_kept_items():
     ledger = table(
         [(1, 0, 1, 0)] * 3

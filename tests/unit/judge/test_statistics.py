@@ -8,11 +8,13 @@ from workflow_scripts.judge.statistics import (
     Estimate,
     holm,
     mcnemar,
+    paired_interval,
     proportion_interval,
     ratio,
+    replicate_draws,
     resampled_averages,
-    seed_mean,
     smallest_detectable,
+    unseen_changes,
 )
 
 
@@ -118,29 +120,47 @@ def test_a_task_with_one_item_has_no_interval():
     assert estimate.to_json() == {"value": 1.0, "low": None, "high": None}
 
 
-def test_three_training_seeds_widen_the_interval_and_two_do_not():
-    points = np.array([0.2, 0.5, 0.8])
-    draws = np.tile(points, (4000, 1))  # no item variance at all
-    assert seed_mean(points[:2], draws[:, :2], "m").standard_error < 1e-12
-    spread = seed_mean(points, draws, "m")
-    assert spread.point == pytest.approx(0.5)
-    stretch = stats.t.ppf(0.975, 2) / stats.norm.ppf(0.975)
-    error = np.std(points, ddof=1) / np.sqrt(3)
-    assert spread.standard_error == pytest.approx(stretch * error, rel=0.05)
-    hardly = seed_mean(points, points + np.random.default_rng(0).normal(0, 100, (4000, 1)), "m")
-    assert hardly.standard_error == pytest.approx(100, rel=0.05)
+def test_replicates_add_the_t_interval_of_their_mean_and_one_adds_nothing():
+    points = np.array([0.2, 0.5, 0.8, 0.4])
+    assert not replicate_draws(points[:1], 100).any()
+    draws = replicate_draws(points, 40_000)
+    half = stats.t.ppf(0.975, 3) * np.std(points, ddof=1) / np.sqrt(4)
+    assert np.quantile(draws, [0.025, 0.975]) == pytest.approx([-half, half], rel=0.03)
+
+
+def test_replicates_of_all_quantities_are_drawn_together():
+    one, other = np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.1, 0.6])
+    difference = replicate_draws(one, 500) - replicate_draws(other, 500)
+    assert np.allclose(difference, replicate_draws(one - other, 500))
+    assert not np.array_equal(replicate_draws(one, 500), replicate_draws(one, 500, seed=1))
+
+
+def test_a_share_that_no_item_changed_still_has_agresti_and_mins_width():
+    """The difference of two arms that answer 30 items alike: half an item more in each cell of the paired table."""
+    sizes = [30]
+    draws = unseen_changes(sizes, "a", 200_000) - unseen_changes(sizes, "b", 200_000)
+    low, high = paired_interval(0, 0, 30)
+    assert np.quantile(draws, [0.025, 0.975]) == pytest.approx([low, high], rel=0.05)
+    assert unseen_changes([30, 30], "a", 200_000).std() == pytest.approx(
+        unseen_changes([30], "a", 200_000).std() / 2**0.5
+    )
 
 
 @pytest.mark.parametrize("of_items", [0.0, 0.5, 2.0])
-def test_the_intervals_of_three_seeds_cover_as_often_as_they_say(of_items):
-    """Seeds' own deviations have standard deviation 1; what the items add is common to all of them."""
+@pytest.mark.parametrize("replicates", [2, 3, 5])
+def test_the_intervals_of_replicates_cover_at_least_as_often_as_they_say(of_items, replicates):
+    """Replicates' own deviations have standard deviation 1; items add a deviation that is common to all of them.
+
+    600 draws: the binomial standard error of the coverage is 0.9 points. With items the interval of few replicates is
+    too wide rather than too short.
+    """
     random, covered = np.random.default_rng(11), 0
-    for number in range(500):
-        points = random.normal(0, of_items) + random.normal(size=3)
-        draws = points + random.normal(0, of_items, (600, 1))
-        low, high = seed_mean(points, draws, str(number)).interval()
+    for number in range(600):
+        points = random.normal(0, of_items) + random.normal(size=replicates)
+        draws = points.mean() + random.normal(0, of_items, 800) + replicate_draws(points, 800, number)
+        low, high = np.quantile(draws, [0.025, 0.975])
         covered += low <= 0 <= high
-    assert 0.92 <= covered / 500 <= 0.98
+    assert 0.925 <= covered / 600 <= (0.975 if of_items == 0 else 0.995)
 
 
 def test_a_ratio_has_the_interval_of_its_draws_and_a_finite_one_where_a_few_divide_by_nothing():

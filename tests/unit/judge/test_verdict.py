@@ -1,4 +1,4 @@
-"""The verdict rule: every branch, the order of the branches, and what it says when it can't tell."""
+"""The rule: its labels partition the space, harm earns nothing, support decides, and what would settle a case."""
 
 import numpy as np
 import pytest
@@ -6,80 +6,140 @@ import pytest
 from workflow_scripts.files.artifacts import check
 from workflow_scripts.judge.judgement import SCHEMA
 from workflow_scripts.judge.statistics import Estimate
-from workflow_scripts.judge.verdict import MEANING, decide
+from workflow_scripts.judge.verdict import (
+    DELTA,
+    F_DISPLACED,
+    F_FORGOTTEN,
+    LABELS,
+    MEANING,
+    decide,
+    in_words,
+    labels,
+    recovered,
+)
 
-NOISE = np.random.default_rng(0).standard_normal((3, 4000))
-NOISE -= NOISE.mean(axis=1, keepdims=True)
+LAMBDA = 0.01
 
 
-def estimate(point: float, error: float, source: int) -> Estimate:
-    return Estimate(point, point + error * NOISE[source])
+def estimate(point, error=0.001, seed=0, resamples=4000):
+    return Estimate(point, point + error * np.random.default_rng(seed).standard_normal(resamples))
+
+
+def by_definition(loss, prompt, lora):
+    """The partition as the design writes it, one number at a time."""
+    if loss < LAMBDA:
+        return "no_loss"
+    if max(prompt, lora) < DELTA * loss:
+        return "unrecovered"
+    if prompt >= F_DISPLACED * lora:
+        return "displaced"
+    return "forgotten" if prompt < F_FORGOTTEN * lora else "both"
+
+
+def test_the_labels_are_those_of_the_definition_everywhere():
+    random = np.random.default_rng(0)
+    loss, prompt, lora = random.uniform(-0.05, 0.1, (3, 5000))
+    loss[:3], prompt[:3], lora[:3] = LAMBDA, [0.0025, 0.0024, 0.01], [0.0, 0.01, 0.0]
+    found = [LABELS[number] for number in labels(loss, prompt, lora, LAMBDA)]
+    assert found == [by_definition(*each) for each in zip(loss, prompt, lora, strict=True)]
+    assert set(found) == set(LABELS)
 
 
 @pytest.mark.parametrize(
-    ("word", "loss", "prompt", "lora", "error"),
+    ("word", "loss", "prompt", "lora"),
     [
-        ("no_loss", 0.01, 0.00, 0.00, 0.01),
-        ("no_loss", -0.20, 0.00, 0.00, 0.01),  # a gain is not a loss
-        ("displaced", 0.20, 0.15, 0.14, 0.005),
-        ("displaced", 0.20, 0.10, 0.13, 0.003),  # LoRA leads by less than delta = 0.05
-        ("forgotten", 0.20, 0.01, 0.15, 0.005),
-        ("both", 0.20, 0.08, 0.18, 0.005),
-        ("unrecovered", 0.20, 0.001, 0.001, 0.005),
-        ("undecided", 0.20, 0.06, 0.10, 0.05),
+        ("no_loss", 0.0, 0.0, 0.0),
+        ("displaced", 0.06, 0.045, 0.045),
+        ("displaced", 0.06, 0.045, -0.02),
+        ("forgotten", 0.06, 0.0, 0.045),
+        ("forgotten", 0.06, -0.05, 0.045),
+        ("both", 0.06, 0.02, 0.04),
+        ("unrecovered", 0.06, 0.005, -0.1),
     ],
 )
-def test_every_branch_is_reached(word, loss, prompt, lora, error):
-    verdict = decide(estimate(loss, error, 0), estimate(prompt, error, 1), estimate(lora, error, 2))
-    assert verdict.word == word
-    assert verdict.to_json()["meaning"] == MEANING[word]
+def test_a_clear_case_has_its_word_and_full_support(word, loss, prompt, lora):
+    found = decide(estimate(loss, seed=1), estimate(prompt, seed=2), estimate(lora, seed=3), LAMBDA)
+    assert found.word == word and found.support[word] == 1.0 and found.settle is None
+    assert sum(found.support.values()) == pytest.approx(1)
 
 
-def test_displaced_is_tried_before_both():
-    """A prompt that leads is not "both", and one 0.02 behind LoRA with delta 0.05 is displaced, not both."""
-    verdict = decide(estimate(0.2, 0.001, 0), estimate(0.10, 0.001, 1), estimate(0.12, 0.001, 2))
-    assert verdict.word == "displaced"
+def test_harm_to_the_dense_model_earns_nothing_and_adaptation_does_not_count():
+    gain = estimate(0.01, seed=1)
+    assert recovered(gain, estimate(-0.05, seed=2)) == gain
+    adapted = recovered(gain, estimate(0.03, seed=2))
+    assert adapted.point == pytest.approx(-0.02)
+    assert adapted.standard_error == pytest.approx(np.hypot(0.001, 0.001), rel=0.05)
+    back = recovered(estimate(-0.3, seed=1), estimate(-0.36, seed=2))  # both models guess
+    assert decide(estimate(0.06, seed=3), back, back, LAMBDA).word == "unrecovered"
 
 
-def test_undecided_lists_what_it_looked_at_and_how_much_more_data_would_settle_it():
-    verdict = decide(estimate(0.2, 0.02, 0), estimate(0.15, 0.1, 1), estimate(0.15, 0.01, 2))
-    assert verdict.word == "undecided"
-    assert {c.text for c in verdict.conditions} >= {"G(prompt) > 0", "G(prompt) - G(lora) > -delta"}
-    assert "times as many items would settle it as displaced" in verdict.more_data
+def test_a_control_of_nothing_takes_nothing_on_average():
+    """Draws' positive parts have a positive mean; the point decides instead."""
+    points = 0.01 * np.random.default_rng(0).standard_normal(400)
+    found = [
+        recovered(estimate(0.0, 0.01, 2 * k), estimate(point, 0.01, 2 * k + 1))
+        for k, point in enumerate(points)
+    ]
+    taken = -np.mean([back.point for back in found])
+    assert taken == pytest.approx(
+        0.01 / np.sqrt(2 * np.pi), rel=0.2
+    )  # of the estimate alone, not of its draws too
+    assert np.mean([back.draws.mean() for back in found]) == pytest.approx(-taken, abs=2e-4)
 
 
-def test_the_factor_of_items_shrinks_the_interval_to_the_threshold():
-    verdict = decide(estimate(0.2, 0.001, 0), estimate(0.06, 0.06, 1), estimate(0.0, 0.001, 2))
-    factor = float(verdict.more_data.split("about ")[1].split()[0])
-    assert factor == pytest.approx(1.96**2, rel=0.1)
+def test_support_decides_and_the_number_of_verdicts_raises_what_is_needed():
+    loss, lora = estimate(0.06, 1e-6, 1), estimate(0.04, 1e-6, 3)
+    prompt = estimate(0.03 + 2.2 * 0.001, 0.001, 2)  # 98.6 % of the draws above f R_lora
+    assert decide(loss, prompt, lora, LAMBDA).word == "displaced"
+    crowded = decide(loss, prompt, lora, LAMBDA, verdicts=4)
+    assert crowded.word == "undecided" and crowded.needed == 1 - 0.025 / 4
+    assert set(crowded.support) == set(LABELS) and 0.975 < crowded.support["displaced"] < crowded.needed
 
 
-def test_without_a_dense_control_a_loss_stays_undecided():
-    verdict = decide(
-        estimate(0.2, 0.01, 0), None, None, "no dense control: idp was not run on the dense model"
-    )
-    assert verdict.word == "undecided"
-    assert verdict.reason.startswith("no dense control")
+def test_an_undecided_case_says_how_much_data_would_settle_it():
+    loss, lora = estimate(0.06, 1e-6, 1), estimate(0.04, 1e-6, 3)
+    near = decide(loss, estimate(0.034, 0.003, 2), lora, LAMBDA)
+    assert near.word == "undecided" and near.settle.startswith("about 3 times as much data")
+    assert decide(loss, estimate(0.034, 0.003 / np.sqrt(3), 2), lora, LAMBDA).word == "displaced"
+    assert "near a boundary" in decide(loss, estimate(0.0301, 0.003, 2), lora, LAMBDA).settle
+
+
+def test_without_the_pair_only_no_loss_can_be_said():
+    assert decide(estimate(0.0), None, None, LAMBDA).word == "no_loss"
+    assert decide(estimate(0.05), estimate(0.04), None, LAMBDA).word == "unavailable"
 
 
 def test_a_missing_interval_is_undecided_not_a_crash():
     loss = Estimate(0.2, np.full(100, np.nan))
-    assert decide(loss, loss, loss).word == "undecided"
+    assert decide(loss, loss, loss, LAMBDA).word == "undecided"
+
+
+def test_support_in_words_names_every_label_of_half_a_percent():
+    support = {"displaced": 0.9957, "both": 0.0042, "forgotten": 0.0001, "no_loss": 0.0, "unrecovered": 0.0}
+    assert in_words(support) == "displaced 99.5 %"
+    assert in_words({"no_loss": 1.0}) == "no loss 100 %"
+    assert in_words({"both": 0.72, "displaced": 0.28}) == "both 72 %, displaced 28 %"
 
 
 def test_the_words_are_those_of_the_schema():
-    verdict = decide(estimate(0.2, 0.01, 0), None, None, "x").to_json()
-    group = {"model": "m", "compressor": "c", "corpus": "t", "family": 0, "missing": []}
-    group |= {key: {} for key in ("seeds", "items", "tasks")}
-    group["metrics"] = {"accuracy": {"verdict": verdict}, "gold_loglik": {"verdict": verdict}}
+    verdict = decide(estimate(0.2), None, None, LAMBDA).to_json()
+    group = {"model": "m", "compressor": "c", "corpus": "t", "missing": []}
+    group |= {key: {} for key in ("seeds", "family", "tasks")}
+    metric = {"items": {}, "absent_tasks": [], "methods": {}, "verdict": verdict}
+    names = ("accuracy", "accuracy_all_tasks", "choice_loglik", "bits_per_byte")
+    group["metrics"] = dict.fromkeys(names, metric)
     document = {
         "schema": SCHEMA,
         "grid": "g",
         "pair": {"prompt": "p", "lora": "l"},
+        "metric": "accuracy",
         "settings": {"resamples": 1, "seed": 0, "level": 0.95, "command": "snakemake"},
         "cells": {"planned": 1, "missing": []},
+        "informative": {},
         "groups": [group],
-        **{key: [] for key in ("dense_groups", "scores", "choices", "changes")},
+        **{
+            key: [] for key in ("plan", "dense_groups", "lost_items", "rates", "scores", "choices", "changes")
+        },
     }
     for word in MEANING:
         verdict["word"] = word

@@ -73,3 +73,11 @@ def test_a_roll_up_belongs_to_its_grid():
         == "results/bench/verdict.json"
         == layout.VERDICT.pattern.format(grid="bench")
     )
+
+
+def test_a_compressed_model_without_a_seed_in_its_path_is_copy_0_and_nothing_else_moves():
+    today = layout.COMPRESSED.path(**NAMES | {"seed": "0"})
+    old = today.replace("/seed-0", "")
+    assert layout.with_copy(old) == layout.with_copy(today) == today
+    for artefact in ARTEFACTS:
+        assert layout.with_copy(artefact.path(**NAMES)) == artefact.path(**NAMES)

@@ -1,6 +1,7 @@
 """grid: cells, their inputs, and recipes that change exactly with what determines an artefact."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import files, load, named_files, read
+from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
 from workflow_scripts.plan.recipes import MODULES, Plan, plan_of
 from workflow_scripts.plan.schema.problems import json_schema
@@ -48,7 +50,7 @@ def test_smoke_has_fifteen_cells_and_eight_adapters(shipped):
     assert len(plan.adapters("smoke")) == 8
 
 
-def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipped):
+def test_cells_without_recovery_stand_at_the_corpus_and_seed_that_drew_their_copy(shipped):
     config = shipped.dump()
     block = {
         "models": ["smollm2-135m"],
@@ -57,9 +59,11 @@ def test_cells_without_calibration_or_training_have_no_corpus_and_one_seed(shipp
     }  # fmt: skip
     config["grids"]["smoke"]["blocks"] = {"only": block}
     cells = Plan(load(config)).cells("smoke")
-    assert [c.corpus for c in cells if c.compressor == "dense" and c.method == "none"] == ["none"]
+    for compressor in ("dense", "rtn-w3"):
+        found = [(c.corpus, c.seed) for c in cells if c.compressor == compressor and c.method == "none"]
+        assert found == [("none", 0)], compressor
     assert [(c.corpus, c.seed) for c in cells if c.compressor == "gptq-w3" and c.method == "none"] == [
-        ("wikipedia", 0), ("c4-sample", 0),
+        ("wikipedia", 0), ("wikipedia", 1), ("c4-sample", 0), ("c4-sample", 1),
     ]  # fmt: skip
     assert len([c for c in cells if c.compressor == "dense" and c.method == "prompt-50"]) == 4
     assert len(cells) == len(set(cells))
@@ -69,7 +73,8 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
     every = Plan(shipped)
     plan = plan_of(files(root=ROOT), "bench", ["core", "seeds"])
     assert set(plan.blocks("bench")) == {"core", "seeds"}
-    assert plan.cells("bench") == [*every.blocks("bench")["core"], *every.blocks("bench")["seeds"]]
+    chosen = [*every.blocks("bench")["core"], *every.blocks("bench")["seeds"]]
+    assert plan.cells("bench") == list(dict.fromkeys(chosen))
     assert plan.cells("smoke") == every.cells("smoke")
     assert {cell.compressor for cell in plan.adapters("bench")} == {"dense", "gptq-w3-g64", "sparsegpt-50"}
     assert plan.analysis("bench", "judge")["cells"] == [cell.json for cell in plan.cells("bench")]
@@ -80,27 +85,79 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
         "prefix-concat",
         "controls",
         "idp-controls",
-        "idp-second-seed",
         "figure-1",
         "figure-6",
     ]
-    assert page["planned"] == {"similarity": 14, "latency": 2}
+    assert page["planned"] == {"similarity": 16, "latency": 2}
     assert every.analysis("bench", "draw_page")["blocks"]["left_out"] == []
 
 
 def test_a_dense_adapter_is_trained_on_the_uncalibrated_model(shipped):
     cell = Cell("bench", "smollm2-135m", "dense", "wikipedia", "prompt-50", 0)
     assert (
-        Plan(shipped).compression(cell) == "results/bench/compressed/smollm2-135m/dense/none/compression.json"
+        Plan(shipped).compression(cell)
+        == "results/bench/compressed/smollm2-135m/dense/none/seed-0/compression.json"
     )
     assert (
         cell.training == "results/bench/adapters/smollm2-135m/dense/wikipedia/prompt-50/seed-0/training.json"
     )
 
 
-def test_members_of_another_seed_are_found(shipped):
-    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-seeds", 0)
-    assert [m.seed for m in Plan(shipped).members(cell)] == [0, 1]
+def test_each_seed_compresses_trains_and_evaluates_its_own_copy(shipped):
+    config = shipped.dump()
+    core = config["grids"]["smoke"]["blocks"]["core"]
+    core |= {"compressors": ["gptq-w3-g64", "rtn-w3"], "methods": ["none", "prompt-50"], "seeds": [0, 1, 2]}
+    config["grids"]["smoke"]["latency"] = config["grids"]["bench"]["latency"]
+    plan = Plan(load(config))
+    drawn, fixed = ([c for c in plan.cells("smoke") if c.compressor == name] for name in core["compressors"])
+    assert all(plan.copy(cell).seed == cell.seed for cell in drawn)
+    assert len({plan.compressed_recipe(cell) for cell in drawn}) == 3
+    assert {plan.compression(cell) for cell in fixed} == {
+        "results/smoke/compressed/smollm2-135m/rtn-w3/none/seed-0/compression.json"
+    }
+    counts = Counter(cost.kind for cost in foreseen(plan, "smoke").costs)
+    assert counts["compress_model"] == len(plan.copies("smoke")) == 5  # dense, three of GPTQ, one of RTN
+    assert counts["train_adapter"] == 6 and counts["evaluate_cell"] == len(plan.cells("smoke")) == 11
+    assert counts["measure_similarity"] == len(plan.similarity_cells("smoke")) == 4
+    assert {place["seed"] for place in plan.latency_places("smoke").values()} == {"0"}
+
+
+def test_one_copy_of_a_model_is_timed_that_of_the_lowest_seed(shipped):
+    config = shipped.dump()
+    config["grids"]["smoke"]["blocks"]["core"]["seeds"] = [3, 2]
+    config["grids"]["smoke"]["latency"] = config["grids"]["bench"]["latency"]
+    places = Plan(load(config)).latency_places("smoke")
+    assert [(place["compressor"], place["seed"]) for place in places.values()] == [
+        ("dense", "0"),
+        ("gptq-w3-g64", "2"),
+    ]
+
+
+def test_a_prompt_that_is_trained_twice_stands_on_the_cells_own_copy(shipped):
+    plan = Plan(shipped)
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-seeds", 3)
+    members = plan.members(cell)
+    assert [member.method for member in members] == ["prompt-50", "prompt-50-again"]
+    assert {plan.copy(member) for member in members} == {plan.copy(cell)}
+    assert len({plan.train_recipe(member) for member in members}) == 2
+
+
+@pytest.mark.parametrize(
+    ("compressor", "refused"), [("gptq-w3-g64", True), ("dense", False), ("rtn-w3", False)]
+)
+def test_a_member_of_another_copy_is_refused(shipped, compressor, refused):
+    config = shipped.dump()
+    members = ["prompt-50", {"adapter": "prompt-50", "seed": 1}]
+    config["methods"]["mixed"] = {"kind": "idp", "members": members}
+    plan = Plan(load(config))
+    cell = Cell("smoke", "smollm2-135m", compressor, "wikipedia", "mixed", 0)
+    assert [member.seed for member in plan.members(cell)] == [0, 1]
+    if not refused:
+        assert plan.check(cell) == cell
+        return
+    said = "methods.mixed.members: seed 1 of prompt-50 is trained on another copy of gptq-w3-g64; .* `seed_offset`"
+    with pytest.raises(ValueError, match=said):
+        plan.check(cell)
 
 
 def test_members_of_other_text_are_trained_on_the_cells_own_weights(shipped):
@@ -164,7 +221,7 @@ def test_a_compressor_setting_changes_everything_that_stands_on_it(shipped):
 def test_the_precision_of_forward_passes_is_in_the_slice_only_where_it_is_named(shipped):
     assert (
         "forward"
-        not in Plan(shipped).compress("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia")["compressor"]
+        not in Plan(shipped).compress("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia", "0")["compressor"]
     )
     after = edited(shipped, ["compressors", "gptq-w3-g64", "forward"], "bf16")
     compressed, _, _ = changed_recipes(Plan(shipped), after, "smoke")
@@ -218,7 +275,8 @@ def test_every_kind_of_method_has_its_modules_its_type_in_the_tables_and_its_mar
             ("rtn-w3", "wikipedia", "none", 0),
             "this is results/smoke/evaluations/smollm2-135m/rtn-w3/none/none/seed-0",
         ),
-        (("gptq-w4", "wikipedia", "none", 3), "this is .*gptq-w4/wikipedia/none/seed-0.json; ask for that"),
+        (("rtn-w3", "none", "none", 3), "this is .*rtn-w3/none/none/seed-0.json; ask for that"),
+        (("dense", "none", "none", 1), "dense calibrates nothing, so this is .*dense/none/none/seed-0.json"),
     ],
 )
 def test_a_cell_that_cannot_be_is_named_with_what_is_meant(shipped, place, message):
@@ -255,7 +313,7 @@ def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_for
     assert not re.findall(r'"results/[^"]*\{model\}', rules)  # no rule spells such a path
     made = re.findall(r"output:\n\s+(?:\w+=(?:report\(\s+)?)?layout\.(\w+)\.pattern", rules)
     assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
-    path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/{}/export.json"
+    path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/seed-0/{}/export.json"
     for form in EXPORTS:
         check_path(path.format(form), shipped.names())
     with pytest.raises(ValueError, match=r"'gptq_v3' is no format of an export; .* did you mean 'gptq_v2'"):

@@ -11,6 +11,7 @@ from workflow_scripts.commands.status import Work, comment_of, planned
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.forecast import forecast, job_of, load_constants
+from workflow_scripts.plan.layout import with_copy
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import Requests, read_site
 
@@ -148,7 +149,7 @@ def test_without_a_gpu_the_host_holds_what_was_measured(plan):
     requests = Requests(plan, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
     archive = ROOT / "reports/bench/results/bench"
     found = [
-        (*job_of(file), json.loads(file.read_text())["manifest"]["peak_memory_mb"])
+        (*job_of(with_copy(str(file))), json.loads(file.read_text())["manifest"]["peak_memory_mb"])
         for kind in ("compressed", "adapters", "evaluations")
         for file in (archive / kind).rglob("*.json")
         if file.name != "adapter_config.json"
@@ -266,7 +267,7 @@ def test_the_jobs_of_a_status_are_those_of_the_forecast(blocks):
         blocks
     ):  # prompts of other text, on which no cell of the block calibrates, stand on the cell's own weights
         assert {name for rule, name in jobs if rule == "compress_model"} == {
-            f"smollm2-135m/{place}"
+            f"smollm2-135m/{place}/seed-0"
             for place in ("dense/none", "gptq-w3-g64/wikipedia", "sparsegpt-50/wikipedia")
         }
 
@@ -274,7 +275,7 @@ def test_the_jobs_of_a_status_are_those_of_the_forecast(blocks):
 def test_a_job_in_the_queue_is_known_by_its_comment(plan):
     comments = {comment_of("smoke", work) for work in planned(plan, "smoke")}
     assert "rule_train_adapter_wildcards_smoke_smollm2-135m_gptq-w3-g64_wikipedia_lora-r2_0" in comments
-    assert "rule_compress_model_wildcards_smoke_smollm2-135m_sparsegpt-50_wikipedia" in comments
+    assert "rule_compress_model_wildcards_smoke_smollm2-135m_sparsegpt-50_wikipedia_0" in comments
     assert len(comments) == len(planned(plan, "smoke"))
     latency = [work for work in planned(plan, "bench") if work.rule == "measure_latency"]
     assert [comment_of("bench", work) for work in latency] == [

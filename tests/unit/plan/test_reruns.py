@@ -24,8 +24,14 @@ from workflow_scripts.plan.recipes import ANALYSIS, Plan
 from workflow_scripts.plan.reruns import Reruns
 
 ROOT = Path(__file__).parents[3]
-PLACE = {"grid": "smoke", "model": "smollm2-135m", "compressor": "gptq-w3-g64", "corpus": "wikipedia"}
-CELL = PLACE | {"method": "prompt-50", "seed": "0"}
+PLACE = {
+    "grid": "smoke",
+    "model": "smollm2-135m",
+    "compressor": "gptq-w3-g64",
+    "corpus": "wikipedia",
+    "seed": "0",
+}
+CELL = PLACE | {"method": "prompt-50"}
 IDP = CELL | {"method": "idp-50-100"}
 NAMES = {
     MODEL: {"model": "smollm2-135m"},
@@ -36,7 +42,7 @@ NAMES = {
     ADAPTER: CELL,
     EVALUATION: CELL,
     SIMILARITY: CELL,
-    LATENCY: PLACE | {"seed": "0"},
+    LATENCY: PLACE,
 }
 MADE = {artefact: artefact.path(**names) for artefact, names in NAMES.items()}
 OTHER = "0" * 64
@@ -184,8 +190,14 @@ def test_a_job_reads_the_texts_and_models_of_its_cell(reruns, plan):
 
 
 def test_a_cell_that_cannot_be_is_refused(reruns):
-    with pytest.raises(ValueError, match="nothing is trained, so this is"):
-        reruns.force_if_outdated(EVALUATION, CELL | {"method": "none", "seed": "1"})
+    dense = PLACE | {"compressor": "dense", "corpus": "none", "seed": "1", "method": "none", "form": "plain"}
+    for artefact in (EVALUATION, COMPRESSED, EXPORTED, LATENCY):
+        asked, meant = artefact.path(**dense), artefact.path(**dense | {"seed": "0"})
+        with pytest.raises(
+            ValueError, match=f"^{asked}: nothing is trained .* so this is {meant}; ask for that"
+        ):
+            reruns.force_if_outdated(artefact, dense)
+    reruns.force_if_outdated(EVALUATION, CELL | {"method": "none", "seed": "1"})
 
 
 # ------------------------------------------------------------------------------------------------ roll-ups

@@ -50,7 +50,7 @@ def frame(tmp_path) -> pd.DataFrame:
     piqa = items.index[items["task"] == "piqa"]
     items.loc[piqa[:5], "correct"] = ~items.loc[piqa[:5], "correct"]
     items.loc[piqa[:8], "prediction"] = "another"
-    items.at[piqa[0], "choice_logliks"] = [-2.0, -1.0]
+    items.at[piqa[0], "choice_logliks"] = [-2.0, -1.0, -3.0, -4.0]
     items.to_parquet(samples_beside(cell), index=False)
     return changes(compared(read_results(paths), 200))
 
@@ -60,7 +60,7 @@ def test_each_cell_is_compared_with_the_dense_model_task_by_task(frame):
     mine = frame.query("compressor == 'gptq-w3' and method == 'lora-r4'").set_index("task")
     assert mine.loc["piqa", ["flips", "changed"]].tolist() == [0.25, 0.4]
     assert mine.loc["piqa", "flips_low"] < 0.25 < mine.loc["piqa", "flips_high"]
-    kl = rel_entr(softmax([-1.0, -2.0]), softmax([-2.0, -1.0])).sum() / 20
+    kl = rel_entr(softmax([-1.0, -2.0, -3.0, -4.0]), softmax([-2.0, -1.0, -3.0, -4.0])).sum() / 20
     assert mine.loc["piqa", "kl"] == pytest.approx(kl)
     assert mine.loc["sciq", ["flips", "changed", "kl"]].tolist() == [0, 0, 0]
     assert np.isnan(mine.loc["triviaqa", "kl"])

@@ -26,9 +26,11 @@ def record(errors, seconds):
 def table(tmp_path):
     paths = write_grid(tmp_path, study("m", {}, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.1}), items=20)
     records = {
-        "results/synthetic/compressed/m/dense/none/compression.json": record([], 0),
-        "results/synthetic/compressed/m/gptq-w3/wikipedia/compression.json": record([0.1, 0.3], 1.5),
-        "results/synthetic/compressed/m/gptq-w3-optimum/wikipedia/compression.json": record([0.2], 2.0),
+        "results/synthetic/compressed/m/dense/none/seed-0/compression.json": record([], 0),
+        "results/synthetic/compressed/m/gptq-w3/wikipedia/seed-0/compression.json": record([0.1, 0.3], 1.5),
+        "results/synthetic/compressed/m/gptq-w3-optimum/wikipedia/seed-0/compression.json": record(
+            [0.2], 2.0
+        ),
     }
     results = read_results(paths)
     cell = results.first("m", "gptq-w3", "wikipedia", "none")
@@ -61,6 +63,34 @@ def test_every_format_has_every_row_and_leaves_missing_numbers_empty(table):
     )
 
 
+def test_a_checkpoint_of_somebody_else_says_what_it_is(tmp_path):
+    paths = write_grid(tmp_path, study("m", {}, losses={"awq": 0.2, "gptq-w3": 0.1}), items=20)
+    about = {
+        "format": "awq",
+        "bits": "4",
+        "runtime_quantisation": "activations, 8 bits",
+        "bits_per_weight": 7.25,
+    }
+    about |= {"equal": ["a", "b", "c"], "compared": 4}
+    records = {
+        "results/synthetic/compressed/m/awq/none/seed-0/compression.json": record([None], 0)
+        | {"checkpoint": about},
+        "results/synthetic/compressed/m/gptq-w3/wikipedia/seed-0/compression.json": record([0.1], 1.5),
+    }
+    settings = SETTINGS | {"awq": {"algorithm": "external"}}
+    table = compressors(read_results(paths), records, settings)
+    assert list(table["engine"]) == ["external", "own"] and table["layer_error"].isna().tolist() == [
+        True,
+        False,
+    ]
+    rendered = {name: render(table, "g") for name, render in RENDERERS.items()}
+    row = "| m | awq | none | external | awq (4); at run time: activations, 8 bits | 3.50 | 7.25 | 75.0 | 25.0 | — |"
+    assert row in rendered["md"]
+    assert "| m | gptq-w3 | wikipedia | own |  | 3.50 | — | — | 25.0 | 10.00 |" in rendered["md"]
+    assert "activations, 8 bits" in rendered["html"] and "nan" not in rendered["html"]
+    assert all("engine external" in rendered[name] for name in ("md", "html"))
+
+
 def test_a_grid_without_compressed_models_says_so(tmp_path):
     paths = write_grid(tmp_path, study("m", {}), items=5)
     empty = compressors(read_results(paths), {}, SETTINGS)
@@ -68,3 +98,15 @@ def test_a_grid_without_compressed_models_says_so(tmp_path):
     assert "No model of this grid was compressed yet" in rendered["html"]
     assert rendered["csv"].startswith("model,compressor,corpus,engine,bits")
     assert rendered["md"].startswith("# Compressed models")
+
+
+def test_several_copies_of_a_model_have_a_row_each_with_its_seed(tmp_path):
+    truth = study("m", {}, losses={"gptq-w3": 0.2}) | {("m", "gptq-w3", "wikipedia", "none", 1): 0.2}
+    folder = "results/synthetic/compressed/m/gptq-w3/wikipedia"
+    records = {f"{folder}/seed-{seed}/compression.json": record([0.1 + seed], 1.0) for seed in (0, 1)}
+    table = compressors(read_results(write_grid(tmp_path, truth, items=20)), records, SETTINGS)
+    assert list(table["seed"]) == [0, 1] and list(table["layer_error"]) == [0.1, 1.1]
+    assert table["accuracy"][0] - table["accuracy"][1] > 0.2
+    rendered = {name: render(table, "g") for name, render in RENDERERS.items()}
+    assert rendered["csv"].startswith("model,compressor,corpus,seed,engine,bits")
+    assert "| m | gptq-w3 | wikipedia | 1 | own |" in rendered["md"] and ">seed<" in rendered["html"]

@@ -12,6 +12,7 @@ from tests.unit.synthetic_page import GAINS, analysed
 from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, study, write_grid
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge
+from workflow_scripts.judge.judgement import Question
 from workflow_scripts.judge.verdict import MEANING
 from workflow_scripts.report import explorer as explorers
 from workflow_scripts.report import page as pages
@@ -37,8 +38,9 @@ def test_the_verdict_stands_first(grid):
     word = read_json(grid[0] / "verdict.json")["groups"][0]["metrics"]["accuracy"]["verdict"]["word"]
     first = page[page.index("<main>") : page.index('id="tables"')]
     assert (
-        f"Accuracy: {'no loss visible' if word == 'no_loss' else word}." in first
+        f'<strong class="word {word}">' in first
         and "Lost by compression" in first
+        and 'class="support"' in first
         and "data:image/svg" in first
     )
 
@@ -54,7 +56,7 @@ def test_text_from_config_and_data_is_escaped(grid):
 
 def test_every_planned_cell_has_the_command_that_runs_it_again(grid):
     for path in grid[1]:
-        assert f"snakemake --force {path}" in grid[2]
+        assert f"snakemake --force results/{path.partition('/results/')[2]}" in grid[2]
     assert grid[2].count("not run or failed") >= 1
 
 
@@ -112,7 +114,8 @@ def test_the_tables_come_before_the_conditions_and_the_reasons_are_on_the_page(g
     assert page.index('id="tables"') < page.index('id="intervals"') < page.index('id="figures"')
     metrics = read_json(grid[0] / "verdict.json")["groups"][0]["metrics"]
     card = html.unescape(page[page.index('class="card"') : page.index("</section>")])
-    assert all(f"because: {metric['verdict']['reason']}." in card for metric in metrics.values())
+    judged = [metric["verdict"] for metric in metrics.values() if "verdict" in metric]
+    assert len(judged) == 3 and all(verdict["reason"] in card for verdict in judged)
 
 
 @pytest.mark.parametrize(("word", "prompt"), [("displaced", 0.2), ("forgotten", 0.0), ("both", 0.1)])
@@ -121,7 +124,9 @@ def test_a_card_says_what_its_word_means(tmp_path, word, prompt):
     results, _ = analysed(tmp_path, items=120, truth=study("m", gains, losses=losses))
     said = MEANING[word].removeprefix(f"{word}: ")
     card = re.search('<section class="card".*?</section>', (results / "overview.html").read_text(), re.S)[0]
-    assert f"Accuracy: {word}.</strong> {said[:1].upper()}{said[1:]}.</p>" in card
+    assert f">{word.capitalize()}, of one copy.</strong> {said[:1].upper()}{said[1:]}.</p>" in card
+    (width,) = re.findall(f'<span class="{word}" style="flex-grow: ([0-9.]+)">', card)
+    assert float(width) >= 97.5
 
 
 def test_ids_are_unique(grid):
@@ -171,16 +176,16 @@ def test_long_questions_are_cut_at_their_beginning():
 def test_the_summary_names_the_verdict_and_three_numbers(grid):
     verdict = read_json(grid[0] / "verdict.json")
     text = lines(verdict)
-    assert text[0].startswith("m, gptq-w3, wikipedia: ") and len(text) == 4
-    assert [line.split("points")[0].strip()[:4] for line in text[1:]] == ["lost", "chan", "chan"]
+    assert text[0].startswith("m, gptq-w3, wikipedia: ") and "informative tasks, 1 replicate" in text[1]
+    assert [line.split("points")[0].strip()[:4] for line in text[2:5]] == ["lost", "back", "back"]
 
 
 def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
     cells = write_grid(tmp_path, {("m", "dense", "none", "none", 0): 0.7}, items=4)
-    judge.main(cells, PAIR, CATALOGUE, tmp_path / "verdict.json")
     find_answers.main(cells, {}, {}, tmp_path / "answers.parquet")
     build_ledger.main(cells, PAIR, tmp_path / "answers.parquet", tmp_path / "ledger.parquet")
-    audit_paper.main(cells, tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
+    judge.main(cells, Question(PAIR), CATALOGUE, tmp_path / "ledger.parquet", tmp_path / "verdict.json")
+    audit_paper.main(tmp_path / "verdict.json", tmp_path / "a.json", tmp_path / "a.html")
     made = draw_page.Made(tmp_path / "verdict.json", tmp_path / "ledger.parquet", tmp_path / "a.json", [])
     output = tmp_path / "page.html"
     draw_page.main(cells, CATALOGUE, made, MeasuredFiles(), draw_page.Planned(), output)

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.commands.readme import ARCHIVE, results_of
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.judge.judgement import judge_grid
+from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.readme import BEGIN, END, current, region, replaced
 
@@ -28,13 +28,16 @@ def text(tmp_path_factory):
     truth[("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)] = 0.5
     lost = {("m", "sparsegpt-50", "wikipedia", "lora-r4", 0)}
     results = read_results(write_grid(tmp_path_factory.mktemp("grid"), truth, 120, 0.02, skip=lost))
-    return region(judge_grid(results, PAIR, CATALOGUE, 1500), INDEX, "reports/bench")
+    return region(judge_grid(results, Question(PAIR), CATALOGUE, Resampling(1500)), INDEX, "reports/bench")
 
 
 def test_the_region_has_the_verdict_with_its_intervals(text):
     row = next(line for line in text.splitlines() if line.startswith("| m, gptq-w3"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[4:] == ["**displaced**", "displaced"]
+    assert cells[4:] == [
+        "**displaced, of one copy (displaced 100 %)**",
+        *["displaced, of one copy (displaced 100 %)"] * 2,
+    ]
     assert cells[1].startswith("+2") and "[+" in cells[1] and "points" not in row
 
 
@@ -52,15 +55,20 @@ def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_wh
     truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.0}, losses={"gptq-w3": 0.0, "sparsegpt-50": 0.25})
     truth["m", "gptq-w4", "wikipedia", "none", 0] = 0.6  # a sweep cell: nothing was planned to recover it
     lost = {cell for cell in truth if cell[1] in ("sparsegpt-50", "gptq-w4")}
-    verdict = judge_grid(read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)), PAIR, CATALOGUE, 200)
+    verdict = judge_grid(
+        read_results(write_grid(tmp_path, truth, 20, 0.02, skip=lost)),
+        Question(PAIR),
+        CATALOGUE,
+        Resampling(200),
+    )
     text = region(verdict, INDEX, "reports/bench")
     assert (
         "4 of 10 planned cells of the grid were not run. No verdict yet for m, sparsegpt-50, wikipedia.\n"
         in text
     )
-    assert "They cover the choice of items, not that of the training seed." in text
-    found = 100 * verdict["groups"][0]["metrics"]["accuracy"]["loss_smallest_detectable"]
-    assert f"| **no loss visible (detectable from {found:.1f})** |" in text
+    assert "They cover the choice of items, not that of the calibration text" in text
+    found = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
+    assert f"| **{found['word'].replace('_', ' ')}" in text and f"({found['reason']})" in text
 
 
 def test_only_the_region_is_rewritten():

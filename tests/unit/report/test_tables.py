@@ -168,7 +168,7 @@ def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
     row = row_of(table, "idp-50-100")
     assert row.problem == "mean of 2 of 3 seeds; diverged: its perplexity is 2,000,000"
     assert (
-        row.note == "intervals cover items; chose prompt-50 55 %, prompt-100 45 %"
+        row.note == "intervals cover items and 2 replicates; chose prompt-50 55 %, prompt-100 45 %"
     )  # the mean of both seeds
     assert "diverged" in to_latex(table) and "diverged" in to_markdown(table)
 
@@ -189,8 +189,8 @@ def test_rows_of_several_seeds_say_what_their_intervals_cover(tmp_path):
     truth |= {("m", "gptq-w3", "wikipedia", "lora-r4", s): 0.6 for s in (1, 2)}
     truth[("m", "gptq-w3", "wikipedia", "prompt-50", 1)] = 0.6
     table = tables_of(tmp_path, truth)[0]
-    assert row_of(table, "lora-r4").note == "mean of 3 seeds; intervals cover items and training seeds"
-    assert row_of(table, "prompt-50").note == "mean of 2 seeds; intervals cover items"
+    assert row_of(table, "lora-r4").note == "mean of 3 seeds; intervals cover items and 3 replicates"
+    assert row_of(table, "prompt-50").note == "mean of 2 seeds; intervals cover items and 2 replicates"
     assert row_of(table, "lora-r4").entries["arcE"].low is None  # one cell's interval is not the mean's
     assert row_of(table, "none").entries["arcE"].low is not None
 
@@ -262,7 +262,7 @@ def test_latex_is_balanced_and_escaped(tables):
     text = to_latex(tables[0])
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {19}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {20}
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[#_]", body)
     assert latex("a_b & 50 % {x}") == r"a\_b \& 50 \% \{x\}"

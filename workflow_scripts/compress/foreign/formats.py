@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 
 # Names of formats, as messages list them.
 KNOWN = "plain, gptq, awq (gemm), fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
@@ -45,7 +45,7 @@ def identify(folder: Path) -> Format:
     _refuse_code(folder, config)
     quantised, file = quantisation(folder)
     if quantised is None:
-        return Format("plain", None, None, f"{config.get('dtype') or config.get('torch_dtype') or 'float32'}")
+        return Format("plain", None, None, _types(folder))
     method = quantised.get("quant_method", "no quant_method")
     if method not in METHODS:
         raise ArtifactError(
@@ -82,6 +82,17 @@ def _refuse_code(folder: Path, config: dict) -> None:
         raise ArtifactError(
             f"{pickled}: pickled weights can run code when they are opened; choose a revision with *.safetensors"
         )
+
+
+def _types(folder: Path) -> str:
+    """The types of a folder's tensors in words, that of most bytes first; config.json may name another."""
+    sizes: dict[str, int] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for entry in safetensors_header(file)[0].values():
+            begin, end = entry["data_offsets"]
+            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
+    words = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    return ", ".join(words.get(kind, kind) for kind in sorted(sizes, key=lambda kind: -sizes[kind]))
 
 
 # ------------------------------------------------------------------------------- quantisation, by its method

@@ -45,6 +45,11 @@ class Compressor(Entry):
     def calibrated(self) -> bool:
         return True
 
+    @property
+    def random(self) -> bool:
+        """Whether each seed has a compressed copy of its own: the seed draws the calibration text, nothing else."""
+        return self.calibrated
+
 
 class Quantised(Compressor):
     """Weights on grids."""

@@ -138,7 +138,8 @@ class Block(Entry):
     corpora: Names = key("Names in corpora, or `none` if nothing is calibrated or trained.")
     methods: Names = key("Names in methods.")
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(unique)] = key(
-        "Training seeds: initialisation and order of an adapter's training. Method none has no seed but 0.",
+        "Replicates: each seed draws calibration text, training text, order and start. Method none on a compressor "
+        "that calibrates nothing has no seed but 0.",
         [0],
     )
 
@@ -160,6 +161,10 @@ class Grid(Entry):
     )
     latency: Absent[Latency] = absent("Latency measurement (paper, 3.3); absent = not measured.")
     pair: Pair = key("The two methods that the verdict compares, named before the run.")
+    metric: Literal["accuracy", "choice_loglik", "bits_per_byte"] = key(
+        "The primary metric, named before the run: its verdict is the grid's, over the informative tasks.",
+        "accuracy",
+    )
     blocks: dict[Name, Block] = key(
         "Blocks by name; the grid is their union, each a product of its lists.", min_length=1
     )

@@ -57,6 +57,10 @@ class Trained(Method):
         "Corpus that the adapter is trained on, on weights that the path's corpus calibrated; the path's corpus if "
         "absent."
     )
+    seed_offset: Absent[Count] = absent(
+        "Added to the cell's seed in training: another draw of text, order and start on the same compressed copy.",
+        unit="dimensionless",
+    )
     training: Absent[TunerOverride] = absent(
         "Training settings of this method alone; they override the regime's."
     )
@@ -66,7 +70,9 @@ class Member(Entry):
     """A trained prompt. A name alone stands for {adapter: name}."""
 
     adapter: Name = key("A method of kind prompt.")
-    seed: Absent[Seed] = absent("Training seed; the cell's if absent.", unit="dimensionless")
+    seed: Absent[Seed] = absent(
+        "Seed of the adapter, on compressors of one copy alone; the cell's if absent.", unit="dimensionless"
+    )
 
     @model_validator(mode="before")
     @classmethod

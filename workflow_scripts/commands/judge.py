@@ -1,0 +1,233 @@
+"""Judge a compressed model that somebody else made: its own grid, the forecast, the run, the verdict.
+
+  python -m workflow_scripts judge path/to/dense path/to/compressed
+  python -m workflow_scripts judge owner/model@REVISION owner/model-gptq@REVISION --items 100 --profile slurm
+  python -m workflow_scripts judge smollm2-135m path/to/compressed --forecast-only
+
+DENSE is a model of the catalogue, a folder, or a repository of the hub with its revision (a commit, a branch or a tag;
+without one: main). COMPRESSED is a folder, a GGUF file, or a repository. The grid holds the pair of methods on both
+models, and controls. Its configuration is written to config/judge/, so that every other command knows it by
+--configfile. The same words again continue what was killed, and do nothing if all is done.
+
+Further options go to Snakemake as they are (--cores 2, --keep-going).
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workflow_scripts.commands import forecast, run
+from workflow_scripts.files.artifacts import ArtifactError, atomic_path, read_json, safetensors_header
+from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.names import listed
+from workflow_scripts.plan.schema.configuration import Config
+
+FOLDER = Path("config/judge")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+REPOSITORY = re.compile(r"(?P<repo>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(@(?P<revision>[^@]+))?")
+LONGEST = 40  # characters of a name that is made of a folder's or a repository's; it stands in paths
+PAIR = {"prompt": "idp-50-100", "lora": "lora-r2"}
+RECOVERIES = ["none", "lora-r2", "prompt-50", "prompt-100", "idp-50-100"]
+CONTROLS = ["prompt-100-untrained", "instruction", "fewshot-4"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dense", metavar="DENSE", help="the dense model: a name, a folder, or a repository")
+    parser.add_argument("compressed", metavar="COMPRESSED", help="a folder, a GGUF file, or a repository")
+    parser.add_argument("--file", help="the GGUF file of COMPRESSED, if it holds several")
+    parser.add_argument(
+        "--items",
+        type=int,
+        default=100,
+        help="items of each task, the same in every cell (default: %(default)s)",
+    )
+    parser.add_argument("--training", default="smoke", help="a training regime (default: %(default)s)")
+    parser.add_argument("--benchmarks", default="pypi", help="a set of task data (default: %(default)s)")
+    parser.add_argument(
+        "--corpus", default="wikipedia", help="text that trains and measures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="cpu-2", help="a device of plan/devices.yaml (default: %(default)s)"
+    )
+    parser.add_argument("--parameters", type=float, help="size of DENSE, if the hub does not say it")
+    parser.add_argument(
+        "--distilled", action="store_true", help="COMPRESSED is a student and need not resemble DENSE"
+    )
+    parser.add_argument("--name", help="the grid's name (default: judge- and that of COMPRESSED)")
+    parser.add_argument("--profile", help="a Snakemake profile, like slurm (default: run on this machine)")
+    parser.add_argument(
+        "--forecast-only", action="store_true", help="write the configuration, print the forecast, stop"
+    )
+    parser.set_defaults(snakemake_options=[])
+
+
+def main(
+    dense: str,
+    compressed: str,
+    forecast_only: bool = False,
+    profile: str | None = None,
+    snakemake_options: Sequence[str] = (),
+    **options: Any,
+) -> int:
+    """Write the grid, print its forecast and run it; returns an exit status.
+
+    options: those of `configuration`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
+    """
+    grid, config = configuration(load(read(*files())), dense, compressed, **options)
+    file = FOLDER / f"{grid}.yaml"
+    _refuse_another(file, config)
+    with atomic_path(file) as temporary:
+        temporary.write_text(f"# {summary(dense, compressed)}\n{yaml.safe_dump(config, sort_keys=False)}")
+    print(f"Configuration: {file}", flush=True)
+    forecast.main(grid, configfile=[str(file)])
+    if forecast_only:
+        return 0
+    return run.main(grid, configfile=[str(file)], profile=profile, snakemake_options=[*snakemake_options])
+
+
+def summary(dense: str, compressed: str) -> str:
+    return f"Written by `python -m workflow_scripts judge {dense} {compressed}`"
+
+
+def configuration(
+    config: Config,
+    dense: str,
+    compressed: str,
+    *,
+    file: str | None = None,
+    items: int = 100,
+    training: str = "smoke",
+    benchmarks: str = "pypi",
+    corpus: str = "wikipedia",
+    device: str = "cpu-2",
+    parameters: float | None = None,
+    distilled: bool = False,
+    name: str | None = None,
+) -> tuple[str, dict]:
+    """A grid's name, and the configuration that adds it, the dense model and the checkpoint to `config`.
+
+    items: per task. training, benchmarks, corpus, device: names. parameters: of the dense model, asked for if neither
+    its files nor the hub say it. Raises ArtifactError for words that name no model.
+    """
+    models, model, positions = {}, dense, None
+    if dense not in config.models:
+        model = _name(dense, config.models)
+        models[model] = source(dense, "DENSE") | sizes(dense, parameters)
+        positions = models[model].get("positions")
+    compressor = _name(compressed, config.compressors)
+    checkpoint = {"algorithm": "external", "model": model, "distilled": distilled}
+    checkpoint |= source(compressed, "COMPRESSED") | ({"file": file} if file else {})
+    if data := config.benchmarks.get(benchmarks):
+        tasks = [task for task in config.grids["smoke"].tasks if task in data]
+    else:
+        raise ArtifactError(f"--benchmarks {benchmarks}: no such set; there are {listed(config.benchmarks)}")
+    grid = {
+        "description": f"{compressed} beside {dense}.",
+        "benchmarks": benchmarks,
+        "tasks": tasks,
+        "training": training,
+        "device": device,
+        "calibration": {"windows": 1, "length": 2},  # nothing is calibrated
+        "evaluation": {
+            "items": items,
+            "perplexity": {"corpora": [corpus], "windows": 16, "length": window(positions)},
+        },
+        "pair": {**PAIR},
+        "blocks": {
+            block: {
+                "models": [model],
+                "compressors": ["dense", compressor],
+                "corpora": [corpus],
+                "methods": [*methods],
+            }
+            for block, methods in (("core", RECOVERIES), ("controls", CONTROLS))
+        },
+    }
+    called = name or f"judge-{compressor}"
+    return called, {"models": models, "compressors": {compressor: checkpoint}, "grids": {called: grid}}
+
+
+def window(positions: int | None) -> int:
+    """Tokens of a perplexity window that leaves room for the longest prompt of the grid."""
+    return 512 if positions is None else max(2, min(512, positions - 100))
+
+
+def source(words: str, what: str) -> dict:
+    """A source's keys for a folder, a GGUF file or `owner/name@revision`; ArtifactError for other words."""
+    path = Path(words).expanduser()
+    if path.exists():
+        return {"source": "local", "path": str(path.resolve())}
+    if words.startswith((".", "/", "~")) or not (named := REPOSITORY.fullmatch(words)):
+        raise ArtifactError(
+            f"{what} {words}: is no folder here, and no repository of the hub (owner/name@revision)"
+        )
+    revision = named["revision"] or "main"
+    if revision != "main" and not COMMIT.fullmatch(revision):
+        revision = _on_hub(named["repo"], revision, what).sha
+    return {"source": "hub", "repo": named["repo"], "revision": revision}
+
+
+def _on_hub(repo: str, revision: str, what: str) -> Any:
+    """What the hub says of a repository's revision; ArtifactError if it can't be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return HfApi().model_info(repo, revision=revision)
+    except (OSError, HTTPError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ArtifactError(
+            f"{what} {repo}@{revision}: the hub can't be asked ({reason}). Name a full commit, a folder, and "
+            "--parameters for the dense model"
+        ) from None
+
+
+def sizes(dense: str, parameters: float | None) -> dict:
+    """`parameters` of a dense model, and its `positions` and `layers` if a folder's config.json says them."""
+    path = Path(dense).expanduser()
+    if not path.exists():
+        if parameters is None:
+            named = source(dense, "DENSE")
+            stored = _on_hub(named["repo"], named["revision"], "DENSE").safetensors
+            if stored is None:
+                raise ArtifactError(f"DENSE {dense}: the hub does not say its size; give it as --parameters")
+            parameters = stored.total
+        return {"parameters": float(parameters)}
+    weights = sorted(path.glob("*.safetensors"))
+    if parameters is None and not weights:
+        raise ArtifactError(f"DENSE {dense}: holds no *.safetensors; the dense model must be such a folder")
+    counted = sum(
+        math.prod(entry["shape"]) for file in weights for entry in safetensors_header(file)[0].values()
+    )
+    config = read_json(path / "config.json", advice="it must be mended at its source")
+    known = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
+    limits = {key: config[name] for key, name in known.items() if isinstance(config.get(name), int)}
+    return {"parameters": float(parameters or counted), **limits}
+
+
+def _name(words: str, taken: dict) -> str:
+    """A name that is safe in paths, of a folder's or a repository's last part; none that the catalogue has."""
+    last = (
+        words.partition("@")[0].rstrip("/").rpartition("/")[2]
+        if not Path(words).exists()
+        else Path(words).resolve().name
+    )
+    name = "-".join(re.findall(r"[A-Za-z0-9]+", last.removesuffix(".gguf")))[:LONGEST].strip("-") or "model"
+    return f"{name}-judged" if name in taken else name
+
+
+def _refuse_another(file: Path, config: dict) -> None:
+    """ArtifactError if a grid of this name judges other models: their results would replace each other."""
+    if not file.exists():
+        return
+    old = yaml.safe_load(file.read_text())
+    for catalogue in ("models", "compressors"):
+        if old.get(catalogue) != config[catalogue]:
+            raise ArtifactError(
+                f"{file}: judges other {catalogue} under this name; choose another by --name, or delete the file"
+            )
