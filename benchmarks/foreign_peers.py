@@ -102,7 +102,7 @@ def load(task: dict) -> tuple[object, list[str]]:
         if hasattr(model, "ct_decompress_hook"):  # as its first forward pass would do
             model.hf_quantizer.compressor.decompress_model(model)
         for module in model.modules():
-            if hasattr(module, "quantization_enabled"):
+            if hasattr(module, "quantization_scheme"):
                 module.quantization_enabled = False
     model.eval()
     return lambda ids: model(input_ids=ids[None]).logits[0].float(), [*libraries, "transformers"]

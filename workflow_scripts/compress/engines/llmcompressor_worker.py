@@ -14,6 +14,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 def main(path: str) -> None:
@@ -37,7 +38,7 @@ def main(path: str) -> None:
         trust_remote_code=task["remote_code"],
     )
     windows = load_file(task["windows"])["windows"]
-    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in windows]
+    rows: Any = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in windows]
     oneshot(
         model=model,
         tokenizer=task["model"],

@@ -15,7 +15,7 @@ import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def bitsandbytes(source: Path, destination: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, found = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=torch.float32,
         device_map="cpu",
@@ -96,6 +96,7 @@ def bitsandbytes(source: Path, destination: Path) -> None:
         local_files_only=True,
         output_loading_info=True,
     )
+    model, found = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found[kind]:
             raise SystemExit(
