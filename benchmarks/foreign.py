@@ -3,10 +3,10 @@
     python -m benchmarks.foreign --dense FOLDER --text FILE.jsonl --items FILE.jsonl --work FOLDER [--gguf FILE]
 
 Each maker compresses the dense model in its own environment (`make optimum`, `make llmcompressor`; for GGUF an
-interpreter with llama-cpp-python, --llama) and scores its checkpoint there in float32: nats per token on windows of the
-text, and the likeliest choice of each item (JSON Lines of arc_easy). The checkpoint is then read by `read_folder` and
-scored as a plain model. A checkpoint that quantises activations is scored twice by its maker: with and without. Exit
-status 1 if a reading is further than 1e-3 nats from its maker (without), or a maker's other choice is among the items.
+interpreter with llama-cpp-python, torch and safetensors, --llama) and scores its checkpoint there in float32: nats per
+token on windows of the text, and the likeliest choice of each item (JSON Lines of arc_easy). The checkpoint is then
+read by `read_folder` and scored as a plain model. A checkpoint that quantises activations is scored twice by its maker:
+with and without. Exit status 1 if a reading is further than 1e-3 nats from its maker (without), or chooses otherwise.
 What --work holds already is not made or scored again.
 """
 

@@ -98,9 +98,10 @@ def load(task: dict) -> tuple[object, list[str]]:
         libraries = {"llmcompressor": ["compressed-tensors"], "bitsandbytes": ["bitsandbytes"]}.get(
             task["maker"], []
         )
+    if hasattr(model, "ct_decompress_hook"):  # as its first forward pass would do
+        model.hf_quantizer.compressor.decompress_model(model)
+        model.float()  # NVFP4 is bfloat16 then
     if not task["runtime"]:
-        if hasattr(model, "ct_decompress_hook"):  # as its first forward pass would do
-            model.hf_quantizer.compressor.decompress_model(model)
         for module in model.modules():
             if hasattr(module, "quantization_scheme"):
                 module.quantization_enabled = False
