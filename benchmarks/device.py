@@ -27,6 +27,7 @@ from pathlib import Path
 
 import yaml
 
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.plan import config
 from workflow_scripts.plan.devices import device_table
@@ -317,7 +318,7 @@ def compressing(args: argparse.Namespace) -> dict[str, float]:
     os.chdir(args.inside)
     settings, made = split(plan.compress("small", cell.model, "dense", "none", "0"))
     compress_model.main(
-        Path(MODEL.path(model=cell.model)).parent, None, plan.compression(cell), **settings, made=made
+        Sources(Path(MODEL.path(model=cell.model)).parent), plan.compression(cell), **settings, made=made
     )
     return {}
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.equivalence import scorer_models
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, train_adapter
 from workflow_scripts.recover.model_files import ModelFiles
@@ -67,7 +68,7 @@ def project(root: Path) -> dict:
         folders["benchmarks"].append(folder)
     folders["compressed"] = root / "results/test/compressed/tiny/dense/none/seed-0"
     proof = folders["compressed"] / "compression.json"
-    compress_model.main(folders["model"], None, proof, {"algorithm": "dense"}, Provenance(**MADE_BY))
+    compress_model.main(Sources(folders["model"]), proof, {"algorithm": "dense"}, Provenance(**MADE_BY))
     files, made = ModelFiles(folders["model"], folders["compressed"]), Provenance(**MADE_BY, seed=0)
     for tokens in (5, 7):
         folder = folders[f"prompt-{tokens}"] = (

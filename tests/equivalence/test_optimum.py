@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from workflow_scripts.compress.checkpoint import load_compressed
-from workflow_scripts.compress.task import Machine
+from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
@@ -84,10 +84,10 @@ def test_both_engines_leave_the_same_files_and_come_close(settings, sources, tmp
     monkeypatch.chdir(tmp_path)
     common = {"calibration": CALIBRATION, "made": Provenance("r", "c")}
     own, other = tmp_path / "own", tmp_path / "optimum"
-    places = sources / "model", sources / "corpus"
-    compress_model.main(*places, own / "compression.json", compressor=settings, **common)
+    places = Sources(sources / "model", sources / "corpus")
+    compress_model.main(places, own / "compression.json", compressor=settings, **common)
     compress_model.main(
-        *places,
+        places,
         other / "compression.json",
         compressor=settings | {"engine": "optimum"},
         machine=Machine(optimum_python=str(PYTHON)),
@@ -120,8 +120,7 @@ def test_transformers_loads_the_export_with_gptqmodel(settings, form, sources, t
     monkeypatch.chdir(tmp_path)
     calibrated = settings["algorithm"] == "gptq"
     compress_model.main(
-        sources / "model",
-        sources / "corpus" if calibrated else None,
+        Sources(sources / "model", sources / "corpus" if calibrated else None),
         tmp_path / "compressed" / "compression.json",
         compressor=settings,
         calibration=CALIBRATION if calibrated else None,

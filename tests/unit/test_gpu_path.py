@@ -15,7 +15,7 @@ from tests.equivalence import scorer_folders
 from tests.pretend_gpus import REAL, gpu, pretend_gpus
 from tests.tiny_models import FAMILIES
 from tests.unit.sources.test_spread_models import LORA, PREFIX, results
-from workflow_scripts.compress.task import Machine
+from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.evaluate import latency
 from workflow_scripts.evaluate.settings import Evaluation, EvaluationData, HeldoutText, LatencyShape
 from workflow_scripts.files import artifacts
@@ -197,8 +197,7 @@ def test_latency(project, tmp_path, monkeypatch):
 def test_compression(project, compressor, activation_memory, tmp_path, monkeypatch):
     def run(device):
         compress_model.main(
-            project["model"],
-            project["corpus"],
+            Sources(project["model"], project["corpus"]),
             tmp_path / device[:3] / "compression.json",
             compressor,
             Provenance("r", "c", device=device),

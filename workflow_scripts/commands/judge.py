@@ -16,6 +16,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,26 @@ LONGEST = 40  # characters of a name that is made of a folder's or a repository'
 PAIR = {"prompt": "idp-50-100", "lora": "lora-r2"}
 RECOVERIES = ["none", "lora-r2", "prompt-50", "prompt-100", "idp-50-100"]
 CONTROLS = ["prompt-100-untrained", "instruction", "fewshot-4"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user chose of the grid.
+
+    items: per task. training, benchmarks, corpus, device: names. file: a GGUF file of the compressed model. parameters:
+    of the dense model, needed if neither its files nor the hub say them. distilled: the compressed model is a student.
+    name: of the grid; None for one of the compressed model's.
+    """
+
+    items: int = 100
+    training: str = "smoke"
+    benchmarks: str = "pypi"
+    corpus: str = "wikipedia"
+    device: str = "cpu-2"
+    file: str | None = None
+    parameters: float | None = None
+    distilled: bool = False
+    name: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +97,9 @@ def main(
 ) -> int:
     """Write the grid, print its forecast and run it; returns an exit status.
 
-    options: those of `configuration`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
+    options: fields of `Asked`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
     """
-    grid, config = configuration(load(read(*files())), dense, compressed, **options)
+    grid, config = configuration(load(read(*files())), dense, compressed, Asked(**options))
     file = FOLDER / f"{grid}.yaml"
     _refuse_another(file, config)
     with atomic_path(file) as temporary:
@@ -94,61 +115,48 @@ def summary(dense: str, compressed: str) -> str:
     return f"Written by `python -m workflow_scripts judge {dense} {compressed}`"
 
 
-def configuration(
-    config: Config,
-    dense: str,
-    compressed: str,
-    *,
-    file: str | None = None,
-    items: int = 100,
-    training: str = "smoke",
-    benchmarks: str = "pypi",
-    corpus: str = "wikipedia",
-    device: str = "cpu-2",
-    parameters: float | None = None,
-    distilled: bool = False,
-    name: str | None = None,
-) -> tuple[str, dict]:
+def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> tuple[str, dict]:
     """A grid's name, and the configuration that adds it, the dense model and the checkpoint to `config`.
 
-    items: per task. training, benchmarks, corpus, device: names. parameters: of the dense model, asked for if neither
-    its files nor the hub say it. Raises ArtifactError for words that name no model.
+    Raises ArtifactError for words that name no model.
     """
     models, model, positions = {}, dense, None
     if dense not in config.models:
         model = _name(dense, config.models)
-        models[model] = source(dense, "DENSE") | sizes(dense, parameters)
+        models[model] = source(dense, "DENSE") | sizes(dense, asked.parameters)
         positions = models[model].get("positions")
     compressor = _name(compressed, config.compressors)
-    checkpoint = {"algorithm": "external", "model": model, "distilled": distilled}
-    checkpoint |= source(compressed, "COMPRESSED") | ({"file": file} if file else {})
-    if data := config.benchmarks.get(benchmarks):
+    checkpoint = {"algorithm": "external", "model": model, "distilled": asked.distilled}
+    checkpoint |= source(compressed, "COMPRESSED") | ({"file": asked.file} if asked.file else {})
+    if data := config.benchmarks.get(asked.benchmarks):
         tasks = [task for task in config.grids["smoke"].tasks if task in data]
     else:
-        raise ArtifactError(f"--benchmarks {benchmarks}: no such set; there are {listed(config.benchmarks)}")
+        raise ArtifactError(
+            f"--benchmarks {asked.benchmarks}: no such set; there are {listed(config.benchmarks)}"
+        )
     grid = {
         "description": f"{compressed} beside {dense}.",
-        "benchmarks": benchmarks,
+        "benchmarks": asked.benchmarks,
         "tasks": tasks,
-        "training": training,
-        "device": device,
+        "training": asked.training,
+        "device": asked.device,
         "calibration": {"windows": 1, "length": 2},  # nothing is calibrated
         "evaluation": {
-            "items": items,
-            "perplexity": {"corpora": [corpus], "windows": 16, "length": window(positions)},
+            "items": asked.items,
+            "perplexity": {"corpora": [asked.corpus], "windows": 16, "length": window(positions)},
         },
         "pair": {**PAIR},
         "blocks": {
             block: {
                 "models": [model],
                 "compressors": ["dense", compressor],
-                "corpora": [corpus],
+                "corpora": [asked.corpus],
                 "methods": [*methods],
             }
             for block, methods in (("core", RECOVERIES), ("controls", CONTROLS))
         },
     }
-    called = name or f"judge-{compressor}"
+    called = asked.name or f"judge-{compressor}"
     return called, {"models": models, "compressors": {compressor: checkpoint}, "grids": {called: grid}}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.files.job import Folder
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
@@ -24,16 +25,27 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Folders that a compressor reads.
+
+    model: the dense model. corpus: the text that it looks at, if it looks at any. checkpoint: of an external compressor
+    alone, the fetched checkpoint that somebody else compressed.
+    """
+
+    model: Folder
+    corpus: Folder | None = None
+    checkpoint: Folder | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """One model to compress.
 
-    model, corpus: folders; no corpus if nothing is calibrated. checkpoint: folder of a fetched checkpoint that somebody
-    else compressed, of an external compressor alone. calibration: {windows, length}. seed: of the draw.
+    calibration: {windows, length}. seed: of the draw.
     work: folder for checkpoints. device: where layers are worked on.
     """
 
-    model: Path
-    corpus: Path | None
+    sources: Sources
     settings: Compressor
     calibration: dict | None
     seed: int
@@ -41,14 +53,21 @@ class Task:
     device: str
     threads: int
     machine: Machine
-    checkpoint: Path | None = None
+
+    @property
+    def model(self) -> Path:
+        return self.sources.model
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return self.sources.checkpoint
 
     def windows(self, positions: int | None) -> tuple[torch.Tensor, dict]:
         """Calibration windows (count, length) of the corpus' train split, and how they were drawn.
 
         ValueError if they are longer than the model's `positions` (None: not known).
         """
-        asked, corpus = self.calibration, self.corpus
+        asked, corpus = self.calibration, self.sources.corpus
         if asked is None or corpus is None:
             raise ValueError(f"{self.settings.algorithm}: a corpus and `calibration` are needed")
         count, length = asked["windows"], asked["length"]

@@ -8,32 +8,29 @@ import torch
 
 from workflow_scripts.compress.checkpoint import dense_hash, save_compressed
 from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress.task import Compressed, Machine, Task
+from workflow_scripts.compress.task import Compressed, Machine, Sources, Task
 from workflow_scripts.files import artifacts, checkpoints, locks
-from workflow_scripts.files.job import Folder, run
+from workflow_scripts.files.job import run
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import default_device
-from workflow_scripts.sources import models
+from workflow_scripts.sources.models import verify
 
 UNLIMITED = Machine()
 
 
 def main(
-    model: Folder,
-    corpus: Folder | None,
+    sources: Sources,
     output: str,
     compressor: dict,
     made: Provenance,
     calibration: dict | None = None,
     machine: Machine = UNLIMITED,
-    checkpoint: Folder | None = None,
 ) -> None:
-    """Compress `model` and write `output`, a compression.json, with the weights beside it.
+    """Compress the model of `sources` and write `output`, a compression.json, with the weights beside it.
 
-    corpus: None if nothing is calibrated. checkpoint: None but for an external compressor. compressor, calibration:
-    slices of the configuration; `engine` of the former, or else its algorithm, names a module of compress/engines/.
-    made.seed: of the calibration draw, None for 0. made.device: where layers are worked on, None for a GPU if there is
-    one.
+    compressor, calibration: slices of the configuration; `engine` of the former, or else its algorithm, names a module
+    of compress/engines/. made.seed: of the calibration draw, None for 0. made.device: where layers are worked on, None
+    for a GPU if there is one.
     """
     torch.set_num_threads(made.threads)
     settings = {key: value for key, value in compressor.items() if key != "engine"}
@@ -44,19 +41,18 @@ def main(
     seed = made.seed or 0
     made = replace(made, seed=seed, device=device)
     asked, folder = Compressor(**settings), Path(output).parent
-    inputs = {"model": dense_hash(model)}
-    if corpus is not None and asked.calibrated:
-        inputs["corpus"] = artifacts.read_json(Path(corpus) / "manifest.json")["files"]["train.jsonl"]
-    if checkpoint is not None:
-        inputs["checkpoint"] = models.verify(checkpoint)["weights_sha256"]
+    inputs = {"model": dense_hash(sources.model)}
+    if sources.corpus is not None and asked.calibrated:
+        inputs["corpus"] = artifacts.read_json(Path(sources.corpus) / "manifest.json")["files"]["train.jsonl"]
+    if sources.checkpoint is not None:
+        inputs["checkpoint"] = verify(sources.checkpoint)["weights_sha256"]
     with locks.hold(folder):
         key = artifacts.digest([inputs, compressor, calibration, seed, made.code, device, made.threads])
         work = checkpoints.work_folder(folder, key)
-        task = Task(model, corpus, asked, calibration, seed, work, device, made.threads, machine, checkpoint)
-        found = compress(task)
+        found = compress(Task(sources, asked, calibration, seed, work, device, made.threads, machine))
         manifest = made.manifest({"compressor": compressor, "calibration": calibration}, inputs)
         manifest["libraries"] |= found.versions
-        save_compressed(folder, found, settings, model, manifest)
+        save_compressed(folder, found, settings, sources.model, manifest)
         checkpoints.clear_work(folder)
 
 

@@ -109,6 +109,13 @@ def describe(compressor: str, settings: dict) -> str:
     if share := sparsity(settings):
         pattern = settings.get("pattern")
         parts.append(f"{100 * share:g} % zeros, " + (f"{pattern} pattern" if pattern else "unstructured"))
+    if settings["algorithm"] == "external":
+        parts.append("somebody else's checkpoint")
+    if leaving := settings.get("count") or len(settings.get("layers") or ()):
+        parts.append(f"{leaving} decoder layers left out")
+    if settings["algorithm"] == "svd":
+        rank = settings.get("rank")
+        parts.append(f"rank {rank}" if rank else f"factors with {100 * settings['ratio']:g} % of the weights")
     return f"{compressor} ({', '.join(parts)})" if parts else compressor
 
 

@@ -12,7 +12,7 @@ from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
-from workflow_scripts.compress.task import Machine
+from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
@@ -105,8 +105,8 @@ def test_the_seed_draws_the_copy(sources, here):
     for seed in (None, 0, 1, 2):
         proof_at = here / f"seed-{seed}" / "compression.json"
         made = Provenance("r", "c", seed=seed)
-        places = (sources / "model", sources / "corpus", proof_at)
-        compress_model.main(*places, compressor=SETTINGS["gptq"], calibration=CALIBRATION, made=made)
+        places = Sources(sources / "model", sources / "corpus")
+        compress_model.main(places, proof_at, compressor=SETTINGS["gptq"], calibration=CALIBRATION, made=made)
         proof = artifacts.read_json(proof_at, schema="compression")
         assert proof["calibration"]["seed"] == proof["manifest"]["seed"] == (seed or 0)
         weights[seed] = proof["weights_sha256"]
@@ -146,8 +146,7 @@ def test_parts_are_joined_as_the_library_would_write_them_in_one(tmp_path):
 def test_where_activations_lie_changes_no_weight_and_no_recipe(sources, here):
     held = compressed(sources, here / "held", SETTINGS["gptq"])
     compress_model.main(
-        sources / "model",
-        sources / "corpus",
+        Sources(sources / "model", sources / "corpus"),
         here / "filed" / "compression.json",
         compressor=SETTINGS["gptq"],
         calibration=CALIBRATION,

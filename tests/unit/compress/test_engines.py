@@ -16,7 +16,7 @@ from workflow_scripts.compress.engines.optimum import put, quantize
 from workflow_scripts.compress.environments import interpreter
 from workflow_scripts.compress.export_formats import to_gptq
 from workflow_scripts.compress.settings import CompressionError, Compressor
-from workflow_scripts.compress.task import Machine, Task
+from workflow_scripts.compress.task import Machine, Sources, Task
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
@@ -97,8 +97,7 @@ def test_what_optimum_does_not_know_is_named(shipped, key, value, words):
 
 def by_optimum(sources, tmp_path, calibration, python):
     compress_model.main(
-        sources / "model",
-        sources / "corpus",
+        Sources(sources / "model", sources / "corpus"),
         tmp_path / "out" / "compression.json",
         SETTINGS | {"engine": "optimum"},
         Provenance("r", "c"),
@@ -193,7 +192,7 @@ def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tm
     windows, work = torch.arange(3, 15).view(3, 4), tmp_path / "work"
     work.mkdir()
     save_file({"windows": windows}, work / "windows.safetensors")
-    task = Task(sources / "model", None, settings, None, 0, work, "cpu", 1, Machine())
+    task = Task(Sources(sources / "model"), settings, None, 0, work, "cpu", 1, Machine())
     found, versions = quantize(task, optimum.block_of(models.load_dense(sources / "model")), python)
     said = json.loads(asked.read_text())
     rows = said.pop("dataset")
@@ -220,7 +219,7 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "own" / "compression.json"
     compress_model.main(
-        sources / "model", sources / "corpus", output, SETTINGS, Provenance("r", "c"), CALIBRATION
+        Sources(sources / "model", sources / "corpus"), output, SETTINGS, Provenance("r", "c"), CALIBRATION
     )
     own = load_file(tmp_path / "own" / "weights.safetensors")
     records = read_json(output)["layers"]
@@ -231,8 +230,8 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         quantized = from_stored(parts, record["shape"][1], settings).quantized
         found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
     dense = models.load_dense(sources / "model")
-    places = sources / "model", sources / "corpus"
-    windows, _ = Task(*places, settings, CALIBRATION, 0, tmp_path, "cpu", 1, Machine()).windows(None)
+    places = Sources(sources / "model", sources / "corpus")
+    windows, _ = Task(places, settings, CALIBRATION, 0, tmp_path, "cpu", 1, Machine()).windows(None)
     finished = FinishedLayers(tmp_path / "layers")
     measured = put(dense, windows, found, settings, finished)
     tensors = {key: tensor for index in range(2) for key, tensor in finished.load(index)[0].items()}

@@ -13,6 +13,7 @@ from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_
 from workflow_scripts.compress.export_formats import from_words, to_words
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
@@ -77,8 +78,7 @@ def compressed(sources, tmp_path_factory):
             settings, folder = SETTINGS[name], root / f"{family}-{name}"
             calibrated = settings["algorithm"] == "gptq"
             compress_model.main(
-                sources / family,
-                sources / "corpus" if calibrated else None,
+                Sources(sources / family, sources / "corpus" if calibrated else None),
                 folder / "compression.json",
                 compressor=settings,
                 calibration=CALIBRATION if calibrated else None,

@@ -13,6 +13,7 @@ from tests.unit.compress.test_export import GPTQ, HALF, RTN, read_bitmask, read_
 from workflow_scripts.compress import checkpoint
 from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
@@ -55,8 +56,7 @@ def compressed(sources, tmp_path_factory):
         if (source, name) not in made:
             folder, calibrated = root / f"{source}-{name}", name in ("gptq", "sparsegpt")
             compress_model.main(
-                sources / source,
-                sources / "corpus" if calibrated else None,
+                Sources(sources / source, sources / "corpus" if calibrated else None),
                 folder / "compression.json",
                 compressor=SETTINGS[name],
                 calibration=CALIBRATION if calibrated else None,
@@ -144,8 +144,7 @@ def test_a_dense_model_whose_files_are_wider_than_its_configuration_says_is_writ
     spec = {"source": "local", "path": str(local)}
     models.fetch("mixed", spec, tmp_path / "mixed", tmp_path, recipe="r", code="c")
     compress_model.main(
-        tmp_path / "mixed",
-        None,
+        Sources(tmp_path / "mixed"),
         tmp_path / "c" / "compression.json",
         compressor=HALF,
         made=Provenance("r", "c"),

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
@@ -45,12 +46,10 @@ def judged(sources, folder, here, **settings):
     spec = {"source": "local", "path": str(folder)}
     checkpoints.fetch("small", spec, here / "fetched", here, recipe="r", code="c")
     compress_model.main(
-        sources / "model",
-        None,
+        Sources(sources / "model", checkpoint=here / "fetched"),
         here / "compressed" / "compression.json",
         compressor=EXTERNAL | settings,
         made=Provenance("r", "c"),
-        checkpoint=here / "fetched",
     )
     return here / "compressed"
 

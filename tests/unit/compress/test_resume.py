@@ -4,6 +4,7 @@ import pytest
 
 from tests import tiny
 from tests.unit.compress.checkpoints import CALIBRATION, SETTINGS
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
@@ -37,7 +38,7 @@ def compressed(sources, folder, model="model", corpus="corpus", seed=0, **change
     arguments = {"compressor": GPTQ, "calibration": CALIBRATION} | changes.pop("settings", {})
     made = Provenance("r", **{"code": "c", "seed": seed} | changes)
     compress_model.main(
-        sources / model, sources / corpus, folder / "compression.json", made=made, **arguments
+        Sources(sources / model, sources / corpus), folder / "compression.json", made=made, **arguments
     )
     return (folder / "weights.safetensors").read_bytes()
 

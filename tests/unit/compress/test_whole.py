@@ -12,6 +12,7 @@ from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.engines.svd import rank_of, truncate
 from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
@@ -43,8 +44,7 @@ def dense(request, sources, here):
 def compressed(dense, settings, sources, here):
     calibrated = Compressor(**settings).calibrated
     compress_model.main(
-        dense,
-        sources / "corpus" if calibrated else None,
+        Sources(dense, sources / "corpus" if calibrated else None),
         here / "compressed" / "compression.json",
         compressor=settings,
         calibration=CALIBRATION if calibrated else None,

@@ -8,6 +8,7 @@ import pytest
 from peft import PeftModel
 
 from tests import tiny
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, train_adapter
@@ -52,7 +53,7 @@ def project(tmp_path_factory):
         local = {"source": "local", "path": str(tiny.write_corpus(root / "made/text.jsonl"))}
         corpora.fetch("text", local, Path("resources/corpora/text"), root / "cache", recipe="r", code="c")
         compress_model.main(
-            Path("resources/models/tiny"), None, "compressed/compression.json", RTN, Provenance("r", "c")
+            Sources(Path("resources/models/tiny")), "compressed/compression.json", RTN, Provenance("r", "c")
         )
     return root
 

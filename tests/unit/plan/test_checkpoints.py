@@ -46,7 +46,7 @@ def with_compressor(config, entry, **block):
             HUB | {"path": "x"},
             "compressors.new.path: unknown key with source hub; allowed: repo, revision, file",
         ),
-        (HUB | {"model": "smollm"}, "compressors.new.model: 'smollm' is not allowed"),
+        (HUB | {"model": "smollm"}, "compressors.new.model: 'smollm' is no name in models"),
         (HUB | {"revision": "v1"}, "compressors.new.revision: 'v1' is not allowed"),
         (HUB | {"bits": 4}, "compressors.new.bits: unknown key"),
         ({"source": "ftp"}, "compressors.new.source: 'ftp' is not allowed; allowed: local, hub, pypi"),

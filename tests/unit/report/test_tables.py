@@ -324,6 +324,9 @@ def test_compressors_are_described_by_their_settings():
         == "g (3 bits per weight, groups of 64)"
     )
     assert describe("s", {"algorithm": "sparsegpt", "pattern": "2:4"}) == "s (50 % zeros, 2:4 pattern)"
+    assert describe("x", {"algorithm": "external"}) == "x (somebody else's checkpoint)"
+    assert describe("d", {"algorithm": "drop-layers", "layers": [3, 4]}) == "d (2 decoder layers left out)"
+    assert describe("f", {"algorithm": "svd", "ratio": 0.5}) == "f (factors with 50 % of the weights)"
     assert (
         describe("s", {"algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None})
         == "s (50 % zeros, unstructured)"
