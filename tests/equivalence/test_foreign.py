@@ -18,6 +18,7 @@ from workflow_scripts.compress.foreign.packed import unpacked
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
@@ -85,8 +86,7 @@ def test_a_pack_quantized_export_is_read_back_to_the_bit(settings, sources, tmp_
     monkeypatch.chdir(tmp_path)
     calibrated, made = settings["algorithm"] == "gptq", Provenance("r", "c")
     compress_model.main(
-        sources / "model",
-        sources / "corpus" if calibrated else None,
+        Sources(sources / "model", sources / "corpus" if calibrated else None),
         tmp_path / "compressed" / "compression.json",
         compressor=settings,
         calibration=CALIBRATION if calibrated else None,

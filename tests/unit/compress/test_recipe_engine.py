@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.settings import CompressionError
-from workflow_scripts.compress.task import Machine
+from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
@@ -58,8 +58,7 @@ def fake(tmp_path):
 
 def compress(sources, folder, python):
     compress_model.main(
-        sources / "model",
-        sources / "corpus",
+        Sources(sources / "model", sources / "corpus"),
         folder / "compression.json",
         {"algorithm": "recipe", "engine": "llmcompressor", "recipe": RECIPE},
         Provenance("r", "c"),
@@ -80,6 +79,7 @@ def test_the_recipe_and_the_windows_reach_llmcompressor_and_its_checkpoint_is_st
     assert proof["compressor"] == {"algorithm": "recipe", "recipe": RECIPE}
     assert proof["calibration"]["windows"] == 3 and proof["calibration"]["length"] == 16
     assert proof["checkpoint"]["source"] == "engine"
+    assert {layer["error"] for layer in proof["layers"]} == {None}  # the norms are others too
     assert proof["manifest"]["libraries"]["llm-compressor's llmcompressor"] == "9"
     dense = models.load_dense(sources / "model").state_dict()
     stored = load_compressed(sources / "model", here / "out").state_dict()
