@@ -12,6 +12,7 @@ What --work holds already is not made or scored again.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ from workflow_scripts.compress.foreign.reading import read_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "benchmarks" / "foreign_peers.py"
+# GPTQModel asks for two workers at least.
+VARIABLES = {"GPTQMODEL_CPU_WORKERS": "2", "TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
 TOLERANCE = 1e-3  # nats per token
 INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 64}
 
@@ -172,7 +175,8 @@ def run(python: str, output: Path, task: dict) -> dict:
         order.write_text(json.dumps(task | {"output": str(output.resolve())}))
         with output.with_suffix(".log").open("w") as log:
             command = [python, "-P", str(PEERS), str(order)]
-            if subprocess.run(command, stdout=log, stderr=log, check=False).returncode:
+            variables = os.environ | VARIABLES
+            if subprocess.run(command, stdout=log, stderr=log, env=variables, check=False).returncode:
                 sys.exit(f"{task['maker']} failed to {task['action']}: {log.name}")
     return json.loads(output.read_text())
 
