@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo run judge resume status preflight test coverage test-slow test-slurm lint explain forecast plan docs optimum audit archive rebuild restore compare
+.PHONY: help install demo run judge resume status preflight test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -79,13 +79,15 @@ $(VENV)-docs/installed: envs/docs.lock
 	@$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/docs.lock
 	@touch $@
 
-optimum: $(VENV)-optimum/installed ## the environment of compressors with `engine: optimum` (2 GB)
+optimum: $(VENV)-optimum/installed ## the environment of compressors with `engine: optimum`, and of others' checkpoints (2 GB)
 
-$(VENV)-optimum/installed: envs/torch-cpu.txt envs/optimum.lock
-	@echo "Installing optimum's environment into $(VENV)-optimum (2 GB, once)"
-	@$(PYTHON) -m venv $(VENV)-optimum
-	@$(OPTIMUM) --timeout 15 --retries 1 -r envs/torch-cpu.txt
-	@$(OPTIMUM) -r envs/optimum.lock
+llmcompressor: $(VENV)-llmcompressor/installed ## the environment of compressors with `engine: llmcompressor` (2 GB)
+
+$(VENV)-optimum/installed $(VENV)-llmcompressor/installed: $(VENV)-%/installed: envs/torch-cpu.txt envs/%.lock
+	@echo "Installing the environment of $* into $(VENV)-$* (2 GB, once)"
+	@$(PYTHON) -m venv $(VENV)-$*
+	@$(VENV)-$*/bin/python $(INSTALL) --timeout 15 --retries 1 -r envs/torch-cpu.txt
+	@$(VENV)-$*/bin/python $(INSTALL) -r envs/$*.lock
 	@touch $@
 
 audit: ## known vulnerabilities of the libraries in every envs/*.lock (pip-audit, in an environment of its own)
@@ -109,7 +111,6 @@ compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar
 # --no-compile leaves byte code to the first import of what is really used (half the time).
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
 PIP := $(BIN)/python $(INSTALL)
-OPTIMUM := $(VENV)-optimum/bin/python $(INSTALL)
 
 $(VENV)/installed: envs/torch-cpu.txt envs/cpu.lock
 	@echo "Installing the environment into $(VENV) (2 GB, 2 to 4 minutes, once)"

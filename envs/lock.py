@@ -1,8 +1,9 @@
 """Write the locks of envs/: `python envs/lock.py`, or one of them by its name (Linux x86-64, Python 3.11, network).
 
 pip resolves main.in and dev.in against PyPI without installing anything. cuda.lock is the whole answer;
-cpu.lock is cuda.lock without the packages that only PyTorch's CUDA build needs. optimum.lock comes from
-optimum.in alone, also for the build without CUDA; docs.lock from docs.in. Without names all locks are written.
+cpu.lock is cuda.lock without the packages that only PyTorch's CUDA build needs. optimum.lock and llmcompressor.lock
+come each from its own input, also for the build without CUDA; docs.lock from docs.in. Without names all locks are
+written.
 """
 
 import json
@@ -14,7 +15,9 @@ import tempfile
 from pathlib import Path
 
 ENVS = Path(__file__).resolve().parent
-CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
+CUDA = re.compile(
+    r"(nvidia|cuda)-(?!ml-py).*|triton"
+)  # nvidia-ml-py only asks for GPUs; llm-compressor imports it
 
 
 def resolve(*inputs: str) -> dict[str, str]:
@@ -49,13 +52,15 @@ def write(lock: str, inputs: str, pins: dict[str, str]) -> None:
 
 
 def main(names: list[str]) -> None:
-    wanted = names or ["cuda.lock", "cpu.lock", "optimum.lock", "docs.lock"]
+    wanted = names or ["cuda.lock", "cpu.lock", "optimum.lock", "llmcompressor.lock", "docs.lock"]
     if {"cuda.lock", "cpu.lock"} & set(wanted):  # of one answer, or they would differ
         pins = resolve("main.in", "dev.in")
         write("cuda.lock", "main.in and dev.in", pins)
         write("cpu.lock", "main.in and dev.in", without_cuda(pins))
     if "optimum.lock" in wanted:
         write("optimum.lock", "optimum.in", without_cuda(resolve("optimum.in")))
+    if "llmcompressor.lock" in wanted:
+        write("llmcompressor.lock", "llmcompressor.in", without_cuda(resolve("llmcompressor.in")))
     if "docs.lock" in wanted:
         write("docs.lock", "docs.in", resolve("docs.in"))
 

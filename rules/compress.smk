@@ -18,6 +18,7 @@ rule compress_model:
         args=arguments(layout.COMPRESSED),
         activation_memory=untracked(lambda wildcards: config["activation_memory"]),
         optimum_python=untracked(lambda wildcards: config["optimum_python"]),
+        llmcompressor_python=untracked(lambda wildcards: config["llmcompressor_python"]),
     message:
         "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed})"
     script:

@@ -36,7 +36,7 @@ def pins(name: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["cpu.lock", "cuda.lock", "optimum.lock", "docs.lock"])
+@pytest.mark.parametrize("name", ["cpu.lock", "cuda.lock", "optimum.lock", "llmcompressor.lock", "docs.lock"])
 def test_locks_are_sorted_and_without_repetition(name):
     names = [line.split("==")[0] for line in lines(name)]
     assert names == sorted(set(names)) and len(names) > (20 if name == "docs.lock" else 40)

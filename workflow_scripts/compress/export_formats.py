@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import torch
 
-from workflow_scripts.compress.bit_packing import pack_bits
+from workflow_scripts.compress.bit_packing import pack_bits, unpack_bits
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.settings import CompressionError
 
@@ -110,6 +110,15 @@ def to_bitmask(weight: torch.Tensor) -> dict[str, torch.Tensor]:
         "row_offsets": counts.cumsum(0) - counts,
         "shape": torch.tensor(weight.shape),
     }
+
+
+def from_bitmask(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The weight (out, in) that to_bitmask stored."""
+    rows, columns = tensors["shape"].tolist()
+    kept = unpack_bits(tensors["bitmask"][None], columns).bool()
+    weight = tensors["compressed"].new_zeros(rows, columns)
+    weight[kept] = tensors["compressed"]
+    return weight
 
 
 def _listed(values: Iterable[object]) -> str:

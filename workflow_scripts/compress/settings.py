@@ -7,11 +7,12 @@ import torch
 from workflow_scripts.kernels.dtypes import DTYPES
 
 OBS = ("gptq", "sparsegpt")  # algorithms that invert the Hessian
-CALIBRATED = (*OBS, "wanda", "drop-layers")  # algorithms that look at activations
+CALIBRATED = (*OBS, "wanda", "drop-layers", "recipe")  # algorithms that look at activations
 WHOLE = (
     "drop-layers",
     "svd",
     "external",
+    "recipe",
 )  # algorithms whose result is a whole model with a config.json of its own
 ALGORITHMS = (*OBS, "wanda", "rtn", "magnitude", "dense", *WHOLE)
 
@@ -35,6 +36,7 @@ class Compressor:
     count, layers      decoder layers left out: the most redundant ones, or these
     rank, ratio        of a linear's two factors; part of its weights that they have
     distilled          an external checkpoint need not resemble the dense model
+    recipe             llm-compressor's, as its YAML file holds it
     """
 
     algorithm: str
@@ -55,6 +57,7 @@ class Compressor:
     rank: int | None = None
     ratio: float | None = None
     distilled: bool = False
+    recipe: dict | None = None
 
     def __post_init__(self):
         if self.algorithm in ("gptq", "rtn") and self.bits is None:

@@ -16,11 +16,12 @@ class Machine:
     """Means of this machine; no result depends on them.
 
     activation_memory: GiB of calibration activations that stay in memory, more lie in a file under work/.
-    optimum_python: the interpreter of optimum's environment, see envs/README.md.
+    optimum_python, llmcompressor_python: interpreters of other environments, see envs/README.md.
     """
 
     activation_memory: float = float("inf")
     optimum_python: str = ""
+    llmcompressor_python: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def main(
     settings = {key: value for key, value in compressor.items() if key != "engine"}
     name = compressor.get("engine", compressor["algorithm"])
     compress = engine(name)
-    device = made.device or ("cpu" if name in ("optimum", "external") else default_device().type)
+    elsewhere = name in ("optimum", "llmcompressor", "external")
+    device = made.device or ("cpu" if elsewhere else default_device().type)
     seed = made.seed or 0
     made = replace(made, seed=seed, device=device)
     asked, folder = Compressor(**settings), Path(output).parent
@@ -60,6 +61,8 @@ def engine(name: str) -> Callable[[Task], Compressed]:
     """The `compress` of an engine, or of an algorithm that has an engine of its own; only that engine is loaded."""
     if name == "optimum":
         from workflow_scripts.compress.engines.optimum import compress
+    elif name == "llmcompressor":
+        from workflow_scripts.compress.engines.llmcompressor import compress
     elif name == "external":
         from workflow_scripts.compress.engines.external import compress
     elif name == "drop-layers":

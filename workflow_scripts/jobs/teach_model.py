@@ -39,7 +39,7 @@ def main(
         models.place(str(base), base, finished, models.TOKENIZER, link=os.link)
         origin = {"base": lesson["base"], "base_sha256": taught_on["weights_sha256"]}
         origin |= {"lesson": lesson, "right": found}
-        about = {"name": name, "recipe": recipe, "code": code, "source": "taught", "revision": None}
+        about: dict = {"name": name, "recipe": recipe, "code": code, "source": "taught", "revision": None}
         about |= {"origin": origin, "remote_code": taught_on["remote_code"], "notes": said.get("note", "")}
         models.seal(finished, about)
     checkpoints.clear_work(folder)

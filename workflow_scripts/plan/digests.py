@@ -33,6 +33,7 @@ MODULES = {
 ENGINES = {
     "own": ("compress/engines/own.py",),
     "optimum": ("compress/engines/optimum.py",),
+    "llmcompressor": ("compress/engines/llmcompressor.py",),
     "drop-layers": ("compress/engines/drop_layers.py",),
     "svd": ("compress/engines/svd.py",),
     "external": ("compress/engines/external.py",),

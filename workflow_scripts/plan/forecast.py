@@ -123,7 +123,7 @@ def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:
     whole = READ * p if settings.algorithm == "external" else 0  # its own library holds the model at once
     layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
     activations = tokens * width(p) * 4
-    if getattr(settings, "engine", "own") == "optimum":
+    if getattr(settings, "engine", "own") in ("optimum", "llmcompressor"):
         # the whole model in float32, here and in its process
         memory = 2 * (LIBRARIES + 4 * p) + layer + activations
     else:

@@ -27,7 +27,7 @@ from workflow_scripts.plan.layout import (
     Cell,
     companions,
 )
-from workflow_scripts.plan.schema.compressors import External
+from workflow_scripts.plan.schema.compressors import External, Recipe
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.meaning import TUNERS
 from workflow_scripts.plan.schema.methods import FewShot, TrainingText
@@ -108,10 +108,12 @@ class Plan(Cells):
         return shared | regime[tuner] | settings.get("training", {})
 
     def compressor(self, name: str) -> dict:
-        """The compressor's settings, without keys whose value changes nothing."""
+        """The compressor's settings, without keys whose value changes nothing; a recipe's file by its content."""
         entry = self.config.compressors[name]
         kept = ("algorithm", "distilled") if isinstance(entry, External) else entry.dump()
         settings = {key: value for key, value in entry.dump().items() if key in kept}
+        if isinstance(entry, Recipe):  # whose path makes no difference
+            settings["recipe"] = entry.content()
         return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
 
     # ------------------------------------------------------------------------- parameters of each rule

@@ -14,9 +14,9 @@ from workflow_scripts.report.rendering import environment, number, pipe
 PLACE = ("model", "compressor", "corpus", "seed", "engine", "format")
 PERPLEXITY = ("ppl/", "ppl reference/")  # how columns begin
 NOTES = (
-    "Without recovery. engine: own, or optimum's GPTQQuantizer with GPTQModel; settings stand in config.yaml. bits: "
-    "stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / ‖WX‖², mean over "
-    "linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
+    "Without recovery. engine: own, optimum's GPTQQuantizer with GPTQModel, or llm-compressor; settings stand in "
+    "config.yaml. bits: stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / "
+    "‖WX‖², mean over linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
     "ppl: perplexity per token on each corpus, windowed (the model's BOS before every window); ppl reference: with one "
     "BOS before the whole text, as in published figures, if the model has a BOS. solve: the engine's own time for all "
     "linears; job: with forward passes, loading and writing. Times can be compared only if host and threads are the "

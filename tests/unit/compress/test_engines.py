@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from workflow_scripts.compress.bit_packing import from_stored
 from workflow_scripts.compress.engines import optimum
-from workflow_scripts.compress.engines.optimum import interpreter, put, quantize
+from workflow_scripts.compress.engines.optimum import put, quantize
+from workflow_scripts.compress.environments import interpreter
 from workflow_scripts.compress.export_formats import to_gptq
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.task import Machine, Sources, Task
@@ -108,7 +109,7 @@ def by_optimum(sources, tmp_path, calibration, python):
 def test_a_missing_environment_names_its_command(sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CompressionError, match=r"its Python \. is not there: `make optimum`"):
-        interpreter(".")  # a folder
+        interpreter(".", "engine optimum")  # a folder
     with pytest.raises(CompressionError, match="no-such/python is not there: `make optimum`"):
         by_optimum(sources, tmp_path, CALIBRATION, "no-such/python")
 

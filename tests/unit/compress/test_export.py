@@ -11,6 +11,7 @@ from tests import tiny
 from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.export_formats import from_words, to_words
+from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
@@ -182,6 +183,27 @@ def test_an_exported_weight_is_the_evaluated_one(name, form, read, sources, comp
         assert f"{linear}.weight" not in tensors
         assert torch.equal(read(tensors, linear, config["quantization_config"]), weight), linear
         assert f"{linear}.bias" in tensors  # OPT has biases; they stay as they are
+
+
+@pytest.mark.parametrize(("name", "form"), [case[:2] for case in CASES if case[2] is not read_packed])
+def test_an_export_is_read_back_as_a_foreign_checkpoint(name, form, sources, compressed, tmp_path):
+    folder, plain = tmp_path / form, tmp_path / "plain"
+    exported(sources, compressed, name, form, folder)
+    plain.mkdir()
+    record = read_folder(folder, plain)
+    assert record["format"] == (form if form != "compressed-tensors" else "sparse-bitmask")
+    assert record["runtime_quantisation"] is None
+    expected = load_compressed(sources / "opt", compressed(name)).state_dict()
+    found = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    packed = sum(entry.nbytes for entry in load_file(folder / "model.safetensors").values())
+    assert record["bytes_on_disk"] == packed
+    assert record["bits_per_weight"] == 8 * packed / sum(
+        t.numel() for t in load_file(plain / "model.safetensors").values()
+    )
+    linears = evaluated(sources, compressed, name)
+    assert linears.keys() <= record["modules"].keys()
 
 
 def test_zero_points_of_zero_are_in_the_test(sources, compressed, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests import tiny_gguf
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources import models as sources
 
@@ -323,55 +323,8 @@ def test_a_refused_connection_says_what_to_do():
 # --------------------------------------------------------------------------------------------- GGUF
 
 
-def write_gguf(file, left_out=()):
-    """A random one-layer Llama in Q4_1, where 32 weights share a float16 scale d and minimum m; w = d * q + m,
-    q = 0..15. Returns the exact values of its tensors but those in `left_out`."""
-    generator = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(file, "llama")
-    for key, value in {
-        "block_count": 1,
-        "context_length": 64,
-        "embedding_length": 32,
-        "feed_forward_length": 64,
-        "head_count": 1,
-        "head_count_kv": 1,
-        "vocab_size": 5,
-    }.items():
-        getattr(writer, f"add_{key}")(value)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["a", "b", "<s>", "</s>", "ab"])
-    writer.add_token_types([1, 1, 3, 3, 1])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(2)
-    writer.add_eos_token_id(3)
-    exact = {}
-    shapes = {
-        "token_embd": (5, 32),
-        "blk.0.ffn_gate": (64, 32),
-        "blk.0.ffn_up": (64, 32),
-        "blk.0.ffn_down": (32, 64),
-    }
-    shapes |= {f"blk.0.attn_{part}": (32, 32) for part in ("q", "k", "v", "output")}
-    for name in left_out:
-        del shapes[name]
-    for name, shape in shapes.items():
-        weights = generator.standard_normal(shape).astype(np.float32)
-        packed = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q4_1)
-        exact[name] = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q4_1)
-        writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
-    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(32, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return exact
-
-
 def test_gguf_is_dequantised_to_float32(tmp_path):
-    exact = write_gguf(tmp_path / "model.gguf")
+    exact = tiny_gguf.write(tmp_path / "model.gguf")
     (tmp_path / "out").mkdir()
     sources.dequantise(tmp_path / "model.gguf", tmp_path / "out")
     saved = load_file(tmp_path / "out" / "model.safetensors")
@@ -386,7 +339,7 @@ def test_gguf_is_dequantised_to_float32(tmp_path):
 
 
 def test_a_gguf_that_lacks_a_tensor_is_refused(tmp_path):
-    write_gguf(tmp_path / "model.gguf", left_out=["blk.0.ffn_up"])
+    tiny_gguf.write(tmp_path / "model.gguf", left_out=["blk.0.ffn_up"])
     with pytest.raises(
         ArtifactError, match=r"model\.gguf: its weights lack model\.layers\.0\.mlp\.up_proj\.weight"
     ):

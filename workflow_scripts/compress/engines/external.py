@@ -25,33 +25,43 @@ def compress(task: Task) -> Compressed:
     dense model's."""
     if task.checkpoint is None:
         raise ArtifactError("external: the rule gave no checkpoint")
-    manifest, found = verify(task.checkpoint), identify(task.checkpoint)
+    manifest = verify(task.checkpoint)
+    said = {key: manifest[key] for key in ("source", "revision", "origin")}
+    return stored_whole(task, task.checkpoint, said, task.machine.optimum_python)
+
+
+def stored_whole(task: Task, folder: Path, said: dict, python: str) -> Compressed:
+    """The checkpoint in `folder`, checked against the dense model of `task`.
+
+    said: its source, revision and origin. python: of the environment whose library may have to read it.
+    """
+    found = identify(folder)
     log(f"Format {found.name} ({found.bits}), read to float32")
     plain = task.work / "plain"
     shutil.rmtree(plain, ignore_errors=True)
     plain.mkdir()
-    about = read_folder(task.checkpoint, plain)
+    about = read_folder(folder, plain, python)
     modules = about.pop("modules")
-    _refuse_sizes(task.checkpoint, about["bytes_on_disk"], modules)
+    _refuse_sizes(folder, about["bytes_on_disk"], modules)
     tokenizer = load_tokenizer(task.model)
     refuse_another(tokenizer, plain)
-    load_whole(plain, device="meta", said=str(task.checkpoint))
+    load_whole(plain, device="meta", said=str(folder))
     dense, other = Skeleton(task.model, verify(task.model)["remote_code"]), Skeleton(plain)
     relation = relate(dense, other, len(tokenizer), task.settings.distilled)
     log(f"{len(relation.equal)} of {relation.compared} tensors are the dense model's")
     log(f"correlation with its embeddings: {relation.embeddings}")
     config = read_json(plain / "config.json")
-    record = _record(manifest, found.bits, about, relation) | {"distilled": task.settings.distilled}
+    record = _record(said, found.bits, about, relation) | {"distilled": task.settings.distilled}
     whole = Whole(config, _size_of_linears(other, modules), relation.layers, record)
     versions = {f"the checkpoint's {name}": number for name, number in about["libraries"].items()}
     weights = count_weights(decoder_layers(dense.model))
     return Compressed(sorted(other.files), relation.records, weights, None, versions, whole)
 
 
-def _record(manifest: dict, bits: str, about: dict, relation: Relation) -> dict:
+def _record(said: dict, bits: str, about: dict, relation: Relation) -> dict:
     """What compression.json says of the checkpoint."""
     return {
-        **{key: manifest[key] for key in ("source", "revision", "origin")},
+        **said,
         **about,
         "bits": bits,
         "equal": relation.equal,

@@ -7,7 +7,6 @@ Reconstruction errors are measured here, by the same code on the same inputs as 
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from workflow_scripts.compress.decoder import (
     set_weight,
 )
 from workflow_scripts.compress.engines import optimum_worker
+from workflow_scripts.compress.environments import interpreter, run_there
 from workflow_scripts.compress.export_formats import from_gptq
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.settings import CompressionError, Compressor
@@ -36,25 +36,13 @@ from workflow_scripts.compress.walk import FinishedLayers, measure
 from workflow_scripts.files.job import log
 from workflow_scripts.sources.models import load_dense, most_positions, verify
 
-ENVIRONMENT = {"GPTQMODEL_DISABLE_PACK_EXT": "1", "TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def interpreter(path: str) -> str:
-    """The Python of optimum's environment, as an absolute path; CompressionError with the command that makes it."""
-    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
-        raise CompressionError(
-            f"engine optimum runs in an environment of its own, and its Python {path} is not there: `make optimum` "
-            "makes it; if yours lies elsewhere, name its interpreter in the configuration: `optimum_python`"
-        )
-    return os.path.abspath(path)
-
 
 def compress(task: Task) -> Compressed:
     """The model of `task` by optimum, its layers in files of `task.work`.
 
     optimum keeps no checkpoints: a run that was killed starts again.
     """
-    python = interpreter(task.machine.optimum_python)
+    python = interpreter(task.machine.optimum_python, "engine optimum")
     dense = load_dense(task.model)
     windows, drawn = task.windows(most_positions(dense))
     layers = decoder_layers(dense)
@@ -80,14 +68,8 @@ def quantize(task: Task, block: str, python: str) -> tuple[dict, dict[str, str]]
     block: name of the list of decoder layers. Returns {linear's name below it: (tensors, seconds, damping)} and the
     versions of its libraries.
     """
-    order, output = task.work / "task.json", task.work / "packed.safetensors"
-    order.write_text(json.dumps(_order(task, block, output)), encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"GPTQMODEL_CPU_WORKERS": str(task.threads), **ENVIRONMENT}
-    command = [python, "-P", optimum_worker.__file__, str(order)]
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code:
-        raise CompressionError(f"optimum stopped with exit code {code}; its own words stand above in the log")
+    output = task.work / "packed.safetensors"
+    run_there("optimum", python, optimum_worker.__file__, _order(task, block, output), task.work)
     with safe_open(output, "pt") as handle:
         about = {key: json.loads(handle.metadata()[key]) for key in ("solved", "versions")}
         found = {}

@@ -1,12 +1,20 @@
 """The format of a checkpoint, from its config.json and the names of its files. Imports no heavy library."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 
-KNOWN = "plain"  # names of formats, as messages list them
+# Names of formats, as messages list them.
+KNOWN = "plain, gptq, awq (gemm), fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
 AT_SOURCE = "it must be mended at its source"
+ENVIRONMENT = "make optimum"
+PACKED = (  # compressed-tensors 0.19
+    *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
+    *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
+)
+FUSED = ("weight_input", "weight_output")  # rotations that lie in the stored weights
 
 
 @dataclass(frozen=True)
@@ -25,16 +33,55 @@ class Format:
 
 
 def identify(folder: Path) -> Format:
-    """The format of the checkpoint in `folder`; ArtifactError for a format that nothing here reads."""
+    """The format of the checkpoint in `folder`.
+
+    ArtifactError, naming file and key, for a format that nothing here reads, code of its own, or pickled weights.
+    """
     folder = Path(folder)
-    config = read_json(folder / "config.json", advice=AT_SOURCE)
-    quantised = config.get("quantization_config") or config.get("compression_config")
+    if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
+        return Format("gguf", None, None, "as the file's tensor types say")
+    file = folder / "config.json"
+    config = read_json(file, advice=AT_SOURCE)
+    _refuse_code(folder, config)
+    quantised, file = quantisation(folder)
     if quantised is None:
         return Format("plain", None, None, _types(folder))
     method = quantised.get("quant_method", "no quant_method")
-    raise ArtifactError(
-        f"{folder / 'config.json'}: quantization_config: {method!r} is a format that nothing here reads; known: {KNOWN}"
-    )
+    if method not in METHODS:
+        raise ArtifactError(
+            f"{file}: quantization_config: {method!r} is a format that nothing here reads; known: {KNOWN}"
+        )
+    try:
+        return METHODS[method](quantised)
+    except ArtifactError as error:
+        raise ArtifactError(f"{file}: quantization_config: {error}") from None
+
+
+def quantisation(folder: Path) -> tuple[dict | None, Path]:
+    """What a checkpoint says of its quantisation (None if it is plain), and the file that says it.
+
+    ModelOpt's older checkpoints keep it in a file of their own, hf_quant_config.json.
+    """
+    own = folder / "hf_quant_config.json"
+    config = read_json(folder / "config.json", advice=AT_SOURCE)
+    quantised = config.get("quantization_config") or config.get("compression_config")
+    if quantised is None and own.exists():
+        return {"quant_method": "modelopt"} | read_json(own, advice=AT_SOURCE)["quantization"], own
+    return quantised, folder / "config.json"
+
+
+def _refuse_code(folder: Path, config: dict) -> None:
+    """ArtifactError for a checkpoint whose loading would run code that came with it."""
+    if "auto_map" in config:
+        raise ArtifactError(
+            f"{folder / 'config.json'}: `auto_map` names Python code of the checkpoint's own, which is never run; "
+            "choose a checkpoint of an architecture that transformers has"
+        )
+    pickled = next(iter(sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))), None)
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ArtifactError(
+            f"{pickled}: pickled weights can run code when they are opened; choose a revision with *.safetensors"
+        )
 
 
 def _types(folder: Path) -> str:
@@ -46,3 +93,118 @@ def _types(folder: Path) -> str:
             sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
     words = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     return ", ".join(words.get(kind, kind) for kind in sorted(sizes, key=lambda kind: -sizes[kind]))
+
+
+# ------------------------------------------------------------------------------- quantisation, by its method
+
+
+def _gptq(config: dict) -> Format:
+    layout = config.get("checkpoint_format") or config.get("format") or "gptq"
+    if layout not in ("gptq", "gptq_v2"):
+        raise ArtifactError(f"checkpoint_format {layout!r}: of GPTQ's layouts, gptq and gptq_v2 are read")
+    return Format(layout, None, None, _integers(config.get("bits"), config.get("group_size")))
+
+
+def _awq(config: dict) -> Format:
+    layout = config.get("version") or config.get("checkpoint_format") or config.get("format") or "gemm"
+    if str(layout).lower() != "gemm":
+        raise ArtifactError(f"version {layout!r}: of AWQ's layouts, gemm is read")
+    return Format("awq", None, None, _integers(config.get("bits"), config.get("group_size")))
+
+
+def _integers(bits: object, group_size: object) -> str:
+    groups = "one group per row" if group_size in (None, -1) else f"groups of {group_size}"
+    return f"{bits}-bit integers, {groups}"
+
+
+def _fp8(config: dict) -> Format:
+    block = config.get("weight_block_size")
+    scheme = config.get("activation_scheme", "dynamic")
+    per = f"one scale per block of {block[0]} x {block[1]}" if block else "one scale per tensor"
+    return Format("fp8", None, f"activations 8-bit float, {scheme}", f"8-bit float, {per}")
+
+
+def _bitsandbytes(config: dict) -> Format:
+    if not config.get("load_in_4bit"):
+        outliers = config.get("llm_int8_threshold", 6.0)
+        runtime = f"activations 8-bit int per token, those of {outliers} and more in 16 bits"
+        return Format("bitsandbytes", ENVIRONMENT, runtime, "8-bit integers, one scale per row")
+    kind = config.get("bnb_4bit_quant_type", "fp4")
+    return Format("bitsandbytes", ENVIRONMENT, None, f"{kind}, groups of 64")
+
+
+def _compressed_tensors(config: dict) -> Format:
+    sparsity = (config.get("sparsity_config") or {}).get("format", "dense")
+    if sparsity == "sparse-bitmask" and not config.get("config_groups"):
+        return Format("sparse-bitmask", None, None, "kept weights and a bit for each place")
+    layout = config.get("format", "dense")
+    for key, found, known in (("sparsity_config: format", sparsity, ("dense",)), ("format", layout, PACKED)):
+        if found not in known:
+            raise ArtifactError(f"{key} {found!r}: of compressed-tensors', {', '.join(known)} are read")
+    if online := _online(config.get("transform_config") or {}):
+        raise ArtifactError(
+            f"transform_config: {online} rotates activations while the model runs, which a plain folder can't; "
+            f"rotations that lie in the weights ({', '.join(FUSED)}) are read"
+        )
+    weights = [group["weights"] for group in _groups(config) if group.get("weights")]
+    words = sorted({f"{w['num_bits']}-bit {w['type']}, {_scaled(w)}" for w in weights})
+    return Format(
+        "compressed-tensors", ENVIRONMENT, _runtime(config), "; ".join(words) or "no weights quantised"
+    )
+
+
+def _online(transforms: dict) -> str | None:
+    """The first place at which a rotation acts on activations."""
+    places = [
+        apply["location"]
+        for scheme in transforms.get("config_groups", {}).values()
+        for apply in scheme.get("apply", [])
+    ]
+    return next((place for place in places if place not in FUSED), None)
+
+
+def _modelopt(config: dict) -> Format:
+    algorithm = str(config.get("quant_algo"))
+    if algorithm not in MODELOPT:
+        raise ArtifactError(f"quant_algo {algorithm!r}: of ModelOpt's, {', '.join(MODELOPT)} are read")
+    cache = config.get("kv_cache_quant_algo")
+    runtime = f"activations {algorithm}" + (f", KV cache {cache}" if cache else "")
+    return Format("modelopt", ENVIRONMENT, _runtime(config) or runtime, algorithm)
+
+
+def _groups(config: dict) -> list[dict]:
+    return list((config.get("config_groups") or {}).values())
+
+
+def _runtime(config: dict) -> str | None:
+    """What config_groups and kv_cache_scheme quantise while the model runs, in words."""
+    words = []
+    for what, key in (("activations", "input_activations"), ("outputs", "output_activations")):
+        words += [f"{what} {_dynamic(group[key])}" for group in _groups(config) if group.get(key)]
+    if cache := config.get("kv_cache_scheme"):
+        words.append(f"KV cache {_dynamic(cache)}")
+    return ", ".join(dict.fromkeys(words)) or None
+
+
+def _dynamic(arguments: dict) -> str:
+    how = "dynamic" if arguments.get("dynamic") else "static"
+    return f"{arguments['num_bits']}-bit {arguments['type']}, {_scaled(arguments)}, {how}"
+
+
+def _scaled(arguments: dict) -> str:
+    if size := arguments.get("group_size"):
+        return f"groups of {size}"
+    if block := arguments.get("block_structure"):
+        return f"blocks of {' x '.join(map(str, block))}"
+    return f"one scale per {arguments.get('strategy') or 'tensor'}"
+
+
+MODELOPT = ("NVFP4", "FP8", "MXFP8", "MXFP4")
+METHODS: dict[str, Callable[[dict], Format]] = {
+    "gptq": _gptq,
+    "awq": _awq,
+    "fp8": _fp8,
+    "bitsandbytes": _bitsandbytes,
+    "compressed-tensors": _compressed_tensors,
+    "modelopt": _modelopt,
+}

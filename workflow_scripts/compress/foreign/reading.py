@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workflow_scripts.compress.foreign.formats import AT_SOURCE, identify
+from workflow_scripts.compress.foreign.elsewhere import read_elsewhere
+from workflow_scripts.compress.foreign.formats import AT_SOURCE, Format, identify, quantisation
+from workflow_scripts.compress.foreign.packed import LAYOUTS, unpacked
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header, write_json
 from workflow_scripts.sources.models import TOKENIZER
 
@@ -23,27 +27,72 @@ LEFT_OUT = (
 )
 
 
-def read_folder(source: Path, destination: Path) -> dict:
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose tensors are about to be read.
+
+    tensors: (name, values) as the plain folder names them, read when asked for. folder: of config.json and tokenizer.
+    sizes: bytes of each stored tensor, by name. libraries: {name: version} of what reads it.
+    """
+
+    tensors: Iterator[tuple[str, torch.Tensor]]
+    folder: Path
+    sizes: dict[str, int]
+    libraries: dict[str, str]
+
+
+def read_folder(source: Path, destination: Path, python: str = "") -> dict:
     """Write the checkpoint in `source` to the empty folder `destination` as a plain one; what its record says:
 
     format; bytes_on_disk: of all its tensors, packed as they are; bits_per_weight: 8 bytes_on_disk over the weights
     that they stand for, so with all overhead; modules: {module: bytes of its stored weight, scales, zeros and indices
     included, its bias left out}, by the names of the plain folder; runtime_quantisation: `Format.runtime`; libraries:
-    {name: version} of what read it. Raises ArtifactError that names file and tensor.
+    {name: version} of what read it. python: the interpreter of `make optimum`, for formats whose library lives there.
+    Raises ArtifactError that names file and tensor, or CompressionError if that environment is missing or stops.
     """
     source, destination = Path(source), Path(destination)
     found = identify(source)
-    headers = stored(source)
-    written = write_plain(_plain(source, headers), source, destination)
-    size = sum(_bytes(entry) for header in headers.values() for entry in header.values())
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".reading-") as work:
+        opened = _open(found, source, Path(work), python)
+        written = write_plain(opened.tensors, opened.folder, destination)
+    size = sum(opened.sizes.values())
     return {
         "format": found.name,
         "bits_per_weight": 8 * size / written,
         "bytes_on_disk": size,
-        "modules": by_module(headers),
+        "modules": by_module(opened.sizes),
         "runtime_quantisation": found.runtime,
-        "libraries": {"safetensors": version("safetensors")},
+        "libraries": opened.libraries,
     }
+
+
+def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
+    """The checkpoint of format `found` in `source`; `work` is an empty folder for what lies between."""
+    if found.name == "gguf":
+        from workflow_scripts.compress.foreign.gguf_file import read_gguf
+
+        folder, sizes = read_gguf(source, work)
+        libraries = {name: version(name) for name in ("gguf", "transformers")}
+        return Opened(_plain(folder, stored(folder)), folder, sizes, libraries)
+    headers = stored(source)
+    sizes = {name: _bytes(entry) for header in headers.values() for name, entry in header.items()}
+    libraries = {"safetensors": version("safetensors")}
+    if found.name == "plain":
+        return Opened(_plain(source, headers), source, sizes, libraries)
+    if found.name in LAYOUTS:
+        entries, get = _lookup(headers)
+        quantised, _ = quantisation(source)
+        return Opened(unpacked(entries, get, found.name, quantised or {}), source, sizes, libraries)
+    libraries = read_elsewhere(found.name, source, work, python)
+    return Opened(_plain(work, stored(work)), source, sizes, libraries)
+
+
+def _lookup(headers: dict[Path, dict]) -> tuple[dict[str, dict], Callable[[str], torch.Tensor]]:
+    """The entries of all files' headers by name, and a function that reads the tensor of a name."""
+    places = {name: file for file, header in headers.items() for name in header}
+    handles = {file: safe_open(file, "pt") for file in headers}
+    entries = {name: entry for header in headers.values() for name, entry in header.items()}
+    return entries, lambda name: handles[places[name]].get_tensor(name)
 
 
 def stored(folder: Path) -> dict[Path, dict]:
@@ -79,14 +128,16 @@ def _bytes(entry: dict) -> int:
     return entry["data_offsets"][1] - entry["data_offsets"][0]
 
 
-def by_module(headers: dict[Path, dict]) -> dict[str, int]:
+def by_module(sizes: dict[str, int]) -> dict[str, int]:
     """Module -> bytes of what is stored of its weight: every tensor named `<module>.<part>` but the bias."""
     modules: dict[str, int] = {}
-    for header in headers.values():
-        for name, entry in header.items():
+    for name, size in sizes.items():
+        module, statistics, _ = name.partition(".weight.")  # bitsandbytes' `<module>.weight.absmax`
+        if not statistics:
             module, _, part = name.rpartition(".")
-            if part != "bias":
-                modules[module] = modules.get(module, 0) + _bytes(entry)
+            if part == "bias":
+                continue
+        modules[module] = modules.get(module, 0) + size
     return modules
 
 

@@ -147,9 +147,14 @@ def _origins(dense: Skeleton, other: Skeleton, distilled: bool) -> list[int] | N
 
 def _vectors(skeleton: Skeleton, layer: nn.Module) -> dict[str, torch.Tensor]:
     skeleton.load(layer)
-    found = {name: p.clone() for name, p in layer.named_parameters() if p.dim() == 1}
+    found = {name: p.clone() for name, p in _flat(layer).items()}
     skeleton.release(layer)
     return found
+
+
+def _flat(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """A layer's vectors: norms and biases."""
+    return {name: parameter for name, parameter in layer.named_parameters() if parameter.dim() == 1}
 
 
 def _same(held: dict[str, torch.Tensor], dense: dict[str, torch.Tensor]) -> bool:
@@ -160,8 +165,14 @@ def _same(held: dict[str, torch.Tensor], dense: dict[str, torch.Tensor]) -> bool
 
 
 def _records(index: int, layer: nn.Module, origin: nn.Module | None) -> list[dict]:
-    """One record per linear of a loaded layer: its error against the dense one, and its zeros."""
-    dense = layer_linears(origin) if origin is not None else {}
+    """One record per linear of a loaded layer: its error against the dense one, and its zeros.
+
+    Without an error if the layer's norms are not the dense ones: scales or rotations (AWQ, SmoothQuant, SpinQuant) then
+    lie in its linears, and their distance to the dense ones says nothing.
+    """
+    norms, dense = _flat(layer), {}
+    if origin is not None and (not norms or _same(norms, _flat(origin))):
+        dense = layer_linears(origin)
     records = []
     for name, linear in layer_linears(layer).items():
         weight, error = get_weight(linear), None

@@ -1,9 +1,12 @@
 """Named settings of a compression algorithm."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import yaml
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr
 
+from workflow_scripts.files.artifacts import PACKAGE
 from workflow_scripts.plan.schema.keys import (
     AS_WRITTEN,
     WHOLE,
@@ -135,6 +138,41 @@ class Wanda(Forwarded, Pruned):
     algorithm: Literal["wanda"]
 
 
+class Recipe(Compressor):
+    """What a recipe of llm-compressor says: AWQ, SmoothQuant, SpinQuant, NVFP4, FP8 and what comes."""
+
+    algorithm: Literal["recipe"]
+    whole: ClassVar[bool] = True
+    engine: Literal["llmcompressor"] = key(
+        "Whose recipe: llm-compressor's, in an environment of its own (`make llmcompressor`)."
+    )
+    recipe: Text = key(
+        "The recipe's YAML file, below the working folder or else below this repository. Its content, not its path, "
+        "decides what is made again."
+    )
+
+    @property
+    def file(self) -> Path:
+        """Where the recipe lies."""
+        here = Path(self.recipe).expanduser()
+        return here if here.exists() else PACKAGE.parent / self.recipe
+
+    def content(self) -> dict:
+        """The recipe. OSError or yaml.YAMLError if its file can't be read, ValueError if it is none: llm-compressor
+        passes over keys of other names without a word, and would leave the model dense."""
+        content = yaml.safe_load(self.file.read_text())
+        form = "a recipe is {<name>_stage: {<name>_modifiers: {<modifier>: {...}}}}"
+        if not isinstance(content, dict) or not content:
+            raise ValueError(form)
+        for stage, groups in content.items():
+            if not stage.endswith("_stage") or not isinstance(groups, dict) or not groups:
+                raise ValueError(f"{stage!r}: {form}")
+            for group, modifiers in groups.items():
+                if not group.endswith("_modifiers") or not isinstance(modifiers, dict) or not modifiers:
+                    raise ValueError(f"{stage}: {group!r}: {form}")
+        return content
+
+
 class DropLayers(Forwarded):
     """Decoder layers left out. Source: Men et al. 2024, ShortGPT."""
 
@@ -200,12 +238,13 @@ SOURCE_KEYS = {
     "pypi": (("package", "version", "sha256", "file"), ()),
     "taught": (("lesson",), ()),
 }
-KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda, DropLayers, Svd, External)
+KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda, DropLayers, Svd, Recipe, External)
 AnyCompressor = Annotated[
-    Dense | Gptq | SparseGpt | Rtn | Magnitude | Wanda | DropLayers | Svd | External,
+    Dense | Gptq | SparseGpt | Rtn | Magnitude | Wanda | DropLayers | Svd | Recipe | External,
     Field(
         discriminator="algorithm",
         description="dense leaves the model as it is; rtn (round to nearest), magnitude and wanda are baselines that "
-        "update no weight; drop-layers and svd delete; external is a checkpoint that somebody else compressed.",
+        "update no weight; drop-layers and svd delete; recipe is llm-compressor's; external is a checkpoint that "
+        "somebody else compressed.",
     ),
 ]

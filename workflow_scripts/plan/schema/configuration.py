@@ -31,8 +31,14 @@ class Config(Entry):
         False,
     )
     optimum_python: Text = key(
-        "Python of optimum's environment, for compressors with `engine: optimum`; `make optimum` makes the default.",
+        "Python of optimum's environment, for compressors with `engine: optimum` and for checkpoints in formats of "
+        "compressed-tensors, bitsandbytes and ModelOpt; `make optimum` makes the default.",
         ".venv-optimum/bin/python",
+    )
+    llmcompressor_python: Text = key(
+        "Python of llm-compressor's environment, for compressors with `engine: llmcompressor`; `make llmcompressor` "
+        "makes the default.",
+        ".venv-llmcompressor/bin/python",
     )
     activation_memory: Number = key(
         "Calibration activations that are kept in memory when a model is compressed; larger ones lie in a file under "

@@ -3,10 +3,20 @@
 import math
 from collections.abc import Iterable, Iterator
 
+from yaml import YAMLError
+
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.names import listed, unknown
 from workflow_scripts.plan.schema import peft_types
-from workflow_scripts.plan.schema.compressors import SOURCE_KEYS, DropLayers, External, Gptq, Pruned, Svd
+from workflow_scripts.plan.schema.compressors import (
+    SOURCE_KEYS,
+    DropLayers,
+    External,
+    Gptq,
+    Pruned,
+    Recipe,
+    Svd,
+)
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
 from workflow_scripts.plan.schema.methods import Idp, Objective, Peft, Trained, TrainingText
@@ -69,6 +79,8 @@ def _compressors(config: Config) -> Iterator[str]:
             yield f"{key}: give either count or layers"
         if isinstance(compressor, Svd) and (compressor.rank is None) == (compressor.ratio is None):
             yield f"{key}: give either rank or ratio"
+        if isinstance(compressor, Recipe):
+            yield from _recipe(key, compressor)
         if isinstance(compressor, External):
             yield from _checkpoint(config, key, compressor)
         if isinstance(compressor, Gptq) and compressor.engine == "optimum":
@@ -79,6 +91,15 @@ def _compressors(config: Config) -> Iterator[str]:
     dense = config.compressors.get("dense")
     if dense is None or dense.algorithm != "dense":
         yield "compressors.dense: must be there with algorithm dense"
+
+
+def _recipe(key: str, compressor: Recipe) -> Iterator[str]:
+    """A recipe's file that is not there or can't be one."""
+    try:
+        compressor.content()
+    except (OSError, ValueError, YAMLError) as error:
+        cause = getattr(error, "strerror", None) or " ".join(str(error).split())
+        yield f"{key}.recipe: {compressor.recipe!r} is no recipe of llm-compressor: {cause}"
 
 
 def _checkpoint(config: Config, key: str, checkpoint: External) -> Iterator[str]:

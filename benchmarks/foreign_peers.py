@@ -1,0 +1,139 @@
+"""Makes a checkpoint with its maker's library, or scores one with it, in the maker's own environment.
+
+    python -P benchmarks/foreign_peers.py TASK.json
+
+foreign.py writes the task and starts this: action (make, score), maker (see CASES there), dense (folder), folder (of
+the checkpoint), tokens (safetensors: windows to score and `calibration`, both (count, length)), items (of each its
+choices, of each choice the token ids of context and continuation), threads, runtime (whether activations are quantised
+as the maker's library does it), output (JSON: nll, nats per token; answers, the likeliest choice of each item;
+versions).
+"""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+def make(task: dict) -> list[str]:
+    """Write the maker's checkpoint of the dense model to task["folder"]; the libraries that did it."""
+    windows = load_file(task["tokens"])["calibration"]
+    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in windows]
+    if task["maker"] == "llmcompressor":
+        from llmcompressor import oneshot
+        from llmcompressor.pipelines.cache import IntermediatesCache
+        from torch.utils.data import DataLoader
+        from transformers import AutoModelForCausalLM
+
+        IntermediatesCache.pin_memory = lambda *arguments: None  # for a GPU that isn't there
+        model = AutoModelForCausalLM.from_pretrained(task["dense"], dtype=torch.float32)
+        loader = DataLoader(rows, batch_size=1)
+        oneshot(
+            model=model,
+            tokenizer=task["dense"],
+            dataset=loader,
+            recipe=json.dumps(task["recipe"]),
+            output_dir=task["folder"],
+        )
+        return ["llmcompressor", "compressed-tensors"]
+    if task["maker"] == "bitsandbytes":
+        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            task["dense"], dtype=torch.float32, quantization_config=config, device_map="cpu"
+        )
+        model.save_pretrained(task["folder"])
+        AutoTokenizer.from_pretrained(task["dense"]).save_pretrained(task["folder"])
+        return ["bitsandbytes"]
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    forms = {"gptqmodel-gptq": ("gptq", "gptq"), "gptqmodel-awq": ("awq", "gemm")}
+    method, form = forms[task["maker"]]
+    config = QuantizeConfig(bits=4, group_size=64, quant_method=method, format=form, device="cpu")
+    model = GPTQModel.load(task["dense"], config, dtype=torch.float32)
+    model.quantize([{key: value.tolist() for key, value in row.items()} for row in rows], batch_size=1)
+    model.save(task["folder"])
+    return ["gptqmodel"]
+
+
+def load(task: dict) -> tuple[object, list[str]]:
+    """The checkpoint as a function from token ids (length,) to logits (length, vocabulary), and its libraries."""
+    if task["maker"] == "gguf":
+        from llama_cpp import Llama
+
+        file = next(Path(task["folder"]).glob("*.gguf"))
+        model = Llama(
+            str(file), n_ctx=4096, logits_all=True, verbose=False, n_threads=task["threads"], n_gpu_layers=0
+        )
+
+        def by_llama(ids: torch.Tensor) -> torch.Tensor:
+            model.reset()
+            model.eval(ids.tolist())
+            return torch.from_numpy(model.scores[: len(ids)].copy())
+
+        return by_llama, ["llama-cpp-python"]
+    if task["maker"].startswith("gptqmodel"):
+        from gptqmodel import BACKEND, GPTQModel
+        from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+
+        backend = BACKEND.GPTQ_TORCH if task["maker"] == "gptqmodel-gptq" else BACKEND.AWQ_TORCH
+        model = GPTQModel.load(task["folder"], device="cpu", backend=backend, dtype=torch.float32).model
+        for module in model.modules():
+            if isinstance(module, BaseQuantLinear):  # else its levels are rounded to float16
+                module.scales = module.scales.float()
+        libraries = ["gptqmodel"]
+    else:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(task["folder"], dtype=torch.float32, device_map="cpu")
+        libraries = {"llmcompressor": ["compressed-tensors"], "bitsandbytes": ["bitsandbytes"]}.get(
+            task["maker"], []
+        )
+    if hasattr(model, "ct_decompress_hook"):  # as its first forward pass would do
+        model.hf_quantizer.compressor.decompress_model(model)
+        model.float()  # NVFP4 is bfloat16 then
+    if not task["runtime"]:
+        for module in model.modules():
+            if hasattr(module, "quantization_scheme"):
+                module.quantization_enabled = False
+    model.eval()
+    return lambda ids: model(input_ids=ids[None]).logits[0].float(), [*libraries, "transformers"]
+
+
+@torch.inference_mode()
+def score(task: dict) -> dict:
+    """The checkpoint's nll and answers; the first token of a window is not scored."""
+    logits, libraries = load(task)
+    windows, losses = load_file(task["tokens"])["windows"], []
+    for window in windows:
+        losses.append(torch.nn.functional.cross_entropy(logits(window)[:-1], window[1:]).item())
+    answers = []
+    for choices in task["items"]:
+        scores = []
+        for context, rest in choices:
+            found = logits(torch.tensor(context + rest)).log_softmax(-1)
+            places = range(len(context) - 1, len(context) + len(rest) - 1)
+            scores.append(sum(found[place, token].item() for place, token in zip(places, rest, strict=True)))
+        answers.append(max(range(len(scores)), key=scores.__getitem__))
+    return {"nll": sum(losses) / len(losses), "answers": answers, "libraries": libraries}
+
+
+def main(path: str) -> None:
+    task = json.loads(Path(path).read_text())
+    torch.set_num_threads(task["threads"])
+    found = score(task) if task["action"] == "score" else {"libraries": make(task)}
+    found["versions"] = {name: version(name) for name in found.pop("libraries")}
+    Path(task["output"]).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,149 @@
+"""Formats that pack each linear on its own: every packing of ours, real layouts of others, and what is refused."""
+
+import pytest
+import torch
+
+from workflow_scripts.compress.export_formats import to_gptq, to_words
+from workflow_scripts.compress.foreign.packed import unpacked
+from workflow_scripts.compress.quantizer import Quantized
+from workflow_scripts.files.artifacts import ArtifactError
+
+TYPES = {torch.float8_e4m3fn: "F8_E4M3", torch.float32: "F32", torch.float16: "F16", torch.int32: "I32"}
+
+
+def read(tensors, form, config=None):
+    headers = {name: {"dtype": TYPES.get(tensor.dtype, "U8")} for name, tensor in tensors.items()}
+    return dict(unpacked(headers, tensors.__getitem__, form, config or {}))
+
+
+def quantised(bits, group, rows=64, seed=0):
+    """A weight (rows, columns) on random grids; group (columns,) of each column."""
+    draw = torch.Generator().manual_seed(seed)
+    groups = int(group.max()) + 1
+    codes = torch.randint(0, 2**bits, (rows, len(group)), dtype=torch.uint8, generator=draw)
+    scale = (torch.rand(rows, groups, generator=draw) + 0.1).half().float()
+    zero = torch.randint(1, 2**bits, (rows, groups), generator=draw).float()
+    return Quantized(codes, scale, zero, group, bits)
+
+
+GROUPS = {
+    "row": torch.zeros(96, dtype=torch.int64),
+    "ragged": torch.arange(96) // 64,
+    "order": (torch.arange(96) // 32)[torch.randperm(96, generator=torch.Generator().manual_seed(1))],
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("version", [1, 2])
+def test_gptq_is_read_back_to_the_bit(version, bits, group):
+    weight = quantised(bits, GROUPS[group])
+    tensors = {f"layer.fc.{part}": tensor for part, tensor in to_gptq(weight, version).items()}
+    others = {"layer.fc.bias": torch.ones(64), "layer.norm.weight": torch.full((96,), 2.0)}
+    found = read(tensors | others, "gptq_v2" if version == 2 else "gptq")
+    assert found.keys() == {"layer.fc.weight", *others}
+    assert torch.equal(found["layer.fc.weight"], weight.dequantize())
+    assert all(torch.equal(found[name], tensor) for name, tensor in others.items())
+
+
+def test_a_stored_zero_point_of_version_1_wraps_round():
+    """What GPTQModel writes for a zero point of 0: 2^bits - 1, as if 1 were taken off with the carry dropped."""
+    weight = quantised(4, GROUPS["row"])
+    weight.zero[3] = 0
+    tensors = to_gptq(weight, 2)
+    tensors["qzeros"] = to_words((weight.zero.T - 1) % 16, 4)
+    found = read({f"fc.{part}": tensor for part, tensor in tensors.items()}, "gptq")
+    assert torch.equal(found["fc.weight"], weight.dequantize())
+
+
+def pack_awq(values):
+    """(n, 8 m) codes of 4 bits -> (n, m) int32: eight columns in the order 0 2 4 6 1 3 5 7, the first lowest."""
+    words = torch.zeros(values.shape[0], values.shape[1] // 8, dtype=torch.int64)
+    for place, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
+        words |= values[:, column::8].long() << 4 * place
+    return words.to(torch.int32)
+
+
+def awq(columns=64, rows=48, size=32):
+    """The tensors of a linear in AWQ's layout, and its weight (rows, columns)."""
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (columns, rows), generator=draw)
+    zeros = torch.randint(0, 16, (columns // size, rows), generator=draw)
+    scales = (torch.rand(columns // size, rows, generator=draw) + 0.1).half()
+    weight = torch.empty(rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            group = column // size
+            weight[row, column] = (codes[column, row] - zeros[group, row]) * scales[group, row].float()
+    return {"fc.qweight": pack_awq(codes), "fc.qzeros": pack_awq(zeros), "fc.scales": scales}, weight
+
+
+def test_awq_is_read_with_its_order_of_columns():
+    tensors, weight = awq()
+    assert torch.equal(read(tensors, "awq")["fc.weight"], weight)
+
+
+def test_fp8_blocks_are_scaled_also_where_the_last_is_cut_short():
+    draw = torch.Generator().manual_seed(0)
+    stored = torch.randn(192, 160, generator=draw).to(torch.float8_e4m3fn)
+    scale = torch.rand(2, 2, generator=draw) * 3
+    expected = stored.float()
+    for row in range(192):
+        for column in range(160):
+            expected[row, column] *= scale[row // 128, column // 128]
+    tensors = {"fc.weight": stored, "fc.weight_scale_inv": scale, "norm.weight": torch.ones(4)}
+    found = read(tensors, "fp8", {"weight_block_size": [128, 128]})
+    assert found.keys() == {"fc.weight", "norm.weight"}
+    assert torch.equal(found["fc.weight"], expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor"),
+    [(torch.tensor(0.5), 0.5), (torch.tensor([[3.0]]), 3.0), (torch.tensor([[128]], dtype=torch.uint8), 2.0)],
+    ids=["scalar", "one", "exponent"],
+)
+def test_fp8_with_one_scale(scale, factor):
+    stored = torch.randn(8, 16).to(torch.float8_e4m3fn)
+    tensors = {"fc.weight": stored, "fc.weight_scale_inv": scale, "fc.activation_scale": torch.tensor(1.0)}
+    found = read(tensors, "fp8")
+    assert found.keys() == {"fc.weight"} and torch.equal(found["fc.weight"], stored.float() * factor)
+
+
+def without(tensors, name):
+    return {key: tensor for key, tensor in tensors.items() if key != name}
+
+
+GPTQ = {f"fc.{part}": tensor for part, tensor in to_gptq(quantised(4, GROUPS["row"]), 2).items()}
+FP8 = {"fc.weight": torch.zeros(192, 160).to(torch.float8_e4m3fn), "fc.weight_scale_inv": torch.ones(1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "form", "config", "words"),
+    [
+        (without(GPTQ, "fc.g_idx"), "gptq", {}, "fc has no g_idx, which gptq needs"),
+        (without(GPTQ, "fc.scales"), "gptq_v2", {}, "fc has no scales, which gptq_v2 needs"),
+        (
+            GPTQ | {"fc.g_idx": torch.arange(7)},
+            "gptq",
+            {},
+            r"fc: qweight .* for 7 values is no packing of 2, 3, 4, 8 bits",
+        ),
+        (without(awq()[0], "fc.qzeros"), "awq", {}, "fc has no qzeros, which awq needs"),
+        (
+            awq(columns=60, size=20)[0] | {"fc.scales": torch.ones(7, 48).half()},
+            "awq",
+            {},
+            "fc: 60 columns in 7 groups",
+        ),
+        (without(FP8, "fc.weight_scale_inv"), "fp8", {}, "fc has no weight_scale, which fp8 needs"),
+        (
+            FP8,
+            "fp8",
+            {"weight_block_size": [128, 128]},
+            r"fc: scales \(1, 2\) of a weight \(192, 160\) are not one per block",
+        ),
+    ],
+)
+def test_what_is_incomplete_or_of_another_layout_is_named(tensors, form, config, words):
+    with pytest.raises(ArtifactError, match=words):
+        read(tensors, form, config)

@@ -1,0 +1,131 @@
+"""Formats that pack each linear on its own, read linear by linear: GPTQ, AWQ, FP8, sparse bitmask.
+
+w = scale (code - zero) in float32, which holds it exactly: a code less a zero has at most 9 bits, a float16 scale 11.
+
+gptq            qweight, qzeros, scales, g_idx as in export_formats.py. Version 1 keeps zero - 1, modulo 2^bits.
+awq             layout `gemm`: qweight (in, out b / 32), qzeros (groups, out b / 32), scales (groups, out). With 4 bits,
+                eight columns lie in the order 0 2 4 6 1 3 5 7. Sources: llm-awq's and GPTQModel's packing.
+fp8             weight float8; weight_scale_inv, despite its name a factor, per block of weight_block_size or per
+                tensor. The last block of a side may be cut short. Source: DeepSeek-V3's dequantisation kernel.
+sparse-bitmask  compressed-tensors up to 0.14, as in export_formats.py.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from workflow_scripts.compress.export_formats import GPTQ_BITS, WORD, from_bitmask, from_gptq, from_words
+from workflow_scripts.files.artifacts import ArtifactError
+
+AWQ_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # where each of eight columns lies in its word
+Parts = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a format keeps a linear: the tensor that tells it, the others, and the weight (out, in) that they make."""
+
+    known_by: str
+    others: tuple[str, ...]
+    weight: Callable[[Parts, dict], torch.Tensor]
+
+
+def unpacked(
+    headers: dict[str, dict], get: Callable[[str], torch.Tensor], form: str, config: dict
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a checkpoint in the format `form`, each linear's weight in place of its parts.
+
+    headers: name -> {dtype, ...} of all tensors; get: the tensor of a name; config: the checkpoint's
+    quantization_config. ArtifactError names the linear that is incomplete or of another layout.
+    """
+    layout = LAYOUTS[form]
+    linears = {name.rpartition(".")[0] for name, entry in headers.items() if _tells(name, entry, layout)}
+    for name in headers:
+        linear, _, part = name.rpartition(".")
+        if linear not in linears or part not in (layout.known_by, *layout.others):
+            yield name, get(name)
+        elif part == layout.known_by:
+            names = [each for each in (part, *layout.others) if f"{linear}.{each}" in headers]
+            try:
+                weight = layout.weight({each: get(f"{linear}.{each}") for each in names}, config)
+            except KeyError as error:
+                raise ArtifactError(f"{linear} has no {error.args[0]}, which {form} needs") from None
+            except ArtifactError as error:
+                raise ArtifactError(f"{linear}: {error}") from None
+            yield f"{linear}.weight", weight
+
+
+def _tells(name: str, entry: dict, layout: Layout) -> bool:
+    """Whether a tensor tells that its linear is packed; a plain `weight` is none."""
+    if name.rpartition(".")[2] != layout.known_by:
+        return False
+    return layout.known_by != "weight" or entry["dtype"].startswith("F8")
+
+
+def _gptq(parts: Parts, config: dict) -> torch.Tensor:
+    quantized = from_gptq(parts, _bits(parts["qweight"], 0, len(parts["g_idx"])))
+    quantized.zero = (quantized.zero + 1) % 2**quantized.bits
+    return quantized.dequantize()
+
+
+def _gptq_v2(parts: Parts, config: dict) -> torch.Tensor:
+    return from_gptq(parts, _bits(parts["qweight"], 0, len(parts["g_idx"]))).dequantize()
+
+
+def _awq(parts: Parts, config: dict) -> torch.Tensor:
+    qweight, scales = parts["qweight"], parts["scales"].float()
+    columns, (groups, rows) = len(qweight), scales.shape
+    bits = _bits(qweight, 1, rows)
+    codes, zeros = (from_words(parts[part], bits, rows).float() for part in ("qweight", "qzeros"))
+    if bits == 4:
+        order = torch.arange(rows).view(-1, len(AWQ_PLACES))[:, AWQ_PLACES].flatten()
+        codes, zeros = codes[:, order], zeros[:, order]
+    if columns % groups:
+        raise ArtifactError(f"{columns} columns in {groups} groups; AWQ has equal ones")
+    zeros, scales = (part.repeat_interleave(columns // groups, 0) for part in (zeros, scales))
+    return ((codes - zeros) * scales).T
+
+
+def _bits(qweight: torch.Tensor, packed: int, values: int) -> int:
+    """Bits of each of `values` that lie in qweight's words along its dimension `packed`."""
+    bits, rest = divmod(WORD * qweight.shape[packed], values)
+    if qweight.dtype != torch.int32 or rest or bits not in GPTQ_BITS:
+        raise ArtifactError(
+            f"qweight {qweight.dtype} {tuple(qweight.shape)} for {values} values is no packing of "
+            f"{', '.join(map(str, GPTQ_BITS))} bits in words of {WORD}"
+        )
+    return bits
+
+
+def _fp8(parts: Parts, config: dict) -> torch.Tensor:
+    weight = parts["weight"].float()
+    scale = parts["weight_scale_inv"] if "weight_scale_inv" in parts else parts["weight_scale"]
+    if scale.dtype == torch.uint8:  # powers of two, by their exponents
+        scale = scale.view(torch.float8_e8m0fnu)
+    scale = scale.float()
+    if scale.numel() == 1:
+        return weight * scale.reshape(())
+    block = config.get("weight_block_size") or (1, weight.shape[-1])
+    if weight.dim() != 2 or list(scale.shape) != [
+        -(-n // size) for n, size in zip(weight.shape, block, strict=True)
+    ]:
+        raise ArtifactError(
+            f"scales {tuple(scale.shape)} of a weight {tuple(weight.shape)} are not one per block of {tuple(block)}"
+        )
+    rows, columns = weight.shape
+    return weight * scale.repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
+
+
+def _bitmask(parts: Parts, config: dict) -> torch.Tensor:
+    return from_bitmask(parts)
+
+
+SCALES = ("weight_scale_inv", "weight_scale", "activation_scale", "input_scale")
+LAYOUTS = {
+    "gptq": Layout("qweight", ("qzeros", "scales", "g_idx"), _gptq),
+    "gptq_v2": Layout("qweight", ("qzeros", "scales", "g_idx"), _gptq_v2),
+    "awq": Layout("qweight", ("qzeros", "scales"), _awq),
+    "fp8": Layout("weight", SCALES, _fp8),
+    "sparse-bitmask": Layout("bitmask", ("compressed", "row_offsets", "shape"), _bitmask),
+}

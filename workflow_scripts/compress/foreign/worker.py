@@ -1,0 +1,166 @@
+"""Reads a compressed checkpoint with the library that owns its format: a program for the environment of `make optimum`.
+
+    python -P worker.py TASK.json
+
+TASK: format, source (folder), destination (folder), versions (file), threads. Writes float32 safetensors to
+`destination` as transformers reads them, and the libraries' versions as JSON. It imports nothing of this package, whose
+libraries the other environment lacks.
+"""
+
+import ctypes
+import json
+import shutil
+import signal
+import sys
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+# Ends of the names of tensors that serve at run time alone.
+RUNTIME = (
+    "input_scale",
+    "input_global_scale",
+    "input_zero_point",
+    "output_scale",
+    "k_scale",
+    "v_scale",
+    "q_scale",
+)
+
+
+def main(path: str) -> None:
+    task = json.loads(Path(path).read_text())
+    import torch
+
+    torch.set_num_threads(task["threads"])
+    read, libraries = READERS[task["format"]]
+    read(Path(task["source"]), Path(task["destination"]))
+    found = {name: version(name) for name in (*libraries, "torch", "transformers")}
+    Path(task["versions"]).write_text(json.dumps(found))
+
+
+def compressed_tensors(source: Path, destination: Path) -> None:
+    """Each linear by its own scheme, from the tensors that this scheme's compressor names.
+
+    transformers could load the model instead, but compressed-tensors 0.19 then expects zero points of another shape
+    than it writes, and rounds NVFP4 to bfloat16.
+    """
+    import torch
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.compressors.format import infer_module_format
+    from compressed_tensors.compressors.nvfp4 import base as nvfp4
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+    from safetensors.torch import save_file
+
+    nvfp4.unpack_fp4_from_uint8 = partial(
+        nvfp4.unpack_fp4_from_uint8, dtype=torch.float32
+    )  # its bfloat16 rounds
+    said = json.loads((source / "config.json").read_text())["quantization_config"]
+    known = {key: value for key, value in said.items() if key in QuantizationConfig.model_fields}
+    model = _plain(source)
+    apply_quantization_config(model, QuantizationConfig.model_validate(known))
+    tensors = _tensors(source)
+    for name, module in model.named_modules():
+        scheme = getattr(module, "quantization_scheme", None)
+        if scheme is None or scheme.weights is None:
+            continue
+        form = scheme.format or infer_module_format(type(module), scheme)
+        compressor = BaseCompressor.get_value_from_registry(getattr(form, "value", form))
+        needed = [part for part in compressor.compression_param_names(scheme) if part.startswith("weight")]
+        if missing := [part for part in needed if f"{name}.{part}" not in tensors]:
+            raise SystemExit(f"{source}: {name} has no {', '.join(missing)}, which {form} needs")
+        parts = {part: tensors.pop(f"{name}.{part}") for part in needed}
+        parts = {
+            part: value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+            for part, value in parts.items()
+        }
+        tensors[f"{name}.weight"] = compressor.decompress(parts, scheme)["weight"]
+    save_file(_floats(source, tensors), destination / "model.safetensors")
+
+
+def bitsandbytes(source: Path, destination: Path) -> None:
+    """In the dtype that bitsandbytes itself multiplies with, which the file names; float32 holds it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=torch.float32,
+        device_map="cpu",
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    model, found = loaded
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[kind]:
+            raise SystemExit(
+                f"{source}: {kind.replace('_', ' ')}: {', '.join(map(str, sorted(found[kind])))}"
+            )
+    held, plain = model.dequantize().state_dict(), _plain(source)
+    plain.load_state_dict({name: held[name].float() for name in plain.state_dict()}, assign=True)
+    plain.tie_weights()
+    plain.save_pretrained(destination)
+
+
+def modelopt(source: Path, destination: Path) -> None:
+    """NVFP4, FP8, MXFP4 and MXFP8 by GPTQModel, without the scales of activations that it passes on."""
+    import torch
+    from gptqmodel.utils.model_dequant import dequantize_model
+    from safetensors.torch import save_file
+
+    folder = destination / "dequantised"
+    dequantize_model(source, folder, target_dtype=torch.float32)  # its default, bfloat16, rounds
+    save_file(_floats(source, _tensors(folder)), destination / "model.safetensors")
+    shutil.rmtree(folder)
+
+
+def _plain(source: Path) -> "PreTrainedModel":
+    """The architecture without quantisation and without values."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _tensors(folder: Path) -> "dict[str, torch.Tensor]":
+    """All tensors of the folder's safetensors files."""
+    from safetensors.torch import load_file
+
+    return {
+        name: tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def _floats(source: Path, tensors: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    """Tensors in float32 but those that quantise activations and the KV cache; SystemExit for codes that are left."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(RUNTIME)}
+    for name, tensor in kept.items():
+        if not tensor.is_floating_point() or tensor.itemsize == 1:
+            raise SystemExit(
+                f"{source}: {name} ({tensor.dtype}) belongs to no linear that config.json quantises"
+            )
+    return {name: tensor.float().contiguous() for name, tensor in kept.items()}
+
+
+READERS = {
+    "compressed-tensors": (compressed_tensors, ("compressed-tensors",)),
+    "bitsandbytes": (bitsandbytes, ("bitsandbytes",)),
+    "modelopt": (modelopt, ("gptqmodel",)),
+}
+
+if __name__ == "__main__":
+    if sys.platform == "linux":  # a killed job leaves no process behind that computes on
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    main(sys.argv[1])
