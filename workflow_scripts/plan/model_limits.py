@@ -25,6 +25,7 @@ from workflow_scripts.plan.schema.grids import Grid
 from workflow_scripts.plan.schema.methods import ALL_LINEAR, Eora, Idp, Lora, Method
 from workflow_scripts.plan.schema.sources import LocalModel
 
+CONFIG = "config.json"
 HINTS = {
     "positions": "max_position_embeddings",
     "layers": "num_hidden_layers",
@@ -109,10 +110,12 @@ def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
     entry = config.compressors[compressor]
     if isinstance(entry, DropLayers) and dense.layers:
         return replace(dense, layers=dense.layers - (entry.count or len(entry.layers or ())))
-    file = Path(CHECKPOINT.path(compressor=compressor)).with_name("config.json")
-    if isinstance(entry, External) and file.exists():
-        read = _read_object(file)
-        return replace(dense, **{name: read[key] for name, key in HINTS.items() if key in read})
+    if isinstance(entry, External):
+        folders = [Path(CHECKPOINT.path(compressor=compressor)).parent]
+        folders += [Path(entry.path).expanduser()] if entry.path else []  # a local one before its fetch
+        if file := next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None):
+            read = _read_object(file)
+            return replace(dense, **{name: read[key] for name, key in HINTS.items() if key in read})
     return dense
 
 

@@ -45,7 +45,9 @@ def require_plain(where: str, source: Path, patterns: Iterable[str]) -> None:
             kind = "a link to nothing" if path.is_symlink() and not path.exists() else "no regular file"
             raise ArtifactError(f"{where}: {path.name} is {kind}; {AT_SOURCE}")
         target = path.resolve()
-        if path.suffix != ".safetensors" and not any(target.is_relative_to(folder) for folder in inside):
+        if path.suffix not in (".safetensors", ".gguf") and not any(
+            target.is_relative_to(folder) for folder in inside
+        ):
             raise ArtifactError(
                 f"{where}: {path.name} is a link to {target}, outside of the folder; put the file itself there"
             )
