@@ -65,15 +65,38 @@ def make(task: dict) -> list[str]:
     return ["gptqmodel"]
 
 
+def in_float32(file: Path, folder: Path) -> Path:
+    """The same GGUF model with every tensor in float32, by ggml's own Python library."""
+    import gguf
+
+    reader, path = gguf.GGUFReader(file), folder / "float32.gguf"
+    writer = gguf.GGUFWriter(path, reader.fields[gguf.Keys.General.ARCHITECTURE].contents())
+    for name, field in reader.fields.items():
+        if name != gguf.Keys.General.ARCHITECTURE and not name.startswith("GGUF."):
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def load(task: dict) -> tuple[object, list[str]]:
     """The checkpoint as a function from token ids (length,) to logits (length, vocabulary), and its libraries."""
     if task["maker"] == "gguf":
         from llama_cpp import Llama
 
         file = next(Path(task["folder"]).glob("*.gguf"))
-        model = Llama(
-            str(file), n_ctx=4096, logits_all=True, verbose=False, n_threads=task["threads"], n_gpu_layers=0
-        )
+        options: dict = {"n_ctx": 4096, "logits_all": True, "verbose": False, "n_threads": task["threads"]}
+        if not task["runtime"]:  # it quantises activations if weights are quantised; its cache is float16
+            file, options = (
+                in_float32(file, Path(task["output"]).parent),
+                options | {"type_k": 0, "type_v": 0},
+            )
+        model = Llama(str(file), **options)
 
         def by_llama(ids: torch.Tensor) -> torch.Tensor:
             model.reset()

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny_gguf
-from workflow_scripts.compress.foreign.formats import Format, identify
+from workflow_scripts.compress.foreign.formats import LLAMA_CPP, Format, identify
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.files.artifacts import ArtifactError
 
@@ -27,11 +27,11 @@ def source(tmp_path):
 
 def test_one_file_is_read_to_the_bit(source, tmp_path):
     exact = tiny_gguf.write(source / "model.gguf")
-    assert identify(source) == Format("gguf", None, None, "as the file's tensor types say")
+    assert identify(source) == Format("gguf", None, LLAMA_CPP, "as the file's tensor types say")
     record, plain = read(source, tmp_path)
     found = load_file(plain / "model.safetensors")
     assert torch.equal(found["model.layers.0.mlp.up_proj.weight"], torch.tensor(exact["blk.0.ffn_up"]))
-    assert record["format"] == "gguf" and record["runtime_quantisation"] is None
+    assert record["format"] == "gguf" and record["runtime_quantisation"] == LLAMA_CPP
     assert record["libraries"].keys() == {"gguf", "transformers"}
     assert record["modules"]["model.layers.0.mlp.up_proj"] == 64 * 32 * 20 // 32  # 20 bytes for 32 weights
     assert record["modules"]["model.norm"] == 32 * 4

@@ -14,6 +14,7 @@ PACKED = (  # compressed-tensors 0.19
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
 )
+LLAMA_CPP = "activations 8-bit int where weights are quantised (llama.cpp)"
 FUSED = ("weight_input", "weight_output")  # rotations that lie in the stored weights
 
 
@@ -39,7 +40,7 @@ def identify(folder: Path) -> Format:
     """
     folder = Path(folder)
     if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
-        return Format("gguf", None, None, "as the file's tensor types say")
+        return Format("gguf", None, LLAMA_CPP, "as the file's tensor types say")
     file = folder / "config.json"
     config = read_json(file, advice=AT_SOURCE)
     _refuse_code(folder, config)
