@@ -141,6 +141,8 @@ COMPRESSORS = {
     "rtn": {"algorithm": "rtn", "bits": 2},
     "gptq": {"algorithm": "gptq", "bits": 2, "act_order": True, "static_groups": True, "damping": 0.01},
     "sparsegpt": {"algorithm": "sparsegpt", "pattern": "2:4", "damping": 0.01},
+    "svd": {"algorithm": "svd", "ratio": 0.5},  # stored as a whole model
+    "shorter": {"algorithm": "drop-layers", "layers": [0]},
     "dense": {"algorithm": "dense"},
 }
 CORPUS = Path("resources/corpora/text")
@@ -174,7 +176,7 @@ def windows_of(family):
     return train_adapter.calibration_windows(Path("resources/models", family), CORPUS, GRID, 0)[0]
 
 
-@pytest.mark.parametrize("compressor", ["rtn", "gptq", "sparsegpt"])
+@pytest.mark.parametrize("compressor", ["rtn", "gptq", "sparsegpt", "svd"])
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_each_linear_is_repaired_on_what_the_repaired_layers_before_it_give(
     project, monkeypatch, tmp_path, family, compressor
@@ -271,6 +273,12 @@ def test_a_copy_whose_error_is_not_its_weights_difference_is_refused(
     monkeypatch.setattr(eora.Activations, "advance", lambda self, index, layer: None)
     with pytest.raises(ArtifactError, match=said):
         eora.repair(files_of("llama", "gptq"), windows_of("llama"), EORA, "cpu", tmp_path)
+
+
+def test_a_copy_of_fewer_layers_is_refused(project, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    with pytest.raises(ArtifactError, match="shorter: 1 layers cannot be repaired after the dense model's 2"):
+        eora.repair(files_of("llama", "shorter"), windows_of("llama"), EORA, "cpu", tmp_path)
 
 
 SETTINGS = {"sequence_length": 32, "micro_batch": 4, "precision": "fp32", "heldout_windows": 4}

@@ -118,7 +118,9 @@ def test_text_that_is_too_short_is_refused():
 def test_it_reads_held_out_text_and_the_medians_training_text(monkeypatch, tmp_path):
     splits = []
     monkeypatch.setattr(loading, "read_documents", lambda folder, split: splits.append(split) or [])
-    monkeypatch.setattr(loading, "token_windows", lambda *arguments: torch.zeros(arguments[3], arguments[2]))
+    monkeypatch.setattr(
+        loading, "token_windows", lambda *arguments: torch.zeros(arguments[3] or 500, arguments[2])
+    )
     monkeypatch.setattr(loading, "adds_bos", lambda tokenizer: False)
     files = ModelFiles(tmp_path, tmp_path, [], tmp_path)
     for method, count in (
