@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tests.tiny_models import tiny_llama
 from workflow_scripts.compress import checkpoint
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.evaluate import latency
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance
@@ -161,10 +162,10 @@ def project(tmp_path_factory):
             folder = Path("resources/models", family)
             models.fetch(family, local, folder, root / "cache", recipe="r", code="c")
             for name, settings in COMPRESSORS.items():
-                calibrated = name in ("gptq", "sparsegpt")
+                calibration = GRID if name in ("gptq", "sparsegpt") else None
+                sources = Sources(folder, CORPUS if calibration else None)
                 output = f"compressed/{family}/{name}/compression.json"
-                given = (CORPUS, output, settings, Provenance("r", "c"), GRID) if calibrated else None
-                compress_model.main(folder, *(given or (None, output, settings, Provenance("r", "c"))))
+                compress_model.main(sources, output, settings, Provenance("r", "c"), calibration)
     return root
 
 
