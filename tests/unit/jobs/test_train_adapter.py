@@ -231,9 +231,8 @@ def test_distillation_draws_the_compressed_model_to_the_dense_one(project, monke
 def test_distillation_of_the_dense_model_itself_starts_at_no_loss(project, monkeypatch):
     monkeypatch.chdir(project)
     model = Path("resources/models/tiny")
-    compress_model.main(
-        model, None, "uncompressed/compression.json", {"algorithm": "dense"}, Provenance("r", "c")
-    )
+    dense = {"algorithm": "dense"}
+    compress_model.main(Sources(model), "uncompressed/compression.json", dense, Provenance("r", "c"))
     files, made = ModelFiles(model, Path("uncompressed")), Provenance("r", "c", seed=1, device="cpu")
     texts = train_adapter.Texts(Path("resources/corpora/text"))
     settings, output = TRAINING | {"objective": "kl_dense"}, "adapters/kl-dense/seed-1/training.json"
