@@ -13,6 +13,7 @@ from workflow_scripts.judge.audit import audit
 from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.verdict import MEANING
 from workflow_scripts.plan import config, requests
+from workflow_scripts.plan.layout import QUESTIONS
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.schema.problems import json_schema
 
@@ -104,7 +105,9 @@ def test_files_stand_where_the_rules_write_them():
     }
     for name, path in reference.FORMATS.items():
         assert (ROOT / "workflow_scripts" / "files" / "schemas" / f"{name}.schema.yaml").is_file()
-        assert re.sub(r"<\w+>", "*", path) in made or path == str(requests.SITE), path
+        for file in path.split("` and `"):
+            by_hand = (str(requests.SITE), QUESTIONS.path("<grid>"))  # by a person, and by a run as it starts
+            assert re.sub(r"<\w+>", "*", file) in made or file in by_hand, file
 
 
 def test_every_mark_is_replaced():

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 
-from yaml import YAMLError
-
+from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.names import listed, unknown
 from workflow_scripts.plan.schema import peft_types
@@ -97,8 +96,8 @@ def _recipe(key: str, compressor: Recipe) -> Iterator[str]:
     """A recipe's file that is not there or can't be one."""
     try:
         compressor.content()
-    except (OSError, ValueError, YAMLError) as error:
-        cause = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except (ArtifactError, ValueError) as error:
+        cause = " ".join(str(error).split())
         yield f"{key}.recipe: {compressor.recipe!r} is no recipe of llm-compressor: {cause}"
 
 
