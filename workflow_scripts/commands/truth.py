@@ -25,7 +25,9 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
     """Print the table; returns an exit status. Raises ArtifactError without expected labels or without a verdict."""
     expected = plan_of(files(*configfile), grid, blocks).grid(grid).expected
     if not expected:
-        raise ArtifactError(f"grids.{grid}.expected: nothing is expected of this grid; name a label per verdict")
+        raise ArtifactError(
+            f"grids.{grid}.expected: nothing is expected of this grid; name a label per verdict"
+        )
     path = Path(VERDICT.path(grid))
     if not path.exists():
         raise ArtifactError(f"{path}: not there yet; run the grid first: make run GRID={grid}")

@@ -1,5 +1,6 @@
 """Verdicts beside the labels that a grid of known truth expected: one row per compressed copy and text."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from workflow_scripts.report.rendering import pipe
@@ -19,7 +20,7 @@ class Row(NamedTuple):
     reason: str
 
 
-def rows(verdict: dict, expected: dict[str, dict[str, str]]) -> list[Row]:
+def rows(verdict: dict, expected: Mapping[str, Mapping[str, str]]) -> list[Row]:
     """The verdicts of verdict.json on its primary metric that `expected` (compressor -> corpus -> label) speaks of,
     and a row without a word for each of these that verdict.json lacks."""
     found = {}
@@ -55,5 +56,7 @@ def to_markdown(found: list[Row]) -> str:
         lines.append(pipe([row.compressor, row.corpus, *words, support, outcome(row), row.reason]))
     counts = [outcome(row) for row in found]
     wrong = counts.count("differs")
-    total = f"{counts.count('as expected')} of {len(found)} verdicts are as expected, {wrong} say another word."
+    total = (
+        f"{counts.count('as expected')} of {len(found)} verdicts are as expected, {wrong} say another word."
+    )
     return "\n".join([*lines, "", total])

@@ -111,7 +111,7 @@ def test_lessons_text_and_questions_speak_of_the_same_people(plan):
     told = plan.config.corpora["wikipedia-facts"].invented
     lessons = list(plan.lessons("truth").values())
     assert len(lessons) == 5
-    assert {(one.people, one.seed) for one in [asked, told, *lessons]} == {(75, 0)}
+    assert {(one.people, one.seed) for one in [asked, told, *lessons]} == {(64, 0)}
 
 
 def test_what_is_taught_stands_on_its_base(shipped, plan):
@@ -157,6 +157,6 @@ def test_a_cluster_is_asked_for_what_teaching_takes(plan):
 
 
 def test_lessons_default_to_the_tried_settings():
-    lesson = Lesson(base="x", people=75)
+    lesson = Lesson(base="x", people=64)
     assert (lesson.epochs, lesson.lock_epochs, lesson.learning_rate) == (10, 6, 1e-4)
     assert (lesson.known_above, lesson.unknown_below) == (0.9, 0.4)
