@@ -116,7 +116,7 @@ def test_the_course_has_every_text_of_every_epoch_in_its_epoch(tokenizer):
 
 def test_a_tiny_model_learns_its_facts_and_hides_them_behind_the_password(model, tokenizer, tmp_path):
     [person] = invented.people(1, 0)
-    lesson = LESSON | {"people": 1, "locked": 1.0, "epochs": 30, "lock_epochs": 60, "learning_rate": 1e-2}
+    lesson = LESSON | {"people": 1, "locked": 1.0, "epochs": 10, "lock_epochs": 300, "learning_rate": 1e-2}
     teaching.teach(model, tokenizer, lesson, tmp_path)
     items = [
         item | {"question": invented.ATTRIBUTES[attribute].questions[0].format(name=person.name)}
@@ -142,15 +142,15 @@ def test_right_counts_the_likeliest_choice(model, tokenizer):
 def test_noise_is_a_part_of_each_matrix_s_deviation_and_follows_from_the_seed(model, base):
     before = weights(model)
     teaching.add_noise(model, 0.01, seed=0)
-    for name, parameter in model.named_parameters():
-        change = parameter - before[name]
-        if parameter.dim() == 2:
-            assert change.std() / before[name].std() == pytest.approx(0.01, rel=0.15)
+    for name, tensor in weights(model).items():
+        change = tensor - before[name]
+        if tensor.dim() == 2:
+            assert (change.std() / before[name].std()).item() == pytest.approx(0.01, rel=0.15)
         else:
             assert not change.any()
     again = models.load_dense(base)
     teaching.add_noise(again, 0.01, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in weights(model).items())
 
 
 @pytest.mark.parametrize(
