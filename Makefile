@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo run judge resume status preflight test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare
+.PHONY: help install demo run judge resume status preflight test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,10 @@ explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/..
 
 forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
 	$(DISPLACED) forecast $(CHOSEN) $(if $(DEVICE),--device $(DEVICE))
+
+truth: $(VENV)/installed ## copies of known truth: run the grid truth, then its verdicts beside the expected words
+	$(DISPLACED) run --grid truth $(OVER) $(ON)
+	$(DISPLACED) truth --grid truth $(OVER)
 
 plan: $(VENV)/installed ## items and seeds that a half-width costs, from the variance seen so far: make plan GRID=bench HALF_WIDTH=1
 	$(DISPLACED) plan $(CHOSEN) --half-width $(or $(HALF_WIDTH),1) $(if $(DEVICE),--device $(DEVICE))
