@@ -15,7 +15,7 @@ from workflow_scripts.judge.audit import audit  # noqa: E402
 from workflow_scripts.judge.paper import read_tables  # noqa: E402
 
 PAGE = ROOT / "docs" / "explanation" / "paper.md"
-BEGIN = "<!-- findings: written by `python docs/hooks/paper.py`, not by hand -->"
+BEGIN = "<!-- findings: written by docs/hooks/paper.py, not by hand -->"
 END = "<!-- end of findings -->"
 
 
