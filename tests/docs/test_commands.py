@@ -15,6 +15,8 @@ RUN = r"python -m workflow_scripts"
 KINDS = {
     "itself": r"make (test|coverage)",  # the runs that hold this test
     # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
+    # tests/workflow/test_adopt.py and tests/unit/commands/test_gate.py run these two
+    "by other tests": rf"make (adopt|gate) .*|{RUN} (adopt|gate)( .*)?",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|install|lint)"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
