@@ -7,14 +7,12 @@ its recipe changes, whatever the file times say. If evidence says that today's c
 """
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, ClassVar
 
-from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
-from workflow_scripts.plan import adopted, model_limits
+from workflow_scripts.files.artifacts import digest, sha256_file
+from workflow_scripts.plan import adopted, contents, model_limits
 from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
@@ -44,11 +42,9 @@ FETCHES = {
 }
 OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
-ANALYSED = ("paper", "templates", "captions")  # folders of reports/ that the analysis reads
 SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
-# Of a source: for its readers, or where it lies today. Results depend on what lies there, see _local_state.
+# Of a source: for its readers, or where it lies today. Results depend on what lies there, see plan/contents.py.
 DESCRIPTIVE_KEYS = ("note", "licence", "path")
-PIECE = 2**20  # bytes of a large file of a local folder that count, at its beginning and at its end
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 NOT_EVALUATED = {"wordings", "context"}  # of a task: no evaluation but those of some methods depends on them
@@ -141,7 +137,7 @@ class Plan(Cells):
             spec = {key: value for key, value in spec.items() if key not in OF_USE}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
-        made_from = [self.recipe("models", lesson.base)] if lesson else _local_state(source)
+        made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source)
         return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from)
 
     def lesson(self, catalogue: str, name: str) -> Lesson | None:
@@ -243,7 +239,7 @@ class Plan(Cells):
         inputs = [
             *self._attached(cell),
             *(self.recipe("benchmarks", grid.benchmarks, task) for task in tasks),
-            *(_definition(self.config.tasks[task].task or task) for task in tasks),
+            *(contents.of_definition(self.config.tasks[task].task or task) for task in tasks),
             *(self.recipe("corpora", corpus) for corpus in grid.evaluation.perplexity.corpora),
             *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
@@ -345,7 +341,7 @@ class Plan(Cells):
             settings["counted"] = self.counted(grid)
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
         if entry != "find_answers":  # which reads training text, not reports/
-            inputs.append(_reports())
+            inputs.append(contents.of_reports())
         return self._with_recipe(None, settings, code_of(entry), inputs)
 
     def question(self, grid: str) -> dict[str, Any]:
@@ -418,50 +414,3 @@ def lesson_of(entry: object) -> Lesson | None:
     """The lesson of a catalogue's entry, if it has one."""
     lesson: Lesson | None = getattr(entry, "lesson", None)
     return lesson
-
-
-@functools.cache
-def _reports() -> dict:
-    """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
-    root = PACKAGE.parent / "reports"
-    parts = [root / "workflow.rst", *(file for name in ANALYSED for file in (root / name).rglob("*"))]
-    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(parts) if file.is_file()}
-
-
-@functools.cache
-def _definition(task: str) -> str:
-    """Digest of the task's definition among ours; a task of the harness alone is versioned by its library."""
-    file = PACKAGE / "evaluate" / "tasks" / f"{task}.yaml"
-    return sha256_file(file) if file.is_file() else task
-
-
-def _local_state(source: Model | Corpus | Benchmark | External) -> list:
-    """The contents of a local source, wherever it lies: of a file, or of each file of a folder that is not hidden.
-
-    Of weights, large files of a folder or a GGUF file, only the size and both ends count: every job asks for this.
-    """
-    if source.source != "local":
-        return []
-    path = Path(source.dump()["path"]).expanduser()
-    if path.is_dir():
-        files = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
-        return [
-            (str(file), _content(path / file))
-            for file in files
-            if not any(part.startswith(".") for part in file.parts)
-        ]
-    if not path.is_file():
-        return ["missing"]
-    return [_content(path) if path.suffix == ".gguf" else sha256_file(path)]
-
-
-def _content(file: Path) -> str:
-    """Digest of a file's contents; of a file above two pieces, of its size and both ends."""
-    size = file.stat().st_size
-    if size <= 2 * PIECE:
-        return sha256_file(file)
-    with open(file, "rb") as handle:
-        ends = hashlib.sha256(handle.read(PIECE))
-        handle.seek(-PIECE, os.SEEK_END)
-        ends.update(handle.read(PIECE))
-    return f"{size} {ends.hexdigest()}"

@@ -10,10 +10,11 @@ import pytest
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import ConfigError, files, load, named_files, read
+from workflow_scripts.plan.contents import PIECE
 from workflow_scripts.plan.digests import MODULES, OPTIONAL, import_closure
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
-from workflow_scripts.plan.recipes import ANALYSIS, PIECE, UNTRAINED, Plan, plan_of
+from workflow_scripts.plan.recipes import ANALYSIS, UNTRAINED, Plan, plan_of
 from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.schema.problems import json_schema
 from workflow_scripts.report.figure_style import FAMILIES
