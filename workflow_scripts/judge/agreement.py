@@ -120,13 +120,21 @@ def _other_answers(ours: pd.DataFrame, theirs: pd.DataFrame) -> np.ndarray:
 
 
 def _other_perplexities(ours: dict, theirs: dict, limit: float) -> list[str]:
-    """Perplexities per token whose logarithms (nats) differ by more than `limit`."""
-    pairs = {
-        corpus: (found["token"], theirs["perplexity"][corpus]["token"])
-        for corpus, found in ours["perplexity"].items()
-    }
+    """Perplexities per token whose logarithms (nats) differ by more than `limit`, or that one of the two lacks."""
+    one, two = _perplexities(ours), _perplexities(theirs)
     return [
-        f"perplexity of {corpus}: {one:.6f} -> {two:.6f}"
-        for corpus, (one, two) in pairs.items()
-        if abs(np.log(one / two)) > limit
+        f"perplexity of {name}: {one.get(name)} -> {two.get(name)}"
+        for name in sorted({*one, *two})
+        if name not in one or name not in two or abs(np.log(one[name] / two[name])) > limit
     ]
+
+
+def _perplexities(evaluation: dict) -> dict[str, float]:
+    """ "wikipedia, windowed" -> perplexity per token; an older evaluation has one figure of a corpus."""
+    found = {}
+    for corpus, figures in evaluation["perplexity"].items():
+        if "token" in figures:
+            found[corpus] = figures["token"]
+        else:
+            found |= {f"{corpus}, {protocol}": figure["token"] for protocol, figure in figures.items()}
+    return found

@@ -73,13 +73,24 @@ def test_other_items_are_no_agreement(twice):
     assert agreement(EVALUATION, *twice, False).differences == ["the items are others, or in another order"]
 
 
-def test_another_perplexity_counts(twice):
+@pytest.mark.parametrize("protocols", [True, False])
+def test_another_perplexity_counts(twice, protocols):
+    for path, factor in zip(twice, (1, 1.01)):
+        record = read_json(path)
+        for corpus, figure in record["perplexity"].items():
+            other = figure | {"token": factor * figure["token"]}
+            record["perplexity"][corpus] = {"windowed": figure, "reference": other} if protocols else other
+        write_json(path, record)
+    (said,) = agreement(EVALUATION, *twice, False).differences
+    assert said.startswith("perplexity of wikipedia" + (", reference: " if protocols else ": "))
+
+
+def test_a_perplexity_that_one_lacks_counts(twice):
     record = read_json(twice[1])
-    corpus = next(iter(record["perplexity"]))
-    record["perplexity"][corpus]["token"] *= 1.01
+    record["perplexity"] = {}
     write_json(twice[1], record)
     (said,) = agreement(EVALUATION, *twice, False).differences
-    assert said.startswith(f"perplexity of {corpus}: ")
+    assert said.endswith("-> None")
 
 
 @pytest.mark.parametrize(
