@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo run judge resume status preflight test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
+.PHONY: help install demo run judge resume status preflight adopt gate test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -107,6 +107,12 @@ rebuild: $(VENV)/installed ## all that follows from an archive, without a model:
 
 restore: $(VENV)/installed ## an archive's cells and adapters back into results/: make restore FROM=archives/bench.tar.gz
 	$(DISPLACED) restore $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
+
+adopt: $(VENV)/installed ## after an upgrade: keep results whose code alone changed, if samples made again agree: make adopt GRID=paper
+	$(DISPLACED) adopt $(CHOSEN) $(ON)
+
+gate: $(VENV)/installed ## 0 if all verdicts are wanted, 1 if not, 2 if open: make gate GRID=bench WANT=no_loss,displaced
+	$(DISPLACED) gate --grid $(GRID) $(if $(WANT),--want $(WANT))
 
 compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
 	$(DISPLACED) compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))

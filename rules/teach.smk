@@ -16,6 +16,7 @@ rule teach_model:
         **model_job("teach_model"),
     params:
         args=arguments(layout.MODEL),
+        code=code_of(layout.MODEL),
         said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
     message:
         "Teach the model {wildcards.model}"
@@ -40,6 +41,7 @@ rule teach_checkpoint:
         **model_job("teach_checkpoint"),
     params:
         args=arguments(layout.CHECKPOINT),
+        code=code_of(layout.CHECKPOINT),
         said=untracked(lambda wildcards: PLAN.said("compressors", wildcards.compressor)),
     message:
         "Teach the copy {wildcards.compressor}"

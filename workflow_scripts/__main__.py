@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-COMMANDS = (
-    "run judge status preflight explain forecast plan archive rebuild restore compare readme truth".split()
+COMMANDS = tuple(
+    "run judge status preflight explain forecast plan archive rebuild restore compare adopt gate truth readme".split()
 )
 
 

@@ -15,10 +15,10 @@ RUN = r"python -m workflow_scripts"
 KINDS = {
     "itself": r"make (test|coverage)",  # the runs that hold this test
     # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
+    # tests/workflow/test_checkpoint.py judges a checkpoint, test_adopt.py adopts; tests/unit/commands test plan and gate,
+    # tests/unit/benchmarks the simulation
+    "by other tests": rf"(make|{RUN}) (adopt|gate|judge|plan)( .*)?|python -m benchmarks.verdict.*",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|llmcompressor|install|lint)"
-    # tests/workflow/test_checkpoint.py judges a checkpoint, tests/unit/commands/test_plan.py plans, and
-    # tests/unit/benchmarks runs the simulation
-    rf"|make (judge|plan) .*|{RUN} (judge|plan) .*|python -m benchmarks.verdict.*"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
