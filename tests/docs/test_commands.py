@@ -15,8 +15,8 @@ RUN = r"python -m workflow_scripts"
 KINDS = {
     "itself": r"make (test|coverage)",  # the runs that hold this test
     # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
-    # tests/workflow/test_checkpoint.py judges a checkpoint, test_adopt.py adopts; tests/unit/commands test plan and gate,
-    # tests/unit/benchmarks the simulation
+    # tests/workflow judges a checkpoint and adopts, tests/unit/commands plans and gates,
+    # tests/unit/benchmarks simulates
     "by other tests": rf"(make|{RUN}) (adopt|gate|judge|plan)( .*)?|python -m benchmarks.verdict.*",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|llmcompressor|install|lint)"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
