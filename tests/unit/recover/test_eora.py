@@ -296,7 +296,7 @@ TRAINING = SETTINGS | {
 def made(compressor, method, training, seed=1, text=CORPUS):
     output = f"adapters/{compressor}/{method['kind']}/seed-{seed}/training.json"
     shutil.rmtree(Path(output).parent, ignore_errors=True)
-    texts = train_adapter.Texts(text, CORPUS, GRID)
+    texts = train_adapter.Texts(text, calibration_text=CORPUS, calibration=GRID)
     provenance = Provenance("r", "c", seed=seed, device="cpu")
     train_adapter.main(files_of("llama", compressor), texts, output, method, training, 10, provenance)
     return Path(output).parent, read_json(output, "training")
