@@ -27,6 +27,7 @@ LORA = {
     "targets": {"default": ["q_proj"]},
     "layers": None,
 }
+EVERYWHERE = LORA | {"rank": 8, "alpha": 16, "targets": {"default": ["all-linear"]}}
 TRAINING = {
     "tokens": 2048,
     "sequence_length": 32,
@@ -218,7 +219,7 @@ def test_a_heldout_loss_that_is_no_number_is_said_before_any_file(project, monke
     shutil.rmtree("work/adapters/nan")
 
 
-@pytest.mark.parametrize("method", [PROMPT, PREFIX, LORA], ids=lambda method: method["kind"])
+@pytest.mark.parametrize("method", [PROMPT, PREFIX, EVERYWHERE], ids=lambda method: method["kind"])
 def test_distillation_draws_the_compressed_model_to_the_dense_one(project, monkeypatch, method):
     """The divergence falls; the record names the objective."""
     settings = {"objective": "kl_dense", "tokens": 8192, "learning_rate": 1e-3}
