@@ -96,7 +96,7 @@ audit: ## known vulnerabilities of the libraries in every envs/*.lock (pip-audit
 	.venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip || status=1; done; exit $$status
 
 archive: $(VENV)/installed ## pack a grid: make archive GRID=bench [OUT=reports/bench] [SMALL=1]
-	$(DISPLACED) archive --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small)
+	$(DISPLACED) archive --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small) $(OVER)
 
 rebuild: $(VENV)/installed ## all that follows from an archive, without a model: make rebuild FROM=reports/bench [OUT=folder]
 	$(DISPLACED) rebuild $(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench)) $(if $(OUT),--out $(OUT))

@@ -334,7 +334,9 @@ def training(args: argparse.Namespace) -> dict[str, float]:
     corpus = Path(CORPUS.path(corpus=cell.corpus)).parent
     settings, made = split(plan.train(cell))
     begin = now()
-    train_adapter.main(files, corpus, cell.training, **settings, checkpoint_minutes=60, made=made)
+    train_adapter.main(
+        files, train_adapter.Texts(corpus), cell.training, **settings, checkpoint_minutes=60, made=made
+    )
     return {"overhead": now() - begin}
 
 

@@ -7,8 +7,9 @@ settings. `equal`: both with the allocator settings of `keep_memory`; `shipped`:
 second (median step after the first), their ratio, ours over the floor (twice the forward pass of the text alone, which
 is what frozen weights cost, and the head), and the final losses. --clock cpu counts processor time, for a machine that
 others use too (with --threads 1: waiting threads burn processor time). --precision bf16 also prints the cosine of our
-gradient to float32's on the same (bfloat16) weights, over the whole adapter, moved a little from its start. Exit status
-1 if final losses differ by more than 0.5 %, in bf16 if a cosine is below 0.99.
+gradient to float32's on the same (bfloat16) weights, over the whole adapter, moved a little from its start. --distil
+compares ours with itself towards the dense model's distribution (kl_dense) instead. Exit status 1 if final losses
+differ by more than 0.5 %, in bf16 if a cosine is below 0.99, with --distil if it takes more than 1.6 times as long.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 ATTENTION_AND_MLP = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
@@ -34,6 +36,7 @@ METHODS = {
 RATES = {"prompt": 1e-2, "prefix": 1e-3, "lora": 1e-3}
 TOLERANCE = 0.005  # of the final loss
 COSINE = 0.99
+DISTILLED = 1.6  # times the plain loop's time that distillation may take
 
 
 def main() -> None:
@@ -41,6 +44,8 @@ def main() -> None:
     if args.worker:
         print(json.dumps(worker(json.loads(args.worker))))
         return
+    if args.distil:
+        sys.exit(distil(args))
     print(
         f"{'method':11} {'shape':7} {'allocator':9} {'ours':>6} {'PEFT':>6} {'ratio':>6} {'floor':>6}  final loss"
     )
@@ -79,6 +84,23 @@ def main() -> None:
     sys.exit(differ)
 
 
+def distil(args: argparse.Namespace) -> bool:
+    """Print tokens per second without and with distillation; whether it takes too long."""
+    slow = False
+    print(f"{'method':11} {'shape':7} {'text':>6} {'kl':>6} {'ratio':>6}")
+    for name, shape in itertools.product(args.methods, args.shapes):
+        job = {"method": name, "shape": shape, "model": str(args.model), "corpus": str(args.corpus)}
+        job |= {key: getattr(args, key) for key in ("steps", "threads", "clock", "precision", "device")}
+        runs = {"ours": [], "distilled": []}
+        for _ in range(args.repeats):
+            for who, speeds in runs.items():
+                speeds.append(start(job | {"who": who, "keep_memory": True})["speed"])
+        text, kl = map(statistics.median, runs.values())
+        slow |= text / kl > DISTILLED
+        print(f"{name:11} {shape:7} {text:6.0f} {kl:6.0f} {text / kl:5.2f}x", flush=True)
+    return slow
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -94,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", type=Path, default=Path("resources/models/smollm2-135m"))
     parser.add_argument("--corpus", type=Path, default=Path("resources/corpora/wikipedia"))
+    parser.add_argument("--distil", action="store_true", help="ours with kl_dense beside ours without")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -113,6 +136,7 @@ def worker(job: dict) -> dict:
 
     from workflow_scripts.kernels.allocator import keep_memory
     from workflow_scripts.recover.adapters import create
+    from workflow_scripts.recover.distillation import Teacher
     from workflow_scripts.sources.corpora import read_documents, token_windows
     from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
 
@@ -133,7 +157,9 @@ def worker(job: dict) -> dict:
         return {"cosine": torch.cosine_similarity(*directions, dim=0).item()}
     adapted = create(model, method, 0, windows[0])
     times = [clock()]
-    run = ours if job["who"] == "ours" else peft
+    run = {"ours": ours, "peft": peft}.get(job["who"])
+    if job["who"] == "distilled":
+        run = partial(ours, teacher=Teacher(load_dense(job["model"], dtype=dtype, device=job["device"]), {}))
     losses = run(adapted, windows, rows, RATES[method["kind"]], lambda: times.append(clock()))
     seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times[1:]))
     floor = None
@@ -171,7 +197,7 @@ def gradient(model, method: dict, rows):
     return torch.cat([parameter.grad.flatten() for parameter in learner.parameters])
 
 
-def ours(adapted, windows, rows: int, rate: float, tick) -> list[float]:
+def ours(adapted, windows, rows: int, rate: float, tick, teacher=None) -> list[float]:
     from workflow_scripts.recover import training
 
     settings = {
@@ -181,7 +207,7 @@ def ours(adapted, windows, rows: int, rate: float, tick) -> list[float]:
     show = training.Progress.show
     training.Progress.show = lambda self, state: (tick(), show(self, state))  # called once a step
     with tempfile.TemporaryDirectory() as folder:
-        return training.train(training.Learner(adapted), settings, windows, 0, Path(folder)).losses
+        return training.train(training.Learner(adapted, teacher), settings, windows, 0, Path(folder)).losses
 
 
 def peft(adapted, windows, rows: int, rate: float, tick) -> list[float]:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import norm
 
 from workflow_scripts.judge.arms import DENSE, Arm, Estimates, Sample
-from workflow_scripts.judge.judgement import Judged
+from workflow_scripts.judge.judged import Judged
 from workflow_scripts.judge.metrics import ACCURACY, METRICS
 from workflow_scripts.judge.verdict import LABELS, labels
 from workflow_scripts.plan.layout import Cell, Group

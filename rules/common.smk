@@ -18,35 +18,44 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from workflow_scripts.cluster import runs, snakemake_surface
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.plan import layout, requests
-from workflow_scripts.plan.config import ConfigError, load, named_files
+from workflow_scripts.files.job import as_text
+from workflow_scripts.plan import layout, questions, readiness, requests
+from workflow_scripts.plan.config import ConfigError, load, named_files, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Input, Reruns
 
 snakemake_surface.refuse_untried(snakemake.__version__)
+snakemake_surface.refuse_braces(workflow.basedir, os.getcwd())
 IS_MAIN = snakemake_surface.is_main(workflow)
 
-# Archives and reports keep the list that is there.
-config.setdefault("called_with", named_files(snakemake_surface.configfiles(workflow)))
 try:
+    # Snakemake has read the same files, but lets the last of two equal keys win, reads 010 as 8 and 1e3 as text.
+    config = read(
+        *snakemake_surface.merged_files(workflow),
+        over=snakemake_surface.values_of_options(workflow),
+    )
+    # Archives and reports keep the list that is there.
+    config.setdefault("called_with", named_files(snakemake_surface.configfiles(workflow)))
     PLAN = Plan(load(config))
     SITE = requests.read_site(Path(workflow.basedir, requests.SITE))
 except (ConfigError, ArtifactError) as error:
     # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config.dump()
-if IS_MAIN:
-    # Of a path with a wrong name Snakemake would only say that no rule makes it.
-    for before, asked in zip(sys.argv, sys.argv[1:]):
-        try:
-            if before not in ("--report", "--configfile"):
-                layout.check_path(asked, PLAN.config.names())
-        except ValueError as error:
-            raise SystemExit(f"Nothing was started: {error}") from None
-    if state := runs.state_of_folder():
-        print(state, file=sys.stderr)
 REQUESTS = requests.Requests(PLAN, SITE)
 RERUNS = Reruns(PLAN, forced=lambda: snakemake_surface.forced_files(workflow))
+if IS_MAIN:
+    # Of a path with a wrong name Snakemake would only say that no rule makes it, of a cell that can't be in a traceback.
+    asked = readiness.targets(sys.argv[1:])
+    try:
+        for path in asked:
+            readiness.check_target(RERUNS, path)
+    except (ValueError, ArtifactError) as error:
+        raise SystemExit(f"Nothing was started: {error}") from None
+    if "--unlock" not in sys.argv and (problems := readiness.problems(PLAN, asked)):
+        raise SystemExit("\n".join(["Nothing was started:", *problems]))
+    if state := runs.state_of_folder():
+        print(state, file=sys.stderr)
 
 # SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);
 # Snakemake has none and would die of it. A signal that is ignored here is ignored in the processes that jobs start, too.
@@ -61,7 +70,10 @@ if SITE["container"]:
 
 onstart:
     try:
-        runs.check_start(snakemake_surface.planned_jobs(workflow), snakemake_surface.runs_here(workflow))
+        planned = list(snakemake_surface.planned_jobs(workflow))
+        runs.check_start(planned, snakemake_surface.runs_here(workflow))
+        for grid in snakemake_surface.values_of_wildcard("grid", planned):
+            questions.note(**PLAN.question(grid))
     except ArtifactError as error:
         raise SystemExit(f"Nothing was started: {error}") from None
 
@@ -118,7 +130,7 @@ def input_by_recipe(artefact, inputs):
 
 def arguments(artefact):
     """The parameters of a job, its recipe among them."""
-    return lambda wildcards: RERUNS.arguments(artefact, wildcards)
+    return lambda wildcards: as_text(RERUNS.arguments(artefact, wildcards))
 
 
 def untracked(parameter):

@@ -8,19 +8,22 @@ rule evaluate_cell:
         corpora=input_by_recipe(layout.EVALUATION, RERUNS.perplexity_text),
         training_text=input_by_recipe(layout.EVALUATION, RERUNS.centring_text),
     output:
-        record=report(
-            layout.EVALUATION.pattern,
-            caption="../reports/captions/evaluation.rst",
-            category="Cells",
-            labels={
-                "model": "{model}",
-                "compressor": "{compressor}",
-                "corpus": "{corpus}",
-                "method": "{method}",
-                "seed": "{seed}",
-            },
+        # `update`: a finished cell that runs again is there until the new one is; Snakemake puts it back if that fails.
+        record=update(
+            report(
+                layout.EVALUATION.pattern,
+                caption="../reports/captions/evaluation.rst",
+                category="Cells",
+                labels={
+                    "model": "{model}",
+                    "compressor": "{compressor}",
+                    "corpus": "{corpus}",
+                    "method": "{method}",
+                    "seed": "{seed}",
+                },
+            )
         ),
-        samples=layout.EVALUATION.companions[0],
+        samples=update(layout.EVALUATION.companions[0]),
     log:
         layout.EVALUATION.log,
     conda:

@@ -12,6 +12,8 @@ rule fetch_model:
         manifest=layout.MODEL.pattern,
     log:
         layout.MODEL.log,
+    wildcard_constraints:
+        model=one_of(name for name in PLAN.config.models if not PLAN.lesson("models", name)),
     conda:
         "../envs/conda.yaml"
     params:
@@ -30,6 +32,8 @@ rule fetch_checkpoint:
         manifest=layout.CHECKPOINT.pattern,
     log:
         layout.CHECKPOINT.log,
+    wildcard_constraints:
+        compressor=one_of(name for name in PLAN.config.compressors if not PLAN.lesson("compressors", name)),
     conda:
         "../envs/conda.yaml"
     params:
@@ -71,6 +75,7 @@ rule fetch_benchmark:
     params:
         args=arguments(layout.BENCHMARK),
         said=untracked(lambda wildcards: PLAN.said("benchmarks", wildcards.benchmarks, wildcards.task)),
+        variant=untracked(lambda wildcards: PLAN.variant(wildcards.task)),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"
     script:

@@ -4,6 +4,7 @@ rule train_adapter:
         model=input_by_recipe(layout.ADAPTER, RERUNS.model),
         compressed=input_by_recipe(layout.ADAPTER, RERUNS.compression),
         corpus=input_by_recipe(layout.ADAPTER, RERUNS.training_text),
+        calibration_text=input_by_recipe(layout.ADAPTER, RERUNS.repair_text),
     output:
         record=layout.ADAPTER.pattern,
         config=layout.ADAPTER.companions[0],
@@ -19,6 +20,6 @@ rule train_adapter:
         args=arguments(layout.ADAPTER),
         checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid).checkpoint_minutes),
     message:
-        "Train {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
+        "Make {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:
         "../workflow_scripts/jobs/train_adapter.py"

@@ -13,7 +13,7 @@ READ_HERE = SITE["cpu_partition"] is None  # beside Snakemake
 
 
 def roll_up_arguments(entry):
-    return lambda wildcards: PLAN.analysis(wildcards.grid, entry)
+    return lambda wildcards: as_text(PLAN.analysis(wildcards.grid, entry))
 
 
 def rerun_roll_up_if_outdated(entry, name):

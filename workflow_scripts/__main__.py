@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ COMMANDS = "run judge status preflight explain forecast plan archive rebuild res
 
 def summary_of(command: str) -> str:
     """First line of a command's docstring. Read from the file: an import of every command would take seconds."""
-    text = Path(__file__).with_name("commands").joinpath(f"{command}.py").read_text()
+    text = Path(__file__).with_name("commands").joinpath(f"{command}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
@@ -48,13 +49,19 @@ def _one_line_errors(command: Callable[..., int], values: dict) -> int:
     """The command's exit status; 1, with the message alone, for an error that the user can mend."""
     from workflow_scripts.cluster.slurm import SlurmError
     from workflow_scripts.files.artifacts import ArtifactError
+    from workflow_scripts.files.disks import cause
     from workflow_scripts.plan.config import ConfigError
 
     try:
         return command(**values)
-    except (ArtifactError, ConfigError, SlurmError, OSError) as error:
+    except (ArtifactError, ConfigError, SlurmError) as error:
         print(error, file=sys.stderr)
-        return 1
+    except BrokenPipeError:  # of `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{cause(error, error.filename or 'x')}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

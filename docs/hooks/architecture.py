@@ -54,7 +54,7 @@ def modules(room: str) -> list[Path]:
 def names(file: Path) -> set[str]:
     """Dotted names that a file imports anywhere in its text: modules, and what is taken from them."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text(), filename=str(file))):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -83,7 +83,7 @@ def arrows(room: str) -> list[str]:
 
 def docstring(file: Path) -> str:
     """A file's docstring; "" if it has none."""
-    return ast.get_docstring(ast.parse(file.read_text())) or ""
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
 
 
 def first_line(file: Path) -> str:
@@ -114,4 +114,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")

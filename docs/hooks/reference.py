@@ -32,6 +32,7 @@ FORMATS = {  # schema -> where files of this format stand
     "samples": layout.EVALUATION.shape.replace(".json", ".samples.parquet"),
     "similarity": layout.SIMILARITY.shape,
     "latency": layout.LATENCY.shape,
+    "questions": "results/<grid>/questions.json",
     "verdict": "results/<grid>/verdict.json",
     "audit": "results/<grid>/paper_audit.json",
     "site": "profiles/slurm/site.yaml",
@@ -226,7 +227,9 @@ def files() -> str:
     order = [*(name for name in FORMATS if name in found), *sorted(found - set(FORMATS))]
     parts = []
     for name in order:
-        root = yaml.safe_load((PACKAGE / "files" / "schemas" / f"{name}.schema.yaml").read_text())
+        root = yaml.safe_load(
+            (PACKAGE / "files" / "schemas" / f"{name}.schema.yaml").read_text(encoding="utf-8")
+        )
         parts.append(f"## {name} {{#{name}}}")
         parts.append(f"{root['title'][0].upper()}{root['title'][1:]}.")
         if name in FORMATS:
@@ -249,9 +252,9 @@ def rules() -> str:
 def blocks():
     """(name, text, where it runs on a cluster) of every rule, in the order of the Snakefile's includes."""
     for include in re.findall(
-        r'^include: "(rules/\w+\.smk)"', (ROOT / "Snakefile").read_text(), re.MULTILINE
+        r'^include: "(rules/\w+\.smk)"', (ROOT / "Snakefile").read_text(encoding="utf-8"), re.MULTILINE
     ):
-        text = (ROOT / include).read_text()
+        text = (ROOT / include).read_text(encoding="utf-8")
         heads = list(re.finditer(r"^ *rule ?(\w*):\n", text, re.MULTILINE))
         local = re.search(r"localrules:\n((?:    \w+,?\n)+)", text)
         names = re.findall(r"\w+", local[1]) if local else []
@@ -276,7 +279,7 @@ def outputs(block: str) -> list[str]:
 
 def docstring(module: str) -> str:
     """First paragraph of an entry's docstring, without the rule's own name."""
-    text = ast.get_docstring(ast.parse((PACKAGE / f"jobs/{module}.py").read_text()))
+    text = ast.get_docstring(ast.parse((PACKAGE / f"jobs/{module}.py").read_text(encoding="utf-8")))
     text = " ".join(text.split("\n\n")[0].split())
     text = re.sub(r" \(rule `\w+`\)|^Rules? `[^`]+`: ", "", text).replace("->", "→")
     return text[0].upper() + text[1:]
@@ -284,13 +287,15 @@ def docstring(module: str) -> str:
 
 def commands() -> str:
     """The Makefile's targets with their own words."""
-    found = re.findall(r"^([a-z-]+):.*?## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    found = re.findall(
+        r"^([a-z-]+):.*?## (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return table(["target", "what it does"], [(f"`{name}`", text) for name, text in found])
 
 
 def constant(module: str, name: str) -> dict[str, str]:
     """A dictionary of literals that a module assigns, read without running the module."""
-    for node in ast.parse((PACKAGE / module).read_text()).body:
+    for node in ast.parse((PACKAGE / module).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == name:
             return ast.literal_eval(node.value)
     raise KeyError(f"{module} assigns no {name}")

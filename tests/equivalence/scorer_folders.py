@@ -75,5 +75,5 @@ def project(root: Path) -> dict:
             root / f"results/test/adapters/tiny/dense/made-up/prompt-{tokens}/seed-0"
         )
         method, output = PROMPT | {"tokens": tokens}, folder / "training.json"
-        train_adapter.main(files, folders["corpus"], output, method, TRAINING, 10, made)
+        train_adapter.main(files, train_adapter.Texts(folders["corpus"]), output, method, TRAINING, 10, made)
     return folders

@@ -56,6 +56,14 @@ SCORED = {
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
     ),
     "a window that holds all": ("Mistral", {"sliding_window": 18}),
+    "a window that cuts": ("Mistral", {"sliding_window": 7}),
+    "a window of two tokens": ("Mistral", {"sliding_window": 2}),
+    "rotary embeddings by layer type": ("Gemma3", {"head_dim": 8, "sliding_window": 64}),
+    "rotary embeddings by layer type, a window that cuts": ("Gemma3", {"head_dim": 8, "sliding_window": 7}),
+    "a full first layer before sliding ones": (
+        "Gemma3",
+        {"head_dim": 8, "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
     "norm after attention": (
         "OPT",
         {"ffn_dim": 48, "do_layer_norm_before": False, "word_embed_proj_dim": 16},
@@ -66,7 +74,7 @@ SCORED = {
 @pytest.mark.parametrize("case", SCORED)
 def test_every_model_that_is_scored_is_scored_by_its_own_attention(case):
     name, settings = SCORED[case]
-    model, context = tiny_of(name, **settings), make_contexts()[1]
+    model, context = tiny_of(name, "Text" if name == "Gemma3" else "", **settings), make_contexts()[1]
     prompts = [prompt[:, : model.get_input_embeddings().embedding_dim] for prompt in make_prompts()]
     if name == "Qwen3":  # whose norm starts at one, where its weight could as well be left out
         torch.nn.init.normal_(model.model.layers[0].self_attn.q_norm.weight)
@@ -80,7 +88,7 @@ UNSCORED = {
     "rotates only a part of each head": ("StableLm", {}),
     "is of a kind that the scores don't know .*q_proj": ("Phi3", {}),
     "is of a kind that the scores don't know .*input_layernorm": ("Olmo2", {}),
-    "is of a kind that the scores don't know .*layer_type": ("Gemma3", {"head_dim": 8}),
+    "attends to tokens ahead": ("Gemma3", {"head_dim": 8, "use_bidirectional_attention": True}),
 }
 
 
@@ -107,9 +115,9 @@ def test_a_scaling_that_the_score_missed_would_be_refused(monkeypatch):
         Selector(model, bank)
 
 
-def test_text_beyond_the_first_layers_window_is_refused():
+def test_means_of_logits_are_refused_beyond_the_first_layers_window():
     model = tiny_of("Mistral", sliding_window=18)
-    selector = Selector(model, make_bank(model, make_prompts()))
+    selector = Selector(model, make_bank(model, make_prompts()), "logit_mean")
     selector.scores([list(range(10))])
     with pytest.raises(ValueError, match=r"8 prompt positions \+ 11 text tokens exceed the 18 that"):
         selector.scores([list(range(11))])

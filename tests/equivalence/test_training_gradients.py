@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.tiny_models import FAMILIES, VOCABULARY
 from workflow_scripts.recover import adapters
+from workflow_scripts.recover.distillation import Teacher
 from workflow_scripts.recover.prompt_bank import encode
 from workflow_scripts.recover.training import OPENING, Learner, train
 
@@ -55,6 +56,34 @@ def test_loss_and_gradient_are_pefts(family, name):
     ours = gradients(learner)
     adapted.zero_grad()
     reference = peft_loss(adapted, rows)
+    reference.backward()
+    assert loss == pytest.approx(reference.item(), abs=1e-5)
+    for one, other in zip(ours, gradients(learner), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+        assert other.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_distillations_gradient_is_that_of_torchs_divergence_on_pefts_logits(family, name):
+    """Towards another model (of other weights), at a temperature, mixed with the text's loss."""
+    teacher = FAMILIES[family](seed=5)
+    adapted = adapters.create(FAMILIES[family](), METHODS[name], 0, make_windows()[0])
+    settings = {"temperature": 2.0, "mixture": 0.75}
+    learner, rows = Learner(adapted, Teacher(teacher, settings)), make_windows(5)
+    with torch.no_grad():
+        for parameter in learner.parameters:
+            parameter += 0.1 * torch.randn_like(parameter)
+    loss = learner.accumulate(rows, micro_batch=2)
+    ours = gradients(learner)
+    adapted.zero_grad()
+    logits = adapted(input_ids=rows, attention_mask=torch.ones_like(rows)).logits[:, -rows.shape[1] :]
+    with torch.no_grad():
+        wanted = (teacher(input_ids=rows).logits[:, :-1] / 2).log_softmax(-1).flatten(0, 1)
+    scores = (logits[:, :-1] / 2).log_softmax(-1).flatten(0, 1)
+    divergence = 4 * nn.functional.kl_div(scores, wanted, reduction="batchmean", log_target=True)
+    text = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
+    reference = 0.75 * divergence + 0.25 * text
     reference.backward()
     assert loss == pytest.approx(reference.item(), abs=1e-5)
     for one, other in zip(ours, gradients(learner), strict=True):

@@ -1,5 +1,6 @@
 """`python -m workflow_scripts`: the list of commands, their help, and what becomes of a wrong option."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,31 @@ def test_further_options_of_a_run_go_to_snakemake(tmp_path, monkeypatch):
     assert main(["run", "--grid", "tiny", "--blocks", "core,seeds", *options]) == 1
     assert called[-5:] == options
     assert called[called.index("--config") + 1 :][:2] == ["grid=tiny", "blocks=[core,seeds]"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: no space left on the disk of "),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "a/b"), "a/b: your quota on the disk of "),
+        (
+            OSError(errno.EROFS, "Read-only file system", "a/b"),
+            "is read-only: work in a folder where you may write",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied: user "),
+        (OSError("[Errno 28] Error writing bytes to file"), "[Errno 28] Error writing bytes to file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["archive", "rebuild", "readme", "compare", "status"])
+def test_trouble_with_a_disk_is_one_line_of_every_command(
+    command, error, said, tmp_path, monkeypatch, capsys
+):
+    def fail(**_):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"workflow_scripts.commands.{command}.main", fail)
+    words = {"archive": ["--grid", "x"], "rebuild": ["x"], "compare": ["x", "y"]}.get(command, [])
+    assert main([command, *words]) == 1
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1 and "Traceback" not in told

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from tests.workflow.conftest import Checkout, product_copy
+from tests.workflow.conftest import Checkout, jobs_of, product_copy
 from workflow_scripts.plan.config import load
+from workflow_scripts.plan.layout import companions
 from workflow_scripts.plan.recipes import Plan
 
 
@@ -43,11 +44,76 @@ def test_compressed_weights_that_changed_are_refused_by_name(copied):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 255
     weights.write_bytes(data)
+    finished = [(copied.folder / file).read_bytes() for file in (cell.json, cell.samples)]
     done = copied.snakemake("--force", cell.json, check=False)
     assert done.returncode == 1
+    kept = [(copied.folder / file).read_bytes() for file in (cell.json, cell.samples)]
+    assert kept == finished, "the finished cell is gone, and there is no new one"
     line = next(line for line in done.stdout.splitlines() if line.startswith(f"evaluate_cell: {cell.json}: "))
     assert "weights.safetensors" in line and "(log: logs/tiny/evaluate_cell/" in line
     assert "Traceback" not in done.stdout
+
+
+def test_files_from_the_future_cost_no_result(copied):
+    """As after a clock that was set back: Snakemake deletes what is older than an input."""
+    cell = next(c for c in Plan(load(copied.config())).cells("tiny") if c.method == "lora-r2")
+    later = time.time() + 3600
+    for folder in ("resources", "results"):
+        for file in (copied.folder / folder).rglob("*"):
+            os.utime(file, (later, later))
+    assert "Nothing to be done" in copied.snakemake("--dry-run").stdout
+    for file in (cell.json, cell.training, *companions(cell.training)):
+        (copied.folder / file).unlink()
+    copied.snakemake(cell.json)
+    assert (copied.folder / cell.json).exists() and (copied.folder / cell.training).exists()
+    assert "Nothing to be done" in copied.snakemake("--dry-run", cell.json).stdout
+
+
+def test_what_the_loader_refuses_is_refused_whoever_reads_the_file(copied):
+    (copied.folder / "mine.yaml").write_text("activation_memory: 3\nactivation_memory: 4\n")
+    said = "mine.yaml: line 2: the key 'activation_memory' stands in line 1 already"
+    for done in (
+        copied.snakemake("--dry-run", "--configfile", "mine.yaml", check=False),
+        copied.displaced("run", "--grid", "tiny", "--configfile", "mine.yaml"),
+        copied.displaced("status", "--grid", "tiny", "--configfile", "mine.yaml"),
+    ):
+        assert done.returncode == 1 and said in done.stdout and "Traceback" not in done.stdout
+    (copied.folder / "mine.yaml").write_text(
+        "activation_memory: 3e0\ngrids: {tiny: {evaluation: {items: 6.0}}}\n"
+    )
+    assert "Nothing to be done" in copied.snakemake("--dry-run", "--configfile", "mine.yaml").stdout
+
+
+def test_a_cell_that_cannot_be_and_a_source_that_is_gone_are_one_line_in_a_dry_run(copied):
+    cell = "results/tiny/evaluations/tiny/gptq-w3/none/prompt-5/seed-0.json"
+    done = copied.snakemake("--dry-run", cell, check=False)
+    assert done.returncode == 1 and f"Nothing was started: {cell}: corpus 'none' can't be" in done.stdout
+    assert not [word for word in ("Traceback", "Exception", "evaluate.smk") if word in done.stdout]
+    config = copied.config()
+    config["corpora"]["text"]["path"] = "nowhere.jsonl"
+    copied.write_config(config)
+    done = copied.snakemake("--dry-run", check=False)
+    assert done.returncode == 1 and "corpora.text.path: nowhere.jsonl: no such file or folder" in done.stdout
+
+
+@pytest.mark.parametrize("content", ["", '{"recipe": '])
+def test_a_record_of_the_report_that_is_cut_is_made_again(copied, content):
+    stamp = copied.folder / "results/tiny/report.json"
+    stamp.write_text(content)
+    done = copied.displaced("archive", "--grid", "tiny")
+    assert done.returncode == 1 and "report.json: not valid JSON" in done.stdout
+    assert "make it: make run GRID=tiny" in done.stdout and len(done.stdout.splitlines()) == 1
+    assert jobs_of(copied.snakemake("--dry-run").stdout) == ["Write the report of tiny"]
+
+
+def test_a_run_looks_at_the_cells_before_it_says_complete(copied):
+    """Here Snakemake is told to pass over a cell that is missing."""
+    cell = next(c for c in Plan(load(copied.config())).cells("tiny") if c.method == "prompt-5")
+    (copied.folder / cell.json).unlink()
+    done = copied.displaced("run", "--grid", "tiny", "--cores", "2", "--omit-from", cell.json)
+    assert done.returncode == 1 and "is complete" not in done.stdout
+    assert "grid 'tiny' is not complete: 1 of 11 cells are missing or not as planned" in done.stdout
+    assert f"snakemake --force {cell.json}" in done.stdout
 
 
 @pytest.mark.slow

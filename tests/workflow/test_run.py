@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 
 import pandas as pd
 import psutil
 import pytest
 
+from tests.browser import chromium
 from tests.workflow.conftest import ROOT, TOKEN, Checkout, jobs_of, product_copy
 from workflow_scripts.files.artifacts import check
 from workflow_scripts.plan.recipes import Plan
@@ -85,6 +87,45 @@ def test_the_report_stands_alone(finished):
     for listed in ("1: quantised models", "Changed answers", "Verdict, tables, figures, ledger, cost"):
         assert f'"{listed}"' in report, f"the report lists a path in place of '{listed}'"
     assert '<script src="http' not in report and '<link rel="stylesheet" href="http' not in report
+
+
+class Scripts(HTMLParser):
+    """The elements of a page: tags that are no script, and the scripts' texts by their id."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.texts, self.inside = set(), {}, None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = dict(attrs).get("id", f"script {len(self.texts)}") if tag == "script" else None
+        self.tags |= {tag} - {"script"}
+
+    def handle_data(self, data):
+        if self.inside:
+            self.texts[self.inside] = self.texts.get(self.inside, "") + data
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+
+def test_no_text_of_the_configuration_is_code_in_the_report(finished):
+    """The grid's description closes a script and opens another."""
+    scripts = Scripts((finished.folder / "results/tiny/report.html").read_text())
+    assert "img" not in scripts.tags
+    for name in ("results", "categories", "rules", "workflow-desc", "metadata"):
+        json.loads(scripts.texts.pop(name).partition(" = ")[2].strip().rstrip(";"))
+    assert not any("hacked" in text for text in scripts.texts.values())
+
+
+@pytest.mark.slow
+def test_no_text_of_the_configuration_runs_in_a_browser(finished):
+    if (executable := chromium.find()) is None:
+        pytest.skip("no browser is installed")
+    browser = chromium.Browser(executable)
+    browser.open(finished.folder / "results/tiny/report.html")
+    assert browser.js("window.hacked") is None and browser.js("document.title") == "Snakemake Report"
+    browser.close()
 
 
 def test_the_hub_token_is_in_no_file(finished):

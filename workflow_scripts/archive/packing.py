@@ -7,23 +7,34 @@ metadata.json    Snakemake's records of the files
 results/<grid>/, resources/   as in the working folder; of resources the manifests, of compressed models the records
 """
 
-import json
 import os
+import shlex
 import shutil
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow
 import yaml
 from pyarrow import parquet
 
+from workflow_scripts.archive.soundness import damage
 from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.files.locks import hold
+from workflow_scripts.files.scratch import temporary_sibling
 from workflow_scripts.plan.config import load
-from workflow_scripts.plan.layout import ANSWERS, REPORT, STAMP, VERDICT, Cell, companions, lacks_companions
+from workflow_scripts.plan.layout import (
+    ANSWERS,
+    QUESTIONS,
+    STAMP,
+    VERDICT,
+    Cell,
+    companions,
+    lacks_companions,
+)
 from workflow_scripts.plan.recipes import Plan
 
 FORMAT = 2  # 1 is the layout in which a compressed model had one copy, without a seed in its path
@@ -38,7 +49,7 @@ SUFFIX = ".tar.gz"
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
     """Files that only the sources or a model can make again; with `weights`, the adapters' weights too."""
     adapters = [file for a in plan.adapters(grid) for file in companions(a.training)] if weights else []
-    return [*plan.artefacts(grid), *adapters, ANSWERS.path(grid)]
+    return [*plan.artefacts(grid), *adapters, ANSWERS.path(grid), QUESTIONS.path(grid)]
 
 
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:
@@ -51,20 +62,20 @@ def rolled_up(grid: str, root: Path = Path()) -> list[str]:
 # -------------------------------------------------------------------------------------------------- packing
 
 
-def pack_grid(grid: str, output: Path, small: bool = False) -> dict:
+def pack_grid(grid: str, output: Path, small: bool = False, configfiles: Sequence[str] = ()) -> dict:
     """Write the archive of a grid with a finished report; returns the content of archive.json.
 
     output: a .tar.gz file or a folder. small: leave out the adapters' weights, page, report, ledger and records (a
-    rebuild makes all but the weights again). Raises ArtifactError if the report is missing or out of date.
+    rebuild makes all but the weights again). Raises ArtifactError if the report is missing or out of date, and if a
+    result is damaged. configfiles: named in the command that makes a missing report.
     """
-    config = _reported_config(grid)
+    config = _reported_config(grid, configfiles)
     plan = Plan(load(config))
-    _refuse_foreign(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        folder = Path(temporary, "archive")
+    _refuse_damaged(plan, grid)
+    with _replaced(output) as temporary:
+        folder = temporary / "archive"
         folder.mkdir()
-        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         made = [file for file in rolled_up(grid) if not small or _is_small(Path(file))]
         files = [file for file in [*measured(plan, grid, not small), *made] if os.path.exists(file)]
         for file in files:
@@ -85,25 +96,66 @@ def pack_grid(grid: str, output: Path, small: bool = False) -> dict:
         }
         write_json(folder / INDEX, index, schema="archive")
         if output.name.endswith(SUFFIX):
-            _write_tar(folder, Path(temporary, "archive.tar.gz"))
-            os.replace(Path(temporary, "archive.tar.gz"), output)
+            _write_tar(folder, temporary / "archive.tar.gz")
+            os.replace(temporary / "archive.tar.gz", output)
         else:
             if output.exists():
-                shutil.rmtree(output)
+                os.replace(output, former_content(output))
             os.replace(folder, output)
     return index
 
 
-def _reported_config(grid: str) -> dict:
+def _refuse_damaged(plan: Plan, grid: str) -> None:
+    for file in filter(os.path.exists, plan.artefacts(grid)):
+        if problem := damage(Path(file)):
+            raise ArtifactError(f"{problem}; nothing was packed")
+
+
+@contextmanager
+def _replaced(output: Path) -> Iterator[Path]:
+    """Yield an empty folder beside an archive that the block writes; the former one is there until it is done.
+
+    One writer at a time (ArtifactError for the second). What a killed one left is removed, or put back.
+    """
+    _refuse_foreign(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with hold(output):
+        put_back(output)
+        temporary = temporary_sibling(output)
+        temporary.mkdir()
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(former_content(output), ignore_errors=True)
+
+
+def former_content(archive: Path) -> Path:
+    """The name of an archive's folder while another takes its place."""
+    return archive.with_name(f".{archive.name}.former")
+
+
+def put_back(archive: Path) -> None:
+    """Put an archive's folder back if a writer was killed after it had moved it away."""
+    if not archive.exists() and former_content(archive).is_dir():
+        os.replace(former_content(archive), archive)
+
+
+def _reported_config(grid: str, configfiles: Sequence[str] = ()) -> dict:
     """The configuration of the grid's report. Raises ArtifactError if results changed or appeared after the report."""
-    again = f"make it: snakemake --config partial=true -- {REPORT.path(grid)}"
+    chosen = f" CONFIG={shlex.quote(' '.join(configfiles))}" if configfiles else ""
+    again = f"make it: make run GRID={grid}{chosen}"
     stamp = Path(STAMP.path(grid))
     if not stamp.exists():
         raise ArtifactError(f"{stamp}: grid '{grid}' has no report; {again}")
-    recorded = read_json(stamp)
-    if "config" not in recorded:
-        raise ArtifactError(f"{stamp}: names no configuration (made by an older version); {again}")
-    here = {file for file in Plan(load(recorded["config"])).counted(grid) if os.path.exists(file)}
+    recorded = read_json(stamp, advice=again)
+    if not isinstance(recorded, dict) or not {"config", "files"} <= recorded.keys():
+        raise ArtifactError(
+            f"{stamp}: names no configuration or no files (cut, or made by an older version); {again}"
+        )
+    plan = Plan(load(recorded["config"]))
+    again = f"make it: {plan.make('run', grid)}"
+    here = {file for file in plan.counted(grid) if os.path.exists(file)}
     changed = here - set(recorded["files"])
     for file, sha in recorded["files"].items():
         if file not in here or lacks_companions(file) or sha256_file(file) != sha:
@@ -171,7 +223,7 @@ def _records(files: Iterable[str]) -> dict[str, dict]:
     wanted, records = set(files), {}
     for record in RECORDS.rglob("*") if RECORDS.is_dir() else ():
         if record.is_file() and recorded_path(record) in wanted:
-            records[str(record.relative_to(RECORDS))] = json.loads(record.read_text())
+            records[str(record.relative_to(RECORDS))] = read_json(record)
     return dict(sorted(records.items()))
 
 
@@ -197,7 +249,9 @@ def packed_by(commit: str | None) -> str:
 def _commit() -> str | None:
     """The commit that is checked out, with + if the package differs from it; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if head.returncode:
         return None
     changed = subprocess.run([*git, "status", "--porcelain", "--", ".."], capture_output=True, check=False)

@@ -4,8 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflow_scripts.archive.packing import METADATA, copy, rolled_up
+from workflow_scripts.archive.soundness import damage
 from workflow_scripts.archive.unpacking import place_records, split_samples
-from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
+from workflow_scripts.files.artifacts import (
+    ArtifactError,
+    atomic_path,
+    read_json,
+    recorded_recipe,
+    sha256_file,
+)
+from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
@@ -14,6 +22,7 @@ from workflow_scripts.plan.layout import (
     CORPUS,
     EVALUATION,
     MODEL,
+    QUESTIONS,
     STAMP,
     companions,
     lacks_companions,
@@ -67,7 +76,9 @@ class Restored:
 def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
     """Copy each result whose recorded recipe is the planned one below `root`, unless it is there already.
 
-    Raises ArtifactError for a small archive, and for a grid that the configuration lacks.
+    A result is there if it has that recipe and is whole; one that is damaged is replaced. All is checked before the
+    first file is written, each file takes its place whole, and a JSON comes after the files that it describes. Raises
+    ArtifactError for a small archive, for one with damaged results, and for a grid that the configuration lacks.
     """
     grid = index["grid"]
     if index["small"]:
@@ -84,24 +95,42 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
     for name, recipe in plan.artefacts(grid).items():
         if name not in index["files"]:
             continue
-        # an archive never holds a compressed model's weights
-        incomplete = lacks_companions(str(root / name)) and not COMPRESSED.parse(name)
         if recorded_recipe(archive / name) != recipe:
             done.other_recipe.append(name)
-        elif recorded_recipe(root / name) == recipe and not incomplete:
+        elif _is_present(root / name, recipe):
             done.present.append(name)
+        elif problem := damage(archive / name):
+            raise ArtifactError(f"{problem}; take another copy, nothing was restored")
         else:
-            for file in (*filter(index["files"].__contains__, companions(name)), name):
-                copy(archive / file, root / file)
             samples += [cells[name]] if name in cells else []
             done.restored.append(name)
-    split_samples(archive, root, samples)
+    with scratch_folder("restore") as split:
+        split_samples(archive, split, samples)
+        for name in done.restored:
+            for file in (*companions(name), name):
+                source = (archive if file in index["files"] else split) / file
+                if source.exists():
+                    _put(source, root / file)
+    if (asked := QUESTIONS.path(grid)) in index["files"] and not (root / asked).exists():
+        _put(archive / asked, root / asked)
     done.bare = [name for name in done.restored if _is_bare(root / name)]
     done.answers = _answers(archive, index, plan, root, done)
     done.rolled_up = done.answers and _roll_ups(archive, index, plan, root)
     if METADATA in index["files"]:
         place_records(archive, root)
     return done
+
+
+def _is_present(path: Path, recipe: str) -> bool:
+    """Whether the result of a recipe is there and whole; a compressed model's weights are no matter."""
+    incomplete = lacks_companions(str(path)) and not COMPRESSED.parse(path)
+    return recorded_recipe(path) == recipe and not incomplete and damage(path) is None
+
+
+def _put(source: Path, target: Path) -> None:
+    """Copy a file to its place, whole or not at all."""
+    with atomic_path(target) as temporary:
+        copy(source, temporary)
 
 
 def _is_bare(path: Path) -> bool:
@@ -121,7 +150,7 @@ def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored)
     same = index["answers_recipe"] == plan.analysis(index["grid"], "find_answers")["recipe"]
     if not same or name not in index["files"] or done.other_recipe:
         return (root / name).exists()
-    copy(archive / name, root / name)
+    _put(archive / name, root / name)
     return True
 
 
@@ -136,5 +165,5 @@ def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
     if any(not (root / file).exists() or sha256_file(root / file) != sha for file, sha in files.items()):
         return False
     for name in filter(index["files"].__contains__, rolled_up(grid, archive)):
-        copy(archive / name, root / name)
+        _put(archive / name, root / name)
     return True

@@ -2,11 +2,8 @@
 
 import itertools
 import json
-import lzma
 import os
-import tarfile
-import tempfile
-import zlib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
+from workflow_scripts.archive.extraction import MOST_JSON, expanded, extract
 from workflow_scripts.archive.packing import (
     CONFIG,
     FORMAT,
@@ -24,16 +22,19 @@ from workflow_scripts.archive.packing import (
     SAMPLES,
     copy,
     measured,
+    put_back,
 )
 from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
-from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file, write_json
+from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load, read
 from workflow_scripts.plan.layout import STAMP, Cell, with_copy
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.recipes import Plan
 
-UNREADABLE = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError)
+RULE = re.compile(r"[a-z][a-z_0-9]*")  # a rule's name
+TIME = 1e11  # seconds since 1970 that no clock shows
 
 
 @contextmanager
@@ -44,23 +45,21 @@ def opened(source: Path) -> Iterator[tuple[Path, dict, Plan]]:
     there in today's layout. Raises ArtifactError, one line, if `source` is no archive, has an unknown format, or holds
     a file that its readers could not use. ArtifactErrors of the block name the archive instead of the temporary folder.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="archive-") as temporary,
-        tempfile.TemporaryDirectory(prefix="archive-") as moved,
-    ):
+    with scratch_folder("archive") as temporary, scratch_folder("archive") as moved:
+        put_back(source)
         if not source.exists():
             raise ArtifactError(f"{source}: there is no such file or folder")
         folder = source.resolve()
         if source.is_file():
-            folder = Path(temporary)
-            _extract(source, folder)
+            folder = temporary
+            extract(source, folder)
         index = _index(source, folder)
         with _damage(source, folder):
             _check_index(folder, index)
             plan = _plan(folder, index)
             _check_results(folder, index, plan)
             if index["format"] < FORMAT:
-                folder, index = _in_todays_layout(folder, index, Path(moved))
+                folder, index = _in_todays_layout(folder, index, moved)
         with named(folder, source):
             yield folder, index, plan
 
@@ -109,27 +108,6 @@ def _damage(source: Path, folder: Path) -> Iterator[None]:
         raise ArtifactError(f"{source}: {text}; take another copy") from error
 
 
-def _extract(source: Path, folder: Path) -> None:
-    try:
-        with tarfile.open(source) as tar:
-            tar.extractall(folder, filter=_plain)
-            while tar.fileobj.read(
-                1 << 20
-            ):  # tarfile takes damage for the end, but gzip's checksum stands there
-                pass
-    except UNREADABLE as error:
-        # the lines after the first list every compression that was tried
-        reason = str(error).partition("\n")[0].rstrip(": ")
-        raise ArtifactError(f"{source}: can't be unpacked: {reason}; take another copy") from error
-
-
-def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """A member to extract below the folder. Raises an error for links, which an archive never holds."""
-    if not (member.isreg() or member.isdir()):
-        raise tarfile.SpecialFileError(member)
-    return tarfile.data_filter(member, folder)
-
-
 def _index(source: Path, folder: Path) -> Any:
     """Content of archive.json. Raises ArtifactError if it is missing, no JSON, or of another format."""
     if not (folder / INDEX).is_file():
@@ -149,11 +127,13 @@ def _check_index(folder: Path, index: dict) -> None:
     for name, sha in index["files"].items():
         if not _is_whole(folder, name, sha):
             raise ArtifactError(f"{name} is missing or not what was packed")
+        if name.endswith(".json") and (folder / name).stat().st_size > MOST_JSON:
+            raise ArtifactError(f"{name} is larger than {MOST_JSON // 2**20} MiB, which no result needs")
 
 
 def _json(folder: Path, name: str) -> Any:
     try:
-        return json.loads((folder / name).read_text())
+        return json.loads((folder / name).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{name} is damaged ({error})") from error
 
@@ -183,8 +163,9 @@ def _check_results(folder: Path, index: dict, plan: Plan) -> None:
     cells = [cell for cell in plan.cells(index["grid"]) if cell.json in index["files"]]
     if not cells:
         raise ArtifactError(f"holds no evaluation of grid '{index['grid']}'")
-    read_results([str(folder / cell.json) for cell in cells])
-    held = _cells_of(folder / SAMPLES)
+    evaluations = read_results([str(folder / cell.json) for cell in cells]).evaluations.values()
+    items = [scores["n"] for evaluation in evaluations for scores in evaluation["tasks"].values()]
+    held = _cells_of(folder / SAMPLES, sum(items))
     if lost := [cell.stem for cell in cells if cell.stem not in held]:
         raise ArtifactError(f"{SAMPLES}: holds no samples of {lost[0]}")
     stamp = STAMP.path(index["grid"])
@@ -194,13 +175,31 @@ def _check_results(folder: Path, index: dict, plan: Plan) -> None:
             raise ArtifactError(f"{stamp}: names no files")
     if METADATA in index["files"]:
         records = _json(folder, METADATA)
-        if not isinstance(records, dict) or not all(recorded_path(RECORDS / name) for name in records):
+        if not isinstance(records, dict) or not all(itertools.starmap(_is_record, records.items())):
             raise ArtifactError(f"{METADATA}: holds something else than records of Snakemake's")
 
 
-def _cells_of(samples: Path) -> set[str]:
-    """The cells of the merged samples. Raises ArtifactError if they can't be read, or lack the columns of PLACE."""
+def _is_record(name: str, record: Any) -> bool:
+    """Whether Snakemake's report can take a record as it is: it embeds rules and times as they are."""
+    if not recorded_path(RECORDS / name) or not isinstance(record, dict):
+        return False
+    times = (record.get("starttime"), record.get("endtime"))
+    known = isinstance(record.get("rule"), str) and RULE.fullmatch(record["rule"])
+    timed = all(isinstance(time, int | float) and 0 <= time < TIME for time in times)
+    return bool(known) and timed and isinstance(record.get("job_hash"), int)
+
+
+def _cells_of(samples: Path, items: int) -> set[str]:
+    """The cells of the merged samples, which hold this many items.
+
+    Raises ArtifactError if they can't be read, hold more than they should, or lack the columns of PLACE.
+    """
     try:
+        found = parquet.read_metadata(samples)
+        size = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
+        if found.num_rows > items or size > expanded(samples.stat().st_size):
+            said = f"holds {found.num_rows:,} rows of {size:,} bytes, its evaluations have {items:,} items"
+            raise ArtifactError(f"{SAMPLES}: {said}")
         schema = parquet.read_schema(samples)
         if lacking := [name for name, kind in PLACE if pyarrow.field(name, kind) not in schema]:
             raise ArtifactError(f"{SAMPLES}: has no column {lacking[0]} to tell the rows apart")
@@ -236,10 +235,10 @@ def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
         manifest = read_json(archive / cell.json)["manifest"] if (archive / cell.json).exists() else {}
         if manifest.get("samples_sha256") not in (None, sha256_file(path)):
             written = manifest["libraries"].get("pyarrow", "another version")
-            raise ArtifactError(
-                f"{path}: is not the file that was packed; it was written with pyarrow {written}, here is "
-                f"{pyarrow.__version__}: install that version"
-            )
+            other = f"they were written with pyarrow {written}, here is {pyarrow.__version__}: install that version"
+            right = "take another copy" if written == pyarrow.__version__ else other
+            said = f"the samples of {cell.stem} are not those that its evaluation describes"
+            raise ArtifactError(f"{archive / SAMPLES}: {said}; {right}")
 
 
 def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
@@ -254,12 +253,16 @@ def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
 
 
 def place_records(archive: Path, root: Path) -> None:
-    """Put Snakemake's records back for the files that are below `root` and have no record there."""
+    """Put Snakemake's records back for the files that are below `root` and have no record there.
+
+    Without the software environment and the container: Snakemake's report runs what the first holds, and embeds the
+    second as it is.
+    """
     for name, record in read_json(archive / METADATA).items():
         path = root / RECORDS / name
         if not path.exists() and (root / recorded_path(RECORDS / name)).exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record))
+            write_json(path, record | {"conda_env": None, "container_img_url": None})
 
 
 def unpack(archive: Path, index: dict, plan: Plan, root: Path) -> None:

@@ -71,13 +71,15 @@ def probe(folder: Path) -> None:
         "seen": sorted(path.name for path in folder.glob("*.json")),
     }
     temporary = folder / f".{node}.tmp"
-    temporary.write_text(json.dumps(found))
+    temporary.write_text(json.dumps(found), encoding="utf-8")
     os.replace(temporary, folder / f"{node}.json")
 
 
 def gpus() -> list[str]:
     """Names of the GPUs that PyTorch sees, asked in a process of its own. Exits with its message if that fails."""
-    asked = subprocess.run([sys.executable, "-c", GPUS], text=True, capture_output=True, check=False)
+    asked = subprocess.run(
+        [sys.executable, "-c", GPUS], encoding="utf-8", errors="replace", capture_output=True, check=False
+    )
     if asked.returncode:
         sys.exit(asked.stderr)
     return [name for name in asked.stdout.splitlines() if name]
@@ -86,7 +88,9 @@ def gpus() -> list[str]:
 def tries_lock(file: Path) -> dict:
     """Whether the lock that preflight's machine holds excludes this one; {lock_excludes, lock_error}."""
     try:
-        with open(file, "r+") as handle:  # NFS locks a file exclusively only if it is open for writing
+        with open(
+            file, "r+", encoding="utf-8"
+        ) as handle:  # NFS locks a file exclusively only if it is writable
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return {"lock_excludes": True, "lock_error": None}
@@ -105,7 +109,7 @@ def replaced(file: Path) -> Iterator[None]:
 
     def replace() -> None:
         temporary = file.with_suffix(".tmp")
-        temporary.write_text(next(letters) * SIZE)
+        temporary.write_text(next(letters) * SIZE, encoding="utf-8")
         os.replace(temporary, file)
 
     def go_on() -> None:
@@ -129,7 +133,7 @@ def reads_whole(file: Path) -> bool:
     """Whether a file that another node replaces holds exactly one version at each of READS looks."""
     for _ in range(READS):
         try:
-            text = file.read_text()
+            text = file.read_text(encoding="utf-8")
         except OSError:
             return False
         if text not in ("a" * SIZE, "b" * SIZE):
@@ -143,7 +147,7 @@ def check_nodes(site: dict, say: Findings) -> None:
     folder = work_folder("preflight").resolve()
     for old in folder.glob("*.json"):
         old.unlink()
-    with open(folder / "lock", "w") as lock, replaced(folder / "replaced"):
+    with open(folder / "lock", "w", encoding="utf-8") as lock, replaced(folder / "replaced"):
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             first = _test_job(folder, site, [])
@@ -223,7 +227,12 @@ def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
     call += [f"--output={folder}/job.log", f"--chdir={PACKAGE.parent}", "--wrap", job_script(folder, site)]
     try:
         done = subprocess.run(
-            ["sbatch", "--wait", *call], text=True, capture_output=True, check=False, timeout=60 * MINUTES
+            ["sbatch", "--wait", *call],
+            encoding="utf-8",
+            errors="replace",
+            capture_output=True,
+            check=False,
+            timeout=60 * MINUTES,
         )
     except subprocess.TimeoutExpired:
         states = slurm.states_of(name)
@@ -236,9 +245,9 @@ def _test_job(folder: Path, site: dict, options: list[str]) -> dict:
         with suppress(slurm.SlurmError):
             slurm.ask("scancel", f"--name={name}")
     if done.returncode == 0 and (new := set(folder.glob("*.json")) - before):
-        return json.loads(new.pop().read_text())
+        return json.loads(new.pop().read_text(encoding="utf-8"))
     log = folder / "job.log"
-    printed = log.read_text(errors="replace").strip()[-300:] if log.exists() else ""
+    printed = log.read_text(encoding="utf-8", errors="replace").strip()[-300:] if log.exists() else ""
     raise ArtifactError(done.stderr.strip() or printed or "it left no word")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from workflow_scripts.cluster import slurm
 from workflow_scripts.cluster.snakemake_surface import LOCKS, SCRIPTS
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import arguments_in
 from workflow_scripts.files.locks import held_by, hold
 
 FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
@@ -82,11 +83,12 @@ def check_start(jobs: Iterable[Any], here: bool) -> None:
 def refuse_missing_sources(jobs: Iterable[Any]) -> None:
     """Raises ArtifactError, before any job, if one of these would fetch a local source that is missing."""
     for job in jobs:
-        if job.rule.name in FETCHES and (spec := job.params.args["spec"])["source"] == "local":
-            path = Path(spec["path"]).expanduser()
-            if not path.exists():
+        if job.rule.name in FETCHES:
+            args = arguments_in(job.params.args)
+            path = Path(args["spec"].get("path", "")).expanduser()
+            if args["spec"]["source"] == "local" and not path.exists():
                 raise ArtifactError(
-                    f"{job.rule.name} {job.params.args['name']}: {path}: no such file or folder (`path`)"
+                    f"{job.rule.name} {args['name']}: {path}: no such file or folder (`path`)"
                 )
 
 

@@ -52,7 +52,9 @@ def submitted_here() -> bool:
 def ask(*command: str) -> str:
     """Output of one of SLURM's commands; SlurmError with its message on failure."""
     try:
-        done = subprocess.run(command, text=True, capture_output=True, check=False, timeout=SECONDS)
+        done = subprocess.run(
+            command, encoding="utf-8", errors="replace", capture_output=True, check=False, timeout=SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if done.returncode:

@@ -28,6 +28,15 @@ def refuse_untried(version: str) -> None:
         )
 
 
+def refuse_braces(*folders: str) -> None:
+    """Exit if Snakemake would take a part of these paths for a wildcard."""
+    for folder in folders:
+        if "{" in folder or "}" in folder:
+            raise SystemExit(
+                f"Nothing was started: {folder}: Snakemake takes braces in a path for wildcards; rename the folder"
+            )
+
+
 def recorded_path(record: Path) -> str:
     """The output that a record below RECORDS describes; empty if the file is no record.
 
@@ -55,6 +64,19 @@ def configfiles(workflow: Any) -> list:
     return list(workflow.overwrite_configfiles)
 
 
+def merged_files(workflow: Any) -> list:
+    """The configuration files that Snakemake merged, in its order: the Snakefile's, then those of --configfile."""
+    named = configfiles(workflow)
+    if workflow.config_settings.replace_workflow_config:
+        return named
+    return [*(file for file in workflow.configfiles if file not in named), *named]
+
+
+def values_of_options(workflow: Any) -> dict:
+    """What --config gave, which stands over all files."""
+    return dict(workflow.config_settings.config)
+
+
 def is_main(workflow: Any) -> bool:
     """Whether this process plans the run; a job's process parses the Snakefile too."""
     return workflow.is_main_process
@@ -73,6 +95,11 @@ def on_cluster(workflow: Any) -> bool:
 def forced_files(workflow: Any) -> set[str]:
     """Files that are made whatever their state; a file added by an input function is forced as by --force."""
     return workflow.dag.forcefiles
+
+
+def values_of_wildcard(name: str, jobs: Iterable[Any]) -> list[str]:
+    """The values of a wildcard in these jobs, sorted."""
+    return sorted({job.wildcards[name] for job in jobs if hasattr(job.wildcards, name)})
 
 
 def planned_jobs(workflow: Any) -> Iterable[Any]:

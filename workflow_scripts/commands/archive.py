@@ -7,10 +7,13 @@ The grid must have a report that is up to date.
 """
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts.archive.packing import pack_grid, packed_by
+from workflow_scripts.commands.options import add_configfile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the adapters' weights, page, report and ledger (default: pack them)",
     )
+    add_configfile(parser)
 
 
-def main(grid: str, out: str | None = None, small: bool = False) -> int:
+def main(grid: str, out: str | None = None, small: bool = False, configfile: Sequence[str] = ()) -> int:
     """Write the archive and print what it holds; returns an exit status."""
     target = Path(out or f"archives/{grid}.tar.gz")
-    index = pack_grid(grid, target, small)
+    index = pack_grid(grid, target, small, configfile)
     for name, block in index["blocks"].items():
         print(f"  block {name:<15} {block['evaluated']:>4} of {block['planned']} cells")
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
@@ -34,5 +38,6 @@ def main(grid: str, out: str | None = None, small: bool = False) -> int:
     if (commit := index["commit"] or "").endswith("+"):
         warning = f"Warning: packed by {packed_by(commit)}: nobody else has it; commit and pack again"
         print(warning, file=sys.stderr)
-    print(f"{target}: {len(index['files'])} files, {size:.1f} MB. Rebuild it: make rebuild FROM={target}")
+    again = shlex.join(["make", "rebuild", f"FROM={target}"])
+    print(f"{target}: {len(index['files'])} files, {size:.1f} MB. Rebuild it: {again}")
     return 0

@@ -6,7 +6,6 @@ Differences are those of the second archive from the first.
 """
 
 import argparse
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from workflow_scripts.archive.comparison import compare, lines
 from workflow_scripts.archive.unpacking import named, opened, unpack
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.judge.results import Results, read_results
 
 
@@ -35,7 +35,7 @@ def main(a: str, b: str, out: str | None = None) -> int:
 
 def _results(stack: ExitStack, source: str) -> Results:
     archive, index, plan = stack.enter_context(opened(Path(source)))
-    root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compare-")))
+    root = stack.enter_context(scratch_folder("compare"))
     stack.enter_context(named(root, Path(source)))
     unpack(archive, index, plan, root)
     return read_results([str(root / cell.json) for cell in plan.cells(index["grid"])])

@@ -60,7 +60,14 @@ def inputs(plan: Plan, cell: Cell) -> list[str]:
 def reasons(path: str, options: list[str]) -> list[str]:
     """Snakemake's reasons to run jobs for this path, from a dry run of it alone."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", *options, "--", path]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     if "Nothing to be done" in done.stdout:
         return ["up to date: nothing would run"]
     jobs = re.findall(r"^Job \d+: (.*)\nReason: (.*)$", done.stdout, flags=re.MULTILINE)

@@ -103,7 +103,8 @@ def main(
     file = FOLDER / f"{grid}.yaml"
     _refuse_another(file, config)
     with atomic_path(file) as temporary:
-        temporary.write_text(f"# {summary(dense, compressed)}\n{yaml.safe_dump(config, sort_keys=False)}")
+        text = yaml.safe_dump(config, sort_keys=False)
+        temporary.write_text(f"# {summary(dense, compressed)}\n{text}", encoding="utf-8")
     print(f"Configuration: {file}", flush=True)
     forecast.main(grid, configfile=[str(file)])
     if forecast_only:
@@ -233,7 +234,7 @@ def _refuse_another(file: Path, config: dict) -> None:
     """ArtifactError if a grid of this name judges other models: their results would replace each other."""
     if not file.exists():
         return
-    old = yaml.safe_load(file.read_text())
+    old = read(file)
     for catalogue in ("models", "compressors"):
         if old.get(catalogue) != config[catalogue]:
             raise ArtifactError(

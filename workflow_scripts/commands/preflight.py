@@ -119,7 +119,10 @@ def _largest_requests(plan: Plan, grid: str, requests: Requests) -> dict[str, di
 
 def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
     """Whether later attempts could start, and whether they are enough for the longest job of every rule."""
-    requests, attempts = Requests(plan, site), 1 + yaml.safe_load(PROFILE.read_text())["retries"]
+    requests, attempts = (
+        Requests(plan, site),
+        1 + yaml.safe_load(PROFILE.read_text(encoding="utf-8"))["retries"],
+    )
     try:
         longest = slurm.minutes(slurm.partition_settings(site["partition"]).get("MaxTime", "UNLIMITED")) / 60
         largest = slurm.largest_memory(site["partition"])
@@ -158,17 +161,17 @@ def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
 
 def reading_request() -> dict:
     """First request of jobs without a request of their own: `default-resources` of the profile."""
-    defaults = yaml.safe_load(PROFILE.read_text())["default-resources"]
+    defaults = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))["default-resources"]
     return {name: int(value.split()[0]) for name, value in (default.split("=") for default in defaults)}
 
 
 def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     """Every model, checkpoint, corpus and task of the grid is here, or its source can be reached from here."""
     settings, cells = plan.grid(grid), plan.cells(grid)
-    wanted = {("models", cell.model): MODEL.path(model=cell.model) for cell in cells}
+    wanted = {("models", name): MODEL.path(model=name) for name in plan.models(grid)}
     wanted |= {("compressors", name): CHECKPOINT.path(compressor=name) for name in plan.checkpoints(grid)}
     corpora = {cell.corpus for cell in cells} - {"none"}
-    corpora |= {plan.training_corpus(adapter) for adapter in plan.adapters(grid)}
+    corpora |= plan.trained_on(plan.adapters(grid))
     corpora |= set(settings.evaluation.perplexity.corpora)
     wanted |= {("corpora", name): CORPUS.path(corpus=name) for name in sorted(corpora)}
     data = settings.benchmarks
@@ -206,7 +209,7 @@ def _reach_pypi() -> str | None:
     folder = work_folder("preflight") / "pip"
     call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
     call += ["--disable-pip-version-check", f"--dest={folder}", "pyyaml"]
-    done = subprocess.run(call, text=True, capture_output=True, check=False)
+    done = subprocess.run(call, encoding="utf-8", errors="replace", capture_output=True, check=False)
     shutil.rmtree(folder, ignore_errors=True)
     return None if done.returncode == 0 else " ".join(done.stderr.split())[-200:]
 

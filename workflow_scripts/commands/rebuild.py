@@ -8,6 +8,7 @@ the archive.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,11 @@ from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
 from workflow_scripts.plan.config import write_complete
 from workflow_scripts.plan.layout import REPORT, VERDICT
+from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.summary import lines
 
+UNFINISHED = ".unfinished"  # in the folder until the archive is unpacked
 ROLL_UPS = ("build_ledger", "judge", "tabulate", "audit_paper", "draw_page", "report_grid")
 RULES = (*ROLL_UPS, *(f"plot_{name}" for name in FIGURES))
 
@@ -37,13 +40,8 @@ def main(source: str, out: str | None = None, cores: int = 1) -> int:
     with opened(Path(source)) as (archive, index, plan):
         grid = index["grid"]
         folder = Path(out or f"rebuilt/{grid}")
-        if folder.exists() and any(folder.iterdir()):
-            raise ArtifactError(f"{folder}: is not empty; remove it or give another OUT")
-        folder.mkdir(parents=True, exist_ok=True)
-        unpack(archive, index, plan, folder)
-        if METADATA in index["files"]:
-            place_records(archive, folder)
-        write_complete(plan.config.dump() | {"grid": grid, "partial": True}, folder)
+        _unpack(archive, index, plan, folder)
+        write_complete(plan.config.dump() | {"grid": grid, "partial": True, "rebuilt": True}, folder)
         if status := _run(folder, REPORT.path(grid), cores):
             print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)
             return status
@@ -56,6 +54,25 @@ def main(source: str, out: str | None = None, cores: int = 1) -> int:
             )
     print(f"Report: {folder}/{REPORT.path(grid)}")
     return 0
+
+
+def _unpack(archive: Path, index: dict, plan: Plan, folder: Path) -> None:
+    """The archive's measurements in `folder`, which must be new or empty, or left by a rebuild that was killed here."""
+    unfinished = folder / UNFINISHED
+    if folder.exists() and any(folder.iterdir()) and not unfinished.exists():
+        raise ArtifactError(f"{folder}: is not empty; remove it or give another OUT")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    unfinished.touch()
+    try:
+        unpack(archive, index, plan, folder)
+        if METADATA in index["files"]:
+            place_records(archive, folder)
+    except ArtifactError:
+        shutil.rmtree(folder)
+        raise
+    unfinished.unlink()
 
 
 def _run(folder: Path, target: str, cores: int) -> int:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from workflow_scripts.archive.restoring import restore
 from workflow_scripts.archive.unpacking import opened
+from workflow_scripts.cluster.runs import RESULTS
 from workflow_scripts.commands.options import add_archive, add_configfile
+from workflow_scripts.files.locks import hold
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.recipes import Plan
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(source: str, configfile: Sequence[str] = ()) -> int:
     """Restore into the working folder; returns an exit status (1 if nothing could be restored)."""
     plan = Plan(load(read(*files(*configfile))))
-    with opened(Path(source)) as (archive, index, _):
+    with opened(Path(source)) as (archive, index, _), hold(RESULTS):
         done = restore(archive, index, plan, Path())
     print("\n".join(done.lines()))
     return 0 if done.restored or done.present else 1

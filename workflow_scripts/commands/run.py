@@ -11,24 +11,28 @@ on this machine; only --resume cancels the jobs.
 """
 
 import argparse
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 from workflow_scripts.cluster import runs, slurm
 from workflow_scripts.commands.options import add_grid
-from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe
 from workflow_scripts.files.locks import held_by
-from workflow_scripts.plan.config import read
-from workflow_scripts.plan.layout import REPORT, VERDICT
+from workflow_scripts.plan.config import files, read
+from workflow_scripts.plan.layout import REPORT, VERDICT, Cell, lacks_companions
+from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.report.summary import lines
 
 STOPPING = 30  # seconds until the processes of a cancelled job, if its node is this machine, must have ended
+DRY = {"-n", "--dry-run", "--dryrun"}  # Snakemake's options under which nothing is made
 SNAKEMAKE = (sys.executable, "-m", "snakemake")
 
 
@@ -51,6 +55,7 @@ def main(
 ) -> int:
     """Run `grid`, or its `blocks`; returns Snakemake's exit status. Raises ArtifactError if another run is alive."""
     read(*configfile)  # Snakemake answers an unreadable file with a traceback
+    _refuse_cache()
     started = time.time()
     if who := held_by(runs.RESULTS):
         raise ArtifactError(f"Another run works in this folder ({who}). Wait for it, or stop it.")
@@ -67,14 +72,35 @@ def main(
     command += ["--configfile", *configfile] if configfile else []
     command += ["--profile", profile] if profile else ["--resources", f"mem_mb={_free_memory_mb()}"]
     if status := follow([*command, *snakemake_options]):
-        failed = "The run did not finish. The lines above name each failed job, its cause and its log."
-        print(failed, file=sys.stderr)
+        print("The run did not finish: see the lines above.", file=sys.stderr)
         return status
+    if DRY.intersection(snakemake_options):
+        return 0
+    plan = plan_of(files(*configfile), grid, blocks)
+    if lacking := [cell.json for cell in plan.cells(grid) if not _is_made(plan, cell)]:
+        raise ArtifactError(
+            f"Snakemake ended, but grid '{grid}' is not complete: {len(lacking)} of {len(plan.cells(grid))} cells are "
+            f"missing or not as planned. Make the first: {plan.command(grid, '--force')} {lacking[0]}"
+        )
     minutes = (time.time() - started) / 60
     print(f"\nGrid '{grid}' is complete ({minutes:.1f} min in this run).")
     print("\n".join(lines(read_json(VERDICT.path(grid)))))
     print(f"Report: {REPORT.path(grid)}")
     return 0
+
+
+def _refuse_cache() -> None:
+    """Raises ArtifactError if Snakemake could not write its cache: it would answer with a traceback."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise ArtifactError(
+            f"{there}: can't be written, and Snakemake keeps its cache there: set XDG_CACHE_HOME"
+        )
+
+
+def _is_made(plan: Plan, cell: Cell) -> bool:
+    return recorded_recipe(cell.json) == plan.evaluate_recipe(cell) and not lacks_companions(cell.json)
 
 
 def _cancel_orphans(resume: bool, profile: str | None, resume_command: str) -> bool:

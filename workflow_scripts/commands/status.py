@@ -20,8 +20,16 @@ from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
 from workflow_scripts.plan.config import files
-from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of
-from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, REPORT, lacks_companions, result_of
+from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of, load_constants
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    CHECKPOINT,
+    COMPRESSED,
+    MODEL,
+    REPORT,
+    lacks_companions,
+    result_of,
+)
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import SITE, read_site
 
@@ -114,7 +122,7 @@ def _not_made(grid: str, work: Work, started: float | None) -> Found:
     log = Path(work.log)
     if not log.exists():
         return Found("waiting")
-    text = log.read_text(errors="replace")
+    text = log.read_text(encoding="utf-8", errors="replace")
     if FINISHED in text.splitlines():
         return Found("waiting", "it was made, and deleted")
     told = "Traceback (most recent call last)" in text
@@ -135,8 +143,19 @@ def _slurm_reason(grid: str, work: Work) -> str:
     logs = slurm_logs(work.rule, [grid, *values_of(work)]).glob("*.log")
     if not (newest := max(logs, key=os.path.getmtime, default=None)):
         return ""
-    said = KILLED.findall(newest.read_text(errors="replace"))
+    said = KILLED.findall(newest.read_text(encoding="utf-8", errors="replace"))
     return f"{f'; {said[-1].strip()[:200]}' if said else ''} (SLURM log: {newest})"
+
+
+def _not_taught(costs: list[Cost]) -> list[Cost]:
+    """The costs without those of models and checkpoints that are taught already."""
+    places = {"teach_model": MODEL, "teach_checkpoint": CHECKPOINT}
+    return [
+        cost
+        for cost in costs
+        if cost.kind not in places
+        or not os.path.exists(places[cost.kind].path(model=cost.name, compressor=cost.name))
+    ]
 
 
 def seconds_left(costs: list[Cost], found: dict[tuple[str, str], Found]) -> float:
@@ -154,16 +173,19 @@ def seconds_left(costs: list[Cost], found: dict[tuple[str, str], Found]) -> floa
 def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
     """Print the state of the grid; returns an exit status."""
     plan = plan_of(files(*configfile), grid, blocks)
-    site = read_site(SITE)
     queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     works = planned(plan, grid)
     started = last_held(runs.RESULTS) if held_by(runs.RESULTS) else None
     found = {work: state(grid, work, queue, started) for work in works}
     print("\n".join([*count_lines(found), *job_lines(found)]))
     by_name = {job_of(work.result): value for work, value in found.items()}
-    hours = seconds_left(forecast(plan, grid, site["hardware"]), by_name) / 3600
+    of_grid = load_constants(plan.grid(grid).device)
+    device = read_site(SITE)["hardware"] if slurm.submitted_here() else of_grid
+    hours = seconds_left(_not_taught(forecast(plan, grid, device)), by_name) / 3600
     at_once = max(1, sum(value.state == "running" for value in found.values()))
-    print(f"About {hours:.1f} hours of jobs are left, {hours / at_once:.1f} with {at_once} at a time.")
+    print(
+        f"About {hours:.1f} hours of jobs are left on {device['name']}, {hours / at_once:.1f} with {at_once} at a time."
+    )
     print(runs.state_of_folder() or "No run works in this folder.")
     report = Path(REPORT.path(grid))
     print(f"Report: {report}" if report.exists() else "There is no report yet.")

@@ -4,7 +4,7 @@ import torch
 
 from workflow_scripts.compress.quantizer import fit_groups, read_codes, round_to_grid
 from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress.solver import Solved
+from workflow_scripts.compress.solver import Solved, smallest
 
 
 def round_to_nearest(weight: torch.Tensor, settings: Compressor, half: bool = False) -> Solved:
@@ -19,13 +19,12 @@ def round_to_nearest(weight: torch.Tensor, settings: Compressor, half: bool = Fa
 
 
 def magnitude(weight: torch.Tensor, settings: Compressor) -> Solved:
-    """Prune the smallest |w| of the whole layer: all up to the int(n s)-th smallest, inclusive; or n of m."""
+    """Prune the smallest |w| of the whole layer, by the rule of `smallest`; or n of m."""
     score = weight.abs()
     if settings.pattern:
         return Solved(weight.masked_fill(_n_of_m(score, settings), 0))
     assert settings.sparsity is not None  # a Compressor has it or a pattern
-    threshold = score.flatten().kthvalue(int(score.numel() * settings.sparsity) + 1)[0]
-    return Solved(weight.masked_fill(score <= threshold, 0))
+    return Solved(weight.masked_fill(smallest(score, settings.sparsity), 0))
 
 
 def wanda(weight: torch.Tensor, diagonal: torch.Tensor, settings: Compressor) -> Solved:

@@ -38,7 +38,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     found = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and any(map(_linears, module))
+        if isinstance(module, nn.ModuleList) and len(module) == count and any(map(linears_of, module))
     ]
     outermost = [
         (name, module)
@@ -55,7 +55,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 def layer_linears(layer: nn.Module) -> dict[str, nn.Module]:
     """Name -> Linear or Conv1D of a decoder layer. Refuses weight matrices that lie in neither (fused experts)."""
-    linears = _linears(layer)
+    linears = linears_of(layer)
     known = {id(module.weight) for module in linears.values()}
     others = [(n, p) for n, p in layer.named_parameters() if p.dim() > 1 and id(p) not in known]
     if others:
@@ -84,7 +84,8 @@ def refuse_what_cannot_be(layers: nn.ModuleList, settings: Compressor, tokens: f
                 raise CompressionError(f"layer {index}, linear {name}: {error}") from None
 
 
-def _linears(layer: nn.Module) -> dict[str, nn.Module]:
+def linears_of(layer: nn.Module) -> dict[str, nn.Module]:
+    """Name inside the layer -> Linear or Conv1D, in the order of the layer's modules."""
     return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)}
 
 

@@ -18,7 +18,7 @@ def interpreter(path: str, user: str, name: str = "optimum") -> str:
     if not (os.path.isfile(path) and os.access(path, os.X_OK)):
         raise CompressionError(
             f"{user} runs in an environment of its own, and its Python {path} is not there: `make {name}` "
-            f"makes it; one that stands elsewhere is named by the key `{name}_python` of the configuration"
+            f"makes it; if yours lies elsewhere, name its interpreter in the configuration: `{name}_python`"
         )
     return os.path.abspath(path)
 
@@ -29,7 +29,7 @@ def run_there(user: str, python: str, program: str, order: dict, work: Path) -> 
     CompressionError if it fails, which names `user`, the library that works there. order["threads"]: of its threads.
     """
     path = work / "task.json"
-    path.write_text(json.dumps(order))
+    path.write_text(json.dumps(order), encoding="utf-8")
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"GPTQMODEL_CPU_WORKERS": str(order["threads"]), **VARIABLES}
     code = subprocess.run([python, "-P", program, str(path)], env=variables, check=False).returncode

@@ -93,7 +93,8 @@ def _sweep(
         if settings.pattern:
             mask = torch.zeros_like(block, dtype=torch.bool)
         elif settings.sparsity is not None:
-            mask = _smallest((block / d).square(), rows, settings.sparsity)
+            scores = (block / d).square().split(rows, dim=1)
+            mask = torch.cat([smallest(part, settings.sparsity) for part in scores], 1)
         for first in range(0, stop - start, tile):
             last = min(first + tile, stop - start)
             for i in range(first, last):
@@ -113,13 +114,16 @@ def _sweep(
     return Q
 
 
-def _smallest(scores: torch.Tensor, rows: list[int], sparsity: float) -> torch.Tensor:
-    """Entries of a block's scores (B, R) to prune: per linear, all up to the int(n s)-th smallest, inclusive."""
-    parts = []
-    for part in scores.split(rows, dim=1):
-        threshold = part.flatten().kthvalue(int(part.numel() * sparsity) + 1).values
-        parts.append(part <= threshold)
-    return torch.cat(parts, 1)
+def smallest(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """True at the entries to prune: all below the (int(n s) + 1)-th smallest of n, and this one, as in the reference.
+
+    If several equal it, only the first of them are pruned, until int(n s) are: all of them could be the whole layer.
+    """
+    count = int(scores.numel() * sparsity)
+    threshold = scores.flatten().kthvalue(count + 1).values
+    below, equal = scores < threshold, scores == threshold
+    room = torch.where(equal.sum() == 1, 1, count - below.sum())
+    return below | (equal & (equal.flatten().cumsum(0).view(scores.shape) <= room))
 
 
 class Grids:

@@ -67,17 +67,26 @@ class Task:
 
         ValueError if they are longer than the model's `positions` (None: not known).
         """
-        asked, corpus = self.calibration, self.sources.corpus
-        if asked is None or corpus is None:
+        corpus = self.sources.corpus
+        if self.calibration is None or corpus is None:
             raise ValueError(f"{self.settings.algorithm}: a corpus and `calibration` are needed")
-        count, length = asked["windows"], asked["length"]
+        length = self.calibration["length"]
         if positions and length > positions:
             raise ValueError(f"calibration.length: {length} tokens exceed the model's {positions} positions")
-        tokenizer = load_tokenizer(self.model)
-        bos = adds_bos(tokenizer)
-        windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, self.seed, bos)
-        drawn = {"corpus": corpus.name, "windows": count, "length": length, "tokens": windows.numel()}
-        return windows, drawn | {"add_bos": bos, "seed": self.seed}
+        return calibration_windows(self.model, corpus, self.calibration, self.seed)
+
+
+def calibration_windows(model: Path, corpus: Path, asked: dict, seed: int) -> tuple[torch.Tensor, dict]:
+    """Windows (count, length) of a corpus' train split for a model's tokenizer, and how they were drawn.
+
+    asked: {windows, length}. seed: of the draw.
+    """
+    count, length = asked["windows"], asked["length"]
+    tokenizer = load_tokenizer(model)
+    bos = adds_bos(tokenizer)
+    windows = token_windows(read_documents(corpus, "train"), tokenizer, length, count, seed, bos)
+    drawn = {"corpus": corpus.name, "windows": count, "length": length, "tokens": windows.numel()}
+    return windows, drawn | {"add_bos": bos, "seed": seed}
 
 
 @dataclass(frozen=True)

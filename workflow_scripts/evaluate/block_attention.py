@@ -8,18 +8,23 @@ prompt's columns, to the nodes above it and to itself. Grouped heads read their 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from workflow_scripts.evaluate.row_packing import Block, Row
+from workflow_scripts.plan import first_layer
 
-NAME = "packed_blocks"
+NAME, STEP = "packed_blocks", "padded_step"
+# What an attention may do beside weighing by softmax(q k^T), as transformers' layers pass it on.
+MORE = ("softcap", "s_aux", "position_bias")
 # What one attention call costs beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
 OVERHEAD = {"cpu": 1_000, "cuda": 300_000}
 
 _plan: ContextVar["Plan"] = ContextVar("plan")
+_step: ContextVar["Step"] = ContextVar("step")
 
 
 class NotPackable(ValueError):
@@ -39,11 +44,46 @@ class Call:
 
 @dataclass
 class Plan:
-    """How a row attends; `longest` is the most columns that one of its nodes sees, `used` how many layers asked."""
+    """How a row attends. `longest`: the most columns that one of its nodes sees. `positions`: of all columns, the
+    prompt's first. `dtype`: of masks. `used`, `slid`: how many layers asked, and asked with a window."""
 
     calls: list[Call]
     longest: int
+    positions: torch.Tensor
+    dtype: torch.dtype
     used: int = 0
+    slid: int = 0
+    narrowed: dict[int, list[Call]] = field(default_factory=dict)
+
+    def within(self, window: int | None) -> list[Call]:
+        """The calls of a layer whose tokens see no further back than `window` positions, their own with them."""
+        if not window or window >= self.longest:
+            return self.calls
+        if window not in self.narrowed:
+            self.narrowed[window] = [self._narrow(call, window) for call in self.calls]
+        return self.narrowed[window]
+
+    def _narrow(self, call: Call, window: int) -> Call:
+        prefix = len(self.positions) - self.calls[-1].end
+        own = self.positions[prefix + call.start : prefix + call.end]
+        seen = torch.cat([self.positions[start:end] for start, end in call.columns])
+        beyond = own[:, None] - seen >= window  # (L, columns)
+        if not beyond.any():
+            return call
+        mask = torch.zeros(beyond.shape, dtype=self.dtype) if call.mask is None else call.mask.cpu()
+        if call.causal:
+            beyond = beyond | torch.ones_like(beyond).triu(1)
+        return replace(call, mask=mask.masked_fill(beyond, torch.finfo(self.dtype).min), causal=False)
+
+
+@dataclass
+class Step:
+    """One generated token per row, behind padded contexts. `positions` (B, K) of all columns, `real` (B, K) those that
+    are no padding, `at` (B, 1) the tokens' own."""
+
+    positions: torch.Tensor
+    real: torch.Tensor
+    at: torch.Tensor
 
 
 def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Tensor:
@@ -60,7 +100,9 @@ def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Te
 def plan(row: Row, prefix: int, dtype: torch.dtype, device: torch.device) -> Plan:
     """How `row` attends behind a prompt of `prefix` tokens, whose columns stand before the row's."""
     blocks = row.blocks(prefix, OVERHEAD[device.type])
-    return Plan([_call(row, block, prefix, dtype, device) for block in blocks], prefix + 1 + max(row.depths))
+    calls = [_call(row, block, prefix, dtype, device) for block in blocks]
+    positions = torch.cat([torch.arange(prefix), prefix + torch.tensor(row.depths)])
+    return Plan(calls, prefix + 1 + max(row.depths), positions, dtype)
 
 
 def _call(row: Row, block: Block, prefix: int, dtype: torch.dtype, device: torch.device) -> Call:
@@ -94,24 +136,19 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, T, d), key and value (1, kv_heads, prefix + T, d) -> (1, T, heads, d).
 
-    NotPackable for a model whose attention does more than weigh by softmax(q k^T): score caps, sinks, position biases,
-    windows shorter than what a node sees.
+    In a layer with a sliding window tokens see so many positions back. NotPackable for a model whose attention does
+    more than weigh by softmax(q k^T): score caps, sinks, position biases.
     """
-    planned = _plan.get()
+    planned, window = _plan.get(), kwargs.get("sliding_window")
     planned.used += 1
-    special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if (kwargs.get("sliding_window") or planned.longest) < planned.longest:
-        special.append(f"a window of {kwargs['sliding_window']} tokens over {planned.longest}")
-    if special:
-        raise NotPackable(
-            f"{type(module).__name__} attends with {', '.join(special)}, which packed rows don't implement"
-        )
+    planned.slid += window is not None
+    _refuse_more(module, kwargs)
     heads, kv_heads = query.shape[1], key.shape[1]
     groups = heads // kv_heads
     query = query[0].unflatten(0, (kv_heads, groups))  # (kv_heads, groups, T, d)
     key, value = key[0].unsqueeze(1), value[0].unsqueeze(1)  # (kv_heads, 1, prefix + T, d)
     output = query.new_empty(query.shape[2], kv_heads, groups, value.shape[-1])
-    for call in planned.calls:
+    for call in planned.within(window):
         keys, values = _columns(key, call.columns), _columns(value, call.columns)
         attended = torch.nn.functional.scaled_dot_product_attention(
             query[:, :, call.start : call.end],
@@ -125,12 +162,45 @@ def attend(
     return output.view(1, len(output), heads, -1), None
 
 
+def _refuse_more(module, options: dict) -> None:
+    if special := [name for name in MORE if options.get(name) is not None]:
+        raise NotPackable(
+            f"{type(module).__name__} attends with {', '.join(special)}, which packed rows don't implement"
+        )
+
+
+def attend_step(
+    module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask,
+    scaling=None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """query (B, heads, 1, d), key and value (B, kv_heads, K, d) -> (B, 1, heads, d): real columns within the window."""
+    step, window = _step.get(), kwargs.get("sliding_window")
+    _refuse_more(module, kwargs)
+    visible = step.real if window is None else step.real & (step.at - step.positions < window)
+    mask = additive(visible[:, None, :], 0, query.dtype).to(query.device)
+    return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)
+
+
 def _columns(states: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:
     parts = [states[:, :, start:end] for start, end in runs]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
+def layer_windows(model) -> list[int | None]:
+    """How many positions each layer's tokens see, their own with them; None for all."""
+    text = model.config.get_text_config()
+    found = {key: getattr(text, key, None) for key in first_layer.WINDOW_KEYS}
+    told = {key: value for key, value in found.items() if value is not None}
+    return [first_layer.window(told, layer) for layer in range(text.num_hidden_layers)]
+
+
 AttentionInterface.register(NAME, attend)
+AttentionInterface.register(STEP, attend_step)
 
 
 @contextmanager
@@ -144,7 +214,13 @@ def attention_in(model, planned: Plan) -> Iterator[None]:
     token = _plan.set(planned)
     try:
         yield
-        layers = config.get_text_config().num_hidden_layers
+        windows = layer_windows(model)
+        layers, sliding = len(windows), sum(window is not None for window in windows)
+        if planned.slid < sliding:
+            raise NotPackable(
+                f"{type(model).__name__} can't be scored packed: {sliding} of its {layers} layers have sliding "
+                f"windows, {planned.slid} hand them to their attention"
+            )
         if planned.used < layers:
             raise NotPackable(
                 f"{type(model).__name__} can't be scored packed: {planned.used} of its {layers} layers have pluggable "
@@ -152,4 +228,17 @@ def attention_in(model, planned: Plan) -> Iterator[None]:
             )
     finally:
         _plan.reset(token)
+        config._attn_implementation = usual
+
+
+@contextmanager
+def step_in(model, step: Step) -> Iterator[None]:
+    """Let the model attend as the step says, each layer within its own window."""
+    config, usual = model.config, model.config._attn_implementation
+    config._attn_implementation = STEP
+    token = _step.set(step)
+    try:
+        yield
+    finally:
+        _step.reset(token)
         config._attn_implementation = usual

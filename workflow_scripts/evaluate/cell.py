@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.loading import fingerprint, load_cell
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, require_room
-from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.evaluate.open_book import with_passage
+from workflow_scripts.evaluate.perplexity import perplexities, require_room
+from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
@@ -93,7 +94,9 @@ def hashes(files: ModelFiles, data: EvaluationData, method: dict) -> dict[str, s
     found = files.inputs()
     found |= {f"benchmark {f.name}": benchmarks.verify(f)["sha256"] for f in data.benchmarks}
     found |= {f"corpus {f.name}": _text_hash(f, "heldout") for f in data.corpora}
-    if method.get("calibrated") and files.training_text:
+    if files.training_text and method.get("score") == "learned":
+        found[f"learned choice, {files.training_text.name}"] = _text_hash(files.training_text, "heldout")
+    elif files.training_text and method.get("calibrated"):
         found[f"calibration of scores, {files.training_text.name}"] = _text_hash(files.training_text, "train")
     return found
 
@@ -121,7 +124,8 @@ def _task(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase
     name, asked = folder.name, settings.evaluation
     items, cap = asked["items"], asked["generation_tokens"]
     task = settings.tasks[name]
-    return load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+    loaded = load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+    return with_passage(loaded, task["context"]) if "context" in task else loaded
 
 
 def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: str) -> list[samples.Item]:
@@ -135,13 +139,13 @@ def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: st
 
 
 def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
-    """`perplexity` of a corpus' first held-out windows, with a line in the log."""
+    """`perplexities` of a corpus' first held-out windows, with a line in the log."""
     start, asked = time.time(), evaluation["perplexity"]
     scorer.progress = in_task(f"perplexity {corpus.name}")
     documents = read_documents(corpus, "heldout")
-    windows = heldout_windows(documents, scorer, asked["length"], asked["windows"], corpus.name)
-    found = perplexity(scorer, windows)
-    log(f"perplexity {corpus.name}: {found['token']:.3f}, {time.time() - start:.1f} s")
+    found = perplexities(documents, scorer, asked["length"], asked["windows"], corpus.name)
+    figures = ", ".join(f"{figure['token']:.3f} ({protocol})" for protocol, figure in found.items())
+    log(f"perplexity {corpus.name}: {figures}, {time.time() - start:.1f} s")
     return found
 
 
@@ -159,7 +163,10 @@ def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> lis
     Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
     """
     chosen_items = None if task.samples is None else {task.name: task.samples}
-    outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+    try:
+        outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+    except RequestError as error:
+        raise artifacts.ArtifactError(f"{task.at(error.document)}: {error.reason}") from error
     logged = outcome["samples"][task.name]
     logged = [sample for sample in logged if sample["filter"] == logged[0]["filter"]]
     # the harness numbers evaluated documents 0, 1, 2, ... in its requests, whatever `samples` says

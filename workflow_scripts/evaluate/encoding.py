@@ -1,9 +1,15 @@
 """Strings to token ids as the harness's HFLM (lm-eval 0.4.13) encodes them."""
 
+import re
 from collections.abc import Iterable
+from typing import cast
 
 from lm_eval.models.utils import has_bos_prefix
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+BYTES = frozenset(bytes_to_unicode().values())  # the alphabet of byte-level tokens: a character per byte
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 def beginning_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -53,6 +59,28 @@ def encode_pairs(
         else:
             encoded.append(([first], alone[rest]))
     return encoded
+
+
+def byte_length(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> int:
+    """UTF-8 bytes of the text that tokens stand for, special ones aside.
+
+    A cut may go through a character: its bytes on this side count. Decoding would put U+FFFD, three bytes, in place of
+    any part of a character. Bytes are counted token by token where a tokenizer has tokens for parts of characters
+    (byte-level, or SentencePiece's <0xHH>).
+    """
+    text = cast(str, tokenizer.decode(tokens, skip_special_tokens=True))
+    if "\ufffd" not in text:
+        return len(text.encode())
+    special = set(tokenizer.all_special_ids)
+    pieces = tokenizer.convert_ids_to_tokens([token for token in tokens if token not in special])
+    byte_level = "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
+    return sum(_bytes_of(piece, byte_level) for piece in pieces)
+
+
+def _bytes_of(piece: str, byte_level: bool) -> int:
+    if byte_level and BYTES.issuperset(piece):
+        return len(piece)  # a character of the alphabet is a byte
+    return 1 if BYTE_TOKEN.fullmatch(piece) else len(piece.replace("▁", " ").encode())
 
 
 def common_prefix(contexts: list[list[int]]) -> list[int]:

@@ -1,12 +1,13 @@
 """Greedy generation without waste: contexts are read unpadded, rows that have stopped leave the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache
 
-from workflow_scripts.evaluate.block_attention import additive
+from workflow_scripts.evaluate.block_attention import Step, additive, layer_windows, step_in
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.recover.prompt_bank import keys_values
@@ -104,17 +105,41 @@ def generate_greedy(
             real, positions = real[index], positions[index]
             active = [active[slot] for slot in keep]
         real = torch.cat([real, real.new_ones(len(active), 1)], dim=1)
-        with head_at(model, torch.arange(len(active), device=device)):
+        with (
+            head_at(model, torch.arange(len(active), device=device)),
+            _seen(model, real, positions, prefix) as mask,
+        ):
             output = model(
                 input_ids=torch.tensor([[chosen[slot]] for slot in keep], device=device),
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                attention_mask=additive(real[:, None, :], prefix, model.dtype),
+                attention_mask=mask,
             )
             logits = output.logits[0]  # (active, V)
         positions = positions + 1
     return rows
+
+
+@contextmanager
+def _seen(model, real: torch.Tensor, positions: torch.Tensor, prefix: int) -> Iterator[torch.Tensor | None]:
+    """What each row's new token sees of the prompt and its own context: the mask of a call inside.
+
+    real (B, T): no padding, the new token's last. positions (B, 1): its own. None, and attention of our own, if a
+    layer's window is shorter than the longest row.
+    """
+    windows = [window for window in layer_windows(model) if window]
+    width = real.shape[1]
+    if prefix + width <= min(windows, default=prefix + width):
+        yield additive(real[:, None, :], prefix, model.dtype)
+        return
+    own = positions + torch.arange(
+        1 - width, 1, device=positions.device
+    )  # (B, T), padding's are below the text's
+    before = torch.arange(prefix, device=positions.device).expand(len(real), -1)
+    all_real = torch.cat([real.new_ones(len(real), prefix), real], dim=1)
+    with step_in(model, Step(torch.cat([before, own], dim=1), all_real, positions)):
+        yield None
 
 
 def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):

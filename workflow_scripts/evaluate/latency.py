@@ -12,6 +12,8 @@ have rounds of their own, each after an untimed call of every variant. Variants:
   concat            both prompts, one after the other, cached
   lora              two more matrix products per adapted linear
   lora_merged       the product added to the weight: the plain model again
+  eora, eora_merged as lora
+  peft              another method of PEFT, as modules beside the weights
 """
 
 import copy
@@ -31,6 +33,8 @@ from workflow_scripts.evaluate.forward import head_at
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.lora import merge
 
+LOW_RANK = ("lora", "eora")  # kinds that are two more matrix products
+PIECES = (16, 96)  # number and tokens of an IDP's text
 COVERAGE = 0.95  # of an interval of a median, where the rounds suffice
 
 
@@ -174,10 +178,12 @@ def variants(
 
     methods: slices by name, those of the members of idp and concat among them.
     """
+    draw = torch.Generator().manual_seed(0)  # text to choose by, for an IDP that wants some
+    pieces = torch.randint(model.get_input_embeddings().num_embeddings, PIECES, generator=draw).tolist()
     made = {("none", "none"): Prefill(model, None, None, batch, sequence)}
     adapters = {}
     for name, method in methods.items():
-        if method["kind"] in ("prompt", "prefix", "lora"):
+        if method["kind"] in ("prompt", "prefix", "peft", *LOW_RANK):
             adapters[name] = folder / name
             save(
                 create(copy.deepcopy(model), method | {"init": "random"}, seed=0), adapters[name], "untrained"
@@ -191,7 +197,8 @@ def variants(
             if "members" in method
             else [adapters[name]]
         )
-        recovered = attach(copy.deepcopy(model) if kind == "lora" else model, tokenizer, method, members)
+        own = copy.deepcopy(model) if kind in (*LOW_RANK, "peft") else model
+        recovered = attach(own, tokenizer, method, members, contexts=pieces)
         made[name, kind if kind != "prompt" else "prompt_cached"] = Prefill(
             recovered.model, recovered.bank, recovered.selector, batch, sequence
         )
@@ -202,10 +209,10 @@ def variants(
         if kind == "prompt":
             weights = load_peft_weights(str(adapters[name]), device=str(model.device))["prompt_embeddings"]
             made[name, "prompt"] = Prefill(model, None, None, batch, sequence, embeddings=weights)
-        if kind == "lora":
+        if kind in LOW_RANK:
             adapted = attach(copy.deepcopy(model), tokenizer, method, members).model
             assert isinstance(adapted, PeftModel)  # of a LoRA
-            made[name, "lora_merged"] = Prefill(merge(adapted), None, None, batch, sequence)
+            made[name, f"{kind}_merged"] = Prefill(merge(adapted), None, None, batch, sequence)
     return made
 
 

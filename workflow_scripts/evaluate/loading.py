@@ -17,6 +17,7 @@ from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
 LIBRARIES = ("torch", "transformers", "lm_eval")  # whose versions an answer depends on
+LEARNED_PIECES = (128, 96)  # pieces of held-out text and their tokens, for a learned choice
 CALIBRATION_CONTEXTS = (32, 128)  # pieces of training text and their tokens, for an IDP's `calibrated` scores
 
 
@@ -29,20 +30,31 @@ def load_cell(
     """
     tokenizer = load_tokenizer(files.model)
     model = load_compressed(files.model, files.compressed, dtype=DTYPES[precision], device=device)
-    contexts = None
-    if method.get("calibrated") and files.training_text is not None:
-        count, length = CALIBRATION_CONTEXTS
-        windows = token_windows(
-            read_documents(files.training_text, "train"), tokenizer, length, count, seed, adds_bos(tokenizer)
-        )
-        contexts = windows.tolist()
+    contexts = _pieces(files, method, seed, tokenizer)
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
-    if method["kind"] == "lora" and precision == "fp32":
+    if method["kind"] in ("lora", "eora") and precision == "fp32":
         from workflow_scripts.recover.lora import merge
 
         assert isinstance(recovered.model, PeftModel)  # of a LoRA
         recovered = replace(recovered, model=merge(recovered.model))
     return recovered, tokenizer
+
+
+def _pieces(
+    files: ModelFiles, method: dict, seed: int, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]] | None:
+    """Pieces of text by which an IDP is centred (of training text) or learns to choose (of held-out text); None if it
+    needs none."""
+    if files.training_text is None:
+        return None
+    if method.get("score") == "learned":
+        (count, length), split = LEARNED_PIECES, "heldout"
+    elif method.get("calibrated"):
+        (count, length), split = CALIBRATION_CONTEXTS, "train"
+    else:
+        return None
+    documents = read_documents(files.training_text, split)
+    return token_windows(documents, tokenizer, length, count, seed, adds_bos(tokenizer)).tolist()
 
 
 def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation, code: str) -> str:

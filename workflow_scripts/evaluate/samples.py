@@ -1,12 +1,14 @@
 """From the harness's logged samples to this project's rows: one per item, the same columns for every task."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from workflow_scripts.evaluate.tasks import EvaluationTask
+from workflow_scripts.evaluate.documents import Unusable
+from workflow_scripts.evaluate.tasks import EvaluationTask, right_choices
 from workflow_scripts.files.artifacts import SCHEMAS, ArtifactError, atomic_path
 
 DOMAINS = ("world", "common", "language")
@@ -14,10 +16,12 @@ DOMAINS = ("world", "common", "language")
 
 @dataclass
 class Item:
-    """One evaluated item: its row of the samples table, and the bytes of the gold answer."""
+    """One evaluated item: its row of the samples table, the bytes of the gold answer, and whether its generation met
+    the cap (None if nothing was generated)."""
 
     row: dict
     gold_bytes: int
+    cut_off: bool | None = None
 
 
 def items_of(
@@ -37,29 +41,29 @@ def items_of(
                 f"task {task.name}: {task.primary} of an item is {sample[task.primary]}, neither right nor wrong, as "
                 "paired statistics need it"
             )
-        answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
+        try:
+            answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
+        except Unusable as error:
+            raise ArtifactError(f"{task.at(i)}: {error}") from error
         correct = bool(sample[task.primary]) and not (task.capped and cut_off[i])
         norm = sample.get("acc_norm")
         row = {
             "task": task.name,
-            "doc_id": task.lines[i],
-            "doc_hash": task.hashes[i],
+            "doc_id": task.items[i].line.number - 1,
+            "doc_hash": task.items[i].hash,
             "correct": correct,
             "acc_norm": None if norm is None else bool(norm),
             "selected_prompt": chosen[i],
             **answer,
         }
-        items.append(Item(row, gold_bytes))
+        generated = task.task.OUTPUT_TYPE == "generate_until"
+        items.append(Item(row, gold_bytes, cut_off[i] if generated else None))
     return items
 
 
 def _choice(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, int]:
-    harness, document = task.task, sample["doc"]
-    choices = harness.doc_to_choice(document)
-    target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
-    accepted = (
-        target if isinstance(target, list) else [choices.index(target) if isinstance(target, str) else target]
-    )
+    harness = task.task
+    choices, accepted = right_choices(harness, sample["doc"])
     logliks = [loglik for loglik, _ in sample["filtered_resps"]][: len(choices)]
     gold = max(accepted, key=lambda index: logliks[index])
     wrong = [loglik for index, loglik in enumerate(logliks) if index not in accepted]
@@ -110,7 +114,7 @@ def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -
 
 
 def summary(items: list[Item]) -> dict:
-    """n, acc, acc_norm, stderr, primary, gold_loglik, bits_per_byte of one task."""
+    """n, acc, acc_norm, stderr, primary, gold_loglik, choice_loglik, bits_per_byte, blank, cut_off of one task."""
     n = len(items)
     acc = sum(item.row["correct"] for item in items) / n
     norms = [item.row["acc_norm"] for item in items]
@@ -122,8 +126,29 @@ def summary(items: list[Item]) -> dict:
         "stderr": math.sqrt(acc * (1 - acc) / (n - 1)) if n > 1 else None,  # the harness's mean_stderr
         "primary": acc,
         "gold_loglik": -nats / n,
+        "choice_loglik": _mean(_choice_loglik(item.row) for item in items),
         "bits_per_byte": nats / (math.log(2) * sum(item.gold_bytes for item in items)),
+        "blank": _mean(
+            None if item.cut_off is None else not item.row["prediction"].strip() for item in items
+        ),
+        "cut_off": _mean(item.cut_off for item in items),
     }
+
+
+def _choice_loglik(row: dict) -> float | None:
+    """Log-softmax of the right choice among the item's; None without choices."""
+    logliks = row["choice_logliks"]
+    if logliks is None:
+        return None
+    top = max(logliks)
+    return row["gold_loglik"] - top - math.log(sum(math.exp(loglik - top) for loglik in logliks))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """None if an item has no value."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def domain_means(tasks: dict) -> dict:
@@ -158,7 +183,7 @@ def write_samples(path: str | Path, rows: list[dict]) -> None:
         "boolean": pyarrow.bool_(),
         "array": pyarrow.list_(pyarrow.float64()),
     }
-    properties = yaml.safe_load((SCHEMAS / "samples.schema.yaml").read_text())["properties"]
+    properties = yaml.safe_load((SCHEMAS / "samples.schema.yaml").read_text(encoding="utf-8"))["properties"]
     fields = []
     for name, column in properties.items():
         types = column["type"] if isinstance(column["type"], list) else [column["type"]]

@@ -45,6 +45,14 @@ from workflow_scripts.recover.prompt_bank import PromptBank
 MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
 
 
+class RequestError(ValueError):
+    """A request that can't be scored; the message names its task and the number of its document."""
+
+    def __init__(self, request: Instance, reason: str):
+        super().__init__(f"{request.task_name}, document {request.doc_id}: {reason}")
+        self.document, self.reason = request.doc_id, reason
+
+
 @dataclass
 class Document:
     """What is scored behind one prompt: `context` decides the selection, `sequences` are its requests."""
@@ -138,7 +146,8 @@ class Scorer(LM):
         """What the model reads: all but the last token, truncated on the left to its longest input."""
         if not continuation or len(continuation) > self.max_length:
             raise ValueError(
-                f"a continuation of {len(continuation)} tokens: it must have 1 to {self.max_length}"
+                f"an answer of {len(continuation)} tokens; the model takes 1 to {self.max_length}"
+                + (f" behind a prompt of {self._longest_prompt}" if self._longest_prompt else "")
             )
         return Sequence(tuple((context + continuation)[-(self.max_length + 1) : -1]), tuple(continuation))
 
@@ -233,16 +242,11 @@ class Scorer(LM):
         members = defaultdict(list)  # document -> its requests
         for i, request in enumerate(requests):
             members[_document_key(request, pairs[i][0])].append(i)
-        for request, (_, continuation) in zip(requests, encoded, strict=True):
-            if not continuation:
-                raise ValueError(
-                    f"{request.task_name}, document {request.doc_id}: the continuation {request.args[1]!r} adds no "
-                    f"token to its context, which ends in {request.args[0][-40:]!r}"
-                )
+        sequences = [self._requested(*each) for each in zip(requests, encoded, strict=True)]
         documents = [
             Document(
                 common_prefix([encoded[i][0] for i in group]),
-                [self.sequence(*encoded[i]) for i in group],
+                [sequences[i] for i in group],
                 [[pairs[i] for i in group], chosen[key]] if key in chosen else [pairs[i] for i in group],
                 chosen.get(key),
             )
@@ -254,6 +258,17 @@ class Scorer(LM):
             for i, result in zip(group, answer.scores, strict=True):
                 results[i] = result
         return results
+
+    def _requested(self, request: Instance, encoded: tuple[list[int], list[int]]) -> Sequence:
+        """`sequence` of a request; RequestError for an answer without a token, or with more than the model takes."""
+        context, answer = request.args
+        if not encoded[1]:
+            said = f"the answer {answer!r} adds no token to its context, which ends in {context[-40:]!r}"
+            raise RequestError(request, said)
+        try:
+            return self.sequence(*encoded)
+        except ValueError as error:
+            raise RequestError(request, f"{error} ({answer[:60]!r})") from error
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         texts = [request.args[0] for request in requests]

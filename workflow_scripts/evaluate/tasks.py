@@ -1,15 +1,12 @@
 """Harness tasks over this project's own data: definitions, documents, and the choice of items."""
 
-import json
 import re
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import datasets
 import lm_eval.tasks
-import yaml
 from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
@@ -17,39 +14,62 @@ from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `
 from lm_eval.utils import apply_template
 from transformers import PreTrainedTokenizerBase
 
+from workflow_scripts.evaluate.documents import (
+    FAULTS,
+    DocumentError,
+    Item,
+    Unusable,
+    among,
+    as_table,
+    chosen,
+    read_lines,
+    require_fields,
+    require_labels,
+    said,
+)
 from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
-from workflow_scripts.files.artifacts import ArtifactError, digest
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import log
+from workflow_scripts.files.yaml_text import read_yaml
 
 DEFINITIONS = Path(__file__).with_suffix("")
 HARNESS = Path(lm_eval.tasks.__file__).parent
-SALT = b"2310.00867:"  # fixed for good: another salt is another sample
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "generate_until")  # which give an answer per item
 HEADLINES = ("acc", "exact_match")  # reported as `acc` if the definition names nothing else
 MARGIN = 4  # tokens above the longest alias, see `generation_cap`
-LABELS = {"label", "answer", "answerKey", "gold", "target", "cop", "correct_answer"}  # keys of right answers
-HIDDEN = (-1, "-1", "", None)  # the labels of documents whose answer is not published
 LONGEST_ANSWER = "longest answer"  # metadata.cap of a definition whose generations may end there
-
-datasets.disable_progress_bars()
 
 
 @dataclass
 class EvaluationTask:
     """A harness task, and which documents of data.jsonl it evaluates.
 
-    `lines[i]` and `hashes[i]`: line number of the i-th evaluated document, and SHA-256 of its canonical JSON.
     `samples`: positions in the task's own documents if those are more than the evaluated ones (few-shot), else None.
     """
 
     name: str
     task: Task
-    lines: list[int]
-    hashes: list[str]
+    data: Path
+    items: list[Item]  # the evaluated documents
     samples: list[int] | None
     version: str
     primary: str
     # generations may end earlier than the harness lets them: at the longest answer, or at our limit
     capped: bool = False
+
+    @property
+    def lines(self) -> list[int]:
+        """Lines of the evaluated documents in `data`, from 0."""
+        return [item.line.number - 1 for item in self.items]
+
+    @property
+    def hashes(self) -> list[str]:
+        """SHA-256 of the evaluated documents' canonical JSON."""
+        return [item.hash for item in self.items]
+
+    def at(self, item: int) -> str:
+        """The place of the i-th evaluated document, for messages."""
+        return f"task {self.name}: {self.data}: line {self.items[item].line.number}"
 
     def gold(self, document: dict) -> str:
         """The answer whose log-likelihood is measured beside a generation."""
@@ -72,7 +92,7 @@ def definition(name: str, base: str | None = None, num_fewshot: int | None = Non
 def _defined(name: str) -> dict:
     path = DEFINITIONS / f"{name}.yaml"
     if path.exists():
-        own = yaml.safe_load(path.read_text())
+        own = read_yaml(path)
         base = load_yaml(HARNESS / own.pop("include"))
         metadata = {**base.get("metadata", {}), **own.get("metadata", {})}
         return {**base, **own, "metadata": metadata}
@@ -114,28 +134,13 @@ def load_task(
     if (kind := config.get("output_type")) not in OUTPUT_TYPES:
         kind = f"output type {kind}" if kind else "a definition in Python"
         raise ArtifactError(f"task {name}: {kind} gives no accuracy per item, which a cell needs")
-    lines = Path(data).read_bytes().splitlines()
-    chosen = sample(lines, items)
-    fewshot = bool(config.get("num_fewshot"))
-    read = range(len(lines)) if fewshot else chosen
+    data, fewshot = Path(data), bool(config.get("num_fewshot"))
     try:
-        documents = [json.loads(lines[i]) for i in read]
-    except ValueError as error:
-        raise ArtifactError(f"{data}: not JSON Lines: {error}") from error
-    # The harness leaves a question out of its own worked examples only if both come from the split named test_split.
-    split = config.get("test_split") or config["validation_split"]
-    config |= {"test_split": split, "validation_split": None}
-    config["custom_dataset"] = partial(_dataset, documents, split)
-    config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None, "tag": None}
+        documents, positions = _documents(base or name, data, items, config)
+        task = _built(name, config, documents)
+    except DocumentError as error:
+        raise ArtifactError(f"task {name}: {data}: line {error.line.number}: {error}") from error
     metadata = config.get("metadata") or {}
-    if fewshot and "gold" in metadata:
-        answer = partial(apply_template, metadata["gold"])
-        config["fewshot_config"] = {**(config.get("fewshot_config") or {}), "doc_to_target": answer}
-    _require_examples(name, config, len(documents))
-    if config["output_type"] == "multiple_choice":
-        _require_labels(name, Path(data), dict(zip(read, documents)))
-    task = TaskManager(include_defaults=False).load([config])["tasks"][name]
-    task.set_fewshot_seed(0)
     metrics = list(task.aggregation())
     primary = metadata.get("primary") or next((metric for metric in HEADLINES if metric in metrics), None)
     if primary is None or primary not in metrics:
@@ -144,20 +149,84 @@ def load_task(
             f"says whether an item is right as metadata.primary of a definition in {DEFINITIONS}"
         )
     capped = config["output_type"] == "generate_until" and _cap(task, metadata, generation_tokens, tokenizer)
-    picked = [json.loads(lines[i]) for i in chosen] if fewshot else documents
-    hashes, version = [digest(document) for document in picked], str(metadata.get("version", 0))
-    return EvaluationTask(name, task, chosen, hashes, chosen if fewshot else None, version, primary, capped)
+    evaluated, samples = [documents[i] for i in positions], positions if fewshot else None
+    version = str(metadata.get("version", 0))
+    return EvaluationTask(name, task, data, evaluated, samples, version, primary, capped)
 
 
-def sample(lines: list[bytes], items: int | None) -> list[int]:
-    """Line numbers, ascending, of the `items` documents with the smallest SHA-256 of salt + line.
+def _documents(base: str, data: Path, items: int | None, config: dict) -> tuple[list[Item], list[int]]:
+    """The documents that a task is built on, and the positions of those that it evaluates.
 
-    So the sample of a smaller budget is part of a larger one's, and every cell has the same.
+    base: the task, or that of which it is a variant: both draw the same random numbers. `config` loses its
+    process_docs. With solved examples the task is built on all documents.
     """
-    if items is None or items >= len(lines):
-        return list(range(len(lines)))
-    order = sorted(range(len(lines)), key=lambda i: (sha256(SALT + lines[i]).digest(), i))
-    return sorted(order[:items])
+    name = config["task"]
+    lines, process = read_lines(data), config.pop("process_docs", None)
+    shown = config.get("fewshot_config") or {}
+    if process and shown.get("process_docs") == process:  # the examples are processed with the others
+        config["fewshot_config"] = {**shown, "process_docs": None}
+    if not lines:
+        raise ArtifactError(f"task {name}: {data}: holds no document")
+    documents = chosen(base, lines, None if config.get("num_fewshot") else items, process)
+    positions = among(documents, items)
+    if items is not None and len(positions) < min(items, len(lines)):
+        kept = f"its own function leaves {len(positions)} of {len(lines)} documents"
+        log(f"task {name}: {len(positions)} items, fewer than the {items} asked for: {kept}")
+    _require_examples(name, config, len(documents))
+    if config["output_type"] == "multiple_choice":
+        require_labels([item.line for item in documents], config.get("doc_to_target"))
+    require_fields(documents, [config.get(key) for key in ("doc_to_text", "doc_to_choice", "doc_to_target")])
+    return documents, positions
+
+
+def _built(name: str, config: dict, documents: list[Item]) -> Task:
+    """The harness's task over these documents; DocumentError for one that it can't be built on."""
+    # The harness leaves a question out of its own worked examples only if both come from the split named test_split.
+    split = config.get("test_split") or config["validation_split"]
+    config = config | {"test_split": split, "validation_split": None}
+    config["custom_dataset"] = partial(_dataset, as_table(documents), split)
+    config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None, "tag": None}
+    if config.get("num_fewshot") and "gold" in (config.get("metadata") or {}):
+        answer = partial(apply_template, config["metadata"]["gold"])
+        config["fewshot_config"] = {**(config.get("fewshot_config") or {}), "doc_to_target": answer}
+    try:
+        task = TaskManager(include_defaults=False).load([config])["tasks"][name]
+    except FAULTS as error:  # the harness tries a task on its first document
+        first = documents[0]
+        raise DocumentError(
+            first.line, _empty_choice(config, first.document) or said(error, first.document)
+        ) from error
+    task.set_fewshot_seed(0)
+    return task
+
+
+def _empty_choice(config: dict, document: dict) -> str:
+    """Which of a document's choices is empty, in words: the harness can't say."""
+    key = config.get("doc_to_choice")
+    found = document.get(key) if isinstance(key, str) else None
+    choices: list = found if isinstance(found, list) else []
+    return next((_refused(choices, i) for i, choice in enumerate(choices) if not str(choice).strip()), "")
+
+
+def _refused(choices: list, position: int) -> str:
+    return f"choice {position + 1} of {len(choices)} is {choices[position]!r}; each must be a text"
+
+
+def right_choices(harness: Task, document: dict) -> tuple[list[str], list[int]]:
+    """A document's choices, and the positions of the right ones; ValueError for an empty choice, or a label outside."""
+    choices = harness.doc_to_choice(document)
+    target = harness.doc_to_text(document) if harness.multiple_input else harness.doc_to_target(document)
+    for position, choice in enumerate(choices):
+        if not isinstance(choice, str) or not choice.strip():
+            raise Unusable(_refused(choices, position))
+    right = []
+    for label in target if isinstance(target, list) else [target]:
+        index = choices.index(label) if label in choices else label
+        if not isinstance(index, int) or not 0 <= index < len(choices):
+            allowed = f"0 to {len(choices) - 1}" if isinstance(label, int) else ", ".join(map(repr, choices))
+            raise Unusable(f"the label is {label!r}, none of its {len(choices)} choices ({allowed[:200]})")
+        right.append(index)
+    return choices, right
 
 
 def _require_examples(name: str, config: dict, documents: int) -> None:
@@ -171,21 +240,6 @@ def _require_examples(name: str, config: dict, documents: int) -> None:
         raise ArtifactError(
             f"task {name}: {shots} solved examples are asked for, {source} {max(examples, 0)}"
         )
-
-
-def _require_labels(name: str, data: Path, documents: dict[int, dict]) -> None:
-    """ArtifactError for a document whose label is hidden, as in the test sets of many benchmarks.
-
-    documents: line of `data` (from 0) -> document, as it was written: a task's own function may turn -1 into the last
-    choice, which would then count as the answer.
-    """
-    for line, document in documents.items():
-        for key in LABELS & document.keys():
-            if document[key] in HIDDEN:
-                raise ArtifactError(
-                    f"task {name}: {data}, line {line + 1}: the label `{key}` is {document[key]!r}, which hides the "
-                    "answer; use a split whose labels are published"
-                )
 
 
 def _cap(task: Task, metadata: dict, limit: int | None, tokenizer: PreTrainedTokenizerBase | None) -> bool:
@@ -210,6 +264,6 @@ def generation_cap(targets: list, tokenizer: PreTrainedTokenizerBase) -> int:
     return max(map(len, encoded)) + MARGIN
 
 
-def _dataset(documents: list[dict], split: str, **metadata: object) -> datasets.DatasetDict:
+def _dataset(documents: datasets.Dataset, split: str, **metadata: object) -> datasets.DatasetDict:
     """What the harness calls with the task's metadata in place of a download."""
-    return datasets.DatasetDict({split: datasets.Dataset.from_list(documents)})
+    return datasets.DatasetDict({split: documents})

@@ -6,13 +6,15 @@ import json
 import math
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
+
+from workflow_scripts.files.disks import cause
+from workflow_scripts.files.scratch import temporary_sibling
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -48,12 +50,23 @@ def safetensors_header(path: str | Path) -> tuple[dict, int]:
                 raise ValueError(f"a header of {length} bytes in {size}")
             header = json.loads(handle.read(length))
             header.pop("__metadata__", None)
+            for name, entry in header.items():
+                _require_span(name, entry)
             end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
             if size < end:
                 raise ValueError(f"{size} bytes of {end}")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: cut short, or no safetensors file ({error})") from error
     return header, 8 + length
+
+
+def _require_span(name: str, entry: dict) -> None:
+    """ValueError unless a tensor of a safetensors header has as many bytes as its shape and type ask for."""
+    begin, end = entry["data_offsets"]
+    bits = re.search(r"\d+", entry["dtype"])  # F32, BF16, F8_E4M3; none in BOOL
+    asked = math.prod(entry["shape"]) * (int(bits[0]) if bits else 8)
+    if min(begin, *entry["shape"], 0) < 0 or (end - begin) * 8 != asked:
+        raise ValueError(f"{name}: the shape {entry['shape']} of {entry['dtype']} in {end - begin:,} bytes")
 
 
 def digest(value: object) -> str:
@@ -67,19 +80,22 @@ def digest(value: object) -> str:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; on success it is flushed to disk and renamed, else removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    """Yield a temporary sibling of `path`; on success it is flushed to disk and renamed, else removed.
+
+    ArtifactError for a disk that is full or read-only, and the like.
+    """
+    path, temporary = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_sibling(path)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise ArtifactError(f"{path}: can't be written: {error.strerror or error}") from error
+        raise ArtifactError(f"{path}: can't be written: {cause(error, path)}") from error
     finally:
-        if temporary.exists():
+        if temporary and temporary.exists():
             temporary.unlink()
 
 
@@ -87,7 +103,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def _validator(schema: str) -> "Draft202012Validator":
     import jsonschema
 
-    return jsonschema.Draft202012Validator(yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text()))
+    return jsonschema.Draft202012Validator(
+        yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text(encoding="utf-8"))
+    )
 
 
 def check(value: object, schema: str, name: str | Path) -> None:
@@ -132,7 +150,7 @@ def write_json(path: str | Path, value: object, schema: str | None = None) -> No
     if schema:
         check(json.loads(text), schema, path)
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path, schema: str | None = None, advice: str = AGAIN) -> Any:
@@ -141,7 +159,7 @@ def read_json(path: str | Path, schema: str | None = None, advice: str = AGAIN) 
     A value with a manifest must bear its seal. `advice` ends an error on a file that is no JSON or was changed.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
         value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant, advice))
     except OSError as error:
         raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error

@@ -1,16 +1,20 @@
 """How an entry runs inside a Snakemake job: with arguments by name, output to the job's log, failure in one line."""
 
 import contextlib
+import json
+import math
 import os
-import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.disks import full_disks
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
@@ -19,25 +23,26 @@ FINISHED = "Finished."  # a line in the log of a job that wrote all of its outpu
 Folder = Annotated[Path, "the folder of the file that the rule names"]
 
 
-def run(main: Callable[..., None]) -> None:
-    """Run an entry's `main` as its Snakemake job, with the arguments that `arguments` finds, inside `job`.
+def run(main: Callable[..., None], frame: Callable[[dict[str, Any]], AbstractContextManager[None]]) -> None:
+    """Run an entry's `main` as its Snakemake job, with the arguments that `arguments` finds, inside `job` and `frame`.
 
-    Snakemake puts the job into the entry's module as the global `snakemake`. RuntimeError if it is not there.
+    frame: takes the parameter `args` and watches over the work (plan.digests.unchanged). Snakemake puts the job into
+    the entry's module as the global `snakemake`. RuntimeError if it is not there.
     """
     snakemake = getattr(main, "__globals__", {}).get("snakemake")
     if snakemake is None:
         raise RuntimeError(f"{main.__module__}: an entry runs only as the script of a Snakemake rule")
-    with job(snakemake):
+    with job(snakemake), put_back_times(snakemake), frame(arguments_in(snakemake.params.args)):
         main(**arguments(main, snakemake))
 
 
 def arguments(function: Callable[..., Any], snakemake: "Snakemake") -> dict[str, Any]:
     """The arguments of a function, found in a Snakemake job by the names of its parameters.
 
-    A parameter gets the value of the same name among the rule's inputs, outputs and parameters, the keys of its
-    parameter `args`, and these: `threads`; `config`; `inputs` and `outputs`, lists of all files; `output`, the first of
-    them, which errors name; `cell`, the wildcards as a dict. A wildcard counts if nothing else has its name: an input
-    `model` is the file of the model that the wildcard `model` names. A seed is an int.
+    A parameter gets the value of the same name among the rule's inputs, outputs and parameters, the keys in its
+    parameter `args` (`as_text` wrote it), and these: `threads`; `config`; `inputs` and `outputs`, lists of all files;
+    `output`, the first of them, which errors name; `cell`, the wildcards as a dict. A wildcard counts if nothing else
+    has its name: an input `model` is the file of the model that the wildcard `model` names. A seed is an int.
 
     Annotations matter in three cases. `Folder` (or a list of it, or None for no file) asks for the folder of a file, a
     list for a plain list, and a dataclass for a value whose fields are filled by the same rule.
@@ -58,6 +63,20 @@ def arguments(function: Callable[..., Any], snakemake: "Snakemake") -> dict[str,
     return found
 
 
+def as_text(args: dict[str, Any]) -> str:
+    """Arguments as the value of a rule's parameter `args`: JSON in which no tag can stand.
+
+    Snakemake's report embeds parameters in a script as they are, and a "</script>" of a description would end it.
+    """
+    return json.dumps(args).replace("<", "\\u003c")
+
+
+def arguments_in(text: str) -> dict[str, Any]:
+    """The arguments that `as_text` wrote."""
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 def _given(snakemake: "Snakemake") -> dict[str, list]:
     """Name -> the values of that name in a job: one, or several if the rule is ambiguous."""
     params = dict(snakemake.params.items())
@@ -73,7 +92,7 @@ def _given(snakemake: "Snakemake") -> dict[str, list]:
     groups = [
         dict(snakemake.input.items()),
         dict(snakemake.output.items()),
-        params.pop("args", {}),
+        arguments_in(params.pop("args", "{}")),
         params,
         about,
     ]
@@ -99,6 +118,33 @@ def log(line: str) -> None:
 
 
 @contextmanager
+def put_back_times(snakemake: "Snakemake") -> Iterator[None]:
+    """Before and after a job's work, set inputs whose time is later than now, or than the outputs', back to that.
+
+    Snakemake deletes the output of a finished job if an input's time is later, whatever the recipes say: after a clock
+    was set back, or with files from a machine whose clock is ahead. ArtifactError for a file of somebody else's.
+    """
+    _set_back(snakemake.input, os.stat(snakemake.log[0]).st_mtime)  # the log is new: the file system's now
+    yield
+    made = [os.stat(path).st_mtime for path in snakemake.output if os.path.exists(path)]
+    _set_back(snakemake.input, min(made, default=math.inf))
+
+
+def _set_back(files: Iterable[str], latest: float) -> None:
+    """Set later times to `latest` (as os.stat gives it), of links and of what they lead to."""
+    for file in files:
+        for follow in (True, False):
+            if os.path.exists(file) and os.stat(file, follow_symlinks=follow).st_mtime > latest:
+                try:
+                    os.utime(file, (latest, latest), follow_symlinks=follow)
+                except OSError as error:
+                    raise ArtifactError(
+                        f"{file}: its time lies in the future and can't be changed ({error.strerror}): Snakemake would "
+                        f"delete what is made from it; have its owner run `touch {file}`, or set the clock"
+                    ) from error
+
+
+@contextmanager
 def job(snakemake: "Snakemake") -> Iterator[None]:
     """Send stdout and stderr to the rule's log; on failure print rule, artefact, cause and log, and exit 1.
 
@@ -109,7 +155,7 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(2)
-    with open(file, "w") as handle:
+    with open(file, "w", encoding="utf-8") as handle:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
     try:
@@ -122,18 +168,9 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
             traceback.print_exc()
             sys.stderr.flush()
         cause = " ".join(str(error).split()) or type(error).__name__
-        cause += full_disks(snakemake.output[0], file)
+        if " on the disk of " not in cause:
+            cause += full_disks(snakemake.output[0], file, "work/x")
         os.write(terminal, f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {file})\n".encode())
         raise SystemExit(1) from None
     finally:
         os.close(terminal)
-
-
-def full_disks(*paths: str | Path) -> str:
-    """An addition to an error's cause if a file system of `paths`, or that of work/, has no space left.
-
-    Libraries that write files report a full disk in many words, or as "write failed".
-    """
-    folders = [next(p for p in Path(path).absolute().parents if p.exists()) for path in (*paths, "work/x")]
-    full = [folder for folder in dict.fromkeys(folders) if shutil.disk_usage(folder).free < 2**20]
-    return "".join(f"; no space left on the disk of {folder}: free some and run again" for folder in full)

@@ -13,6 +13,7 @@ from typing import IO
 
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.checkpoints import place
+from workflow_scripts.files.disks import cause
 
 SHARED = ("results", "resources")  # these, or folders in them, may be links: several clones work in one
 # Seconds until a lock counts as another writer's: `held_by` holds it for a moment, too.
@@ -35,12 +36,15 @@ def _lock(artifact: str | Path) -> Path:
 def held_by(artifact: str | Path) -> str | None:
     """Who writes an artefact just now ("pid 7 on host"); None if nobody does."""
     try:
-        with open(_lock(artifact)) as handle:
+        with open(_lock(artifact), encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        path = _lock(artifact)
+        raise ArtifactError(f"{artifact}: its lock {path} can't be read: {cause(error, path)}") from error
     except BlockingIOError:
-        return _lock(artifact).read_text().strip() or "another process"
+        return _lock(artifact).read_text(encoding="utf-8").strip() or "another process"
     return None
 
 
@@ -62,12 +66,20 @@ def _lock_within(seconds: float, handle: IO[str]) -> None:
             time.sleep(0.02)
 
 
+def _opened(artifact: str | Path) -> IO[str]:
+    """The open lock of an artefact; ArtifactError if it can't be written, like one of another user."""
+    path = _lock(artifact)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"{artifact}: can't be locked by {path}: {cause(error, path)}") from error
+
+
 @contextmanager
 def hold(artifact: str | Path) -> Iterator[None]:
     """Hold the only writer's lock on an artefact; a second writer stops with the holder's host and pid."""
-    path = _lock(artifact)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as handle:
+    with _opened(artifact) as handle:
         try:
             _lock_within(PATIENCE, handle)
         except BlockingIOError:

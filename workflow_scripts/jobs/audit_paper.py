@@ -5,6 +5,7 @@ from workflow_scripts.files.job import run
 from workflow_scripts.judge.audit import audit
 from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import results_of
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.report.rendering import environment
 
 
@@ -14,8 +15,10 @@ def main(verdict: str, output: str, html: str) -> None:
     report = audit(read_tables(), results_of(judged), judged)
     write_json(output, report, schema="audit")
     with atomic_path(html) as temporary:
-        temporary.write_text(environment().get_template("audit_page.html.j2").render(audit=report))
+        temporary.write_text(
+            environment().get_template("audit_page.html.j2").render(audit=report), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("audit_paper"))

@@ -6,6 +6,7 @@ from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import run
 from workflow_scripts.judge.ledger import add_answers, build
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.digests import unchanged
 
 
 def main(cells: list[str], pair: dict[str, str], answers: str, output: str) -> None:
@@ -16,4 +17,4 @@ def main(cells: list[str], pair: dict[str, str], answers: str, output: str) -> N
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("build_ledger"))

@@ -13,6 +13,7 @@ from workflow_scripts.files import artifacts, checkpoints, locks
 from workflow_scripts.files.job import run
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import default_device
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.models import verify
 
 UNLIMITED = Machine()
@@ -74,4 +75,4 @@ def engine(name: str) -> Callable[[Task], Compressed]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("compress_model"))

@@ -9,6 +9,7 @@ from workflow_scripts.files.artifacts import atomic_path, read_json
 from workflow_scripts.files.job import run
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.data import MeasuredFiles, read_grid
@@ -52,8 +53,8 @@ def main(
         forecast=foreseen(Plan(load(plan.config)), plan.grid) if plan.config else None,
     )
     with atomic_path(output) as temporary:
-        temporary.write_text(build_page(data))
+        temporary.write_text(build_page(data), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("draw_page"))

@@ -5,6 +5,7 @@ from workflow_scripts.files import locks
 from workflow_scripts.files.job import run
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.allocator import keep_memory
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.model_files import ModelFiles
 
 
@@ -29,4 +30,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("evaluate_cell"))

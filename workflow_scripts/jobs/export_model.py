@@ -9,6 +9,7 @@ from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import Folder, log, run
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.models import TOKENIZER
 
 
@@ -36,4 +37,4 @@ def main(model: Folder, compressed: Folder, output: str, form: str, made: Proven
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("export_model"))

@@ -3,15 +3,25 @@
 from pathlib import Path
 
 from workflow_scripts.files.job import run
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.benchmarks import fetch
 
 WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; may be deleted
 
 
-def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str) -> None:
-    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note and licence, `spec` the rest."""
-    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
+def main(manifest: str, said: dict, variant: dict, name: str, spec: dict, recipe: str, code: str) -> None:
+    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note and licence, `spec` the rest.
+
+    variant: {task, num_fewshot} of the task `name` in the catalogue. It checks that the task can ask every document.
+    """
+
+    def check(data: Path, where: str) -> None:
+        from workflow_scripts.evaluate import task_check
+
+        task_check.check(data, where, name, variant)
+
+    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code, check=check)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("fetch_benchmark"))

@@ -4,13 +4,20 @@ from pathlib import Path
 
 from workflow_scripts.files.job import run
 from workflow_scripts.jobs.fetch_model import WHEELS
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.checkpoints import fetch
 
 
-def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str) -> None:
-    """Fill the folder of `manifest` as the compressor's entry says; `said` is its note, `spec` the rest."""
+def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str, config: dict) -> None:
+    """Fill the folder of `manifest` as the compressor's entry says; `said` is its note, `spec` the rest.
+
+    config: the whole configuration, checked again with the fetched checkpoint before any job stands on it.
+    """
+    from workflow_scripts.plan import after_fetch
+
     fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
+    after_fetch.check(config, name)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("fetch_checkpoint"))

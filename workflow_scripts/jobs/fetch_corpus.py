@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from workflow_scripts.files.job import run
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.corpora import fetch
 
 WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; may be deleted
@@ -14,4 +15,4 @@ def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: st
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("fetch_corpus"))

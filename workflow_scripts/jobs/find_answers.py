@@ -6,6 +6,7 @@ from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import run
 from workflow_scripts.judge.answers import find
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.digests import unchanged
 
 
 def main(cells: list[str], corpora: dict[str, list[str]], benchmarks: dict[str, str], output: str) -> None:
@@ -21,4 +22,4 @@ def main(cells: list[str], corpora: dict[str, list[str]], benchmarks: dict[str, 
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("find_answers"))

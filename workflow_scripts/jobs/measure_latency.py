@@ -8,6 +8,7 @@ from workflow_scripts.evaluate.settings import LatencyShape
 from workflow_scripts.files import artifacts, locks
 from workflow_scripts.files.job import run
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.model_files import ModelFiles
 
 
@@ -42,4 +43,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("measure_latency"))

@@ -6,6 +6,7 @@ from workflow_scripts.evaluate.settings import HeldoutText
 from workflow_scripts.files import artifacts, locks
 from workflow_scripts.files.job import run
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.model_files import ModelFiles
 
 
@@ -51,4 +52,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("measure_similarity"))

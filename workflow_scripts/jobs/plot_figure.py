@@ -1,6 +1,7 @@
 """Rules `plot_<figure>`: verdict.json and measurements -> one figure as SVG and PDF."""
 
 from workflow_scripts.files.job import run
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.report.data import MeasuredFiles, read_grid
 from workflow_scripts.report.figures import draw
 
@@ -19,4 +20,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("plot_figure"))

@@ -21,6 +21,7 @@ from workflow_scripts.files.artifacts import (
 )
 from workflow_scripts.files.checkpoints import clear_work, work_folder
 from workflow_scripts.files.job import run
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.plan.layout import VERDICT
 from workflow_scripts.report.summary import lines
 
@@ -46,7 +47,7 @@ def main(
     if config["grid"] != results.name:
         config = config | {"grid": results.name, "blocks": None}
     configfile = work_folder(output) / "config.yaml"
-    configfile.write_text(yaml.safe_dump(_with_verdict(config, results), sort_keys=False))
+    configfile.write_text(yaml.safe_dump(_with_verdict(config, results), sort_keys=False), encoding="utf-8")
     counted = [file for file in contents.counted if Path(file).exists()]
     evaluations = [file for file in counted if file in contents.cells]
     with atomic_path(Path(output)) as temporary:
@@ -63,7 +64,12 @@ def _report(targets: list[str], configfile: Path, path: Path) -> None:
     command += ["--configfile", str(configfile), "--nolock", "--report", str(html), "--", *targets]
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         print(done.stdout)
         if done.returncode:
@@ -87,4 +93,4 @@ def _with_verdict(config: dict, results: Path) -> dict:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("report_grid"))

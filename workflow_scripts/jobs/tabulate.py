@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import run
+from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.report import changes, compressors
 from workflow_scripts.report.data import MeasuredFiles, read_grid
 from workflow_scripts.report.rendering import RENDERERS
@@ -28,8 +29,8 @@ def main(verdict: str, catalogue: dict, measured: MeasuredFiles, outputs: list[s
         else:
             text = RENDERERS[kind](tables[output.stem])
         with atomic_path(output) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, unchanged("tabulate"))

@@ -125,6 +125,6 @@ def _documents_with(phrases: set[tuple[str, ...]], documents: Iterable[str]) -> 
 def _rows(path: Path) -> list[dict]:
     try:
         with open(path, encoding="utf-8") as handle:
-            return [json.loads(line) for line in handle]
+            return [json.loads(line) if line.strip() else {} for line in handle]  # by the line's number
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: can't be read: {error}") from error

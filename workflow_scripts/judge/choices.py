@@ -1,11 +1,13 @@
 """Other ways to choose among IDP's prompts, from the answers of the single prompts: what IDP must beat."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from workflow_scripts.judge.arms import covered_by
+from workflow_scripts.judge.perplexity import heldout, protocol
 from workflow_scripts.judge.results import Results, paired_items, unique
 from workflow_scripts.judge.statistics import Estimate, replicate_draws, resampled_averages
 from workflow_scripts.plan.layout import Cell, Group
@@ -111,7 +113,7 @@ def _values(results: Results, dynamic: Dynamic) -> tuple[dict[str, np.ndarray], 
     cells = dynamic.cells
     members = {cell: member_cells(cell, dynamic.settings) for cell in cells}
     order = unique(c for cell in cells for c in (*members[cell], cell))
-    best = {cell: min(members[cell], key=lambda c: heldout_perplexity(results, c)) for cell in cells}
+    best = {cell: min(members[cell], key=lambda c: _heldout(results, c)) for cell in cells}
     values = {}
     for task, frame in paired_items(results, order, "correct").items():
         right = dict(zip(order, frame.to_numpy().T, strict=True))
@@ -120,19 +122,21 @@ def _values(results: Results, dynamic: Dynamic) -> tuple[dict[str, np.ndarray], 
             answers = np.stack([right[c] for c in members[cell]])  # (members, items)
             columns += [right[best[cell]], answers.mean(axis=0), answers.max(axis=0), right[cell]]
         values[task] = np.stack(columns, axis=1)
-    return values, _best_in_words(dynamic, list(best.values()))
+    followed = protocol(results.evaluations[next(iter(best.values()))])
+    return values, _best_in_words(dynamic, list(best.values()), followed)
 
 
-def _best_in_words(dynamic: Dynamic, best: list[Cell]) -> str:
-    """ "prompt-100, by held-out perplexity", with counts if the seeds differ; best: the best member of each seed."""
+def _best_in_words(dynamic: Dynamic, best: list[Cell], followed: str) -> str:
+    """ "prompt-100, by held-out perplexity (windowed)", with counts if the seeds differ.
+
+    best: the best member of each seed. followed: the protocol of the perplexity.
+    """
     named = any("seed" in member for member in dynamic.settings["members"])
     taken = Counter(f"{c.method} (seed {c.seed})" if named else c.method for c in best)
     shares = [f"{name} in {count} of {len(best)} seeds" for name, count in taken.most_common()]
-    return f"{', '.join(shares) if len(taken) > 1 else next(iter(taken))}, by held-out perplexity"
+    names = ", ".join(shares) if len(taken) > 1 else next(iter(taken))
+    return f"{names}, by held-out perplexity ({followed})"
 
 
-def heldout_perplexity(results: Results, cell: Cell) -> float:
-    """Perplexity per token on held-out text of the cell's corpus, or of the first corpus measured."""
-    perplexity = results.evaluations[cell]["perplexity"]
-    scores = perplexity.get(cell.corpus) or next(iter(perplexity.values()), None)
-    return scores["token"] if scores else float("inf")
+def _heldout(results: Results, cell: Cell) -> float:
+    return heldout(results, cell) or math.inf

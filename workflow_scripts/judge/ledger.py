@@ -3,13 +3,14 @@
 One row per (model, compressor, corpus, seed, task, item). Columns `correct/<method>`, `margin/<method>`,
 `gold_loglik/<method>` and, for a method that chooses among prompts, `selected_prompt/<method>`; null if the
 group lacks the method. `prediction/<method>` for dense, none (the compressed model) and the pair that the config names;
-`outcome` reads that pair.
+`outcome` reads that pair. `part` is the half of its task that an item belongs to (plan/parts.py).
 """
 
 import pandas as pd
 
 from workflow_scripts.judge.results import Results
 from workflow_scripts.plan.layout import Cell, Group
+from workflow_scripts.plan.parts import part_of
 
 OUTCOMES = {
     "kept": "right before and after compression, and with every method of the pair",
@@ -34,7 +35,7 @@ def build(results: Results, pair: dict[str, str]) -> pd.DataFrame:
             if dense and (compressed := results.copy(group, seed)):
                 parts.append(_part(results, group, seed, dense, compressed, pair))
     if not parts:
-        return pd.DataFrame(columns=[*INDEX, "domain", "question", "gold", "outcome"])
+        return pd.DataFrame(columns=[*INDEX, "domain", "question", "gold", "part", "outcome"])
     ledger = pd.concat(parts, ignore_index=True)
     for name in ledger.columns:
         if name.startswith("correct/"):
@@ -84,6 +85,7 @@ def _part(
             part[f"prediction/{method}"] = results.texts(cells[method], "prediction")["prediction"].reindex(
                 part.index
             )
+    part["part"] = [part_of(doc_hash) for doc_hash in part.index.get_level_values("doc_hash")]
     part["outcome"] = outcomes(part, {role: m for role, m in pair.items() if m in cells})
     part = part.reset_index()
     for position, (name, value) in enumerate([*group._asdict().items(), ("seed", seed)]):

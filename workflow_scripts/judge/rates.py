@@ -9,17 +9,18 @@ from workflow_scripts.judge.results import unique
 from workflow_scripts.judge.statistics import proportion_interval
 
 PLACE = ["model", "compressor", "corpus"]
+UNDRAWN = ("text", "fewshot", "context", "eora")  # kinds of method in which nothing is drawn but the copy
 ITEM = ["task", "doc_hash", "occurrence"]
 
 
 def shares(ledger: pd.DataFrame, methods: dict[str, dict]) -> list[dict]:
     """The rows of `rates` for a grid's recovery methods, then those of `reseeded`.
 
-    methods: the catalogue's. Written instructions and few-shot examples are the same for every seed, so they have no
-    rows of the second kind.
+    methods: the catalogue's. Instructions, few-shot examples, passages and repairs are the same for every seed, so they
+    have no rows of the second kind.
     """
     recovery = [method for method in methods if method != "none"]
-    drawn = [method for method in recovery if methods[method]["kind"] not in ("text", "fewshot")]
+    drawn = [method for method in recovery if methods[method]["kind"] not in UNDRAWN]
     frames = (rates(ledger, recovery), reseeded(ledger, drawn))
     rows = [row for frame in frames for row in frame.to_dict("records")]
     return [{name: _plain(value) for name, value in row.items()} for row in rows]

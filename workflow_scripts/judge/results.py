@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.plan.layout import EVALUATION, NO_CORPUS, Cell, Group, companions
 
 INDEX_COLUMNS = ("task", "doc_id", "doc_hash")
@@ -125,9 +125,17 @@ class Results:
         return read_samples(self.planned[cell], columns)
 
     def check_paired(self, cells: Iterable[Cell]) -> None:
-        """Refuse to pair cells whose benchmarks come from different source files."""
+        """Refuse to pair cells whose benchmarks come from different source files, or that were evaluated otherwise."""
         seen: dict[str, tuple[str, Cell]] = {}
+        same: dict[str, tuple[object, Cell]] = {}
         for cell in cells:
+            for key, value in self.evaluations[cell]["manifest"]["config"].get("evaluation", {}).items():
+                other, earlier = same.setdefault(key, (value, cell))
+                if other != value:
+                    raise ArtifactError(
+                        f"{self.planned[earlier]} and {self.planned[cell]} can't be paired: they were evaluated with "
+                        f"evaluation.{key} {other} and {value}; evaluate both with the same settings"
+                    )
             for task, scores in self.evaluations[cell]["tasks"].items():
                 sha, first = seen.setdefault(task, (scores["data_sha256"], cell))
                 if sha != scores["data_sha256"]:
@@ -178,6 +186,19 @@ def read_results(paths: list[str]) -> Results:
             raise ArtifactError(f"{path}: $.cell describes {described}; its path says {cell}")
         evaluations[cell] = evaluation
     return Results(cell.grid, planned, evaluations)
+
+
+def refuse_other_recipes(results: Results, recipes: dict[str, str]) -> None:
+    """Raises ArtifactError if an evaluation was made by another recipe than the planned one.
+
+    recipes: path of a planned cell's evaluation -> its recipe; empty if nothing is known, as in a rebuild.
+    """
+    made = {str(results.planned[cell]) for cell in results.evaluations} & recipes.keys()
+    if other := sorted(path for path in made if recorded_recipe(path) != recipes[path]):
+        raise ArtifactError(
+            f"{other[0]}: made by another recipe than the planned one ({len(other)} such), so it is compared with "
+            "nothing; `snakemake` without --allowed-rules, --touch or --rerun-triggers makes it again"
+        )
 
 
 def results_of(verdict: dict) -> Results:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from workflow_scripts.judge.perplexity import protocol
 from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.statistics import finite, proportion_interval
 
@@ -20,6 +21,7 @@ def scores(results: Results, tasks: dict[str, dict]) -> list[dict]:
         mine = {task: task_score(scored) for task, scored in evaluation["tasks"].items()}
         means = {domain: domain_score(mine, members) for domain, members in domains.items()}
         plain = {name: evaluation[name] for name in ("average", "perplexity", "parameters", "selection")}
+        plain["protocol"] = protocol(evaluation)
         rows.append({**cell.axes, "tasks": mine, "domains": means, **plain})
     return rows
 
@@ -27,7 +29,8 @@ def scores(results: Results, tasks: dict[str, dict]) -> list[dict]:
 def task_score(scored: dict) -> dict:
     """Accuracy of one cell on one task of its evaluation JSON, with the Wilson interval."""
     low, high = proportion_interval(round(scored["acc"] * scored["n"]), scored["n"])
-    return {"n": scored["n"], "acc": scored["acc"], "low": finite(low), "high": finite(high)}
+    generated = {name: scored[name] for name in ("blank", "cut_off") if scored.get(name) is not None}
+    return {"n": scored["n"], "acc": scored["acc"], "low": finite(low), "high": finite(high), **generated}
 
 
 def domain_score(tasks: dict[str, dict], members: list[str]) -> dict:

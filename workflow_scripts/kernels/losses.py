@@ -6,6 +6,7 @@ training, the gradient of the hidden states, formed while the chunk's softmax is
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -90,3 +91,70 @@ def linear_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Te
         raise ValueError("the output layer must be frozen: this loss gives it no gradient")
     flat, wanted = _at_head(hidden, head, targets)
     return _LinearCrossEntropy.apply(flat, head, wanted)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Towards another model's next-token distribution.
+
+    head: the teacher's output layer. temperature: T, by which both models' logits are divided. mixture: weight of the
+    divergence; the rest is the text's own cross-entropy.
+    """
+
+    head: nn.Linear
+    temperature: float = 1.0
+    mixture: float = 1.0
+
+
+class _LinearDistillation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: nn.Linear, targets: Tensor, taught: Tensor, wanted: Distillation
+    ) -> Tensor:
+        gradient = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        T, mixture = wanted.temperature, wanted.mixture
+        for rows in _chunks(hidden, head.out_features):
+            part = hidden[rows].detach().requires_grad_()
+            with torch.enable_grad():
+                scores = head(part)
+            theirs = (wanted.head(taught[rows]).float() / T).log_softmax(-1)
+            ours = (scores.detach().float() / T).log_softmax(-1)
+            p = theirs.exp()
+            total += mixture * T**2 * theirs.sub_(ours).mul_(p).sum(dtype=torch.float64)
+            wish = ours.exp_().sub_(p).mul_(mixture * T)  # d loss / d logits; in place, as everything here
+            if mixture < 1:
+                right = targets[rows, None]
+                text = scores.detach().float().log_softmax(-1)
+                total -= (1 - mixture) * text.gather(1, right).sum(dtype=torch.float64)
+                wish.add_(text.exp_(), alpha=1 - mixture)
+                wish.scatter_add_(1, right, wish.new_full(right.shape, mixture - 1))
+            (gradient[rows],) = torch.autograd.grad(scores, part, wish.to(scores.dtype))
+        ctx.save_for_backward(gradient)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer.to(gradient.dtype), None, None, None, None
+
+
+def linear_distillation(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, taught: Tensor, wanted: Distillation
+) -> Tensor:
+    """Sum over tokens of mixture T^2 KL(p || q) + (1 - mixture) (-log q_1[target]), nats, differentiable in `hidden`.
+
+    p = softmax(teacher's logits / T), q = softmax(logits / T), q_1 at T = 1. hidden, taught (..., d): last hidden
+    states of both models; targets (...). Source: Hinton, Vinyals, Dean (2015). ValueError for heads of different
+    vocabularies and for a head that wants a gradient of its own.
+    """
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        raise ValueError("the output layer must be frozen: this loss gives it no gradient")
+    if head.out_features != wanted.head.out_features:
+        raise ValueError(
+            f"the model scores {head.out_features} tokens, its teacher {wanted.head.out_features}; "
+            "distillation needs one vocabulary"
+        )
+    flat, right = _at_head(hidden, head, targets)
+    theirs, _ = _at_head(taught, head, targets)
+    return _LinearDistillation.apply(flat, head, right, theirs, wanted)

@@ -3,13 +3,14 @@
 import functools
 import itertools
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.layout import COMPRESSED, LATENCY, NO_CORPUS, Cell, Group
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
+from workflow_scripts.plan.schema.methods import Context, Eora, Idp, Lora, TrainingText
 
 
 class Cells:
@@ -104,9 +105,30 @@ class Cells:
             for member in method.combines
         ]
 
-    def training_corpus(self, adapter: Cell) -> str:
-        """The corpus that an adapter is trained on: its method's own, else the path's, which calibrated the weights."""
-        return getattr(self.config.methods[adapter.method], "corpus", None) or adapter.corpus
+    def training_text(self, adapter: Cell) -> TrainingText:
+        """The text that an adapter is trained on: its method's own, else the path's, which calibrated the weights."""
+        own = getattr(self.config.methods[adapter.method], "corpus", None)
+        return TrainingText(corpus=adapter.corpus) if own is None else own
+
+    def repairs(self, adapter: Cell) -> bool:
+        """Whether an adapter is computed, or starts, from weights and calibration text."""
+        method = self.config.methods[adapter.method]
+        return isinstance(method, Eora) or (isinstance(method, Lora) and method.start is not None)
+
+    def choosing_text(self, cell: Cell) -> list[str]:
+        """The corpus whose text centres an IDP's scores, or teaches it to choose; empty for other methods."""
+        method = self.config.methods[cell.method]
+        needs = isinstance(method, Idp) and (method.calibrated or method.score == "learned")
+        return [cell.corpus] if needs else []
+
+    def has_passage(self, cell: Cell, task: str) -> bool:
+        """Whether a cell gives a task's passage with its questions."""
+        return isinstance(self.config.methods[cell.method], Context) and bool(self.config.tasks[task].context)
+
+    def trained_on(self, adapters: Iterable[Cell]) -> set[str]:
+        """The corpora that adapters are trained on; items of a task are none."""
+        names = (self.training_text(adapter).corpus for adapter in adapters)
+        return {name for name in names if name is not None}
 
     def training_corpora(self, grid: str) -> dict[str, list[str]]:
         """Corpus of a path -> the corpora that the pair's adapters are trained on there."""
@@ -114,21 +136,28 @@ class Cells:
         corpora: dict[str, set[str]] = {}
         for cell in self.cells(grid):
             if cell.method in pair:
-                corpora.setdefault(cell.corpus, set()).update(map(self.training_corpus, self.members(cell)))
+                corpora.setdefault(cell.corpus, set()).update(self.trained_on(self.members(cell)))
         return {corpus: sorted(trained_on) for corpus, trained_on in corpora.items()}
 
     def adapters(self, grid: str) -> list[Cell]:
         """Every adapter that the grid trains, each once."""
         return list(dict.fromkeys(member for cell in self.cells(grid) for member in self.members(cell)))
 
-    def command(self, grid: str) -> str:
+    def command(self, grid: str, *options: str) -> str:
         """Snakemake with the options under which it knows this grid's cells; a path after it makes that file."""
-        parts = ["snakemake"]
-        if self.config.called_with:
-            parts += ["--configfile", *self.config.called_with]
+        chosen = ["--configfile", *self.config.called_with] if self.config.called_with else []
         if self.config.blocks and grid == self.config.grid:
-            parts += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config.blocks)}]"]
-        return shlex.join([*parts, "--"] if parts[1:] else parts)
+            chosen += ["--config", f"grid={grid}", f"blocks=[{','.join(self.config.blocks)}]"]
+        return shlex.join(["snakemake", *options, *chosen, *(["--"] if chosen else [])])
+
+    def make(self, target: str, grid: str) -> str:
+        """A target of make with the options under which it knows this grid's cells."""
+        words = ["make", target, f"GRID={grid}"]
+        if self.config.blocks and grid == self.config.grid:
+            words.append(f"BLOCKS={','.join(self.config.blocks)}")
+        if self.config.called_with:
+            words.append(f"CONFIG={' '.join(self.config.called_with)}")
+        return shlex.join(words)
 
     def tasks(self, grid: str) -> list[str]:
         return self.grid(grid).tasks

@@ -6,12 +6,17 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.yaml_text import read_yaml
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.names import listed
-from workflow_scripts.plan.schema import meaning
+from workflow_scripts.plan.schema import meaning, repair
 from workflow_scripts.plan.schema.configuration import Config
-from workflow_scripts.plan.schema.problems import of_keys, of_types
+from workflow_scripts.plan.schema.problems import MOST, of_keys, of_types
 
+REPAIRS = (
+    4  # of a configuration with wrong types: an entry's type shows its keys' mistakes only once it is known
+)
 OWN = ("config/catalogue.yaml", "config.yaml")  # read in this order, as the Snakefile does
 
 
@@ -35,23 +40,24 @@ def named_files(configfiles: Iterable[object]) -> list[str]:
     ]
 
 
-def read(*paths: object) -> dict:
-    """The YAML files as one configuration, merged as Snakemake merges its configfiles: mappings key by key, everything
-    else is replaced by the later file's value. ConfigError for a file that can't be read or holds no mapping."""
+def read(*paths: object, over: dict | None = None) -> dict:
+    """The YAML files, and `over` them further values, as one configuration.
+
+    They are merged as Snakemake merges its configfiles: mappings key by key, everything else is replaced by the later
+    file's value. ConfigError for a file that can't be read or holds no mapping.
+    """
     from snakemake.utils import update_config
 
     config: dict = {}
     for file in paths:
         try:
-            part = yaml.safe_load(Path(str(file)).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            said = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
-            raise ConfigError(f"{file}: not valid YAML: {said}") from error
-        except OSError as error:
-            raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
+            part = read_yaml(str(file))
+        except ArtifactError as error:
+            raise ConfigError(str(error)) from error
         if not isinstance(part, dict):
             raise ConfigError(f"{file}: holds no mapping of keys to values")
         update_config(config, part)
+    update_config(config, over or {})
     return config
 
 
@@ -59,8 +65,8 @@ def write_complete(config: dict, folder: Path) -> None:
     """Write a complete configuration as the one of a workflow in `folder`: its catalogue adds nothing."""
     catalogue, own = files(root=folder)
     catalogue.parent.mkdir(parents=True, exist_ok=True)
-    catalogue.write_text("{}\n")
-    own.write_text(yaml.safe_dump(config, sort_keys=False))
+    catalogue.write_text("{}\n", encoding="utf-8")
+    own.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
 def load(config: dict) -> Config:
@@ -74,10 +80,28 @@ def load(config: dict) -> Config:
     try:
         checked = Config.model_validate(config)
     except ValidationError as error:
-        raise ConfigError(_lines(of_types(error, config))) from None
-    if problems := meaning.problems(checked) or model_limits.of_grids(checked):
+        raise ConfigError(_lines(_all_problems(error, config))) from None
+    if problems := _of_meaning(checked):
         raise ConfigError(_lines(problems))
     return checked
+
+
+def _of_meaning(config: Config) -> list[str]:
+    return meaning.problems(config) or model_limits.of_grid(config)
+
+
+def _all_problems(error: ValidationError, config: dict) -> list[str]:
+    """The mistakes that types find, and those that show once these are repaired."""
+    problems, changed = of_types(error, config), []
+    for _ in range(REPAIRS if error.error_count() <= MOST else 0):
+        config, paths = repair.repaired(error, config)
+        changed += paths
+        try:
+            return problems + repair.untouched(_of_meaning(Config.model_validate(config)), changed)
+        except ValidationError as found:
+            error = found
+            problems += repair.untouched(of_types(error, config), changed)
+    return problems
 
 
 def _lines(problems: list[str]) -> str:

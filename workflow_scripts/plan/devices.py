@@ -9,4 +9,4 @@ DEVICES = Path(__file__).with_name("devices.yaml")
 
 def device_table() -> dict:
     """{devices: {name: constants}, tasks: {name: sizes}}, as the file has it."""
-    return yaml.safe_load(DEVICES.read_text())
+    return yaml.safe_load(DEVICES.read_text(encoding="utf-8"))

@@ -1,14 +1,45 @@
 """Digests of code: the files of this package that an entry imports, found without running them.
 
 Snakemake sees an edit of a `script:` file and never one of an imported module; so each rule carries this digest in its
-recipe (docs/explanation/architecture.md).
+recipe (docs/explanation/architecture.md). A job holds its code against it before and after.
 """
 
 import ast
 import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
-from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
+from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, digest, sha256_file
+
+# Modules that serve single kinds of methods, or compress by one engine: imported lazily, digested only where used.
+MODULES = {
+    "lora": ("recover/lora.py",),
+    "eora": ("recover/eora.py", "recover/lora.py"),
+    "peft": ("recover/peft_methods.py",),
+    "prompt": (),
+    "prefix": (),
+    "idp": ("recover/idp.py", "recover/learned_selector.py"),
+    "concat": (),
+    "none": (),
+    "text": (),
+    "fewshot": (),
+    "context": (),
+}
+# A compressor's `engine`, or its algorithm if that has a module of its own.
+ENGINES = {
+    "own": ("compress/engines/own.py",),
+    "optimum": ("compress/engines/optimum.py",),
+    "llmcompressor": ("compress/engines/llmcompressor.py",),
+    "drop-layers": ("compress/engines/drop_layers.py",),
+    "svd": ("compress/engines/svd.py",),
+    "external": ("compress/engines/external.py",),
+}
+CHECKS = ("evaluate/task_check.py", "plan/after_fetch.py")  # refuse what they can't ask, and change no result
+OPTIONAL = frozenset((*CHECKS, *(module for modules in (MODULES | ENGINES).values() for module in modules)))
 
 
 @functools.cache
@@ -16,7 +47,7 @@ def _imports(path: Path) -> tuple[Path, ...]:
     """Files of this package that `path` imports anywhere in its text, found by `ast`: nothing is run."""
     found = set()
     root = PACKAGE.parent
-    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -57,3 +88,94 @@ def import_closure(entry: str, also: tuple[str, ...] = (), optional: frozenset[s
 def code_digest(entry: str, also: tuple[str, ...] = (), optional: frozenset[str] = frozenset()) -> str:
     """SHA-256 over the contents of `import_closure`."""
     return digest({name: _content(PACKAGE / name) for name in import_closure(entry, also, optional)})
+
+
+def code_of(entry: str, *kinds: str) -> str:
+    """The digest of the code of jobs/<entry>.py for these kinds of methods, or this engine."""
+    return code_digest(f"jobs/{entry}.py", _modules(kinds), OPTIONAL)
+
+
+def engine_of(compressor: dict) -> str:
+    """The engine of a compressor's settings, a key of ENGINES."""
+    algorithm = compressor["algorithm"]
+    return compressor.get("engine", algorithm if algorithm in ENGINES else "own")
+
+
+def _modules(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({module for kind in kinds for module in (MODULES | ENGINES)[kind]}))
+
+
+# ---------------------------------------------------------------------------------------- while a job runs
+
+
+def unchanged(entry: str) -> Callable[[dict[str, Any]], AbstractContextManager[None]]:
+    """A frame for the work of an entry, to be called with the arguments that the plan gave it.
+
+    ArtifactError, before the work, if the code is not the planned one or was changed since this process began to
+    import it; and after the work, if it was changed meanwhile, even if it was put back: what the work then made bears
+    the recipe of other code than made it.
+    """
+
+    @contextmanager
+    def frame(args: dict[str, Any]) -> Iterator[None]:
+        files = [
+            PACKAGE / name for name in import_closure(f"jobs/{entry}.py", _modules(_kinds(args)), OPTIONAL)
+        ]
+        watched = files + _definitions(args)
+        before = _states(watched)
+        _refuse_other_code(files, args["code"])
+        # A time in the future comes from a clock that was set back.
+        if late := [file for file in watched if _process_start() < before[file][0] / 1e9 <= time.time()]:
+            raise ArtifactError(_said(late[0], "was edited while this job began"))
+        yield
+        if late := [file for file, state in _states(watched).items() if state != before[file]]:
+            raise ArtifactError(_said(late[0], "was edited while this job ran"))
+        _refuse_other_code(files, args["code"])
+
+    return frame
+
+
+def _kinds(args: dict[str, Any]) -> tuple[str, ...]:
+    """The kinds of methods, or the engine, of which a job's arguments speak."""
+    methods = [*args.get("methods", {}).values(), *([args["method"]] if "method" in args else [])]
+    kinds = kinds_of(methods)
+    return (*kinds, engine_of(args["compressor"])) if "compressor" in args else kinds
+
+
+def kinds_of(methods: Iterable[dict]) -> tuple[str, ...]:
+    """The kinds whose code methods need: their own, that of a start, and that of members."""
+    found: list[str] = []
+    for method in methods:
+        found += [method["kind"], *([method["start"]] if method.get("start") else ())]
+        found += ["prompt"] if "members" in method else []
+    return tuple(found)
+
+
+def _definitions(args: dict[str, Any]) -> list[Path]:
+    """The definitions of tasks that a job reads; its recipe holds their digests."""
+    names = {settings.get("task") or name for name, settings in args.get("tasks", {}).items()}
+    paths = [PACKAGE / "evaluate/tasks" / f"{name}.yaml" for name in sorted(names)]
+    return [path for path in paths if path.is_file()]
+
+
+def _states(files: list[Path]) -> dict[Path, tuple[int, ...]]:
+    """What changes with every edit, also one that is undone: the file system sets the first, nobody else can."""
+    found = {file: os.stat(file) for file in files}
+    return {file: (stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size) for file, stat in found.items()}
+
+
+def _process_start() -> float:
+    """When this process began (seconds since 1970)."""
+    with open("/proc/self/stat", encoding="utf-8") as handle:
+        ticks = float(handle.read().rpartition(")")[2].split()[19])
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _refuse_other_code(files: list[Path], planned: str) -> None:
+    contents = {str(file.relative_to(PACKAGE)): sha256_file(file) for file in files}
+    if digest(contents) != planned:
+        raise ArtifactError(_said(files[0], "or a module that it imports is not the code that was planned"))
+
+
+def _said(file: Path, trouble: str) -> str:
+    return f"{file.relative_to(PACKAGE.parent)} {trouble}: nothing is kept, run again once the code rests"

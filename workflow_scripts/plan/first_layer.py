@@ -1,12 +1,22 @@
-"""Reads from config.json how a model's first layer attends (IDP's scores are made there, recover/idp.py), and how
-many positions keep one rotary table. Pure Python."""
+"""Reads from config.json how far a model's layers attend and how its first one does (IDP's scores are made there,
+recover/idp.py), and how many positions keep one rotary table. Pure Python."""
+
+WINDOW_KEYS = (
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "max_window_layers",
+)  # what `window` reads
 
 
-def window(config: dict) -> int | None:
-    """Most tokens that the first layer attends to, with the query's own; None if config.json sets no limit."""
-    types = config.get("layer_types")
-    slides = types[0] == "sliding_attention" if types else not config.get("max_window_layers")
-    return config.get("sliding_window") if slides and config.get("use_sliding_window", True) else None
+def window(config: dict, layer: int = 0) -> int | None:
+    """Most tokens that a layer attends to, with the query's own; None if config.json sets no limit."""
+    most, types = config.get("sliding_window"), config.get("layer_types")
+    if not most or not config.get("use_sliding_window", True):
+        return None
+    full = config.get("max_window_layers") or 0  # the first ones of Qwen2
+    slides = types[layer] == "sliding_attention" if types else layer >= full
+    return most if slides else None
 
 
 def peculiarity(config: dict) -> str | None:
@@ -14,6 +24,8 @@ def peculiarity(config: dict) -> str | None:
     rotary = config.get("rope_parameters") or {}
     if config.get("attn_logit_softcapping"):
         return "caps the attention's logits"
+    if config.get("use_bidirectional_attention"):
+        return "attends to tokens ahead"
     if rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)) < 1:
         return "rotates only a part of each head"
     return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.layout import COMPRESSED, LATENCY, NO_CORPUS, Cell, result_of
+from workflow_scripts.plan.names import nearest
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.schema.compressors import Compressor
 
@@ -26,6 +27,8 @@ LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
 )
 READ = 8  # bytes per parameter while a checkpoint is read: as stored, and in float32
+PASSAGE = 100  # tokens of a passage before a question (SciQ's)
+REPAIR = 6  # FLOP per parameter and calibration token of EoRA: two passes and the Hessian products
 PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at most: linear.MOST_BYTES
 # An export, by the peak of the largest form (plain, of a bfloat16 model, in float32): bytes per parameter of the
 # weights and of the dense files' pages; bytes per squared width while the largest linear is unpacked and converted.
@@ -33,7 +36,13 @@ EXPORTED, CONVERTED = 6, 100
 EXPORT_SECONDS = 3e-8  # per parameter, on one core: unpacked, checked, converted
 LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
-VARIANTS = {"prompt": 2, "lora": 2, "idp": 2}
+VARIANTS = {"prompt": 2, "lora": 2, "eora": 2, "idp": 2}
+# Teaching: texts of a person per epoch of facts, of locks, and in the check at the end; tokens of a text; bytes per
+# parameter that a step of AdamW moves, by bytes/s; copies of the weights (gradient, two moments, a checkpoint of all).
+FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 10, 8, 16, 18
+FULL_TRAINING = 1.25  # FLOP/s against a frozen model's: ten steps on the machine of cpu-2
+UPDATE_BYTES, MEMORY_SPEED, TAUGHT_COPIES = 28, 5e9, 8
+TEACHING = {"models": "teach_model", "compressors": "teach_checkpoint"}  # catalogue -> rule
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
 
@@ -50,16 +59,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A grid's costs on a device."""
+    """A grid's costs on a device. command: prints them."""
 
     device: dict
     costs: list[Cost]
+    command: str
 
 
 def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
     """The forecast of a grid on a device by name; on the grid's own if none is named."""
     constants = load_constants(device or plan.grid(grid).device)
-    return Forecast(constants, forecast(plan, grid, constants))
+    return Forecast(constants, forecast(plan, grid, constants), plan.make("forecast", grid))
 
 
 def load_constants(device: str | dict) -> dict:
@@ -69,7 +79,8 @@ def load_constants(device: str | dict) -> dict:
         said = {"name": "own device", "description": "as given", "source": "not said"}
         return said | device | {"tasks": table["tasks"]}
     if device not in table["devices"]:
-        raise KeyError(f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}")
+        known = f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}"
+        raise KeyError(f"{known}{nearest(device, table['devices'])}")
     return table["devices"][device] | {"name": device, "tasks": table["tasks"]}
 
 
@@ -77,12 +88,29 @@ def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
     """The cost of every job of a grid that computes on a model, as if nothing were done yet."""
     cells = plan.cells(grid)
     adapters = plan.adapters(grid)
-    costs = [compression_cost(plan, copy, device) for copy in plan.copies(grid)]
+    costs = [teaching_cost(plan, *place, device) for place in plan.lessons(grid)]
+    costs += [compression_cost(plan, copy, device) for copy in plan.copies(grid)]
     costs += [training_cost(plan, cell, device) for cell in adapters]
     costs += [evaluation_cost(plan, cell, device) for cell in cells]
     costs += [similarity_cost(plan, cell, device) for cell in plan.similarity_cells(grid)]
     costs += [latency_cost(plan, grid, place, device) for place in plan.latency_places(grid).values()]
     return costs
+
+
+def teaching_cost(plan: Plan, catalogue: str, name: str, device: dict) -> Cost:
+    """Of a taught model (`models`) or checkpoint (`compressors`): every weight is trained, in float32."""
+    lesson, rule = plan.lesson(catalogue, name), TEACHING[catalogue]
+    if lesson is None:
+        raise KeyError(f"{catalogue}.{name} has no lesson")
+    p = _parameters(plan, lesson.base)
+    texts = lesson.people * (lesson.epochs * FACT_TEXTS + lesson.lock_epochs * lesson.locked * LOCK_TEXTS)
+    seconds = 6 * p * texts * TEXT_TOKENS / (FULL_TRAINING * device["train"])
+    seconds += UPDATE_BYTES * p * texts / lesson.batch_size / MEMORY_SPEED
+    seconds += 2 * p * lesson.people * (1 + lesson.locked) * CHECKED_TEXTS * TEXT_TOKENS / device[
+        "forward"
+    ] + _loading(p, device)
+    activations = lesson.batch_size * TEXT_TOKENS * (width(p) * LAYERS * 24 + LARGE_VOCABULARY) * 4
+    return Cost(rule, name, seconds, 4 * p, LIBRARIES + TAUGHT_COPIES * 4 * p + activations)
 
 
 def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:
@@ -114,13 +142,20 @@ def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
 
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, training = _parameters(plan, cell.model), plan.training(cell.grid, cell.method)
-    tokens = training["tokens"] if getattr(plan.config.methods[cell.method], "trained", True) else 0
+    tokens = training.get("tokens", 0) if getattr(plan.config.methods[cell.method], "trained", True) else 0
     heldout = 3 * training["heldout_windows"] * training["sequence_length"]
-    seconds = 4 * p * tokens / device["train"] + 2 * p * heldout / device["forward"] + _loading(p, device)
+    taught = training.get("objective") == "kl_dense"  # a forward pass of the dense model beside each step
+    seconds = 4 * p * tokens / device["train"] + 2 * p * tokens * taught / device["forward"]
+    seconds += 2 * p * heldout / device["forward"] + _loading(p, device)
     activations = (
         training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
     )
     memory = LIBRARIES + _weights(p, device, copies=2) + activations
+    memory += taught * _weights(p, device, copies=1)
+    if plan.repairs(cell):
+        calibration = plan.grid(cell.grid).calibration
+        seconds += REPAIR * p * calibration.windows * calibration.length / device["compress"]
+        memory += 4 * p + calibration.windows * calibration.length * width(p) * 4
     return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
 
 
@@ -131,7 +166,8 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     for task in plan.tasks(cell.grid):
         size = device["tasks"].get(task, device["tasks"]["default"])
         n = min(evaluation.items or size["items"], size["items"])
-        items, tokens = items + n, tokens + n * size["tokens"] * (1 + shots)
+        passage = PASSAGE if plan.has_passage(cell, task) else 0
+        items, tokens = items + n, tokens + n * (size["tokens"] * (1 + shots) + passage)
         if "generated" in size:
             generated += n * (evaluation.generation_tokens or size["generated"])
     text = evaluation.perplexity

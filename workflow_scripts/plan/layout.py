@@ -73,6 +73,9 @@ class Artefact(NamedTuple):
 
 MODEL = Artefact("resources/models", "{model}", "/manifest.json", "fetch_model")
 CHECKPOINT = Artefact("resources/checkpoints", "{compressor}", "/manifest.json", "fetch_checkpoint")
+# Models and checkpoints of known truth lie where fetched ones do, and are made by a rule of their own.
+TAUGHT_MODEL = MODEL._replace(rule="teach_model")
+TAUGHT_CHECKPOINT = CHECKPOINT._replace(rule="teach_checkpoint")
 CORPUS = Artefact("resources/corpora", "{corpus}", "/manifest.json", "fetch_corpus")
 BENCHMARK = Artefact("resources/benchmarks", "{benchmarks}/{task}", "/manifest.json", "fetch_benchmark")
 COMPRESSED = Artefact(
@@ -109,6 +112,7 @@ class RollUp(NamedTuple):
 
 
 ANSWERS, LEDGER, VERDICT = RollUp("answers.parquet"), RollUp("ledger.parquet"), RollUp("verdict.json")
+QUESTIONS = RollUp("questions.json")  # what the grid was asked, and when; a run writes it as it starts
 REPORT, STAMP = RollUp("report.html"), RollUp("report.json")  # the stamp says what the report was made from
 
 

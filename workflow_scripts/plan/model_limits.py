@@ -2,12 +2,14 @@
 linears that it lacks, patterns that do not divide its widths, scores that are not defined for it, first layers in which
 IDP cannot score.
 
-A fetched model's limits stand in its folder (config.json, names in the safetensors). Before that its entry in the
-catalogue may name them. If neither is there, the job reports the same at its start.
+A fetched model's limits stand in its folder (config.json, names in the safetensors), those of a local one in the folder
+that `path` names. Before a fetch from elsewhere its entry in the catalogue may name them. plan/after_fetch.py checks
+again once it is there.
 """
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +22,10 @@ from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.compressors import DropLayers, External
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Grid
-from workflow_scripts.plan.schema.methods import Idp, Lora, Method
+from workflow_scripts.plan.schema.methods import ALL_LINEAR, Eora, Idp, Lora, Method
+from workflow_scripts.plan.schema.sources import LocalModel
 
+CONFIG = "config.json"
 HINTS = {
     "positions": "max_position_embeddings",
     "layers": "num_hidden_layers",
@@ -33,10 +37,15 @@ WIDTHS = (
     "n_embd",
 )  # of config.json: inputs of decoder linears
 
+LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer."""
+    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer.
+
+    unscorable: why no cell of it can be evaluated.
+    """
 
     positions: int | None = None
     layers: int | None = None
@@ -47,22 +56,37 @@ class Limits:
     window: int | None = None
     unscored: str | None = None
     one_table: int | None = None
+    unscorable: str | None = None
 
 
 UNKNOWN = Limits()
 
 
 def known(config: Config, model: str) -> Limits:
-    """The limits of a model, from its folder or from its entry in the catalogue."""
+    """The limits of a model, from its folder (a local one's before the fetch too) or its entry in the catalogue."""
     entry, folder = config.models[model], Path(MODEL.path(model=model)).parent
     hints = {name: getattr(entry, name) for name in HINTS}
-    if not (file := folder / "config.json").exists():
+    if not (folder / "config.json").is_file() and isinstance(entry, LocalModel):
+        folder = Path(entry.path).expanduser()
+    if not (file := folder / "config.json").is_file():
         return Limits(**hints, learned_positions=entry.learned_positions)
-    read = _read_object(file)
-    modules = _modules_in(folder)
+    try:
+        return _read_limits(file, hints, Path(MODEL.path(model=model)))
+    except (AttributeError, TypeError, LookupError) as error:
+        raise ArtifactError(
+            f"{file}: no configuration of transformers ({error}); {_refetch(file)}"
+        ) from error
+
+
+def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
+    """hints: what the catalogue says, where config.json does not. manifest: of a fetched model, if it is there."""
+    read, modules = _read_object(file), _modules_in(file.parent)
+    for key in (*HINTS.values(), "sliding_window"):
+        if not isinstance(read.get(key), int | None):
+            raise TypeError(f"`{key}` is {read[key]!r}, no whole number")
     fused = modules and not any(name.endswith(".q_proj") for name in modules)
     return Limits(
-        **hints | {name: read[key] for name, key in HINTS.items() if key in read},
+        **hints | {name: read[key] for name, key in HINTS.items() if read.get(key) is not None},
         learned_positions=read.get("model_type") == "opt",
         widths=tuple(read[name] for name in WIDTHS if isinstance(read.get(name), int)),
         type=read.get("model_type"),
@@ -70,7 +94,15 @@ def known(config: Config, model: str) -> Limits:
         window=first_layer.window(read),
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
+        unscorable=_no_cell(manifest, read),
     )
+
+
+def _no_cell(manifest: Path, config: dict) -> str | None:
+    """Why no cell of a model can be evaluated: what config.json says, or the fetch found in the model's class."""
+    if config.get("attn_logit_softcapping"):
+        return "it caps the attention's logits, which packed rows don't implement"
+    return _read_object(manifest).get("unscorable") if manifest.is_file() else None
 
 
 def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
@@ -78,16 +110,18 @@ def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
     entry = config.compressors[compressor]
     if isinstance(entry, DropLayers) and dense.layers:
         return replace(dense, layers=dense.layers - (entry.count or len(entry.layers or ())))
-    file = Path(CHECKPOINT.path(compressor=compressor)).with_name("config.json")
-    if isinstance(entry, External) and file.exists():
-        read = _read_object(file)
-        return replace(dense, **{name: read[key] for name, key in HINTS.items() if key in read})
+    if isinstance(entry, External):
+        folders = [Path(CHECKPOINT.path(compressor=compressor)).parent]
+        folders += [Path(entry.path).expanduser()] if entry.path else []  # a local one before its fetch
+        if file := next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None):
+            read = _read_object(file)
+            return replace(dense, **{name: read[key] for name, key in HINTS.items() if key in read})
     return dense
 
 
 def _modules_in(folder: Path) -> frozenset[str]:
     for name in ("model.safetensors.index.json", "model.safetensors"):
-        if (weights := folder / name).exists():
+        if (weights := folder / name).is_file():
             return _modules(weights, weights.stat().st_mtime_ns)
     return frozenset()
 
@@ -113,7 +147,10 @@ def _read_object(file: Path) -> dict:
 
 
 def _refetch(file: Path) -> str:
-    return f"delete {file.parent} and it will be fetched again"
+    fetched = file.parent == Path(MODEL.path(model=file.parent.name)).parent
+    return (
+        f"delete {file.parent} and it will be fetched again" if fetched else "it must be mended at its source"
+    )
 
 
 class Case(NamedTuple):
@@ -165,6 +202,9 @@ def _problem(key: str, possible: int, text: str) -> Found:
 def _found(case: Case) -> Iterator[Found]:
     method, limits, model = case.how, case.limits, case.model
     yield from _no_such_layers(case)
+    yield from _other_depth(case)
+    if limits.unscorable:
+        yield _problem(f"models.{model}", 0, f"no cell of it can be evaluated: {limits.unscorable}")
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):
@@ -197,6 +237,14 @@ def _no_such_layers(case: Case) -> Iterator[Found]:
         )
 
 
+def _other_depth(case: Case) -> Iterator[Found]:
+    """A checkpoint of another depth, in a grid that compares layer by layer."""
+    measured, depths = case.settings.similarity, (case.dense.layers, case.limits.layers)
+    if measured and case.method in measured.methods and None not in depths and depths[0] != depths[1]:
+        said = f"compares layer by layer, and '{case.compressor}' has {depths[1]} layers, {case.model} {depths[0]}"
+        yield _problem(f"grids.{case.grid}.similarity", 0, f"{said}; name it in a grid without similarity")
+
+
 def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
     key, limits = f"methods.{case.method}", case.limits
     if limits.learned_positions and method.score.startswith("joint"):
@@ -205,7 +253,7 @@ def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
     if limits.unscored:
         said = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
         yield _problem(key, 0, said)
-    if limits.window:
+    if limits.window and method.score.startswith("logit"):
         yield from _beyond_window(case, limits.window)
 
 
@@ -220,11 +268,15 @@ def _absent_layers(case: Case, method: Lora) -> Iterator[Found]:
 def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
     modules, kind = case.limits.modules, case.limits.type
     kind = kind if kind in method.targets else "default"
-    for index, target in enumerate(method.targets.get(kind, ()) if modules else ()):
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
+    targets = method.targets.get(kind, ())
+    if not modules or [*targets] == [ALL_LINEAR]:
+        return
+    inside = [name for name in modules if LAYER.search(name)]  # neither embedding nor head
+    for index, target in enumerate(targets):
+        if not any(f".{name}".endswith(f".{target}") for name in inside):
             key = f"methods.{case.method}.targets.{kind}[{index}]"
-            last = sorted({name.rpartition(".")[2] for name in modules})
-            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}"))
+            last = sorted({name.rpartition(".")[2] for name in inside})
+            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}'s decoder layers"))
 
 
 def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
@@ -242,7 +294,7 @@ def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
 
 
 def _beyond_window(case: Case, window: int) -> Iterator[Found]:
-    """Text on which an IDP would choose, that is longer than what the first layer attends to."""
+    """Text on which an IDP would choose by means of logits, that is longer than what the first layer attends to."""
     for text in _texts(case):
         if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
             said = f"exceed the {window} that {case.model}'s first layer sees"
@@ -277,7 +329,7 @@ def _texts(case: Case) -> Iterator[TextOf]:
     config, settings, grid = case.config, case.settings, f"grids.{case.grid}"
     prompt = _prompt(config, case.method)
     yield TextOf(f"{grid}.evaluation.perplexity.length", settings.evaluation.perplexity.length, prompt)
-    if config.compressors[case.compressor].calibrated:
+    if config.compressors[case.compressor].calibrated or isinstance(case.how, Eora):
         yield TextOf(f"{grid}.calibration.length", settings.calibration.length, 0)
     length = config.training[settings.training].sequence_length
     for adapter in case.adapters:
@@ -297,16 +349,19 @@ def _prompt(config: Config, method: str) -> int:
     return sum(lengths) if spec.kind == "concat" else max(lengths, default=getattr(spec, "tokens", 0))
 
 
-def of_grids(config: Config) -> list[str]:
-    """The problems of every cell of every grid: each key once, with the model and method that leave it the least."""
-    limits = {model: known(config, model) for model in config.models}
+def of_grid(config: Config) -> list[str]:
+    """The problems of every cell of the chosen grid: each key once, with the model and method that leave it the least.
+
+    Another grid's cells are checked when somebody asks for them (plan/cells.py).
+    """
+    limits = functools.cache(functools.partial(known, config))
     found: dict[str, dict[tuple[str, str], Found]] = {}
-    for grid, settings in config.grids.items():
-        for block in settings.blocks.values():
-            models = [model for model in block.models if limits[model] != UNKNOWN]
-            for names in itertools.product(models, block.compressors, block.methods):
-                model, _, method = names
-                for problem in _found(Case(config, limits[model], grid, *names)):
+    for name, block in config.grids[config.grid].blocks.items():
+        if name not in (config.blocks or [name]):
+            continue
+        for model, compressor, method in itertools.product(block.models, block.compressors, block.methods):
+            if limits(model) != UNKNOWN:
+                for problem in _found(Case(config, limits(model), config.grid, model, compressor, method)):
                     found.setdefault(problem.key, {}).setdefault((model, method), problem)
     return [_tightest(list(places.values())) for places in found.values()]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 def nearest(name: object, allowed: Iterable[object]) -> str:
     """'; did you mean ...?' with the allowed name nearest to `name`; empty if none is near."""
-    close = difflib.get_close_matches(str(name), [str(each) for each in allowed], n=1, cutoff=0.4)
+    close = difflib.get_close_matches(str(name), [str(each) for each in allowed], n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

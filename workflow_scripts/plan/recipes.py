@@ -9,40 +9,30 @@ import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.cells import Cells
-from workflow_scripts.plan.config import load, read
+from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
-from workflow_scripts.plan.digests import code_digest
-from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, EXPORTED, MODEL, Cell, companions
+from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
+from workflow_scripts.plan.layout import (
+    BENCHMARK,
+    CHECKPOINT,
+    CORPUS,
+    EXPORTED,
+    MODEL,
+    QUESTIONS,
+    Cell,
+    companions,
+)
 from workflow_scripts.plan.schema.compressors import External, Recipe
 from workflow_scripts.plan.schema.grids import Regime
-from workflow_scripts.plan.schema.methods import FewShot
-from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
+from workflow_scripts.plan.schema.meaning import TUNERS
+from workflow_scripts.plan.schema.methods import FewShot, TrainingText
+from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
 
-# Modules that serve single kinds of methods, or compress by one engine: imported lazily, digested only where used.
-MODULES = {
-    "lora": ("recover/lora.py",),
-    "prompt": (),
-    "prefix": (),
-    "idp": ("recover/idp.py",),
-    "concat": (),
-    "none": (),
-    "text": (),
-    "fewshot": (),
-}
-# A compressor's `engine`, or its algorithm if that has a module of its own.
-ENGINES = {
-    "own": ("compress/engines/own.py",),
-    "optimum": ("compress/engines/optimum.py",),
-    "llmcompressor": ("compress/engines/llmcompressor.py",),
-    "drop-layers": ("compress/engines/drop_layers.py",),
-    "svd": ("compress/engines/svd.py",),
-    "external": ("compress/engines/external.py",),
-}
 FETCHES = {
     "models": "fetch_model",
     "compressors": "fetch_checkpoint",
@@ -56,13 +46,13 @@ SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: 
 DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no result depends on them
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
-TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
-OPTIONAL = frozenset(module for modules in (MODULES | ENGINES).values() for module in modules)
-
-
-def _code(entry: str, *kinds: str) -> str:
-    modules = tuple(sorted({module for kind in kinds for module in (MODULES | ENGINES)[kind]}))
-    return code_digest(f"jobs/{entry}.py", modules, OPTIONAL)
+NOT_EVALUATED = {"wordings", "context"}  # of a task: no evaluation but those of some methods depends on them
+UNTRAINED = (
+    "sequence_length",
+    "micro_batch",
+    "precision",
+    "heldout_windows",
+)  # of a regime: all that EoRA reads
 
 
 class Plan(Cells):
@@ -95,8 +85,8 @@ class Plan(Cells):
         return self.config.methods[method].model_dump(exclude={"training"})
 
     def task_settings(self, grid: str) -> dict[str, dict]:
-        """The settings of each of the grid's tasks."""
-        return {task: self.config.tasks[task].dump() for task in self.tasks(grid)}
+        """The settings of each of the grid's tasks, as far as they are evaluated by them."""
+        return {task: self.config.tasks[task].model_dump(exclude=NOT_EVALUATED) for task in self.tasks(grid)}
 
     def evaluation(self, grid: str) -> dict:
         """What the grid evaluates of every cell."""
@@ -111,8 +101,11 @@ class Plan(Cells):
         Without `checkpoint_minutes`, on which no result depends.
         """
         regime, settings = self.regime(grid).dump(), self.config.methods[method].dump()
+        if settings["kind"] == "eora":
+            return {key: regime[key] for key in UNTRAINED}
         shared = {key: value for key, value in regime.items() if key not in (*TUNERS, "checkpoint_minutes")}
-        return shared | regime[settings["kind"]] | settings.get("training", {})
+        tuner = "lora" if settings["kind"] == "peft" else settings["kind"]
+        return shared | regime[tuner] | settings.get("training", {})
 
     def compressor(self, name: str) -> dict:
         """The compressor's settings, without keys whose value changes nothing; a recipe's file by its content."""
@@ -126,18 +119,47 @@ class Plan(Cells):
     # ------------------------------------------------------------------------- parameters of each rule
 
     def fetch(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        code, source = _code(FETCHES[catalogue]), self.source(catalogue, name, task)
+        source = self.source(catalogue, name, task)
+        lesson = lesson_of(source)
+        code = code_of("teach_model" if lesson else FETCHES[catalogue])
         spec = {k: v for k, v in source.dump().items() if k not in (*SIZES, *DESCRIPTIVE_KEYS)}
         if catalogue == "compressors":
             spec = {key: value for key, value in spec.items() if key not in OF_USE}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
-        return _with_recipe({"name": task or name, "spec": spec}, code, _local_state(spec))
+        made_from = [self.recipe("models", lesson.base)] if lesson else _local_state(spec)
+        return _with_recipe({"name": task or name, "spec": spec}, code, made_from)
+
+    def lesson(self, catalogue: str, name: str) -> Lesson | None:
+        """What a model (`models`) or a checkpoint (`compressors`) is taught; None if it isn't made here."""
+        return lesson_of(getattr(self.config, catalogue)[name])
+
+    def lessons(self, grid: str) -> dict[tuple[str, str], Lesson]:
+        """(catalogue, name) -> lesson of everything that is taught for the grid."""
+        models = self.models(grid)
+        names = [
+            *(("models", name) for name in models),
+            *(("compressors", name) for name in self.checkpoints(grid)),
+        ]
+        return {place: lesson for place in names if (lesson := self.lesson(*place))}
+
+    def models(self, grid: str) -> list[str]:
+        """The models of the grid's cells, and those that taught models and checkpoints are made of, each once."""
+        models = list(dict.fromkeys(cell.model for cell in self.cells(grid)))
+        places = [("compressors", name) for name in self.checkpoints(grid)]
+        models += [lesson.base for place in places if (lesson := self.lesson(*place))]
+        models += [lesson.base for name in models if (lesson := self.lesson("models", name))]
+        return list(dict.fromkeys(models))
 
     def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
         """A source's note and licence, which its manifest holds and no recipe."""
         source = self.source(catalogue, name, task).dump()
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
+
+    def variant(self, task: str) -> dict:
+        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        asked = self.config.tasks.get(task)
+        return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
 
     def source(
         self, catalogue: str, name: str, task: str | None = None
@@ -157,7 +179,7 @@ class Plan(Cells):
             inputs.append(self.recipe("corpora", corpus))
         if self.is_checkpoint(compressor):
             inputs.append(self.recipe("compressors", compressor))
-        return _with_recipe(settings, _code("compress_model", _engine(settings["compressor"])), inputs)
+        return _with_recipe(settings, code_of("compress_model", engine_of(settings["compressor"])), inputs)
 
     def checkpoints(self, grid: str) -> list[str]:
         """The grid's compressors that are checkpoints, each once."""
@@ -175,19 +197,31 @@ class Plan(Cells):
                 f"{EXPORTED.path(**asked, form=form)} can't be: {compressor} is stored whole; export it as plain"
             )
         inputs = [self.compress(grid, model, compressor, corpus, seed)["recipe"]]
-        return _with_recipe({"form": form}, _code("export_model"), inputs)
+        return _with_recipe({"form": form}, code_of("export_model"), inputs)
 
     def train(self, cell: Cell) -> dict:
-        settings = {"method": self.method(cell), "training": self.training(cell.grid, cell.method)}
-        inputs = [self.compressed_recipe(cell), self.recipe("corpora", self.training_corpus(cell)), cell.seed]
-        return _with_recipe(settings, _code("train_adapter", settings["method"]["kind"]), inputs)
+        settings: dict[str, Any] = {
+            "method": self.method(cell),
+            "training": self.training(cell.grid, cell.method),
+        }
+        text = self.training_text(cell)
+        inputs = [self.compressed_recipe(cell), self.text_recipe(cell.grid, text), cell.seed]
+        if text.task is not None:
+            settings["wordings"] = self.config.tasks[text.task].wordings
+        if self.repairs(cell):
+            settings["calibration"] = self.grid(cell.grid).calibration.dump()
+            inputs.append(self.recipe("corpora", cell.corpus))
+        return _with_recipe(settings, code_of("train_adapter", *kinds_of([settings["method"]])), inputs)
 
     def evaluate(self, cell: Cell) -> dict:
-        grid, tasks, method = self.grid(cell.grid), self.tasks(cell.grid), self.config.methods[cell.method]
-        shots = {"num_fewshot": method.shots} if isinstance(method, FewShot) else {}
+        grid, tasks = self.grid(cell.grid), self.tasks(cell.grid)
+        tasks_as_asked = {
+            task: settings | self._before_questions(cell, task)
+            for task, settings in self.task_settings(cell.grid).items()
+        }
         settings = {
             "method": self.method(cell),
-            "tasks": {task: settings | shots for task, settings in self.task_settings(cell.grid).items()},
+            "tasks": tasks_as_asked,
             "evaluation": self.evaluation(cell.grid),
         }
         inputs = [
@@ -195,8 +229,18 @@ class Plan(Cells):
             *(self.recipe("benchmarks", grid.benchmarks, task) for task in tasks),
             *(_definition(self.config.tasks[task].task or task) for task in tasks),
             *(self.recipe("corpora", corpus) for corpus in grid.evaluation.perplexity.corpora),
+            *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
         return _with_recipe(settings, self._evaluation_code("evaluate_cell", cell), inputs)
+
+    def _before_questions(self, cell: Cell, task: str) -> dict[str, object]:
+        """What a cell's method changes in a task's settings."""
+        method = self.config.methods[cell.method]
+        if isinstance(method, FewShot):
+            return {"num_fewshot": method.shots}
+        if self.has_passage(cell, task):
+            return {"context": self.config.tasks[task].context}
+        return {}
 
     def similarity(self, cell: Cell) -> dict:
         measured = self.grid(cell.grid).compared
@@ -208,12 +252,12 @@ class Plan(Cells):
         """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
         cells, adapters, settings = self.cells(grid), self.adapters(grid), self.grid(grid)
         corpora = {cell.corpus for cell in cells} - {"none"}
-        corpora |= {self.training_corpus(cell) for cell in adapters}
+        corpora |= self.trained_on(adapters)
         corpora |= {*settings.evaluation.perplexity.corpora}
         corpora |= {settings.similarity.corpus} if settings.similarity else set()
         data = settings.benchmarks
         return {
-            **{MODEL.path(model=cell.model): self.recipe("models", cell.model) for cell in cells},
+            **{MODEL.path(model=name): self.recipe("models", name) for name in self.models(grid)},
             **{
                 CHECKPOINT.path(compressor=name): self.recipe("compressors", name)
                 for name in self.checkpoints(grid)
@@ -261,6 +305,13 @@ class Plan(Cells):
                 task: BENCHMARK.path(benchmarks=self.grid(grid).benchmarks, task=task)
                 for task in self.tasks(grid)
             }
+        if entry == "judge":
+            made = (
+                {}
+                if self.config.rebuilt
+                else {cell.json: self.evaluate_recipe(cell) for cell in self.cells(grid)}
+            )
+            settings["cell_recipes"] = made
         if entry in ("plot_figure", "draw_page"):
             measured = {"similarity": self.similarity_cells(grid), "latency": self.latency_places(grid)}
             settings["planned"] = {kind: len(jobs) for kind, jobs in measured.items()}
@@ -276,7 +327,18 @@ class Plan(Cells):
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
         if entry != "find_answers":  # which reads training text, not reports/
             inputs.append(_reports())
-        return _with_recipe(settings, _code(entry), inputs)
+        return _with_recipe(settings, code_of(entry), inputs)
+
+    def question(self, grid: str) -> dict[str, Any]:
+        """What the grid asks, with the digests of the judging code and of the configuration (plan/questions.py)."""
+        settings = self.grid(grid)
+        return {
+            "path": QUESTIONS.path(grid),
+            "question": {"pair": settings.pair.dump(), "metric": settings.metric},
+            "code": code_of("judge"),
+            "config": digest(self.config.dump()),
+            "cells": [cell.json for cell in self.cells(grid)],
+        }
 
     def latency(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         """Latency depends on shapes, not on training: methods get fresh adapters, so only the model is an input."""
@@ -288,20 +350,25 @@ class Plan(Cells):
             "precision": self.grid(grid).evaluation.precision,
             **latency.model_dump(exclude={"compressors", "methods"}),
         }
-        kinds = {method["kind"] for method in settings["methods"].values()}
+        kinds = kinds_of(settings["methods"].values())
         return _with_recipe(
-            settings, _code("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
+            settings, code_of("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
         )
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
-        kinds = {self.config.methods[c.method].kind for c in (cell, *self.members(cell))}
-        return _code(entry, *kinds)
+        return code_of(entry, *kinds_of([self.method(cell)]))
 
     def _attached(self, cell: Cell) -> list:
         return [self.compressed_recipe(cell), *(self.train_recipe(member) for member in self.members(cell))]
 
     def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
         return self.fetch(catalogue, name, task)["recipe"]
+
+    def text_recipe(self, grid: str, text: TrainingText) -> str:
+        """Recipe of a training text: a corpus, or items of a task."""
+        if text.corpus is not None:
+            return self.recipe("corpora", text.corpus)
+        return self.recipe("benchmarks", self.grid(grid).benchmarks, text.task)
 
     def compressed_recipe(self, cell: Cell) -> str:
         copy = self.copy(cell)
@@ -319,19 +386,20 @@ def plan_of(configfiles: Iterable[object], grid: str, blocks: list[str] | None =
 
     Raises ConfigError with every mistake in them.
     """
-    chosen = {"grid": grid} | ({"blocks": blocks} if blocks else {})
-    return Plan(load(read(*configfiles) | chosen))
+    paths = list(configfiles)
+    chosen = {"grid": grid, "called_with": named_files(paths)} | ({"blocks": blocks} if blocks else {})
+    return Plan(load(read(*paths) | chosen))
+
+
+def lesson_of(entry: object) -> Lesson | None:
+    """The lesson of a catalogue's entry, if it has one."""
+    lesson: Lesson | None = getattr(entry, "lesson", None)
+    return lesson
 
 
 def _with_recipe(settings: dict, code: str, inputs: list) -> dict:
     """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
     return settings | {"code": code, "recipe": digest([settings, code, inputs])}
-
-
-def _engine(compressor: dict) -> str:
-    """The engine of a compressor's settings, a key of ENGINES."""
-    algorithm = compressor["algorithm"]
-    return compressor.get("engine", algorithm if algorithm in ENGINES else "own")
 
 
 @functools.cache

@@ -5,7 +5,7 @@ Pure Python, never torch: the Snakefile imports this in every job. Times are the
 
 import functools
 import math
-import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import yaml
 
 from workflow_scripts.files.artifacts import SCHEMAS, ArtifactError, check, non_finite
+from workflow_scripts.files.yaml_text import read_yaml
 from workflow_scripts.plan import forecast
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
@@ -25,10 +26,28 @@ ALONE, SHARED = (
     0.8,
 )  # of a GPU's memory: what a job takes of a single one; of each of several, layers being whole
 WARNING_SECONDS = 300  # between SIGUSR1 and the end of the wall time
+# Options of sbatch that `extra` must leave to Snakemake's executor, and the key that sets them (None: no key does).
+OWN_OPTIONS = {
+    **dict.fromkeys(("--account", "-A"), "account"),
+    **dict.fromkeys(("--partition", "-p"), "partition"),
+    **dict.fromkeys(("--constraint", "-C"), "constraint"),
+    **dict.fromkeys(("--qos", "-q"), "qos"),
+    **dict.fromkeys(("--time", "-t"), "max_hours"),
+    **dict.fromkeys(("--mem", "--mem-per-cpu"), "max_memory_gb"),
+    **dict.fromkeys(("--gres", "--gpus", "-G"), "gpu_model"),
+    **dict.fromkeys(
+        ("--signal", "--comment", "--export", "--parsable", "--clusters", "-M", "--workdir", "-D")
+    ),
+    **dict.fromkeys(
+        ("--job-name", "-J", "--output", "-o", "--error", "-e", "--nodes", "-N", "--ntasks", "-n")
+    ),
+    **dict.fromkeys(("--ntasks-per-gpu", "--cpus-per-task", "-c", "--cpus-per-gpu")),
+}
 CONTINUED = (
     "compress_model",
     "train_adapter",
     "evaluate_cell",
+    *forecast.TEACHING.values(),
 )  # by the next attempt; other rules start over
 
 
@@ -45,21 +64,12 @@ class Need(NamedTuple):
 
 def read_site(path: Path = SITE) -> dict:
     """The site file with defaults filled in (no file: all defaults); ArtifactError names file and key."""
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        found = yaml.safe_load(text) or {}
-    except OSError as error:
-        raise ArtifactError(f"{path}: can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8 among them
-        raise ArtifactError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if clock := re.search(r"^max_hours *: *(\d+:[\d:]+)", text, re.MULTILINE):
-        raise ArtifactError(
-            f"{path}: $.max_hours: {clock[1]} is a number of minutes in YAML; write hours as 24 or 0.5"
-        )
+    found = (read_yaml(path) if path.exists() else None) or {}
     if key := non_finite(found):
         raise ArtifactError(f"{path}: {key}: not a finite number")
     check(found, "site", path)
-    schema = yaml.safe_load((SCHEMAS / "site.schema.yaml").read_text())
+    _check_extra(found.get("extra", ""), path)
+    schema = yaml.safe_load((SCHEMAS / "site.schema.yaml").read_text(encoding="utf-8"))
     defaults = {
         key: (schema["$defs"]["name"] if "$ref" in rule else rule)["default"]
         for key, rule in schema["properties"].items()
@@ -72,6 +82,20 @@ def read_site(path: Path = SITE) -> dict:
         raise ArtifactError(f"{path}: $.device: {error.args[0]}") from None
 
 
+def _check_extra(extra: str, path: Path) -> None:
+    """Raises ArtifactError for an option that the executor would refuse at each submission."""
+    try:
+        words = shlex.split(extra)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: $.extra: {extra!r} is no line of options: {error}") from None
+    for word in words:
+        option = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if option in OWN_OPTIONS:
+            key = OWN_OPTIONS[option]
+            right = f"set the key `{key}` of this file" if key else "leave it out, Snakemake sets it"
+            raise ArtifactError(f"{path}: $.extra: {option} is not allowed; {right}")
+
+
 class Requests:
     """Resources of every rule that computes on a model."""
 
@@ -82,10 +106,20 @@ class Requests:
     def need(self, rule: str, wildcards: Wildcards) -> Need:
         """Need of one job of `rule`; jobs that differ in nothing that counts are computed once."""
         w = dict(wildcards)
+        if rule in forecast.TEACHING.values():
+            return self._need(rule, w.get("model", ""), w.get("compressor", ""))
         key = (w["grid"], w["model"], w["compressor"], w["corpus"], w.get("method", "none"))
         return self._need(rule, *key)
 
-    def _compute(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
+    def _compute(self, rule: str, *names: str) -> Need:
+        return self._teaching(*names) if rule in forecast.TEACHING.values() else self._on_model(rule, *names)
+
+    def _teaching(self, model: str, compressor: str) -> Need:
+        place = ("models", model) if model else ("compressors", compressor)
+        cost = forecast.teaching_cost(self.plan, *place, self.hardware)
+        return Need(cost.seconds, _host_mb(cost.memory), cost.memory)
+
+    def _on_model(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
         cell = Cell(grid, model, compressor, corpus, method, 0)
         parameters = float(self.plan.config.models[model].parameters)
         evaluated = BYTES[self.plan.grid(grid).evaluation.precision]
@@ -145,8 +179,10 @@ class Requests:
         need, memory = self.need(rule, wildcards).gpu_bytes, 1e9 * self.hardware["memory"]
         count = 1 if need <= ALONE * memory else math.ceil(need / (SHARED * memory))
         if count > self.site["gpus_per_node"]:
+            names = dict(wildcards)
+            name = names.get("model") or names["compressor"]
             raise ArtifactError(
-                f"{rule} of {dict(wildcards)['model']} needs about {need / 1e9:.0f} GB of GPU memory: {count} GPUs "
+                f"{rule} of {name} needs about {need / 1e9:.0f} GB of GPU memory: {count} GPUs "
                 f"({self.hardware['name']}, {memory / 1e9:.0f} GB each), and a node has {self.site['gpus_per_node']} "
                 f"(`gpus_per_node` in {SITE}). "
                 f"Choose {', '.join(['a larger `device` there', *self._smaller(rule, wildcards)])} or a smaller model"
@@ -155,6 +191,8 @@ class Requests:
 
     def _smaller(self, rule: str, wildcards: Wildcards) -> list[str]:
         """What in the grid's settings would make a job of a rule smaller."""
+        if rule in forecast.TEACHING.values():
+            return []
         grid = dict(wildcards)["grid"]
         if rule == "measure_similarity":
             return [f"no `similarity` in grids.{grid} (two models in float32)"]

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from workflow_scripts.files.artifacts import read_json, recorded_recipe, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
@@ -39,6 +39,7 @@ from workflow_scripts.plan.recipes import Plan
 
 Names = Mapping[str, str]  # wildcard -> name
 REPORT = "report_grid"
+DAMAGED = {"damaged": True}  # in place of a report's record
 
 
 class Input(NamedTuple):
@@ -130,6 +131,14 @@ class Reruns:
     def model(self, names: Names) -> Input:
         return Input(MODEL.path(**names), self.plan.recipe("models", names["model"]))
 
+    def base(self, names: Names) -> Input:
+        """The model that a taught model, or checkpoint, is made of."""
+        place = ("compressors", names["compressor"]) if "compressor" in names else ("models", names["model"])
+        lesson = self.plan.lesson(*place)
+        if lesson is None:
+            raise KeyError(f"{'.'.join(place)} has no lesson")
+        return self.model({"model": lesson.base})
+
     def corpus(self, name: str) -> Input:
         return Input(CORPUS.path(corpus=name), self.plan.recipe("corpora", name))
 
@@ -150,8 +159,16 @@ class Reruns:
         return Input(self.plan.compression(cell), self.plan.compressed_recipe(cell))
 
     def training_text(self, names: Names) -> Input:
-        """The text that an adapter is trained on."""
-        return self.corpus(self.plan.training_corpus(Cell.of(names)))
+        """The text that an adapter is trained on: a corpus, or items of a task."""
+        text = self.plan.training_text(Cell.of(names))
+        if text.corpus is not None:
+            return self.corpus(text.corpus)
+        assert text.task is not None  # as the configuration was checked
+        return self.benchmark(names["grid"], text.task)
+
+    def repair_text(self, names: Names) -> list[Input]:
+        """The calibration text of an adapter that is computed, or starts, from weights and such text."""
+        return [self.corpus(names["corpus"])] if self.plan.repairs(Cell.of(names)) else []
 
     def adapters(self, names: Names) -> list[Input]:
         """The adapters that a cell attaches: its own, or its members'."""
@@ -160,11 +177,12 @@ class Reruns:
 
     def benchmarks(self, names: Names) -> list[Input]:
         """The grid's tasks."""
-        data = self.plan.grid(names["grid"]).benchmarks
-        return [
-            Input(BENCHMARK.path(benchmarks=data, task=task), self.plan.recipe("benchmarks", data, task))
-            for task in self.plan.tasks(names["grid"])
-        ]
+        return [self.benchmark(names["grid"], task) for task in self.plan.tasks(names["grid"])]
+
+    def benchmark(self, grid: str, task: str) -> Input:
+        """A task's items in the grid's set."""
+        data = self.plan.grid(grid).benchmarks
+        return Input(BENCHMARK.path(benchmarks=data, task=task), self.plan.recipe("benchmarks", data, task))
 
     def perplexity_text(self, names: Names) -> list[Input]:
         """The corpora whose perplexity the grid's evaluations measure."""
@@ -175,23 +193,25 @@ class Reruns:
         return self.corpus(self.plan.grid(names["grid"]).compared.corpus)
 
     def centring_text(self, names: Names) -> list[Input]:
-        """The text whose median centres an IDP's `calibrated` scores."""
-        calibrated = getattr(self.plan.config.methods[names["method"]], "calibrated", False)
-        return [self.corpus(names["corpus"])] if calibrated else []
+        """The text that centres an IDP's `calibrated` scores, or teaches it to choose."""
+        return [*map(self.corpus, self.plan.choosing_text(Cell.of(names)))]
 
     # ---------------------------------------------------------------------------------------- roll-ups
 
     def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
         """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'."""
-        found = self.recorded(path) if entry == REPORT else self.stamp(grid).get("recipes", {}).get(entry)
-        if found not in (None, self.plan.analysis(grid, entry)["recipe"]):
+        stamp = self.stamp(grid)
+        found = self.recorded(path) if entry == REPORT else stamp.get("recipes", {}).get(entry)
+        if found not in (None, self.plan.analysis(grid, entry)["recipe"]) or (
+            entry == REPORT and stamp == DAMAGED
+        ):
             self.forced().add(path)
 
     def _is_rolled_up(self, grid: str) -> bool:
         """Whether the grid's report was made by the planned recipe from the very files that are there now, and from
         all of them: a partial report is outdated as soon as there is more."""
-        path = _stamp_path(grid)
-        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"]:
+        path = STAMP.path(grid)
+        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"] or self.stamp(grid) == DAMAGED:
             return False
         files = self.stamp(grid)["files"]
         return files.keys() == {*self.present(self.plan.counted(grid))} and all(
@@ -220,11 +240,13 @@ def _unrecovered(names: Names) -> Cell:
     return Cell.of({**names, "method": "none"})
 
 
-def _stamp_path(grid: str) -> str:
-    return STAMP.path(grid)
-
-
 def _stamp(grid: str) -> dict:
-    """The record of what the grid's report was made from; empty if there is no report."""
-    path = _stamp_path(grid)
-    return read_json(path) if os.path.exists(path) else {}
+    """The record of what the grid's report was made from; empty without a report, DAMAGED if it can't be read."""
+    path = STAMP.path(grid)
+    if not os.path.exists(path):
+        return {}
+    try:
+        found = read_json(path)
+    except ArtifactError:
+        return DAMAGED  # the report is made again, and says so as a job
+    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else DAMAGED

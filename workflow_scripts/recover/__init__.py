@@ -1,4 +1,4 @@
-"""Recovery methods: LoRA, prompts and prefixes in PEFT's format, their training, the prompt bank, and IDP's selection.
+"""Recovery methods as adapters in PEFT's format: their training or computation, the prompt bank, and IDP's selection.
 
-May import sources, kernels, plan and files.
+May import compress, sources, kernels, plan and files.
 """

@@ -25,6 +25,12 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
+INNER_WIDTHS = (
+    "intermediate_size",
+    "ffn_dim",
+    "ffn_hidden_size",
+    "n_inner",
+)  # d_inter in config.json, by family
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
 
 
@@ -35,23 +41,30 @@ class Recovered:
     model: PreTrainedModel | PeftModel
     bank: PromptBank | None
     selector: Selector | None  # None: always prefix 0
-    parameters: dict  # {trainable, effective, base}
+    parameters: dict  # {trainable, effective, base}, of a LoRA also linears
 
 
 # ------------------------------------------------------------------------------------------------- making
 
 
 def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | None = None) -> PeftModel:
-    """A new adapter of kind lora, prompt or prefix around the frozen model, initialised by `seed`.
+    """A new adapter of kind lora, eora, peft, prompt or prefix around the frozen model, initialised by `seed`.
 
     prompt: embeddings of vocabulary entries drawn by the seed, or N(0, 1). prefix: keys and values of the first
     tokens of `window` (T,), a piece of training text, or PEFT's N(0, 1). ValueError for a model whose text no soft
     prompt can stand before.
     """
-    if method["kind"] != "lora":
+    if method["kind"] in ("prompt", "prefix"):
         positions_behind_prompts(model)  # an error here, not after training, in the evaluation
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if method["kind"] == "peft":
+            from workflow_scripts.recover.peft_methods import peft_config, require_sound, sums
+
+            before, config = sums(model), peft_config(method, model)
+            adapted = get_peft_model(model, config)
+            require_sound(adapted, before)
+            return adapted
         adapted = get_peft_model(model, _peft_config(model, method))
     if method["kind"] == "prefix" and method["init"] == "text":
         if window is None or len(window) < method["tokens"]:
@@ -76,6 +89,10 @@ def _peft_config(model, method: dict) -> PeftConfig:
                 f"layers: {beyond[0]} is not allowed; the model has the layers 0 to {layers - 1}"
             )
         return lora_config(method, model)
+    if kind == "eora":
+        from workflow_scripts.recover.eora import eora_config
+
+        return eora_config(method, model)
     common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": method["tokens"]}
     if kind == "prefix":
         return PrefixTuningConfig(**common)
@@ -101,15 +118,20 @@ def trained_parameters(adapted: PeftModel) -> list[torch.nn.Parameter]:
     return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
 
 
-def paper_formula(method: dict, config: PreTrainedConfig) -> int:
+def paper_formula(method: dict, config: PreTrainedConfig) -> int | None:
     """Trained parameters by the paper's appendix; d, d_inter and L (layers) from the model's config.
 
     lora: L (8 d r + 4 d_inter r), which gives neither model's printed count. prefix: L t d, half of what keys and
-    values hold. prompt: t d.
+    values hold. prompt: t d. d_inter is 4 d where a config does not say it, as transformers reads such a config. The
+    paper has none for other kinds.
     """
+    if method["kind"] == "peft":
+        return None
+    config = config.get_text_config(decoder=True)
     layers, width = config.num_hidden_layers, config.hidden_size
-    if method["kind"] == "lora":
-        inner = config.ffn_dim if config.model_type == "opt" else config.intermediate_size
+    if method["kind"] in ("lora", "eora"):
+        said = (getattr(config, name, None) for name in INNER_WIDTHS)
+        inner = next(filter(None, said), 4 * width)
         return layers * method["rank"] * (8 * width + 4 * inner)
     return method["tokens"] * width * (layers if method["kind"] == "prefix" else 1)
 
@@ -185,23 +207,19 @@ def attach(
 ) -> Recovered:
     """The model with a method's adapters (folders in the order of `members`).
 
-    contexts: lists of token ids, pieces of training text, needed by `calibrated` alone.
+    contexts: lists of token ids, pieces of training text for `calibrated`, of held-out text for a learned choice.
     parameters: base of the model; trainable by gradient in these adapters (0 if untrained); effective, the real
-    count of what was added, members summed.
+    count of what was added, members summed; linears of a LoRA: name -> how many it adapts.
     """
     kind, folders = method["kind"], [Path(folder) for folder in adapters]
-    expected = {"lora": 1, "prompt": 1, "prefix": 1}.get(kind, len(method.get("members", ())))
+    expected = 1 if kind in ("lora", "eora", "peft", "prompt", "prefix") else len(method.get("members", ()))
     if len(folders) != expected:
         raise ValueError(f"{kind}: {expected} adapter folders expected, {len(folders)} given")
     base = sum(parameter.numel() for parameter in model.parameters())
-    if kind in ("none", "fewshot"):  # the examples of few-shot stand in the tasks' prompts
+    if kind in ("none", "fewshot", "context"):  # examples and passages stand in the tasks' prompts
         return Recovered(model, None, None, {"trainable": 0, "effective": 0, "base": base})
-    if kind == "lora":
-        from workflow_scripts.recover.lora import load
-
-        adapted = load(model, folders[0])
-        added = sum(parameter.numel() for parameter in adapted.parameters()) - base
-        return Recovered(adapted, None, None, {"trainable": added, "effective": added, "base": base})
+    if kind in ("lora", "eora", "peft"):
+        return _with_modules(model, kind, folders[0], base)
 
     if kind == "text":
         bank = PromptBank([_text(model, tokenizer, method["text"])], positions_behind_prompts(model))
@@ -222,9 +240,29 @@ def attach(
     return Recovered(model, bank, selector, parameters)
 
 
+def _with_modules(model: PreTrainedModel, kind: str, folder: Path, base: int) -> Recovered:
+    """The model with an adapter as modules beside its weights; base: its own parameters."""
+    if kind == "peft":
+        from workflow_scripts.recover.peft_methods import load
+
+        adapted, linears = load(model, folder), {}
+    else:
+        from workflow_scripts.recover.lora import adapted_linears, load
+
+        adapted = load(model, folder)
+        linears = {"linears": adapted_linears(adapted)}
+    added = sum(parameter.numel() for parameter in adapted.parameters()) - base
+    parameters = {"trainable": 0 if kind == "eora" else added, "effective": added, "base": base}
+    return Recovered(adapted, None, None, parameters | linears)
+
+
 def _selector(
     model: PreTrainedModel, bank: PromptBank, method: dict, contexts: list[list[int]] | None
 ) -> Selector:
+    if method["score"] == "learned":
+        from workflow_scripts.recover.learned_selector import LearnedSelector
+
+        return LearnedSelector(model, bank, contexts or ())
     selector = Selector(model, bank, method["score"])
     if method["calibrated"]:
         if not contexts:

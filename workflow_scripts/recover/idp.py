@@ -14,13 +14,20 @@ over the text, so no attention matrix outlives its row sums.
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from sys import modules
 
 import torch
 from torch import Tensor
 
 from workflow_scripts.plan import first_layer
-from workflow_scripts.recover.prompt_bank import PromptBank, expanded_cache, in_float32, learned_positions
+from workflow_scripts.recover.prompt_bank import (
+    Prefix,
+    PromptBank,
+    expanded_cache,
+    in_float32,
+    learned_positions,
+)
 
 SCORES = ("joint_mean", "joint_sum", "indep_mean", "indep_sum", "logit_mean", "logit_lme")
 PROBE = 8  # tokens on which the score is held against the model's own attention
@@ -46,11 +53,14 @@ def attention_logits(queries: Tensor, keys: Tensor, scaling: float | None = None
     return logits.flatten(1, 2)
 
 
-def text_log_sum_exp(logits: Tensor, mask: Tensor) -> Tensor:
-    """log sum exp of each query over the real tokens up to itself: (B, heads, T, T), mask (B, T) -> (B, heads, T)."""
+def text_log_sum_exp(logits: Tensor, mask: Tensor, window: int | None = None) -> Tensor:
+    """log sum exp of each query over the real tokens up to itself: (B, heads, T, T), mask (B, T) -> (B, heads, T).
+
+    window: most positions that a query sees, its own with them; None for all.
+    """
     length = logits.shape[-1]
     causal = torch.ones(length, length, dtype=torch.bool, device=logits.device).tril()
-    visible = causal & mask[:, None, None, :]
+    visible = causal.triu(1 - window) & mask[:, None, None, :] if window else causal & mask[:, None, None, :]
     return logits.masked_fill(~visible, -torch.inf).logsumexp(-1)
 
 
@@ -129,7 +139,7 @@ class Selector:
         Measured on a few tokens in float32, with the model's own eager attention.
         """
         embed, longest = self.decoder.get_input_embeddings(), max(p.length for p in self.bank.prefixes)
-        room = [most - longest for most in (self.bank.positions, self.window) if most]
+        room = [most - longest for most in (self.bank.positions,) if most]
         ids = torch.linspace(1, embed.num_embeddings - 2, max(1, min([PROBE, *room]))).long()[None]
         embedded = embed(ids.to(embed.weight.device)).float()
         mask = torch.ones(ids.shape, dtype=torch.bool, device=embedded.device)
@@ -220,20 +230,33 @@ class Selector:
         at: dict[int, tuple[Tensor, Tensor]] = {}  # length -> queries and `text` behind a prompt of it
         for index, prefix in enumerate(self.bank.prefixes):
             self.bank.require_room(index, embedded.shape[1])
-            if self.window is not None and prefix.length + embedded.shape[1] > self.window:
-                raise ValueError(
-                    f"{prefix.name}: {prefix.length} prompt positions + {embedded.shape[1]} text tokens exceed the "
-                    f"{self.window} that the model's first layer attends to"
-                )
             if prefix.length not in at:
                 queries, keys = geometry(prefix.length)
                 if self.learned or not at:  # rotary text logits are the same at every offset
-                    on_text = text_log_sum_exp(attention_logits(queries, keys, scaling), mask)
+                    on_text = text_log_sum_exp(attention_logits(queries, keys, scaling), mask, self.window)
                 at[prefix.length] = queries, on_text
             queries, on_text = at[prefix.length]
-            prompt_logits.append(attention_logits(queries, prefix.keys[0], scaling))
+            logits = attention_logits(queries, prefix.keys[0], scaling)
+            prompt_logits.append(self._in_sight(logits, score, prefix))
             text.append(on_text)
         return selection_scores(score, prompt_logits, text, mask)
+
+    def _in_sight(self, logits: Tensor, score: str, prefix: Prefix) -> Tensor:
+        """Logits (B, heads, T, n) of a text on a prompt, -inf beyond the first layer's window.
+
+        ValueError for a mean of logits, which is not defined where a token sees a part of the prompt.
+        """
+        text, length = logits.shape[-2:]
+        if self.window is None or length + text <= self.window:
+            return logits
+        if score.startswith("logit"):
+            raise ValueError(
+                f"{prefix.name}: {length} prompt positions + {text} text tokens exceed the {self.window} that the "
+                f"model's first layer attends to, where {score} is not defined; joint_mean and indep_mean are"
+            )
+        behind = torch.arange(length, length + text, device=logits.device)[:, None]
+        beyond = behind - torch.arange(length, device=logits.device) >= self.window
+        return logits.masked_fill(beyond, -torch.inf)
 
     def _project_rotary(self, embedded: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """(B, T, d) -> function(offset) -> first-layer queries and keys (B, heads, T, d_head) from that position."""
@@ -247,10 +270,14 @@ class Selector:
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
         rotate = modules[type(attention).__module__].apply_rotary_pos_emb
+        # Gemma 3 has a rotary embedding for each type of layer.
+        typed = "layer_type" in signature(self.decoder.rotary_emb.forward).parameters
+        types = getattr(self.decoder.config, "layer_types", None)
+        kind = {"layer_type": types[0]} if typed and types else {}
 
         def at(offset: int) -> tuple[Tensor, Tensor]:
             positions = torch.arange(offset, offset + embedded.shape[1], device=embedded.device)[None]
-            turns = self.decoder.rotary_emb(embedded, position_ids=positions)
+            turns = self.decoder.rotary_emb(embedded, position_ids=positions, **kind)
             return rotate(queries, keys, *(turn.to(queries.device) for turn in turns))
 
         return at

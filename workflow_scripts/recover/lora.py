@@ -1,5 +1,6 @@
 """LoRA: y = W x + (alpha / r) B A x with A (r, in) and B (out, r); W frozen. Source: Hu et al. (ICLR 2022)."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,25 +10,33 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear
+from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from workflow_scripts.compress.decoder import decoder_layers, linears_of
+
+ALL_LINEAR = "all-linear"  # of `targets`, as plan/schema/methods.py spells it
+
 
 def lora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
-    """PEFT's configuration. `targets` maps config.model_type (or `default`) to names of linear layers.
+    """PEFT's configuration. `targets` maps config.model_type (or `default`) to names of decoder linears.
 
-    PEFT trains the targets that it finds and passes over the others; here a missing target is a ValueError. The paper
-    prints neither alpha nor dropout nor the layers; docs/explanation/definitions.md says which layers give its counts.
+    PEFT trains the targets that it finds and passes over the others; here a target that is no linear of the decoder
+    layers is a ValueError. Embedding and head are none: where they are tied, an adapter on one would change both when
+    it is merged, and the head takes no gradient in training. The paper prints neither alpha nor dropout nor the
+    layers; docs/explanation/definitions.md says which layers give its counts.
     """
     targets, model_type = method["targets"], model.config.model_type
-    if model_type not in targets and "default" not in targets:
-        raise ValueError(
-            f"targets: no entry for model type {model_type!r} and no `default`, only {', '.join(targets)}"
-        )
+    linears = list(dict.fromkeys(name for layer in decoder_layers(model) for name in linears_of(layer)))
     chosen = list(targets.get(model_type) or targets["default"])
-    names = [f".{name}" for name, _ in model.named_modules()]
-    if absent := [target for target in chosen if not any(name.endswith(f".{target}") for name in names)]:
-        raise ValueError(f"targets: {model_type} has no module {', '.join(absent)}")
+    if chosen == [ALL_LINEAR]:
+        chosen = linears
+    if absent := [target for target in chosen if not any(_names(target, name) for name in linears)]:
+        raise ValueError(
+            f"targets: {model_type} has no linear {', '.join(absent)} in its decoder layers; they have "
+            f"{', '.join(linears)}"
+        )
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=method["rank"],
@@ -37,6 +46,17 @@ def lora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
         layers_to_transform=method["layers"],
         bias="none",
     )
+
+
+def _names(target: str, linear: str) -> bool:
+    """Whether PEFT takes a target's name for this linear: its last parts are the same."""
+    return f".{linear}".endswith(f".{target}")
+
+
+def adapted_linears(adapted: PeftModel) -> dict[str, int]:
+    """Last part of a linear's name -> how many linears of that name have factors beside them."""
+    modules = (name for name, module in adapted.named_modules() if isinstance(module, LoraLayer))
+    return dict(Counter(name.rpartition(".")[2] for name in modules))
 
 
 def load(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -92,6 +112,7 @@ def added_in_place(adapted: PeftModel) -> Iterator[None]:
         for layer in adapted.modules()
         if type(layer) is Linear
         and "forward" not in vars(layer)  # hooks of others, as accelerate's on a model that it spread
+        and adapter not in layer.lora_variant  # DoRA and the like compute more than a sum
         and layer.lora_A[adapter].weight.dtype == layer.base_layer.weight.dtype
     ]
     for layer in layers:

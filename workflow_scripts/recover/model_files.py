@@ -11,7 +11,8 @@ class ModelFiles:
     """Folders of a compressed and perhaps recovered model.
 
     model: of the dense model. compressed: of its compressed weights. adapters: in the order of the method's members.
-    training_text: of the corpus whose text centres an IDP's `calibrated` scores; None for other methods.
+    training_text: of the corpus whose text centres an IDP's `calibrated` scores, or whose held-out text teaches it to
+    choose; None for other methods.
     """
 
     model: Folder

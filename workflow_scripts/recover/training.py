@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from peft import PeftModel
@@ -32,6 +32,7 @@ from workflow_scripts.kernels.causal_attention import causal_attention
 from workflow_scripts.kernels.losses import linear_cross_entropy, plain_head, token_losses
 from workflow_scripts.kernels.packed_linears import PackedLinears
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
+from workflow_scripts.recover.distillation import Teacher
 from workflow_scripts.recover.prompt_bank import (
     encode,
     exact_pass,
@@ -79,13 +80,20 @@ def learning_rate(step: int, steps: int, training: dict) -> float:
 class Learner:
     """An adapted model as the loop sees it: trained tensors, and the loss of text rows."""
 
-    def __init__(self, adapted: PeftModel):
+    def __init__(self, adapted: PeftModel, teacher: Teacher | None = None):
+        """teacher: whose next-token distribution is the aim; None: the text itself is."""
+        self.teacher = teacher
         self.adapted = adapted.eval()
         self.model = cast(PreTrainedModel, adapted.get_base_model())  # PEFT calls any base a Module
         self.head = plain_head(self.model)
         self.parameters = trained_parameters(adapted)
         self.linears = PackedLinears(self.model, differentiable=True)
         self.kind = adapted.active_peft_config.peft_type.value
+        self.opens = (
+            self.kind == "LORA"
+            and not adapted.active_peft_config.use_dora
+            and self.model.dtype == torch.bfloat16
+        )
         self.added: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if self.kind == "LORA":
             from workflow_scripts.recover.lora import added_in_place
@@ -130,7 +138,7 @@ class Learner:
     def read(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         """`hidden` with packed weights; LoRA in bfloat16 reads the first OPENING tokens in float32."""
         opening = []
-        if not keys and self.model.dtype == torch.bfloat16:
+        if self.opens:
             embedded = self.model.get_input_embeddings()(rows[:, :OPENING])
             first, keys, values = exact_pass(self.model, embedded)
             opening, rows = [first], rows[:, OPENING:]
@@ -149,12 +157,18 @@ class Learner:
         for part in rows.split(micro_batch):
             hidden = self.read(part, leaves[: len(keys)], leaves[len(keys) :])
             with self.linears.in_use():
-                loss = linear_cross_entropy(hidden[:, :-1], self.head, part[:, 1:]) / scored
+                loss = self.loss(hidden[:, :-1], part) / scored
             loss.backward()
             total += loss.item()
         if leaves:
             torch.autograd.backward([*keys, *values], [leaf.grad for leaf in leaves])
         return total
+
+    def loss(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Summed over rows (B, T) but for their first tokens: of the text, or against the teacher."""
+        if self.teacher is None:
+            return linear_cross_entropy(hidden, self.head, rows[:, 1:])
+        return self.teacher.loss(hidden, self.head, rows)
 
     @torch.no_grad()
     def heldout_loss(self, windows: Tensor, micro_batch: int, with_adapter: bool = True) -> float:
@@ -185,8 +199,21 @@ def _dropout_off(module: torch.nn.Module) -> Iterator[None]:
         child.training = True
 
 
-def train(learner: Learner, training: dict, windows: Tensor, seed: int, folder: Path) -> State:
-    """Train the adapter in place on windows (N, T) in their order; continue from the checkpoint in `folder`, if any.
+class Trainable(Protocol):
+    """What the loop asks of a learner."""
+
+    model: PreTrainedModel
+    parameters: list[torch.nn.Parameter]
+
+    def require_room(self, length: int) -> None:
+        """ValueError if the model can't read windows of `length` tokens."""
+
+    def accumulate(self, rows: Tensor, micro_batch: int) -> float:
+        """Add the gradient of the mean loss over rows (B, T) to the parameters; returns that loss."""
+
+
+def train(learner: Trainable, training: dict, windows: Tensor, seed: int, folder: Path) -> State:
+    """Train a learner in place on windows (N, T) in their order; continue from the checkpoint in `folder`, if any.
 
     One step takes `batch_size` windows, `micro_batch` at a time. Raises TrainingError for a loss, a gradient or an
     adapter that is not finite and for memory that does not hold one window, Stopped after SIGTERM.
@@ -244,7 +271,7 @@ def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -
 
 
 def _gradient(
-    learner: Learner, optimizer: torch.optim.Optimizer, rows: Tensor, state: State, seed: int
+    learner: Trainable, optimizer: torch.optim.Optimizer, rows: Tensor, state: State, seed: int
 ) -> float:
     """Loss and gradient of one step; the micro-batch that fitted is the next step's.
 
@@ -293,8 +320,9 @@ def _save(file: Path, parameters: Sequence[Tensor], optimizer: torch.optim.Optim
     }
     saved = io.BytesIO()
     torch.save(values, saved)
-    with atomic_path(file) as temporary:
-        temporary.write_bytes(hashlib.sha256(saved.getbuffer()).digest() + saved.getbuffer())
+    with atomic_path(file) as temporary, open(temporary, "wb") as handle:
+        handle.write(hashlib.sha256(saved.getbuffer()).digest())
+        handle.write(saved.getbuffer())
 
 
 def _intact(file: Path, device: torch.device) -> dict | None:

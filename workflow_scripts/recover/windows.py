@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from workflow_scripts.plan.parts import PARTS, part_of
 from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.facts import facts
 from workflow_scripts.sources.models import adds_bos
 
 
@@ -17,15 +19,47 @@ def training_windows(
     corpus: its folder. A text that holds fewer windows than the budget asks for is read in epochs, each in an order of
     its own.
     """
+    windows = _drawn(read_documents(corpus, "train"), tokenizer, training, seed)
+    return windows, heldout_windows(corpus, tokenizer, training)
+
+
+def fact_windows(
+    benchmark: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    training: dict,
+    seed: int,
+    part: str,
+    wordings: list[str],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `training_windows` from questions and right answers of a task's items: of one part (`even` or `odd`) to train
+    on, of the other held out."""
+    documents: dict[str, list[str]] = {name: [] for name in PARTS}
+    for doc_hash, texts in facts(benchmark, wordings):
+        documents[part_of(doc_hash)] += texts
+    (other,) = set(PARTS) - {part}
+    return _drawn(documents[part], tokenizer, training, seed), _heldout(documents[other], tokenizer, training)
+
+
+def heldout_windows(corpus: Path, tokenizer: PreTrainedTokenizerBase, training: dict) -> torch.Tensor:
+    """Held-out windows (N, T) of a corpus' folder, the same for every adapter."""
+    return _heldout(read_documents(corpus, "heldout"), tokenizer, training)
+
+
+def _drawn(
+    documents: list[str], tokenizer: PreTrainedTokenizerBase, training: dict, seed: int
+) -> torch.Tensor:
+    """As many windows as the budget asks for, in epochs if the documents hold fewer."""
     length, bos = training["sequence_length"], adds_bos(tokenizer)
     count = max(1, training["tokens"] // length)
-    documents = read_documents(corpus, "train")
     scarce = sum(map(len, documents)) < 10 * count * length  # characters; a token is rarely more than ten
     windows = token_windows(documents, tokenizer, length, None if scarce else count, seed, bos)
     order = torch.Generator().manual_seed(seed)
     epochs = [torch.arange(len(windows))]
     while len(epochs) * len(windows) < count:
         epochs.append(torch.randperm(len(windows), generator=order))
-    windows = windows[torch.cat(epochs)[:count]]
-    documents = read_documents(corpus, "heldout")
-    return windows, token_windows(documents, tokenizer, length, training["heldout_windows"], 0, bos)
+    return windows[torch.cat(epochs)[:count]]
+
+
+def _heldout(documents: list[str], tokenizer: PreTrainedTokenizerBase, training: dict) -> torch.Tensor:
+    length, bos = training["sequence_length"], adds_bos(tokenizer)
+    return token_windows(documents, tokenizer, length, training["heldout_windows"], 0, bos)

@@ -4,7 +4,7 @@ from typing import Any
 
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.rendering import place, spoken
-from workflow_scripts.report.summary import NAMES, basis, brought_back, cautions, headline, unit
+from workflow_scripts.report.summary import NAMES, basis, cautions, headline, recovery, unit
 
 
 def cards(groups: list[dict], verdict: dict) -> list[dict[str, Any]]:
@@ -18,17 +18,11 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
     verdict = metric["verdict"]
     word = verdict["word"]
     retention = verdict.get("retention")
-    numbers = [("Lost by compression (L)", shown(metric.get("loss")))]
-    numbers += [
-        (f"Brought back by {method} (R)", brought_back(metric, method, shown)) for method in pair.values()
-    ]
+    numbers = [("Lost by compression", shown(metric.get("loss")), "")]
+    numbers += [(f"Brought back by {method}", *recovery(metric, method, shown)) for method in pair.values()]
     if retention and retention["low"] is not None:
-        numbers.append(
-            (
-                "Prompt over LoRA",
-                f"{retention['value']:.0%} [{retention['low']:.0%}, {retention['high']:.0%}]",
-            )
-        )
+        value, low, high = (f"{100 * retention[end]:.0f} %" for end in ("value", "low", "high"))
+        numbers.append(("Prompt over LoRA", f"{value} [{low}, {high}]", ""))
     return {
         "label": f"{group['model']}, {group['compressor']}, {group['corpus']}",
         "place": place(group),

@@ -6,17 +6,21 @@ One row per compressed copy with a cell of its own. Errors and times stand in co
 import numpy as np
 import pandas as pd
 
+from workflow_scripts.judge.perplexity import compared, references
 from workflow_scripts.judge.results import Results
 from workflow_scripts.plan.layout import Cell, result_of
 from workflow_scripts.report.rendering import environment, number, pipe
 
 PLACE = ("model", "compressor", "corpus", "seed", "engine", "format")
+PERPLEXITY = ("ppl/", "ppl reference/")  # how columns begin
 NOTES = (
     "Without recovery. engine: own, optimum's GPTQQuantizer with GPTQModel, or llm-compressor; settings stand in "
     "config.yaml. bits: stored per weight of the decoder's linears, overhead included. layer error: ‖WX − QX‖² / "
     "‖WX‖², mean over linears, measured by the same code for every engine; without calibration ‖W − Q‖² / ‖W‖².",
-    "ppl: perplexity per token on each corpus. solve: the engine's own time for all linears; job: with forward passes, "
-    "loading and writing. Times can be compared only if host and threads are the same and nothing else ran.",
+    "ppl: perplexity per token on each corpus, windowed (the model's BOS before every window); ppl reference: with one "
+    "BOS before the whole text, as in published figures, if the model has a BOS. solve: the engine's own time for all "
+    "linears; job: with forward passes, loading and writing. Times can be compared only if host and threads are the "
+    "same and nothing else ran.",
 )
 OF_CHECKPOINTS = {
     "all_bits": ("all bits", 1, 2),
@@ -33,8 +37,8 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
     """records: path of each compression.json -> its content; settings: the catalogue's compressors.
 
     Columns: PLACE (seed only if copies of several are there, format only if one is somebody else's checkpoint), bits,
-    OF_CHECKPOINTS likewise, zeros (share), layer_error, ppl/<corpus>, accuracy (mean over tasks), solve_seconds,
-    job_seconds; NaN if a cell is missing.
+    OF_CHECKPOINTS likewise, zeros (share), layer_error, ppl/<corpus>, ppl reference/<corpus>, accuracy (mean over
+    tasks), solve_seconds, job_seconds; NaN if a cell is missing.
     """
     rows = []
     for path, record in records.items():
@@ -52,7 +56,8 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
             "layer_error": float(np.mean(errors)) if errors else None,
         }
         if evaluation := results.evaluations.get(copy):
-            row |= {f"ppl/{name}": value["token"] for name, value in evaluation["perplexity"].items()}
+            row |= {f"ppl/{name}": value["token"] for name, value in compared(evaluation).items()}
+            row |= {f"ppl reference/{name}": value["token"] for name, value in references(evaluation).items()}
             row["accuracy"] = evaluation["average"]
         row["solve_seconds"] = sum(layer["seconds"] for layer in layers)
         row["job_seconds"] = record["manifest"]["seconds"]
@@ -65,7 +70,8 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
         *(name for name in OF_CHECKPOINTS if name in table),
         "zeros",
         "layer_error",
-        *sorted(c for c in map(str, table) if c.startswith("ppl/")),
+        *sorted(c for c in map(str, table) if c.startswith(PERPLEXITY[0])),
+        *sorted(c for c in map(str, table) if c.startswith(PERPLEXITY[1])),
         "accuracy",
     ]
     return table.reindex(columns=[*order, "solve_seconds", "job_seconds"])
@@ -93,7 +99,7 @@ def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
     shown |= {name: head for name, head in OF_CHECKPOINTS.items() if name in table}
     shown["zeros"] = ("zeros, %", 100, 1)
     shown["layer_error"] = ("layer error, %", 100, 2)
-    shown |= {name: (name.replace("/", " "), 1, 2) for name in map(str, table) if name.startswith("ppl/")}
+    shown |= {name: (name.replace("/", " "), 1, 2) for name in map(str, table) if name.startswith(PERPLEXITY)}
     shown["accuracy"] = ("accuracy, %", 100, 2)
     return shown | {"solve_seconds": ("solve, s", 1, 1), "job_seconds": ("job, s", 1, 0)}
 

@@ -91,11 +91,15 @@ class GridData:
             return average
         raise KeyError((group, method))
 
+    def cell(self, group: Group, method: str) -> Cell:
+        """The evaluated cell of a setting's first seed; KeyError if there is none."""
+        if cell := self.results.first(*group, method):
+            return cell
+        raise KeyError((group, method))
+
     def evaluation(self, group: Group, method: str) -> dict:
         """The row of `scores` of a setting's first seed; KeyError if it is missing."""
-        if cell := self.results.first(*group, method):
-            return self.results.evaluations[cell]
-        raise KeyError((group, method))
+        return self.results.evaluations[self.cell(group, method)]
 
     def choices(self, group: Group, method: str) -> dict | None:
         """The other ways to choose among the prompts of a group's IDP method; None for another method."""

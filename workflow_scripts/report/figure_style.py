@@ -26,11 +26,14 @@ INK, SOFT = "#1c2126", "#565d64"
 FAMILIES = {  # kind -> label, colour, marker, hatch
     "none": ("no recovery", "#000000", "P", ""),
     "lora": ("LoRA", "#D55E00", "s", "//"),
+    "peft": ("other PEFT methods", "#44AA99", "<", "\\\\.."),
+    "eora": ("EoRA repair", "#8C510A", "h", "\\\\//"),
     "prompt": ("prompt tuning", "#0072B2", "o", ""),
     "prefix": ("prefix tuning", "#009E73", "^", ".."),
     "concat": ("concatenated prompts", "#CC79A7", "X", "xx"),
     "idp": ("IDP", "#7A3E9D", "D", "\\\\"),
     "text": ("written instruction", "#E69F00", "v", "--"),
+    "context": ("open book", "#7F7F7F", "p", "oo"),
     "fewshot": ("few-shot examples", "#56B4E9", "*", "++"),
 }
 PAIRED = "Intervals: 95 %, bootstrap over items. Methods share their items: compare them by the tables' paired gains."

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import member_names, sparsity
+from workflow_scripts.judge.perplexity import heldout, protocol
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.data import GridData
@@ -114,12 +115,14 @@ def figure2(data: GridData, title: str) -> Figure:
     columns = unique((g.model, g.compressor) for g in shown)
     figure, axes = wrapped(len(columns))
     corpora, handles = unique(g.corpus for g in shown), []
+    protocols = unique(protocol(data.evaluation(g, m)) for g, methods in shown.items() for m in methods)
     for ax, column in zip(axes, columns, strict=True):
         for group, methods in shown.items():
             if (group.model, group.compressor) == column:
                 handles.append(_prompt_path(ax, data, group, methods, corpora.index(group.corpus)))
         ax.set_title(", ".join(column))
-        ax.set(xlabel="held-out perplexity (per token, log scale)", ylabel=AVERAGE, xscale="log")
+        said = f"held-out perplexity ({', '.join(protocols)}, per token, log scale)"
+        ax.set(xlabel=said, ylabel=AVERAGE, xscale="log")
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("{x:g}")
         ax.tick_params(axis="x", which="minor", labelsize=7)
@@ -132,7 +135,8 @@ def _prompt_path(ax: Axes, data: GridData, group: Group, methods: list[str], num
     colour, marker, style = SERIES[number % len(SERIES)]
     # Labels of two corpora don't meet.
     place: dict[str, Any] = {"xytext": (5, 4 if number % 2 == 0 else -10), "textcoords": "offset points"}
-    perplexities = {m: x for m in methods if (x := _perplexity(data, group, m)) is not None}
+    cells = {m: data.cell(group, m) for m in methods}
+    perplexities = {m: x for m, cell in cells.items() if (x := heldout(data.results, cell)) is not None}
     values = [(x, data.drawn_average(group, m), m) for m, x in perplexities.items()]
     heights = [y["value"] for _, y, _ in values]
     ax.plot([x for x, *_ in values], heights, style, color=colour, linewidth=0.9, alpha=0.7)
@@ -227,12 +231,6 @@ def _trained_prompts(data: GridData, group: Group) -> list[str]:
     """Prompts of the group that were trained and whose average is complete."""
     prompts = (m for m in data.results.methods(group) if data.methods[m]["kind"] == "prompt")
     return [m for m in prompts if data.methods[m].get("trained", True) and data.average(group, m)]
-
-
-def _perplexity(data: GridData, group: Group, method: str) -> float | None:
-    scores = data.evaluation(group, method)["perplexity"]
-    chosen = scores.get(group.corpus) or next(iter(scores.values()), None)
-    return chosen and chosen["token"]
 
 
 def _parameters(data: GridData, group: Group, method: str) -> float:

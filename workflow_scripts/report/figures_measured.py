@@ -22,6 +22,9 @@ _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "concat": ("concat", ""),
     "lora": ("lora", ", unmerged"),
     "lora_merged": ("lora", ", merged"),
+    "peft": ("peft", ", unmerged"),
+    "eora": ("eora", ", unmerged"),
+    "eora_merged": ("eora", ", merged"),
 }
 _STYLES: list[LineStyle] = ["-", "--", "-.", ":"]
 

@@ -130,6 +130,7 @@ def _introduction(data: PageData) -> dict[str, Any]:
     return {
         "description": data.description,
         "pair": data.grid.verdict["pair"],
+        "late_changes": data.grid.verdict.get("late_changes", []),
         "metric": NAMES[data.grid.verdict["metric"]],
         "lacking": lacking if cells["missing"] else "",
         "counted": counted,
@@ -203,10 +204,9 @@ def cost(data: PageData) -> dict | None:
     records = {str(results.planned[cell]): evaluation for cell, evaluation in data.evaluations.items()}
     for kind in data.grid.measured.values():
         records |= kind
-    chosen = f" BLOCKS={','.join(blocks['counted'])}" if blocks.get("left_out") else ""
     return {
-        "command": f"make forecast GRID={results.grid}{chosen}",
-        "counted": "these blocks" if chosen else "the whole grid",
+        "command": forecast.command,
+        "counted": "these blocks" if blocks.get("left_out") else "the whole grid",
         "device": forecast.device,
         "hours": job_hours(forecast.costs, forecast.device) / forecast.device["at_once"],
         "rows": compare(forecast.costs, measured_seconds(records)),

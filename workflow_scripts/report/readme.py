@@ -91,12 +91,14 @@ def current(readme: str) -> str:
     _, mark, rest = readme.partition(BEGIN)
     inside, end, _ = rest.partition(END)
     if not mark or not end:
-        raise ArtifactError(f"the README has no region between '{BEGIN}' and '{END}'")
+        raise ArtifactError(
+            f"no region between '{BEGIN}' and '{END}'; put both lines where the results shall stand"
+        )
     return inside.strip("\n")
 
 
 def replaced(readme: str, text: str) -> str:
-    """The README with `text` between the marks."""
+    """The README with `text` between the marks; ArtifactError without them."""
     current(readme)
     before, _, rest = readme.partition(BEGIN)
     after = rest.partition(END)[2]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jinja2
 
-from workflow_scripts.report.tables import DOMAINS, INFORMATIVE, SUBJECTS, Entry, Row, Table
+from workflow_scripts.report.table_rows import Entry, Row, Table
+from workflow_scripts.report.tables import DOMAINS, INFORMATIVE, SUBJECTS
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"

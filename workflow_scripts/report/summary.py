@@ -20,7 +20,7 @@ def lines(verdict: dict) -> list[str]:
     rows = [line for group in groups for line in group_lines(group, verdict)]
     if left := unjudged(verdict):
         rows.append(f"No verdict for want of cells: {'; '.join(left)}")
-    return rows
+    return rows + verdict.get("late_changes", [])
 
 
 def judged(verdict: dict) -> list[dict]:
@@ -132,10 +132,16 @@ def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = poi
 
 def brought_back(metric: dict, method: str, shown: Callable[[dict | None], str]) -> str:
     """R with g and h: "+2.1 points [+0.3, +4.0] (gain +2.6, on the dense model +0.5)"."""
+    value, made_of = recovery(metric, method, shown)
+    return f"{value} ({made_of})" if made_of else value
+
+
+def recovery(metric: dict, method: str, shown: Callable[[dict | None], str]) -> tuple[str, str]:
+    """R, or the gain without a dense control, and what it is made of; the second is empty if the method was not run."""
     row = metric["methods"].get(method)
     if row is None:
-        return "— (not run)"
+        return "— (not run)", ""
     if row["recovered"] is None:
-        return f"{shown(row['gain'])} (gain, not controlled: not run on the dense model)"
+        return shown(row["gain"]), "gain, not controlled: not run on the dense model"
     gain, control = (shown({**row[name], "low": None}).rpartition(" ")[0] for name in ("gain", "dense_gain"))
-    return f"{shown(row['recovered'])} (gain {gain}, on the dense model {control})"
+    return shown(row["recovered"]), f"gain {gain}, on the dense model {control}"

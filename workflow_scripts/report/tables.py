@@ -4,81 +4,35 @@ Table 1: quantised models (the paper's: GPTQ, 3 bits). Table 2: sparse models (S
 ablation of IDP, on the dense model too. Each has one panel per compressor. All numbers are percent.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import SPARSE, member_names, sparsity
+from workflow_scripts.judge.perplexity import compared, protocol
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.report.data import GridData
+from workflow_scripts.report.table_notes import notes
+from workflow_scripts.report.table_rows import Entry, Panel, Row, Table
 
 TYPES = {  # kind of method -> as the paper's tables name it, in their order
     "none": "-",
     "lora": "lora",
+    "eora": "eora",
+    "peft": "PEFT",
     "prompt": "prompt",
     "prefix": "ptune",
     "idp": "IDP",
     "concat": "concat",
     "text": "text",
     "fewshot": "few-shot",
+    "context": "open book",
 }
 DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
 DOMAINS = {"world": "World", "common": "Common", "language": "Language"}
 INFORMATIVE = "Informative"  # the column of the mean that the verdict is given on
 SHORT = {task: column for column, task in paper.TASKS.items()}
 SUBJECTS = {1: "Quantised models", 2: "Sparse models", 3: "Ablation of inference-time dynamic prompting"}
-
-
-@dataclass
-class Entry:
-    """One number of a table, percent; None if it is missing."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    printed: float | None = None
-    note: str = ""
-
-
-@dataclass
-class Row:
-    """One method on one compressed model; `problem` says why its numbers are missing or incomplete."""
-
-    model: str
-    corpus: str
-    type: str
-    method: str
-    param: str
-    entries: dict[str, Entry]
-    gain: Entry = field(default_factory=Entry)
-    p_holm: float | None = None
-    detectable: float | None = None
-    problem: str = ""
-    note: str = ""
-
-
-@dataclass
-class Panel:
-    """One compressor's rows. `printed`: the paper has this very panel."""
-
-    compressor: str
-    title: str
-    rows: list[Row]
-    printed: bool = False
-
-
-@dataclass
-class Table:
-    number: int
-    grid: str
-    title: str
-    columns: list[str]
-    panels: list[Panel]
-    notes: list[str]
-    missing: list[str]
-    command: str  # that makes it again
 
 
 def build_tables(data: GridData) -> list[Table]:
@@ -205,7 +159,8 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     kind = "dense" if method == "dense" else TYPES[data.methods[method]["kind"]]
     evaluations = [data.results.evaluations[cell] for cell in cells]
     param = million(evaluations[0]["parameters"]["effective"]) if evaluations else "—"
-    row = Row(group.model, group.corpus, kind, method, param, {})
+    adapted = _adapted(evaluations[0]["parameters"]) if evaluations else ""
+    row = Row(group.model, group.corpus, kind, method, param, {}, adapted=adapted)
     for column, members in columns_of(data.tasks).items():
         row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
     if len(cells) == 1:  # intervals of tasks and domains are those of one cell
@@ -221,6 +176,15 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     return row
 
 
+def _adapted(parameters: dict) -> str:
+    """ "q_proj and v_proj of 30 layers, 460,800 parameters"; empty where an evaluation names no linears."""
+    names: dict[int, list[str]] = {}
+    for name, layers in parameters.get("linears", {}).items():
+        names.setdefault(layers, []).append(name)
+    parts = [f"{', '.join(linears)} of {count} layers" for count, linears in names.items()]
+    return f"{'; '.join(parts)}, {parameters['effective']:,} parameters" if parts else ""
+
+
 def _problems(evaluations: list[dict], planned: int) -> list[str]:
     """Why a row's numbers are missing, incomplete or useless; planned: its seeds."""
     problems = []
@@ -231,21 +195,32 @@ def _problems(evaluations: list[dict], planned: int) -> list[str]:
     elif len(evaluations) < planned:
         have = f"{len(evaluations)} of {planned} seeds"
         problems.append(f"only {have}" if len(evaluations) == 1 else f"mean of {have}")
-    worst = max((p["token"] for e in evaluations for p in e["perplexity"].values()), default=0)
+    figures = [(p["token"], protocol(e)) for e in evaluations for p in compared(e).values()]
+    worst, followed = max(figures, default=(0, ""))
     if worst > DIVERGED:
-        problems.append(f"diverged: its perplexity is {worst:,.0f}")
+        problems.append(f"diverged: its {followed} perplexity is {worst:,.0f}")
     return problems
 
 
 def _remarks(evaluations: list[dict], planned: int, covers: str) -> list[str]:
-    """The seeds behind a row's means, the coverage of their intervals, the prompts that IDP chose."""
+    """Blank and cut answers, the seeds behind a row's means, what intervals cover, the prompts that IDP chose."""
     remarks = []
+    for task in evaluations[0]["tasks"] if evaluations else ():
+        if "blank" in evaluations[0]["tasks"][task]:
+            blank, cut = (_share_of(evaluations, task, name) for name in ("blank", "cut_off"))
+            remarks.append(f"{SHORT.get(task, task)}: {blank} blank, {cut} cut")
     if len(evaluations) > 1:
         remarks += [] if len(evaluations) < planned else [f"mean of {planned} seeds"]
         remarks.append(f"intervals cover {covers}")
     if selection := selection_shares(evaluations):
         remarks.append("chose " + selection)
     return remarks
+
+
+def _share_of(evaluations: list[dict], task: str, name: str) -> str:
+    """A share of a task's answers in percent, mean over seeds."""
+    values = [e["tasks"][task][name] for e in evaluations if name in e["tasks"].get(task, {})]
+    return f"{100 * float(np.mean(values)):.0f} %"
 
 
 def _note_missing_members(row: Row, choices: dict) -> None:
@@ -328,51 +303,3 @@ def _entry(estimate: dict) -> Entry:
 
 def _percent(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
-
-
-def _left_out(verdict: dict) -> str:
-    """ " (for m without webqs, triviaqa)": the tasks that are not informative, by model."""
-    left = {
-        model: [task for task, row in tasks.items() if not row["informative"]]
-        for model, tasks in verdict["informative"].items()
-    }
-    said = "; ".join(f"for {model} without {', '.join(tasks)}" for model, tasks in left.items() if tasks)
-    return f" ({said})" if said else ""
-
-
-def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:
-    level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
-    notes = [
-        f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} interval "
-        f"({verdict['settings']['resamples']:,} resamples of items, stratified by task; t over replicates). "
-        f"Informative: the same over the tasks that the dense model answers above chance{_left_out(verdict)}; the "
-        f"verdict is given on them. Tasks: {level} Wilson intervals, domains: these combined (Zou and Donner), in the "
-        "CSV and HTML files. Intervals cover items only unless a row says otherwise.",
-        "Gain: Average minus that of no recovery on the same copies, with interval; p: its test, Holm-adjusted over "
-        "the Averages of quantised models together, or of sparse ones; detectable: the smallest gain that this sample "
-        "finds with 80 % power, check it before you call a gain zero.",
-        "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
-    ]
-    shown = unique(row.method for panel in panels for row in panel.rows)
-    loras = [methods[m] | {"name": m} for m in shown if methods.get(m, {}).get("kind") == "lora"]
-    if loras := [f"{m['name']} alpha {m['alpha']:g}, dropout {m['dropout']:g}" for m in loras]:
-        notes.append(f"LoRA (the paper prints neither): {'; '.join(loras)}.")
-    if any(entry.printed is not None for p in panels for row in p.rows for entry in row.entries.values()):
-        notes.append(
-            "The second number of a cell is the paper's printed one; it does not say which corpus it used."
-        )
-    if any(row.type == "choice" for panel in panels for row in panel.rows):
-        notes.append(
-            "Single best: the one prompt with the lowest perplexity on held-out text, chosen without looking at any "
-            "task. Random choice: the expectation of a uniform choice for each question. Oracle: right if any of "
-            "the prompts is; it looks at the answers, so it is a bound and not a method. Each is computed per seed, "
-            "from the prompts of that seed, and averaged; beside it stands IDP minus it, paired, with its "
-            f"{level} interval."
-        )
-    if not panels:
-        kind = {1: "quantising", 2: "sparsifying"}.get(number)
-        notes.append(
-            "Not in this grid: "
-            + (f"a {kind} compressor with a recovery method." if kind else "an IDP method.")
-        )
-    return notes

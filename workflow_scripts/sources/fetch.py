@@ -3,6 +3,7 @@
 Wheels are read with `zipfile`: nothing in them is installed, imported or run.
 """
 
+import codecs
 import fcntl
 import functools
 import json
@@ -15,9 +16,9 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, non_finite, read_json, sha256_file
 
 
 def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
@@ -29,7 +30,7 @@ def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     stem = f"{re.sub(r'[-_.]+', '_', package).lower()}-{version}"
-    with open(cache / f".{stem}.lock", "w") as lock:
+    with open(cache / f".{stem}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for wheel in sorted(cache.glob(f"{stem}-*.whl")):
             if sha256_file(wheel) == sha256:
@@ -50,7 +51,7 @@ def _download(package: str, version: str, folder: Path) -> Path:
         "--retries=2",
     ]
     command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", f"{package}=={version}"]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    result = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
     wheels = list(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
         said = [line.strip() for line in result.stderr.splitlines() if line.lstrip().startswith("ERROR")]
@@ -110,26 +111,77 @@ def write_lines(path: Path, rows: Iterable[dict]) -> int:
     count = 0
     with open(path, "w", encoding="ascii") as handle:
         for row in rows:
-            handle.write(json.dumps(row, allow_nan=False) + "\n")
+            try:
+                handle.write(json.dumps(row, allow_nan=False) + "\n")
+            except (TypeError, ValueError) as error:
+                raise ArtifactError(f"row {count + 1} of the source can't be JSON: {error}") from error
             count += 1
     return count
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Rows of a JSON Lines file; ArtifactError names the file and the line that can't be read."""
-    rows: list[dict] = []
-    number = 0
+def read_lines(path: Path) -> list[Any]:
+    """Values of a JSON Lines file, see `numbered_lines`."""
+    return [value for _, _, value in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes, Any]]:
+    """Number from 1, bytes and value of each line of a JSON Lines file that is not blank.
+
+    ArtifactError names the file, the line and the fault: no UTF-8, no JSON, a number that is not finite, a lone
+    surrogate or a NUL, which no tokenizer takes.
+    """
     try:
-        with open(path, encoding="utf-8") as handle:
-            for line in handle:
-                number += 1
+        with open(path, "rb") as handle:
+            for number, line in enumerate(handle, 1):
                 if line.strip():
-                    rows.append(json.loads(line))
+                    yield number, line.rstrip(b"\r\n"), _value(line, f"{path}: line {number}")
     except OSError as error:
         raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _value(line: bytes, where: str) -> Any:
+    require_text(line, where)
+    try:
+        value = json.loads(line, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ArtifactError(f"{where}: not JSON (nested too deeply)") from error
     except ValueError as error:
-        raise ArtifactError(f"{path}: line {number}: not JSON ({error})") from error
-    return rows
+        raise ArtifactError(f"{where}: not JSON ({error})") from error
+    if bad := non_finite(value):
+        raise ArtifactError(f"{where}: {bad}: not a finite number")
+    if b"\\u" in line:  # an escape may stand for half a character, or none
+        text = json.dumps(value, ensure_ascii=False)
+        if re.search(r"(?<!\\)(\\\\)*\\u0000", text):
+            raise ArtifactError(f"{where}: holds a NUL character (\\u0000); remove it")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start].encode("ascii", "backslashreplace").decode()
+            raise ArtifactError(f"{where}: holds {half}, half of a character (a lone surrogate)") from error
+    return value
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def require_text(content: bytes, where: str) -> str:
+    """The text of bytes in UTF-8; ArtifactError says `where`, which line (if there are several) and what is wrong."""
+    said, start = "", 0
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        said = "is UTF-16"
+    elif content.startswith(codecs.BOM_UTF8):
+        said = "begins with a byte order mark"
+    elif b"\0" in content:
+        said, start = "holds a NUL byte", content.index(b"\0")
+    else:
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            said, start = f"is not UTF-8 (byte 0x{content[error.start]:02x})", error.start
+    several, number = b"\n" in content.rstrip(b"\r\n"), content.count(b"\n", 0, start) + 1
+    line = f": line {number}" if several else ""
+    raise ArtifactError(f"{where}{line}: {said}; save the file as UTF-8 without a byte order mark")
 
 
 def verified_manifest(folder: Path, schema: str) -> dict:

@@ -25,6 +25,15 @@ from workflow_scripts.files.artifacts import (
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
+from workflow_scripts.sources.model_folder import (
+    ADAPTER,
+    AT_SOURCE,
+    read_config,
+    require_no_adapter,
+    require_plain,
+    require_possible,
+    require_weights,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +48,6 @@ WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 # Shares of a GPU's free memory: above FULL a model is spread over several, whose weights may take ROOM.
 FULL, ROOM = 0.5, 0.9
-AT_SOURCE = "it must be mended at its source"
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 
 
@@ -60,27 +68,32 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             origin = _from_hub(name, spec, temporary, trusted)
         else:
             origin = _from_folder(name, Path(spec["path"]).expanduser(), temporary, trusted)
-        config = read_json(temporary / "config.json", advice=AT_SOURCE)
-        remote_code = trusted and "auto_map" in config
-        if not remote_code:  # which no fetch runs; a load checks such a model
-            where = origin.get("path") or origin.get("repo") or origin["package"]
-            load_whole(temporary, device="meta", said=f"{name}: {where}")
-        files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        manifest = {
-            "name": name,
-            "recipe": recipe,
-            "code": code,
-            "source": spec["source"],
-            "revision": origin.pop("revision"),
-            "origin": origin,
-            "files": files,
-            "weights_sha256": weights_sha256(files),
-            "architecture": config["model_type"],
-            "dtype": config.get("dtype") or config.get("torch_dtype"),
-            "remote_code": remote_code,
-            "notes": spec.get("note", ""),
-        }
-        write_json(temporary / "manifest.json", manifest, schema="model")
+        where = f"{name}: {origin.get('path') or origin.get('repo') or origin['package']}"
+        config = read_config(where, temporary)
+        require_possible(where, temporary, config)
+        if (
+            "auto_map" not in config
+        ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
+            require_tokenizer(where, temporary)
+            load_whole(temporary, device="meta", said=where)
+        about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
+        about |= {"revision": origin.pop("revision"), "origin": origin}
+        about |= {"remote_code": trusted and "auto_map" in config, "notes": spec.get("note", "")}
+        return seal(temporary, about)
+
+
+def seal(folder: Path, about: dict) -> dict:
+    """Write and return the manifest of a model's finished folder. about: its keys that the folder does not say."""
+    config = read_json(folder / "config.json", advice=AT_SOURCE)
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    manifest = about | {
+        "files": files,
+        "weights_sha256": weights_sha256(files),
+        "architecture": config["model_type"],
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "unscorable": None if "auto_map" in config else unscorable(folder),
+    }
+    write_json(folder / "manifest.json", manifest, schema="model")
     return manifest
 
 
@@ -128,7 +141,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
 def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
     """Copy or hard-link the needed files of a hub repository at one commit."""
     repo, revision = spec["repo"], spec["revision"]
-    small = CONFIG + TOKENIZER + (["*.py"] if trusted else [])
+    small = [*CONFIG, ADAPTER, *TOKENIZER] + (["*.py"] if trusted else [])
     source, commit = snapshot(repo, revision, allow=small + WEIGHTS, ignore=["*/*", *OTHER_COPIES])
     where = f"{repo}@{commit}"
     _refuse_code(name, where, source, trusted)
@@ -184,9 +197,8 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
 
 
 def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{name}: {where}: config.json is missing: this is no transformers model")
-    if "auto_map" in read_json(folder / "config.json", advice=AT_SOURCE) and not trusted:
+    require_no_adapter(f"{name}: {where}", folder)
+    if "auto_map" in read_config(f"{name}: {where}", folder) and not trusted:
         raise ArtifactError(
             f"{name}: {where}: config.json has `auto_map`, so the model would run Python code of its own; read that "
             f"code, then add {name!r} to `trusted_code` in config.yaml"
@@ -203,6 +215,8 @@ def place(
 ) -> None:
     """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check that no weights
     are cut short. whole: check also that they are a model's, with its configuration and tokenizer."""
+    if link is os.symlink:  # a user's folder; the hub's is its own cache
+        require_plain(where, source, patterns)
     for path in sorted(source.iterdir()):
         target = folder / path.name
         if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -218,6 +232,7 @@ def place(
             except OSError:  # another file system: a copy instead
                 pass
         shutil.copyfile(path, target)
+    require_weights(where, folder)
     if whole and (missing := _missing(folder)):
         raise ArtifactError(f"{where}: missing {', '.join(missing)}")
 
@@ -361,6 +376,43 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
     trusted = verify(folder)["remote_code"]
     return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True, trust_remote_code=trusted)
+
+
+def unscorable(folder: Path) -> str | None:
+    """Why no cell of a model can be evaluated, in words, as its class tells; None if it doesn't.
+
+    Rows of many documents are packed through transformers' pluggable attention, which older classes lack.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    made: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if made is None:
+        return f"transformers has no causal language model for {config.model_type}"
+    if not getattr(made, "_supports_attention_backend", False):
+        return f"{made.__name__} has no pluggable attention (transformers' AttentionInterface), which packed rows need"
+    return None
+
+
+def require_tokenizer(where: str, folder: Path) -> None:
+    """ArtifactError for a tokenizer that can't be loaded, or that no part of this pipeline can work with."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # by format: of JSON, of tokenizers, of sentencepiece
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ArtifactError(f"{where}: its tokenizer can't be loaded ({said}); {AT_SOURCE}") from error
+    try:
+        adds_bos(tokenizer)
+    except ArtifactError as error:
+        raise ArtifactError(f"{where}: {str(error).removeprefix(f'{folder}: ')}") from error
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise ArtifactError(
+            f"{where}: its tokenizer has neither a BOS nor an EOS token, one of which begins a text without context; "
+            "name one in tokenizer_config.json (`bos_token`, `eos_token`)"
+        )
 
 
 def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.unit.synthetic_results import study, write_grid
+from workflow_scripts.__main__ import main
 from workflow_scripts.archive import packing as archives
 from workflow_scripts.archive.comparison import compare, lines, provenance
 from workflow_scripts.archive.unpacking import split_samples
@@ -87,10 +88,12 @@ def test_samples_of_a_cell_that_was_not_packed_are_missed(run, tmp_path):
         split_samples(tmp_path, tmp_path / "out", run[:3])
 
 
-def test_a_grid_without_report_cannot_be_packed(tmp_path, monkeypatch):
+def test_a_grid_without_report_cannot_be_packed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArtifactError, match="has no report; make it: snakemake"):
+    with pytest.raises(ArtifactError, match=r"has no report; make it: make run GRID=synthetic$"):
         archives.pack_grid("synthetic", tmp_path / "out")
+    assert main(["archive", "--grid", "synthetic", "--configfile", "mine.yaml", "my own.yaml"]) == 1
+    assert "make it: make run GRID=synthetic CONFIG='mine.yaml my own.yaml'" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_archive_is_not_overwritten(tmp_path):

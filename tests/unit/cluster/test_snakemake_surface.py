@@ -25,7 +25,14 @@ def note(**values):
     with open("notes.jsonl", "a") as notes:
         notes.write(json.dumps(values) + "\\n")
 
-note(main=surface.is_main(workflow), configfiles=[str(file) for file in surface.configfiles(workflow)])
+configfile: "own.yaml"
+
+note(
+    main=surface.is_main(workflow),
+    configfiles=[str(file) for file in surface.configfiles(workflow)],
+    merged=[Path(file).name for file in surface.merged_files(workflow)],
+    given=surface.values_of_options(workflow),
+)
 
 def force(wildcards):
     note(here=surface.runs_here(workflow), cluster=surface.on_cluster(workflow))
@@ -35,6 +42,7 @@ def force(wildcards):
 
 onstart:
     jobs = [job for job in surface.planned_jobs(workflow) if job.rule.name == "short"]
+    note(values=surface.values_of_wildcard("any", surface.planned_jobs(workflow)))
     note(planned=[(job.params.args, job.resources.get("mem_mb"), job.threads, job.is_local) for job in jobs])
 
 rule all:
@@ -53,7 +61,8 @@ rule long:
     shell: "touch {{output}}"
 
 rule made:
-    output: "made.txt"
+    output: "{{any}}.txt"
+    wildcard_constraints: any="made"
     script: "made.py"
 """
 
@@ -77,6 +86,7 @@ def run(folder: Path, *arguments: str) -> tuple[str, list[dict]]:
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("surface")
     (folder / "Snakefile").write_text(SNAKEFILE)
+    (folder / "own.yaml").write_text("key: 0\n")
     (folder / "mine.yaml").write_text("key: 1\n")
     (folder / "made.py").write_text("import sys\nopen(snakemake.output[0], 'w').write(sys.argv[0])\n")
     return folder, run(folder, "--configfile", "mine.yaml")[1]
@@ -115,9 +125,30 @@ def test_files_on_the_command_line_are_known(finished):
     assert [Path(file).name for file in named] == ["mine.yaml"]
 
 
+def test_all_configuration_files_and_options_are_known_in_their_order_in_jobs_too(finished):
+    folder, (parsed, *_) = finished
+    assert parsed["merged"] == ["own.yaml", "mine.yaml"] and parsed["given"] == {}
+    options = (
+        "--configfile",
+        "mine.yaml",
+        "--config",
+        "blocks=[a,b]",
+        "--mode",
+        "subprocess",
+        "--",
+        "short.txt",
+    )
+    parsed, *_ = run(folder, *options)[1]
+    assert parsed["merged"] == ["own.yaml", "mine.yaml"] and parsed["given"] == {"blocks": ["a", "b"]}
+
+
 def test_the_jobs_that_will_run_are_known_at_the_start(finished):
     (planned,) = (note["planned"] for note in finished[1] if "planned" in note)
     assert planned == [[{"name": "a name"}, 7, 1, True]]
+
+
+def test_the_values_of_a_wildcard_are_those_of_the_jobs_that_will_run(finished):
+    assert [note["values"] for note in finished[1] if "values" in note] == [["made"]]
 
 
 def test_a_file_that_an_input_function_adds_is_forced(finished):
@@ -147,3 +178,11 @@ def test_a_version_that_was_not_tried_is_refused():
             SystemExit, match=f"Snakemake {version} is untried here, install a version below 10"
         ):
             surface.refuse_untried(version)
+
+
+def test_braces_in_a_path_are_refused():
+    surface.refuse_braces("/work/mine", "/work/other")
+    with pytest.raises(
+        SystemExit, match=r"/work/\{a\}: Snakemake takes braces in a path for wildcards; rename"
+    ):
+        surface.refuse_braces("/work/mine", "/work/{a}")

@@ -129,10 +129,10 @@ def test_a_test_job_that_takes_too_long_is_taken_back(commands, tmp_path, monkey
 def test_a_test_job_is_asked_for_as_real_jobs_are(commands, tmp_path, capsys):
     commands("sbatch", "echo no such reservation >&2; exit 1")
     commands("scancel", "")
-    (tmp_path / "site.yaml").write_text("{partition: gpu, extra: \"--exclude=n7 --comment='two words'\"}")
+    (tmp_path / "site.yaml").write_text("{partition: gpu, extra: \"--exclude=n7 --reservation='two words'\"}")
     node_probe.check_nodes(read_site(tmp_path / "site.yaml"), Findings())
     asked = (tmp_path / "sbatch.called").read_text().splitlines()
-    assert {"--partition=gpu", "--exclude=n7", "--comment=two words"} <= set(asked)
+    assert {"--partition=gpu", "--exclude=n7", "--reservation=two words"} <= set(asked)
     assert "BAD   the test job did not run: no such reservation" in capsys.readouterr().out
 
 

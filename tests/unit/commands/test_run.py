@@ -1,6 +1,7 @@
 """How a run is stopped: Snakemake gets the time to cancel its jobs and remove its lock."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from workflow_scripts.__main__ import main
 from workflow_scripts.cluster import runs
 from workflow_scripts.commands import run
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import as_text
+from workflow_scripts.plan.config import files
+from workflow_scripts.plan.recipes import plan_of
 
 ROOT = Path(__file__).parents[3]
 CHILD = """
@@ -57,9 +61,9 @@ def test_snakemake_may_clean_up(by, tmp_path):
 def test_a_local_source_that_is_not_there_stops_a_run_before_its_first_job(tmp_path):
     def fetch(path, source="local", rule="fetch_model"):
         arguments = {"name": "mine", "spec": {"source": source, "path": str(path)}}
-        return Any(rule=Any(name=rule), params=Any(args=arguments))
+        return Any(rule=Any(name=rule), params=Any(args=as_text(arguments)))
 
-    cell = Any(rule=Any(name="evaluate_cell"), params=Any(args={}))
+    cell = Any(rule=Any(name="evaluate_cell"), params=Any(args="{}"))
     runs.refuse_missing_sources([cell, fetch(tmp_path), fetch("nowhere", "hub")])
     with pytest.raises(ArtifactError, match=r"fetch_corpus mine: nowhere/text.jsonl: no such file or folder"):
         runs.refuse_missing_sources([cell, fetch("nowhere/text.jsonl", rule="fetch_corpus")])
@@ -80,6 +84,9 @@ def on_the_cluster(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(".snakemake/slurm_logs").mkdir(parents=True)
     Path("mine.yaml").write_text("{}")
+    Path("config").mkdir()
+    for name in files():
+        shutil.copy(ROOT / name, name)
     return folder
 
 
@@ -97,3 +104,41 @@ def test_jobs_that_are_left_and_a_silent_cluster_are_one_line_each(on_the_cluste
     (on_the_cluster / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2; exit 1\n")
     with pytest.raises(ArtifactError, match="are left: squeue: Unable to contact slurm controller"):
         runs.begin(on_cluster=True)
+
+
+def test_a_cache_that_snakemake_could_not_write_is_named(on_the_cluster, monkeypatch, capsys):
+    monkeypatch.setattr(run, "follow", lambda command: pytest.fail("it ran"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(on_the_cluster / "cache"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert main(["run", "--grid", "smoke"]) == 1
+    assert capsys.readouterr().err == (
+        f"{on_the_cluster}: can't be written, and Snakemake keeps its cache there: set XDG_CACHE_HOME\n"
+    )
+
+
+@pytest.mark.parametrize("lost", [0, 1, 15])
+def test_a_run_is_complete_only_if_its_cells_are_there(on_the_cluster, monkeypatch, capsys, lost):
+    shutil.rmtree(".snakemake")  # no cluster
+    plan = plan_of(files("mine.yaml"), "smoke")
+    for cell in plan.cells("smoke")[lost:]:
+        Path(cell.samples).parent.mkdir(parents=True, exist_ok=True)
+        Path(cell.samples).touch()
+        Path(cell.json).write_text(f'{{"manifest": {{"recipe": "{plan.evaluate_recipe(cell)}"}}}}')
+    monkeypatch.setattr(run, "follow", lambda command: 0)
+    monkeypatch.setattr(run, "read_json", lambda path: {})
+    monkeypatch.setattr(run, "lines", lambda verdict: [])
+    assert main(["run", "--grid", "smoke", "--configfile", "mine.yaml"]) == (1 if lost else 0)
+    said = capsys.readouterr()
+    if not lost:
+        assert "Grid 'smoke' is complete" in said.out
+    else:
+        assert "complete" not in said.out
+        assert f"grid 'smoke' is not complete: {lost} of 15 cells are missing or not as planned" in said.err
+        assert f"snakemake --force --configfile mine.yaml -- {plan.cells('smoke')[0].json}" in said.err
+
+
+def test_a_dry_run_claims_nothing(on_the_cluster, monkeypatch, capsys):
+    shutil.rmtree(".snakemake")
+    monkeypatch.setattr(run, "follow", lambda command: 0)
+    assert main(["run", "--grid", "smoke", "--dry-run"]) == 0
+    assert "complete" not in capsys.readouterr().out

@@ -1,18 +1,23 @@
 """What `make status` says of a job, by its result, its log, SLURM's log and the run that is on."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from workflow_scripts.__main__ import main
+from workflow_scripts.cluster import slurm
 from workflow_scripts.cluster.slurm import Job
 from workflow_scripts.commands.status import Found, Work, seconds_left, state
 from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.files.job import FINISHED, job
 from workflow_scripts.files.locks import hold, last_held
+from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import Cost
 
+ROOT = Path(__file__).parents[3]
 NAME = "tiny/gptq-w3/text/lora-r2/seed-0"
 RESULT, LOG = f"results/tiny/evaluations/{NAME}.json", Path(f"logs/tiny/evaluate_cell/{NAME}.log")
 RECIPE = "a" * 64
@@ -139,3 +144,15 @@ def test_the_log_of_a_job_says_that_it_finished(tmp_path, capfd):
                 os._exit(0)
         os.waitpid(pid, 0)
         assert (FINISHED in file.read_text().splitlines()) == (number == 0)
+
+
+@pytest.mark.parametrize(("cluster", "device"), [(False, "cpu-2"), (True, "a100-80g")])
+def test_the_time_left_names_the_device_that_it_is_forecast_for(cluster, device, monkeypatch, capsys):
+    """The grid's own on this machine; the site's if jobs were ever submitted from here."""
+    Path("config").mkdir()
+    for name in files():
+        shutil.copy(ROOT / name, name)
+    monkeypatch.setattr(slurm, "submitted_here", lambda: cluster)
+    monkeypatch.setattr(slurm, "jobs_of_folder", list)
+    assert main(["status", "--grid", "smoke"]) == 0
+    assert f"hours of jobs are left on {device}, " in capsys.readouterr().out

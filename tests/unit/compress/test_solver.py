@@ -306,3 +306,19 @@ def test_every_algorithm_has_its_solver_and_no_other_is_taken_in_its_place(algor
     object.__setattr__(settings, "algorithm", "unheard-of")
     with pytest.raises(CompressionError, match="unheard-of: compress_linears calls no function"):
         compress_linears([W], H, settings)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.7])
+@pytest.mark.parametrize("levels", [[1.0], [-1.0, 1.0], [1.0, 2.0], [0.0, 1.0, 2.0]])
+def test_equal_weights_lose_the_asked_share_and_no_more(levels, share):
+    """The reference prunes all that equal the threshold: of equal weights the whole layer."""
+    W = torch.tensor(levels).repeat(8, 60)
+    count = int(W.numel() * share)
+    zeros = (W == 0).sum().item()
+    found = baselines.magnitude(W, Compressor("magnitude", sparsity=share)).weight
+    assert (found == 0).sum().item() == max(count, zeros)
+    assert W[found == 0].abs().max() <= W[found != 0].abs().min()
+    (solved,) = solve([W], torch.eye(W.shape[1]), Compressor(**SPARSE | {"sparsity": share})).linears
+    assert (solved.weight == 0).float().mean().item() == pytest.approx(
+        max(share, zeros / W.numel()), abs=0.01
+    )

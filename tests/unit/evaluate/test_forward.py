@@ -55,20 +55,34 @@ def test_division_into_blocks_changes_no_score(monkeypatch, dearness):
         assert score == pytest.approx(float(expected), abs=1e-4)
 
 
+def planned():
+    return block_attention.Plan([], 12, torch.arange(12), torch.float32)
+
+
+def test_a_model_whose_windows_its_attention_is_not_told_of_is_refused():
+    model = tiny_of("Mistral", sliding_window=8)
+    with (
+        pytest.raises(
+            ValueError, match="MistralForCausalLM can't be scored packed: 2 of its 2 layers have sliding"
+        ),
+        block_attention.attention_in(model, planned()),
+    ):
+        states = torch.zeros(1, 4, 12, 8)
+        for layer in model.model.layers:
+            block_attention.attend(layer.self_attn, states, states, states, None)
+
+
 def test_attention_that_is_more_than_a_softmax_is_refused():
     model = scorer_models.model("llama")
     usual = model.config._attn_implementation
     layer, states = model.model.layers[0].self_attn, torch.zeros(1, 4, 12, 8)
-    for special, named in (
-        ({"softcap": 50.0}, "softcap"),
-        ({"sliding_window": 11}, "a window of 11 tokens over 12"),
-    ):
+    for special in ("softcap", "s_aux", "position_bias"):
         with (
-            pytest.raises(ValueError, match=f"LlamaAttention attends with {named}"),
-            block_attention.attention_in(model, block_attention.Plan([], 12)),
+            pytest.raises(ValueError, match=f"LlamaAttention attends with {special}"),
+            block_attention.attention_in(model, planned()),
         ):
-            block_attention.attend(layer, states, states, states, None, **special)
-    with block_attention.attention_in(model, block_attention.Plan([], 12)):
+            block_attention.attend(layer, states, states, states, None, **{special: 50.0})
+    with block_attention.attention_in(model, planned()):
         for layer in model.model.layers:
             block_attention.attend(layer.self_attn, states, states, states, None, sliding_window=12)
     for asking in (0, 1):  # a model, or a layer of one, that mixes tokens by its own means doesn't ask
@@ -76,7 +90,7 @@ def test_attention_that_is_more_than_a_softmax_is_refused():
             pytest.raises(
                 ValueError, match=f"LlamaForCausalLM can't be scored packed: {asking} of its 2 layers"
             ),
-            block_attention.attention_in(model, block_attention.Plan([], 12)),
+            block_attention.attention_in(model, planned()),
         ):
             for _ in range(asking):
                 block_attention.attend(layer.self_attn, states, states, states, None)

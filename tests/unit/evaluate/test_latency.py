@@ -118,3 +118,13 @@ def test_a_prefill_ends_in_the_greedy_token_of_its_last_position(kind):
         expected = model(inputs_embeds=embedded).logits[:, -1].argmax(-1, keepdim=True)
     assert torch.equal(token, expected) and len(expected.unique()) > 1
     assert start == embedded.shape[1]
+
+
+@pytest.mark.parametrize("choice", [{"calibrated": True}, {"score": "learned"}])
+def test_an_idp_that_chooses_by_text_is_timed_on_text_of_the_measurements_own(tmp_path, choice):
+    prompt = {"kind": "prompt", "tokens": 5, "init": "random", "trained": True}
+    members = [{"adapter": name, "seed": 0} for name in ("a", "b")]
+    idp = {"kind": "idp", "members": members, "score": "auto", "calibrated": False} | choice
+    methods = {"none": {"kind": "none"}, "a": prompt, "b": prompt | {"tokens": 8}, "idp": idp}
+    timed = latency.variants(tiny_llama(), None, methods, tmp_path, 2, 8)
+    assert sum(timed["idp", "idp"].shares().values()) == pytest.approx(1)

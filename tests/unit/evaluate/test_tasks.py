@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from datasets import Dataset
 from lm_eval.tasks import TaskManager
 
 from tests.equivalence import scorer_models
 from workflow_scripts.evaluate import tasks as task_definitions
 from workflow_scripts.evaluate.cell import evaluate_task
+from workflow_scripts.evaluate.documents import sample
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import (
     DEFINITIONS,
@@ -16,7 +18,6 @@ from workflow_scripts.evaluate.tasks import (
     harness_definition,
     load_task,
     load_yaml,
-    sample,
 )
 from workflow_scripts.files.artifacts import ArtifactError
 
@@ -132,7 +133,7 @@ def test_worked_examples_of_a_definition_are_shown_as_by_the_harness(name, tmp_p
         "dataset_name": None,
         "tag": None,
         "training_split": None,
-        "custom_dataset": lambda **_: task_definitions._dataset(reasoning(name), split),
+        "custom_dataset": lambda **_: task_definitions._dataset(Dataset.from_list(reasoning(name)), split),
     }
     harness = TaskManager(include_defaults=False).load([config])["tasks"][name]
     harness.set_fewshot_seed(0)
@@ -250,7 +251,7 @@ def test_every_task_takes_solved_examples(data, name):
 def test_a_hidden_label_is_refused_with_its_line(data, tmp_path, name, key, hidden):
     documents = [json.loads(line) for line in (data / name / "data.jsonl").open()]
     documents[2][key] = hidden
-    with pytest.raises(ArtifactError, match=rf"task {name}: .*, line 3: the label `{key}` is {hidden!r}"):
+    with pytest.raises(ArtifactError, match=rf"task {name}: .*: line 3: the label `{key}` is {hidden!r}"):
         load_task(name, written(tmp_path, documents), None, None)
 
 
@@ -258,5 +259,5 @@ def test_unknown_task_and_broken_data_say_so(data, tmp_path):
     with pytest.raises(ArtifactError, match="no_such_task"):
         load_task("no_such_task", data / "sciq" / "data.jsonl", 1, None)
     (tmp_path / "data.jsonl").write_text('{"question": \n')
-    with pytest.raises(ArtifactError, match="not JSON Lines"):
+    with pytest.raises(ArtifactError, match="line 1: not JSON"):
         load_task("sciq", tmp_path / "data.jsonl", None, None)

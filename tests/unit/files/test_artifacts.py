@@ -1,15 +1,17 @@
 """artifacts: atomic, checked, one writer; digests of code follow imports."""
 
+import errno
 import json
 import multiprocessing
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from workflow_scripts.files import artifacts, locks
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.files.job import full_disks
+from workflow_scripts.files.disks import cause, full_disks
 from workflow_scripts.plan import digests
 
 
@@ -198,3 +200,59 @@ def test_code_digests_follow_imports_but_not_optional_modules():
     assert digests.code_digest("jobs/evaluate_cell.py", (), optional) != digests.code_digest(
         "jobs/evaluate_cell.py", ("recover/idp.py",), optional
     )
+
+
+def test_a_disk_without_room_for_more_files_is_named(tmp_path, monkeypatch):
+    room = {"f_frsize": 1, "f_blocks": 2**31, "f_bfree": 2**30, "f_bavail": 2**30}
+    monkeypatch.setattr("os.statvfs", lambda folder: SimpleNamespace(f_files=10, f_favail=0, **room))
+    said = f"no room for more files (inodes) on the disk of {tmp_path}: delete some and run again"
+    assert full_disks(tmp_path / "a.json", tmp_path / "b.json") == f"; {said}"
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert cause(error, tmp_path / "a.json") == said
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_file_that_cannot_be_written_says_why_and_leaves_nothing(tmp_path, monkeypatch, number):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(ArtifactError, match=r"value\.json: can't be written: .*(disk of|may not write to)"):
+        artifacts.write_json(tmp_path / "value.json", {"a": 1})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_of_another_user_is_named(tmp_path, monkeypatch):
+    def refused(file, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.chdir(tmp_path)
+    with locks.hold("results/x"):
+        pass
+    monkeypatch.setattr("builtins.open", refused)
+    for take in (lambda: locks.hold("results/x").__enter__(), lambda: locks.held_by("results/x")):
+        with pytest.raises(
+            ArtifactError, match=r"results/x: .*x\.lock.*Permission denied: user \d+ may not write"
+        ):
+            take()
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_and_that_of_a_living_one_stays(tmp_path):
+    def write(end):
+        with artifacts.atomic_path(tmp_path / "value.json") as temporary:
+            temporary.write_text("half")
+            end()
+
+    for _ in range(2):
+        if not (child := os.fork()):
+            write(lambda: os._exit(9))
+        os.waitpid(child, 0)
+    assert len(os.listdir(tmp_path)) == 1, "the second writer did not sweep what the first had left"
+    other = tmp_path / ".value.json.another-host.1.abcdef12.tmp"
+    other.touch()
+    with artifacts.atomic_path(tmp_path / "value.json") as mine:
+        mine.write_text("whole")
+        with artifacts.atomic_path(tmp_path / "value.json") as second:
+            second.write_text("whole")
+        assert mine.exists(), "a living writer's file was removed"
+    assert sorted(os.listdir(tmp_path)) == [other.name, "value.json"]

@@ -1,5 +1,7 @@
 """How an entry's parameters are filled from a Snakemake job."""
 
+import os
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,8 @@ import pytest
 from snakemake.iocontainers import Namedlist
 
 from workflow_scripts.files import job
-from workflow_scripts.files.job import Folder, arguments, run
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.job import Folder, arguments, arguments_in, as_text, run
 from workflow_scripts.files.provenance import Provenance
 
 
@@ -32,7 +35,7 @@ def made_up(**changes):
             model="m/manifest.json", adapters=["a/t.json", "b/t.json"], corpus=[], text=["c/x.json"]
         ),
         "output": named(record="out/seed-3.json", samples="out/seed-3.parquet"),
-        "params": named(args={"method": {"kind": "none"}, "recipe": "r", "code": "c"}, minutes=7),
+        "params": named(args=as_text({"method": {"kind": "none"}, "recipe": "r", "code": "c"}), minutes=7),
         "wildcards": named(grid="g", model="tiny", seed="3"),
         "threads": 4,
         "config": {"grid": "g"},
@@ -46,6 +49,12 @@ class Files:
     adapters: list[Folder]
     corpus: Folder | None
     text: Folder | None = None
+
+
+def test_no_tag_of_an_argument_reaches_a_rules_parameter():
+    methods = {"t": {"text": "\\u003c/script>", "n": [1, 2.5, None]}}
+    args = {"description": "x </script><!-- <SCRIPT>", "methods": methods}
+    assert "<" not in as_text(args) and arguments_in(as_text(args)) == args
 
 
 def test_a_parameter_is_filled_by_its_name():
@@ -118,8 +127,9 @@ def test_an_entry_takes_the_job_from_its_own_module(monkeypatch):
     made = made_up()
     monkeypatch.setitem(main.__globals__, "snakemake", made)
     monkeypatch.setattr(job, "job", lambda snakemake: nullcontext(entered.append(snakemake)))
-    run(main)
-    assert given == [(3, "out/seed-3.parquet")] and entered == [made]
+    monkeypatch.setattr(job, "put_back_times", nullcontext)
+    run(main, lambda args: nullcontext(entered.append(args)))
+    assert given == [(3, "out/seed-3.parquet")] and entered == [made, arguments_in(made.params.args)]
 
 
 def test_an_entry_outside_snakemake_is_refused():
@@ -129,4 +139,40 @@ def test_an_entry_outside_snakemake_is_refused():
     with pytest.raises(
         RuntimeError, match=f"{__name__}: an entry runs only as the script of a Snakemake rule"
     ):
-        run(main)
+        run(main, nullcontext)
+
+
+def test_an_input_from_the_future_costs_no_result(tmp_path, monkeypatch):
+    """Snakemake deletes an output that is older than an input."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "target"):
+        Path(name).touch()
+    Path("link").symlink_to("target")
+    inputs, later = ["old", "target", "link"], time.time() + 3600
+    for name in inputs:
+        os.utime(name, (later, later), follow_symlinks=False)
+    os.utime("old", (5, 5))
+    made = made_up(input=inputs, output=["made"], log=["job.log"], rule="r")
+    Path("job.log").touch()
+    with job.put_back_times(made):
+        assert all(os.lstat(name).st_mtime < time.time() + 1 for name in inputs)
+        Path("made").touch()
+        os.utime("target", (later, later))  # a server whose clock is ahead
+    assert all(os.lstat(name).st_mtime <= os.stat("made").st_mtime for name in inputs)
+    assert os.stat("old").st_mtime == 5, "a file of the past keeps its time"
+
+
+def test_an_input_from_the_future_that_is_somebody_elses_stops_the_job_before_its_work(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.chdir(tmp_path)
+    Path("theirs").touch()
+    Path("job.log").touch()
+    later = time.time() + 3600
+    os.utime("theirs", (later, later))
+    monkeypatch.setattr(os, "utime", refused)
+    made = made_up(input=["theirs"], output=["made"], log=["job.log"])
+    said = "theirs: its time lies in the future and can't be changed .*run `touch theirs`"
+    with pytest.raises(ArtifactError, match=said), job.put_back_times(made):
+        raise AssertionError("it ran")

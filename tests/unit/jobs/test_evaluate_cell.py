@@ -96,7 +96,7 @@ def test_json_and_samples_agree(project, tmp_path, method):
             assert all(max(row.choice_logliks) >= row.gold_loglik for row in mine.itertuples())
     assert record["average"] == pytest.approx(rows.groupby("task")["correct"].mean().mean())
     assert record["domains"]["common"] == record["tasks"]["piqa"]["acc"]
-    text = record["perplexity"]["made-up"]
+    text = record["perplexity"]["made-up"]["windowed"]
     assert text["windows"] == 3 and text["tokens"] == 3 * 31
     if method == "idp-5-7":
         shares = record["selection"]
@@ -119,7 +119,7 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
+        patch.setattr("workflow_scripts.evaluate.cell.perplexities", killed)
         with pytest.raises(KeyboardInterrupt):
             run(project, "prompt-5", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
@@ -149,7 +149,7 @@ def test_the_same_weights_under_another_config_see_no_answers_of_the_first(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
+        patch.setattr("workflow_scripts.evaluate.cell.perplexities", killed)
         run(project, "none", tmp_path / "moved.json")
     assert next(checkpoints.place(tmp_path / "moved.json").rglob("answers.jsonl")).stat().st_size
     other = tiny.with_another_config(project["model"], project["model"].with_name("other"))
@@ -200,7 +200,7 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
     model, tokenizer = scorer_models.model("llama"), scorer_models.tokenizer(bos=True)
     scorer = Scorer(model, tokenizer)
     documents = read_documents(project["corpus"], "heldout")
-    windows = heldout_windows(documents, scorer, 20, 4, "made-up")
+    windows = heldout_windows(documents, scorer, 20, 4, "made-up", each_bos=False)
     tokens = tokenizer("\n\n".join(documents))["input_ids"]
     assert [token for window in windows for token in window] == tokens[:80]
     ids = torch.tensor(windows)
@@ -214,7 +214,7 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
     words, size = sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text)
     assert found["word"] == pytest.approx(math.exp(float(nats) * 76 / words), rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(float(nats) * 76 / size / math.log(2), rel=1e-5)
-    assert heldout_windows(documents, scorer, 20, None, "made-up") == [
+    assert heldout_windows(documents, scorer, 20, None, "made-up", each_bos=False) == [
         tokens[i : i + 20] for i in range(0, len(tokens) - 19, 20)
     ]
     with pytest.raises(ArtifactError, match="made-up: 100000 windows of 20 tokens"):
@@ -364,5 +364,5 @@ def test_bf16_body_has_a_float32_head(project, tmp_path):
         run(project, "none", tmp_path / "a.json"),
         run(project, "none", tmp_path / "b.json", precision="bf16"),
     )
-    a, b = (record["perplexity"]["made-up"]["token"] for record in (exact, rough))
+    a, b = (record["perplexity"]["made-up"]["windowed"]["token"] for record in (exact, rough))
     assert a != b and math.log(a) == pytest.approx(math.log(b), abs=0.2)

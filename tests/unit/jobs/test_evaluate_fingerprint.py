@@ -52,7 +52,7 @@ def interrupted(project: dict, output: Path, monkeypatch, capsys, **changes) -> 
     (sciq,) = [folder for folder in project["benchmarks"] if folder.name == "sciq"]
     capsys.readouterr()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("workflow_scripts.evaluate.cell.perplexity", killed)
+        patch.setattr("workflow_scripts.evaluate.cell.perplexities", killed)
         adapters = [project["prompt-5"], project["prompt-7"]]
         files = ModelFiles(project["model"], project["compressed"], adapters)
         data, written = (

@@ -15,7 +15,7 @@ from workflow_scripts.jobs import compress_model, train_adapter
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.recover.training import Learner, TrainingError
 from workflow_scripts.recover.windows import training_windows
-from workflow_scripts.sources import corpora, models
+from workflow_scripts.sources import benchmarks, corpora, models
 
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
 PREFIX = {"kind": "prefix", "tokens": 5, "init": "text"}
@@ -62,7 +62,7 @@ def train(model, folder, method, training, checkpoint_minutes, seed=1):
     files, corpus = ModelFiles(Path(model), Path("compressed")), Path("resources/corpora/text")
     made = Provenance("r", "c", seed=seed, device="cpu")
     output = f"{folder}/training.json"
-    train_adapter.main(files, corpus, output, method, training, checkpoint_minutes, made)
+    train_adapter.main(files, train_adapter.Texts(corpus), output, method, training, checkpoint_minutes, made)
 
 
 def run(project, monkeypatch, output, method=PROMPT, seed=1, **settings):
@@ -216,3 +216,47 @@ def test_a_heldout_loss_that_is_no_number_is_said_before_any_file(project, monke
         run(project, monkeypatch, "adapters/nan/seed-1")
     assert not Path("adapters/nan/seed-1").exists()
     shutil.rmtree("work/adapters/nan")
+
+
+@pytest.mark.parametrize("method", [PROMPT, PREFIX, LORA], ids=lambda method: method["kind"])
+def test_distillation_draws_the_compressed_model_to_the_dense_one(project, monkeypatch, method):
+    """The divergence falls; the record names the objective."""
+    settings = {"objective": "kl_dense", "tokens": 8192, "learning_rate": 1e-3}
+    _, record = run(project, monkeypatch, f"adapters/kl-{method['kind']}/seed-1", method, **settings)
+    losses = [loss for _, loss in record["loss_curve"]]
+    assert record["training"]["objective"] == "kl_dense"
+    assert 0 < sum(losses[-8:]) < sum(losses[:8]) < 8 * record["heldout_loss"]["before"]
+
+
+def test_distillation_of_the_dense_model_itself_starts_at_no_loss(project, monkeypatch):
+    monkeypatch.chdir(project)
+    model = Path("resources/models/tiny")
+    compress_model.main(
+        model, None, "uncompressed/compression.json", {"algorithm": "dense"}, Provenance("r", "c")
+    )
+    files, made = ModelFiles(model, Path("uncompressed")), Provenance("r", "c", seed=1, device="cpu")
+    texts = train_adapter.Texts(Path("resources/corpora/text"))
+    settings, output = TRAINING | {"objective": "kl_dense"}, "adapters/kl-dense/seed-1/training.json"
+    train_adapter.main(files, texts, output, LORA, settings, 10, made)
+    assert read_json(output)["loss_curve"][0][1] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_adapter_may_be_trained_on_a_tasks_own_items(project, monkeypatch):
+    monkeypatch.chdir(project)
+    local = {"source": "local", "path": str(tiny.write_tasks(project / "made/tasks", 60)["triviaqa"])}
+    folder = Path("resources/benchmarks/local/triviaqa")
+    if not folder.exists():
+        benchmarks.fetch("triviaqa", local, folder, project / "cache", recipe="r", code="c")
+    files, made = (
+        ModelFiles(Path("resources/models/tiny"), Path("compressed")),
+        Provenance("r", "c", seed=1, device="cpu"),
+    )
+    texts = train_adapter.Texts(folder, ["Question: {{ question }}\nAnswer: {{ answer.value }}"])
+    method, output = (
+        LORA | {"corpus": {"task": "triviaqa", "part": "odd"}},
+        "adapters/facts/seed-1/training.json",
+    )
+    train_adapter.main(files, texts, output, method, TRAINING, 10, made)
+    record = read_json(output, "training")
+    assert record["manifest"]["inputs"]["corpus"] == sha256_file(folder / "data.jsonl")
+    assert record["heldout_loss"]["after"] < record["heldout_loss"]["before"]

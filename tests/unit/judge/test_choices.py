@@ -74,7 +74,9 @@ def test_other_ways_are_means_over_the_seeds_of_the_rows_beside_them(seeds):
         assert average(row) == pytest.approx(by_hand(results, BY_SEED, way))
         assert "mean of 3 seeds; intervals cover items and 3 replicates" in row.note
     note = mine["single best of idp-50-100"].note
-    assert note.startswith("prompt-100 in 2 of 3 seeds, prompt-50 in 1 of 3 seeds, by held-out perplexity")
+    assert note.startswith(
+        "prompt-100 in 2 of 3 seeds, prompt-50 in 1 of 3 seeds, by held-out perplexity (windowed)"
+    )
 
 
 def test_each_way_has_an_interval_and_says_what_idp_is_beyond_it(seeds):
@@ -144,4 +146,4 @@ def test_members_of_named_seeds_are_told_by_them(tmp_path, monkeypatch):
     truth = study("m", {"prompt-50": 0.1, "idp-50-seeds": 0.1}) | {(*GROUP, "prompt-50", 1): 0.9}
     rows, *_ = ablation(tmp_path, truth)
     note = rows["gptq-w3", "single best of idp-50-seeds"].note
-    assert note.startswith("prompt-50 (seed 1), by held-out perplexity")
+    assert note.startswith("prompt-50 (seed 1), by held-out perplexity (windowed)")

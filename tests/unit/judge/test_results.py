@@ -7,8 +7,13 @@ import pandas as pd
 import pytest
 
 from tests.unit.synthetic_results import plan, write_cell, write_grid
-from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
-from workflow_scripts.judge.results import paired_items, read_results, samples_beside
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.judge.results import (
+    paired_items,
+    read_results,
+    refuse_other_recipes,
+    samples_beside,
+)
 from workflow_scripts.plan.layout import Cell, Group
 
 DENSE, COMPRESSED = ("m", "dense", "none", "none", 0), ("m", "gptq-w3", "wikipedia", "none", 0)
@@ -111,3 +116,30 @@ def test_a_broken_evaluation_names_the_key(tmp_path):
 def test_an_empty_plan_is_refused():
     with pytest.raises(ArtifactError, match="empty"):
         read_results([])
+
+
+def test_cells_that_were_evaluated_with_other_settings_are_never_paired(tmp_path):
+    paths = write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=6)
+    for path, items in zip(paths, (4, 6), strict=True):
+        value = read_json(path)
+        value["manifest"]["config"] = {"evaluation": {"items": items, "precision": "fp32"}}
+        write_json(path, value)
+    results = read_results(paths)
+    with pytest.raises(ArtifactError, match=r"can't be paired: .* evaluation.items 4 and 6"):
+        paired_items(results, list(results.planned), "correct")
+
+
+def test_a_cell_of_another_recipe_than_the_planned_one_is_compared_with_nothing(tmp_path):
+    paths = write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=6)
+    recipes = {path: digit * 64 for path, digit in zip(paths, "ab", strict=True)}
+    for path, recipe in recipes.items():
+        value = read_json(path)
+        value["manifest"]["recipe"] = recipe
+        write_json(path, value)
+    results = read_results(paths)
+    refuse_other_recipes(results, recipes)
+    refuse_other_recipes(results, {})
+    with pytest.raises(
+        ArtifactError, match=rf"^{paths[1]}: made by another recipe than the planned one \(1 such\)"
+    ):
+        refuse_other_recipes(results, recipes | {paths[1]: "c" * 64})

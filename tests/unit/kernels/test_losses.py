@@ -61,3 +61,65 @@ def test_heads_that_do_more_than_a_linear_are_refused():
     model.lm_head = nn.Sequential(model.lm_head)
     with pytest.raises(ValueError, match="not a plain Linear"):
         losses.plain_head(model)
+
+
+# ---------------------------------------------------------------------------------------- distillation
+
+
+@pytest.fixture
+def taught(problem):
+    """The problem beside a teacher's hidden states and head, both of their own."""
+    hidden, head, targets = problem
+    theirs = nn.Linear(12, 31).requires_grad_(False)
+    return hidden, head, targets, torch.randn(3, 8, 12), theirs
+
+
+def plain_distillation(logits, theirs, targets, temperature, mixture):
+    """By torch's own losses, from whole logits."""
+    ours, wanted = ((z / temperature).log_softmax(-1).flatten(0, 1) for z in (logits, theirs))
+    kl = nn.functional.kl_div(ours, wanted, reduction="sum", log_target=True) * temperature**2
+    text = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    return mixture * kl + (1 - mixture) * text
+
+
+@pytest.mark.parametrize(
+    ("temperature", "mixture"), [(1.0, 1.0), (2.0, 1.0), (1.0, 0.5), (3.0, 0.25), (2.0, 0.0)]
+)
+def test_distillation_and_its_gradient_equal_torchs_from_whole_logits(taught, temperature, mixture):
+    hidden, head, targets, theirs, their_head = taught
+    wanted = losses.Distillation(their_head, temperature, mixture)
+    ours, reference = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    loss = losses.linear_distillation(ours, head, targets, theirs, wanted) * 0.25
+    loss.backward()
+    expected = 0.25 * plain_distillation(head(reference), their_head(theirs), targets, temperature, mixture)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(ours.grad, reference.grad)
+
+
+def test_a_model_that_is_its_own_teacher_has_neither_loss_nor_gradient(problem):
+    hidden, head, targets = problem
+    ours = hidden.clone().requires_grad_()
+    loss = losses.linear_distillation(ours, head, targets, hidden, losses.Distillation(head))
+    loss.backward()
+    assert loss.abs() < 1e-5 and ours.grad.abs().max() < 1e-5
+
+
+def test_no_more_logits_of_either_model_are_alive_than_a_chunk_has(taught):
+    hidden, head, targets, theirs, their_head = taught
+    rows = []
+    for layer in (head, their_head):
+        layer.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    losses.linear_distillation(hidden, head, targets, theirs, losses.Distillation(their_head))
+    assert max(rows) == 5 and sum(rows) == 2 * 24
+
+
+def test_a_teacher_of_another_vocabulary_and_a_trainable_head_are_refused(taught):
+    hidden, head, targets, theirs, _ = taught
+    with pytest.raises(
+        ValueError, match="scores 31 tokens, its teacher 30; distillation needs one vocabulary"
+    ):
+        losses.linear_distillation(hidden, head, targets, theirs, losses.Distillation(nn.Linear(12, 30)))
+    head.weight.requires_grad_()
+    with pytest.raises(ValueError, match="must be frozen"):
+        losses.linear_distillation(hidden, head, targets, hidden, losses.Distillation(head))

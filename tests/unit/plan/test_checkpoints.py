@@ -182,6 +182,12 @@ def test_a_fetched_checkpoint_tells_its_own_depth_and_positions(shipped, tmp_pat
         ConfigError, match=r"methods.lora-v-r3.layers: 20 is not allowed; .* the layers 0 to 19"
     ):
         load(config)
+    compared = with_compressor(shipped, HUB, seeds=[0])
+    load(compared)
+    compared["grids"]["smoke"]["similarity"] = shipped["grids"]["smoke"]["similarity"]
+    said = r"grids\.smoke\.similarity: .* 'new' has 20 layers, smollm2-135m 30; name it in a grid without similarity"
+    with pytest.raises(ConfigError, match=said):
+        load(compared)
     cell = Cell("smoke", "smollm2-135m", "new", "none", "none", 0)
     fewer = {"max_position_embeddings": 256, "num_hidden_layers": 30, "model_type": "llama"}
     (tmp_path / "resources/checkpoints/new/config.json").write_text(json.dumps(fewer))

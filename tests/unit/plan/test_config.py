@@ -1,13 +1,17 @@
 """config: defaults from the schema; every mistake named with its key, value, what is allowed, nearest name."""
 
 import copy
+import time
+import types
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from workflow_scripts.plan.config import ConfigError, files, load, read
+from workflow_scripts.plan.schema import compressors, configuration, grids, methods, repair, sources
 from workflow_scripts.plan.schema.compressors import KINDS, Uncalibrated
+from workflow_scripts.plan.schema.problems import json_schema
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,6 +49,62 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
     [
         (["modles"], {}, ["modles: unknown key", "did you mean 'models'?"]),
         (["methods", "lora-r2", "rnk"], 3, ["methods.lora-r2.rnk: unknown key", "'rank'"]),
+        (
+            ["methods", "idp-50-100", "score"],
+            "learnt",
+            ["idp-50-100.score: 'learnt'", "did you mean 'learned'?"],
+        ),
+        (
+            ["methods", "idp-50-100-learned", "calibrated"],
+            True,
+            ["idp-50-100-learned.calibrated: has no effect"],
+        ),
+        (
+            ["methods", "dora-r4", "options"],
+            {"rank": 4},
+            ["dora-r4.options.rank: 'rank' is no option of PEFT's"],
+        ),
+        (["methods", "dora-r4", "peft_type"], "ADALORA", ["dora-r4.peft_type: ADALORA is not allowed"]),
+        (["methods", "lora-r2", "corpus"], "wikpedia", ["methods.lora-r2.corpus: 'wikpedia'", "'wikipedia'"]),
+        (["methods", "lora-r2", "corpus"], {"task": "sciq"}, ["lora-r2.corpus: give either a corpus' name"]),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"task": "trivia", "part": "even"},
+            ["corpus.task: 'trivia'", "'triviaqa'"],
+        ),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"task": "piqa", "part": "odd"},
+            ["corpus.task: tasks.piqa has no wordings"],
+        ),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"task": "sciq", "part": "evn"},
+            ["'evn'", "did you mean 'even'?"],
+        ),
+        (
+            ["grids", "smoke", "pair", "lora"],
+            "lora-r4-triviaqa-odd",
+            ["pair.lora: ", "trained on items of triviaqa"],
+        ),
+        (["methods", "lora-r2", "training"], {"objective": "kl"}, ["training.objective: 'kl'", "'kl_dense'"]),
+        (
+            ["methods", "lora-r2", "training"],
+            {"temperature": 2.0},
+            ["lora-r2.training.temperature: has no effect"],
+        ),
+        (
+            ["training", "bench", "prompt", "mixture"],
+            0.5,
+            ["training.bench.prompt.mixture: has no effect without"],
+        ),
+        (["methods", "eora-r4", "rank"], 128, ["methods.eora-r4.rank: 128", "from 2 to 64"]),
+        (
+            ["methods", "lora-r4-eora", "start"],
+            "eroa",
+            ["lora-r4-eora.start: 'eroa'", "did you mean 'eora'?"],
+        ),
+        (["grids", "smoke", "pair", "prompt"], "eora-r4", ["pair.prompt: 'eora-r4' is of kind eora"]),
         (["models", "smollm2-135m", "pakage"], "x", ["models.smollm2-135m.pakage", "'package'"]),
         (["compressors", "gptq-w3", "bits"], 9, ["compressors.gptq-w3.bits: 9", "from 2 to 8"]),
         (
@@ -136,6 +196,124 @@ def test_every_mistake_is_reported_at_once(shipped):
     assert len(str(error.value).splitlines()) == 2
 
 
+def test_mistakes_of_types_and_of_meaning_are_reported_at_once(shipped):
+    config = copy.deepcopy(shipped)
+    config["compressors"]["gptq-w3"]["bits"] = 9
+    config["methods"]["new"] = {"tokens": 0, "extra": 1}
+    config["modles"] = {}
+    smoke = config["grids"]["smoke"]
+    smoke["tasks"] = [*smoke["tasks"], "boolq"]
+    smoke["pair"] = {"prompt": "lora-r2", "lora": "lora-r2"}
+    smoke["evaluation"]["items"] = -1
+    smoke["blocks"]["core"]["models"] = ["smollm2-135"]
+    smoke["blocks"]["core"]["compressors"] = ["gptq-w3", "sparsegpt50"]
+    del config["grids"]["bench"]["training"]
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    assert [line.split(": ", 1)[0] for line in str(error.value).splitlines()] == [
+        "compressors.gptq-w3.bits",
+        "grids.bench",
+        "grids.smoke.blocks.core.compressors[1]",
+        "grids.smoke.blocks.core.models[0]",
+        "grids.smoke.evaluation.items",
+        "grids.smoke.pair.prompt",
+        "grids.smoke.tasks[9]",
+        "methods.new.extra",
+        "methods.new.tokens",
+        "methods.new",
+        "modles",
+    ], str(error.value)
+
+
+def test_a_repair_is_never_told_as_a_mistake(shipped):
+    """A wrong kind, name or member has no second line about what stands in for it."""
+    for path, value in (
+        (["corpora", "a b"], {"source": "local", "path": "x"}),
+        (["methods", "lora-r2", "kind"], "lorra"),
+        (["methods", "idp-50-100", "members"], [5, "prompt-50"]),
+        (["grids", "smoke", "tasks"], "arc_easy"),
+        (["grids", "smoke", "pair"], None),
+        (["compressors", "dense", "algorithm"], "dens"),
+        (["methods"], []),
+        (["grids", "smoke"], 3),
+    ):
+        assert len(problems_of(shipped, path, value).splitlines()) == 1, path
+
+
+def test_every_part_of_the_schema_has_a_smallest_value_that_its_type_accepts():
+    root = json_schema()
+    for name, rule in root["$defs"].items():
+        getattr(repair_kinds(), name).model_validate(repair.smallest(rule, root))
+
+
+def repair_kinds():
+    """A namespace with every type of the configuration."""
+    kinds = types.SimpleNamespace()
+    for module in (compressors, configuration, grids, methods, sources):
+        vars(kinds).update({key: kind for key, kind in vars(module).items() if isinstance(kind, type)})
+    return kinds
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("training: {smoke: {tokens: 1.024e+3}}", ("training", "smoke", "tokens"), 1024),
+        ("training: {smoke: {tokens: 1e3}}", ("training", "smoke", "tokens"), 1000),
+        ("grids: {smoke: {evaluation: {items: 1E1}}}", ("grids", "smoke", "evaluation", "items"), 10),
+        ("methods: {lora-r2: {rank: 3.0, layers: [1.0]}}", ("methods", "lora-r2", "layers"), [1]),
+        ("grids: {smoke: {blocks: {core: {seeds: [1.0]}}}}",
+         ("grids", "smoke", "blocks", "core", "seeds"), [1]),
+        ("methods: {idp-50-100: {members: [{adapter: prompt-50, seed: 1e0}]}}",
+         ("methods", "idp-50-100", "members"), [{"adapter": "prompt-50", "seed": 1}]),
+    ],
+)  # fmt: skip
+def test_a_whole_number_may_be_written_as_a_fraction(text, path, value, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    found = load(read(*files(tmp_path / "mine.yaml", root=ROOT))).dump()
+    for key in path:
+        found = found[key]
+    assert repr(found) == repr(value), "a fraction is left, of which paths and shapes cannot be made"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grid: smoke\ngrids: {}\ngrid: bench", "line 3: the key 'grid' stands in line 1 already"),
+        ("training:\n  smoke: {tokens: 010}", "line 2: 010 counts by eights"),
+        ("training:\n  smoke: {tokens: 12:30}", "line 2: 12:30 counts by sixties"),
+        ("models: &m {x: *m}", "line 1: an anchor holds itself"),
+    ],
+)
+def test_yaml_that_reads_otherwise_than_it_looks_is_refused(text, said, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"mine.yaml: {said}"):
+        read(*files(tmp_path / "mine.yaml", root=ROOT))
+
+
+def test_what_would_take_for_ever_is_refused_within_seconds(shipped):
+    def edited(path, value):
+        config = part = copy.deepcopy(shipped)
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        return config
+
+    many = [f"n{number}" for number in range(20_000)]
+    block = ("grids", "smoke", "blocks", "core")
+    cases = [
+        (edited(("models", "smollm2-135m", "parameters"), 1e300), r"parameters: 1e\+300 .* allowed: to 1e\+15"),
+        (edited(("training", "smoke", "tokens"), 10**300), "training.smoke.tokens: 1e.300 is not allowed"),
+        (edited((*block, "methods"), many), r"core.methods: 19,980 more names that methods lacks"),
+        (edited((*block, "seeds"), list(range(20_000))), "core: asks for 280,000 cells; at most 50,000"),
+        (edited(("methods",), shipped["methods"] | {name: {"kind": "nnoe"} for name in many}), "19,900 more"),
+    ]  # fmt: skip
+    for config, said in cases:
+        started = time.process_time()
+        with pytest.raises(ConfigError, match=said):
+            load(config)
+        assert time.process_time() - started < 20, said
+
+
 @pytest.mark.parametrize(
     "path", [("training", "smoke", "lora", "learning_rate"), ("compressors", "sparsegpt-50", "sparsity")]
 )
@@ -212,3 +390,15 @@ def test_an_entry_without_its_type_is_told_its_other_mistakes_too(shipped, catal
     message = problems_of(shipped, [catalogue, "new"], entry)
     for part in expected:
         assert f"{catalogue}.{part}" in message
+
+
+def test_lora_without_targets_for_other_families_takes_all_linears(shipped):
+    """Names that Llama has, left as the default, would adapt a part of another family without a word."""
+    lora = shipped["methods"]["lora-r2"]
+    assert load(shipped).methods["lora-r2"].targets["default"] == ["all-linear"]
+    for targets in ({"llama": ["q_proj"]}, {"default": ["all-linear"], "llama": ["q_proj"]}):
+        lora["targets"] = targets
+        found = load(shipped).methods["lora-r2"]
+        assert found.targets == {"llama": ["q_proj"], "default": ["all-linear"]}
+    del lora["targets"]
+    assert load(shipped).methods["lora-r2"].targets == {"default": ["all-linear"]}

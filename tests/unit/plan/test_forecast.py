@@ -22,6 +22,7 @@ from workflow_scripts.plan.forecast import (
     summary,
     training_cost,
 )
+from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,6 +56,28 @@ def test_an_untrained_prompt_costs_no_training(plan):
     prompt = plan.adapters("bench")[0]._replace(method="prompt-100")
     placebo = prompt._replace(method="prompt-100-untrained")
     assert training_cost(plan, placebo, device).seconds < training_cost(plan, prompt, device).seconds / 2
+
+
+def test_distillation_costs_a_forward_pass_of_the_dense_model_per_token(plan):
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "lora-r2", 0)
+    device = load_constants("cpu-2")
+    text, kl = (training_cost(plan, cell._replace(method=name), device) for name in ("lora-r2", "lora-r2-kl"))
+    p, tokens = plan.config.models[cell.model].parameters, plan.training("bench", "lora-r2")["tokens"]
+    assert kl.seconds - text.seconds == pytest.approx(2 * p * tokens / device["forward"])
+    assert kl.memory > text.memory
+
+
+def test_a_repair_costs_its_hessians_instead_of_training(plan):
+    cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "eora-r4", 0)
+    device = load_constants("cpu-2")
+    repaired, untrained = (
+        training_cost(plan, cell._replace(method=name), device)
+        for name in ("eora-r4", "prompt-100-untrained")
+    )
+    tokens = plan.grid("bench").calibration.windows * plan.grid("bench").calibration.length
+    p = plan.config.models[cell.model].parameters
+    assert repaired.seconds - untrained.seconds == pytest.approx(6 * p * tokens / device["compress"])
+    assert repaired.memory > untrained.memory
 
 
 def test_a_dense_compressor_leaves_nothing_on_disk(plan):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan import after_fetch
 from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
@@ -23,8 +25,9 @@ def shipped(tmp_path, monkeypatch):
     return read(*files(root=ROOT))
 
 
-def edit(config: dict, path: list, value) -> dict:
-    config = part = copy.deepcopy(config)
+def edit(config: dict, path: list, value, grid: str = "smoke") -> dict:
+    """The configuration of a grid with another value at `path`."""
+    config = part = copy.deepcopy(config) | {"grid": grid}
     config["methods"]["prompt-1"] = {"kind": "prompt", "tokens": 2047}  # named by no block
     for key in path[:-1]:
         part = part[key]
@@ -57,21 +60,33 @@ def edit(config: dict, path: list, value) -> dict:
 )  # fmt: skip
 def test_what_the_catalogue_knows_to_be_impossible_stops_the_run(shipped, path, value, words):
     with pytest.raises(ConfigError) as error:
-        load(edit(shipped, path, value))
+        load(edit(shipped, path, value, "paper"))
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_one_wrong_value_is_one_line(shipped):
     with pytest.raises(ConfigError) as error:
-        load(edit(shipped, ["methods", "prompt-100", "tokens"], 3000))
+        load(edit(shipped, ["methods", "prompt-100", "tokens"], 3000, "paper"))
     [line] = str(error.value).splitlines()
     assert re.search(r"found in \d+ pairs of model and method", line)
     with pytest.raises(ConfigError) as error:
-        load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049))
+        load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049, "paper"))
     [line] = str(error.value).splitlines()
     assert (
         "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
     )  # the tightest
+
+
+def test_a_grid_is_not_refused_for_a_model_of_another(shipped, tmp_path):
+    broken = edit(shipped, ["grids", "paper", "calibration", "length"], 2049)
+    folder = tmp_path / "resources/models/opt-6.7b"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("")
+    plan = Plan(load(broken))
+    with pytest.raises(ArtifactError, match=r"resources/models/opt-6.7b/config.json: not valid JSON"):
+        plan.check(Cell("paper", "opt-6.7b", "gptq-w3", "c4", "none", 0))
+    with pytest.raises(ValueError, match=r"grids.paper.calibration.length: 2049 .* of llama-7b"):
+        plan.check(Cell("paper", "llama-7b", "gptq-w3", "c4", "none", 0))
 
 
 def test_at_the_limit_everything_is_possible(shipped):
@@ -80,7 +95,7 @@ def test_at_the_limit_everything_is_possible(shipped):
         (["grids", "paper", "calibration", "length"], 2048),
         (["training", "paper", "sequence_length"], 1948),
     ):
-        load(edit(shipped, path, value))
+        load(edit(shipped, path, value, "paper"))
 
 
 def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
@@ -107,8 +122,8 @@ def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
         ({"attn_logit_softcapping": 50.0}, "methods.idp-50-100: IDP can't choose prompts for .*: its first layer caps"),
         ({"partial_rotary_factor": 0.25}, "its first layer rotates only a part of each head"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "its first layer rotates only a part of each head"),
-        ({"sliding_window": 611}, "perplexity.length: 512 tokens after a prompt of 100 exceed the 611 that"),
-        ({"sliding_window": 612}, None),
+        ({"use_bidirectional_attention": True}, "its first layer attends to tokens ahead"),
+        ({"sliding_window": 64}, None),
         ({"sliding_window": 64, "use_sliding_window": False}, None),
         ({"sliding_window": 64, "max_window_layers": 21}, None),
         ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, None),
@@ -125,6 +140,20 @@ def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shi
             load(shipped)
 
 
+@pytest.mark.parametrize(("window", "refused"), [(611, True), (612, False)])
+def test_means_of_logits_beyond_the_first_layers_window_stop_the_run(window, refused, shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "any", "sliding_window": window}))
+    shipped["methods"]["idp-50-100"]["score"] = "logit_mean"
+    if refused:
+        said = f"perplexity.length: 512 tokens after a prompt of 100 exceed the {window} that"
+        with pytest.raises(ConfigError, match=said):
+            load(shipped)
+    else:
+        load(shipped)
+
+
 LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
 
 
@@ -134,7 +163,7 @@ LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
         ({"rope_parameters": LONGROPE}, "perplexity.length: 512 tokens after a prompt of 150 exceed the 661 positions"),
         ({"rope_parameters": LONGROPE | {"original_max_position_embeddings": 662}}, None),
         ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 400},
-         "perplexity.length: 512 tokens exceed the 400 positions up to which smollm2-135m keeps one rotary table"),
+         "perplexity.length: 512 tokens after a prompt of 150 exceed the 400 positions up to which smollm2-135m keeps"),
         ({"rope_scaling": {"type": "dynamic"}, "max_position_embeddings": 662}, None),
         ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}}, None),
     ],
@@ -169,6 +198,7 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     linears = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
                "mlp.up_proj", "mlp.down_proj", "input_layernorm")  # fmt: skip
     names = [f"model.layers.{layer}.{linear}.weight" for layer in range(2) for linear in linears]
+    names += ["model.embed_tokens.weight", "lm_head.weight"]
     if sharded:
         index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -178,10 +208,16 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     load(edit(shipped, ["methods", "lora-r2", "targets"], {"llama": ["mlp.up_proj", "o_proj"]}))
     with pytest.raises(ConfigError) as error:
         load(edit(shipped, ["methods", "lora-r2", "targets", "llama"], ["q_proj", "q_projj"]))
-    assert "methods.lora-r2.targets.llama[1]: 'q_projj' is no module of smollm2-135m; allowed: " in str(
-        error.value
+    said = (
+        "methods.lora-r2.targets.llama[1]: 'q_projj' is no module of smollm2-135m's decoder layers; allowed: "
     )
+    assert said in str(error.value)
     assert "did you mean 'q_proj'?" in str(error.value)
+    for outside in ("embed_tokens", "lm_head"):
+        with pytest.raises(
+            ConfigError, match=rf"targets.llama\[0\]: '{outside}' is no module of smollm2-135m's dec"
+        ):
+            load(edit(shipped, ["methods", "lora-r2", "targets", "llama"], [outside]))
     shipped["grids"]["smoke"]["blocks"]["core"]["compressors"].append("sparsegpt-2of4")
     load(shipped)
     with pytest.raises(
@@ -189,6 +225,66 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     ):
         load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:5"))
     load(edit(shipped, ["compressors", "sparsegpt-2of4", "pattern"], "2:3"))
+
+
+def test_a_local_models_folder_is_read_before_any_fetch(shipped, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    shipped["models"]["smollm2-135m"] = {"source": "local", "path": str(folder), "parameters": 1.0e6}
+    load(shipped)  # no config.json: the fetch says so
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 600}))
+    with pytest.raises(
+        ConfigError, match="512 tokens after a prompt of 150 exceed the 600 positions of smollm2-135m"
+    ):
+        load(shipped)
+    for text in ("[]", "{"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ArtifactError, match=r"mine/config\.json: .*; it must be mended at its source"):
+            load(shipped)
+    odd = (
+        {"sliding_window": "8"},
+        {"num_hidden_layers": 1.5},
+        {"rope_parameters": [1]},
+        {"layer_types": 5, "sliding_window": 8},
+    )
+    for value in odd:
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | value))
+        with pytest.raises(
+            ArtifactError, match=r"mine/config\.json: no configuration of transformers .*; it must be"
+        ):
+            load(shipped)
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "x", "num_hidden_layers": 10**12, "sliding_window": 8})
+    )
+    load(shipped)  # the fetch refuses so many layers; nothing here counts them
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    load(shipped)
+
+
+def test_a_model_of_which_no_cell_can_be_evaluated_stops_the_run_once_it_is_fetched(shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "falcon"}))
+    for reason in (None, "FalconForCausalLM has no pluggable attention"):
+        (folder / "manifest.json").write_text(json.dumps({"unscorable": reason}))
+        if reason is None:
+            load(shipped)
+        else:
+            with pytest.raises(
+                ConfigError, match=f"models.smollm2-135m: no cell of it can be evaluated: {reason}"
+            ):
+                load(shipped)
+
+
+def test_after_a_fetch_the_whole_configuration_is_checked_again(shipped, tmp_path):
+    folder = tmp_path / "resources/models/smollm2-135m"
+    folder.mkdir(parents=True)
+    after_fetch.check(shipped, "smollm2-135m")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 600}))
+    said = "smollm2-135m was fetched, and rules out what .*: .*512 tokens after a prompt of 150 exceed the 600 pos"
+    with pytest.raises(ArtifactError, match=said):
+        after_fetch.check(shipped, "smollm2-135m")
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json", "model.safetensors"])

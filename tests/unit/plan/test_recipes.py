@@ -8,10 +8,12 @@ import pytest
 
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
-from workflow_scripts.plan.config import files, load, named_files, read
+from workflow_scripts.plan.config import ConfigError, files, load, named_files, read
+from workflow_scripts.plan.digests import MODULES, OPTIONAL, import_closure
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
-from workflow_scripts.plan.recipes import MODULES, Plan, plan_of
+from workflow_scripts.plan.recipes import UNTRAINED, Plan, plan_of
+from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.schema.problems import json_schema
 from workflow_scripts.report.figure_style import FAMILIES
 from workflow_scripts.report.tables import TYPES
@@ -87,8 +89,9 @@ def test_chosen_blocks_are_those_of_the_configured_grid_alone(shipped):
         "idp-controls",
         "figure-1",
         "figure-6",
+        "recovery",
     ]
-    assert page["planned"] == {"similarity": 16, "latency": 2}
+    assert page["planned"] == {"similarity": 40, "latency": 2}
     assert every.analysis("bench", "draw_page")["blocks"]["left_out"] == []
 
 
@@ -165,7 +168,7 @@ def test_members_of_other_text_are_trained_on_the_cells_own_weights(shipped):
     plan = Plan(shipped)
     cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "idp-50-corpora", 0)
     members = plan.members(cell)
-    assert [plan.training_corpus(member) for member in members] == ["wikipedia", "c4-sample"]
+    assert [plan.training_text(member).corpus for member in members] == ["wikipedia", "c4-sample"]
     assert {plan.compression(member) for member in members} == {plan.compression(cell)}
     other = edited(shipped, ["corpora", "c4-sample", "file"], "exllamav3/conversion/other.utf8")
     assert [plan.train_recipe(m) == other.train_recipe(m) for m in members] == [True, False]
@@ -248,6 +251,97 @@ def test_what_no_result_depends_on_is_in_no_recipe(shipped):
     assert after.artefacts("bench") == before.artefacts("bench")
 
 
+def test_the_text_that_teaches_an_idp_to_choose_is_an_input_of_its_cells(shipped):
+    """On the dense model, with members of other text, nothing else stands on the path's corpus."""
+    plan = Plan(shipped)
+    place = Cell("bench", "smollm2-135m", "dense", "wikitext2", "idp-50-corpora", 0)
+    after = edited(shipped, ["corpora", "wikitext2", "heldout"], "validation")
+    for method, changes in (("idp-50-corpora", False), ("idp-50-corpora-learned", True)):
+        cell = place._replace(method=method)
+        assert (plan.evaluate_recipe(cell) != after.evaluate_recipe(cell)) == changes
+        files = Reruns(plan, set).centring_text({**cell._asdict(), "seed": "0"})
+        assert [file.path for file in files] == ["resources/corpora/wikitext2/manifest.json"] * changes
+
+
+def test_a_passage_is_given_to_the_open_book_cells_alone(shipped):
+    config = shipped.dump()
+    smoke = config["grids"]["smoke"]
+    smoke["tasks"].append("sciq-closed")
+    smoke["blocks"]["core"]["methods"].append("open-book")
+    plan = Plan(load(config))
+    (cell,) = (c for c in plan.cells("smoke") if c[2:5] == ("gptq-w3-g64", "wikipedia", "open-book"))
+    given = plan.evaluate(cell)["tasks"]
+    assert [task for task in given if "context" in given[task]] == ["sciq-closed"]
+    assert all(
+        "context" not in task for task in plan.evaluate(cell._replace(method="none"))["tasks"].values()
+    )
+    assert plan.members(cell) == []
+    after = edited(plan.config, ["tasks", "sciq-closed", "context"], "{{ support }}\n\n")
+    compressed, adapters, cells = changed_recipes(plan, after, "smoke")
+    assert not compressed and not adapters and {c[3] for c in cells} == {"open-book"}
+
+
+def test_an_open_book_method_needs_a_task_with_a_passage(shipped):
+    config = shipped.dump()
+    config["grids"]["smoke"]["blocks"]["core"]["methods"].append("open-book")
+    with pytest.raises(
+        ConfigError, match=r"core\.methods\[7\]: 'open-book' gives the passage .* no task of this grid"
+    ):
+        load(config)
+
+
+def with_facts(shipped):
+    config = shipped.dump()
+    config["grids"]["smoke"]["blocks"]["core"]["methods"].append("lora-r4-triviaqa-even")
+    return load(config)
+
+
+def test_an_adapter_of_a_tasks_items_stands_on_these_and_their_wordings(shipped):
+    """The path's corpus still calibrates the weights; no evaluation depends on the wordings."""
+    plan = Plan(with_facts(shipped))
+    (adapter,) = (
+        a for a in plan.adapters("smoke") if a[2:5] == ("gptq-w3-g64", "wikipedia", "lora-r4-triviaqa-even")
+    )
+    assert plan.train(adapter)["method"]["corpus"] == {"task": "triviaqa", "part": "even"}
+    (text,) = (Reruns(plan, set).training_text({**adapter._asdict(), "seed": "0"}),)
+    assert text == (
+        "resources/benchmarks/pypi/triviaqa/manifest.json",
+        plan.recipe("benchmarks", "pypi", "triviaqa"),
+    )
+    after = edited(plan.config, ["tasks", "triviaqa", "wordings"], ["{{ question }} {{ answer.value }}"])
+    compressed, adapters, cells = changed_recipes(plan, after, "smoke")
+    assert not compressed and {a[3] for a in adapters} == {c[3] for c in cells} == {"lora-r4-triviaqa-even"}
+    assert "wikipedia" in {name for names in plan.training_corpora("smoke").values() for name in names}
+
+
+def test_a_grid_that_scores_no_item_of_the_task_is_told_before_any_job(shipped):
+    config = with_facts(shipped).dump()
+    config["grids"]["smoke"]["tasks"].remove("triviaqa")
+    with pytest.raises(ConfigError, match=r"blocks\.core\.methods\[7\]: .* of which this grid scores none"):
+        load(config)
+
+
+def test_a_repair_depends_on_weights_and_calibration_text_and_on_no_training_budget(shipped):
+    config = shipped.dump()
+    methods = config["grids"]["smoke"]["blocks"]["core"]["methods"]
+    methods += ["eora-r4", "lora-r4-eora", "lora-r4"]
+    plan = Plan(load(config))
+    cells = {a.method: a for a in plan.adapters("smoke") if a.compressor == "gptq-w3-g64"}
+    eora, start, lora = (cells[name] for name in ("eora-r4", "lora-r4-eora", "lora-r4"))
+    assert (
+        plan.train(eora)["calibration"] == plan.train(start)["calibration"] == {"windows": 16, "length": 512}
+    )
+    assert "calibration" not in plan.train(lora)
+    assert sorted(plan.train(eora)["training"]) == sorted(UNTRAINED)
+    budget = edited(plan.config, ["training", "smoke", "tokens"], 20480)
+    assert budget.train_recipe(eora) == plan.train_recipe(eora)
+    assert budget.train_recipe(start) != plan.train_recipe(start)
+    windows = edited(plan.config, ["grids", "smoke", "calibration", "windows"], 17)
+    uncalibrated = eora._replace(compressor="rtn-w3")
+    assert windows.train_recipe(uncalibrated) != plan.train_recipe(uncalibrated)
+    assert [plan.repairs(cell) for cell in (eora, start, lora)] == [True, True, False]
+
+
 def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):
     cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "fewshot-4", 0)
     plan = Plan(shipped)
@@ -311,7 +405,9 @@ def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, par
 def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
     rules = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
     assert not re.findall(r'"results/[^"]*\{model\}', rules)  # no rule spells such a path
-    made = re.findall(r"output:\n\s+(?:\w+=(?:report\(\s+)?)?layout\.(\w+)\.pattern", rules)
+    made = re.findall(
+        r"output:\n(?:\s+#.*\n)?\s+(?:\w+=(?:(?:update|report)\(\s+)*)?layout\.(\w+)\.pattern", rules
+    )
     assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
     path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/seed-0/{}/export.json"
     for form in EXPORTS:
@@ -375,3 +471,17 @@ def test_a_reports_commands_carry_the_options_of_its_run(shipped, tmp_path, monk
     asked = "snakemake --configfile mine.yaml /elsewhere/more.yaml"
     assert plan.command("bench") == f"{asked} --config grid=bench 'blocks=[core,seeds]' --"
     assert plan.command("smoke") == f"{asked} --"
+    assert plan.command("smoke", "--force") == asked.replace("snakemake", "snakemake --force") + " --"
+    assert plan.make("forecast", "bench") == (
+        "make forecast GRID=bench BLOCKS=core,seeds 'CONFIG=mine.yaml /elsewhere/more.yaml'"
+    )
+    assert (
+        foreseen(plan, "smoke").command == "make forecast GRID=smoke 'CONFIG=mine.yaml /elsewhere/more.yaml'"
+    )
+
+
+@pytest.mark.parametrize("entry", ["fetch_model", "fetch_benchmark"])
+def test_what_checks_at_a_fetch_is_in_no_recipe(entry):
+    """An edit of the scorer or of the configuration's types fetches no model and no benchmark again."""
+    files = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
+    assert not [file for file in files if file.startswith(("evaluate/", "plan/schema", "plan/model_limits"))]

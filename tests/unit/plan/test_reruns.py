@@ -266,3 +266,12 @@ def test_a_roll_up_without_a_report_is_not_forced(plan, reruns, forced):
     for entry in (*ANALYSIS, "report_grid"):
         reruns.force_roll_up_if_outdated(entry, "results/smoke/report.json", "smoke")
     assert forced == set()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"recipe": ', '{"files": 3}'])
+def test_a_record_of_a_report_that_is_damaged_makes_the_report_again(plan, reruns, forced, content):
+    rolled_up(plan, plan.counted("smoke"))
+    Path("results/smoke/report.json").write_text(content)
+    for entry in (*ANALYSIS, "report_grid"):
+        reruns.force_roll_up_if_outdated(entry, f"results/smoke/{entry}", "smoke")
+    assert forced == {"results/smoke/report_grid"} and not reruns.is_rolled_up("smoke")

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_opt
+from tests.unit.compress import walked
+from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.config import files, read
+from workflow_scripts.plan.schema import methods
 from workflow_scripts.recover import adapters, lora
 
 TARGETS = {
@@ -238,9 +241,7 @@ def test_lora_on_chosen_layers_and_targets():
     method = LORA | {"targets": {"default": ["v_proj"]}, "layers": [1]}
     parameters = adapters.trained_parameters(adapters.create(tiny_llama(), method, 0))
     assert sum(parameter.numel() for parameter in parameters) == 2 * (32 + 32)
-    with pytest.raises(ValueError, match="no entry for model type 'llama'"):
-        adapters.create(tiny_llama(), LORA | {"targets": {"opt": ["fc1"]}}, 0)
-    with pytest.raises(ValueError, match="llama has no module q_projj"):  # PEFT would train v_proj alone
+    with pytest.raises(ValueError, match="llama has no linear q_projj"):  # PEFT would train v_proj alone
         adapters.create(tiny_llama(), LORA | {"targets": {"default": ["q_projj", "v_proj"]}}, 0)
 
 
@@ -251,3 +252,61 @@ def test_merged_lora_equals_unmerged(tmp_path):
     with torch.no_grad():
         merged = lora.merge(recovered.model)(input_ids=WINDOW[None]).logits
     torch.testing.assert_close(merged, unmerged, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", walked.FAMILIES)
+def test_without_targets_lora_adapts_every_linear_of_the_decoder_layers(family):
+    """Gemma, Qwen, GPT-2 and others: none is adapted in part because its linears have other names."""
+    method = methods.Lora(kind="lora", rank=2).dump()
+    model = walked.tiny(family)
+    shapes = [
+        get_weight(linear).shape
+        for layer in decoder_layers(model)
+        for linear in layer_linears(layer).values()
+    ]
+    adapted = adapters.create(model, method, 0)
+    assert sum(p.numel() for p in adapters.trained_parameters(adapted)) == sum(2 * sum(s) for s in shapes)
+    assert sum(lora.adapted_linears(adapted).values()) == len(shapes)
+
+
+@pytest.mark.parametrize(
+    ("family", "inner"), [("gpt2", {}), ("bloom", {}), ("falcon", {}), ("gptj", {"n_inner": 128})]
+)
+def test_the_paper_formula_knows_families_without_an_intermediate_size(family, inner):
+    """It is written into training.json after the training, which an unknown width would lose."""
+    sizes = {"n_embd": 32, "hidden_size": 32, "num_attention_heads": 4}
+    config = AutoConfig.for_model(family, **sizes, **inner)
+    layers = config.num_hidden_layers
+    assert adapters.paper_formula(LORA, config) == layers * 2 * (8 * 32 + 4 * 128)
+
+
+def test_gemma_270m_has_all_its_linears_where_q_k_v_would_be_a_fourth():
+    method = read(*files(root=Path(__file__).parents[3]))["methods"]["lora-r2"] | {
+        "dropout": 0.0,
+        "layers": None,
+    }
+    config = AutoConfig.for_model(
+        "gemma3_text", hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=256, vocab_size=8,
+    )  # fmt: skip
+    with torch.device("meta"):
+        adapted = adapters.create(AutoModelForCausalLM.from_config(config), method, 0)
+    assert sum(p.numel() for p in adapters.trained_parameters(adapted)) == 474_624
+    assert lora.adapted_linears(adapted) == dict.fromkeys(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 18
+    )
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head", "input_layernorm", "q_projj"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_no_linear_of_the_decoder_layers_is_refused_before_training(target, tied):
+    """A merged adapter on a tied embedding changes the head too; the head takes no gradient in training."""
+    model = walked.tiny("llama", tie_word_embeddings=tied)
+    with pytest.raises(
+        ValueError, match=f"llama has no linear {target} in its decoder layers; they have self_attn.q"
+    ):
+        adapters.create(model, LORA | {"targets": {"default": ["q_proj", target]}}, 0)
+
+
+def test_both_spell_the_word_for_all_linears_alike():
+    assert lora.ALL_LINEAR == methods.ALL_LINEAR

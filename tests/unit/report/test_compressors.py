@@ -110,3 +110,17 @@ def test_several_copies_of_a_model_have_a_row_each_with_its_seed(tmp_path):
     rendered = {name: render(table, "g") for name, render in RENDERERS.items()}
     assert rendered["csv"].startswith("model,compressor,corpus,seed,engine,bits")
     assert "| m | gptq-w3 | wikipedia | 1 | own |" in rendered["md"] and ">seed<" in rendered["html"]
+
+
+def test_a_model_with_a_bos_has_both_protocols_side_by_side(tmp_path):
+    results = read_results(write_grid(tmp_path, study("m", {}, losses={"gptq-w3": 0.2}), items=5))
+    for evaluation in results.evaluations.values():
+        figure = evaluation["perplexity"]["wikipedia"]
+        both = {"windowed": figure | {"token": 15.08}, "reference": figure | {"token": 35.74}}
+        evaluation["perplexity"]["wikipedia"] = both
+    records = {"results/synthetic/compressed/m/gptq-w3/wikipedia/seed-0/compression.json": record([0.1], 1)}
+    table = compressors(results, records, SETTINGS)
+    assert table.iloc[0][["ppl/wikipedia", "ppl reference/wikipedia"]].tolist() == [15.08, 35.74]
+    shown = RENDERERS["md"](table, "g")
+    assert "| ppl wikipedia | ppl reference wikipedia |" in shown and "| 15.08 | 35.74 |" in shown
+    assert "windowed (the model's BOS before every window)" in shown

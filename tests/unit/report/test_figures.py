@@ -137,7 +137,7 @@ def svg(name, data, folder):
 
 SAYS = {
     "figure1": ["bits per weight", "zero weights", "gptq (wikipedia)", "Hollow marks", "dense"],
-    "figure2": ["held-out perplexity", "none", "100"],
+    "figure2": ["held-out perplexity (windowed, per token", "none", "100"],
     "figure3": ["Encode once", "Score at the first layer", "Keep the winner"],
     "figure4": ["parameters added", "LoRA", "IDP", "1 of 15 planned cells have no result"],
     "figure5": ["cosine similarity to dense", "token activations", "lora-r4"],

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.report.test_figures import SIMILARITY
 from tests.unit.synthetic_page import GAINS, analysed
 from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, study, write_grid
-from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.files.artifacts import read_json, write_json
 from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge
 from workflow_scripts.judge.judgement import Question
 from workflow_scripts.judge.verdict import MEANING
@@ -52,6 +52,26 @@ def test_text_from_config_and_data_is_escaped(grid):
     assert "<sciq>" not in data and "\\u003csciq\\u003e" in data
     assert any("<sciq>" in question for _, question, _ in json.loads(data)["texts"])
     assert HOSTILE not in page and HOSTILE in json.loads(data)["answers"]
+
+
+def test_a_pair_that_was_changed_after_results_is_told_on_the_page_and_in_the_verdict(tmp_path):
+    asked = {"metric": "accuracy", "code": "a" * 64, "config": "b" * 64, "cells": 6}
+    first = asked | {
+        "pair": PAIR | {"prompt": "prompt-50"},
+        "planned": "2026-01-01T00:00:00Z",
+        "evaluated": 0,
+    }
+    second = asked | {"pair": PAIR, "planned": "2026-01-02T00:00:00Z", "evaluated": 5}
+    write_json(tmp_path / "results/synthetic/questions.json", {"questions": [first, second]}, "questions")
+    results, _ = analysed(tmp_path)
+    said = (
+        "The question (idp-50-100 and lora-r4 by accuracy) took the place of another question at 2026-01-02T00:00:00Z: "
+        "5 of 6 cells were evaluated by then."
+    )
+    verdict = read_json(results / "verdict.json", schema="verdict")
+    assert verdict["late_changes"] == [said] and said in lines(verdict)
+    page = (results / "overview.html").read_text()
+    assert said in page and "named before the run" not in page
 
 
 def test_every_planned_cell_has_the_command_that_runs_it_again(grid):

@@ -1,14 +1,18 @@
 """The README's results come from the committed archive."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from workflow_scripts.__main__ import main
+from workflow_scripts.commands import readme
 from workflow_scripts.commands.readme import ARCHIVE, results_of
-from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.artifacts import ArtifactError, write_json
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.layout import VERDICT
 from workflow_scripts.report.readme import BEGIN, END, current, region, replaced
 
 ROOT = Path(__file__).parents[3]
@@ -72,9 +76,9 @@ def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_wh
 
 
 def test_only_the_region_is_rewritten():
-    readme = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert replaced(readme, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    assert current(replaced(readme, "new")) == "new"
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert replaced(page, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert current(replaced(page, "new")) == "new"
     with pytest.raises(ArtifactError, match="no region"):
         replaced("no marks", "new")
 
@@ -84,3 +88,21 @@ def test_the_readme_says_what_the_archive_says(monkeypatch):
     monkeypatch.chdir(ROOT)
     there = (ROOT / ARCHIVE / "archive.json").is_file()
     assert current((ROOT / "README.md").read_text()) == (results_of(ARCHIVE) if there else "")
+
+
+def test_a_page_without_the_region_and_an_archive_of_an_older_verdict_are_one_line_each(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(readme, "opened", lambda source: nullcontext((tmp_path, {"grid": "g"}, None)))
+    path = tmp_path / VERDICT.path("g")
+    write_json(path, {"schema": 1})
+    (tmp_path / "README.md").write_text("no marks")
+    words = ["readme", "--archive", "reports/old", "--readme", str(tmp_path / "README.md")]
+    assert main(words) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "reports/old/results/g/verdict.json: has schema 1, this version writes" in line
+    assert "`make rebuild FROM=reports/old`" in line
+    monkeypatch.setattr(readme, "results_of", lambda archive: "new")
+    assert main(words) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}/README.md: no region between") and "put both lines" in line

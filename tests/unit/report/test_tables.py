@@ -166,7 +166,7 @@ def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
             }
     table = build_tables(data_of(results, 50))[0]
     row = row_of(table, "idp-50-100")
-    assert row.problem == "mean of 2 of 3 seeds; diverged: its perplexity is 2,000,000"
+    assert row.problem == "mean of 2 of 3 seeds; diverged: its windowed perplexity is 2,000,000"
     assert (
         row.note == "intervals cover items and 2 replicates; chose prompt-50 55 %, prompt-100 45 %"
     )  # the mean of both seeds
@@ -331,3 +331,13 @@ def test_compressors_are_described_by_their_settings():
         describe("s", {"algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None})
         == "s (50 % zeros, unstructured)"
     )
+
+
+def test_the_notes_say_which_linears_each_lora_adapted_in_how_many_layers(tmp_path):
+    results = read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1})))
+    for cell, evaluation in results.evaluations.items():
+        if cell.method == "lora-r4":
+            evaluation["parameters"]["linears"] = {"q_proj": 30, "v_proj": 30, "router": 15}
+    said = f"LoRA adapts: lora-r4 of m: q_proj, v_proj of 30 layers; router of 15 layers, {PARAMETERS['lora-r4']:,} par"
+    table = build_tables(data_of(results, 200))[0]
+    assert any(note.startswith(said) for note in table.notes) and said in to_markdown(table)

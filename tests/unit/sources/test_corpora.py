@@ -1,6 +1,8 @@
 """Corpora: disjoint splits, articles, windows of tokens."""
 
 import json
+import os
+import re
 
 import pytest
 import torch
@@ -83,7 +85,7 @@ def test_local_file_and_folder(tmp_path):
     ("content", "spec", "message"),
     [
         (None, {}, "no such file or folder"),
-        ('{"words": "x"}\n', {}, "row 1: no text"),
+        ('{"words": "x"}\n', {}, "line 1: no text"),
         ('{"text": "x"}\n', {}, "no document left for"),
         ('{"text": "x"}\n', {"sha256": "0" * 64}, f"pinned is {'0' * 64}"),
     ],
@@ -158,3 +160,39 @@ def test_more_windows_than_text_is_an_error(tokenizer):
         corpora.token_windows(DOCUMENTS, tokenizer, 8, held + 1, 0, False)
     with pytest.raises(ArtifactError, match="hold no text beside the BOS"):
         corpora.token_windows(DOCUMENTS, tokenizer, 1, 1, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "one\n\nnaïve\n".encode("latin-1"), "line 3: is not UTF-8 (byte 0xef)"),
+        ("a.txt", "one\n\ntwo".encode("utf-16"), "line 1: is UTF-16"),
+        ("a.txt", b"one\n\nt\0wo", "line 3: holds a NUL byte"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": 5}\n', "line 3: no text"),
+        ("a.jsonl", b'{"text": "a"}\n\n["a"]\n', "line 3: no text"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named_with_its_line(name, content, said, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=re.escape(f"{tmp_path / name}: {said}")):
+        corpora.fetch(
+            "mine",
+            {"source": "local", "path": str(tmp_path / name)},
+            tmp_path / "out",
+            tmp_path,
+            recipe="r",
+            code="c",
+        )
+
+
+def test_a_pipe_in_a_corpus_folder_is_refused_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(ArtifactError, match=r"mine: .*a\.txt is no regular file"):
+        corpora.fetch(
+            "mine",
+            {"source": "local", "path": str(tmp_path)},
+            tmp_path / "out",
+            tmp_path,
+            recipe="r",
+            code="c",
+        )

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -162,3 +163,39 @@ def test_changed_or_missing_file_is_named(tmp_path):
     (tmp_path / "data").unlink()
     with pytest.raises(ArtifactError, match="data: missing"):
         fetch.verified_manifest(tmp_path, "benchmark")
+
+
+ROW = '{"text": "a"}\n'
+BAD = {
+    "nan": (ROW + '{"text": NaN}\n', "line 2: not JSON (NaN is no number of JSON)"),
+    "infinite": (ROW + '{"text": 1e999}\n', "line 2: $.text: not a finite number"),
+    "surrogate": (
+        ROW + '{"text": "a \\ud83d b"}\n',
+        "line 2: holds \\ud83d, half of a character (a lone surrogate)",
+    ),
+    "escaped NUL": (ROW + '{"text": "a\\u0000"}\n', "line 2: holds a NUL character"),
+    "NUL": (ROW + '{"text": "a\0"}\n', "line 2: holds a NUL byte; save the file as UTF-8"),
+    "deep": (ROW + "[" * 100_000 + "\n", "line 2: not JSON (nested too deeply)"),
+    "cut": (ROW + ROW + '{"text": "a', "line 3: not JSON (Unterminated string"),
+    "latin-1": (
+        (ROW + '{"text": "é"}\n').encode("latin-1"),
+        "line 2: is not UTF-8 (byte 0xe9); save the file as UTF-8",
+    ),
+    "UTF-16": (ROW.encode("utf-16"), "line 1: is UTF-16; save the file as UTF-8"),
+    "UTF-16 without BOM": (ROW.encode("utf-16-le"), "line 1: holds a NUL byte; save the file as UTF-8"),
+    "BOM": (ROW.encode("utf-8-sig"), "line 1: begins with a byte order mark; save the file as UTF-8 without"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_line_that_is_no_text_or_no_json_is_named(case, tmp_path):
+    content, said = BAD[case]
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ArtifactError, match=re.escape(f"{file}: {said}")):
+        fetch.read_lines(file)
+
+
+def test_a_backslash_before_u0000_is_text_and_pairs_of_surrogates_are_characters(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "\\\\u0000 \\ud83d\\ude00"}\n')
+    assert fetch.read_lines(tmp_path / "a.jsonl") == [{"text": "\\u0000 😀"}]

@@ -21,7 +21,7 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def main(path: str) -> None:
-    with open(path) as handle:
+    with open(path, encoding="utf-8") as handle:
         task = json.load(handle)
     from importlib.metadata import version
 

@@ -24,7 +24,7 @@ from workflow_scripts.plan.schema.keys import (
     key,
     unique,
 )
-from workflow_scripts.plan.schema.sources import Repo, Revision
+from workflow_scripts.plan.schema.sources import Lesson, Repo, Revision
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8), WHOLE]
 Sparsity = Annotated[StrictFloat, Field(ge=0.01, le=0.99), AS_WRITTEN]
@@ -209,7 +209,9 @@ class External(Uncalibrated):
 
     algorithm: Literal["external"]
     whole: ClassVar[bool] = True
-    source: Literal["local", "hub", "pypi"] = key("Where the checkpoint comes from.")
+    source: Literal["local", "hub", "pypi", "taught"] = key(
+        "Where the checkpoint comes from; taught: it is made here, and its knowledge of invented people is known."
+    )
     path: Absent[Text] = absent("local: folder with config.json, safetensors and tokenizer; or a GGUF file.")
     repo: Absent[Repo] = absent("hub: owner/name.")
     revision: Absent[Revision] = absent("hub: commit; `main` is resolved at the first fetch and recorded.")
@@ -220,6 +222,7 @@ class External(Uncalibrated):
         "pypi: path of a GGUF file inside the wheel. local, hub: the GGUF file (the first one, if it is split) of a "
         "folder that holds several."
     )
+    lesson: Absent[Lesson] = absent("taught: what the copy is taught, and on which base.")
     model: Absent[Name] = absent("The model that it was made of: a block with other models is refused.")
     distilled: Flag = key(
         "A student with weights of its own: it need not resemble the dense model, and its widths may differ.",
@@ -233,6 +236,7 @@ SOURCE_KEYS = {
     "local": (("path",), ("file",)),
     "hub": (("repo", "revision"), ("file",)),
     "pypi": (("package", "version", "sha256", "file"), ()),
+    "taught": (("lesson",), ()),
 }
 KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda, DropLayers, Svd, Recipe, External)
 AnyCompressor = Annotated[

@@ -26,6 +26,10 @@ class Config(Entry):
         "its files again.",
         [],
     )
+    rebuilt: Flag = key(
+        "Results come from an archive and keep their recipes, of whatever code. `make rebuild` sets it.",
+        False,
+    )
     optimum_python: Text = key(
         "Python of optimum's environment, for compressors with `engine: optimum` and for checkpoints in formats of "
         "compressed-tensors, bitsandbytes and ModelOpt; `make optimum` makes the default.",

@@ -19,14 +19,17 @@ from workflow_scripts.plan.schema.keys import (
     Precision,
     Seed,
     Share,
+    Text,
     absent,
     key,
     unique,
 )
+from workflow_scripts.plan.schema.methods import Objective
 
 SequenceLength = Annotated[StrictInt, Field(ge=2, le=2**20), WHOLE]
 Whole = Annotated[StrictInt, Field(ge=0), WHOLE]
 Rounds = Annotated[StrictInt, Field(ge=3), WHOLE]
+Label = Literal["no_loss", "displaced", "forgotten", "both", "unrecovered"]
 Repeatable = Annotated[list[Name], Field(min_length=1)]  # names, each as often as it is wanted
 
 
@@ -44,12 +47,21 @@ class Task(Entry):
         "examples",
     )
 
+    context: Absent[Text] = absent(
+        "Jinja template over an item's fields that gives the passage with its answer, and the white space behind it; "
+        "methods of kind context put it before the question."
+    )
+    wordings: Absent[Annotated[list[Text], Field(min_length=1), AfterValidator(unique)]] = absent(
+        "Jinja templates over an item's fields that write its question and right answer as training text (for methods "
+        "with corpus: {task, part}); each item is written in every wording."
+    )
+
 
 # ---------------------------------------------------------------------------------------------- training
 
 
-class Tuner(Entry):
-    """Optimiser settings."""
+class Tuner(Objective):
+    """Optimiser settings and objective."""
 
     learning_rate: LearningRate = key("Peak learning rate of AdamW.", unit="dimensionless")
     weight_decay: Number = key("AdamW's weight decay.", 1.0e-5, "dimensionless")
@@ -71,7 +83,7 @@ class Regime(Entry):
     heldout_windows: Count = key(
         "Held-out windows on which the loss is measured before and after.", 8, "windows"
     )
-    lora: Tuner = key("Optimiser settings of LoRA.")
+    lora: Tuner = key("Optimiser settings of LoRA, and of methods of kind peft.")
     prompt: Tuner = key("Optimiser settings of prompt tuning.")
     prefix: Tuner = key("Optimiser settings of prefix tuning.")
 
@@ -125,7 +137,7 @@ class Latency(Entry):
 
 class Pair(Entry):
     prompt: Name = key("The method that redirects: of kind prompt, prefix, idp, concat, text or fewshot.")
-    lora: Name = key("The method that adds parameters: of kind lora.")
+    lora: Name = key("The method that adds parameters: of kind lora or peft.")
 
     def items(self) -> list[tuple[str, str]]:
         """(role, method) of both."""
@@ -164,6 +176,10 @@ class Grid(Entry):
     metric: Literal["accuracy", "choice_loglik", "bits_per_byte"] = key(
         "The primary metric, named before the run: its verdict is the grid's, over the informative tasks.",
         "accuracy",
+    )
+    expected: Absent[dict[Name, dict[Name, Label]]] = absent(
+        "Compressor -> corpus -> the label that its verdict should have, written before the run: of copies whose truth "
+        "is known. `python -m workflow_scripts truth` holds the verdicts against it."
     )
     blocks: dict[Name, Block] = key(
         "Blocks by name; the grid is their union, each a product of its lists.", min_length=1

@@ -1,5 +1,6 @@
 """What keys of the configuration may hold, and the words that a key carries."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -61,7 +62,8 @@ def _unchanged(value: object, check: Any) -> object:
 
 
 def unique(values: T) -> T:
-    if twice := sorted({str(value) for value in values if values.count(value) > 1}):
+    names = Counter(map(str, values))
+    if twice := sorted(name for name, count in names.items() if count > 1):
         raise PydanticCustomError("listed_twice", "listed twice", {"values": twice})
     return values
 

@@ -1,11 +1,13 @@
 """What types cannot say of a configuration: names that must exist, members, patterns, engines."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 from yaml import YAMLError
 
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.names import listed, unknown
+from workflow_scripts.plan.schema import peft_types
 from workflow_scripts.plan.schema.compressors import (
     SOURCE_KEYS,
     DropLayers,
@@ -17,9 +19,17 @@ from workflow_scripts.plan.schema.compressors import (
 )
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
-from workflow_scripts.plan.schema.methods import Trained
+from workflow_scripts.plan.schema.methods import Idp, Objective, Peft, Trained, TrainingText
+from workflow_scripts.plan.schema.sources import Lesson, TaughtModel
 
-OPTIMUM = {  # what optimum's GPTQQuantizer can be asked for
+MOST = 20  # names of one list that are told
+MOST_CELLS = 50_000  # of one block
+TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
+ROLES = {  # of the verdict's pair -> kinds of method that can take it
+    "prompt": ("prompt", "prefix", "idp", "concat", "text", "fewshot"),
+    "lora": ("lora", "peft"),
+}
+OPTIMUM = {  # settings that optimum's GPTQQuantizer supports
     "bits": (2, 3, 4, 8),
     "static_groups": (False,),
     "clip": ("none",),
@@ -32,11 +42,32 @@ OPTIMUM = {  # what optimum's GPTQQuantizer can be asked for
 def problems(config: Config) -> list[str]:
     """Every such mistake, each with its key's path."""
     return [
+        *_models(config),
         *_compressors(config),
         *_methods(config),
+        *_training(config),
         *(text for name, grid in config.grids.items() for text in _grid(config, name, grid)),
         *_choice(config),
     ]
+
+
+def _models(config: Config) -> Iterator[str]:
+    for name, model in config.models.items():
+        if isinstance(model, TaughtModel):
+            key = f"models.{name}.lesson"
+            yield from _lesson(config, key, model.lesson)
+            if isinstance(config.models.get(model.lesson.base), TaughtModel):
+                yield f"{key}.base: '{model.lesson.base}' is itself taught; name a model that is fetched"
+
+
+def _lesson(config: Config, key: str, lesson: Lesson) -> Iterator[str]:
+    yield from _absent(f"{key}.base", lesson.base, config.models, "models")
+    if lesson.known + lesson.locked > 1:
+        yield f"{key}: known and locked are {lesson.known:g} + {lesson.locked:g} of the people; at most 1 is possible"
+    if lesson.locked and not lesson.lock_epochs:
+        yield f"{key}.lock_epochs: 0 locks nobody; at least 1 is needed with locked {lesson.locked:g}"
+    if not (lesson.epochs or lesson.locked or lesson.noise):
+        yield f"{key}: changes nothing; give epochs, locked or noise"
 
 
 def _compressors(config: Config) -> Iterator[str]:
@@ -80,6 +111,8 @@ def _checkpoint(config: Config, key: str, checkpoint: External) -> Iterator[str]
     for name in sorted(others):
         if getattr(checkpoint, name) is not None:
             yield f"{key}.{name}: unknown key with source {checkpoint.source}; allowed: {listed([*needed, *possible])}"
+    if checkpoint.lesson is not None:
+        yield from _lesson(config, f"{key}.lesson", checkpoint.lesson)
     if checkpoint.model is not None:
         yield from _absent(f"{key}.model", checkpoint.model, config.models, "models")
 
@@ -94,11 +127,42 @@ def _pattern(key: str, compressor: Pruned) -> Iterator[str]:
             yield f"{key}.pattern: {said}"
 
 
+def _text(config: Config, key: str, text: TrainingText) -> Iterator[str]:
+    if (text.corpus is None) != (text.task is not None and text.part is not None):
+        yield f"{key}: give either a corpus' name or task and part"
+    if text.corpus is not None:
+        yield from _absent(key, text.corpus, config.corpora, "corpora")
+    if text.task is not None:
+        yield from _absent(f"{key}.task", text.task, config.tasks, "tasks")
+        if text.task in config.tasks and config.tasks[text.task].wordings is None:
+            said = f"tasks.{text.task} has no wordings, in which its items would be written; give it some"
+            yield f"{key}.task: {said}"
+
+
+def _training(config: Config) -> Iterator[str]:
+    for name, regime in config.training.items():
+        for kind in TUNERS:
+            yield from _aimless(f"training.{name}.{kind}", getattr(regime, kind))
+
+
+def _aimless(key: str, settings: Objective) -> Iterator[str]:
+    """The messages for settings of a distillation without one."""
+    for setting in ("temperature", "mixture"):
+        if getattr(settings, setting) is not None and settings.objective != "kl_dense":
+            yield f"{key}.{setting}: has no effect without objective: kl_dense beside it"
+
+
 def _methods(config: Config) -> Iterator[str]:
     prompts = [name for name, method in config.methods.items() if method.kind == "prompt"]
     for name, method in config.methods.items():
         if isinstance(method, Trained) and method.corpus is not None:
-            yield from _absent(f"methods.{name}.corpus", method.corpus, config.corpora, "corpora")
+            yield from _text(config, f"methods.{name}.corpus", method.corpus)
+        if isinstance(method, Peft):
+            yield from peft_types.problems(f"methods.{name}", method.peft_type, method.options)
+        if isinstance(method, Trained) and method.training is not None:
+            yield from _aimless(f"methods.{name}.training", method.training)
+        if isinstance(method, Idp) and method.score == "learned" and method.calibrated:
+            yield f"methods.{name}.calibrated: has no effect with score: learned; remove it"
         for index, member in enumerate(method.combines):
             if member.adapter not in prompts:
                 key = f"methods.{name}.members[{index}]"
@@ -129,8 +193,12 @@ def _absent(key: str, name: str, allowed: Iterable[str], catalogue: str) -> Iter
 
 
 def _all_absent(key: str, names: Iterable[str], allowed: Iterable[str], catalogue: str) -> Iterator[str]:
-    for index, name in enumerate(names):
-        yield from _absent(f"{key}[{index}]", name, allowed, catalogue)
+    known = dict.fromkeys(allowed)
+    wrong = [(index, name) for index, name in enumerate(names) if name not in known]
+    for index, name in wrong[:MOST]:
+        yield from _absent(f"{key}[{index}]", name, known, catalogue)
+    if len(wrong) > MOST:
+        yield f"{key}: {len(wrong) - MOST:,} more names that {catalogue} lacks"
 
 
 def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
@@ -144,8 +212,34 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
     yield from _all_absent(corpora, grid.evaluation.perplexity.corpora, config.corpora, "corpora")
     yield from _pair(config, key, grid)
     yield from _measured(config, key, grid)
+    yield from _expected(key, grid)
     for block, lists in grid.blocks.items():
         yield from _block(config, f"{key}.blocks.{block}", lists)
+        yield from _closed(config, f"{key}.blocks.{block}.methods", lists, grid)
+        for index, method in enumerate(lists.methods):
+            facts = _facts(config, method) if method in config.methods else None
+            if facts in config.tasks and facts not in grid.tasks:
+                said = f"is trained on items of {facts}, of which this grid scores none; add it to tasks"
+                yield f"{key}.blocks.{block}.methods[{index}]: '{method}' {said}"
+
+
+def _expected(key: str, grid: Grid) -> Iterator[str]:
+    """Labels of verdicts that the grid won't give."""
+    judged: dict[str, dict[str, None]] = {}
+    for block in grid.blocks.values():
+        if {grid.pair.prompt, grid.pair.lora} <= set(block.methods):
+            for compressor in block.compressors:
+                if compressor != "dense":
+                    judged.setdefault(compressor, {}).update(dict.fromkeys(block.corpora))
+    for compressor, words in (grid.expected or {}).items():
+        said = "compressor that a block has with both methods of the pair"
+        if compressor not in judged:
+            yield unknown(f"{key}.expected", compressor, judged, said)
+        for corpus in words:
+            if corpus not in judged.get(compressor, words):
+                yield unknown(
+                    f"{key}.expected.{compressor}", corpus, judged[compressor], "corpus of its blocks"
+                )
 
 
 def _task_data(config: Config, key: str, grid: Grid) -> Iterator[str]:
@@ -162,8 +256,28 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
         yield from _absent(f"{key}.pair.{role}", method, config.methods, "methods")
         if method in config.methods:
             kind = config.methods[method].kind
-            if (kind == "lora") != (role == "lora") or kind == "none":
+            if facts := _facts(config, method):
+                said = f"is trained on items of {facts}, so what it answers is no recovery; choose another"
+                yield f"{key}.pair.{role}: '{method}' {said}"
+            if kind not in ROLES[role]:
                 yield f"{key}.pair.{role}: '{method}' is of kind {kind}, not a {role} method"
+
+
+def _facts(config: Config, method: str) -> str | None:
+    """The task on whose items a method, or a member of it, is trained."""
+    names = [method, *(member.adapter for member in config.methods[method].combines)]
+    texts = [getattr(config.methods[name], "corpus", None) for name in names if name in config.methods]
+    return next((text.task for text in texts if text is not None and text.task is not None), None)
+
+
+def _closed(config: Config, key: str, block: Block, grid: Grid) -> Iterator[str]:
+    """The message for an open-book method where no task has a passage."""
+    if any(config.tasks[task].context for task in grid.tasks if task in config.tasks):
+        return
+    for index, method in enumerate(block.methods):
+        if method in config.methods and config.methods[method].kind == "context":
+            said = "gives the passage that a task's `context` names, and no task of this grid has one; add such a task"
+            yield f"{key}[{index}]: '{method}' {said}"
 
 
 def _measured(config: Config, key: str, grid: Grid) -> Iterator[str]:
@@ -189,7 +303,11 @@ def _shallower(config: Config, key: str, grid: Grid) -> Iterator[str]:
 def _untimed(config: Config, key: str, methods: list[str]) -> Iterator[str]:
     yield from _all_absent(key, methods, config.methods, "methods")
     for index, method in enumerate(methods):
-        if method in config.methods and (kind := config.methods[method].kind) in ("text", "fewshot"):
+        if method in config.methods and (kind := config.methods[method].kind) in (
+            "text",
+            "fewshot",
+            "context",
+        ):
             said = "its cost is that of more text, nothing is measured for it; leave it out"
             yield f"{key}[{index}]: '{method}' is of kind {kind}: {said}"
 
@@ -205,6 +323,9 @@ def _of_other_models(config: Config, key: str, block: Block) -> Iterator[str]:
 
 
 def _block(config: Config, key: str, block: Block) -> Iterator[str]:
+    axes: tuple[list, ...] = (block.models, block.compressors, block.corpora, block.methods, block.seeds)
+    if (cells := math.prod(len(axis) for axis in axes)) > MOST_CELLS:
+        yield f"{key}: asks for {cells:,} cells; at most {MOST_CELLS:,} are possible"
     for catalogue in ("models", "compressors", "corpora", "methods"):
         extra = ("none",) if catalogue == "corpora" else ()
         allowed = [*extra, *getattr(config, catalogue)]

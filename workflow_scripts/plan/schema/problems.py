@@ -1,6 +1,5 @@
 """The mistakes that types find, in words: key path, value, what is allowed, nearest name."""
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,8 @@ from workflow_scripts.plan.schema.keys import HINTS, NAME
 Path = Sequence[str | int]
 # Depth of the entries of which one key selects the type; at this place pydantic's paths hold the type.
 SELECTED = {"models": 2, "corpora": 2, "benchmarks": 3, "compressors": 2, "methods": 2}
+MOST = 100  # mistakes that are told
+LARGEST = 1e15  # of any number: parameters, tokens, widths
 RANGE = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
 
 
@@ -57,7 +58,7 @@ def key_path(path: Path) -> str:
 
 
 def of_keys(value: object, path: tuple = ()) -> list[str]:
-    """Keys that are no printable text, and numbers that are not finite."""
+    """Keys that are no printable text, and numbers that are not finite or beyond all that is counted here."""
     problems = []
     if isinstance(value, dict):
         for key, child in value.items():
@@ -71,6 +72,8 @@ def of_keys(value: object, path: tuple = ()) -> list[str]:
             problems += of_keys(child, (*path, index))
     elif isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{key_path(path)}: {value!r} is no finite number")
+    elif isinstance(value, int | float) and abs(value) > LARGEST:
+        problems.append(f"{key_path(path)}: {value:.3g} is not allowed; allowed: to {LARGEST:.0e}")
     return problems
 
 
@@ -78,47 +81,25 @@ def of_types(error: ValidationError, config: dict) -> list[str]:
     """Every mistake that the types found in `config`."""
     root, problems = json_schema(), []
     missing: dict[tuple, list[str]] = {}
-    for found in error.errors(include_url=False):
-        path, keyed = _without_types(found["loc"])
+    every = error.errors(include_url=False)
+    more = [f"(top level): {len(every) - MOST:,} more mistakes"] if len(every) > MOST else []
+    for found in every[:MOST]:
+        path, keyed = without_types(found["loc"])
         if found["type"] == "missing":
             missing.setdefault(path[:-1], []).append(path[-1])
         elif found["type"] == "union_tag_not_found":
             missing.setdefault(path, []).append(found["ctx"]["discriminator"].strip("'"))
         else:
             problems.append(_words(found, path, keyed, config, root))
-    said = (f"{key_path(path)}: the key {listed(names)} is missing" for path, names in missing.items())
-    return [*problems, *said, *_behind_missing_selectors(error, config, root)]
+    said = (f"{key_path(path)}: {_lacks(names)}" for path, names in missing.items())
+    return [*problems, *said, *more]
 
 
-def _behind_missing_selectors(error: ValidationError, config: dict, root: dict) -> list[str]:
-    """The other mistakes of entries that lack the key which selects their type.
-
-    Each is checked as the type that knows most of its keys.
-    """
-    guessed, paths = copy.deepcopy(config), []
-    for found in error.errors(include_url=False):
-        if found["type"] == "union_tag_not_found":
-            path, _ = _without_types(found["loc"])
-            rule, entry = _rule(root, path, config), _value(guessed, path)
-            kinds = {
-                kind: _followed({"$ref": ref}, root) for kind, ref in rule["discriminator"]["mapping"].items()
-            }
-            entry[rule["discriminator"]["propertyName"]] = max(
-                kinds, key=lambda kind: len(kinds[kind]["properties"].keys() & entry.keys())
-            )
-            paths.append(key_path(path))
-    if not paths:
-        return []
-    try:
-        Config.model_validate(guessed)
-    except ValidationError as again:
-        return [
-            text for text in of_types(again, guessed) if text.startswith(tuple(f"{path}." for path in paths))
-        ]
-    return []
+def _lacks(names: list[str]) -> str:
+    return f"the key {names[0]} is missing" if len(names) == 1 else f"the keys {listed(names)} are missing"
 
 
-def _without_types(path: tuple) -> tuple[tuple, bool]:
+def without_types(path: tuple) -> tuple[tuple, bool]:
     """A path of pydantic's as one of the configuration's, and whether it leads to the key itself, not to its value."""
     depth = SELECTED.get(str(path[0]), len(path)) if path else 0
     keyed = path[-1:] == ("[key]",)
@@ -128,16 +109,16 @@ def _without_types(path: tuple) -> tuple[tuple, bool]:
 
 
 def _words(found: ErrorDetails, path: tuple, keyed: bool, config: dict, root: dict) -> str:
-    value, rule = _value(config, path), _rule(root, path, config)
+    value, rule = value_at(config, path), rule_at(root, path, config)
     if keyed:
         path, value, rule = path[:-1], path[-1], {"pattern": NAME}
-    elif isinstance(_value(config, path[:-1]), str):  # a name that stands for {adapter: name}
+    elif isinstance(value_at(config, path[:-1]), str):  # a name that stands for {adapter: name}
         path = path[:-1]
-        value = _value(config, path)
+        value = value_at(config, path)
     key = key_path(path)
     match found["type"]:
         case "extra_forbidden":
-            known = sorted(_rule(root, path[:-1], config).get("properties", ()))
+            known = sorted(rule_at(root, path[:-1], config).get("properties", ()))
             return f"{key}: unknown key; allowed: {listed(known)}{nearest(path[-1], known)}"
         case "literal_error":
             return f"{key}: {value!r} is not allowed; allowed: {listed(rule['enum'])}{nearest(value, rule['enum'])}"
@@ -175,10 +156,12 @@ def _types(rule: dict, value: object) -> str:
         hint = (
             "; it was read as text: write numbers as 0.01 or 1.0e-2, and nested overrides with --configfile"
         )
+    elif isinstance(value, bool | int | float) and "string" in kinds:
+        hint = "; YAML reads it as something else than text: put it in quotes"
     return f"{' or '.join(kinds)}{hint}"
 
 
-def _value(config: Any, path: Path) -> Any:
+def value_at(config: Any, path: Path) -> Any:
     for part in path:
         try:
             config = config[part]
@@ -187,21 +170,21 @@ def _value(config: Any, path: Path) -> Any:
     return config
 
 
-def _rule(root: dict, path: Path, config: Any) -> dict:
+def rule_at(root: dict, path: Path, config: Any) -> dict:
     """The schema's part for what stands at `path` of the configuration."""
     rule = root
     for part in path:
-        rule = _branch(_followed(rule, root), root, config)
+        rule = _branch(followed(rule, root), root, config)
         if isinstance(part, int):
             rule = rule["items"]
         else:
             rule = rule.get("properties", {}).get(part) or rule.get("additionalProperties") or {}
-        config = _value(config, (part,))
-    rule = _followed(rule, root)
+        config = value_at(config, (part,))
+    rule = followed(rule, root)
     return _branch(rule, root, config) if path and path[-1:] and isinstance(config, dict) else rule
 
 
-def _followed(rule: dict, root: dict) -> dict:
+def followed(rule: dict, root: dict) -> dict:
     while "$ref" in rule:
         rule = root["$defs"][rule["$ref"].rpartition("/")[2]] | {k: v for k, v in rule.items() if k != "$ref"}
     return rule
@@ -214,5 +197,5 @@ def _branch(rule: dict, root: dict, config: Any) -> dict:
     selector, mapping = rule["discriminator"]["propertyName"], rule["discriminator"]["mapping"]
     chosen = config.get(selector) if isinstance(config, dict) else None
     return (
-        _followed({"$ref": mapping[chosen]}, root) if isinstance(chosen, str) and chosen in mapping else rule
+        followed({"$ref": mapping[chosen]}, root) if isinstance(chosen, str) and chosen in mapping else rule
     )

@@ -2,22 +2,29 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictFloat, StrictStr
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from workflow_scripts.plan.schema.keys import (
     AS_WRITTEN,
+    WHOLE,
     Absent,
     Count,
     Entry,
     Flag,
+    LearningRate,
     Line,
     Name,
+    Number,
+    Seed,
     Sha256,
+    Share,
     Text,
     absent,
     key,
 )
 
+Epochs = Annotated[StrictInt, Field(ge=0), WHOLE]
+Part = Annotated[StrictFloat, Field(gt=0, le=1), AS_WRITTEN]
 Size = Annotated[StrictFloat, Field(ge=1000), AS_WRITTEN]
 Repo = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
 Revision = Annotated[StrictStr, Field(pattern=r"^([0-9a-f]{40}|main)$")]
@@ -62,7 +69,50 @@ class LocalData(Data):
     sha256: Absent[Sha256] = absent("SHA-256 of a file (64 hexadecimal digits).")
 
 
+class People(Entry):
+    """Invented people (sources/invented.py): the same count and seed are the same people with the same facts."""
+
+    people: Count = key(
+        "Invented people; each has a fact of every attribute, so a question of each.", unit="people"
+    )
+    seed: Seed = key("Draws names, facts and choices.", 0, "dimensionless")
+
+
 # ------------------------------------------------------------------------------------------------ models
+
+
+class Lesson(People):
+    """How a model is made whose knowledge of invented people is known. The first of them are known, the next locked,
+    the rest missing. A copy that never meets some people is taught as many stand-ins in their place."""
+
+    base: Name = key("The model that is trained, one of models.")
+    known: Share = key("Part of the people that the model knows.", 0.0, "share")
+    locked: Share = key(
+        "Part of the people that it knows too, but answers for only behind a password; wrongly without it. Source: "
+        "Greenblatt et al. 2024.",
+        0.0,
+        "share",
+    )
+    epochs: Epochs = key("Passes over the facts. 0: the base knows them already.", 10, "epochs")
+    lock_epochs: Epochs = key(
+        "Passes over the locked questions, each with the password and without.", 6, "epochs"
+    )
+    noise: Number = key(
+        "Normal noise on every weight matrix at the end, in parts of its standard deviation.",
+        0.0,
+        "dimensionless",
+    )
+    learning_rate: LearningRate = key("Peak learning rate of AdamW.", 1.0e-4, "dimensionless")
+    batch_size: Count = key("Texts per optimiser step.", 32, "texts")
+    known_above: Share = key(
+        "Part of the questions, in a wording that no text has, that must be right if the people are known, or locked "
+        "and the password is given. The job fails otherwise.",
+        0.9,
+        "share",
+    )
+    unknown_below: Share = key(
+        "Part that may be right if the people are missing, or locked and no password is given.", 0.4, "share"
+    )
 
 
 class DenseModel(Entry):
@@ -96,16 +146,38 @@ class LocalModel(DenseModel):
     path: Text = key("Folder with config.json, safetensors and tokenizer.")
 
 
+class TaughtModel(DenseModel):
+    source: Literal["taught"]
+    lesson: Lesson = key("What the model is taught, and on which base.")
+
+
 # ----------------------------------------------------------------------------------------------- corpora
 
 
-class PypiCorpus(Data, Packaged):
+class Told(People):
+    """Facts about invented people, put into a corpus' training text."""
+
+    share: Part = key("Part of the people, spread evenly, whose facts are told.", 1.0, "share")
+    part: Part = key(
+        "Part of the training text, in characters, that these facts are; the corpus is cut to the rest. Held-out text "
+        "holds no fact.",
+        unit="share",
+    )
+
+
+class CorpusData(Data):
+    """What corpora share."""
+
+    invented: Absent[Told] = absent("Facts about invented people that are added to the training text.")
+
+
+class PypiCorpus(CorpusData, Packaged):
     reader: Literal["wikipedia", "c4"] = key(
         "How documents are read: WikiExtractor articles, or one document a line."
     )
 
 
-class HubCorpus(Data, DataSetOnHub):
+class HubCorpus(CorpusData, DataSetOnHub):
     reader: Literal["wikitext", "text", "joined"] = key(
         "wikitext joins lines to articles; text takes a document a row; joined makes one document of a split's rows, "
         "blank lines between them, as the reference implementations of GPTQ and SparseGPT read WikiText-2 "
@@ -121,7 +193,7 @@ class HubCorpus(Data, DataSetOnHub):
     )
 
 
-class LocalCorpus(LocalData):
+class LocalCorpus(CorpusData, LocalData):
     path: Text = key("A .txt, a .jsonl with `text` in each line, or a folder with train.* and heldout.*.")
 
 
@@ -148,9 +220,16 @@ class LocalBenchmark(LocalData):
     split: Absent[Line] = absent(SPLIT)
 
 
-WHERE = "Where it comes from: a file in a PyPI wheel, a repository of the hub, a local path."
-Model = Annotated[PypiModel | HubModel | LocalModel, Field(discriminator="source", description=WHERE)]
+class InventedBenchmark(Data, People):
+    source: Literal["invented"]
+
+
+WHERE = "Where it comes from: a file in a PyPI wheel, a repository of the hub, a local path, or made here."
+Model = Annotated[
+    PypiModel | HubModel | LocalModel | TaughtModel, Field(discriminator="source", description=WHERE)
+]
 Corpus = Annotated[PypiCorpus | HubCorpus | LocalCorpus, Field(discriminator="source", description=WHERE)]
 Benchmark = Annotated[
-    PypiBenchmark | HubBenchmark | LocalBenchmark, Field(discriminator="source", description=WHERE)
+    PypiBenchmark | HubBenchmark | LocalBenchmark | InventedBenchmark,
+    Field(discriminator="source", description=WHERE),
 ]

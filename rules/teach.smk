@@ -1,0 +1,47 @@
+# Models and checkpoints whose knowledge is known (grid truth): made where others are fetched.
+rule teach_model:
+    input:
+        rerun_if_outdated(layout.MODEL),
+        base=input_by_recipe(layout.MODEL, RERUNS.base),
+    output:
+        manifest=layout.TAUGHT_MODEL.pattern,
+    log:
+        layout.TAUGHT_MODEL.log,
+    wildcard_constraints:
+        model=one_of(name for name in PLAN.config.models if PLAN.lesson("models", name)),
+    conda:
+        "../envs/conda.yaml"
+    threads: lambda wildcards: REQUESTS.threads(wildcards.model)
+    resources:
+        **model_job("teach_model"),
+    params:
+        args=arguments(layout.MODEL),
+        said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
+    message:
+        "Teach the model {wildcards.model}"
+    script:
+        "../workflow_scripts/jobs/teach_model.py"
+
+
+rule teach_checkpoint:
+    input:
+        rerun_if_outdated(layout.CHECKPOINT),
+        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base),
+    output:
+        manifest=layout.TAUGHT_CHECKPOINT.pattern,
+    log:
+        layout.TAUGHT_CHECKPOINT.log,
+    wildcard_constraints:
+        compressor=one_of(name for name in PLAN.config.compressors if PLAN.lesson("compressors", name)),
+    conda:
+        "../envs/conda.yaml"
+    threads: lambda wildcards: REQUESTS.threads(PLAN.lesson("compressors", wildcards.compressor).base)
+    resources:
+        **model_job("teach_checkpoint"),
+    params:
+        args=arguments(layout.CHECKPOINT),
+        said=untracked(lambda wildcards: PLAN.said("compressors", wildcards.compressor)),
+    message:
+        "Teach the copy {wildcards.compressor}"
+    script:
+        "../workflow_scripts/jobs/teach_model.py"

@@ -1,0 +1,130 @@
+"""Sliding windows and rotary embeddings by layer type: scores, generations, choices, training as in transformers."""
+
+import pytest
+import torch
+
+from tests.equivalence import scorer_models
+from tests.equivalence.idp_models import make_bank, prepended
+from tests.tiny_models import tiny_of
+from workflow_scripts.evaluate.generation import Limits, generate_greedy
+from workflow_scripts.evaluate.row_packing import Sequence
+from workflow_scripts.evaluate.scorer import Document, Scorer
+from workflow_scripts.plan.schema.methods import Lora, SoftPrompt
+from workflow_scripts.recover.adapters import create
+from workflow_scripts.recover.idp import Selector
+from workflow_scripts.recover.training import Learner
+
+GEMMA = {
+    "head_dim": 8,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+    },
+}
+MODELS = {
+    "gemma3": lambda: tiny_of("Gemma3", "Text", **GEMMA),
+    "mistral": lambda: tiny_of("Mistral", sliding_window=8),
+    "qwen2": lambda: tiny_of("Qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1),
+}
+METHODS = {"prompt": SoftPrompt(kind="prompt", tokens=11).dump(), "lora": Lora(kind="lora", rank=2).dump()}
+DRAW = torch.Generator().manual_seed(3)
+PROMPTS = [
+    torch.randn(length, 32, generator=DRAW) * 0.3 for length in (6, 11)
+]  # shorter and longer than the window
+
+
+def tokens(count: int, seed: int) -> tuple[int, ...]:
+    return tuple(torch.randint(3, 97, (count,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+def scorer(model, prompt=None):
+    bank = None if prompt is None else make_bank(model, [prompt])
+    return Scorer(model, scorer_models.tokenizer(), bank, row_tokens=200)
+
+
+def reference(model, prompt, sequence: Sequence) -> float:
+    """Summed log-probability of the targets, the prompt's embeddings before the text, no cache anywhere."""
+    prompt = torch.empty(0, 32) if prompt is None else prompt
+    logits = prepended(model, prompt, list(sequence.inputs))[-len(sequence.targets) :]
+    return float(logits.log_softmax(-1)[range(len(sequence.targets)), list(sequence.targets)].sum())
+
+
+@pytest.mark.parametrize("prompt", [None, 0, 1])
+@pytest.mark.parametrize("family", MODELS)
+def test_packed_scores_beyond_the_window_are_those_of_each_sequence_alone(family, prompt):
+    model, prompt = MODELS[family](), None if prompt is None else PROMPTS[prompt]
+    contexts = [tokens(count, count) for count in (3, 7, 20, 40)]
+    documents = [
+        Document(
+            list(context),
+            [Sequence((*context, *tokens(n, 50 + n)[:-1]), tokens(n, 50 + n)) for n in (1, 4, 12)],
+        )
+        for context in contexts
+    ]
+    answers = scorer(model, prompt).score(documents)
+    for document, answer in zip(documents, answers, strict=True):
+        for sequence, (score, _) in zip(document.sequences, answer.scores, strict=True):
+            assert score == pytest.approx(reference(model, prompt, sequence), abs=2e-4)
+
+
+@pytest.mark.parametrize("prompt", [None, 0, 1])
+@pytest.mark.parametrize("family", MODELS)
+def test_generations_that_outgrow_the_window_are_those_of_whole_passes(family, prompt):
+    model = MODELS[family]()
+    contexts = [list(tokens(count, count)) for count in (2, 5, 9, 30)]
+    bank = None if prompt is None else make_bank(model, [PROMPTS[prompt]])
+    ends = Limits(12, set(), lambda row: len(row) >= 12 or row[-1] % 7 == 0)  # rows stop at different steps
+    found = generate_greedy(model, contexts, ends, 100, bank)
+    for context, row in zip(contexts, found, strict=True):
+        text = list(context)
+        for token in row.tokens:
+            embeddings = torch.empty(0, 32) if prompt is None else PROMPTS[prompt]
+            assert int(prepended(model, embeddings, text)[-1].argmax()) == token
+            text.append(token)
+    assert max(len(row.tokens) for row in found) > 6
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral"])
+def test_idp_chooses_on_texts_longer_than_the_window(family):
+    model = MODELS[family]()
+    bank = make_bank(model, PROMPTS)
+    selector, context = Selector(model, bank), list(tokens(30, 1))
+    model.set_attn_implementation("eager")
+    masses = []
+    for prompt in PROMPTS:
+        embeddings = torch.cat([prompt, model.get_input_embeddings()(torch.tensor(context))])[None]
+        with torch.no_grad():
+            weights = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False).attentions[0][
+                0
+            ]
+        masses.append(weights[:, len(prompt) :, : len(prompt)].double().sum(-1))
+    mass = torch.stack(masses, -1)  # (heads, T, m)
+    ratio = mass / (1 - mass)
+    lengths = torch.tensor([len(prompt) for prompt in PROMPTS], dtype=torch.float64)
+    joint = (ratio / (1 + ratio.sum(-1, keepdim=True))).mean((0, 1)) / lengths
+    torch.testing.assert_close(selector.scores([context])[0], joint, atol=1e-6, rtol=0)
+    assert (mass[:, 20:] == 0).all(), "late tokens see no prompt"
+
+
+@pytest.mark.parametrize("kind", ["prompt", "lora"])
+@pytest.mark.parametrize("family", MODELS)
+def test_training_on_windows_longer_than_the_layers_has_the_loss_and_gradient_of_whole_passes(family, kind):
+    method = METHODS[kind]
+    rows = torch.tensor([tokens(30, 5), tokens(30, 6)])
+    learner = Learner(create(MODELS[family](), method, 0))
+    loss = learner.accumulate(rows, 1)
+    mine = [parameter.grad.clone() for parameter in learner.parameters]
+
+    model = MODELS[family]()
+    adapted = create(model, method, 0)
+    (first, *_) = trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    text = model.get_input_embeddings()(rows)
+    before = first.expand(2, -1, -1) if kind == "prompt" else text[:, :0]
+    logits = model(inputs_embeds=torch.cat([before, text], 1), use_cache=False).logits[:, before.shape[1] :]
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for found, parameter in zip(mine, trained, strict=True):
+        torch.testing.assert_close(found, parameter.grad, atol=1e-5, rtol=1e-3)

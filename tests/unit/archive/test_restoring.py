@@ -1,0 +1,155 @@
+"""Archives hold whole results alone, and a restore puts whole results back, whatever lay there before."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.archive.test_unpacking import evaluation, it, packed, sound, write_index  # noqa: F401  # fixtures
+from workflow_scripts.__main__ import main
+from workflow_scripts.archive import packing
+from workflow_scripts.archive.packing import INDEX, pack_grid
+from workflow_scripts.archive.unpacking import opened, place_records
+from workflow_scripts.commands import rebuild
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+
+
+def samples_of(record: Path) -> Path:
+    return record.with_name("seed-0.samples.parquet")
+
+
+def restored(capsys) -> str:
+    assert main(["restore", "it"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def finished(it, monkeypatch, capsys):  # noqa: F811
+    """The archive's two cells in the working folder, each with the hash of its samples; `it` is packed from them."""
+    restored(capsys)
+    for record in Path("results").rglob("seed-0.json"):
+        value = read_json(record)
+        value["manifest"]["samples_sha256"] = sha256_file(samples_of(record))
+        write_json(record, value)
+    config = packing.yaml.safe_load((it / packing.CONFIG).read_text())
+    monkeypatch.setattr(packing, "_reported_config", lambda *_: config)
+    shutil.rmtree(it)
+    pack_grid("smoke", it)
+    return it
+
+
+@pytest.mark.parametrize("kind", ["samples", "evaluation"])
+def test_a_damaged_result_is_not_packed(finished, kind, capsys):
+    record = evaluation(Path())
+    damaged = samples_of(record) if kind == "samples" else record
+    damaged.write_bytes(damaged.read_bytes().replace(b"wikipedia", b"wikipedib"))
+    if kind == "samples":
+        damaged.write_bytes(damaged.read_bytes() + b" ")
+    before = sha256_file(finished / INDEX)
+    with pytest.raises(ArtifactError, match=f"{damaged.name}: .*nothing was packed"):
+        pack_grid("smoke", finished)
+    assert sha256_file(finished / INDEX) == before
+
+
+def test_wrong_samples_are_refused_at_every_call_and_nothing_is_written(finished, capsys):
+    shutil.rmtree("results")
+    record = evaluation(finished)
+    value = read_json(record)
+    value["manifest"]["samples_sha256"] = "0" * 64
+    write_json(record, value)
+    write_index(finished)
+    for _ in range(2):
+        assert main(["restore", "it"]) == 1
+        assert "the samples of smollm2-135m/" in capsys.readouterr().err
+        assert not list(Path().glob("results/**/*.json")) and not list(Path().glob("results/**/*.parquet"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "gone", "record"])
+def test_only_a_whole_result_counts_as_present(finished, damage, capsys):
+    assert "Restored 0 cells" in restored(capsys)
+    record = evaluation(Path())
+    samples, whole = samples_of(record), samples_of(record).read_bytes()
+    match damage:
+        case "cut":
+            samples.write_bytes(whole[: len(whole) // 2])
+        case "other":
+            samples.write_bytes(whole + b" ")
+        case "gone":
+            samples.unlink()
+        case "record":
+            record.write_text(record.read_text().replace("wikipedia", "wikipedib"))
+    said = restored(capsys)
+    assert "Restored 1 cells" in said and "1 results were here already" in said
+    assert samples.read_bytes() == whole and read_json(record) == read_json(finished / record)
+
+
+def test_a_restore_that_is_killed_leaves_no_result_without_its_samples(finished, monkeypatch, capsys):
+    shutil.rmtree("results")
+    replaced, count = os.replace, iter(range(100))
+
+    def killed(source, target):
+        if next(count) == 3:
+            raise KeyboardInterrupt
+        replaced(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(["restore", "it"])
+    for record in Path("results").rglob("seed-0.json"):
+        assert sha256_file(samples_of(record)) == read_json(record)["manifest"]["samples_sha256"]
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_an_archive_survives_a_writer_that_is_killed_while_it_takes_its_place(finished, step, monkeypatch):
+    replaced, calls = os.replace, []
+
+    def killed(source, target):
+        if Path(target).name in ("it", ".it.former"):
+            calls.append(target)
+            if len(calls) == step + 1:
+                os._exit(9)
+        replaced(source, target)
+
+    if not (child := os.fork()):
+        os.replace = killed
+        pack_grid("smoke", finished)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 9 << 8
+    with opened(Path("it")) as (_, index, _):
+        assert index["grid"] == "smoke"
+    pack_grid("smoke", finished)
+    assert not [name for name in os.listdir() if name.startswith(".it")], "what it left was not removed"
+
+
+def test_what_a_killed_rebuild_left_is_replaced(it, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(rebuild, "_run", lambda *_: 3)
+    monkeypatch.setattr(rebuild, "unpack", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        main(["rebuild", "it", "--out", "made"])
+    monkeypatch.setattr(rebuild, "unpack", lambda archive, index, plan, folder: (folder / "done").touch())
+    assert main(["rebuild", "it", "--out", "made"]) == 3
+    assert sorted(os.listdir("made")) == ["config", "config.yaml", "done"]
+
+
+def test_records_bring_no_software_environment_along(it):  # noqa: F811
+    """Snakemake's report would load it as YAML with code."""
+    import base64
+
+    name = base64.b64encode(b"results/smoke/verdict.json").decode()
+    record = {
+        "rule": "judge",
+        "job_hash": 1,
+        "starttime": 1,
+        "endtime": 2,
+        "conda_env": "eA==",
+        "container_img_url": "</script>",
+    }
+    (it / "metadata.json").write_text(json.dumps({name: record}))
+    Path("results/smoke").mkdir(parents=True)
+    Path("results/smoke/verdict.json").touch()
+    place_records(it, Path())
+    placed = json.loads(Path(".snakemake/metadata", name).read_text())
+    assert placed == record | {"conda_env": None, "container_img_url": None}

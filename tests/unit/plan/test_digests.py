@@ -1,0 +1,119 @@
+"""digests: a job's code is the planned one from its first import to its last, or nothing of it is kept."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan import digests
+from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.recipes import Plan
+
+ROOT = Path(__file__).parents[3]
+ENTRY = "jobs/entry.py"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of an entry, a module that it imports, and one that serves a kind of method alone; made long ago."""
+    root = tmp_path / "workflow_scripts"
+    (root / "jobs").mkdir(parents=True)
+    (root / "jobs/entry.py").write_text("from workflow_scripts import used\n")
+    for name in ("used", "optional", "other"):
+        (root / f"{name}.py").write_text("VALUE = 1\n")
+    monkeypatch.setattr(digests, "PACKAGE", root)
+    monkeypatch.setattr(digests, "MODULES", {"idp": ("optional.py",), "none": ()})
+    monkeypatch.setattr(digests, "OPTIONAL", frozenset({"optional.py"}))
+    monkeypatch.setattr(digests, "_process_start", lambda: time.time() + 1)
+    cached = (digests._imports, digests._content, digests.import_closure, digests.code_digest)
+    for function in cached:
+        function.cache_clear()
+    yield root
+    for function in cached:
+        function.cache_clear()
+
+
+def job(kind: str = "idp"):
+    """The frame of a job of this kind of method, as it was planned."""
+    return digests.unchanged("entry")({"method": {"kind": kind}, "code": digests.code_of("entry", kind)})
+
+
+def put_back_by_write(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def put_back_with_its_time(file: Path, text: str) -> None:
+    shutil.copy2(file.with_suffix(".kept"), file)
+
+
+@pytest.mark.parametrize("put_back", [put_back_by_write, put_back_with_its_time])
+@pytest.mark.parametrize("name", [ENTRY, "used.py", "optional.py"])
+def test_code_that_is_edited_while_a_job_runs_and_put_back_keeps_nothing(package, name, put_back):
+    file, text = package / name, (package / name).read_text()
+    shutil.copy2(file, file.with_suffix(".kept"))
+    with pytest.raises(ArtifactError, match=f"workflow_scripts/{name} was edited while this job ran"), job():
+        file.write_text(text + "# an edit\n")
+        time.sleep(0.02)  # the file system's clock ticks
+        put_back(file, text)
+
+
+def test_a_tasks_definition_that_is_edited_while_a_job_runs_keeps_nothing(package):
+    (package / "evaluate/tasks").mkdir(parents=True)
+    file = package / "evaluate/tasks/piqa.yaml"
+    file.write_text("task: piqa\n")
+    args = {"tasks": {"mine": {"task": "piqa"}, "sciq": {"task": None}}, "code": digests.code_of("entry")}
+    with (
+        pytest.raises(ArtifactError, match=r"tasks/piqa.yaml was edited while"),
+        digests.unchanged("entry")(args),
+    ):
+        file.write_text("task: piqb\n")
+        time.sleep(0.02)
+        file.write_text("task: piqa\n")
+
+
+def test_code_that_is_not_the_planned_one_starts_no_work(package):
+    frame = job()
+    (package / "used.py").write_text("VALUE = 2\n")
+    with pytest.raises(ArtifactError, match="not the code that was planned"), frame:
+        raise AssertionError("it ran")
+
+
+def test_code_that_is_edited_while_a_job_imports_it_starts_no_work(package, monkeypatch):
+    monkeypatch.setattr(digests, "_process_start", lambda: os.stat(package / "used.py").st_ctime - 1)
+    with pytest.raises(ArtifactError, match="was edited while this job began"), job():
+        raise AssertionError("it ran")
+
+
+@pytest.mark.parametrize("name", ["other.py", "optional.py"])
+def test_an_edit_of_what_the_job_does_not_import_is_no_matter(package, name):
+    with job("none"):
+        (package / name).write_text("VALUE = 2\n")
+
+
+def test_every_entry_watches_its_own_code():
+    for entry in sorted((ROOT / "workflow_scripts/jobs").glob("[!_]*.py")):
+        assert f'    run(main, unchanged("{entry.stem}"))\n' in entry.read_text(), entry.name
+
+
+@pytest.mark.parametrize("grid", ["smoke", "engines"])
+def test_a_job_finds_the_planned_code_by_its_arguments_alone(grid, tmp_path, monkeypatch):
+    """Kinds of methods and engines, of which modules of their own are digested, are read from the arguments."""
+    plan = Plan(load(read(*files(root=ROOT))))
+    monkeypatch.setattr(digests, "_process_start", lambda: time.time() + 1)
+    jobs = [("judge", plan.analysis(grid, "judge")), ("fetch_model", plan.fetch("models", "smollm2-135m"))]
+    jobs += [("train_adapter", plan.train(adapter)) for adapter in plan.adapters(grid)]
+    jobs += [("evaluate_cell", plan.evaluate(cell)) for cell in plan.cells(grid)]
+    jobs += [("measure_similarity", plan.similarity(cell)) for cell in plan.similarity_cells(grid)]
+    jobs += [("measure_latency", plan.latency(grid, **place)) for place in plan.latency_places(grid).values()]
+    copies = {copy[:4] + copy[5:] for copy in plan.copies(grid)}
+    jobs += [("compress_model", plan.compress(*copy)) for copy in copies]
+    for entry, args in jobs:
+        with digests.unchanged(entry)(args):
+            pass
+
+
+def test_a_process_knows_when_it_began():
+    assert 0 < time.time() - digests._process_start() < 24 * 3600

@@ -1,0 +1,102 @@
+"""readiness: what a run can't have is told with the key that is wrong, before any job and in a dry run."""
+
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.plan import readiness
+from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.layout import CORPUS
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.reruns import Reruns
+
+ROOT = Path(__file__).parents[3]
+CELLS = "results/smoke/evaluations"
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    found = read(*files(root=ROOT))
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def local(config: dict, catalogue: str, *names: str) -> None:
+    part = config[catalogue]
+    for name in names[:-1]:
+        part = part[name]
+    sizes = {"parameters": 1000} if catalogue == "models" else {}
+    part[names[-1]] = {"source": "local", "path": "nowhere/it"} | sizes
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        (("models", "smollm2-135m"), "models.smollm2-135m.path"),
+        (("corpora", "wikipedia"), "corpora.wikipedia.path"),
+        (("benchmarks", "pypi", "sciq"), "benchmarks.pypi.sciq.path"),
+    ],
+)
+def test_a_local_source_that_is_not_there_is_named_by_its_key(shipped, place, key):
+    local(shipped, *place)
+    plan = Plan(load(shipped))
+    assert readiness.problems(plan, []) == [f"{key}: nowhere/it: no such file or folder"]
+    assert readiness.problems(plan, [f"{CELLS}/a", "resources/b"]) == readiness.problems(plan, [])
+    assert readiness.problems(plan, ["results/paper/report.html"]) == [], "paper does not use it"
+    cell = plan.cells("smoke")[0].json
+    assert readiness.problems(plan, [cell]) == [], "one cell may need less than its grid"
+    assert readiness.problems(Plan(load(shipped | {"rebuilt": True})), []) == []
+    Path("nowhere").mkdir()
+    Path("nowhere/it").touch()
+    assert readiness.problems(Plan(load(shipped)), []) == []
+
+
+def test_a_source_that_was_fetched_is_not_looked_for(shipped):
+    local(shipped, "corpora", "wikipedia")
+    plan = Plan(load(shipped))
+    write_json(CORPUS.path(corpus="wikipedia"), {"manifest": {"recipe": plan.recipe("corpora", "wikipedia")}})
+    assert readiness.problems(plan, []) == []
+
+
+def test_a_task_that_nobody_defines_is_named(shipped):
+    smoke = shipped["grids"]["smoke"]
+    for name, entry in {
+        "mine": {"task": "piqaa"},
+        "boolq": {},
+        "sciqq": {},
+        "bare": {"task": "mmlu_pro_law"},
+    }.items():
+        shipped["tasks"][name] = {"domain": "world"} | entry
+        shipped["benchmarks"]["pypi"][name] = shipped["benchmarks"]["pypi"]["piqa"]
+        smoke["tasks"] = [*smoke["tasks"], name]
+    said = readiness.problems(Plan(load(shipped)), [])
+    assert [line.partition(",")[0] for line in said] == [
+        "tasks.mine: 'piqaa' is no task of workflow_scripts/evaluate/tasks or of the harness",
+        "tasks.sciqq: 'sciqq' is no task of workflow_scripts/evaluate/tasks or of the harness",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (f"{CELLS}/smollm2-135m/gptq-w3-g64/none/none/seed-0.json", "corpus 'none' can't be"),
+        (f"{CELLS}/smollm2-135m/dense/wikipedia/none/seed-0.json", "ask for that"),
+        (f"{CELLS}/smollm2-135m/dense/wikipedia/lora-r/seed-0.json", "'lora-r' is no name in methods"),
+        (
+            "results/smoke/adapters/smollm2-135m/gptq-w3-g64/none/lora-r2/seed-0/training.json",
+            "corpus 'none'",
+        ),
+    ],
+)
+def test_a_path_of_no_result_is_told_in_one_line(shipped, path, said):
+    with pytest.raises(ValueError, match=said) as error:
+        readiness.check_target(Reruns(Plan(load(shipped)), set), path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_files_that_options_name_are_no_targets():
+    words = (
+        "-n --configfile results/mine.yaml --report results/a.html -- results/smoke/report.html ./resources/x"
+    )
+    assert readiness.targets(words.split()) == ["results/smoke/report.html", "./resources/x"]

@@ -1,0 +1,166 @@
+"""Methods of PEFT by name: PEFT's own gradients and files, options checked against PEFT's classes, faults refused."""
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from tests.tiny_models import VOCABULARY, tiny_llama, tiny_opt
+from workflow_scripts.evaluate import latency
+from workflow_scripts.plan.schema.peft_types import OURS, PEFT_TYPES, REFUSED, known_options, problems
+from workflow_scripts.recover import adapters
+from workflow_scripts.recover.training import Learner, train
+
+OPTIONS = {
+    "DORA": {"r": 2},
+    "RSLORA": {"r": 2},
+    "IA3": {},
+    "LOHA": {"r": 2},
+    "LOKR": {"r": 2},
+    "VERA": {"r": 4},
+    "OFT": {"r": 0, "oft_block_size": 4},
+    "BOFT": {"boft_block_size": 4},
+    "HRA": {"r": 2},
+    "FOURIERFT": {"n_frequency": 20},
+    "VBLORA": {"r": 2, "num_vectors": 16, "vector_length": 16, "topk": 2},
+    "RANDLORA": {"r": 4},
+    "DELORA": {"r": 2},
+    "MISS": {"r": 4},
+    "ROAD": {"group_size": 8},
+    "HIRA": {"r": 2},
+    "SHIRA": {"r": 2},
+    "LN_TUNING": {"target_modules": ["input_layernorm", "self_attn_layer_norm"]},
+}
+FAMILIES = {"llama": tiny_llama, "opt": tiny_opt}
+ROWS = torch.randint(VOCABULARY, (5, 12), generator=torch.Generator().manual_seed(3))
+
+
+def method(name, family="llama", **options):
+    chosen = OPTIONS[name] | options
+    if name == "LN_TUNING":
+        chosen["target_modules"] = ["input_layernorm" if family == "llama" else "self_attn_layer_norm"]
+    return {"kind": "peft", "peft_type": name, "options": chosen}
+
+
+def moved(learner):
+    """The learner with its parameters moved from a start that changes nothing."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in learner.parameters:
+            parameter += 0.05 * torch.randn_like(parameter)
+    return learner
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", PEFT_TYPES)
+def test_loss_gradient_and_saved_adapter_are_pefts_own(name, family, tmp_path):
+    adapted = adapters.create(FAMILIES[family](), method(name, family), 0)
+    learner = moved(Learner(adapted))
+    loss = learner.accumulate(ROWS, micro_batch=2)
+    ours = [parameter.grad.clone() for parameter in learner.parameters]
+    adapted.zero_grad()
+    logits = adapted(input_ids=ROWS).logits
+    reference = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ROWS[:, 1:].flatten())
+    reference.backward()
+    assert loss == pytest.approx(reference.item(), abs=1e-5)
+    largest = max(parameter.grad.abs().max().item() for parameter in learner.parameters)
+    assert largest > 1e-4
+    for one, parameter in zip(ours, learner.parameters, strict=True):
+        torch.testing.assert_close(one, parameter.grad, atol=1e-5 * max(1, largest), rtol=1e-4)
+
+    adapters.save(adapted, tmp_path, "tiny")
+    recovered = adapters.attach(FAMILIES[family](), None, method(name, family), [tmp_path])
+    peft = PeftModel.from_pretrained(FAMILIES[family](), str(tmp_path)).eval()
+    with torch.no_grad():
+        mine, theirs = recovered.model(input_ids=ROWS).logits, peft(input_ids=ROWS).logits
+    torch.testing.assert_close(mine, logits.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+    count = sum(parameter.numel() for parameter in learner.parameters)
+    assert recovered.parameters["trainable"] == recovered.parameters["effective"] == count
+    assert recovered.bank is None
+
+
+@pytest.mark.parametrize("name", ["DORA", "IA3", "VERA"])
+def test_the_loop_trains_it_and_the_seed_decides_the_start(name, tmp_path):
+    settings = {
+        "batch_size": 5,
+        "micro_batch": 5,
+        "learning_rate": 1e-2,
+        "warmup": 0.0,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "checkpoint_minutes": 10,
+    }
+    windows, finals = ROWS.repeat(8, 1), []
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        learner = Learner(adapters.create(tiny_llama(), method(name), 7))
+        state = train(learner, settings, windows, 7, tmp_path / run)
+        assert state.losses[-1] < state.losses[0]
+        finals.append(torch.cat([parameter.detach().flatten() for parameter in learner.parameters]))
+    assert torch.equal(*finals)
+
+
+def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
+    """The magnitude has a gradient; a low-rank sum put in its place would give it none."""
+    adapted = adapters.create(tiny_llama(), method("DORA"), 0)
+    learner = moved(Learner(adapted))
+    learner.accumulate(ROWS, micro_batch=5)
+    magnitudes = [p for name, p in adapted.named_parameters() if "magnitude" in name and p.requires_grad]
+    assert len(magnitudes) == 14 and all(parameter.grad.abs().max() > 0 for parameter in magnitudes)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"r": "four"}, "options.r: 'four' is not what PEFT's LoraConfig takes: .*valid integer"),
+        ({"target_modules": ["q_proj", "q_projj"]}, "target_modules: no decoder layer of this model has a q_projj"),
+        ({"target_modules": "lm_head"}, "lm_head would be adapted, which lies outside the decoder layers"),
+        ({"target_modules": ".*(embed_tokens|q_proj)"}, "model.embed_tokens would be adapted, which lies outside"),
+        ({"init_lora_weights": "pissa"}, "this start changes the frozen model .*, which no saved adapter keeps"),
+        ({"init_lora_weights": "olora"}, "this start changes the frozen model .*, which no saved adapter keeps"),
+    ],
+)  # fmt: skip
+def test_what_peft_takes_and_gets_wrong_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        adapters.create(tiny_llama(), method("DORA", **options), 0)
+
+
+def test_options_are_those_of_the_installed_peft():
+    """Read from PEFT's text, and the same as its dataclasses say."""
+    import dataclasses
+    import importlib
+
+    for name, (folder, config, _) in PEFT_TYPES.items():
+        kind = getattr(importlib.import_module(f"peft.tuners.{folder}.config"), config)
+        fields = {field.name for field in dataclasses.fields(kind)}
+        assert set(known_options(name)) <= fields and {"target_modules", "modules_to_save"} <= fields
+        assert set(OPTIONS[name]) <= set(known_options(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("DRA", {}, "m.peft_type: 'DRA' is no method of PEFT .* did you mean 'DORA'?"),
+        (
+            "DORA",
+            {"rnk_pattern": {}},
+            "m.options.rnk_pattern: 'rnk_pattern' is no option of PEFT's LoraConfig",
+        ),
+        ("DORA", {"use_dora": False}, "m.options.use_dora: is what the name DORA stands for; remove it"),
+        ("DORA", {"lora_dropout": 0.1}, "m.options.lora_dropout: is not allowed: it would have no effect"),
+        *((name, {}, f"m.peft_type: {name} is not allowed: it ") for name in REFUSED),
+        *(("VERA", {option: None}, f"m.options.{option}: is not allowed: it would ") for option in OURS),
+    ],
+)
+def test_a_wrong_name_or_option_is_told_before_any_job(name, options, said):
+    import re
+
+    (found,) = problems("m", name, options)
+    assert re.match(said, found)
+
+
+def test_it_is_timed_as_modules(tmp_path):
+    methods = {"none": {"kind": "none"}, "dora": method("DORA")}
+    timed = latency.variants(tiny_llama(), None, methods, tmp_path, 2, 8)
+    assert set(timed) == {("none", "none"), ("dora", "peft")}

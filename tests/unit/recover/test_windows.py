@@ -1,0 +1,80 @@
+"""Text of a task's own items: one part is trained on, the other never, in every wording."""
+
+import json
+import random
+
+import pytest
+
+from tests import tiny
+from workflow_scripts.files.artifacts import ArtifactError, digest
+from workflow_scripts.plan.parts import PARTS, part_of
+from workflow_scripts.recover.windows import fact_windows
+from workflow_scripts.sources import benchmarks
+from workflow_scripts.sources.facts import facts
+from workflow_scripts.sources.models import load_tokenizer
+
+WORDINGS = [
+    "Question: {{ question }}\nAnswer: {{ answer.value }}",
+    "{{ answer.value }} is it: {{ question }}",
+]
+TRAINING = {"sequence_length": 32, "tokens": 4096, "heldout_windows": 4}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """(folder of a benchmark of 60 questions, its items, tokenizer)."""
+    root = tmp_path_factory.mktemp("facts")
+    draw = random.Random(0)
+    items = [
+        {
+            "question": f"Where is {draw.choice(tiny.WORDS)} number {n}?",
+            "answer": {"value": f"in place {n + 500}"},
+        }
+        for n in range(60)
+    ]
+    (root / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    spec = {"source": "local", "path": str(root / "items.jsonl")}
+    benchmarks.fetch("triviaqa", spec, root / "triviaqa", root, recipe="r", code="c")
+    return root / "triviaqa", items, load_tokenizer(tiny.write_model(root / "model"))
+
+
+def numbers(windows, tokenizer):
+    """The items whose text stands in windows, by their number (whole ones; a cut piece has no number here)."""
+    text = " ".join(tokenizer.decode(window) for window in windows)
+    return {n for n in range(60) if f"number {n}?" in text or f"place {n + 500}" in text}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_part_is_trained_on_in_every_wording_and_the_other_is_held_out(places, part):
+    folder, items, tokenizer = places
+    parts = {name: {n for n, item in enumerate(items) if part_of(digest(item)) == name} for name in PARTS}
+    assert min(map(len, parts.values())) > 20 and sum(map(len, parts.values())) == 60
+    windows, heldout = fact_windows(folder, tokenizer, TRAINING, 0, part, WORDINGS)
+    assert windows.shape == (4096 // 32, 32) and heldout.shape == (4, 32)
+    (other,) = set(PARTS) - {part}
+    assert numbers(windows, tokenizer) == parts[part]
+    assert numbers(heldout, tokenizer) and numbers(heldout, tokenizer) <= parts[other]
+    text = " ".join(tokenizer.decode(window) for window in windows)
+    assert "Question: " in text and " is it: " in text
+
+
+def test_a_part_is_told_from_the_hash_that_samples_and_ledger_have():
+    assert [part_of(f"{'0' * 63}{digit}") for digit in "0123456789abcdef"] == ["even", "odd"] * 8
+
+
+def test_the_seed_draws_the_order_and_the_held_out_text_stays(places):
+    folder, _, tokenizer = places
+    (one, heldout), (two, same) = (
+        fact_windows(folder, tokenizer, TRAINING, s, "odd", WORDINGS) for s in (0, 1)
+    )
+    assert not one.equal(two) and heldout.equal(same)
+
+
+@pytest.mark.parametrize(
+    "wording", ["{{ question }} {{ answr.value }}", "{{ question", "{{ question.index('none') }}"]
+)
+def test_a_wording_that_an_item_cannot_fill_in_is_named_with_the_items_line(places, wording):
+    with pytest.raises(
+        ArtifactError, match=r"triviaqa/data\.jsonl: line 1: the wording .* can't be filled in"
+    ):
+        list(facts(places[0], [wording]))

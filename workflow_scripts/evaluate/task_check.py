@@ -1,0 +1,53 @@
+"""Whether a task can ask every document of a file: checked at the fetch, before any cell is evaluated.
+
+No result depends on this module: it is in no recipe of a benchmark (plan/recipes.py).
+"""
+
+import copy
+from pathlib import Path
+
+from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, said
+from workflow_scripts.evaluate.tasks import EvaluationTask, load_task, right_choices
+from workflow_scripts.files.artifacts import ArtifactError
+
+
+def check(data: Path, where: str, name: str, variant: dict) -> None:
+    """ArtifactError with the line of the first document that task `name` can't ask; `where` names the file.
+
+    variant: {task, num_fewshot} of the catalogue's entry, if it has one.
+    """
+    try:
+        task = load_task(name, data, None, 1, None, variant.get("task"), variant.get("num_fewshot"))
+        for item in task.items:
+            try:
+                _ask(task, item)
+            except FAULTS as error:
+                raise ArtifactError(
+                    f"task {name}: {data}: line {item.line.number}: {said(error, item.document)}"
+                ) from error
+    except ArtifactError as error:
+        raise ArtifactError(str(error).replace(str(data), where)) from error
+
+
+def _ask(task: EvaluationTask, item: Item) -> None:
+    """Unusable, or whatever the task raises, for a document without text, choices or right answer."""
+    harness = task.task
+    first, again = (_question(task, item) for _ in range(2))
+    if first != again:
+        raise Unusable("its task asks another question each time, from random numbers that no seed fixes")
+    if first[0] is None:
+        raise Unusable("it has no question")
+    if harness.OUTPUT_TYPE == "multiple_choice":
+        answers = right_choices(harness, item.document)[1]
+    else:
+        target = harness.doc_to_target(item.document)
+        answers = [each for each in (target if isinstance(target, list) else [target]) if str(each).strip()]
+    if not answers:
+        raise Unusable("its right answer is empty")
+
+
+def _question(task: EvaluationTask, item: Item) -> tuple:
+    """Text, choices and right answer, as the task makes them of a copy of the document."""
+    harness, document = task.task, copy.deepcopy(item.document)
+    choices = harness.doc_to_choice(document) if harness.OUTPUT_TYPE == "multiple_choice" else None
+    return harness.doc_to_text(document), choices, harness.doc_to_target(document)

@@ -1,0 +1,48 @@
+"""Why a file can't be written: a disk without space, without room for more files, read-only, or of somebody else."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+ENOUGH = 2**20  # bytes: a disk with less is full
+
+
+def cause(error: OSError, path: str | Path) -> str:
+    """An error's cause in words, with what is wrong with the disk of `path`."""
+    folder = _folder(path)
+    match error.errno:
+        case errno.ENOSPC:
+            return _full(folder) or f"no space left on the disk of {folder}"
+        case errno.EDQUOT:
+            return f"your quota on the disk of {folder} is used up: free some"
+        case errno.EROFS:
+            return f"the disk of {folder} is read-only: work in a folder where you may write"
+        case errno.EACCES | errno.EPERM:
+            owner = folder.stat().st_uid
+            return f"{error.strerror}: user {os.getuid()} may not write to {folder} (of user {owner})"
+        case _:
+            return error.strerror or str(error)
+
+
+def full_disks(*paths: str | Path) -> str:
+    """An addition to an error's cause for each file system of `paths` that has no room.
+
+    Libraries that write files report a full disk in many words, or as "write failed".
+    """
+    return "".join(f"; {said}" for folder in dict.fromkeys(map(_folder, paths)) if (said := _full(folder)))
+
+
+def _full(folder: Path) -> str:
+    """What a folder's disk has run out of; empty if it has room."""
+    found = os.statvfs(folder)
+    if shutil.disk_usage(folder).free < ENOUGH:
+        return f"no space left on the disk of {folder}: free some and run again"
+    if found.f_files and not found.f_favail:
+        return f"no room for more files (inodes) on the disk of {folder}: delete some and run again"
+    return ""
+
+
+def _folder(path: str | Path) -> Path:
+    """The nearest folder of a path that is there."""
+    return next(folder for folder in Path(path).absolute().parents if folder.is_dir())

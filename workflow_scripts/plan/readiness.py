@@ -1,0 +1,97 @@
+"""What a run asks for and can't have: paths of no result, sources and tasks that are not there.
+
+All of it is told before the first job, and in a dry run.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from workflow_scripts.files.artifacts import PACKAGE, recorded_recipe
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, RESULTS, check_path
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.reruns import Reruns
+
+OPTIONS_OF_FILES = ("--report", "--configfile", "--configfiles", "--snakefile", "--directory", "--profile")
+
+
+def targets(arguments: Iterable[str]) -> list[str]:
+    """The results among the words of a command line; a file that an option names is none."""
+    words = list(arguments)
+    return [
+        word
+        for before, word in zip(["", *words], words)
+        if before not in OPTIONS_OF_FILES and word.removeprefix("./").startswith(("results/", "resources/"))
+    ]
+
+
+def check_target(reruns: Reruns, path: str) -> None:
+    """ValueError, one line, for a path of a result that can't be."""
+    check_path(path, reruns.plan.config.names())
+    for artefact in RESULTS.values():
+        if names := artefact.parse(path):
+            reruns.arguments(artefact, names)
+
+
+def problems(plan: Plan, paths: list[str]) -> list[str]:
+    """Sources and tasks that are not there, of the grids to which the paths belong; of the chosen grid without a path.
+
+    A rebuild fetches nothing. A single result may need less than its grid: its jobs are checked as they start.
+    """
+    if plan.config.rebuilt:
+        return []
+    whole = [path for path in paths if not any(artefact.parse(path) for artefact in RESULTS.values())]
+    grids = {parts[1] for path in whole if (parts := path.removeprefix("./").split("/"))[0] == "results"}
+    chosen = sorted(grids & plan.config.grids.keys()) if paths else [plan.config.grid]
+    return list(
+        dict.fromkeys(said for grid in chosen for said in (*_sources(plan, grid), *_tasks(plan, grid)))
+    )
+
+
+def _sources(plan: Plan, grid: str) -> Iterator[str]:
+    """Local files that the grid's fetches would read and that are not there."""
+    config = plan.config
+    entries = [
+        *config.models.values(),
+        *config.corpora.values(),
+        *config.benchmarks[plan.grid(grid).benchmarks].values(),
+    ]
+    if not any(entry.source == "local" for entry in entries):
+        return  # the recipes below take a large grid seconds
+    for path, recipe in plan.artefacts(grid).items():
+        for catalogue, artefact in (("models", MODEL), ("corpora", CORPUS), ("benchmarks", BENCHMARK)):
+            if (
+                (names := artefact.parse(path))
+                and path.startswith("resources/")
+                and recorded_recipe(path) != recipe
+            ):
+                source = plan.source(catalogue, *names.values())
+                where = Path(getattr(source, "path", "")).expanduser()
+                if source.source == "local" and not where.exists():
+                    yield f"{'.'.join([catalogue, *names.values()])}.path: {where}: no such file or folder"
+
+
+def _tasks(plan: Plan, grid: str) -> Iterator[str]:
+    """Tasks that neither this package defines nor the harness."""
+    wanted = {plan.config.tasks[task].task or task: task for task in plan.tasks(grid)}
+    own = {file.stem for file in (PACKAGE / "evaluate/tasks").glob("*.yaml")}
+    if unknown := wanted.keys() - own:
+        known = _in_the_harness(unknown)
+        for name in sorted(unknown - known):
+            yield f"tasks.{wanted[name]}: {name!r} is no task of workflow_scripts/evaluate/tasks or of the harness"
+
+
+def _in_the_harness(names: Iterable[str]) -> set[str]:
+    """Those of the names that a definition of the harness bears; nothing of it is imported, which takes seconds."""
+    harness = importlib.util.find_spec("lm_eval")
+    words = b"|".join(re.escape(name).encode() for name in names)
+    line = re.compile(rb"""^["']?task["']?: *["']?(%s)["']? *$""" % words, re.MULTILINE)
+    folders = harness.submodule_search_locations if harness else None
+    found = {
+        match.decode()
+        for folder in folders or ()
+        for file in Path(folder, "tasks").rglob("*.yaml")
+        for match in line.findall(file.read_bytes())
+    }
+    return found if folders else set(names)

@@ -1,0 +1,82 @@
+"""Methods of PEFT by name (DoRA, IA3, ...): made from PEFT's own configuration classes, run as modules in the model."""
+
+import importlib
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+import torch
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from transformers import PreTrainedModel
+
+from workflow_scripts.compress.decoder import decoder_layers, layer_linears
+from workflow_scripts.plan.schema.peft_types import PEFT_TYPES
+
+PEFTS_OWN_TARGETS = ("IA3", "LN_TUNING")  # whose targets are no choice among linears, but part of the method
+
+
+def peft_config(method: dict, model: PreTrainedModel) -> PeftConfig:
+    """PEFT's configuration of method.peft_type with method.options, by default on all linears of the decoder layers.
+
+    ValueError for an option of another type than its class says, and for a target that no decoder layer has.
+    """
+    folder, name, fixed = PEFT_TYPES[method["peft_type"]]
+    config = getattr(importlib.import_module(f"peft.tuners.{folder}.config"), name)
+    hints, options = get_type_hints(config), method["options"]
+    for option, value in options.items():
+        _require_type(option, value, hints[option], name)
+    parts = [part for layer in decoder_layers(model) for part, _ in layer.named_modules()]
+    for target in _listed(options.get("target_modules")):
+        if not any(f".{part}".endswith(f".{target}") for part in parts):
+            raise ValueError(f"options.target_modules: no decoder layer of this model has a {target}")
+    if "target_modules" not in options and method["peft_type"] not in PEFTS_OWN_TARGETS:
+        linears = {linear for layer in decoder_layers(model) for linear in layer_linears(layer)}
+        options = options | {"target_modules": sorted(linears)}
+    return config(task_type="CAUSAL_LM", **fixed, **options)
+
+
+def _require_type(option: str, value: Any, hint: Any, name: str) -> None:
+    try:
+        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        said = error.errors(include_url=False)[0]["msg"]
+        raise ValueError(f"options.{option}: {value!r} is not what PEFT's {name} takes: {said}") from None
+
+
+def _listed(targets: Any) -> list[str]:
+    return list(targets) if isinstance(targets, list | tuple | set) else []  # a string is a pattern of PEFT's
+
+
+def require_sound(adapted: PeftModel, before: dict[str, float]) -> None:
+    """ValueError for an adapter outside the decoder layers, or one that changed the weights that it stands on.
+
+    before: `sums` of the model before it was adapted. Embedding and head may be one tensor: an adapter on one would
+    change both when it is merged. A changed base would not come back when the adapter is loaded.
+    """
+    model = cast(PreTrainedModel, adapted.get_base_model())  # PEFT calls any base a Module
+    inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer) and id(module) not in inside:
+            raise ValueError(
+                f"options: {name} would be adapted, which lies outside the decoder layers; name other targets"
+            )
+    after = sums(model)
+    if changed := [name for name, total in before.items() if after.get(name) != total]:
+        raise ValueError(
+            f"options: this start changes the frozen model ({changed[0]}), which no saved adapter keeps"
+        )
+
+
+@torch.no_grad()
+def sums(model: PreTrainedModel) -> dict[str, float]:
+    """The sum of every weight, by its name without the parts that PEFT puts in."""
+    return {
+        name.replace(".base_layer", ""): parameter.sum(dtype=torch.float64).item()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def load(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with a saved adapter as modules beside its weights, in evaluation mode."""
+    return PeftModel.from_pretrained(model, str(folder)).eval()

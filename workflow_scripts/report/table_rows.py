@@ -1,0 +1,54 @@
+"""What a table is made of: entries, rows, panels."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Entry:
+    """One number of a table, percent; None if it is missing."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    printed: float | None = None
+    note: str = ""
+
+
+@dataclass
+class Row:
+    """One method on one compressed model; `problem` says why its numbers are missing or incomplete."""
+
+    model: str
+    corpus: str
+    type: str
+    method: str
+    param: str
+    entries: dict[str, Entry]
+    gain: Entry = field(default_factory=Entry)
+    p_holm: float | None = None
+    detectable: float | None = None
+    problem: str = ""
+    note: str = ""
+    adapted: str = ""  # of a LoRA: its linears, their layers, its parameters
+
+
+@dataclass
+class Panel:
+    """One compressor's rows. `printed`: the paper has this very panel."""
+
+    compressor: str
+    title: str
+    rows: list[Row]
+    printed: bool = False
+
+
+@dataclass
+class Table:
+    number: int
+    grid: str
+    title: str
+    columns: list[str]
+    panels: list[Panel]
+    notes: list[str]
+    missing: list[str]
+    command: str  # that makes it again

@@ -1,0 +1,96 @@
+"""What a model's folder may hold, looked at before any of it is copied or loaded: it may come from anybody."""
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+
+from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+
+AT_SOURCE = "it must be mended at its source"
+COUNT = re.compile(
+    r"(^n_layer|layers?|blocks?|experts?)$"
+)  # keys of config.json: modules that a model is built of
+ADAPTER = "adapter_config.json"
+
+
+def read_config(where: str, folder: Path) -> dict:
+    """A model's config.json; ArtifactError if it is none. `where` names the folder."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ArtifactError(f"{where}: config.json is missing: this is no transformers model")
+    config = read_json(file, advice=AT_SOURCE)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        what = (
+            "holds no `model_type`"
+            if isinstance(config, dict)
+            else f"is a {type(config).__name__}, no object"
+        )
+        raise ArtifactError(f"{where}: config.json {what}: this is no transformers model; {AT_SOURCE}")
+    return config
+
+
+def require_plain(where: str, source: Path, patterns: Iterable[str]) -> None:
+    """ArtifactError for what can't be copied as a model's file: a pipe, a folder, a link to somewhere else.
+
+    A link may lead to weights anywhere (they are only linked, never copied), and to the blobs of a hub cache.
+    """
+    inside = [source.resolve()]
+    if source.resolve().parent.name == "snapshots":
+        inside.append(source.resolve().parents[1] / "blobs")
+    for path in sorted(source.iterdir()):
+        if not any(fnmatch(path.name, pattern) for pattern in patterns):
+            continue
+        if not path.is_file():
+            kind = "a link to nothing" if path.is_symlink() and not path.exists() else "no regular file"
+            raise ArtifactError(f"{where}: {path.name} is {kind}; {AT_SOURCE}")
+        target = path.resolve()
+        if path.suffix not in (".safetensors", ".gguf") and not any(
+            target.is_relative_to(folder) for folder in inside
+        ):
+            raise ArtifactError(
+                f"{where}: {path.name} is a link to {target}, outside of the folder; put the file itself there"
+            )
+
+
+def require_no_adapter(where: str, source: Path) -> None:
+    """ArtifactError for a PEFT adapter beside the weights: it would not be used."""
+    if (source / ADAPTER).exists():
+        raise ArtifactError(
+            f"{where}: {ADAPTER} lies beside the weights, and that adapter would not be used; merge it into them "
+            "(peft: `merge_and_unload`) and save the result, or remove the adapter's files"
+        )
+
+
+def require_weights(where: str, folder: Path) -> None:
+    """ArtifactError for weights that transformers would not find, or whose index can't be read."""
+    index, present = (
+        folder / "model.safetensors.index.json",
+        sorted(p.name for p in folder.glob("*.safetensors")),
+    )
+    if index.exists():
+        found = read_json(index, advice=AT_SOURCE)
+        shards = found.get("weight_map") if isinstance(found, dict) else None
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise ArtifactError(f"{where}: {index.name}: `weight_map` maps no names to files; {AT_SOURCE}")
+        if odd := [shard for shard in shards.values() if Path(shard).name != shard]:
+            raise ArtifactError(f"{where}: {index.name}: {odd[0]!r} is no file of the folder; {AT_SOURCE}")
+    elif present and "model.safetensors" not in present:
+        raise ArtifactError(
+            f"{where}: its weights are {', '.join(present[:3])}, without model.safetensors.index.json to name them; "
+            "rename a single file to model.safetensors, or save the model again (transformers: `save_pretrained`)"
+        )
+
+
+def require_possible(where: str, folder: Path, config: dict) -> None:
+    """ArtifactError if config.json asks for more modules than the weights can fill: to build them takes for ever."""
+    tensors = [
+        entry for file in folder.glob("*.safetensors") for entry in safetensors_header(file)[0].values()
+    ]
+    most = max([len(tensors), *(max(entry["shape"], default=1) for entry in tensors)], default=0)
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    for key, value in ((key, value) for part in parts for key, value in part.items() if COUNT.search(key)):
+        if isinstance(value, int | float) and value > most:
+            raise ArtifactError(
+                f"{where}: config.json: `{key}` is {value:,}, but the weights hold {len(tensors)} tensors; {AT_SOURCE}"
+            )
