@@ -84,6 +84,26 @@ def in_float32(file: Path, folder: Path) -> Path:
     return path
 
 
+def by_gptqmodel(task: dict) -> torch.nn.Module:
+    """The checkpoint in float32: GPTQModel's kernels know half precision alone, so its own dequantised weights."""
+    from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+    from transformers import AutoModelForCausalLM
+
+    backend = BACKEND.GPTQ_TORCH if task["maker"] == "gptqmodel-gptq" else BACKEND.AWQ_TORCH
+    quantised = GPTQModel.load(task["folder"], device="cpu", backend=backend).model
+    model = AutoModelForCausalLM.from_pretrained(task["dense"], dtype=torch.float32)
+    held = {
+        name: t for file in Path(task["folder"]).glob("*.safetensors") for name, t in load_file(file).items()
+    }
+    model.load_state_dict({name: held[name] for name in model.state_dict() if name in held}, strict=False)
+    for name, module in quantised.named_modules():
+        if isinstance(module, BaseQuantLinear):
+            module.scales = module.scales.float()
+            model.get_submodule(name).weight.data.copy_(module.dequantize_weight().T)
+    return model
+
+
 def load(task: dict) -> tuple[object, list[str]]:
     """The checkpoint as a function from token ids (length,) to logits (length, vocabulary), and its libraries."""
     if task["maker"] == "gguf":
@@ -105,14 +125,7 @@ def load(task: dict) -> tuple[object, list[str]]:
 
         return by_llama, ["llama-cpp-python"]
     if task["maker"].startswith("gptqmodel"):
-        from gptqmodel import BACKEND, GPTQModel
-        from gptqmodel.nn_modules.qlinear import BaseQuantLinear
-
-        backend = BACKEND.GPTQ_TORCH if task["maker"] == "gptqmodel-gptq" else BACKEND.AWQ_TORCH
-        model = GPTQModel.load(task["folder"], device="cpu", backend=backend, dtype=torch.float32).model
-        for module in model.modules():
-            if isinstance(module, BaseQuantLinear):  # else its levels are rounded to float16
-                module.scales = module.scales.float()
+        model = by_gptqmodel(task)
         libraries = ["gptqmodel"]
     else:
         from transformers import AutoModelForCausalLM
@@ -123,7 +136,8 @@ def load(task: dict) -> tuple[object, list[str]]:
         )
     if hasattr(model, "ct_decompress_hook"):  # as its first forward pass would do
         model.hf_quantizer.compressor.decompress_model(model)
-        model.float()  # NVFP4 is bfloat16 then
+        for parameter in model.parameters():
+            parameter.data = parameter.data.float()  # NVFP4's are bfloat16 then
     if not task["runtime"]:
         for module in model.modules():
             if hasattr(module, "quantization_scheme"):
