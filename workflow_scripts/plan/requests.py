@@ -117,7 +117,8 @@ class Requests:
     def _teaching(self, model: str, compressor: str) -> Need:
         place = ("models", model) if model else ("compressors", compressor)
         cost = forecast.teaching_cost(self.plan, *place, self.hardware)
-        return Need(cost.seconds, _host_mb(cost.memory), cost.memory)
+        host = 4 * cost.disk  # the weights, and a checkpoint of three times their size
+        return self._with_host(cost, host)
 
     def _on_model(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
         cell = Cell(grid, model, compressor, corpus, method, 0)
@@ -146,9 +147,12 @@ class Requests:
                 host = 2.5 * evaluated * parameters
             case _:
                 raise KeyError(f"rule {rule} computes on no model")
-        return Need(
-            cost.seconds, _host_mb(host if self.hardware["gpu"] else max(host, cost.memory)), cost.memory
-        )
+        return self._with_host(cost, host)
+
+    def _with_host(self, cost: forecast.Cost, host: float) -> Need:
+        """`host`: bytes of host memory if a GPU holds the rest."""
+        on_host = host if self.hardware["gpu"] else max(host, cost.memory)
+        return Need(cost.seconds, _host_mb(on_host), cost.memory)
 
     def mem_mb(self, rule: str, wildcards: Wildcards, attempt: int) -> int:
         """Host memory by attempt, of later ones within the site's limit: a job that waits for ever helps nobody."""
