@@ -4,7 +4,7 @@ rule teach_model:
         rerun_if_outdated(layout.MODEL),
         base=input_by_recipe(layout.MODEL, RERUNS.base),
     output:
-        manifest=layout.TAUGHT_MODEL.pattern,
+        manifest=layout.MODEL.pattern,
     log:
         layout.TAUGHT_MODEL.log,
     wildcard_constraints:
@@ -28,7 +28,7 @@ rule teach_checkpoint:
         rerun_if_outdated(layout.CHECKPOINT),
         base=input_by_recipe(layout.CHECKPOINT, RERUNS.base),
     output:
-        manifest=layout.TAUGHT_CHECKPOINT.pattern,
+        manifest=layout.CHECKPOINT.pattern,
     log:
         layout.TAUGHT_CHECKPOINT.log,
     wildcard_constraints:
