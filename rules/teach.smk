@@ -2,7 +2,7 @@
 rule teach_model:
     input:
         rerun_if_outdated(layout.MODEL),
-        base=input_by_recipe(layout.MODEL, RERUNS.base),
+        base=input_by_recipe(layout.MODEL, RERUNS.base_of_model),
     output:
         manifest=layout.MODEL.pattern,
     log:
@@ -26,7 +26,7 @@ rule teach_model:
 rule teach_checkpoint:
     input:
         rerun_if_outdated(layout.CHECKPOINT),
-        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base),
+        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base_of_checkpoint),
     output:
         manifest=layout.CHECKPOINT.pattern,
     log:
