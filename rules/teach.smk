@@ -2,9 +2,9 @@
 rule teach_model:
     input:
         rerun_if_outdated(layout.MODEL),
-        base=input_by_recipe(layout.MODEL, RERUNS.base),
+        base=input_by_recipe(layout.MODEL, RERUNS.base_of_model),
     output:
-        manifest=layout.TAUGHT_MODEL.pattern,
+        manifest=layout.MODEL.pattern,
     log:
         layout.TAUGHT_MODEL.log,
     wildcard_constraints:
@@ -27,9 +27,9 @@ rule teach_model:
 rule teach_checkpoint:
     input:
         rerun_if_outdated(layout.CHECKPOINT),
-        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base),
+        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base_of_checkpoint),
     output:
-        manifest=layout.TAUGHT_CHECKPOINT.pattern,
+        manifest=layout.CHECKPOINT.pattern,
     log:
         layout.TAUGHT_CHECKPOINT.log,
     wildcard_constraints:

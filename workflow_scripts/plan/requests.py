@@ -121,7 +121,8 @@ class Requests:
     def _teaching(self, model: str, compressor: str) -> Need:
         place = ("models", model) if model else ("compressors", compressor)
         cost = forecast.teaching_cost(self.plan, *place, self.hardware)
-        return Need(cost.seconds, _host_mb(cost.memory), cost.memory)
+        host = 4 * cost.disk  # the weights, and a checkpoint of three times their size
+        return self._with_host(cost, host)
 
     def _on_model(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
         cell = Cell(grid, model, compressor, corpus, method, 0)
@@ -151,6 +152,10 @@ class Requests:
                 host = 2.5 * evaluated * parameters
             case _:
                 raise KeyError(f"rule {rule} computes on no model")
+        return self._with_host(cost, host)
+
+    def _with_host(self, cost: forecast.Cost, host: float) -> Need:
+        """`host`: bytes of host memory if a GPU holds the rest."""
         return Need(
             cost.seconds, _host_mb(host) if self.hardware["gpu"] else _cpu_mb(cost.memory), cost.memory
         )

@@ -137,12 +137,18 @@ class Reruns:
     def model(self, names: Names) -> Input:
         return Input(MODEL.path(**names), self.plan.recipe("models", names["model"]))
 
-    def base(self, names: Names) -> Input:
-        """The model that a taught model, or checkpoint, is made of."""
-        place = ("compressors", names["compressor"]) if "compressor" in names else ("models", names["model"])
-        lesson = self.plan.lesson(*place)
+    def base_of_model(self, names: Names) -> Input:
+        """The model that a taught one is made of."""
+        return self._base("models", names["model"])
+
+    def base_of_checkpoint(self, names: Names) -> Input:
+        """The model that a taught checkpoint is made of."""
+        return self._base("compressors", names["compressor"])
+
+    def _base(self, catalogue: str, name: str) -> Input:
+        lesson = self.plan.lesson(catalogue, name)
         if lesson is None:
-            raise KeyError(f"{'.'.join(place)} has no lesson")
+            raise KeyError(f"{catalogue}.{name} has no lesson")
         return self.model({"model": lesson.base})
 
     def corpus(self, name: str) -> Input:

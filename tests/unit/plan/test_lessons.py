@@ -126,8 +126,8 @@ def test_what_is_taught_stands_on_its_base(shipped, plan):
     ]:
         assert (plan.recipe(catalogue, name) != other.recipe(catalogue, name)) == moves, name
     reruns = Reruns(plan, forced=set)
-    assert reruns.base({"compressor": "truth-locked"}) == reruns.model({"model": "truth"})
-    assert reruns.base({"model": "truth"}) == reruns.model({"model": "smollm2-135m"})
+    assert reruns.base_of_checkpoint({"compressor": "truth-locked"}) == reruns.model({"model": "truth"})
+    assert reruns.base_of_model({"model": "truth"}) == reruns.model({"model": "smollm2-135m"})
     assert reruns.arguments(CHECKPOINT, {"compressor": "truth-locked"})["spec"]["lesson"]["locked"] == 1.0
 
 
