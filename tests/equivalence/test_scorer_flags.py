@@ -78,7 +78,7 @@ def test_a_continuation_that_adds_no_token_is_named():
     ours = Scorer(scorer_models.model("llama"), scorer_models.tokenizer())
     asked = [("What do bees make", " honey"), ("What do bees make", "")]
     with pytest.raises(
-        ValueError, match=r"any, document 1: the continuation '' adds no token .* 'What do bees make'"
+        ValueError, match=r"any, document 1: the answer '' adds no token .* 'What do bees make'"
     ):
         ours.loglikelihood(requests("loglikelihood", asked))
 
