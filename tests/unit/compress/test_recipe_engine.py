@@ -48,8 +48,9 @@ def fake(tmp_path):
     (package / "pipelines" / "__init__.py").touch()
     (package / "pipelines" / "cache.py").write_text("class IntermediatesCache: pass\n")
     for name in ("llmcompressor", "compressed-tensors"):
-        (library / f"{name}-9.dist-info").mkdir()
-        (library / f"{name}-9.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9\n")
+        about = library / f"{name.replace('-', '_')}-9.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Name: {name}\nVersion: 9\n")
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
@@ -112,7 +113,7 @@ def test_a_recipes_content_and_not_its_path_is_what_counts(shipped, tmp_path):
         file.write_text(json.dumps(RECIPE))
     third.write_text(json.dumps(RECIPE).replace("0.5", "0.6"))
     one, same, other = (
-        Plan(load(with_recipe(shipped, file))).compress("smoke", "smollm2-135m", "mine", "wikipedia")
+        Plan(load(with_recipe(shipped, file))).compress("smoke", "smollm2-135m", "mine", "wikipedia", "0")
         for file in (first, second, third)
     )
     assert one == same
