@@ -27,8 +27,9 @@ import json, pathlib, torch
 from transformers import AutoTokenizer
 
 def oneshot(model, tokenizer, dataset, recipe, output_dir):
+    draw = torch.rand(1).item()
     rows = [{key: value.tolist() for key, value in row.items()} for row in dataset]
-    asked = {"rows": rows, "recipe": pathlib.Path(recipe).read_text(), "draw": torch.rand(1).item()}
+    asked = {"rows": rows, "recipe": pathlib.Path(recipe).read_text(), "draw": draw}
     pathlib.Path(__file__).with_name("asked.json").write_text(json.dumps(asked))
     for name, weight in model.named_parameters():
         if ".layers." in name:
