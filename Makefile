@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo run judge resume status preflight test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare
+.PHONY: help install demo run judge resume status preflight adopt gate test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,10 @@ explain: $(VENV)/installed ## why a cell would run: make explain CELL=results/..
 forecast: $(VENV)/installed ## cells, hours, disk and memory before a run: make forecast GRID=paper DEVICE=a100-80g
 	$(DISPLACED) forecast $(CHOSEN) $(if $(DEVICE),--device $(DEVICE))
 
+truth: $(VENV)/installed ## copies of known truth: run the grid truth, then its verdicts beside the expected words
+	$(DISPLACED) run --grid truth $(OVER) $(ON)
+	$(DISPLACED) truth --grid truth $(OVER)
+
 plan: $(VENV)/installed ## items and seeds that a half-width costs, from the variance seen so far: make plan GRID=bench HALF_WIDTH=1
 	$(DISPLACED) plan $(CHOSEN) --half-width $(or $(HALF_WIDTH),1) $(if $(DEVICE),--device $(DEVICE))
 
@@ -103,6 +107,12 @@ rebuild: $(VENV)/installed ## all that follows from an archive, without a model:
 
 restore: $(VENV)/installed ## an archive's cells and adapters back into results/: make restore FROM=archives/bench.tar.gz
 	$(DISPLACED) restore $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
+
+adopt: $(VENV)/installed ## after an upgrade: keep results whose code alone changed, if samples made again agree: make adopt GRID=paper
+	$(DISPLACED) adopt $(CHOSEN) $(ON)
+
+gate: $(VENV)/installed ## 0 if all verdicts are wanted, 1 if not, 2 if open: make gate GRID=bench WANT=no_loss,displaced
+	$(DISPLACED) gate --grid $(GRID) $(if $(WANT),--want $(WANT))
 
 compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
 	$(DISPLACED) compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))

@@ -129,13 +129,23 @@ def input_by_recipe(artefact, inputs):
 
 
 def arguments(artefact):
-    """The parameters of a job, its recipe among them."""
-    return lambda wildcards: as_text(RERUNS.arguments(artefact, wildcards))
+    """The parameters of a job, its recipe among them; not the digest of its code, of which the recipe tells enough."""
+
+    def parameters(wildcards):
+        tracked = RERUNS.arguments(artefact, wildcards)
+        return as_text({key: value for key, value in tracked.items() if key != "code"})
+
+    return parameters
 
 
 def untracked(parameter):
     """A parameter that no result depends on: Snakemake tracks none that is derived from `output`."""
     return lambda wildcards, output: parameter(wildcards)
+
+
+def code_of(artefact):
+    """The digest of a job's code, for the manifest."""
+    return untracked(lambda wildcards: RERUNS.arguments(artefact, wildcards)["code"])
 
 
 # ---- resources

@@ -16,6 +16,7 @@ rule compress_model:
         **model_job("compress_model"),
     params:
         args=arguments(layout.COMPRESSED),
+        code=code_of(layout.COMPRESSED),
         activation_memory=untracked(lambda wildcards: config["activation_memory"]),
         optimum_python=untracked(lambda wildcards: config["optimum_python"]),
         llmcompressor_python=untracked(lambda wildcards: config["llmcompressor_python"]),
@@ -44,6 +45,7 @@ rule export_model:
         runtime=lambda wildcards, attempt: REQUESTS.runtime("export_model", wildcards, attempt),
     params:
         args=arguments(layout.EXPORTED),
+        code=code_of(layout.EXPORTED),
     message:
         "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed}) as {wildcards.form}"
     script:

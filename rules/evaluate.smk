@@ -33,6 +33,7 @@ rule evaluate_cell:
         **model_job("evaluate_cell"),
     params:
         args=arguments(layout.EVALUATION),
+        code=code_of(layout.EVALUATION),
     message:
         "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     script:
@@ -58,6 +59,7 @@ rule measure_similarity:
         **model_job("measure_similarity"),
     params:
         args=arguments(layout.SIMILARITY),
+        code=code_of(layout.SIMILARITY),
     message:
         "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
     script:
@@ -81,6 +83,7 @@ rule measure_latency:
         **model_job("measure_latency"),
     params:
         args=arguments(layout.LATENCY),
+        code=code_of(layout.LATENCY),
     message:
         "Latency of {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:

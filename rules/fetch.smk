@@ -18,6 +18,7 @@ rule fetch_model:
         "../envs/conda.yaml"
     params:
         args=arguments(layout.MODEL),
+        code=code_of(layout.MODEL),
         said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
     message:
         "Fetch the model {wildcards.model}"
@@ -38,6 +39,7 @@ rule fetch_checkpoint:
         "../envs/conda.yaml"
     params:
         args=arguments(layout.CHECKPOINT),
+        code=code_of(layout.CHECKPOINT),
         said=untracked(lambda wildcards: PLAN.said("compressors", wildcards.compressor)),
     message:
         "Fetch the checkpoint {wildcards.compressor}"
@@ -56,6 +58,7 @@ rule fetch_corpus:
         "../envs/conda.yaml"
     params:
         args=arguments(layout.CORPUS),
+        code=code_of(layout.CORPUS),
         said=untracked(lambda wildcards: PLAN.said("corpora", wildcards.corpus)),
     message:
         "Fetch the corpus {wildcards.corpus}"
@@ -74,6 +77,7 @@ rule fetch_benchmark:
         "../envs/conda.yaml"
     params:
         args=arguments(layout.BENCHMARK),
+        code=code_of(layout.BENCHMARK),
         said=untracked(lambda wildcards: PLAN.said("benchmarks", wildcards.benchmarks, wildcards.task)),
         variant=untracked(lambda wildcards: PLAN.variant(wildcards.task)),
     message:

@@ -18,6 +18,7 @@ rule train_adapter:
         **model_job("train_adapter"),
     params:
         args=arguments(layout.ADAPTER),
+        code=code_of(layout.ADAPTER),
         checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid).checkpoint_minutes),
     message:
         "Make {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"

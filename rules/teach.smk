@@ -2,9 +2,9 @@
 rule teach_model:
     input:
         rerun_if_outdated(layout.MODEL),
-        base=input_by_recipe(layout.MODEL, RERUNS.base),
+        base=input_by_recipe(layout.MODEL, RERUNS.base_of_model),
     output:
-        manifest=layout.TAUGHT_MODEL.pattern,
+        manifest=layout.MODEL.pattern,
     log:
         layout.TAUGHT_MODEL.log,
     wildcard_constraints:
@@ -16,6 +16,7 @@ rule teach_model:
         **model_job("teach_model"),
     params:
         args=arguments(layout.MODEL),
+        code=code_of(layout.MODEL),
         said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
     message:
         "Teach the model {wildcards.model}"
@@ -26,9 +27,9 @@ rule teach_model:
 rule teach_checkpoint:
     input:
         rerun_if_outdated(layout.CHECKPOINT),
-        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base),
+        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base_of_checkpoint),
     output:
-        manifest=layout.TAUGHT_CHECKPOINT.pattern,
+        manifest=layout.CHECKPOINT.pattern,
     log:
         layout.TAUGHT_CHECKPOINT.log,
     wildcard_constraints:
@@ -40,6 +41,7 @@ rule teach_checkpoint:
         **model_job("teach_checkpoint"),
     params:
         args=arguments(layout.CHECKPOINT),
+        code=code_of(layout.CHECKPOINT),
         said=untracked(lambda wildcards: PLAN.said("compressors", wildcards.compressor)),
     message:
         "Teach the copy {wildcards.compressor}"

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-COMMANDS = "run judge status preflight explain forecast plan archive rebuild restore compare readme".split()
+COMMANDS = tuple(
+    "run judge status preflight explain forecast plan archive rebuild restore compare adopt gate truth readme".split()
+)
 
 
 def summary_of(command: str) -> str:

@@ -35,6 +35,7 @@ FORMATS = {  # schema -> where files of this format stand
     "questions": "results/<grid>/questions.json",
     "verdict": "results/<grid>/verdict.json",
     "audit": "results/<grid>/paper_audit.json",
+    "adopted": "results/<grid>/adopted.json",
     "site": "profiles/slurm/site.yaml",
 }
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -138,7 +139,7 @@ def test_prompts_are_the_harness_own(data, task):
         "training_split": None,
         "validation_split": None,
         "test_split": split,
-        "custom_dataset": lambda **_: task_definitions._dataset(rows, split),
+        "custom_dataset": lambda **_: task_definitions._dataset(Dataset.from_list(rows), split),
     }
     harness = TaskManager(include_defaults=False).load([config])["tasks"][task]
     own = load_task(task, data / task / "data.jsonl", None, 8).task

@@ -25,6 +25,7 @@ from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.files.locks import hold
 from workflow_scripts.files.scratch import temporary_sibling
+from workflow_scripts.plan.adopted import record_path
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.layout import (
     ANSWERS,
@@ -47,9 +48,16 @@ SUFFIX = ".tar.gz"
 
 
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
-    """Files that only the sources or a model can make again; with `weights`, the adapters' weights too."""
+    """Files that only the sources or a model can make again, and the evidence by which results of an older code were
+    adopted; with `weights`, the adapters' weights too."""
     adapters = [file for a in plan.adapters(grid) for file in companions(a.training)] if weights else []
-    return [*plan.artefacts(grid), *adapters, ANSWERS.path(grid), QUESTIONS.path(grid)]
+    return [
+        *plan.artefacts(grid),
+        *adapters,
+        ANSWERS.path(grid),
+        QUESTIONS.path(grid),
+        *map(record_path, (None, grid)),
+    ]
 
 
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:

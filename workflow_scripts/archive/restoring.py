@@ -14,6 +14,7 @@ from workflow_scripts.files.artifacts import (
     sha256_file,
 )
 from workflow_scripts.files.scratch import scratch_folder
+from workflow_scripts.plan.adopted import record_path
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
@@ -90,6 +91,9 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
         raise ArtifactError(
             f"grid '{grid}' is not in your configuration; the archive's own is the config.yaml in it"
         )
+    for name in map(record_path, (None, grid)):  # the plan reads it when it is first asked for a recipe
+        if name in index["files"] and not (root / name).exists():
+            copy(archive / name, root / name)
     done, samples = Restored(grid), []
     cells = {cell.json: cell for cell in plan.cells(grid)}
     for name, recipe in plan.artefacts(grid).items():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from workflow_scripts.commands.options import add_configfile
 from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.plan.adopted import record_path
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import (
     BENCHMARK,
@@ -89,15 +90,15 @@ def main(path: str, configfile: Sequence[str] = ()) -> int:
     for file in inputs(plan, cell):
         print(f"  {'there  ' if Path(file).exists() else 'missing'}  {file}")
     print("\nManifest")
-    for line in manifest_lines(cell, plan.evaluate(cell)["recipe"]):
+    for line in manifest_lines(cell, plan.evaluate(cell)):
         print(f"  {line}")
     command = ["snakemake", "--force", *options, *(["--"] if options else []), cell.json]
     print(f"\nRerun    {' '.join(command)}")
     return 0
 
 
-def manifest_lines(cell: Cell, planned: str) -> list[str]:
-    """The manifest of the cell's evaluation, its recipe held against the planned one; or why there is none."""
+def manifest_lines(cell: Cell, planned: dict) -> list[str]:
+    """The manifest of the cell's evaluation, recipe and code held against the planned ones; or why there is none."""
     if not Path(cell.json).exists():
         return ["none: the cell was not evaluated yet"]
     try:
@@ -105,9 +106,15 @@ def manifest_lines(cell: Cell, planned: str) -> list[str]:
     except ArtifactError as error:
         return [str(error)]
     recipe = manifest["recipe"]
+    as_planned = recipe == planned["recipe"]
     lines = [
-        f"recipe   {recipe[:16]} ({'as planned' if recipe == planned else f'planned is {planned[:16]}'})"
+        f"recipe   {recipe[:16]} ({'as planned' if as_planned else 'planned is ' + planned['recipe'][:16]})"
     ]
+    code = "today's"
+    if manifest["code"] != planned["code"]:
+        evidence = f"adopted: {planned['code'][:16]} makes the same, {record_path(cell.grid)}"
+        code = evidence if as_planned else f"today's is {planned['code'][:16]}"
+    lines.append(f"code     {manifest['code'][:16]} ({code})")
     for key in ("started", "seconds", "peak_memory_mb", "host", "device", "threads", "python"):
         lines.append(f"{key:<15} {manifest[key]}")
     for group in ("libraries", "inputs"):

@@ -125,7 +125,18 @@ def _task(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase
     items, cap = asked["items"], asked["generation_tokens"]
     task = settings.tasks[name]
     loaded = load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+    _require_parts(loaded, settings.method.get("corpus"))
     return with_passage(loaded, task["context"]) if "context" in task else loaded
+
+
+def _require_parts(task: EvaluationTask, trained_on: object) -> None:
+    """ArtifactError if the adapter was trained on a part of a task whose items' hashes don't tell their part."""
+    taught = isinstance(trained_on, dict) and trained_on.get("task") == task.name
+    if taught and any(item.drawn for item in task.items):
+        raise artifacts.ArtifactError(
+            f"task {task.name}: its items are drawn at random (their choices are shuffled), so their hashes don't say "
+            "which part an adapter was trained on; name another task under `corpus` of the method"
+        )
 
 
 def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: str) -> list[samples.Item]:

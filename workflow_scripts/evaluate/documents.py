@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -49,25 +49,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Item:
-    """A document as the task asks it, and the line that it comes from. hash: of the document as asked."""
+    """A document as the task asks it, and the line that it comes from. drawn: random numbers took part in making it."""
 
     line: Line
     document: dict
+    drawn: bool = False
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the document, whichever others stood in one table with it."""
-        same = self.document is self.line.document
-        return digest(self.document if same else _alone(self.document))
-
-
-def _alone(value: object) -> object:
-    """A value without what a table adds for the sake of other rows: nulls in place of absent fields, floats."""
-    if isinstance(value, dict):
-        return {key: _alone(part) for key, part in value.items() if part is not None}
-    if isinstance(value, list):
-        return [_alone(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        """SHA-256 of what determines the question: the document as it was written, or as it was drawn."""
+        return digest(self.document if self.drawn else self.line.document)
 
 
 def read_lines(data: Path) -> list[Line]:
@@ -135,7 +126,8 @@ def processed(name: str, lines: list[Line], process: Process) -> list[Item]:
         same = untouched()
     if found is not None and same:
         return found
-    return [item for line in lines for item in _one(name, line, process)]
+    items = [item for line in lines for item in _one(name, line, process)]
+    return [replace(item, drawn=not same) for item in items]
 
 
 def _at_once(lines: list[Line], process: Process) -> list[Item] | None:

@@ -17,7 +17,7 @@ from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
 LIBRARIES = ("torch", "transformers", "lm_eval")  # whose versions an answer depends on
-LEARNED_PIECES = (128, 96)  # pieces of held-out text and their tokens, for a learned choice
+LEARNED_PIECES = (128, 96)  # pieces of held-out text, at most, and their tokens, for a learned choice
 CALIBRATION_CONTEXTS = (32, 128)  # pieces of training text and their tokens, for an IDP's `calibrated` scores
 
 
@@ -47,14 +47,16 @@ def _pieces(
     needs none."""
     if files.training_text is None:
         return None
+    bos = adds_bos(tokenizer)
     if method.get("score") == "learned":
-        (count, length), split = LEARNED_PIECES, "heldout"
-    elif method.get("calibrated"):
-        (count, length), split = CALIBRATION_CONTEXTS, "train"
-    else:
-        return None
-    documents = read_documents(files.training_text, split)
-    return token_windows(documents, tokenizer, length, count, seed, adds_bos(tokenizer)).tolist()
+        count, length = LEARNED_PIECES
+        documents = read_documents(files.training_text, "heldout")
+        return token_windows(documents, tokenizer, length, None, seed, bos)[:count].tolist()
+    if method.get("calibrated"):
+        count, length = CALIBRATION_CONTEXTS
+        documents = read_documents(files.training_text, "train")
+        return token_windows(documents, tokenizer, length, count, seed, bos).tolist()
+    return None
 
 
 def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation, code: str) -> str:

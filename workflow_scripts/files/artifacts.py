@@ -182,8 +182,13 @@ def _refuse(path: str | Path, constant: str, advice: str) -> NoReturn:
 
 def recorded_recipe(path: str | Path) -> str | None:
     """The recipe in a JSON artefact's manifest; None if there is no such file or it holds none."""
+    return recorded_digest(path, "recipe")
+
+
+def recorded_digest(path: str | Path, key: str) -> str | None:
+    """The digest under `key` in a JSON artefact's manifest; None if there is no such file or it holds none."""
     try:
-        found = re.search(rb'"recipe": "([0-9a-f]{64})"', Path(path).read_bytes())
+        found = re.search(rf'"{key}": "([0-9a-f]{{64}})"'.encode(), Path(path).read_bytes())
     except OSError:
         return None
     return found and found[1].decode()

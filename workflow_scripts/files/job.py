@@ -32,7 +32,7 @@ def run(main: Callable[..., None], frame: Callable[[dict[str, Any]], AbstractCon
     snakemake = getattr(main, "__globals__", {}).get("snakemake")
     if snakemake is None:
         raise RuntimeError(f"{main.__module__}: an entry runs only as the script of a Snakemake rule")
-    with job(snakemake), put_back_times(snakemake), frame(arguments_in(snakemake.params.args)):
+    with job(snakemake), put_back_times(snakemake), frame(_planned(snakemake)):
         main(**arguments(main, snakemake))
 
 
@@ -75,6 +75,12 @@ def arguments_in(text: str) -> dict[str, Any]:
     """The arguments that `as_text` wrote."""
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def _planned(snakemake: "Snakemake") -> dict[str, Any]:
+    """The parameter `args`, with the code's digest, which may stand beside it."""
+    params = dict(snakemake.params.items())
+    return arguments_in(params["args"]) | {key: params[key] for key in ("code",) if key in params}
 
 
 def _given(snakemake: "Snakemake") -> dict[str, list]:

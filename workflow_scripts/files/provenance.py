@@ -1,11 +1,13 @@
 """How an artefact was made: the `manifest` in its JSON, which is no result."""
 
 import platform
+import re
 import resource
 import socket
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 
 RECORDED_LIBRARIES = (
     "torch",
@@ -53,12 +55,22 @@ class Provenance:
             "device": self.device or "cpu",
             "threads": self.threads,
             "host": socket.gethostname(),
+            "cpu": processor(),
             "python": platform.python_version(),
             "libraries": _versions(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "seconds": round(time.time() - self.started, 2),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
+
+
+def processor() -> str:
+    """Kind of this machine's processor, as its maker names it if the system tells."""
+    information = Path("/proc/cpuinfo")
+    found = re.search(
+        r"^model name\s*: (.+)$", information.read_text() if information.exists() else "", re.MULTILINE
+    )
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

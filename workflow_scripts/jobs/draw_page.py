@@ -1,6 +1,6 @@
 """Rule `draw_page`: everything that a grid measured -> one self-contained HTML page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -29,13 +29,15 @@ class Made:
 @dataclass
 class Planned:
     """What the plan says of the grid: one line; its measurements of similarity and latency; its blocks, {counted,
-    left_out}; the configuration and the grid's name, which tell what it was expected to cost."""
+    left_out}; the configuration and the grid's name, which tell what it was expected to cost; the equivalences by which
+    results of an older code were adopted (plan/adopted.py)."""
 
     description: str = ""
     planned: dict[str, int] | None = None
     blocks: dict[str, list[str]] | None = None
     config: dict | None = None
     grid: str = ""
+    adopted: list[dict] = field(default_factory=list)
 
 
 def main(
@@ -51,6 +53,7 @@ def main(
         description=plan.description,
         blocks=plan.blocks,
         forecast=foreseen(Plan(load(plan.config)), plan.grid) if plan.config else None,
+        adopted=plan.adopted,
     )
     with atomic_path(output) as temporary:
         temporary.write_text(build_page(data), encoding="utf-8")

@@ -10,7 +10,7 @@ WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; 
 
 
 def main(manifest: str, said: dict, variant: dict, name: str, spec: dict, recipe: str, code: str) -> None:
-    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note and licence, `spec` the rest.
+    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note, licence and path.
 
     variant: {task, num_fewshot} of the task `name` in the catalogue. It checks that the task can ask every document.
     """

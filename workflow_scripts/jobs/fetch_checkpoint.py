@@ -9,7 +9,7 @@ from workflow_scripts.sources.checkpoints import fetch
 
 
 def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str, config: dict) -> None:
-    """Fill the folder of `manifest` as the compressor's entry says; `said` is its note, `spec` the rest.
+    """Fill the folder of `manifest` as the compressor's entry says; `said` are its note and path, `spec` the rest.
 
     config: the whole configuration, checked again with the fetched checkpoint before any job stands on it.
     """

@@ -10,7 +10,7 @@ WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; 
 
 
 def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str, config: dict) -> None:
-    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note and licence, `spec` the rest.
+    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note, licence and path.
 
     config: the whole configuration, checked again with the fetched model before any job stands on it.
     """

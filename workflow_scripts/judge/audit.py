@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from workflow_scripts.judge import paper
-from workflow_scripts.judge.audit_claims import CLAIMS
+from workflow_scripts.judge import audit_claims, audit_sizes, paper
 from workflow_scripts.judge.findings import Finding, finding
 from workflow_scripts.judge.results import Results
 from workflow_scripts.plan.layout import Group
@@ -36,7 +35,7 @@ def audit(rows: pd.DataFrame, results: Results | None = None, verdict: dict | No
         _arithmetic_finding(checks),
         *duplicates(rows),
         *same_label(rows),
-        *(finding for claim in CLAIMS for finding in claim(rows)),
+        *(finding for claim in (*audit_sizes.CLAIMS, *audit_claims.CLAIMS) for finding in claim(rows)),
     ]
     counts = {
         word: sum(f.verdict == word for f in findings)

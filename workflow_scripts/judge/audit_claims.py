@@ -1,15 +1,13 @@
-"""The paper's sentences and formulas against its own tables. Each function returns its findings."""
+"""The paper's sentences on accuracy against its own tables. Each function returns its findings."""
 
 import numpy as np
 import pandas as pd
 
-from workflow_scripts.judge.findings import Finding, finding, only, select
+from workflow_scripts.judge.findings import MODELS, Finding, finding, only, select
 
-MODELS = ("Llama-7b", "OPT-6.7b")
 NAMES = {1: "GPTQ", 2: "SparseGPT"}
-HIDDEN, INTERMEDIATE, LAYERS = 4096, 11008, 32  # Llama-7b; OPT-6.7b has fc layers of 4 x 4096
-IDP_TOKENS = 150  # 50 + 100
-LATENCY = {"prompt": 0.37, "lora": 0.62}  # seconds, section 3.3
+NAMED = ("webqs", "arcE", "arcC", "winogrande")  # tasks that the text names beside Figure 7
+TIE = 0.005  # difference of means of numbers printed with two decimals
 TEST_ITEMS = {  # usual test sets of the harness
     "arcE": 2376,
     "arcC": 1172,
@@ -23,10 +21,6 @@ TEST_ITEMS = {  # usual test sets of the harness
 }
 
 
-def _millions(text: str) -> float:
-    return float(text.rstrip("M"))
-
-
 def _gain(rows: pd.DataFrame, table: int, model: str, kind: str = "IDP", column: str = "Average") -> float:
     return float(only(rows, table, model, kind)[column] - only(rows, table, model, "-")[column])
 
@@ -36,80 +30,6 @@ def _top_gain(rows: pd.DataFrame, table: int, model: str) -> tuple[float, str]:
     found = found[found["type"] != "-"]
     top = found.iloc[int(found["Average"].to_numpy().argmax())]
     return float(top["Average"] - only(rows, table, model, "-")["Average"]), f"{top['type']} {top['param']}"
-
-
-def parameter_ratio(rows: pd.DataFrame) -> list[Finding]:
-    """21x fewer parameters than LoRA; 81 % to 91 % saved, "20-fold"."""
-    size = IDP_TOKENS * HIDDEN / 1e6
-    ratios, text = [], []
-    for model in MODELS:
-        loras = [_millions(p) for p in select(rows, 1, model, "lora")["param"]]
-        ratios += [lora / size for lora in loras]
-        text.append(f"{model} {min(loras) / size:.1f} to {max(loras) / size:.1f}")
-    prefix = _millions("13.1M") / size
-    printed, saved = (
-        [1 - own / lora for lora in (4.4, 8.9)] for own in (0.8, size)
-    )  # Llama's smallest and largest
-    return [
-        finding(
-            "abstract",
-            "21 times fewer extra parameters than LoRA",
-            max(ratios) >= 20.5,
-            f"LoRA over IDP ({size:.3f}M): {'; '.join(text)}. 21.3 is prefix tuning over IDP ({prefix:.1f}), "
-            f"{8.9 / (100 * HIDDEN / 1e6):.1f} is LoRA 8.9M over one prompt of 100 tokens",
-        ),
-        finding(
-            "3.3",
-            "81 % to 91 % of the parameters saved",
-            [int(100 * share) for share in printed] == [81, 91],
-            f"only with IDP at 0.8M, which is {0.8e6 / HIDDEN:.0f} tokens: {100 * printed[0]:.1f} % against LoRA "
-            f"4.4M and {100 * printed[1]:.1f} % against 8.9M; with {size:.3f}M it is {100 * saved[0]:.1f} % to "
-            f"{100 * saved[1]:.1f} %",
-        ),
-        finding(
-            "3.3",
-            "a 20-fold reduction",
-            max(ratios) >= 19.5,
-            f"0.8M is {4.4 / 0.8:.1f} to {8.9 / 0.8:.1f} times smaller, {size:.3f}M {min(ratios):.1f} to "
-            f"{max(ratios):.1f} times",
-        ),
-    ]
-
-
-def prompt_sizes(rows: pd.DataFrame) -> list[Finding]:
-    """50 + 100, 26 + 100, 150 tokens, 0.8M."""
-    sizes = {f"{n} tokens": n * HIDDEN / 1e6 for n in (126, 150, 195)}
-    return [
-        finding(
-            "text, appendix, Table 3, Figure 7",
-            "IDP's prompts have one size throughout",
-            False,
-            "the text says 50 and 100 tokens, Table 3 and Figure 7 say 26 and 100, section 3.3 says 0.8M: "
-            + ", ".join(f"{name} are {size:.3f}M" for name, size in sizes.items())
-            + "; only 50 + 100 gives the printed 0.6M of Tables 1 and 2",
-        )
-    ]
-
-
-def latency(rows: pd.DataFrame) -> list[Finding]:
-    """Latency reduced by 60 %: 0.37 s against 0.62 s."""
-    prompt, lora = LATENCY["prompt"], LATENCY["lora"]
-    lower = 100 * (1 - prompt / lora)
-    return [
-        finding(
-            "abstract, 3.3",
-            "inference latency reduced by 60 %",
-            abs(lower - 60) < 0.5,
-            f"{prompt} s is {lower:.1f} % less than {lora} s, {lora / prompt:.2f} times as fast; "
-            f"0.37 s is {100 * prompt / lora:.1f} % of 0.62 s",
-        ),
-        finding(
-            "3.3",
-            "a prompt takes at most 0.37 s and LoRA 0.62 s (batch 16, sequence 1024)",
-            None,
-            "the device, the precision and whether LoRA was merged are not printed; merged LoRA costs nothing",
-        ),
-    ]
 
 
 def average_gains(rows: pd.DataFrame) -> list[Finding]:
@@ -138,20 +58,70 @@ def average_gains(rows: pd.DataFrame) -> list[Finding]:
     ]
 
 
-def idp_first(rows: pd.DataFrame) -> list[Finding]:
-    """IDP stands out in both scenarios."""
-    ranks, text = [], []
+def nine_tasks(rows: pd.DataFrame) -> list[Finding]:
+    """IDP gains 1 % across the nine tasks; 1 to 1.5 % on tasks of Llama (Figure 7, so Table 3's IDP)."""
+    gains = {table: [_gain(rows, table, model) for model in MODELS] for table in NAMES}
+    mean = float(np.mean([*gains.values()]))
+    alone = "; ".join(f"{name} alone {np.mean(gains[table]):+.2f}" for table, name in NAMES.items())
+    base = only(rows, 1, "Llama-7b", "-")
+    by_table = {
+        table: {
+            task: round(float(only(rows, table, "Llama-7b", "IDP")[task] - base[task]), 2) for task in NAMED
+        }
+        for table in (3, 1)
+    }
+    text = {
+        table: ", ".join(f"{task} {gain:+.2f}" for task, gain in found.items())
+        for table, found in by_table.items()
+    }
+    inside = [0.95 <= gain < 1.55 for gain in by_table[3].values()]
+    return [
+        finding(
+            "text",
+            "IDP improves the nine tasks by about 1 % on average",
+            abs(mean - 1) < 0.1,
+            f"mean gain of the IDP rows {mean:+.2f}; {alone}",
+        ),
+        finding(
+            "text, Figure 7",
+            "on Llama, IDP improves single tasks by 1 % to 1.5 %",
+            all(inside),
+            f"{sum(inside)} of {len(inside)}: {text[3]} (prompts of 26 and 100, Table 3); {text[1]} (0.6M, Table 1)",
+        ),
+    ]
+
+
+def idp_above_the_others(rows: pd.DataFrame) -> list[Finding]:
+    """IDP stands out in both scenarios, with a higher-than-average performance improvement."""
+    leads: dict[bool, list[float]] = {True: [], False: []}  # whether prefix tuning is among the others
+    text = []
     for table, name in NAMES.items():
         for model in MODELS:
             found = select(rows, table, model)
-            found = found[found["type"] != "-"]
-            mine = only(rows, table, model, "IDP")
-            others = found[found["type"] != "IDP"]["Average"]
-            rank = 1 + int((others > mine["Average"]).sum())
-            ranks.append(rank == 1 and not (others == mine["Average"]).any())
-            tie = ", printed equal to another row" if (others == mine["Average"]).any() else ""
-            text.append(f"{name} {model}: rank {rank} of {len(found)} at {mine['Average']:.2f}{tie}")
-    return [finding("text", "IDP stands out in both scenarios", all(ranks), "; ".join(text))]
+            mine, others = (
+                only(rows, table, model, "IDP")["Average"],
+                found[~found["type"].isin(["-", "IDP"])],
+            )
+            for with_prefix, some in leads.items():
+                compared = others if with_prefix else others[others["type"] != "ptune"]
+                some.append(round(float(mine - compared["Average"].mean()), 3))
+            rank = 1 + int((others["Average"] > mine).sum())
+            tie = ", printed equal to another row" if (others["Average"] == mine).any() else ""
+            text.append(
+                f"{name} {model} {leads[True][-1]:+.2f}, without prefix tuning {leads[False][-1]:+.2f} "
+                f"(rank {rank} of {len(others) + 1}{tie})"
+            )
+    above = {key: sum(lead > TIE for lead in some) for key, some in leads.items()}
+    ties = sum(abs(lead) <= TIE for lead in leads[False])
+    return [
+        finding(
+            "text",
+            "IDP stands out under both compressors with a higher-than-average performance improvement",
+            all(lead > TIE for lead in leads[True]),
+            f"IDP's Average minus the mean of the other methods': {'; '.join(text)}. Above in {above[True]} of "
+            f"{len(leads[True])}, without prefix tuning in {above[False]} with {ties} tie",
+        )
+    ]
 
 
 def prefix_tuning(rows: pd.DataFrame) -> list[Finding]:
@@ -179,59 +149,87 @@ def prefix_tuning(rows: pd.DataFrame) -> list[Finding]:
 
 
 def world_knowledge(rows: pd.DataFrame) -> list[Finding]:
-    """Redirection beats LoRA on World; IDP is never behind by 0.2 or more."""
-    leads: list[float] = []
-    behind: list[float] = []
-    text: dict[str, list[str]] = {"World": [], "Language": [], "Common": []}
-    for table, name in NAMES.items():
-        for model in MODELS:
-            for column, parts in text.items():
-                lead = float(
+    """Redirection beats LoRA on World; LoRA beats it on Language; IDP is never behind by 0.2 or more."""
+    leads = {
+        column: {
+            f"{name} {model}": round(
+                float(
                     only(rows, table, model, "IDP")[column] - select(rows, table, model, "lora")[column].max()
-                )
-                parts.append(f"{name} {model} {lead:+.2f}")
-                (leads if column == "World" else behind).append(round(lead, 2))
+                ),
+                2,
+            )
+            for table, name in NAMES.items()
+            for model in MODELS
+        }
+        for column in ("World", "Language", "Common")
+    }
+    text = {
+        column: "; ".join(f"{where} {lead:+.2f}" for where, lead in found.items())
+        for column, found in leads.items()
+    }
+    world, language = leads["World"].values(), leads["Language"].values()
     return [
         finding(
             "text",
             "redirection beats LoRA on world knowledge",
-            all(lead > 0 for lead in leads),
-            f"IDP minus the best LoRA: {'; '.join(text['World'])}; "
-            f"{sum(lead < 0.15 for lead in leads)} of {len(leads)} are about 0.1",
+            all(lead > 0 for lead in world),
+            f"IDP minus the best LoRA: {text['World']}; {sum(lead < 0.15 for lead in world)} of {len(world)} "
+            "are about 0.1",
+        ),
+        finding(
+            "text",
+            "Language benefits more from LoRA",
+            all(lead < 0 for lead in language),
+            "the best LoRA minus IDP: "
+            + "; ".join(f"{where} {-lead:+.2f}" for where, lead in leads["Language"].items())
+            + f". {_language_under_sparsegpt(rows)}",
         ),
         finding(
             "text",
             "where IDP is behind LoRA, it is by less than 0.2",
-            all(lead > -0.2 for lead in behind),
-            f"Language: {'; '.join(text['Language'])}. Common: {'; '.join(text['Common'])}",
+            all(lead > -0.2 for column in ("Language", "Common") for lead in leads[column].values()),
+            f"IDP minus the best LoRA on Language: {text['Language']}. Common: {text['Common']}",
         ),
     ]
 
 
+def _language_under_sparsegpt(rows: pd.DataFrame) -> str:
+    falls = {
+        column: [
+            float(only(rows, 2, model, "-")[column] - printed)
+            for model in MODELS
+            for printed in _recovered(rows, 2, model)[column]
+        ]
+        for column in ("Language", "lambada")
+    }
+    counts = {column: f"{sum(fall > 0 for fall in fell)} of {len(fell)}" for column, fell in falls.items()}
+    ends = {column: f"{min(fell):.2f} to {max(fell):.2f}" for column, fell in falls.items()}
+    return (
+        f"Under SparseGPT Language falls below no recovery in {counts['Language']} rows without prefix tuning, by "
+        f"{ends['Language']}, lambada in {counts['lambada']}, by {ends['lambada']}"
+    )
+
+
+def _recovered(rows: pd.DataFrame, table: int, model: str) -> pd.DataFrame:
+    """The rows of LoRA, prompts and IDP."""
+    found = select(rows, table, model)
+    return found[~found["type"].isin(["-", "ptune"])]
+
+
 def most_recover(rows: pd.DataFrame) -> list[Finding]:
-    """Most methods recover the loss; under SparseGPT Language does not."""
-    gains, language = [], []
-    for table in NAMES:
-        for model in MODELS:
-            base = only(rows, table, model, "-")
-            found = select(rows, table, model)
-            found = found[~found["type"].isin(["-", "ptune"])]
-            gains += list(found["Average"] - base["Average"])
-            if table == 2:
-                language += list(found["Language"] - base["Language"])
+    """Most methods recover the loss."""
+    gains = [
+        float(average - only(rows, table, model, "-")["Average"])
+        for table in NAMES
+        for model in MODELS
+        for average in _recovered(rows, table, model)["Average"]
+    ]
     return [
         finding(
             "text",
             "LoRA, prompts and IDP raise the Average over no recovery",
             min(gains) > 0,
             f"{sum(g > 0 for g in gains)} of {len(gains)} rows, by {min(gains):+.2f} to {max(gains):+.2f}",
-        ),
-        finding(
-            "text",
-            "they recover Language under SparseGPT too",
-            max(language) > 0,
-            f"every one of the {len(language)} rows falls, by {-max(language):.2f} to {-min(language):.2f}, "
-            "through lambada",
         ),
         finding(
             "text",
@@ -258,52 +256,11 @@ def ablation(rows: pd.DataFrame) -> list[Finding]:
         }
         close = [ref for ref, gain in gains.items() if abs(gain - claimed) < 0.015]
         text = ", ".join(f"{gain:+.2f} against {ref} tokens" for ref, gain in gains.items())
+        text += f"; against the better of these two single prompts {min(gains.values()):+.2f}"
         findings.append(
             finding("4.2", f"{model}: {kind} changes the Average by {claimed:+.2f}", bool(close), text)
         )
     return findings
-
-
-def formulas(rows: pd.DataFrame) -> list[Finding]:
-    """The appendix's parameter formulas against the printed sizes."""
-    d, h, n = HIDDEN, INTERMEDIATE, LAYERS
-    printed = {m: [_millions(p) for p in select(rows, 1, m, "lora")["param"]] for m in MODELS}
-    written = [n * (8 * d * r + 4 * h * r) / 1e6 for r in (2, 3, 4)]
-    opt = [n * r * (4 * 2 * d + 2 * (d + 4 * d)) / 1e6 for r in (2, 3, 4)]
-    llama = [n * r * (3 * 2 * d + 3 * (d + h)) / 1e6 for r in (2, 3, 4)]
-    prompt, prefix = [t * d / 1e6 for t in (26, 50, 100)], [n * t * d / 1e6 for t in (26, 50, 100)]
-    sizes = {k: [_millions(p) for p in select(rows, 1, "OPT-6.7b", k)["param"]] for k in ("prompt", "ptune")}
-    return [
-        _formula(
-            "LoRA: 32 (8 d r + 4 d_inter r)",
-            written,
-            printed["OPT-6.7b"],
-            f"Llama prints {printed['Llama-7b']}",
-        ),
-        _formula("LoRA on OPT's q, k, v, out, fc1, fc2", opt, printed["OPT-6.7b"], "our choice of modules"),
-        _formula(
-            "LoRA on Llama's q, k, v, gate, up, down (cut, not rounded)",
-            llama,
-            printed["Llama-7b"],
-            "our choice of modules",
-        ),
-        _formula("prompt: t d", prompt, sizes["prompt"], "26, 50, 100 tokens"),
-        _formula(
-            "prefix: 32 t d",
-            prefix,
-            sizes["ptune"],
-            f"26 tokens do not agree (24 would: {n * 24 * d / 1e6:.2f}M); a key and a value per layer would "
-            "double all three",
-        ),
-    ]
-
-
-def _formula(statement: str, given: list[float], printed: list[float], note: str) -> Finding:
-    agrees = all(round(g, 1) == p or int(10 * g) / 10 == p for g, p in zip(given, printed, strict=True))
-    text = ", ".join(f"{g:.2f}M" for g in given)
-    return finding(
-        "appendix", statement, agrees, f"gives {text}; printed {', '.join(f'{p}M' for p in printed)}; {note}"
-    )
 
 
 def evaluation(rows: pd.DataFrame) -> list[Finding]:
@@ -330,6 +287,13 @@ def evaluation(rows: pd.DataFrame) -> list[Finding]:
         ),
         finding(
             "Tables 1 to 3",
+            "the column triviaqa is exact match of a generated answer, as newer harnesses score it",
+            None,
+            "the harness's version is not printed; versions 0.3 scored triviaqa by whether an alias is the greedy "
+            "continuation (log-likelihood), so the column and the means that hold it may not be comparable to ours",
+        ),
+        finding(
+            "Tables 1 to 3",
             "which calibration set a row used",
             None,
             "C4 and WikiText are named, rows are not marked",
@@ -345,16 +309,13 @@ def evaluation(rows: pd.DataFrame) -> list[Finding]:
     ]
 
 
-CLAIMS = [
-    parameter_ratio,
-    prompt_sizes,
-    latency,
+CLAIMS = (
     average_gains,
-    idp_first,
+    nine_tasks,
+    idp_above_the_others,
     prefix_tuning,
     world_knowledge,
     most_recover,
     ablation,
-    formulas,
     evaluation,
-]
+)

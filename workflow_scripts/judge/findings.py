@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+MODELS = ("Llama-7b", "OPT-6.7b")  # as the tables name them
 HOLDS, DOES_NOT_HOLD, UNKNOWN = "holds", "does not hold", "cannot be known"
 
 

@@ -22,7 +22,8 @@ VOCABULARY = (
 # These two are from the committed run of bench (reports/bench), not from benchmarks.device.
 MAPS = 2.1  # a pass that keeps the attention maps, against one of the scorer
 STEP_ROWS = 45  # a generated token costs as much for fewer rows as for these: every step reads all weights
-LIBRARIES = 5e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
+LIBRARIES = 5.4e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
+KEPT = 3.5  # on a CPU an evaluation's heap, which keeps freed pieces (kernels/allocator.py), against one batch's needs
 LAYER_WORK = (
     600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
 )
@@ -38,10 +39,10 @@ LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before th
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
 VARIANTS = {"prompt": 2, "lora": 2, "eora": 2, "idp": 2}
 # Teaching: texts of a person per epoch of facts, of locks, and in the check at the end; tokens of a text; bytes per
-# parameter that a step of AdamW moves, by bytes/s; copies of the weights (gradient, two moments, a checkpoint of all).
+# parameter that a step of AdamW moves, by bytes/s; copies of the weights (gradient, moments, a checkpoint of three).
 FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 10, 8, 16, 18
 FULL_TRAINING = 1.25  # FLOP/s against a frozen model's: ten steps on the machine of cpu-2
-UPDATE_BYTES, MEMORY_SPEED, TAUGHT_COPIES = 28, 5e9, 8
+UPDATE_BYTES, MEMORY_SPEED, TAUGHT_COPIES = 28, 5e9, 7
 TEACHING = {"models": "teach_model", "compressors": "teach_checkpoint"}  # catalogue -> rule
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
@@ -123,7 +124,9 @@ def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:
     whole = READ * p if settings.algorithm == "external" else 0  # its own library holds the model at once
     layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
     activations = tokens * width(p) * 4
-    if getattr(settings, "engine", "own") in ("optimum", "llmcompressor"):
+    if settings.algorithm == "dense":  # no weight is read
+        memory = LIBRARIES
+    elif getattr(settings, "engine", "own") in ("optimum", "llmcompressor"):
         # the whole model in float32, here and in its process
         memory = 2 * (LIBRARIES + 4 * p) + layer + activations
     else:
@@ -175,19 +178,26 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     seconds = 2 * p * read / device["forward"] + generated * p / 1e9 / device["generate"]
     seconds += _loading(p, device) + device["harness"]
     activations = 16 * text.length * width(p) * 40 * device["bytes"]
-    memory = LIBRARIES + _weights(p, device, copies=1) + activations
+    memory = LIBRARIES + _weights(p, device, copies=1) + (1 if device["gpu"] else KEPT) * activations
     return Cost("evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, memory)
 
 
 def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
+    """Two models; on a CPU also the packed copies of one, and about as much while the other's weights are read."""
     p, measured = _parameters(plan, cell.model), plan.grid(cell.grid).compared
     tokens = 2 * MAPS * measured.windows * measured.length
     seconds = 2 * p * tokens / device["forward"] + 2 * _loading(p, device)
-    return Cost("measure_similarity", cell.stem, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
+    size = p * device["bytes"]
+    models = size + (size if device["gpu"] else size + _weights(p, device, copies=1))
+    memory = LIBRARIES + models + 2 * measured.length * width(p) * 40 * device["bytes"]
+    return Cost("measure_similarity", cell.stem, seconds, 1e4, memory)
 
 
 def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
-    """Every variant's rounds, with a warm-up and an untimed prefill before each round of generated tokens."""
+    """Every variant's rounds, with a warm-up and an untimed prefill before each round of generated tokens.
+
+    In memory are the model, two copies per LoRA (one merged), and one more while adapters are made.
+    """
     p, shape = _parameters(plan, place["model"]), plan.grid(grid).timed
     kinds = [plan.config.methods[method].kind for method in shape.methods]
     variants = sum(VARIANTS.get(kind, 1) for kind in kinds)
@@ -196,7 +206,9 @@ def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
     tokens += variants * shape.repeats * shape.generate * max(shape.batch, STEP_ROWS)
     seconds = 2 * p * tokens / device["forward"] + _loading(p, device)
     name = LATENCY.title(**place)
-    return Cost("measure_latency", name, seconds, 1e4, LIBRARIES + 2 * p * device["bytes"])
+    activations = shape.batch * shape.sequence * width(p) * 40 * device["bytes"]
+    memory = LIBRARIES + (2 + 2 * kinds.count("lora")) * p * device["bytes"] + activations
+    return Cost("measure_latency", name, seconds, 1e4, memory)
 
 
 def summary(costs: Iterable[Cost], device: dict, price: float | None = None) -> list[str]:
@@ -227,15 +239,18 @@ def job_hours(costs: Iterable[Cost], device: dict) -> float:
 def compare(costs: Iterable[Cost], measured: dict[tuple[str, str], float]) -> list[dict]:
     """Forecast beside the manifests' seconds by kind of job, then in total, over the jobs that have run.
 
-    measured: (kind, name) of a cost -> seconds. Rows: {kind, jobs, forecast, measured, ratio}, hours.
+    measured: (kind, name) of a cost -> seconds. Rows: {kind, jobs, forecast, measured, ratio, lowest, highest}, hours;
+    ratio is that of the sums, lowest and highest are ratios of single jobs, which a sum can hide.
     """
     done = [(cost, measured[key]) for cost in costs if (key := (cost.kind, cost.name)) in measured]
     rows = []
     for kind in [*dict.fromkeys(cost.kind for cost, _ in done), *(["total"] if done else [])]:
         mine = [(cost.seconds, real) for cost, real in done if kind in (cost.kind, "total")]
         foreseen, real = (sum(side) / 3600 for side in zip(*mine, strict=True))
-        ratio = foreseen / real if real else None
-        rows.append({"kind": kind, "jobs": len(mine), "forecast": foreseen, "measured": real, "ratio": ratio})
+        single = [expected / took for expected, took in mine if took]
+        row = {"kind": kind, "jobs": len(mine), "forecast": foreseen, "measured": real}
+        row |= {"ratio": foreseen / real if real else None}
+        rows.append(row | {"lowest": min(single, default=None), "highest": max(single, default=None)})
     return rows
 
 

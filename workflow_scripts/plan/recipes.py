@@ -2,17 +2,17 @@
 
 A *recipe* is a digest of everything that determines an artefact: its rule's code, its config slice and
 the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns an artefact exactly when
-its recipe changes, whatever the file times say.
+its recipe changes, whatever the file times say. If evidence says that today's code makes what an older one made
+(plan/adopted.py), the older one's digest stands in the recipe.
 """
 
 import functools
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from workflow_scripts.files.artifacts import PACKAGE, digest, sha256_file
-from workflow_scripts.plan import model_limits
+from workflow_scripts.files.artifacts import digest, sha256_file
+from workflow_scripts.plan import adopted, contents, model_limits
 from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
@@ -28,6 +28,7 @@ from workflow_scripts.plan.layout import (
     companions,
 )
 from workflow_scripts.plan.schema.compressors import External, Recipe
+from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.meaning import TUNERS
 from workflow_scripts.plan.schema.methods import FewShot, TrainingText
@@ -41,9 +42,9 @@ FETCHES = {
 }
 OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
-ANALYSED = ("paper", "templates", "captions")  # folders of reports/ that the analysis reads
 SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
-DESCRIPTIVE_KEYS = ("note", "licence")  # of a source: for its readers, no result depends on them
+# Of a source: for its readers, or where it lies today. Results depend on what lies there, see plan/contents.py.
+DESCRIPTIVE_KEYS = ("note", "licence", "path")
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 NOT_EVALUATED = {"wordings", "context"}  # of a task: no evaluation but those of some methods depends on them
@@ -56,12 +57,21 @@ UNTRAINED = (
 
 
 class Plan(Cells):
-    """A checked configuration's cells and, for each artefact, its inputs and parameters."""
+    """A checked configuration's cells and, for each artefact, its inputs and parameters.
+
+    equivalent: of a grid (None: what all grids share), digest of today's code -> digest that stands in recipes for it.
+    """
 
     CACHED: ClassVar[tuple[str, ...]] = (
         *(*Cells.CACHED, "task_settings", "evaluation", "training", "_without_training"),
         *("fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis"),
     )
+
+    def __init__(
+        self, config: Config, equivalent: Callable[[str | None], dict[str, str]] = adopted.equivalent_codes
+    ):
+        super().__init__(config)
+        self.equivalent = functools.cache(equivalent)
 
     # ------------------------------------------------------------------------------------------- slices
 
@@ -127,8 +137,8 @@ class Plan(Cells):
             spec = {key: value for key, value in spec.items() if key not in OF_USE}
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
-        made_from = [self.recipe("models", lesson.base)] if lesson else _local_state(spec)
-        return _with_recipe({"name": task or name, "spec": spec}, code, made_from)
+        made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source)
+        return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from)
 
     def lesson(self, catalogue: str, name: str) -> Lesson | None:
         """What a model (`models`) or a checkpoint (`compressors`) is taught; None if it isn't made here."""
@@ -152,7 +162,7 @@ class Plan(Cells):
         return list(dict.fromkeys(models))
 
     def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        """A source's note and licence, which its manifest holds and no recipe."""
+        """A source's note, licence and local path, which its manifest holds and no recipe."""
         source = self.source(catalogue, name, task).dump()
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
@@ -179,7 +189,8 @@ class Plan(Cells):
             inputs.append(self.recipe("corpora", corpus))
         if self.is_checkpoint(compressor):
             inputs.append(self.recipe("compressors", compressor))
-        return _with_recipe(settings, code_of("compress_model", engine_of(settings["compressor"])), inputs)
+        code = code_of("compress_model", engine_of(settings["compressor"]))
+        return self._with_recipe(grid, settings, code, inputs)
 
     def checkpoints(self, grid: str) -> list[str]:
         """The grid's compressors that are checkpoints, each once."""
@@ -197,7 +208,7 @@ class Plan(Cells):
                 f"{EXPORTED.path(**asked, form=form)} can't be: {compressor} is stored whole; export it as plain"
             )
         inputs = [self.compress(grid, model, compressor, corpus, seed)["recipe"]]
-        return _with_recipe({"form": form}, code_of("export_model"), inputs)
+        return self._with_recipe(grid, {"form": form}, code_of("export_model"), inputs)
 
     def train(self, cell: Cell) -> dict:
         settings: dict[str, Any] = {
@@ -211,7 +222,8 @@ class Plan(Cells):
         if self.repairs(cell):
             settings["calibration"] = self.grid(cell.grid).calibration.dump()
             inputs.append(self.recipe("corpora", cell.corpus))
-        return _with_recipe(settings, code_of("train_adapter", *kinds_of([settings["method"]])), inputs)
+        code = code_of("train_adapter", *kinds_of([settings["method"]]))
+        return self._with_recipe(cell.grid, settings, code, inputs)
 
     def evaluate(self, cell: Cell) -> dict:
         grid, tasks = self.grid(cell.grid), self.tasks(cell.grid)
@@ -227,11 +239,11 @@ class Plan(Cells):
         inputs = [
             *self._attached(cell),
             *(self.recipe("benchmarks", grid.benchmarks, task) for task in tasks),
-            *(_definition(self.config.tasks[task].task or task) for task in tasks),
+            *(contents.of_definition(self.config.tasks[task].task or task) for task in tasks),
             *(self.recipe("corpora", corpus) for corpus in grid.evaluation.perplexity.corpora),
             *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
-        return _with_recipe(settings, self._evaluation_code("evaluate_cell", cell), inputs)
+        return self._with_recipe(cell.grid, settings, self._evaluation_code("evaluate_cell", cell), inputs)
 
     def _before_questions(self, cell: Cell, task: str) -> dict[str, object]:
         """What a cell's method changes in a task's settings."""
@@ -246,7 +258,9 @@ class Plan(Cells):
         measured = self.grid(cell.grid).compared
         settings = {"method": self.method(cell), "windows": measured.windows, "length": measured.length}
         inputs = [*self._attached(cell), self.recipe("corpora", measured.corpus)]
-        return _with_recipe(settings, self._evaluation_code("measure_similarity", cell), inputs)
+        return self._with_recipe(
+            cell.grid, settings, self._evaluation_code("measure_similarity", cell), inputs
+        )
 
     def artefacts(self, grid: str) -> dict[str, str]:
         """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
@@ -286,12 +300,11 @@ class Plan(Cells):
 
     def analysis(self, grid: str, entry: str) -> dict:
         """Parameters of a rule that rolls up the grid: they change with any cell, the pair or its own code."""
-        settings = {
+        settings: dict[str, Any] = {
             "cells": [cell.json for cell in self.cells(grid)],
             "pair": self.grid(grid).pair.dump(),
             "metric": self.grid(grid).metric,
             "catalogue": self.catalogue(grid),
-            "description": self.grid(grid).description,
         }
         inputs: list[object] = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
@@ -316,6 +329,8 @@ class Plan(Cells):
             measured = {"similarity": self.similarity_cells(grid), "latency": self.latency_places(grid)}
             settings["planned"] = {kind: len(jobs) for kind, jobs in measured.items()}
         if entry == "draw_page":  # its forecast's constants are no code
+            settings["description"] = self.grid(grid).description
+            settings["adopted"] = [*adopted.equivalences(None), *adopted.equivalences(grid)]
             counted = list(self.blocks(grid))
             left_out = [name for name in self.grid(grid).blocks if name not in counted]
             settings["blocks"] = {"counted": counted, "left_out": left_out}
@@ -326,8 +341,8 @@ class Plan(Cells):
             settings["counted"] = self.counted(grid)
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
         if entry != "find_answers":  # which reads training text, not reports/
-            inputs.append(_reports())
-        return _with_recipe(settings, code_of(entry), inputs)
+            inputs.append(contents.of_reports())
+        return self._with_recipe(None, settings, code_of(entry), inputs)
 
     def question(self, grid: str) -> dict[str, Any]:
         """What the grid asks, with the digests of the judging code and of the configuration (plan/questions.py)."""
@@ -351,9 +366,13 @@ class Plan(Cells):
             **latency.model_dump(exclude={"compressors", "methods"}),
         }
         kinds = kinds_of(settings["methods"].values())
-        return _with_recipe(
-            settings, code_of("measure_latency", *kinds), [self.compressed_recipe(cells[0]), seed]
-        )
+        code = code_of("measure_latency", *kinds)
+        return self._with_recipe(grid, settings, code, [self.compressed_recipe(cells[0]), seed])
+
+    def _with_recipe(self, grid: str | None, settings: dict, code: str, inputs: list) -> dict:
+        """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
+        stands_for = self.equivalent(grid).get(code, code)
+        return settings | {"code": code, "recipe": digest([settings, stands_for, inputs])}
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
         return code_of(entry, *kinds_of([self.method(cell)]))
@@ -395,37 +414,3 @@ def lesson_of(entry: object) -> Lesson | None:
     """The lesson of a catalogue's entry, if it has one."""
     lesson: Lesson | None = getattr(entry, "lesson", None)
     return lesson
-
-
-def _with_recipe(settings: dict, code: str, inputs: list) -> dict:
-    """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
-    return settings | {"code": code, "recipe": digest([settings, code, inputs])}
-
-
-@functools.cache
-def _reports() -> dict:
-    """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
-    root = PACKAGE.parent / "reports"
-    parts = [root / "workflow.rst", *(file for name in ANALYSED for file in (root / name).rglob("*"))]
-    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(parts) if file.is_file()}
-
-
-@functools.cache
-def _definition(task: str) -> str:
-    """Digest of the task's definition among ours; a task of the harness alone is versioned by its library."""
-    file = PACKAGE / "evaluate" / "tasks" / f"{task}.yaml"
-    return sha256_file(file) if file.is_file() else task
-
-
-def _local_state(spec: dict) -> list:
-    """What identifies a local source: contents of a file, names and sizes of a folder (weights are large)."""
-    if spec["source"] != "local":
-        return []
-    path = Path(spec["path"])
-    if path.is_dir():
-        return sorted(
-            (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
-        )
-    if path.suffix == ".gguf" and path.is_file():
-        return [path.stat().st_size]
-    return [sha256_file(path)] if path.is_file() else ["missing"]

@@ -20,7 +20,11 @@ from workflow_scripts.plan.recipes import Plan
 
 SITE = Path("profiles/slurm/site.yaml")
 BYTES = {"fp32": 4, "bf16": 2}
-BASE_MB = 3500  # Python with its libraries, and the two Snakemake processes that ride in each job
+SNAKEMAKE_MB = 500  # the two Snakemake processes that ride in each job
+GPU_HOST_MB = (
+    3500  # these, Python with its libraries and CUDA's context: host memory of a job whose model is on a GPU
+)
+MARGIN = 1.1  # over the forecast of a process's peak on a CPU
 ALONE, SHARED = (
     0.95,
     0.8,
@@ -117,7 +121,8 @@ class Requests:
     def _teaching(self, model: str, compressor: str) -> Need:
         place = ("models", model) if model else ("compressors", compressor)
         cost = forecast.teaching_cost(self.plan, *place, self.hardware)
-        return Need(cost.seconds, _host_mb(cost.memory), cost.memory)
+        host = 4 * cost.disk  # the weights, and a checkpoint of three times their size
+        return self._with_host(cost, host)
 
     def _on_model(self, rule: str, grid: str, model: str, compressor: str, corpus: str, method: str) -> Need:
         cell = Cell(grid, model, compressor, corpus, method, 0)
@@ -126,7 +131,8 @@ class Requests:
         match rule:  # `host`: bytes of host memory where a GPU holds the rest
             case "compress_model":
                 cost = forecast.compression_cost(self.plan, cell, self.hardware)
-                return Need(cost.seconds, _host_mb(cost.memory), 0)
+                megabytes = _host_mb if self.hardware["gpu"] else _cpu_mb
+                return Need(cost.seconds, megabytes(cost.memory), 0)
             case "export_model":
                 cost = forecast.export_cost(self.plan, model, compressor, self.hardware)
                 return Need(cost.seconds, _host_mb(cost.memory), 0)
@@ -146,8 +152,12 @@ class Requests:
                 host = 2.5 * evaluated * parameters
             case _:
                 raise KeyError(f"rule {rule} computes on no model")
+        return self._with_host(cost, host)
+
+    def _with_host(self, cost: forecast.Cost, host: float) -> Need:
+        """`host`: bytes of host memory if a GPU holds the rest."""
         return Need(
-            cost.seconds, _host_mb(host if self.hardware["gpu"] else max(host, cost.memory)), cost.memory
+            cost.seconds, _host_mb(host) if self.hardware["gpu"] else _cpu_mb(cost.memory), cost.memory
         )
 
     def mem_mb(self, rule: str, wildcards: Wildcards, attempt: int) -> int:
@@ -223,5 +233,9 @@ class Requests:
         }
 
 
+def _cpu_mb(peak: float) -> int:
+    return int(MARGIN * peak / 1e6) + SNAKEMAKE_MB
+
+
 def _host_mb(size: float) -> int:
-    return int(size / 1e6) + BASE_MB
+    return int(size / 1e6) + GPU_HOST_MB

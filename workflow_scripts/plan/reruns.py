@@ -15,6 +15,7 @@ set of strings) and for `--force PATH`. Weights cannot be inputs either: finishe
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
@@ -113,30 +114,41 @@ class Reruns:
         if recorded and (recorded != recipe or (artefact == EVALUATION and lacks_companions(path))):
             forced.add(path)
         if recorded != recipe or path in forced:
-            forced.update(filter(lacks_companions, self.stands_on(artefact, names)))
+            forced.update(filter(_lacks_weights, self.stands_on(artefact, names)))
 
     def stands_on(self, artefact: Artefact, names: Names) -> list[str]:
         """Artefacts whose weights the job reads, and those that these need if they must be made again."""
-        if artefact in (ADAPTER, EXPORTED, LATENCY):
-            return [self.compression(names).path]
-        if artefact not in (EVALUATION, SIMILARITY):
+        if artefact in (MODEL, CHECKPOINT, CORPUS, BENCHMARK):
             return []
+        model = MODEL.path(**names)
+        if artefact == COMPRESSED:
+            foreign = self.plan.is_checkpoint(names["compressor"])
+            return [model, *([CHECKPOINT.path(**names)] if foreign else [])]
+        if artefact in (ADAPTER, EXPORTED, LATENCY):
+            return [model, self.compression(names).path]
         cell = Cell.of(names)
         members = self.plan.members(cell)
         incomplete = [member for member in members if lacks_companions(member.training)]
-        return [*map(self.plan.compression, [cell, *incomplete]), *(member.training for member in members)]
+        compressed = map(self.plan.compression, [cell, *incomplete])
+        return [model, *compressed, *(member.training for member in members)]
 
     # ------------------------------------------------------------------------------- what a job reads
 
     def model(self, names: Names) -> Input:
         return Input(MODEL.path(**names), self.plan.recipe("models", names["model"]))
 
-    def base(self, names: Names) -> Input:
-        """The model that a taught model, or checkpoint, is made of."""
-        place = ("compressors", names["compressor"]) if "compressor" in names else ("models", names["model"])
-        lesson = self.plan.lesson(*place)
+    def base_of_model(self, names: Names) -> Input:
+        """The model that a taught one is made of."""
+        return self._base("models", names["model"])
+
+    def base_of_checkpoint(self, names: Names) -> Input:
+        """The model that a taught checkpoint is made of."""
+        return self._base("compressors", names["compressor"])
+
+    def _base(self, catalogue: str, name: str) -> Input:
+        lesson = self.plan.lesson(catalogue, name)
         if lesson is None:
-            raise KeyError(f"{'.'.join(place)} has no lesson")
+            raise KeyError(f"{catalogue}.{name} has no lesson")
         return self.model({"model": lesson.base})
 
     def corpus(self, name: str) -> Input:
@@ -238,6 +250,13 @@ class Reruns:
 def _unrecovered(names: Names) -> Cell:
     """The cell without recovery at the place of a result."""
     return Cell.of({**names, "method": "none"})
+
+
+def _lacks_weights(path: str) -> bool:
+    """Whether weights that were made with the JSON at `path` are gone; of a local source, whether it was moved away."""
+    linked = MODEL.parse(path) or CHECKPOINT.parse(path)
+    files = Path(path).parent.glob("*") if linked else ()
+    return lacks_companions(path) or any(file.is_symlink() and not file.exists() for file in files)
 
 
 def _stamp(grid: str) -> dict:

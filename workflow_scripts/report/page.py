@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class PageData:
     """What the page of a grid is made of.
 
     evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line;
-    blocks: {counted, left_out} by name; forecast: the expected cost of the grid.
+    blocks: {counted, left_out} by name; forecast: the expected cost of the grid; adopted: equivalences of code
+    (plan/adopted.py).
     """
 
     grid: GridData
@@ -78,6 +79,7 @@ class PageData:
     description: str = ""
     blocks: dict[str, list[str]] | None = None
     forecast: Forecast | None = None
+    adopted: list[dict] = field(default_factory=list)
 
 
 def build_page(data: PageData) -> str:
@@ -93,6 +95,7 @@ def build_page(data: PageData) -> str:
         audit=data.audit,
         cost=cost(data),
         cells=[cell_row(data, cell) for cell in data.grid.results.planned],
+        adopted=data.adopted,
         libraries=libraries(data.evaluations),
     )
 
@@ -281,7 +284,7 @@ def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, 
 
 
 def cell_row(data: PageData, cell: Cell) -> dict:
-    """A cell's state, cost, provenance and the command that computes it again."""
+    """A cell's state, cost, provenance (and code that it was adopted for) and the command that makes it again."""
     results, command = data.grid.results, data.grid.verdict["settings"]["command"]
     row: dict[str, Any] = {
         "name": str(cell),
@@ -293,6 +296,8 @@ def cell_row(data: PageData, cell: Cell) -> dict:
             "data_sha256": {task: scores["data_sha256"] for task, scores in evaluation["tasks"].items()},
             **evaluation["manifest"],
         }
+        if codes := [row["new"] for row in data.adopted if row["old"] == evaluation["manifest"]["code"]]:
+            shown["adopted for code"] = codes
         row |= {"manifest": evaluation["manifest"], "shown": json.dumps(shown, indent=1)}
     return row
 

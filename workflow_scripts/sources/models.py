@@ -77,8 +77,8 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             require_tokenizer(where, temporary)
             load_whole(temporary, device="meta", said=where)
         about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
-        about |= {"revision": origin.pop("revision"), "origin": origin}
         about |= {"remote_code": trusted and "auto_map" in config, "notes": spec.get("note", "")}
+        about |= {"revision": origin.pop("revision"), "origin": origin}
         return seal(temporary, about)
 
 

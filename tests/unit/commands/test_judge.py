@@ -109,7 +109,7 @@ def test_names_are_safe_and_new(here):
         (
             ("smollm2-135m", "Some Model_v1"),
             {"benchmarks": "pipy"},
-            r"--benchmarks pipy: no such set; there are pypi, hub",
+            r"--benchmarks pipy: no such set; there are pypi, ",
         ),
         (
             (f"owner/dense@{COMMIT}", "Some Model_v1"),

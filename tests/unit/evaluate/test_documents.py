@@ -6,11 +6,12 @@ import random
 import pytest
 
 from tests.equivalence import scorer_models
+from workflow_scripts.evaluate.cell import _require_parts, evaluate_task
 from workflow_scripts.evaluate.documents import Item, Line, chosen, read_lines
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.task_check import check
 from workflow_scripts.evaluate.tasks import load_task
-from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.artifacts import ArtifactError, digest
 
 GPQA = [
     {
@@ -72,12 +73,36 @@ def test_a_variant_of_a_task_shuffles_as_the_task_itself(tmp_path):
     assert load_task("mine", file, 5, 4, None, name, 2).hashes == load_task(name, file, 5, 4).hashes
 
 
-def test_the_hash_covers_the_document_as_it_is_asked(tmp_path):
-    raw, name = written(tmp_path, GPQA), "gpqa_main_zeroshot"
-    hashes = load_task(name, raw, None, None).hashes
+def test_the_hash_covers_the_choices_that_were_drawn(tmp_path):
+    hashes = load_task("gpqa_main_zeroshot", written(tmp_path, GPQA), None, None).hashes
     line = Line(1, b"", GPQA[0])
-    assert Item(line, GPQA[0] | {"answer": "(A)"}).hash != Item(line, GPQA[0] | {"answer": "(B)"}).hash
-    assert len(set(hashes)) == 12 and hashes[0] != Item(line, line.document).hash
+    a, b = (Item(line, GPQA[0] | {"answer": letter}, drawn=True).hash for letter in ("(A)", "(B)"))
+    assert a != b and len(set(hashes)) == 12 and digest(GPQA[0]) not in hashes
+
+
+def test_the_hash_of_an_item_that_its_line_determines_is_the_lines(tmp_path):
+    """So parts of a task, which training reads from the lines, are the parts of its items (plan/parts.py)."""
+    rows = [
+        {
+            "ind": i,
+            "ctx_a": "a",
+            "ctx_b": "b",
+            "activity_label": f"c {i}",
+            "endings": list("wxyz"),
+            "label": "0",
+        }
+        for i in range(4)
+    ]
+    assert load_task("hellaswag", written(tmp_path, rows), None, None).hashes == list(map(digest, rows))
+
+
+def test_an_adapter_of_a_part_of_a_task_with_drawn_choices_is_refused(tmp_path):
+    task = load_task("gpqa_main_zeroshot", written(tmp_path, GPQA), None, None)
+    trained_on = {"task": task.name, "part": "even"}
+    _require_parts(task, {"corpus": "c4"})
+    _require_parts(load_task("piqa", written(tmp_path, PIQA), None, None), trained_on | {"task": "piqa"})
+    with pytest.raises(ArtifactError, match="gpqa_main_zeroshot: its items are drawn at random"):
+        _require_parts(task, trained_on)
 
 
 def test_a_function_whose_random_numbers_no_seed_fixes_is_refused():
@@ -261,8 +286,6 @@ def test_other_tasks_name_the_row_too(name, row, said, tmp_path):
 
 
 def test_a_choice_that_is_longer_than_the_model_is_named_with_task_and_line(tmp_path):
-    from workflow_scripts.evaluate.cell import evaluate_task
-
     rows = [*PIQA[:3], PIQA[3] | {"sol2": "very long " * 200}]
     task = load_task("piqa", written(tmp_path, rows), None, None)
     scorer = Scorer(scorer_models.model("llama"), scorer_models.tokenizer())

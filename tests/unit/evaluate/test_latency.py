@@ -4,10 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
+import yaml
 
 from tests.tiny_models import tiny_llama
 from workflow_scripts.evaluate import latency
+from workflow_scripts.files.artifacts import SCHEMAS
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode
+from workflow_scripts.report.figures_measured import _VARIANTS
 
 NAMES = ("none", "a", "b", "c")
 ROUNDS = 6
@@ -128,3 +131,32 @@ def test_an_idp_that_chooses_by_text_is_timed_on_text_of_the_measurements_own(tm
     methods = {"none": {"kind": "none"}, "a": prompt, "b": prompt | {"tokens": 8}, "idp": idp}
     timed = latency.variants(tiny_llama(), None, methods, tmp_path, 2, 8)
     assert sum(timed["idp", "idp"].shares().values()) == pytest.approx(1)
+
+
+def test_every_variant_is_one_of_the_schema_and_has_its_marks_in_the_figure(tmp_path):
+    """What a method of each kind can be timed as: a result with another name would be refused when it is written."""
+    lora = {
+        "kind": "lora",
+        "rank": 2,
+        "alpha": 4,
+        "dropout": 0.0,
+        "targets": {"default": ["q_proj"]},
+        "layers": None,
+    }
+    prompt = {"kind": "prompt", "tokens": 5, "init": "random", "trained": True}
+    members = [{"adapter": name, "seed": 0} for name in ("prompt", "other")]
+    methods = {
+        "none": {"kind": "none"},
+        "lora": lora,
+        "eora": {"kind": "eora", "rank": 2},
+        "peft": {"kind": "peft", "peft_type": "DORA", "options": {"r": 2}},
+        "prompt": prompt,
+        "other": prompt,
+        "prefix": {"kind": "prefix", "tokens": 5, "init": "random"},
+        "idp": {"kind": "idp", "members": members, "score": "auto", "calibrated": False},
+        "concat": {"kind": "concat", "members": members},
+    }
+    timed = {variant for _, variant in latency.variants(tiny_llama(), None, methods, tmp_path, 2, 8)}
+    schema = yaml.safe_load((SCHEMAS / "latency.schema.yaml").read_text())
+    allowed = schema["properties"]["latencies"]["items"]["properties"]["variant"]["enum"]
+    assert timed == set(allowed) == set(_VARIANTS)

@@ -27,6 +27,7 @@ LORA = {
     "targets": {"default": ["q_proj"]},
     "layers": None,
 }
+EVERYWHERE = LORA | {"rank": 8, "alpha": 16, "targets": {"default": ["all-linear"]}}
 TRAINING = {
     "tokens": 2048,
     "sequence_length": 32,
@@ -218,7 +219,7 @@ def test_a_heldout_loss_that_is_no_number_is_said_before_any_file(project, monke
     shutil.rmtree("work/adapters/nan")
 
 
-@pytest.mark.parametrize("method", [PROMPT, PREFIX, LORA], ids=lambda method: method["kind"])
+@pytest.mark.parametrize("method", [PROMPT, PREFIX, EVERYWHERE], ids=lambda method: method["kind"])
 def test_distillation_draws_the_compressed_model_to_the_dense_one(project, monkeypatch, method):
     """The divergence falls; the record names the objective."""
     settings = {"objective": "kl_dense", "tokens": 8192, "learning_rate": 1e-3}
@@ -231,9 +232,8 @@ def test_distillation_draws_the_compressed_model_to_the_dense_one(project, monke
 def test_distillation_of_the_dense_model_itself_starts_at_no_loss(project, monkeypatch):
     monkeypatch.chdir(project)
     model = Path("resources/models/tiny")
-    compress_model.main(
-        model, None, "uncompressed/compression.json", {"algorithm": "dense"}, Provenance("r", "c")
-    )
+    dense = {"algorithm": "dense"}
+    compress_model.main(Sources(model), "uncompressed/compression.json", dense, Provenance("r", "c"))
     files, made = ModelFiles(model, Path("uncompressed")), Provenance("r", "c", seed=1, device="cpu")
     texts = train_adapter.Texts(Path("resources/corpora/text"))
     settings, output = TRAINING | {"objective": "kl_dense"}, "adapters/kl-dense/seed-1/training.json"

@@ -87,7 +87,11 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
             "lora-r4-triviaqa-odd",
             ["pair.lora: ", "trained on items of triviaqa"],
         ),
-        (["methods", "lora-r2", "training"], {"objective": "kl"}, ["training.objective: 'kl'", "'kl_dense'"]),
+        (
+            ["methods", "lora-r2", "training"],
+            {"objective": "kl_dens"},
+            ["training.objective: 'kl_dens'", "'kl_dense'"],
+        ),
         (
             ["methods", "lora-r2", "training"],
             {"temperature": 2.0},

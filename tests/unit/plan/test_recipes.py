@@ -1,6 +1,7 @@
 """grid: cells, their inputs, and recipes that change exactly with what determines an artefact."""
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from workflow_scripts.commands import explain
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import ConfigError, files, load, named_files, read
+from workflow_scripts.plan.contents import PIECE
 from workflow_scripts.plan.digests import MODULES, OPTIONAL, import_closure
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
-from workflow_scripts.plan.recipes import UNTRAINED, Plan, plan_of
+from workflow_scripts.plan.recipes import ANALYSIS, UNTRAINED, Plan, plan_of
 from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.schema.problems import json_schema
 from workflow_scripts.report.figure_style import FAMILIES
@@ -290,6 +292,20 @@ def test_an_open_book_method_needs_a_task_with_a_passage(shipped):
         load(config)
 
 
+def test_a_repair_of_a_model_without_some_layers_is_told_before_any_job(shipped):
+    config = shipped.dump()
+    core = config["grids"]["smoke"]["blocks"]["core"]
+    config["compressors"]["shorter"] = {"algorithm": "drop-layers", "layers": [3]}
+    core["compressors"].append("shorter")
+    core["methods"] += ["eora-r4", "lora-r4", "lora-r4-eora"]
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    said = "repairs each layer by the dense one, and shorter leaves layers out"
+    assert [line.partition(": ")[2] for line in str(error.value).splitlines() if said in line] == [
+        f"'{name}' {said}; make a block without it" for name in ("eora-r4", "lora-r4-eora")
+    ]
+
+
 def with_facts(shipped):
     config = shipped.dump()
     config["grids"]["smoke"]["blocks"]["core"]["methods"].append("lora-r4-triviaqa-even")
@@ -342,6 +358,65 @@ def test_a_repair_depends_on_weights_and_calibration_text_and_on_no_training_bud
     assert [plan.repairs(cell) for cell in (eora, start, lora)] == [True, True, False]
 
 
+@pytest.fixture
+def local(tmp_path, monkeypatch, shipped):
+    """Gives the recipe of a local model or corpus at a path; both lie below the working folder."""
+    model = tmp_path / "disk" / "weights"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(bytes(5 * PIECE))
+    (tmp_path / "disk" / "text.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+
+    def recipe(catalogue: str, path: object) -> str:
+        more = {"parameters": 1e6} if catalogue == "models" else {}
+        config = shipped.dump()
+        config[catalogue]["mine"] = {"source": "local", "path": str(path), **more}
+        return Plan(load(config)).recipe(catalogue, "mine")
+
+    return recipe
+
+
+@pytest.mark.parametrize(("catalogue", "name"), [("models", "weights"), ("corpora", "text.txt")])
+def test_where_a_local_source_lies_is_no_part_of_its_recipe(local, tmp_path, catalogue, name):
+    before = local(catalogue, f"disk/{name}")
+    assert local(catalogue, tmp_path / "disk" / name) == before
+    shutil.move(tmp_path / "disk", tmp_path / "other mount")
+    assert local(catalogue, tmp_path / "other mount" / name) == before
+    (tmp_path / "other mount" / "weights" / ".cache").write_text("a hidden file")
+    assert local(catalogue, f"other mount/{name}") == before
+    assert local(catalogue, f"disk/{name}") != before, "it is not there any more"
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_other_contents_of_the_same_size_are_another_source(local, place):
+    before = local("models", "disk/weights")
+    weights = bytearray(5 * PIECE)
+    weights[place] = 1
+    Path("disk/weights/model.safetensors").write_bytes(weights)
+    assert local("models", "disk/weights") != before
+    Path("disk/weights/model.safetensors").write_bytes(bytes(5 * PIECE))
+    Path("disk/weights/config.json").write_text("[]")
+    assert local("models", "disk/weights") != before
+
+
+def test_a_path_reaches_the_job_though_no_recipe_holds_it(shipped):
+    after = edited(shipped, ["models", "mine"], {"source": "local", "path": "a", "parameters": 1e6})
+    assert after.said("models", "mine") == {"path": "a"}
+    assert after.fetch("models", "mine")["spec"] == {"source": "local", "allow_remote_code": False}
+
+
+def test_a_grids_description_changes_the_pages_that_show_it_alone(shipped):
+    before, after = Plan(shipped), edited(shipped, ["grids", "smoke", "description"], "Other words.")
+    assert after.artefacts("smoke") == before.artefacts("smoke")
+    changed = [
+        entry
+        for entry in (*ANALYSIS, "report_grid")
+        if after.analysis("smoke", entry)["recipe"] != before.analysis("smoke", entry)["recipe"]
+    ]
+    assert changed == ["draw_page", "report_grid"]
+
+
 def test_few_shot_changes_the_tasks_of_its_cells_alone(shipped):
     cell = Cell("bench", "smollm2-135m", "gptq-w3-g64", "wikipedia", "fewshot-4", 0)
     plan = Plan(shipped)
@@ -385,7 +460,7 @@ GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0
 @pytest.mark.parametrize(
     ("part", "wrong", "words"),
     [
-        ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, bench, engines, paper; did you mean 'smoke'"),
+        ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, .*; did you mean 'smoke'"),
         ("gptq-w3-g64", "gptq-w9", "'gptq-w9' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w"),
         ("smollm2-135m", "smollm2", "'smollm2' is no name in models; .* did you mean 'smollm2-135m'"),
         ("wikipedia", "wikipedi", "'wikipedi' is no name in corpora; .*none; did you mean 'wikipedia'"),

@@ -1,6 +1,7 @@
 """What jobs ask of a cluster: formulas that scale, and a site file whose errors say what to change."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from workflow_scripts.cluster.slurm import minutes
 from workflow_scripts.commands.status import Work, comment_of, planned
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.forecast import forecast, job_of, load_constants
-from workflow_scripts.plan.layout import with_copy
+from workflow_scripts.plan.forecast import forecast, foreseen, job_of, load_constants
+from workflow_scripts.plan.layout import result_of, with_copy
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import Requests, read_site
 
@@ -54,7 +55,7 @@ def test_an_export_asks_for_the_whole_model_in_float32_and_no_gpu(plan, requests
     """6.7e9 parameters: 4 bytes each in float32, 2 of the dense file's pages, 3 bits packed, one linear converted."""
     export = PLACE | {"form": "plain"}
     one_linear = 100 * 6.7e9 / 360
-    expected = (5e8 + 6 * 6.7e9 + 3 / 8 * 6.7e9 + one_linear) / 1e6 + 3500
+    expected = (5.4e8 + 6 * 6.7e9 + 3 / 8 * 6.7e9 + one_linear) / 1e6 + 3500
     assert requests.mem_mb("export_model", export, 1) == pytest.approx(expected, abs=1)
     assert 40_000 < requests.mem_mb("export_model", export, 1) < 50_000
     assert requests.need("export_model", export).gpu_bytes == 0
@@ -84,7 +85,7 @@ def test_a_70b_model_is_compressed_layer_by_layer_and_gets_the_gpus_that_hold_it
 def test_a_model_that_no_node_holds_is_refused(plan, requests, tmp_path):
     large = PLACE | {"model": "llama-70b"}
     with pytest.raises(
-        ArtifactError, match=r"measure_similarity of llama-70b needs about 552 GB .*9 GPUs .*has 8"
+        ArtifactError, match=r"measure_similarity of llama-70b needs about 557 GB .*9 GPUs .*has 8"
     ):
         requests.gpus("measure_similarity", large)
     (tmp_path / "site.yaml").write_text("gpus_per_node: 2")
@@ -144,20 +145,25 @@ def test_requests_grow_by_attempt_within_the_partitions_limit(requests):
     assert requests.extra() == "--signal=USR1@300"
 
 
-def test_without_a_gpu_the_host_holds_what_was_measured(plan):
-    """The peaks in the committed archive of `bench`, measured on CPUs, and 500 MB for the Snakemakes in the job."""
+def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(plan):
+    """Every peak in the committed archive of `bench`, measured on CPUs: the forecast is at most a third above it, and
+    the request, less what Snakemake itself takes, at most a half."""
     requests = Requests(plan, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
-    archive = ROOT / "reports/bench/results/bench"
-    found = [
-        (*job_of(with_copy(str(file))), json.loads(file.read_text())["manifest"]["peak_memory_mb"])
-        for kind in ("compressed", "adapters", "evaluations")
-        for file in (archive / kind).rglob("*.json")
-        if file.name != "adapter_config.json"
-    ]
-    assert len(found) > 20
-    for rule, name, peak in found:
-        place = dict(zip(("model", "compressor", "corpus", "method"), name.split("/")))
-        assert requests.mem_mb(rule, place | {"grid": "bench"}, 1) > peak + 500, (rule, name)
+    costs = {(cost.kind, cost.name): cost for cost in foreseen(plan, "bench").costs}
+    kinds = Counter()
+    for file in (ROOT / "reports/bench/results/bench").rglob("*.json"):
+        path = with_copy(str(file))
+        try:
+            artefact, names = result_of(path)
+        except ValueError:  # a roll-up
+            continue
+        job, peak = job_of(path), 2**20 * json.loads(file.read_text())["manifest"]["peak_memory_mb"]
+        asked = 1e6 * requests.mem_mb(artefact.rule, names, 1) - 5e8
+        assert peak <= costs[job].memory <= 4 / 3 * peak, (job, costs[job].memory / peak)
+        assert 1.05 * peak < asked < 1.5 * peak, (job, asked / peak)
+        kinds[artefact.rule] += 1
+    assert kinds == {"compress_model": 3, "train_adapter": 9, "evaluate_cell": 15, "measure_similarity": 8,
+                     "measure_latency": 1}  # fmt: skip
 
 
 def test_smaller_jobs_ask_for_less(plan, requests):

@@ -133,6 +133,24 @@ def test_weights_that_are_there_are_not_made_again(reruns, forced):
     assert forced == set()
 
 
+@pytest.mark.parametrize("artefact", [COMPRESSED, ADAPTER, EVALUATION], ids=lambda artefact: artefact.rule)
+def test_a_local_model_that_was_moved_is_linked_anew_for_the_job_that_reads_it(reruns, forced, artefact):
+    for made in (MODEL, COMPRESSED, ADAPTER, EVALUATION):
+        put_planned(reruns, made)
+    link = Path(MADE[MODEL]).with_name("model.safetensors")
+    link.symlink_to(Path("disk").absolute())
+    reruns.force_if_outdated(artefact, NAMES[artefact])
+    assert forced == set(), "a finished result needs no weights"
+    Path(MADE[artefact]).unlink()
+    fresh = Reruns(reruns.plan, lambda: forced)
+    fresh.force_if_outdated(artefact, NAMES[artefact])
+    assert forced == {MADE[MODEL]}
+    forced.clear()
+    Path("disk").touch()
+    fresh.force_if_outdated(artefact, NAMES[artefact])
+    assert forced == set()
+
+
 def test_an_idp_needs_the_weights_under_its_missing_members_alone(reruns, forced):
     members = [CELL, CELL | {"method": "prompt-100"}]
     put_planned(reruns, COMPRESSED, complete=False)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tests.tiny_models import tiny_llama
 from workflow_scripts.compress import checkpoint
+from workflow_scripts.compress.task import Sources
 from workflow_scripts.evaluate import latency
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance
@@ -141,6 +142,8 @@ COMPRESSORS = {
     "rtn": {"algorithm": "rtn", "bits": 2},
     "gptq": {"algorithm": "gptq", "bits": 2, "act_order": True, "static_groups": True, "damping": 0.01},
     "sparsegpt": {"algorithm": "sparsegpt", "pattern": "2:4", "damping": 0.01},
+    "svd": {"algorithm": "svd", "ratio": 0.5},  # stored as a whole model
+    "shorter": {"algorithm": "drop-layers", "layers": [0]},
     "dense": {"algorithm": "dense"},
 }
 CORPUS = Path("resources/corpora/text")
@@ -159,10 +162,10 @@ def project(tmp_path_factory):
             folder = Path("resources/models", family)
             models.fetch(family, local, folder, root / "cache", recipe="r", code="c")
             for name, settings in COMPRESSORS.items():
-                calibrated = name in ("gptq", "sparsegpt")
+                calibration = GRID if name in ("gptq", "sparsegpt") else None
+                sources = Sources(folder, CORPUS if calibration else None)
                 output = f"compressed/{family}/{name}/compression.json"
-                given = (CORPUS, output, settings, Provenance("r", "c"), GRID) if calibrated else None
-                compress_model.main(folder, *(given or (None, output, settings, Provenance("r", "c"))))
+                compress_model.main(sources, output, settings, Provenance("r", "c"), calibration)
     return root
 
 
@@ -174,7 +177,7 @@ def windows_of(family):
     return train_adapter.calibration_windows(Path("resources/models", family), CORPUS, GRID, 0)[0]
 
 
-@pytest.mark.parametrize("compressor", ["rtn", "gptq", "sparsegpt"])
+@pytest.mark.parametrize("compressor", ["rtn", "gptq", "sparsegpt", "svd"])
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_each_linear_is_repaired_on_what_the_repaired_layers_before_it_give(
     project, monkeypatch, tmp_path, family, compressor
@@ -273,6 +276,12 @@ def test_a_copy_whose_error_is_not_its_weights_difference_is_refused(
         eora.repair(files_of("llama", "gptq"), windows_of("llama"), EORA, "cpu", tmp_path)
 
 
+def test_a_copy_of_fewer_layers_is_refused(project, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    with pytest.raises(ArtifactError, match="shorter: 1 layers cannot be repaired after the dense model's 2"):
+        eora.repair(files_of("llama", "shorter"), windows_of("llama"), EORA, "cpu", tmp_path)
+
+
 SETTINGS = {"sequence_length": 32, "micro_batch": 4, "precision": "fp32", "heldout_windows": 4}
 TRAINING = SETTINGS | {
     "tokens": 1024,
@@ -287,7 +296,7 @@ TRAINING = SETTINGS | {
 def made(compressor, method, training, seed=1, text=CORPUS):
     output = f"adapters/{compressor}/{method['kind']}/seed-{seed}/training.json"
     shutil.rmtree(Path(output).parent, ignore_errors=True)
-    texts = train_adapter.Texts(text, CORPUS, GRID)
+    texts = train_adapter.Texts(text, calibration_text=CORPUS, calibration=GRID)
     provenance = Provenance("r", "c", seed=seed, device="cpu")
     train_adapter.main(files_of("llama", compressor), texts, output, method, training, 10, provenance)
     return Path(output).parent, read_json(output, "training")

@@ -66,7 +66,7 @@ def test_loss_gradient_and_saved_adapter_are_pefts_own(name, family, tmp_path):
     largest = max(parameter.grad.abs().max().item() for parameter in learner.parameters)
     assert largest > 1e-4
     for one, parameter in zip(ours, learner.parameters, strict=True):
-        torch.testing.assert_close(one, parameter.grad, atol=1e-5 * max(1, largest), rtol=1e-4)
+        torch.testing.assert_close(one, parameter.grad, atol=5e-5 * max(1, largest), rtol=1e-4)
 
     adapters.save(adapted, tmp_path, "tiny")
     recovered = adapters.attach(FAMILIES[family](), None, method(name, family), [tmp_path])

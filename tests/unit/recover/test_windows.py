@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests import tiny
 from workflow_scripts.files.artifacts import ArtifactError, digest
@@ -11,7 +12,6 @@ from workflow_scripts.plan.parts import PARTS, part_of
 from workflow_scripts.recover.windows import fact_windows
 from workflow_scripts.sources import benchmarks
 from workflow_scripts.sources.facts import facts
-from workflow_scripts.sources.models import load_tokenizer
 
 WORDINGS = [
     "Question: {{ question }}\nAnswer: {{ answer.value }}",
@@ -35,7 +35,7 @@ def places(tmp_path_factory):
     (root / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     spec = {"source": "local", "path": str(root / "items.jsonl")}
     benchmarks.fetch("triviaqa", spec, root / "triviaqa", root, recipe="r", code="c")
-    return root / "triviaqa", items, load_tokenizer(tiny.write_model(root / "model"))
+    return root / "triviaqa", items, AutoTokenizer.from_pretrained(tiny.write_model(root / "model"))
 
 
 def numbers(windows, tokenizer):

@@ -30,7 +30,7 @@ def compress(task: Task) -> Compressed:
     windows, drawn = task.windows(most_positions(Skeleton(task.model, remote_code).model))
     work = task.work.absolute()
     save_file({"windows": windows}, work / "windows.safetensors")
-    (work / "recipe.yaml").write_text(yaml.safe_dump(task.settings.recipe, sort_keys=False))
+    (work / "recipe.yaml").write_text(yaml.safe_dump(task.settings.recipe, sort_keys=False), encoding="utf-8")
     shutil.rmtree(work / "made", ignore_errors=True)
     order = {
         "model": os.path.abspath(task.model),

@@ -18,7 +18,7 @@ from typing import Any
 
 
 def main(path: str) -> None:
-    task = json.loads(Path(path).read_text())
+    task = json.loads(Path(path).read_text(encoding="utf-8"))
     import torch
     from llmcompressor import oneshot
     from llmcompressor.pipelines.cache import IntermediatesCache
@@ -47,7 +47,9 @@ def main(path: str) -> None:
         output_dir=task["output"],
     )
     libraries = ("llmcompressor", "compressed-tensors", "torch", "transformers")
-    Path(task["versions"]).write_text(json.dumps({name: version(name) for name in libraries}))
+    Path(task["versions"]).write_text(
+        json.dumps({name: version(name) for name in libraries}), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

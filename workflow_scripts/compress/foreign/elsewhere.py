@@ -23,4 +23,4 @@ def read_elsewhere(form: str, source: Path, work: Path, python: str) -> dict[str
     }
     there = interpreter(python, f"a checkpoint in the format {form}")
     run_there(f"the reader of {form}", there, worker.__file__, order, work)
-    return json.loads((work / "versions.json").read_text())
+    return json.loads((work / "versions.json").read_text(encoding="utf-8"))

@@ -197,4 +197,4 @@ def _name_shards(folder: Path, places: dict[str, int], size: int) -> None:
             "metadata": {"total_size": size},
             "weight_map": {name: names[number] for name, number in places.items()},
         }
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")

@@ -34,14 +34,14 @@ RUNTIME = (
 
 
 def main(path: str) -> None:
-    task = json.loads(Path(path).read_text())
+    task = json.loads(Path(path).read_text(encoding="utf-8"))
     import torch
 
     torch.set_num_threads(task["threads"])
     read, libraries = READERS[task["format"]]
     read(Path(task["source"]), Path(task["destination"]))
     found = {name: version(name) for name in (*libraries, "torch", "transformers")}
-    Path(task["versions"]).write_text(json.dumps(found))
+    Path(task["versions"]).write_text(json.dumps(found), encoding="utf-8")
 
 
 def compressed_tensors(source: Path, destination: Path) -> None:
@@ -60,7 +60,7 @@ def compressed_tensors(source: Path, destination: Path) -> None:
     nvfp4.unpack_fp4_from_uint8 = partial(
         nvfp4.unpack_fp4_from_uint8, dtype=torch.float32
     )  # its bfloat16 rounds
-    said = json.loads((source / "config.json").read_text())["quantization_config"]
+    said = json.loads((source / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     known = {key: value for key, value in said.items() if key in QuantizationConfig.model_fields}
     model = _plain(source)
     apply_quantization_config(model, QuantizationConfig.model_validate(known))

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr
 
 from workflow_scripts.files.artifacts import PACKAGE
+from workflow_scripts.files.yaml_text import read_yaml
 from workflow_scripts.plan.schema.keys import (
     AS_WRITTEN,
     WHOLE,
@@ -158,9 +158,9 @@ class Recipe(Compressor):
         return here if here.exists() else PACKAGE.parent / self.recipe
 
     def content(self) -> dict:
-        """The recipe. OSError or yaml.YAMLError if its file can't be read, ValueError if it is none: llm-compressor
+        """The recipe. ArtifactError if its file can't be read, ValueError if it is none: llm-compressor
         passes over keys of other names without a word, and would leave the model dense."""
-        content = yaml.safe_load(self.file.read_text())
+        content = read_yaml(self.file)
         form = "a recipe is {<name>_stage: {<name>_modifiers: {<modifier>: {...}}}}"
         if not isinstance(content, dict) or not content:
             raise ValueError(form)

@@ -1,12 +1,23 @@
 """The whole configuration: catalogues, grids and what one run chooses."""
 
+from typing import Literal
+
 from workflow_scripts.plan.schema.compressors import AnyCompressor
 from workflow_scripts.plan.schema.grids import Grid, Regime, Task
-from workflow_scripts.plan.schema.keys import Entry, Flag, Name, Names, Number, Text, key
+from workflow_scripts.plan.schema.keys import Count, Entry, Flag, Name, Names, Number, Text, key
 from workflow_scripts.plan.schema.methods import AnyMethod
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
 
 CATALOGUES = ("models", "corpora", "benchmarks", "tasks", "compressors", "methods", "training", "grids")
+
+
+class Adoption(Entry):
+    """What `adopt` makes again before it adopts the results of an older code (docs/howto/upgrade.md)."""
+
+    samples: Count = key("Results of each rule and kind of method that are made again.", 2, "results")
+    choice: Literal["cheapest", "random"] = key(
+        "Which: those with the least forecast cost, or any (always the same ones).", "cheapest"
+    )
 
 
 class Config(Entry):
@@ -46,6 +57,7 @@ class Config(Entry):
         4,
         "GiB",
     )
+    adopt: Adoption = key("Evidence that `adopt` asks for after an upgrade.", Adoption())
     trusted_code: list[Name] = key("Models (by name) whose repository may run its own Python code.", [])
     models: dict[Name, Model] = key("Dense causal language models, each pinned.")
     corpora: dict[Name, Corpus] = key(

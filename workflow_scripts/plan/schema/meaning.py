@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 
-from yaml import YAMLError
-
+from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.names import listed, unknown
 from workflow_scripts.plan.schema import peft_types
@@ -19,7 +18,7 @@ from workflow_scripts.plan.schema.compressors import (
 )
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
-from workflow_scripts.plan.schema.methods import Idp, Objective, Peft, Trained, TrainingText
+from workflow_scripts.plan.schema.methods import Eora, Idp, Lora, Objective, Peft, Trained, TrainingText
 from workflow_scripts.plan.schema.sources import Lesson, TaughtModel
 
 MOST = 20  # names of one list that are told
@@ -97,8 +96,8 @@ def _recipe(key: str, compressor: Recipe) -> Iterator[str]:
     """A recipe's file that is not there or can't be one."""
     try:
         compressor.content()
-    except (OSError, ValueError, YAMLError) as error:
-        cause = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except (ArtifactError, ValueError) as error:
+        cause = " ".join(str(error).split())
         yield f"{key}.recipe: {compressor.recipe!r} is no recipe of llm-compressor: {cause}"
 
 
@@ -216,6 +215,7 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
     for block, lists in grid.blocks.items():
         yield from _block(config, f"{key}.blocks.{block}", lists)
         yield from _closed(config, f"{key}.blocks.{block}.methods", lists, grid)
+        yield from _unrepairable(config, f"{key}.blocks.{block}.methods", lists)
         for index, method in enumerate(lists.methods):
             facts = _facts(config, method) if method in config.methods else None
             if facts in config.tasks and facts not in grid.tasks:
@@ -268,6 +268,16 @@ def _facts(config: Config, method: str) -> str | None:
     names = [method, *(member.adapter for member in config.methods[method].combines)]
     texts = [getattr(config.methods[name], "corpus", None) for name in names if name in config.methods]
     return next((text.task for text in texts if text is not None and text.task is not None), None)
+
+
+def _unrepairable(config: Config, key: str, block: Block) -> Iterator[str]:
+    """The message for a repair of a model that lacks layers of the dense one."""
+    shorter = [name for name in block.compressors if isinstance(config.compressors.get(name), DropLayers)]
+    for index, name in enumerate(block.methods if shorter else ()):
+        method = config.methods.get(name)
+        if isinstance(method, Eora) or (isinstance(method, Lora) and method.start is not None):
+            said = f"repairs each layer by the dense one, and {shorter[0]} leaves layers out; make a block without it"
+            yield f"{key}[{index}]: '{name}' {said}"
 
 
 def _closed(config: Config, key: str, block: Block, grid: Grid) -> Iterator[str]:

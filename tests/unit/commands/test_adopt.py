@@ -1,0 +1,126 @@
+"""What `adopt` makes again, the folder for it, and what it decides; tests/workflow/test_adopt.py runs it whole."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.plan.test_upgrades import CELL, codes, make
+from workflow_scripts.commands import adopt
+from workflow_scripts.files.artifacts import read_json, recorded_digest, write_json
+from workflow_scripts.judge.agreement import Agreement
+from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, companions
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.upgrades import older_results
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return read(*files(root=ROOT)) | {"adopt": {"samples": 1}}
+
+
+@pytest.fixture
+def plan(config, tmp_path, monkeypatch):
+    """The smoke grid, all of it made by an older code on this kind of machine."""
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(load(config))
+    make(plan, "0")
+    for path in plan.artefacts("smoke"):
+        if path.startswith("results/"):
+            machine = {"device": "cpu", "threads": 1, "host": "there", "cpu": adopt.processor()}
+            write_json(path, {"manifest": read_json(path)["manifest"] | machine})
+    return plan
+
+
+def test_of_each_rule_and_kind_of_method_one_is_made_again(plan):
+    older = older_results(plan, "smoke")
+    samples = adopt.chosen(plan, "smoke", older)
+    groups = [(sample.made.artefact.rule, sample.made.kind) for sample in samples]
+    assert len(groups) == len(set(groups))
+    assert set(groups) == {(result.artefact.rule, result.kind) for result in older}
+    assert all(sample.made == sample.shown for sample in samples)
+
+
+def test_the_cheapest_first_but_those_whose_weights_are_there_before(plan):
+    """Compression with GPTQ and SparseGPT costs the same here, evaluation too: the path decides, if no weights lack."""
+    older = older_results(plan, "smoke")
+    none = next(
+        s.made
+        for s in adopt.chosen(plan, "smoke", older)
+        if (s.made.artefact, s.made.kind) == (EVALUATION, "none")
+    )
+    assert none.names["compressor"] == "dense"
+    for file in companions(COMPRESSED.path(**none.names)):
+        Path(file).unlink()
+    none = next(
+        s.made
+        for s in adopt.chosen(plan, "smoke", older)
+        if (s.made.artefact, s.made.kind) == (EVALUATION, "none")
+    )
+    assert none.names["compressor"] == "gptq-w3-g64"
+
+
+def test_weights_of_another_kind_of_processor_are_shown_by_a_cell_that_stands_on_them(plan):
+    for path in plan.artefacts("smoke"):
+        if COMPRESSED.parse(path) or ADAPTER.parse(path):
+            write_json(path, {"manifest": read_json(path)["manifest"] | {"cpu": "another"}})
+    samples = adopt.chosen(plan, "smoke", older_results(plan, "smoke"))
+    shown = {sample.made.kind: sample.shown for sample in samples if sample.made.artefact == ADAPTER}
+    assert {result.artefact for result in shown.values()} == {EVALUATION}
+    assert shown["lora"].names["method"] == "lora-r2"
+
+
+def test_in_the_working_folder_the_samples_alone_are_missing_and_the_rest_counts_as_planned(
+    plan, monkeypatch
+):
+    older = older_results(plan, "smoke")
+    samples = [s for s in adopt.chosen(plan, "smoke", older) if s.made.artefact == EVALUATION]
+    missing = {file for s in samples for file in (s.made.path, *companions(s.made.path))}
+    before = {path: Path(path).read_bytes() for path in plan.artefacts("smoke")}
+    adopt.scratch(plan, "smoke", older, samples, Path("work/adopt/smoke/evaluate_cell"))
+    monkeypatch.chdir("work/adopt/smoke/evaluate_cell")
+    there = Plan(load(read(*files())))
+    for path, recipe in there.artefacts("smoke").items():
+        if path in missing:
+            assert not Path(path).exists()
+        else:
+            assert recorded_digest(path, "recipe") == recipe, path
+            assert Path(path).is_symlink() and Path(path).read_bytes() == before[path]
+
+
+@pytest.mark.parametrize("differing", [None, "lora", "none"])
+def test_a_code_is_adopted_if_all_that_it_made_agrees(plan, differing):
+    samples = [
+        s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.artefact == EVALUATION
+    ]
+    found = {
+        s.made.path: Agreement("bits", 9, differences=["an item"] if s.made.kind == differing else [])
+        for s in samples
+    }
+    adopted, refused = adopt.decided(samples, found)
+    kinds = [{s.made.kind for s in mine} for mine in adopted]
+    assert [s.made.kind for s in refused] == ([differing] if differing else [])
+    own, shared = [{"lora"}], [{"none", "prompt", "prefix", "concat"}]  # IDP has modules of its own, too
+    assert sorted(map(sorted, kinds)) == sorted(
+        map(
+            sorted, [*([] if differing == "none" else shared), *([] if differing == "lora" else own), {"idp"}]
+        )
+    )
+
+
+def test_the_record_counts_what_it_made_planned_and_is_all_that_is_written(plan):
+    samples = adopt.chosen(plan, "smoke", older_results(plan, "smoke"))
+    found = {sample.made.path: Agreement("bits", 9) for sample in samples}
+    before = {file: file.read_bytes() for file in Path("results").rglob("*.json")}
+    adopted, _ = adopt.decided(samples, found)
+    adopt._record(plan, "smoke", adopted, found)
+    record = Path("results/smoke/adopted.json")
+    rows = read_json(record, "adopted")["equivalences"]
+    assert sum(row["results"] for row in rows if row["rule"] == "evaluate_cell") == 15
+    assert {row["new"] for row in rows} <= {*codes(plan).values()}
+    assert {file: file.read_bytes() for file in Path("results").rglob("*.json") if file != record} == before
+    assert Path("resources/adopted.json").exists()
+    assert older_results(Plan(plan.config), "smoke") == []
+    assert Plan(plan.config).evaluate_recipe(CELL) == recorded_digest(CELL.json, "recipe")

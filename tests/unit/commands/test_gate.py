@@ -1,0 +1,73 @@
+"""The gate: 0 for wanted verdicts, 1 for others, 2 for open ones."""
+
+import json
+
+import pytest
+
+from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from workflow_scripts.__main__ import main
+from workflow_scripts.files.artifacts import read_json, write_json
+from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
+from workflow_scripts.judge.results import read_results
+from workflow_scripts.plan.layout import VERDICT
+
+
+@pytest.fixture
+def verdict(tmp_path, monkeypatch):
+    """Writes verdict.json of two compressed models with these words."""
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.2}, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.2})
+    judged = judge_grid(
+        read_results(write_grid(tmp_path, truth, 20)), Question(PAIR), CATALOGUE, Resampling(100)
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def write(*words: str) -> None:
+        found = json.loads(json.dumps(judged))
+        for group, word in zip(found["groups"], words, strict=True):
+            group["metrics"][found["metric"]]["verdict"]["word"] = word
+        write_json(VERDICT.path("smoke"), found, "verdict")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("displaced", "no_loss"), 0),
+        (("displaced", "forgotten"), 1),
+        (("displaced", "undecided"), 2),
+        (("unavailable", "displaced"), 2),
+        (("undecided", "unrecovered"), 1),
+    ],
+)
+def test_the_status_follows_the_words(verdict, capsys, words, status):
+    verdict(*words)
+    assert main(["gate", "--grid", "smoke", "--want", "no_loss,displaced"]) == status
+    assert [line.split(": ")[1].split(" ")[0] for line in capsys.readouterr().out.splitlines()] == list(words)
+
+
+def test_other_words_may_be_wanted(verdict):
+    verdict("forgotten", "forgotten")
+    assert main(["gate", "--want", "forgotten"]) == 0
+    assert main(["gate"]) == 1
+
+
+def test_a_word_that_is_no_verdict_and_a_grid_without_one_are_told(verdict, capsys):
+    verdict("displaced", "displaced")
+    assert main(["gate", "--want", "displacd"]) == 1
+    assert "'displacd' is no verdict that can be wanted" in capsys.readouterr().err
+    assert main(["gate", "--want", "undecided"]) == 1
+    assert main(["gate", "--grid", "bench"]) == 1
+    assert "results/bench/verdict.json: grid 'bench' has no verdict yet" in capsys.readouterr().err
+
+
+def test_a_verdict_for_another_metric_is_not_read(verdict):
+    """The grid's primary metric decides, whatever the others say."""
+    verdict("displaced", "displaced")
+    found = read_json(VERDICT.path("smoke"))
+    for group in found["groups"]:
+        for name, metric in group["metrics"].items():
+            if name != found["metric"] and "verdict" in metric:
+                metric["verdict"]["word"] = "forgotten"
+    write_json(VERDICT.path("smoke"), found, "verdict")
+    assert main(["gate"]) == 0

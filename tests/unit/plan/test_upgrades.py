@@ -1,0 +1,180 @@
+"""Results of an older code: which of them differ in their code alone, and what a plan makes of the evidence."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.files.artifacts import ArtifactError, read_json, write_json
+from workflow_scripts.plan.adopted import equivalences, equivalent_codes, record_path
+from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, LATENCY, MODEL, RESULTS, Cell, companions
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.reruns import Reruns
+from workflow_scripts.plan.upgrades import as_if, older_results
+
+ROOT = Path(__file__).parents[3]
+CELL = Cell("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia", "lora-r2", 0)
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = read(*files(root=ROOT))
+    config["grids"]["smoke"]["latency"] = config["grids"]["bench"]["latency"]
+    return load(config)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def codes(plan: Plan) -> dict[str, str]:
+    """Path of each artefact of `smoke` -> digest of today's code."""
+    reruns, found = Reruns(plan, set), {}
+    for path in plan.artefacts("smoke"):
+        kind, names = next(
+            (k, n) for k in (MODEL, CORPUS, BENCHMARK, *RESULTS.values()) if (n := k.parse(path))
+        )
+        found[path] = reruns.arguments(kind, names)["code"]
+    return found
+
+
+def older(letter: str, code: str) -> str:
+    """The digest of an older version of a code."""
+    return letter * 8 + code[8:]
+
+
+def make(plan: Plan, letter: str, only=lambda path: True) -> None:
+    """The results of `smoke` as an older version of every code made them."""
+    today = codes(plan)
+    by = {(path.startswith("resources/"), code): older(letter, code) for path, code in today.items()}
+    recipes = as_if(plan, by).artefacts("smoke")
+    for path in filter(only, today):
+        made = {"code": older(letter, today[path]), "recipe": recipes[path]}
+        write_json(path, made if path.startswith("resources/") else {"manifest": made})
+        for file in companions(path):
+            Path(file).touch()
+
+
+def record(found: list, grid: str | None) -> None:
+    """The evidence that `adopt` writes."""
+    rows = {
+        result.new: {
+            "rule": result.artefact.rule, "kinds": [result.kind], "old": result.old, "new": result.new, "results": 1,
+            "compared": [], "machine": {"host": "h", "cpu": "c", "python": "3"}, "user": "me", "time": "now",
+        }
+        for result in found
+        if result.shared == (grid is None)
+    }  # fmt: skip
+    write_json(
+        record_path(grid), {"equivalences": [*equivalences(grid), *rows.values()], "manifest": {}}, "adopted"
+    )
+
+
+def test_nothing_is_older_before_a_run_and_after_one(config):
+    plan = Plan(config)
+    assert older_results(plan, "smoke") == []
+    for path, recipe in plan.artefacts("smoke").items():
+        made = {"code": codes(plan)[path], "recipe": recipe}
+        write_json(path, made if path.startswith("resources/") else {"manifest": made})
+    assert older_results(plan, "smoke") == []
+
+
+def test_results_that_differ_in_their_code_alone_are_found_but_no_timings(config):
+    plan = Plan(config)
+    make(plan, "0")
+    found = older_results(plan, "smoke")
+    assert {result.path for result in found} == {p for p in plan.artefacts("smoke") if not LATENCY.parse(p)}
+    assert all(result.old == older("0", result.new) for result in found)
+    kinds = Counter(result.kind for result in found if result.artefact.rule == "evaluate_cell")
+    assert kinds == {"none": 3, "lora": 2, "prompt": 4, "prefix": 2, "idp": 2, "concat": 2}
+
+
+def test_a_result_of_another_setting_or_input_is_none(config):
+    make(Plan(config), "0")
+    raw = config.dump()
+    raw["methods"]["lora-r2"]["alpha"] = 3
+    raw["compressors"]["sparsegpt-50"]["sparsity"] = 0.4
+    found = older_results(Plan(load(raw)), "smoke")
+    assert found
+    assert not [
+        result.path for result in found if "/lora-r2/" in result.path or "/sparsegpt-50/" in result.path
+    ]
+
+
+def test_an_evaluation_without_its_samples_is_none(config):
+    make(Plan(config), "0")
+    Path(companions(CELL.json)[0]).unlink()
+    assert CELL.json not in {result.path for result in older_results(Plan(config), "smoke")}
+
+
+def test_with_evidence_results_are_as_planned_and_the_manifest_still_gets_todays_code(config):
+    make(Plan(config), "0")
+    found = older_results(Plan(config), "smoke")
+    record(found, None)
+    record(found, "smoke")
+    plan, forced = Plan(config), set()
+    assert older_results(plan, "smoke") == []
+    reruns = Reruns(plan, lambda: forced)
+    for result in found:
+        assert reruns.is_finished(result.artefact, result.names), result.path
+        reruns.force_if_outdated(result.artefact, result.names)
+    assert forced == set()
+    assert plan.evaluate(CELL)["code"] == Plan(config, lambda grid: {}).evaluate(CELL)["code"]
+
+
+def test_evidence_of_one_grid_and_one_code_says_nothing_of_others(config):
+    make(Plan(config), "0")
+    found = older_results(Plan(config), "smoke")
+    record([result for result in found if result.kind != "lora"], "smoke")
+    plan, bare = Plan(config), Plan(config, lambda grid: {})
+    other = CELL._replace(grid="bench")
+    assert plan.evaluate_recipe(other) == bare.evaluate_recipe(other)
+    lora = bare.train(CELL)["code"]
+    assert lora not in equivalent_codes("smoke")
+    assert {
+        result.kind for result in older_results(plan, "smoke") if result.artefact.rule == "train_adapter"
+    } == {"lora"}
+
+
+def test_evidence_of_two_upgrades_leads_back_to_the_code_that_made_the_results(config):
+    """0 made everything, 1 was adopted and made a cell more, today's code is asked about both."""
+    today = Plan(config)
+    make(today, "0", only=lambda path: "concat" not in path)
+    now = codes(today)
+    first = {(p.startswith("resources/"), older("1", c)): older("0", c) for p, c in now.items()}
+    for shared, grid in ((True, None), (False, "smoke")):
+        rows = [
+            {"rule": "r", "kinds": [], "old": old, "new": new, "results": 1, "compared": [],
+             "machine": {"host": "h", "cpu": "c", "python": "3"}, "user": "me", "time": "now"}
+            for (kind, new), old in first.items() if kind == shared
+        ]  # fmt: skip
+        write_json(record_path(grid), {"equivalences": rows, "manifest": {}}, "adopted")
+    by = {(p.startswith("resources/"), c): older("0", c) for p, c in now.items()}
+    recipes = as_if(Plan(config), by).artefacts("smoke")
+    for path in (p for p in now if "concat" in p):
+        write_json(path, {"manifest": {"code": older("1", now[path]), "recipe": recipes[path]}})
+        Path(companions(path)[0]).touch()
+    found = older_results(Plan(config), "smoke")
+    assert {result.path for result in found} == {p for p in now if not LATENCY.parse(p)}
+    assert {result.old[:8] for result in found} == {"0" * 8}
+
+
+def test_of_several_older_codes_that_of_most_results_is_asked_about(config):
+    plan = Plan(config)
+    make(plan, "0")
+    make(plan, "2", only=lambda path: path.endswith("/lora-r2/seed-0.json") and "gptq" in path)
+    found = older_results(Plan(config), "smoke")
+    assert {result.old[:8] for result in found} == {"0" * 8}
+    assert CELL.json not in {result.path for result in found}
+
+
+def test_evidence_that_was_changed_is_refused(config):
+    make(Plan(config), "0")
+    record(older_results(Plan(config), "smoke"), "smoke")
+    path = Path(record_path("smoke"))
+    value = read_json(path)
+    path.write_text(path.read_text().replace(value["equivalences"][0]["old"], "f" * 64))
+    with pytest.raises(ArtifactError, match=r"results/smoke/adopted\.json: was changed after it was written"):
+        Plan(config).evaluate(CELL)

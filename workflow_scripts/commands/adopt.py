@@ -1,0 +1,290 @@
+"""Adopt results that an older code made, after some of them were made again by today's code and compared.
+
+  python -m workflow_scripts adopt --grid paper
+  python -m workflow_scripts adopt --grid paper --profile slurm
+
+Only results whose settings and inputs are as planned are asked about. Of each rule and kind of method a few are made
+again below work/adopt/, from the stored inputs (`adopt` in the configuration says how many and which). If all of a code
+agree, results/<grid>/adopted.json records that today's code makes what the older one made, and its results count as
+planned. If one differs, nothing of that code is adopted and each difference is printed; exit status 1.
+"""
+
+import argparse
+import getpass
+import os
+import platform
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from workflow_scripts.cluster import runs
+from workflow_scripts.commands.options import add_grid
+from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
+from workflow_scripts.files.checkpoints import WORK
+from workflow_scripts.files.locks import held_by, hold
+from workflow_scripts.files.provenance import processor
+from workflow_scripts.judge.agreement import Agreement, agreement, on_one_kind_of_machine
+from workflow_scripts.plan.adopted import equivalences, record_path
+from workflow_scripts.plan.config import files, write_complete
+from workflow_scripts.plan.forecast import foreseen, job_of
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    ADOPTED,
+    COMPRESSED,
+    EVALUATION,
+    companions,
+    lacks_companions,
+)
+from workflow_scripts.plan.recipes import Plan, plan_of
+from workflow_scripts.plan.reruns import Reruns
+from workflow_scripts.plan.upgrades import Older, as_if, older_results
+
+SHOWN = 5  # differences of one result that are printed
+WHEELS = ".wheels"  # of resources/: with these a source is fetched again without a network
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_grid(parser, "smoke")
+    parser.add_argument("--profile", help="a Snakemake profile, like slurm (default: run on this machine)")
+    parser.add_argument(
+        "--cores", default="all", help="cores that the jobs share here (default: %(default)s)"
+    )
+
+
+class Sample(NamedTuple):
+    """A result that is made again, and the one that is compared: weights of another processor by a cell's answers."""
+
+    made: Older
+    shown: Older
+
+    @property
+    def paths(self) -> set[str]:
+        return {self.made.path, self.shown.path}
+
+
+def main(
+    grid: str,
+    blocks: list[str] | None = None,
+    configfile: Sequence[str] = (),
+    profile: str | None = None,
+    cores: str = "all",
+) -> int:
+    """Make samples again, compare them and record what agrees; returns an exit status, 1 if something differs."""
+    plan = plan_of(files(*configfile), grid, blocks)
+    if who := held_by(runs.RESULTS):
+        raise ArtifactError(f"A run works in this folder ({who}). Wait for it, or stop it.")
+    older = older_results(plan, grid)
+    if not older:
+        print(f"Nothing to adopt: no result of grid '{grid}' differs from the plan in its code alone.")
+        return 0
+    samples = chosen(plan, grid, older)
+    print(f"{len(older)} results differ from the plan in their code alone; {len(samples)} are made again:")
+    print("\n".join(f"  {sample.made.path}" for sample in samples), flush=True)
+    place = WORK / "adopt" / grid
+    found: dict[str, Agreement] = {}
+    shutil.rmtree(place, ignore_errors=True)
+    for rule in dict.fromkeys(sample.made.artefact.rule for sample in samples):  # each from the stored inputs
+        mine, folder = [sample for sample in samples if sample.made.artefact.rule == rule], place / rule
+        scratch(plan, grid, older, mine, folder)
+        if not _made_again(folder, mine, profile, cores):
+            print(f"Not all could be made again, nothing was adopted: see the lines above and {folder}/logs.")
+            return 1
+        found |= {sample.made.path: _agreement(sample, folder) for sample in mine}
+    adopted, refused = decided(samples, found)
+    _record(plan, grid, adopted, found)
+    print("\n".join(lines(older, adopted, refused, found)))
+    if refused:
+        print(f"What was made again is in {place}.")
+        return 1
+    shutil.rmtree(place)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------- what is made again
+
+
+def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Sample]:
+    """Of each rule and kind of method as many as the configuration says, those first whose weights are all there."""
+    seconds = {(cost.kind, cost.name): cost.seconds for cost in foreseen(plan, grid).costs}
+    drawn = random.Random(0)
+    cheap = plan.config.adopt.choice == "cheapest"
+
+    def order(result: Older) -> tuple:
+        lacking = sum(map(lacks_companions, Reruns(plan, set).stands_on(result.artefact, result.names)))
+        cost = 0.0 if result.shared else seconds.get(job_of(result.path), 0.0)
+        return lacking, cost if cheap else drawn.random(), result.path
+
+    groups: dict[tuple[str, str], list[Older]] = {}
+    for result in older:
+        groups.setdefault((result.artefact.rule, result.kind), []).append(result)
+    ordered = {group: sorted(results, key=order) for group, results in groups.items()}
+    cells = sorted((result for result in older if result.artefact == EVALUATION), key=order)
+    return [
+        Sample(result, _shown(plan, result, cells))
+        for results in ordered.values()
+        for result in results[: plan.config.adopt.samples]
+    ]
+
+
+def _shown(plan: Plan, result: Older, cells: list[Older]) -> Older:
+    """The result that shows whether another is the same: itself, or a cell that stands on weights which another kind of
+    processor made."""
+    if result.artefact in (COMPRESSED, ADAPTER) and not _made_on_this_kind(result):
+        reruns = Reruns(plan, set)
+        return next((c for c in cells if result.path in reruns.stands_on(c.artefact, c.names)), result)
+    return result
+
+
+def _made_on_this_kind(result: Older) -> bool:
+    manifest = read_json(result.path)["manifest"]
+    here = {"cpu": processor(), "host": socket.gethostname(), "device": "cpu", "threads": manifest["threads"]}
+    return on_one_kind_of_machine(manifest, here)
+
+
+def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Sample], folder: Path) -> None:
+    """Make `folder` one in which the samples alone are missing, and all other results, as links, count as planned."""
+    left_out = {file for sample in samples for path in sample.paths for file in (path, *companions(path))}
+    whole = {str(Path(sample.made.path).parent) for sample in samples if sample.made.shared}
+    for root in (Path("results", grid), Path("resources")):
+        for file in root.rglob("*"):
+            inside = str(file) in left_out or str(file.parent) in whole or WHEELS in file.parts
+            if not (file.is_dir() or inside or ".locks" in file.parts or file.name == ADOPTED.name):
+                target = folder / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(file.resolve() if file.exists() else os.readlink(file))
+    if (wheels := Path("resources", WHEELS)).exists():
+        (folder / wheels).symlink_to(wheels.resolve())
+    for place in (None, grid):
+        assumed = [_equivalence([result], []) for result in older if result.shared == (place is None)]
+        known = equivalences(place)
+        _write(folder / record_path(place), known + list({found["new"]: found for found in assumed}.values()))
+    write_complete(_absolute(plan.config.dump()) | {"grid": grid, "partial": False}, folder)
+
+
+def _absolute(config: dict) -> dict:
+    """The configuration as it reads from another folder."""
+    entries = [entry for name in ("models", "compressors", "corpora") for entry in config[name].values()]
+    entries += [entry for tasks in config["benchmarks"].values() for entry in tasks.values()]
+    for entry in entries:
+        if entry.get("source") == "local":
+            entry["path"] = str(Path(entry["path"]).expanduser().absolute())
+    python = Path(config["optimum_python"]).expanduser().absolute()
+    return config | {"optimum_python": str(python), "called_with": []}
+
+
+def _made_again(folder: Path, samples: list[Sample], profile: str | None, cores: str) -> bool:
+    targets = sorted({path for sample in samples for path in sample.paths})
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile")]
+    command += ["--directory", str(folder), "--quiet", "rules", "host", "reason"]
+    command += ["--profile", profile] if profile else ["--cores", cores]
+    return subprocess.run([*command, "--", *targets], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------- what is adopted
+
+
+def _agreement(sample: Sample, folder: Path) -> Agreement:
+    stored, again = Path(sample.shown.path), folder / sample.shown.path
+    same = sample.shown.shared or on_one_kind_of_machine(
+        read_json(stored)["manifest"], read_json(again)["manifest"]
+    )
+    return agreement(sample.shown.artefact, stored, again, same)
+
+
+def decided(samples: list[Sample], found: dict[str, Agreement]) -> tuple[list[list[Sample]], list[Sample]]:
+    """The samples of each code that all agree, and the samples that differ."""
+    codes: dict[str, list[Sample]] = {}
+    for sample in samples:
+        codes.setdefault(sample.made.new, []).append(sample)
+    refused = [sample for sample in samples if found[sample.made.path].differences]
+    return [mine for mine in codes.values() if not any(s in refused for s in mine)], refused
+
+
+def _record(plan: Plan, grid: str, adopted: list[list[Sample]], found: dict[str, Agreement]) -> None:
+    """Write the equivalences; each says how many results count as planned with all of them."""
+    codes = {(mine[0].made.shared, mine[0].made.new): mine[0].made.old for mine in adopted}
+    before, after = plan.artefacts(grid), as_if(plan, codes).artefacts(grid)
+    counts: dict[tuple[str, str], int] = {}
+    for result in older_results(plan, grid):
+        now = recorded_digest(result.path, "recipe") == after[result.path] != before[result.path]
+        counts[result.artefact.rule, result.new] = counts.get((result.artefact.rule, result.new), 0) + now
+    for place in (None, grid):
+        fresh = [
+            _equivalence(
+                [sample.made for sample in mine],
+                [_compared(sample, found[sample.made.path]) for sample in mine],
+                counts[mine[0].made.artefact.rule, mine[0].made.new],
+            )
+            for mine in adopted
+            if mine[0].made.shared == (place is None)
+        ]
+        if fresh:
+            with hold(record_path(place)):
+                _write(Path(record_path(place)), equivalences(place) + fresh)
+
+
+def _write(path: Path, found: list[dict]) -> None:
+    if found:
+        write_json(path, {"equivalences": found, "manifest": {}}, "adopted")
+
+
+def _equivalence(results: list[Older], compared: list[dict], count: int = 0) -> dict:
+    return {
+        "rule": results[0].artefact.rule,
+        "kinds": sorted({result.kind for result in results}),
+        "old": results[0].old,
+        "new": results[0].new,
+        "results": count,
+        "compared": compared,
+        "machine": {
+            "host": socket.gethostname(),
+            "cpu": processor(),
+            "python": platform.python_version(),
+        },
+        "user": getpass.getuser(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _compared(sample: Sample, found: Agreement) -> dict:
+    return {
+        "path": sample.shown.path,
+        "kind": sample.made.kind,
+        "how": found.how,
+        "items": found.items,
+        "largest": found.largest,
+    }
+
+
+def lines(
+    older: list[Older], adopted: list[list[Sample]], refused: list[Sample], found: dict[str, Agreement]
+) -> list[str]:
+    """What was found, for the terminal."""
+    text = []
+    for sample in refused:
+        differences = found[sample.made.path].differences
+        text.append(
+            f"{sample.shown.path}: {len(differences)} differences from what {sample.made.old[:12]} made:"
+        )
+        text += [f"  {difference}" for difference in differences[:SHOWN]]
+        text += ["  ..."] if len(differences) > SHOWN else []
+    for mine in adopted:
+        ways = ", ".join(sorted({found[sample.made.path].how for sample in mine}))
+        first = mine[0].made
+        text.append(
+            f"Adopted: {first.artefact.rule} ({', '.join(sorted({sample.made.kind for sample in mine}))}), made by "
+            f"code {first.old[:12]}; {len(mine)} made again by {first.new[:12]}, equal by {ways}"
+        )
+    if refused:
+        codes = {sample.made.new for sample in refused}
+        left = sum(result.new in codes for result in older)
+        text.append(
+            f"Not adopted: {left} results of {len(codes)} codes that make something else; a run makes them again."
+        )
+    return text

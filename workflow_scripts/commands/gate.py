@@ -1,0 +1,52 @@
+"""End with 0 if a grid's verdicts are wanted ones, with 1 if one is not, with 2 if one is open.
+
+  python -m workflow_scripts gate --grid bench --want no_loss,displaced
+
+Reads results/<grid>/verdict.json and nothing else: for the CI of people who publish compressed models. A verdict is
+that of the grid's primary metric. It is open if it is `undecided`, or `unavailable` because cells are missing. Without
+a verdict the command ends with 1. (`make` ends with 2 whatever its command ends with: a script asks the command.)
+"""
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.judge.verdict import MEANING
+from workflow_scripts.plan.layout import VERDICT
+from workflow_scripts.plan.names import unknown
+from workflow_scripts.report.summary import judged, place, unjudged
+
+OPEN = ("undecided", "unavailable")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--grid", default="smoke", help="a grid of the configuration (default: %(default)s)")
+    parser.add_argument(
+        "--want",
+        type=lambda words: words.split(","),
+        default=["no_loss", "displaced"],
+        metavar="WORD[,WORD]",
+        help="verdicts that pass, joined by commas (default: no_loss,displaced)",
+    )
+
+
+def main(grid: str, want: list[str]) -> int:
+    """Print each verdict and whether it passes; returns an exit status. Raises ArtifactError for a word that is none,
+    and without a verdict."""
+    decided = [word for word in MEANING if word not in OPEN]
+    for word in want:
+        if word not in decided:
+            raise ArtifactError(unknown("--want", word, decided, "verdict that can be wanted"))
+    path = Path(VERDICT.path(grid))
+    if not path.exists():
+        raise ArtifactError(f"{path}: grid '{grid}' has no verdict yet: make run GRID={grid}")
+    verdict = read_json(path, "verdict")
+    found = {
+        place(group): group["metrics"][verdict["metric"]]["verdict"]["word"] for group in judged(verdict)
+    }
+    found |= dict.fromkeys(unjudged(verdict), "unavailable")
+    if not found:
+        raise ArtifactError(f"{path}: judges no compressed model")
+    for name, word in found.items():
+        print(f"{name}: {word} ({'open' if word in OPEN else 'wanted' if word in want else 'not wanted'})")
+    return 1 if {*found.values()} - {*want, *OPEN} else 2 if {*found.values()} & {*OPEN} else 0

@@ -1,0 +1,26 @@
+"""Adopted code: which code of today is known to make what an older one made, and by what evidence.
+
+The command `adopt` writes the records, after it made some results again and compared them (docs/howto/upgrade.md).
+"""
+
+import os
+from pathlib import Path
+
+from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.plan.layout import ADOPTED, ADOPTED_SOURCES
+
+
+def record_path(grid: str | None) -> str:
+    """Where the equivalences of a grid stand; None: those of models, corpora and benchmarks, which all grids share."""
+    return ADOPTED_SOURCES if grid is None else ADOPTED.path(grid)
+
+
+def equivalences(grid: str | None, root: Path = Path()) -> list[dict]:
+    """The equivalences of a grid in the order in which they were found; ArtifactError for a broken record."""
+    path = root / record_path(grid)
+    return read_json(path, "adopted")["equivalences"] if os.path.exists(path) else []
+
+
+def equivalent_codes(grid: str | None) -> dict[str, str]:
+    """Digest of code -> digest of the older code whose results it was shown to make."""
+    return {found["new"]: found["old"] for found in equivalences(grid)}

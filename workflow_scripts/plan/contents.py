@@ -1,0 +1,60 @@
+"""Contents that recipes hold beside code and settings: local sources, definitions of tasks, what reports read."""
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+from workflow_scripts.files.artifacts import PACKAGE, sha256_file
+from workflow_scripts.plan.schema.compressors import External
+from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
+
+ANALYSED = ("paper", "templates", "captions")  # folders of reports/ that the analysis reads
+PIECE = 2**20  # bytes of a large file that count, at its beginning and at its end
+
+
+@functools.cache
+def of_reports() -> dict:
+    """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
+    root = PACKAGE.parent / "reports"
+    parts = [root / "workflow.rst", *(file for name in ANALYSED for file in (root / name).rglob("*"))]
+    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(parts) if file.is_file()}
+
+
+@functools.cache
+def of_definition(task: str) -> str:
+    """Digest of the task's definition among ours; a task of the harness alone is versioned by its library."""
+    file = PACKAGE / "evaluate" / "tasks" / f"{task}.yaml"
+    return sha256_file(file) if file.is_file() else task
+
+
+def of_source(source: Model | Corpus | Benchmark | External) -> list:
+    """The contents of a local source, wherever it lies: of a file, or of each file of a folder that is not hidden.
+
+    Of weights, large files of a folder or a GGUF file, only the size and both ends count: every job asks for this.
+    """
+    if source.source != "local":
+        return []
+    path = Path(source.dump()["path"]).expanduser()
+    if path.is_dir():
+        files = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+        return [
+            (str(file), _content(path / file))
+            for file in files
+            if not any(part.startswith(".") for part in file.parts)
+        ]
+    if not path.is_file():
+        return ["missing"]
+    return [_content(path) if path.suffix == ".gguf" else sha256_file(path)]
+
+
+def _content(file: Path) -> str:
+    """Digest of a file's contents; of a file above two pieces, of its size and both ends."""
+    size = file.stat().st_size
+    if size <= 2 * PIECE:
+        return sha256_file(file)
+    with open(file, "rb") as handle:
+        ends = hashlib.sha256(handle.read(PIECE))
+        handle.seek(-PIECE, os.SEEK_END)
+        ends.update(handle.read(PIECE))
+    return f"{size} {ends.hexdigest()}"

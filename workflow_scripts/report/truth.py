@@ -1,0 +1,62 @@
+"""Verdicts beside the labels that a grid of known truth expected: one row per compressed copy and text."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from workflow_scripts.report.rendering import pipe
+
+MISSING = "not judged"
+
+
+class Row(NamedTuple):
+    """One verdict. found: its word, or MISSING; support: of the expected label, None if the rule gave none."""
+
+    model: str
+    compressor: str
+    corpus: str
+    expected: str
+    found: str
+    support: float | None
+    reason: str
+
+
+def rows(verdict: dict, expected: Mapping[str, Mapping[str, str]]) -> list[Row]:
+    """The verdicts of verdict.json on its primary metric that `expected` (compressor -> corpus -> label) speaks of,
+    and a row without a word for each of these that verdict.json lacks."""
+    found = {}
+    for group in verdict["groups"]:
+        label = expected.get(group["compressor"], {}).get(group["corpus"])
+        if label is not None:
+            said = group["metrics"][verdict["metric"]]["verdict"]
+            support = (said["support"] or {}).get(label)
+            place = group["model"], group["compressor"], group["corpus"]
+            found[place] = Row(*place, label, said["word"], support, said["reason"])
+    judged = {row[1:3] for row in found.values()}
+    for compressor, labels in expected.items():
+        for corpus, label in labels.items():
+            if (compressor, corpus) not in judged:
+                found["", compressor, corpus] = Row("", compressor, corpus, label, MISSING, None, "")
+    return list(found.values())
+
+
+def outcome(row: Row) -> str:
+    """as expected, undecided, another word, or none."""
+    if row.found == row.expected:
+        return "as expected"
+    return row.found if row.found in ("undecided", "unavailable", MISSING) else "differs"
+
+
+def to_markdown(found: list[Row]) -> str:
+    """A table, and how many verdicts are as expected."""
+    lines = [pipe(["copy", "text", "expected", "found", "support of expected", "outcome", "support"])]
+    lines += [pipe(["---"] * 4 + ["--:"] + ["---"] * 2)]
+    for row in found:
+        words = [word.replace("_", " ") for word in (row.expected, row.found)]
+        support = "" if row.support is None else f"{100 * row.support:.1f} %"
+        lines.append(pipe([row.compressor, row.corpus, *words, support, outcome(row), row.reason]))
+    counts = [outcome(row) for row in found]
+    wrong = counts.count("differs")
+    total = (
+        f"{counts.count('as expected')} of {len(found)} verdicts are as expected, {wrong} say another word."
+    )
+    return "\n".join([*lines, "", total])
