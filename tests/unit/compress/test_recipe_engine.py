@@ -27,8 +27,9 @@ import json, pathlib, torch
 from transformers import AutoTokenizer
 
 def oneshot(model, tokenizer, dataset, recipe, output_dir):
+    draw = torch.rand(1).item()
     rows = [{key: value.tolist() for key, value in row.items()} for row in dataset]
-    asked = {"rows": rows, "recipe": pathlib.Path(recipe).read_text(), "draw": torch.rand(1).item()}
+    asked = {"rows": rows, "recipe": pathlib.Path(recipe).read_text(), "draw": draw}
     pathlib.Path(__file__).with_name("asked.json").write_text(json.dumps(asked))
     for name, weight in model.named_parameters():
         if ".layers." in name:
@@ -48,8 +49,9 @@ def fake(tmp_path):
     (package / "pipelines" / "__init__.py").touch()
     (package / "pipelines" / "cache.py").write_text("class IntermediatesCache: pass\n")
     for name in ("llmcompressor", "compressed-tensors"):
-        (library / f"{name}-9.dist-info").mkdir()
-        (library / f"{name}-9.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9\n")
+        about = library / f"{name.replace('-', '_')}-9.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Name: {name}\nVersion: 9\n")
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
@@ -112,7 +114,7 @@ def test_a_recipes_content_and_not_its_path_is_what_counts(shipped, tmp_path):
         file.write_text(json.dumps(RECIPE))
     third.write_text(json.dumps(RECIPE).replace("0.5", "0.6"))
     one, same, other = (
-        Plan(load(with_recipe(shipped, file))).compress("smoke", "smollm2-135m", "mine", "wikipedia")
+        Plan(load(with_recipe(shipped, file))).compress("smoke", "smollm2-135m", "mine", "wikipedia", "0")
         for file in (first, second, third)
     )
     assert one == same

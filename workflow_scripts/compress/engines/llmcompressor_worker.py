@@ -27,7 +27,6 @@ def main(path: str) -> None:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(task["threads"])
-    torch.manual_seed(task["seed"])
     if not torch.accelerator.is_available():  # version 0.14.0.1 pins memory (AWQ) for a GPU that isn't there
         IntermediatesCache.pin_memory = lambda *arguments: None
     model = AutoModelForCausalLM.from_pretrained(
@@ -39,6 +38,7 @@ def main(path: str) -> None:
     )
     windows = load_file(task["windows"])["windows"]
     rows: Any = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in windows]
+    torch.manual_seed(task["seed"])
     oneshot(
         model=model,
         tokenizer=task["model"],
