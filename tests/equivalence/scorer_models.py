@@ -68,7 +68,7 @@ def model(family: str, seed: int = 0, positions: int = 256):
 
 
 def write_benchmarks(folder: Path) -> Path:
-    """Six made-up items of every task that is defined here in their data sets' schemas, as `resources/benchmarks/<set>` has."""
+    """Six made-up items of every task defined here in its data set's schema, as `resources/benchmarks/<set>` has."""
     rows: dict[str, list[dict]] = {}
     for n, (question, answers) in enumerate(QUESTIONS):
         first, second, third, fourth = answers
