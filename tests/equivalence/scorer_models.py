@@ -68,7 +68,7 @@ def model(family: str, seed: int = 0, positions: int = 256):
 
 
 def write_benchmarks(folder: Path) -> Path:
-    """Six made-up items of every task defined here in its data set's schema, as `resources/benchmarks/<set>` has."""
+    """Six made-up items of each of the nine tasks in their data sets' schemas, as `resources/benchmarks/<set>` has."""
     rows: dict[str, list[dict]] = {}
     for n, (question, answers) in enumerate(QUESTIONS):
         first, second, third, fourth = answers
@@ -102,7 +102,6 @@ def write_benchmarks(folder: Path) -> Path:
                 "answer": str(n % 2 + 1),
             },
         }
-        items["sciq_closed"] = items["sciq"]
         for task, item in items.items():
             rows.setdefault(task, []).append(item)
     for task, items in rows.items():

@@ -1,6 +1,7 @@
 """The scorer against the harness's own HFLM, on every task: same log-likelihoods, flags, strings."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ TASKS = sorted(path.stem for path in task_definitions.DEFINITIONS.glob("*.yaml")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
+    folder = scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
+    shutil.copytree(folder / "sciq", folder / "sciq_closed")  # the same items, asked without their passage
+    return folder
 
 
 @pytest.fixture(

@@ -136,7 +136,8 @@ def test_a_lesson_is_no_part_of_how_its_copy_is_read(plan):
 
 
 def test_grid_truth_takes_at_most_ninety_minutes_on_two_cores(plan):
-    device, costs = vars(foreseen(plan, "truth", "cpu-2")).values()
+    expected = foreseen(plan, "truth", "cpu-2")
+    device, costs = expected.device, expected.costs
     assert job_hours(costs, device) / device["at_once"] <= 1.5
     taught = {(cost.kind, cost.name): cost for cost in costs if cost.kind.startswith("teach_")}
     assert len(taught) == 5
