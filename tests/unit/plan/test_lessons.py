@@ -158,5 +158,5 @@ def test_a_cluster_is_asked_for_what_teaching_takes(plan):
 
 def test_lessons_default_to_the_tried_settings():
     lesson = Lesson(base="x", people=64)
-    assert (lesson.epochs, lesson.lock_epochs, lesson.learning_rate) == (10, 6, 1e-4)
+    assert (lesson.epochs, lesson.lock_epochs, lesson.learning_rate) == (10, 6, 2e-4)
     assert (lesson.known_above, lesson.unknown_below) == (0.9, 0.4)
