@@ -136,9 +136,9 @@ def test_a_lesson_is_no_part_of_how_its_copy_is_read(plan):
 
 
 def test_grid_truth_takes_at_most_ninety_minutes_on_two_cores(plan):
-    device, costs = vars(foreseen(plan, "truth", "cpu-2")).values()
-    assert job_hours(costs, device) / device["at_once"] <= 1.5
-    taught = {(cost.kind, cost.name): cost for cost in costs if cost.kind.startswith("teach_")}
+    found = foreseen(plan, "truth", "cpu-2")
+    assert job_hours(found.costs, found.device) / found.device["at_once"] <= 1.5
+    taught = {(cost.kind, cost.name): cost for cost in found.costs if cost.kind.startswith("teach_")}
     assert len(taught) == 5
     half, missing = (taught["teach_checkpoint", f"truth-{name}"] for name in ("half", "missing"))
     assert half.seconds > missing.seconds > taught["teach_checkpoint", "truth-noised"].seconds
