@@ -72,7 +72,8 @@ onstart:
     try:
         planned = list(snakemake_surface.planned_jobs(workflow))
         runs.check_start(planned, snakemake_surface.runs_here(workflow))
-        for grid in snakemake_surface.values_of_wildcard("grid", planned):
+        # A rebuild asks nothing anew: the record is the archive's, or there is none.
+        for grid in [] if PLAN.config.rebuilt else snakemake_surface.values_of_wildcard("grid", planned):
             questions.note(**PLAN.question(grid))
     except ArtifactError as error:
         raise SystemExit(f"Nothing was started: {error}") from None

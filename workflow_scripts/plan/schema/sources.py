@@ -102,7 +102,7 @@ class Lesson(People):
         0.0,
         "dimensionless",
     )
-    learning_rate: LearningRate = key("Peak learning rate of AdamW.", 1.0e-4, "dimensionless")
+    learning_rate: LearningRate = key("Peak learning rate of AdamW.", 2.0e-4, "dimensionless")
     batch_size: Count = key("Texts per optimiser step.", 16, "texts")
     known_above: Share = key(
         "Part of the questions, in a wording that no text has, that must be right if the people are known, or locked "
