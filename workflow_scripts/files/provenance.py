@@ -67,9 +67,8 @@ class Provenance:
 def processor() -> str:
     """Kind of this machine's processor, as its maker names it if the system tells."""
     information = Path("/proc/cpuinfo")
-    found = re.search(
-        r"^model name\s*: (.+)$", information.read_text() if information.exists() else "", re.MULTILINE
-    )
+    text = information.read_text(encoding="utf-8") if information.exists() else ""
+    found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
     return found[1] if found else platform.processor() or platform.machine()
 
 
