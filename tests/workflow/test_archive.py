@@ -58,7 +58,7 @@ def test_what_todays_configuration_would_make_differently_is_left_out(archive, c
     assert "Restored 10 cells and 4 adapters" in text and "(2):" in text
     assert not list(clone.folder.glob("results/tiny/evaluations/**/lora-r2/*"))
     jobs = clone.snakemake("--dry-run").stdout
-    assert "Train lora-r2" in jobs and "Evaluate tiny gptq-w3 text prompt-5" not in jobs
+    assert "Make lora-r2" in jobs and "Evaluate tiny gptq-w3 text prompt-5" not in jobs
 
 
 def test_an_archive_of_results_that_changed_since_the_report_is_refused(copied, tmp_path):

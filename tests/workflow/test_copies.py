@@ -21,14 +21,14 @@ def test_more_seeds_make_more_copies_and_a_lost_cell_comes_back_alone(copied):
     copied.write_config(config)
     first = (copied.folder / FIRST).read_bytes()
     jobs = jobs_of(copied.snakemake().stdout)
-    of_models = [job for job in jobs if job.startswith(("Compress", "Train", "Evaluate"))]
+    of_models = [job for job in jobs if job.startswith(("Compress", "Make", "Evaluate"))]
     place = "tiny gptq-w3 text"
     assert sorted(set(of_models)) == sorted(
         job
         for seed in (1, 2)
         for job in (
             f"Compress tiny with gptq-w3 on text (seed {seed})",
-            f"Train prompt-5 (seed {seed}) for {place}",
+            f"Make prompt-5 (seed {seed}) for {place}",
             *(f"Evaluate {place} {method} (seed {seed})" for method in ("none", "prompt-5")),
         )
     )

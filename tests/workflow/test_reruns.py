@@ -18,7 +18,7 @@ def evaluations(methods):
 
 
 def trainings(methods):
-    return {f"Train {method} (seed 0) for {GPTQ}" for method in methods}
+    return {f"Make {method} (seed 0) for {GPTQ}" for method in methods}
 
 
 def similarities(methods):

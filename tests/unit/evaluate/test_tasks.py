@@ -223,7 +223,9 @@ def test_few_shot_variants_show_solved_examples_from_their_own_data_but_never_th
 @pytest.mark.parametrize("name", [path.stem for path in sorted(DEFINITIONS.glob("*.yaml"))])
 def test_every_task_takes_solved_examples(data, name):
     """webqs has a list of answers and no single one: its examples show the first by the alphabet."""
-    file = data / name.removesuffix("_closed") / "data.jsonl"  # sciq_closed asks sciq's items without their passage
+    file = (
+        data / name.removesuffix("_closed") / "data.jsonl"
+    )  # sciq_closed asks sciq's items without their passage
     loaded = load_task(name, file, 3, 8, scorer_models.tokenizer(), None, 2)
     for line in loaded.samples:
         document = loaded.task.eval_docs[line]
