@@ -123,7 +123,7 @@ def test_verdict_figure_and_the_first_rows_of_the_table_stand_on_the_first_scree
     """1280 by 800, two cards without a caution: words and numbers of the verdict and the headline figure whole."""
     box = "document.querySelector('{}').getBoundingClientRect()"
     page.resize(1280, 800)
-    page.js("document.querySelector('.card > .problem').remove()")
+    page.js("document.querySelector('.card > .problem')?.remove()")
     page.js("document.querySelector('.cards').append(document.querySelector('.card').cloneNode(true))")
     cards, figure, row = (
         page.js(box.format(name) + ".toJSON()") for name in (".cards", ".headline img", ".dense tbody tr")
