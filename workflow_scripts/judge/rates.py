@@ -51,7 +51,7 @@ def rates(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def reseeded(ledger: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The placebo of a second training seed: `rates` if nothing but the seed of one method changes.
+    """The placebo of a second training seed: `rates` if the seed alone changes, and with it the copy.
 
     The method as trained with the seed `after` stands in for the compressed model, and with the row's own seed for the
     method. So recovered is the share, of the items that the dense model has right and one seed has wrong, that another

@@ -55,8 +55,8 @@ EXPLAINED = {  # above the page's tables
     "(it may still say it in other words). Chance: the same share among items that neither the dense "
     "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
     "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
-    "second_seed": ", or a second training seed held against another of the same method; nothing but chance "
-    "differs between these",
+    "second_seed": ", or a second seed of the same method (copy and training) held against another; nothing "
+    "but chance differs between these",
     "broken": "Broken: of the items right before and after compression, the share wrong with the method. Wilson "
     "intervals, 95 %.",
 }
