@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.archive.test_unpacking import evaluation, it, packed, sound, write_index  # noqa: F401  # fixtures
+from tests.unit.archive.conftest import evaluation, write_index
 from workflow_scripts.__main__ import main
 from workflow_scripts.archive import packing
 from workflow_scripts.archive.packing import INDEX, pack_grid
@@ -26,7 +26,7 @@ def restored(capsys) -> str:
 
 
 @pytest.fixture
-def finished(it, monkeypatch, capsys):  # noqa: F811
+def finished(it, monkeypatch, capsys):
     """The archive's two cells in the working folder, each with the hash of its samples; `it` is packed from them."""
     restored(capsys)
     for record in Path("results").rglob("seed-0.json"):
@@ -124,7 +124,7 @@ def test_an_archive_survives_a_writer_that_is_killed_while_it_takes_its_place(fi
     assert not [name for name in os.listdir() if name.startswith(".it")], "what it left was not removed"
 
 
-def test_what_a_killed_rebuild_left_is_replaced(it, monkeypatch):  # noqa: F811
+def test_what_a_killed_rebuild_left_is_replaced(it, monkeypatch):
     monkeypatch.setattr(rebuild, "_run", lambda *_: 3)
     monkeypatch.setattr(rebuild, "unpack", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -134,7 +134,7 @@ def test_what_a_killed_rebuild_left_is_replaced(it, monkeypatch):  # noqa: F811
     assert sorted(os.listdir("made")) == ["config", "config.yaml", "done"]
 
 
-def test_records_bring_no_software_environment_along(it):  # noqa: F811
+def test_records_bring_no_software_environment_along(it):
     """Snakemake's report would load it as YAML with code."""
     import base64
 
