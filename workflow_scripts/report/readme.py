@@ -46,7 +46,7 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         *(_row(group, pair, metric) for group in groups),
         "",
     ]
-    if minded := [f"- {caution}" for group in groups for caution in _remarks(group, pair, metric)]:
+    if minded := _remarks(groups, pair, metric):
         lines += [*minded, ""]
     missing = verdict["cells"]["missing"]
     if missing:
@@ -78,12 +78,15 @@ def _row(group: dict, pair: dict, metric: str) -> str:
     return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"
 
 
-def _remarks(group: dict, pair: dict, metric: str) -> list[str]:
-    """Cautions of the primary metric, and what would settle an undecided verdict."""
-    found = group["metrics"][metric]
-    settle = found["verdict"]["settle"]
-    said = [*cautions(found, pair, unit(metric)), *([settle] if settle else [])]
-    return [f"{place(group)}: {sentence}." for sentence in said]
+def _remarks(groups: list[dict], pair: dict, metric: str) -> list[str]:
+    """Cautions of the primary metric, and what would settle an undecided verdict: each once, with its models."""
+    places: dict[str, list[str]] = {}
+    for group in groups:
+        found = group["metrics"][metric]
+        settle = found["verdict"]["settle"]
+        for sentence in [*cautions(found, pair, unit(metric)), *([settle] if settle else [])]:
+            places.setdefault(sentence, []).append(place(group))
+    return [f"- {'; '.join(whose)}: {sentence}." for sentence, whose in places.items()]
 
 
 def current(readme: str) -> str:
