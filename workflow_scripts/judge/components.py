@@ -6,9 +6,10 @@ of one task; for a mean over T tasks V_items and V_residual are summed over task
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from workflow_scripts.judge.statistics import LEVEL, finite
 
@@ -34,18 +35,22 @@ class Components:
     def half_width(self, items: float = 1.0, replicates: int | None = None, level: float = LEVEL) -> float:
         """Half of the interval for `items` times as many items and this many replicates (default: those measured).
 
-        The freedom of the replicates' part follows their number.
+        The interval is the one of `arms.Estimates`: a normal deviation of items, and t of the replicates' means, whose
+        variance holds the residual. inf for one replicate if several were measured: it can't know the others'.
         """
         count = replicates or self.count
-        own = 0.0 if np.isnan(self.replicates) else self.replicates * self.count / count
-        rest = self.items / items + self.residual * self.count / count / items
-        variance = own + rest
-        if variance == 0:
-            return 0.0
-        freedom = np.inf if own == 0 else (count - 1) * (variance / own) ** 2
-        if freedom == 0:  # one replicate can't know the others' variance
+        of_items = self.items / items
+        of_means = float(np.nansum([self.replicates, self.residual / items])) * self.count / count
+        if of_means == 0:
+            return float(stats.norm.ppf((1 + level) / 2) * np.sqrt(of_items))
+        if count < 2:
             return float("inf")
-        return float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
+        scales = np.sqrt(of_items + of_means * _stretches(count - 1))
+        enough = (3 + level) / 4  # each of the two deviations passes its own share of the bound with half of 1 - level
+        bound = stats.norm.ppf(enough) * np.sqrt(of_items) + stats.t.ppf(enough, count - 1) * np.sqrt(of_means)
+        return float(
+            optimize.brentq(lambda half: 2 * stats.norm.sf(half / scales).mean() - (1 - level), 0, 2 * bound)
+        )
 
     def to_json(self) -> dict[str, float | int | None]:
         """Standard deviations of the three parts (fractions, nats or bits), freedom, half-width, replicates."""
@@ -65,6 +70,12 @@ class Components:
             for name in ("items", "replicates", "residual")
         }
         return cls(**parts, freedom=row["freedom"] or float("inf"), count=row["count"])
+
+
+@cache
+def _stretches(freedom: int) -> np.ndarray:
+    """Equally likely values of freedom / chi-square: t is normal with such a variance."""
+    return freedom / stats.chi2.ppf((np.arange(400) + 0.5) / 400, freedom)
 
 
 def components(contrast: dict[str, np.ndarray]) -> Components:

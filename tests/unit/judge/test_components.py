@@ -86,6 +86,19 @@ def test_more_items_and_replicates_narrow_what_they_are_about():
     assert Components.of_json(part.to_json()).half_width() == pytest.approx(part.half_width())
 
 
+@pytest.mark.parametrize("replicates", [2, 3, 6])
+def test_the_half_width_is_that_of_the_interval_which_is_made_of_draws(replicates):
+    """Two replicates whose means agree by chance are no reason to promise a narrow interval."""
+    random = np.random.default_rng(replicates)
+    values = {"a": random.normal(0, 1, (400, 1)) + random.normal(0, 0.7, (400, replicates))}
+    part = components(values)
+    rest = Components(part.items, 0.01 / replicates, part.residual, part.freedom, replicates)
+    of_means = np.sqrt(replicates * (rest.replicates + rest.residual))
+    points = of_means * stats.zscore(np.arange(replicates), ddof=1)
+    drawn = np.sqrt(rest.items) * random.standard_normal(400_000) + replicate_draws(points, 400_000)
+    assert rest.half_width() == pytest.approx(np.quantile(np.abs(drawn), 0.95), rel=0.02)
+
+
 def test_one_replicate_has_items_only():
     values = {"a": np.random.default_rng(3).random((50, 1))}
     part = components(values)
