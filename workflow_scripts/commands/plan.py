@@ -8,6 +8,7 @@ task whose intervals of L and of both R are no wider in any group, and the hours
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def main(
         if times is None:
             print(f"{replicates:>10}{'never':>14}")
             continue
-        wanted = max(2, round(items * times))
+        wanted = max(2, math.ceil(items * times))
         hours, few = _hours(config, grid, replicates, wanted, device)
         short = f"  more than {', '.join(few)} {'has' if len(few) == 1 else 'have'}" if few else ""
         print(f"{replicates:>10}{wanted:>14,}{hours:>9.1f}{short}")

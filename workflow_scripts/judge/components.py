@@ -46,8 +46,10 @@ class Components:
         if count < 2:
             return float("inf")
         scales = np.sqrt(of_items + of_means * _stretches(count - 1))
-        enough = (3 + level) / 4  # each of the two deviations passes its own share of the bound with half of 1 - level
-        bound = stats.norm.ppf(enough) * np.sqrt(of_items) + stats.t.ppf(enough, count - 1) * np.sqrt(of_means)
+        tail = (
+            1 - level
+        ) / 4  # if each deviation stays within its own bound, the sum stays within both often enough
+        bound = stats.norm.isf(tail) * np.sqrt(of_items) + stats.t.isf(tail, count - 1) * np.sqrt(of_means)
         return float(
             optimize.brentq(lambda half: 2 * stats.norm.sf(half / scales).mean() - (1 - level), 0, 2 * bound)
         )

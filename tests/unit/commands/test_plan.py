@@ -35,7 +35,8 @@ def test_needed_items_reach_the_half_width_and_fewer_do_not():
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_the_table_has_a_line_per_number_of_replicates(tmp_path, monkeypatch, capsys, seeds):
     monkeypatch.chdir(tmp_path)
-    write_json("results/bench/verdict.json", verdict_of(tmp_path / "made", seeds), schema="verdict")
+    verdict = verdict_of(tmp_path / "made", seeds)
+    write_json("results/bench/verdict.json", verdict, schema="verdict")
     monkeypatch.setattr(plan, "files", lambda *named: ROOT)
     assert plan.main("bench", half_width=3.0, blocks=["core"]) == 0
     head, names, *rows = capsys.readouterr().out.splitlines()
@@ -51,6 +52,10 @@ def test_the_table_has_a_line_per_number_of_replicates(tmp_path, monkeypatch, ca
     else:
         items = [int(row.split()[1].replace(",", "")) for row in rows if "never" not in row]
         assert len(rows) == len(plan.REPLICATES) and items and items == sorted(items, reverse=True)
+        counts = plan.REPLICATES[-len(items) :]  # the first few reach it with no number of items
+        parts = plan.components_of(verdict)
+        for count, wanted in zip(counts, items, strict=True):
+            assert max(part.half_width(wanted / 40, count) for part in parts) <= 0.03
 
 
 def test_without_a_verdict_or_its_components_the_command_says_what_to_do(tmp_path, monkeypatch):
