@@ -109,7 +109,7 @@ def _groups(
     estimates = Estimates(wanted, resampling.resamples, resampling.seed)
     for one, mine in zip(judged.values(), estimates, strict=True):
         one.estimates = mine
-    verdicts = sum(set(question.pair.values()) <= set(results.methods(group)) for group in results.groups())
+    verdicts = len(results.groups())  # a group without the pair may have no loss, which is a word too
     return (
         [_compressed_group(results, group, judged, verdicts) for group in results.groups()],
         [_dense_group(group, judged) for group in results.dense_groups()],

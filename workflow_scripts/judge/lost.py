@@ -13,7 +13,7 @@ import numpy as np
 from workflow_scripts.judge.arms import DENSE, Arm, group_arms, replicates_of, sample
 from workflow_scripts.judge.metrics import ACCURACY
 from workflow_scripts.judge.results import Results
-from workflow_scripts.judge.statistics import Estimate, ratio, resampled_averages
+from workflow_scripts.judge.statistics import Estimate, finite, ratio, resampled_averages
 from workflow_scripts.plan.layout import Group
 
 
@@ -21,7 +21,8 @@ def recovered_items(results: Results, informative: dict[str, dict], resamples: i
     """verdict.json's `lost_items`: per group and method rho, over the informative tasks, and what it is made of.
 
     A method needs two copies of the compressed model with and without it; a compressor of one copy has none. Intervals
-    cover items. by_chance: the second term, the share that comes back in another copy without a method.
+    cover items; there is none if the number of lost items is not told from 0. by_chance: the second term, the share
+    that comes back in another copy without a method.
     """
     rows = []
     for group in results.groups():
@@ -59,11 +60,18 @@ def _row(
             "method": method,
             "seeds": list(seeds),
             "lost": float(sum(values[:, 0].sum() for values in sums.values())) / pairs,
-            "rho": ratio(back - chance, lost),
-            "back": ratio(back, lost),
-            "by_chance": ratio(chance, lost),
+            "rho": _of_lost(back - chance, lost),
+            "back": _of_lost(back, lost),
+            "by_chance": _of_lost(chance, lost),
         }
     ]
+
+
+def _of_lost(part: Estimate, lost: Estimate) -> dict:
+    """part / lost; without an interval if so few items are lost that a new sample of items may have none."""
+    if lost.interval()[0] > 0:
+        return ratio(part, lost)
+    return {"value": finite(part.point / lost.point), "low": None, "high": None}
 
 
 def _shares(
