@@ -80,6 +80,7 @@ TRUTHS = {
     "just above delta, LoRA alone": Truth(6, 0, 1.51),
     "just below delta, adaptation 2": Truth(6, 3.49, 3.49, 2, 2),
     "just below f": Truth(6, 3.14, 4.2),
+    "just below f, adaptation 0.5": Truth(6, 3.64, 4.2, 0.5),
     "just above f": Truth(6, 3.16, 4.2),
     "just below f0": Truth(6, 1.04, 4.2),
     "just above f0": Truth(6, 1.06, 4.2),

@@ -6,7 +6,7 @@ from typing import Any
 
 from workflow_scripts.judge.arms import DENSE, Arm, Column, Sample, covered_by, detectable, replicates_of
 from workflow_scripts.judge.statistics import Estimate, finite, ratio
-from workflow_scripts.judge.verdict import Verdict, decide, recovered
+from workflow_scripts.judge.verdict import Verdict, decide, needed_support, other_reading, recovered
 from workflow_scripts.plan.layout import Group
 
 
@@ -114,6 +114,12 @@ class Judged:
         control = self.dense_gain(arm, self.pair_seeds)
         return None if control is None else recovered(self.gain(arm, self.pair_seeds), control)
 
+    def _other_recovery(self, method: str, needed: float) -> Estimate | None:
+        """R draw by draw, if h is measured below 0 and may lie above."""
+        arm = self.arm(self.group.compressor, method)
+        control = self.dense_gain(arm, self.pair_seeds) if arm and self.pair_seeds else None
+        return other_reading(self.gain(arm, self.pair_seeds), control, needed) if arm and control else None
+
     def to_json(self) -> dict[str, Any]:
         """The metric of a compressed group, without its verdict: dense, compressed, loss, methods."""
         loss, sign = self.loss(self._all(self.base)[1]), self.sample.metric.sign
@@ -171,7 +177,12 @@ class Judged:
         prompt, lora = (self.recovery(self.pair[role]) for role in ("prompt", "lora"))
         if loss is None:  # the dense model has been evaluated, so only the group's own cell can be missing
             return Verdict("unavailable", f"{self.group} / none has not been evaluated").to_json()
-        found = decide(loss, prompt, lora, self.sample.metric.negligible, verdicts)
+        needed = needed_support(verdicts)
+        others = (
+            self._other_recovery(self.pair["prompt"], needed),
+            self._other_recovery(self.pair["lora"], needed),
+        )
+        found = decide(loss, prompt, lora, self.sample.metric.negligible, verdicts, others)
         if found.word == "unavailable":
             found = replace(found, reason=self._missing())
         replicates = len(self.pair_seeds) if prompt and lora else len(seeds)

@@ -9,10 +9,12 @@ Five labels partition the space of (L, R_prompt, R_lora), so no order of branche
   forgotten    else, if R_prompt < f0 R_lora
   both         else
 The support of a label is its share of the paired draws. The verdict is the label with a support of 1 - 0.025 / k or
-more, for the k verdicts of a grid on its primary metric; otherwise it is `undecided`.
+more, for the k verdicts of a grid on its primary metric; otherwise it is `undecided`. If an h is measured below 0 and
+may lie above, the label needs that support with h counted draw by draw too.
 """
 
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
@@ -77,6 +79,22 @@ def recovered(gain: Estimate, dense_gain: Estimate) -> Estimate:
     return gain - dense_gain if dense_gain.point > 0 else gain
 
 
+def needed_support(verdicts: int) -> float:
+    """1 - 0.025 / k."""
+    return 1 - ERROR / max(1, verdicts)
+
+
+def other_reading(gain: Estimate, dense_gain: Estimate, needed: float) -> Estimate | None:
+    """R draw by draw if h is measured below 0 and may lie above; None if it can't, or is measured above.
+
+    R by the point alone is g there: too high by h, as often as a small h > 0 is measured below 0. If h is measured
+    above 0, g - h is never too high, and its variance holds that of h.
+    """
+    if dense_gain.point > 0 or float((dense_gain.draws > 0).mean()) <= 1 - needed:
+        return None
+    return Estimate(gain.point, gain.draws - np.maximum(0, dense_gain.draws))
+
+
 def labels(loss: np.ndarray, prompt: np.ndarray, lora: np.ndarray, negligible: float) -> np.ndarray:
     """Number of the label in LABELS of each draw, arrays of one shape; negligible: lambda, in the metric's unit."""
     shares = np.where(prompt >= F_DISPLACED * lora, 1, np.where(prompt < F_FORGOTTEN * lora, 2, 3))
@@ -85,14 +103,19 @@ def labels(loss: np.ndarray, prompt: np.ndarray, lora: np.ndarray, negligible: f
 
 
 def decide(
-    loss: Estimate, prompt: Estimate | None, lora: Estimate | None, negligible: float, verdicts: int = 1
+    loss: Estimate,
+    prompt: Estimate | None,
+    lora: Estimate | None,
+    negligible: float,
+    verdicts: int = 1,
+    others: tuple[Estimate | None, Estimate | None] = (None, None),
 ) -> Verdict:
     """The verdict, its support and what would settle it.
 
     loss: L; prompt, lora: R of the pair, None if it can't be known, which leaves no_loss as the only possible word.
-    negligible: lambda. verdicts: k, of the grid on the metric.
+    negligible: lambda. verdicts: k, of the grid on the metric. others: `other_reading` of prompt and lora.
     """
-    needed = 1 - ERROR / max(1, verdicts)
+    needed = needed_support(verdicts)
     known = [estimate for estimate in (loss, prompt, lora) if estimate is not None]
     if not all(estimate.known for estimate in known):
         return Verdict("undecided", "a task with a single shared item has no interval; evaluate more items")
@@ -104,9 +127,17 @@ def decide(
         )
     support = _support(loss, prompt, lora, negligible)
     first = max(LABELS, key=support.__getitem__)
-    word = first if support[first] >= needed else "undecided"
-    settle = None if word != "undecided" else _settled(loss, prompt, lora, negligible, needed)
-    return Verdict(word, in_words(support), support, needed, settle=settle)
+    if support[first] < needed:
+        settle = _settled(loss, prompt, lora, negligible, needed)
+        return Verdict("undecided", in_words(support), support, needed, settle=settle)
+    prompts, loras = ([r for r in pair if r is not None] for pair in zip((prompt, lora), others, strict=True))
+    least = min(_support(loss, p, r, negligible)[first] for p, r in product(prompts, loras))
+    if least < needed:
+        doubt = f"{first.replace('_', ' ')} {_percent(least)} if a dense gain that was measured below 0 may lie above"
+        said = f"{in_words(support)}; but {doubt}"
+        settle = "more data would tell on which side of 0 the dense gain lies"
+        return Verdict("undecided", said, support, needed, settle=settle)
+    return Verdict(first, in_words(support), support, needed)
 
 
 def in_words(support: dict[str, float]) -> str:

@@ -15,6 +15,7 @@ from workflow_scripts.judge.verdict import (
     decide,
     in_words,
     labels,
+    other_reading,
     recovered,
 )
 
@@ -85,6 +86,30 @@ def test_a_control_of_nothing_takes_nothing_on_average():
         0.01 / np.sqrt(2 * np.pi), rel=0.2
     )  # of the estimate alone, not of its draws too
     assert np.mean([back.draws.mean() for back in found]) == pytest.approx(-taken, abs=2e-4)
+
+
+def test_a_control_measured_below_0_that_may_lie_above_must_not_decide_the_word():
+    """h is half its error above 0: a third of the samples measure it below, and R = g there, which is too high."""
+    random, words = np.random.default_rng(0), []
+    L, lora = estimate(0.06, 0.003, 1), estimate(0.042, 0.003, 2)
+    z = random.standard_normal((2, 4000))
+    both = [0.0305 + 0.01, 0.01]  # g and h: R is 0.73 of LoRA's
+    for gain, control in random.normal(both, [0.003, 0.02], (300, 2)):
+        g, h = (
+            Estimate(point, point + error * draws)
+            for point, error, draws in zip((gain, control), (0.003, 0.02), z, strict=True)
+        )
+        back, other = recovered(g, h), other_reading(g, h, 0.975)
+        words.append(decide(L, back, lora, LAMBDA, others=(other, None)).word)
+    assert words.count("displaced") + words.count("forgotten") <= 0.05 * 300
+    assert decide(L, estimate(0.05), lora, LAMBDA, others=(estimate(0.049), None)).word == "displaced"
+    open_sign = decide(L, estimate(0.05), lora, LAMBDA, others=(estimate(0.02), None))
+    assert open_sign.word == "undecided" and open_sign.support["displaced"] == 1
+    assert open_sign.reason.endswith(
+        "but displaced 0 % if a dense gain that was measured below 0 may lie above"
+    )
+    for control in (0.002, -0.02):  # counted whatever its sign; surely below 0
+        assert other_reading(estimate(0.01), estimate(control, 0.005), 0.975) is None
 
 
 def test_support_decides_and_the_number_of_verdicts_raises_what_is_needed():
