@@ -7,6 +7,8 @@ from workflow_scripts.archive.packing import rolled_up
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.plan.layout import VERDICT
 
+PRESENT_RULE = 3  # first schema of verdict.json whose verdicts follow it
+
 
 def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
     """Whether the rebuilt verdict, tables, figures and audit are those of the archive, in words.
@@ -31,6 +33,10 @@ def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
         said.append(
             f"{name}: made by an older schema ({there}, now {here}), so the values of both were compared."
         )
+        if there < PRESENT_RULE <= here:
+            said.append(
+                "  Its verdicts follow an older rule, which paid for harm; the rebuilt ones follow today's."
+            )
     return said
 
 
