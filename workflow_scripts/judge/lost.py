@@ -3,7 +3,8 @@
 An item that one noisy copy lost comes back in the next copy by chance. So the copy that says which items are lost is
 never the one that says which came back: for copies k != k',
   rho(m) = mean over pairs of P(C_k,m right | D right, C_k' wrong) - P(C_k right | D right, C_k' wrong).
-Both conditions are the same, so rho is the mean of C_k,m - C_k over the items that D has and C_k' has not.
+Both conditions are the same, so rho is the mean of C_k,m - C_k over the items that D has and C_k' has not, pooled over
+pairs: a copy that lost more counts more.
 """
 
 from itertools import permutations
