@@ -23,8 +23,22 @@ QUESTIONS = [
 ]
 
 
-def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 400 entries; with `bos` every text begins with <s>, as Llama's and OPT's do."""
+_TURNS = "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}</s>\n{% endfor %}"
+_TURN = "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+_PICKY = "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+TEMPLATES = {  # of chats
+    "turns": _TURNS + _TURN,
+    "bos": "{{ bos_token }}" + _TURNS + _TURN,
+    "day": "[system]\nToday is {{ strftime_now('%d %B %Y') }}.</s>\n" + _TURNS + _TURN,
+    "no system": _TURNS.replace("[{{", _PICKY + "[{{") + _TURN,
+}
+
+
+def tokenizer(bos: bool = False, template: str | None = None) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 400 entries; with `bos` every text begins with <s>, as Llama's and OPT's do.
+
+    template: a name of TEMPLATES.
+    """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -40,7 +54,9 @@ def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     if bos:
         raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     special = {"bos_token": "<s>"} if bos else {}
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="</s>", **special)
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="</s>", **special)
+    made.chat_template = TEMPLATES.get(template)
+    return made
 
 
 def model(family: str, seed: int = 0, positions: int = 256):

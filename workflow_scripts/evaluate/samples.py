@@ -110,7 +110,7 @@ def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -
         "gold": gold,
         "choice_logliks": None,
     }
-    return answer, len(f"{task.task.config.target_delimiter}{gold}".encode())
+    return answer, len(f"{task.delimiter}{gold}".encode())
 
 
 def summary(items: list[Item]) -> dict:

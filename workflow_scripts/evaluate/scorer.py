@@ -26,6 +26,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from workflow_scripts.evaluate import chat
 from workflow_scripts.evaluate.document_scorer import Document, DocumentScorer
 from workflow_scripts.evaluate.encoding import beginning_token, common_prefix, encode, encode_pairs
 from workflow_scripts.evaluate.forward import CPU_GENERATION_TOKENS, tokens_that_fit
@@ -72,6 +73,17 @@ class Scorer(DocumentScorer, LM):
     @property
     def tokenizer_name(self) -> str:
         return self.tokenizer.name_or_path.replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The tokenizer's template, of that name if it has several; None if none is asked for."""
+        if not chat_template:
+            return None
+        return self.tokenizer.get_chat_template(None if chat_template is True else chat_template)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        return chat.render(self.tokenizer, chat_history, add_generation_prompt)
 
     @property
     def eot_token_id(self) -> int:

@@ -14,6 +14,7 @@ from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `
 from lm_eval.utils import apply_template
 from transformers import PreTrainedTokenizerBase
 
+from workflow_scripts.evaluate.chat import Chat
 from workflow_scripts.evaluate.documents import (
     FAULTS,
     DocumentError,
@@ -56,6 +57,16 @@ class EvaluationTask:
     primary: str
     # generations may end earlier than the harness lets them: at the longest answer, or at our limit
     capped: bool = False
+    chat: Chat | None = None  # None: asked as plain text
+
+    @property
+    def delimiter(self) -> str:
+        """What stands between a question and its answer; in a chat the answer begins a turn of its own."""
+        config, between = self.task.config, str(self.task.config.target_delimiter)
+        if self.chat is None:
+            return between
+        begun = config.gen_prefix  # the answer's own beginning, in the definitions that have one
+        return between if begun and not begun[-1].isspace() else ""
 
     @property
     def lines(self) -> list[int]:

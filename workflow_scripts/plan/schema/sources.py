@@ -128,6 +128,10 @@ class DenseModel(Entry):
     learned_positions: Absent[Flag] = absent(
         "Position embeddings are learned (OPT) and not rotary; as `positions`."
     )
+    chat: Absent[Flag] = absent(
+        "Tasks ask through the model's chat template, solved examples as turns of their own; methods of kind text are "
+        "the system message. Calibration, training and held-out text stay plain. false if absent, as the paper."
+    )
     note: Absent[Line] = absent("What a report must say about it.")
 
 
