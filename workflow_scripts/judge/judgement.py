@@ -80,6 +80,7 @@ def judge_grid(
         "scores": scores(results, catalogue["tasks"]),
         "choices": choices(results, catalogue["methods"], resamples, seed),
         "changes": changes(results, resamples, seed),
+        **({"chat": results.chats} if results.chats else {}),
     }
 
 
