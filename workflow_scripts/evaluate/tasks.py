@@ -14,6 +14,7 @@ from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `
 from lm_eval.utils import apply_template
 from transformers import PreTrainedTokenizerBase
 
+from workflow_scripts.evaluate import first_line
 from workflow_scripts.evaluate.chat import Chat
 from workflow_scripts.evaluate.documents import (
     FAULTS,
@@ -208,6 +209,12 @@ def _built(name: str, config: dict, documents: list[Item]) -> Task:
             first.line, _empty_choice(config, first.document) or said(error, first.document)
         ) from error
     task.set_fewshot_seed(0)
+    if match := (config.get("metadata") or {}).get("match"):
+        if match != first_line.MATCH:
+            raise ArtifactError(
+                f"task {name}: metadata.match is {match!r}, only {first_line.MATCH!r} is known"
+            )
+        task.config.process_results = first_line.scored(task.doc_to_target)
     return task
 
 
