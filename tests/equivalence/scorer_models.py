@@ -120,6 +120,29 @@ def write_benchmarks(folder: Path) -> Path:
         }
         for task, item in items.items():
             rows.setdefault(task, []).append(item)
+    return _written(folder, rows)
+
+
+def write_probes(folder: Path) -> Path:
+    """As `write_benchmarks`, of the other tasks of evaluate/tasks."""
+    rows: dict[str, list[dict]] = {}
+    for n, (question, answers) in enumerate(QUESTIONS):
+        asked = {"question": f"{question}?"}
+        passage = asked | {"title": "Facts", "context": f"It is {answers[0]}.", "answers": answers[:2]}
+        items = {
+            "mmlu": asked | {"subject": "world_facts", "choices": answers, "answer": n % 4},
+            "jeopardy": asked | {"category": "facts", "answer": answers[0]},
+            "squad": passage,
+            "squad_closed": passage,
+            "popqa": asked | {"possible_answers": json.dumps(answers[:2]), "s_pop": 10**n},
+            "simpleqa": {"problem": f"{question}?", "answer": answers[0]},
+        }
+        for task, item in items.items():
+            rows.setdefault(task, []).append(item)
+    return _written(folder, rows)
+
+
+def _written(folder: Path, rows: dict[str, list[dict]]) -> Path:
     for task, items in rows.items():
         (folder / task).mkdir(parents=True)
         (folder / task / "data.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))

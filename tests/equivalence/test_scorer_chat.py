@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers.utils import chat_template_utils
@@ -29,6 +30,7 @@ PROMPT = {"kind": "prompt", "tokens": 6, "init": "random", "trained": True}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
+    scorer_models.write_probes(folder)
     shutil.copytree(folder / "sciq", folder / "sciq_closed")
     return folder
 
@@ -160,14 +162,17 @@ def test_the_gold_answer_of_a_generation_begins_the_assistants_turn(pair, data):
     loaded = load_task("triviaqa", data / "triviaqa/data.jsonl", None, 8)
     asked = replace(loaded, chat=Chat())
     (item, *_) = cell.evaluate_task(scorer, asked, [])
-    (loglik,) = cell.gold_answers(
-        scorer, asked, [{"doc": asked.items[0].document, "arguments": [(item.row["question"], {})]}]
+    question = item.row["question"]
+    assert (
+        question == "Question: What is the capital of France?\nAnswer:"
+    )  # of the table: without the template
+    context = scorer.apply_chat_template([{"role": "user", "content": question}])
+    ((loglik, _),) = scorer.loglikelihood(
+        [Instance("loglikelihood", {}, (context, "Paris"), 0, ("any", 0, 1))]
     )
-    context, gold = scorer.encode([item.row["question"], item.row["question"] + "Paris"]).values()
     assert item.row["gold"] == "Paris" and item.gold_bytes == len("Paris")
     assert loaded.delimiter == " " and asked.delimiter == ""
     assert item.row["gold_loglik"] == pytest.approx(loglik, abs=TOLERANCE)
-    assert gold[: len(context)] == context and len(gold) > len(context)
 
 
 def test_what_a_template_lacks_is_named():

@@ -48,7 +48,11 @@ OF_MODEL = ("parameters", "learned_positions", *model_limits.HINTS, "chat")
 DESCRIPTIVE_KEYS = ("note", "licence", "path")
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
-NOT_EVALUATED = {"wordings", "context"}  # of a task: no evaluation but those of some methods depends on them
+NOT_EVALUATED = {
+    "wordings",
+    "context",
+    "strata",
+}  # of a task: no evaluation but those of some methods depends on them
 UNTRAINED = (
     "sequence_length",
     "micro_batch",
@@ -309,6 +313,9 @@ class Plan(Cells):
             "metric": self.grid(grid).metric,
             "catalogue": self.catalogue(grid),
         }
+        asked = {task: self.config.tasks[task].strata for task in self.tasks(grid)}
+        if strata := {task: fields.dump() for task, fields in asked.items() if fields}:
+            settings["strata"] = strata
         inputs: list[object] = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]

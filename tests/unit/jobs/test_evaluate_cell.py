@@ -112,17 +112,25 @@ def test_json_and_samples_agree(project, tmp_path, method):
     assert isinstance(record["manifest"]["config"]["bos"], bool)
 
 
-def test_a_text_is_the_system_message_of_a_chat_and_stands_before_plain_text(project, tmp_path):
+def test_a_text_is_the_system_message_of_a_chat_and_stands_before_plain_text(project, tmp_path, monkeypatch):
     """Held-out text is the same in a chat model: there the text stands before it."""
-    records = {
-        name: run(project, name.removesuffix(" in chat"), tmp_path / f"{name}.json", chat="chat" in name)
-        for name in ("text", "text in chat", "none in chat")
-    }
+    seen, records, real = {}, {}, Scorer.loglikelihood
+
+    def spied(self, requests, **settings):
+        seen[name] |= {each.args[0] for each in requests}
+        return real(self, requests, **settings)
+
+    monkeypatch.setattr(Scorer, "loglikelihood", spied)
+    for name in ("text", "text in chat", "none in chat"):
+        seen[name] = set()
+        method, output = name.removesuffix(" in chat"), tmp_path / f"{name}.json"
+        records[name] = run(project, method, output, chat="chat" in name)
     rows = {name: pd.read_parquet(tmp_path / f"{name}.samples.parquet") for name in records}
     asked = {name: frame.query("task == 'piqa'").iloc[0]["question"] for name, frame in rows.items()}
+    assert len(set(asked.values())) == 1  # the table has the question alone
     turn = f"[user]\n{asked['text']}</s>\n[assistant]\n"
-    assert asked["none in chat"] == f"<s>{turn}"
-    assert asked["text in chat"] == f"<s>[system]\nAnswer well.\n\n</s>\n{turn}"
+    assert asked["text"] in seen["text"] and f"<s>{turn}" in seen["none in chat"]
+    assert f"<s>[system]\nAnswer well.\n\n</s>\n{turn}" in seen["text in chat"]
     logliks = {name: frame["gold_loglik"].tolist() for name, frame in rows.items()}
     assert logliks["text in chat"] != logliks["none in chat"]
     assert records["text in chat"]["perplexity"] == records["text"]["perplexity"]
