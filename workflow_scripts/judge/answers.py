@@ -7,7 +7,7 @@ in other words, or without the entity.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,23 @@ import pandas as pd
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.judge.results import Results
 
-KNOWLEDGE = ("arc_easy", "arc_challenge", "sciq", "webqs", "triviaqa")
+KNOWLEDGE = (
+    "arc_easy",
+    "arc_challenge",
+    "sciq",
+    "webqs",
+    "triviaqa",
+    "nq_open",
+    "jeopardy",
+    "popqa",
+    "simpleqa",
+)
+ALIASES: dict[str, Callable[[dict], list[str]]] = {  # of a document, in tasks that accept several answers
+    "triviaqa": lambda document: document["answer"]["aliases"],
+    "webqs": lambda document: document["answers"],
+    "nq_open": lambda document: document["answer"],
+    "popqa": lambda document: json.loads(document["possible_answers"]),
+}
 LONGEST = 6  # words of an alias or entity that are looked up; longer ones by their first words
 _PROMPT = re.compile(r"^(question|answer|q|a):\s*|\s*(question|answer):\s*$", re.IGNORECASE)
 _NAME = re.compile(r"\b[A-Z][\w'’-]*(?:\s+(?:of|the|and|de|von|van|[A-Z][\w'’-]*))*")
@@ -51,10 +67,8 @@ def entity(question: str) -> tuple[str, ...]:
 def aliases(task: str, gold: str, document: dict | None) -> list[tuple[str, ...]]:
     """Accepted answers, normalised: those of the benchmark's document, or the recorded one."""
     texts = [gold]
-    if document and task == "triviaqa":
-        texts += document["answer"]["aliases"]
-    elif document and task == "webqs":
-        texts += document["answers"]
+    if document and task in ALIASES:
+        texts += ALIASES[task](document)
     return list(dict.fromkeys(words for text in texts if (words := normalise(text))))
 
 
