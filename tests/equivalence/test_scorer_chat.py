@@ -23,6 +23,7 @@ from workflow_scripts.recover.adapters import attach, create, save
 TOLERANCE = 1e-4  # nats
 TASKS = sorted(path.stem for path in task_definitions.DEFINITIONS.glob("*.yaml"))
 FORMATS = [("turns", False), ("turns", True), ("bos", True), ("day", False), ("no system", True)]
+BOS = ("bos", True)  # of the template and of the tokenizer
 SYSTEM = "You answer briefly."
 PROMPT = {"kind": "prompt", "tokens": 6, "init": "random", "trained": True}
 
@@ -43,7 +44,7 @@ class Clock:
         return chat.DAY
 
 
-@pytest.fixture(scope="module", params=FORMATS, ids=lambda p: f"{p[0]}-bos-{p[1]}")
+@pytest.fixture(scope="module")
 def pair(request):
     """(ours, HFLM) over one model; HFLM renders the template as it is, on the day that ours is always on."""
     template, bos = request.param
@@ -97,11 +98,13 @@ def require_equal(mine: list, theirs: list) -> None:
             assert answer[1] == response[1]
 
 
-CASES = [(task, None) for task in TASKS]
-CASES += [(task, 2) for task in ("arc_easy", "lambada_openai", "triviaqa", "webqs", "winogrande")]
+KINDS = ("arc_easy", "lambada_openai", "triviaqa", "winogrande")  # a task of each kind of request
+CASES = [(BOS, task, None) for task in TASKS]
+CASES += [(form, task, None) for form in FORMATS for task in KINDS if form != BOS]
+CASES += [(form, task, 2) for form in (BOS, FORMATS[0]) for task in (*KINDS, "webqs")]
 
 
-@pytest.mark.parametrize(("task", "shots"), CASES)
+@pytest.mark.parametrize(("pair", "task", "shots"), CASES, indirect=["pair"])
 def test_every_task_equals_hflm(pair, data, task, shots, monkeypatch):
     loaded = load_task(task, data / task / "data.jsonl", None, 8, num_fewshot=shots)
     mine, theirs = ours_and_harness(pair, loaded, monkeypatch)
@@ -114,6 +117,7 @@ def test_every_task_equals_hflm(pair, data, task, shots, monkeypatch):
         assert tokens.count(0) == (pair[0].tokenizer.bos_token_id is not None)  # one BOS, never two
 
 
+@pytest.mark.parametrize("pair", FORMATS, indirect=True)
 def test_the_harness_own_entry_takes_the_scorer(pair, data):
     """`simple_evaluate` asks for the template's text and the tokenizer's name too."""
     rendered = chat.CLOCK.sub('"26 July 2024"', pair[1].chat_template(True))
@@ -122,6 +126,7 @@ def test_the_harness_own_entry_takes_the_scorer(pair, data):
     assert pair[0].tokenizer_name == pair[1].tokenizer_name
 
 
+@pytest.mark.parametrize("pair", [BOS], indirect=True)
 def test_examples_in_one_turn_equal_hflm(pair, data):
     found = []
     for lm in pair:
@@ -133,6 +138,7 @@ def test_examples_in_one_turn_equal_hflm(pair, data):
     assert found[0][0][0][0][0].count("[user]") == 1
 
 
+@pytest.mark.parametrize("pair", [BOS, FORMATS[0]], indirect=True)
 def test_a_passage_stands_in_the_questions_turn(pair, data, monkeypatch):
     path = data / "sciq_closed/data.jsonl"
     loaded = load_task("sciq_closed", path, None, 8, num_fewshot=1)
@@ -145,6 +151,7 @@ def test_a_passage_stands_in_the_questions_turn(pair, data, monkeypatch):
         assert asked[0][0].count(row["support"]) == 1
 
 
+@pytest.mark.parametrize("pair", [BOS], indirect=True)
 def test_a_soft_prompt_stands_before_the_rendered_text(pair, data, tmp_path, monkeypatch):
     """Against PEFT's own prompt in HFLM, one sequence at a time."""
     scorer, harness = pair
@@ -157,6 +164,7 @@ def test_a_soft_prompt_stands_before_the_rendered_text(pair, data, tmp_path, mon
     require_equal(*ours_and_harness((ours, theirs), loaded, monkeypatch))
 
 
+@pytest.mark.parametrize("pair", [BOS], indirect=True)
 def test_the_gold_answer_of_a_generation_begins_the_assistants_turn(pair, data):
     scorer = pair[0]
     loaded = load_task("triviaqa", data / "triviaqa/data.jsonl", None, 8)
