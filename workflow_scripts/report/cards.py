@@ -4,7 +4,7 @@ from typing import Any
 
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.rendering import place, spoken
-from workflow_scripts.report.summary import NAMES, basis, cautions, headline, recovery, unit
+from workflow_scripts.report.summary import NAMES, basis, cautions, headline, in_chat, recovery, unit
 
 
 def cards(groups: list[dict], verdict: dict) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
         "word": word,
         "shown": spoken(word) + (", of one copy" if verdict["of_one_copy"] else ""),
         "meaning": _capital(verdict["meaning"].removeprefix(f"{word}: ")),  # the word stands before it
-        "basis": basis(metric),
+        "basis": basis(metric) + in_chat(whole, group["model"]),
         "support": _support(verdict),
         "reason": verdict["reason"],
         "needed": verdict["needed"],

@@ -57,6 +57,9 @@ EXPLAINED = {  # above the page's tables
     "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
     "second_seed": ", or a second seed of the same method (copy and training) held against another; nothing "
     "but chance differs between these",
+    "strata": "The items of a task by subject, or by popularity in groups of equal size (equal popularities stay "
+    "together). Known: share that the dense model has right. Lost: share of these that the compressed model has wrong. "
+    "Back by a method: share of the lost that it has right. First seed; Wilson intervals, 95 %.",
     "broken": "Broken: of the items right before and after compression, the share wrong with the method. Wilson "
     "intervals, 95 %.",
 }
@@ -179,6 +182,8 @@ def _ledger(data: PageData) -> dict[str, Any]:
         "selections": selections(data.grid.results),
         "short": SHORT,
         "rates": rates,
+        "strata": data.grid.verdict.get("strata", []),
+        "back_by": {role: f"back by {method}" for role, method in pair.items()},
         "reseeded": any(row["after"] is not None for row in rates),
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
         "outcomes": OUTCOMES,

@@ -61,7 +61,8 @@ def covered(groups: list[dict], metric: str) -> str:
 def group_lines(group: dict, verdict: dict) -> list[str]:
     """Headline and numbers of one group."""
     metric, shown = group["metrics"][verdict["metric"]], unit(verdict["metric"])
-    rows = [f"{place(group)}: {headline(metric['verdict'])}", f"  {basis(metric)}"]
+    told = f"  {basis(metric)}{in_chat(verdict, group['model'])}"
+    rows = [f"{place(group)}: {headline(metric['verdict'])}", told]
     rows.append(f"  lost by compression        {shown(metric.get('loss'))}")
     rows += [
         f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()
@@ -86,6 +87,12 @@ def basis(metric: dict) -> str:
     copies = f"{replicates} {'replicate' if replicates == 1 else 'replicates'}"
     absent = f"; without {', '.join(metric['absent_tasks'])}" if metric["absent_tasks"] else ""
     return f"{sum(items.values()):,} items of {tasks}, {copies}{absent}"
+
+
+def in_chat(verdict: dict, model: str) -> str:
+    """ "; asked through its chat template (3fa1b2c4)"; empty for a model that is asked in plain text."""
+    template = verdict.get("chat", {}).get(model)
+    return f"; asked through its chat template ({template[:8]})" if template else ""
 
 
 def points(estimate: dict | None) -> str:

@@ -27,6 +27,11 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         "finds with 80 % power, check it before you call a gain zero.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
+    if chats := verdict.get("chat"):
+        named = ", ".join(f"{model} ({template[:8]})" for model, template in chats.items())
+        notes.append(
+            f"Asked through the model's chat template, solved examples as turns: {named}. All others: plain text."
+        )
     shown = unique(row.method for panel in panels for row in panel.rows)
     if loras := [m for m in shown if methods.get(m, {}).get("kind") == "lora"]:
         scales = [f"{m} alpha {methods[m]['alpha']:g}, dropout {methods[m]['dropout']:g}" for m in loras]

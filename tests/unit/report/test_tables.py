@@ -10,9 +10,12 @@ import subprocess
 import pytest
 
 from tests.unit.synthetic_results import CATALOGUE, METHODS, PARAMETERS, data_of, study, write_grid
+from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.report.cards import cards
 from workflow_scripts.report.rendering import RENDERERS, latex, to_csv, to_html, to_latex, to_markdown
+from workflow_scripts.report.summary import lines
 from workflow_scripts.report.tables import build_tables, columns_of, describe, million
 
 GAINS = {
@@ -331,6 +334,22 @@ def test_compressors_are_described_by_their_settings():
         describe("s", {"algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None})
         == "s (50 % zeros, unstructured)"
     )
+
+
+def test_the_format_of_a_chat_is_named_in_verdict_card_and_tables(tmp_path):
+    results = read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1, "idp-50-100": 0.1})))
+    plain = data_of(results, 200).verdict
+    assert "chat" not in plain and "chat template" not in "".join(lines(plain))
+    for evaluation in results.evaluations.values():
+        evaluation["manifest"]["config"] = {"chat": {"template_sha256": "3fa1b2c4" * 8, "day": "2024-07-26"}}
+    data = data_of(results, 200)
+    assert data.verdict["chat"] == {"m": "3fa1b2c4" * 8}
+    write_json(tmp_path / "verdict.json", data.verdict, schema="verdict")
+    said = "; asked through its chat template (3fa1b2c4)"
+    assert any(line.endswith(said) for line in lines(data.verdict))
+    assert cards(data.verdict["groups"], data.verdict)[0]["basis"].endswith(said)
+    note = "Asked through the model's chat template, solved examples as turns: m (3fa1b2c4). All others: plain text."
+    assert all(note in to_markdown(table) for table in build_tables(data))
 
 
 def test_the_notes_say_which_linears_each_lora_adapted_in_how_many_layers(tmp_path):
