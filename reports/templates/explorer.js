@@ -55,7 +55,10 @@
       if (data.methods.length > data.detailed.length) {
         var others = cell(tr, "", "text given");
         data.methods.forEach(function (name, index) {
-          if (data.detailed.indexOf(index) < 0) others.append(sign(row[2][index], name), " " + name + " ");
+          if (data.detailed.indexOf(index) >= 0) return;
+          var other = others.appendChild(document.createElement("span"));
+          other.className = "other";
+          other.append(sign(row[2][index], name), " " + name);
         });
       }
     });

@@ -88,6 +88,24 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
+    def frame_js(self, expression: str):
+        """The same inside the page's one frame, whatever its origin."""
+        tree = self._run(self._call("Page.getFrameTree"))["frameTree"]
+        (frame,) = [child["frame"]["id"] for child in tree.get("childFrames", ())]
+        world = self._run(self._call("Page.createIsolatedWorld", frameId=frame))["executionContextId"]
+        options = {"returnByValue": True, "awaitPromise": True, "contextId": world}
+        result = self._run(self._call("Runtime.evaluate", expression=expression, **options))
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def wait_for(self, expression: str, inside: bool = False, seconds: float = 60):
+        """The value of an expression as soon as it is true; in the page's one frame if `inside`."""
+        deadline = time.monotonic() + seconds
+        while not (value := (self.frame_js if inside else self.js)(expression)):
+            assert time.monotonic() < deadline, f"not true after {seconds} s: {expression}"
+            time.sleep(0.1)
+        return value
+
     def resize(self, width: int, height: int = 900) -> None:
         """The size of the window's content in pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}

@@ -175,7 +175,7 @@ def _key(figure: Figure, shown: dict[str, list[Setting]]) -> None:
     """The names of the numbered settings, under the panels."""
     several = len(shown) > 1
     names = [
-        f"{number}  {f'{model} ' if several else ''}{setting.label}"
+        f"{number} {f'{model} ' if several else ''}{setting.label}"
         for model, found in shown.items()
         for number, setting in enumerate(_numbered(found), 1)
     ]

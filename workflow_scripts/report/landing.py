@@ -11,11 +11,12 @@ from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
 from workflow_scripts.report.svg import image
 
 HEADLINE = "figure4"  # the figure beside the verdicts
+LINE = 9_000  # characters: docutils refuses lines above 10,000
 SHOWN = "Average accuracy against the parameters that"
 
 
 def landing(verdict: dict, description: str, figure: Path | None, page: str) -> str:
-    """HTML without blank lines, as reStructuredText's `raw` needs it.
+    """HTML without blank or long lines, as reStructuredText's `raw` needs it; a browser joins the figure's pieces.
 
     description: the grid's; figure: the headline's SVG; page: the whole page's path, as Snakemake's report lists it.
     """
@@ -29,7 +30,8 @@ def landing(verdict: dict, description: str, figure: Path | None, page: str) -> 
             page=page,
         )
     )
-    return "\n".join(line for line in html.splitlines() if line.strip())
+    pieces = (line[at : at + LINE] for line in html.splitlines() for at in range(0, len(line), LINE))
+    return "\n".join(piece for piece in pieces if piece.strip())
 
 
 def style() -> str:
