@@ -14,19 +14,25 @@ KNOWN = {  # outcomes of items that the dense model has right -> their look, in 
     "recovered_by_lora": "lora",
     "lost": "lost",
 }
+SCOPES = (
+    "domain",
+    "stratum",
+)  # columns whose values have bars of their own; a ledger may lack strata (popularity)
 GROUP = ["model", "compressor", "corpus", "seed"]
 QUESTION, ANSWER = 500, 80  # characters shown
 
 
 def bars(ledger: pd.DataFrame) -> list[dict]:
-    """Of each compressed model, and of each domain in it: the shares of the outcomes of items that the dense model has
-    right, all replicates together. {place, scope, items, parts: [{name, look, percent}]}."""
+    """The outcomes of items that the dense model has right: their shares in each compressed model, and in each domain
+    and stratum of it, all replicates together. {place, scope, items, parts: [{name, look, percent}]}."""
     known = ledger[ledger["outcome"].isin(KNOWN)] if len(ledger) else ledger
     if not len(known):
         return []
     rows = []
     for (model, compressor, corpus), group in known.groupby(["model", "compressor", "corpus"], sort=False):
-        scopes = {"all": group} | {str(name): part for name, part in group.groupby("domain", sort=False)}
+        scopes = {"all": group}
+        for column in (name for name in SCOPES if name in group):
+            scopes |= {str(name): part for name, part in group.groupby(column, sort=False)}
         for scope, part in scopes.items():
             shares = part["outcome"].value_counts(normalize=True)
             parts = [

@@ -121,11 +121,14 @@ def sections(context: dict[str, Any]) -> dict[str, str]:
 def _verdict(data: PageData) -> dict[str, Any]:
     """The first screen and the intervals behind it."""
     verdict = data.grid.verdict
+    groups = judged(verdict)
+    verdicts = [metric["verdict"] for g in groups for metric in g["metrics"].values() if "verdict" in metric]
     return {
         "grid": data.grid.results.grid,
         "introduction": introduction(verdict, data.description) | _planned(data),
         "first": first_view(verdict, data.figures.get(HEADLINE)),
-        "judged": judged(verdict),
+        "judged": groups,
+        "varied": any(part for said in verdicts for part in (said.get("components") or {}).values()),
         "lost_items": verdict["lost_items"],
         "explained": EXPLAINED,
     }
