@@ -85,7 +85,7 @@ def _roll_up(plan: Plan) -> None:
 def question(number: int) -> str:
     """24 words, others for each number."""
     words = "river capital author island metal king planet novel treaty battle".split()
-    return " ".join(words[int(digit, 16) % 10] for digit in format(number * 7919**9 % 16**24, "024x"))
+    return " ".join(words[int(digit, 16) % 10] for digit in format(int(number) * 7919**9 % 16**24, "024x"))
 
 
 def _answered(ledger: pd.DataFrame) -> pd.DataFrame:
