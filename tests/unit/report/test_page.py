@@ -163,7 +163,7 @@ def test_the_paper_is_audited_on_the_page_only_if_the_grid_has_a_cell_that_it_pr
 def test_the_bars_show_what_became_of_the_items_that_the_dense_model_has_right(grid):
     ledger = pd.read_parquet(grid[0] / "ledger.parquet")
     rows = explorers.bars(ledger)
-    assert [row["scope"] for row in rows] == ["all", "world", "common", "language"]
+    assert rows[0]["scope"] == "all" and {row["scope"] for row in rows[1:]} == {"world", "common", "language"}
     assert rows[0]["items"] == int(ledger["correct/dense"].sum()) == sum(row["items"] for row in rows[1:])
     for row in rows:
         assert sum(part["percent"] for part in row["parts"]) == pytest.approx(100)
@@ -196,9 +196,9 @@ def test_a_large_ledger_keeps_its_changed_items_and_says_how_many_it_left_out(gr
     ledger = pd.read_parquet(grid[0] / "ledger.parquet")
     unchanged = int(ledger["outcome"].isin(["kept", "never_known"]).sum())
     changed = len(ledger) - unchanged
-    assert min(changed, unchanged) > 10
-    for limit, shown in ((changed, changed), (10, 10)):  # more changed items than that: some of each group
-        monkeypatch.setattr(explorers, "EXPLORER_ROWS", limit)
+    assert min(changed - 3, unchanged) > 0
+    for shown in (changed, changed - 3):  # more changed items than that: some of each group
+        monkeypatch.setattr(explorers, "EXPLORER_ROWS", shown)
         explorer = explorers.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
         rows = [row for group in explorer["groups"] for row in group["rows"]]
         assert len(rows) == shown and explorer["dropped"] == len(ledger) - shown
