@@ -54,9 +54,10 @@ class Browser:
         for domain in ("Page", "Runtime", "Network"):
             await self._call(f"{domain}.enable")
 
-    async def _call(self, method: str, **parameters) -> dict:
+    async def _call(self, method: str, session: str | None = None, **parameters) -> dict:
         self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        of = {"sessionId": session} if session else {}
+        await self._socket.send_json({"id": self._number, "method": method, "params": parameters, **of})
         while True:
             message = await self._socket.receive_json(timeout=60)
             self._note(message)
@@ -89,12 +90,17 @@ class Browser:
         return result["result"].get("value")
 
     def frame_js(self, expression: str):
-        """The same inside the page's one frame, whatever its origin."""
-        tree = self._run(self._call("Page.getFrameTree"))["frameTree"]
-        (frame,) = [child["frame"]["id"] for child in tree.get("childFrames", ())]
-        world = self._run(self._call("Page.createIsolatedWorld", frameId=frame))["executionContextId"]
-        options = {"returnByValue": True, "awaitPromise": True, "contextId": world}
+        """The same inside the page's one frame of another origin; None while there is none."""
+        targets = self._run(self._call("Target.getTargets"))["targetInfos"]
+        frames = [target["targetId"] for target in targets if target["type"] == "iframe"]
+        if len(frames) != 1:
+            return None
+        session = self._run(self._call("Target.attachToTarget", targetId=frames[0], flatten=True))[
+            "sessionId"
+        ]
+        options = {"returnByValue": True, "awaitPromise": True, "session": session}
         result = self._run(self._call("Runtime.evaluate", expression=expression, **options))
+        self._run(self._call("Target.detachFromTarget", sessionId=session))
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 

@@ -121,7 +121,7 @@ def browser():
 def report(browser, folder):
     browser.resize(1400)
     browser.open(folder / layout.REPORT.path(GRID))
-    browser.wait_for("document.querySelector('.landing')")
+    browser.wait_for("document.querySelectorAll('.landing').length")
     return browser
 
 
@@ -132,7 +132,7 @@ def test_the_first_view_is_the_verdict_and_nothing_runs_off_the_window(report, f
     assert report.js("document.querySelector('.landing .headline img').naturalWidth") > 300
     for width in (1400, 800):
         report.resize(width)
-        report.wait_for("document.querySelector('#rulegraph canvas, #rulegraph svg')")
+        report.wait_for("document.querySelectorAll('#rulegraph canvas, #rulegraph svg').length")
         right = "e => e.getBoundingClientRect().right"
         edges = report.js(f"Array.from(document.querySelectorAll('.landing *, #rulegraph'), {right})")
         assert max(edges) <= width
