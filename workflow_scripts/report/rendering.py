@@ -95,7 +95,8 @@ def estimate(found: dict | None, factor: float, digits: int) -> dict[str, str]:
     """{value, ends} of {value, low, high} as text: "+2.1" and "[+0.2, +4.0]"; a dash and nothing if it is missing."""
     if found is None or found["value"] is None:
         return {"value": MISSING, "ends": ""}
-    scaled = {end: None if number is None else factor * number for end, number in found.items()}
+    ends = {end: found[end] for end in ("value", "low", "high")}
+    scaled = {end: None if number is None else factor * number for end, number in ends.items()}
     return {"value": signed(scaled["value"], digits), "ends": signed_interval(scaled, digits)}
 
 
