@@ -20,11 +20,12 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} interval "
         f"({verdict['settings']['resamples']:,} resamples of items, stratified by task; t over replicates). "
         f"Informative: the same over the tasks that the dense model answers above chance{_left_out(verdict)}; the "
-        f"verdict is given on them. Tasks: {level} Wilson intervals, domains: these combined (Zou and Donner), in the "
-        "CSV and HTML files. Intervals cover items only unless a row says otherwise.",
-        "Gain: Average minus that of no recovery on the same copies, with interval; p: its test, Holm-adjusted over "
-        "the Averages of quantised models together, or of sparse ones; detectable: the smallest gain that this sample "
-        "finds with 80 % power, check it before you call a gain zero.",
+        f"verdict is given on them. Tasks: {level} Wilson intervals, domains of several tasks: these combined (Zou and "
+        "Donner), in the CSV and HTML files. Intervals cover items only unless a row says otherwise.",
+        "Gain: Average minus that of no recovery on the same copies, with its own interval, not adjusted for the "
+        "number of methods (the CSV has p_holm, Holm-adjusted over the Averages of quantised models together, or of "
+        "sparse ones); detectable: the smallest gain that this sample finds with 80 % power, check it before you call "
+        "a gain zero.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
     if chats := verdict.get("chat"):
