@@ -26,8 +26,9 @@ from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.distillation import Teacher
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.recover.training import Learner, State, TrainingError, loss_curve, train
+from workflow_scripts.recover.training import State, TrainingError, loss_curve, train
 from workflow_scripts.recover.windows import fact_windows, heldout_windows, training_windows
 from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
 

@@ -12,8 +12,9 @@ from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, train_adapter
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.recover.training import Learner, TrainingError
+from workflow_scripts.recover.training import TrainingError
 from workflow_scripts.recover.windows import training_windows
 from workflow_scripts.sources import benchmarks, corpora, models
 

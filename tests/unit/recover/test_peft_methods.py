@@ -9,7 +9,8 @@ from tests.tiny_models import VOCABULARY, tiny_llama, tiny_opt
 from workflow_scripts.evaluate import latency
 from workflow_scripts.plan.schema.peft_types import OURS, PEFT_TYPES, REFUSED, known_options, problems
 from workflow_scripts.recover import adapters
-from workflow_scripts.recover.training import Learner, train
+from workflow_scripts.recover.learner import Learner
+from workflow_scripts.recover.training import train
 
 OPTIONS = {
     "DORA": {"r": 2},
