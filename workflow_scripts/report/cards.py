@@ -4,7 +4,7 @@ from typing import Any
 
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.rendering import place, spoken
-from workflow_scripts.report.summary import NAMES, basis, cautions, headline, recovery, unit
+from workflow_scripts.report.summary import NAMES, basis, cautions, headline, points, recovery, unit
 
 
 def cards(groups: list[dict], verdict: dict) -> list[dict[str, Any]]:
@@ -23,6 +23,9 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
     if retention and retention["low"] is not None:
         value, low, high = (f"{100 * retention[end]:.0f} %" for end in ("value", "low", "high"))
         numbers.append(("Prompt over LoRA", f"{value} [{low}, {high}]", ""))
+    numbers += [
+        _told(row) for row in whole["parts"] if row["metric"] == "accuracy" and place(row) == place(group)
+    ]
     return {
         "label": f"{group['model']}, {group['compressor']}, {group['corpus']}",
         "place": place(group),
@@ -41,6 +44,17 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
         ],
         "metric": NAMES[name],
     }
+
+
+def _told(row: dict) -> tuple[str, str, str]:
+    """Access against learning of adapters that were told a part of a task's answers, as accuracy."""
+    untold = row["untrained"]["recovered"] or row["untrained"]["gain"]
+    shown = "no control" if row["shows"] is None else row["shows"]
+    return (
+        f"Untold facts of {row['task']} by {', '.join(row['methods'].values())}",
+        points(untold),
+        f"{shown}; telling adds {points(row['learned'])}",
+    )
 
 
 def _support(verdict: dict) -> list[dict[str, Any]]:

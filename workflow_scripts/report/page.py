@@ -50,13 +50,17 @@ EXPLAINED = {  # above the page's tables
     "k' has wrong, the share that copy k has right with the method (back), and without it (by chance). rho is their "
     "difference, the mean over all pairs of copies, so that an item is never called lost and found by the same noise. "
     "Intervals cover items.",
+    "told": "Held-out facts. Adapters that were told the answers of one half of a task's items, on that half (trained) "
+    "and on the other (untrained). R of the untrained items is access: no text told them. Learned: the gain of the "
+    "trained items minus that of the untrained. Known apart: of the untrained items, the gain among those that the "
+    "dense model has right minus the gain among those that it has wrong, which no access can bring back. A word needs "
+    "whole intervals above 0: access the first and the third, learning the second.",
     "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
     "those for which no document of the training text holds an accepted alias together with the question's entity "
     "(it may still say it in other words). Chance: the same share among items that neither the dense "
     "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
-    "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
-    "second_seed": ", or a second seed of the same method (copy and training) held against another; nothing "
-    "but chance differs between these",
+    "the decision boundary. Fairer references are the recovered share of an untrained prompt",
+    "copies": " and, with two copies, rho above",
     "broken": "Broken: of the items right before and after compression, the share wrong with the method. Wilson "
     "intervals, 95 %.",
 }
@@ -113,6 +117,7 @@ def _verdict(data: PageData) -> dict[str, Any]:
         "cards": cards(groups, verdict),
         "covered": covered(groups, verdict["metric"]) if groups else "",
         "lost_items": verdict["lost_items"],
+        "told": verdict["parts"],
         "limits": INFERENCE_LIMITS,
         "explained": EXPLAINED,
     }
@@ -172,14 +177,13 @@ def _headline(figures: dict[str, Path]) -> dict[str, str] | None:
 
 def _ledger(data: PageData) -> dict[str, Any]:
     """The choice of prompts, shares of the ledger, and the ledger itself."""
-    methods, pair, rates = data.grid.methods, data.grid.verdict["pair"], data.grid.verdict["rates"]
+    methods, pair = data.grid.methods, data.grid.verdict["pair"]
     recovery = [method for method in methods if method != "none"]
     untrained = [method for method in recovery if not methods[method].get("trained", True)]
     return {
         "selections": selections(data.grid.results),
         "short": SHORT,
-        "rates": rates,
-        "reseeded": any(row["after"] is not None for row in rates),
+        "rates": data.grid.verdict["rates"],
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
         "outcomes": OUTCOMES,
         "explorer": explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()]),
