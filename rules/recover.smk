@@ -19,6 +19,7 @@ rule train_adapter:
     params:
         args=arguments(layout.ADAPTER),
         code=code_of(layout.ADAPTER),
+        activation_memory=untracked(lambda wildcards: config["activation_memory"]),
         checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid).checkpoint_minutes),
     message:
         "Make {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"

@@ -42,13 +42,15 @@ class Texts:
 
     corpus: folder of the training text, or of a task whose items are written in `wordings`. calibration_text,
     calibration: for a repair (EoRA), folder of the corpus in the adapter's path and the grid's {windows, length}; a
-    copy that was calibrated itself names its own.
+    copy that was calibrated itself names its own. activation_memory: GiB of calibration activations that stay in
+    memory; no result depends on it.
     """
 
     corpus: Folder
     wordings: list[str] | None = None
     calibration_text: Folder | None = None
     calibration: dict | None = None
+    activation_memory: float = math.inf
 
     def inputs(self) -> dict[str, str]:
         """Hashes by name."""
@@ -65,7 +67,8 @@ class Texts:
         drawn = artifacts.read_json(files.compressed / "compression.json")["calibration"]
         asked = drawn or self.calibration | {"seed": made.seed}
         windows, drawn = calibration_windows(files.model, self.calibration_text, asked, asked["seed"])
-        return replace(repair(files, windows, method, made.device or "cpu", kept), calibration=drawn)
+        found = repair(files, windows, method, made.device or "cpu", kept, self.activation_memory)
+        return replace(found, calibration=drawn)
 
 
 def main(

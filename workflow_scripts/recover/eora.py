@@ -13,6 +13,7 @@ As in the authors' code, the inputs X of a layer come from the layers before it 
 from its dense linears.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,13 +144,19 @@ def _largest(M: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def repair(
-    files: ModelFiles, windows: Tensor, method: dict, device: torch.device | str, kept: Path
+    files: ModelFiles,
+    windows: Tensor,
+    method: dict,
+    device: torch.device | str,
+    kept: Path,
+    activation_memory: float = math.inf,
 ) -> Repair:
     """Factors for the linears that a method of kind eora or lora adapts.
 
     windows: calibration token ids (count, length). kept: folder of the finished layers, from which a killed run goes
-    on. Of the dense model itself all factors are zero, and no Hessian is computed. ArtifactError for a copy of another
-    shape, or with other weights beside its linears (norms), of whose linears W - What is not the error.
+    on. activation_memory: GiB of activations that stay in memory, more lie in a file in `kept`. Of the dense model
+    itself all factors are zero, and no Hessian is computed. ArtifactError for a copy of another shape, or with other
+    weights beside its linears (norms), of whose linears W - What is not the error.
     """
     started = time.monotonic()
     proof = read_json(files.compressed / PROOF, "compression")
@@ -167,7 +174,7 @@ def repair(
     paths = {id(module): name for name, module in model.named_modules()}
     finished = FinishedLayers(kept)
     clock = time.monotonic()
-    activations = Activations(model, layers, windows, device, folder=kept)
+    activations = Activations(model, layers, windows, device, activation_memory * 2**30, kept)
     hessian_seconds = time.monotonic() - clock
     found: dict[str, tuple[Tensor, Tensor]] = {}
     records: list[dict] = []

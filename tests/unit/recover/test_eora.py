@@ -1,7 +1,9 @@
 """EoRA: the best low-rank repair of a weight under calibration inputs, layer by layer, as a LoRA that PEFT loads."""
 
+import math
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -247,6 +249,19 @@ def test_a_killed_repair_goes_on_after_its_last_layer_and_ends_in_the_same_bits(
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(pair, again.factors[name], strict=True))
 
 
+def test_activations_beyond_their_memory_lie_in_a_file_and_change_no_bit(project, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    held, _ = made("gptq", EORA, SETTINGS)
+    folders, opened = [], tempfile.TemporaryFile
+    monkeypatch.setattr(
+        tempfile, "TemporaryFile", lambda dir: (folders.append(Path(dir)), opened(dir=dir))[1]
+    )
+    in_memory = (held / "adapter_model.safetensors").read_bytes()
+    filed, _ = made("gptq", EORA, SETTINGS, activation_memory=0)
+    assert (filed / "adapter_model.safetensors").read_bytes() == in_memory
+    assert len(folders) == 1 and folders[0].is_relative_to("work")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -293,10 +308,12 @@ TRAINING = SETTINGS | {
 }
 
 
-def made(compressor, method, training, seed=1, text=CORPUS):
+def made(compressor, method, training, seed=1, text=CORPUS, activation_memory=math.inf):
     output = f"adapters/{compressor}/{method['kind']}/seed-{seed}/training.json"
     shutil.rmtree(Path(output).parent, ignore_errors=True)
-    texts = train_adapter.Texts(text, calibration_text=CORPUS, calibration=GRID)
+    texts = train_adapter.Texts(
+        text, calibration_text=CORPUS, calibration=GRID, activation_memory=activation_memory
+    )
     provenance = Provenance("r", "c", seed=seed, device="cpu")
     train_adapter.main(files_of("llama", compressor), texts, output, method, training, 10, provenance)
     return Path(output).parent, read_json(output, "training")
