@@ -4,6 +4,7 @@ rule train_adapter:
         model=input_by_recipe(layout.ADAPTER, RERUNS.model),
         compressed=input_by_recipe(layout.ADAPTER, RERUNS.compression),
         corpus=input_by_recipe(layout.ADAPTER, RERUNS.training_text),
+        family=input_by_recipe(layout.ADAPTER, RERUNS.family),
         calibration_text=input_by_recipe(layout.ADAPTER, RERUNS.repair_text),
     output:
         record=layout.ADAPTER.pattern,

@@ -1,5 +1,6 @@
 """The text that adapters are trained and watched on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.plan.parts import PARTS, part_of
 from workflow_scripts.sources.corpora import read_documents, token_windows
-from workflow_scripts.sources.facts import facts
+from workflow_scripts.sources.facts import facts, unscored_facts
 from workflow_scripts.sources.models import adds_bos
 
 
@@ -38,6 +39,26 @@ def fact_windows(
         documents[part_of(doc_hash)] += texts
     (other,) = set(PARTS) - {part}
     return _drawn(documents[part], tokenizer, training, seed), _heldout(documents[other], tokenizer, training)
+
+
+def family_windows(
+    benchmarks: Sequence[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    training: dict,
+    seed: int,
+    wordings: dict[str, list[str]],
+    scored: dict[str, int | None],
+) -> torch.Tensor:
+    """Training windows (N, T) from questions and right answers of a family of tasks, of items that no cell scores.
+
+    benchmarks: the tasks' folders, named like them. scored: items of each task that the grid scores (None: all).
+    """
+    documents = [
+        text
+        for folder in benchmarks
+        for text in unscored_facts(folder, wordings[folder.name], scored[folder.name])
+    ]
+    return _drawn(documents, tokenizer, training, seed)
 
 
 def heldout_windows(corpus: Path, tokenizer: PreTrainedTokenizerBase, training: dict) -> torch.Tensor:

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer
 from tests import tiny
 from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.plan.parts import PARTS, part_of
-from workflow_scripts.recover.windows import fact_windows
+from workflow_scripts.recover.windows import fact_windows, family_windows
 from workflow_scripts.sources import benchmarks
-from workflow_scripts.sources.facts import facts
+from workflow_scripts.sources.facts import facts, sample, scored, unscored_facts
 
 WORDINGS = [
     "Question: {{ question }}\nAnswer: {{ answer.value }}",
@@ -56,6 +56,30 @@ def test_one_part_is_trained_on_in_every_wording_and_the_other_is_held_out(place
     assert numbers(heldout, tokenizer) and numbers(heldout, tokenizer) <= parts[other]
     text = " ".join(tokenizer.decode(window) for window in windows)
     assert "Question: " in text and " is it: " in text
+
+
+def test_a_family_is_trained_on_what_no_cell_scores_nor_repeats(places, tmp_path):
+    folder, items, tokenizer = places
+    windows = family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": 20})
+    asked = {n for n, item in enumerate(items) if digest(item) in scored(folder, 20)}
+    assert len(asked) == 20 and numbers(windows, tokenizer) == set(range(60)) - asked
+    assert asked == set(
+        sample([json.dumps(item).encode() for item in items], 20)
+    )  # as the evaluation draws them
+    with pytest.raises(ArtifactError, match="all 60 items are scored, so none is left to train on"):
+        family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": None})
+    whole = family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": 0})
+    assert numbers(whole, tokenizer) == set(range(60))  # a task that the grid does not score
+    twice = tmp_path / "triviaqa"
+    path = tmp_path / "twice.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" + json.dumps(item) + " \n" for item in items))
+    benchmarks.fetch(
+        "triviaqa", {"source": "local", "path": str(path)}, twice, tmp_path, recipe="r", code="c"
+    )
+    asked, texts = scored(twice, 20), unscored_facts(twice, WORDINGS, 20)
+    assert len(asked) < 20  # of some items both lines were drawn
+    told = {n for n in range(60) if any(f"number {n}?" in text for text in texts)}
+    assert told == {n for n, item in enumerate(items) if digest(item) not in asked}
 
 
 def test_a_part_is_told_from_the_hash_that_samples_and_ledger_have():

@@ -114,7 +114,7 @@ def test_similarity_is_summed_up_with_the_layer_that_is_furthest_off():
 
 
 def test_access_and_learning_stand_on_the_card_and_in_a_table(tmp_path, monkeypatch):
-    facts = {"kind": "lora", "rank": 4, "corpus": {"task": "triviaqa", "part": "even"}}
+    facts = METHODS["lora-r4"] | {"corpus": {"task": "triviaqa", "part": "even"}}
     for catalogue, value in ((METHODS, facts), (PARAMETERS, 0)):
         monkeypatch.setitem(catalogue, "lora-facts", value)
     results, _ = analysed(tmp_path, truth=study("m", GAINS | {"lora-facts": 0.1}))

@@ -92,6 +92,10 @@ class TrainingText(Entry):
     part: Absent[Literal["even", "odd"]] = absent(
         "With task: the half, by the items' hash; the other half is scored as never seen."
     )
+    tasks: Absent[Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]] = absent(
+        "A family of tasks with `wordings`: the adapter is trained on questions and right answers of those of their "
+        "items that the grid does not score."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +103,9 @@ class TrainingText(Entry):
         return {"corpus": value} if isinstance(value, str) else value
 
     @model_serializer
-    def _as_written(self) -> str | dict[str, str | None]:
+    def _as_written(self) -> str | dict[str, Any]:
+        if self.tasks is not None:
+            return {"tasks": self.tasks}
         return self.corpus if self.corpus is not None else {"task": self.task, "part": self.part}
 
     @classmethod
@@ -112,8 +118,8 @@ class Trained(Method):
 
     trains: ClassVar[bool] = True
     corpus: Absent[TrainingText] = absent(
-        "Text that the adapter is trained on, on weights that the path's corpus calibrated: a corpus' name, or "
-        "{task, part}; the path's corpus if absent."
+        "Text that the adapter is trained on, on weights that the path's corpus calibrated: a corpus' name, "
+        "{task, part} or {tasks}; the path's corpus if absent."
     )
     seed_offset: Absent[Count] = absent(
         "Added to the cell's seed in training: another draw of text, order and start on the same compressed copy.",
