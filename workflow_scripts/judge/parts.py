@@ -36,7 +36,6 @@ from workflow_scripts.plan.parts import part_of
 
 SIDES = ("trained", "untrained")
 STRATA = ("items", "known", "never_known")
-ADAPTED = "adapted"  # method name of the arm that joins the adapters of a family
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ def families(methods: dict[str, dict]) -> list[Family]:
 
 @dataclass(frozen=True)
 class Told:
-    """One family in one group on one metric. samples: (side, stratum) -> arms none and ADAPTED, with the dense model's
-    if it has them; strata without an item are left out."""
+    """One family in one group on one metric. samples: (side, stratum) -> arms `none` and the side's own, with the dense
+    model's if it has them; strata without an item are left out."""
 
     group: Group
     family: Family
@@ -75,15 +74,16 @@ class Told:
     controlled: bool
     samples: dict[tuple[str, str], Sample]
 
-    def columns(self) -> list[Column]:
-        """Of every sample: the compressed arms, then the dense ones."""
-        arms = [(self.group.compressor, ADAPTED), (self.group.compressor, "none")]
-        arms += [("dense", ADAPTED), DENSE] if self.controlled else []
-        return [(key, self.seeds) for key in arms]
+    def columns(self, side: str) -> list[Column]:
+        """Of a side's samples: the compressed model with and without an adapter, then the dense one."""
+        models = [self.group.compressor, *(["dense"] if self.controlled else [])]
+        return [
+            ((model, method), self.seeds) for model in models for method in (side, _plain(self.family, side))
+        ]
 
     def to_json(self, estimates: dict[tuple[str, str], dict]) -> dict[str, Any]:
         """A row of verdict.json's `parts`."""
-        gains = {place: self._gain(found) for place, found in estimates.items()}
+        gains = {place: self._gain(place[0], found) for place, found in estimates.items()}
         sides = {side: self._side(side, estimates, gains) for side in SIDES}
         learned = gains["trained", "items"] - gains["untrained", "items"]
         told_apart = None
@@ -102,14 +102,14 @@ class Told:
             "shows": self._shows(sides["untrained"]["recovered"], told_apart, learned),
         }
 
-    def _gain(self, found: dict, dense: bool = False) -> Estimate:
-        one, other = self.columns()[2:] if dense else self.columns()[:2]
+    def _gain(self, side: str, found: dict, dense: bool = False) -> Estimate:
+        one, other = self.columns(side)[2:] if dense else self.columns(side)[:2]
         return found[one] - found[other]
 
     def _side(self, side: str, estimates: dict, gains: dict[tuple[str, str], Estimate]) -> dict[str, Any]:
         gain, control, back = gains[side, "items"], None, None
         if self.controlled:
-            control = self._gain(estimates[side, "items"], dense=True)
+            control = self._gain(side, estimates[side, "items"], dense=True)
             back = recovered(gain, control)
         shown = {"gain": gain, "dense_gain": control, "recovered": back}
         shown |= {f"{stratum}_gain": gains.get((side, stratum)) for stratum in STRATA[1:]}
@@ -144,7 +144,7 @@ def parts(results: Results, methods: dict[str, dict], resamples: int, seed: int)
         for family in families(methods)
         for told in _told(results, group, family)
     ]
-    wanted = [(sample, told.columns()) for told in found for sample in told.samples.values()]
+    wanted = [(sample, told.columns(side)) for told in found for (side, _), sample in told.samples.items()]
     estimates = iter(Estimates(wanted, resamples, seed))
     return [told.to_json({place: next(estimates) for place in told.samples}) for told in found]
 
@@ -175,7 +175,7 @@ def _told(results: Results, group: Group, family: Family) -> Iterator[Told]:
         right = known.reindex(frame.index).astype(bool).to_numpy()
         samples = {}
         for side in SIDES:
-            joined, values = _side(frame, pairs, side, seeds)
+            joined, values = _side(frame, pairs, (side, _plain(family, side)), seeds)
             for stratum, chosen in zip(STRATA, (np.full(len(frame), True), right, ~right), strict=True):
                 places = chosen & ~np.isnan(values).any(axis=1)
                 label = f"{family.task} {stratum} {'+'.join(unique(_parts_of(frame)[places]))}"
@@ -190,13 +190,21 @@ def _parts_of(frame: pd.DataFrame) -> np.ndarray:
     return np.array([part_of(doc_hash) for doc_hash in frame.index.get_level_values("doc_hash")])
 
 
+def _plain(family: Family, side: str) -> str:
+    """Name of the arm without an adapter. Arms of one name share the draws of their unseen changes: right for the two
+    sides of twins, which are the same items, and wrong for two halves."""
+    return "none" if len(family.methods) > 1 else f"none, {side}"
+
+
 def _side(
-    frame: pd.DataFrame, pairs: list[tuple[Arm, dict[str, Arm]]], side: str, seeds: Seeds
+    frame: pd.DataFrame, pairs: list[tuple[Arm, dict[str, Arm]]], names: tuple[str, str], seeds: Seeds
 ) -> tuple[dict[Key, Arm], np.ndarray]:
     """Arms, and their values (items, cells) side by side; nan for items that no adapter met on this side.
 
     frame: (items, cells). pairs: a model without an adapter, and its adapters by the part that they were trained on.
+    names: of the side, and of its arm without an adapter.
     """
+    side, without = names
     part, columns = _parts_of(frame), []
     arms: dict[Key, Arm] = {}
     for plain, adapters in pairs:
@@ -208,6 +216,6 @@ def _side(
             for arm, items in met:
                 column[items] = frame[arm.cells[arm.seeds.index(seed)]].to_numpy()[items]
             columns.append(column)
-        joined = Arm(plain.compressor, ADAPTED, tuple(cell for cell in met[0][0].cells if cell.seed in seeds))
-        arms |= {arm.key: arm for arm in (replace(plain, cells=of_seeds), joined)}
+        joined = Arm(plain.compressor, side, tuple(cell for cell in met[0][0].cells if cell.seed in seeds))
+        arms |= {arm.key: arm for arm in (replace(plain, method=without, cells=of_seeds), joined)}
     return arms, np.stack(columns, axis=1)

@@ -49,7 +49,9 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
 def _told(row: dict) -> tuple[str, str, str]:
     """Access against learning of adapters that were told a part of a task's answers, as accuracy."""
     untold = row["untrained"]["recovered"] or row["untrained"]["gain"]
-    shown = "no control" if row["shows"] is None else row["shows"]
+    shown = row["shows"] or (
+        "no word without a dense control" if row["untrained"]["recovered"] is None else "no word"
+    )
     return (
         f"Untold facts of {row['task']} by {', '.join(row['methods'].values())}",
         points(untold),

@@ -117,11 +117,12 @@ def test_access_and_learning_stand_on_the_card_and_in_a_table(tmp_path, monkeypa
     facts = METHODS["lora-r4"] | {"corpus": {"task": "triviaqa", "part": "even"}}
     for catalogue, value in ((METHODS, facts), (PARAMETERS, 0)):
         monkeypatch.setitem(catalogue, "lora-facts", value)
-    results, _ = analysed(tmp_path, truth=study("m", GAINS | {"lora-facts": 0.1}))
+    results, _ = analysed(tmp_path, 40, study("m", GAINS | {"lora-facts": 0.1}))
     page = (results / "overview.html").read_text()
     card = html.unescape(page[page.index('class="card"') : page.index("</section>")])
     (row,) = (r for r in read_json(results / "verdict.json")["parts"] if r["metric"] == "accuracy")
     assert "Untold facts of triviaqa by lora-facts" in card and points(row["untrained"]["recovered"]) in card
+    assert row["shows"] in ("access", "learning", "both", "neither")
     assert f"{row['shows']}; telling adds {points(row['learned'])}" in card
     table = page.split('aria-label="Held-out facts"')[1].split("</table>")[0]
     assert table.count("<tr>") == 1 + 2 and "lora-facts" in table  # accuracy and bits per byte

@@ -197,7 +197,7 @@ class Peft(Trained):
     peft_type: Text = key("A method of PEFT: DORA, RSLORA, IA3, LOHA, LOKR, VERA, OFT, BOFT, HRA and others.")
     options: dict[Text, Any] = key(
         "Options of that method's configuration class in PEFT, by its names; target_modules are all linears of the "
-        "decoder layers if not said.",
+        "decoder layers if not said, of LN_TUNING their norms, of IA3 PEFT's choice.",
         {},
     )
 
