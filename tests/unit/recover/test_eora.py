@@ -62,13 +62,13 @@ def as_published(error, H, rank):
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
 def test_factors_are_the_published_ones(shape, rank):
     error, H = problem(*shape)
-    A, B, gone = eora.factors(error, H, rank)
+    A, B, gone, lost = eora.factors(error, H, rank)
     theirs_A, theirs_B = as_published(error, H, rank)
     assert A.shape == (rank, shape[1]) and B.shape == (shape[0], rank) and A.dtype == torch.float32
     torch.testing.assert_close((B @ A).double(), theirs_B @ theirs_A, atol=1e-5, rtol=0)
     torch.testing.assert_close(B.norm(dim=0).double(), theirs_B.norm(dim=0), atol=1e-4, rtol=1e-5)
     whole, left = (output_error(error, H, a, b) for a, b in ((0 * A, B), (A, B)))
-    assert gone == pytest.approx(1 - left / whole, abs=1e-5)
+    assert gone == pytest.approx(1 - left / whole, abs=1e-5) and lost == pytest.approx(float(whole))
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_factors_are_those_of_gptqmodel(shape, tmp_path):
     command = [str(PYTHON), "-c", LIBRARY, str(tmp_path / "given"), str(tmp_path / "found")]
     subprocess.run(command, check=True, capture_output=True)
     theirs = load_file(tmp_path / "found")
-    A, B, _ = eora.factors(error, H, 4)
+    A, B, *_ = eora.factors(error, H, 4)
     torch.testing.assert_close(B @ A, theirs["B"] @ theirs["A"], atol=1e-5, rtol=0)
 
 
@@ -88,7 +88,7 @@ def test_factors_are_those_of_gptqmodel(shape, tmp_path):
 def test_no_other_matrix_of_that_rank_has_a_smaller_output_error(shape):
     """From many starts, alternating least squares (each step exact) ends no lower; nor does any small change."""
     error, H = problem(*shape)
-    A, B, _ = eora.factors(error, H, 2)
+    A, B, *_ = eora.factors(error, H, 2)
     best = output_error(error, H, A, B)
     E, K, draw = error.double(), H.double(), torch.Generator().manual_seed(1)
     for _ in range(20):
@@ -109,10 +109,10 @@ def test_inputs_that_span_few_directions_divide_by_nothing(shape):
     H = 2 * X @ X.T
     s = torch.linalg.svdvals(error.double() @ X.double())
     for rank, left in ((2, 2 * s[2] ** 2), (4, 0.0)):
-        A, B, _ = eora.factors(error, H, rank)
+        A, B, *_ = eora.factors(error, H, rank)
         assert A.isfinite().all() and B.isfinite().all()
         assert output_error(error, H, A, B) == pytest.approx(float(left), rel=1e-4, abs=1e-5)
-    A, B, _ = eora.factors(error, torch.zeros_like(H), 4)
+    A, B, *_ = eora.factors(error, torch.zeros_like(H), 4)
     assert not A.any() and not B.any()
 
 
@@ -120,10 +120,10 @@ def test_an_error_of_lower_rank_is_repaired_whole_and_none_by_zeros():
     draw = torch.Generator().manual_seed(3)
     error = torch.randn(20, 2, generator=draw) @ torch.randn(2, 30, generator=draw)
     _, H = problem(20, 30)
-    A, B, _ = eora.factors(error, H, 6)
+    A, B, *_ = eora.factors(error, H, 6)
     torch.testing.assert_close(B @ A, error, atol=1e-4, rtol=0)
     assert not A[2:].any() and not B[:, 2:].any()
-    A, B, _ = eora.factors(torch.zeros(20, 30), H, 6)
+    A, B, *_ = eora.factors(torch.zeros(20, 30), H, 6)
     assert not A.any() and not B.any()
 
 
