@@ -137,8 +137,8 @@ def _task(
 
 
 def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) -> None:
-    """ArtifactError if the adapter was trained on a part of a task whose items' hashes don't tell their part, or on an
-    item that is scored: the task's own function, which training does not run, may choose others. asked: items."""
+    """ArtifactError if the adapter was trained on a part of a task whose items' hashes don't tell their part, or if the
+    task's own function, which training does not run, chose other items than the sample. asked: items."""
     if not isinstance(trained_on, dict):
         return
     if trained_on.get("task") == task.name and any(item.drawn for item in task.items):
@@ -146,12 +146,12 @@ def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) 
             f"task {task.name}: its items are drawn at random (their choices are shuffled), so their hashes don't say "
             "which part an adapter was trained on; name another task under `corpus` of the method"
         )
-    if task.name in trained_on.get("tasks", ()):
-        left_out = scored(task.data.parent, asked)
-        if any(artifacts.digest(item.line.document) not in left_out for item in task.items):
+    if task.name in (trained_on.get("task"), *trained_on.get("tasks", ())):
+        sampled = scored(task.data.parent, asked)
+        if any(artifacts.digest(item.line.document) not in sampled for item in task.items):
             raise artifacts.ArtifactError(
-                f"task {task.name}: its own function leaves documents out, so an adapter was trained on items that are "
-                "scored; take the task from `corpus.tasks` of the method"
+                f"task {task.name}: its own function leaves documents out, so the items that an adapter was told, or "
+                "kept from, are not those that are scored; name other tasks under `corpus` of the method"
             )
 
 

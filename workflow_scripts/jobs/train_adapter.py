@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 class Texts:
     """Text that an adapter is made from.
 
-    corpus: folder of the training text, or of a task whose items are written in `wordings`. family, scored: folders of
-    tasks whose items are the training text, but for as many of each as the grid scores (None: all); wordings are then
-    by task, and the corpus lends its held-out text. calibration_text,
+    corpus: folder of the training text, or of a task whose items are written in `wordings`. scored: how many items of a
+    task the grid scores (None: all). family: folders of tasks whose other items are the training text; wordings are
+    then by task, and the corpus lends its held-out text. calibration_text,
     calibration: for a repair (EoRA), folder of the corpus in the adapter's path and the grid's {windows, length}; a
     copy that was calibrated itself names its own. activation_memory: GiB of calibration activations that stay in
     memory; no result depends on it.
@@ -166,7 +166,8 @@ def windows_of(
         heldout = heldout_windows(corpus, tokenizer, training)
     elif texts.wordings is not None:
         part = method["corpus"]["part"]
-        windows, heldout = fact_windows(corpus, tokenizer, training, seed, part, texts.wordings)
+        asked = texts.scored[corpus.name]
+        windows, heldout = fact_windows(corpus, tokenizer, training, seed, part, texts.wordings, asked)
     else:
         windows, heldout = training_windows(corpus, tokenizer, training, seed)
     return windows if method.get("trained", True) else windows[:0], heldout

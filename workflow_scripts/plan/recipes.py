@@ -217,14 +217,10 @@ class Plan(Cells):
         }
         text = self.training_text(cell)
         inputs = [self.compressed_recipe(cell), *self.text_recipes(cell, text), cell.seed]
-        if text.task is not None:
-            settings["wordings"] = self.config.tasks[text.task].wordings
-        if text.tasks is not None:
-            grid = self.grid(cell.grid)
-            settings["wordings"] = {task: self.config.tasks[task].wordings for task in text.tasks}
-            settings["scored"] = {
-                task: grid.evaluation.items if task in grid.tasks else 0 for task in text.tasks
-            }
+        if tasks := text.tasks or ([] if text.task is None else [text.task]):
+            grid, wordings = self.grid(cell.grid), {task: self.config.tasks[task].wordings for task in tasks}
+            settings["wordings"] = wordings if text.task is None else wordings[text.task]
+            settings["scored"] = {task: grid.evaluation.items if task in grid.tasks else 0 for task in tasks}
         if self.repairs(cell):
             settings["calibration"] = self.grid(cell.grid).calibration.dump()
             inputs.append(self.recipe("corpora", cell.corpus))

@@ -113,8 +113,9 @@ def test_an_adapter_of_a_family_is_refused_if_the_task_chooses_others_than_it_wa
     _require_parts(load_task("piqa", written(tmp_path, PIQA), 3, None), trained_on, 3)
     law = load_task("mmlu_pro_law", written(tmp_path, SUBJECTS), 4, 4, None, None, 0)
     _require_parts(law, {"tasks": ["piqa"]}, 4)
-    with pytest.raises(ArtifactError, match="mmlu_pro_law: its own function leaves documents out"):
-        _require_parts(law, trained_on, 4)
+    for text in (trained_on, {"task": "mmlu_pro_law", "part": "even"}):
+        with pytest.raises(ArtifactError, match="mmlu_pro_law: its own function leaves documents out"):
+            _require_parts(law, text, 4)
 
 
 def test_a_function_whose_random_numbers_no_seed_fixes_is_refused():

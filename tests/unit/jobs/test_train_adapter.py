@@ -252,7 +252,8 @@ def test_an_adapter_may_be_trained_on_a_tasks_own_items(project, monkeypatch):
         ModelFiles(Path("resources/models/tiny"), Path("compressed")),
         Provenance("r", "c", seed=1, device="cpu"),
     )
-    texts = train_adapter.Texts(folder, ["Question: {{ question }}\nAnswer: {{ answer.value }}"])
+    wordings = ["Question: {{ question }}\nAnswer: {{ answer.value }}"]
+    texts = train_adapter.Texts(folder, wordings, scored={"triviaqa": None})
     method, output = (
         LORA | {"corpus": {"task": "triviaqa", "part": "odd"}},
         "adapters/facts/seed-1/training.json",

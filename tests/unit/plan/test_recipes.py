@@ -319,6 +319,7 @@ def test_an_adapter_of_a_tasks_items_stands_on_these_and_their_wordings(shipped)
         a for a in plan.adapters("smoke") if a[2:5] == ("gptq-w3-g64", "wikipedia", "lora-r4-triviaqa-even")
     )
     assert plan.train(adapter)["method"]["corpus"] == {"task": "triviaqa", "part": "even"}
+    assert plan.train(adapter)["scored"] == {"triviaqa": 10}  # no other is trained on
     (text,) = (Reruns(plan, set).training_text({**adapter._asdict(), "seed": "0"}),)
     assert text == (
         "resources/benchmarks/pypi/triviaqa/manifest.json",

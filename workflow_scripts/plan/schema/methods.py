@@ -87,7 +87,7 @@ class TrainingText(Entry):
     corpus: Absent[Name] = absent("A name in corpora.")
     task: Absent[Name] = absent(
         "A task of the grid with `wordings` in tasks: the adapter is trained on questions and right answers of half of "
-        "its items."
+        "the items that the grid scores."
     )
     part: Absent[Literal["even", "odd"]] = absent(
         "With task: the half, by the items' hash; the other half is scored as never seen."
