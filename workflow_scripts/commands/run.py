@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from workflow_scripts.cluster import runs, slurm
-from workflow_scripts.commands.options import add_grid
+from workflow_scripts.commands.options import add_grid, grid_words
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe
 from workflow_scripts.files.locks import held_by
 from workflow_scripts.plan.config import files, read
@@ -67,9 +67,7 @@ def main(
     if runs.locked():
         print("An earlier run was killed: its lock is removed, finished work is kept.", flush=True)
         subprocess.run([*SNAKEMAKE, "--unlock", "--quiet", "all"], check=True)
-    command = [*SNAKEMAKE, "--quiet", "host", "reason", "--config", f"grid={grid}"]
-    command += [f"blocks=[{','.join(blocks)}]"] if blocks else []
-    command += ["--configfile", *configfile] if configfile else []
+    command = [*SNAKEMAKE, "--quiet", "host", "reason", *grid_words(grid, blocks, configfile)]
     command += ["--profile", profile] if profile else ["--resources", f"mem_mb={_free_memory_mb()}"]
     if status := follow([*command, *snakemake_options]):
         print("The run did not finish: see the lines above.", file=sys.stderr)

@@ -54,9 +54,9 @@ def evaluate_cell(
     inputs = hashes(files, data, settings.method)
     key = fingerprint(files, inputs, settings, made.code)
     store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
-    recovered, scorer = _scorer(files, settings, cell, device, store)
+    recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
-    suite = [_task(folder, settings, scorer.tokenizer) for folder in data.benchmarks]
+    suite = [task_of(folder, settings, scorer.tokenizer) for folder in data.benchmarks]
     log(
         f"setup {time.time() - made.started:.1f} s (imports {begun - made.started:.1f}, model {loaded - begun:.1f}, "
         f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
@@ -105,8 +105,12 @@ def _text_hash(corpus: Path, split: str) -> str:
     return artifacts.read_json(corpus / "manifest.json")["files"][f"{split}.jsonl"]
 
 
-def _scorer(
-    files: ModelFiles, settings: Evaluation, cell: dict, device: torch.device, store: AnswerStore
+def scorer_of(
+    files: ModelFiles,
+    settings: Evaluation,
+    cell: dict,
+    device: torch.device,
+    store: AnswerStore | None = None,
 ) -> tuple[Recovered, Scorer]:
     """The cell's model with its method, ready to answer; in bf16 its head is float32."""
     precision = settings.evaluation["precision"]
@@ -119,7 +123,7 @@ def _scorer(
     return recovered, scorer
 
 
-def _task(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase) -> EvaluationTask:
+def task_of(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase) -> EvaluationTask:
     """The task of a benchmark's folder, which is named like it."""
     name, asked = folder.name, settings.evaluation
     items, cap = asked["items"], asked["generation_tokens"]
