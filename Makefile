@@ -22,7 +22,7 @@ stale = $(if $(filter $(shell $(call hash,$(2))),$(shell cat $(1)/installed 2>/d
 LOCKS := envs/torch-cpu.txt envs/cpu.lock
 STALE := $(call stale,$(VENV),$(LOCKS))
 
-.PHONY: stale environment help install demo run check judge resume status preflight adopt gate test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
+.PHONY: stale environment help install demo new run check judge resume status preflight adopt gate test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ demo: $(VENV)/installed ## the smoke grid, from the sources to the report
 
 run: $(VENV)/installed ## a grid: make run GRID=bench [BLOCKS=core,seeds], or GRID=mine CONFIG=mine.yaml (PROFILE=slurm on a cluster)
 	$(DISPLACED) run $(CHOSEN) $(ON)
+
+new: $(VENV)/installed ## a configuration for a model of your own: make new MODEL=<folder or repo@revision> [NAME=...] [OUT=file] [ITEMS=100]
+	$(DISPLACED) new $(or $(MODEL),$(error name the model: make new MODEL=<folder, GGUF file or repo@revision>)) $(if $(NAME),--name $(NAME)) $(if $(OUT),--out $(OUT)) $(if $(ITEMS),--items $(ITEMS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS))
 
 check: $(VENV)/installed ## every method on the longest items, before a run: make check GRID=mine CONFIG=mine.yaml
 	$(DISPLACED) check $(CHOSEN)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 COMMANDS = (
-    *"check run judge status preflight explain forecast plan".split(),
+    *"new check run judge status preflight explain forecast plan".split(),
     *"archive rebuild restore compare adopt gate truth readme".split(),
 )
 

@@ -22,7 +22,7 @@ from workflow_scripts.plan.config import files
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell
 from workflow_scripts.plan.recipes import Plan, plan_of
 
-LOG = "logs/{grid}/check.log"  # what libraries say meanwhile
+LOG = "logs/check-{grid}.log"  # what libraries say meanwhile
 PROBLEMS = 3  # the program's exit status if it found any, as evaluate/rehearsal.py has it
 PROGRAM = (sys.executable, "-m", "workflow_scripts.evaluate.rehearsal")
 

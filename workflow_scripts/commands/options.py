@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and words that several commands share."""
 
 import argparse
 from collections.abc import Sequence
@@ -37,3 +37,8 @@ def grid_words(grid: str, blocks: list[str] | None, configfile: Sequence[str]) -
     words = ["--config", f"grid={grid}"]
     words += [f"blocks=[{','.join(blocks)}]"] if blocks else []
     return words + (["--configfile", *configfile] if configfile else [])
+
+
+def warning(text: str) -> str:
+    """A line on what a grid can't show."""
+    return f"Warning: {text}."

@@ -13,15 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.compress.checkpoint import load_compressed, save_compressed
 from workflow_scripts.compress.engines.own import compress
 from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.task import Machine, Sources, Task
 from workflow_scripts.evaluate.cell import evaluate_task, scorer_of, task_of
+from workflow_scripts.evaluate.encoding import encode, encode_pairs
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.settings import Evaluation
@@ -92,7 +95,8 @@ class Rehearsal:
         """An untrained adapter in the scratch folder, after one training step that nothing is kept of."""
         method, training = asked["method"], asked["training"]
         base = load_compressed(self.folder, self.dense, DTYPES[training["precision"]], self.device)
-        draw, entries = torch.Generator().manual_seed(0), base.get_input_embeddings().num_embeddings
+        draw = torch.Generator().manual_seed(0)
+        entries = cast(torch.nn.Embedding, base.get_input_embeddings()).num_embeddings
         window = torch.randint(entries, (1, training["sequence_length"]), generator=draw).to(self.device)
         adapted = create(base, method, 0, window[0])
         save(adapted, self.scratch / name, "untrained")
@@ -126,7 +130,7 @@ class Rehearsal:
         if key not in self.tasks:
             self.tasks[key] = task_of(folder, settings, scorer.tokenizer)
         task = self.tasks[key]
-        lengths = lengths_of(task, scorer)
+        lengths = lengths_of(task, scorer.tokenizer)
         if cut := cut_off(task, lengths, scorer.max_length):
             print(f"note: {where}: {cut}", flush=True)
         chosen = extremes(lengths)
@@ -144,16 +148,16 @@ class Length:
     answer: int
 
 
-def lengths_of(task: EvaluationTask, scorer: Scorer) -> list[Length]:
+def lengths_of(task: EvaluationTask, tokenizer: PreTrainedTokenizerBase) -> list[Length]:
     """Of every item that the task evaluates, in order, as the scorer encodes them."""
     task.task.build_all_requests(samples=task.samples)
     instances = task.task.instances
     if task.task.OUTPUT_TYPE == "generate_until":
         cap = int(task.task.config.generation_kwargs["max_gen_toks"])
-        encoded = scorer.encode(instance.args[0] for instance in instances)
+        encoded = encode(tokenizer, (instance.args[0] for instance in instances))
         pairs = [(len(encoded[instance.args[0]]) + cap, cap) for instance in instances]
     else:
-        both = scorer.encode_pairs([instance.args for instance in instances])
+        both = encode_pairs(tokenizer, [instance.args for instance in instances])
         pairs = [(len(context) + len(answer) - 1, len(answer)) for context, answer in both]
     longest = [Length(0, 0)] * len(task.items)
     for instance, (text, answer) in zip(instances, pairs, strict=True):

@@ -1,21 +1,17 @@
 """`check` finds, on a tiny model, what would end a cell of the long run: a line each, and nothing in results/."""
 
-import io
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace as Any
 
 import pytest
 
 from tests import tiny
+from tests.unit.commands import fetching
 from workflow_scripts.__main__ import main
 from workflow_scripts.commands import check
 from workflow_scripts.evaluate import rehearsal
-from workflow_scripts.plan.config import files, write_complete
-from workflow_scripts.plan.recipes import plan_of
-from workflow_scripts.sources import benchmarks, corpora, models
+from workflow_scripts.plan.config import write_complete
 
 ROOT = Path(__file__).parents[3]
 LONG = " ".join(tiny.WORDS * 6)  # a question of some 200 tokens
@@ -53,11 +49,6 @@ def tried(tmp_path, monkeypatch, capfd) -> Callable[..., tuple[int, list[str]]]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    def in_this_process(command: Sequence[str], input: str, **_: object) -> Any:
-        assert command == check.PROGRAM
-        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
-        return Any(returncode=rehearsal.main())
-
     def run(
         change: Callable[[Path], None] = lambda folder: None, here: bool = True, **grid: object
     ) -> tuple[int, list[str]]:
@@ -68,24 +59,10 @@ def tried(tmp_path, monkeypatch, capfd) -> Callable[..., tuple[int, list[str]]]:
         config["grids"]["tiny"] |= grid
         config["grids"]["tiny"]["evaluation"]["items"] = 9
         write_complete(config, tmp_path)
-        plan, cache = plan_of(files(), "tiny"), tmp_path / "wheels"
-        source = tmp_path / "sources"
-        made = {"recipe": plan.recipe("models", "tiny"), "code": "test"}
-        local = {"source": "local", "allow_remote_code": False}
-        models.fetch(
-            "tiny", local | {"path": str(source / "model")}, Path("resources/models/tiny"), cache, **made
-        )
-        made["recipe"] = plan.recipe("corpora", "text")
-        text = {"source": "local", "path": str(source / "text.jsonl")}
-        corpora.fetch("text", text, Path("resources/corpora/text"), cache, **made)
-        for task in plan.tasks("tiny"):
-            made["recipe"] = plan.recipe("benchmarks", "local", task)
-            data = {"source": "local", "path": str(source / "tasks" / f"{task}.jsonl")}
-            benchmarks.fetch(task, data, Path("resources/benchmarks/local", task), cache, **made)
-        monkeypatch.setattr(check, "follow", lambda command: pytest.fail("everything is there"))
+        monkeypatch.setattr(check, "follow", fetching.fetch)
         capfd.readouterr()
         if here:
-            monkeypatch.setattr(check.subprocess, "run", in_this_process)
+            monkeypatch.setattr(check.subprocess, "run", fetching.run_here(rehearsal, monkeypatch))
         status = main(["check", "--grid", "tiny"])
         said = capfd.readouterr()
         assert here or said.err == ""

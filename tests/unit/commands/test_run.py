@@ -40,6 +40,22 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == "nope.yaml: can't be read: No such file or directory\n"
 
 
+@pytest.mark.parametrize("command", ["run", "check", "forecast"])
+@pytest.mark.parametrize("name", ["mine.yaml", "config.yaml"])
+def test_a_file_on_which_snakemake_would_hang_is_refused_before_it_starts(
+    name, command, on_the_cluster, monkeypatch, capsys
+):
+    """Snakemake merges such a file node by node, before any code of ours."""
+    shutil.rmtree(".snakemake")
+    bomb = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['x'] * 9)}]\n" for i in range(12))
+    Path(name).write_text(bomb)
+    monkeypatch.setattr(run, "follow", lambda command: pytest.fail("Snakemake was started"))
+    started = time.monotonic()
+    assert main([command, "--grid", "smoke", "--configfile", "mine.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"{name}: ") and told.count("\n") == 1 and time.monotonic() - started < 20
+
+
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
 def test_snakemake_may_clean_up(by, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
