@@ -19,6 +19,7 @@ KINDS = {
     # tests/unit/benchmarks simulates
     "by other tests": rf"(make|{RUN}) (adopt|check|gate|judge|new|plan|truth)( .*)?|python -m benchmarks.verdict.*",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|llmcompressor|install|lint)"
+    r"|python -m tests.mutations"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
@@ -27,7 +28,7 @@ KINDS = {
     "expensive": r"make (demo|(run|archive|rebuild|restore|compare) .*)|snakemake .*results/.*|cp .*"
     rf"|{RUN} (run|archive|rebuild|restore|compare) .*",
 }
-# Of a file that `make new` writes, or cheap, but like another or on the largest grid: with their pages, in the slow tests.
+# Of a file that `make new` writes, like another, or on the largest grid: with their pages, in the slow tests.
 LATER = r"snakemake (-n results/.*|--unlock)|make forecast GRID=mine .*|.*(--profile slurm|grid=paper).*"
 
 
