@@ -137,8 +137,14 @@ def _introduction(data: PageData) -> dict[str, Any]:
         "metric": NAMES[data.grid.verdict["metric"]],
         "lacking": lacking if cells["missing"] else "",
         "counted": counted,
-        "not_run": f"Not run: {', '.join(not_run)}." if not_run else "",
+        "not_run": " ".join(_shortcomings(not_run, data.forecast)),
     }
+
+
+def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
+    """Sentences on what was planned and not run, and on what the plan can't show."""
+    said = [f"Not run: {', '.join(not_run)}."] if not_run else []
+    return said + [f"{warning}." for warning in (forecast.warnings if forecast else [])]
 
 
 def _figures(data: PageData) -> dict[str, Any]:
