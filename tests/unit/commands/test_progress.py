@@ -90,7 +90,7 @@ def test_on_a_terminal_the_line_moves_under_all_that_a_child_says():
     assert process.wait() == 0
     lines = shown.decode().replace("\r\n", "\n").split("\n")
     assert [line.rpartition("\x1b[K")[2] for line in lines if "Job" in line] == ["Job 1", "Job 2"]
-    assert sum(text in shown.decode() for text in ("0 of 15 cells", "3 of 15 cells", "5 of 15 cells")) == 3
+    assert "\x1b[K0 of 15 cells" in shown.decode() and "\x1b[K1 of 15 cells" in shown.decode()
     assert lines[-2].endswith("\x1b[Kdone")  # nothing of the moving line is left
 
 
