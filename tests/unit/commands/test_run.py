@@ -34,8 +34,7 @@ sys.exit(follow([sys.executable, "-c", sys.argv[1]]))
 """
 
 
-def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_configuration_that_cannot_be_read_is_named(on_the_cluster, capsys):
     assert main(["run", "--grid", "smoke", "--configfile", "nope.yaml"]) == 1
     assert capsys.readouterr().err == "nope.yaml: can't be read: No such file or directory\n"
 
