@@ -94,7 +94,7 @@ def _of_cell(plan: Plan, cell: Cell) -> dict:
     asked, text = plan.evaluate(cell), plan.choosing_text(cell)
     return {
         "cell": cell._asdict(),
-        "settings": {key: asked[key] for key in ("method", "tasks", "evaluation")},
+        "settings": {key: value for key, value in asked.items() if key not in ("code", "recipe")},
         "members": [member.method for member in plan.members(cell)],
         "training_text": str(Path(CORPUS.path(corpus=text[0])).parent) if text else None,
     }

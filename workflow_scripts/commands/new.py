@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,7 @@ def configuration(
     length = min(WINDOW, room)
     windows = max(CALIBRATION, math.ceil(found["widest"] / length))
     longest = ", ".join(f"{task} {at['tokens']} (line {at['line']})" for task, at in found["longest"].items())
+    longest = textwrap.fill(longest, 110, initial_indent="    # ", subsequent_indent="    # ")
     no_choice = "" if chooses else f" {CHOICE} is not possible: {_why_no_choice(limits, positions)}."
     return f"""\
 models:
@@ -189,7 +191,7 @@ grids:
     description: "A first look at {name}."
     benchmarks: {chosen.benchmarks}
     # Longest item of each task with its answer, in this model's tokens, and its line in the fetched data.jsonl:
-    # {longest}
+{longest}
     tasks: [{", ".join(found["longest"])}]
     training: {regime["name"]} # {regime["tokens"]:,} tokens an adapter, in {steps} steps; the paper trains 40,960,000
     # As many tokens as the widest linear has inputs ({found["widest"]:,}), at least.

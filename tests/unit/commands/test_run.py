@@ -107,9 +107,9 @@ def on_the_cluster(tmp_path, monkeypatch):
 
 def test_a_run_on_the_cluster_is_not_resumed_on_this_machine(on_the_cluster, monkeypatch, capsys):
     monkeypatch.setattr(run, "follow", lambda command: pytest.fail("it ran"))
-    assert main(["run", "--grid", "tiny", "--resume", "--blocks", "core", "--configfile", "mine.yaml"]) == 1
+    assert main(["run", "--grid", "smoke", "--resume", "--blocks", "core", "--configfile", "mine.yaml"]) == 1
     told = capsys.readouterr().err
-    assert "make resume GRID=tiny BLOCKS=core CONFIG=mine.yaml PROFILE=slurm" in told
+    assert "make resume GRID=smoke BLOCKS=core CONFIG=mine.yaml PROFILE=slurm" in told
     assert not Path("cancelled").exists()
 
 
