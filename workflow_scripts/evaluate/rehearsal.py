@@ -53,7 +53,7 @@ class Rehearsal:
     scratch: Path
     device: torch.device = field(default_factory=lambda: chosen_device(None))
     problems: list[str] = field(default_factory=list)
-    tasks: dict[str, EvaluationTask] = field(default_factory=dict)
+    tasks: dict[str, tuple[EvaluationTask, list["Length"]]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -126,11 +126,12 @@ class Rehearsal:
         self, where: str, folder: Path, settings: Evaluation, scorer: Scorer, names: list[str]
     ) -> int:
         """A task's longest item, the one with the longest answer, and the shortest; returns how many were tried."""
-        key = digest([str(folder), settings.tasks[folder.name], settings.method.get("corpus")])
+        said = [settings.method.get(name) for name in ("corpus", "text")]
+        key = digest([str(folder), settings.tasks[folder.name], said])
         if key not in self.tasks:
-            self.tasks[key] = task_of(folder, settings, scorer.tokenizer)
-        task = self.tasks[key]
-        lengths = lengths_of(task, scorer.tokenizer)
+            loaded = task_of(folder, settings, scorer.tokenizer)
+            self.tasks[key] = loaded, lengths_of(loaded, scorer.tokenizer)
+        task, lengths = self.tasks[key]
         if cut := cut_off(task, lengths, scorer.max_length):
             print(f"note: {where}: {cut}", flush=True)
         chosen = extremes(lengths)
