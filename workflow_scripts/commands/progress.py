@@ -5,7 +5,6 @@ The line counts finished cells, names a running job with the progress that its l
 
 import os
 import re
-import shutil
 import sys
 import threading
 import time
@@ -112,8 +111,9 @@ def _move(line: Callable[[], str], screen: "Screen", ended: threading.Event) -> 
     """Seldom enough to cost a tenth of a core at most."""
     pause = 0.0
     while not ended.wait(pause):
-        started = time.monotonic()
-        screen.move(line())
+        started, said = time.monotonic(), line()
+        if not ended.is_set():
+            screen.move(said)
         pause = max(OFTEN, 10 * (time.monotonic() - started))
 
 
@@ -126,7 +126,7 @@ class Screen:
     def move(self, line: str) -> None:
         """Put `line` in the place of the last one, cut to the terminal's width."""
         with self.lock:
-            self.last = line[: shutil.get_terminal_size().columns - 1]
+            self.last = line[: (os.get_terminal_size(self.terminal).columns or 80) - 1]
             os.write(self.terminal, f"{CLEAR}{self.last}".encode())
 
     def above(self, text: bytes) -> None:
