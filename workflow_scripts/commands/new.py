@@ -71,36 +71,21 @@ def main(
     choices: fields of `Chosen`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
     """
     config, chosen = load(read(*files())), Chosen(**choices)
-    called = name or name_of(model, ())
-    if called in config.models or called in config.grids:
-        raise ArtifactError(
-            f"{called}: the catalogue has a model or a grid of this name; choose another by --name"
-        )
-    file = Path(out or f"{called}.yaml")
-    if file.exists():
-        raise ArtifactError(f"{file}: is there already; choose another by --out, or delete it")
-    for key, names in (
-        ("training", config.training),
-        ("benchmarks", config.benchmarks),
-        ("corpus", config.corpora),
-    ):
-        if (said := getattr(chosen, key)) not in names:
-            raise ArtifactError(unknown(f"--{key}", said, names, "name of the configuration"))
+    called, file = _place(config, name or name_of(model, ()), out)
+    _require_names(config, chosen)
     tasks = [task for task in config.grids["smoke"].tasks if task in config.benchmarks[chosen.benchmarks]]
     entry = source(model, "MODEL") | sizes(model, parameters)
     if entry["source"] == "local" and entry["path"].endswith(".gguf"):
         entry["source"] = "gguf"
-    if status := _fetch(
-        called, entry, [BENCHMARK.path(benchmarks=chosen.benchmarks, task=task) for task in tasks]
-    ):
+    data = [BENCHMARK.path(benchmarks=chosen.benchmarks, task=task) for task in tasks]
+    if status := _fetch(called, entry, data):
         return status
     found = _figures(config, called, chosen, tasks)
     entry |= {"parameters": found["parameters"]}
     limits = model_limits.known(load(read(*files(), over={"models": {called: entry}})), called)
     text = configuration(config, called, entry, (found, limits), chosen)
     load(read(*files(), over=yaml.safe_load(text) | {"grid": called}))
-    named = f"GRID={shlex.quote(called)} CONFIG={shlex.quote(str(file))}"
-    following = [f"make {target} {named}" for target in ("check", "forecast", "run")]
+    following = _commands(called, file)
     heading = [
         f"Written by `python -m workflow_scripts new {model}`. Next:",
         *(f"  {line}" for line in following),
@@ -109,6 +94,32 @@ def main(
         temporary.write_text("".join(f"# {line}\n" for line in heading) + text, encoding="utf-8")
     print("\n".join([f"Configuration: {file}. Next:", *following]))
     return 0
+
+
+def _place(config: Config, called: str, out: str | None) -> tuple[str, Path]:
+    """The name of the model and its grid, and the file; ArtifactError if one of them is taken."""
+    if called in config.models or called in config.grids:
+        raise ArtifactError(
+            f"{called}: the catalogue has a model or a grid of this name; choose another by --name"
+        )
+    file = Path(out or f"{called}.yaml")
+    if file.exists():
+        raise ArtifactError(f"{file}: is there already; choose another by --out, or delete it")
+    return called, file
+
+
+def _require_names(config: Config, chosen: Chosen) -> None:
+    """ArtifactError for a chosen name that the configuration lacks."""
+    known = {"training": config.training, "benchmarks": config.benchmarks, "corpus": config.corpora}
+    for key, names in known.items():
+        if (said := getattr(chosen, key)) not in names:
+            raise ArtifactError(unknown(f"--{key}", said, names, "name of the configuration"))
+
+
+def _commands(called: str, file: Path) -> list[str]:
+    """What to type next."""
+    named = f"GRID={shlex.quote(called)} CONFIG={shlex.quote(str(file))}"
+    return [f"make {target} {named}" for target in ("check", "forecast", "run")]
 
 
 def _fetch(name: str, entry: dict, tasks: list[str]) -> int:
