@@ -110,7 +110,7 @@ def _place(config: Config, called: str, out: str | None) -> tuple[str, Path]:
 
 def _require_names(config: Config, chosen: Chosen) -> None:
     """ArtifactError for a chosen name that the configuration lacks."""
-    known = {"training": config.training, "benchmarks": config.benchmarks, "corpus": config.corpora}
+    known = {"training": [*config.training], "benchmarks": [*config.benchmarks], "corpus": [*config.corpora]}
     for key, names in known.items():
         if (said := getattr(chosen, key)) not in names:
             raise ArtifactError(unknown(f"--{key}", said, names, "name of the configuration"))
