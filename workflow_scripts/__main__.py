@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-COMMANDS = tuple(
-    "run judge status preflight explain forecast plan archive rebuild restore compare adopt gate truth readme".split()
+COMMANDS = (
+    *"new check run judge status preflight explain forecast plan".split(),
+    *"archive rebuild restore compare adopt gate truth readme".split(),
 )
 
 

@@ -15,10 +15,11 @@ RUN = r"python -m workflow_scripts"
 KINDS = {
     "itself": r"make (test|coverage)",  # the runs that hold this test
     # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
-    # tests/workflow judges a checkpoint and adopts, tests/unit/commands plans and gates,
+    # tests/workflow judges a checkpoint and adopts, tests/unit/commands checks, writes new files, plans and gates,
     # tests/unit/benchmarks simulates
-    "by other tests": rf"(make|{RUN}) (adopt|gate|judge|plan|truth)( .*)?|python -m benchmarks.verdict.*",
+    "by other tests": rf"(make|{RUN}) (adopt|check|gate|judge|new|plan|truth)( .*)?|python -m benchmarks.verdict.*",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|llmcompressor|install|lint)"
+    r"|python -m tests.mutations"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
@@ -27,8 +28,8 @@ KINDS = {
     "expensive": r"make (demo|(run|archive|rebuild|restore|compare) .*)|snakemake .*results/.*|cp .*"
     rf"|{RUN} (run|archive|rebuild|restore|compare) .*",
 }
-# Cheap, but like another or on the largest grid: with their pages, in the slow tests.
-LATER = r"snakemake (-n results/.*|--unlock)|.*(--profile slurm|grid=paper).*"
+# Of a file that `make new` writes, like another, or on the largest grid: with their pages, in the slow tests.
+LATER = r"snakemake (-n results/.*|--unlock)|make forecast GRID=mine .*|.*(--profile slurm|grid=paper).*"
 
 
 def kind(command: str) -> str | None:

@@ -56,6 +56,56 @@ def test_every_lock_is_audited(tmp_path):
     }
 
 
+PYTHON = """#!/bin/sh
+echo "$@" >> calls
+if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that runs make with a Python that only notes its calls: what it was called with, and the process."""
+    (tmp_path / "envs").mkdir()
+    for name in ("torch-cpu.txt", "cpu.lock"):
+        (tmp_path / "envs" / name).write_bytes((ENVS / name).read_bytes())
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    calls = tmp_path / "calls"
+
+    def run(*words: str) -> tuple[list[str], subprocess.CompletedProcess]:
+        calls.write_text("")
+        command = ["make", "--file", ROOT / "Makefile", f"PYTHON={tmp_path}/python", "VENV=env", *words]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+        return calls.read_text().splitlines(), done
+
+    return run
+
+
+def test_an_environment_is_fresh_if_its_stamp_has_the_hash_of_the_locks(make, tmp_path):
+    assert "-m venv env" in make("install")[0]
+    (tmp_path / "envs/cpu.lock").touch()  # as a clone, a copy or a checkout of another branch and back does
+    assert make("install")[0] == []
+    with (tmp_path / "envs/cpu.lock").open("a") as lock:
+        lock.write("another==1.0\n")
+    assert "-m venv env" in make("install")[0] and make("install")[0] == []
+
+
+@pytest.mark.parametrize("target", ["status", "forecast", "explain", "plan", "gate", "preflight", "compare"])
+def test_a_target_that_only_reads_never_installs(target, make, tmp_path):
+    words = {"explain": ["CELL=x"], "compare": ["A=x", "B=y"]}.get(target, [])
+    calls, done = make(target, *words)
+    assert (calls, done.returncode) == (
+        [],
+        2,
+    ) and "There is no environment in env: make install" in done.stderr
+    make("install")
+    with (tmp_path / "envs/cpu.lock").open("a") as lock:
+        lock.write("another==1.0\n")
+    calls, done = make(target, *words)
+    assert len(calls) == 1 and calls[0].startswith(f"-m workflow_scripts {target}")
+    assert "not that of today's locks: make install renews it" in done.stderr
+
+
 def test_locks_hold_the_direct_dependencies():
     direct = pins("main.in") | pins("dev.in")
     assert direct.items() <= pins("cpu.lock").items()

@@ -1,6 +1,7 @@
 """`python -m workflow_scripts`: the list of commands, their help, and what becomes of a wrong option."""
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from workflow_scripts.__main__ import COMMANDS, main, summary_of
 from workflow_scripts.commands import run
+from workflow_scripts.plan.config import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +20,7 @@ def test_every_command_is_listed_with_its_summary(capsys):
     listed = " ".join(capsys.readouterr().out.split())
     assert all(f"{command} {summary_of(command)}" in listed for command in COMMANDS)
     files = {path.stem for path in (ROOT / "workflow_scripts/commands").glob("[!_]*.py")}
-    assert files == {*COMMANDS, "options"}
+    assert files == {*COMMANDS, "options", "progress"}
 
 
 def test_the_list_imports_no_command():
@@ -50,11 +52,14 @@ def test_an_option_that_a_command_does_not_know_is_refused(capsys):
 def test_further_options_of_a_run_go_to_snakemake(tmp_path, monkeypatch):
     called = []
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    for name in files():
+        shutil.copy(ROOT / name, name)
     monkeypatch.setattr(run, "follow", lambda command: called.extend(command) or 1)
     options = ["--profile", "slurm", "--cores", "2", "--keep-going"]
-    assert main(["run", "--grid", "tiny", "--blocks", "core,seeds", *options]) == 1
+    assert main(["run", "--grid", "bench", "--blocks", "core,seeds", *options]) == 1
     assert called[-5:] == options
-    assert called[called.index("--config") + 1 :][:2] == ["grid=tiny", "blocks=[core,seeds]"]
+    assert called[called.index("--config") + 1 :][:2] == ["grid=bench", "blocks=[core,seeds]"]
 
 
 @pytest.mark.parametrize(

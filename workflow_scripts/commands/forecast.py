@@ -8,7 +8,7 @@ Hours are those of one device; plan/devices.yaml holds the constants of each.
 import argparse
 from collections.abc import Sequence
 
-from workflow_scripts.commands.options import add_grid
+from workflow_scripts.commands.options import add_grid, warning
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import foreseen, summary
@@ -38,5 +38,5 @@ def main(
     except KeyError as error:
         raise ArtifactError(error.args[0]) from error
     print(f"Forecast of grid '{grid}': {len(plan.cells(grid))} cells, {len(plan.adapters(grid))} adapters")
-    print("\n".join(summary(expected.costs, expected.device, price)))
+    print("\n".join([*summary(expected.costs, expected.device, price), *map(warning, expected.warnings)]))
     return 0

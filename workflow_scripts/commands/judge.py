@@ -15,7 +15,7 @@ Further options go to Snakemake as they are (--cores 2, --keep-going).
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,12 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
     model, positions = dense, None
     models: dict[str, dict] = {}
     if dense not in config.models:
-        model = _name(dense, config.models)
+        model = name_of(dense, config.models)
         models[model] = source(dense, "DENSE") | sizes(dense, asked.parameters)
         positions = models[model].get("positions")
     if asked.chat:
         models.setdefault(model, {})["chat"] = True
-    compressor = _name(compressed, config.compressors)
+    compressor = name_of(compressed, config.compressors)
     checkpoint = {"algorithm": "external", "model": model, "distilled": asked.distilled}
     checkpoint |= source(compressed, "COMPRESSED") | ({"file": asked.file} if asked.file else {})
     if data := config.benchmarks.get(asked.benchmarks):
@@ -224,7 +224,7 @@ def sizes(dense: str, parameters: float | None) -> dict:
     return {"parameters": float(parameters or counted), **limits}
 
 
-def _name(words: str, taken: dict) -> str:
+def name_of(words: str, taken: Container[str]) -> str:
     """A name that is safe in paths, of a folder's or a repository's last part; none that the catalogue has."""
     last = (
         words.partition("@")[0].rstrip("/").rpartition("/")[2]

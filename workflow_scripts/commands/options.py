@@ -1,6 +1,7 @@
-"""Options that several commands share."""
+"""Options and words that several commands share."""
 
 import argparse
+from collections.abc import Sequence
 
 
 def add_grid(parser: argparse.ArgumentParser, default: str) -> None:
@@ -29,3 +30,15 @@ def add_configfile(parser: argparse.ArgumentParser) -> None:
 def add_archive(parser: argparse.ArgumentParser, name: str) -> None:
     """A positional argument that names an archive."""
     parser.add_argument(name, help="an archive: a folder or a .tar.gz file")
+
+
+def grid_words(grid: str, blocks: list[str] | None, configfile: Sequence[str]) -> list[str]:
+    """Snakemake's options for what `add_grid` read."""
+    words = ["--config", f"grid={grid}"]
+    words += [f"blocks=[{','.join(blocks)}]"] if blocks else []
+    return words + (["--configfile", *configfile] if configfile else [])
+
+
+def warning(text: str) -> str:
+    """A line on what a grid can't show."""
+    return f"Warning: {text}."

@@ -23,10 +23,12 @@ from pathlib import Path
 import psutil
 
 from workflow_scripts.cluster import runs, slurm
-from workflow_scripts.commands.options import add_grid
+from workflow_scripts.commands import progress
+from workflow_scripts.commands.options import add_grid, grid_words, warning
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe
-from workflow_scripts.files.locks import held_by
-from workflow_scripts.plan.config import files, read
+from workflow_scripts.files.locks import held_by, last_held
+from workflow_scripts.plan.config import files
+from workflow_scripts.plan.forecast import untaught
 from workflow_scripts.plan.layout import REPORT, VERDICT, Cell, lacks_companions
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.report.summary import lines
@@ -54,9 +56,9 @@ def main(
     snakemake_options: Sequence[str] = (),
 ) -> int:
     """Run `grid`, or its `blocks`; returns Snakemake's exit status. Raises ArtifactError if another run is alive."""
-    read(*configfile)  # Snakemake answers an unreadable file with a traceback
+    plan = plan_of(files(*configfile), grid, blocks)  # Snakemake answers an unreadable file with a traceback
     _refuse_cache()
-    started = time.time()
+    started, before = time.time(), last_held(runs.RESULTS)
     if who := held_by(runs.RESULTS):
         raise ArtifactError(f"Another run works in this folder ({who}). Wait for it, or stop it.")
     arguments = [f"GRID={grid}"]
@@ -67,16 +69,18 @@ def main(
     if runs.locked():
         print("An earlier run was killed: its lock is removed, finished work is kept.", flush=True)
         subprocess.run([*SNAKEMAKE, "--unlock", "--quiet", "all"], check=True)
-    command = [*SNAKEMAKE, "--quiet", "host", "reason", "--config", f"grid={grid}"]
-    command += [f"blocks=[{','.join(blocks)}]"] if blocks else []
-    command += ["--configfile", *configfile] if configfile else []
+    command = [*SNAKEMAKE, "--quiet", "host", "reason", *grid_words(grid, blocks, configfile)]
     command += ["--profile", profile] if profile else ["--resources", f"mem_mb={_free_memory_mb()}"]
-    if status := follow([*command, *snakemake_options]):
-        print("The run did not finish: see the lines above.", file=sys.stderr)
-        return status
+    command += snakemake_options
     if DRY.intersection(snakemake_options):
-        return 0
-    plan = plan_of(files(*configfile), grid, blocks)
+        return follow(command)
+    minded = [warning(text) for text in untaught(plan, grid)]
+    print("".join(f"{line}\n" for line in minded), end="", flush=True)
+    with progress.shown(progress.Watch(plan, grid).line):
+        status = follow(command)
+    if status:
+        print(_unfinished(before), file=sys.stderr)
+        return status
     if lacking := [cell.json for cell in plan.cells(grid) if not _is_made(plan, cell)]:
         raise ArtifactError(
             f"Snakemake ended, but grid '{grid}' is not complete: {len(lacking)} of {len(plan.cells(grid))} cells are "
@@ -84,9 +88,21 @@ def main(
         )
     minutes = (time.time() - started) / 60
     print(f"\nGrid '{grid}' is complete ({minutes:.1f} min in this run).")
-    print("\n".join(lines(read_json(VERDICT.path(grid)))))
-    print(f"Report: {REPORT.path(grid)}")
+    print("\n".join([*lines(read_json(VERDICT.path(grid))), *minded]))
+    print(f"Report, to open in a browser: {REPORT.path(grid)}")
     return 0
+
+
+def _unfinished(before: float | None) -> str:
+    """The last lines of a run that did not finish: the causes of its jobs that failed.
+
+    before: when an earlier run took the folder, if one did. A run that did not take it started no job.
+    """
+    began = last_held(runs.RESULTS)
+    failed = progress.failures(began) if began and began != before else []
+    if not failed:
+        return "The run did not finish: see the lines above."
+    return "\n".join(["The run did not finish. What failed:", *failed])
 
 
 def _refuse_cache() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,12 @@ def evaluate_cell(
     inputs = hashes(files, data, settings.method)
     key = fingerprint(files, inputs, settings, made.code)
     store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
-    recovered, scorer = _scorer(files, settings, cell, device, store)
+    recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
     told = [
         artifacts.read_json(folder / "training.json")["method"].get("corpus") for folder in files.adapters
     ]
-    suite = [_task(folder, settings, scorer.tokenizer, told) for folder in data.benchmarks]
+    suite = [task_of(folder, settings, scorer.tokenizer, told) for folder in data.benchmarks]
     log(
         f"setup {time.time() - made.started:.1f} s (imports {begun - made.started:.1f}, model {loaded - begun:.1f}, "
         f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
@@ -112,8 +112,12 @@ def _text_hash(corpus: Path, split: str) -> str:
     return artifacts.read_json(corpus / "manifest.json")["files"][f"{split}.jsonl"]
 
 
-def _scorer(
-    files: ModelFiles, settings: Evaluation, cell: dict, device: torch.device, store: AnswerStore
+def scorer_of(
+    files: ModelFiles,
+    settings: Evaluation,
+    cell: dict,
+    device: torch.device,
+    store: AnswerStore | None = None,
 ) -> tuple[Recovered, Scorer]:
     """The cell's model with its method, ready to answer; in bf16 its head is float32."""
     precision = settings.evaluation["precision"]
@@ -128,8 +132,8 @@ def _scorer(
     return recovered, scorer
 
 
-def _task(
-    folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase, told: list
+def task_of(
+    folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase, told: Iterable = ()
 ) -> EvaluationTask:
     """The task of a benchmark's folder, which is named like it. told: `corpus` of each adapter's method."""
     name, asked = folder.name, settings.evaluation

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from workflow_scripts.plan.devices import DEVICES, device_table
 from workflow_scripts.plan.layout import COMPRESSED, LATENCY, NO_CORPUS, Cell, result_of
-from workflow_scripts.plan.names import nearest
+from workflow_scripts.plan.names import listed, nearest
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.schema.compressors import Compressor
 
@@ -44,6 +44,7 @@ FACT_TEXTS, LOCK_TEXTS, CHECKED_TEXTS, TEXT_TOKENS = 8, 8, 16, 19
 FULL_TRAINING = 1.25  # FLOP/s against a frozen model's: ten steps on the machine of cpu-2
 UPDATE_BYTES, MEMORY_SPEED, TAUGHT_COPIES = 28, 5e9, 7
 TEACHING = {"models": "teach_model", "compressors": "teach_checkpoint"}  # catalogue -> rule
+FEWEST_STEPS = 10  # of an adapter; the smoke grid has as many
 ADAPTER_BYTES, CELL_BYTES_PER_ITEM = 5e6, 700  # adapters and samples are small beside weights
 
 
@@ -60,17 +61,38 @@ class Cost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A grid's costs on a device. command: prints them."""
+    """A grid's costs on a device. command: prints them. warnings: of what the grid can't show, whatever it costs."""
 
     device: dict
     costs: list[Cost]
     command: str
+    warnings: list[str]
 
 
 def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
     """The forecast of a grid on a device by name; on the grid's own if none is named."""
     constants = load_constants(device or plan.grid(grid).device)
-    return Forecast(constants, forecast(plan, grid, constants), plan.make("forecast", grid))
+    return Forecast(
+        constants, forecast(plan, grid, constants), plan.make("forecast", grid), untaught(plan, grid)
+    )
+
+
+def untaught(plan: Plan, grid: str) -> list[str]:
+    """A line for each number of optimiser steps below FEWEST_STEPS that adapters get: they learn nothing."""
+    methods: dict[tuple[int, int], list[str]] = {}
+    for name in dict.fromkeys(adapter.method for adapter in plan.adapters(grid)):
+        training = plan.training(grid, name)
+        if "tokens" in training and getattr(plan.config.methods[name], "trained", True):
+            a_step = training["batch_size"] * training["sequence_length"]
+            methods.setdefault((math.ceil(training["tokens"] / a_step), a_step), []).append(name)
+    key = f"training.{plan.grid(grid).training}.tokens"
+    return [
+        f"{key}: {listed(names, 6)} {'gets' if len(names) == 1 else 'get'} {steps} optimiser step{'s' * (steps > 1)}, "
+        f"too few to learn anything: what they bring back, or don't, says nothing of the model; "
+        f"{FEWEST_STEPS * a_step:,} tokens make {FEWEST_STEPS}"
+        for (steps, a_step), names in sorted(methods.items())
+        if steps < FEWEST_STEPS
+    ]
 
 
 def load_constants(device: str | dict) -> dict:

@@ -153,7 +153,13 @@ def _planned(data: PageData) -> dict[str, str]:
     if blocks.get("left_out"):
         word = "block" if len(blocks["counted"]) == 1 else "blocks"
         counted = f"Counted: {word} {', '.join(blocks['counted'])}; not {', '.join(blocks['left_out'])}."
-    return {"counted": counted, "not_run": f"Not run: {', '.join(not_run)}." if not_run else ""}
+    return {"counted": counted, "not_run": " ".join(_shortcomings(not_run, data.forecast))}
+
+
+def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
+    """Sentences on what was planned and not run, and on what the plan can't show."""
+    said = [f"Not run: {', '.join(not_run)}."] if not_run else []
+    return said + [f"{warning}." for warning in (forecast.warnings if forecast else [])]
 
 
 def _figures(data: PageData) -> dict[str, Any]:

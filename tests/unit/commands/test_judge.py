@@ -102,11 +102,11 @@ def test_a_forecast_alone_runs_nothing(here, ran):
 
 def test_names_are_safe_and_new(here):
     taken = {"gptq-w3": None}
-    assert judge._name("owner/gptq-w3@main", taken) == "gptq-w3-judged"
-    assert judge._name("owner/A__b..C-@x", taken) == "A-b-C"
-    assert judge._name("../models/x.Q4_K_M.gguf", taken) == "x-Q4-K-M"
-    assert len(judge._name("o/" + "long-" * 40, taken)) <= judge.LONGEST
-    assert judge._name("/", taken) == "model"
+    assert judge.name_of("owner/gptq-w3@main", taken) == "gptq-w3-judged"
+    assert judge.name_of("owner/A__b..C-@x", taken) == "A-b-C"
+    assert judge.name_of("../models/x.Q4_K_M.gguf", taken) == "x-Q4-K-M"
+    assert len(judge.name_of("o/" + "long-" * 40, taken)) <= judge.LONGEST
+    assert judge.name_of("/", taken) == "model"
 
 
 @pytest.mark.parametrize(

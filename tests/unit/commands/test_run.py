@@ -34,10 +34,25 @@ sys.exit(follow([sys.executable, "-c", sys.argv[1]]))
 """
 
 
-def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_configuration_that_cannot_be_read_is_named(on_the_cluster, capsys):
     assert main(["run", "--grid", "smoke", "--configfile", "nope.yaml"]) == 1
     assert capsys.readouterr().err == "nope.yaml: can't be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize("command", ["run", "check", "forecast"])
+@pytest.mark.parametrize("name", ["mine.yaml", "config.yaml"])
+def test_a_file_on_which_snakemake_would_hang_is_refused_before_it_starts(
+    name, command, on_the_cluster, monkeypatch, capsys
+):
+    """Snakemake merges such a file node by node, before any code of ours."""
+    shutil.rmtree(".snakemake")
+    bomb = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['x'] * 9)}]\n" for i in range(12))
+    Path(name).write_text(bomb)
+    monkeypatch.setattr(run, "follow", lambda command: pytest.fail("Snakemake was started"))
+    started = time.monotonic()
+    assert main([command, "--grid", "smoke", "--configfile", "mine.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"{name}: ") and told.count("\n") == 1 and time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
@@ -92,9 +107,9 @@ def on_the_cluster(tmp_path, monkeypatch):
 
 def test_a_run_on_the_cluster_is_not_resumed_on_this_machine(on_the_cluster, monkeypatch, capsys):
     monkeypatch.setattr(run, "follow", lambda command: pytest.fail("it ran"))
-    assert main(["run", "--grid", "tiny", "--resume", "--blocks", "core", "--configfile", "mine.yaml"]) == 1
+    assert main(["run", "--grid", "smoke", "--resume", "--blocks", "core", "--configfile", "mine.yaml"]) == 1
     told = capsys.readouterr().err
-    assert "make resume GRID=tiny BLOCKS=core CONFIG=mine.yaml PROFILE=slurm" in told
+    assert "make resume GRID=smoke BLOCKS=core CONFIG=mine.yaml PROFILE=slurm" in told
     assert not Path("cancelled").exists()
 
 

@@ -21,6 +21,7 @@ from workflow_scripts.plan.forecast import (
     measured_seconds,
     summary,
     training_cost,
+    untaught,
 )
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.recipes import Plan
@@ -220,3 +221,28 @@ def test_unknown_names_are_answered_with_the_known_ones(capsys):
     assert main(["forecast", "--grid", "smoke", "--device", "abacus"]) == 1
     assert "cpu-2, a100-80g" in capsys.readouterr().err
     assert main(["forecast", "--grid", "smoke", "--device", "cpu-2", "--price", "1.5"]) == 0
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1, "1 optimiser step,"), (3, "3 optimiser steps,"), (10, None)])
+def test_a_training_that_can_teach_nothing_is_named(steps, said):
+    config = read(*files(root=ROOT))
+    config["training"]["bench"]["tokens"] = (
+        steps * 8 * 256
+    )  # a window less than a whole step is one more step
+    found = untaught(Plan(load(config)), "bench")
+    if said is None:
+        assert found == []
+        return
+    assert len(found) == 1 and found[0].startswith(
+        "training.bench.tokens: lora-r2, prompt-50, prompt-100, ptune-50"
+    )
+    assert f" get {said} too few to learn anything" in found[0] and "20,480 tokens make 10" in found[0]
+    assert "prompt-100-untrained" not in found[0] and "eora" not in found[0]
+    assert foreseen(Plan(load(config)), "bench").warnings == found
+
+
+def test_the_shipped_grids_can_teach():
+    plan = Plan(load(read(*files(root=ROOT))))
+    assert {grid: untaught(plan, grid) for grid in plan.config.grids} == {
+        grid: [] for grid in plan.config.grids
+    }

@@ -16,6 +16,7 @@ from workflow_scripts.files.artifacts import read_json, write_json
 from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge
 from workflow_scripts.judge.judgement import Question
 from workflow_scripts.judge.verdict import MEANING
+from workflow_scripts.plan.forecast import Forecast
 from workflow_scripts.report import explorer as explorers
 from workflow_scripts.report import page as pages
 from workflow_scripts.report.data import MeasuredFiles
@@ -106,6 +107,13 @@ def test_planned_measurements_that_were_not_run_are_named(grid):
     )
     assert "Counted: block core; not seeds, figure-1." in first
     assert pages.unmeasured({"similarity": 0, "latency": 1}, {"latency": {"a.json": {}}}) == {}
+
+
+def test_a_training_that_teaches_nothing_is_said_where_missing_measurements_are():
+    warned = Forecast({}, [], "", ["training.smoke.tokens: lora-r2 gets 3 optimiser steps"])
+    said = "training.smoke.tokens: lora-r2 gets 3 optimiser steps."
+    assert pages._shortcomings([], warned) == [said] and pages._shortcomings([], None) == []
+    assert pages._shortcomings(["1 of 2 cells"], warned) == ["Not run: 1 of 2 cells.", said]
 
 
 def test_similarity_is_summed_up_with_the_layer_that_is_furthest_off():
