@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code every job compiles its libraries anew: 20 s each on a slow core. Many container images forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo run judge resume status preflight adopt gate test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
+.PHONY: help install demo run judge resume status preflight adopt gate equivalences test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -113,6 +113,9 @@ adopt: $(VENV)/installed ## after an upgrade: keep results whose code alone chan
 
 gate: $(VENV)/installed ## 0 if all verdicts are wanted, 1 if not, 2 if open: make gate GRID=bench WANT=no_loss,displaced
 	$(DISPLACED) gate --grid $(GRID) $(if $(WANT),--want $(WANT))
+
+equivalences: $(VENV)/installed ## whether each stage makes the numbers of the last release, or CHANGELOG.md says otherwise
+	$(BIN)/python -m tests.equivalences
 
 compare: $(VENV)/installed ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
 	$(DISPLACED) compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))
