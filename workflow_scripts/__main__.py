@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 COMMANDS = tuple(
-    "run judge status preflight explain forecast plan archive rebuild restore compare adopt gate truth readme".split()
+    (
+        "run judge status preflight explain forecast plan archive rebuild restore compare adopt gate publish truth "
+        "readme"
+    ).split()
 )
 
 
