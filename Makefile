@@ -22,7 +22,7 @@ stale = $(if $(filter $(shell $(call hash,$(2))),$(shell cat $(1)/installed 2>/d
 LOCKS := envs/torch-cpu.txt envs/cpu.lock
 STALE := $(call stale,$(VENV),$(LOCKS))
 
-.PHONY: stale environment help install demo new run check judge resume status preflight adopt gate test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
+.PHONY: stale environment help install demo new run check judge resume status preflight adopt gate equivalences test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -130,6 +130,9 @@ adopt: $(VENV)/installed ## after an upgrade: keep results whose code alone chan
 
 gate: environment ## 0 if all verdicts are wanted, 1 if not, 2 if open: make gate GRID=bench WANT=no_loss,displaced
 	$(DISPLACED) gate --grid $(GRID) $(if $(WANT),--want $(WANT))
+
+equivalences: $(VENV)/installed ## whether each stage makes the numbers of the last release, or CHANGELOG.md says otherwise
+	$(BIN)/python -m tests.equivalences
 
 compare: environment ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
 	$(DISPLACED) compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))

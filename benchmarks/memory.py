@@ -146,7 +146,7 @@ def compress(task: dict) -> dict:
 
 def extrapolate(args: argparse.Namespace, found: dict) -> None:
     """LAYERS layers of this width with WINDOWS x LENGTH tokens: on this machine, and on an A100 by formula."""
-    from benchmarks.compress import flops
+    from benchmarks.compress_floor import flops
 
     d, f, tokens = args.width, args.intermediate, args.windows * args.length
     groups = [(3 * d, d), (d, d), (2 * f, d), (d, f)]

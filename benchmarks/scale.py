@@ -37,7 +37,7 @@ PER_SEED = 96  # 2 models x 2 compressors x 2 corpora x 12 methods
 
 def product(folder: Path, cells: int) -> Path:
     """A copy of the workflow whose grid `scale` has about `cells` cells."""
-    for name in ("rules", "profiles", "reports", "workflow_scripts", "envs"):
+    for name in ("rules", "profiles", "reports", "recipes", "workflow_scripts", "envs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "site.yaml"))
     shutil.copy(ROOT / "Snakefile", folder)
     config = read(*files(root=ROOT))

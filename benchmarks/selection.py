@@ -53,13 +53,7 @@ class Chooser(Scorer):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("cell", help="an IDP cell's evaluation JSON, below results/")
-    parser.add_argument("--configfile", nargs="+", default=[], help="configurations over config.yaml")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     names = EVALUATION.parse(arguments.cell) or sys.exit(
         f"{arguments.cell}: no cell's path ({EVALUATION.shape})"
@@ -69,7 +63,6 @@ def main() -> None:
     method, members = plan.method(cell), plan.members(cell)
     if method["kind"] != "idp":
         sys.exit(f"{arguments.cell}: {cell.method} is no IDP")
-    settings = plan.evaluate(cell)
     corpus = Path(CORPUS.path(corpus=cell.corpus)).parent
     files = ModelFiles(
         Path(MODEL.path(model=cell.model)).parent,
@@ -77,32 +70,50 @@ def main() -> None:
         [Path(member.training).parent for member in members],
         corpus,
     )
-    precision = settings["evaluation"]["precision"]
+    precision = plan.evaluate(cell)["evaluation"]["precision"]
     recovered, tokenizer = load_cell(files, method, cell.seed, precision, default_device())
-    names = [prefix.name for prefix in recovered.bank.prefixes]
-    suite = [
-        load_task(
-            name, Path(BENCHMARK.path(benchmarks=plan.grid(cell.grid).benchmarks, task=name)).parent / "data.jsonl",
-            settings["evaluation"]["items"], settings["evaluation"]["generation_tokens"], tokenizer,
-            task["task"], task["num_fewshot"],
-        )
-        for name, task in settings["tasks"].items()
-    ]  # fmt: skip
+    prompts = [prefix.name for prefix in recovered.bank.prefixes]
     right = pd.concat(
-        [
-            read_samples(Path(member.json), ["correct"])
-            .reset_index()
-            .set_index(["task", "doc_id"])["correct"]
-            .rename(name)
-            for member, name in zip(members, names, strict=True)
-        ],
-        axis=1,
+        [_right(member.json).rename(name) for member, name in zip(members, prompts, strict=True)], axis=1
     )
     count, length = CALIBRATION_CONTEXTS
     documents = read_documents(corpus, "train")
     windows = token_windows(documents, tokenizer, length, count, cell.seed, adds_bos(tokenizer)).tolist()
+    chosen = _chosen(recovered, tokenizer, _suite(plan, cell, tokenizer), windows)
+    print(f"{cell.json}: {len(right)} questions\n")
+    print("\n".join(_tables(chosen, right.astype(float))))
 
-    shares, accuracy, last = {}, {}, {}
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cell", help="an IDP cell's evaluation JSON, below results/")
+    parser.add_argument("--configfile", nargs="+", default=[], help="configurations over config.yaml")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def _suite(plan, cell, tokenizer) -> list:
+    """The tasks of the cell's grid."""
+    settings, benchmarks = plan.evaluate(cell), plan.grid(cell.grid).benchmarks
+    asked, suite = settings["evaluation"], []
+    for name, task in settings["tasks"].items():
+        data = Path(BENCHMARK.path(benchmarks=benchmarks, task=name)).parent / "data.jsonl"
+        of_task = (asked["items"], asked["generation_tokens"], tokenizer, task["task"], task["num_fewshot"])
+        suite.append(load_task(name, data, *of_task))
+    return suite
+
+
+def _right(cell: str) -> pd.Series:
+    """Whether each item of a cell is right, by task and doc_id."""
+    samples = read_samples(Path(cell), ["correct"]).reset_index()
+    return samples.set_index(["task", "doc_id"])["correct"]
+
+
+def _chosen(recovered, tokenizer, suite: list, windows: list[list[int]]) -> dict[str, pd.Series]:
+    """Score -> name of each item's prompt, by task and doc_id."""
+    names, found = [prefix.name for prefix in recovered.bank.prefixes], {}
     scorer = Chooser(recovered.model, tokenizer, recovered.bank, recovered.selector)
     for score in SCORES:
         if recovered.selector.learned and score.startswith("joint"):
@@ -113,23 +124,38 @@ def main() -> None:
                 scorer.selector.calibrate(windows)
             rows = pd.DataFrame([item.row for task in suite for item in evaluate_task(scorer, task, names)])
             label = f"{score}{', calibrated' if calibrated else ''}"
-            chosen = rows.set_index(["task", "doc_id"])["selected_prompt"]
-            answers = right.stack().rename("correct").loc[[(*key, name) for key, name in chosen.items()]]
-            shares[label] = chosen.value_counts(normalize=True).reindex(names, fill_value=0.0)
-            last[label] = (chosen == names[-1]).groupby(level="task", sort=False).mean()
-            accuracy[label] = answers.astype(float).groupby(level="task").mean().mean()
-    for name in names:
-        accuracy[f"{name} alone"] = right[name].astype(float).groupby(level="task").mean().mean()
-    oracle = right.astype(float).max(axis=1).groupby(level="task").mean().mean()
+            found[label] = rows.set_index(["task", "doc_id"])["selected_prompt"]
+    return found
 
-    print(f"{cell.json}: {len(right)} questions\n")
-    table = pd.DataFrame(shares).T.map("{:.0%}".format)
-    table = table.reindex(accuracy).fillna("")
+
+def _tables(chosen: dict[str, pd.Series], right: pd.DataFrame) -> list[str]:
+    """Markdown. right: 0 or 1 by item and prompt."""
+
+    def macro(values: pd.Series) -> float:
+        return values.groupby(level="task").mean().mean()
+
+    names = list(right.columns)
+    shares = {
+        label: one.value_counts(normalize=True).reindex(names, fill_value=0.0)
+        for label, one in chosen.items()
+    }
+    answers = right.stack()
+    accuracy = {
+        label: macro(answers.loc[[(*key, name) for key, name in one.items()]])
+        for label, one in chosen.items()
+    }
+    accuracy |= {f"{name} alone": macro(right[name]) for name in names}
+    table = pd.DataFrame(shares).T.map("{:.0%}".format).reindex(accuracy).fillna("")
     table["average accuracy"] = pd.Series(accuracy).map("{:.2%}".format)
-    table.loc["oracle (looks at the answer)", "average accuracy"] = f"{oracle:.2%}"
-    print(table.fillna("").to_markdown())
-    print(f"\nShare of {names[-1]} per task:\n")
-    print(pd.DataFrame(last).T.map("{:.0%}".format).to_markdown())
+    table.loc["oracle (looks at the answer)", "average accuracy"] = f"{macro(right.max(axis=1)):.2%}"
+    last = {
+        label: (one == names[-1]).groupby(level="task", sort=False).mean() for label, one in chosen.items()
+    }
+    return [
+        table.fillna("").to_markdown(),
+        f"\nShare of {names[-1]} per task:\n",
+        pd.DataFrame(last).T.map("{:.0%}".format).to_markdown(),
+    ]
 
 
 if __name__ == "__main__":

@@ -27,12 +27,20 @@ from pathlib import Path
 ATTENTION_AND_MLP = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 METHODS = {
     "prompt-100": {"kind": "prompt", "tokens": 100, "init": "vocabulary"},
-    "ptune-50": {"kind": "prefix", "tokens": 50, "init": "text"},
-    "lora-r2": {
-        "kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": None,
-        "targets": {"default": ATTENTION_AND_MLP},
+    **{f"ptune-{n}": {"kind": "prefix", "tokens": n, "init": "text"} for n in (50, 100)},
+    **{
+        f"lora-r{rank}": {
+            "kind": "lora",
+            "rank": rank,
+            "alpha": 2 * rank,
+            "dropout": 0.0,
+            "layers": None,
+            "targets": {"default": ATTENTION_AND_MLP},
+        }
+        for rank in (2, 4)
     },
-}  # fmt: skip
+}
+STANDARD = ("prompt-100", "ptune-50", "lora-r2")
 RATES = {"prompt": 1e-2, "prefix": 1e-3, "lora": 1e-3}
 TOLERANCE = 0.005  # of the final loss
 COSINE = 0.99
@@ -105,7 +113,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=STANDARD, choices=METHODS)
     parser.add_argument("--shapes", nargs="+", default=["8x256", "2x1024"], help="rows x tokens")
     parser.add_argument("--allocator", nargs="+", default=["equal", "shipped"], choices=["equal", "shipped"])
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps; the first is not timed")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 COMMANDS = (
     *"new check run judge status preflight explain forecast plan".split(),
-    *"archive rebuild restore compare adopt gate truth readme".split(),
+    *"archive rebuild restore compare adopt gate publish truth readme".split(),
 )
 
 

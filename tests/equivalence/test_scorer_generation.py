@@ -1,11 +1,14 @@
 """Generation against HFLM at its edges: contexts, stops, end tokens, settings; and batches, equal requests, stores."""
 
+import itertools
+
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from tests.equivalence import scorer_models
+from workflow_scripts.evaluate import generation
 from workflow_scripts.evaluate import scorer as scorer_module
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.store import AnswerStore
@@ -162,14 +165,39 @@ def test_a_batch_has_room_for_its_prompts(monkeypatch):
     with torch.no_grad():
         keys, values = encode(model, torch.randn(40, 48))
     bank = PromptBank([Prefix("forty", keys, values)])
-    real = scorer_module.generate_greedy
-    monkeypatch.setattr(scorer_module, "generate_greedy", lambda *args: sizes.append(args[1]) or real(*args))
+    real = generation.Batch
+    monkeypatch.setattr(generation, "Batch", lambda *args: sizes.append(args[1:]) or real(*args))
     for given, prompt in ((None, 0), (bank, 40)):
         sizes.clear()
         Scorer(model, tokenizer, given, generation_tokens=200).generate_until(requests(CONTEXTS))
-        assert sum(map(len, sizes)) == len(CONTEXTS) and max(map(len, sizes)) > 1
-        for contexts in sizes:
-            assert len(contexts) == 1 or len(contexts) * (prompt + max(map(len, contexts)) + 12) <= 200
+        ((rows, columns),) = sizes
+        assert columns >= prompt + 12 and rows * columns <= 200
+        assert rows == len(CONTEXTS) or (rows + 1) * (columns + 1) > 200
+        assert prompt == 0 or rows < len(CONTEXTS)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_strings_are_the_same_for_any_batch_size_and_order(family, monkeypatch):
+    """Rows end at different steps; the next contexts take their places, beside rows that go on."""
+    model, tokenizer, steps = scorer_models.model(family), scorer_models.tokenizer(bos=True), []
+    real = generation.Batch.step
+    monkeypatch.setattr(generation.Batch, "step", lambda self: steps.append([*self.members]) or real(self))
+    contexts = [f"{context} {word}" for context in CONTEXTS for word in ("red", "blue", "a long one:", "x")]
+    settings = {"until": ["e", "a"], "max_gen_toks": 12}
+    alone = [Scorer(model, tokenizer).generate_until(requests([each], **settings))[0] for each in contexts]
+    assert len({len(text) for text in alone}) > 3
+    for tokens in (1, 150, 400, 100_000):
+        for order in (range(len(contexts)), torch.randperm(len(contexts)).tolist()):
+            steps.clear()
+            scorer = Scorer(model, tokenizer, row_tokens=60, generation_tokens=tokens)
+            found = scorer.generate_until(requests([contexts[n] for n in order], **settings))
+            assert found == [alone[n] for n in order]
+    assert max(map(len, steps)) > 3
+    steps.clear()
+    Scorer(model, tokenizer, generation_tokens=150).generate_until(requests(contexts, **settings))
+    joined = [set(later) - set(sooner) for sooner, later in itertools.pairwise(steps)]
+    kept = [set(later) & set(sooner) for sooner, later in itertools.pairwise(steps)]
+    assert any(new and old for new, old in zip(joined, kept, strict=True))
 
 
 def test_equal_requests_are_generated_once_and_answered_each(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflow.conftest import jobs_of
+from tests.workflow.conftest import Checkout, jobs_of, product_copy
 from tests.workflow.test_reruns import MODULES, evaluations, trainings, work
 from workflow_scripts.files.artifacts import read_json
 
@@ -43,6 +43,32 @@ def test_an_edit_that_changes_no_result_is_adopted_and_nothing_but_the_pages_run
     assert rows[0]["old"][:12] in page and "Adopted results" in page
     (copied.folder / LORA).write_text((copied.folder / LORA).read_text() + "\n# another edit\n")
     assert work(copied)[0] == MODULES["recover/lora.py"]
+
+
+def test_what_is_adopted_is_judged_archived_rebuilt_and_restored(copied, tmp_path):
+    """The verdict refuses cells of another recipe than the planned one; adopted ones are as planned everywhere."""
+    words = ('"""LoRA: ', '"""LoRA (low-rank adaptation): ')
+    edit(copied, *words)
+    assert adopt(copied).returncode == 0
+    verdict = copied.folder / "results/tiny/verdict.json"
+    before = read_json(verdict, "verdict")
+    copied.snakemake("--force", "results/tiny/verdict.json")
+    again = read_json(verdict, "verdict")
+    assert {key: again[key] for key in ("plan", "scores")} == {key: before[key] for key in ("plan", "scores")}
+    copied.snakemake()
+    archive, rebuilt = tmp_path / "tiny.tar.gz", tmp_path / "rebuilt"
+    for done in (
+        copied.displaced("archive", "--grid", "tiny", "--out", archive),
+        copied.displaced("rebuild", archive, "--out", rebuilt),
+    ):
+        assert done.returncode == 0, done.stdout
+    assert read_json(rebuilt / "results/tiny/verdict.json", "verdict")["scores"] == again["scores"]
+    clone = Checkout(product_copy(tmp_path / "clone"))
+    clone.write_config(copied.config())
+    edit(clone, *words)
+    done = clone.displaced("restore", archive)
+    assert done.returncode == 0 and "Restored 11 cells and 5 adapters" in done.stdout, done.stdout
+    assert "Nothing to be done" in clone.snakemake("--dry-run").stdout
 
 
 def test_an_edit_that_changes_answers_is_refused_item_by_item_and_the_rest_is_adopted(copied):

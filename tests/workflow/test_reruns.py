@@ -67,6 +67,34 @@ def test_an_edited_module_reruns_what_imports_it(copied, module):
     assert rollups
 
 
+def test_an_edited_template_redraws_pages_and_judges_nothing(copied):
+    with open(copied.folder / "reports/templates/table.html.j2", "a") as handle:
+        handle.write("<!-- an edit -->")
+    jobs = set(jobs_of(copied.snakemake("--dry-run").stdout))
+    drawn = (
+        "Tables of tiny",
+        "Audit the paper's numbers beside those of tiny",
+        "Draw the overview page of tiny",
+    )
+    assert jobs - {"localrule all:", "all"} == {*drawn, "Write the report of tiny"}
+
+
+def test_another_task_runs_each_cell_and_evaluates_that_task_alone(copied):
+    """With the tasks in another order as well; nothing but the list changed."""
+    config = copied.config()
+    tasks = config["grids"]["tiny"]["tasks"]
+    config["grids"]["tiny"]["tasks"] = tasks[1:]
+    copied.write_config(config)
+    copied.snakemake()
+    config["grids"]["tiny"]["tasks"] = tasks[::-1]
+    copied.write_config(config)
+    copied.snakemake()
+    for log in copied.folder.glob("logs/tiny/evaluate_cell/**/*.log"):
+        text = log.read_text()
+        assert "benchmark lambada_openai" in text and f"[3/3] {tasks[0]}: 6 items" in text
+        assert "[1/3]" not in text and "[2/3]" not in text
+
+
 def edited(checkout, path, value):
     config = part = checkout.config()
     for key in path[:-1]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from workflow_scripts.evaluate.row_packing import Block, Row
 from workflow_scripts.plan import first_layer
@@ -78,12 +77,21 @@ class Plan:
 
 @dataclass
 class Step:
-    """One generated token per row, behind padded contexts. `positions` (B, K) of all columns, `real` (B, K) those that
-    are no padding, `at` (B, 1) the tokens' own."""
+    """One token per row, at positions `at` (B, 1) behind its own text: column k of a row's `width` has position k."""
 
-    positions: torch.Tensor
-    real: torch.Tensor
     at: torch.Tensor
+    width: int
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """Additive (B, 1, 1, width): the columns up to the token's own, in a layer with a window those within it."""
+        if window not in self.masks:
+            columns = torch.arange(self.width, device=self.at.device)
+            visible = columns <= self.at
+            if window is not None:
+                visible &= self.at - columns < window
+            self.masks[window] = additive(visible[:, None, :], 0, dtype)
+        return self.masks[window]
 
 
 def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Tensor:
@@ -178,12 +186,18 @@ def attend_step(
     scaling=None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """query (B, heads, 1, d), key and value (B, kv_heads, K, d) -> (B, 1, heads, d): real columns within the window."""
+    """query (B, heads, 1, d), key and value (B, kv_heads, K, d) -> (B, 1, heads, d): what the step's tokens see.
+
+    The heads that share keys are these keys' queries, so that nothing is copied.
+    """
     step, window = _step.get(), kwargs.get("sliding_window")
     _refuse_more(module, kwargs)
-    visible = step.real if window is None else step.real & (step.at - step.positions < window)
-    mask = additive(visible[:, None, :], 0, query.dtype).to(query.device)
-    return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)
+    grouped = query[:, :, 0].unflatten(1, (key.shape[1], -1))  # (B, kv_heads, groups, d)
+    mask = step.mask(window, query.dtype).to(query.device)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=mask, scale=scaling
+    )
+    return output.flatten(1, 2).unsqueeze(1), None
 
 
 def _columns(states: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:

@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.chat import Chat, described, prepare
 from workflow_scripts.evaluate.forward import float32_head
-from workflow_scripts.evaluate.loading import fingerprint, load_cell
+from workflow_scripts.evaluate.loading import fingerprint, identity, load_cell
 from workflow_scripts.evaluate.open_book import with_passage
 from workflow_scripts.evaluate.perplexity import perplexities, require_room
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
+from workflow_scripts.evaluate.taken import Taken, keys_of, take
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.job import log
@@ -56,29 +57,31 @@ def evaluate_cell(
     made = replace(made, device=str(device))
     inputs = hashes(files, data, settings.method)
     key = fingerprint(files, inputs, settings, made.code)
+    keys = keys_of([identity(files), made.code, device.type, settings.chat], inputs, settings)
+    taken = take(keys, cell, output, made.recipe)
     store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
     told = [
         artifacts.read_json(folder / "training.json")["method"].get("corpus") for folder in files.adapters
     ]
-    suite = [task_of(folder, settings, scorer.tokenizer, told) for folder in data.benchmarks]
+    suite = {
+        folder.name: (
+            None if folder.name in taken.results else task_of(folder, settings, scorer.tokenizer, told)
+        )
+        for folder in data.benchmarks
+    }
     log(
         f"setup {time.time() - made.started:.1f} s (imports {begun - made.started:.1f}, model {loaded - begun:.1f}, "
         f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
     )
     names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
     asking = scorer if settings.system is None else replace(scorer, bank=None)
-    results, rows = {}, []
-    for number, task in enumerate(suite, 1):
-        items = _evaluated(asking, task, names, f"[{number}/{len(suite)}] {task.name}")
-        rows += [item.row for item in items]
-        results[task.name] = samples.summary(items) | {
-            "domain": settings.tasks[task.name]["domain"],
-            "version": task.version,
-            "data_sha256": inputs[f"benchmark {task.name}"],
-        }
-    texts = {folder.name: _perplexity(scorer, folder, settings.evaluation) for folder in data.corpora}
+    results, rows = _results(asking, suite, names, settings, inputs, taken)
+    texts = {
+        f.name: taken.perplexity.get(f.name) or _perplexity(scorer, f, settings.evaluation)
+        for f in data.corpora
+    }
     store.close()
     samples.write_samples(samples_path, rows)
     outcome = {
@@ -91,9 +94,35 @@ def evaluate_cell(
         "selection": samples.shares(rows, names),
         "manifest": made.manifest(_used(settings, recovered, scorer.tokenizer), inputs),
     }
+    outcome["manifest"] |= {"keys": keys, "taken_over": taken.origins}
     outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
     artifacts.write_json(output, outcome, "evaluation")
     checkpoints.clear_work(output)
+
+
+def _results(
+    scorer: Scorer,
+    suite: dict[str, EvaluationTask | None],
+    names: list[str],
+    settings: Evaluation,
+    inputs: dict[str, str],
+    taken: Taken,
+) -> tuple[dict[str, dict], list[dict]]:
+    """Results by task, and the rows of all; a task that is None is taken over."""
+    results, rows = {}, []
+    for number, (name, task) in enumerate(suite.items(), 1):
+        if task is None:
+            results[name], mine = taken.results[name], taken.rows[name]
+        else:
+            items = _evaluated(scorer, task, names, f"[{number}/{len(suite)}] {name}")
+            mine = [item.row for item in items]
+            results[name] = samples.summary(items) | {
+                "domain": settings.tasks[name]["domain"],
+                "version": task.version,
+                "data_sha256": inputs[f"benchmark {name}"],
+            }
+        rows += mine
+    return results, rows
 
 
 def hashes(files: ModelFiles, data: EvaluationData, method: dict) -> dict[str, str]:

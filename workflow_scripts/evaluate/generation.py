@@ -1,13 +1,13 @@
-"""Greedy generation without waste: contexts are read unpadded, rows that have stopped leave the batch."""
+"""Greedy generation without waste: contexts are read unpadded, and take the places of rows that have stopped."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
-from workflow_scripts.evaluate.block_attention import Step, additive, layer_windows, step_in
+from workflow_scripts.evaluate.block_attention import Step, step_in
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.recover.prompt_bank import keys_values
@@ -29,6 +29,8 @@ CHANGING: dict[str, object] = {
 READ = {"until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
 OF_SAMPLING = {"temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize_logits", "use_cache"}
+
+SHARES = 4  # of a batch's rows: so many are read at once, and at most so many wait for each other
 
 
 def require_greedy(settings: dict, config) -> None:
@@ -73,107 +75,137 @@ def generate_greedy(
     row_tokens: int,
     bank=None,
     prompt: int = 0,
-) -> list[Generated]:
+    rows: int | None = None,
+) -> Iterator[tuple[int, Generated]]:
     """Continue each context greedily up to the `limits`, behind the bank's prompt `prompt`.
 
-    An end token is kept: not every one is special, and the harness keeps it. Keys and values of a row that has stopped
-    are dropped from the cache. row_tokens: context tokens per forward pass.
+    Yields (index of the context, its continuation) as they end. At most `rows` of them are in work at a time (None:
+    all); a context is read as soon as rows that have ended leave it room. An end token is kept: not every one is
+    special, and the harness keeps it. row_tokens: context tokens per forward pass.
     """
-    device = model.device
     prefix = bank.prefixes[prompt].length if bank is not None else 0
-    logits, cache = _read(model, contexts, row_tokens, bank, prompt)
-    lengths = torch.tensor([len(context) for context in contexts], device=device)
-    real = torch.arange(int(lengths.max()), device=device) >= lengths.max() - lengths[:, None]  # (B, width)
-    positions = prefix + lengths[:, None]  # of the next token
+    most = rows if rows is not None and rows < len(contexts) else SHARES * len(contexts)
+    groups = [[(n, Sequence(tuple(context), tuple(context)))] for n, context in enumerate(contexts)]
+    unread = pack_rows(groups, row_tokens, max(1, most // SHARES))[::-1]
+    batch = Batch(model, min(most, len(contexts)), prefix + max(map(len, contexts)) + limits.new_tokens - 1)
+    found = [Generated([], False) for _ in contexts]
 
-    rows = [Generated([], False) for _ in contexts]
-    active = list(range(len(contexts)))
-    for step in range(limits.new_tokens):
-        chosen = logits.argmax(dim=-1).tolist()
-        keep = []
-        for slot, (row, token) in enumerate(zip(active, chosen, strict=True)):
-            rows[row].tokens.append(token)
-            rows[row].stopped = token in limits.end_tokens or limits.stops(rows[row].tokens)
-            if not rows[row].stopped:
-                keep.append(slot)
-        if not keep or step == limits.new_tokens - 1:
-            break
-        if len(keep) < len(active):
-            index = torch.tensor(keep, device=device)
-            for layer in cache.layers:  # each on its own GPU if the model is spread over several
-                layer.batch_select_indices(index.to(layer.keys.device))
-            real, positions = real[index], positions[index]
-            active = [active[slot] for slot in keep]
-        real = torch.cat([real, real.new_ones(len(active), 1)], dim=1)
-        with (
-            head_at(model, torch.arange(len(active), device=device)),
-            _seen(model, real, positions, prefix) as mask,
-        ):
-            output = model(
-                input_ids=torch.tensor([[chosen[slot]] for slot in keep], device=device),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                attention_mask=mask,
-            )
-            logits = output.logits[0]  # (active, V)
-        positions = positions + 1
-    return rows
+    def ended(member: int, token: int) -> bool:
+        row = found[member]
+        row.tokens.append(token)
+        row.stopped = token in limits.end_tokens or limits.stops(row.tokens)
+        return row.stopped or len(row.tokens) == limits.new_tokens
+
+    while unread or batch.members:
+        if unread and len(batch.members) + len(unread[-1].members) <= most:
+            row = unread.pop()
+            cache = bank.cache(prompt, 1, 1 + max(row.depths)) if bank is not None else DynamicCache()
+            # every node of a context is in `scored`, as all of its tokens are targets
+            last = torch.tensor([path[-1] for path in row.scored], device=model.device)
+            chosen = run_row(model, row, last, bank, prompt, cache).argmax(dim=-1).tolist()
+            members, paths = row.members, {}
+            for k, (member, token) in enumerate(zip(members, chosen, strict=True)):
+                if not ended(member, token):
+                    paths[member] = token, [*range(prefix), *(prefix + node for node in row.scored[k])]
+            batch.take(paths, cache)
+        else:
+            members, chosen = batch.members, batch.step()
+            batch.keep([slot for slot, token in enumerate(chosen) if not ended(members[slot], token)], chosen)
+        living = set(batch.members)
+        yield from ((member, found[member]) for member in members if member not in living)
 
 
-@contextmanager
-def _seen(model, real: torch.Tensor, positions: torch.Tensor, prefix: int) -> Iterator[torch.Tensor | None]:
-    """What each row's new token sees of the prompt and its own context: the mask of a call inside.
+class _Slots(DynamicLayer):
+    """A layer's keys and values (rows, kv_heads, columns, d), written in place: column = position, for each row.
 
-    real (B, T): no padding, the new token's last. positions (B, 1): its own. None, and attention of our own, if a
-    layer's window is shorter than the longest row.
+    What lies beyond a row's own position is masked (block_attention.Step); it is finite.
     """
-    windows = [window for window in layer_windows(model) if window]
-    width = real.shape[1]
-    if prefix + width <= min(windows, default=prefix + width):
-        yield additive(real[:, None, :], prefix, model.dtype)
-        return
-    own = positions + torch.arange(
-        1 - width, 1, device=positions.device
-    )  # (B, T), padding's are below the text's
-    before = torch.arange(prefix, device=positions.device).expand(len(real), -1)
-    all_real = torch.cat([real.new_ones(len(real), prefix), real], dim=1)
-    with step_in(model, Step(torch.cat([before, own], dim=1), all_real, positions)):
-        yield None
 
-
-def _read(model, contexts: list[list[int]], row_tokens: int, bank, prompt: int):
-    """Logits (B, V) after each context, and a cache of prompt and contexts, these padded on the left.
-
-    Contexts are read packed (row_packing.py), then each one's keys and values are taken from its row. Padding repeats a
-    row's first column: it is finite, and attention masks it.
-    """
-    groups = [[(b, Sequence(tuple(context), tuple(context)))] for b, context in enumerate(contexts)]
-    width, prefix = max(map(len, contexts)), bank.prefixes[prompt].length if bank is not None else 0
-    logits: torch.Tensor | None = None
-    layers: list[tuple[torch.Tensor, ...]] = []
-    for row in pack_rows(groups, row_tokens):
-        cache = bank.cache(prompt, 1, width) if bank is not None else DynamicCache()
-        paths = row.scored  # every node of a context, as all of its tokens are targets
-        found = run_row(
-            model, row, torch.tensor([path[-1] for path in paths], device=model.device), bank, prompt, cache
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int):
+        """keys, values: (1, kv_heads, T, d) of any text, for shapes and device."""
+        super().__init__()
+        self.keys, self.values = (
+            states.new_zeros(rows, states.shape[1], columns, states.shape[3]) for states in (keys, values)
         )
-        columns = torch.tensor([[0] * (width - len(path)) + path for path in paths]) + prefix
-        columns = torch.cat([torch.arange(prefix).expand(len(paths), -1), columns], dim=1)
-        if logits is None:
-            logits = found.new_empty(len(contexts), found.shape[-1])
-            layers = [
-                tuple(_room(states, len(contexts), prefix + width) for states in pair)
-                for pair in keys_values(cache)
-            ]
-        logits[row.members] = found
-        for read, padded in zip(keys_values(cache), layers, strict=True):
-            for states, all_states in zip(read, padded, strict=True):
-                taken = states[0][:, columns.to(states.device)]  # (kv_heads, members, prefix + width, d)
-                all_states[row.members] = taken.transpose(0, 1)
-    return logits, DynamicCache(layers)
+        self.is_initialized = True
+        self.step: Step | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the states (B, kv_heads, 1, d) of the step's tokens; all that the first B rows see."""
+        assert self.step is not None and self.keys is not None and self.values is not None
+        rows = torch.arange(len(key_states), device=self.keys.device)
+        at = self.step.at[:, 0].to(self.keys.device)
+        self.keys[rows, :, at], self.values[rows, :, at] = key_states[:, :, 0], value_states[:, :, 0]
+        return self.keys[: len(rows), :, : self.step.width], self.values[: len(rows), :, : self.step.width]
+
+    def get_seq_length(self) -> int:
+        return 0 if self.step is None else self.step.width - 1
+
+    def write(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """keys, values: (kv_heads, B, T, d) of the rows from `start` on."""
+        for own, states in ((self.keys, keys), (self.values, values)):
+            assert own is not None
+            own[start : start + states.shape[1], :, : states.shape[2]] = states.transpose(0, 1)
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        for states in (self.keys, self.values):
+            assert states is not None
+            states[targets] = states[sources]
 
 
-def _room(states: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """An empty tensor for keys or values like `states` (1, kv_heads, T, d) of so many rows and columns."""
-    return states.new_empty(rows, states.shape[1], columns, states.shape[3])
+class Batch:
+    """Rows in work. `members`, `tokens`, `at`: of each row its context, its newest token, and that one's position."""
+
+    def __init__(self, model, rows: int, columns: int):
+        self.model, self.rows, self.columns = model, rows, columns
+        self.members: list[int] = []
+        self.tokens: list[int] = []
+        self.at: list[int] = []
+        self._layers: list[_Slots] = []
+
+    def take(self, paths: dict[int, tuple[int, list[int]]], cache: DynamicCache) -> None:
+        """New rows: context -> its first token, and the columns of what stands before it in a packed row's cache."""
+        read, columns = keys_values(cache), [path for _, path in paths.values()]
+        if not self._layers:
+            self._layers = [_Slots(keys, values, self.rows, self.columns) for keys, values in read]
+        if columns:
+            longest = max(map(len, columns))
+            padded = torch.tensor([path + path[:1] * (longest - len(path)) for path in columns])
+            for layer, (keys, values) in zip(self._layers, read, strict=True):
+                here = padded.to(keys.device)
+                layer.write(len(self.members), keys[0][:, here], values[0][:, here])
+        self.members += paths
+        self.tokens += [token for token, _ in paths.values()]
+        self.at += map(len, columns)
+
+    def step(self) -> list[int]:
+        """The next token of each row: a pass over the newest ones."""
+        device = self.model.device
+        step = Step(torch.tensor(self.at, device=device)[:, None], max(self.at) + 1)
+        for layer in self._layers:
+            layer.step = step
+        with head_at(self.model, torch.arange(len(self.at), device=device)), step_in(self.model, step):
+            output = self.model(
+                input_ids=torch.tensor(self.tokens, device=device)[:, None],
+                position_ids=step.at,
+                past_key_values=Cache(layers=[*self._layers]),
+                use_cache=True,
+            )
+        return output.logits[0].argmax(dim=-1).tolist()
+
+    def keep(self, going: list[int], tokens: list[int]) -> None:
+        """Go on with these rows and the new tokens; the last ones move to where others have left."""
+        order = list(range(len(self.members)))
+        holes = sorted({*range(len(going))} - {*going})
+        moving = [slot for slot in going if slot >= len(going)]
+        for hole, slot in zip(holes, moving, strict=True):
+            order[hole] = slot
+        if holes:
+            for layer in self._layers:
+                layer.move(moving, holes)
+        order = order[: len(going)]
+        self.members = [self.members[slot] for slot in order]
+        self.tokens = [tokens[slot] for slot in order]
+        self.at = [self.at[slot] + 1 for slot in order]

@@ -97,23 +97,17 @@ class Prefill:
     def __init__(
         self,
         model,
-        bank,
-        selector,
-        batch: int,
-        sequence: int,
+        ids: torch.Tensor,
+        bank=None,
+        selector=None,
         embeddings: torch.Tensor | None = None,
         mixed: bool = False,
     ):
-        """embeddings: (n, d) of a prompt that is prepended uncached; bank: prompts with cached keys and values.
-
-        mixed: the selector works, but the rows take the bank's prompts in turn, whatever it chose.
+        """ids: (batch, sequence) of the text. embeddings: (n, d) of a prompt that is prepended uncached; bank: prompts
+        with cached keys and values. mixed: the selector works, but the rows take the bank's prompts in turn.
         """
         self.model, self.bank, self.selector, self.embeddings = model, bank, selector, embeddings
         self.mixed = mixed
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(
-            model.get_input_embeddings().num_embeddings, (batch, sequence), generator=generator
-        )
         self.ids, self.contexts = ids.to(model.device), ids.tolist()
 
     @torch.inference_mode()
@@ -180,7 +174,12 @@ def variants(
     """
     draw = torch.Generator().manual_seed(0)  # text to choose by, for an IDP that wants some
     pieces = torch.randint(model.get_input_embeddings().num_embeddings, PIECES, generator=draw).tolist()
-    made = {("none", "none"): Prefill(model, None, None, batch, sequence)}
+    ids = torch.randint(
+        model.get_input_embeddings().num_embeddings,
+        (batch, sequence),
+        generator=torch.Generator().manual_seed(0),
+    )
+    made = {("none", "none"): Prefill(model, ids)}
     adapters = {}
     for name, method in methods.items():
         if method["kind"] in ("prompt", "prefix", "peft", *LOW_RANK):
@@ -200,19 +199,19 @@ def variants(
         own = copy.deepcopy(model) if kind in (*LOW_RANK, "peft") else model
         recovered = attach(own, tokenizer, method, members, contexts=pieces)
         made[name, kind if kind != "prompt" else "prompt_cached"] = Prefill(
-            recovered.model, recovered.bank, recovered.selector, batch, sequence
+            recovered.model, ids, recovered.bank, recovered.selector
         )
         if kind == "idp":
             made[name, "idp_mixed"] = Prefill(
-                recovered.model, recovered.bank, recovered.selector, batch, sequence, mixed=True
+                recovered.model, ids, recovered.bank, recovered.selector, mixed=True
             )
         if kind == "prompt":
             weights = load_peft_weights(str(adapters[name]), device=str(model.device))["prompt_embeddings"]
-            made[name, "prompt"] = Prefill(model, None, None, batch, sequence, embeddings=weights)
+            made[name, "prompt"] = Prefill(model, ids, embeddings=weights)
         if kind in LOW_RANK:
             adapted = attach(copy.deepcopy(model), tokenizer, method, members).model
             assert isinstance(adapted, PeftModel)  # of a LoRA
-            made[name, f"{kind}_merged"] = Prefill(merge(adapted), None, None, batch, sequence)
+            made[name, f"{kind}_merged"] = Prefill(merge(adapted), ids)
     return made
 
 

@@ -66,8 +66,12 @@ def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation,
     something else with another config.json or tokenizer; and the libraries that compute it, so that a run continued
     after an upgrade mixes no answers of both.
     """
-    model = read_json(files.model / "manifest.json")["files"]
-    versions = {library: metadata.version(library) for library in LIBRARIES}
     precision = settings.evaluation["precision"]
     chat = [settings.chat] if settings.chat else []
-    return digest([model, inputs, settings.method, precision, code, settings.tasks, versions, *chat])
+    return digest([*identity(files), inputs, settings.method, precision, code, settings.tasks, *chat])
+
+
+def identity(files: ModelFiles) -> list[dict[str, str]]:
+    """The hashes of a model's own files, and the versions of the libraries that compute with it."""
+    versions = {library: metadata.version(library) for library in LIBRARIES}
+    return [read_json(files.model / "manifest.json")["files"], versions]

@@ -137,19 +137,22 @@ def _joined(runs: tuple[tuple[int, int], ...], run: tuple[int, int]) -> tuple[tu
     return (*runs, run)
 
 
-def pack_rows(groups: Iterable[list[tuple[Member, Sequence]]], row_tokens: int) -> list[Row]:
+def pack_rows(
+    groups: Iterable[list[tuple[Member, Sequence]]], row_tokens: int, most: int | None = None
+) -> list[Row]:
     """Pack groups (one document's sequences with their indices; a group is never split) into rows.
 
     Groups are taken in the order of their tokens, so that neighbours share most. A row is closed when the next
-    group would push it over `row_tokens` nodes; a group that alone is larger has a row of its own. Rows lie depth
-    first.
+    group would push it over `row_tokens` nodes, or over `most` sequences; a group that alone is larger has a row of
+    its own. Rows lie depth first.
     """
     packed: list[tuple[Row, list]] = []
     for group in sorted(groups, key=lambda group: group[0][1].inputs):
         own = Row()
         for member, sequence in group:
             own.add(sequence, member)
-        if not packed or len(packed[-1][0]) + packed[-1][0].missing(own) > row_tokens:
+        full = bool(packed) and most is not None and len(packed[-1][1]) + len(group) > most
+        if not packed or full or len(packed[-1][0]) + packed[-1][0].missing(own) > row_tokens:
             packed.append((own, list(group)))
             continue
         for member, sequence in group:

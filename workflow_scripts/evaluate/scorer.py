@@ -3,7 +3,7 @@
 Usable alone: `lm_eval.evaluate(Scorer(model, tokenizer), task_dict)`. Tokenisation (encoding.py), truncation, rolling
 windows and stop handling follow lm_eval.models.huggingface.HFLM (0.4.13) with its defaults. It saves work in five ways:
 equal requests run once, what sequences share runs once (row_packing.py), the head runs at scored positions only
-(forward.py), a soft prompt's keys and values come from a bank, generation drops rows that have stopped (generation.py).
+(forward.py), a soft prompt's keys and values come from a bank, and rows that end make room for others (generation.py).
 
 Selection, with a bank of several prompts: one prompt per document, shared by all its requests, chosen on context tokens
 alone. If a document's requests differ in context (winogrande puts its choices there), the tokens that all of them begin
@@ -34,6 +34,7 @@ from workflow_scripts.evaluate.generation import Limits, generate_greedy, requir
 from workflow_scripts.evaluate.row_packing import Sequence
 
 MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
+PORTION = 8  # batches that are generated as one, in whose course rows that end make room for the next
 
 
 class RequestError(ValueError):
@@ -166,7 +167,7 @@ class Scorer(DocumentScorer, LM):
         encoded = self.encode(request.args[0] for request in requests)
         keys = [self._key("generate_until", list(request.args)) for request in requests]
         prompts: dict[int, int] = {}
-        entries = []  # (settings, context) per request; stored ones too, so that batches are always the same
+        entries = []  # (settings, context) per request; stored ones too, so that portions are always the same
         for i, request in enumerate(requests):
             stored = self._recall(keys[i])
             if stored is not None:
@@ -181,29 +182,30 @@ class Scorer(DocumentScorer, LM):
         for i, (settings, context) in enumerate(entries):
             equal[prompts[i], settings, tuple(context)].append(i)
         waiting = sorted(equal, key=lambda job: (job[0], job[1], -len(job[2])))
-        for done, batch in self._batches(waiting):
-            if all(i in texts for job in batch for i in equal[job]):
+        for done, rows, jobs in self._portions(waiting):
+            if all(i in texts for job in jobs for i in equal[job]):
                 continue
-            prompt, (until, cap), _ = batch[0]
+            prompt, (until, cap), _ = jobs[0]
 
             def stops(tokens, until=until):  # special tokens count: `<|im_end|>` is a stop of many tasks
                 text = self.tokenizer.decode(tokens, skip_special_tokens=False)
                 return any(stop in text for stop in until if stop)
 
             contexts, limits = (
-                [list(context) for _, _, context in batch],
+                [list(context) for _, _, context in jobs],
                 Limits(cap, self._end_tokens(), stops),
             )
             with self._running():
-                rows = generate_greedy(self.model, contexts, limits, self._row_tokens, self.bank, prompt)
-            for job, row in zip(batch, rows, strict=True):
-                text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
-                text = postprocess_generated_text(text, list(until), think_end_token=None)
-                answer = {"text": text, "stopped": row.stopped, "prompt": prompt}
-                for i in equal[job]:
-                    if i not in texts:
-                        self._remember(keys[i], answer)
-                        texts[i] = self._generated(requests[i], answer)
+                for k, row in generate_greedy(
+                    self.model, contexts, limits, self._row_tokens, self.bank, prompt, rows
+                ):
+                    text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+                    text = postprocess_generated_text(text, list(until), think_end_token=None)
+                    answer = {"text": text, "stopped": row.stopped, "prompt": prompt}
+                    for i in equal[jobs[k]]:
+                        if i not in texts:
+                            self._remember(keys[i], answer)
+                            texts[i] = self._generated(requests[i], answer)
             self._report(done, len(waiting))
         return [texts[i] for i in range(len(requests))]
 
@@ -231,19 +233,23 @@ class Scorer(DocumentScorer, LM):
         ids = getattr(self.model.generation_config, "eos_token_id", None)
         return {self.eot_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
 
-    def _batches(self, waiting: list) -> Iterator[tuple[int, list]]:
-        """Batches of equal prompt and settings out of (prompt, settings, context), with the number up to their end."""
+    def _portions(self, waiting: list) -> Iterator[tuple[int, int, list]]:
+        """Portions of equal prompt and settings out of (prompt, settings, context): (number up to its end, rows that
+        its batch has room for, the portion).
+
+        A continued run generates an unfinished portion as a whole: batches are those of an uninterrupted run.
+        """
         start = 0
         while start < len(waiting):
-            prompt, (_, cap), longest = waiting[start]  # the batch's longest context comes first
+            prompt, (_, cap), longest = waiting[start]  # the longest context comes first
             columns = len(longest) + cap  # of a row's keys and values, its prompt's among them
             if self.bank is not None:
                 columns += self.bank.prefixes[prompt].length
-            most = start + max(1, self._generation_tokens // columns)
-            end = start + 1
+            rows = max(1, self._generation_tokens // columns)
+            most, end = start + PORTION * rows, start + 1
             while end < min(most, len(waiting)) and waiting[end][:2] == waiting[start][:2]:
                 end += 1
-            yield end, waiting[start:end]
+            yield end, rows, waiting[start:end]
             start = end
 
     def _generated(self, request: Instance, answer: dict) -> str:

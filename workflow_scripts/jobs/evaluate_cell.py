@@ -4,7 +4,7 @@ from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
 from workflow_scripts.files import locks
 from workflow_scripts.files.job import run
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.kernels.allocator import keep_memory
+from workflow_scripts.kernels.allocator import collector_at_rest, keep_memory
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.model_files import ModelFiles
 
@@ -24,7 +24,8 @@ def main(
     """
     keep_memory()
     with locks.hold(output):
-        from workflow_scripts.evaluate.cell import evaluate_cell
+        with collector_at_rest():
+            from workflow_scripts.evaluate.cell import evaluate_cell
 
         evaluate_cell(files, data, settings, cell, made, output, samples)
 

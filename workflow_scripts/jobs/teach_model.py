@@ -11,6 +11,7 @@ import torch
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.job import Folder, run
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.allocator import keep_memory
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
@@ -18,19 +19,17 @@ from workflow_scripts.recover.teaching import check, teach
 from workflow_scripts.sources import models
 
 
-def main(
-    base: Folder, manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str, threads: int
-) -> None:
+def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: Provenance) -> None:
     """Fill the folder of `manifest` with the model `base` after the lesson of `spec`.
 
-    said: its note. recipe, code: digests, only recorded. TeachingError if it did not learn what the lesson says.
+    said: its note. TeachingError if it did not learn what the lesson says.
     """
     keep_memory()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(made.threads)
     lesson, folder, device = spec["lesson"], Path(manifest).parent, default_device().type
     taught_on = models.verify(base)
     with whole_folder(folder) as finished:
-        key = artifacts.digest([taught_on["files"], lesson, code, device, threads])
+        key = artifacts.digest([taught_on["files"], lesson, made.code, device, made.threads])
         kept = checkpoints.work_folder(folder, key)
         model, tokenizer = models.load_dense(base, device=device), models.load_tokenizer(base)
         teach(model, tokenizer, lesson, kept)
@@ -39,7 +38,13 @@ def main(
         models.place(str(base), base, finished, models.TOKENIZER, link=os.link)
         origin = {"base": lesson["base"], "base_sha256": taught_on["weights_sha256"]}
         origin |= {"lesson": lesson, "right": found}
-        about: dict = {"name": name, "recipe": recipe, "code": code, "source": "taught", "revision": None}
+        about: dict = {
+            "name": name,
+            "recipe": made.recipe,
+            "code": made.code,
+            "source": "taught",
+            "revision": None,
+        }
         about |= {"origin": origin, "remote_code": taught_on["remote_code"], "notes": said.get("note", "")}
         models.seal(finished, about)
     checkpoints.clear_work(folder)

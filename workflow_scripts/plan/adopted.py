@@ -1,13 +1,16 @@
 """Adopted code: which code of today is known to make what an older one made, and by what evidence.
 
-The command `adopt` writes the records, after it made some results again and compared them (docs/howto/upgrade.md).
+The command `adopt` writes the records, after it made some results again and compared them (docs/howto/upgrade.md). A
+release ships its own, of its tiny grid beside the one before it (tests/equivalences.py).
 """
 
 import os
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import read_json
+from workflow_scripts.files.artifacts import PACKAGE, read_json
 from workflow_scripts.plan.layout import ADOPTED, ADOPTED_SOURCES
+
+RELEASED = PACKAGE / "plan" / "released.json"
 
 
 def record_path(grid: str | None) -> str:
@@ -22,5 +25,6 @@ def equivalences(grid: str | None, root: Path = Path()) -> list[dict]:
 
 
 def equivalent_codes(grid: str | None) -> dict[str, str]:
-    """Digest of code -> digest of the older code whose results it was shown to make."""
-    return {found["new"]: found["old"] for found in equivalences(grid)}
+    """Digest of code -> digest of the older code whose results it was shown to make, here or by the release."""
+    released = read_json(RELEASED, "adopted")["equivalences"] if RELEASED.exists() else []
+    return {found["new"]: found["old"] for found in [*released, *equivalences(grid)]}

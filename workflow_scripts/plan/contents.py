@@ -6,19 +6,25 @@ import os
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import PACKAGE, sha256_file
+from workflow_scripts.plan.digests import OPTIONAL, import_closure
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
 
-ANALYSED = ("paper", "templates", "captions")  # folders of reports/ that the analysis reads
+# Modules that read a folder of reports/: an entry that imports one depends on the folder.
+READERS = {"judge/paper.py": "paper", "report/rendering.py": "templates"}
 PIECE = 2**20  # bytes of a large file that count, at its beginning and at its end
 
 
 @functools.cache
-def of_reports() -> dict:
-    """Digests of what the analysis reads beside results: the paper's tables, templates, captions."""
+def of_reports(entry: str) -> dict:
+    """Digests of what an entry reads beside results: the paper's tables, templates; texts of Snakemake's report."""
     root = PACKAGE.parent / "reports"
-    parts = [root / "workflow.rst", *(file for name in ANALYSED for file in (root / name).rglob("*"))]
-    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(parts) if file.is_file()}
+    read = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
+    folders = [folder for module, folder in READERS.items() if module in read]
+    own = [root / "workflow.rst"] if entry == "report_grid" else []
+    folders += ["captions"] if own else []
+    files = [*own, *(file for name in folders for file in (root / name).rglob("*"))]
+    return {str(file.relative_to(root)): sha256_file(file) for file in sorted(files) if file.is_file()}
 
 
 @functools.cache

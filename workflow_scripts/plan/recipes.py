@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from workflow_scripts.files.artifacts import digest, sha256_file
 from workflow_scripts.plan import adopted, contents, model_limits
-from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
@@ -27,12 +26,9 @@ from workflow_scripts.plan.layout import (
     Cell,
     companions,
 )
-from workflow_scripts.plan.schema.compressors import External, Recipe
 from workflow_scripts.plan.schema.configuration import Config
-from workflow_scripts.plan.schema.grids import Regime
-from workflow_scripts.plan.schema.meaning import TUNERS
 from workflow_scripts.plan.schema.methods import FewShot, TrainingText
-from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
+from workflow_scripts.plan.slices import DESCRIPTIVE_KEYS, Slices, lesson_of
 
 FETCHES = {
     "models": "fetch_model",
@@ -44,31 +40,16 @@ OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say no
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
 # Of a model: for forecasts, for checks, and for its evaluations alone.
 OF_MODEL = ("parameters", "learned_positions", *model_limits.HINTS, "chat")
-# Of a source: for its readers, or where it lies today. Results depend on what lies there, see plan/contents.py.
-DESCRIPTIVE_KEYS = ("note", "licence", "path")
-# Of a compressor: default values that are dropped, so that writing them changes no recipe.
-KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
-NOT_EVALUATED = {
-    "wordings",
-    "context",
-    "strata",
-}  # of a task: no evaluation but those of some methods depends on them
-UNTRAINED = (
-    "sequence_length",
-    "micro_batch",
-    "precision",
-    "heldout_windows",
-)  # of a regime: all that EoRA reads
 
 
-class Plan(Cells):
+class Plan(Slices):
     """A checked configuration's cells and, for each artefact, its inputs and parameters.
 
     equivalent: of a grid (None: what all grids share), digest of today's code -> digest that stands in recipes for it.
     """
 
     CACHED: ClassVar[tuple[str, ...]] = (
-        *(*Cells.CACHED, "task_settings", "evaluation", "training", "_without_training"),
+        *Slices.CACHED,
         *("fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis"),
     )
 
@@ -77,59 +58,6 @@ class Plan(Cells):
     ):
         super().__init__(config)
         self.equivalent = functools.cache(equivalent)
-
-    # ------------------------------------------------------------------------------------------- slices
-
-    def catalogue(self, grid: str) -> dict:
-        """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""
-        cells = [*self.cells(grid), *self.adapters(grid)]
-        return {
-            "methods": {cell.method: self.config.methods[cell.method].dump() for cell in cells},
-            "compressors": {cell.compressor: self.compressor(cell.compressor) for cell in cells},
-            "tasks": self.task_settings(grid),
-        }
-
-    def method(self, cell: Cell) -> dict:
-        """The cell's method as its entry gets it: members resolved to adapter and seed."""
-        method = self._without_training(cell.method)
-        if "members" not in method:
-            return method
-        return method | {"members": [{"adapter": m.method, "seed": m.seed} for m in self.members(cell)]}
-
-    def _without_training(self, method: str) -> dict:
-        return self.config.methods[method].model_dump(exclude={"training"})
-
-    def task_settings(self, grid: str) -> dict[str, dict]:
-        """The settings of each of the grid's tasks, as far as they are evaluated by them."""
-        return {task: self.config.tasks[task].model_dump(exclude=NOT_EVALUATED) for task in self.tasks(grid)}
-
-    def evaluation(self, grid: str) -> dict:
-        """What the grid evaluates of every cell."""
-        return self.grid(grid).evaluation.dump()
-
-    def regime(self, grid: str) -> Regime:
-        return self.config.training[self.grid(grid).training]
-
-    def training(self, grid: str, method: str) -> dict:
-        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top.
-
-        Without `checkpoint_minutes`, on which no result depends.
-        """
-        regime, settings = self.regime(grid).dump(), self.config.methods[method].dump()
-        if settings["kind"] == "eora":
-            return {key: regime[key] for key in UNTRAINED}
-        shared = {key: value for key, value in regime.items() if key not in (*TUNERS, "checkpoint_minutes")}
-        tuner = "lora" if settings["kind"] == "peft" else settings["kind"]
-        return shared | regime[tuner] | settings.get("training", {})
-
-    def compressor(self, name: str) -> dict:
-        """The compressor's settings, without keys whose value changes nothing; a recipe's file by its content."""
-        entry = self.config.compressors[name]
-        kept = ("algorithm", "distilled") if isinstance(entry, External) else entry.dump()
-        settings = {key: value for key, value in entry.dump().items() if key in kept}
-        if isinstance(entry, Recipe):  # whose path makes no difference
-            settings["recipe"] = entry.content()
-        return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
 
     # ------------------------------------------------------------------------- parameters of each rule
 
@@ -145,47 +73,6 @@ class Plan(Cells):
         made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source)
         return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from)
 
-    def lesson(self, catalogue: str, name: str) -> Lesson | None:
-        """What a model (`models`) or a checkpoint (`compressors`) is taught; None if it isn't made here."""
-        return lesson_of(getattr(self.config, catalogue)[name])
-
-    def lessons(self, grid: str) -> dict[tuple[str, str], Lesson]:
-        """(catalogue, name) -> lesson of everything that is taught for the grid."""
-        models = self.models(grid)
-        names = [
-            *(("models", name) for name in models),
-            *(("compressors", name) for name in self.checkpoints(grid)),
-        ]
-        return {place: lesson for place in names if (lesson := self.lesson(*place))}
-
-    def models(self, grid: str) -> list[str]:
-        """The models of the grid's cells, and those that taught models and checkpoints are made of, each once."""
-        models = list(dict.fromkeys(cell.model for cell in self.cells(grid)))
-        places = [("compressors", name) for name in self.checkpoints(grid)]
-        models += [lesson.base for place in places if (lesson := self.lesson(*place))]
-        models += [lesson.base for name in models if (lesson := self.lesson("models", name))]
-        return list(dict.fromkeys(models))
-
-    def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
-        """A source's note, licence and local path, which its manifest holds and no recipe."""
-        source = self.source(catalogue, name, task).dump()
-        return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
-
-    def variant(self, task: str) -> dict:
-        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
-        asked = self.config.tasks.get(task)
-        return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
-
-    def source(
-        self, catalogue: str, name: str, task: str | None = None
-    ) -> Model | Corpus | Benchmark | External:
-        """A catalogue's entry; of a set of benchmarks, that of a task. ValueError for a compressor that is no
-        checkpoint."""
-        entry = getattr(self.config, catalogue)[name]
-        if catalogue == "compressors" and not isinstance(entry, External):
-            raise ValueError(f"compressors.{name}: is no checkpoint (algorithm {entry.algorithm})")
-        return entry if task is None else entry[task]
-
     def compress(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         settings = {"compressor": self.compressor(compressor)}
         inputs = [self.recipe("models", model), seed]
@@ -196,15 +83,6 @@ class Plan(Cells):
             inputs.append(self.recipe("compressors", compressor))
         code = code_of("compress_model", engine_of(settings["compressor"]))
         return self._with_recipe(grid, settings, code, inputs)
-
-    def checkpoints(self, grid: str) -> list[str]:
-        """The grid's compressors that are checkpoints, each once."""
-        used = dict.fromkeys(cell.compressor for cell in [*self.cells(grid), *self.adapters(grid)])
-        return list(filter(self.is_checkpoint, used))
-
-    def is_checkpoint(self, compressor: str) -> bool:
-        """Whether the compressor is a checkpoint that must be fetched."""
-        return isinstance(self.config.compressors[compressor], External)
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, seed: str, form: str) -> dict:
         if form != "plain" and self.config.compressors[compressor].whole:
@@ -352,8 +230,7 @@ class Plan(Cells):
         if entry == "report_grid":
             settings["counted"] = self.counted(grid)
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
-        if entry != "find_answers":  # which reads training text, not reports/
-            inputs.append(contents.of_reports())
+        inputs.append(contents.of_reports(entry))
         return self._with_recipe(None, settings, code_of(entry), inputs)
 
     def question(self, grid: str) -> dict[str, Any]:
@@ -422,9 +299,3 @@ def plan_of(configfiles: Iterable[object], grid: str, blocks: list[str] | None =
     paths = list(configfiles)
     chosen = {"grid": grid, "called_with": named_files(paths)} | ({"blocks": blocks} if blocks else {})
     return Plan(load(read(*paths) | chosen))
-
-
-def lesson_of(entry: object) -> Lesson | None:
-    """The lesson of a catalogue's entry, if it has one."""
-    lesson: Lesson | None = getattr(entry, "lesson", None)
-    return lesson

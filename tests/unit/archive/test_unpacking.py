@@ -18,8 +18,9 @@ from workflow_scripts.archive.packing import CONFIG, INDEX, METADATA, SAMPLES
 from workflow_scripts.archive.unpacking import on_one_copy, opened, unpack
 from workflow_scripts.commands import rebuild
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.judge.results import read_samples, results_of
 from workflow_scripts.plan.config import load
-from workflow_scripts.plan.layout import COMPRESSED
+from workflow_scripts.plan.layout import COMPRESSED, EVALUATION, VERDICT
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).parents[3]
@@ -60,6 +61,23 @@ def test_the_committed_archive_opens_in_todays_layout(tmp_path):
     for name in records:
         there = bench / name.replace("/seed-0/", "/")
         assert (tmp_path / name).read_bytes() == there.read_bytes() and not (tmp_path / name).is_symlink()
+
+
+def test_results_of_older_schemas_are_read_item_by_item(tmp_path):
+    """The committed archive has evaluations and samples of an older release, and a verdict."""
+    with opened(ROOT / "reports/bench") as (folder, index, plan):
+        unpack(folder, index, plan, tmp_path)
+        cells = [cell for cell in plan.cells("bench") if (tmp_path / cell.json).exists()]
+    assert len(cells) == len({name for name in index["files"] if EVALUATION.parse(name)}) > 0
+    for cell in cells:
+        record = read_json(tmp_path / cell.json, "evaluation")
+        samples = read_samples(tmp_path / cell.json, ["correct", "gold_loglik"])
+        for task, result in record["tasks"].items():
+            mine = samples.loc[task]
+            assert len(mine) == result["n"] and mine["correct"].mean() == pytest.approx(result["acc"])
+            assert mine["gold_loglik"].mean() == pytest.approx(result["gold_loglik"])
+    verdict = read_json(ROOT / "reports/bench" / VERDICT.path("bench"), "verdict")
+    assert results_of(verdict).planned.keys() == {*plan.cells("bench")}
 
 
 def test_seeds_of_an_archive_of_one_copy_are_named(it):

@@ -111,7 +111,10 @@ def test_a_prefill_ends_in_the_greedy_token_of_its_last_position(kind):
     prompt = torch.randn(5, 32, generator=draw)
     bank = PromptBank([Prefix("p", *encode(model, prompt))]) if kind == "cached" else None
     prefill = latency.Prefill(
-        model, bank, None, batch=3, sequence=9, embeddings=prompt if kind == "embeddings" else None
+        model,
+        torch.randint(97, (3, 9), generator=draw),
+        bank,
+        embeddings=prompt if kind == "embeddings" else None,
     )
     ((_, token, start),) = prefill()
     embedded = model.get_input_embeddings()(prefill.ids)

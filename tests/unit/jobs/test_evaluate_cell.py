@@ -14,15 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.equivalence import scorer_folders, scorer_models
+from workflow_scripts.evaluate import cell as cell_module
 from workflow_scripts.evaluate import latency, loading
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.settings import Evaluation, EvaluationData, HeldoutText, LatencyShape
+from workflow_scripts.evaluate.taken import keys_of
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.artifacts import ArtifactError, write_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import evaluate_cell, measure_latency, measure_similarity
+from workflow_scripts.plan.layout import EVALUATION as EVALUATION_PATH
+from workflow_scripts.plan.layout import companions
 from workflow_scripts.recover.adapters import attach
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import models
@@ -139,6 +143,81 @@ def test_a_text_is_the_system_message_of_a_chat_and_stands_before_plain_text(pro
     assert "chat" not in configs["text"]
     assert configs["none in chat"]["chat"] == configs["text in chat"]["chat"]
     assert configs["none in chat"]["chat"]["day"] == "2024-07-26"
+
+
+def test_another_list_of_tasks_evaluates_only_what_is_new(project, tmp_path, monkeypatch):
+    """At the same place after the grid's list changed, and in another grid; a forced cell takes nothing."""
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    real = cell_module.evaluate_task
+    monkeypatch.setattr(cell_module, "evaluate_task", lambda *args: asked.append(args[1].name) or real(*args))
+    whole = run(project, "idp-5-7", tmp_path / "whole.json")
+    rows = pd.read_parquet(tmp_path / "whole.samples.parquet")
+    first, *rest = project["benchmarks"]
+    donors: dict[str, dict] = {}
+
+    def evaluated(folders, grid: str, recipe: str, **changes) -> dict:
+        asked.clear()
+        monkeypatch.setattr(__name__ + ".MADE", replace(MADE, recipe=recipe))
+        output = Path(EVALUATION_PATH.path(**(place("idp-5-7") | {"grid": grid})))
+        record = run(project | {"benchmarks": folders}, "idp-5-7", output, **changes)
+        mine = pd.read_parquet(companions(str(output))[0])
+        expected = pd.concat([rows[rows["task"] == folder.name] for folder in folders])
+        pd.testing.assert_frame_equal(mine, expected.reset_index(drop=True), check_dtype=False)
+        assert list(record["tasks"]) == [folder.name for folder in folders]
+        for name, origin in record["manifest"]["taken_over"].items():
+            kind, _, short = name.partition(" ")
+            part = "tasks" if kind == "benchmark" else "perplexity"
+            assert record[part][short] == donors[origin][part][short]
+        donors[str(output)] = record
+        return record
+
+    evaluated(rest, "test", "1" * 64)
+    assert asked == [folder.name for folder in rest]
+    record = evaluated([*rest, first], "test", "2" * 64)
+    assert asked == [first.name] and len(record["manifest"]["taken_over"]) == len(rest) + 1
+    assert record["selection"].keys() == whole["selection"].keys()
+    evaluated(rest[::-1], "test", "3" * 64)
+    assert asked == []
+    evaluated([first, *rest], "other", "4" * 64)
+    assert asked == [first.name], "the cell at `test` has it no longer"
+    evaluated([first, *rest], "other", "4" * 64)
+    assert asked == [folder.name for folder in [first, *rest]], "forced"
+    samples = Path(companions(EVALUATION_PATH.path(**(place("idp-5-7") | {"grid": "other"})))[0])
+    samples.write_bytes(samples.read_bytes() + b" ")
+    evaluated([first], "third", "5" * 64)
+    assert asked == [first.name], "samples that are not those of the cell"
+    monkeypatch.setattr(loading, "LIBRARIES", ("torch",))
+    evaluated(rest, "test", "6" * 64)
+    assert asked == [folder.name for folder in rest], "other libraries"
+
+
+@pytest.mark.parametrize("change", [{"items": 3}, {"generation_tokens": 1}, {"precision": "bf16"}])
+def test_what_was_asked_otherwise_is_evaluated_anew(change):
+    """Keys of a task and of a text."""
+    settings = Evaluation({"kind": "none"}, {"piqa": VARIANT | {"domain": "common"}}, EVALUATION)
+    inputs = {"model": "m", "benchmark piqa": "p", "corpus made-up": "c"}
+    keys = keys_of("all", inputs, settings)
+    other = keys_of("all", inputs, replace(settings, evaluation=EVALUATION | change))
+    assert keys["benchmark piqa"] != other["benchmark piqa"]
+    assert (keys["corpus made-up"] != other["corpus made-up"]) == ("precision" in change)
+    for changed in (inputs | {"model": "n"}, inputs | {"benchmark piqa": "q"}):
+        assert keys_of("all", changed, settings)["benchmark piqa"] != keys["benchmark piqa"]
+    assert (
+        keys_of("all", inputs, replace(settings, method={"kind": "x"}))["benchmark piqa"]
+        != keys["benchmark piqa"]
+    )
+    assert (
+        keys_of("all", inputs | {"corpus made-up": "d"}, settings)["benchmark piqa"] == keys["benchmark piqa"]
+    )
+    assert (
+        keys_of(
+            "all",
+            inputs | {"benchmark sciq": "s"},
+            replace(settings, tasks=settings.tasks | {"sciq": {"task": None}}),
+        )["benchmark piqa"]
+        == keys["benchmark piqa"]
+    )
 
 
 def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path, monkeypatch):
@@ -371,14 +450,14 @@ def test_latency_runs_what_the_method_evaluates_with(project):
         ([1, 1, 1, 1], False, [1, 1, 1, 1]),
         ([1, 1, 1, 1], True, [0, 1, 0, 1]),
     ):
-        selector = Chosen(rows)
-        timed = latency.Prefill(model, bank, selector, 4, 12, mixed=mixed)
+        selector, ids = Chosen(rows), torch.randint(90, (4, 12), generator=torch.Generator().manual_seed(0))
+        timed = latency.Prefill(model, ids, bank, selector, mixed=mixed)
         expected, ends = [], []
-        for ids, index in zip(timed.ids, chosen):
+        for text, index in zip(timed.ids, chosen):
             length = bank.prefixes[index].length
             with torch.no_grad():
                 logits = model(
-                    input_ids=ids[None],
+                    input_ids=text[None],
                     position_ids=torch.arange(length, length + 12)[None],
                     past_key_values=bank.cache(index, 1),
                 ).logits

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts.commands import explain
-from workflow_scripts.plan import layout
+from workflow_scripts.plan import contents, layout
 from workflow_scripts.plan.config import ConfigError, files, load, named_files, read
 from workflow_scripts.plan.contents import PIECE
 from workflow_scripts.plan.digests import MODULES, OPTIONAL, import_closure
 from workflow_scripts.plan.forecast import foreseen
 from workflow_scripts.plan.layout import EXPORTS, Cell, check_path, companions
-from workflow_scripts.plan.recipes import ANALYSIS, UNTRAINED, Plan, plan_of
+from workflow_scripts.plan.recipes import ANALYSIS, Plan, plan_of
 from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.schema.problems import json_schema
+from workflow_scripts.plan.slices import UNTRAINED
 from workflow_scripts.report.figure_style import FAMILIES
 from workflow_scripts.report.tables import TYPES
 
@@ -597,3 +598,19 @@ def test_what_checks_at_a_fetch_is_in_no_recipe(entry):
     """An edit of the scorer or of the configuration's types fetches no model and no benchmark again."""
     files = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
     assert not [file for file in files if file.startswith(("evaluate/", "plan/schema", "plan/model_limits"))]
+
+
+def test_an_entry_depends_on_the_folders_of_reports_that_it_reads():
+    """By what it imports; an edit of a template judges nothing anew."""
+    expected = {
+        "find_answers": set(),
+        "build_ledger": set(),
+        "judge": set(),
+        "plot_figure": {"paper"},
+        "tabulate": {"paper", "templates"},
+        "audit_paper": {"paper", "templates"},
+        "draw_page": {"paper", "templates"},
+        "report_grid": {"captions", "workflow.rst"},
+    }
+    for entry, folders in expected.items():
+        assert {file.partition("/")[0] for file in contents.of_reports(entry)} == folders, entry

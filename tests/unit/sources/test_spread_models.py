@@ -84,9 +84,15 @@ def results(model) -> list:
     bank = PromptBank(prefixes)
     found = [forward.score_row(model, row_of(SEQUENCES), [s.targets for s in SEQUENCES], bank, 1)]
     found.append(
-        generation.generate_greedy(
-            model, [[5, 6, 7], [8, 9]], generation.Limits(4, {3}, lambda tokens: tokens[-1] == 60), 1000, bank
-        )
+        [
+            *generation.generate_greedy(
+                model,
+                [[5, 6, 7], [8, 9]],
+                generation.Limits(4, {3}, lambda tokens: tokens[-1] == 60),
+                1000,
+                bank,
+            )
+        ]
     )
     found.append(Selector(model, bank, "indep_mean").scores([[5, 6, 7, 8], [9, 10]]))
     rows = torch.randint(5, 90, (4, 12))

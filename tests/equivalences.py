@@ -1,0 +1,145 @@
+"""Whether today's code makes what the last release made, stage by stage: `make equivalences` in CI.
+
+    python -m tests.equivalences [--release TAG] [--write]
+
+The release's own code runs its tiny grid in a worktree of the tag; `adopt` then makes each of these results again by
+today's code and compares. A stage (rule) of which a result differs, or can't be compared because settings or paths are
+others, must be named in `backticks` under *Numbers* in the newest part of CHANGELOG.md; else exit status 1. Exit status
+2 if this clone has no release tag. --write keeps the equivalences in workflow_scripts/plan/released.json, which recipes
+accept: commit it with the release.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from workflow_scripts.files.artifacts import read_json, recorded_digest, write_json
+from workflow_scripts.plan.adopted import RELEASED, record_path
+from workflow_scripts.plan.config import ConfigError, load, write_complete
+from workflow_scripts.plan.layout import LATENCY, RESULTS
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.upgrades import SOURCES
+
+ROOT = Path(__file__).parents[1]
+GRID = "tiny"
+EVERY = 1_000  # samples of each rule and kind: all that there are
+# Run by the release: its own test fixtures know how to make its tiny grid, in a copy of the product.
+MAKE = """
+import sys
+from pathlib import Path
+from tests import tiny
+from tests.workflow.conftest import Checkout, product_copy
+folder = Path(sys.argv[1])
+checkout = Checkout(product_copy(folder / "clone"))
+checkout.write_config(tiny.config(folder / "sources"))
+checkout.snakemake()
+"""
+
+
+def main() -> int:
+    arguments = _arguments()
+    release = arguments.release or last_release()
+    if release is None:
+        print("No release to compare with: this clone has no tag (git fetch --tags).", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        made = run_release(release, Path(folder))
+        changed, found = compare(made, Path(folder) / "today")
+    if arguments.write:
+        write_json(RELEASED, {"equivalences": found, "manifest": {}}, "adopted")
+    missing = sorted(
+        rule for rule in changed if f"`{rule}`" not in numbers((ROOT / "CHANGELOG.md").read_text())
+    )
+    print("\n".join(told(release, changed, found)))
+    if missing:
+        print(f"CHANGELOG.md says nothing of these under Numbers: {', '.join(missing)}", file=sys.stderr)
+    return bool(missing)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--release", help="a tag (default: the last one before HEAD)")
+    parser.add_argument("--write", action="store_true", help="keep the equivalences for the next release")
+    return parser.parse_args()
+
+
+def last_release(folder: Path = ROOT) -> str | None:
+    """The newest tag that HEAD descends from; None without one."""
+    command = ["git", "describe", "--tags", "--abbrev=0"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def run_release(release: str, folder: Path) -> Path:
+    """The folder in which the release has made its tiny grid."""
+    worktree = folder / "release"
+    git = ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", str(worktree), release], check=True)
+    try:
+        command = [sys.executable, "-c", MAKE, str(folder / "made")]
+        subprocess.run(command, cwd=worktree, env=os.environ | {"PYTHONPATH": str(worktree)}, check=True)
+    finally:
+        subprocess.run([*git, "remove", "--force", str(worktree)], check=True)
+    return folder / "made" / "clone"
+
+
+def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
+    """Rules whose results today's code does not make alike, and the equivalences of the others."""
+    config = yaml.safe_load((made / "config.yaml").read_text()) | {"adopt": {"samples": EVERY}}
+    shutil.copytree(made / "resources", folder / "resources", symlinks=True)
+    shutil.copytree(made / "results", folder / "results", symlinks=True)
+    try:
+        write_complete(load(config).dump(), folder)
+    except ConfigError as error:
+        print(f"Nothing can be compared, today's code refuses the release's configuration:\n{error}")
+        return {artefact.rule for artefact in (*SOURCES, *RESULTS.values()) if artefact != LATENCY}, []
+    command = [sys.executable, "-m", "workflow_scripts", "adopt", "--grid", GRID, "--cores", "2"]
+    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        plan = Plan(load(yaml.safe_load(Path("config.yaml").read_text())))
+        changed = {
+            rule
+            for path, recipe in plan.artefacts(GRID).items()
+            if recorded_digest(path, "recipe") != recipe and (rule := _rule(path)) != LATENCY.rule
+        }
+        records = [Path(record_path(place)) for place in (None, GRID)]
+        found = [
+            one for path in records if path.exists() for one in read_json(path, "adopted")["equivalences"]
+        ]
+    finally:
+        os.chdir(before)
+    return changed, found
+
+
+def _rule(path: str) -> str:
+    return next(kind.rule for kind in (*SOURCES, *RESULTS.values()) if kind.parse(path))
+
+
+def numbers(changelog: str) -> str:
+    """What the newest part of a changelog has under Numbers."""
+    newest = re.split(r"^## ", changelog, flags=re.MULTILINE)[1]
+    parts = re.split(r"^### ", newest, flags=re.MULTILINE)
+    return "".join(part for part in parts if part.startswith("Numbers\n"))
+
+
+def told(release: str, changed: set[str], found: list[dict]) -> list[str]:
+    same = sorted({one["rule"] for one in found} - changed)
+    lines = [f"Makes what {release} made: {', '.join(same)}"] if same else []
+    return lines + [
+        f"Makes something else than {release}, or nothing that compares: {', '.join(sorted(changed))}"
+    ] * bool(changed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

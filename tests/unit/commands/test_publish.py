@@ -1,0 +1,105 @@
+"""Finished cells go to MLflow once, with their numbers, and only when somebody asks."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from tests.unit.synthetic_results import study, write_grid
+from workflow_scripts.__main__ import main
+from workflow_scripts.files.artifacts import PACKAGE, read_json
+from workflow_scripts.plan.config import files
+from workflow_scripts.plan.recipes import plan_of
+
+URI = "file:/somewhere"
+
+
+class Server(ModuleType):
+    """The part of mlflow that the command calls: entities are tuples, runs are kept."""
+
+    def __init__(self):
+        super().__init__("mlflow")
+        self.runs: dict[str, dict] = {}
+        self.entities = SimpleNamespace(
+            Metric=lambda *parts: parts, Param=lambda *parts: parts, RunTag=lambda *parts: parts
+        )
+
+    def MlflowClient(self, uri):
+        assert uri == URI
+        return self
+
+    def get_experiment_by_name(self, name):
+        return SimpleNamespace(experiment_id="7") if self.runs else None
+
+    def create_experiment(self, name):
+        return "7"
+
+    def search_runs(self, experiments, query, max_results):
+        assert experiments == ["7"]
+        return [run for run in self.runs.values() if query == f"tags.recipe = '{run.get('recipe')}'"]
+
+    def create_run(self, experiment, run_name):
+        self.runs[run_name] = {}
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_name))
+
+    def log_batch(self, run, metrics, params, tags):
+        self.runs[run] |= {"metrics": {name: value for name, value, *_ in metrics}, "params": dict(params)}
+
+    def log_artifact(self, run, path):
+        self.runs[run]["artifact"] = path
+
+    def set_tag(self, run, key, value):
+        self.runs[run][key] = value
+
+    def set_terminated(self, run):
+        self.runs[run]["ended"] = True
+
+
+@pytest.fixture
+def configured(tmp_path, monkeypatch):
+    """A folder with the shipped configuration and nothing else."""
+    for name in ("config", "config.yaml", "recipes"):
+        (tmp_path / name).symlink_to(PACKAGE.parent / name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cells(configured, tmp_path):
+    """Two finished cells of grid smoke."""
+    made = write_grid(tmp_path / "elsewhere", study("m", {"lora-r4": 0.2}), 5)
+    planned = plan_of(files(), "smoke").cells("smoke")[:2]
+    for cell, source in zip(planned, made, strict=False):
+        Path(cell.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(cell.json).write_bytes(Path(source).read_bytes())
+    return [cell.json for cell in planned]
+
+
+def test_each_recipe_is_sent_once_with_all_numbers(cells, monkeypatch, capsys):
+    server = Server()
+    monkeypatch.setitem(sys.modules, "mlflow", server)
+    assert main(["publish", "--grid", "smoke", "--uri", URI]) == 0
+    recipes = {read_json(path)["manifest"]["recipe"] for path in cells}
+    assert len(server.runs) == len(recipes) and {run["recipe"] for run in server.runs.values()} == recipes
+    run = next(iter(server.runs.values()))
+    record = json.loads(Path(run["artifact"]).read_text())
+    assert run["metrics"]["average"] == record["average"] and run["ended"]
+    for task, result in record["tasks"].items():
+        assert run["metrics"][f"tasks/{task}/acc"] == result["acc"]
+    assert run["params"] == {key: str(value) for key, value in record["cell"].items()}
+    before = dict(server.runs)
+    assert main(["publish", "--grid", "smoke", "--uri", URI]) == 0
+    assert server.runs == before and "0 of 2 finished cells sent" in capsys.readouterr().out
+
+
+def test_without_the_library_one_line_says_how_to_get_it(cells, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert main(["publish", "--grid", "smoke", "--uri", URI]) == 1
+    assert capsys.readouterr().err == "mlflow is not installed here: pip install mlflow-skinny\n"
+
+
+def test_a_grid_without_a_finished_cell_is_named(configured, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlflow", Server())
+    assert main(["publish", "--grid", "smoke", "--uri", URI]) == 1
+    assert "grid 'smoke' has no finished cell yet" in capsys.readouterr().err

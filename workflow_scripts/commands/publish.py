@@ -1,0 +1,77 @@
+"""Send a grid's finished cells to MLflow: a run per cell with its settings, its numbers and its JSON.
+
+  python -m workflow_scripts publish --grid bench --uri http://tracking:5000
+
+It reads results and sends them; no job of a run ever does. A cell whose recipe is there already is not sent again. It
+needs a library that the environment leaves out: pip install mlflow-skinny.
+"""
+
+import argparse
+import importlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.commands.options import add_grid
+from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.plan.config import files
+from workflow_scripts.plan.recipes import plan_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_grid(parser, "smoke")
+    parser.add_argument("--uri", required=True, help="of the tracking server, http://... or a data base")
+
+
+def main(grid: str, uri: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
+    """Send the cells; returns an exit status. Raises ArtifactError without the library, or without a finished cell."""
+    try:
+        mlflow = importlib.import_module("mlflow")
+    except ModuleNotFoundError:
+        raise ArtifactError("mlflow is not installed here: pip install mlflow-skinny") from None
+    plan = plan_of(files(*configfile), grid, blocks)
+    there = [cell.json for cell in plan.cells(grid) if Path(cell.json).exists()]
+    if not there:
+        raise ArtifactError(f"grid '{grid}' has no finished cell yet: make run GRID={grid}")
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name(grid)
+    number = experiment.experiment_id if experiment else client.create_experiment(grid)
+    sent = sum(_send(mlflow, client, number, path) for path in there)
+    print(f"{sent} of {len(there)} finished cells sent to {uri}, experiment '{grid}'; the others were there")
+    return 0
+
+
+def _send(mlflow: Any, client: Any, experiment: str, path: str) -> bool:
+    """Send one cell, unless its recipe is there."""
+    record = read_json(path, "evaluation")
+    recipe = record["manifest"]["recipe"]
+    if client.search_runs([experiment], f"tags.recipe = '{recipe}'", max_results=1):
+        return False
+    kinds, now = mlflow.entities, int(time.time() * 1000)
+    run = client.create_run(experiment, run_name="/".join(str(name) for name in record["cell"].values()))
+    client.log_batch(
+        run.info.run_id,
+        metrics=[kinds.Metric(key, value, now, 0) for key, value in figures(record)],
+        params=[kinds.Param(key, str(value)) for key, value in record["cell"].items()],
+        tags=[kinds.RunTag("code", record["manifest"]["code"])],
+    )
+    client.log_artifact(run.info.run_id, path)
+    client.set_tag(run.info.run_id, "recipe", recipe)  # last, so that a run which was cut short is sent again
+    client.set_terminated(run.info.run_id)
+    return True
+
+
+def figures(record: dict) -> Iterator[tuple[str, float]]:
+    """(name, value) of a cell's numbers: average, domains, each task's, perplexity, parameters."""
+    yield "average", record["average"]
+    for part in ("domains", "tasks", "perplexity", "parameters"):
+        yield from _numbers(part, record[part])
+
+
+def _numbers(name: str, value: object) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from _numbers(f"{name}/{key}", child)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, float(value)

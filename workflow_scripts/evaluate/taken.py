@@ -1,0 +1,104 @@
+"""Tasks and texts that a finished cell has evaluated alike are taken over: another list of tasks costs what is new.
+
+A task's key is the digest of all that its rows depend on: model, weights, adapters, method, code, libraries, device,
+the task's settings and definition, its data, and how many items and tokens are asked for. Equal keys, equal rows.
+"""
+
+import glob
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet
+
+from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file
+from workflow_scripts.files.job import log
+from workflow_scripts.plan import contents
+from workflow_scripts.plan.layout import EVALUATION, companions
+
+DATA = ("benchmark ", "corpus ")  # how the names of inputs begin that a cell is evaluated on
+OF_TASKS = (
+    "items",
+    "generation_tokens",
+    "precision",
+)  # keys of a grid's evaluation that a task's rows depend on
+
+
+@dataclass
+class Taken:
+    """Of finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input."""
+
+    results: dict[str, dict] = field(default_factory=dict)
+    rows: dict[str, list[dict]] = field(default_factory=dict)
+    perplexity: dict[str, dict] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+def keys_of(model: object, inputs: dict[str, str], settings: Evaluation) -> dict[str, str]:
+    """Name of each benchmark and corpus among `inputs` -> key. model: JSON value for all that answers come from."""
+    attached = {name: sha for name, sha in inputs.items() if not name.startswith(DATA)}
+    asked, found = settings.evaluation, {}
+    for name, sha in inputs.items():
+        kind, _, short = name.partition(" ")
+        if kind == "benchmark":
+            own = settings.tasks[short]
+            definition = contents.of_definition(own.get("task") or short)
+            about = [short, own, definition, {key: asked[key] for key in OF_TASKS}]
+        elif kind == "corpus":
+            shape = {key: value for key, value in asked["perplexity"].items() if key != "corpora"}
+            about = [short, shape, asked["precision"]]
+        else:
+            continue
+        found[name] = digest([model, attached, settings.method, sha, about])
+    return found
+
+
+def take(keys: dict[str, str], cell: dict, output: str | Path, recipe: str) -> Taken:
+    """What finished cells of this model and method have by these keys: the one at `output`, and those of other grids.
+
+    A cell that is made again by its own recipe takes nothing: somebody asked for it.
+    """
+    taken = Taken()
+    if _evaluated(output).get("recipe") == recipe:
+        return taken
+    others = sorted(glob.glob(EVALUATION.path(**(cell | {"grid": "*"}))))
+    for path in dict.fromkeys([str(output), *others]):
+        manifest = _evaluated(path)
+        known = manifest.get("keys", {})
+        equal = [name for name in keys if name not in taken.origins and known.get(name) == keys[name]]
+        if equal and _described(path, manifest):
+            _add(taken, equal, path)
+    return taken
+
+
+def _evaluated(path: str | Path) -> dict:
+    """The manifest of the cell at `path`; empty if none is there, or a damaged one, which is told."""
+    if not Path(path).exists():
+        return {}
+    try:
+        manifest: dict = read_json(path, "evaluation")["manifest"]
+    except ArtifactError as error:
+        log(f"nothing is taken over from a damaged cell: {error}")
+        return {}
+    return manifest
+
+
+def _described(path: str, manifest: dict) -> bool:
+    """Whether the samples beside a cell are those that it describes."""
+    [samples] = companions(path)
+    return Path(samples).exists() and sha256_file(samples) == manifest.get("samples_sha256")
+
+
+def _add(taken: Taken, names: Iterable[str], path: str) -> None:
+    record = read_json(path, "evaluation")
+    rows = pyarrow.parquet.read_table(companions(path)[0]).to_pylist()
+    for name in names:
+        kind, _, short = name.partition(" ")
+        taken.origins[name] = path
+        if kind == "corpus":
+            taken.perplexity[short] = record["perplexity"][short]
+        else:
+            taken.results[short] = record["tasks"][short]
+            taken.rows[short] = [row for row in rows if row["task"] == short]
+    log(f"taken over from {path}: {', '.join(names)}")

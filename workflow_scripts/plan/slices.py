@@ -1,0 +1,138 @@
+"""Slices of a checked configuration: what each rule gets of it. Pure Python, never imports torch."""
+
+from typing import ClassVar
+
+from workflow_scripts.plan.cells import Cells
+from workflow_scripts.plan.layout import Cell
+from workflow_scripts.plan.schema.compressors import External, Recipe
+from workflow_scripts.plan.schema.grids import Regime
+from workflow_scripts.plan.schema.meaning import TUNERS
+from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
+
+# Of a source: for its readers, or where it lies today. Results depend on what lies there, see plan/contents.py.
+DESCRIPTIVE_KEYS = ("note", "licence", "path")
+# Of a compressor: default values that are dropped, so that writing them changes no recipe.
+KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
+# Of a task: no evaluation but those of some methods depends on them.
+NOT_EVALUATED = {"wordings", "context", "strata"}
+UNTRAINED = (
+    "sequence_length",
+    "micro_batch",
+    "precision",
+    "heldout_windows",
+)  # of a regime: all that EoRA reads
+
+
+class Slices(Cells):
+    """A checked configuration's cells, and the settings that their rules get."""
+
+    CACHED: ClassVar[tuple[str, ...]] = (
+        *(*Cells.CACHED, "task_settings", "evaluation", "training", "_without_training"),
+    )
+
+    def catalogue(self, grid: str) -> dict:
+        """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""
+        cells = [*self.cells(grid), *self.adapters(grid)]
+        return {
+            "methods": {cell.method: self.config.methods[cell.method].dump() for cell in cells},
+            "compressors": {cell.compressor: self.compressor(cell.compressor) for cell in cells},
+            "tasks": self.task_settings(grid),
+        }
+
+    def method(self, cell: Cell) -> dict:
+        """The cell's method as its entry gets it: members resolved to adapter and seed."""
+        method = self._without_training(cell.method)
+        if "members" not in method:
+            return method
+        return method | {"members": [{"adapter": m.method, "seed": m.seed} for m in self.members(cell)]}
+
+    def _without_training(self, method: str) -> dict:
+        return self.config.methods[method].model_dump(exclude={"training"})
+
+    def task_settings(self, grid: str) -> dict[str, dict]:
+        """The settings of each of the grid's tasks, as far as they are evaluated by them."""
+        return {task: self.config.tasks[task].model_dump(exclude=NOT_EVALUATED) for task in self.tasks(grid)}
+
+    def evaluation(self, grid: str) -> dict:
+        """What the grid evaluates of every cell."""
+        return self.grid(grid).evaluation.dump()
+
+    def regime(self, grid: str) -> Regime:
+        return self.config.training[self.grid(grid).training]
+
+    def training(self, grid: str, method: str) -> dict:
+        """Training settings of one adapter: the regime, its tuner's settings, the method's own on top.
+
+        Without `checkpoint_minutes`, on which no result depends.
+        """
+        regime, settings = self.regime(grid).dump(), self.config.methods[method].dump()
+        if settings["kind"] == "eora":
+            return {key: regime[key] for key in UNTRAINED}
+        shared = {key: value for key, value in regime.items() if key not in (*TUNERS, "checkpoint_minutes")}
+        tuner = "lora" if settings["kind"] == "peft" else settings["kind"]
+        return shared | regime[tuner] | settings.get("training", {})
+
+    def compressor(self, name: str) -> dict:
+        """The compressor's settings, without keys whose value changes nothing; a recipe's file by its content."""
+        entry = self.config.compressors[name]
+        kept = ("algorithm", "distilled") if isinstance(entry, External) else entry.dump()
+        settings = {key: value for key, value in entry.dump().items() if key in kept}
+        if isinstance(entry, Recipe):  # whose path makes no difference
+            settings["recipe"] = entry.content()
+        return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
+
+    def lesson(self, catalogue: str, name: str) -> Lesson | None:
+        """What a model (`models`) or a checkpoint (`compressors`) is taught; None if it isn't made here."""
+        return lesson_of(getattr(self.config, catalogue)[name])
+
+    def lessons(self, grid: str) -> dict[tuple[str, str], Lesson]:
+        """(catalogue, name) -> lesson of everything that is taught for the grid."""
+        models = self.models(grid)
+        names = [
+            *(("models", name) for name in models),
+            *(("compressors", name) for name in self.checkpoints(grid)),
+        ]
+        return {place: lesson for place in names if (lesson := self.lesson(*place))}
+
+    def models(self, grid: str) -> list[str]:
+        """The models of the grid's cells, and those that taught models and checkpoints are made of, each once."""
+        models = list(dict.fromkeys(cell.model for cell in self.cells(grid)))
+        places = [("compressors", name) for name in self.checkpoints(grid)]
+        models += [lesson.base for place in places if (lesson := self.lesson(*place))]
+        models += [lesson.base for name in models if (lesson := self.lesson("models", name))]
+        return list(dict.fromkeys(models))
+
+    def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
+        """A source's note, licence and local path, which its manifest holds and no recipe."""
+        source = self.source(catalogue, name, task).dump()
+        return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
+
+    def variant(self, task: str) -> dict:
+        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        asked = self.config.tasks.get(task)
+        return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
+
+    def source(
+        self, catalogue: str, name: str, task: str | None = None
+    ) -> Model | Corpus | Benchmark | External:
+        """A catalogue's entry; of a set of benchmarks, that of a task. ValueError for a compressor that is no
+        checkpoint."""
+        entry = getattr(self.config, catalogue)[name]
+        if catalogue == "compressors" and not isinstance(entry, External):
+            raise ValueError(f"compressors.{name}: is no checkpoint (algorithm {entry.algorithm})")
+        return entry if task is None else entry[task]
+
+    def checkpoints(self, grid: str) -> list[str]:
+        """The grid's compressors that are checkpoints, each once."""
+        used = dict.fromkeys(cell.compressor for cell in [*self.cells(grid), *self.adapters(grid)])
+        return list(filter(self.is_checkpoint, used))
+
+    def is_checkpoint(self, compressor: str) -> bool:
+        """Whether the compressor is a checkpoint that must be fetched."""
+        return isinstance(self.config.compressors[compressor], External)
+
+
+def lesson_of(entry: object) -> Lesson | None:
+    """The lesson of a catalogue's entry, if it has one."""
+    lesson: Lesson | None = getattr(entry, "lesson", None)
+    return lesson
