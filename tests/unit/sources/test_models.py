@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import tiny_gguf
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources import models as sources
 
 MADE = {"recipe": "r", "code": "c"}
@@ -326,7 +327,7 @@ def test_a_refused_connection_says_what_to_do():
 def test_gguf_is_dequantised_to_float32(tmp_path):
     exact = tiny_gguf.write(tmp_path / "model.gguf")
     (tmp_path / "out").mkdir()
-    sources.dequantise(tmp_path / "model.gguf", tmp_path / "out")
+    gguf_file.dequantise(tmp_path / "model.gguf", tmp_path / "out")
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
     for name, key in [
@@ -343,4 +344,4 @@ def test_a_gguf_that_lacks_a_tensor_is_refused(tmp_path):
     with pytest.raises(
         ArtifactError, match=r"model\.gguf: its weights lack model\.layers\.0\.mlp\.up_proj\.weight"
     ):
-        sources.dequantise(tmp_path / "model.gguf", tmp_path)
+        gguf_file.dequantise(tmp_path / "model.gguf", tmp_path)

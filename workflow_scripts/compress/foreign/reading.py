@@ -16,7 +16,7 @@ from workflow_scripts.compress.foreign.elsewhere import read_elsewhere
 from workflow_scripts.compress.foreign.formats import AT_SOURCE, Format, identify, quantisation
 from workflow_scripts.compress.foreign.packed import LAYOUTS, unpacked
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header, write_json
-from workflow_scripts.sources.models import TOKENIZER
+from workflow_scripts.sources.model_folder import TOKENIZER
 
 SHARD = 5 * 10**9  # bytes of a shard
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of plain weights, in safetensors' words
