@@ -25,7 +25,10 @@ def read_gguf(source: Path, work: Path) -> tuple[Path, dict[str, int]]:
     sizes = {tensor.name: tensor.n_bytes for reader in readers for tensor in reader.tensors}
     try:
         dequantise(whole, plain)
-    except ValueError as error:  # an architecture or a tensor type that transformers doesn't know
+    except (
+        ValueError,
+        NotImplementedError,
+    ) as error:  # an architecture or a type that transformers doesn't know
         raise ArtifactError(f"{files[0]}: {error}") from error
     return plain, _by_plain_name(sizes, readers[0], plain)
 
