@@ -36,7 +36,20 @@ def read_config(where: str, folder: Path) -> dict:
             else f"is a {type(config).__name__}, no object"
         )
         raise ArtifactError(f"{where}: config.json {what}: this is no transformers model; {AT_SOURCE}")
+    _refuse_kernels(where, config)
     return config
+
+
+def _refuse_kernels(where: str, config: dict) -> None:
+    """ArtifactError for a configuration that names code of the hub as its attention (transformers loads `owner/name`
+    with the library kernels)."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _refuse_kernels(where, value)
+        elif key.endswith("_implementation") and "/" in str(value):
+            raise ArtifactError(
+                f"{where}: config.json: `{key}` is {value!r}, code of the hub; remove the key"
+            )
 
 
 def require_plain(where: str, source: Path, patterns: Iterable[str]) -> None:

@@ -69,6 +69,11 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         where = f"{name}: {said}"
         config = read_config(where, temporary)
         require_possible(where, temporary, config)
+        if config.get("quantization_config"):
+            raise ArtifactError(
+                f"{where}: config.json has `quantization_config`: its weights are quantised already. Name the dense "
+                "model here, and this one as a compressor (`algorithm: external`)"
+            )
         if (
             "auto_map" not in config
         ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
@@ -126,7 +131,10 @@ def _from_gguf(name: str, spec: dict, folder: Path, cache: Path) -> dict:
     gguf_file.in_one(files, stored / "whole.gguf")
     try:
         gguf_file.dequantise(stored / "whole.gguf", folder)
-    except ValueError as error:  # an architecture or a tensor type that transformers doesn't know
+    except (
+        ValueError,
+        NotImplementedError,
+    ) as error:  # an architecture or a type that transformers doesn't know
         raise ArtifactError(f"{name}: {files[0]}: {error}") from error
     shutil.rmtree(stored)
     return origin

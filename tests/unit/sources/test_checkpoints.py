@@ -48,6 +48,21 @@ def test_code_of_its_own_is_refused(given, tmp_path, file):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["attn_implementation", "experts_implementation", "inside"])
+def test_attention_that_is_code_of_the_hub_is_refused(given, tmp_path, place):
+    said = (
+        {place: "some/kernel"}
+        if place != "inside"
+        else {"text_config": {"attn_implementation": "some/kernel"}}
+    )
+    change_json(given / "config.json", **said)
+    with pytest.raises(
+        ArtifactError, match=r"config\.json: `\w+_implementation` is 'some/kernel', code of the hub"
+    ):
+        fetch(given, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_pickled_weights_are_refused(given, tmp_path):
     (given / "model.safetensors").rename(given / "pytorch_model.bin")
     with pytest.raises(
