@@ -168,6 +168,16 @@ def test_local_model_is_linked_verified_and_loaded(tmp_path, model_folder):
     assert torch.equal(model(ids).logits, make_llama().eval()(ids).logits)
 
 
+def test_weights_that_are_quantised_already_are_no_dense_model(tmp_path, model_folder):
+    change_json(model_folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    spec = {"source": "local", "path": str(model_folder)}
+    with pytest.raises(
+        ArtifactError, match=r"given: config\.json has `quantization_config`: .*`algorithm: external`"
+    ):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_changed_after_the_fetch_are_refused(tmp_path, model_folder):
     sources.fetch("tiny", {"source": "local", "path": str(model_folder)}, tmp_path / "out", tmp_path, **MADE)
     content = bytearray((model_folder / "model.safetensors").read_bytes())
