@@ -111,6 +111,7 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
     """The checkpoint in float32: GPTQModel's kernels know half precision alone, so its own dequantised weights."""
     from gptqmodel import BACKEND, GPTQModel
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
     from transformers import AutoModelForCausalLM
 
     backend = BACKEND.GPTQ_TORCH if task["maker"] == "gptqmodel-gptq" else BACKEND.AWQ_TORCH
@@ -123,7 +124,13 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
     for name, module in quantised.named_modules():
         if isinstance(module, BaseQuantLinear):
             module.scales = module.scales.float()
-            model.get_submodule(name).weight.data.copy_(module.dequantize_weight().T)
+            if task["maker"] == "gptqmodel-gptq":
+                weight = module.dequantize_weight()
+            else:  # as its forward pass does
+                weight = dequantize_gemm(
+                    module.qweight, module.qzeros, module.scales, module.bits, module.group_size
+                )
+            model.get_submodule(name).weight.data.copy_(weight.T)
     return model
 
 
