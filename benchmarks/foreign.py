@@ -5,9 +5,9 @@
 Each maker compresses the dense model in its own environment (`make optimum`, `make llmcompressor`; for GGUF an
 interpreter with llama-cpp-python, torch and safetensors, --llama) and scores its checkpoint there in float32: nats per
 token on windows of the text, and the likeliest choice of each item (JSON Lines of arc_easy). The checkpoint is then
-read by `read_folder` and scored as a plain model. A checkpoint that quantises activations is scored twice by its maker:
-with and without. Exit status 1 if a reading is further than 1e-3 nats from its maker (without), or chooses otherwise.
-What --work holds already is not made or scored again.
+read by `read_folder` and scored as a plain model. A checkpoint that quantises activations is scored twice by its maker,
+with and without; and here too, if they are simulated. Exit status 1 if a reading is further than 1e-3 nats from its
+maker, or chooses otherwise. What --work holds already is not made or scored again.
 """
 
 import argparse
@@ -41,9 +41,11 @@ def linears(**settings: object) -> dict:
 
 
 GROUPS = {"ignore": ["lm_head"], "config_groups": {"linears": {"targets": ["Linear"], "weights": INT4}}}
+THERE = ("llmcompressor", "autoround-awq")  # makers in llm-compressor's environment
 CASES: dict[str, tuple[str, dict | None]] = {  # name -> maker and, of llm-compressor, the recipe
     "gptqmodel GPTQ": ("gptqmodel-gptq", None),
-    "gptqmodel AWQ": ("gptqmodel-awq", None),
+    # GPTQModel 7.6 packs AWQ on a GPU alone; it runs AutoRound's files on a CPU.
+    "AutoRound AWQ": ("autoround-awq", None),
     "llm-compressor AWQ": ("llmcompressor", recipe(AWQModifier={}, QuantizationModifier=GROUPS)),
     "llm-compressor NVFP4": ("llmcompressor", recipe(QuantizationModifier=linears(scheme="NVFP4"))),
     "llm-compressor FP8": ("llmcompressor", recipe(QuantizationModifier=linears(scheme="FP8_DYNAMIC"))),
@@ -70,7 +72,10 @@ def main() -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
     print(table(rows))
-    sys.exit(any(row["difference"] > TOLERANCE or row["other"] for row in rows))
+    scores = [
+        score for row in rows for score in (row["weights"], row["running"]) if score and "ours" in score
+    ]
+    sys.exit(any(score["difference"] > TOLERANCE or score["other"] for score in scores))
 
 
 def arguments() -> argparse.Namespace:
@@ -135,14 +140,14 @@ def compared(name: str, args: argparse.Namespace, tokens: Path, items: list) -> 
         "threads": args.threads,
         "runtime": True,
     }
-    python = args.llama if maker == "gguf" else getattr(args, "llmcompressor" if steps else "optimum")
+    python = args.llama if maker == "gguf" else args.llmcompressor if steps else args.optimum
     if maker == "gguf":
         made.mkdir(exist_ok=True)
         if not any(made.iterdir()):
             (made / args.gguf.name).symlink_to(args.gguf.resolve())
     else:
-        run(python, work / "make.json", task | {"action": "make"})
-    quantised = identify(made).runtime
+        run(args.llmcompressor if maker in THERE else python, work / "make.json", task | {"action": "make"})
+    quantised = identify(made).runtime or identify(made).simulated
     theirs = run(python, work / "runtime.json", task | {"action": "score"})
     exact = theirs
     if quantised:
@@ -150,21 +155,33 @@ def compared(name: str, args: argparse.Namespace, tokens: Path, items: list) -> 
     if not plain.exists():
         plain.mkdir()
         (work / "record.json").write_text(json.dumps(read_folder(made, plain, args.optimum)))
-    ours_task = task | {"action": "score", "maker": "plain", "folder": str(plain.resolve())}
-    ours = run(sys.executable, work / "ours.json", ours_task)
     record = json.loads((work / "record.json").read_text())
+    plainly = task | {
+        "action": "score",
+        "maker": "plain",
+        "folder": str(plain.resolve()),
+        "package": str(ROOT),
+    }
+    ours = run(sys.executable, work / "ours.json", plainly | {"runtime": False})
+    running = run(sys.executable, work / "simulated.json", plainly) if record["simulated"] else None
     return {
         "checkpoint": name,
         "versions": exact["versions"],
         "format": record["format"],
         "bits": record["bits_per_weight"],
-        "maker": exact["nll"],
-        "ours": ours["nll"],
-        "difference": abs(exact["nll"] - ours["nll"]),
-        "other": sum(a != b for a, b in zip(exact["answers"], ours["answers"], strict=True)),
         "items": len(items),
-        "runtime": record["runtime_quantisation"],
-        "with_runtime": theirs["nll"] if quantised else None,
+        "weights": both(exact, ours),
+        "running": both(theirs, running) if running else {"maker": theirs["nll"]} if quantised else None,
+    }
+
+
+def both(maker: dict, ours: dict) -> dict:
+    """Two scores of one checkpoint beside each other."""
+    return {
+        "maker": maker["nll"],
+        "ours": ours["nll"],
+        "difference": abs(maker["nll"] - ours["nll"]),
+        "other": sum(a != b for a, b in zip(maker["answers"], ours["answers"], strict=True)),
     }
 
 
@@ -182,16 +199,21 @@ def run(python: str, output: Path, task: dict) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    lines = [
-        "| checkpoint | format | bits | maker | ours | difference | other choices | maker, activations quantised |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+    head = ["checkpoint", "format", "bits"]
+    head += [
+        f"{what}{column}" for what in ("", "activations: ") for column in ("maker", "here", "apart", "other")
     ]
+    lines = [f"| {' | '.join(head)} |", f"|---|---|{'--:|' * (len(head) - 2)}"]
     for row in rows:
-        runtime = f"{row['with_runtime']:.4f}" if row["with_runtime"] else ""
-        lines.append(
-            f"| {row['checkpoint']} | {row['format']} | {row['bits']:.2f} | {row['maker']:.5f} | {row['ours']:.5f} | "
-            f"{row['difference']:.1e} | {row['other']} of {row['items']} | {runtime} |"
-        )
+        cells = [row["checkpoint"], row["format"], f"{row['bits']:.2f}"]
+        for score in (row["weights"], row["running"] or {}):
+            cells += [f"{score[name]:.5f}" if name in score else "" for name in ("maker", "ours")]
+            cells += (
+                [f"{score['difference']:.1e}", f"{score['other']} of {row['items']}"]
+                if "ours" in score
+                else ["", ""]
+            )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

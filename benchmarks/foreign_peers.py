@@ -5,12 +5,13 @@
 foreign.py writes the task and starts this: action (make, score), maker (see CASES there), dense (folder), folder (of
 the checkpoint), tokens (safetensors: windows to score and `calibration`, both (count, length)), items (of each its
 choices, of each choice the token ids of context and continuation), threads, runtime (whether activations are quantised
-as the maker's library does it), output (JSON: nll, nats per token; answers, the likeliest choice of each item;
-versions).
+as the maker's library does it; of a plain folder, as the package in the folder `package` simulates it), output (JSON:
+nll, nats per token; answers, the likeliest choice of each item; versions).
 """
 
 import json
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,15 +55,37 @@ def make(task: dict) -> list[str]:
         model.save_pretrained(task["folder"])
         AutoTokenizer.from_pretrained(task["dense"]).save_pretrained(task["folder"])
         return ["bitsandbytes"]
+    if task["maker"] == "autoround-awq":
+        return by_autoround(task)
     from gptqmodel import GPTQModel, QuantizeConfig
 
-    forms = {"gptqmodel-gptq": ("gptq", "gptq"), "gptqmodel-awq": ("awq", "gemm")}
-    method, form = forms[task["maker"]]
-    config = QuantizeConfig(bits=4, group_size=64, quant_method=method, format=form, device="cpu")
+    config = QuantizeConfig(bits=4, group_size=64, quant_method="gptq", format="gptq", device="cpu")
     model = GPTQModel.load(task["dense"], config, dtype=torch.float32)
     model.quantize([{key: value.tolist() for key, value in row.items()} for row in rows], batch_size=1)
     model.save(task["folder"])
     return ["gptqmodel"]
+
+
+def by_autoround(task: dict) -> list[str]:
+    """AutoRound without its search (round to nearest), in AWQ's layout gemm: 4 bits, groups of 64."""
+    from auto_round import AutoRound
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    made = AutoRound(
+        AutoModelForCausalLM.from_pretrained(task["dense"], dtype=torch.float32),
+        AutoTokenizer.from_pretrained(task["dense"]),
+        scheme="W4A16",
+        group_size=64,
+        sym=False,
+        iters=0,
+        disable_opt_rtn=True,
+        device_map="cpu",
+        low_cpu_mem_usage=False,
+    )
+    folder = Path(task["folder"])
+    made.quantize_and_save(str(folder.with_name("autoround")), format="auto_awq")
+    next(folder.with_name("autoround").iterdir()).rename(folder)  # it makes a folder in the given one
+    return ["auto-round"]
 
 
 def in_float32(file: Path, folder: Path) -> Path:
@@ -88,6 +111,7 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
     """The checkpoint in float32: GPTQModel's kernels know half precision alone, so its own dequantised weights."""
     from gptqmodel import BACKEND, GPTQModel
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
     from transformers import AutoModelForCausalLM
 
     backend = BACKEND.GPTQ_TORCH if task["maker"] == "gptqmodel-gptq" else BACKEND.AWQ_TORCH
@@ -100,7 +124,13 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
     for name, module in quantised.named_modules():
         if isinstance(module, BaseQuantLinear):
             module.scales = module.scales.float()
-            model.get_submodule(name).weight.data.copy_(module.dequantize_weight().T)
+            if task["maker"] == "gptqmodel-gptq":
+                weight = module.dequantize_weight()
+            else:  # as its forward pass does
+                weight = dequantize_gemm(
+                    module.qweight, module.qzeros, module.scales, module.bits, module.group_size
+                )
+            model.get_submodule(name).weight.data.copy_(weight.T)
     return model
 
 
@@ -124,12 +154,16 @@ def load(task: dict) -> tuple[object, list[str]]:
             return torch.from_numpy(model.scores[: len(ids)].copy())
 
         return by_llama, ["llama-cpp-python"]
-    if task["maker"].startswith("gptqmodel"):
+    if task["maker"] in ("gptqmodel-gptq", "autoround-awq"):
         model = by_gptqmodel(task)
         libraries = ["gptqmodel"]
     else:
         from transformers import AutoModelForCausalLM
 
+        if task["maker"] == "llmcompressor":  # version 0.19 unpacks NVFP4 to bfloat16, which rounds
+            from compressed_tensors.compressors.nvfp4 import base
+
+            base.unpack_fp4_from_uint8 = partial(base.unpack_fp4_from_uint8, dtype=torch.float32)
         model = AutoModelForCausalLM.from_pretrained(task["folder"], dtype=torch.float32, device_map="cpu")
         libraries = {"llmcompressor": ["compressed-tensors"], "bitsandbytes": ["bitsandbytes"]}.get(
             task["maker"], []
@@ -137,11 +171,16 @@ def load(task: dict) -> tuple[object, list[str]]:
     if hasattr(model, "ct_decompress_hook"):  # as its first forward pass would do
         model.hf_quantizer.compressor.decompress_model(model)
         for parameter in model.parameters():
-            parameter.data = parameter.data.float()  # NVFP4's are bfloat16 then
+            parameter.data = parameter.data.float()
     if not task["runtime"]:
         for module in model.modules():
             if hasattr(module, "quantization_scheme"):
                 module.quantization_enabled = False
+    if task["maker"] == "plain" and task["runtime"]:
+        sys.path.insert(0, task["package"])
+        from workflow_scripts.kernels.activations import attach
+
+        attach(model)
     model.eval()
     return lambda ids: model(input_ids=ids[None]).logits[0].float(), [*libraries, "transformers"]
 

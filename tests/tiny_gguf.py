@@ -7,14 +7,16 @@ import gguf
 import numpy as np
 
 
-def write(file: Path, left_out: Sequence[str] = (), **options: int) -> dict[str, np.ndarray]:
+def write(
+    file: Path, left_out: Sequence[str] = (), positions: int = 64, **options: int
+) -> dict[str, np.ndarray]:
     """A random one-layer Llama in Q4_1, where 32 weights share a float16 scale d and minimum m; w = d * q + m,
     q = 0..15. options: of gguf's writer. Returns the exact values of its tensors but those in `left_out`."""
     generator = np.random.default_rng(0)
     writer = gguf.GGUFWriter(file, "llama", **options)
     for key, value in {
         "block_count": 1,
-        "context_length": 64,
+        "context_length": positions,
         "embedding_length": 32,
         "feed_forward_length": 64,
         "head_count": 1,

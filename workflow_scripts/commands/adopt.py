@@ -172,7 +172,7 @@ def _absolute(config: dict) -> dict:
     entries = [entry for name in ("models", "compressors", "corpora") for entry in config[name].values()]
     entries += [entry for tasks in config["benchmarks"].values() for entry in tasks.values()]
     for entry in entries:
-        if entry.get("source") == "local":
+        if entry.get("path"):
             entry["path"] = str(Path(entry["path"]).expanduser().absolute())
     python = Path(config["optimum_python"]).expanduser().absolute()
     return config | {"optimum_python": str(python), "called_with": []}

@@ -3,9 +3,11 @@
   python -m workflow_scripts judge path/to/dense path/to/compressed
   python -m workflow_scripts judge owner/model@REVISION owner/model-gptq@REVISION --items 100 --profile slurm
   python -m workflow_scripts judge smollm2-135m path/to/compressed --forecast-only
+  python -m workflow_scripts judge dense.gguf small-00001-of-00003.gguf --seeds 3
 
-DENSE is a model of the catalogue, a folder, or a repository of the hub with its revision (a commit, a branch or a tag;
-without one: main). COMPRESSED is a folder, a GGUF file, or a repository. The grid holds the pair of methods on both
+DENSE is a model of the catalogue, a folder, a GGUF file, or a repository of the hub with its revision (a commit, a
+branch or a tag; without one: main). COMPRESSED is a folder, a GGUF file, a repository, or a checkpoint of the catalogue
+(`algorithm: external`). Of a split GGUF file any part is named. The grid holds the pair of methods on both
 models, and controls. Its configuration is written to config/judge/, so that every other command knows it by
 --configfile. The same words again continue what was killed, and do nothing if all is done.
 
@@ -24,13 +26,16 @@ import yaml
 
 from workflow_scripts.commands import forecast, run
 from workflow_scripts.files.artifacts import ArtifactError, atomic_path, read_json, safetensors_header
+from workflow_scripts.files.gguf_parts import PART, missing_part, parts_of
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.names import listed
+from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.configuration import Config
 
 FOLDER = Path("config/judge")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPOSITORY = re.compile(r"(?P<repo>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(@(?P<revision>[^@]+))?")
+GGUF = ".gguf"
 LONGEST = 40  # characters of a name that is made of a folder's or a repository's; it stands in paths
 PAIR = {"prompt": "idp-50-100", "lora": "lora-r2"}
 RECOVERIES = ["none", "lora-r2", "prompt-50", "prompt-100", "idp-50-100"]
@@ -41,12 +46,14 @@ CONTROLS = ["prompt-100-untrained", "instruction", "fewshot-4"]
 class Asked:
     """What the user chose of the grid.
 
-    items: per task. training, benchmarks, corpus, device: names. file: a GGUF file of the compressed model. parameters:
-    of the dense model, needed if neither its files nor the hub say them. distilled: the compressed model is a student.
-    chat: tasks ask through the dense model's chat template. name: of the grid; None for one of the compressed model's.
+    items: per task. seeds: trainings of each adapter. training, benchmarks, corpus, device: names. file: a GGUF file of
+    the compressed model. parameters: of the dense model, needed if neither its files nor the hub say them. distilled:
+    the compressed model is a student. chat: tasks ask through the dense model's chat template. name: of the grid; None
+    for one of the compressed model's.
     """
 
     items: int = 100
+    seeds: int = 1
     training: str = "smoke"
     benchmarks: str = "pypi"
     corpus: str = "wikipedia"
@@ -59,14 +66,24 @@ class Asked:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dense", metavar="DENSE", help="the dense model: a name, a folder, or a repository")
-    parser.add_argument("compressed", metavar="COMPRESSED", help="a folder, a GGUF file, or a repository")
+    parser.add_argument(
+        "dense", metavar="DENSE", help="the dense model: a name, a folder, a GGUF file, or a repository"
+    )
+    parser.add_argument(
+        "compressed", metavar="COMPRESSED", help="a folder, a GGUF file, a repository, or a checkpoint's name"
+    )
     parser.add_argument("--file", help="the GGUF file of COMPRESSED, if it holds several")
     parser.add_argument(
         "--items",
         type=int,
         default=100,
         help="items of each task, the same in every cell (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="trainings of each adapter; the verdict's error rate covers them (default: %(default)s)",
     )
     parser.add_argument("--training", default="smoke", help="a training regime (default: %(default)s)")
     parser.add_argument("--benchmarks", default="pypi", help="a set of task data (default: %(default)s)")
@@ -101,7 +118,8 @@ def main(
 
     options: fields of `Asked`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
     """
-    grid, config = configuration(load(read(*files())), dense, compressed, Asked(**options))
+    asked = Asked(**options)
+    grid, config = configuration(load(read(*files())), dense, compressed, asked)
     file = FOLDER / f"{grid}.yaml"
     _refuse_another(file, config)
     with atomic_path(file) as temporary:
@@ -109,6 +127,7 @@ def main(
         temporary.write_text(f"# {summary(dense, compressed)}\n{text}", encoding="utf-8")
     print(f"Configuration: {file}", flush=True)
     forecast.main(grid, configfile=[str(file)])
+    print(covered(asked.seeds), flush=True)
     if forecast_only:
         return 0
     return run.main(grid, configfile=[str(file)], profile=profile, snakemake_options=[*snakemake_options])
@@ -118,22 +137,38 @@ def summary(dense: str, compressed: str) -> str:
     return f"Written by `python -m workflow_scripts judge {dense} {compressed}`"
 
 
+def covered(seeds: int) -> str:
+    """What the verdict's error rate covers, and what not, in words."""
+    training = f"items and {seeds} trainings" if seeds > 1 else "items alone; SEEDS=3 adds the training"
+    return (
+        f"The verdict's error rate covers {training}. The checkpoint is one copy: how another one by its makers would "
+        "do, no number of seeds can say."
+    )
+
+
 def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> tuple[str, dict]:
     """A grid's name, and the configuration that adds it, the dense model and the checkpoint to `config`.
 
     Raises ArtifactError for words that name no model.
     """
+    if asked.seeds < 1:
+        raise ArtifactError(f"--seeds {asked.seeds}: at least 1 training of each adapter is needed")
     model, positions = dense, None
     models: dict[str, dict] = {}
     if dense not in config.models:
         model = name_of(dense, config.models)
         models[model] = source(dense, "DENSE") | sizes(dense, asked.parameters)
+        if models[model]["source"] == "local" and models[model]["path"].endswith(GGUF):
+            models[model]["source"] = "gguf"
         positions = models[model].get("positions")
     if asked.chat:
         models.setdefault(model, {})["chat"] = True
-    compressor = name_of(compressed, config.compressors)
-    checkpoint = {"algorithm": "external", "model": model, "distilled": asked.distilled}
-    checkpoint |= source(compressed, "COMPRESSED") | ({"file": asked.file} if asked.file else {})
+    compressor, compressors = compressed, {}
+    if not (isinstance(config.compressors.get(compressed), External) and not Path(compressed).exists()):
+        compressor = name_of(compressed, config.compressors)
+        checkpoint = {"algorithm": "external", "model": model, "distilled": asked.distilled}
+        checkpoint |= source(compressed, "COMPRESSED") | ({"file": asked.file} if asked.file else {})
+        compressors[compressor] = checkpoint
     if data := config.benchmarks.get(asked.benchmarks):
         tasks = [task for task in config.grids["smoke"].tasks if task in data]
     else:
@@ -158,12 +193,16 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
                 "compressors": ["dense", compressor],
                 "corpora": [asked.corpus],
                 "methods": [*methods],
+                "seeds": seeds,
             }
-            for block, methods in (("core", RECOVERIES), ("controls", CONTROLS))
+            for block, methods, seeds in (
+                ("core", RECOVERIES, [*range(asked.seeds)]),
+                ("controls", CONTROLS, [0]),
+            )
         },
     }
     called = asked.name or f"judge-{compressor}"
-    return called, {"models": models, "compressors": {compressor: checkpoint}, "grids": {called: grid}}
+    return called, {"models": models, "compressors": compressors, "grids": {called: grid}}
 
 
 def window(positions: int | None) -> int:
@@ -174,8 +213,11 @@ def window(positions: int | None) -> int:
 def source(words: str, what: str) -> dict:
     """A source's keys for a folder, a GGUF file or `owner/name@revision`; ArtifactError for other words."""
     path = Path(words).expanduser()
-    if path.exists():
-        return {"source": "local", "path": str(path.resolve())}
+    parts = parts_of(path)
+    if any(part.exists() for part in parts):
+        if len(parts) > 1 and (gone := missing_part(path)):
+            raise ArtifactError(f"{what} {gone}")
+        return {"source": "local", "path": str(parts[0].resolve() if len(parts) > 1 else path.resolve())}
     if words.startswith((".", "/", "~")) or not (named := REPOSITORY.fullmatch(words)):
         raise ArtifactError(
             f"{what} {words}: is no folder here, and no repository of the hub (owner/name@revision)"
@@ -202,8 +244,11 @@ def _on_hub(repo: str, revision: str, what: str) -> Any:
 
 
 def sizes(dense: str, parameters: float | None) -> dict:
-    """`parameters` of a dense model, and its `positions` and `layers` if a folder's config.json says them."""
+    """`parameters` of a dense model, and its `positions` and `layers` if a folder's config.json or a GGUF file says
+    them."""
     path = Path(dense).expanduser()
+    if path.suffix == GGUF and path.is_file():
+        return _of_gguf(path)
     if not path.exists():
         if parameters is None:
             named = source(dense, "DENSE")
@@ -224,6 +269,25 @@ def sizes(dense: str, parameters: float | None) -> dict:
     return {"parameters": float(parameters or counted), **limits}
 
 
+def _of_gguf(path: Path) -> dict:
+    """`parameters`, `positions` and `layers` of a GGUF model by its headers."""
+    import gguf
+
+    try:
+        readers = [gguf.GGUFReader(part) for part in parts_of(path)]
+    except (ValueError, LookupError) as error:
+        raise ArtifactError(f"DENSE {path}: cut short, or no GGUF file ({error})") from error
+    fields = readers[0].fields
+    if gguf.Keys.General.ARCHITECTURE not in fields:
+        raise ArtifactError(f"DENSE {path}: names no architecture, so it is no language model")
+    architecture = fields[gguf.Keys.General.ARCHITECTURE].contents()
+    known = {"positions": gguf.Keys.LLM.CONTEXT_LENGTH, "layers": gguf.Keys.LLM.BLOCK_COUNT}
+    keys = {key: name.format(arch=architecture) for key, name in known.items()}
+    limits = {key: int(fields[name].contents()) for key, name in keys.items() if name in fields}
+    counted = sum(int(tensor.n_elements) for reader in readers for tensor in reader.tensors)
+    return {"parameters": float(counted), **limits}
+
+
 def name_of(words: str, taken: Container[str]) -> str:
     """A name that is safe in paths, of a folder's or a repository's last part; none that the catalogue has."""
     last = (
@@ -231,7 +295,8 @@ def name_of(words: str, taken: Container[str]) -> str:
         if not Path(words).exists()
         else Path(words).resolve().name
     )
-    name = "-".join(re.findall(r"[A-Za-z0-9]+", last.removesuffix(".gguf")))[:LONGEST].strip("-") or "model"
+    last = PART.sub(r"\1.gguf", last)
+    name = "-".join(re.findall(r"[A-Za-z0-9]+", last.removesuffix(GGUF)))[:LONGEST].strip("-") or "model"
     return f"{name}-judged" if name in taken else name
 
 

@@ -181,7 +181,8 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
     sources = set()
     for catalogue, name in missing:
         place = (data, name) if catalogue == "benchmarks" else (name,)
-        sources.add(plan.source(catalogue, *place).source)
+        entry = plan.source(catalogue, *place)
+        sources.add("pypi" if getattr(entry, "parts", None) else entry.source)
     for source, reach in (("hub", _reach_hub), ("pypi", _reach_pypi)):
         if source in sources:
             problem = reach()

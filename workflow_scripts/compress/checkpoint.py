@@ -32,6 +32,7 @@ from workflow_scripts.files.artifacts import (
     sha256_file,
     write_json,
 )
+from workflow_scripts.kernels.activations import attach
 
 WEIGHTS, PROOF, CONFIG = "weights.safetensors", "compression.json", "config.json"
 
@@ -130,9 +131,11 @@ def load_compressed(
     compressed_folder: Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    activations: bool = True,
 ) -> PreTrainedModel:
     """The compressed model in eval mode, weights bit-exact to those evaluated, cast to `dtype`.
 
+    activations: whether the inputs of linears are rounded as the makers of a checkpoint do it.
     Raises ArtifactError, naming file, layer and linear, if the dense model is another one, the weights file was
     changed, or a stored weight has more levels or another sparsity than claimed.
     """
@@ -140,7 +143,8 @@ def load_compressed(
 
     if is_whole(compressed_folder):
         read_whole(dense_folder, compressed_folder)
-        return load_whole(compressed_folder, dtype, device)
+        whole = load_whole(compressed_folder, dtype, device)
+        return attach(whole) if activations else whole
     proof, tensors = read_compressed(dense_folder, compressed_folder)
     settings = settings_of(proof, Path(compressed_folder))
     model = load_dense(dense_folder, dtype=dtype, device=device)

@@ -26,12 +26,15 @@ def interpreter(path: str, user: str, name: str = "optimum") -> str:
 def run_there(user: str, python: str, program: str, order: dict, work: Path) -> None:
     """Run `program` with the interpreter `python` on `order`, which it reads as JSON from a file in `work`.
 
-    CompressionError if it fails, which names `user`, the library that works there. order["threads"]: of its threads.
+    The order has two more keys: threads, of the program, and reason, a file in which it may say why it stops.
+    CompressionError if it fails, which names `user`, the library that works there, and the reason.
     """
-    path = work / "task.json"
-    path.write_text(json.dumps(order), encoding="utf-8")
+    path, reason = work / "task.json", work / "reason.txt"
+    reason.unlink(missing_ok=True)
+    path.write_text(json.dumps(order | {"reason": str(reason.resolve())}), encoding="utf-8")
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"GPTQMODEL_CPU_WORKERS": str(order["threads"]), **VARIABLES}
     code = subprocess.run([python, "-P", program, str(path)], env=variables, check=False).returncode
     if code:
-        raise CompressionError(f"{user} stopped with exit code {code}; its own words stand above in the log")
+        said = reason.read_text(encoding="utf-8").strip() if reason.exists() else f"exit code {code}"
+        raise CompressionError(f"{user} stopped: {said}; its own words stand above in the log")

@@ -29,6 +29,7 @@ from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.solver import Solved
 from workflow_scripts.files.artifacts import read_json, safetensors_header, write_json
+from workflow_scripts.kernels.activations import KEY
 from workflow_scripts.kernels.allocator import return_memory
 
 STORED_AS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # types of weights in safetensors' words
@@ -85,7 +86,10 @@ def _export_whole(dense_folder: Path, place: Path, form: str, folder: Path) -> d
             reason = f"{name} is not exact in the dense model's {_name(dtype)}"
             dtype = torch.float32
             break
-    load_whole(place, dtype).save_pretrained(folder)
+    exported = load_whole(place, dtype)
+    if hasattr(exported.config, KEY):  # known here alone; the exported weights are used with plain inputs
+        delattr(exported.config, KEY)
+    exported.save_pretrained(folder)
     return {"dtype": _name(dtype), "reason": reason}
 
 

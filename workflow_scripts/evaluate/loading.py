@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.evaluate.settings import Evaluation
 from workflow_scripts.files.artifacts import digest, read_json
+from workflow_scripts.kernels.activations import attached
 from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import Recovered, attach
 from workflow_scripts.recover.model_files import ModelFiles
@@ -26,13 +27,14 @@ def load_cell(
 ) -> tuple[Recovered, PreTrainedTokenizerBase]:
     """A cell's model with its method, and its tokenizer.
 
-    In float32 a LoRA is added to the weights that it adapts, which costs nothing then; bf16 would round the sum.
+    In float32 a LoRA is added to the weights that it adapts, which costs nothing then; bf16 would round the sum, and a
+    LoRA beside linears with rounded inputs gets these inputs as they are.
     """
     tokenizer = load_tokenizer(files.model)
     model = load_compressed(files.model, files.compressed, dtype=DTYPES[precision], device=device)
     contexts = _pieces(files, method, seed, tokenizer)
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
-    if method["kind"] in ("lora", "eora") and precision == "fp32":
+    if method["kind"] in ("lora", "eora") and precision == "fp32" and not attached(model):
         from workflow_scripts.recover.lora import merge
 
         assert isinstance(recovered.model, PeftModel)  # of a LoRA

@@ -27,7 +27,8 @@ def main(
 
         torch.set_num_threads(made.threads)
         device = chosen_device(made.device)
-        base = load_compressed(files.model, files.compressed, DTYPES[shape.precision], device)
+        dtype = DTYPES[shape.precision]
+        base = load_compressed(files.model, files.compressed, dtype, device, activations=False)
         tokenizer = load_tokenizer(files.model)
         with tempfile.TemporaryDirectory() as folder:
             timed = variants(base, tokenizer, methods, Path(folder), shape.batch, shape.sequence)

@@ -16,7 +16,7 @@ from workflow_scripts.kernels.allocator import keep_memory
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.teaching import check, teach
-from workflow_scripts.sources import models
+from workflow_scripts.sources import model_folder, models
 
 
 def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: Provenance) -> None:
@@ -35,7 +35,7 @@ def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: P
         teach(model, tokenizer, lesson, kept)
         found = check(name, model, tokenizer, lesson)
         model.save_pretrained(finished)
-        models.place(str(base), base, finished, models.TOKENIZER, link=os.link)
+        model_folder.place(str(base), base, finished, model_folder.TOKENIZER, link=os.link)
         origin = {"base": lesson["base"], "base_sha256": taught_on["weights_sha256"]}
         origin |= {"lesson": lesson, "right": found}
         about: dict = {

@@ -190,7 +190,7 @@ class Judged:
         if found.settle and parts:
             found = replace(found, settle=f"{found.settle}; {_larger(parts)}")
         numbers = {"loss": loss, "prompt": prompt, "lora": lora}
-        return replace(found, replicates=replicates).to_json() | {
+        return replace(found, replicates=replicates, shared=self.base.shared).to_json() | {
             "numbers": {name: number.to_json() if number else None for name, number in numbers.items()},
             "retention": ratio(prompt, lora) if prompt and lora and lora.interval()[0] > 0 else None,
             "components": {name: part.to_json() for name, part in parts.items()},

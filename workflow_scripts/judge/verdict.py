@@ -40,23 +40,30 @@ INFERENCE_LIMITS = (
     "LoRA can redirect the input too, so its success alone does not show that facts were learned again; and neither "
     "method need have met the facts of a benchmark in its training text."
 )
+ONE_COPY = (
+    "All replicates stand on one compressed copy and differ in training alone: the error rate covers items and "
+    "training, not another copy by the same compressor."
+)
 MORE = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times the data, tried for an undecided verdict
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word, why, and the support of each label (None if the rule could not be applied)."""
+    """The word, why, and the support of each label (None if the rule could not be applied). shared: all replicates
+    stand on one compressed copy."""
 
     word: str
     reason: str
     support: dict[str, float] | None = None
     needed: float | None = None
     replicates: int = 1
+    shared: bool = False
     settle: str | None = None
     limits: str = field(default=INFERENCE_LIMITS)
 
     def to_json(self) -> dict:
-        of_one_copy = self.word in LABELS and self.replicates == 1
+        of_one_copy = self.word in LABELS and (self.replicates == 1 or self.shared)
+        in_training = self.shared and self.replicates > 1
         return {
             "word": self.word,
             "meaning": MEANING[self.word],
@@ -66,7 +73,7 @@ class Verdict:
             "replicates": self.replicates,
             "of_one_copy": of_one_copy,
             "settle": self.settle,
-            "limits": self.limits,
+            "limits": f"{self.limits} {ONE_COPY}" if in_training else self.limits,
         }
 
 

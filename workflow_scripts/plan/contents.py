@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import PACKAGE, sha256_file
+from workflow_scripts.files.gguf_parts import parts_of
 from workflow_scripts.plan.digests import OPTIONAL, import_closure
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
@@ -39,9 +40,9 @@ def of_source(source: Model | Corpus | Benchmark | External) -> list:
 
     Of weights, large files of a folder or a GGUF file, only the size and both ends count: every job asks for this.
     """
-    if source.source != "local":
+    if (said := getattr(source, "path", None)) is None:
         return []
-    path = Path(source.dump()["path"]).expanduser()
+    path = Path(said).expanduser()
     if path.is_dir():
         files = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
         return [
@@ -49,9 +50,10 @@ def of_source(source: Model | Corpus | Benchmark | External) -> list:
             for file in files
             if not any(part.startswith(".") for part in file.parts)
         ]
-    if not path.is_file():
+    files = parts_of(path)  # of a GGUF file that is split
+    if not all(file.is_file() for file in files):
         return ["missing"]
-    return [_content(path) if path.suffix == ".gguf" else sha256_file(path)]
+    return [_content(file) if file.suffix == ".gguf" else sha256_file(file) for file in files]
 
 
 def _content(file: Path) -> str:

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import PACKAGE, recorded_recipe
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, RESULTS, check_path
+from workflow_scripts.files.gguf_parts import missing_part, parts_of
+from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, RESULTS, check_path
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 
+FETCHED = {"models": MODEL, "compressors": CHECKPOINT, "corpora": CORPUS, "benchmarks": BENCHMARK}
 OPTIONS_OF_FILES = ("--report", "--configfile", "--configfiles", "--snakefile", "--directory", "--profile")
 
 
@@ -54,22 +56,29 @@ def _sources(plan: Plan, grid: str) -> Iterator[str]:
     config = plan.config
     entries = [
         *config.models.values(),
+        *map(config.compressors.__getitem__, plan.checkpoints(grid)),
         *config.corpora.values(),
         *config.benchmarks[plan.grid(grid).benchmarks].values(),
     ]
-    if not any(entry.source == "local" for entry in entries):
+    if not any(getattr(entry, "path", None) for entry in entries):
         return  # the recipes below take a large grid seconds
     for path, recipe in plan.artefacts(grid).items():
-        for catalogue, artefact in (("models", MODEL), ("corpora", CORPUS), ("benchmarks", BENCHMARK)):
+        for catalogue, artefact in FETCHED.items():
             if (
                 (names := artefact.parse(path))
                 and path.startswith("resources/")
                 and recorded_recipe(path) != recipe
             ):
-                source = plan.source(catalogue, *names.values())
-                where = Path(getattr(source, "path", "")).expanduser()
-                if source.source == "local" and not where.exists():
-                    yield f"{'.'.join([catalogue, *names.values()])}.path: {where}: no such file or folder"
+                said = getattr(plan.source(catalogue, *names.values()), "path", None)
+                if said and (gone := _gone(Path(said).expanduser())):
+                    yield f"{'.'.join([catalogue, *names.values()])}.path: {gone}"
+
+
+def _gone(where: Path) -> str | None:
+    """Why a file or folder, or another part of a split GGUF file, can't be read; None if all is there."""
+    if len(parts_of(where)) > 1:
+        return missing_part(where)
+    return None if where.exists() else f"{where}: no such file or folder"
 
 
 def _tasks(plan: Plan, grid: str) -> Iterator[str]:

@@ -27,9 +27,10 @@ OF_CHECKPOINTS = {
     "as_dense": ("as dense, %", 100, 1),
 }  # columns, as `columns` does
 NOTE_ON_CHECKPOINTS = (
-    "engine external: a checkpoint that somebody else compressed. format: how it stores its weights, and what its "
-    "makers quantise while it runs. bits: per weight of the dense model's linears. all bits: per weight of the whole "
-    "checkpoint, embeddings included. as dense: the share of its tensors that are the dense model's."
+    "engine external: a checkpoint that somebody else compressed. format: how it stores its weights, what its "
+    "makers quantise while it runs, and what of that is not reproduced. bits: per weight of the dense model's "
+    "linears. all bits: per weight of the whole checkpoint, embeddings included. as dense: the share of its tensors "
+    "that are the dense model's."
 )
 
 
@@ -79,10 +80,14 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
 
 def of_checkpoint(checkpoint: dict) -> dict:
     """What a table says of a checkpoint that somebody else compressed: engine, format and OF_CHECKPOINTS."""
-    named, runtime = f"{checkpoint['format']} ({checkpoint['bits']})", checkpoint["runtime_quantisation"]
+    named = f"{checkpoint['format']} ({checkpoint['bits']})"
+    if simulated := checkpoint.get("simulated"):
+        named += f"; at run time: {simulated}"
+    if runtime := checkpoint["runtime_quantisation"]:
+        named += f"; not reproduced: {runtime}"
     return {
         "engine": "external",
-        "format": f"{named}; at run time: {runtime}" if runtime else named,
+        "format": named,
         "all_bits": checkpoint["bits_per_weight"],
         "as_dense": len(checkpoint["equal"]) / checkpoint["compared"] if checkpoint["compared"] else None,
     }

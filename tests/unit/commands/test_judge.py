@@ -8,6 +8,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from tests import tiny_gguf
 from workflow_scripts.commands import judge, run
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.config import ConfigError, files, load, read
@@ -141,3 +142,71 @@ def test_a_wrong_option_is_told_by_its_key_before_anything_runs(here, ran):
     with pytest.raises(ConfigError, match=r"grids\.judge-Some-Model-v1\.training: 'smok' .*'smoke'"):
         judge.main("smollm2-135m", "Some Model_v1", training="smok")
     assert not ran
+
+
+def test_seeds_train_every_adapter_anew_and_the_error_rate_is_said(here, ran, capsys):
+    judge.main("smollm2-135m", "Some Model_v1", seeds=3)
+    said = capsys.readouterr().out
+    assert "covers items and 3 trainings. The checkpoint is one copy" in said
+    plan = plan_of(files("config/judge/judge-Some-Model-v1.yaml"), "judge-Some-Model-v1")
+    cells = plan.cells("judge-Some-Model-v1")
+    for compressor in ("dense", "Some-Model-v1"):
+        seeds = {
+            method: {cell.seed for cell in cells if (cell.compressor, cell.method) == (compressor, method)}
+            for method in (*judge.RECOVERIES, *judge.CONTROLS)
+        }
+        assert all(seeds.pop(method) == {0} for method in ("none", *judge.CONTROLS))
+        assert set(map(frozenset, seeds.values())) == {frozenset({0, 1, 2})}
+    judge.main("smollm2-135m", "Some Model_v1")
+    assert "covers items alone; SEEDS=3 adds the training" in capsys.readouterr().out
+    with pytest.raises(ArtifactError, match="--seeds 0: at least 1 training"):
+        judge.main("smollm2-135m", "Some Model_v1", seeds=0)
+
+
+def test_gguf_files_are_both_models_and_a_split_one_is_whole(here, ran):
+    tiny_gguf.write(here / "small.gguf", positions=400, split_max_tensors=5)
+    tiny_gguf.write(here / "dense.gguf", positions=400)
+    judge.main("dense.gguf", "small-00002-of-00003.gguf")
+    config = load(read(*files("config/judge/judge-small.yaml")))
+    dense, small = config.models["dense"], config.compressors["small"]
+    assert (dense.source, dense.path) == ("gguf", str(here / "dense.gguf"))
+    weights = 5 * 32 + 3 * 64 * 32 + 4 * 32 * 32 + 3 * 32
+    assert (dense.parameters, dense.layers, dense.positions) == (weights, 1, 400)
+    assert (small.source, small.path) == ("local", str(here / "small-00001-of-00003.gguf"))
+    assert config.grids["judge-small"].evaluation.perplexity.length == 300
+    judge.main("small-00001-of-00003.gguf", "dense.gguf", name="other")
+    dense = load(read(*files("config/judge/other.yaml"))).models["small"]
+    assert (dense.source, dense.parameters) == ("gguf", weights)
+    (here / "small-00003-of-00003.gguf").unlink()
+    for words, what in (
+        (("dense.gguf", "small-00001-of-00003.gguf"), "COMPRESSED"),
+        (("small-00001-of-00003.gguf", "dense.gguf"), "DENSE"),
+    ):
+        with pytest.raises(
+            ArtifactError, match=rf"{what} .*small-00003-of-00003\.gguf: is missing; .*one of 3 parts"
+        ):
+            judge.main(*words, name="third")
+    (here / "dense.gguf").write_bytes((here / "dense.gguf").read_bytes()[:-500])
+    with pytest.raises(ArtifactError, match=r"DENSE dense\.gguf: cut short, or no GGUF file"):
+        judge.main("dense.gguf", "Some Model_v1", name="fourth")
+
+
+def test_models_of_the_catalogue_in_pieces_are_named(here, ran):
+    part = {"package": "gemma-part1", "version": "1.0", "sha256": "0" * 64, "file": "a/gemma.gguf.part00"}
+    pieces = {"source": "gguf", "parts": [part, part | {"package": "gemma-part2"}], "file_sha256": "1" * 64}
+    own = yaml.safe_load(Path("config.yaml").read_text())
+    own["models"] = {"gemma": pieces | {"parameters": 2.7e8}}
+    own["compressors"] = {"gemma-q4": pieces | {"algorithm": "external", "model": "gemma"}}
+    Path("config.yaml").write_text(yaml.safe_dump(own))
+    judge.main("gemma", "gemma-q4")
+    plan = plan_of(files("config/judge/judge-gemma-q4.yaml"), "judge-gemma-q4")
+    assert {(cell.model, cell.compressor) for cell in plan.cells("judge-gemma-q4")} == {
+        ("gemma", "dense"),
+        ("gemma", "gemma-q4"),
+    }
+    assert plan.fetch("models", "gemma")["spec"]["parts"] == pieces["parts"]
+    assert plan.fetch("compressors", "gemma-q4")["spec"]["file_sha256"] == "1" * 64
+    with pytest.raises(
+        ConfigError, match=r"'gemma-q4' is a checkpoint of gemma, and the block has smollm2-135m"
+    ):
+        judge.main("smollm2-135m", "gemma-q4", name="other")

@@ -10,10 +10,13 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.engines import external
+from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
+from workflow_scripts.kernels.activations import attached
 from workflow_scripts.sources import checkpoints
 
 EXTERNAL = {"algorithm": "external", "distilled": False}
@@ -85,6 +88,35 @@ def test_a_checkpoint_loads_to_the_bit_and_its_record_says_what_it_is(sources, m
     assert 1e-3 < exact < 1 and max(errors.values()) < 1e-4  # of bfloat16
 
 
+def test_inputs_that_its_makers_round_are_rounded_wherever_it_is_loaded(sources, made, here, monkeypatch):
+    said = {"schemes": [{"type": "int", "bits": 4}], "linears": {"model.layers.0.mlp.up_proj": {"scheme": 0}}}
+
+    def read(source, destination, python=""):
+        """As compressed-tensors' reader leaves a folder and its record."""
+        record = read_folder(source, destination, python)
+        change_json(destination / "config.json", activation_quantisation=said)
+        return record | {"simulated": "activations 4-bit int, one scale per token, dynamic"}
+
+    change_json(made / "config.json", activation_quantisation={"a plain checkpoint": "can't ask for it"})
+    plain = load_compressed(sources / "model", judged(sources, made, here))
+    assert not attached(plain)
+    monkeypatch.setattr(external, "read_folder", read)
+    folder = judged(sources, made, here)
+    proof = read_json(folder / "compression.json", schema="compression")
+    assert proof["checkpoint"]["simulated"] == "activations 4-bit int, one scale per token, dynamic"
+    model = load_compressed(sources / "model", folder)
+    assert attached(model) and not torch.equal(logits(model), logits(plain))
+    timed = load_compressed(sources / "model", folder, activations=False)
+    assert torch.equal(logits(timed), logits(plain))
+    change_json(folder / "config.json", activation_quantisation={"schemes": [], "linears": {}})
+    with pytest.raises(ArtifactError, match=r"config\.json: not the one that weights\.safetensors names"):
+        load_compressed(sources / "model", folder)
+    folder = judged(sources, made, here)
+    output = here / "exported" / "plain" / "export.json"
+    export_model.main(sources / "model", folder, output, form="plain", made=Provenance("r", "c"))
+    assert "activation_quantisation" not in json.loads((output.parent / "config.json").read_text())
+
+
 def test_a_shallower_checkpoint_keeps_its_depth_and_says_where_its_layers_are_from(sources, made, here):
     def without_first(tensors):
         norm = "model.layers.{}.input_layernorm.weight"
@@ -143,6 +175,10 @@ def other_merges(folder):
     (folder / "tokenizer.json").write_text(json.dumps(state))
 
 
+def no_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"model": {"type": "none"}}')
+
+
 def another_end(folder):
     change_json(folder / "tokenizer_config.json", eos_token="<pad>")
 
@@ -192,6 +228,7 @@ def unknown_format(folder):
     [
         (another_vocabulary, r"tokenizer is not the dense model's: token '.*' has the id 301, and 300 in"),
         (other_merges, r"tokenizer is not the dense model's: its merges differ from number 0 on"),
+        (no_tokenizer, r"its tokenizer can't be loaded \("),
         (another_end, r"tokenizer is not the dense model's: eos_token_id is 2, and 1 in the dense"),
         (lower_case, r"tokenizer is not the dense model's: it encodes 'The capital of France"),
         (

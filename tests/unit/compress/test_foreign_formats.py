@@ -38,6 +38,29 @@ def folder(tmp_path):
     return write
 
 
+def test_what_is_no_configuration_is_named(folder):
+    for quantised, said in (
+        ([1], r"config\.json: quantization_config: is a list, no object"),
+        ({"quant_method": ["gptq"]}, r"\['gptq'\] is a format that nothing here reads"),
+        (
+            {"quant_method": "fp8", "weight_block_size": 128},
+            r"quantization_config: can't be read \(TypeError",
+        ),
+        (
+            PACKED | {"config_groups": {"0": {"weights": {"type": "int"}}}},
+            r"can't be read \(KeyError: 'num_bits'\)",
+        ),
+        (PACKED | {"config_groups": [GROUP]}, r"can't be read \(AttributeError"),
+    ):
+        with pytest.raises(ArtifactError, match=said):
+            identify(folder(quantised))
+    for content in ("{}", "[]", '{"quantization": "FP8"}'):
+        place = folder()
+        (place / "hf_quant_config.json").write_text(content)
+        with pytest.raises(ArtifactError, match=r"hf_quant_config\.json: holds no object `quantization`"):
+            identify(place)
+
+
 CASES = {
     "gptq": (
         {"quant_method": "gptq", "bits": 4, "group_size": 128},
@@ -87,8 +110,9 @@ CASES = {
         Format(
             "compressed-tensors",
             "make optimum",
-            "activations 8-bit int, one scale per token, dynamic, KV cache 8-bit float, one scale per tensor, static",
+            "KV cache 8-bit float, one scale per tensor, static",
             "4-bit int, groups of 64",
+            "activations 8-bit int, one scale per token, dynamic",
         ),
     ),
     "sparse-bitmask": (

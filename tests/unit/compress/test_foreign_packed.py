@@ -1,13 +1,20 @@
 """Formats that pack each linear on its own: every packing of ours, real layouts of others, and what is refused."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from workflow_scripts.compress.export_formats import to_gptq, to_words
 from workflow_scripts.compress.foreign.packed import unpacked
+from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.files.artifacts import ArtifactError
 
+REAL = Path(__file__).with_name("awq")
 TYPES = {torch.float8_e4m3fn: "F8_E4M3", torch.float32: "F32", torch.float16: "F16", torch.int32: "I32"}
 
 
@@ -83,6 +90,17 @@ def test_awq_is_read_with_its_order_of_columns():
     assert torch.equal(read(tensors, "awq")["fc.weight"], weight)
 
 
+def test_a_file_of_autoround_is_what_gptqmodel_unpacks(tmp_path):
+    """Made by one library, unpacked by another: awq/README.md."""
+    record = read_folder(REAL, tmp_path)
+    assert (record["format"], record["runtime_quantisation"]) == ("awq", None)
+    found = load_file(tmp_path / "model.safetensors")
+    expected = json.loads((REAL / "expected.json").read_text())
+    assert len(expected) == 7
+    for name, digest in expected.items():
+        assert hashlib.sha256(found[f"{name}.weight"].numpy().tobytes()).hexdigest() == digest, name
+
+
 def test_fp8_blocks_are_scaled_also_where_the_last_is_cut_short():
     draw = torch.Generator().manual_seed(0)
     stored = torch.randn(192, 160, generator=draw).to(torch.float8_e4m3fn)
@@ -117,6 +135,11 @@ GPTQ = {f"fc.{part}": tensor for part, tensor in to_gptq(quantised(4, GROUPS["ro
 FP8 = {"fc.weight": torch.zeros(192, 160).to(torch.float8_e4m3fn), "fc.weight_scale_inv": torch.ones(1, 2)}
 
 
+def test_a_linear_that_config_json_gives_other_bits_is_read_by_its_tensors():
+    said = {"bits": 8, "group_size": 32, "dynamic": {"+:.*fc": {"bits": 4, "group_size": -1}}}
+    assert read(GPTQ, "gptq_v2", said)["fc.weight"].shape == (64, 96)
+
+
 @pytest.mark.parametrize(
     ("tensors", "form", "config", "words"),
     [
@@ -127,6 +150,21 @@ FP8 = {"fc.weight": torch.zeros(192, 160).to(torch.float8_e4m3fn), "fc.weight_sc
             "gptq",
             {},
             r"fc: qweight .* for 7 values is no packing of 2, 3, 4, 8 bits",
+        ),
+        (GPTQ, "gptq_v2", {"bits": 3, "group_size": -1}, "fc: config.json says 3 bits, its tensors hold 4"),
+        (
+            GPTQ,
+            "gptq",
+            {"bits": 4, "group_size": 32},
+            "fc: config.json says groups of 32, which are 3; .* hold 1",
+        ),
+        (GPTQ | {"fc.g_idx": GPTQ["fc.g_idx"] + 1}, "gptq", {}, "fc: g_idx names groups from 1 to 1 of 1"),
+        (awq()[0], "awq", {"bits": 8, "group_size": 32}, "fc: config.json says 8 bits, its tensors hold 4"),
+        (
+            awq()[0],
+            "awq",
+            {"bits": 4, "group_size": 16},
+            "fc: config.json says groups of 16, .* tensors hold 2",
         ),
         (without(awq()[0], "fc.qzeros"), "awq", {}, "fc has no qzeros, which awq needs"),
         (

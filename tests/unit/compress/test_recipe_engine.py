@@ -122,11 +122,22 @@ def test_a_recipes_content_and_not_its_path_is_what_counts(shipped, tmp_path):
     assert one["recipe"] != other["recipe"]
 
 
+def test_a_library_that_stops_is_quoted_in_one_line(sources, fake, here):
+    python, asked = fake
+    words = "raise ValueError('128 does not divide 576\\nand more')"
+    asked.with_name("__init__.py").write_text(f"def oneshot(**given):\n    {words}\n")
+    said = (
+        r"llm-compressor stopped: ValueError: 128 does not divide 576; its own words stand above in the log$"
+    )
+    with pytest.raises(CompressionError, match=said):
+        compress(sources, here / "out", python)
+
+
 def test_the_catalogues_recipes_are_found_from_anywhere(shipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = Plan(load(shipped))
     named = [name for name, entry in shipped["compressors"].items() if entry["algorithm"] == "recipe"]
-    assert len(named) == 6
+    assert len(named) == 8
     for name in named:
         [(stage, groups)] = plan.compressor(name)["recipe"].items()
         assert stage == "compress_stage" and list(groups) == ["compress_modifiers"]

@@ -10,9 +10,10 @@ from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.lost import _row
 from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.statistics import holm
+from workflow_scripts.judge.verdict import ONE_COPY
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.rendering import signed
-from workflow_scripts.report.summary import cautions, lines, points
+from workflow_scripts.report.summary import cautions, covered, lines, points
 
 
 def judged(folder, gains, items=120, noise=0.02, resamples=1500, **options):
@@ -160,6 +161,28 @@ def test_replicates_are_covered_and_their_variance_has_a_part_of_its_own(tmp_pat
     half = (metric["loss"]["high"] - metric["loss"]["low"]) / 2
     assert half == pytest.approx(loss["half_width"], rel=0.25)
     assert metric["verdict"]["replicates"] == 3 and not metric["verdict"]["of_one_copy"]
+
+
+def test_replicates_of_training_on_one_copy_say_that_they_cover_no_other_copy(tmp_path):
+    """A checkpoint that somebody else made, and rtn, are one copy, which all seeds use."""
+    truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.2}, losses={"rtn-w3": 0.25})
+    for place in list(truth):
+        if place[3] in PAIR.values():
+            truth |= {(*place[:4], seed): truth[place] for seed in (1, 2)}
+    results = read_results(write_grid(tmp_path, truth, 60, 0.02))
+    judged = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(200))
+    check(judged, "verdict", "verdict.json")
+    [metric] = [group["metrics"]["accuracy"] for group in judged["groups"] if group["corpus"] == "wikipedia"]
+    verdict = metric["verdict"]
+    assert verdict["replicates"] == 3 and verdict["word"] == "displaced" and verdict["of_one_copy"]
+    assert verdict["limits"].endswith(ONE_COPY)
+    assert any("not another copy by the same compressor" in caution for caution in cautions(metric, PAIR))
+    assert "3 replicates (training alone; the compressed copy is one)" in covered(
+        judged["groups"], "accuracy"
+    )
+    copies = replicated(tmp_path / "copies")["groups"]
+    assert ONE_COPY not in copies[0]["metrics"]["accuracy"]["verdict"]["limits"]
+    assert "3 replicates (calibration text and training)" in covered(copies, "accuracy")
 
 
 def test_gains_are_held_against_the_copy_that_they_were_made_on(tmp_path):

@@ -46,6 +46,14 @@ def with_compressor(config, entry, **block):
             HUB | {"path": "x"},
             "compressors.new.path: unknown key with source hub; allowed: repo, revision, file",
         ),
+        (
+            {"source": "gguf", "parts": [WHEEL]},
+            "compressors.new: the key file_sha256 is missing (source gguf)",
+        ),
+        (
+            {"source": "gguf", "parts": [WHEEL | {"sha256": "1"}], "file_sha256": "0" * 64},
+            "compressors.new.parts[0].sha256: '1' is not allowed",
+        ),
         (HUB | {"model": "smollm"}, "compressors.new.model: 'smollm' is no name in models"),
         (HUB | {"revision": "v1"}, "compressors.new.revision: 'v1' is not allowed"),
         (HUB | {"bits": 4}, "compressors.new.bits: unknown key"),
@@ -78,6 +86,39 @@ def test_a_wrong_key_of_layers_and_factors_is_named(shipped, entry, expected):
     with pytest.raises(ConfigError) as error:
         load(with_compressor(shipped, entry))
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({}, "models.new: give either path or parts (source gguf)"),
+        (
+            {"path": "a.gguf", "parts": [WHEEL], "file_sha256": "0" * 64},
+            "models.new: give either path or parts",
+        ),
+        ({"parts": [WHEEL]}, "models.new: parts and file_sha256 go together"),
+        ({"parts": []}, "models.new.parts: "),
+        ({"path": "a.gguf", "file_sha256": "0" * 64}, "models.new: parts and file_sha256 go together"),
+    ],
+)
+def test_a_wrong_key_of_a_gguf_model_is_named(shipped, entry, expected):
+    shipped["models"]["new"] = {"source": "gguf", "parameters": 1.0e6, **entry}
+    with pytest.raises(ConfigError) as error:
+        load(shipped)
+    assert expected in str(error.value)
+
+
+def test_every_part_of_a_split_file_is_a_content_of_the_recipe(shipped, tmp_path):
+    parts = [tmp_path / f"a-0000{number}-of-00002.gguf" for number in (1, 2)]
+    shipped["models"]["new"] = {"source": "gguf", "parameters": 1.0e6, "path": str(parts[0])}
+    shipped["compressors"]["new"] = {"algorithm": "external", "source": "local", "path": str(parts[0])}
+    seen = []
+    for contents in ((), ("one",), ("one", "two"), ("one", "other")):
+        for part, text in zip(parts, contents):
+            part.write_text(text)
+        plan = Plan(load(shipped))
+        seen.append((plan.fetch("models", "new")["recipe"], plan.fetch("compressors", "new")["recipe"]))
+    assert seen[0] == seen[1] and len(set(seen)) == 3
 
 
 def test_a_block_with_another_model_than_the_checkpoints_is_refused(shipped):

@@ -52,6 +52,29 @@ def test_a_local_source_that_is_not_there_is_named_by_its_key(shipped, place, ke
     assert readiness.problems(Plan(load(shipped)), []) == []
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nowhere/it", "nowhere/it: no such file or folder"),
+        (
+            "a-00001-of-00002.gguf",
+            "a-00002-of-00002.gguf: is missing; a-00001-of-00002.gguf is one of 2 parts",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_named_by_its_key(shipped, file, said):
+    Path("a-00001-of-00002.gguf").touch()
+    shipped["compressors"]["small"] = {"algorithm": "external", "source": "local", "path": file}
+    assert readiness.problems(Plan(load(shipped)), []) == [], "no block has it"
+    shipped["grids"]["smoke"]["blocks"]["new"] = {
+        "models": ["smollm2-135m"],
+        "compressors": ["small"],
+        "corpora": ["wikipedia"],
+        "methods": ["none"],
+    }
+    assert readiness.problems(Plan(load(shipped)), []) == [f"compressors.small.path: {said}"]
+
+
 def test_a_source_that_was_fetched_is_not_looked_for(shipped):
     local(shipped, "corpora", "wikipedia")
     plan = Plan(load(shipped))

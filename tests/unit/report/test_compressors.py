@@ -68,7 +68,8 @@ def test_a_checkpoint_of_somebody_else_says_what_it_is(tmp_path):
     about = {
         "format": "awq",
         "bits": "4",
-        "runtime_quantisation": "activations, 8 bits",
+        "runtime_quantisation": "KV cache, 8 bits",
+        "simulated": "activations, 8 bits",
         "bits_per_weight": 7.25,
     }
     about |= {"equal": ["a", "b", "c"], "compared": 4}
@@ -84,8 +85,8 @@ def test_a_checkpoint_of_somebody_else_says_what_it_is(tmp_path):
         False,
     ]
     rendered = {name: render(table, "g") for name, render in RENDERERS.items()}
-    row = "| m | awq | none | external | awq (4); at run time: activations, 8 bits | 3.50 | 7.25 | 75.0 | 25.0 | — |"
-    assert row in rendered["md"]
+    said = "awq (4); at run time: activations, 8 bits; not reproduced: KV cache, 8 bits"
+    assert f"| m | awq | none | external | {said} | 3.50 | 7.25 | 75.0 | 25.0 | — |" in rendered["md"]
     assert "| m | gptq-w3 | wikipedia | own |  | 3.50 | — | — | 25.0 | 10.00 |" in rendered["md"]
     assert "activations, 8 bits" in rendered["html"] and "nan" not in rendered["html"]
     assert all("engine external" in rendered[name] for name in ("md", "html"))

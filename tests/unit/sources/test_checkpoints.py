@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from tests import tiny
+from tests import tiny, tiny_gguf
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.sources import checkpoints
 
@@ -48,6 +48,21 @@ def test_code_of_its_own_is_refused(given, tmp_path, file):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["attn_implementation", "experts_implementation", "inside"])
+def test_attention_that_is_code_of_the_hub_is_refused(given, tmp_path, place):
+    said = (
+        {place: "some/kernel"}
+        if place != "inside"
+        else {"text_config": {"attn_implementation": "some/kernel"}}
+    )
+    change_json(given / "config.json", **said)
+    with pytest.raises(
+        ArtifactError, match=r"config\.json: `\w+_implementation` is 'some/kernel', code of the hub"
+    ):
+        fetch(given, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_pickled_weights_are_refused(given, tmp_path):
     (given / "model.safetensors").rename(given / "pytorch_model.bin")
     with pytest.raises(
@@ -69,23 +84,47 @@ def test_a_folder_without_tokenizer_is_refused(given, tmp_path):
         fetch(given, tmp_path)
 
 
-def test_of_several_gguf_files_one_must_be_named_and_comes_with_its_parts(tmp_path):
+@pytest.fixture
+def ggufs(tmp_path):
+    """A folder with a GGUF file, and another model in three parts."""
     folder = tmp_path / "ggufs"
     folder.mkdir()
-    for name in ("q2.gguf", "q4-00001-of-00002.gguf", "q4-00002-of-00002.gguf"):
-        (folder / name).write_bytes(name.encode())
+    tiny_gguf.write(folder / "q2.gguf")
+    tiny_gguf.write(folder / "q4.gguf", split_max_tensors=5)
+    return folder
+
+
+def test_of_several_gguf_files_one_must_be_named_and_comes_with_its_parts(ggufs, tmp_path):
+    parts = [f"q4-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     with pytest.raises(
         ArtifactError, match=r"it has the GGUF files q2\.gguf, q4-0.* Name a GGUF file as `file`"
     ):
-        fetch(folder, tmp_path)
+        fetch(ggufs, tmp_path)
     with pytest.raises(ArtifactError, match=r"holds no q3\.gguf; it has q2\.gguf, q4"):
-        fetch(folder, tmp_path, file="q3.gguf")
-    manifest = fetch(folder, tmp_path, file="q4-00001-of-00002.gguf")
-    assert list(manifest["files"]) == ["q4-00001-of-00002.gguf", "q4-00002-of-00002.gguf"]
+        fetch(ggufs, tmp_path, file="q3.gguf")
+    manifest = fetch(ggufs, tmp_path, file=parts[0])
+    assert list(manifest["files"]) == parts
     assert manifest["architecture"] == "gguf" and manifest["dtype"] is None
-    alone = fetch(folder / "q2.gguf", tmp_path)
-    assert list(alone["files"]) == ["q2.gguf"] != manifest["weights_sha256"]
+    assert fetch(ggufs / parts[1], tmp_path)["weights_sha256"] == manifest["weights_sha256"]
+    alone = fetch(ggufs / "q2.gguf", tmp_path)
+    assert list(alone["files"]) == ["q2.gguf"]
     assert alone["weights_sha256"] != manifest["weights_sha256"]
+    (ggufs / "q2.gguf").unlink()
+    assert fetch(ggufs, tmp_path)["files"] == manifest["files"]
+
+
+def test_a_part_that_is_missing_or_cut_short_is_named_by_the_fetch(ggufs, tmp_path):
+    second = ggufs / "q4-00002-of-00003.gguf"
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-200])
+    with pytest.raises(ArtifactError, match=r"q4-00002-of-00003\.gguf: cut short, or no GGUF file"):
+        fetch(ggufs, tmp_path, file="q4-00001-of-00003.gguf")
+    second.unlink()
+    with pytest.raises(
+        ArtifactError, match=r"small: .*q4-00002-of-00003\.gguf: is missing; .* one of 3 parts"
+    ):
+        fetch(ggufs, tmp_path, file="q4-00001-of-00003.gguf")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_gguf_of_a_wheel_is_kept_as_it_is(tmp_path):

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import tiny_gguf
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources import models as sources
 
 MADE = {"recipe": "r", "code": "c"}
@@ -165,6 +166,16 @@ def test_local_model_is_linked_verified_and_loaded(tmp_path, model_folder):
     assert sources.load_dense(out, torch.bfloat16).dtype == torch.bfloat16
     ids = torch.tensor([sources.load_tokenizer(out).encode("The w1 w2")])
     assert torch.equal(model(ids).logits, make_llama().eval()(ids).logits)
+
+
+def test_weights_that_are_quantised_already_are_no_dense_model(tmp_path, model_folder):
+    change_json(model_folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    spec = {"source": "local", "path": str(model_folder)}
+    with pytest.raises(
+        ArtifactError, match=r"given: config\.json has `quantization_config`: .*`algorithm: external`"
+    ):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_changed_after_the_fetch_are_refused(tmp_path, model_folder):
@@ -326,7 +337,7 @@ def test_a_refused_connection_says_what_to_do():
 def test_gguf_is_dequantised_to_float32(tmp_path):
     exact = tiny_gguf.write(tmp_path / "model.gguf")
     (tmp_path / "out").mkdir()
-    sources.dequantise(tmp_path / "model.gguf", tmp_path / "out")
+    gguf_file.dequantise(tmp_path / "model.gguf", tmp_path / "out")
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
     for name, key in [
@@ -343,4 +354,4 @@ def test_a_gguf_that_lacks_a_tensor_is_refused(tmp_path):
     with pytest.raises(
         ArtifactError, match=r"model\.gguf: its weights lack model\.layers\.0\.mlp\.up_proj\.weight"
     ):
-        sources.dequantise(tmp_path / "model.gguf", tmp_path)
+        gguf_file.dequantise(tmp_path / "model.gguf", tmp_path)

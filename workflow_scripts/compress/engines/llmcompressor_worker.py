@@ -3,9 +3,9 @@
     python -P llmcompressor_worker.py TASK.json
 
 TASK: model (folder), remote_code, windows (safetensors, `windows` (count, length)), recipe (YAML file), output
-(folder), versions (file), seed, threads. Writes a checkpoint in the format of compressed-tensors to `output`, and the
-libraries' versions as JSON. It imports nothing of this package, whose libraries the other environment
-(envs/llmcompressor.lock) lacks.
+(folder), versions, reason (files), seed, threads. Writes a checkpoint in the format of compressed-tensors to `output`,
+and the libraries' versions as JSON; if it can't, `reason` says why. It imports nothing of this package, whose libraries
+the other environment (envs/llmcompressor.lock) lacks.
 """
 
 import ctypes
@@ -19,6 +19,15 @@ from typing import Any
 
 def main(path: str) -> None:
     task = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        compress(task)
+    except Exception as error:  # in one line for the process that started this one; in full here
+        said = (str(error).strip().splitlines() or ["no words"])[0][:300]
+        Path(task["reason"]).write_text(f"{type(error).__name__}: {said}", encoding="utf-8")
+        raise
+
+
+def compress(task: dict[str, Any]) -> None:
     import torch
     from llmcompressor import oneshot
     from llmcompressor.pipelines.cache import IntermediatesCache

@@ -15,6 +15,8 @@ PACKED = (  # compressed-tensors 0.19
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
 )
 LLAMA_CPP = "activations 8-bit int where weights are quantised (llama.cpp)"
+# Strategies of compressed-tensors for activations, and whether scales are found while the model runs.
+SIMULATED = (("token", True), ("group", True), ("tensor_group", True), ("tensor", False))
 FUSED = ("weight_input", "weight_output")  # rotations that lie in the stored weights
 
 
@@ -23,14 +25,16 @@ class Format:
     """How a checkpoint stores its weights.
 
     name: as records and tables show it. environment: the command that makes the environment whose library reads it;
-    None for this one. runtime: what its makers quantise while the model runs (activations, the KV cache), in words;
-    None for nothing. bits: of the stored weights, in words.
+    None for this one. runtime: what its makers quantise while the model runs (activations, the KV cache) and stays in
+    float32 here, in words; None for nothing. bits: of the stored weights, in words. simulated: what they quantise and
+    is quantised here too (kernels/activations.py); None for nothing.
     """
 
     name: str
     environment: str | None
     runtime: str | None
     bits: str
+    simulated: str | None = None
 
 
 def identify(folder: Path) -> Format:
@@ -48,7 +52,7 @@ def identify(folder: Path) -> Format:
     if quantised is None:
         return Format("plain", None, None, _types(folder))
     method = quantised.get("quant_method", "no quant_method")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ArtifactError(
             f"{file}: quantization_config: {method!r} is a format that nothing here reads; known: {KNOWN}"
         )
@@ -56,6 +60,9 @@ def identify(folder: Path) -> Format:
         return METHODS[method](quantised)
     except ArtifactError as error:
         raise ArtifactError(f"{file}: quantization_config: {error}") from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        said = f"can't be read ({type(error).__name__}: {error}); {AT_SOURCE}"
+        raise ArtifactError(f"{file}: quantization_config: {said}") from error
 
 
 def quantisation(folder: Path) -> tuple[dict | None, Path]:
@@ -67,7 +74,16 @@ def quantisation(folder: Path) -> tuple[dict | None, Path]:
     config = read_json(folder / "config.json", advice=AT_SOURCE)
     quantised = config.get("quantization_config") or config.get("compression_config")
     if quantised is None and own.exists():
-        return {"quant_method": "modelopt"} | read_json(own, advice=AT_SOURCE)["quantization"], own
+        said = read_json(own, advice=AT_SOURCE)
+        inside = said.get("quantization") if isinstance(said, dict) else None
+        if not isinstance(inside, dict):
+            raise ArtifactError(f"{own}: holds no object `quantization`; {AT_SOURCE}")
+        return {"quant_method": "modelopt"} | inside, own
+    if quantised is not None and not isinstance(quantised, dict):
+        kind = type(quantised).__name__
+        raise ArtifactError(
+            f"{folder / 'config.json'}: quantization_config: is a {kind}, no object; {AT_SOURCE}"
+        )
     return quantised, folder / "config.json"
 
 
@@ -149,9 +165,8 @@ def _compressed_tensors(config: dict) -> Format:
         )
     weights = [group["weights"] for group in _groups(config) if group.get("weights")]
     words = sorted({f"{w['num_bits']}-bit {w['type']}, {_scaled(w)}" for w in weights})
-    return Format(
-        "compressed-tensors", ENVIRONMENT, _runtime(config), "; ".join(words) or "no weights quantised"
-    )
+    bits = "; ".join(words) or "no weights quantised"
+    return Format("compressed-tensors", ENVIRONMENT, _runtime(config), bits, _simulated(config))
 
 
 def _online(transforms: dict) -> str | None:
@@ -170,7 +185,8 @@ def _modelopt(config: dict) -> Format:
         raise ArtifactError(f"quant_algo {algorithm!r}: of ModelOpt's, {', '.join(MODELOPT)} are read")
     cache = config.get("kv_cache_quant_algo")
     runtime = f"activations {algorithm}" + (f", KV cache {cache}" if cache else "")
-    return Format("modelopt", ENVIRONMENT, _runtime(config) or runtime, algorithm)
+    said = ", ".join(filter(None, (_simulated(config), _runtime(config))))  # newer ones have config_groups
+    return Format("modelopt", ENVIRONMENT, said or runtime, algorithm)
 
 
 def _groups(config: dict) -> list[dict]:
@@ -178,13 +194,31 @@ def _groups(config: dict) -> list[dict]:
 
 
 def _runtime(config: dict) -> str | None:
-    """What config_groups and kv_cache_scheme quantise while the model runs, in words."""
-    words = []
-    for what, key in (("activations", "input_activations"), ("outputs", "output_activations")):
-        words += [f"{what} {_dynamic(group[key])}" for group in _groups(config) if group.get(key)]
+    """What config_groups and kv_cache_scheme quantise while the model runs, and is not simulated, in words."""
+    inputs = (group.get("input_activations") for group in _groups(config))
+    words = [f"activations {_dynamic(each)}" for each in inputs if each and not can_be_simulated(each)]
+    outputs = (group.get("output_activations") for group in _groups(config))
+    words += [f"outputs {_dynamic(each)}" for each in outputs if each]
     if cache := config.get("kv_cache_scheme"):
         words.append(f"KV cache {_dynamic(cache)}")
     return ", ".join(dict.fromkeys(words)) or None
+
+
+def _simulated(config: dict) -> str | None:
+    """What config_groups quantise while the model runs, and is simulated, in words."""
+    inputs = (group.get("input_activations") for group in _groups(config))
+    words = [f"activations {_dynamic(each)}" for each in inputs if each and can_be_simulated(each)]
+    return ", ".join(dict.fromkeys(words)) or None
+
+
+def can_be_simulated(arguments: dict) -> bool:
+    """Whether a token's rounding depends on no other token of its batch, and its number format is known."""
+    if arguments["type"] == "float" and arguments["num_bits"] not in (4, 8):
+        return False
+    dynamic, strategy = arguments.get("dynamic"), arguments.get("strategy")
+    if strategy is None:  # as compressed-tensors infers it
+        strategy = "group" if arguments.get("group_size") else "tensor"
+    return (strategy, bool(dynamic)) in SIMULATED
 
 
 def _dynamic(arguments: dict) -> str:

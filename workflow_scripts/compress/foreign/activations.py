@@ -1,0 +1,47 @@
+"""How a checkpoint's makers quantise the inputs of its linears, as its folder's config.json keeps it."""
+
+import json
+import re
+from pathlib import Path
+
+from workflow_scripts.compress.foreign.formats import can_be_simulated
+from workflow_scripts.files.artifacts import ArtifactError
+
+INSIDE = re.compile(r"\.\d+\.")  # of names in a decoder layer
+SCALES = {None: "float", "torch.float8_e4m3fn": "float8", "torch.uint8": "power"}
+
+
+def read_activations(file: Path) -> tuple[dict | None, list[str]]:
+    """What the reader of the format wrote to `file`: the entry for config.json (kernels/activations.py; None for
+    nothing), and the linears outside of the decoder layers, whose inputs stay as they are."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    schemes: list[dict] = []
+    linears, outside = {}, []
+    for name, said in found.items():
+        arguments = said.pop("arguments")
+        if not can_be_simulated(arguments):
+            continue
+        if not INSIDE.search(name):
+            outside.append(name)
+            continue
+        scheme = _scheme(name, arguments)
+        if scheme not in schemes:
+            schemes.append(scheme)
+        linears[name] = {"scheme": schemes.index(scheme), **said}
+    return ({"schemes": schemes, "linears": linears} if linears else None), outside
+
+
+def _scheme(name: str, arguments: dict) -> dict:
+    """`kernels.activations.Scheme` as its fields, from compressed-tensors' arguments."""
+    kind = arguments.get("scale_dtype")
+    if kind not in SCALES:
+        raise ArtifactError(
+            f"{name}: scales of its inputs are {kind}; known: float8_e4m3fn, uint8, or none given"
+        )
+    return {
+        "type": arguments["type"],
+        "bits": arguments["num_bits"],
+        "group_size": arguments["group_size"],
+        "symmetric": arguments["symmetric"],
+        "scale_type": SCALES[kind],
+    }
