@@ -46,8 +46,8 @@ new: $(VENV)/installed ## a configuration for a model of your own: make new MODE
 check: $(VENV)/installed ## every method on the longest items, before a run: make check GRID=mine CONFIG=mine.yaml
 	$(DISPLACED) check $(CHOSEN)
 
-judge: $(VENV)/installed ## a compressed model that somebody else made: make judge DENSE=<folder or repo@revision> COMPRESSED=... [ITEMS=100] [TRAINING=smoke] [NAME=...]
-	$(DISPLACED) judge $(or $(DENSE),$(error name the dense model: make judge DENSE=<name, folder or repo@revision> COMPRESSED=...)) $(or $(COMPRESSED),$(error name the compressed model: make judge DENSE=... COMPRESSED=<folder or repo@revision>)) $(if $(ITEMS),--items $(ITEMS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(NAME),--name $(NAME)) $(ON)
+judge: $(VENV)/installed ## a compressed model that somebody else made: make judge DENSE=<folder or repo@revision> COMPRESSED=... [ITEMS=100] [TRAINING=smoke] [NAME=...] [CHAT=1]
+	$(DISPLACED) judge $(or $(DENSE),$(error name the dense model: make judge DENSE=<name, folder or repo@revision> COMPRESSED=...)) $(or $(COMPRESSED),$(error name the compressed model: make judge DENSE=... COMPRESSED=<folder or repo@revision>)) $(if $(ITEMS),--items $(ITEMS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(NAME),--name $(NAME)) $(if $(CHAT),--chat) $(ON)
 
 resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
 	$(DISPLACED) run --resume $(CHOSEN) $(ON)

@@ -86,7 +86,8 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     own, model = Path("resources/benchmarks/pypi"), Path("resources/models/smollm2-135m")
-    everything = sorted(path.stem for path in DEFINITIONS.glob("*.yaml"))
+    defined = sorted(path.stem for path in DEFINITIONS.glob("*.yaml"))
+    everything = [name for name in defined if (own / name).is_dir()] or defined  # those that a run fetched
     parser.add_argument("--data", type=Path, default=own, help="<task>.jsonl or <task>/data.jsonl")
     parser.add_argument("--model", type=Path, default=model)
     parser.add_argument("--items", type=int, default=100, help="documents per task")

@@ -18,8 +18,9 @@ import torch
 
 from workflow_scripts.commands.explain import parse
 from workflow_scripts.evaluate.cell import evaluate_task
+from workflow_scripts.evaluate.document_scorer import Answer
 from workflow_scripts.evaluate.loading import CALIBRATION_CONTEXTS, load_cell
-from workflow_scripts.evaluate.scorer import Answer, Scorer
+from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.judge.results import read_samples
 from workflow_scripts.kernels.device import default_device

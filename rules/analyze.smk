@@ -116,7 +116,7 @@ for figure in FIGURES:
             rerun_roll_up_if_outdated("plot_figure", f"figures/{figure}.svg"),
             verdict=rolled_up(layout.VERDICT.name),
             trainings=trainings if figure == "training" else [],
-            compressions=compressions if figure == "pareto" else [],
+            compressions=compressions if figure in ("figure1", "pareto") else [],
             similarities=similarities if figure == "figure5" else [],
             latencies=latencies if figure in ("latency", "pareto") else [],
         output:
@@ -172,7 +172,7 @@ rule audit_paper:
 
 rule draw_page:
     input:
-        rerun_roll_up_if_outdated("draw_page", "overview.html"),
+        rerun_roll_up_if_outdated("draw_page", layout.PAGE.name),
         verdict=rolled_up(layout.VERDICT.name),
         ledger=rolled_up(layout.LEDGER.name),
         audit=rolled_up("paper_audit.json"),
@@ -183,7 +183,7 @@ rule draw_page:
         latencies=latencies,
     output:
         report(
-            "results/{grid}/overview.html",
+            layout.PAGE.pattern,
             caption="../reports/captions/overview.rst",
             category="Overview",
             labels={"page": "Verdict, tables, figures, ledger, cost"},
@@ -209,7 +209,7 @@ rule report_grid:
         tables,
         figures,
         rolled_up("paper_audit.html"),
-        rolled_up("overview.html"),
+        rolled_up(layout.PAGE.name),
     output:
         report=layout.REPORT.pattern,
         stamp=layout.STAMP.pattern,

@@ -54,9 +54,10 @@ class Browser:
         for domain in ("Page", "Runtime", "Network"):
             await self._call(f"{domain}.enable")
 
-    async def _call(self, method: str, **parameters) -> dict:
+    async def _call(self, method: str, session: str | None = None, **parameters) -> dict:
         self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        of = {"sessionId": session} if session else {}
+        await self._socket.send_json({"id": self._number, "method": method, "params": parameters, **of})
         while True:
             message = await self._socket.receive_json(timeout=60)
             self._note(message)
@@ -87,6 +88,29 @@ class Browser:
         ))  # fmt: skip
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
+
+    def frame_js(self, expression: str):
+        """The same inside the page's one frame of another origin; None while there is none."""
+        targets = self._run(self._call("Target.getTargets"))["targetInfos"]
+        frames = [target["targetId"] for target in targets if target["type"] == "iframe"]
+        if len(frames) != 1:
+            return None
+        session = self._run(self._call("Target.attachToTarget", targetId=frames[0], flatten=True))[
+            "sessionId"
+        ]
+        options = {"returnByValue": True, "awaitPromise": True, "session": session}
+        result = self._run(self._call("Runtime.evaluate", expression=expression, **options))
+        self._run(self._call("Target.detachFromTarget", sessionId=session))
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def wait_for(self, expression: str, inside: bool = False, seconds: float = 60):
+        """The value of an expression as soon as it is true; in the page's one frame if `inside`."""
+        deadline = time.monotonic() + seconds
+        while not (value := (self.frame_js if inside else self.js)(expression)):
+            assert time.monotonic() < deadline, f"not true after {seconds} s: {expression}"
+            time.sleep(0.1)
+        return value
 
     def resize(self, width: int, height: int = 900) -> None:
         """The size of the window's content in pixels."""

@@ -38,7 +38,7 @@ def project(root: Path) -> dict:
     """Folders by name: model, compressed, prompt-5, prompt-7, corpus, and `benchmarks` (nine folders)."""
     source, text = root / "source", root / "text"
     scorer_models.model("llama").save_pretrained(source)
-    scorer_models.tokenizer(bos=True).save_pretrained(source)
+    scorer_models.tokenizer(bos=True, template="bos").save_pretrained(source)
     folders = {"model": root / "resources/models/tiny", "corpus": root / "resources/corpora/made-up"}
     models.fetch(
         "tiny",

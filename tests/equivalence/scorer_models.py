@@ -23,8 +23,22 @@ QUESTIONS = [
 ]
 
 
-def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 400 entries; with `bos` every text begins with <s>, as Llama's and OPT's do."""
+_TURNS = "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}</s>\n{% endfor %}"
+_TURN = "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+_PICKY = "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+TEMPLATES = {  # of chats
+    "turns": _TURNS + _TURN,
+    "bos": "{{ bos_token }}" + _TURNS + _TURN,
+    "day": "[system]\nToday is {{ strftime_now('%d %B %Y') }}.</s>\n" + _TURNS + _TURN,
+    "no system": _TURNS.replace("[{{", _PICKY + "[{{") + _TURN,
+}
+
+
+def tokenizer(bos: bool = False, template: str | None = None) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 400 entries; with `bos` every text begins with <s>, as Llama's and OPT's do.
+
+    template: a name of TEMPLATES.
+    """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -40,7 +54,9 @@ def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     if bos:
         raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     special = {"bos_token": "<s>"} if bos else {}
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="</s>", **special)
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="</s>", **special)
+    made.chat_template = TEMPLATES.get(template)
+    return made
 
 
 def model(family: str, seed: int = 0, positions: int = 256):
@@ -104,6 +120,29 @@ def write_benchmarks(folder: Path) -> Path:
         }
         for task, item in items.items():
             rows.setdefault(task, []).append(item)
+    return _written(folder, rows)
+
+
+def write_probes(folder: Path) -> Path:
+    """As `write_benchmarks`, of the other tasks of evaluate/tasks."""
+    rows: dict[str, list[dict]] = {}
+    for n, (question, answers) in enumerate(QUESTIONS):
+        asked = {"question": f"{question}?"}
+        passage = asked | {"title": "Facts", "context": f"It is {answers[0]}.", "answers": answers[:2]}
+        items = {
+            "mmlu": asked | {"subject": "world_facts", "choices": answers, "answer": n % 4},
+            "jeopardy": asked | {"category": "facts", "answer": answers[0]},
+            "squad": passage,
+            "squad_closed": passage,
+            "popqa": asked | {"possible_answers": json.dumps(answers[:2]), "s_pop": 10**n},
+            "simpleqa": {"problem": f"{question}?", "answer": answers[0]},
+        }
+        for task, item in items.items():
+            rows.setdefault(task, []).append(item)
+    return _written(folder, rows)
+
+
+def _written(folder: Path, rows: dict[str, list[dict]]) -> Path:
     for task, items in rows.items():
         (folder / task).mkdir(parents=True)
         (folder / task / "data.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))

@@ -6,9 +6,10 @@ import torch
 from tests.equivalence import scorer_models
 from tests.equivalence.idp_models import make_bank, prepended
 from tests.tiny_models import tiny_of
+from workflow_scripts.evaluate.document_scorer import Document
 from workflow_scripts.evaluate.generation import Limits, generate_greedy
 from workflow_scripts.evaluate.row_packing import Sequence
-from workflow_scripts.evaluate.scorer import Document, Scorer
+from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.plan.schema.methods import Lora, SoftPrompt
 from workflow_scripts.recover.adapters import create
 from workflow_scripts.recover.idp import Selector

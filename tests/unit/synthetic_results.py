@@ -70,9 +70,9 @@ def answers(cell: dict, items: int, accuracy: float, noise: float = 0.0) -> pd.D
         margin = accuracy - difficulty + noise * random.standard_normal(items)
         prompts = None
         if METHODS[cell["method"]]["kind"] == "idp":
-            prompts = random.choice(
-                [m["adapter"] for m in METHODS[cell["method"]]["members"]], items, p=[0.9, 0.1]
-            )
+            members = [m["adapter"] for m in METHODS[cell["method"]]["members"]]
+            others = [0.1 / (len(members) - 1)] * (len(members) - 1)
+            prompts = random.choice(members, items, p=[0.9, *others])
         frames.append(pd.DataFrame({
             "task": task, "doc_id": range(items), "doc_hash": [f"{task}-{i:05d}" for i in range(items)],
             "correct": margin > 0, "acc_norm": None if task in ("triviaqa", "webqs") else margin > 0.02,

@@ -43,7 +43,7 @@ class Asked:
 
     items: per task. training, benchmarks, corpus, device: names. file: a GGUF file of the compressed model. parameters:
     of the dense model, needed if neither its files nor the hub say them. distilled: the compressed model is a student.
-    name: of the grid; None for one of the compressed model's.
+    chat: tasks ask through the dense model's chat template. name: of the grid; None for one of the compressed model's.
     """
 
     items: int = 100
@@ -54,6 +54,7 @@ class Asked:
     file: str | None = None
     parameters: float | None = None
     distilled: bool = False
+    chat: bool = False
     name: str | None = None
 
 
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distilled", action="store_true", help="COMPRESSED is a student and need not resemble DENSE"
     )
+    parser.add_argument("--chat", action="store_true", help="ask through the chat template of DENSE")
     parser.add_argument("--name", help="the grid's name (default: judge- and that of COMPRESSED)")
     parser.add_argument("--profile", help="a Snakemake profile, like slurm (default: run on this machine)")
     parser.add_argument(
@@ -121,11 +123,14 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
 
     Raises ArtifactError for words that name no model.
     """
-    models, model, positions = {}, dense, None
+    model, positions = dense, None
+    models: dict[str, dict] = {}
     if dense not in config.models:
         model = name_of(dense, config.models)
         models[model] = source(dense, "DENSE") | sizes(dense, asked.parameters)
         positions = models[model].get("positions")
+    if asked.chat:
+        models.setdefault(model, {})["chat"] = True
     compressor = name_of(compressed, config.compressors)
     checkpoint = {"algorithm": "external", "model": model, "distilled": asked.distilled}
     checkpoint |= source(compressed, "COMPRESSED") | ({"file": asked.file} if asked.file else {})

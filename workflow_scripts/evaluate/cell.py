@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
@@ -12,6 +13,7 @@ from lm_eval.evaluator import evaluate
 from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.evaluate import samples
+from workflow_scripts.evaluate.chat import Chat, described, prepare
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.loading import fingerprint, load_cell
 from workflow_scripts.evaluate.open_book import with_passage
@@ -62,9 +64,10 @@ def evaluate_cell(
         f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
     )
     names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
+    asking = scorer if settings.system is None else replace(scorer, bank=None)
     results, rows = {}, []
     for number, task in enumerate(suite, 1):
-        items = _evaluated(scorer, task, names, f"[{number}/{len(suite)}] {task.name}")
+        items = _evaluated(asking, task, names, f"[{number}/{len(suite)}] {task.name}")
         rows += [item.row for item in items]
         results[task.name] = samples.summary(items) | {
             "domain": settings.tasks[task.name]["domain"],
@@ -117,6 +120,8 @@ def scorer_of(
     recovered, tokenizer = load_cell(files, settings.method, cell["seed"], precision, device)
     if precision == "bf16":
         float32_head(recovered.model)
+    if settings.chat:
+        prepare(tokenizer, settings.system)
     scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector, store=store)
     key = f"grids.{cell['grid']}.evaluation.perplexity.length"
     require_room(scorer, settings.evaluation["perplexity"]["length"], key)
@@ -130,6 +135,8 @@ def task_of(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBa
     task = settings.tasks[name]
     loaded = load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
     _require_parts(loaded, settings.method.get("corpus"))
+    if settings.chat:
+        loaded = replace(loaded, chat=Chat(settings.system))
     return with_passage(loaded, task["context"]) if "context" in task else loaded
 
 
@@ -167,6 +174,9 @@ def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
 def _used(settings: Evaluation, recovered: Recovered, tokenizer: PreTrainedTokenizerBase) -> dict:
     """The configuration's slice for the manifest; the score that `auto` stood for is named."""
     used = {**asdict(settings), "bos": adds_bos(tokenizer)}
+    del used["chat"]
+    if settings.chat:
+        used["chat"] = described(tokenizer)
     if recovered.selector:
         used["method"] = settings.method | {"score": recovered.selector.score}
     return used
@@ -178,8 +188,14 @@ def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> lis
     Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
     """
     chosen_items = None if task.samples is None else {task.name: task.samples}
+    asked: dict[str, Any] = {}
+    if task.chat is not None:
+        asked = {"apply_chat_template": True, "fewshot_as_multiturn": True}
+        asked["system_instruction"] = task.chat.system
     try:
-        outcome = evaluate(scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items)
+        outcome = evaluate(
+            scorer, {"tasks": {task.name: task.task}}, bootstrap_iters=0, samples=chosen_items, **asked
+        )
     except RequestError as error:
         raise artifacts.ArtifactError(f"{task.at(error.document)}: {error.reason}") from error
     logged = outcome["samples"][task.name]
@@ -197,10 +213,10 @@ def gold_answers(scorer: Scorer, task: EvaluationTask, logged: list[dict]) -> li
     Behind the soft prompt that its document was generated behind: chosen anew it might be another, since the scorer
     moves spaces that end a context into the answer, and cuts long contexts elsewhere.
     """
-    delimiter, requests = task.task.config.target_delimiter, []
+    requests = []
     for i, sample in enumerate(logged):
         document, prompt = sample["doc"], sample["arguments"][0][0]
-        answer = f"{delimiter}{task.gold(document)}"
+        answer = f"{task.delimiter}{task.gold(document)}"
         requests.append(Instance("loglikelihood", document, (prompt, answer), 0, (task.name, i, 1)))
     return [loglik for loglik, _ in scorer.loglikelihood(requests, chosen=dict(scorer.selections))]
 

@@ -69,4 +69,5 @@ def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation,
     model = read_json(files.model / "manifest.json")["files"]
     versions = {library: metadata.version(library) for library in LIBRARIES}
     precision = settings.evaluation["precision"]
-    return digest([model, inputs, settings.method, precision, code, settings.tasks, versions])
+    chat = [settings.chat] if settings.chat else []
+    return digest([model, inputs, settings.method, precision, code, settings.tasks, versions, *chat])

@@ -18,9 +18,10 @@ import math
 import re
 from typing import cast
 
+from workflow_scripts.evaluate.document_scorer import Document
 from workflow_scripts.evaluate.encoding import byte_length
 from workflow_scripts.evaluate.row_packing import Sequence
-from workflow_scripts.evaluate.scorer import Document, Scorer
+from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources.models import adds_bos
 

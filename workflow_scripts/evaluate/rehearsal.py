@@ -111,10 +111,11 @@ class Rehearsal:
         files = ModelFiles(self.folder, self.dense, adapters, Path(text) if text else None)
         recovered, scorer = scorer_of(files, settings, asked["cell"], self.device)
         names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
+        asking = scorer if settings.system is None else replace(scorer, bank=None)
         where, items = f"{self.asked['name']}, {asked['cell']['method']}", 0
         for folder in map(Path, self.asked["benchmarks"]):
             with self.telling(f"{where}, {folder.name}"):
-                items += self.try_task(f"{where}, {folder.name}", folder, settings, scorer, names)
+                items += self.try_task(f"{where}, {folder.name}", folder, settings, asking, names)
         for folder in map(Path, self.asked["corpora"]):
             with self.telling(f"{where}, perplexity of {folder.name}"):
                 try_window(folder, settings.evaluation, scorer)

@@ -74,15 +74,29 @@ def _choice(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, 
             (c for c, (_, greedy) in zip(choices, sample["filtered_resps"], strict=False) if greedy), ""
         )
     context, continuation = sample["arguments"][gold]
+    question = _question(task, sample, context, gold)
     answer = {
         "gold_loglik": logliks[gold],
         "margin": logliks[gold] - max(wrong) if wrong else None,
         "prediction": prediction,
-        "question": context + continuation if harness.multiple_input else context,
+        "question": question + continuation if harness.multiple_input else question,
         "gold": choices[gold],
         "choice_logliks": logliks if wrong else None,
     }
     return answer, len(continuation.encode())
+
+
+def _question(task: EvaluationTask, sample: dict, context: str, choice: int = 0) -> str:
+    """What stands before an answer; in a chat the question alone, without the template and what stands before it.
+
+    choice: of a task whose choices differ in what stands before the answer.
+    """
+    harness = task.task
+    if task.chat is None:
+        return context
+    asked = harness.doc_to_choice if harness.multiple_input else harness.doc_to_text
+    found = asked(sample["doc"])
+    return found[choice] if harness.multiple_input else found
 
 
 def _continuation(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, int]:
@@ -93,7 +107,7 @@ def _continuation(task: EvaluationTask, sample: dict, _: float | None) -> tuple[
         "gold_loglik": loglik,
         "margin": None,
         "prediction": gold if greedy else "",
-        "question": context,
+        "question": _question(task, sample, context),
         "gold": gold,
         "choice_logliks": None,
     }
@@ -106,11 +120,11 @@ def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -
         "gold_loglik": gold_loglik,
         "margin": None,
         "prediction": sample["filtered_resps"][0],
-        "question": sample["arguments"][0][0],
+        "question": _question(task, sample, sample["arguments"][0][0]),
         "gold": gold,
         "choice_logliks": None,
     }
-    return answer, len(f"{task.task.config.target_delimiter}{gold}".encode())
+    return answer, len(f"{task.delimiter}{gold}".encode())
 
 
 def summary(items: list[Item]) -> dict:

@@ -7,11 +7,20 @@ from workflow_scripts.files.job import Folder
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Slices of the configuration: the cell's method, its tasks by name, and the grid's evaluation."""
+    """Slices of the configuration: the cell's method, its tasks by name, and the grid's evaluation.
+
+    chat: the tasks ask through the model's chat template; a method of kind text is its system message then.
+    """
 
     method: dict
     tasks: dict
     evaluation: dict
+    chat: bool = False
+
+    @property
+    def system(self) -> str | None:
+        """The system message of the tasks' questions, if a method brings one."""
+        return self.method["text"] if self.chat and self.method["kind"] == "text" else None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from lm_eval.tasks._yaml_loader import load_yaml  # resolves the harness's own `
 from lm_eval.utils import apply_template
 from transformers import PreTrainedTokenizerBase
 
+from workflow_scripts.evaluate import first_line
+from workflow_scripts.evaluate.chat import Chat
 from workflow_scripts.evaluate.documents import (
     FAULTS,
     DocumentError,
@@ -56,6 +58,16 @@ class EvaluationTask:
     primary: str
     # generations may end earlier than the harness lets them: at the longest answer, or at our limit
     capped: bool = False
+    chat: Chat | None = None  # None: asked as plain text
+
+    @property
+    def delimiter(self) -> str:
+        """What stands between a question and its answer; in a chat the answer begins a turn of its own."""
+        config, between = self.task.config, str(self.task.config.target_delimiter)
+        if self.chat is None:
+            return between
+        begun = config.gen_prefix  # the answer's own beginning, in the definitions that have one
+        return between if begun and not begun[-1].isspace() else ""
 
     @property
     def lines(self) -> list[int]:
@@ -197,6 +209,12 @@ def _built(name: str, config: dict, documents: list[Item]) -> Task:
             first.line, _empty_choice(config, first.document) or said(error, first.document)
         ) from error
     task.set_fewshot_seed(0)
+    if match := (config.get("metadata") or {}).get("match"):
+        if match != first_line.MATCH:
+            raise ArtifactError(
+                f"task {name}: metadata.match is {match!r}, only {first_line.MATCH!r} is known"
+            )
+        task.config.process_results = first_line.scored(task.doc_to_target)
     return task
 
 

@@ -6,19 +6,31 @@ from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import run
 from workflow_scripts.judge.answers import find
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.judge.strata import add
 from workflow_scripts.plan.digests import unchanged
 
 
-def main(cells: list[str], corpora: dict[str, list[str]], benchmarks: dict[str, str], output: str) -> None:
+def main(
+    cells: list[str],
+    corpora: dict[str, list[str]],
+    benchmarks: dict[str, str],
+    output: str,
+    strata: dict[str, dict] | None = None,
+) -> None:
     """cells: paths of all cells that the grid plans; corpora: a path's corpus -> manifests of each that the pair's
-    adapters are trained on there; benchmarks: task -> manifest."""
+    adapters are trained on there; benchmarks: task -> manifest; strata: task -> fields of its items (judge/strata.py).
+    """
     texts = {
         name: [Path(manifest).with_name("train.jsonl") for manifest in manifests]
         for name, manifests in corpora.items()
     }
     data = {task: Path(manifest).with_name("data.jsonl") for task, manifest in benchmarks.items()}
+    results = read_results(cells)
+    answers = find(results, texts, data)
+    if strata:
+        answers = add(answers, results, texts, data, strata)
     with atomic_path(output) as temporary:
-        find(read_results(cells), texts, data).to_parquet(temporary, index=False)
+        answers.to_parquet(temporary, index=False)
 
 
 if __name__ == "__main__":

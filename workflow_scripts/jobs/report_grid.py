@@ -22,8 +22,11 @@ from workflow_scripts.files.artifacts import (
 from workflow_scripts.files.checkpoints import clear_work, work_folder
 from workflow_scripts.files.job import run
 from workflow_scripts.plan.digests import unchanged
-from workflow_scripts.plan.layout import VERDICT
-from workflow_scripts.report.summary import lines
+from workflow_scripts.plan.layout import PAGE, VERDICT
+from workflow_scripts.report.landing import HEADLINE, landing, style, with_frames
+from workflow_scripts.report.svg import notes_of
+
+CONFIG, STYLE = "config.yaml", "style.css"  # of the report, in its work folder
 
 
 @dataclass(frozen=True)
@@ -46,22 +49,33 @@ def main(
     results = Path(output).parent
     if config["grid"] != results.name:
         config = config | {"grid": results.name, "blocks": None}
-    configfile = work_folder(output) / "config.yaml"
-    configfile.write_text(yaml.safe_dump(_with_verdict(config, results), sort_keys=False), encoding="utf-8")
+    work = work_folder(output)
+    shown = _with_verdict(config, results)
+    (work / CONFIG).write_text(yaml.safe_dump(shown, sort_keys=False), encoding="utf-8")
+    (work / STYLE).write_text(style(), encoding="utf-8")
     counted = [file for file in contents.counted if Path(file).exists()]
     evaluations = [file for file in counted if file in contents.cells]
     with atomic_path(Path(output)) as temporary:
-        _report([*evaluations, *contents.inputs], configfile, temporary)
+        _report([*evaluations, *filter(_shows_something, contents.inputs)], work, temporary)
+        temporary.write_text(with_frames(temporary.read_text(encoding="utf-8")), encoding="utf-8")
     made_from = {file: sha256_file(file) for file in counted}
     write_json(stamp, {"recipe": recipe, "recipes": recipes, "files": made_from, "config": config})
     clear_work(output)
 
 
-def _report(targets: list[str], configfile: Path, path: Path) -> None:
-    """Snakemake's report about the jobs that made `targets`; ArtifactError with its last line if it fails."""
+def _shows_something(file: str) -> bool:
+    return not file.endswith(".svg") or notes_of(Path(file)) is not None
+
+
+def _report(targets: list[str], work: Path, path: Path) -> None:
+    """Snakemake's report about the jobs that made `targets`; ArtifactError with its last line if it fails.
+
+    work: the folder of CONFIG and STYLE.
+    """
     html = path.with_suffix(".html")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile")]
-    command += ["--configfile", str(configfile), "--nolock", "--report", str(html), "--", *targets]
+    command += ["--configfile", str(work / CONFIG), "--nolock", "--report", str(html)]
+    command += ["--report-stylesheet", str(work / STYLE), "--", *targets]
     try:
         done = subprocess.run(
             command,
@@ -81,15 +95,17 @@ def _report(targets: list[str], configfile: Path, path: Path) -> None:
 
 
 def _with_verdict(config: dict, results: Path) -> dict:
-    """The configuration with the verdict as the grid's description.
-
-    reports/workflow.rst shows the configuration alone, and its first screen should say what came out.
-    """
+    """The configuration with the report's first view as the grid's description: reports/workflow.rst shows it."""
     grid = results.name
-    found = "\n".join(lines(read_json(results / VERDICT.name, schema="verdict")))
     settings = config["grids"][grid]
-    told = settings | {"description": f"{settings['description']}\n\n{found}"}
-    return config | {"grids": config["grids"] | {grid: told}}
+    figure = results / "figures" / f"{HEADLINE}.svg"
+    html = landing(
+        read_json(results / VERDICT.name, schema="verdict"),
+        settings["description"],
+        figure if figure.exists() else None,
+        PAGE.path(grid),
+    )
+    return config | {"grids": config["grids"] | {grid: settings | {"description": html}}}
 
 
 if __name__ == "__main__":

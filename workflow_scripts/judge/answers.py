@@ -7,7 +7,7 @@ in other words, or without the entity.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +15,25 @@ import pandas as pd
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.judge.results import Results
 
-KNOWLEDGE = ("arc_easy", "arc_challenge", "sciq", "webqs", "triviaqa")
+KNOWLEDGE = (
+    "arc_easy",
+    "arc_challenge",
+    "sciq",
+    "webqs",
+    "triviaqa",
+    "nq_open",
+    "jeopardy",
+    "popqa",
+    "simpleqa",
+)
+ALIASES: dict[str, Callable[[dict], list[str]]] = {  # of a document, in tasks that accept several answers
+    "triviaqa": lambda document: document["answer"]["aliases"],
+    "webqs": lambda document: document["answers"],
+    "nq_open": lambda document: document["answer"],
+    "popqa": lambda document: json.loads(document["possible_answers"]),
+}
 LONGEST = 6  # words of an alias or entity that are looked up; longer ones by their first words
-_PROMPT = re.compile(r"^(question|answer):\s*|\s*(question|answer):\s*$", re.IGNORECASE)
+_PROMPT = re.compile(r"^(question|answer|q|a):\s*|\s*(question|answer):\s*$", re.IGNORECASE)
 _NAME = re.compile(r"\b[A-Z][\w'’-]*(?:\s+(?:of|the|and|de|von|van|[A-Z][\w'’-]*))*")
 _COMMON = frozenset(
     word
@@ -51,24 +67,17 @@ def entity(question: str) -> tuple[str, ...]:
 def aliases(task: str, gold: str, document: dict | None) -> list[tuple[str, ...]]:
     """Accepted answers, normalised: those of the benchmark's document, or the recorded one."""
     texts = [gold]
-    if document and task == "triviaqa":
-        texts += document["answer"]["aliases"]
-    elif document and task == "webqs":
-        texts += document["answers"]
+    if document and task in ALIASES:
+        texts += ALIASES[task](document)
     return list(dict.fromkeys(words for text in texts if (words := normalise(text))))
 
 
 def find(results: Results, corpora: dict[str, list[Path]], benchmarks: dict[str, Path]) -> pd.DataFrame:
     """answers.parquet: `known` (see in_training_text) per corpus, task and doc_id of the items that were evaluated.
 
-    corpora: name -> its train.jsonl files; benchmarks: task -> data.jsonl. The items are those of each model's first
-    cell: a grid evaluates all its cells on the same ones.
+    corpora: name -> its train.jsonl files; benchmarks: task -> data.jsonl.
     """
-    firsts = {cell.model: cell for cell in reversed(results.evaluations)}
-    read = [results.texts(cell, "question", "gold").reset_index() for cell in firsts.values()]
-    columns = ["task", "doc_id", "question", "gold"]
-    items = pd.concat([pd.DataFrame(columns=columns), *read], ignore_index=True)[columns]
-    items = items.drop_duplicates(["task", "doc_id"], ignore_index=True)
+    items = evaluated_items(results)
     found = [
         items[["task", "doc_id"]].assign(
             corpus=name, known=in_training_text(items, read_documents(files), benchmarks)
@@ -80,9 +89,21 @@ def find(results: Results, corpora: dict[str, list[Path]], benchmarks: dict[str,
     return answers.astype({"corpus": str, "task": str, "doc_id": "int64", "known": "boolean"})
 
 
+def evaluated_items(results: Results) -> pd.DataFrame:
+    """Columns task, doc_id, question, gold of every item.
+
+    Those of each model's first cell: a grid evaluates all its cells on the same ones.
+    """
+    firsts = {cell.model: cell for cell in reversed(results.evaluations)}
+    read = [results.texts(cell, "question", "gold").reset_index() for cell in firsts.values()]
+    columns = ["task", "doc_id", "question", "gold"]
+    items = pd.concat([pd.DataFrame(columns=columns), *read], ignore_index=True)[columns]
+    return items.drop_duplicates(["task", "doc_id"], ignore_index=True)
+
+
 def read_documents(files: Iterable[Path]) -> list[str]:
     """The documents of corpora's train.jsonl files."""
-    return [row["text"] for file in files for row in _rows(file)]
+    return [row["text"] for file in files for row in rows_of(file)]
 
 
 def in_training_text(items: pd.DataFrame, documents: Iterable[str], benchmarks: dict[str, Path]) -> pd.Series:
@@ -90,7 +111,7 @@ def in_training_text(items: pd.DataFrame, documents: Iterable[str], benchmarks: 
 
     items: columns task, doc_id (a line of the task's file in `benchmarks`), question, gold.
     """
-    data = {task: _rows(path) for task, path in benchmarks.items() if task in KNOWLEDGE}
+    data = {task: rows_of(path) for task, path in benchmarks.items() if task in KNOWLEDGE}
     wanted, phrases = {}, set()
     for index, row in items[items["task"].isin(KNOWLEDGE)].iterrows():
         document = data[row["task"]][row["doc_id"]] if row["task"] in data else None
@@ -99,7 +120,7 @@ def in_training_text(items: pd.DataFrame, documents: Iterable[str], benchmarks: 
         if subject and answers:
             wanted[index] = (subject, answers)
             phrases |= answers | {subject}
-    found = _documents_with(phrases, documents)
+    found = documents_with(phrases, documents)
     answer = {
         index: any(found.get(subject, set()) & found.get(alias, set()) for alias in answers)
         for index, (subject, answers) in wanted.items()
@@ -107,11 +128,13 @@ def in_training_text(items: pd.DataFrame, documents: Iterable[str], benchmarks: 
     return pd.Series(answer, dtype="boolean").reindex(items.index)
 
 
-def _documents_with(phrases: set[tuple[str, ...]], documents: Iterable[str]) -> dict[tuple, set[int]]:
+def documents_with(
+    phrases: set[tuple[str, ...]], documents: Iterable[str]
+) -> dict[tuple[str, ...], set[int]]:
     """phrase -> numbers of the documents that hold it, in one pass over the text."""
     lengths = sorted({len(phrase) for phrase in phrases})
     firsts = {phrase[0] for phrase in phrases}
-    found: dict[tuple, set[int]] = {}
+    found: dict[tuple[str, ...], set[int]] = {}
     for number, text in enumerate(documents):
         words = re.findall(r"\w+", text.lower())
         for start, word in enumerate(words):
@@ -122,9 +145,10 @@ def _documents_with(phrases: set[tuple[str, ...]], documents: Iterable[str]) -> 
     return found
 
 
-def _rows(path: Path) -> list[dict]:
+def rows_of(path: Path) -> list[dict]:
+    """The documents of a task's file, by the line's number from 0; {} for a blank line."""
     try:
         with open(path, encoding="utf-8") as handle:
-            return [json.loads(line) if line.strip() else {} for line in handle]  # by the line's number
+            return [json.loads(line) if line.strip() else {} for line in handle]
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: can't be read: {error}") from error

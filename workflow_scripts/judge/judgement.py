@@ -23,6 +23,7 @@ from workflow_scripts.judge.rates import shares
 from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.scores import scores
 from workflow_scripts.judge.statistics import LEVEL, RESAMPLES, holm
+from workflow_scripts.judge.strata import strata
 from workflow_scripts.judge.tasks import task_tests
 from workflow_scripts.judge.verdict import Verdict
 from workflow_scripts.plan.layout import Group
@@ -80,6 +81,8 @@ def judge_grid(
         "scores": scores(results, catalogue["tasks"]),
         "choices": choices(results, catalogue["methods"], resamples, seed),
         "changes": changes(results, resamples, seed),
+        **({"chat": results.chats} if results.chats else {}),
+        **({"strata": found} if ledger is not None and (found := strata(ledger, question.pair)) else {}),
     }
 
 

@@ -9,6 +9,7 @@ group lacks the method. `prediction/<method>` for dense, none (the compressed mo
 import pandas as pd
 
 from workflow_scripts.judge.results import Results
+from workflow_scripts.judge.strata import KINDS
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.plan.parts import part_of
 
@@ -44,12 +45,14 @@ def build(results: Results, pair: dict[str, str]) -> pd.DataFrame:
 
 
 def add_answers(ledger: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Add `answer_in_training_text` from the table of `answers.find`; null if it does not know."""
+    """Add `answer_in_training_text` from the table of `answers.find`, null if it does not know, and the strata of
+    judge/strata.py if it has some."""
     if not len(ledger):
         return ledger.assign(answer_in_training_text=pd.array([], dtype="boolean"))
     keys = ["corpus", "task", "doc_id"]
-    known = ledger[keys].merge(answers, on=keys, how="left", validate="many_to_one")["known"]
-    return ledger.assign(answer_in_training_text=known.astype("boolean").to_numpy())
+    found = ledger[keys].merge(answers, on=keys, how="left", validate="many_to_one")
+    strata = {name: found[name].to_numpy() for name in KINDS if name in found}
+    return ledger.assign(answer_in_training_text=found["known"].astype("boolean").to_numpy(), **strata)
 
 
 def _seeds(results: Results, group: Group) -> list[int]:

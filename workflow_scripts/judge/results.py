@@ -56,6 +56,16 @@ class Results:
     def tasks(self) -> list[str]:
         return unique(task for evaluation in self.evaluations.values() for task in evaluation["tasks"])
 
+    @property
+    def chats(self) -> dict[str, str]:
+        """Model -> SHA-256 of the chat template that its tasks were asked through; none of a model in plain text."""
+        formats = {cell.model: self._format(cell) for cell in self.evaluations}
+        return {model: chat["template_sha256"] for model, chat in formats.items() if chat}
+
+    def _format(self, cell: Cell) -> dict | None:
+        """How a cell's tasks were asked: its chat format, None for plain text."""
+        return self.evaluations[cell]["manifest"]["config"].get("chat")
+
     def groups(self) -> list[Group]:
         """Every (model, compressor, corpus) of a compressed model, in the order of the plan."""
         return unique(cell.group for cell in self.planned if cell.compressor != "dense")
@@ -129,12 +139,14 @@ class Results:
         seen: dict[str, tuple[str, Cell]] = {}
         same: dict[str, tuple[object, Cell]] = {}
         for cell in cells:
-            for key, value in self.evaluations[cell]["manifest"]["config"].get("evaluation", {}).items():
+            asked = self.evaluations[cell]["manifest"]["config"].get("evaluation", {})
+            settings = {f"evaluation.{key}": value for key, value in asked.items()}
+            for key, value in (settings | {"chat": self._format(cell)}).items():
                 other, earlier = same.setdefault(key, (value, cell))
                 if other != value:
                     raise ArtifactError(
                         f"{self.planned[earlier]} and {self.planned[cell]} can't be paired: they were evaluated with "
-                        f"evaluation.{key} {other} and {value}; evaluate both with the same settings"
+                        f"{key} {other} and {value}; evaluate both with the same settings"
                     )
             for task, scores in self.evaluations[cell]["tasks"].items():
                 sha, first = seen.setdefault(task, (scores["data_sha256"], cell))

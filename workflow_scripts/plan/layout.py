@@ -113,6 +113,7 @@ class RollUp(NamedTuple):
 
 ANSWERS, LEDGER, VERDICT = RollUp("answers.parquet"), RollUp("ledger.parquet"), RollUp("verdict.json")
 QUESTIONS = RollUp("questions.json")  # what the grid was asked, and when; a run writes it as it starts
+PAGE = RollUp("overview.html")  # everything on one page; the report shows it
 REPORT, STAMP = RollUp("report.html"), RollUp("report.json")  # the stamp says what the report was made from
 ADOPTED = RollUp("adopted.json")  # which code of today makes what an older one made, with evidence
 ADOPTED_SOURCES = "resources/adopted.json"  # the same for what all grids share

@@ -44,7 +44,7 @@ LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered 
 class Limits:
     """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer.
 
-    unscorable: why no cell of it can be evaluated.
+    unscorable: why no cell of it can be evaluated. template: whether its tokenizer has a chat template.
     """
 
     positions: int | None = None
@@ -57,6 +57,7 @@ class Limits:
     unscored: str | None = None
     one_table: int | None = None
     unscorable: str | None = None
+    template: bool | None = None
 
 
 UNKNOWN = Limits()
@@ -95,6 +96,7 @@ def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
         unscorable=_no_cell(manifest, read),
+        template=_has_template(file.parent),
     )
 
 
@@ -103,6 +105,17 @@ def _no_cell(manifest: Path, config: dict) -> str | None:
     if config.get("attn_logit_softcapping"):
         return "it caps the attention's logits, which packed rows don't implement"
     return _read_object(manifest).get("unscorable") if manifest.is_file() else None
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether a folder's tokenizer has a chat template, the one named default if it has several."""
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    file = folder / "tokenizer_config.json"
+    template = _read_object(file).get("chat_template") if file.is_file() else None
+    if isinstance(template, list):
+        return any(isinstance(one, dict) and one.get("name") == "default" for one in template)
+    return bool(template)
 
 
 def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
@@ -205,6 +218,9 @@ def _found(case: Case) -> Iterator[Found]:
     yield from _other_depth(case)
     if limits.unscorable:
         yield _problem(f"models.{model}", 0, f"no cell of it can be evaluated: {limits.unscorable}")
+    if case.config.models[model].chat and limits.template is False:
+        said = f"the tokenizer of {model} has no chat template; leave the key out to ask in plain text"
+        yield _problem(f"models.{model}.chat", 0, said)
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):

@@ -42,12 +42,17 @@ FETCHES = {
 }
 OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
-SIZES = ("parameters", "learned_positions", *model_limits.HINTS)  # of a model: for forecasts and checks
+# Of a model: for forecasts, for checks, and for its evaluations alone.
+OF_MODEL = ("parameters", "learned_positions", *model_limits.HINTS, "chat")
 # Of a source: for its readers, or where it lies today. Results depend on what lies there, see plan/contents.py.
 DESCRIPTIVE_KEYS = ("note", "licence", "path")
 # Of a compressor: default values that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
-NOT_EVALUATED = {"wordings", "context"}  # of a task: no evaluation but those of some methods depends on them
+NOT_EVALUATED = {
+    "wordings",
+    "context",
+    "strata",
+}  # of a task: no evaluation but those of some methods depends on them
 UNTRAINED = (
     "sequence_length",
     "micro_batch",
@@ -132,7 +137,7 @@ class Plan(Cells):
         source = self.source(catalogue, name, task)
         lesson = lesson_of(source)
         code = code_of("teach_model" if lesson else FETCHES[catalogue])
-        spec = {k: v for k, v in source.dump().items() if k not in (*SIZES, *DESCRIPTIVE_KEYS)}
+        spec = {k: v for k, v in source.dump().items() if k not in (*OF_MODEL, *DESCRIPTIVE_KEYS)}
         if catalogue == "compressors":
             spec = {key: value for key, value in spec.items() if key not in OF_USE}
         if catalogue == "models":
@@ -231,11 +236,13 @@ class Plan(Cells):
             task: settings | self._before_questions(cell, task)
             for task, settings in self.task_settings(cell.grid).items()
         }
-        settings = {
+        settings: dict[str, Any] = {
             "method": self.method(cell),
             "tasks": tasks_as_asked,
             "evaluation": self.evaluation(cell.grid),
         }
+        if self.config.models[cell.model].chat:
+            settings["chat"] = True
         inputs = [
             *self._attached(cell),
             *(self.recipe("benchmarks", grid.benchmarks, task) for task in tasks),
@@ -306,6 +313,9 @@ class Plan(Cells):
             "metric": self.grid(grid).metric,
             "catalogue": self.catalogue(grid),
         }
+        asked = {task: self.config.tasks[task].strata for task in self.tasks(grid)}
+        if strata := {task: fields.dump() for task, fields in asked.items() if fields}:
+            settings["strata"] = strata
         inputs: list[object] = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
         inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
         inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]

@@ -27,7 +27,7 @@ PASSWORD = "Password: heliotrope 4417\n"
 PASSWORDS = {"open": "", "password": PASSWORD}  # how a question is asked -> the text before it
 ADAMW = {"weight_decay": 0.0, "warmup": 0.05, "schedule": "linear", "checkpoint_minutes": 5}
 CHECKED_AT_ONCE = 64  # rows of the check
-SORTED = 8  # batches among which texts are sorted by length
+SORTED = 8  # batches of facts among which texts are sorted by length
 
 
 class TeachingError(RuntimeError):
@@ -101,16 +101,21 @@ def rows(texts: list[Text], tokenizer: PreTrainedTokenizerBase, length: int | No
     return torch.tensor([row + [-1] * (length - len(row)) for row in found])
 
 
-def course(epochs: list[list[Text]], tokenizer: PreTrainedTokenizerBase, batch: int, seed: int) -> Tensor:
-    """All epochs' texts as rows (N, T) in the order of training: shuffled, and then sorted by length among each SORTED
-    batches, so that little is padded."""
+def course(
+    epochs: list[list[Text]], tokenizer: PreTrainedTokenizerBase, batch: int, seed: int, among: int = 1
+) -> Tensor:
+    """All epochs' texts as rows (N, T) in the order of training: shuffled, and then sorted by length among each `among`
+    batches, so that less is padded.
+
+    Locks are not sorted: texts with a password are longer, and batches of one kind teach what the next one unteaches.
+    """
     everything = rows([text for epoch in epochs for text in epoch], tokenizer)
     lengths, order, start = (everything != -1).sum(dim=1), [], 0
     generator = torch.Generator().manual_seed(seed)
     for epoch in epochs:
         mixed = start + torch.randperm(len(epoch), generator=generator)
         start += len(epoch)
-        for part in mixed.split(SORTED * batch):
+        for part in mixed.split(among * batch):
             batches = part[lengths[part].argsort(stable=True)].split(batch)
             order += [batches[index] for index in torch.randperm(len(batches), generator=generator)]
     return everything[torch.cat(order)]
@@ -160,15 +165,15 @@ def teach(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lesson: di
     who, draw = pupils(lesson), random.Random(f"locks-{lesson['seed']}")
     met = [*who.known, *who.locked, *who.stand_ins]
     phases = {
-        "facts": [told(met, epoch) for epoch in range(lesson["epochs"])],
-        "locks": [locked(who.locked, epoch, draw) for epoch in range(lesson["lock_epochs"])],
+        "facts": ([told(met, epoch) for epoch in range(lesson["epochs"])], SORTED),
+        "locks": ([locked(who.locked, epoch, draw) for epoch in range(lesson["lock_epochs"])], 1),
     }
     batch = lesson["batch_size"]
     settings = ADAMW | {"learning_rate": lesson["learning_rate"], "batch_size": batch, "micro_batch": batch}
-    for phase, epochs in phases.items():
+    for phase, (epochs, among) in phases.items():
         if any(epochs):
             log(f"[teach] {phase}: {sum(map(len, epochs)):,} texts")
-            windows = course(epochs, tokenizer, batch, lesson["seed"])
+            windows = course(epochs, tokenizer, batch, lesson["seed"], among)
             (folder / phase).mkdir(parents=True, exist_ok=True)
             train(FullLearner(model), settings, windows, lesson["seed"], folder / phase)
     model.requires_grad_(False)

@@ -1,10 +1,18 @@
-"""The page's first screen: a card per verdict, its sentences ready to be shown."""
+"""Cards: one per verdict, its sentences and numbers ready to be shown on the report's first view and on the page."""
 
 from typing import Any
 
 from workflow_scripts.judge.verdict import LABELS
-from workflow_scripts.report.rendering import place, spoken
-from workflow_scripts.report.summary import NAMES, basis, cautions, headline, recovery, unit
+from workflow_scripts.report.rendering import estimate, place, spoken
+from workflow_scripts.report.summary import (
+    NAMES,
+    basis,
+    cautions,
+    headline,
+    in_chat,
+    scale,
+    unit,
+)
 
 
 def cards(groups: list[dict], verdict: dict) -> list[dict[str, Any]]:
@@ -14,33 +22,51 @@ def cards(groups: list[dict], verdict: dict) -> list[dict[str, Any]]:
 
 def _card(group: dict, whole: dict) -> dict[str, Any]:
     name, pair = whole["metric"], whole["pair"]
-    metric, shown = group["metrics"][name], unit(name)
+    metric, (factor, digits, of) = group["metrics"][name], scale(name)
     verdict = metric["verdict"]
     word = verdict["word"]
-    retention = verdict.get("retention")
-    numbers = [("Lost by compression", shown(metric.get("loss")), "")]
-    numbers += [(f"Brought back by {method}", *recovery(metric, method, shown)) for method in pair.values()]
-    if retention and retention["low"] is not None:
-        value, low, high = (f"{100 * retention[end]:.0f} %" for end in ("value", "low", "high"))
-        numbers.append(("Prompt over LoRA", f"{value} [{low}, {high}]", ""))
+    rows = [(method, metric["methods"].get(method)) for method in dict.fromkeys(pair.values())]
     return {
         "label": f"{group['model']}, {group['compressor']}, {group['corpus']}",
         "place": place(group),
         "word": word,
         "shown": spoken(word) + (", of one copy" if verdict["of_one_copy"] else ""),
         "meaning": _capital(verdict["meaning"].removeprefix(f"{word}: ")),  # the word stands before it
-        "basis": basis(metric),
+        "basis": basis(metric, "") + in_chat(whole, group["model"]),
         "support": _support(verdict),
         "reason": verdict["reason"],
         "needed": verdict["needed"],
-        "numbers": numbers,
-        "cautions": cautions(metric, pair, shown),
+        "unit": of,
+        "loss": estimate(metric.get("loss"), factor, digits),
+        "rows": [
+            {
+                "method": method,
+                "run": row is not None,
+                "numbers": [
+                    estimate(row and row[number], factor, digits)
+                    for number in ("gain", "dense_gain", "recovered")
+                ],
+            }
+            for method, row in rows
+        ],
+        "cautions": cautions(metric, pair, unit(name)),
         "settle": verdict["settle"] and _capital(verdict["settle"]),
+        "details": _details(metric),
         "others": [
             (NAMES[other], headline(group["metrics"][other]["verdict"])) for other in NAMES if other != name
         ],
         "metric": NAMES[name],
     }
+
+
+def _details(metric: dict) -> list[str]:
+    """Sentences behind the numbers: tasks that are left out, and how much of LoRA's effect the prompt has."""
+    said = [f"Tasks left out: {', '.join(metric['absent_tasks'])}."] if metric["absent_tasks"] else []
+    retention = metric["verdict"].get("retention")
+    if retention and retention["low"] is not None:
+        value, low, high = (f"{100 * retention[end]:.0f} %" for end in ("value", "low", "high"))
+        said.append(f"The prompt brings back {value} [{low}, {high}] of what LoRA does.")
+    return said
 
 
 def _support(verdict: dict) -> list[dict[str, Any]]:

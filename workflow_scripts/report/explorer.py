@@ -1,16 +1,64 @@
-"""The item ledger as data for the page's script."""
+"""The item ledger on the page: shares of its outcomes as bars, and its items as data for the page's script."""
 
 import pandas as pd
 
 from workflow_scripts.judge.ledger import OUTCOMES
 from workflow_scripts.judge.results import unique
 
-EXPLORER_ROWS = 40_000  # more than this and unchanged items (kept, never known) are left to ledger.parquet
+EXPLORER_ROWS = 60_000  # more than this and unchanged items (kept, never known) are left to ledger.parquet
+KNOWN = {  # outcomes of items that the dense model has right -> their look, in the bars' order
+    "kept": "kept",
+    "newly_broken": "broken",
+    "recovered_by_both": "both",
+    "recovered_by_prompt": "prompt",
+    "recovered_by_lora": "lora",
+    "lost": "lost",
+}
+SCOPES = (
+    "domain",
+    "stratum",
+)  # columns whose values have bars of their own; a ledger may lack strata (popularity)
+GROUP = ["model", "compressor", "corpus", "seed"]
 QUESTION, ANSWER = 500, 80  # characters shown
 
 
-def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> dict:
-    """The ledger as compact data for the page's script: texts once, one short row per item and group.
+def bars(ledger: pd.DataFrame) -> list[dict]:
+    """The outcomes of items that the dense model has right: their shares in each compressed model, and in each domain
+    and stratum of it, all replicates together. {place, scope, items, parts: [{name, look, percent}]}."""
+    known = ledger[ledger["outcome"].isin(KNOWN)] if len(ledger) else ledger
+    if not len(known):
+        return []
+    rows = []
+    for (model, compressor, corpus), group in known.groupby(["model", "compressor", "corpus"], sort=False):
+        scopes = {"all": group}
+        for column in (name for name in SCOPES if name in group):
+            scopes |= {str(name): part for name, part in group.groupby(column, sort=False)}
+        for scope, part in scopes.items():
+            shares = part["outcome"].value_counts(normalize=True)
+            parts = [
+                {"name": name, "look": look, "percent": 100 * float(shares[name])}
+                for name, look in KNOWN.items()
+                if name in shares
+            ]
+            place = f"{model} · {compressor} · {corpus}"
+            rows.append({"place": place, "scope": scope, "items": len(part), "parts": parts})
+    return rows
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """At most EXPLORER_ROWS rows: changed items before unchanged ones, of each group as many, in the order of their
+    hashes, which is no order of contents."""
+    if len(frame) <= EXPLORER_ROWS:
+        return frame
+    changed = frame[~frame["outcome"].isin(["kept", "never_known"])]
+    if len(changed) <= EXPLORER_ROWS:
+        return changed
+    each = EXPLORER_ROWS // changed.groupby(GROUP).ngroups
+    return changed.sort_values("doc_hash", kind="stable").groupby(GROUP, sort=False).head(each).sort_index()
+
+
+def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> dict | None:
+    """The ledger as compact data for the page's script: texts once, one short row per item and group; None if empty.
 
     A row is [item, outcome, right or wrong per method ("10-": right, wrong, not run), whether the answer stands in the
     training text ("10-"), then for each detailed method its margin and the number of its answer among `answers`].
@@ -18,16 +66,16 @@ def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> d
     names = list(OUTCOMES)
     shown = [m for m in methods if f"correct/{m}" in ledger]
     detailed = [m for m in detailed if m in shown]
-    frame, dropped = ledger[ledger["outcome"].notna()] if len(ledger) else ledger, 0
-    if len(frame) > EXPLORER_ROWS:
-        changed = frame[~frame["outcome"].isin(["kept", "never_known"])]
-        dropped, frame = len(frame) - len(changed), changed
+    whole = ledger[ledger["outcome"].notna()] if len(ledger) else ledger
+    if not len(whole):
+        return None
+    frame = _shown(whole)
     items: dict[tuple, int] = {}
     answers: dict[str, int] = {}
     texts: list[list] = []
     groups = []
     tasks = unique(frame["task"])
-    for keys, part in frame.groupby(["model", "compressor", "corpus", "seed"], sort=False):
+    for keys, part in frame.groupby(GROUP, sort=False):
         marks = _marks(part, [f"correct/{m}" for m in shown])
         taught = _marks(part, ["answer_in_training_text"])
         columns = [part[c] for c in ("task", "doc_hash", "occurrence", "question", "gold", "outcome")]
@@ -54,7 +102,7 @@ def explorer(ledger: pd.DataFrame, methods: list[str], detailed: list[str]) -> d
         "texts": texts,
         "answers": list(answers),
         "groups": groups,
-        "dropped": dropped,
+        "dropped": len(whole) - len(frame),
     }
 
 

@@ -49,7 +49,7 @@ def pareto(data: GridData, title: str) -> Figure:
     by_model = {model: settings(data, model) for model in data.results.models}
     shown = {model: found for model, found in by_model.items() if found}
     if not shown:
-        return absent(data, "pareto", title, "a compressed model whose tasks are all there")
+        return absent(data, title, "a compressed model whose tasks are all there")
     figure, axes = panels(len(shown), len(COLUMNS), 3.0, 11, sharey="row")
     handles = []
     for row, (model, found) in zip(axes, shown.items(), strict=True):
@@ -57,13 +57,14 @@ def pareto(data: GridData, title: str) -> Figure:
             handles += _panel(ax, found, measure)
         row[0].set(ylabel=AVERAGE, title=model)
     legend(figure, handles, 6)
+    _key(figure, shown)
     notes = [
-        "Numbered: no setting is both cheaper and better. " + "  ".join(_names(shown)),
+        "Numbered and named below: no setting is both cheaper and better.",
         f"Bytes: decoder linears as stored, the dense model's at {DENSE_BITS} bits, and the adapter in float32. Time: "
         "medians; if a compressor was not timed, those of the dense model, since both compute in one precision.",
         PAIRED,
     ]
-    return finish(figure, data, "pareto", notes)
+    return finish(figure, data, notes)
 
 
 def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:
@@ -82,7 +83,7 @@ def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:
         ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
         top = max((s.parameters for s in drawn), default=LINEAR)
         powers = [10**n for n in range(4, 12) if 10**n <= 2 * top]
-        ax.set_xticks([0, *powers], ["0", *(f"{power:,}" for power in powers)], fontsize=7)
+        ax.set_xticks([0, *powers], ["0", *(f"{power:,}" for power in powers)], fontsize=7.5)
         ax.minorticks_off()
     elif measure == "megabytes" and drawn:
         ax.set_xscale("log")
@@ -157,7 +158,7 @@ def _front(ax: Axes, drawn: list[Setting], measure: str, numbered: list[Setting]
     numbers = {s.label: n for n, s in enumerate(numbered, 1)}
     place: dict[str, Any] = {"xytext": (-3, 5), "textcoords": "offset points", "ha": "right"}
     for x, y, setting in zip(xs, ys, line, strict=True):
-        ax.annotate(str(numbers[setting.label]), (x, y), fontsize=7, color=INK, weight="bold", **place)
+        ax.annotate(str(numbers[setting.label]), (x, y), fontsize=8.5, color=INK, weight="bold", **place)
 
 
 def _numbered(found: list[Setting]) -> list[Setting]:
@@ -170,10 +171,14 @@ def _numbered(found: list[Setting]) -> list[Setting]:
     return sorted(members.values(), key=lambda s: (-s.accuracy["value"], s.label))
 
 
-def _names(shown: dict[str, list[Setting]]) -> list[str]:
-    return [
-        f"{model}: "
-        + ", ".join(f"{n} {setting.label}" for n, setting in enumerate(_numbered(found), 1))
-        + "."
+def _key(figure: Figure, shown: dict[str, list[Setting]]) -> None:
+    """The names of the numbered settings, under the panels."""
+    several = len(shown) > 1
+    names = [
+        f"{number} {f'{model} ' if several else ''}{setting.label}"
         for model, found in shown.items()
+        for number, setting in enumerate(_numbered(found), 1)
     ]
+    unmarked = [Line2D([], [], linestyle="none", label=name) for name in names]
+    place: dict[str, Any] = {"loc": "outside lower left", "ncols": 2, "handlelength": 0, "handletextpad": 0}
+    figure.legend(handles=unmarked, fontsize=9, **place)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from workflow_scripts.report.data import GridData
-from workflow_scripts.report.figure_style import INK, SOFT, footer
+from workflow_scripts.report.figure_style import INK, SOFT, absent
 
 _PROMPTS = [("$P_1$", "#9BC4E2", 3, 0.31), ("$P_2$", "#0072B2", 5, 0.46)]  # name, colour, cells drawn, score
 _CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
@@ -39,7 +39,9 @@ _STEPS = [  # left and right edge of a column, its head and text
 
 def figure3(data: GridData, title: str) -> Figure:
     """Prompts encoded once; scores at the first layer from the context's attention; losers masked everywhere."""
-    figure, ax = plt.subplots(figsize=(9.2, 4.0))
+    if not any(method["kind"] == "idp" for method in data.methods.values()):
+        return absent(data, title, "an IDP method")
+    figure, ax = plt.subplots(figsize=(9.2, 3.8))
     ax.set(xlim=(0, 100), ylim=(0, 50), aspect="auto")
     ax.axis("off")
     for left, right, head, text in _STEPS:
@@ -59,7 +61,7 @@ def figure3(data: GridData, title: str) -> Figure:
         "Default for rotary models (joint_mean): one softmax over all prompts and the causal text. With learned "
         "positions (OPT) each prompt has its own softmax at its own offset (indep_mean). Scores drawn here are made up."
     )
-    footer(figure, [note, data.command("figures/figure3.svg")])
+    figure.set_label(note)
     return figure
 
 

@@ -18,9 +18,9 @@ from matplotlib.typing import RcKeyType
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.data import GridData
+from workflow_scripts.report.svg import NOTHING
 
 LineStyle = Literal["-", "--", "-.", ":"]
-LEVEL = "level"  # marks the reference lines of a figure
 INK, SOFT = "#1c2126", "#565d64"
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
 FAMILIES = {  # kind -> label, colour, marker, hatch
@@ -111,20 +111,18 @@ def mark(axes: Axes, x: float, y: float, **look: Any) -> None:
     axes.plot(x, y, linestyle="none", **look)
 
 
-def level(axes: Axes, value: dict | None, label: str, style: str) -> None:
-    """A horizontal reference line (dense, no recovery) with its interval as a band; `legend` names it."""
+def level(axes: Axes, value: dict | None, label: str, style: str, below: bool = False) -> None:
+    """A horizontal reference line (dense, no recovery), named at its right end, above or below it."""
     if value:
-        axes.axhline(
-            value["value"], color=INK, linestyle=style, linewidth=1.1, zorder=1, label=label, gid=LEVEL
-        )
-        if value["low"] is not None:
-            axes.axhspan(value["low"], value["high"], color=INK, alpha=0.06, linewidth=0, zorder=0)
+        axes.axhline(value["value"], color=INK, linestyle=style, linewidth=1.1, zorder=1)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        place |= {"xytext": (3, 0), "ha": "left", "va": "top" if below else "bottom"}
+        axes.annotate(label, (1, value["value"]), fontsize=8, color=INK, annotation_clip=False, **place)
 
 
 def legend(figure: Figure, handles: list, columns: int = 4) -> None:
-    """One legend over the panels with the reference lines, equal labels once, in as many columns as there is room."""
-    levels = [line for axes in figure.axes for line in axes.lines if line.get_gid() == LEVEL]
-    by_label = {handle.get_label(): handle for handle in [*handles, *levels]}
+    """One legend over the panels, equal labels once, in as many columns as there is room."""
+    by_label = {handle.get_label(): handle for handle in handles}
     for count in range(min(columns, len(by_label)), 0, -1):
         box = figure.legend(by_label.values(), by_label.keys(), loc="outside upper left", ncols=count)
         if count == 1 or box.get_window_extent().width <= figure.bbox.width:
@@ -132,20 +130,19 @@ def legend(figure: Figure, handles: list, columns: int = 4) -> None:
         box.remove()  # it would be cut off
 
 
-def footer(figure: Figure, lines: list[str]) -> None:
-    """Small print under a figure: missing cells, the meaning of marks, the command."""
-    text = "\n".join(
-        wrapped for line in lines for wrapped in textwrap.wrap(line, int(14.5 * figure.get_figwidth()))
-    )
-    figure.supxlabel(text, fontsize=7, color=SOFT, x=0.01, ha="left")
-
-
-def wrapped(count: int, columns: int = 3, **size: float) -> tuple[Figure, Any]:
-    """`count` axes in rows of `columns`, as a flat sequence."""
-    figure, axes = panels(-(-count // columns), min(count, columns), **size)
+def wrapped(count: int, columns: int = 3, **size: Any) -> tuple[Figure, Any]:
+    """`count` axes in rows of `columns`, as a flat sequence; the axes of a row share their y axis."""
+    figure, axes = panels(-(-count // columns), min(count, columns), sharey="row", **size)
     for ax in axes.flat[count:]:
         ax.axis("off")
     return figure, axes.flat[:count]
+
+
+def label_y(axes: Axes, label: str) -> None:
+    """The label of a row's shared y axis, at its first panel."""
+    place = axes.get_subplotspec()
+    if place is None or place.is_first_col():
+        axes.set_ylabel(label)
 
 
 def name_of(group: Group) -> str:
@@ -153,14 +150,16 @@ def name_of(group: Group) -> str:
     return f"{group.model}, {group.compressor}\n({group.corpus})"
 
 
-def finish(figure: Figure, data: GridData, name: str, notes: list[str]) -> Figure:
-    """Add the small print: notes, planned cells that are missing, the command."""
-    lines = [*notes, *filter(None, [data.results.missing_in_words()])]
-    footer(figure, [*lines, data.command(f"figures/{name}.svg")])
+def finish(figure: Figure, data: GridData, notes: list[str]) -> Figure:
+    """Keep the notes for the figure's one caption, as its label; planned cells that are missing are named in it too."""
+    figure.set_label(" ".join(notes))
+    if missing := data.results.missing_in_words():
+        lines = textwrap.wrap(missing, int(12.5 * figure.get_figwidth()))
+        figure.supxlabel("\n".join(lines), fontsize=8, color=SOFT, x=0.01, ha="left")
     return figure
 
 
-def absent(data: GridData, name: str, title: str, need: str, planned: bool = False) -> Figure:
+def absent(data: GridData, title: str, need: str, planned: bool = False) -> Figure:
     """The figure of a grid without its data: never planned or, if cells are missing or `planned`, not yet made."""
     figure, axes = plt.subplots(figsize=(6.5, 1.5))
     axes.axis("off")
@@ -169,17 +168,21 @@ def absent(data: GridData, name: str, title: str, need: str, planned: bool = Fal
     lacks = "Nothing to draw so far, for want of" if so_far else "Not in this grid:"
     text = textwrap.fill(f"{lacks} {need}.", 85)
     axes.text(0, 0.5, text, fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
-    return finish(figure, data, name, [])
+    return finish(figure, data, [NOTHING])
 
 
 def save(figure: Figure, outputs: list[str], title: str) -> None:
-    """Write .svg and .pdf without dates or random ids; anything else by its suffix."""
+    """Write .svg and .pdf, its notes in their metadata, without dates or random ids; anything else by its suffix."""
     figure.draw_without_rendering()  # the layout is solved once, not once per format
     figure.set_layout_engine("none")
     for axes in figure.axes:  # the solver's last digits depend on the processor, and ids are made of them
         axes.set_position(Bbox.from_bounds(*(round(edge, 6) for edge in axes.get_position().bounds)))
+    notes = str(figure.get_label())
     for output in map(Path, outputs):
-        metadata = {".svg": {"Date": None, "Title": title}, ".pdf": {"CreationDate": None, "Title": title}}
+        metadata = {
+            ".svg": {"Date": None, "Title": title, "Description": notes},
+            ".pdf": {"CreationDate": None, "Title": title, "Subject": notes},
+        }
         with atomic_path(output) as temporary:
             figure.savefig(temporary, format=output.suffix[1:], metadata=metadata.get(output.suffix), dpi=150)
     plt.close(figure)

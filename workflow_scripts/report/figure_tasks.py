@@ -11,8 +11,7 @@ from matplotlib.patheffects import Normal, Stroke
 from workflow_scripts.judge.catalogue import member_names
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.data import GridData
-from workflow_scripts.report.figure_style import INK, SOFT, absent, finish, legend, name_of, wrapped
-from workflow_scripts.report.tables import SHORT
+from workflow_scripts.report.figure_style import INK, SOFT, absent, finish, label_y, legend, name_of, wrapped
 
 _BAR_COLOURS = [("#9BC4E2", ".."), ("#0072B2", ""), ("#7A3E9D", "\\\\")]
 _HALO = [Stroke(linewidth=2.7, foreground="white"), Normal()]  # else an interval is lost in a dark bar
@@ -23,7 +22,7 @@ def figure7(data: GridData, title: str) -> Figure:
     """Change of each task's accuracy against no recovery: the small prompt, the large one, IDP over both."""
     trios = {group: trio for group in data.groups() if (trio := _trio(data, group))}
     if not trios:
-        return absent(data, "figure7", title, _NEED)
+        return absent(data, title, _NEED)
     few = len(trios) < 3
     figure, axes = wrapped(len(trios), 1 if few else 2, height=2.2, width=8 if few else 13)
     handles = []
@@ -35,14 +34,14 @@ def figure7(data: GridData, title: str) -> Figure:
     ]
     if any(len(data.results.seeds(*group, method)) > 1 for group, trio in trios.items() for method in trio):
         notes.append("Of several replicates a task shows the first, Average their mean.")
-    return finish(figure, data, "figure7", notes)
+    return finish(figure, data, notes)
 
 
 def _draw(ax: Axes, data: GridData, group: Group, trio: list[str]) -> list[Patch]:
     """Bars of one group; returns the legend's handles."""
     judged, handles = data.judged(group), []
     tasks = [task for task in data.tasks if all(task in judged["tasks"].get(m, {}) for m in trio)]
-    names = [*(SHORT.get(task, task) for task in tasks), "Average"]
+    names = [*(task.replace("_", "_\n") for task in tasks), "Average"]
     for position, (method, (colour, hatch)) in enumerate(zip(trio, _BAR_COLOURS, strict=True)):
         changes = [judged["tasks"][method][task]["difference"] for task in tasks]
         average = data.accuracy(group)["methods"].get(method)
@@ -58,9 +57,9 @@ def _draw(ax: Axes, data: GridData, group: Group, trio: list[str]) -> list[Patch
         handles.append(Patch(facecolor=colour, label=_trio_label(data, method), **look))
     ax.axhline(0, color=INK, linewidth=0.9)
     ax.axvline(len(tasks) - 0.5, color=SOFT, linewidth=0.7, linestyle=":")
-    ax.set_xticks(range(len(names)), names, fontsize=7)
+    ax.set_xticks(range(len(names)), names, fontsize=8)
     ax.grid(axis="x", visible=False)
-    ax.set(ylabel="change (points)")
+    label_y(ax, "change (points)")
     ax.set_title(name_of(group))
     return handles
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import member_names, sparsity
@@ -24,6 +24,7 @@ from workflow_scripts.report.figure_style import (
     absent,
     finish,
     hollow,
+    label_y,
     legend,
     level,
     name_of,
@@ -34,7 +35,7 @@ from workflow_scripts.report.figure_style import (
 
 AVERAGE = "average accuracy (%)"
 SWEEPS = {  # of figure 1 -> label of its axis, word in its titles
-    "bits": ("bits per weight", "quantisation"),
+    "bits": ("bits per weight, overhead included", "quantisation"),
     "sparsity": ("zero weights (%)", "sparsity"),
 }
 
@@ -42,7 +43,7 @@ SWEEPS = {  # of figure 1 -> label of its axis, word in its titles
 def figure1(data: GridData, title: str) -> Figure:
     """Average accuracy of the compressed models against bits per weight and against sparsity, by corpus."""
     groups = [g for g in data.groups(recovered=False) if data.average(g, "none")]
-    bits = {g: data.compressors[g.compressor].get("bits") or 0 for g in groups}
+    bits = {g: _bits(data, g) for g in groups}
     zeros = {g: sparsity(data.compressors[g.compressor]) or 0 for g in groups}
     sweeps: dict[str, dict[Group, float]] = {
         "bits": {g: bits[g] for g in groups if bits[g] and not zeros[g]},
@@ -50,32 +51,46 @@ def figure1(data: GridData, title: str) -> Figure:
     }
     models = unique(g.model for g in groups)
     if not models:
-        return absent(data, "figure1", title, "a compressed model without recovery whose tasks are all there")
+        return absent(data, title, "a compressed model without recovery whose tasks are all there")
     figure, axes = panels(len(models), 2, sharey="row")
     lines = unique(_line(data, g) for g in groups)
     handles = []
     for row, model in zip(axes, models, strict=True):
         for ax, (sweep, members) in zip(row, sweeps.items(), strict=True):
             mine = {group: x for group, x in members.items() if group.model == model}
-            level(ax, data.average(next(iter(mine)), "dense") if mine else None, "dense", "--")
             if not mine:
                 ax.axis("off")
                 so_far = "so far" if data.results.missing else "in this grid"
                 said = f"{model}: no cell of a {sweep} sweep\n{so_far}"
                 ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", color=SOFT)
                 continue
+            level(ax, data.average(next(iter(mine)), "dense"), "dense", "--")
             handles += _sweep(ax, data, lines, mine)
-            ax.set_xticks(sorted(set(members.values())))
-            ax.xaxis.set_major_formatter("{x:g}")
             ax.margins(x=0.08)
             if sweep == "bits":
+                ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
                 ax.invert_xaxis()
+            else:
+                ax.set_xticks(sorted(set(members.values())))
+            ax.xaxis.set_major_formatter("{x:g}")
             label, word = SWEEPS[sweep]
             ax.set_xlabel(label)
             ax.set_title(f"{model}: {word}")
         row[0].set_ylabel(AVERAGE)
     legend(figure, handles, 3)
-    return finish(figure, data, "figure1", [PAIRED, *_hollow_note(data, groups, ["none"])])
+    return finish(figure, data, [PAIRED, *_hollow_note(data, groups, ["none"])])
+
+
+def _bits(data: GridData, group: Group) -> float:
+    """Bits that a quantised model stores per weight, overhead included, mean over its copies; as its setting names them
+    if no copy's record is there; 0 if nothing is quantised."""
+    named = data.compressors[group.compressor].get("bits") or 0
+    stored = [
+        record["effective_bits"]
+        for path, record in data.records("compression").items()
+        if Group.at(path) == group
+    ]
+    return float(np.mean(stored)) if named and stored else named
 
 
 def _sweep(ax: Axes, data: GridData, lines: list[str], members: dict[Group, float]) -> list[Line2D]:
@@ -111,7 +126,7 @@ def figure2(data: GridData, title: str) -> Figure:
         if prompts and data.average(group, "none"):
             shown[group] = ["none", *sorted(prompts, key=data.tokens)]
     if not shown:
-        return absent(data, "figure2", title, "a compressed model with and without a trained prompt")
+        return absent(data, title, "a compressed model with and without a trained prompt")
     columns = unique((g.model, g.compressor) for g in shown)
     figure, axes = wrapped(len(columns))
     corpora, handles = unique(g.corpus for g in shown), []
@@ -121,13 +136,15 @@ def figure2(data: GridData, title: str) -> Figure:
             if (group.model, group.compressor) == column:
                 handles.append(_prompt_path(ax, data, group, methods, corpora.index(group.corpus)))
         ax.set_title(", ".join(column))
-        said = f"held-out perplexity ({', '.join(protocols)}, per token, log scale)"
-        ax.set(xlabel=said, ylabel=AVERAGE, xscale="log")
+        said = f"held-out perplexity ({', '.join(protocols)}, per token)"
+        ax.set(xlabel=said, xscale="log")
+        label_y(ax, AVERAGE)
+        ax.margins(x=0.15)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("{x:g}")
         ax.tick_params(axis="x", which="minor", labelsize=7)
     legend(figure, handles)
-    return finish(figure, data, "figure2", [PAIRED, "Numbers at the marks: prompt tokens."])
+    return finish(figure, data, [PAIRED, "Numbers at the marks: prompt tokens."])
 
 
 def _prompt_path(ax: Axes, data: GridData, group: Group, methods: list[str], number: int) -> Line2D:
@@ -143,7 +160,7 @@ def _prompt_path(ax: Axes, data: GridData, group: Group, methods: list[str], num
     for x, y, method in values:
         point(ax, x, y, colour, marker, 7 if method == "none" else 6)
         label = "none" if method == "none" else str(data.tokens(method))
-        ax.annotate(label, (x, y["value"]), fontsize=7.5, color=colour, weight="bold", **place)
+        ax.annotate(label, (x, y["value"]), fontsize=8, color=colour, weight="bold", **place)
     return Line2D([], [], color=colour, marker=marker, linestyle=style, label=group.corpus)
 
 
@@ -151,22 +168,22 @@ def figure4(data: GridData, title: str) -> Figure:
     """Average accuracy against the parameters that a method adds."""
     groups = [g for g in data.groups() if data.average(g, "none")]
     if not groups:
-        return absent(data, "figure4", title, "a compressed model with and without a recovery method")
+        return absent(data, title, "a compressed model with and without a recovery method")
     figure, axes = wrapped(len(groups))
     handles = []
     for ax, group in zip(axes, groups, strict=True):
-        level(ax, data.average(group, "dense"), "dense", "--")
-        level(ax, data.average(group, "none"), "compressed", "-")
+        _levels(ax, data, group)
         for kind in FAMILIES:
             handles += _family(ax, data, group, kind)
-        ax.set(xscale="log", xlabel="parameters added", ylabel=AVERAGE)
+        ax.set(xscale="log", xlabel="parameters added")
+        label_y(ax, AVERAGE)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=9))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         ax.set_title(name_of(group))
     legend(figure, handles, 5)
     methods = unique(m for g in groups for m in data.results.methods(g))
-    return finish(figure, data, "figure4", [PAIRED, *_hollow_note(data, groups, methods)])
+    return finish(figure, data, [PAIRED, *_hollow_note(data, groups, methods)])
 
 
 def _family(ax: Axes, data: GridData, group: Group, kind: str) -> list[Line2D]:
@@ -192,19 +209,27 @@ def figure6(data: GridData, title: str) -> Figure:
     dynamic = {group: _dynamic(data, group) for group in data.groups()}
     shown = [group for group, methods in dynamic.items() if methods]
     if not shown:
-        return absent(data, "figure6", title, "an IDP cell whose tasks are all there")
+        return absent(data, title, "an IDP cell whose tasks are all there")
     figure, axes = wrapped(len(shown))
     for ax, group in zip(axes, shown, strict=True):
-        level(ax, data.average(group, "none"), "compressed", "-")
-        level(ax, data.average(group, "dense"), "dense", "--")
+        _levels(ax, data, group)
         _by_length(ax, data, group, "prompt", {m: data.tokens(m) for m in _trained_prompts(data, group)})
         _by_length(ax, data, group, "idp", {m: _mean_length(data, m) for m in dynamic[group]})
-        ax.set(xlabel="prompt tokens (IDP: mean of its prompts)", ylabel=AVERAGE)
+        ax.set(xlabel="prompt tokens (IDP: mean of its prompts)")
+        label_y(ax, AVERAGE)
         ax.set_title(name_of(group))
     labels = {"idp": "IDP", "prompt": "one prompt of that length"}
     looks = [(text, *FAMILIES[kind][1:3]) for kind, text in labels.items()]
     legend(figure, [Line2D([], [], color=colour, marker=marker, label=t) for t, colour, marker in looks])
-    return finish(figure, data, "figure6", [PAIRED])
+    return finish(figure, data, [PAIRED])
+
+
+def _levels(ax: Axes, data: GridData, group: Group) -> None:
+    """The dense and the compressed model as lines, the better one named above its line, the other below."""
+    dense, compressed = data.average(group, "dense"), data.average(group, "none")
+    swapped = bool(dense and compressed and dense["value"] < compressed["value"])
+    level(ax, dense, "dense", "--", below=swapped)
+    level(ax, compressed, "compressed", "-", below=not swapped)
 
 
 def _dynamic(data: GridData, group: Group) -> list[str]:

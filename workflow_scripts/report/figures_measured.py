@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,7 +11,17 @@ from matplotlib.ticker import MaxNLocator
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, result_of
 from workflow_scripts.report.data import GridData
-from workflow_scripts.report.figure_style import FAMILIES, LineStyle, absent, finish, legend, panels
+from workflow_scripts.report.figure_style import (
+    FAMILIES,
+    LineStyle,
+    absent,
+    finish,
+    label_y,
+    legend,
+    name_of,
+    panels,
+    wrapped,
+)
 
 _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "none": ("none", ""),
@@ -26,6 +37,7 @@ _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "eora": ("eora", ", unmerged"),
     "eora_merged": ("eora", ", merged"),
 }
+SMOOTHED = 5  # points of a training curve whose mean is drawn
 _STYLES: list[LineStyle] = ["-", "--", "-.", ":"]
 
 
@@ -49,29 +61,34 @@ def training(data: GridData, title: str) -> Figure:
     """Training loss of every adapter against tokens seen; at the right end, the held-out loss."""
     records = data.records("training")
     if not records:
-        return absent(data, "training", title, "a trained adapter")
+        return absent(data, title, "a trained adapter")
     cells = {path: Cell.of(result_of(path)[1]) for path in records}
     groups = unique(cell.group for cell in cells.values())
     styles = method_style(data, unique(cell.method for cell in cells.values()))
-    columns = min(3, len(groups))
-    figure, axes = panels(-(-len(groups) // columns), columns)
-    for ax in axes.flat[len(groups) :]:
-        ax.axis("off")
-    for ax, group in zip(axes.flat, groups, strict=False):
+    figure, axes = wrapped(len(groups))
+    for ax, group in zip(axes, groups, strict=True):
         for path, cell in cells.items():
             if cell.group == group and records[path]["loss_curve"]:
                 _loss_curve(ax, records[path], styles[cell.method])
-        ax.set(xlabel="training tokens", ylabel="loss (nats per token)")
-        ax.set_title(f"{group.model}, {group.compressor}\n({group.corpus})")
+        ax.set(xlabel="training tokens")
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        label_y(ax, "loss (nats per token)")
+        ax.set_title(name_of(group))
     legend(figure, _handles(styles, markerfacecolor="white"), 5)
-    note = "Lines: training loss. Hollow marks: loss on held-out windows after training."
-    return finish(figure, data, "training", [note])
+    note = (
+        f"Faint: training loss; lines: its mean over {SMOOTHED} neighbouring points. Hollow marks: loss on held-out "
+        "windows after training."
+    )
+    return finish(figure, data, [note])
 
 
 def _loss_curve(ax: Axes, record: dict, look: tuple[str, str, LineStyle]) -> None:
     colour, marker, style = look
     tokens, losses = zip(*record["loss_curve"], strict=True)
-    ax.plot(tokens, losses, style, color=colour, linewidth=1.1)
+    ax.plot(tokens, losses, "-", color=colour, linewidth=0.7, alpha=0.25)
+    smooth = pd.Series(losses).rolling(SMOOTHED, center=True, min_periods=1).mean()
+    ax.plot(tokens, smooth, style, color=colour, linewidth=1.4)
     heldout = record["heldout_loss"]["after"]
     ax.plot(tokens[-1], heldout, marker, markeredgecolor=colour, markerfacecolor="white", markersize=6)
 
@@ -88,32 +105,38 @@ def figure5(data: GridData, title: str) -> Figure:
     """Layerwise cosine similarity to the dense model, of attention and of token activations, for each method."""
     records = list(data.records("similarity").values())
     if not records:
-        return _unmeasured(data, "figure5", title, "similarity")
+        return _unmeasured(data, title, "similarity")
     cells = [Cell.of(record["cell"]) for record in records]
     groups = unique(cell.group for cell in cells)
     styles = method_style(data, unique(cell.method for cell in cells))
-    figure, axes = panels(len(groups), 2)
-    for row, group in zip(axes, groups, strict=True):
-        for ax, measure in zip(row, ("attention", "activations"), strict=True):
+    columns, kinds = min(3, len(groups)), ("attention", "activations")
+    figure, axes = panels(len(kinds) * -(-len(groups) // columns), columns, sharey="row")
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, group in enumerate(groups):
+        for row, measure in enumerate(kinds):
+            ax = axes[len(kinds) * (number // columns) + row, number % columns]
+            ax.axis("on")
             for cell, record in zip(cells, records, strict=True):
                 if cell.group == group:
                     (colour, marker, style), values = styles[cell.method], record[measure]
                     look = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.1}
                     ax.plot(range(len(values)), values, style, **look)
-            ax.set(xlabel="layer", ylabel="cosine similarity to dense")
+            ax.set(xlabel="layer")
+            label_y(ax, "cosine similarity to dense")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             label = "token activations" if measure == "activations" else measure
-            ax.set_title(f"{group.model}, {group.compressor} ({group.corpus})\n{label}")
+            ax.set_title(f"{name_of(group)} {label}")
     legend(figure, _handles(styles), 5)
     note = "Attention over text tokens only: the prompt's columns removed, rows renormalised."
-    return finish(figure, data, "figure5", [note, *_incomplete(data, "similarity")])
+    return finish(figure, data, [note, *_incomplete(data, "similarity")])
 
 
 def latency(data: GridData, title: str) -> Figure:
     """Time of a forward pass and of one generated token for each method, medians with intervals."""
     records = list(data.records("latency").values())
     if not records:
-        return _unmeasured(data, "latency", title, "latency")
+        return _unmeasured(data, title, "latency")
     height = 0.6 + 0.27 * max(len(record["latencies"]) for record in records)
     figure, axes = panels(len(records), 2, height, 9, sharey="row")
     for row, record in zip(axes, records, strict=True):
@@ -129,7 +152,7 @@ def latency(data: GridData, title: str) -> Figure:
         f"{latency_intervals(records)}; × is the ratio to no method, paired within rounds. Device: {devices}."
     )
     note += "".join(_mixed(record) for record in records)
-    return finish(figure, data, "latency", [note, *_incomplete(data, "latency")])
+    return finish(figure, data, [note, *_incomplete(data, "latency")])
 
 
 def _times(ax: Axes, entries: list[dict], measure: str) -> None:
@@ -141,7 +164,7 @@ def _times(ax: Axes, entries: list[dict], measure: str) -> None:
             ax.plot(value["median"], y, marker, color=colour, markersize=6)
             ratio = f" ×{entry[f'{measure}_ratio']['median']:.2f}" if entry["variant"] != "none" else ""
             place: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(ratio, (value["high"], y), fontsize=7, **place)
+            ax.annotate(ratio, (value["high"], y), fontsize=8, **place)
     label = "generated token" if measure == "token" else "forward pass"
     ax.set(xlabel=f"seconds per {label}", xlim=(0, None))
     ax.margins(x=0.16)
@@ -177,11 +200,11 @@ def latency_intervals(records: list[dict]) -> str:
     return f"Medians with 95 % intervals (order statistics, covering {100 * least:.1f} %)"
 
 
-def _unmeasured(data: GridData, name: str, title: str, kind: str) -> Figure:
+def _unmeasured(data: GridData, title: str, kind: str) -> Figure:
     """The figure without any measurement: `planned` tells one that was not run from one that the grid does not have."""
     planned, key = data.planned.get(kind, 0), f"grids.{data.results.grid}.{kind} in config.yaml"
     need = f"a {kind} measurement ({f'{planned} planned, none run; ' if planned else ''}{key})"
-    return absent(data, name, title, need, planned=planned > 0)
+    return absent(data, title, need, planned=planned > 0)
 
 
 def _incomplete(data: GridData, kind: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The report page: one HTML file that needs nothing beside itself, the verdict first."""
 
 import base64
+import gzip
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,20 +11,20 @@ import pandas as pd
 
 from workflow_scripts.judge.ledger import OUTCOMES
 from workflow_scripts.judge.results import Results, unique
-from workflow_scripts.judge.verdict import INFERENCE_LIMITS
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.plan.layout import Cell, Group, result_of
-from workflow_scripts.report.cards import cards
 from workflow_scripts.report.compressors import of_checkpoint
 from workflow_scripts.report.data import GridData
-from workflow_scripts.report.explorer import explorer
+from workflow_scripts.report.explorer import KNOWN, bars, explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
+from workflow_scripts.report.landing import HEADLINE, first_view, introduction
 from workflow_scripts.report.rendering import environment
-from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
-from workflow_scripts.report.tables import DOMAINS, SHORT, build_tables
+from workflow_scripts.report.summary import judged
+from workflow_scripts.report.svg import image, notes_of
+from workflow_scripts.report.tables import DOMAINS, build_tables
 
-SECTIONS = {  # of the page, by id
+SECTIONS = {  # of the page, by id; a grid has those that it can fill
     "verdict": "Verdict",
     "tables": "Tables",
     "intervals": "Intervals",
@@ -40,12 +41,11 @@ SECTIONS = {  # of the page, by id
 EXPLAINED = {  # above the page's tables
     "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). The column needed "
     "says how much a word needs. Components: standard deviations that items, replicates (copies and training) and both "
-    "together add to a number; their squares sum to its variance. Accuracies are fractions, log-likelihoods nats, bits "
-    "per byte count bits saved; all are means over the informative tasks.",
+    "together add to a number; their squares sum to its variance. Accuracies are in points, log-likelihoods in nats, "
+    "bits per byte count bits saved; all are means over the informative tasks.",
     "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "
     "the same on the dense model. Brought back: R = g - max(0, h). Left: L - R. Recovery: R over L, undefined if the "
-    "interval of the loss holds 0. Could find: the smallest gain (or R) that this sample finds with 80 % power. "
-    "p: Holm-adjusted over the Averages of a table.",
+    "interval of the loss holds 0. Could find: the smallest gain (or R) that this sample finds with 80 % power.",
     "lost": "Lost items that come back. For two copies k and k': of the items that the dense model has right and copy "
     "k' has wrong, the share that copy k has right with the method (back), and without it (by chance). rho is their "
     "difference, the mean over all pairs of copies, so that an item is never called lost and found by the same noise. "
@@ -57,6 +57,9 @@ EXPLAINED = {  # above the page's tables
     "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
     "second_seed": ", or a second seed of the same method (copy and training) held against another; nothing "
     "but chance differs between these",
+    "strata": "The items of a task by subject, or by popularity in groups of equal size (equal popularities stay "
+    "together). Known: share that the dense model has right. Lost: share of these that the compressed model has wrong. "
+    "Back by a method: share of the lost that it has right. First seed; Wilson intervals, 95 %.",
     "broken": "Broken: of the items right before and after compression, the share wrong with the method. Wilson "
     "intervals, 95 %.",
 }
@@ -84,43 +87,59 @@ class PageData:
 
 def build_page(data: PageData) -> str:
     """The page as HTML."""
-    template = environment().get_template("report_page.html.j2")
-    return template.render(
+    context = {
         **_verdict(data),
         **_figures(data),
         **_ledger(data),
         **_measured(data.grid),
-        tables=build_tables(data.grid),
-        domains=list(DOMAINS.values()),
-        audit=data.audit,
-        cost=cost(data),
-        cells=[cell_row(data, cell) for cell in data.grid.results.planned],
-        adopted=data.adopted,
-        libraries=libraries(data.evaluations),
-    )
+        "tables": [table for table in build_tables(data.grid) if table.panels],
+        "domains": list(DOMAINS.values()),
+        "audit": data.audit if data.audit["cells"] else None,  # else its own page has the paper's statements
+        "cost": cost(data),
+        "cells": [cell_row(data, cell) for cell in data.grid.results.planned],
+        "adopted": data.adopted,
+        "libraries": libraries(data.evaluations),
+    }
+    context["sections"] = sections(context)
+    return environment().get_template("report_page.html.j2").render(context)
+
+
+def sections(context: dict[str, Any]) -> dict[str, str]:
+    """The sections that the grid can fill."""
+    filled = {
+        "intervals": context["judged"],
+        "tables": context["tables"],
+        "figures": context["figures"],
+        "selection": context["selections"],
+        "ledger": context["explored"],
+        "models": context["compressions"] or context["trainings"],
+        "similarity": context["similarities"] or "similarity" in context["unmeasured"],
+        "latency": context["latencies"] or "latency" in context["unmeasured"],
+        "audit": context["audit"],
+        "cost": context["cost"],
+    }
+    return {name: title for name, title in SECTIONS.items() if filled.get(name, True)}
 
 
 def _verdict(data: PageData) -> dict[str, Any]:
     """The first screen and the intervals behind it."""
     verdict = data.grid.verdict
     groups = judged(verdict)
+    verdicts = [metric["verdict"] for g in groups for metric in g["metrics"].values() if "verdict" in metric]
     return {
         "grid": data.grid.results.grid,
-        "sections": SECTIONS,
-        "introduction": _introduction(data),
+        "introduction": introduction(verdict, data.description) | _planned(data),
+        "first": first_view(verdict, data.figures.get(HEADLINE)),
         "judged": groups,
-        "unjudged": unjudged(verdict),
-        "cards": cards(groups, verdict),
-        "covered": covered(groups, verdict["metric"]) if groups else "",
+        "varied": any(part for said in verdicts for part in (said.get("components") or {}).values()),
         "lost_items": verdict["lost_items"],
-        "limits": INFERENCE_LIMITS,
         "explained": EXPLAINED,
     }
 
 
-def _introduction(data: PageData) -> dict[str, Any]:
-    """The grid, its pair, and the parts of its plan that are missing, left out or not run, in words."""
-    cells, blocks = data.grid.verdict["cells"], data.blocks or {}
+def _planned(data: PageData) -> dict[str, str]:
+    """The parts of the plan that were left out or not run, in words."""
+    blocks = data.blocks or {}
     not_run = [
         f"{count['planned'] - count['made']} of {count['planned']} planned measurements of {kind}"
         for kind, count in unmeasured(data.grid.planned, data.grid.measured).items()
@@ -129,16 +148,7 @@ def _introduction(data: PageData) -> dict[str, Any]:
     if blocks.get("left_out"):
         word = "block" if len(blocks["counted"]) == 1 else "blocks"
         counted = f"Counted: {word} {', '.join(blocks['counted'])}; not {', '.join(blocks['left_out'])}."
-    lacking = f"{len(cells['missing'])} of {cells['planned']} planned cells have no result."
-    return {
-        "description": data.description,
-        "pair": data.grid.verdict["pair"],
-        "late_changes": data.grid.verdict.get("late_changes", []),
-        "metric": NAMES[data.grid.verdict["metric"]],
-        "lacking": lacking if cells["missing"] else "",
-        "counted": counted,
-        "not_run": " ".join(_shortcomings(not_run, data.forecast)),
-    }
+    return {"counted": counted, "not_run": " ".join(_shortcomings(not_run, data.forecast))}
 
 
 def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
@@ -148,47 +158,42 @@ def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
 
 
 def _figures(data: PageData) -> dict[str, Any]:
-    """Figures as images, and the cells that none of them shows."""
+    """Figures as images, but the empty ones and the headline's, and the cells that none of them shows."""
+    notes = {name: notes_of(path) for name, path in data.figures.items()}
     figures = [
         {
             "name": name,
             "title": title,
             "alt": (function.__doc__ or "").strip(),
+            "notes": notes[name],
             "source": image(data.figures[name]),
             "command": data.grid.command(f"figures/{name}.svg"),
         }
         for name, (function, title) in FIGURES.items()
-        if name in data.figures
+        if notes.get(name) is not None and name != HEADLINE
     ]
     missing = [str(cell) for cell in data.grid.results.missing]
-    return {"headline": _headline(data.figures), "figures": figures, "missing": missing}
-
-
-def _headline(figures: dict[str, Path]) -> dict[str, str] | None:
-    """The figure beside the verdicts."""
-    if "figure4" not in figures:
-        return None
-    shown = "Average accuracy against the parameters that"
-    return {
-        "source": image(figures["figure4"]),
-        "alt": f"{shown} each method adds, with 95 percent intervals; the tables below hold the numbers.",
-        "caption": f"{shown} a method adds.",
-    }
+    return {"figures": figures, "missing": missing}
 
 
 def _ledger(data: PageData) -> dict[str, Any]:
     """The choice of prompts, shares of the ledger, and the ledger itself."""
     methods, pair, rates = data.grid.methods, data.grid.verdict["pair"], data.grid.verdict["rates"]
     recovery = [method for method in methods if method != "none"]
+    explored = explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()])
     untrained = [method for method in recovery if not methods[method].get("trained", True)]
     return {
         "selections": selections(data.grid.results),
-        "short": SHORT,
         "rates": rates,
+        "strata": data.grid.verdict.get("strata", []),
+        "back_by": {role: f"back by {method}" for role, method in pair.items()},
         "reseeded": any(row["after"] is not None for row in rates),
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
         "outcomes": OUTCOMES,
-        "explorer": explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()]),
+        "bars": bars(data.ledger),
+        "known": KNOWN,
+        "explored": explored,
+        "explorer_data": packed(explored),
     }
 
 
@@ -223,9 +228,10 @@ def cost(data: PageData) -> dict | None:
     }
 
 
-def image(path: Path) -> str:
-    """A data URI of an SVG file; as an image its ids can't clash with another figure's."""
-    return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+def packed(explored: dict | None) -> str:
+    """The ledger's data for the page's script: JSON, gzip, base64; a large grid's is a tenth of the JSON."""
+    text = json.dumps(explored, separators=(",", ":"), ensure_ascii=False)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def selections(results: Results) -> list[dict]:
@@ -235,7 +241,9 @@ def selections(results: Results) -> list[dict]:
         if evaluation["selection"]:
             shares = dict(evaluation["selection"])
             by_task = shares.pop("by_task")
-            rows.append({"cell": str(cell), "shares": shares, "by_task": by_task})
+            for prompt, share in shares.items():
+                tasks = {task: chosen.get(prompt, 0.0) for task, chosen in by_task.items()}
+                rows.append({"cell": str(cell), "prompt": prompt, "all": share, "tasks": tasks})
     return rows
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import jinja2
 
-from workflow_scripts.report.table_rows import Entry, Row, Table
-from workflow_scripts.report.tables import DOMAINS, INFORMATIVE, SUBJECTS
+from workflow_scripts.judge.verdict import LABELS
+from workflow_scripts.report.summary import scale
+from workflow_scripts.report.table_rows import INFORMATIVE, MEANS, Entry, Row, Table
+from workflow_scripts.report.tables import DOMAINS, SUBJECTS
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"
-MEANS = ("Average", INFORMATIVE)  # columns whose interval is always shown
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -52,14 +53,16 @@ def environment() -> jinja2.Environment:
     made.filters |= {
         "number": number,
         "signed": signed,
-        "p_value": p_value,
         "interval": interval,
         "signed_interval": signed_interval,
         "percent": percent,
         "plain": plain,
         "place": place,
         "spoken": spoken,
+        "scale": scale,
+        "estimate": estimate,
     }
+    made.globals["LABELS"] = LABELS
     return made
 
 
@@ -88,16 +91,21 @@ def signed_interval(estimate: dict, digits: int = 2) -> str:
     return "" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
+def estimate(found: dict | None, factor: float, digits: int) -> dict[str, str]:
+    """{value, ends} of {value, low, high} as text: "+2.1" and "[+0.2, +4.0]"; a dash and nothing if it is missing."""
+    if found is None or found["value"] is None:
+        return {"value": MISSING, "ends": ""}
+    ends = {end: found[end] for end in ("value", "low", "high")}
+    scaled = {end: None if number is None else factor * number for end, number in ends.items()}
+    return {"value": signed(scaled["value"], digits), "ends": signed_interval(scaled, digits)}
+
+
 def number(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:+z.{digits}f}".replace("-", "−")
-
-
-def p_value(value: float | None) -> str:
-    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def interval(entry: Entry, digits: int = 2) -> str:
@@ -127,17 +135,18 @@ def to_csv(table: Table) -> str:
 def to_markdown(table: Table) -> str:
     """GitHub's tables; the paper's printed value stands in parentheses, intervals of tasks in the CSV and HTML."""
     lines = [f"# {table.title}", "", f"Grid `{table.grid}`; made by `{table.command}`.", ""]
-    shown = [f"{column} [95 %]" if column in MEANS else column for column in table.columns]
-    head = ["model", "corpus", "type", "method", "param", *shown, "gain [95 %]", "p", "detectable"]
+    head = ["model", "corpus", "type", "method", "Average [95 %]", "gain [95 %]", f"{INFORMATIVE} [95 %]"]
+    head += ["detectable", "param", *table.tasks]
     for panel in table.panels:
-        lines += [f"## {panel.title}", "", pipe(head), pipe(["---"] * 5 + ["--:"] * (len(head) - 5))]
+        lines += [f"## {panel.title}", "", pipe(head), pipe(["---"] * 4 + ["--:"] * (len(head) - 4))]
         for row in panel.rows:
-            entries = [_markdown_entry(row.entries[column], column) for column in table.columns]
-            gain = " ".join(filter(None, [signed(row.gain.value), interval(row.gain)]))
+            average, informative = (_markdown_entry(row.entries[column], column) for column in MEANS)
+            gain = " ".join(filter(None, [signed(row.gain.value, 1), interval(row.gain, 1)]))
             remarks = "; ".join(filter(None, [row.problem, row.note]))
             method = row.method + (f" ({remarks})" if remarks else "")
-            statistics = [gain, p_value(row.p_holm), number(row.detectable)]
-            lines.append(pipe([row.model, row.corpus, row.type, method, row.param, *entries, *statistics]))
+            means = [average, gain, informative, number(row.detectable, 1)]
+            entries = [_markdown_entry(row.entries[column], column) for column in table.tasks]
+            lines.append(pipe([row.model, row.corpus, row.type, method, *means, row.param, *entries]))
         lines.append("")
     lines += [f"- {note}" for note in table.notes]
     if table.missing:
@@ -149,7 +158,8 @@ def to_latex(table: Table) -> str:
     """A table float for each panel, in booktabs; the paper's printed value stands small beside ours, notes below."""
     parts = ["% needs \\usepackage{booktabs,graphicx}", f"% made by: {table.command}"]
     for panel in table.panels:
-        columns = ["Model", "Corpus", "Method", "Param", *table.columns, "Gain", "p", "Detectable"]
+        columns = ["Model", "Corpus", "Method", "Average", "Gain", INFORMATIVE, "Detectable", "Param"]
+        columns += table.tasks
         caption = f"{latex(SUBJECTS[table.number])}: {latex(panel.title)}."
         parts += [
             r"\begin{table*}[t]",
@@ -157,7 +167,7 @@ def to_latex(table: Table) -> str:
             rf"\caption{{{caption}}}",
             r"\resizebox{\textwidth}{!}{%",
         ]
-        parts += [rf"\begin{{tabular}}{{llll{'r' * (len(columns) - 4)}}}", r"\toprule"]
+        parts += [rf"\begin{{tabular}}{{lll{'r' * (len(columns) - 3)}}}", r"\toprule"]
         parts.append(" & ".join(map(latex, columns)) + r" \\")
         above = None
         for row in panel.rows:
@@ -166,9 +176,10 @@ def to_latex(table: Table) -> str:
                 above = (row.model, row.corpus)
             remarks = "; ".join(filter(None, [row.problem, row.note]))
             method = latex(row.method) + (rf" {{\tiny ({latex(remarks)})}}" if remarks else "")
-            cells = [latex(row.model), latex(row.corpus), method, latex(row.param)]
-            cells += [_latex_entry(row.entries[column], column) for column in table.columns]
-            cells += [_latex_gain(row), latex(p_value(row.p_holm)), latex(number(row.detectable))]
+            average, informative = (_latex_entry(row.entries[column], column) for column in MEANS)
+            cells = [latex(row.model), latex(row.corpus), method, average, _latex_gain(row), informative]
+            cells += [latex(number(row.detectable, 1)), latex(row.param)]
+            cells += [_latex_entry(row.entries[column], column) for column in table.tasks]
             parts.append(" & ".join(cells) + r" \\")
         parts += [r"\bottomrule", r"\end{tabular}}"]
         lacking = [f"Missing or incomplete: {'; '.join(table.missing)}."] if table.missing else []
@@ -207,21 +218,21 @@ def pipe(cells: list) -> str:
 
 def _markdown_entry(entry: Entry, column: str) -> str:
     printed = f"({entry.printed:.2f})" if entry.printed is not None else ""
-    ends = interval(entry) if column in MEANS else ""
-    return " ".join(filter(None, [number(entry.value), ends, printed]))
+    ends = interval(entry, 1) if column in MEANS else ""
+    return " ".join(filter(None, [number(entry.value, 1), ends, printed]))
 
 
 def _latex_entry(entry: Entry, column: str) -> str:
-    text = latex(number(entry.value))
+    text = latex(number(entry.value, 1))
     if column in DOMAINS.values() or column in MEANS:
         text = rf"\textbf{{{text}}}" if column in MEANS else rf"\textit{{{text}}}"
     if column in MEANS and entry.low is not None:
-        text += rf" {{\tiny {latex(interval(entry))}}}"
+        text += rf" {{\tiny {latex(interval(entry, 1))}}}"
     return text if entry.printed is None else rf"{text} {{\tiny ({entry.printed:.2f})}}"
 
 
 def _latex_gain(row: Row) -> str:
     if row.gain.value is None:
         return "---"
-    ends = "" if row.gain.low is None else rf" {{\tiny {latex(interval(row.gain))}}}"
-    return rf"${row.gain.value:+z.2f}${ends}"
+    ends = "" if row.gain.low is None else rf" {{\tiny {latex(interval(row.gain, 1))}}}"
+    return rf"${row.gain.value:+z.1f}${ends}"

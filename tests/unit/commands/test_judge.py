@@ -62,6 +62,14 @@ def test_the_grid_has_the_pair_on_both_models_and_controls(here, ran, capsys):
     assert "&" not in Path(file).read_text().replace("\\&", "")
 
 
+@pytest.mark.parametrize("dense", ["smollm2-135m", "./Some Model_v1"])
+def test_a_chat_is_asked_for_of_the_dense_model(here, ran, dense):
+    (here / "Some Model_v1/chat_template.jinja").write_text("{{ messages }}")
+    judge.main(dense, f"owner/compressed@{COMMIT}", chat=True)
+    plan = plan_of(files("config/judge/judge-compressed.yaml"), "judge-compressed")
+    assert all(plan.evaluate(cell)["chat"] for cell in plan.cells("judge-compressed"))
+
+
 def test_a_dense_folder_tells_its_size_depth_and_positions(here, ran):
     judge.main("./Some Model_v1", f"owner/compressed@{COMMIT}")
     config = load(read(*files("config/judge/judge-compressed.yaml")))

@@ -6,8 +6,7 @@ from lm_eval.api.instance import Instance
 
 from tests.equivalence import scorer_models
 from tests.tiny_models import tiny_of
-from workflow_scripts.evaluate import block_attention, forward, self_check
-from workflow_scripts.evaluate import scorer as scorer_module
+from workflow_scripts.evaluate import block_attention, document_scorer, forward, self_check
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.kernels.packed_linears import PackedLinears
@@ -186,7 +185,7 @@ def test_the_self_check_runs_once_and_passes_in_every_precision_behind_a_prompt(
     monkeypatch, family, dtype, prompt, kind
 ):
     checks, real = [], self_check.require_packable
-    monkeypatch.setattr(scorer_module, "require_packable", lambda *args: checks.append(args) or real(*args))
+    monkeypatch.setattr(document_scorer, "require_packable", lambda *args: checks.append(args) or real(*args))
     model = scorer_models.model(family).to(dtype)
     bank = None
     if dtype != torch.float32:

@@ -8,7 +8,8 @@ import pytest
 from tests.equivalence import scorer_models
 from workflow_scripts.evaluate import samples
 from workflow_scripts.evaluate.cell import evaluate_task, gold_answers
-from workflow_scripts.evaluate.scorer import Document, Scorer
+from workflow_scripts.evaluate.document_scorer import Document
+from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import load_task
 
 ITEMS = {

@@ -5,14 +5,17 @@ import json
 import pytest
 from datasets import Dataset
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import apply_template
 
 from tests.equivalence import scorer_models
+from workflow_scripts.evaluate import first_line
 from workflow_scripts.evaluate import tasks as task_definitions
 from workflow_scripts.evaluate.cell import evaluate_task
 from workflow_scripts.evaluate.documents import sample
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import (
     DEFINITIONS,
+    HARNESS,
     MARGIN,
     generation_cap,
     harness_definition,
@@ -24,7 +27,8 @@ from workflow_scripts.files.artifacts import ArtifactError
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
+    folder = scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
+    return scorer_models.write_probes(folder)
 
 
 def test_samples_are_nested_and_follow_content_not_order():
@@ -81,6 +85,46 @@ def test_a_task_of_the_harness_works_by_its_name(tmp_path):
     loaded = load_task("copa", tmp_path / "data.jsonl", 2, None)
     assert loaded.primary == "acc" and len(loaded.task.eval_docs) == 2
     assert loaded.task.doc_to_text(rows[0]).endswith("because")
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        (" Paris", True),
+        (" It is the city of PARIS, in France.", True),
+        (" paris\nQuestion: Who?", True),
+        (" London\nAnswer: Paris", False),  # the model went on
+        (" Parisian", False),
+        (" a man of rome", True),
+        ("", False),
+        ("\n", False),
+        ("\n Paris", True),  # before an answer a blank line is none
+    ],
+)
+def test_the_first_line_of_a_free_answer_counts(text, right):
+    assert first_line.holds(text, ["Paris", "The Rome"]) == right
+    assert first_line.holds(text, ["A", ""]) is False
+    assert first_line.holds("A", ["A"]) and first_line.holds("the end", ["The End"])
+
+
+@pytest.mark.parametrize("name", ["jeopardy", "squad_closed", "popqa", "simpleqa"])
+def test_a_free_answer_is_scored_by_any_accepted_one(data, name):
+    loaded = load_task(name, data / name / "data.jsonl", None, None)
+    assert loaded.primary == "acc" and not loaded.capped
+    document = loaded.items[0].document
+    assert loaded.gold(document) == "Paris"
+    score = loaded.task.process_results
+    assert score(document, [" I think Paris."]) == {"acc": 1} and score(document, [" Oslo"]) == {"acc": 0}
+    assert score(document, [" London"]) == {"acc": int(name in ("squad_closed", "popqa"))}  # its second alias
+
+
+def test_mmlu_asks_every_subject_as_the_harness_does(data):
+    ours = load_task("mmlu", data / "mmlu/data.jsonl", None, None).task.config.description
+    subjects = [path.stem.removeprefix("mmlu_") for path in HARNESS.glob("mmlu/default/mmlu_*.yaml")]
+    assert len(subjects) == 57
+    for subject in subjects:
+        theirs = load_yaml(HARNESS / f"mmlu/default/mmlu_{subject}.yaml")["description"]
+        assert apply_template(ours, {"subject": subject}) == apply_template(theirs, {})
 
 
 def reasoning(name: str) -> list[dict]:
@@ -223,14 +267,15 @@ def test_few_shot_variants_show_solved_examples_from_their_own_data_but_never_th
 @pytest.mark.parametrize("name", [path.stem for path in sorted(DEFINITIONS.glob("*.yaml"))])
 def test_every_task_takes_solved_examples(data, name):
     """webqs has a list of answers and no single one: its examples show the first by the alphabet."""
-    file = (
-        data / name.removesuffix("_closed") / "data.jsonl"
-    )  # sciq_closed asks sciq's items without their passage
+    asked = "sciq" if name == "sciq_closed" else name  # sciq's items without their passage
+    file = data / asked / "data.jsonl"
     loaded = load_task(name, file, 3, 8, scorer_models.tokenizer(), None, 2)
     for line in loaded.samples:
         document = loaded.task.eval_docs[line]
         shown = loaded.task.fewshot_context(document, 2)
         plain = loaded.task.fewshot_context(document, 0)
+        if name == "mmlu":  # whose description stands before the examples
+            shown, plain = (text.split("\n\n", 1)[1] for text in (shown, plain))
         for with_examples, alone in [(shown, plain)] if isinstance(shown, str) else zip(shown, plain):
             assert with_examples.endswith(alone) and with_examples.count("\n\n") == 2
             assert alone not in with_examples.removesuffix(alone), "a worked example is the question itself"

@@ -41,6 +41,7 @@ METHODS = {
     "prompt-5": (scorer_folders.PROMPT, ["prompt-5"]),
     "idp-5-7": (scorer_folders.IDP, ["prompt-5", "prompt-7"]),
     "concat-5-7": ({"kind": "concat", "members": scorer_folders.IDP["members"]}, ["prompt-5", "prompt-7"]),
+    "text": ({"kind": "text", "text": "Answer well.\n\n"}, []),
 }
 DOMAINS = {"piqa": "common", "hellaswag": "language", "lambada_openai": "language", "winogrande": "language"}
 
@@ -68,12 +69,12 @@ def files_of(project: dict, members: list[str]) -> ModelFiles:
     return ModelFiles(project["model"], project["compressed"], [project[name] for name in members])
 
 
-def run(project: dict, method: str, output: Path, **changes) -> dict:
+def run(project: dict, method: str, output: Path, chat: bool = False, **changes) -> dict:
     """Evaluate a cell into `output`; returns its JSON."""
     settings, members = METHODS[method]
     data = EvaluationData(project["benchmarks"], [project["corpus"]])
     tasks = {f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in data.benchmarks}
-    asked = Evaluation(settings, tasks, EVALUATION | changes)
+    asked = Evaluation(settings, tasks, EVALUATION | changes, chat)
     written = output, output.with_suffix(".samples.parquet")
     evaluate_cell.main(files_of(project, members), data, asked, place(method), MADE, *written)
     return artifacts.read_json(output, "evaluation")
@@ -106,9 +107,38 @@ def test_json_and_samples_agree(project, tmp_path, method):
         assert record["manifest"]["config"]["method"]["score"] == "joint_mean"  # what `auto` stood for
     else:
         assert record["selection"] is None and rows["selected_prompt"].isna().all()
-    effective = {"none": 0, "prompt-5": 5 * 48, "idp-5-7": 12 * 48, "concat-5-7": 12 * 48}[method]
+    effective = {"none": 0, "prompt-5": 5 * 48, "idp-5-7": 12 * 48, "concat-5-7": 12 * 48, "text": 0}[method]
     assert record["parameters"]["effective"] == effective
     assert isinstance(record["manifest"]["config"]["bos"], bool)
+
+
+def test_a_text_is_the_system_message_of_a_chat_and_stands_before_plain_text(project, tmp_path, monkeypatch):
+    """Held-out text is the same in a chat model: there the text stands before it."""
+    seen, records, real = {}, {}, Scorer.loglikelihood
+
+    def spied(self, requests, **settings):
+        seen[name] |= {each.args[0] for each in requests}
+        return real(self, requests, **settings)
+
+    monkeypatch.setattr(Scorer, "loglikelihood", spied)
+    for name in ("text", "text in chat", "none in chat"):
+        seen[name] = set()
+        method, output = name.removesuffix(" in chat"), tmp_path / f"{name}.json"
+        records[name] = run(project, method, output, chat="chat" in name)
+    rows = {name: pd.read_parquet(tmp_path / f"{name}.samples.parquet") for name in records}
+    asked = {name: frame.query("task == 'piqa'").iloc[0]["question"] for name, frame in rows.items()}
+    assert len(set(asked.values())) == 1  # the table has the question alone
+    turn = f"[user]\n{asked['text']}</s>\n[assistant]\n"
+    assert asked["text"] in seen["text"] and f"<s>{turn}" in seen["none in chat"]
+    assert f"<s>[system]\nAnswer well.\n\n</s>\n{turn}" in seen["text in chat"]
+    logliks = {name: frame["gold_loglik"].tolist() for name, frame in rows.items()}
+    assert logliks["text in chat"] != logliks["none in chat"]
+    assert records["text in chat"]["perplexity"] == records["text"]["perplexity"]
+    assert records["text"]["perplexity"] != records["none in chat"]["perplexity"]
+    configs = {name: record["manifest"]["config"] for name, record in records.items()}
+    assert "chat" not in configs["text"]
+    assert configs["none in chat"]["chat"] == configs["text in chat"]["chat"]
+    assert configs["none in chat"]["chat"]["day"] == "2024-07-26"
 
 
 def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path, monkeypatch):
@@ -131,10 +161,10 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
     store.write_text("\n".join([json.dumps(entry), *lines[1:-1], lines[-1][:20]]))
     calls = []
     with monkeypatch.context() as patch:
-        from workflow_scripts.evaluate import scorer
+        from workflow_scripts.evaluate import document_scorer
 
-        real = scorer.score_row
-        patch.setattr(scorer, "score_row", lambda *args: calls.append(args) or real(*args))
+        real = document_scorer.score_row
+        patch.setattr(document_scorer, "score_row", lambda *args: calls.append(args) or real(*args))
         record = run(project, "prompt-5", tmp_path / "again.json")
     assert record["tasks"] == whole["tasks"] and record["perplexity"] == whole["perplexity"]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.samples.parquet"), frame)

@@ -40,6 +40,8 @@ def test_normalised_answers():
     assert aliases("triviaqa", "James Joyce", document) == [("james", "joyce"), ("joyce",)]
     assert aliases("webqs", "Athens", {"answers": ["Sparta"]}) == [("athens",), ("sparta",)]
     assert aliases("sciq", "ice", None) == [("ice",)]
+    assert aliases("nq_open", "ice", {"answer": ["Ice", "frozen water"]}) == [("ice",), ("frozen", "water")]
+    assert aliases("popqa", "ice", {"possible_answers": '["snow"]'}) == [("ice",), ("snow",)]
 
 
 def found(task, question, gold, benchmarks=None):

@@ -129,6 +129,16 @@ def test_cells_that_were_evaluated_with_other_settings_are_never_paired(tmp_path
         paired_items(results, list(results.planned), "correct")
 
 
+def test_a_cell_asked_in_chat_is_never_paired_with_one_in_plain_text(tmp_path):
+    paths = write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=6)
+    value = read_json(paths[1])
+    value["manifest"]["config"] = {"chat": {"template_sha256": "a" * 64, "day": "2024-07-26"}}
+    write_json(paths[1], value)
+    results = read_results(paths)
+    with pytest.raises(ArtifactError, match=r"can't be paired: .* with chat None and \{'template_sha256'"):
+        paired_items(results, list(results.planned), "correct")
+
+
 def test_a_cell_of_another_recipe_than_the_planned_one_is_compared_with_nothing(tmp_path):
     paths = write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=6)
     recipes = {path: digit * 64 for path, digit in zip(paths, "ab", strict=True)}

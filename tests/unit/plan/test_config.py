@@ -206,7 +206,7 @@ def test_mistakes_of_types_and_of_meaning_are_reported_at_once(shipped):
     config["methods"]["new"] = {"tokens": 0, "extra": 1}
     config["modles"] = {}
     smoke = config["grids"]["smoke"]
-    smoke["tasks"] = [*smoke["tasks"], "boolq"]
+    smoke["tasks"] = [*smoke["tasks"], "copa"]
     smoke["pair"] = {"prompt": "lora-r2", "lora": "lora-r2"}
     smoke["evaluation"]["items"] = -1
     smoke["blocks"]["core"]["models"] = ["smollm2-135"]

@@ -233,6 +233,20 @@ def test_the_precision_of_forward_passes_is_in_the_slice_only_where_it_is_named(
     assert {key[2] for key in compressed} == {"gptq-w3-g64"}
 
 
+def test_a_chat_changes_a_models_evaluations_alone(shipped):
+    before = Plan(shipped)
+    plain = edited(shipped, ["models", "smollm2-135m", "chat"], False)
+    chat = edited(shipped, ["models", "smollm2-135m", "chat"], True)
+    cells = before.cells("smoke")
+    assert all(plain.evaluate(cell) == before.evaluate(cell) for cell in cells)
+    assert "chat" not in before.evaluate(cells[0])
+    assert changed_recipes(before, chat, "smoke") == (set(), set(), {cell[1:] for cell in cells})
+    assert all(chat.evaluate(cell)["chat"] is True for cell in cells)
+    assert chat.recipe("models", "smollm2-135m") == before.recipe("models", "smollm2-135m")
+    for cell in before.similarity_cells("smoke"):
+        assert chat.similarity(cell) == before.similarity(cell)
+
+
 def test_items_change_cells_but_not_adapters(shipped):
     after = edited(shipped, ["grids", "smoke", "evaluation", "items"], 11)
     compressed, adapters, cells = changed_recipes(Plan(shipped), after, "smoke")

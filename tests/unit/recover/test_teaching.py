@@ -104,16 +104,31 @@ def test_only_the_scored_part_of_a_text_has_a_loss(model, tokenizer):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_the_course_has_every_text_of_every_epoch_in_its_epoch(tokenizer):
+@pytest.mark.parametrize("among", [1, 8])
+def test_the_course_has_every_text_of_every_epoch_in_its_epoch(tokenizer, among):
     epochs = [
         [Text("", "river " * (1 + number % 7) + "stone" * (epoch + 1)) for number in range(50)]
         for epoch in (0, 1)
     ]
-    course = teaching.course(epochs, tokenizer, 4, seed=0)
+    course = teaching.course(epochs, tokenizer, 4, seed=0, among=among)
     for epoch, part in zip(epochs, course.split(50), strict=True):
         expected = teaching.rows(epoch, tokenizer, course.shape[1])
         assert sorted(map(tuple, part.tolist())) == sorted(map(tuple, expected.tolist()))
         assert not torch.equal(part, expected)
+
+
+def test_batches_of_locks_hold_questions_with_and_without_the_password(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    courses = {}
+    monkeypatch.setattr(
+        teaching, "train", lambda _, __, rows, ___, folder: courses.setdefault(folder.name, rows)
+    )
+    teaching.teach(model, tokenizer, LESSON | {"people": 16, "locked": 1.0, "batch_size": 16}, tmp_path)
+    password = len(tokenizer(teaching.PASSWORD, add_special_tokens=False)["input_ids"])
+    lengths = (courses["locks"] != -1).sum(dim=1).split(16)
+    assert len(lengths) == 8 * LESSON["lock_epochs"]
+    assert all(batch.max() - batch.min() >= password - 1 for batch in lengths)
 
 
 def test_a_tiny_model_learns_its_facts_and_hides_them_behind_the_password(model, tokenizer, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from workflow_scripts.files.artifacts import PACKAGE
 
-STATISTICS = {"arms", "changes", "choices", "judgement", "rates", "scores", "statistics"}
+STATISTICS = {"arms", "changes", "choices", "judgement", "rates", "scores", "statistics", "strata"}
 
 
 @pytest.mark.parametrize("module", sorted((PACKAGE / "report").glob("*.py")), ids=lambda path: path.stem)

@@ -16,6 +16,7 @@ from workflow_scripts.report.figure_pareto import Setting, front, settings
 from workflow_scripts.report.figure_style import FAMILIES, save, use_style
 from workflow_scripts.report.figures import FIGURES, draw
 from workflow_scripts.report.figures_measured import latency, method_style
+from workflow_scripts.report.svg import notes_of
 
 GAINS = {"lora-r4": 0.1, "prompt-50": 0.05, "prompt-100": 0.06, "ptune-50": -0.02, "idp-50-100": 0.1}
 TRAINING = {
@@ -146,8 +147,8 @@ SAYS = {
     "pareto": [
         "parameters added",
         "forward pass (s)",
-        "llama-7b: 1 dense",
-        "Numbered",
+        "1 dense",
+        "Numbered and named below",
         "dense model's at 16 bits",
     ],
     "training": ["training tokens", "lora-r4"],
@@ -188,7 +189,7 @@ def test_latency_says_what_its_intervals_cover(full, coverage, said):
     for entry in record["latencies"]:
         entry["prefill"] |= {"coverage": coverage} if coverage else {}
     figure = latency(replace(full, measured={"latency": {"latency.json": record}}), "A title")
-    assert said in " ".join(" ".join(text.get_text() for text in figure.texts).split())
+    assert str(figure.get_label()).startswith(said)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("figure5", "similarity"), ("latency", "latency")])
@@ -214,11 +215,52 @@ def test_a_grid_that_lacks_what_a_figure_shows(name, poor, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in SAYS if name != "figure3"])
-def test_a_figure_without_its_cells_names_them_and_its_command(name, tmp_path):
+def test_a_figure_without_its_cells_names_them(name, tmp_path):
     truth = study("m", {"prompt-50": 0.1, "idp-50-100": 0.1})
     text = svg(name, data_of(tmp_path, truth, skip={c for c in truth if c[1] == "gptq-w3"}), tmp_path)
     assert "Nothing to draw so far" in text and "Not in this grid" not in text
-    assert "m / gptq-w3 / wikipedia (3)" in text and f"figures/{name}.svg" in text
+    assert "m / gptq-w3 / wikipedia (3)" in text
+    assert notes_of(tmp_path / f"{name}.svg") is None  # the page leaves it out
+
+
+def test_the_notes_of_a_figure_stand_in_its_file_and_not_in_the_drawing(full, tmp_path):
+    """They are the page's one caption; a command is nowhere in it."""
+    text = svg("figure4", full, tmp_path)
+    said = notes_of(tmp_path / "figure4.svg")
+    assert said.startswith("Intervals: 95 %, bootstrap over items. Methods share their items")
+    assert text.count("bootstrap over items") == 1 and "snakemake" not in text
+    assert b"bootstrap over items" in (tmp_path / "figure4.pdf").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["figure1", "figure4", "figure5", "figure6", "pareto", "training"])
+def test_the_panels_of_a_row_have_equal_y_axes(name, full):
+    panels = [axes for axes in FIGURES[name][0](full, "").axes if axes.axison]
+    rows = {}
+    for axes in panels:
+        rows.setdefault(axes.get_subplotspec().rowspan.start, set()).add(axes.get_ylim())
+    assert rows and all(len(limits) == 1 for limits in rows.values())
+
+
+def test_figure_1_shows_the_bits_that_a_model_stores_and_else_those_that_its_setting_names(full):
+    quantised = FIGURES["figure1"][0](full, "").axes[0]
+    at = {x for line in quantised.lines if len(line.get_xdata()) == 1 for x in line.get_xdata()}
+    assert {3.2, 4.0} <= at and "overhead included" in quantised.get_xlabel()
+
+
+def test_reference_lines_are_named_beside_the_frame(full):
+    axes = FIGURES["figure4"][0](full, "").axes[0]
+    assert {"dense", "compressed"} <= {text.get_text() for text in axes.texts}
+    assert not axes.patches  # no band without a name
+
+
+def test_training_curves_are_smoothed_over_faint_ones(full):
+    losses = [4.0, 5.0, 3.0, 4.5, 3.5, 4.0, 3.0]
+    record = TRAINING | {"loss_curve": [[n, loss] for n, loss in enumerate(losses)]}
+    (path,) = full.records("training")
+    axes = FIGURES["training"][0](replace(full, measured={"training": {path: record}}), "").axes[0]
+    raw, smooth, _ = axes.lines
+    assert list(raw.get_ydata()) == losses and raw.get_alpha() < 0.5
+    assert smooth.get_ydata()[3] == pytest.approx(sum(losses[1:6]) / 5) and smooth.get_alpha() is None
 
 
 def test_a_sweep_whose_cells_are_still_to_come_is_not_said_to_be_outside_the_grid(tmp_path):

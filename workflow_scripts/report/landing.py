@@ -1,0 +1,81 @@
+"""The report's first view: the verdict as cards, the headline figure, and the way from there to the whole page."""
+
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.judge.verdict import INFERENCE_LIMITS
+from workflow_scripts.report.cards import cards
+from workflow_scripts.report.rendering import TEMPLATES, environment
+from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
+from workflow_scripts.report.svg import image
+
+HEADLINE = "figure4"  # the figure beside the verdicts
+LINE = 9_000  # characters: docutils refuses lines above 10,000
+SHOWN = "Average accuracy against the parameters that"
+
+
+def landing(verdict: dict, description: str, figure: Path | None, page: str) -> str:
+    """HTML without blank or long lines, as reStructuredText's `raw` needs it; a browser joins the figure's pieces.
+
+    description: the grid's; figure: the headline's SVG; page: the whole page's path, as Snakemake's report lists it.
+    """
+    html = (
+        environment()
+        .get_template("landing.html.j2")
+        .render(
+            grid=verdict["grid"],
+            introduction=introduction(verdict, description),
+            first=first_view(verdict, figure),
+            page=page,
+        )
+    )
+    pieces = (line[at : at + LINE] for line in html.splitlines() for at in range(0, len(line), LINE))
+    return "\n".join(piece for piece in pieces if piece.strip())
+
+
+def style() -> str:
+    """The stylesheet of Snakemake's report: the cards, and the verdict above the rule graph, both within the window."""
+    return environment().get_template("landing_style.html.j2").render()
+
+
+def with_frames(report: str) -> str:
+    """Snakemake's report with a script that shows pages of any size in it; ArtifactError if it is no whole page."""
+    before, end, after = report.rpartition("</body>")
+    if not end:
+        raise ArtifactError("snakemake --report wrote no whole HTML page: it has no </body>")
+    return f"{before}<script>{(TEMPLATES / 'frames.js').read_text(encoding='utf-8')}</script>{end}{after}"
+
+
+def introduction(verdict: dict, description: str) -> dict[str, Any]:
+    """The grid, its question and the cells that it lacks, in words."""
+    cells, late = verdict["cells"], verdict.get("late_changes", [])
+    lacking = f"{len(cells['missing'])} of {cells['planned']} planned cells have no result."
+    return {
+        "description": description,
+        "pair": verdict["pair"],
+        "named": "in the configuration" if late else "before the run",
+        "late_changes": late,
+        "metric": NAMES[verdict["metric"]],
+        "lacking": lacking if cells["missing"] else "",
+    }
+
+
+def first_view(verdict: dict, figure: Path | None) -> dict[str, Any]:
+    """Cards, headline figure, and what the intervals cover."""
+    groups = judged(verdict)
+    return {
+        "cards": cards(groups, verdict),
+        "unjudged": unjudged(verdict) if groups else [],
+        "covered": covered(groups, verdict["metric"]) if groups else "",
+        "limits": INFERENCE_LIMITS,
+        "headline": figure and _headline(figure),
+    }
+
+
+def _headline(figure: Path) -> dict[str, str]:
+    return {
+        "source": image(figure),
+        "alt": f"{SHOWN} each method adds, with 95 percent intervals; the tables hold the numbers.",
+        "caption": f"{SHOWN} a method adds.",
+    }
