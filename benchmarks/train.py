@@ -185,7 +185,7 @@ def gradient(model, method: dict, rows):
     import torch
 
     from workflow_scripts.recover.adapters import create
-    from workflow_scripts.recover.training import Learner
+    from workflow_scripts.recover.learner import Learner
 
     adapted = create(model, method, 0, rows[0])
     learner = Learner(adapted)
@@ -199,6 +199,7 @@ def gradient(model, method: dict, rows):
 
 def ours(adapted, windows, rows: int, rate: float, tick, teacher=None) -> list[float]:
     from workflow_scripts.recover import training
+    from workflow_scripts.recover.learner import Learner
 
     settings = {
         "batch_size": rows, "micro_batch": rows, "learning_rate": rate, "warmup": 0.0, "schedule": "constant",
@@ -207,7 +208,7 @@ def ours(adapted, windows, rows: int, rate: float, tick, teacher=None) -> list[f
     show = training.Progress.show
     training.Progress.show = lambda self, state: (tick(), show(self, state))  # called once a step
     with tempfile.TemporaryDirectory() as folder:
-        return training.train(training.Learner(adapted, teacher), settings, windows, 0, Path(folder)).losses
+        return training.train(Learner(adapted, teacher), settings, windows, 0, Path(folder)).losses
 
 
 def peft(adapted, windows, rows: int, rate: float, tick) -> list[float]:

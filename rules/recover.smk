@@ -4,6 +4,7 @@ rule train_adapter:
         model=input_by_recipe(layout.ADAPTER, RERUNS.model),
         compressed=input_by_recipe(layout.ADAPTER, RERUNS.compression),
         corpus=input_by_recipe(layout.ADAPTER, RERUNS.training_text),
+        family=input_by_recipe(layout.ADAPTER, RERUNS.family),
         calibration_text=input_by_recipe(layout.ADAPTER, RERUNS.repair_text),
     output:
         record=layout.ADAPTER.pattern,
@@ -19,6 +20,7 @@ rule train_adapter:
     params:
         args=arguments(layout.ADAPTER),
         code=code_of(layout.ADAPTER),
+        activation_memory=untracked(lambda wildcards: config["activation_memory"]),
         checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid).checkpoint_minutes),
     message:
         "Make {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"

@@ -26,8 +26,8 @@ from tests.unit.compress.walked import HALF, W3, rebuilt, walked
 from workflow_scripts.evaluate.similarity import layer_states
 from workflow_scripts.recover import adapters, idp
 from workflow_scripts.recover.idp import SCORES, Selector
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.prompt_bank import expanded_cache
-from workflow_scripts.recover.training import Learner
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,7 @@ from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.plan.schema.methods import Lora, SoftPrompt
 from workflow_scripts.recover.adapters import create
 from workflow_scripts.recover.idp import Selector
-from workflow_scripts.recover.training import Learner
+from workflow_scripts.recover.learner import Learner
 
 GEMMA = {
     "head_dim": 8,

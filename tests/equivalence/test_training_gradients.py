@@ -9,8 +9,9 @@ from torch import nn
 from tests.tiny_models import FAMILIES, VOCABULARY
 from workflow_scripts.recover import adapters
 from workflow_scripts.recover.distillation import Teacher
+from workflow_scripts.recover.learner import OPENING, Learner
 from workflow_scripts.recover.prompt_bank import encode
-from workflow_scripts.recover.training import OPENING, Learner, train
+from workflow_scripts.recover.training import train
 
 TARGETS = {"llama": ["q_proj", "v_proj", "down_proj"], "opt": ["q_proj", "v_proj", "fc2"]}
 METHODS = {

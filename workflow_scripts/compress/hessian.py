@@ -87,11 +87,11 @@ def _invert_upper(R: torch.Tensor, inverse: torch.Tensor) -> None:
 
 def reconstruction_error(weight: torch.Tensor, compressed: torch.Tensor, H: torch.Tensor | None) -> float:
     """tr((W - Q) H (W - Q)^T) / tr(W H W^T) = ||WX - QX||^2 / ||WX||^2, with H = None for the identity."""
-    lost, whole = _square(weight - compressed, H), _square(weight, H)
+    lost, whole = output_square(weight - compressed, H), output_square(weight, H)
     return (lost / whole).item() if whole > 0 else float(lost > 0)
 
 
-def _square(A: torch.Tensor, H: torch.Tensor | None) -> torch.Tensor:
+def output_square(A: torch.Tensor, H: torch.Tensor | None) -> torch.Tensor:
     """tr(A H A^T) in float64, from the blocks on and above H's diagonal; ||A||^2 if H is None.
 
     It is never negative: H's products are float32, so the sum of a degenerate text may round to less than 0.

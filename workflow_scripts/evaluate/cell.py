@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from workflow_scripts.recover.adapters import Recovered
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import benchmarks
 from workflow_scripts.sources.corpora import read_documents
+from workflow_scripts.sources.facts import scored
 from workflow_scripts.sources.models import adds_bos
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its hints address users of its own command line
@@ -58,7 +59,10 @@ def evaluate_cell(
     store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
-    suite = [task_of(folder, settings, scorer.tokenizer) for folder in data.benchmarks]
+    told = [
+        artifacts.read_json(folder / "training.json")["method"].get("corpus") for folder in files.adapters
+    ]
+    suite = [task_of(folder, settings, scorer.tokenizer, told) for folder in data.benchmarks]
     log(
         f"setup {time.time() - made.started:.1f} s (imports {begun - made.started:.1f}, model {loaded - begun:.1f}, "
         f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
@@ -128,26 +132,38 @@ def scorer_of(
     return recovered, scorer
 
 
-def task_of(folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase) -> EvaluationTask:
-    """The task of a benchmark's folder, which is named like it."""
+def task_of(
+    folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase, told: Iterable = ()
+) -> EvaluationTask:
+    """The task of a benchmark's folder, which is named like it. told: `corpus` of each adapter's method."""
     name, asked = folder.name, settings.evaluation
     items, cap = asked["items"], asked["generation_tokens"]
     task = settings.tasks[name]
     loaded = load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
-    _require_parts(loaded, settings.method.get("corpus"))
+    for text in told:
+        _require_parts(loaded, text, items)
     if settings.chat:
         loaded = replace(loaded, chat=Chat(settings.system))
     return with_passage(loaded, task["context"]) if "context" in task else loaded
 
 
-def _require_parts(task: EvaluationTask, trained_on: object) -> None:
-    """ArtifactError if the adapter was trained on a part of a task whose items' hashes don't tell their part."""
-    taught = isinstance(trained_on, dict) and trained_on.get("task") == task.name
-    if taught and any(item.drawn for item in task.items):
+def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) -> None:
+    """ArtifactError if the adapter was trained on a part of a task whose items' hashes don't tell their part, or if the
+    task's own function, which training does not run, chose other items than the sample. asked: items."""
+    if not isinstance(trained_on, dict):
+        return
+    if trained_on.get("task") == task.name and any(item.drawn for item in task.items):
         raise artifacts.ArtifactError(
             f"task {task.name}: its items are drawn at random (their choices are shuffled), so their hashes don't say "
             "which part an adapter was trained on; name another task under `corpus` of the method"
         )
+    if task.name in (trained_on.get("task"), *trained_on.get("tasks", ())):
+        sampled = scored(task.data.parent, asked)
+        if any(artifacts.digest(item.line.document) not in sampled for item in task.items):
+            raise artifacts.ArtifactError(
+                f"task {task.name}: its own function leaves documents out, so the items that an adapter was told, or "
+                "kept from, are not those that are scored; name other tasks under `corpus` of the method"
+            )
 
 
 def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: str) -> list[samples.Item]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import datasets
@@ -19,9 +18,9 @@ import numpy as np
 from jinja2 import Environment, TemplateError, meta
 
 from workflow_scripts.files.artifacts import ArtifactError, digest
+from workflow_scripts.sources.facts import sample
 from workflow_scripts.sources.fetch import numbered_lines
 
-SALT = b"2310.00867:"  # fixed for good: another salt is another sample
 LABELS = re.compile(  # fields that hold the right answer
     r"(correct[ _-]?)?(label|answer|gold|target)([ _-]?(key|idx|index|id))?|cop", re.IGNORECASE
 )
@@ -69,17 +68,6 @@ def read_lines(data: Path) -> list[Line]:
             raise ArtifactError(f"{data}: line {number}: {str(document)[:40]!r} is no JSON object {{...}}")
         found.append(Line(number, raw, document))
     return found
-
-
-def sample(lines: list[bytes], items: int | None) -> list[int]:
-    """Positions, ascending, of the `items` lines with the smallest SHA-256 of salt + line.
-
-    So the sample of a smaller budget is part of a larger one's, and every cell has the same.
-    """
-    if items is None or items >= len(lines):
-        return list(range(len(lines)))
-    order = sorted(range(len(lines)), key=lambda i: (sha256(SALT + lines[i]).digest(), i))
-    return sorted(order[:items])
 
 
 def chosen(name: str, lines: list[Line], items: int | None, process: Process | None) -> list[Item]:

@@ -6,7 +6,7 @@ killed continues from its checkpoint under work/ and ends in the same bits (same
 
 import math
 import resource
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,15 @@ from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.adapters import create, paper_formula, save, trained_parameters
 from workflow_scripts.recover.distillation import Teacher
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.recover.training import Learner, State, TrainingError, loss_curve, train
-from workflow_scripts.recover.windows import fact_windows, heldout_windows, training_windows
+from workflow_scripts.recover.training import State, TrainingError, loss_curve, train
+from workflow_scripts.recover.windows import (
+    fact_windows,
+    family_windows,
+    heldout_windows,
+    training_windows,
+)
 from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
 
 if TYPE_CHECKING:
@@ -39,19 +45,26 @@ if TYPE_CHECKING:
 class Texts:
     """Text that an adapter is made from.
 
-    corpus: folder of the training text, or of a task whose items are written in `wordings`. calibration_text,
+    corpus: folder of the training text, or of a task whose items are written in `wordings`. scored: how many items of a
+    task the grid scores (None: all). family: folders of tasks whose other items are the training text; wordings are
+    then by task, and the corpus lends its held-out text. calibration_text,
     calibration: for a repair (EoRA), folder of the corpus in the adapter's path and the grid's {windows, length}; a
-    copy that was calibrated itself names its own.
+    copy that was calibrated itself names its own. activation_memory: GiB of calibration activations that stay in
+    memory; no result depends on it.
     """
 
     corpus: Folder
-    wordings: list[str] | None = None
+    wordings: list[str] | dict[str, list[str]] | None = None
+    family: list[Folder] = field(default_factory=list)
+    scored: dict[str, int | None] = field(default_factory=dict)
     calibration_text: Folder | None = None
     calibration: dict | None = None
+    activation_memory: float = math.inf
 
     def inputs(self) -> dict[str, str]:
         """Hashes by name."""
         found = {"corpus": self.corpus, "calibration text": self.calibration_text}
+        found |= {f"items of {folder.name}": folder for folder in self.family}
         return {name: _text_hash(corpus) for name, corpus in found.items() if corpus is not None}
 
     def repaired(self, files: ModelFiles, method: dict, made: Provenance, kept: Path) -> "Repair | None":
@@ -64,7 +77,8 @@ class Texts:
         drawn = artifacts.read_json(files.compressed / "compression.json")["calibration"]
         asked = drawn or self.calibration | {"seed": made.seed}
         windows, drawn = calibration_windows(files.model, self.calibration_text, asked, asked["seed"])
-        return replace(repair(files, windows, method, made.device or "cpu", kept), calibration=drawn)
+        found = repair(files, windows, method, made.device or "cpu", kept, self.activation_memory)
+        return replace(found, calibration=drawn)
 
 
 def main(
@@ -89,7 +103,7 @@ def main(
     assert made.seed is not None  # a wildcard of the rule
     seed = made.seed + method.get("seed_offset", 0)
     with whole_folder(folder) as finished:
-        asked = [method, training, texts.wordings, texts.calibration, seed]
+        asked = [method, training, texts.wordings, texts.scored, texts.calibration, seed]
         key = [model, inputs, asked, made.code, device, made.threads]
         kept = checkpoints.work_folder(folder, artifacts.digest(key))
         found = texts.repaired(files, method, made, kept)
@@ -147,9 +161,13 @@ def windows_of(
     if method["kind"] == "eora":
         heldout = heldout_windows(corpus, tokenizer, training)
         return heldout[:0], heldout
-    if texts.wordings is not None:
+    if isinstance(texts.wordings, dict):
+        windows = family_windows(texts.family, tokenizer, training, seed, texts.wordings, texts.scored)
+        heldout = heldout_windows(corpus, tokenizer, training)
+    elif texts.wordings is not None:
         part = method["corpus"]["part"]
-        windows, heldout = fact_windows(corpus, tokenizer, training, seed, part, texts.wordings)
+        asked = texts.scored[corpus.name]
+        windows, heldout = fact_windows(corpus, tokenizer, training, seed, part, texts.wordings, asked)
     else:
         windows, heldout = training_windows(corpus, tokenizer, training, seed)
     return windows if method.get("trained", True) else windows[:0], heldout

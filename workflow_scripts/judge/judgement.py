@@ -19,6 +19,7 @@ from workflow_scripts.judge.choices import choices
 from workflow_scripts.judge.judged import Judged
 from workflow_scripts.judge.lost import recovered_items
 from workflow_scripts.judge.metrics import ACCURACY, ALL_TASKS, METRICS, informative_tasks
+from workflow_scripts.judge.parts import parts
 from workflow_scripts.judge.rates import shares
 from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.scores import scores
@@ -28,7 +29,7 @@ from workflow_scripts.judge.tasks import task_tests
 from workflow_scripts.judge.verdict import Verdict
 from workflow_scripts.plan.layout import Group
 
-SCHEMA = 3  # of verdict.json; 2 and older held the verdicts of a rule that paid for harm
+SCHEMA = 4  # of verdict.json; 3 had a placebo in `rates` and no `parts`; 2 and older had the verdicts of another rule
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def judge_grid(
         "groups": groups,
         "dense_groups": dense,
         "lost_items": recovered_items(results, informative, resamples, seed),
+        "parts": parts(results, catalogue["methods"], resamples, seed),
         "rates": [] if ledger is None else shares(ledger, catalogue["methods"]),
         "scores": scores(results, catalogue["tasks"]),
         "choices": choices(results, catalogue["methods"], resamples, seed),

@@ -130,6 +130,10 @@ class Cells:
         names = (self.training_text(adapter).corpus for adapter in adapters)
         return {name for name in names if name is not None}
 
+    def families(self, adapters: Iterable[Cell]) -> list[str]:
+        """The tasks on whose unscored items adapters are trained."""
+        return [task for adapter in adapters for task in self.training_text(adapter).tasks or ()]
+
     def training_corpora(self, grid: str) -> dict[str, list[str]]:
         """Corpus of a path -> the corpora that the pair's adapters are trained on there."""
         pair = [method for _, method in self.grid(grid).pair.items()]

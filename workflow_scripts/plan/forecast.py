@@ -180,7 +180,8 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     if plan.repairs(cell):
         calibration = plan.grid(cell.grid).calibration
         seconds += REPAIR * p * calibration.windows * calibration.length / device["compress"]
-        memory += 4 * p + calibration.windows * calibration.length * width(p) * 4
+        held = calibration.windows * calibration.length * width(p) * 4
+        memory += 4 * p + min(held, plan.config.activation_memory * 2**30)
     return Cost("train_adapter", cell.stem, seconds, ADAPTER_BYTES, memory)
 
 

@@ -221,9 +221,11 @@ class Plan(Cells):
             "training": self.training(cell.grid, cell.method),
         }
         text = self.training_text(cell)
-        inputs = [self.compressed_recipe(cell), self.text_recipe(cell.grid, text), cell.seed]
-        if text.task is not None:
-            settings["wordings"] = self.config.tasks[text.task].wordings
+        inputs = [self.compressed_recipe(cell), *self.text_recipes(cell, text), cell.seed]
+        if tasks := text.tasks or ([] if text.task is None else [text.task]):
+            grid, wordings = self.grid(cell.grid), {task: self.config.tasks[task].wordings for task in tasks}
+            settings["wordings"] = wordings if text.task is None else wordings[text.task]
+            settings["scored"] = {task: grid.evaluation.items if task in grid.tasks else 0 for task in tasks}
         if self.repairs(cell):
             settings["calibration"] = self.grid(cell.grid).calibration.dump()
             inputs.append(self.recipe("corpora", cell.corpus))
@@ -286,7 +288,7 @@ class Plan(Cells):
             **{CORPUS.path(corpus=name): self.recipe("corpora", name) for name in sorted(corpora)},
             **{
                 BENCHMARK.path(benchmarks=data, task=task): self.recipe("benchmarks", data, task)
-                for task in self.tasks(grid)
+                for task in dict.fromkeys([*self.tasks(grid), *self.families(adapters)])
             },
             **{self.compression(copy): self.compressed_recipe(copy) for copy in self.copies(grid)},
             **{adapter.training: self.train_recipe(adapter) for adapter in adapters},
@@ -393,11 +395,13 @@ class Plan(Cells):
     def recipe(self, catalogue: str, name: str, task: str | None = None) -> str:
         return self.fetch(catalogue, name, task)["recipe"]
 
-    def text_recipe(self, grid: str, text: TrainingText) -> str:
-        """Recipe of a training text: a corpus, or items of a task."""
-        if text.corpus is not None:
-            return self.recipe("corpora", text.corpus)
-        return self.recipe("benchmarks", self.grid(grid).benchmarks, text.task)
+    def text_recipes(self, adapter: Cell, text: TrainingText) -> list[str]:
+        """Recipes of a training text: a corpus, items of a task, or the path's corpus and items of several tasks."""
+        tasks = text.tasks or ([] if text.task is None else [text.task])
+        found = [self.recipe("benchmarks", self.grid(adapter.grid).benchmarks, task) for task in tasks]
+        if text.task is None:
+            found.insert(0, self.recipe("corpora", text.corpus or adapter.corpus))
+        return found
 
     def compressed_recipe(self, cell: Cell) -> str:
         copy = self.copy(cell)

@@ -171,12 +171,19 @@ class Reruns:
         return Input(self.plan.compression(cell), self.plan.compressed_recipe(cell))
 
     def training_text(self, names: Names) -> Input:
-        """The text that an adapter is trained on: a corpus, or items of a task."""
+        """The text that an adapter is trained on: a corpus, or items of a task; of a family's adapter the path's
+        corpus, on whose held-out text it is watched."""
         text = self.plan.training_text(Cell.of(names))
-        if text.corpus is not None:
-            return self.corpus(text.corpus)
-        assert text.task is not None  # as the configuration was checked
-        return self.benchmark(names["grid"], text.task)
+        if text.task is not None:
+            return self.benchmark(names["grid"], text.task)
+        return self.corpus(text.corpus or names["corpus"])
+
+    def family(self, names: Names) -> list[Input]:
+        """The tasks on whose unscored items an adapter is trained."""
+        return [
+            self.benchmark(names["grid"], task)
+            for task in self.plan.training_text(Cell.of(names)).tasks or ()
+        ]
 
     def repair_text(self, names: Names) -> list[Input]:
         """The calibration text of an adapter that is computed, or starts, from weights and such text."""

@@ -13,6 +13,7 @@ As in the authors' code, the inputs X of a layer come from the layers before it 
 from its dense linears.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from workflow_scripts.compress.decoder import (
     layer_linears,
     set_weight,
 )
-from workflow_scripts.compress.hessian import reconstruction_error
+from workflow_scripts.compress.hessian import output_square
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import ArtifactError, read_json
@@ -93,9 +94,9 @@ def eora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
 
 
 @torch.no_grad()
-def factors(error: Tensor, H: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """A (rank, in) and B (out, rank), float32, with the smallest tr((error - B A) H (error - B A)^T), and the share of
-    tr(error H error^T) that is then gone: sum of the s^2 used over sum of all.
+def factors(error: Tensor, H: Tensor, rank: int) -> tuple[Tensor, Tensor, float, float]:
+    """A (rank, in) and B (out, rank), float32, with the smallest tr((error - B A) H (error - B A)^T), the share of
+    tr(error H error^T) that is then gone: sum of the s^2 used over sum of all, and tr(error H error^T) itself.
 
     error: W - What (out, in). H (in, in). Rows of A and columns of B beyond the rank of error H are zero. The
     eigen-decomposition, of the smaller of the two Gram matrices of error S, is in float64.
@@ -117,9 +118,9 @@ def factors(error: Tensor, H: Tensor, rank: int) -> tuple[Tensor, Tensor, float]
     A, B = error.new_zeros(rank, columns), error.new_zeros(rows, rank)
     B[:, :found] = U * s.sqrt()
     A[:found] = (U / s.sqrt()).T @ error
-    all_squares = gram.trace()
-    gone = (squares[there].sum() / all_squares).clamp(max=1).item() if all_squares > 0 else 0.0
-    return A.float(), B.float(), gone
+    lost = gram.trace().clamp(min=0)
+    gone = (squares[there].sum() / lost).clamp(max=1).item() if lost > 0 else 0.0
+    return A.float(), B.float(), gone, lost.item()
 
 
 def _root(H: Tensor) -> Tensor:
@@ -143,13 +144,19 @@ def _largest(M: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def repair(
-    files: ModelFiles, windows: Tensor, method: dict, device: torch.device | str, kept: Path
+    files: ModelFiles,
+    windows: Tensor,
+    method: dict,
+    device: torch.device | str,
+    kept: Path,
+    activation_memory: float = math.inf,
 ) -> Repair:
     """Factors for the linears that a method of kind eora or lora adapts.
 
     windows: calibration token ids (count, length). kept: folder of the finished layers, from which a killed run goes
-    on. Of the dense model itself all factors are zero, and no Hessian is computed. ArtifactError for a copy of another
-    shape, or with other weights beside its linears (norms), of whose linears W - What is not the error.
+    on. activation_memory: GiB of activations that stay in memory, more lie in a file in `kept`. Of the dense model
+    itself all factors are zero, and no Hessian is computed. ArtifactError for a copy of another shape, or with other
+    weights beside its linears (norms), of whose linears W - What is not the error.
     """
     started = time.monotonic()
     proof = read_json(files.compressed / PROOF, "compression")
@@ -167,7 +174,7 @@ def repair(
     paths = {id(module): name for name, module in model.named_modules()}
     finished = FinishedLayers(kept)
     clock = time.monotonic()
-    activations = Activations(model, layers, windows, device, folder=kept)
+    activations = Activations(model, layers, windows, device, activation_memory * 2**30, kept)
     hessian_seconds = time.monotonic() - clock
     found: dict[str, tuple[Tensor, Tensor]] = {}
     records: list[dict] = []
@@ -212,8 +219,9 @@ def _repair_layer(
         H = groups.pop(together).matrix()
         for name in together:
             W, compressed = get_weight(linears[name]), get_weight(layer.get_submodule(name))
-            A, B, gone = factors(W - compressed, H, rank)
-            before = reconstruction_error(W, compressed, H)
+            A, B, gone, lost = factors(W - compressed, H, rank)
+            whole = output_square(W, H).item()
+            before = lost / whole if whole > 0 else float(lost > 0)
             records.append({"layer": index, "linear": name, "before": before, "after": before * (1 - gone)})
             tensors |= {f"{name}.A": A.cpu(), f"{name}.B": B.cpu()}
     return (tensors, records), seconds

@@ -1,6 +1,7 @@
 """Methods of PEFT by name (DoRA, IA3, ...): made from PEFT's own configuration classes, run as modules in the model."""
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -13,11 +14,12 @@ from transformers import PreTrainedModel
 from workflow_scripts.compress.decoder import decoder_layers, layer_linears
 from workflow_scripts.plan.schema.peft_types import PEFT_TYPES
 
-PEFTS_OWN_TARGETS = ("IA3", "LN_TUNING")  # whose targets are no choice among linears, but part of the method
+PEFTS_OWN_TARGETS = ("IA3",)  # whose targets are no choice among linears, but part of the method
 
 
 def peft_config(method: dict, model: PreTrainedModel) -> PeftConfig:
-    """PEFT's configuration of method.peft_type with method.options, by default on all linears of the decoder layers.
+    """PEFT's configuration of method.peft_type with method.options, by default on all linears of the decoder layers,
+    of LN_TUNING on their norms.
 
     ValueError for an option of another type than its class says, and for a target that no decoder layer has.
     """
@@ -30,10 +32,19 @@ def peft_config(method: dict, model: PreTrainedModel) -> PeftConfig:
     for target in _listed(options.get("target_modules")):
         if not any(f".{part}".endswith(f".{target}") for part in parts):
             raise ValueError(f"options.target_modules: no decoder layer of this model has a {target}")
-    if "target_modules" not in options and method["peft_type"] not in PEFTS_OWN_TARGETS:
+    if "target_modules" not in options and method["peft_type"] == "LN_TUNING":
+        options = options | {"target_modules": _norms(model)}
+    elif "target_modules" not in options and method["peft_type"] not in PEFTS_OWN_TARGETS:
         linears = {linear for layer in decoder_layers(model) for linear in layer_linears(layer)}
         options = options | {"target_modules": sorted(linears)}
     return config(task_type="CAUSAL_LM", **fixed, **options)
+
+
+def _norms(model: PreTrainedModel) -> str:
+    """A pattern of PEFT's that means the norms of the decoder layers; a norm outside may have the same last name."""
+    inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
+    named = ((name, module) for name, module in model.named_modules() if id(module) in inside)
+    return "|".join(re.escape(name) for name, module in named if type(module).__name__.endswith("Norm"))
 
 
 def _require_type(option: str, value: Any, hint: Any, name: str) -> None:

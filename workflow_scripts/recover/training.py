@@ -1,11 +1,7 @@
-"""The training loop for LoRA, prompts and prefixes. The base model is frozen and stays in evaluation mode.
+"""The training loop: checkpoints, signals, memory, progress. What a step computes is the learner's (`learner`).
 
-What makes it fast: a soft prompt is the same for all rows, so its keys and values are computed once a step at batch
-1 and expanded (exact); the text's gradient gathers on them and goes back through the prompt once. The loss never
-keeps logits (`losses`). Nothing but the adapter gets a gradient.
-
-What makes it safe: a step depends on the checkpoint and its number alone, so a run that was killed and continued ends
-in the same bits; signals, time and the last step make checkpoints; what is not finite stops the run.
+A step depends on the checkpoint and its number alone, so a run that was killed and continued ends in the same bits.
+Signals, time and the last step make checkpoints; a loss, gradient or adapter that is not finite stops the run.
 """
 
 import contextlib
@@ -15,38 +11,19 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import log
-from workflow_scripts.kernels.causal_attention import causal_attention
-from workflow_scripts.kernels.losses import linear_cross_entropy, plain_head, token_losses
-from workflow_scripts.kernels.packed_linears import PackedLinears
-from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
-from workflow_scripts.recover.distillation import Teacher
-from workflow_scripts.recover.prompt_bank import (
-    encode,
-    exact_pass,
-    expanded_cache,
-    learned_positions,
-    positions_behind_prompts,
-)
-from workflow_scripts.sources.models import most_positions
 
 CURVE_POINTS = 500
 PROGRESS_SECONDS = 10
-# First tokens of a window that LoRA reads in float32 if the model is in bfloat16: on SmolLM2-135M the cosine of its
-# gradient to the exact one is 0.88 without, 0.72 with one, 0.9993 to 0.9996 with two, four and eight.
-OPENING = 8
 
 
 class TrainingError(RuntimeError):
@@ -75,128 +52,6 @@ def learning_rate(step: int, steps: int, training: dict) -> float:
     left = (steps - step) / max(1, steps - warmup)
     shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}
     return training["learning_rate"] * shape[training["schedule"]]
-
-
-class Learner:
-    """An adapted model as the loop sees it: trained tensors, and the loss of text rows."""
-
-    def __init__(self, adapted: PeftModel, teacher: Teacher | None = None):
-        """teacher: whose next-token distribution is the aim; None: the text itself is."""
-        self.teacher = teacher
-        self.adapted = adapted.eval()
-        self.model = cast(PreTrainedModel, adapted.get_base_model())  # PEFT calls any base a Module
-        self.head = plain_head(self.model)
-        self.parameters = trained_parameters(adapted)
-        self.linears = PackedLinears(self.model, differentiable=True)
-        self.kind = adapted.active_peft_config.peft_type.value
-        self.opens = (
-            self.kind == "LORA"
-            and not adapted.active_peft_config.use_dora
-            and self.model.dtype == torch.bfloat16
-        )
-        self.added: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-        if self.kind == "LORA":
-            from workflow_scripts.recover.lora import added_in_place
-
-            self.added = partial(added_in_place, adapted)
-            for name, module in adapted.named_modules():
-                if "lora_dropout" in name:  # of the frozen model's own dropout (OPT has one) there is none
-                    module.train()
-
-    def require_room(self, length: int) -> None:
-        """ValueError if windows of `length` tokens and the soft prompt exceed the model's positions."""
-        virtual = getattr(self.adapted.active_peft_config, "num_virtual_tokens", 0)
-        behind = positions_behind_prompts(self.model) if virtual else None
-        positions = min(filter(None, (most_positions(self.model), behind)), default=None)
-        if positions is not None and virtual + length > positions:
-            room = positions - virtual
-            most = f"at most {room} are possible" if room > 0 else "it leaves no room for text"
-            of_table = behind is not None and learned_positions(self.model) is None
-            table = " that keep one rotary table" if of_table else ""
-            raise ValueError(
-                f"sequence_length: {length} tokens after a prompt of {virtual} exceed the model's {positions} "
-                f"positions{table}; {most}"
-            )
-
-    def prefix(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values over layers that stand before the text, differentiable; none for LoRA."""
-        if self.kind == "PROMPT_TUNING":
-            return encode(self.model, self.parameters[0])
-        if self.kind == "PREFIX_TUNING":
-            return prefix_keys_values(self.parameters[0].to(self.model.dtype), self.model)
-        return [], []
-
-    def hidden(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        """Last hidden states (B, T, d) of rows (B, T), the prefix before them."""
-        cache = expanded_cache(keys, values, len(rows)) if keys else None
-        decoder = self.model.get_decoder()
-        with causal_attention(decoder):
-            return decoder(
-                input_ids=rows, past_key_values=cache, use_cache=cache is not None
-            ).last_hidden_state
-
-    def read(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        """`hidden` with packed weights; LoRA in bfloat16 reads the first OPENING tokens in float32."""
-        opening = []
-        if self.opens:
-            embedded = self.model.get_input_embeddings()(rows[:, :OPENING])
-            first, keys, values = exact_pass(self.model, embedded)
-            opening, rows = [first], rows[:, OPENING:]
-        with self.linears.in_use(), self.added():
-            return torch.cat([*opening, self.hidden(rows, keys, values)], dim=1) if rows.numel() else first
-
-    def accumulate(self, rows: Tensor, micro_batch: int) -> float:
-        """Add the gradient of the mean loss over rows (B, T) to the parameters; returns that loss.
-
-        A window's first token is not scored: the prompt's last position could predict it, a model without prompt can't.
-        """
-        keys, values = self.prefix()
-        leaves = [tensor.detach().requires_grad_() for tensor in (*keys, *values)]
-        scored = rows[:, 1:].numel()
-        total = 0.0
-        for part in rows.split(micro_batch):
-            hidden = self.read(part, leaves[: len(keys)], leaves[len(keys) :])
-            with self.linears.in_use():
-                loss = self.loss(hidden[:, :-1], part) / scored
-            loss.backward()
-            total += loss.item()
-        if leaves:
-            torch.autograd.backward([*keys, *values], [leaf.grad for leaf in leaves])
-        return total
-
-    def loss(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Summed over rows (B, T) but for their first tokens: of the text, or against the teacher."""
-        if self.teacher is None:
-            return linear_cross_entropy(hidden, self.head, rows[:, 1:])
-        return self.teacher.loss(hidden, self.head, rows)
-
-    @torch.no_grad()
-    def heldout_loss(self, windows: Tensor, micro_batch: int, with_adapter: bool = True) -> float:
-        """Mean loss (nats per token) of windows (N, T), first tokens not scored."""
-        windows = windows.to(self.model.device)
-        keys, values = self.prefix() if with_adapter else ([], [])
-        context = contextlib.nullcontext() if with_adapter else self.adapted.disable_adapter()
-
-        def summed(at_a_time: int) -> float:
-            total = 0.0
-            for part in windows.split(at_a_time):
-                hidden = self.hidden(part, keys, values)
-                total += token_losses(hidden[:, :-1], self.head, part[:, 1:]).double().sum().item()
-            return total
-
-        with context, _dropout_off(self.adapted):
-            total, _ = fitting(summed, micro_batch, "on held-out text", windows.shape[1])
-        return total / windows[:, 1:].numel()
-
-
-@contextlib.contextmanager
-def _dropout_off(module: torch.nn.Module) -> Iterator[None]:
-    active = [child for child in module.modules() if child.training]
-    for child in active:
-        child.training = False
-    yield
-    for child in active:
-        child.training = True
 
 
 class Trainable(Protocol):

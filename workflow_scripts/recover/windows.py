@@ -1,13 +1,14 @@
 """The text that adapters are trained and watched on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from workflow_scripts.plan.parts import PARTS, part_of
+from workflow_scripts.plan.parts import part_of
 from workflow_scripts.sources.corpora import read_documents, token_windows
-from workflow_scripts.sources.facts import facts
+from workflow_scripts.sources.facts import facts, scored, unscored_facts
 from workflow_scripts.sources.models import adds_bos
 
 
@@ -30,14 +31,40 @@ def fact_windows(
     seed: int,
     part: str,
     wordings: list[str],
+    items: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `training_windows` from questions and right answers of a task's items: of one part (`even` or `odd`) to train
-    on, of the other held out."""
-    documents: dict[str, list[str]] = {name: [] for name in PARTS}
+    on, of the other held out.
+
+    items: as many as the grid scores (None: all). No others are trained on, so that a short budget tells each of them.
+    """
+    asked, told, heldout = scored(benchmark, items), [], []
     for doc_hash, texts in facts(benchmark, wordings):
-        documents[part_of(doc_hash)] += texts
-    (other,) = set(PARTS) - {part}
-    return _drawn(documents[part], tokenizer, training, seed), _heldout(documents[other], tokenizer, training)
+        if part_of(doc_hash) != part:
+            heldout += texts
+        elif doc_hash in asked:
+            told += texts
+    return _drawn(told, tokenizer, training, seed), _heldout(heldout, tokenizer, training)
+
+
+def family_windows(
+    benchmarks: Sequence[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    training: dict,
+    seed: int,
+    wordings: dict[str, list[str]],
+    scored: dict[str, int | None],
+) -> torch.Tensor:
+    """Training windows (N, T) from questions and right answers of a family of tasks, of items that no cell scores.
+
+    benchmarks: the tasks' folders, named like them. scored: items of each task that the grid scores (None: all).
+    """
+    documents = [
+        text
+        for folder in benchmarks
+        for text in unscored_facts(folder, wordings[folder.name], scored[folder.name])
+    ]
+    return _drawn(documents, tokenizer, training, seed)
 
 
 def heldout_windows(corpus: Path, tokenizer: PreTrainedTokenizerBase, training: dict) -> torch.Tensor:

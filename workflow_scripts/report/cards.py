@@ -10,6 +10,7 @@ from workflow_scripts.report.summary import (
     cautions,
     headline,
     in_chat,
+    points,
     scale,
     unit,
 )
@@ -26,6 +27,7 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
     verdict = metric["verdict"]
     word = verdict["word"]
     rows = [(method, metric["methods"].get(method)) for method in dict.fromkeys(pair.values())]
+    told = [row for row in whole["parts"] if row["metric"] == "accuracy" and place(row) == place(group)]
     return {
         "label": f"{group['model']}, {group['compressor']}, {group['corpus']}",
         "place": place(group),
@@ -51,7 +53,7 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
         ],
         "cautions": cautions(metric, pair, unit(name)),
         "settle": verdict["settle"] and _capital(verdict["settle"]),
-        "details": _details(metric),
+        "details": _details(metric, told),
         "others": [
             (NAMES[other], headline(group["metrics"][other]["verdict"])) for other in NAMES if other != name
         ],
@@ -59,14 +61,27 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
     }
 
 
-def _details(metric: dict) -> list[str]:
-    """Sentences behind the numbers: tasks that are left out, and how much of LoRA's effect the prompt has."""
+def _details(metric: dict, told: list[dict]) -> list[str]:
+    """Sentences behind the numbers: tasks that are left out, the prompt beside LoRA, held-out facts."""
     said = [f"Tasks left out: {', '.join(metric['absent_tasks'])}."] if metric["absent_tasks"] else []
     retention = metric["verdict"].get("retention")
     if retention and retention["low"] is not None:
         value, low, high = (f"{100 * retention[end]:.0f} %" for end in ("value", "low", "high"))
         said.append(f"The prompt brings back {value} [{low}, {high}] of what LoRA does.")
-    return said
+    return said + [_told(row) for row in told]
+
+
+def _told(row: dict) -> str:
+    """Access against learning of adapters that were told a part of a task's answers, as accuracy."""
+    untold = row["untrained"]["recovered"] or row["untrained"]["gain"]
+    shown = row["shows"] or (
+        "no word without a dense control" if row["untrained"]["recovered"] is None else "no word"
+    )
+    methods = ", ".join(row["methods"].values())
+    return (
+        f"Untold facts of {row['task']} by {methods}: {points(untold)} ({shown}); telling adds "
+        f"{points(row['learned'])}."
+    )
 
 
 def _support(verdict: dict) -> list[dict[str, Any]]:

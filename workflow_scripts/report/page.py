@@ -48,15 +48,19 @@ EXPLAINED = {  # above the page's tables
     "interval of the loss holds 0. Could find: the smallest gain (or R) that this sample finds with 80 % power.",
     "lost": "Lost items that come back. For two copies k and k': of the items that the dense model has right and copy "
     "k' has wrong, the share that copy k has right with the method (back), and without it (by chance). rho is their "
-    "difference, the mean over all pairs of copies, so that an item is never called lost and found by the same noise. "
+    "difference, pooled over all pairs of copies, so that an item is never called lost and found by the same noise. "
     "Intervals cover items.",
+    "told": "Held-out facts. Adapters that were told the answers of one half of a task's items, on that half (trained) "
+    "and on the other (untrained). R of the untrained items is access: no text told them. Learned: the gain of the "
+    "trained items minus that of the untrained. Known apart: of the untrained items, the gain among those that the "
+    "dense model has right minus the gain among those that it has wrong, which no access can bring back. A word needs "
+    "whole intervals above 0: access the first and the third, learning the second.",
     "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
     "those for which no document of the training text holds an accepted alias together with the question's entity "
     "(it may still say it in other words). Chance: the same share among items that neither the dense "
     "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
-    "the decision boundary. A fairer reference is the recovered share of a placebo: an untrained prompt",
-    "second_seed": ", or a second seed of the same method (copy and training) held against another; nothing "
-    "but chance differs between these",
+    "the decision boundary. Fairer references are the recovered share of an untrained prompt",
+    "copies": " and, with two copies, rho above",
     "strata": "The items of a task by subject, or by popularity in groups of equal size (equal popularities stay "
     "together). Known: share that the dense model has right. Lost: share of these that the compressed model has wrong. "
     "Back by a method: share of the lost that it has right. First seed; Wilson intervals, 95 %.",
@@ -133,6 +137,7 @@ def _verdict(data: PageData) -> dict[str, Any]:
         "judged": groups,
         "varied": any(part for said in verdicts for part in (said.get("components") or {}).values()),
         "lost_items": verdict["lost_items"],
+        "told": verdict["parts"],
         "explained": EXPLAINED,
     }
 
@@ -178,16 +183,15 @@ def _figures(data: PageData) -> dict[str, Any]:
 
 def _ledger(data: PageData) -> dict[str, Any]:
     """The choice of prompts, shares of the ledger, and the ledger itself."""
-    methods, pair, rates = data.grid.methods, data.grid.verdict["pair"], data.grid.verdict["rates"]
+    methods, pair = data.grid.methods, data.grid.verdict["pair"]
     recovery = [method for method in methods if method != "none"]
     explored = explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()])
     untrained = [method for method in recovery if not methods[method].get("trained", True)]
     return {
         "selections": selections(data.grid.results),
-        "rates": rates,
+        "rates": data.grid.verdict["rates"],
         "strata": data.grid.verdict.get("strata", []),
         "back_by": {role: f"back by {method}" for role, method in pair.items()},
-        "reseeded": any(row["after"] is not None for row in rates),
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
         "outcomes": OUTCOMES,
         "bars": bars(data.ledger),

@@ -99,10 +99,23 @@ def test_the_hash_of_an_item_that_its_line_determines_is_the_lines(tmp_path):
 def test_an_adapter_of_a_part_of_a_task_with_drawn_choices_is_refused(tmp_path):
     task = load_task("gpqa_main_zeroshot", written(tmp_path, GPQA), None, None)
     trained_on = {"task": task.name, "part": "even"}
-    _require_parts(task, {"corpus": "c4"})
-    _require_parts(load_task("piqa", written(tmp_path, PIQA), None, None), trained_on | {"task": "piqa"})
+    _require_parts(task, "c4", None)
+    _require_parts(
+        load_task("piqa", written(tmp_path, PIQA), None, None), trained_on | {"task": "piqa"}, None
+    )
     with pytest.raises(ArtifactError, match="gpqa_main_zeroshot: its items are drawn at random"):
-        _require_parts(task, trained_on)
+        _require_parts(task, trained_on, None)
+
+
+def test_an_adapter_of_a_family_is_refused_if_the_task_chooses_others_than_it_was_kept_from(tmp_path):
+    """The function of mmlu_pro_law leaves a subject out, so it scores lines that training had taken for unscored."""
+    trained_on = {"tasks": ["piqa", "mmlu_pro_law"]}
+    _require_parts(load_task("piqa", written(tmp_path, PIQA), 3, None), trained_on, 3)
+    law = load_task("mmlu_pro_law", written(tmp_path, SUBJECTS), 4, 4, None, None, 0)
+    _require_parts(law, {"tasks": ["piqa"]}, 4)
+    for text in (trained_on, {"task": "mmlu_pro_law", "part": "even"}):
+        with pytest.raises(ArtifactError, match="mmlu_pro_law: its own function leaves documents out"):
+            _require_parts(law, text, 4)
 
 
 def test_a_function_whose_random_numbers_no_seed_fixes_is_refused():

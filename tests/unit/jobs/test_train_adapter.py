@@ -12,8 +12,9 @@ from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, train_adapter
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.recover.training import Learner, TrainingError
+from workflow_scripts.recover.training import TrainingError
 from workflow_scripts.recover.windows import training_windows
 from workflow_scripts.sources import benchmarks, corpora, models
 
@@ -251,7 +252,8 @@ def test_an_adapter_may_be_trained_on_a_tasks_own_items(project, monkeypatch):
         ModelFiles(Path("resources/models/tiny"), Path("compressed")),
         Provenance("r", "c", seed=1, device="cpu"),
     )
-    texts = train_adapter.Texts(folder, ["Question: {{ question }}\nAnswer: {{ answer.value }}"])
+    wordings = ["Question: {{ question }}\nAnswer: {{ answer.value }}"]
+    texts = train_adapter.Texts(folder, wordings, scored={"triviaqa": None})
     method, output = (
         LORA | {"corpus": {"task": "triviaqa", "part": "odd"}},
         "adapters/facts/seed-1/training.json",

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from tests.unit.synthetic_results import PAIR, study, write_grid
-from workflow_scripts.judge.ledger import OUTCOMES, add_answers, build, outcomes
-from workflow_scripts.judge.rates import rates, reseeded
+from workflow_scripts.judge.ledger import OUTCOMES, build, outcomes
+from workflow_scripts.judge.rates import rates
 from workflow_scripts.judge.results import read_results, samples_beside
 
 CASES = [  # dense, compressed, prompt, lora -> outcome
@@ -141,44 +141,13 @@ def test_planted_recovery_stands_above_chance(tmp_path):
     assert by_method.loc["lora-r4", "recovered"] == pytest.approx(0.0, abs=0.05)
 
 
-def seeded(folder, noise, seeds=(0, 1, 2), gain=0.1, items=60):
-    """The ledger of a prompt trained with several seeds: each seed's answers differ by `noise` alone."""
-    truth = study("m", {"idp-50-100": gain, "lora-r4": gain})
-    compressed = ("m", "gptq-w3", "wikipedia")
-    truth |= {(*compressed, "idp-50-100", seed): truth[*compressed, "idp-50-100", 0] for seed in seeds}
-    ledger = build(read_results(write_grid(folder, truth, items=items, noise=noise)), PAIR)
-    nothing_known = pd.DataFrame(columns=["corpus", "task", "doc_id", "known"])
-    return add_answers(ledger, nothing_known.astype(ledger[["corpus", "task", "doc_id"]].dtypes))
-
-
-def test_a_second_seed_with_the_same_answers_recovers_and_breaks_nothing(tmp_path):
-    found = reseeded(seeded(tmp_path, noise=0.0), ["idp-50-100", "lora-r4"]).query("scope == 'all'")
-    assert set(found["method"]) == {"idp-50-100"}  # LoRA has one seed
-    assert list(zip(found["seed"], found["after"], strict=True)) == [(0, 2), (1, 0), (2, 1)]
-    assert (found[["recovered", "chance", "broken"]] == 0).all(axis=None)
-    assert (found["recovered_n"] > 50).all() and (found["recovered_high"] < 0.1).all()
-
-
-def test_a_second_seed_shows_how_much_of_a_recovery_is_noise(tmp_path):
-    """Answers that flip by noise look recovered; the placebo shows the same share, a planted recovery a larger one."""
-    for name, gain, real in (("nothing", 0.0, False), ("recovery", 0.2, True)):
-        ledger = seeded(tmp_path / name, noise=0.1, gain=gain, items=150)
-        method = rates(ledger, ["idp-50-100"]).query("scope == 'all' and seed == 0").iloc[0]
-        placebo = reseeded(ledger, ["idp-50-100"]).query("scope == 'all' and seed == 0").iloc[0]
-        assert placebo["recovered"] > 0.1
-        assert (method["recovered_low"] > placebo["recovered_high"]) == real, name
-        assert method["recovered"] > 2 * method["chance"]  # which is why `chance` alone is no fair reference
-
-
-def test_seeds_are_paired_by_item_and_what_one_lacks_is_left_out(tmp_path):
-    ledger = seeded(tmp_path, noise=0.1, seeds=(0, 1))
-    shuffled = ledger.sample(frac=1, random_state=0)
-    scopes = ["method", "scope", "seed"]
-    for found in (rates, reseeded):
-        plain, mixed = (found(frame, ["idp-50-100"]).set_index(scopes) for frame in (ledger, shuffled))
-        pd.testing.assert_frame_equal(plain.sort_index(), mixed.sort_index())
-    lacking = ledger.copy()
-    lacking.loc[(lacking["seed"] == 1) & (lacking["task"] == "piqa"), "correct/idp-50-100"] = pd.NA
-    found = reseeded(lacking, ["idp-50-100"])
-    assert "piqa" not in set(found["scope"]) and "sciq" in set(found["scope"])
-    assert reseeded(seeded(tmp_path / "one", noise=0.1, seeds=(0,)), ["idp-50-100"]).empty
+def test_what_a_method_did_not_answer_is_left_out_of_its_rates(tmp_path):
+    ledger = build(read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), 40, 0.05)), PAIR)
+    ledger["answer_in_training_text"] = pd.array([pd.NA] * len(ledger), dtype="boolean")
+    shuffled = rates(ledger.sample(frac=1, random_state=0), ["lora-r4"]).set_index("scope")
+    whole = rates(ledger, ["lora-r4", "idp-50-100"]).set_index("scope")
+    assert set(whole["method"]) == {"lora-r4"}  # of the other there is no answer
+    pd.testing.assert_frame_equal(whole.sort_index(), shuffled.sort_index())
+    ledger.loc[ledger["task"] == "piqa", "correct/lora-r4"] = pd.NA
+    lacking = rates(ledger, ["lora-r4"]).set_index("scope")
+    assert set(whole.index) - set(lacking.index) == {"piqa", "common"}

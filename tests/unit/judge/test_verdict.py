@@ -163,7 +163,17 @@ def test_the_words_are_those_of_the_schema():
         "informative": {},
         "groups": [group],
         **{
-            key: [] for key in ("plan", "dense_groups", "lost_items", "rates", "scores", "choices", "changes")
+            key: []
+            for key in (
+                "plan",
+                "dense_groups",
+                "lost_items",
+                "parts",
+                "rates",
+                "scores",
+                "choices",
+                "changes",
+            )
         },
     }
     for word in MEANING:

@@ -79,6 +79,36 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
         ),
         (
             ["methods", "lora-r2", "corpus"],
+            {"tasks": ["piqa"]},
+            ["corpus.tasks[0]: tasks.piqa has no wordings"],
+        ),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"tasks": ["trivia"]},
+            ["corpus.tasks[0]: 'trivia'", "'triviaqa'"],
+        ),
+        (
+            ["methods", "lora-r2", "corpus"],
+            {"tasks": ["sciq"], "part": "odd"},
+            ["lora-r2.corpus: give either a corpus' name, task and part, or tasks"],
+        ),
+        (
+            ["grids", "smoke", "pair", "prompt"],
+            "idp-50-families",
+            ["pair.prompt: ", "items of arc_easy, "],
+        ),
+        (
+            ["grids", "bench", "evaluation", "items"],
+            1000,
+            [
+                "blocks.recovery.methods[11]: 'prompt-50-science' is trained on the items that the grid does not",
+                "score, and it scores all of sciq",
+                "'idp-50-families' is trained on",
+            ],
+        ),
+        (["benchmarks", "pypi", "webqs"], None, ["items of webqs, which benchmarks.pypi lacks"]),
+        (
+            ["methods", "lora-r2", "corpus"],
             {"task": "sciq", "part": "evn"},
             ["'evn'", "did you mean 'even'?"],
         ),

@@ -79,6 +79,8 @@ def test_a_repair_costs_its_hessians_instead_of_training(plan):
     p = plan.config.models[cell.model].parameters
     assert repaired.seconds - untrained.seconds == pytest.approx(6 * p * tokens / device["compress"])
     assert repaired.memory > untrained.memory
+    filed = Plan(load(read(*files(root=ROOT)) | {"activation_memory": 0}))
+    assert training_cost(filed, cell, device).memory < repaired.memory
 
 
 def test_a_dense_compressor_leaves_nothing_on_disk(plan):

@@ -333,6 +333,7 @@ def test_an_adapter_of_a_tasks_items_stands_on_these_and_their_wordings(shipped)
         a for a in plan.adapters("smoke") if a[2:5] == ("gptq-w3-g64", "wikipedia", "lora-r4-triviaqa-even")
     )
     assert plan.train(adapter)["method"]["corpus"] == {"task": "triviaqa", "part": "even"}
+    assert plan.train(adapter)["scored"] == {"triviaqa": 10}  # no other is trained on
     (text,) = (Reruns(plan, set).training_text({**adapter._asdict(), "seed": "0"}),)
     assert text == (
         "resources/benchmarks/pypi/triviaqa/manifest.json",
@@ -342,6 +343,28 @@ def test_an_adapter_of_a_tasks_items_stands_on_these_and_their_wordings(shipped)
     compressed, adapters, cells = changed_recipes(plan, after, "smoke")
     assert not compressed and {a[3] for a in adapters} == {c[3] for c in cells} == {"lora-r4-triviaqa-even"}
     assert "wikipedia" in {name for names in plan.training_corpora("smoke").values() for name in names}
+
+
+def test_an_adapter_of_a_family_stands_on_its_tasks_and_on_how_many_items_are_scored(shipped):
+    config = shipped.dump()
+    config["grids"]["smoke"]["blocks"]["core"]["methods"] += [
+        "prompt-50-trivia",
+        "prompt-50-science",
+        "idp-50-families",
+    ]
+    config["grids"]["smoke"]["tasks"].remove("webqs")
+    plan = Plan(load(config))
+    (adapter,) = (
+        a for a in plan.adapters("smoke") if a[2:5] == ("gptq-w3-g64", "wikipedia", "prompt-50-trivia")
+    )
+    assert plan.train(adapter)["scored"] == {"webqs": 0, "triviaqa": 10}
+    reruns, names = Reruns(plan, set), {**adapter._asdict(), "seed": "0"}
+    assert reruns.training_text(names) == reruns.corpus("wikipedia")  # on whose held-out text it is watched
+    assert reruns.family(names) == [reruns.benchmark("smoke", task) for task in ("webqs", "triviaqa")]
+    assert "resources/benchmarks/pypi/webqs/manifest.json" in plan.artefacts("smoke")  # fetched, not scored
+    after = edited(plan.config, ["grids", "smoke", "evaluation", "items"], 11)
+    _, adapters, _ = changed_recipes(plan, after, "smoke")
+    assert {a[3] for a in adapters} == {"prompt-50-trivia", "prompt-50-science"}
 
 
 def test_a_grid_that_scores_no_item_of_the_task_is_told_before_any_job(shipped):

@@ -7,9 +7,7 @@ import torch
 
 from tests.tiny_models import VOCABULARY, tiny_llama
 from workflow_scripts.recover import adapters, training
-from workflow_scripts.recover.training import (
-    Learner,
-)
+from workflow_scripts.recover.learner import Learner
 
 ROOT = Path(__file__).parents[3]
 LORA = {

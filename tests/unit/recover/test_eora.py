@@ -1,7 +1,9 @@
 """EoRA: the best low-rank repair of a weight under calibration inputs, layer by layer, as a LoRA that PEFT loads."""
 
+import math
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,13 +62,13 @@ def as_published(error, H, rank):
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
 def test_factors_are_the_published_ones(shape, rank):
     error, H = problem(*shape)
-    A, B, gone = eora.factors(error, H, rank)
+    A, B, gone, lost = eora.factors(error, H, rank)
     theirs_A, theirs_B = as_published(error, H, rank)
     assert A.shape == (rank, shape[1]) and B.shape == (shape[0], rank) and A.dtype == torch.float32
     torch.testing.assert_close((B @ A).double(), theirs_B @ theirs_A, atol=1e-5, rtol=0)
     torch.testing.assert_close(B.norm(dim=0).double(), theirs_B.norm(dim=0), atol=1e-4, rtol=1e-5)
     whole, left = (output_error(error, H, a, b) for a, b in ((0 * A, B), (A, B)))
-    assert gone == pytest.approx(1 - left / whole, abs=1e-5)
+    assert gone == pytest.approx(1 - left / whole, abs=1e-5) and lost == pytest.approx(float(whole))
 
 
 @pytest.mark.slow
@@ -78,7 +80,7 @@ def test_factors_are_those_of_gptqmodel(shape, tmp_path):
     command = [str(PYTHON), "-c", LIBRARY, str(tmp_path / "given"), str(tmp_path / "found")]
     subprocess.run(command, check=True, capture_output=True)
     theirs = load_file(tmp_path / "found")
-    A, B, _ = eora.factors(error, H, 4)
+    A, B, *_ = eora.factors(error, H, 4)
     torch.testing.assert_close(B @ A, theirs["B"] @ theirs["A"], atol=1e-5, rtol=0)
 
 
@@ -86,7 +88,7 @@ def test_factors_are_those_of_gptqmodel(shape, tmp_path):
 def test_no_other_matrix_of_that_rank_has_a_smaller_output_error(shape):
     """From many starts, alternating least squares (each step exact) ends no lower; nor does any small change."""
     error, H = problem(*shape)
-    A, B, _ = eora.factors(error, H, 2)
+    A, B, *_ = eora.factors(error, H, 2)
     best = output_error(error, H, A, B)
     E, K, draw = error.double(), H.double(), torch.Generator().manual_seed(1)
     for _ in range(20):
@@ -107,10 +109,10 @@ def test_inputs_that_span_few_directions_divide_by_nothing(shape):
     H = 2 * X @ X.T
     s = torch.linalg.svdvals(error.double() @ X.double())
     for rank, left in ((2, 2 * s[2] ** 2), (4, 0.0)):
-        A, B, _ = eora.factors(error, H, rank)
+        A, B, *_ = eora.factors(error, H, rank)
         assert A.isfinite().all() and B.isfinite().all()
         assert output_error(error, H, A, B) == pytest.approx(float(left), rel=1e-4, abs=1e-5)
-    A, B, _ = eora.factors(error, torch.zeros_like(H), 4)
+    A, B, *_ = eora.factors(error, torch.zeros_like(H), 4)
     assert not A.any() and not B.any()
 
 
@@ -118,10 +120,10 @@ def test_an_error_of_lower_rank_is_repaired_whole_and_none_by_zeros():
     draw = torch.Generator().manual_seed(3)
     error = torch.randn(20, 2, generator=draw) @ torch.randn(2, 30, generator=draw)
     _, H = problem(20, 30)
-    A, B, _ = eora.factors(error, H, 6)
+    A, B, *_ = eora.factors(error, H, 6)
     torch.testing.assert_close(B @ A, error, atol=1e-4, rtol=0)
     assert not A[2:].any() and not B[:, 2:].any()
-    A, B, _ = eora.factors(torch.zeros(20, 30), H, 6)
+    A, B, *_ = eora.factors(torch.zeros(20, 30), H, 6)
     assert not A.any() and not B.any()
 
 
@@ -247,6 +249,19 @@ def test_a_killed_repair_goes_on_after_its_last_layer_and_ends_in_the_same_bits(
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(pair, again.factors[name], strict=True))
 
 
+def test_activations_beyond_their_memory_lie_in_a_file_and_change_no_bit(project, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    held, _ = made("gptq", EORA, SETTINGS)
+    folders, opened = [], tempfile.TemporaryFile
+    monkeypatch.setattr(
+        tempfile, "TemporaryFile", lambda dir: (folders.append(Path(dir)), opened(dir=dir))[1]
+    )
+    in_memory = (held / "adapter_model.safetensors").read_bytes()
+    filed, _ = made("gptq", EORA, SETTINGS, activation_memory=0)
+    assert (filed / "adapter_model.safetensors").read_bytes() == in_memory
+    assert len(folders) == 1 and folders[0].is_relative_to("work")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -293,10 +308,12 @@ TRAINING = SETTINGS | {
 }
 
 
-def made(compressor, method, training, seed=1, text=CORPUS):
+def made(compressor, method, training, seed=1, text=CORPUS, activation_memory=math.inf):
     output = f"adapters/{compressor}/{method['kind']}/seed-{seed}/training.json"
     shutil.rmtree(Path(output).parent, ignore_errors=True)
-    texts = train_adapter.Texts(text, calibration_text=CORPUS, calibration=GRID)
+    texts = train_adapter.Texts(
+        text, calibration_text=CORPUS, calibration=GRID, activation_memory=activation_memory
+    )
     provenance = Provenance("r", "c", seed=seed, device="cpu")
     train_adapter.main(files_of("llama", compressor), texts, output, method, training, 10, provenance)
     return Path(output).parent, read_json(output, "training")

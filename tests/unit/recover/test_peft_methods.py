@@ -9,7 +9,8 @@ from tests.tiny_models import VOCABULARY, tiny_llama, tiny_opt
 from workflow_scripts.evaluate import latency
 from workflow_scripts.plan.schema.peft_types import OURS, PEFT_TYPES, REFUSED, known_options, problems
 from workflow_scripts.recover import adapters
-from workflow_scripts.recover.training import Learner, train
+from workflow_scripts.recover.learner import Learner
+from workflow_scripts.recover.training import train
 
 OPTIONS = {
     "DORA": {"r": 2},
@@ -29,17 +30,14 @@ OPTIONS = {
     "ROAD": {"group_size": 8},
     "HIRA": {"r": 2},
     "SHIRA": {"r": 2},
-    "LN_TUNING": {"target_modules": ["input_layernorm", "self_attn_layer_norm"]},
+    "LN_TUNING": {},
 }
 FAMILIES = {"llama": tiny_llama, "opt": tiny_opt}
 ROWS = torch.randint(VOCABULARY, (5, 12), generator=torch.Generator().manual_seed(3))
 
 
-def method(name, family="llama", **options):
-    chosen = OPTIONS[name] | options
-    if name == "LN_TUNING":
-        chosen["target_modules"] = ["input_layernorm" if family == "llama" else "self_attn_layer_norm"]
-    return {"kind": "peft", "peft_type": name, "options": chosen}
+def method(name, **options):
+    return {"kind": "peft", "peft_type": name, "options": OPTIONS[name] | options}
 
 
 def moved(learner):
@@ -54,7 +52,7 @@ def moved(learner):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", PEFT_TYPES)
 def test_loss_gradient_and_saved_adapter_are_pefts_own(name, family, tmp_path):
-    adapted = adapters.create(FAMILIES[family](), method(name, family), 0)
+    adapted = adapters.create(FAMILIES[family](), method(name), 0)
     learner = moved(Learner(adapted))
     loss = learner.accumulate(ROWS, micro_batch=2)
     ours = [parameter.grad.clone() for parameter in learner.parameters]
@@ -69,7 +67,7 @@ def test_loss_gradient_and_saved_adapter_are_pefts_own(name, family, tmp_path):
         torch.testing.assert_close(one, parameter.grad, atol=5e-5 * max(1, largest), rtol=1e-4)
 
     adapters.save(adapted, tmp_path, "tiny")
-    recovered = adapters.attach(FAMILIES[family](), None, method(name, family), [tmp_path])
+    recovered = adapters.attach(FAMILIES[family](), None, method(name), [tmp_path])
     peft = PeftModel.from_pretrained(FAMILIES[family](), str(tmp_path)).eval()
     with torch.no_grad():
         mine, theirs = recovered.model(input_ids=ROWS).logits, peft(input_ids=ROWS).logits
@@ -124,6 +122,15 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
 def test_what_peft_takes_and_gets_wrong_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         adapters.create(tiny_llama(), method("DORA", **options), 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ln_tuning_trains_the_norms_of_the_decoder_layers_and_not_the_last_one(family):
+    """OPT's last norm has the name of one in each layer; PEFT's own choice adapts it too."""
+    adapted = adapters.create(FAMILIES[family](), method("LN_TUNING"), 0)
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert trained and all(".layers." in name for name in trained)
+    assert len({name.rpartition(".ln_tuning_layers")[0] for name in trained}) == 4  # two norms in two layers
 
 
 def test_options_are_those_of_the_installed_peft():

@@ -17,8 +17,8 @@ from tests.unit.recover.learners import (
     saved_step,
 )
 from workflow_scripts.recover import training
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.training import (
-    Learner,
     TrainingError,
     learning_rate,
     loss_curve,

@@ -24,8 +24,8 @@ from tests.unit.recover.learners import (
     saved_step,
 )
 from workflow_scripts.recover import training
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.training import (
-    Learner,
     Stopped,
     train,
 )
@@ -44,15 +44,16 @@ import sys, time, torch
 from pathlib import Path
 from tests.unit.recover.learners import LORA, PREFIX, PROMPT, SETTINGS, make_learner, make_windows, fingerprint
 from workflow_scripts.recover import training
+from workflow_scripts.recover.learner import Learner
 torch.set_num_threads(1)
 method = {"lora": LORA, "prompt": PROMPT, "prefix": PREFIX}[sys.argv[1]]
 folder, pause = Path(sys.argv[2]), float(sys.argv[3])
 learner = make_learner(method)
-step = training.Learner.accumulate
+step = Learner.accumulate
 def slow(self, *arguments):
     time.sleep(pause)
     return step(self, *arguments)
-training.Learner.accumulate = slow
+Learner.accumulate = slow
 training.train(learner, SETTINGS | {"checkpoint_minutes": float(sys.argv[4])}, make_windows(40), 5, folder)
 print(fingerprint(learner))
 """

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.report.test_figures import SIMILARITY
 from tests.unit.synthetic_page import GAINS, analysed
-from tests.unit.synthetic_results import CATALOGUE, HOSTILE, PAIR, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, HOSTILE, METHODS, PAIR, PARAMETERS, study, write_grid
 from workflow_scripts.files.artifacts import read_json, write_json
 from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge
 from workflow_scripts.judge.judgement import Question
@@ -20,7 +20,7 @@ from workflow_scripts.plan.forecast import Forecast
 from workflow_scripts.report import explorer as explorers
 from workflow_scripts.report import page as pages
 from workflow_scripts.report.data import MeasuredFiles
-from workflow_scripts.report.summary import lines
+from workflow_scripts.report.summary import lines, points
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +122,19 @@ def test_similarity_is_summed_up_with_the_layer_that_is_furthest_off():
     assert row["name"] == "llama-7b / gptq-w3 / wikipedia / lora-r4 / seed 0"
 
 
-def test_the_rates_have_the_placebo_of_a_second_seed(tmp_path):
-    truth = study("m", GAINS) | {("m", "gptq-w3", "wikipedia", "lora-r4", 1): 0.6}
-    results, _ = analysed(tmp_path, truth=truth)
-    rows = re.findall(r"placebo: after seed (\d)", (results / "overview.html").read_text())
-    assert sorted(set(rows)) == ["0", "1"]
-
-
-@pytest.mark.parametrize("kind", ["text", "fewshot"])
-def test_a_method_without_training_is_no_placebo_of_a_second_seed(tmp_path, monkeypatch, kind):
-    """Its seeds give the same answers, so their difference says nothing about chance."""
-    monkeypatch.setitem(CATALOGUE["methods"], "lora-r4", {"kind": kind})
-    truth = study("m", GAINS) | {("m", "gptq-w3", "wikipedia", "lora-r4", 1): 0.6}
-    results, _ = analysed(tmp_path, truth=truth)
-    assert "placebo: after seed" not in (results / "overview.html").read_text()
+def test_access_and_learning_stand_on_the_card_and_in_a_table(tmp_path, monkeypatch):
+    facts = METHODS["lora-r4"] | {"corpus": {"task": "triviaqa", "part": "even"}}
+    for catalogue, value in ((METHODS, facts), (PARAMETERS, 0)):
+        monkeypatch.setitem(catalogue, "lora-facts", value)
+    results, _ = analysed(tmp_path, 40, study("m", GAINS | {"lora-facts": 0.1}))
+    page = (results / "overview.html").read_text()
+    card = html.unescape(page[page.index('class="card"') : page.index("</section>")])
+    (row,) = (r for r in read_json(results / "verdict.json")["parts"] if r["metric"] == "accuracy")
+    assert "Untold facts of triviaqa by lora-facts" in card and points(row["untrained"]["recovered"]) in card
+    assert row["shows"] in ("access", "learning", "both", "neither")
+    assert f"{row['shows']}; telling adds {points(row['learned'])}" in card
+    table = page.split('aria-label="Held-out facts"')[1].split("</table>")[0]
+    assert table.count("<tr>") == 1 + 2 and "lora-facts" in table  # accuracy and bits per byte
 
 
 def test_the_tables_come_before_the_conditions_and_the_reasons_are_on_the_page(grid):

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, study, write_grid
 from workflow_scripts.__main__ import main
 from workflow_scripts.commands import readme
-from workflow_scripts.commands.readme import ARCHIVE, results_of
+from workflow_scripts.commands.readme import ARCHIVE, RECOVERY, results_of
 from workflow_scripts.files.artifacts import ArtifactError, write_json
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.layout import VERDICT
 from workflow_scripts.report.readme import BEGIN, END, current, region, replaced
+from workflow_scripts.report.recovery import figures
+from workflow_scripts.report.summary import points
 
 ROOT = Path(__file__).parents[3]
 INDEX = {
@@ -75,6 +77,28 @@ def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_wh
     assert f"| **{found['word'].replace('_', ' ')}" in text and f"({found['reason']})" in text
 
 
+def test_the_recovery_page_has_r_g_and_h_of_every_method_and_access_against_learning(tmp_path, monkeypatch):
+    facts = METHODS["lora-r4"] | {"corpus": {"task": "triviaqa", "part": "even"}}
+    for catalogue, value in ((METHODS, facts), (PARAMETERS, 0)):
+        monkeypatch.setitem(catalogue, "lora-facts", value)
+    gains = {"prompt-50": 0.1, "prompt-100": 0.1, "idp-50-100": 0.2, "lora-facts": 0.1}
+    results = read_results(write_grid(tmp_path, study("m", gains), 40, 0.02))
+    verdict = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(200))
+    blocks = {"recovery": {"planned": 12, "evaluated": 9}}
+    page = figures(verdict, INDEX | {"blocks": blocks}, "reports/bench")
+    assert "9 of 12 cells of block `recovery`" in page
+    metric = verdict["groups"][0]["metrics"]["accuracy"]["methods"]
+    for method, row in metric.items():
+        numbers = " | ".join(points(row[name]) for name in ("recovered", "gain", "dense_gain"))
+        assert f"| m, gptq-w3, wikipedia | {method} | {numbers} | items |" in page
+    (told,) = (row for row in verdict["parts"] if row["metric"] == "accuracy")
+    assert f"| triviaqa | lora-facts | {points(told['untrained']['recovered'])}" in page
+    (choice,) = (c for c in verdict["choices"] if c["compressor"] == "gptq-w3")
+    assert all(f"| {way['name']} |" in page and points(way["behind"]) in page for way in choice["ways"])
+    left = figures(verdict, INDEX, "reports/bench")
+    assert left == "No figures yet: `reports/bench` holds no cell of the block `recovery`."
+
+
 def test_only_the_region_is_rewritten():
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     assert replaced(page, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
@@ -87,7 +111,8 @@ def test_the_readme_says_what_the_archive_says(monkeypatch):
     """Empty without a committed archive, else exactly what the command writes."""
     monkeypatch.chdir(ROOT)
     there = (ROOT / ARCHIVE / "archive.json").is_file()
-    assert current((ROOT / "README.md").read_text()) == (results_of(ARCHIVE) if there else "")
+    for page, text in (("README.md", region), (RECOVERY, figures)):
+        assert current((ROOT / page).read_text()) == (results_of(ARCHIVE, text) if there else "")
 
 
 def test_a_page_without_the_region_and_an_archive_of_an_older_verdict_are_one_line_each(
@@ -97,12 +122,14 @@ def test_a_page_without_the_region_and_an_archive_of_an_older_verdict_are_one_li
     path = tmp_path / VERDICT.path("g")
     write_json(path, {"schema": 1})
     (tmp_path / "README.md").write_text("no marks")
+    (tmp_path / "recovery.md").write_text(f"{BEGIN}\n{END}")
     words = ["readme", "--archive", "reports/old", "--readme", str(tmp_path / "README.md")]
+    words += ["--recovery", str(tmp_path / "recovery.md")]
     assert main(words) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "reports/old/results/g/verdict.json: has schema 1, this version writes" in line
     assert "`make rebuild FROM=reports/old`" in line
-    monkeypatch.setattr(readme, "results_of", lambda archive: "new")
+    monkeypatch.setattr(readme, "results_of", lambda archive, text: "new")
     assert main(words) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{tmp_path}/README.md: no region between") and "put both lines" in line

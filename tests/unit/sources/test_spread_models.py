@@ -15,8 +15,8 @@ from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.recover import adapters
 from workflow_scripts.recover.idp import Selector
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode
-from workflow_scripts.recover.training import Learner
 from workflow_scripts.sources import models
 
 PROMPT = {"kind": "prompt", "tokens": 4, "init": "random"}

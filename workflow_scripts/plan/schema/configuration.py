@@ -52,8 +52,8 @@ class Config(Entry):
         ".venv-llmcompressor/bin/python",
     )
     activation_memory: Number = key(
-        "Calibration activations that are kept in memory when a model is compressed; larger ones lie in a file under "
-        "work/. Results do not depend on it.",
+        "Calibration activations that are kept in memory when a model is compressed or repaired (EoRA); larger ones "
+        "lie in a file under work/. Results do not depend on it.",
         4,
         "GiB",
     )

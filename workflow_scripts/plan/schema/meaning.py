@@ -127,15 +127,18 @@ def _pattern(key: str, compressor: Pruned) -> Iterator[str]:
 
 
 def _text(config: Config, key: str, text: TrainingText) -> Iterator[str]:
-    if (text.corpus is None) != (text.task is not None and text.part is not None):
-        yield f"{key}: give either a corpus' name or task and part"
+    given = [text.corpus is not None, text.task is not None or text.part is not None, text.tasks is not None]
+    if sum(given) != 1 or (text.task is None) != (text.part is None):
+        yield f"{key}: give either a corpus' name, task and part, or tasks"
     if text.corpus is not None:
         yield from _absent(key, text.corpus, config.corpora, "corpora")
-    if text.task is not None:
-        yield from _absent(f"{key}.task", text.task, config.tasks, "tasks")
-        if text.task in config.tasks and config.tasks[text.task].wordings is None:
-            said = f"tasks.{text.task} has no wordings, in which its items would be written; give it some"
-            yield f"{key}.task: {said}"
+    named = {"task": text.task} if text.task is not None else {}
+    named |= {f"tasks[{index}]": task for index, task in enumerate(text.tasks or ())}
+    for place, task in named.items():
+        yield from _absent(f"{key}.{place}", task, config.tasks, "tasks")
+        if task in config.tasks and config.tasks[task].wordings is None:
+            said = f"tasks.{task} has no wordings, in which its items would be written; give it some"
+            yield f"{key}.{place}: {said}"
 
 
 def _training(config: Config) -> Iterator[str]:
@@ -217,9 +220,7 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
         yield from _closed(config, f"{key}.blocks.{block}.methods", lists, grid)
         yield from _unrepairable(config, f"{key}.blocks.{block}.methods", lists)
         for index, method in enumerate(lists.methods):
-            facts = _facts(config, method) if method in config.methods else None
-            if facts in config.tasks and facts not in grid.tasks:
-                said = f"is trained on items of {facts}, of which this grid scores none; add it to tasks"
+            for said in _taught(config, method, grid) if method in config.methods else ():
                 yield f"{key}.blocks.{block}.methods[{index}]: '{method}' {said}"
 
 
@@ -257,17 +258,40 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
         if method in config.methods:
             kind = config.methods[method].kind
             if facts := _facts(config, method):
-                said = f"is trained on items of {facts}, so what it answers is no recovery; choose another"
+                said = f"is trained on items of {listed(facts)}, so what it answers is no recovery; choose another"
                 yield f"{key}.pair.{role}: '{method}' {said}"
             if kind not in ROLES[role]:
                 yield f"{key}.pair.{role}: '{method}' is of kind {kind}, not a {role} method"
 
 
-def _facts(config: Config, method: str) -> str | None:
-    """The task on whose items a method, or a member of it, is trained."""
+def _texts(config: Config, method: str) -> list[TrainingText]:
+    """The texts of their own on which a method and its members are trained."""
     names = [method, *(member.adapter for member in config.methods[method].combines)]
-    texts = [getattr(config.methods[name], "corpus", None) for name in names if name in config.methods]
-    return next((text.task for text in texts if text is not None and text.task is not None), None)
+    texts = (getattr(config.methods[name], "corpus", None) for name in names if name in config.methods)
+    return [text for text in texts if text is not None]
+
+
+def _facts(config: Config, method: str) -> list[str]:
+    """The tasks on whose items a method, or a member of it, is trained."""
+    texts = _texts(config, method)
+    named = [text.task for text in texts if text.task is not None]
+    return [*named, *(task for text in texts for task in text.tasks or ())]
+
+
+def _taught(config: Config, method: str, grid: Grid) -> Iterator[str]:
+    """What is wrong with the tasks on whose items a method of the grid is trained."""
+    data, items = config.benchmarks.get(grid.benchmarks, {}), grid.evaluation.items
+    for text in _texts(config, method):
+        if text.task in config.tasks and text.task not in grid.tasks:
+            yield f"is trained on items of {text.task}, of which this grid scores none; add it to tasks"
+        for task in text.tasks or ():
+            if task in config.tasks and task not in data:
+                yield f"is trained on items of {task}, which benchmarks.{grid.benchmarks} lacks; give it a source there"
+                continue
+            known = getattr(data.get(task), "items", None) or math.inf
+            if task in grid.tasks and (items is None or items >= known):
+                said = "is trained on the items that the grid does not score, and it scores all of"
+                yield f"{said} {task}; lower evaluation.items, or take {task} from tasks or from the family"
 
 
 def _unrepairable(config: Config, key: str, block: Block) -> Iterator[str]:

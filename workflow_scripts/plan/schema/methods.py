@@ -87,10 +87,14 @@ class TrainingText(Entry):
     corpus: Absent[Name] = absent("A name in corpora.")
     task: Absent[Name] = absent(
         "A task of the grid with `wordings` in tasks: the adapter is trained on questions and right answers of half of "
-        "its items."
+        "the items that the grid scores."
     )
     part: Absent[Literal["even", "odd"]] = absent(
         "With task: the half, by the items' hash; the other half is scored as never seen."
+    )
+    tasks: Absent[Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]] = absent(
+        "A family of tasks with `wordings`: the adapter is trained on questions and right answers of those of their "
+        "items that the grid does not score."
     )
 
     @model_validator(mode="before")
@@ -99,7 +103,9 @@ class TrainingText(Entry):
         return {"corpus": value} if isinstance(value, str) else value
 
     @model_serializer
-    def _as_written(self) -> str | dict[str, str | None]:
+    def _as_written(self) -> str | dict[str, Any]:
+        if self.tasks is not None:
+            return {"tasks": self.tasks}
         return self.corpus if self.corpus is not None else {"task": self.task, "part": self.part}
 
     @classmethod
@@ -112,8 +118,8 @@ class Trained(Method):
 
     trains: ClassVar[bool] = True
     corpus: Absent[TrainingText] = absent(
-        "Text that the adapter is trained on, on weights that the path's corpus calibrated: a corpus' name, or "
-        "{task, part}; the path's corpus if absent."
+        "Text that the adapter is trained on, on weights that the path's corpus calibrated: a corpus' name, "
+        "{task, part} or {tasks}; the path's corpus if absent."
     )
     seed_offset: Absent[Count] = absent(
         "Added to the cell's seed in training: another draw of text, order and start on the same compressed copy.",
@@ -191,7 +197,7 @@ class Peft(Trained):
     peft_type: Text = key("A method of PEFT: DORA, RSLORA, IA3, LOHA, LOKR, VERA, OFT, BOFT, HRA and others.")
     options: dict[Text, Any] = key(
         "Options of that method's configuration class in PEFT, by its names; target_modules are all linears of the "
-        "decoder layers if not said.",
+        "decoder layers if not said, of LN_TUNING their norms, of IA3 PEFT's choice.",
         {},
     )
 
