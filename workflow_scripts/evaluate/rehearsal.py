@@ -34,8 +34,8 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import chosen_device
 from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import create, save
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.recover.training import Learner
 from workflow_scripts.sources.corpora import read_documents
 
 PROBLEMS = 3  # the exit status if there was one; Python's own is 1
