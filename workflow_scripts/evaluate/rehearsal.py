@@ -34,8 +34,8 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import chosen_device
 from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import create, save
+from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.recover.training import Learner
 from workflow_scripts.sources.corpora import read_documents
 
 PROBLEMS = 3  # the exit status if there was one; Python's own is 1
@@ -111,10 +111,11 @@ class Rehearsal:
         files = ModelFiles(self.folder, self.dense, adapters, Path(text) if text else None)
         recovered, scorer = scorer_of(files, settings, asked["cell"], self.device)
         names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
+        asking = scorer if settings.system is None else replace(scorer, bank=None)
         where, items = f"{self.asked['name']}, {asked['cell']['method']}", 0
         for folder in map(Path, self.asked["benchmarks"]):
             with self.telling(f"{where}, {folder.name}"):
-                items += self.try_task(f"{where}, {folder.name}", folder, settings, scorer, names)
+                items += self.try_task(f"{where}, {folder.name}", folder, settings, asking, names)
         for folder in map(Path, self.asked["corpora"]):
             with self.telling(f"{where}, perplexity of {folder.name}"):
                 try_window(folder, settings.evaluation, scorer)
