@@ -15,11 +15,12 @@ RUN = r"python -m workflow_scripts"
 KINDS = {
     "itself": r"make (test|coverage)",  # the runs that hold this test
     # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
-    # tests/workflow judges a checkpoint and adopts, tests/unit/commands checks, writes new files, plans and gates,
-    # tests/unit/benchmarks simulates
-    "by other tests": rf"(make|{RUN}) (adopt|check|gate|judge|new|plan|truth)( .*)?|python -m benchmarks.verdict.*",
+    # tests/workflow judges a checkpoint and adopts, tests/unit/commands checks, writes new files, plans, gates and
+    # publishes, tests/unit/report writes the README, tests/unit/benchmarks simulates
+    "by other tests": rf"(make|{RUN}) (adopt|check|gate|judge|new|plan|publish|readme|truth)( .*)?"
+    r"|python -m benchmarks.verdict.*",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|llmcompressor|install|lint)"
-    r"|python -m tests.mutations"
+    r"|make equivalences|python -m tests.mutations|pip install mlflow-skinny"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"
