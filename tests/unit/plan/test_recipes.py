@@ -610,7 +610,7 @@ def test_an_entry_depends_on_the_folders_of_reports_that_it_reads():
         "tabulate": {"paper", "templates"},
         "audit_paper": {"paper", "templates"},
         "draw_page": {"paper", "templates"},
-        "report_grid": {"captions", "workflow.rst"},
+        "report_grid": {"captions", "paper", "templates", "workflow.rst"},
     }
     for entry, folders in expected.items():
         assert {file.partition("/")[0] for file in contents.of_reports(entry)} == folders, entry
