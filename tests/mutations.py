@@ -50,7 +50,7 @@ TASKS = "workflow_scripts/evaluate/tasks.py"
 RESULTS = "workflow_scripts/judge/results.py"
 YAML = "workflow_scripts/files/yaml_text.py"
 RESTORING = "workflow_scripts/archive/restoring.py"
-MODELS = "workflow_scripts/sources/models.py"
+MODEL_FOLDER = "workflow_scripts/sources/model_folder.py"
 FOLDER = "workflow_scripts/sources/model_folder.py"
 LIMITS = "workflow_scripts/plan/model_limits.py"
 IN_EVALUATE, IN_JUDGE, IN_FILES = "tests/unit/evaluate", "tests/unit/judge", "tests/unit/files"
@@ -80,14 +80,14 @@ MENDS = (
     ),
     Mend(
         "S3 missing tensors filled with random numbers",
-        MODELS,
+        MODEL_FOLDER,
         '    if missing := sorted(found["missing_keys"]):\n',
         '    if missing := sorted(found["missing_keys"])[:0]:\n',
         f"{IN_SOURCES}/test_models.py::test_weights_that_are_not_the_architecture_are_refused_at_fetch_and_at_load",
     ),
     Mend(
         "S3 tensors under other names",
-        MODELS,
+        MODEL_FOLDER,
         "    if inside:\n",
         "    if inside and missing:\n",
         f"{IN_SOURCES}/test_models.py::test_weights_that_are_not_the_architecture_are_refused_at_fetch_and_at_load",

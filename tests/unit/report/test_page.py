@@ -132,7 +132,7 @@ def test_access_and_learning_stand_on_the_card_and_in_a_table(tmp_path, monkeypa
     (row,) = (r for r in read_json(results / "verdict.json")["parts"] if r["metric"] == "accuracy")
     assert "Untold facts of triviaqa by lora-facts" in card and points(row["untrained"]["recovered"]) in card
     assert row["shows"] in ("access", "learning", "both", "neither")
-    assert f"{row['shows']}; telling adds {points(row['learned'])}" in card
+    assert f"({row['shows']}); telling adds {points(row['learned'])}" in card
     table = page.split('aria-label="Held-out facts"')[1].split("</table>")[0]
     assert table.count("<tr>") == 1 + 2 and "lora-facts" in table  # accuracy and bits per byte
 
