@@ -55,10 +55,13 @@ class Components:
         )
 
     def to_json(self) -> dict[str, float | int | None]:
-        """Standard deviations of the three parts (fractions, nats or bits), freedom, half-width, replicates."""
-        parts = {name: np.sqrt(getattr(self, name)) for name in ("items", "replicates", "residual")}
+        """Standard deviations of the three parts (fractions, nats or bits), their shares of the sum of their squares
+        (None with one replicate), freedom, half-width, replicates."""
+        parts = {name: getattr(self, name) for name in ("items", "replicates", "residual")}
+        whole = sum(parts.values())
         return {
-            **{name: finite(part) for name, part in parts.items()},
+            **{name: finite(np.sqrt(part)) for name, part in parts.items()},
+            **{f"{name}_share": finite(part / whole) if whole else None for name, part in parts.items()},
             "freedom": finite(self.freedom),
             "half_width": finite(self.half_width()),
             "count": self.count,

@@ -51,6 +51,7 @@ def environment() -> jinja2.Environment:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters |= {
+        "shares": shares,
         "number": number,
         "signed": signed,
         "interval": interval,
@@ -98,6 +99,12 @@ def estimate(found: dict | None, factor: float, digits: int) -> dict[str, str]:
     ends = {end: found[end] for end in ("value", "low", "high")}
     scaled = {end: None if number is None else factor * number for end, number in ends.items()}
     return {"value": signed(scaled["value"], digits), "ends": signed_interval(scaled, digits)}
+
+
+def shares(part: dict) -> str:
+    """ "31 / 57 / 12 %": of items, replicates and both in a variance; a dash with one replicate."""
+    found = [part[f"{name}_share"] for name in ("items", "replicates", "residual")]
+    return MISSING if None in found else f"{' / '.join(f'{100 * share:.0f}' for share in found)} %"
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -6,6 +6,7 @@ from scipy import stats
 
 from workflow_scripts.judge.components import Components, components, without_residual
 from workflow_scripts.judge.statistics import replicate_draws, resampled_averages
+from workflow_scripts.report.rendering import shares
 
 
 def planted(random, items=400, replicates=6, sds=(1.0, 0.2, 0.7), tasks=3):
@@ -84,6 +85,14 @@ def test_more_items_and_replicates_narrow_what_they_are_about():
     assert only.half_width(items=4) == pytest.approx(only.half_width() / 2)
     assert part.half_width(replicates=1) == np.inf
     assert Components.of_json(part.to_json()).half_width() == pytest.approx(part.half_width())
+
+
+def test_shares_are_those_of_the_variance_and_need_two_replicates():
+    part = Components(items=4e-4, replicates=3e-4, residual=1e-4, freedom=9.0, count=5).to_json()
+    named = [part[f"{name}_share"] for name in ("items", "replicates", "residual")]
+    assert named == pytest.approx([0.5, 0.375, 0.125]) and shares(part) == "50 / 38 / 12 %"
+    alone = Components(4e-4, float("nan"), float("nan"), float("inf"), 1).to_json()
+    assert alone["items_share"] is None and shares(alone) == "—"
 
 
 @pytest.mark.parametrize("replicates", [2, 3, 6])
