@@ -65,7 +65,7 @@ def _roll_up(plan: Plan) -> None:
     verdict = judge_grid(found, Question(pair), catalogue, Resampling(60), ledger=_answered(small))
     write_json(results / "verdict.json", verdict | {"late_changes": []}, schema="verdict")
     inputs = [str(results / "tables" / f"table{number}.html") for number in (1, 2, 3)]
-    inputs += [str(results / "tables" / "changes.html")]
+    inputs += [str(results / "tables" / f"{name}.html") for name in ("changes", "compressors")]
     tabulate.main(results / "verdict.json", catalogue, MeasuredFiles(), inputs)
     audit_paper.main(results / "verdict.json", results / "paper_audit.json", results / "paper_audit.html")
     figures = [str(results / "figures" / f"{name}.svg") for name in FIGURES]
