@@ -142,7 +142,7 @@ def test_every_page_of_the_report_opens_whatever_its_size(report, folder):
     page = layout.PAGE.path(GRID)
     pages = report.js("Object.keys(results).filter(path => results[path].mime_type === 'text/html')")
     sizes = {path: report.js(f"results['{path}'].data_uri.length") for path in pages}
-    assert len(pages) == 6 and sizes[page] > 2 * MIB, sizes
+    assert len(pages) == 7 and sizes[page] > 2 * MIB, sizes
     for path in pages:
         report.js(
             f"app.setView({{content: 'html', contentPath: results['{path}'].data_uri, resultPath: '{path}'}})"
