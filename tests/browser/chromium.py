@@ -54,13 +54,17 @@ class Browser:
         for domain in ("Page", "Runtime", "Network"):
             await self._call(f"{domain}.enable")
 
-    async def _call(self, method: str, session: str | None = None, **parameters) -> dict:
+    async def _call(self, method: str, session: str | None = None, **parameters) -> dict | None:
+        """The browser's answer; None if the session's frame has gone by then: it is never answered."""
         self._number += 1
         of = {"sessionId": session} if session else {}
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters, **of})
         while True:
             message = await self._socket.receive_json(timeout=60)
             self._note(message)
+            left = message.get("method") == "Target.detachedFromTarget" and message["params"]["sessionId"]
+            if session and left == session:
+                return None
             if message.get("id") == self._number:
                 assert "error" not in message, message["error"]
                 return message["result"]
@@ -100,6 +104,8 @@ class Browser:
         ]
         options = {"returnByValue": True, "awaitPromise": True, "session": session}
         result = self._run(self._call("Runtime.evaluate", expression=expression, **options))
+        if result is None:
+            return None
         self._run(self._call("Target.detachFromTarget", sessionId=session))
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
