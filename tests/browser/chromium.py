@@ -55,7 +55,7 @@ class Browser:
             await self._call(f"{domain}.enable")
 
     async def _call(self, method: str, session: str | None = None, **parameters) -> dict | None:
-        """The browser's answer; None if the session's frame has gone by then: it is never answered."""
+        """The browser's answer; None if the frame that is asked has gone by then."""
         self._number += 1
         of = {"sessionId": session} if session else {}
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters, **of})
@@ -66,6 +66,8 @@ class Browser:
             if session and left == session:
                 return None
             if message.get("id") == self._number:
+                if message.get("error", {}).get("message", "").startswith("No target"):
+                    return None
                 assert "error" not in message, message["error"]
                 return message["result"]
 
@@ -99,9 +101,10 @@ class Browser:
         frames = [target["targetId"] for target in targets if target["type"] == "iframe"]
         if len(frames) != 1:
             return None
-        session = self._run(self._call("Target.attachToTarget", targetId=frames[0], flatten=True))[
-            "sessionId"
-        ]
+        attached = self._run(self._call("Target.attachToTarget", targetId=frames[0], flatten=True))
+        if attached is None:
+            return None
+        session = attached["sessionId"]
         options = {"returnByValue": True, "awaitPromise": True, "session": session}
         result = self._run(self._call("Runtime.evaluate", expression=expression, **options))
         if result is None:
