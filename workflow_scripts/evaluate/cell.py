@@ -63,14 +63,11 @@ def evaluate_cell(
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
     told = [
-        artifacts.read_json(folder / "training.json")["method"].get("corpus") for folder in files.adapters
+        artifacts.read_json(adapter / "training.json")["method"].get("corpus") for adapter in files.adapters
     ]
-    suite = {
-        folder.name: (
-            None if folder.name in taken.results else task_of(folder, settings, scorer.tokenizer, told)
-        )
-        for folder in data.benchmarks
-    }
+    new = [folder for folder in data.benchmarks if folder.name not in taken.results]
+    suite: dict[str, EvaluationTask | None] = {folder.name: None for folder in data.benchmarks}
+    suite |= {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
     log(
         f"setup {time.time() - made.started:.1f} s (imports {begun - made.started:.1f}, model {loaded - begun:.1f}, "
         f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"

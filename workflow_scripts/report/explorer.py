@@ -14,17 +14,14 @@ KNOWN = {  # outcomes of items that the dense model has right -> their look, in 
     "recovered_by_lora": "lora",
     "lost": "lost",
 }
-SCOPES = (
-    "domain",
-    "stratum",
-)  # columns whose values have bars of their own; a ledger may lack strata (popularity)
+SCOPES = ("domain", "subject")  # columns whose values have bars of their own; few ledgers have subjects
 GROUP = ["model", "compressor", "corpus", "seed"]
 QUESTION, ANSWER = 500, 80  # characters shown
 
 
 def bars(ledger: pd.DataFrame) -> list[dict]:
     """The outcomes of items that the dense model has right: their shares in each compressed model, and in each domain
-    and stratum of it, all replicates together. {place, scope, items, parts: [{name, look, percent}]}."""
+    and subject of it, all replicates together. {place, scope, items, parts: [{name, look, percent}]}."""
     known = ledger[ledger["outcome"].isin(KNOWN)] if len(ledger) else ledger
     if not len(known):
         return []

@@ -178,11 +178,11 @@ def test_the_bars_show_what_became_of_the_items_that_the_dense_model_has_right(g
     assert rows[0]["parts"][0] == {"name": "kept", "look": "kept", "percent": pytest.approx(100 * kept)}
     assert 'class="shares"' in grid[2]
     assert explorers.bars(ledger.iloc[:0]) == []
-    strata = ledger.assign(stratum=ledger["doc_id"].map({0: "rare", 1: "popular"}))  # most items have none
-    by_stratum = {row["scope"]: row for row in explorers.bars(strata)}
+    strata = ledger.assign(subject=ledger["doc_id"].map({0: "rare", 1: "popular"}))  # most items have none
+    by_subject = {row["scope"]: row for row in explorers.bars(strata)}
     right = strata[strata["correct/dense"].astype(bool)]
-    assert by_stratum["rare"]["items"] == (right["stratum"] == "rare").sum() > 0
-    assert set(by_stratum) - {row["scope"] for row in rows} == {"rare", "popular"}
+    assert by_subject["rare"]["items"] == (right["subject"] == "rare").sum() > 0
+    assert set(by_subject) - {row["scope"] for row in rows} == {"rare", "popular"}
 
 
 def test_a_figure_has_one_caption_and_its_command_behind_a_button(grid):
