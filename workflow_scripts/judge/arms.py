@@ -12,6 +12,7 @@ from workflow_scripts.judge.statistics import (
     Estimate,
     detectable_from,
     finite,
+    item_stretch,
     replicate_draws,
     resampled_averages,
     unseen_changes,
@@ -165,18 +166,21 @@ class Estimates:
         self, sample: Sample, columns: Sequence[Column], family: dict[str, np.ndarray], draws: np.ndarray
     ) -> dict[Column, Estimate]:
         points = np.mean([values.mean(axis=0) for values in family.values()], axis=0)
+        sizes, binary = [len(values) for values in family.values()], sample.metric.binary
         if not np.isnan(draws).any():  # a task with a single item has no variance to show
             parts = [sample.by_replicate(column) for column in columns]
             arrays = {task: [part[task] for part in parts] for task in family}
-            draws = points + (draws - points) @ without_residual(family, arrays)
+            moved = (draws - points) @ without_residual(family, arrays)
+            draws = points + (
+                moved if binary else moved * item_stretch(sizes, self._size, self._seed)[:, None]
+            )
         found = {}
         for number, column in enumerate(columns):
             places = sample.cells(column)
             own = np.mean([values[:, places].mean(axis=0) for values in sample.values.values()], axis=0)
             drawn = draws[:, number] + replicate_draws(own, self._size, self._seed)
-            if sample.metric.binary:
-                sizes, name = [len(values) for values in family.values()], "/".join(column[0])
-                drawn = drawn + unseen_changes(sizes, name, self._size, self._seed)
+            if binary:
+                drawn = drawn + unseen_changes(sizes, "/".join(column[0]), self._size, self._seed)
             found[column] = Estimate(float(points[number]), drawn)
         return found
 
