@@ -67,8 +67,14 @@ class Results:
         return self.evaluations[cell]["manifest"]["config"].get("chat")
 
     def groups(self) -> list[Group]:
-        """Every (model, compressor, corpus) of a compressed model, in the order of the plan."""
-        return unique(cell.group for cell in self.planned if cell.compressor != "dense")
+        """Every (model, compressor, corpus) of a compressed model, in the order of the plan.
+
+        A compressor that calibrates nothing has its cell without a method under the corpus `none`. That is a group only
+        if no other group of the compressor takes this cell as its own.
+        """
+        found = unique(cell.group for cell in self.planned if cell.compressor != "dense")
+        taken = {group[:2] for group in found if group.corpus != NO_CORPUS}
+        return [group for group in found if group.corpus != NO_CORPUS or group[:2] not in taken]
 
     def dense_groups(self) -> list[Group]:
         """Every (model, dense, corpus) with a recovery method, in the order of the plan."""

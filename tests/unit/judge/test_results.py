@@ -34,6 +34,15 @@ def test_the_unrecovered_cell_of_an_uncalibrated_compressor_is_found_under_none(
     assert results.first("m", "rtn-w3", "wikipedia", "lora-r2") is None
 
 
+def test_such_a_cell_is_a_group_of_its_own_only_if_no_other_group_takes_it(tmp_path):
+    """Else its loss would be judged twice, and each verdict would need more support for it."""
+    alone, recovered = ("m", "rtn-w3", "none", "none", 0), ("m", "rtn-w3", "wikipedia", "lora-r2", 0)
+    results = read_results(write_grid(tmp_path, {DENSE: 0.7, alone: 0.5}, items=5))
+    assert results.groups() == [Group("m", "rtn-w3", "none")]
+    results = read_results(write_grid(tmp_path / "more", {DENSE: 0.7, alone: 0.5, recovered: 0.6}, items=5))
+    assert results.groups() == [Group("m", "rtn-w3", "wikipedia")]
+
+
 def test_a_file_that_describes_another_cell_is_refused(tmp_path):
     first, second = write_grid(tmp_path, {DENSE: 0.7, COMPRESSED: 0.5}, items=5)
     Path(second).write_text(Path(first).read_text())

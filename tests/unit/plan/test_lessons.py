@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.forecast import foreseen, job_hours
@@ -73,7 +74,12 @@ EXPECTED = ("grids", "truth", "expected")
         (
             (*EXPECTED, "gptq-w3"),
             {"c4": "both"},
-            "grids.truth.expected: 'gptq-w3' is no compressor that a block has",
+            "grids.truth.expected: 'gptq-w3' is no compressor of a block",
+        ),
+        (
+            (*EXPECTED, "truth-noised", "none"),
+            "both",
+            "grids.truth.expected.truth-noised.none: both can't be told without both methods of the pair",
         ),
         (
             (*EXPECTED, "truth-half", "wikipedia"),
@@ -99,9 +105,9 @@ def test_expected_labels_are_the_verdict_s(shipped):
 
 def test_every_copy_of_grid_truth_has_an_expected_label_on_every_text(plan):
     grid = plan.grid("truth")
-    groups = {cell.group[1:] for cell in plan.cells("truth") if cell.method != "none"}
+    groups = Results("truth", dict.fromkeys(plan.cells("truth"), Path()), {}, {}).groups()
     expected = {(name, corpus) for name, words in grid.expected.items() for corpus in words}
-    assert expected == {(name, corpus) for name, corpus in groups if name != "dense"}
+    assert expected == {group[1:] for group in groups}
     assert {label for words in grid.expected.values() for label in words.values()} == set(LABELS)
 
 
