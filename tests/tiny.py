@@ -1,9 +1,13 @@
-"""A tiny model, tokenizer, corpus and task data of known content: the whole workflow on them takes seconds a job."""
+"""A tiny model, tokenizer, corpus and task data of known content: the whole workflow on them takes seconds a job.
+
+`python -m tests.tiny FOLDER` writes them there, with tiny.yaml, the configuration that names them.
+"""
 
 import hashlib
 import json
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import yaml
@@ -116,3 +120,19 @@ def config(folder: Path) -> dict:
     for task, file in write_tasks(folder / "tasks").items():
         tiny["benchmarks"]["local"][task]["path"] = str(file)
     return tiny
+
+
+def main(folder: Path) -> Path:
+    """Write the sources and, beside them, the configuration `tiny.yaml` that names them; returns its path."""
+    made = config(folder.resolve())
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(made, sort_keys=False))
+    return file
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("python -m tests.tiny FOLDER")
+    print(
+        f"Wrote {main(Path(sys.argv[1]))}: a file of your own stands behind it, --configfile FOLDER/tiny.yaml mine.yaml"
+    )

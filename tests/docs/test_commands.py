@@ -14,6 +14,7 @@ from tests.docs.examples import Example, commands, files
 RUN = r"python -m workflow_scripts"
 KINDS = {
     "itself": r"make (test|coverage)",  # the runs that hold this test
+    # tests/docs/test_pages.py writes the tiny model and reads a page's configuration over it
     # tests/slurm runs the cluster's; `make test` itself needs the environment, lint stands before it in .ci/run
     # tests/workflow judges a checkpoint and adopts, tests/unit/commands checks, writes new files, plans, gates and
     # publishes, tests/unit/report writes the README, tests/unit/benchmarks simulates
@@ -21,6 +22,7 @@ KINDS = {
     r"|python -m benchmarks.verdict.*",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|llmcompressor|install|lint)"
     r"|make equivalences|python -m tests.mutations|pip install mlflow-skinny"
+    r"|python -m tests\.tiny .*|snakemake .*/tiny/tiny\.yaml .*"
     rf"|{RUN} preflight( .*)?|{RUN} run --resume( .*)?",
     "cluster": r"snakemake --profile slurm",  # without a cluster: as a dry run, with the page
     "cheap": r"make|source .*|make (explain|forecast) .*|make status( .*)?"

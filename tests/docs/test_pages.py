@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import tiny
 from tests.docs.examples import PAGES, ROOT, blocks
 from workflow_scripts.evaluate import tasks
 from workflow_scripts.judge.verdict import MEANING
@@ -52,7 +53,8 @@ def test_configuration_on_a_page_is_valid(block, tmp_path, monkeypatch):
         return
     mine = tmp_path / "mine.yaml"
     mine.write_text(block.content)
-    plan = Plan(config.load(config.read(*config.files(mine, root=ROOT))))
+    under = [tiny.main(tmp_path)] if "models: [tiny]" in block.content else []
+    plan = Plan(config.load(config.read(*config.files(*under, mine, root=ROOT))))
     for grid in yaml.safe_load(block.content).get("grids", {}):
         assert plan.cells(grid)
 

@@ -4,10 +4,11 @@ No result depends on this module: it is in no recipe of a benchmark (plan/recipe
 """
 
 import copy
+import re
 from pathlib import Path
 
 from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, said
-from workflow_scripts.evaluate.tasks import EvaluationTask, load_task, right_choices
+from workflow_scripts.evaluate.tasks import EvaluationTask, definition, load_task, right_choices
 from workflow_scripts.files.artifacts import ArtifactError
 
 
@@ -26,7 +27,18 @@ def check(data: Path, where: str, name: str, variant: dict) -> None:
                     f"task {name}: {data}: line {item.line.number}: {said(error, item.document)}"
                 ) from error
     except ArtifactError as error:
-        raise ArtifactError(str(error).replace(str(data), where)) from error
+        words = str(error).replace(str(data), where)
+        raise ArtifactError(f"{words}{_templates(words, name, variant)}") from error
+
+
+def _templates(words: str, name: str, variant: dict) -> str:
+    """The task's templates, to be read beside a message that is Python's own about one of them."""
+    if not re.search(r": line \d+: \w+Error: ", words):
+        return ""
+    asked = definition(name, variant.get("task"), variant.get("num_fewshot"))
+    keys = ("doc_to_text", "doc_to_choice", "doc_to_target")
+    written = [f"{key}: {asked[key]!r}" for key in keys if isinstance(asked.get(key), str)]
+    return f"; the task's definition has {', '.join(written)}" if written else ""
 
 
 def _ask(task: EvaluationTask, item: Item) -> None:

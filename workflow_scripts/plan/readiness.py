@@ -11,6 +11,7 @@ from pathlib import Path
 from workflow_scripts.files.artifacts import PACKAGE, recorded_recipe
 from workflow_scripts.files.gguf_parts import missing_part, parts_of
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, RESULTS, check_path
+from workflow_scripts.plan.names import nearest
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 
@@ -88,7 +89,11 @@ def _tasks(plan: Plan, grid: str) -> Iterator[str]:
     if unknown := wanted.keys() - own:
         known = _in_the_harness(unknown)
         for name in sorted(unknown - known):
-            yield f"tasks.{wanted[name]}: {name!r} is no task of workflow_scripts/evaluate/tasks or of the harness"
+            said = f"tasks.{wanted[name]}: {name!r} is no task of workflow_scripts/evaluate/tasks or of the harness"
+            asked = (
+                "" if plan.config.tasks[wanted[name]].task else "; `task` names the definition that asks it"
+            )
+            yield f"{said}{asked}{nearest(name, own)}"
 
 
 def _in_the_harness(names: Iterable[str]) -> set[str]:

@@ -298,6 +298,20 @@ def test_other_tasks_name_the_row_too(name, row, said, tmp_path):
         check(file, "mine", name, {})
 
 
+@pytest.mark.parametrize("index", [0, 2])
+def test_an_error_within_a_template_comes_with_the_definition(index, tmp_path):
+    rows = [
+        {"question": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": key}
+        for key in "ABA"
+    ]
+    rows[index]["answerKey"] = "E"
+    said = rf"task quiz: mine: line {index + 1}: ValueError: 'E' is not in list; the task's definition has .*"
+    with pytest.raises(
+        ArtifactError, match=said + r"doc_to_target: '\{\{choices.label.index\(answerKey\)\}\}'"
+    ):
+        check(written(tmp_path, rows), "mine", "quiz", {"task": "arc_easy"})
+
+
 def test_a_choice_that_is_longer_than_the_model_is_named_with_task_and_line(tmp_path):
     rows = [*PIQA[:3], PIQA[3] | {"sol2": "very long " * 200}]
     task = load_task("piqa", written(tmp_path, rows), None, None)

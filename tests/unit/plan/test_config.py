@@ -155,7 +155,7 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
         ),
         (["training", "smoke", "tokens"], 0, ["training.smoke.tokens: 0", "from 1"]),
         (["training", "smoke", "lora", "learning_rate"], "1e-2", ["learning_rate: '1e-2'", "read as text"]),
-        (["training", "smoke", "batch_size"], True, ["batch_size: True", "integer"]),
+        (["training", "smoke", "batch_size"], True, ["batch_size: True", "a whole number"]),
         (
             ["methods", "idp-50-100", "members"],
             ["prompt-5"],
@@ -181,14 +181,40 @@ def test_the_shipped_configuration_is_valid_and_complete(shipped):
         ),
         (["methods", "none"], None, ["methods.none: must be there"]),
         (["grids", "smoke", "pair"], None, ["grids.smoke: the key pair is missing"]),
-        (["grids", "smoke", "pair", "lora"], "prompt-50", ["pair.lora: 'prompt-50' is of kind prompt"]),
+        (
+            ["grids", "smoke", "pair", "lora"],
+            "prompt-50",
+            ["'prompt-50' is of kind prompt; allowed kinds for this role: lora, peft"],
+        ),
         (["grids", "smoke", "training"], "smok", ["grids.smoke.training: 'smok'", "did you mean 'smoke'?"]),
         (
             ["grids", "smoke", "blocks", "core", "methods"],
             ["lora-r"],
             ["blocks.core.methods[0]: 'lora-r'", "did you mean 'lora-r"],
         ),
-        (["grids", "smoke", "blocks", "core", "corpora"], ["none"], ["'none' won't do for gptq-w3-g64"]),
+        (
+            ["grids", "smoke", "blocks", "core", "corpora"],
+            ["none"],
+            [
+                "corpora: 'none' is for method none",
+                "make a block with a corpus for gptq-w3-g64, sparsegpt-50",
+            ],
+        ),
+        (
+            ["grids", "smoke", "blocks", "core", "compressors"],
+            "gptq-w3-g64",
+            ["compressors: 'gptq-w3-g64' has the wrong type; allowed: a list ([first, second])"],
+        ),
+        (
+            ["grids", "smoke", "blocks"],
+            [],
+            ["blocks: [] has the wrong type; allowed: a mapping ({key: value})"],
+        ),
+        (
+            ["methods", "prompt-50", "tokens"],
+            "six",
+            ["'six' has the wrong type; allowed: a whole number; it was read"],
+        ),
         (
             ["grids", "smoke", "blocks", "core", "models"],
             ["smollm2-135m"] * 2,

@@ -94,9 +94,10 @@ def test_a_task_that_nobody_defines_is_named(shipped):
         shipped["benchmarks"]["pypi"][name] = shipped["benchmarks"]["pypi"]["piqa"]
         smoke["tasks"] = [*smoke["tasks"], name]
     said = readiness.problems(Plan(load(shipped)), [])
-    assert [line.partition(",")[0] for line in said] == [
-        "tasks.mine: 'piqaa' is no task of workflow_scripts/evaluate/tasks or of the harness",
-        "tasks.sciqq: 'sciqq' is no task of workflow_scripts/evaluate/tasks or of the harness",
+    none = "is no task of workflow_scripts/evaluate/tasks or of the harness"
+    assert said == [
+        f"tasks.mine: 'piqaa' {none}; did you mean 'piqa'?",
+        f"tasks.sciqq: 'sciqq' {none}; `task` names the definition that asks it; did you mean 'sciq'?",
     ]
 
 

@@ -281,7 +281,8 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
                 said = f"is trained on items of {listed(facts)}, so what it answers is no recovery; choose another"
                 yield f"{key}.pair.{role}: '{method}' {said}"
             if kind not in ROLES[role]:
-                yield f"{key}.pair.{role}: '{method}' is of kind {kind}, not a {role} method"
+                said = f"is of kind {kind}; allowed kinds for this role: {listed(ROLES[role])}"
+                yield f"{key}.pair.{role}: '{method}' {said}"
 
 
 def _texts(config: Config, method: str) -> list[TrainingText]:
@@ -390,4 +391,5 @@ def _block(config: Config, key: str, block: Block) -> Iterator[str]:
         needing = [name for name in block.compressors if name in known and known[name].calibrated]
         needing += [name for name in block.methods if name in methods and methods[name].kind != "none"]
         if needing:
-            yield f"{key}.corpora: 'none' won't do for {listed(needing)}; name a corpus"
+            said = "is for method none on compressors that calibrate nothing; make a block with a corpus for"
+            yield f"{key}.corpora: 'none' {said} {listed(needing)}"

@@ -16,6 +16,14 @@ Path = Sequence[str | int]
 SELECTED = {"models": 2, "corpora": 2, "benchmarks": 3, "compressors": 2, "methods": 2}
 MOST = 100  # mistakes that are told
 LARGEST = 1e15  # of any number: parameters, tokens, widths
+KINDS = {  # JSON's word for a type -> the word for who writes YAML
+    "array": "a list ([first, second])",
+    "object": "a mapping ({key: value})",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+}
 RANGE = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
 
 
@@ -158,7 +166,7 @@ def _types(rule: dict, value: object) -> str:
         )
     elif isinstance(value, bool | int | float) and "string" in kinds:
         hint = "; YAML reads it as something else than text: put it in quotes"
-    return f"{' or '.join(kinds)}{hint}"
+    return f"{' or '.join(KINDS.get(kind, kind) for kind in kinds)}{hint}"
 
 
 def value_at(config: Any, path: Path) -> Any:
