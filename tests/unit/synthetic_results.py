@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.files.artifacts import check, write_json
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.paper import read_tables
-from workflow_scripts.judge.results import Results
+from workflow_scripts.judge.results import Results, read_results
 from workflow_scripts.report.data import GridData
 
 TASKS = {
@@ -157,6 +157,17 @@ CATALOGUE = {
     "compressors": COMPRESSORS,
     "tasks": {t: {"domain": d} for t, d in TASKS.items()},
 }
+# Places of a study of one compressed copy that every seed has a cell of: all but the dense model without recovery.
+COPIES = [("m", "gptq-w3", "wikipedia", "none")]
+COPIES += [("m", name, "wikipedia", method) for name in ("dense", "gptq-w3") for method in PAIR.values()]
+
+
+def judged(folder, gains, items=120, noise=0.02, resamples=1500, **options):
+    """The verdict of a study of model m."""
+    paths = write_grid(folder, study("m", gains, **options), items, noise)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(resamples))
+    check(verdict, "verdict", "verdict.json")
+    return verdict
 
 
 def data_of(results: Results, resamples: int, **measured) -> GridData:
