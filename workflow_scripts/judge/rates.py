@@ -71,9 +71,16 @@ def _shares(items: pd.DataFrame) -> dict:
         "chance": after[~dense & ~before],
         "broken": ~after[dense & before],
     }
-    row: dict[str, float] = {}
+    row: dict[str, float | None] = {}
     for name, flags in shares.items():
-        low, high = proportion_interval(int(flags.sum()), len(flags))
-        share = float(flags.mean()) if len(flags) else float("nan")
-        row |= {name: share, f"{name}_n": len(flags), f"{name}_low": low, f"{name}_high": high}
+        row |= share(name, flags)
     return row
+
+
+def share(name: str, flags: pd.Series) -> dict[str, float | None]:
+    """The share of True with its Wilson interval and its count: `name`, `name_low`, `name_high` (None of nothing) and
+    `name_n`."""
+    n = len(flags)
+    low, high = proportion_interval(int(flags.sum()), n)
+    numbers = {name: flags.mean(), f"{name}_low": low, f"{name}_high": high}
+    return {f"{name}_n": n} | {key: float(number) if n else None for key, number in numbers.items()}
