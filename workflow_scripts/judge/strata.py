@@ -1,4 +1,4 @@
-"""Items by subject and by popularity: in each stratum, what compression lost and what came back.
+"""Items by subject and by popularity: the share that compression lost in each stratum, and the share that came back.
 
 Rare knowledge goes first (Mallen et al., ACL 2023): an average can hide that all of a loss is in the least known tenth.
 """
@@ -87,12 +87,12 @@ def _mentioned(items: pd.DataFrame, fields: dict[str, dict], documents: Iterable
 
 
 def strata(ledger: pd.DataFrame, pair: dict[str, str]) -> list[dict]:
-    """Per group, task and stratum of its first seed: known, lost, and what each method of the pair brought back.
+    """Per group, task and stratum of its first seed: the shares known, lost, and brought back by the pair's methods.
 
     A stratum is a subject, or a tenth of the task's items by popularity; equal popularities stay together, and there
-    are fewer groups where a tenth would be less than ten items. known: share of the items that the dense model has
-    right. lost: share of these that the compressed one has wrong. prompt, lora: share of the lost that the method has
-    right. Each with its count and Wilson interval. pair: {role: method}.
+    are fewer groups if a tenth would be less than ten items. known: share of the items that the dense model has right.
+    lost: share of these that the compressed one has wrong. prompt, lora: share of the lost that the method has right.
+    Each with its count and Wilson interval. pair: {role: method}.
     """
     rows = []
     for place, items in ledger.groupby(PLACE, sort=False) if len(ledger) else ():

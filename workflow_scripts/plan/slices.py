@@ -1,4 +1,4 @@
-"""Slices of a checked configuration: what each rule gets of it. Pure Python, never imports torch."""
+"""Slices of a checked configuration: the part that each rule gets. Pure Python, never imports torch."""
 
 from typing import ClassVar
 
@@ -31,7 +31,7 @@ class Slices(Cells):
     )
 
     def catalogue(self, grid: str) -> dict:
-        """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""
+        """Methods (members included), compressors and tasks that the grid uses, for labels of tables and figures."""
         cells = [*self.cells(grid), *self.adapters(grid)]
         return {
             "methods": {cell.method: self.config.methods[cell.method].dump() for cell in cells},
@@ -54,7 +54,7 @@ class Slices(Cells):
         return {task: self.config.tasks[task].model_dump(exclude=NOT_EVALUATED) for task in self.tasks(grid)}
 
     def evaluation(self, grid: str) -> dict:
-        """What the grid evaluates of every cell."""
+        """Settings of the evaluation of the grid's cells."""
         return self.grid(grid).evaluation.dump()
 
     def regime(self, grid: str) -> Regime:
@@ -82,7 +82,7 @@ class Slices(Cells):
         return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
 
     def lesson(self, catalogue: str, name: str) -> Lesson | None:
-        """What a model (`models`) or a checkpoint (`compressors`) is taught; None if it isn't made here."""
+        """The lesson of a model (`models`) or a checkpoint (`compressors`); None if it isn't taught here."""
         return lesson_of(getattr(self.config, catalogue)[name])
 
     def lessons(self, grid: str) -> dict[tuple[str, str], Lesson]:
@@ -108,7 +108,7 @@ class Slices(Cells):
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
     def variant(self, task: str) -> dict:
-        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        """The variant in which a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
         asked = self.config.tasks.get(task)
         return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
 

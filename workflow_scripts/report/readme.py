@@ -21,7 +21,7 @@ END = "<!-- end of results -->"
 
 
 def region(verdict: dict, index: dict, archive: str) -> str:
-    """Markdown: what was measured, a row per compressed model with its verdict, the headline figure.
+    """Markdown: the measurement, a row per compressed model with its verdict, the headline figure.
 
     verdict: verdict.json; index: archive.json; archive: the archive's folder as the README links it.
     """
@@ -83,7 +83,7 @@ def _row(group: dict, pair: dict, metric: str) -> str:
 
 
 def _remarks(groups: list[dict], pair: dict, metric: str) -> list[str]:
-    """Cautions of the primary metric, and what would settle an undecided verdict: each once, with its models."""
+    """Cautions of the primary metric, and data that would settle an undecided verdict: each once, with its models."""
     places: dict[str, list[str]] = {}
     for group in groups:
         found = group["metrics"][metric]
@@ -98,7 +98,7 @@ def _remarks(groups: list[dict], pair: dict, metric: str) -> list[str]:
 
 
 def current(readme: str) -> str:
-    """What stands between the marks; ArtifactError without them."""
+    """The text between the marks; ArtifactError without them."""
     _, mark, rest = readme.partition(BEGIN)
     inside, end, _ = rest.partition(END)
     if not mark or not end:

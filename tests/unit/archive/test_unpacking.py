@@ -204,9 +204,9 @@ CASES = {
     "config impossible": (text(CONFIG, "a: 12:30"), "config.yaml: line 1: 12:30 counts by sixties"),
     "config of itself": (text(CONFIG, "a: &x [*x]"), "config.yaml: line 1: an anchor holds itself"),
     "config of unknown keys": (text(CONFIG, "grids: {}\nb: 2"), "config.yaml: .*unknown key"),
-    "config lost": (missing(CONFIG), "config.yaml is missing or not what was packed"),
+    "config lost": (missing(CONFIG), "config.yaml is missing or differs from the packed file"),
     "config unlisted": (without(CONFIG), r"\$.files: 'config.yaml' is a required property"),
-    "samples lost": (missing(SAMPLES), "samples.parquet is missing or not what was packed"),
+    "samples lost": (missing(SAMPLES), "samples.parquet is missing or differs from the packed file"),
     "samples unlisted": (without(SAMPLES), r"\$.files: 'samples.parquet' is a required property"),
     "samples a text": (text(SAMPLES, "hello"), r"samples.parquet: can't be read \("),
     "samples of one cell": (samples_of_one_cell, "samples.parquet: holds no samples of smollm2-135m/"),
@@ -274,9 +274,9 @@ def test_files_outside_the_archive_are_refused(it, capsys):
     files = json.loads((it / INDEX).read_text())["files"]
     for name in ("../secret", str(Path("secret").resolve()), "nul\0", "x" * 300):
         write_index(it, files=files | {name: sha256_file("secret")})
-        assert all("missing or not what was packed" in line for line in refusals(it, capsys))
+        assert all("missing or differs from the packed file" in line for line in refusals(it, capsys))
     link(it)
-    assert all("link is missing or not what was packed" in line for line in refusals(it, capsys))
+    assert all("link is missing or differs from the packed file" in line for line in refusals(it, capsys))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "link", "hard"])

@@ -329,7 +329,7 @@ def test_after_a_fetch_the_whole_configuration_is_checked_again(shipped, tmp_pat
     folder.mkdir(parents=True)
     after_fetch.check(shipped, "smollm2-135m")
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 600}))
-    said = "smollm2-135m was fetched, and rules out what .*: .*512 tokens after a prompt of 150 exceed the 600 pos"
+    said = "and it cannot run the configuration: .*512 tokens after a prompt of 150 exceed the 600 pos"
     with pytest.raises(ArtifactError, match=said):
         after_fetch.check(shipped, "smollm2-135m")
 

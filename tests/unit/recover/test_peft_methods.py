@@ -111,7 +111,7 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"r": "four"}, "options.r: 'four' is not what PEFT's LoraConfig takes: .*valid integer"),
+        ({"r": "four"}, "options.r: 'four' is refused by PEFT's LoraConfig: .*valid integer"),
         ({"target_modules": ["q_proj", "q_projj"]}, "target_modules: no decoder layer of this model has a q_projj"),
         ({"target_modules": "lm_head"}, "lm_head would be adapted, which lies outside the decoder layers"),
         ({"target_modules": ".*(embed_tokens|q_proj)"}, "model.embed_tokens would be adapted, which lies outside"),
@@ -154,7 +154,7 @@ def test_options_are_those_of_the_installed_peft():
             {"rnk_pattern": {}},
             "m.options.rnk_pattern: 'rnk_pattern' is no option of PEFT's LoraConfig",
         ),
-        ("DORA", {"use_dora": False}, "m.options.use_dora: is what the name DORA stands for; remove it"),
+        ("DORA", {"use_dora": False}, "m.options.use_dora: is set by the name DORA; remove it"),
         ("DORA", {"lora_dropout": 0.1}, "m.options.lora_dropout: is not allowed: it would have no effect"),
         *((name, {}, f"m.peft_type: {name} is not allowed: it ") for name in REFUSED),
         *(("VERA", {option: None}, f"m.options.{option}: is not allowed: it would ") for option in OURS),
