@@ -41,7 +41,7 @@ SECTIONS = {  # of the page, by id; a grid has those that it can fill
 EXPLAINED = {  # above the page's tables
     "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). The column needed "
     "says how much a word needs. Components: standard deviations that items, replicates (copies and training) and both "
-    "together add to a number; their squares sum to its variance, of which the shares are. Accuracies are "
+    "together add to a number; their squares sum to its variance, and the shares are parts of it. Accuracies are "
     "in points, log-likelihoods in nats, "
     "bits per byte count bits saved; all are means over the informative tasks.",
     "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "

@@ -50,14 +50,14 @@ def covered(groups: list[dict], metric: str) -> str:
     replicates = {group["metrics"][metric]["verdict"]["replicates"] for group in groups}
     if replicates == {1}:
         return (
-            "They cover the choice of items, not that of the calibration text or of the training seed: each verdict "
+            "They cover the choice of items, not of the calibration text or of the training seed: each verdict "
             "speaks of one compressed copy."
         )
     several = " and ".join(str(count) for count in sorted(replicates - {1}))
     verdicts = [group["metrics"][metric]["verdict"] for group in groups]
     shared = all(ONE_COPY in verdict["limits"] for verdict in verdicts if verdict["replicates"] > 1)
     what = "training alone; the compressed copy is one" if shared else "calibration text and training"
-    alone = " Where one replicate is named they cover items only." if 1 in replicates else ""
+    alone = " If one replicate is named they cover items only." if 1 in replicates else ""
     return f"They cover the choice of items and of {several} replicates ({what}).{alone}"
 
 

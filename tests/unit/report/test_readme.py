@@ -84,7 +84,7 @@ def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_wh
         "4 of 10 planned cells of the grid were not run. No verdict yet for m, sparsegpt-50, wikipedia.\n"
         in text
     )
-    assert "They cover the choice of items, not that of the calibration text" in text
+    assert "They cover the choice of items, not of the calibration text" in text
     found = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
     assert f"| **{found['word'].replace('_', ' ')}" in text and f"({found['reason']})" in text
 
