@@ -193,9 +193,15 @@ CASES = {
     "no small": (index(small=None), "'small' is a required property"),
     "no answers_recipe": (index(answers_recipe=None), "'answers_recipe' is a required property"),
     "no files": (index(files=None), "'files' is a required property"),
-    "files a list": (index(files=["config.yaml"] * 999), r"\$.files: \['config.yaml', .* is not of type 'object'"),
+    "files a list": (
+        index(files=["config.yaml"] * 999),
+        r"\$.files: \['config.yaml', .* is not of type 'object'",
+    ),
     "files of numbers": (index(files={CONFIG: 1, SAMPLES: 2}), r"\$.files\S*: [12] is not of type 'string'"),
-    "unknown grid": (index(grid="smok"), "archive.json: grid: 'smok' is no grid of config.yaml; allowed: smoke"),
+    "unknown grid": (
+        index(grid="smok"),
+        "archive.json: grid: 'smok' is no grid of config.yaml; allowed: smoke",
+    ),
     "grid outside": (index(grid="../../evil"), r"\$.grid: '../../evil' does not match"),
     "grid absolute": (index(grid="/evil"), r"\$.grid: '/evil' does not match"),
     "blocks": (index(blocks={"core": 3}), r"\$.blocks.core: 3 is not of type 'object'"),
@@ -216,13 +222,24 @@ CASES = {
     "evaluation cut": (text("evaluation", '{"cell": '), r"results/\S+.json: not valid JSON"),
     "report a list": (text("results/smoke/report.json", "[]"), "report.json: names no files"),
     "records a list": (text(METADATA, "[]"), "metadata.json: holds something else than records"),
-    "record outside": (text(METADATA, '{"../../../evil": {}}'), "metadata.json: holds something else than records"),
-    "record of a rule that is none": (text(METADATA, json.dumps({RECORD: {"rule": "</script>", "job_hash": 1,
-                                      "starttime": 1, "endtime": 2}})), "metadata.json: holds something else"),
-    "record of a time that is none": (text(METADATA, json.dumps({RECORD: {"rule": "judge", "job_hash": 1,
-                                      "starttime": 1, "endtime": 1e300}})), "metadata.json: holds something else"),
+    "record outside": (
+        text(METADATA, '{"../../../evil": {}}'),
+        "metadata.json: holds something else than records",
+    ),
+    "record of a rule that is none": (
+        text(
+            METADATA, json.dumps({RECORD: {"rule": "</script>", "job_hash": 1, "starttime": 1, "endtime": 2}})
+        ),
+        "metadata.json: holds something else",
+    ),
+    "record of a time that is none": (
+        text(
+            METADATA, json.dumps({RECORD: {"rule": "judge", "job_hash": 1, "starttime": 1, "endtime": 1e300}})
+        ),
+        "metadata.json: holds something else",
+    ),
     "record absolute": (text(METADATA, '{"/evil": {}}'), "metadata.json: holds something else than records"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "says"), CASES.values(), ids=CASES)

@@ -23,17 +23,22 @@ def test_cells_without_recovery_stand_at_the_corpus_and_seed_that_drew_their_cop
     config = shipped.dump()
     block = {
         "models": ["smollm2-135m"],
-        "compressors": ["dense", "rtn-w3", "gptq-w3"], "corpora": ["wikipedia", "c4-sample"],
-        "methods": ["none", "prompt-50"], "seeds": [0, 1],
-    }  # fmt: skip
+        "compressors": ["dense", "rtn-w3", "gptq-w3"],
+        "corpora": ["wikipedia", "c4-sample"],
+        "methods": ["none", "prompt-50"],
+        "seeds": [0, 1],
+    }
     config["grids"]["smoke"]["blocks"] = {"only": block}
     cells = Plan(load(config)).cells("smoke")
     for compressor in ("dense", "rtn-w3"):
         found = [(c.corpus, c.seed) for c in cells if c.compressor == compressor and c.method == "none"]
         assert found == [("none", 0)], compressor
     assert [(c.corpus, c.seed) for c in cells if c.compressor == "gptq-w3" and c.method == "none"] == [
-        ("wikipedia", 0), ("wikipedia", 1), ("c4-sample", 0), ("c4-sample", 1),
-    ]  # fmt: skip
+        ("wikipedia", 0),
+        ("wikipedia", 1),
+        ("c4-sample", 0),
+        ("c4-sample", 1),
+    ]
     assert len([c for c in cells if c.compressor == "dense" and c.method == "prompt-50"]) == 4
     assert len(cells) == len(set(cells))
 

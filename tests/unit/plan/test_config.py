@@ -30,12 +30,18 @@ def test_the_snakefile_reads_the_same_files_in_the_same_order():
         ("training: {smoke: {tokens: 1e3}}", ("training", "smoke", "tokens"), 1000),
         ("grids: {smoke: {evaluation: {items: 1E1}}}", ("grids", "smoke", "evaluation", "items"), 10),
         ("methods: {lora-r2: {rank: 3.0, layers: [1.0]}}", ("methods", "lora-r2", "layers"), [1]),
-        ("grids: {smoke: {blocks: {core: {seeds: [1.0]}}}}",
-         ("grids", "smoke", "blocks", "core", "seeds"), [1]),
-        ("methods: {idp-50-100: {members: [{adapter: prompt-50, seed: 1e0}]}}",
-         ("methods", "idp-50-100", "members"), [{"adapter": "prompt-50", "seed": 1}]),
+        (
+            "grids: {smoke: {blocks: {core: {seeds: [1.0]}}}}",
+            ("grids", "smoke", "blocks", "core", "seeds"),
+            [1],
+        ),
+        (
+            "methods: {idp-50-100: {members: [{adapter: prompt-50, seed: 1e0}]}}",
+            ("methods", "idp-50-100", "members"),
+            [{"adapter": "prompt-50", "seed": 1}],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_whole_number_may_be_written_as_a_fraction(text, path, value, tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     found = load(read(*files(tmp_path / "mine.yaml", root=ROOT))).dump()

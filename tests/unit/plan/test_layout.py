@@ -103,7 +103,11 @@ def test_a_compressed_model_without_a_seed_in_its_path_is_copy_0_and_nothing_els
     ("part", "wrong", "words"),
     [
         ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, .*; did you mean 'smoke'"),
-        ("gptq-w3-g64", "gptq-w9", "'gptq-w9' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w"),
+        (
+            "gptq-w3-g64",
+            "gptq-w9",
+            "'gptq-w9' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w",
+        ),
         ("smollm2-135m", "smollm2", "'smollm2' is no name in models; .* did you mean 'smollm2-135m'"),
         ("wikipedia", "wikipedi", "'wikipedi' is no name in corpora; .*none; did you mean 'wikipedia'"),
         ("/none/", "/nothing/", "'nothing' is no name in methods"),
@@ -113,7 +117,7 @@ def test_a_compressed_model_without_a_seed_in_its_path_is_copy_0_and_nothing_els
         ("/seed-0.json", "", "is no result"),
         ("evaluations", "adapters", "is no result; .*/training.json or .*adapter_config.json"),
     ],
-)  # fmt: skip
+)
 def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
     with pytest.raises(ValueError, match=words):
         check_path(GPTQ.replace(part, wrong), shipped.names())

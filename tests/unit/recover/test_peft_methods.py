@@ -112,13 +112,25 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
     ("options", "said"),
     [
         ({"r": "four"}, "options.r: 'four' is refused by PEFT's LoraConfig: .*valid integer"),
-        ({"target_modules": ["q_proj", "q_projj"]}, "target_modules: no decoder layer of this model has a q_projj"),
+        (
+            {"target_modules": ["q_proj", "q_projj"]},
+            "target_modules: no decoder layer of this model has a q_projj",
+        ),
         ({"target_modules": "lm_head"}, "lm_head would be adapted, which lies outside the decoder layers"),
-        ({"target_modules": ".*(embed_tokens|q_proj)"}, "model.embed_tokens would be adapted, which lies outside"),
-        ({"init_lora_weights": "pissa"}, "this start changes the frozen model .*, which no saved adapter keeps"),
-        ({"init_lora_weights": "olora"}, "this start changes the frozen model .*, which no saved adapter keeps"),
+        (
+            {"target_modules": ".*(embed_tokens|q_proj)"},
+            "model.embed_tokens would be adapted, which lies outside",
+        ),
+        (
+            {"init_lora_weights": "pissa"},
+            "this start changes the frozen model .*, which no saved adapter keeps",
+        ),
+        (
+            {"init_lora_weights": "olora"},
+            "this start changes the frozen model .*, which no saved adapter keeps",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_peft_takes_and_gets_wrong_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         adapters.create(tiny_llama(), method("DORA", **options), 0)

@@ -26,58 +26,34 @@ def problems_of(config, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        (["modles"], {}, ["modles: unknown key", "did you mean 'models'?"]),
-        (["methods", "lora-r2", "rnk"], 3, ["methods.lora-r2.rnk: unknown key", "'rank'"]),
+        ("modles", {}, ["modles: unknown key", "did you mean 'models'?"]),
+        ("methods lora-r2 rnk", 3, ["methods.lora-r2.rnk: unknown key", "'rank'"]),
+        ("methods idp-50-100 score", "learnt", ["idp-50-100.score: 'learnt'", "did you mean 'learned'?"]),
+        ("methods idp-50-100-learned calibrated", True, ["idp-50-100-learned.calibrated: has no effect"]),
+        ("methods dora-r4 options", {"rank": 4}, ["dora-r4.options.rank: 'rank' is no option of PEFT's"]),
+        ("methods dora-r4 peft_type", "ADALORA", ["dora-r4.peft_type: ADALORA is not allowed"]),
+        ("methods lora-r2 corpus", "wikpedia", ["methods.lora-r2.corpus: 'wikpedia'", "'wikipedia'"]),
+        ("methods lora-r2 corpus", {"task": "sciq"}, ["lora-r2.corpus: give either a corpus' name"]),
         (
-            ["methods", "idp-50-100", "score"],
-            "learnt",
-            ["idp-50-100.score: 'learnt'", "did you mean 'learned'?"],
-        ),
-        (
-            ["methods", "idp-50-100-learned", "calibrated"],
-            True,
-            ["idp-50-100-learned.calibrated: has no effect"],
-        ),
-        (
-            ["methods", "dora-r4", "options"],
-            {"rank": 4},
-            ["dora-r4.options.rank: 'rank' is no option of PEFT's"],
-        ),
-        (["methods", "dora-r4", "peft_type"], "ADALORA", ["dora-r4.peft_type: ADALORA is not allowed"]),
-        (["methods", "lora-r2", "corpus"], "wikpedia", ["methods.lora-r2.corpus: 'wikpedia'", "'wikipedia'"]),
-        (["methods", "lora-r2", "corpus"], {"task": "sciq"}, ["lora-r2.corpus: give either a corpus' name"]),
-        (
-            ["methods", "lora-r2", "corpus"],
+            "methods lora-r2 corpus",
             {"task": "trivia", "part": "even"},
             ["corpus.task: 'trivia'", "'triviaqa'"],
         ),
         (
-            ["methods", "lora-r2", "corpus"],
+            "methods lora-r2 corpus",
             {"task": "piqa", "part": "odd"},
             ["corpus.task: tasks.piqa has no wordings"],
         ),
+        ("methods lora-r2 corpus", {"tasks": ["piqa"]}, ["corpus.tasks[0]: tasks.piqa has no wordings"]),
+        ("methods lora-r2 corpus", {"tasks": ["trivia"]}, ["corpus.tasks[0]: 'trivia'", "'triviaqa'"]),
         (
-            ["methods", "lora-r2", "corpus"],
-            {"tasks": ["piqa"]},
-            ["corpus.tasks[0]: tasks.piqa has no wordings"],
-        ),
-        (
-            ["methods", "lora-r2", "corpus"],
-            {"tasks": ["trivia"]},
-            ["corpus.tasks[0]: 'trivia'", "'triviaqa'"],
-        ),
-        (
-            ["methods", "lora-r2", "corpus"],
+            "methods lora-r2 corpus",
             {"tasks": ["sciq"], "part": "odd"},
             ["lora-r2.corpus: give either a corpus' name, task and part, or tasks"],
         ),
+        ("grids smoke pair prompt", "idp-50-families", ["pair.prompt: ", "items of arc_easy, "]),
         (
-            ["grids", "smoke", "pair", "prompt"],
-            "idp-50-families",
-            ["pair.prompt: ", "items of arc_easy, "],
-        ),
-        (
-            ["grids", "bench", "evaluation", "items"],
+            "grids bench evaluation items",
             1000,
             [
                 "blocks.recovery.methods[11]: 'prompt-50-science' is trained on the items that the grid does not",
@@ -85,119 +61,88 @@ def problems_of(config, path, value):
                 "'idp-50-families' is trained on",
             ],
         ),
-        (["benchmarks", "pypi", "webqs"], None, ["items of webqs, which benchmarks.pypi lacks"]),
+        ("benchmarks pypi webqs", None, ["items of webqs, which benchmarks.pypi lacks"]),
+        ("methods lora-r2 corpus", {"task": "sciq", "part": "evn"}, ["'evn'", "did you mean 'even'?"]),
+        ("grids smoke pair lora", "lora-r4-triviaqa-odd", ["pair.lora: ", "trained on items of triviaqa"]),
         (
-            ["methods", "lora-r2", "corpus"],
-            {"task": "sciq", "part": "evn"},
-            ["'evn'", "did you mean 'even'?"],
-        ),
-        (
-            ["grids", "smoke", "pair", "lora"],
-            "lora-r4-triviaqa-odd",
-            ["pair.lora: ", "trained on items of triviaqa"],
-        ),
-        (
-            ["methods", "lora-r2", "training"],
+            "methods lora-r2 training",
             {"objective": "kl_dens"},
             ["training.objective: 'kl_dens'", "'kl_dense'"],
         ),
+        ("methods lora-r2 training", {"temperature": 2.0}, ["lora-r2.training.temperature: has no effect"]),
+        ("training bench prompt mixture", 0.5, ["training.bench.prompt.mixture: has no effect without"]),
+        ("methods eora-r4 rank", 128, ["methods.eora-r4.rank: 128", "from 2 to 64"]),
+        ("methods lora-r4-eora start", "eroa", ["lora-r4-eora.start: 'eroa'", "did you mean 'eora'?"]),
+        ("grids smoke pair prompt", "eora-r4", ["pair.prompt: 'eora-r4' is of kind eora"]),
+        ("models smollm2-135m pakage", "x", ["models.smollm2-135m.pakage", "'package'"]),
+        ("compressors gptq-w3 bits", 9, ["compressors.gptq-w3.bits: 9", "from 2 to 8"]),
+        ("compressors sparsegpt-50 sparsity", 1.2, ["compressors.sparsegpt-50.sparsity: 1.2", "to 0.99"]),
+        ("compressors sparsegpt-2of4 pattern", "5:4", ["sparsegpt-2of4.pattern: '5:4'", "n < m"]),
+        ("compressors sparsegpt-50 pattern", "2:4", ["either sparsity or pattern"]),
+        ("compressors gptq-w3 algorithm", "gtpq", ["gptq-w3.algorithm: 'gtpq'", "did you mean 'gptq'?"]),
+        ("training smoke tokens", 0, ["training.smoke.tokens: 0", "from 1"]),
+        ("training smoke lora learning_rate", "1e-2", ["learning_rate: '1e-2'", "read as text"]),
+        ("training smoke batch_size", True, ["batch_size: True", "integer"]),
+        ("methods idp-50-100 members", ["prompt-5"], ["idp-50-100.members[0]: 'prompt-5'", "'prompt-50'"]),
+        ("methods idp-50-100 members", ["lora-r2"], ["members[0]: 'lora-r2' is no prompt"]),
+        ("methods idp-50-100 members", [], ["idp-50-100.members: holds nothing"]),
         (
-            ["methods", "lora-r2", "training"],
-            {"temperature": 2.0},
-            ["lora-r2.training.temperature: has no effect"],
-        ),
-        (
-            ["training", "bench", "prompt", "mixture"],
-            0.5,
-            ["training.bench.prompt.mixture: has no effect without"],
-        ),
-        (["methods", "eora-r4", "rank"], 128, ["methods.eora-r4.rank: 128", "from 2 to 64"]),
-        (
-            ["methods", "lora-r4-eora", "start"],
-            "eroa",
-            ["lora-r4-eora.start: 'eroa'", "did you mean 'eora'?"],
-        ),
-        (["grids", "smoke", "pair", "prompt"], "eora-r4", ["pair.prompt: 'eora-r4' is of kind eora"]),
-        (["models", "smollm2-135m", "pakage"], "x", ["models.smollm2-135m.pakage", "'package'"]),
-        (["compressors", "gptq-w3", "bits"], 9, ["compressors.gptq-w3.bits: 9", "from 2 to 8"]),
-        (
-            ["compressors", "sparsegpt-50", "sparsity"],
-            1.2,
-            ["compressors.sparsegpt-50.sparsity: 1.2", "to 0.99"],
-        ),
-        (["compressors", "sparsegpt-2of4", "pattern"], "5:4", ["sparsegpt-2of4.pattern: '5:4'", "n < m"]),
-        (["compressors", "sparsegpt-50", "pattern"], "2:4", ["either sparsity or pattern"]),
-        (
-            ["compressors", "gptq-w3", "algorithm"],
-            "gtpq",
-            ["gptq-w3.algorithm: 'gtpq'", "did you mean 'gptq'?"],
-        ),
-        (["training", "smoke", "tokens"], 0, ["training.smoke.tokens: 0", "from 1"]),
-        (["training", "smoke", "lora", "learning_rate"], "1e-2", ["learning_rate: '1e-2'", "read as text"]),
-        (["training", "smoke", "batch_size"], True, ["batch_size: True", "integer"]),
-        (
-            ["methods", "idp-50-100", "members"],
-            ["prompt-5"],
-            ["idp-50-100.members[0]: 'prompt-5'", "'prompt-50'"],
-        ),
-        (["methods", "idp-50-100", "members"], ["lora-r2"], ["members[0]: 'lora-r2' is no prompt"]),
-        (["methods", "idp-50-100", "members"], [], ["idp-50-100.members: holds nothing"]),
-        (
-            ["methods", "prompt-50", "corpus"],
+            "methods prompt-50 corpus",
             "wikipedi",
             ["methods.prompt-50.corpus: 'wikipedi' is no name in corpora"],
         ),
+        ("methods prompt-50 corpus", "none", ["methods.prompt-50.corpus: 'none' is no name in corpora"]),
+        ("methods idp-50-100 corpus", "wikipedia", ["methods.idp-50-100.corpus: unknown key"]),
         (
-            ["methods", "prompt-50", "corpus"],
-            "none",
-            ["methods.prompt-50.corpus: 'none' is no name in corpora"],
-        ),
-        (["methods", "idp-50-100", "corpus"], "wikipedia", ["methods.idp-50-100.corpus: unknown key"]),
-        (
-            ["methods", "idp-50-100", "members"],
+            "methods idp-50-100 members",
             [{"adapter": "prompt-50", "corpus": "wikipedia"}],
             ["members[0].corpus: unknown key; allowed: adapter, seed"],
         ),
-        (["methods", "none"], None, ["methods.none: must be there"]),
-        (["grids", "smoke", "pair"], None, ["grids.smoke: the key pair is missing"]),
-        (["grids", "smoke", "pair", "lora"], "prompt-50", ["pair.lora: 'prompt-50' is of kind prompt"]),
-        (["grids", "smoke", "training"], "smok", ["grids.smoke.training: 'smok'", "did you mean 'smoke'?"]),
+        ("methods none", None, ["methods.none: must be there"]),
+        ("grids smoke pair", None, ["grids.smoke: the key pair is missing"]),
+        ("grids smoke pair lora", "prompt-50", ["pair.lora: 'prompt-50' is of kind prompt"]),
+        ("grids smoke training", "smok", ["grids.smoke.training: 'smok'", "did you mean 'smoke'?"]),
         (
-            ["grids", "smoke", "blocks", "core", "methods"],
+            "grids smoke blocks core methods",
             ["lora-r"],
             ["blocks.core.methods[0]: 'lora-r'", "did you mean 'lora-r"],
         ),
-        (["grids", "smoke", "blocks", "core", "corpora"], ["none"], ["'none' won't do for gptq-w3-g64"]),
+        ("grids smoke blocks core corpora", ["none"], ["'none' won't do for gptq-w3-g64"]),
+        ("grids smoke blocks core models", ["smollm2-135m"] * 2, ["smollm2-135m is listed twice"]),
+        ("grid", "smok", ["grid: 'smok'", "did you mean 'smoke'?"]),
         (
-            ["grids", "smoke", "blocks", "core", "models"],
-            ["smollm2-135m"] * 2,
-            ["smollm2-135m is listed twice"],
-        ),
-        (["grid"], "smok", ["grid: 'smok'", "did you mean 'smoke'?"]),
-        (
-            ["blocks"],
+            "blocks",
             ["core", "dens"],
             ["blocks[1]: 'dens' is no block of grid smoke", "did you mean 'dense'?"],
         ),
-        (["blocks"], "figure-1", ["blocks[0]: 'figure-1' is no block of grid smoke; allowed: dense, core"]),
-        (["blocks"], [], ["blocks: holds nothing"]),
+        ("blocks", "figure-1", ["blocks[0]: 'figure-1' is no block of grid smoke; allowed: dense, core"]),
+        ("blocks", [], ["blocks: holds nothing"]),
         (
-            ["models", "../evil"],
+            "models ../evil",
             {"source": "local", "path": "x", "parameters": 1e6},
             ["'../evil'", "allowed pattern"],
         ),
-        (["methods", "a b"], {"kind": "none"}, ["'a b'", "allowed pattern"]),
-        (["methods", "a'b"], {"kind": "none"}, ["allowed pattern"]),
-        (["methods", "é"], {"kind": "none"}, ["allowed pattern"]),
-        (["methods", "a;b"], {"kind": "none"}, ["allowed pattern"]),
-        (["methods", "a\n"], {"kind": "none"}, ["control character"]),
-        (["methods", 5], {"kind": "none"}, ["the key 5 is not text"]),
+        ("methods a'b", {"kind": "none"}, ["allowed pattern"]),
+        ("methods é", {"kind": "none"}, ["allowed pattern"]),
+        ("methods a;b", {"kind": "none"}, ["allowed pattern"]),
     ],
 )
 def test_a_mistake_is_named(written, path, value, expected):
-    message = problems_of(written, path, value)
+    message = problems_of(written, path.split(), value)
     for part in expected:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a b", "'a b' is not allowed; allowed pattern"),
+        ("a\n", "control character"),
+        (5, "the key 5 is not text"),
+    ],
+)
+def test_a_name_that_is_none_is_told(written, name, expected):
+    assert expected in problems_of(written, ["methods", name], {"kind": "none"})
 
 
 def test_every_mistake_is_reported_at_once(written):
@@ -249,12 +194,15 @@ def test_what_would_take_for_ever_is_refused_within_seconds(written):
     many = [f"n{number}" for number in range(20_000)]
     block = ("grids", "smoke", "blocks", "core")
     cases = [
-        (edited(("models", "smollm2-135m", "parameters"), 1e300), r"parameters: 1e\+300 .* allowed: to 1e\+15"),
+        (
+            edited(("models", "smollm2-135m", "parameters"), 1e300),
+            r"parameters: 1e\+300 .* allowed: to 1e\+15",
+        ),
         (edited(("training", "smoke", "tokens"), 10**300), "training.smoke.tokens: 1e.300 is not allowed"),
         (edited((*block, "methods"), many), r"core.methods: 19,980 more names that methods lacks"),
         (edited((*block, "seeds"), list(range(20_000))), "core: asks for 280,000 cells; at most 50,000"),
         (edited(("methods",), written["methods"] | {name: {"kind": "nnoe"} for name in many}), "19,900 more"),
-    ]  # fmt: skip
+    ]
     for config, said in cases:
         started = time.process_time()
         with pytest.raises(ConfigError, match=said):
