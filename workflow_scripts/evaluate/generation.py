@@ -25,7 +25,7 @@ CHANGING: dict[str, object] = {
     "sequence_bias": {},
     "token_healing": False,
 }
-# Those that a request may have besides: read by the scorer, or of no effect without sampling or beams.
+# Other keys that a request may have: read by the scorer, or of no effect without sampling or beams.
 READ = {"until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
 OF_SAMPLING = {"temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize_logits", "use_cache"}

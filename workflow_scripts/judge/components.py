@@ -69,7 +69,7 @@ class Components:
 
     @classmethod
     def of_json(cls, row: dict) -> "Components":
-        """From verdict.json."""
+        """The components that verdict.json holds."""
         parts = {
             name: float("nan") if row[name] is None else row[name] ** 2
             for name in ("items", "replicates", "residual")

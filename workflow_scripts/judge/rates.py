@@ -19,7 +19,7 @@ def shares(ledger: pd.DataFrame, methods: Iterable[str]) -> list[dict]:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON: None if a share of nothing."""
+    """The value for JSON; None for a share of nothing."""
     return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
 

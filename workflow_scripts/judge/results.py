@@ -261,7 +261,7 @@ def paired_items(results: Results, cells: list[Cell], column: str) -> dict[str, 
 
 
 def side_by_side(columns: Iterable[pd.Series]) -> dict[str, pd.DataFrame]:
-    """As `paired_items`, of columns that are indexed as `Results.items` does."""
+    """Pair columns as `paired_items` does; they are indexed as in `Results.items`."""
     values = pd.concat([c.astype("float64").rename(i) for i, c in enumerate(columns)], axis=1, join="inner")
     values = values.replace([float("inf"), float("-inf")], float("nan")).dropna()
     return {str(task): frame for task, frame in values.groupby(level="task", sort=False)}

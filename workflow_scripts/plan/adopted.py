@@ -14,7 +14,7 @@ RELEASED = PACKAGE / "plan" / "released.json"
 
 
 def record_path(grid: str | None) -> str:
-    """Path of the equivalences of a grid; None: of those of models, corpora and benchmarks, which all grids share."""
+    """Path of the equivalences of a grid; None: for models, corpora and benchmarks, which all grids share."""
     return ADOPTED_SOURCES if grid is None else ADOPTED.path(grid)
 
 

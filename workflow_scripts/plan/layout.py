@@ -235,7 +235,7 @@ def lacks_companions(path: str) -> bool:
 
 
 def check_path(path: str, config: dict) -> None:
-    """ValueError for a path below results/ that can't be: its wrong part, the allowed names, the nearest one."""
+    """ValueError for a path below results/ that can't be: names its wrong part, the allowed names and the nearest."""
     parts = path.removeprefix("./").split("/")
     if parts[0] != "results" or len(parts) < 3:
         return

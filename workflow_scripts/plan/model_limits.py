@@ -178,7 +178,7 @@ class Case(NamedTuple):
 
     @property
     def limits(self) -> Limits:
-        """Of the compressed model."""
+        """The limits of the compressed model."""
         return compressed(self.config, self.compressor, self.dense)
 
     @property

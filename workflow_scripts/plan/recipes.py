@@ -1,4 +1,4 @@
-"""From a checked configuration's cells to slices and recipes. Pure Python, never imports torch.
+"""Slices and recipes of a checked configuration's cells. Pure Python, never imports torch.
 
 A *recipe* is a digest of everything that determines an artefact: its rule's code, its config slice and
 the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns an artefact exactly when
@@ -38,7 +38,7 @@ FETCHES = {
 }
 OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
-# Of a model: for forecasts, for checks, and for its evaluations alone.
+# Keys of a model that serve forecasts, checks, or its evaluations alone.
 OF_MODEL = ("parameters", "learned_positions", *model_limits.HINTS, "chat")
 
 

@@ -9,11 +9,11 @@ from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.meaning import TUNERS
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
 
-# Of a source: for its readers, or where it lies today. Results depend on what lies there, see plan/contents.py.
+# Keys of a source that serve readers or name its place. Results depend on what lies there, see plan/contents.py.
 DESCRIPTIVE_KEYS = ("note", "licence", "path")
-# Of a compressor: default values that are dropped, so that writing them changes no recipe.
+# Default values of a compressor that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
-# Of a task: no evaluation but those of some methods depends on them.
+# Keys of a task on which the evaluations of some methods alone depend.
 NOT_EVALUATED = {"wordings", "context", "strata"}
 UNTRAINED = (
     "sequence_length",
