@@ -78,9 +78,9 @@ def _shares(items: pd.DataFrame) -> dict:
 
 
 def share(name: str, flags: pd.Series) -> dict[str, float | None]:
-    """The share of True with its Wilson interval and its count: `name`, `name_low`, `name_high` (None of nothing) and
-    `name_n`."""
-    n = len(flags)
-    low, high = proportion_interval(int(flags.sum()), n)
-    numbers = {name: flags.mean(), f"{name}_low": low, f"{name}_high": high}
-    return {f"{name}_n": n} | {key: float(number) if n else None for key, number in numbers.items()}
+    """The share of True, its count and Wilson interval: `name`, `name_n`, `name_low`, `name_high`; None of nothing."""
+    numbers: list[float | None] = [None] * 3
+    if n := len(flags):
+        numbers = [float(flags.mean()), *proportion_interval(int(flags.sum()), n)]
+    mean, low, high = numbers
+    return {name: mean, f"{name}_n": n, f"{name}_low": low, f"{name}_high": high}
