@@ -3,7 +3,9 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "config/catalogue.yaml"
+configfile: "config/sources.yaml"
+configfile: "config/compressors.yaml"
+configfile: "config/methods.yaml"
 configfile: "config.yaml"
 
 

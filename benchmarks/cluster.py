@@ -104,10 +104,26 @@ def run(folder: Path, jobs: dict[str, dict]) -> tuple[float, float, list[dict]]:
     (folder / "jobs.json").write_text(json.dumps(jobs))
     profile = ROOT / "profiles" / "slurm"
     command = [
-        sys.executable, "-m", "snakemake", "--profile", str(profile), "--workflow-profile", "none", "--retries", "0",
-        "--cores", "2", "--default-resources", f"slurm_account={ACCOUNTS[0]}", "slurm_partition=gpu", "nodes=1",
-        "--slurm-init-seconds-before-status-checks", "5", "--quiet", "all",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--profile",
+        str(profile),
+        "--workflow-profile",
+        "none",
+        "--retries",
+        "0",
+        "--cores",
+        "2",
+        "--default-resources",
+        f"slurm_account={ACCOUNTS[0]}",
+        "slurm_partition=gpu",
+        "nodes=1",
+        "--slurm-init-seconds-before-status-checks",
+        "5",
+        "--quiet",
+        "all",
+    ]
     started = time.time()
     done = subprocess.run(
         command, cwd=folder, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -201,13 +217,22 @@ def main(jobs: dict[str, dict], figure: Path | None) -> None:
         choose(seconds_of(row[key]) for row in rows) for choose, key in ((min, "Start"), (max, "End"))
     )
     found = {
-        "jobs": len(jobs), "completed": sum(row["State"] == "COMPLETED" for row in rows), "lost": len(lost),
-        "run_twice": len(twice), "before_their_inputs": len(early), "wall_seconds": round(wall),
-        "seconds_per_job": round(wall / len(jobs), 2), "makespan": round(ended - began), **bounds(jobs),
-        "job_cpu_seconds_each": round(job_cpu / len(jobs), 2), "main_cpu_seconds_each": round(main_cpu / len(jobs), 2),
-        "most_at_once": most_at_once(rows), "nodes": len({row["NodeList"] for row in rows}),
-        "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
-    }  # fmt: skip
+        "jobs": len(jobs),
+        "completed": sum(row["State"] == "COMPLETED" for row in rows),
+        "lost": len(lost),
+        "run_twice": len(twice),
+        "before_their_inputs": len(early),
+        "wall_seconds": round(wall),
+        "seconds_per_job": round(wall / len(jobs), 2),
+        "makespan": round(ended - began),
+        **bounds(jobs),
+        "job_cpu_seconds_each": round(job_cpu / len(jobs), 2),
+        "main_cpu_seconds_each": round(main_cpu / len(jobs), 2),
+        "most_at_once": most_at_once(rows),
+        "nodes": len({row["NodeList"] for row in rows}),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+    }
     print(json.dumps(found))
     if figure:
         draw(rows, figure)

@@ -41,9 +41,13 @@ ENVIRONMENTS = {  # steps of pip
     "llmcompressor": [TORCH, ["torch==2.13.0", "llmcompressor==0.14.0"]],
 }
 REFERENCES = {  # perplexities of published solvers with SmolLM2-135M (dense 27.8 there); 3 bits per row: gptqmodel's
-    "gptq-w3-clip": 103.0, "gptq-w3-g64": 49.6, "gptq-w3-g64-clip": 49.6, "gptq-w4": 42.1,
-    "sparsegpt-50": 44.4, "wanda-50": 52.5,
-}  # fmt: skip
+    "gptq-w3-clip": 103.0,
+    "gptq-w3-g64": 49.6,
+    "gptq-w3-g64-clip": 49.6,
+    "gptq-w4": 42.1,
+    "sparsegpt-50": 44.4,
+    "wanda-50": 52.5,
+}
 LOSSLESS = {"gptq-w8": 1.001, "gptq-w8-g128": 1.001}  # times the dense model's perplexity
 TARGETS = {"gptqmodel": 2.0, "llmcompressor": 1.2}  # times as fast
 FLOOR = 1.3
@@ -81,10 +85,16 @@ def main() -> None:
                 floor = floor_seconds(groups, width, layers, wanted["algorithm"], args)
                 for peer in order:
                     task = {
-                        "peer": peer, "model": str(model), "windows": str(windows), "compressor": wanted,
-                        "options": args.options.get(peer, {}), "precision": args.precision, "threads": args.threads,
-                        "batch": max(1, BATCH_TOKENS // args.length), "output": str(scratch / "result"),
-                    }  # fmt: skip
+                        "peer": peer,
+                        "model": str(model),
+                        "windows": str(windows),
+                        "compressor": wanted,
+                        "options": args.options.get(peer, {}),
+                        "precision": args.precision,
+                        "threads": args.threads,
+                        "batch": max(1, BATCH_TOKENS // args.length),
+                        "output": str(scratch / "result"),
+                    }
                     try:
                         run = start(pythons[peer], task, scratch)
                     except RuntimeError as error:  # the others' runs go on

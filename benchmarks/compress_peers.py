@@ -44,9 +44,14 @@ def gptqmodel(task: dict, windows: torch.Tensor) -> dict:
 
     wanted = task["compressor"]
     options = {
-        "bits": wanted["bits"], "group_size": wanted["group_size"] or -1, "sym": wanted["symmetric"],
-        "desc_act": wanted["act_order"], "act_group_aware": False, "format": "gptq_v2", "device": "cpu",
-    }  # fmt: skip
+        "bits": wanted["bits"],
+        "group_size": wanted["group_size"] or -1,
+        "sym": wanted["symmetric"],
+        "desc_act": wanted["act_order"],
+        "act_group_aware": False,
+        "format": "gptq_v2",
+        "device": "cpu",
+    }
     config = QuantizeConfig(**options | task["options"])
     model = GPTQModel.load(task["model"], config, dtype=DTYPES[task["precision"]])
     rows = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in windows]
@@ -75,9 +80,12 @@ def llmcompressor(task: dict, windows: torch.Tensor) -> dict:
     wanted = task["compressor"]
     if wanted["algorithm"] == "gptq":
         grid = {
-            "num_bits": wanted["bits"], "type": "int", "symmetric": wanted["symmetric"],
-            "strategy": "group" if wanted["group_size"] else "channel", "group_size": wanted["group_size"],
-        }  # fmt: skip
+            "num_bits": wanted["bits"],
+            "type": "int",
+            "symmetric": wanted["symmetric"],
+            "strategy": "group" if wanted["group_size"] else "channel",
+            "group_size": wanted["group_size"],
+        }
         options = {"actorder": "static" if wanted["act_order"] else None} | task["options"]
         groups = {"group_0": {"targets": ["Linear"], "weights": grid}}
         recipe = GPTQModifier(config_groups=groups, ignore=["lm_head"], **options)

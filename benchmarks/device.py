@@ -196,9 +196,18 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     from workflow_scripts.sources.models import parameters_of
 
     p = parameters_of(args.model)
-    job = {"who": "ours", "keep_memory": True, "shape": args.shape, "steps": 2, "threads": args.threads,
-           "clock": args.clock, "precision": args.precision, "device": args.device, "model": str(args.model),
-           "corpus": str(args.corpus)}  # fmt: skip
+    job = {
+        "who": "ours",
+        "keep_memory": True,
+        "shape": args.shape,
+        "steps": 2,
+        "threads": args.threads,
+        "clock": args.clock,
+        "precision": args.precision,
+        "device": args.device,
+        "model": str(args.model),
+        "corpus": str(args.corpus),
+    }
     speeds = [steps.start(job | {"method": method})["speed"] for method in ("lora-r2", "prompt-100")]
     return {"train": 4 * p * 2 / sum(1 / speed for speed in speeds)}
 
@@ -288,18 +297,34 @@ def small_plan():
 
     shipped = config.read(*config.files(root=ROOT))
     shipped["training"]["small"] = {
-        "tokens": 32, "batch_size": 1, "micro_batch": 1, "sequence_length": 32, "heldout_windows": 1,
+        "tokens": 32,
+        "batch_size": 1,
+        "micro_batch": 1,
+        "sequence_length": 32,
+        "heldout_windows": 1,
         **{kind: {"learning_rate": 1e-3} for kind in ("lora", "prompt", "prefix")},
-    }  # fmt: skip
+    }
     shipped["grids"]["small"] = {
-        "description": "", "benchmarks": "pypi", "tasks": shipped["grids"]["smoke"]["tasks"], "training": "small",
+        "description": "",
+        "benchmarks": "pypi",
+        "tasks": shipped["grids"]["smoke"]["tasks"],
+        "training": "small",
         "calibration": {"windows": 1, "length": 32},
-        "evaluation": {"items": 1, "generation_tokens": 1,
-                       "perplexity": {"corpora": ["wikipedia"], "windows": 1, "length": 32}},
+        "evaluation": {
+            "items": 1,
+            "generation_tokens": 1,
+            "perplexity": {"corpora": ["wikipedia"], "windows": 1, "length": 32},
+        },
         "pair": {"prompt": "prompt-50", "lora": "lora-r2"},
-        "blocks": {"all": {"models": ["smollm2-135m"], "compressors": ["dense"], "corpora": ["wikipedia"],
-                           "methods": ["none", "lora-r2"]}},
-    }  # fmt: skip
+        "blocks": {
+            "all": {
+                "models": ["smollm2-135m"],
+                "compressors": ["dense"],
+                "corpora": ["wikipedia"],
+                "methods": ["none", "lora-r2"],
+            }
+        },
+    }
     place = ("small", "smollm2-135m", "dense")
     cells = Cell(*place, "none", "none", 0), Cell(*place, "wikipedia", "lora-r2", 0)
     return Plan(config.load(shipped)), *cells

@@ -41,8 +41,14 @@ from workflow_scripts.sources.models import load_dense, load_tokenizer
 
 TOLERANCE = 1e-3  # nats
 CAP, HARNESS_CAP = 32, 256  # new tokens of a generation
-LORA = {"kind": "lora", "rank": 4, "alpha": 8, "dropout": 0.0, "layers": None,
-        "targets": {"default": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]}}  # fmt: skip
+LORA = {
+    "kind": "lora",
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "layers": None,
+    "targets": {"default": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]},
+}
 MOST_TOKENS = 100  # of a prefix
 METHODS = {
     "none": {"kind": "none"},
@@ -294,11 +300,15 @@ def gemm_rate(model, clock, rows: int = 512) -> float:
 
 
 def total(records: list[dict]) -> dict:
-    sums = {key: sum(r[key] for r in records)
-            for key in ("harness", "ours", "floor", "items", "predictions", "flags")}  # fmt: skip
+    sums = {
+        key: sum(r[key] for r in records)
+        for key in ("harness", "ours", "floor", "items", "predictions", "flags")
+    }
     return sums | {
-        "method": records[0]["method"], "task": "all", "difference": max(r["difference"] for r in records)
-    }  # fmt: skip
+        "method": records[0]["method"],
+        "task": "all",
+        "difference": max(r["difference"] for r in records),
+    }
 
 
 def line(r: dict) -> str:

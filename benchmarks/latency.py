@@ -17,11 +17,28 @@ from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {
-    "llama-7b": ("Llama", {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
-                           "vocab_size": 32000, "max_position_embeddings": 2048}),
-    "opt-6.7b": ("OPT", {"hidden_size": 4096, "ffn_dim": 16384, "num_attention_heads": 32, "word_embed_proj_dim": 4096,
-                         "vocab_size": 50272, "max_position_embeddings": 2048}),
-}  # fmt: skip
+    "llama-7b": (
+        "Llama",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_attention_heads": 32,
+            "vocab_size": 32000,
+            "max_position_embeddings": 2048,
+        },
+    ),
+    "opt-6.7b": (
+        "OPT",
+        {
+            "hidden_size": 4096,
+            "ffn_dim": 16384,
+            "num_attention_heads": 32,
+            "word_embed_proj_dim": 4096,
+            "vocab_size": 50272,
+            "max_position_embeddings": 2048,
+        },
+    ),
+}
 
 
 def main() -> None:

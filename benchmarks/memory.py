@@ -137,11 +137,14 @@ def compress(task: dict) -> dict:
     seconds, solve = time.perf_counter() - begin, sum(record["seconds"] for record in records)
     on_gpu = task["device"] == "cuda"
     return {
-        "peak_mb": peak_mb(), "imports_mb": imports, "seconds": seconds,
+        "peak_mb": peak_mb(),
+        "imports_mb": imports,
+        "seconds": seconds,
         "gpu_mb": torch.cuda.max_memory_allocated() >> 20 if on_gpu else 0,
         "where": torch.cuda.get_device_name() if on_gpu else f"this machine ({task['threads']} threads)",
-        "passes": (seconds - solve) / layers, "solve": solve / layers,
-    }  # fmt: skip
+        "passes": (seconds - solve) / layers,
+        "solve": solve / layers,
+    }
 
 
 def extrapolate(args: argparse.Namespace, found: dict) -> None:

@@ -41,9 +41,13 @@ def main() -> None:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(args.tokenizer / name, weights / name)
         fetch(
-            args.folder.name, {"source": "local", "path": str(weights)}, args.folder, weights,
-            recipe="random", code="random",
-        )  # fmt: skip
+            args.folder.name,
+            {"source": "local", "path": str(weights)},
+            args.folder,
+            weights,
+            recipe="random",
+            code="random",
+        )
         for link in args.folder.glob("*.safetensors"):  # the fetch links to the weights, which would go
             weights_file = link.resolve()
             link.unlink()
@@ -57,10 +61,16 @@ def write(folder: Path, layers: int, width: int, intermediate: int, heads: int, 
     from transformers import LlamaConfig
 
     LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=intermediate, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=4096,
-        tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
-    ).save_pretrained(folder)  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+    ).save_pretrained(folder)
     draw = torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(0)
 
     def random(*shape):

@@ -210,9 +210,14 @@ def ours(adapted, windows, rows: int, rate: float, tick, teacher=None) -> list[f
     from workflow_scripts.recover.learner import Learner
 
     settings = {
-        "batch_size": rows, "micro_batch": rows, "learning_rate": rate, "warmup": 0.0, "schedule": "constant",
-        "weight_decay": 1e-5, "checkpoint_minutes": 1e6,
-    }  # fmt: skip
+        "batch_size": rows,
+        "micro_batch": rows,
+        "learning_rate": rate,
+        "warmup": 0.0,
+        "schedule": "constant",
+        "weight_decay": 1e-5,
+        "checkpoint_minutes": 1e6,
+    }
     show = training.Progress.show
     training.Progress.show = lambda self, state: (tick(), show(self, state))  # called once a step
     with tempfile.TemporaryDirectory() as folder:
@@ -228,11 +233,21 @@ def peft(adapted, windows, rows: int, rate: float, tick) -> list[float]:
 
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
-            folder, per_device_train_batch_size=rows, num_train_epochs=1, learning_rate=rate, weight_decay=1e-5,
-            lr_scheduler_type="constant", max_grad_norm=0.0, optim="adamw_torch", logging_steps=1, report_to="none",
-            save_strategy="no", use_cpu=adapted.device.type == "cpu", disable_tqdm=True,
+            folder,
+            per_device_train_batch_size=rows,
+            num_train_epochs=1,
+            learning_rate=rate,
+            weight_decay=1e-5,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            optim="adamw_torch",
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=adapted.device.type == "cpu",
+            disable_tqdm=True,
             train_sampling_strategy="sequential",
-        )  # fmt: skip
+        )
         labels = windows.clone()
         labels[
             :, 0

@@ -39,13 +39,14 @@ try:
     PLAN = Plan(load(config))
     SITE = requests.read_site(Path(workflow.basedir, requests.SITE))
 except (ConfigError, ArtifactError) as error:
-    # A WorkflowError would come with a line of this file, which is not what must be corrected; so below.
+    # A WorkflowError would come with a line of this file, which needs no correction; so below.
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config.dump()
 REQUESTS = requests.Requests(PLAN, SITE)
 RERUNS = Reruns(PLAN, forced=lambda: snakemake_surface.forced_files(workflow))
 if IS_MAIN:
-    # Of a path with a wrong name Snakemake would only say that no rule makes it, of a cell that can't be in a traceback.
+    # Snakemake would say only that no rule makes a path with a wrong name, and would answer an impossible cell by a
+    # traceback.
     asked = readiness.targets(sys.argv[1:])
     try:
         for path in asked:

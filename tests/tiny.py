@@ -51,15 +51,30 @@ def write_model(folder: Path, family: str = "llama") -> Path:
     torch.manual_seed(0)
     size = bpe.get_vocab_size()
     if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(
-            vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
-        ))  # fmt: skip
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=size,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=512,
+                tie_word_embeddings=True,
+            )
+        )
     else:
-        model = OPTForCausalLM(OPTConfig(
-            vocab_size=size, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=512, word_embed_proj_dim=32,
-        ))  # fmt: skip
+        model = OPTForCausalLM(
+            OPTConfig(
+                vocab_size=size,
+                hidden_size=32,
+                ffn_dim=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=512,
+                word_embed_proj_dim=32,
+            )
+        )
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -91,18 +106,33 @@ def write_tasks(folder: Path, items: int = 8) -> dict[str, Path]:
     rows = {"arc_easy": [], "lambada_openai": [], "triviaqa": []}
     for index in range(items):
         words = draw.sample(WORDS, 8)
-        rows["arc_easy"].append({
-            "id": f"q{index}", "question": f"What is near the {words[0]} {words[1]}?", "answerKey": "ABCD"[index % 4],
-            "choices": {"text": [f"the {word}" for word in words[2:6]], "label": list("ABCD")},
-        })  # fmt: skip
+        rows["arc_easy"].append(
+            {
+                "id": f"q{index}",
+                "question": f"What is near the {words[0]} {words[1]}?",
+                "answerKey": "ABCD"[index % 4],
+                "choices": {"text": [f"the {word}" for word in words[2:6]], "label": list("ABCD")},
+            }
+        )
         rows["lambada_openai"].append({"text": " ".join(words)})
-        rows["triviaqa"].append({
-            "question": f"Which {words[0]} has a {words[1]}?", "question_id": f"t{index}", "question_source": "",
-            "entity_pages": {}, "search_results": {},
-            "answer": {"value": words[2], "aliases": [words[2], words[3]], "normalized_value": words[2],
-                       "normalized_aliases": [words[2], words[3]], "matched_wiki_entity_name": "",
-                       "normalized_matched_wiki_entity_name": "", "type": "FreeForm"},
-        })  # fmt: skip
+        rows["triviaqa"].append(
+            {
+                "question": f"Which {words[0]} has a {words[1]}?",
+                "question_id": f"t{index}",
+                "question_source": "",
+                "entity_pages": {},
+                "search_results": {},
+                "answer": {
+                    "value": words[2],
+                    "aliases": [words[2], words[3]],
+                    "normalized_value": words[2],
+                    "normalized_aliases": [words[2], words[3]],
+                    "matched_wiki_entity_name": "",
+                    "normalized_matched_wiki_entity_name": "",
+                    "type": "FreeForm",
+                },
+            }
+        )
     files = {}
     for task, documents in rows.items():
         files[task] = folder / f"{task}.jsonl"

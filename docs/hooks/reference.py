@@ -54,8 +54,10 @@ def merged(rule, root: dict) -> dict:
         target = root
         for part in rule["$ref"].removeprefix("#/").split("/"):
             target = target[part]
-        both = {"properties": target.get("properties", {}) | rule.get("properties", {}),
-                "required": [*target.get("required", ()), *rule.get("required", ())]}  # fmt: skip
+        both = {
+            "properties": target.get("properties", {}) | rule.get("properties", {}),
+            "required": [*target.get("required", ()), *rule.get("required", ())],
+        }
         rule = target | {key: value for key, value in rule.items() if key != "$ref"}
         rule |= {key: value for key, value in both.items() if value}
     return rule if isinstance(rule, dict) else {}
@@ -147,10 +149,11 @@ def _inner(rule, root: dict) -> bool:
     """Whether a schema's part has keys of its own to list."""
     rule = merged(rule, root)
     return any(
-        key in part for part in (rule, *(merged(p, root) for p in rule.get("oneOf", ())))
+        key in part
+        for part in (rule, *(merged(p, root) for p in rule.get("oneOf", ())))
         for key in ("properties", "additionalProperties")
         if part.get(key) not in (None, False, True)
-    )  # fmt: skip
+    )
 
 
 def sentence(rule: dict) -> str:

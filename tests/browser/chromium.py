@@ -11,9 +11,14 @@ import aiohttp
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-    "--remote-debugging-port=0", "--window-size=1280,900",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--remote-debugging-port=0",
+    "--window-size=1280,900",
+)
 KEYS = {"Tab": 9, "Enter": 13, "Space": 32, "ArrowDown": 40}
 
 
@@ -89,9 +94,15 @@ class Browser:
 
     def js(self, expression: str):
         """The value of a JavaScript expression; a promise is awaited."""
-        result = self._run(self._call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
-        ))  # fmt: skip
+        result = self._run(
+            self._call(
+                "Runtime.evaluate",
+                expression=expression,
+                returnByValue=True,
+                awaitPromise=True,
+                userGesture=True,
+            )
+        )
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 

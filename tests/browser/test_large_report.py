@@ -25,9 +25,16 @@ from workflow_scripts.report.figures import FIGURES
 
 GRID = "paper"
 ITEMS = {  # of the harness's tasks
-    "triviaqa": 17_944, "hellaswag": 10_042, "lambada_openai": 5_153, "arc_easy": 2_376, "webqs": 2_032,
-    "piqa": 1_838, "winogrande": 1_267, "arc_challenge": 1_172, "sciq": 1_000,
-}  # fmt: skip
+    "triviaqa": 17_944,
+    "hellaswag": 10_042,
+    "lambada_openai": 5_153,
+    "arc_easy": 2_376,
+    "webqs": 2_032,
+    "piqa": 1_838,
+    "winogrande": 1_267,
+    "arc_challenge": 1_172,
+    "sciq": 1_000,
+}
 ANSWERED = 12  # items a task of the made-up cells; the ledger repeats their outcomes
 MIB = 2**20
 pytestmark = pytest.mark.slow

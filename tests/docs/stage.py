@@ -58,8 +58,10 @@ def with_tiny_sources(folder: Path) -> Path:
 
     config = read(*files(root=folder))
     config["models"]["smollm2-135m"] = {
-        "source": "local", "path": str(sources / "model"), "parameters": 40000,
-    }  # fmt: skip
+        "source": "local",
+        "path": str(sources / "model"),
+        "parameters": 40000,
+    }
     for corpus in ("wikipedia", "c4-sample"):
         config["corpora"][corpus] = {"source": "local", "path": str(text)}
     config["benchmarks"]["pypi"] = {
@@ -97,6 +99,12 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess:
     }
     environment |= {"HF_HUB_OFFLINE": "1", "PATH": f"{folder}/.venv/bin{os.pathsep}{environment['PATH']}"}
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, text=True, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        text=True,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )

@@ -38,8 +38,10 @@ KEYS = [
 
 YAML = [
     pytest.param(block, id=f"{page.relative_to(ROOT)}:{block.line}")
-    for page in PAGES for block in blocks(page) if block.language == "yaml"
-]  # fmt: skip
+    for page in PAGES
+    for block in blocks(page)
+    if block.language == "yaml"
+]
 
 
 @pytest.mark.parametrize("block", YAML)

@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.equivalence.optimum import MARKS, PYTHON
 from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files.artifacts import read_json
@@ -16,12 +16,7 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
-ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv-optimum" / "bin" / "python"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason="optimum's environment is not there: make optimum"),
-]
+pytestmark = MARKS
 RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
 GPTQ = {
     "algorithm": "gptq",

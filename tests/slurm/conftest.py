@@ -45,9 +45,14 @@ class ClusterCheckout(Checkout):
         environment |= {"HF_HUB_OFFLINE": "1", "HF_TOKEN": TOKEN}
         with (self.folder / "run.txt").open("a") as log:
             return subprocess.Popen(
-                command or self.command(*arguments), cwd=self.folder, env=environment, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_hear_ctrl_c,
-            )  # fmt: skip
+                command or self.command(*arguments),
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
+            )
 
     def run(self, *arguments: str, command: list[str] | None = None, seconds: float = 900) -> str:
         """Run to the end; what it printed. AssertionError with that and all logs where it failed."""

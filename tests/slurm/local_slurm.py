@@ -28,9 +28,13 @@ from pathlib import Path
 import psutil
 
 PROGRAMS = {
-    "munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client",
-    "slurmdbd": "slurmdbd", "mariadbd": "mariadb-server",
-}  # fmt: skip
+    "munged": "munge",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+    "slurmdbd": "slurmdbd",
+    "mariadbd": "mariadb-server",
+}
 PRETENDED = "DISPLACED_PRETENDED_GPU"  # see workflow_scripts/kernels/device.py
 LINK = Path("/etc/slurm/slurm.conf")  # where jobs, whose environment Snakemake's executor cleans, look
 ACCOUNTS = ("research", "teaching")
@@ -209,9 +213,14 @@ class LocalSlurm:
         """Start a daemon in the foreground of its own session, with a log file."""
         with (self.folder / f"{name}.log").open("a") as log:
             self.daemons[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=end_with_parent, env=os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf")},
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+                env=os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf")},
+            )
 
     def kill(self, name: str, with_signal: int) -> None:
         process = self.daemons.pop(name)
@@ -232,29 +241,39 @@ class LocalSlurm:
             (self.folder / f"gpu-{number}").symlink_to(os.devnull)
         nodes = [
             NODE.format(
-                name=name, host=host, port=self.port + 10 + number,
+                name=name,
+                host=host,
+                port=self.port + 10 + number,
                 more="Gres=gpu:pretended:4" if name.startswith("gpu") else "",
             )
             for number, name in enumerate(self.names)
-        ]  # fmt: skip
+        ]
         values = {
-            "host": host, "folder": self.folder, "user": USER, "port": self.port, "dbd_port": self.port + 1,
-            "sql_port": self.port + 2, "nodes": "\n".join(nodes), "password": secrets.token_hex(12),
+            "host": host,
+            "folder": self.folder,
+            "user": USER,
+            "port": self.port,
+            "dbd_port": self.port + 1,
+            "sql_port": self.port + 2,
+            "nodes": "\n".join(nodes),
+            "password": secrets.token_hex(12),
             "gpu_nodes": ",".join(name for name in self.names if name.startswith("gpu")),
             "bind": "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if self._loopback(host) else "",
-        }  # fmt: skip
+        }
         self.password = values["password"]
         private = {"slurmdbd.conf": DATABASE.format(**values), "munge.key": secrets.token_hex(64)}
         version = output("slurmd", "-V").split()[-1].split(".")
         plugin = "disabled" if (int(version[0]), int(version[1])) >= (23, 11) else "cgroup/v1"
         public = {
             "slurm.conf": CONF.format(**values),
-            "gres.conf": "AutoDetect=off\n" + "".join(
+            "gres.conf": "AutoDetect=off\n"
+            + "".join(
                 f"NodeName={name} Name=gpu Type=pretended File={self.folder}/gpu-[0-3]\n"
-                for name in self.names if name.startswith("gpu")
+                for name in self.names
+                if name.startswith("gpu")
             ),
             "cgroup.conf": f"CgroupPlugin={plugin}\n",
-        }  # fmt: skip
+        }
         for name, text in (public | private).items():
             (self.folder / name).write_text(text)
             (self.folder / name).chmod(0o600 if name in private else 0o644)
@@ -269,9 +288,16 @@ class LocalSlurm:
     def _start(self) -> None:
         at = self.folder
         self.daemon(
-            "munged", "munged", "--foreground", "--force", f"--key-file={at}/munge.key", f"--socket={at}/munge.socket",
-            f"--pid-file={at}/munged.pid", f"--log-file={at}/munge.out", f"--seed-file={at}/munge.seed",
-        )  # fmt: skip
+            "munged",
+            "munged",
+            "--foreground",
+            "--force",
+            f"--key-file={at}/munge.key",
+            f"--socket={at}/munge.socket",
+            f"--pid-file={at}/munged.pid",
+            f"--log-file={at}/munge.out",
+            f"--seed-file={at}/munge.seed",
+        )
         wait_until("munge", lambda: answers("munge", "-S", f"{at}/munge.socket", "-n"))
         self._database()
         self._controller()
@@ -285,15 +311,29 @@ class LocalSlurm:
             ["mariadb", "--no-defaults", "-u", USER, "-S", f"{self.folder}/sql.socket", "-e"],
         )
         output(
-            "mariadb-install-db", "--no-defaults", f"--user={USER}", f"--datadir={at}/db", "--skip-test-db",
-            "--auth-root-authentication-method=socket", f"--auth-root-socket-user={USER}",
-        )  # fmt: skip
+            "mariadb-install-db",
+            "--no-defaults",
+            f"--user={USER}",
+            f"--datadir={at}/db",
+            "--skip-test-db",
+            "--auth-root-authentication-method=socket",
+            f"--auth-root-socket-user={USER}",
+        )
         self.daemon(
-            "mariadbd", "mariadbd", "--no-defaults", f"--user={USER}", f"--datadir={at}/db", f"--tmpdir={at}/tmp",
-            f"--socket={at}/sql.socket", f"--pid-file={at}/sql.pid", "--bind-address=127.0.0.1",
-            f"--port={self.port + 2}", "--innodb-buffer-pool-size=64M",
-            "--innodb-lock-wait-timeout=900", "--skip-name-resolve",
-        )  # fmt: skip
+            "mariadbd",
+            "mariadbd",
+            "--no-defaults",
+            f"--user={USER}",
+            f"--datadir={at}/db",
+            f"--tmpdir={at}/tmp",
+            f"--socket={at}/sql.socket",
+            f"--pid-file={at}/sql.pid",
+            "--bind-address=127.0.0.1",
+            f"--port={self.port + 2}",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-lock-wait-timeout=900",
+            "--skip-name-resolve",
+        )
         wait_until("MariaDB", lambda: answers(*sql, "select 1"))
         output(*sql, "create database accounting")
         output(*sql, f"create user slurm@127.0.0.1 identified by '{self.password}'")

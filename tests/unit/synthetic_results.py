@@ -6,16 +6,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.files.artifacts import check, write_json
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.paper import read_tables
-from workflow_scripts.judge.results import Results
+from workflow_scripts.judge.results import Results, read_results
 from workflow_scripts.report.data import GridData
 
 TASKS = {
-    "arc_easy": "world", "arc_challenge": "world", "sciq": "world", "webqs": "world", "triviaqa": "world",
-    "piqa": "common", "hellaswag": "language", "lambada_openai": "language", "winogrande": "language",
-}  # fmt: skip
+    "arc_easy": "world",
+    "arc_challenge": "world",
+    "sciq": "world",
+    "webqs": "world",
+    "triviaqa": "world",
+    "piqa": "common",
+    "hellaswag": "language",
+    "lambada_openai": "language",
+    "winogrande": "language",
+}
 METHODS = {
     "none": {"kind": "none"},
     "lora-r2": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0},
@@ -37,14 +44,31 @@ COMPRESSORS = {
     "rtn-w3": {"algorithm": "rtn", "bits": 3},
 }
 PARAMETERS = {
-    "none": 0, "lora-r2": 610_000, "lora-r4": 1_220_000, "prompt-26": 14_976, "prompt-50": 28_800,
-    "prompt-100": 57_600, "ptune-50": 576_000, "idp-50-100": 86_400, "concat-50-100": 86_400,
-}  # fmt: skip
+    "none": 0,
+    "lora-r2": 610_000,
+    "lora-r4": 1_220_000,
+    "prompt-26": 14_976,
+    "prompt-50": 28_800,
+    "prompt-100": 57_600,
+    "ptune-50": 576_000,
+    "idp-50-100": 86_400,
+    "concat-50-100": 86_400,
+}
 MANIFEST = {
-    "recipe": "synthetic", "code": "0" * 64, "config": {"note": "synthetic, made by a test"}, "inputs": {}, "seed": 0,
-    "device": "cpu", "threads": 1, "host": "nowhere", "python": "3.11", "libraries": {},
-    "started": "2000-01-01T00:00:00Z", "seconds": 60.0, "peak_memory_mb": 1000,
-}  # fmt: skip
+    "recipe": "synthetic",
+    "code": "0" * 64,
+    "config": {"note": "synthetic, made by a test"},
+    "inputs": {},
+    "seed": 0,
+    "device": "cpu",
+    "threads": 1,
+    "host": "nowhere",
+    "python": "3.11",
+    "libraries": {},
+    "started": "2000-01-01T00:00:00Z",
+    "seconds": 60.0,
+    "peak_memory_mb": 1000,
+}
 HOSTILE = "</script><img src=x onerror=window.hacked=1>"  # an answer that a page must show as text
 
 
@@ -53,8 +77,16 @@ def plan(folder: Path, cells: list[tuple], grid: str = "synthetic") -> list[dict
     names = ("model", "compressor", "corpus", "method", "seed")
     rows = [{"grid": grid, **dict(zip(names, cell, strict=True))} for cell in cells]
     for row in rows:
-        row["path"] = str(Path(folder, "results", grid, "evaluations", *map(str, list(row.values())[1:5]),
-                               f"seed-{row['seed']}.json"))  # fmt: skip
+        row["path"] = str(
+            Path(
+                folder,
+                "results",
+                grid,
+                "evaluations",
+                *map(str, list(row.values())[1:5]),
+                f"seed-{row['seed']}.json",
+            )
+        )
     return rows
 
 
@@ -73,15 +105,24 @@ def answers(cell: dict, items: int, accuracy: float, noise: float = 0.0) -> pd.D
             members = [m["adapter"] for m in METHODS[cell["method"]]["members"]]
             others = [0.1 / (len(members) - 1)] * (len(members) - 1)
             prompts = random.choice(members, items, p=[0.9, *others])
-        frames.append(pd.DataFrame({
-            "task": task, "doc_id": range(items), "doc_hash": [f"{task}-{i:05d}" for i in range(items)],
-            "correct": margin > 0, "acc_norm": None if task in ("triviaqa", "webqs") else margin > 0.02,
-            "gold_loglik": 2 * margin - 4, "margin": None if task == "triviaqa" else margin, "prediction": HOSTILE,
-            "selected_prompt": prompts,
-            "question": [f"Synthetic {domain} question {i} of <{task}>?" for i in range(items)],
-            "gold": [f"answer {i}" for i in range(items)],
-            "choice_logliks": None if task == "triviaqa" else [[-1.0, -2.0, -3.0, -4.0]] * items,
-        }))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    "task": task,
+                    "doc_id": range(items),
+                    "doc_hash": [f"{task}-{i:05d}" for i in range(items)],
+                    "correct": margin > 0,
+                    "acc_norm": None if task in ("triviaqa", "webqs") else margin > 0.02,
+                    "gold_loglik": 2 * margin - 4,
+                    "margin": None if task == "triviaqa" else margin,
+                    "prediction": HOSTILE,
+                    "selected_prompt": prompts,
+                    "question": [f"Synthetic {domain} question {i} of <{task}>?" for i in range(items)],
+                    "gold": [f"answer {i}" for i in range(items)],
+                    "choice_logliks": None if task == "triviaqa" else [[-1.0, -2.0, -3.0, -4.0]] * items,
+                }
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -98,12 +139,17 @@ def write_cell(
         mine = samples[samples["task"] == task]
         acc = float(mine["correct"].mean())
         tasks[task] = {
-            "n": items, "acc": acc, "acc_norm": acc if mine["acc_norm"].notna().any() else None,
-            "stderr": float(np.sqrt(acc * (1 - acc) / max(items - 1, 1))), "primary": acc,
+            "n": items,
+            "acc": acc,
+            "acc_norm": acc if mine["acc_norm"].notna().any() else None,
+            "stderr": float(np.sqrt(acc * (1 - acc) / max(items - 1, 1))),
+            "primary": acc,
             "gold_loglik": float(mine["gold_loglik"].mean()),
-            "bits_per_byte": float(-mine["gold_loglik"].mean() / (8 * np.log(2))), "domain": domain,
-            "version": "1", "data_sha256": sha,
-        }  # fmt: skip
+            "bits_per_byte": float(-mine["gold_loglik"].mean() / (8 * np.log(2))),
+            "domain": domain,
+            "version": "1",
+            "data_sha256": sha,
+        }
     domains = {
         d: float(np.mean([t["acc"] for t in tasks.values() if t["domain"] == d]))
         for d in dict.fromkeys(TASKS.values())
@@ -115,14 +161,28 @@ def write_cell(
         )
         selection = {**shares.mean().to_dict(), "by_task": shares.to_dict("index")}
     perplexity, size = 60 - 60 * accuracy, PARAMETERS[row["method"]]
-    write_json(row["path"], {
-        "cell": cell, "tasks": tasks, "domains": domains,
-        "average": float(np.mean([t["acc"] for t in tasks.values()])),
-        "perplexity": {"wikipedia": {"word": 2 * perplexity, "token": perplexity, "bits_per_byte": 1.1,
-                                     "windows": 8, "tokens": 4088}},
-        "parameters": {"trainable": size, "effective": size, "base": 134_515_008},
-        "selection": selection, "manifest": {**MANIFEST, "seed": row["seed"]},
-    }, schema="evaluation")  # fmt: skip
+    write_json(
+        row["path"],
+        {
+            "cell": cell,
+            "tasks": tasks,
+            "domains": domains,
+            "average": float(np.mean([t["acc"] for t in tasks.values()])),
+            "perplexity": {
+                "wikipedia": {
+                    "word": 2 * perplexity,
+                    "token": perplexity,
+                    "bits_per_byte": 1.1,
+                    "windows": 8,
+                    "tokens": 4088,
+                }
+            },
+            "parameters": {"trainable": size, "effective": size, "base": 134_515_008},
+            "selection": selection,
+            "manifest": {**MANIFEST, "seed": row["seed"]},
+        },
+        schema="evaluation",
+    )
 
 
 def write_grid(
@@ -136,8 +196,14 @@ def write_grid(
     return [row["path"] for row in rows]
 
 
-def study(model: str, gains: dict[str, float], dense: float = 0.7, losses: dict[str, float] | None = None,
-          corpus: str = "wikipedia", control: bool = True) -> dict[tuple, float]:  # fmt: skip
+def study(
+    model: str,
+    gains: dict[str, float],
+    dense: float = 0.7,
+    losses: dict[str, float] | None = None,
+    corpus: str = "wikipedia",
+    control: bool = True,
+) -> dict[tuple, float]:
     """Truth of a study: one model, dense and compressed, every method of `gains` (on the compressed model only)."""
     truth = {(model, "dense", "none", "none", 0): dense}
     if control:
@@ -157,6 +223,17 @@ CATALOGUE = {
     "compressors": COMPRESSORS,
     "tasks": {t: {"domain": d} for t, d in TASKS.items()},
 }
+# Places of a study of one compressed copy that every seed has a cell of: all but the dense model without recovery.
+COPIES = [("m", "gptq-w3", "wikipedia", "none")]
+COPIES += [("m", name, "wikipedia", method) for name in ("dense", "gptq-w3") for method in PAIR.values()]
+
+
+def judged(folder, gains, items=120, noise=0.02, resamples=1500, **options):
+    """The verdict of a study of model m."""
+    paths = write_grid(folder, study("m", gains, **options), items, noise)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(resamples))
+    check(verdict, "verdict", "verdict.json")
+    return verdict
 
 
 def data_of(results: Results, resamples: int, **measured) -> GridData:

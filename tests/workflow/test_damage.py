@@ -66,12 +66,15 @@ DAMAGES = {
     "cut samples": (SAMPLES, cut, "judge", CELL),
     "cut adapter": (f"{ADAPTER}/adapter_model.safetensors", cut, "evaluate_cell", ADAPTER),
     "edited training record": (
-        f"{ADAPTER}/training.json", lambda file: edit(file, b'"steps": ', b'"steps": 1'), "evaluate_cell", ADAPTER,
+        f"{ADAPTER}/training.json",
+        lambda file: edit(file, b'"steps": ', b'"steps": 1'),
+        "evaluate_cell",
+        ADAPTER,
     ),
     "cut compressed weights": (f"{COMPRESSED}/weights.safetensors", cut, "evaluate_cell", COMPRESSED),
     "cut text": (f"{TEXT}/heldout.jsonl", cut, "evaluate_cell", TEXT),
     "cut model": (f"{MODEL}/model.safetensors", cut, "evaluate_cell", MODEL),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

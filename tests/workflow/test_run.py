@@ -69,8 +69,12 @@ def test_the_table_of_scores_repeats_what_the_cell_chose_and_answered(finished):
     cell = next(c for c in plan(finished).cells("tiny") if c.method == "idp-5-8")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.selection", cell.json],
-        cwd=finished.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        cwd=finished.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [
         [part.strip() for part in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line

@@ -126,7 +126,7 @@ def _check_index(folder: Path, index: dict) -> None:
     check(index, "archive", INDEX)
     for name, sha in index["files"].items():
         if not _is_whole(folder, name, sha):
-            raise ArtifactError(f"{name} is missing or not what was packed")
+            raise ArtifactError(f"{name} is missing or differs from the packed file")
         if name.endswith(".json") and (folder / name).stat().st_size > MOST_JSON:
             raise ArtifactError(f"{name} is larger than {MOST_JSON // 2**20} MiB, which no result needs")
 

@@ -14,7 +14,7 @@ from workflow_scripts.files.locks import held_by, hold
 
 FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
 RESULTS = "results"  # a run holds the lock of this folder while it lives
-RESUME = "`make resume` cancels what is left of it and goes on (PROFILE=slurm on a cluster)"
+RESUME = "`make resume` cancels its jobs that are left and goes on (PROFILE=slurm on a cluster)"
 _life = ExitStack()
 
 

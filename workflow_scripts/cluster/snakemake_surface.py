@@ -14,7 +14,7 @@ FIRST_UNTRIED = 10  # major version of Snakemake
 RECORDS = Path(".snakemake/metadata")  # one JSON for each output; recorded_path() reads its name
 LOCKS = Path(".snakemake/locks")  # files while a run works in the folder; a killed run leaves them
 SCRIPTS = "/.snakemake/scripts/"  # part of the path of a script that a job executes
-# Of the SLURM executor, of jobs that did not end well: rule_<rule>/<wildcards>/<job>.log.
+# Logs of the SLURM executor for jobs that did not end well: rule_<rule>/<wildcards>/<job>.log.
 SLURM_LOGS = Path(".snakemake/slurm_logs")
 
 

@@ -3,8 +3,8 @@
   python -m workflow_scripts adopt --grid paper
   python -m workflow_scripts adopt --grid paper --profile slurm
 
-Only results whose settings and inputs are as planned are asked about. Of each rule and kind of method a few are made
-again below work/adopt/, from the stored inputs (`adopt` in the configuration says how many and which). If all of a code
+It looks only at results whose settings and inputs are as planned. A few of each rule and kind of method are made again
+below work/adopt/, from the stored inputs (`adopt` in the configuration says how many and which). If all of a code
 agree, results/<grid>/adopted.json records that today's code makes what the older one made, and its results count as
 planned. If one differs, nothing of that code is adopted and each difference is printed; exit status 1.
 """
@@ -100,7 +100,7 @@ def main(
     _record(plan, grid, adopted, found)
     print("\n".join(lines(older, adopted, refused, found)))
     if refused:
-        print(f"What was made again is in {place}.")
+        print(f"The results made again are in {place}.")
         return 1
     shutil.rmtree(place)
     return 0
@@ -110,7 +110,7 @@ def main(
 
 
 def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Sample]:
-    """Of each rule and kind of method as many as the configuration says, those first whose weights are all there."""
+    """As many results of each rule and kind of method as the configuration says, those with all weights first."""
     seconds = {(cost.kind, cost.name): cost.seconds for cost in foreseen(plan, grid).costs}
     drawn = random.Random(0)
     cheap = plan.config.adopt.choice == "cheapest"
@@ -148,7 +148,7 @@ def _made_on_this_kind(result: Older) -> bool:
 
 
 def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Sample], folder: Path) -> None:
-    """Make `folder` one in which the samples alone are missing, and all other results, as links, count as planned."""
+    """Make `folder` a workflow that lacks the samples alone; all other results are links that count as planned."""
     left_out = {file for sample in samples for path in sample.paths for file in (path, *companions(path))}
     whole = {str(Path(sample.made.path).parent) for sample in samples if sample.made.shared}
     for root in (Path("results", grid), Path("resources")):
@@ -265,12 +265,12 @@ def _compared(sample: Sample, found: Agreement) -> dict:
 def lines(
     older: list[Older], adopted: list[list[Sample]], refused: list[Sample], found: dict[str, Agreement]
 ) -> list[str]:
-    """What was found, for the terminal."""
+    """The findings, for the terminal."""
     text = []
     for sample in refused:
         differences = found[sample.made.path].differences
         text.append(
-            f"{sample.shown.path}: {len(differences)} differences from what {sample.made.old[:12]} made:"
+            f"{sample.shown.path}: {len(differences)} differences from the result of code {sample.made.old[:12]}:"
         )
         text += [f"  {difference}" for difference in differences[:SHOWN]]
         text += ["  ..."] if len(differences) > SHOWN else []

@@ -55,7 +55,7 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
 
 
 def sources(plan: Plan, grid: str) -> Iterator[tuple[str, str]]:
-    """What the grid's evaluations read beside compressed models and adapters: path and recipe."""
+    """Inputs of the grid's evaluations beside compressed models and adapters: path and recipe."""
     settings, models = plan.grid(grid), _models(plan, grid)
     for model in models:
         yield _dense(plan, model), plan.recipe("models", Path(_dense(plan, model)).parent.name)
@@ -70,7 +70,7 @@ def sources(plan: Plan, grid: str) -> Iterator[tuple[str, str]]:
 
 
 def of_model(plan: Plan, grid: str, model: str) -> dict:
-    """What evaluate/rehearsal.py reads of a model: its cells, one of each method, and their adapters."""
+    """A model in the request to evaluate/rehearsal.py: its cells, one of each method, and their adapters."""
     cells, settings = _cells(plan, grid, model), plan.grid(grid)
     adapters = {member.method: member for cell in cells for member in plan.members(cell)}
     corpora = settings.evaluation.perplexity.corpora

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(path: str, plan: Plan) -> Cell:
-    """The cell that an evaluation's path names. Raises ValueError, which says the part that is unknown."""
+    """The cell that an evaluation's path names. Raises ValueError that names the unknown part."""
     names = EVALUATION.parse(path)
     if not names:
         raise ValueError(f"{path}: not a cell's path; it looks like {EVALUATION.shape}")

@@ -2,8 +2,8 @@
 
   python -m workflow_scripts gate --grid bench --want no_loss,displaced
 
-Reads results/<grid>/verdict.json and nothing else: for the CI of people who publish compressed models. A verdict is
-that of the grid's primary metric. It is open if it is `undecided`, or `unavailable` because cells are missing. Without
+Reads results/<grid>/verdict.json and nothing else: for the CI of people who publish compressed models. A
+verdict of the grid's primary metric is open if it is `undecided`, or `unavailable` because cells are missing. Without
 a verdict the command ends with 1. (`make` ends with 2 whatever its command ends with: a script asks the command.)
 """
 

@@ -44,7 +44,7 @@ CONTROLS = ["prompt-100-untrained", "instruction", "fewshot-4"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user chose of the grid.
+    """The user's choices for the grid.
 
     items: per task. seeds: trainings of each adapter. training, benchmarks, corpus, device: names. file: a GGUF file of
     the compressed model. parameters: of the dense model, needed if neither its files nor the hub say them. distilled:
@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distilled", action="store_true", help="COMPRESSED is a student and need not resemble DENSE"
     )
     parser.add_argument("--chat", action="store_true", help="ask through the chat template of DENSE")
-    parser.add_argument("--name", help="the grid's name (default: judge- and that of COMPRESSED)")
+    parser.add_argument("--name", help="the grid's name (default: judge- and the name of COMPRESSED)")
     parser.add_argument("--profile", help="a Snakemake profile, like slurm (default: run on this machine)")
     parser.add_argument(
         "--forecast-only", action="store_true", help="write the configuration, print the forecast, stop"
@@ -138,7 +138,7 @@ def summary(dense: str, compressed: str) -> str:
 
 
 def covered(seeds: int) -> str:
-    """What the verdict's error rate covers, and what not, in words."""
+    """The coverage of the verdict's error rate, and its limits, in words."""
     training = f"items and {seeds} trainings" if seeds > 1 else "items alone; SEEDS=3 adds the training"
     return (
         f"The verdict's error rate covers {training}. The checkpoint is one copy: how another one by its makers would "
@@ -229,7 +229,7 @@ def source(words: str, what: str) -> dict:
 
 
 def _on_hub(repo: str, revision: str, what: str) -> Any:
-    """What the hub says of a repository's revision; ArtifactError if it can't be asked."""
+    """The hub's record of a repository's revision; ArtifactError if it can't be asked."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
 

@@ -40,7 +40,7 @@ CALIBRATION = 32  # windows
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the user chose: items per task; names of a training regime, a set of task data, a corpus."""
+    """The user's choices: items per task; names of a training regime, a set of task data, a corpus."""
 
     items: int
     training: str
@@ -50,7 +50,7 @@ class Chosen:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, or a repository")
-    parser.add_argument("--name", help="of the model and its grid (default: that of MODEL)")
+    parser.add_argument("--name", help="of the model and its grid (default: MODEL's name)")
     parser.add_argument("--out", metavar="FILE", help="the file that is written (default: NAME.yaml)")
     parser.add_argument("--items", type=int, default=100, help="items of each task (default: %(default)s)")
     parser.add_argument("--training", default="bench", help="a training regime (default: %(default)s)")
@@ -117,7 +117,7 @@ def _require_names(config: Config, chosen: Chosen) -> None:
 
 
 def _commands(called: str, file: Path) -> list[str]:
-    """What to type next."""
+    """The commands to type next."""
     named = f"GRID={shlex.quote(called)} CONFIG={shlex.quote(str(file))}"
     return [f"make {target} {named}" for target in ("check", "forecast", "run")]
 
@@ -144,7 +144,7 @@ def _fetch(name: str, entry: dict, tasks: list[str]) -> int:
 
 
 def _figures(config: Config, name: str, chosen: Chosen, tasks: list[str]) -> dict:
-    """What evaluate/outline.py says of the fetched model."""
+    """Figures of the fetched model, counted by evaluate/outline.py."""
     benchmarks = [Path(BENCHMARK.path(benchmarks=chosen.benchmarks, task=task)).parent for task in tasks]
     asked = {
         "folder": str(Path(MODEL.path(model=name)).parent),
@@ -165,7 +165,7 @@ def configuration(
 ) -> str:
     """The file's text: a model's entry and its grid, in YAML with comments.
 
-    counted: what `_figures` and plan/model_limits.py say of the model. ArtifactError for a model that no cell can have.
+    counted: the figures of `_figures` and plan/model_limits.py. ArtifactError for a model that no cell can have.
     """
     found, limits = counted
     if limits.unscorable:
@@ -236,7 +236,7 @@ def _training(config: Config, name: str, room: int) -> tuple[str, dict]:
 
 
 def _reach(limits: model_limits.Limits) -> str:
-    """How much text the model takes and sees, as a comment."""
+    """The length of text that the model takes and sees, as a comment."""
     said = f"It takes {limits.positions:,} tokens" if limits.positions else "It has no longest text"
     if limits.window:
         said += f"; its first layer sees {limits.window:,} of them"

@@ -33,12 +33,12 @@ def add_archive(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def grid_words(grid: str, blocks: list[str] | None, configfile: Sequence[str]) -> list[str]:
-    """Snakemake's options for what `add_grid` read."""
+    """Snakemake's options that stand for the arguments of `add_grid`."""
     words = ["--config", f"grid={grid}"]
     words += [f"blocks=[{','.join(blocks)}]"] if blocks else []
     return words + (["--configfile", *configfile] if configfile else [])
 
 
 def warning(text: str) -> str:
-    """A line on what a grid can't show."""
+    """A line on a limit of the grid."""
     return f"Warning: {text}."

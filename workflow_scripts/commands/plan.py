@@ -90,7 +90,7 @@ def components_of(verdict: dict) -> list[Components]:
 
 
 def needed_items(seen: list[Components], half_width: float, replicates: int) -> float | None:
-    """How many times the items make every half-width small enough; None if no number of items does."""
+    """The factor on the items that makes every half-width small enough; None if no number of items does."""
     if max(part.half_width(1e9, replicates) for part in seen) > half_width:
         return None
     low, high = 1e-3, 1.0

@@ -94,7 +94,7 @@ def _check_requests(plan: Plan, grid: str, site: dict, say: Findings) -> None:
     for rule, request in largest.items():
         asked = f"{rule}: {request.get('gpu') or 0} GPU, {request['mem_mb']} MB, {request['runtime']} min"
         if refusal := slurm.refusal(request):
-            say.bad(f"{asked}: {refusal}", f"correct {SITE}, or ask for what the partition has")
+            say.bad(f"{asked}: {refusal}", f"correct {SITE}, or lower the request")
         else:
             say.good(asked)
 

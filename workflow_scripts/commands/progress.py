@@ -1,4 +1,4 @@
-"""How far a run is: a line that moves on a terminal, one now and then in a log; at the end the causes of failed jobs.
+"""The progress of a run: a line that moves on a terminal, a line now and then in a log, and the causes of failed jobs.
 
 The line counts finished cells, names a running job with the progress that its log tells, and gives the time left.
 """
@@ -20,14 +20,14 @@ from workflow_scripts.plan.recipes import Plan
 OFTEN, SELDOM = 2.0, 60.0  # seconds between two lines on a terminal, and in a log
 PATIENCE = 1.0  # seconds for the last words of a child's children
 TAIL = 4096  # bytes of a log's end that are looked at
-# What jobs log of their progress: layers, tasks and their documents, tokens.
+# Progress as jobs log it: layers, tasks and their documents, tokens.
 DONE = re.compile(r"layer \d+/\d+|\[\d+/\d+\] [\w-]+(?:: [\d,]+ of [\d,]+ \w+)?|[\d,]+ of [\d,]+ \w+")
 LAYER = re.compile(r"(?<=\d)/(?=\d+$)")  # the stroke of a layer's number
 CLEAR = "\r\x1b[K"  # the cursor's line
 
 
 class Watch:
-    """What is left of a grid. A result that was found as planned is not read again."""
+    """The jobs left of a grid. A result that was found as planned is not read again."""
 
     def __init__(self, plan: Plan, grid: str):
         self.grid, self.works = grid, planned(plan, grid)
@@ -78,7 +78,7 @@ def _time(seconds: float) -> str:
 
 @contextmanager
 def shown(line: Callable[[], str]) -> Iterator[None]:
-    """While a child process works: on a terminal a line under all that it says, else a line of its own now and then."""
+    """Show progress while a child process works: a line under its output on a terminal, else a line now and then."""
     ended = threading.Event()
     if not (sys.stderr.isatty() and sys.stdout.isatty()):
         with _while(ended, lambda: _say_now_and_then(line, ended)):
@@ -108,7 +108,7 @@ def _say_now_and_then(line: Callable[[], str], ended: threading.Event) -> None:
 
 
 def _move(line: Callable[[], str], screen: "Screen", ended: threading.Event) -> None:
-    """Seldom enough to cost a tenth of a core at most."""
+    """Move the line, seldom enough to cost a tenth of a core at most."""
     pause = 0.0
     while not ended.wait(pause):
         started, said = time.monotonic(), line()

@@ -102,7 +102,7 @@ def _unfinished(before: float | None) -> str:
     failed = progress.failures(began) if began and began != before else []
     if not failed:
         return "The run did not finish: see the lines above."
-    return "\n".join(["The run did not finish. What failed:", *failed])
+    return "\n".join(["The run did not finish. Failed jobs:", *failed])
 
 
 def _refuse_cache() -> None:

@@ -2,7 +2,7 @@
 
   python -m workflow_scripts status --grid paper
 
-Reads files and, after a run on a cluster, SLURM's queue; changes nothing. Works during a run and after it.
+Reads files and, after a run on a cluster, SLURM's queue; changes nothing. It works during a run and after it.
 """
 
 import argparse

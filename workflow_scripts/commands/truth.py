@@ -1,4 +1,4 @@
-"""Hold a grid's verdicts against the labels that its configuration expected before the run.
+"""Compare a grid's verdicts with the labels that its configuration expected before the run.
 
   python -m workflow_scripts truth --grid truth
 

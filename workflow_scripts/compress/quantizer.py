@@ -51,7 +51,7 @@ class Quantized:
 
 def round_to_grid(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
     """scale (clamp(round(x / scale) + zero, 0, 2^bits - 1) - zero), broadcast."""
-    return (x / scale).round_().clamp_(*limits(zero, bits)).mul_(scale)
+    return (x / scale).round_().clamp_(*grid_ends(zero, bits)).mul_(scale)
 
 
 def read_codes(
@@ -62,7 +62,7 @@ def read_codes(
     return Quantized(codes.to(torch.uint8), scale, zero, group, bits)
 
 
-def limits(zero: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+def grid_ends(zero: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest multiple of the scale on grids with these zeros."""
     return -zero, (2**bits - 1) - zero
 

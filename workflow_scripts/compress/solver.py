@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from workflow_scripts.compress.hessian import inverse_factor
-from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, limits, read_codes
+from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, grid_ends, read_codes
 from workflow_scripts.compress.settings import CompressionError, Compressor
 
 TILE = 32  # columns updated one by one; the rest of the block follows in one matrix product
@@ -163,7 +163,7 @@ class Grids:
         else:
             self.scale = W.new_ones(-(-len(W) // self.size), W.shape[1])
             self.zero = torch.zeros_like(self.scale)
-        self.low, self.high = limits(self.zero, self.bits)
+        self.low, self.high = grid_ends(self.zero, self.bits)
 
     def round(self, position: int, W: torch.Tensor, column: torch.Tensor, out: torch.Tensor) -> None:
         """Round `column` (R,), at `position` of the sweep, into `out`; W (C, R) as updated up to its block."""
@@ -172,7 +172,7 @@ class Grids:
             here = slice(position, position + self.size)
             importance = self.importance[here] if self.importance is not None else None
             self.scale[group], self.zero[group] = fit_grid(W[here].T, *self.options, importance)
-            self.low[group], self.high[group] = limits(self.zero[group], self.bits)
+            self.low[group], self.high[group] = grid_ends(self.zero[group], self.bits)
         scale = self.scale[group]
         torch.div(column, scale, out=out).round_().clamp_(self.low[group], self.high[group]).mul_(scale)
 

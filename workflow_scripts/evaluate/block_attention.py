@@ -17,9 +17,9 @@ from workflow_scripts.evaluate.row_packing import Block, Row
 from workflow_scripts.plan import first_layer
 
 NAME, STEP = "packed_blocks", "padded_step"
-# What an attention may do beside weighing by softmax(q k^T), as transformers' layers pass it on.
+# Options of an attention beside weighing by softmax(q k^T), as transformers' layers pass it on.
 MORE = ("softcap", "s_aux", "position_bias")
-# What one attention call costs beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
+# The cost of one attention call beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
 OVERHEAD = {"cpu": 1_000, "cuda": 300_000}
 
 _plan: ContextVar["Plan"] = ContextVar("plan")

@@ -27,7 +27,7 @@ LABELS = re.compile(  # fields that hold the right answer
 LABEL = re.compile("label|answer|gold|target|correct", re.IGNORECASE)  # in the names of other such fields
 HIDDEN = (-1, "-1", "", None)  # the labels of documents whose answer is not published
 LINE = "line of the file"  # a column that follows documents through a task's function
-# What functions and templates of the harness raise on a document that they don't expect.
+# Errors that functions and templates of the harness raise on a document that they don't expect.
 FAULTS = (LookupError, TypeError, ValueError, AttributeError, AssertionError, SyntaxError, TemplateError)
 TABLE_FAULTS = (ValueError, TypeError, OverflowError)  # pyarrow's, of values that don't fit into one column
 TRIAL = 8  # documents that are processed twice, to see whether their function is the same each time

@@ -25,7 +25,7 @@ CHANGING: dict[str, object] = {
     "sequence_bias": {},
     "token_healing": False,
 }
-# Those that a request may have besides: read by the scorer, or of no effect without sampling or beams.
+# Other keys that a request may have: read by the scorer, or of no effect without sampling or beams.
 READ = {"until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
 OF_SAMPLING = {"temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize_logits", "use_cache"}
@@ -53,8 +53,8 @@ def require_greedy(settings: dict, config) -> None:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Where a generation ends: after `new_tokens`, at one of `end_tokens`, or when `stops(tokens so far)` holds."""
+class Stopping:
+    """Criteria that end a generation: `new_tokens` are made, an end token comes, or `stops(tokens so far)` holds."""
 
     new_tokens: int
     end_tokens: set[int]
@@ -71,13 +71,13 @@ class Generated:
 def generate_greedy(
     model,
     contexts: list[list[int]],
-    limits: Limits,
+    stopping: Stopping,
     row_tokens: int,
     bank=None,
     prompt: int = 0,
     rows: int | None = None,
 ) -> Iterator[tuple[int, Generated]]:
-    """Continue each context greedily up to the `limits`, behind the bank's prompt `prompt`.
+    """Continue each context greedily until the `stopping` criteria hold, behind the bank's prompt `prompt`.
 
     Yields (index of the context, its continuation) as they end. At most `rows` of them are in work at a time (None:
     all); a context is read as soon as rows that have ended leave it room. An end token is kept: not every one is
@@ -87,14 +87,14 @@ def generate_greedy(
     most = rows if rows is not None and rows < len(contexts) else SHARES * len(contexts)
     groups = [[(n, Sequence(tuple(context), tuple(context)))] for n, context in enumerate(contexts)]
     unread = pack_rows(groups, row_tokens, max(1, most // SHARES))[::-1]
-    batch = Batch(model, min(most, len(contexts)), prefix + max(map(len, contexts)) + limits.new_tokens - 1)
+    batch = Batch(model, min(most, len(contexts)), prefix + max(map(len, contexts)) + stopping.new_tokens - 1)
     found = [Generated([], False) for _ in contexts]
 
     def ended(member: int, token: int) -> bool:
         row = found[member]
         row.tokens.append(token)
-        row.stopped = token in limits.end_tokens or limits.stops(row.tokens)
-        return row.stopped or len(row.tokens) == limits.new_tokens
+        row.stopped = token in stopping.end_tokens or stopping.stops(row.tokens)
+        return row.stopped or len(row.tokens) == stopping.new_tokens
 
     while unread or batch.members:
         if unread and len(batch.members) + len(unread[-1].members) <= most:

@@ -30,7 +30,7 @@ from workflow_scripts.evaluate import chat
 from workflow_scripts.evaluate.document_scorer import Document, DocumentScorer
 from workflow_scripts.evaluate.encoding import beginning_token, common_prefix, encode, encode_pairs
 from workflow_scripts.evaluate.forward import CPU_GENERATION_TOKENS, tokens_that_fit
-from workflow_scripts.evaluate.generation import Limits, generate_greedy, require_greedy
+from workflow_scripts.evaluate.generation import Stopping, generate_greedy, require_greedy
 from workflow_scripts.evaluate.row_packing import Sequence
 
 MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
@@ -191,13 +191,11 @@ class Scorer(DocumentScorer, LM):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=False)
                 return any(stop in text for stop in until if stop)
 
-            contexts, limits = (
-                [list(context) for _, _, context in jobs],
-                Limits(cap, self._end_tokens(), stops),
-            )
+            contexts = [list(context) for _, _, context in jobs]
+            stopping = Stopping(cap, self._end_tokens(), stops)
             with self._running():
                 for k, row in generate_greedy(
-                    self.model, contexts, limits, self._row_tokens, self.bank, prompt, rows
+                    self.model, contexts, stopping, self._row_tokens, self.bank, prompt, rows
                 ):
                     text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                     text = postprocess_generated_text(text, list(until), think_end_token=None)

@@ -1,4 +1,4 @@
-"""Do two results of one setting agree? Bit for bit on one kind of processor, else within a tolerance of answers."""
+"""Compare two results of one setting: bit for bit on one kind of processor, else their answers within a tolerance."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Does one document of the pair's training text hold an accepted alias of an item together with its entity?
+"""Search one document of the pair's training text that holds an accepted alias of an item together with its entity.
 
-Both are normalised, whole words. Searched is the corpus's whole training split, of which an adapter saw a part, so
-"found" does not prove that it was seen. "Not found" does not prove that it could not be learned: the text may say it
-in other words, or without the entity.
+Both are normalised and match whole words. The search covers the corpus's whole training split, of which an adapter
+saw a part: "found" does not prove that it was seen. "Not found" does not prove that it could not be learned:
+the text may say it in other words, or without the entity.
 """
 
 import json
@@ -92,7 +92,7 @@ def find(results: Results, corpora: dict[str, list[Path]], benchmarks: dict[str,
 def evaluated_items(results: Results) -> pd.DataFrame:
     """Columns task, doc_id, question, gold of every item.
 
-    Those of each model's first cell: a grid evaluates all its cells on the same ones.
+    The items are those of each model's first cell, since a grid evaluates all its cells on the same ones.
     """
     firsts = {cell.model: cell for cell in reversed(results.evaluations)}
     read = [results.texts(cell, "question", "gold").reset_index() for cell in firsts.values()]

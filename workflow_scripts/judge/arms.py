@@ -49,7 +49,7 @@ class Arm:
 
 
 def covered_by(replicates: int) -> str:
-    """What an interval over this many replicates covers, in words."""
+    """The coverage of an interval over this many replicates, in words."""
     return "items" if replicates < 2 else f"items and {replicates} replicates"
 
 

@@ -264,7 +264,7 @@ def ablation(rows: pd.DataFrame) -> list[Finding]:
 
 
 def evaluation(rows: pd.DataFrame) -> list[Finding]:
-    """What the tables can't carry: kinds of tasks, calibration set, error bars."""
+    """Claims that the tables can't carry: kinds of tasks, calibration set, error bars."""
     variance = {
         c: np.mean([r[c] / 100 * (1 - r[c] / 100) for _, r in rows.iterrows()]) / n
         for c, n in TEST_ITEMS.items()

@@ -1,4 +1,4 @@
-"""What the analysis asks of the catalogue: the members of a method, the zeros that a compressor leaves."""
+"""Facts of the catalogue that the analysis needs: the members of a method, the zeros that a compressor leaves."""
 
 SPARSE = ("sparsegpt", "wanda", "magnitude")  # algorithms that prune
 

@@ -1,4 +1,4 @@
-"""How far each cell's answers moved from the dense model's: what equal accuracy can hide.
+"""The distance of each cell's answers from the dense model's, which equal accuracy can hide.
 
 Two models of equal accuracy may answer different questions right. So accuracy is accompanied, per task, over the items
 that the cell and the dense model without an adapter share, by

@@ -1,4 +1,4 @@
-"""Other ways to choose among IDP's prompts, from the answers of the single prompts: what IDP must beat."""
+"""Other ways to choose among IDP's prompts, made from the answers of the single prompts. IDP must beat them."""
 
 import math
 from collections import Counter

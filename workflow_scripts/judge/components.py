@@ -1,4 +1,4 @@
-"""How much of a contrast's variance is due to items, to replicates, and to both: the two-way table without repetition.
+"""The parts of a contrast's variance due to items, replicates and both, from the two-way table without repetition.
 
 A contrast (L, g, R) has one value per item and replicate. Within task t, with n_t items and S replicates,
   V = V_items + V_replicates - V_residual = (MS_items + MS_replicates - MS_residual) / (n S)
@@ -69,7 +69,7 @@ class Components:
 
     @classmethod
     def of_json(cls, row: dict) -> "Components":
-        """From verdict.json."""
+        """The components that verdict.json holds."""
         parts = {
             name: float("nan") if row[name] is None else row[name] ** 2
             for name in ("items", "replicates", "residual")
@@ -163,7 +163,7 @@ def _roots(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rest(values: np.ndarray) -> np.ndarray:
-    """What (..., items, replicates) hold beyond the effects of items and of replicates."""
+    """Values (..., items, replicates) minus the effects of items and of replicates."""
     items, replicates = values.mean(axis=-1, keepdims=True), values.mean(axis=-2, keepdims=True)
     return values - items - replicates + values.mean(axis=(-2, -1), keepdims=True)
 

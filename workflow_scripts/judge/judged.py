@@ -197,7 +197,7 @@ class Judged:
         }
 
     def _components(self, prompt: Estimate | None, lora: Estimate | None) -> dict:
-        """Variance components of L and of both R over the pair's replicates; those that one item a task hides lack."""
+        """Variance components of L and of both R over the pair's replicates; none where a task has a single item."""
         seeds = self.pair_seeds or self.base.seeds
         signs = {"loss": [(1, (DENSE, seeds)), (-1, (self.base.key, seeds))]}
         for role, back in (("prompt", prompt), ("lora", lora)):
@@ -226,7 +226,7 @@ class Judged:
 
 
 def _larger(parts: dict) -> str:
-    """Which part of the variance of what decides is larger: "items make 80 % of the variance"."""
+    """The larger part of the variance of the deciding numbers: "items make 80 % of the variance"."""
     if any(part.count < 2 for part in parts.values()):
         return "one copy shows nothing of the variance between copies, so seeds come first"
     of_items = sum(part.items + part.residual for part in parts.values())

@@ -34,7 +34,7 @@ SCHEMA = 4  # of verdict.json; 3 had a placebo in `rates` and no `parts`; 2 and 
 
 @dataclass(frozen=True)
 class Question:
-    """What a grid asks, named in config before the results are seen.
+    """A grid's question, named in config before the results are seen.
 
     pair: {"prompt": method, "lora": method}. metric: the primary one. command: makes a file of this grid again,
     followed by its path.

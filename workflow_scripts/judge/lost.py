@@ -19,7 +19,7 @@ from workflow_scripts.plan.layout import Group
 
 
 def recovered_items(results: Results, informative: dict[str, dict], resamples: int, seed: int) -> list[dict]:
-    """verdict.json's `lost_items`: per group and method rho, over the informative tasks, and what it is made of.
+    """verdict.json's `lost_items`: rho and its two terms by group and method, over the informative tasks.
 
     A method needs two copies of the compressed model with and without it; a compressor of one copy has none. Intervals
     cover items; there is none if the number of lost items is not told from 0. by_chance: the second term, the share

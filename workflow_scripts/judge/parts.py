@@ -75,7 +75,7 @@ class Told:
     samples: dict[tuple[str, str], Sample]
 
     def columns(self, side: str) -> list[Column]:
-        """Of a side's samples: the compressed model with and without an adapter, then the dense one."""
+        """The columns of a side's samples: the compressed model with and without an adapter, then the dense one."""
         models = [self.group.compressor, *(["dense"] if self.controlled else [])]
         return [
             ((model, method), self.seeds) for model in models for method in (side, _plain(self.family, side))

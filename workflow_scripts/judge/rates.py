@@ -19,7 +19,7 @@ def shares(ledger: pd.DataFrame, methods: Iterable[str]) -> list[dict]:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON: None if a share of nothing."""
+    """The value for JSON; None for a share of nothing."""
     return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
 
@@ -71,9 +71,16 @@ def _shares(items: pd.DataFrame) -> dict:
         "chance": after[~dense & ~before],
         "broken": ~after[dense & before],
     }
-    row: dict[str, float] = {}
+    row: dict[str, float | None] = {}
     for name, flags in shares.items():
-        low, high = proportion_interval(int(flags.sum()), len(flags))
-        share = float(flags.mean()) if len(flags) else float("nan")
-        row |= {name: share, f"{name}_n": len(flags), f"{name}_low": low, f"{name}_high": high}
+        row |= share(name, flags)
     return row
+
+
+def share(name: str, flags: pd.Series) -> dict[str, float | None]:
+    """The share of True, its count and Wilson interval: `name`, `name_n`, `name_low`, `name_high`; None of nothing."""
+    numbers: list[float | None] = [None] * 3
+    if n := len(flags):
+        numbers = [float(flags.mean()), *proportion_interval(int(flags.sum()), n)]
+    mean, low, high = numbers
+    return {name: mean, f"{name}_n": n, f"{name}_low": low, f"{name}_high": high}

@@ -63,7 +63,7 @@ class Results:
         return {model: chat["template_sha256"] for model, chat in formats.items() if chat}
 
     def _format(self, cell: Cell) -> dict | None:
-        """How a cell's tasks were asked: its chat format, None for plain text."""
+        """The chat format in which a cell's tasks were asked; None for plain text."""
         return self.evaluations[cell]["manifest"]["config"].get("chat")
 
     def groups(self) -> list[Group]:
@@ -110,7 +110,7 @@ class Results:
         return found if found in self.evaluations else None
 
     def items(self, cell: Cell) -> pd.DataFrame:
-        """What a cell's items came to, indexed by (task, doc_hash, nth occurrence of that hash in the task).
+        """Outcomes of a cell's items, indexed by (task, doc_hash, nth occurrence of that hash in the task).
 
         choices: how many an item has, nan without; choice_loglik: log-softmax of the right one (nats);
         bits_per_byte: an item's bits over the mean length of its task's gold answers, so that the mean over items is
@@ -267,7 +267,7 @@ def paired_items(results: Results, cells: list[Cell], column: str) -> dict[str, 
 
 
 def side_by_side(columns: Iterable[pd.Series]) -> dict[str, pd.DataFrame]:
-    """As `paired_items`, of columns that are indexed as `Results.items` does."""
+    """Pair columns as `paired_items` does; they are indexed as in `Results.items`."""
     values = pd.concat([c.astype("float64").rename(i) for i, c in enumerate(columns)], axis=1, join="inner")
     values = values.replace([float("inf"), float("-inf")], float("nan")).dropna()
     return {str(task): frame for task, frame in values.groupby(level="task", sort=False)}

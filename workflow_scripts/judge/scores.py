@@ -1,4 +1,4 @@
-"""Every cell's plain numbers, and its accuracy with intervals: Wilson of a task, the one that follows of a domain."""
+"""Every cell's plain numbers, and its accuracy with intervals: Wilson's for a task, made from these for a domain."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from workflow_scripts.judge.statistics import finite, proportion_interval
 
 
 def scores(results: Results, tasks: dict[str, dict]) -> list[dict]:
-    """verdict.json's `scores`: for each evaluated cell its tasks (n, acc, low, high) and domains (value, low, high),
-    and as they are its average, perplexity, parameters and selection.
+    """verdict.json's `scores`: for each evaluated cell its tasks (n, acc, low, high), domains (value, low, high),
+    average, perplexity, parameters and selection.
 
     Fractions. tasks: the grid's, each with its `domain`. A domain of which the cell lacks a task has no value.
     """

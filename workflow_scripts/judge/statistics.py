@@ -170,7 +170,7 @@ def item_stretch(sizes: Sequence[int], resamples: int, seed: int = 0) -> np.ndar
 
 
 def unseen_changes(sizes: Sequence[int], name: str, resamples: int, seed: int = 0) -> np.ndarray:
-    """Draws of what a share can move by items that happened not to change, shape (resamples,).
+    """Draws of the deviation that items which happened not to change add to a share, shape (resamples,).
 
     sizes: items by task. Resampled items that never change have no variance, although others could. So each arm gets
     a normal deviation worth half an item per task: the difference of two arms then has the variance that Agresti and

@@ -1,4 +1,4 @@
-"""Items by subject and by popularity: in each stratum, what compression lost and what came back.
+"""Items by subject and by popularity: the share that compression lost in each stratum, and the share that came back.
 
 Rare knowledge goes first (Mallen et al., ACL 2023): an average can hide that all of a loss is in the least known tenth.
 """
@@ -18,14 +18,13 @@ from workflow_scripts.judge.answers import (
     read_documents,
     rows_of,
 )
+from workflow_scripts.judge.rates import PLACE, share
 from workflow_scripts.judge.results import Results
-from workflow_scripts.judge.statistics import proportion_interval
 
 TYPES = {"subject": "object", "popularity": "float64"}
 KINDS = tuple(TYPES)
 MENTIONS = "mentions"  # popularity that no field says: documents of the training text that name the question's entity
 GROUPS = 10  # of popularity, if each can have as many items
-PLACE = ["model", "compressor", "corpus"]
 
 
 def add(
@@ -88,12 +87,12 @@ def _mentioned(items: pd.DataFrame, fields: dict[str, dict], documents: Iterable
 
 
 def strata(ledger: pd.DataFrame, pair: dict[str, str]) -> list[dict]:
-    """Per group, task and stratum of its first seed: known, lost, and what each method of the pair brought back.
+    """Per group, task and stratum of its first seed: the shares known, lost, and brought back by the pair's methods.
 
     A stratum is a subject, or a tenth of the task's items by popularity; equal popularities stay together, and there
-    are fewer groups where a tenth would be less than ten items. known: share of the items that the dense model has
-    right. lost: share of these that the compressed one has wrong. prompt, lora: share of the lost that the method has
-    right. Each with its count and Wilson interval. pair: {role: method}.
+    are fewer groups if a tenth would be less than ten items. known: share of the items that the dense model has right.
+    lost: share of these that the compressed one has wrong. prompt, lora: share of the lost that the method has right.
+    Each with its count and Wilson interval. pair: {role: method}.
     """
     rows = []
     for place, items in ledger.groupby(PLACE, sort=False) if len(ledger) else ():
@@ -132,20 +131,9 @@ def _shares(items: pd.DataFrame, pair: dict[str, str]) -> dict:
     """Shares over the items that every model concerned answered."""
     both = items.dropna(subset=["correct/dense", "correct/none"])
     dense, kept = both["correct/dense"].astype(bool), both["correct/none"].astype(bool)
-    row = {"items": len(both), **_share("known", dense), **_share("lost", ~kept[dense])}
+    row = {"items": len(both), **share("known", dense), **share("lost", ~kept[dense])}
     lost = both[dense & ~kept]
     for role, method in pair.items():
         answered = lost.get(f"correct/{method}", pd.Series(dtype="boolean")).dropna()
-        row |= _share(role, answered.astype(bool))
+        row |= share(role, answered.astype(bool))
     return row
-
-
-def _share(name: str, flags: pd.Series) -> dict:
-    low, high = proportion_interval(int(flags.sum()), len(flags))
-    share = float(flags.mean()) if len(flags) else None
-    interval = (
-        {f"{name}_low": low, f"{name}_high": high}
-        if len(flags)
-        else {f"{name}_low": None, f"{name}_high": None}
-    )
-    return {name: share, f"{name}_n": len(flags), **interval}

@@ -117,7 +117,7 @@ def decide(
     verdicts: int = 1,
     others: tuple[Estimate | None, Estimate | None] = (None, None),
 ) -> Verdict:
-    """The verdict, its support and what would settle it.
+    """The verdict, its support and the data that would settle it.
 
     loss: L; prompt, lora: R of the pair, None if it can't be known, which leaves no_loss as the only possible word.
     negligible: lambda. verdicts: k, of the grid on the metric. others: `other_reading` of prompt and lora.
@@ -171,7 +171,7 @@ def _support(
 
 
 def _settled(loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, needed: float) -> str:
-    """How much more data would settle it, if the point estimates stayed where they are."""
+    """The amount of data that would settle the verdict, if the point estimates stayed where they are."""
     for times in MORE:
         support = _support(loss, prompt, lora, negligible, times)
         best = max(LABELS, key=support.__getitem__)

@@ -21,7 +21,7 @@ NAME = "causal_behind_prompt"
 # and slower at 256.
 SHORTEST = 768
 
-# By a mask's id; the mask is held, so that its id stays its own.
+# Keys are ids of masks; the mask is held, so that its id stays its own.
 _verdicts: dict[int, tuple[Tensor, bool]] = {}
 
 

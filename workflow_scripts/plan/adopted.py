@@ -1,4 +1,4 @@
-"""Adopted code: which code of today is known to make what an older one made, and by what evidence.
+"""Adopted code: today's code that is known to make the results of an older one, with the evidence.
 
 The command `adopt` writes the records, after it made some results again and compared them (docs/howto/upgrade.md). A
 release ships its own, of its tiny grid beside the one before it (tests/equivalences.py).
@@ -14,7 +14,7 @@ RELEASED = PACKAGE / "plan" / "released.json"
 
 
 def record_path(grid: str | None) -> str:
-    """Where the equivalences of a grid stand; None: those of models, corpora and benchmarks, which all grids share."""
+    """Path of the equivalences of a grid; None: for models, corpora and benchmarks, which all grids share."""
     return ADOPTED_SOURCES if grid is None else ADOPTED.path(grid)
 
 

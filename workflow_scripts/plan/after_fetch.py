@@ -1,4 +1,4 @@
-"""The configuration once more, as soon as a model is fetched: what its folder says may rule out what grids ask of it.
+"""Check the configuration again as soon as a model is fetched: its folder may rule out what grids ask of it.
 
 No result depends on this module: it is in no recipe of a model (plan/recipes.py).
 """
@@ -12,6 +12,4 @@ def check(config: dict, model: str) -> None:
     try:
         load(config)
     except ConfigError as error:
-        raise ArtifactError(
-            f"{model} was fetched, and rules out what the configuration asks for: {error}"
-        ) from error
+        raise ArtifactError(f"{model} was fetched, and it cannot run the configuration: {error}") from error

@@ -1,4 +1,4 @@
-"""Which cells a checked configuration asks for, and what each stands on. Pure Python, never imports torch."""
+"""The cells that a checked configuration asks for, with the copy, text and adapters of each. Never imports torch."""
 
 import functools
 import itertools

@@ -17,7 +17,8 @@ from workflow_scripts.plan.schema.problems import MOST, of_keys, of_types
 REPAIRS = (
     4  # of a configuration with wrong types: an entry's type shows its keys' mistakes only once it is known
 )
-OWN = ("config/catalogue.yaml", "config.yaml")  # read in this order, as the Snakefile does
+CATALOGUE = ("config/sources.yaml", "config/compressors.yaml", "config/methods.yaml")
+OWN = (*CATALOGUE, "config.yaml")  # read in this order, as the Snakefile does
 
 
 class ConfigError(ValueError):
@@ -63,9 +64,10 @@ def read(*paths: object, over: dict | None = None) -> dict:
 
 def write_complete(config: dict, folder: Path) -> None:
     """Write a complete configuration as the one of a workflow in `folder`: its catalogue adds nothing."""
-    catalogue, own = files(root=folder)
-    catalogue.parent.mkdir(parents=True, exist_ok=True)
-    catalogue.write_text("{}\n", encoding="utf-8")
+    *catalogue, own = files(root=folder)
+    for file in catalogue:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n", encoding="utf-8")
     own.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

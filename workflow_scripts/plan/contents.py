@@ -1,4 +1,4 @@
-"""Contents that recipes hold beside code and settings: local sources, definitions of tasks, what reports read."""
+"""Contents that recipes hold beside code and settings: local sources, definitions of tasks, files of reports."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ PIECE = 2**20  # bytes of a large file that count, at its beginning and at its e
 
 @functools.cache
 def of_reports(entry: str) -> dict:
-    """Digests of what an entry reads beside results: the paper's tables, templates; texts of Snakemake's report."""
+    """Digests of the files that an entry reads beside results: the paper's tables, templates, texts of a report."""
     root = PACKAGE.parent / "reports"
     read = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
     folders = [folder for module, folder in READERS.items() if module in read]

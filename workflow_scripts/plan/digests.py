@@ -159,7 +159,7 @@ def _definitions(args: dict[str, Any]) -> list[Path]:
 
 
 def _states(files: list[Path]) -> dict[Path, tuple[int, ...]]:
-    """What changes with every edit, also one that is undone: the file system sets the first, nobody else can."""
+    """Values that change with every edit, also if it is undone: the file system sets the first, nobody else can."""
     found = {file: os.stat(file) for file in files}
     return {file: (stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size) for file, stat in found.items()}
 

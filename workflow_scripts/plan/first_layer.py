@@ -20,7 +20,7 @@ def window(config: dict, layer: int = 0) -> int | None:
 
 
 def peculiarity(config: dict) -> str | None:
-    """How the first layer differs from those that the scores know, in words; None if config.json shows none."""
+    """The difference of the first layer from those that the scores know, in words; None if config.json shows none."""
     rotary = config.get("rope_parameters") or {}
     if config.get("attn_logit_softcapping"):
         return "caps the attention's logits"

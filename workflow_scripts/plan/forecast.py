@@ -1,4 +1,4 @@
-"""What a grid will cost, before it runs: jobs, hours, disk and memory, by formulas of parameters and tokens.
+"""The cost of a grid before it runs: jobs, hours, disk and memory, by formulas of parameters and tokens.
 
 With P parameters: a forward pass takes 2 P FLOP per token, a training step through a frozen model 4 P (forward, and
 backward to the activations), compression about 6 P per calibration token (two passes and the Hessian products) and
@@ -88,7 +88,7 @@ def untaught(plan: Plan, grid: str) -> list[str]:
     key = f"training.{plan.grid(grid).training}.tokens"
     return [
         f"{key}: {listed(names, 6)} {'gets' if len(names) == 1 else 'get'} {steps} optimiser step{'s' * (steps > 1)}, "
-        f"too few to learn anything: what they bring back, or don't, says nothing of the model; "
+        "too few to learn anything, so their result says nothing of the model; "
         f"{FEWEST_STEPS * a_step:,} tokens make {FEWEST_STEPS}"
         for (steps, a_step), names in sorted(methods.items())
         if steps < FEWEST_STEPS
@@ -121,7 +121,7 @@ def forecast(plan: Plan, grid: str, device: dict) -> list[Cost]:
 
 
 def teaching_cost(plan: Plan, catalogue: str, name: str, device: dict) -> Cost:
-    """Of a taught model (`models`) or checkpoint (`compressors`): every weight is trained, in float32."""
+    """The cost of a taught model (`models`) or checkpoint (`compressors`): every weight is trained, in float32."""
     lesson, rule = plan.lesson(catalogue, name), TEACHING[catalogue]
     if lesson is None:
         raise KeyError(f"{catalogue}.{name} has no lesson")
@@ -157,7 +157,7 @@ def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:
 
 
 def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
-    """An export on a CPU, whatever the form; no part of a grid's forecast, which plans none."""
+    """The cost of an export on a CPU, whatever the form; no grid plans one, so no forecast of a grid holds it."""
     p = _parameters(plan, model)
     packed = p * _bits(plan.config.compressors[compressor]) / 8
     memory = LIBRARIES + EXPORTED * p + packed + CONVERTED * width(p) ** 2
@@ -217,7 +217,7 @@ def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
 
 
 def latency_cost(plan: Plan, grid: str, place: dict, device: dict) -> Cost:
-    """Every variant's rounds, with a warm-up and an untimed prefill before each round of generated tokens.
+    """The cost of every variant's rounds, with a warm-up and an untimed prefill before each round of generated tokens.
 
     In memory are the model, two copies per LoRA (one merged), and one more while adapters are made.
     """

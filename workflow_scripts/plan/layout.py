@@ -1,4 +1,4 @@
-"""Where everything lies: one pattern per artefact. Rules, commands and the report spell and parse paths by it.
+"""The place of every file: one pattern per artefact. Rules, commands and the report spell and parse paths by it.
 
 A pattern holds Snakemake's wildcards, `{model}` and the like. Weights, an adapter's configuration and an evaluation's
 samples belong to the artefact that they are made with: they are its companions.
@@ -112,10 +112,13 @@ class RollUp(NamedTuple):
 
 
 ANSWERS, LEDGER, VERDICT = RollUp("answers.parquet"), RollUp("ledger.parquet"), RollUp("verdict.json")
-QUESTIONS = RollUp("questions.json")  # what the grid was asked, and when; a run writes it as it starts
+QUESTIONS = RollUp("questions.json")  # the grid's question, and its date; a run writes it as it starts
 PAGE = RollUp("overview.html")  # everything on one page; the report shows it
-REPORT, STAMP = RollUp("report.html"), RollUp("report.json")  # the stamp says what the report was made from
-ADOPTED = RollUp("adopted.json")  # which code of today makes what an older one made, with evidence
+REPORT, STAMP = (
+    RollUp("report.html"),
+    RollUp("report.json"),
+)  # the stamp names the files that the report was made from
+ADOPTED = RollUp("adopted.json")  # today's code that makes the results of an older one, with evidence
 ADOPTED_SOURCES = "resources/adopted.json"  # the same for what all grids share
 
 
@@ -232,7 +235,7 @@ def lacks_companions(path: str) -> bool:
 
 
 def check_path(path: str, config: dict) -> None:
-    """ValueError for a path below results/ that can't be: what is wrong in it, what is allowed, what is nearest."""
+    """ValueError for a path below results/ that can't be: names its wrong part, the allowed names and the nearest."""
     parts = path.removeprefix("./").split("/")
     if parts[0] != "results" or len(parts) < 3:
         return

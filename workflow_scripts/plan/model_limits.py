@@ -42,7 +42,7 @@ LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is known of a model; None or empty if it is not known. window, unscored, one_table: see first_layer.
+    """The known limits of a model; None or empty if unknown. window, unscored, one_table: see first_layer.
 
     unscorable: why no cell of it can be evaluated. template: whether its tokenizer has a chat template.
     """
@@ -80,7 +80,7 @@ def known(config: Config, model: str) -> Limits:
 
 
 def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
-    """hints: what the catalogue says, where config.json does not. manifest: of a fetched model, if it is there."""
+    """hints: the catalogue's values, used if config.json has none. manifest: of a fetched model, if it is there."""
     read, modules = _read_object(file), _modules_in(file.parent)
     for key in (*HINTS.values(), "sliding_window"):
         if not isinstance(read.get(key), int | None):
@@ -178,7 +178,7 @@ class Case(NamedTuple):
 
     @property
     def limits(self) -> Limits:
-        """Of the compressed model."""
+        """The limits of the compressed model."""
         return compressed(self.config, self.compressor, self.dense)
 
     @property
@@ -310,7 +310,7 @@ def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
 
 
 def _beyond_window(case: Case, window: int) -> Iterator[Found]:
-    """Text on which an IDP would choose by means of logits, that is longer than what the first layer attends to."""
+    """Text on which an IDP would choose by means of logits, that is longer than the window of the first layer."""
     for text in _texts(case):
         if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
             said = f"exceed the {window} that {case.model}'s first layer sees"

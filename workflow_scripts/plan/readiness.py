@@ -1,4 +1,4 @@
-"""What a run asks for and can't have: paths of no result, sources and tasks that are not there.
+"""Requests that a run can't meet: paths of no result, sources and tasks that are not there.
 
 All of it is told before the first job, and in a dry run.
 """
@@ -97,7 +97,7 @@ def _tasks(plan: Plan, grid: str) -> Iterator[str]:
 
 
 def _in_the_harness(names: Iterable[str]) -> set[str]:
-    """Those of the names that a definition of the harness bears; nothing of it is imported, which takes seconds."""
+    """The names that a definition of the harness bears. The harness is not imported: that would take seconds."""
     harness = importlib.util.find_spec("lm_eval")
     words = b"|".join(re.escape(name).encode() for name in names)
     line = re.compile(rb"""^["']?task["']?: *["']?(%s)["']? *$""" % words, re.MULTILINE)

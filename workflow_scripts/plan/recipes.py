@@ -1,4 +1,4 @@
-"""From a checked configuration's cells to slices and recipes. Pure Python, never imports torch.
+"""Slices and recipes of a checked configuration's cells. Pure Python, never imports torch.
 
 A *recipe* is a digest of everything that determines an artefact: its rule's code, its config slice and
 the recipes of its inputs. Each rule carries it in `params`, so Snakemake reruns an artefact exactly when
@@ -38,7 +38,7 @@ FETCHES = {
 }
 OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
-# Of a model: for forecasts, for checks, and for its evaluations alone.
+# Keys of a model that serve forecasts, checks, or its evaluations alone.
 OF_MODEL = ("parameters", "learned_positions", *model_limits.HINTS, "chat")
 
 
@@ -133,7 +133,7 @@ class Plan(Slices):
         return self._with_recipe(cell.grid, settings, self._evaluation_code("evaluate_cell", cell), inputs)
 
     def _before_questions(self, cell: Cell, task: str) -> dict[str, object]:
-        """What a cell's method changes in a task's settings."""
+        """The settings of a task that a cell's method changes."""
         method = self.config.methods[cell.method]
         if isinstance(method, FewShot):
             return {"num_fewshot": method.shots}
@@ -176,7 +176,7 @@ class Plan(Slices):
         }
 
     def counted(self, grid: str) -> list[str]:
-        """Evaluations and measurements of the grid: what a report is made from."""
+        """Evaluations and measurements of the grid, from which a report is made."""
         measured = [cell.similarity for cell in self.similarity_cells(grid)]
         return [*(cell.json for cell in self.cells(grid)), *measured, *self.latency_places(grid)]
 
@@ -234,7 +234,7 @@ class Plan(Slices):
         return self._with_recipe(None, settings, code_of(entry), inputs)
 
     def question(self, grid: str) -> dict[str, Any]:
-        """What the grid asks, with the digests of the judging code and of the configuration (plan/questions.py)."""
+        """The grid's question, with the digests of the judging code and of the configuration (plan/questions.py)."""
         settings = self.grid(grid)
         return {
             "path": QUESTIONS.path(grid),

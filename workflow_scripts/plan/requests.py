@@ -1,4 +1,4 @@
-"""What a job asks of a cluster: time, memory and GPUs by formula, and where it goes by the site file.
+"""Resources that a job requests of a cluster: time, memory and GPUs by formula, its partition by the site file.
 
 Pure Python, never torch: the Snakefile imports this in every job. Times are the forecast's (plan/forecast.py).
 """
@@ -59,7 +59,7 @@ Wildcards = Mapping[str, str]
 
 
 class Need(NamedTuple):
-    """What one job takes: seconds on the site's device, MB of host memory, bytes of GPU memory."""
+    """The need of one job: seconds on the site's device, MB of host memory, bytes of GPU memory."""
 
     seconds: float
     host_mb: int
@@ -171,7 +171,7 @@ class Requests:
         return max(1, math.floor(min(attempt * minutes, 60 * self.site["max_hours"])))
 
     def attempts(self, rule: str, wildcards: Wildcards) -> float:
-        """Attempts that a job takes by forecast within the site's limit; infinite where each would start over."""
+        """Attempts that a job takes by forecast within the site's limit; infinite if each would start over."""
         usable = 3600 * self.site["max_hours"] - self._warning_seconds()
         needed = math.ceil(self.need(rule, wildcards).seconds / usable)
         return needed if needed <= 1 or rule in CONTINUED else math.inf
@@ -180,9 +180,9 @@ class Requests:
         return min(WARNING_SECONDS, max(1, int(720 * self.site["max_hours"])))  # a fifth of a short limit
 
     def gpus(self, rule: str, wildcards: Wildcards) -> int | None:
-        """GPUs of one job, more than one where its model does not fit (sources.models.load_dense spreads it then).
+        """GPUs of one job, more than one if its model does not fit one (sources.models.load_dense spreads it then).
 
-        None on a site without GPUs. ArtifactError where it takes more than a node of this site has.
+        None on a site without GPUs. ArtifactError if it takes more than a node of this site has.
         """
         if not self.hardware["gpu"]:
             return None
@@ -200,7 +200,7 @@ class Requests:
         return count
 
     def _smaller(self, rule: str, wildcards: Wildcards) -> list[str]:
-        """What in the grid's settings would make a job of a rule smaller."""
+        """Settings of the grid that would make a job of a rule smaller."""
         if rule in forecast.TEACHING.values():
             return []
         grid = dict(wildcards)["grid"]

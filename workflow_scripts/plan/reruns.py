@@ -1,4 +1,4 @@
-"""Reruns: whether a result is as planned, what a job that will run stands on, whether a grid is rolled up.
+"""Reruns: whether a result is as planned, which weights a job needs, whether a grid is rolled up.
 
 A result is as planned if it holds the planned recipe, whatever file times say, and also if it was copied or restored
 without Snakemake's records. Weights may be deleted once they have served: a job that will run has those that it stands

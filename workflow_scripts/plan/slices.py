@@ -1,4 +1,4 @@
-"""Slices of a checked configuration: what each rule gets of it. Pure Python, never imports torch."""
+"""Slices of a checked configuration: the part that each rule gets. Pure Python, never imports torch."""
 
 from typing import ClassVar
 
@@ -9,11 +9,11 @@ from workflow_scripts.plan.schema.grids import Regime
 from workflow_scripts.plan.schema.meaning import TUNERS
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
 
-# Of a source: for its readers, or where it lies today. Results depend on what lies there, see plan/contents.py.
+# Keys of a source that serve readers or name its place. Results depend on what lies there, see plan/contents.py.
 DESCRIPTIVE_KEYS = ("note", "licence", "path")
-# Of a compressor: default values that are dropped, so that writing them changes no recipe.
+# Default values of a compressor that are dropped, so that writing them changes no recipe.
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
-# Of a task: no evaluation but those of some methods depends on them.
+# Keys of a task on which the evaluations of some methods alone depend.
 NOT_EVALUATED = {"wordings", "context", "strata"}
 UNTRAINED = (
     "sequence_length",
@@ -31,7 +31,7 @@ class Slices(Cells):
     )
 
     def catalogue(self, grid: str) -> dict:
-        """What the grid uses of methods (members included), compressors and tasks: tables and figures label it."""
+        """Methods (members included), compressors and tasks that the grid uses, for labels of tables and figures."""
         cells = [*self.cells(grid), *self.adapters(grid)]
         return {
             "methods": {cell.method: self.config.methods[cell.method].dump() for cell in cells},
@@ -54,7 +54,7 @@ class Slices(Cells):
         return {task: self.config.tasks[task].model_dump(exclude=NOT_EVALUATED) for task in self.tasks(grid)}
 
     def evaluation(self, grid: str) -> dict:
-        """What the grid evaluates of every cell."""
+        """Settings of the evaluation of the grid's cells."""
         return self.grid(grid).evaluation.dump()
 
     def regime(self, grid: str) -> Regime:
@@ -82,7 +82,7 @@ class Slices(Cells):
         return {key: value for key, value in settings.items() if (key, value) not in KEYS_AT_NEUTRAL_VALUE}
 
     def lesson(self, catalogue: str, name: str) -> Lesson | None:
-        """What a model (`models`) or a checkpoint (`compressors`) is taught; None if it isn't made here."""
+        """The lesson of a model (`models`) or a checkpoint (`compressors`); None if it isn't taught here."""
         return lesson_of(getattr(self.config, catalogue)[name])
 
     def lessons(self, grid: str) -> dict[tuple[str, str], Lesson]:
@@ -108,7 +108,7 @@ class Slices(Cells):
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
     def variant(self, task: str) -> dict:
-        """How a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        """The variant in which a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
         asked = self.config.tasks.get(task)
         return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
 

@@ -52,7 +52,7 @@ def _require_type(option: str, value: Any, hint: Any, name: str) -> None:
         TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
         said = error.errors(include_url=False)[0]["msg"]
-        raise ValueError(f"options.{option}: {value!r} is not what PEFT's {name} takes: {said}") from None
+        raise ValueError(f"options.{option}: {value!r} is refused by PEFT's {name}: {said}") from None
 
 
 def _listed(targets: Any) -> list[str]:

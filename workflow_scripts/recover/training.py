@@ -80,7 +80,7 @@ def train(learner: Trainable, training: dict, windows: Tensor, seed: int, folder
     checkpoint = folder / "checkpoint.pt"
     if values := _intact(checkpoint, learner.model.device):
         state = _restore(values, learner.parameters, optimizer)
-        say(f"continues from step {state.step} of {steps}")
+        log(f"[train] continues from step {state.step} of {steps}")
     progress = Progress(steps, batch * windows.shape[1], windows.numel(), state.step)
     clock = saved = time.monotonic()
     with _signals() as pending:
@@ -160,7 +160,7 @@ def fitting(
                 ) from error
         micro_batch //= 2  # outside the handler: the error holds the tensors of the failed pass
         torch.cuda.empty_cache()
-        say(f"out of memory {where}: {micro_batch} windows at a time from here{note}")
+        log(f"[train] out of memory {where}: {micro_batch} windows at a time from here{note}")
 
 
 # -------------------------------------------------------------------------------- checkpoints and signals
@@ -186,7 +186,7 @@ def _intact(file: Path, device: torch.device) -> dict | None:
         return None
     data = file.read_bytes()
     if hashlib.sha256(data[32:]).digest() != data[:32]:
-        say(f"{file} is damaged (SHA-256) and is not used: training starts over")
+        log(f"[train] {file} is damaged (SHA-256) and is not used: training starts over")
         return None
     return torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
 
@@ -217,10 +217,6 @@ def _signals() -> Iterator[set[int]]:
 # --------------------------------------------------------------------------------------------- reporting
 
 
-def say(message: str) -> None:
-    log(f"[train] {message}")
-
-
 class Progress:
     """A line now and then: tokens, loss, speed, time left. The last step may have fewer than `step_tokens`."""
 
@@ -237,8 +233,8 @@ class Progress:
         seen = min(state.step * self.step_tokens, self.tokens)
         speed = (seen - self.first * self.step_tokens) / (now - self.start)
         left = (self.tokens - seen) / speed
-        say(
-            f"{seen:,} of {self.tokens:,} tokens, loss {state.losses[-1]:.4f}, {speed:,.0f} tokens/s, "
+        log(
+            f"[train] {seen:,} of {self.tokens:,} tokens, loss {state.losses[-1]:.4f}, {speed:,.0f} tokens/s, "
             f"{left:,.0f} s left"
         )
 

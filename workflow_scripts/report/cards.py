@@ -67,7 +67,7 @@ def _details(metric: dict, told: list[dict]) -> list[str]:
     retention = metric["verdict"].get("retention")
     if retention and retention["low"] is not None:
         value, low, high = (f"{100 * retention[end]:.0f} %" for end in ("value", "low", "high"))
-        said.append(f"The prompt brings back {value} [{low}, {high}] of what LoRA does.")
+        said.append(f"The prompt brings back {value} [{low}, {high}] of LoRA's recovery.")
     return said + [_told(row) for row in told]
 
 

@@ -62,7 +62,7 @@ def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "s
 
 
 def _known(value: Any) -> Any:
-    """None for a number that is missing."""
+    """The number; None if it is missing."""
     return None if pd.isna(value) else value
 
 

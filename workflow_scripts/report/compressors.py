@@ -79,7 +79,7 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
 
 
 def of_checkpoint(checkpoint: dict) -> dict:
-    """What a table says of a checkpoint that somebody else compressed: engine, format and OF_CHECKPOINTS."""
+    """A table's entries for a checkpoint that somebody else compressed: engine, format and OF_CHECKPOINTS."""
     named = f"{checkpoint['format']} ({checkpoint['bits']})"
     if simulated := checkpoint.get("simulated"):
         named += f"; at run time: {simulated}"
@@ -94,7 +94,7 @@ def of_checkpoint(checkpoint: dict) -> dict:
 
 
 def place(table: pd.DataFrame) -> list[str]:
-    """The columns that say which copy a row is of."""
+    """The columns that identify a row's copy."""
     return [name for name in PLACE if name in table]
 
 

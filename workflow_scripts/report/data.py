@@ -1,4 +1,4 @@
-"""What tables, figures and the page are drawn from: a grid's plan, its verdict.json, its measurements."""
+"""The data that tables, figures and the page draw: a grid's plan, its verdict.json, its measurements."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -65,7 +65,7 @@ class GridData:
         return self._judged[group]["metrics"]["accuracy_all_tasks"]
 
     def informative_accuracy(self, group: Group) -> dict:
-        """The same over the informative tasks: what the verdict is given on."""
+        """The same over the informative tasks, on which the verdict is given."""
         return self._judged[group]["metrics"]["accuracy"]
 
     def informative(self, model: str) -> list[str]:

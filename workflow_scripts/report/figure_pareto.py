@@ -123,7 +123,7 @@ def _setting(data: GridData, label: str, place: Group, method: str, accuracy: di
 
 
 def _shipped(place: Group, record: dict) -> float:
-    """The share of a model's stored bytes that counts: of a dense source's 32 bits a weight, 16."""
+    """The share of a model's stored bytes that counts: half of a dense source with 32 bits a weight."""
     return min(1.0, DENSE_BITS / record["effective_bits"]) if place.compressor == "dense" else 1.0
 
 

@@ -191,7 +191,7 @@ def _mixed(record: dict) -> str:
 
 
 def latency_intervals(records: list[dict]) -> str:
-    """What the intervals of a latency are, with the coverage of the least covering one."""
+    """The kind of a latency's intervals, with the coverage of the one that covers least."""
     least = min(entry["prefill"].get("coverage", 0) for record in records for entry in record["latencies"])
     if not least:  # of an older measurement
         return "Medians with percentile bootstrap intervals, which on few rounds cover less than 95 %"

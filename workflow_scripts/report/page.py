@@ -41,7 +41,7 @@ SECTIONS = {  # of the page, by id; a grid has those that it can fill
 EXPLAINED = {  # above the page's tables
     "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). The column needed "
     "says how much a word needs. Components: standard deviations that items, replicates (copies and training) and both "
-    "together add to a number; their squares sum to its variance, of which the shares are. Accuracies are "
+    "together add to a number; their squares sum to its variance, and the shares are parts of it. Accuracies are "
     "in points, log-likelihoods in nats, "
     "bits per byte count bits saved; all are means over the informative tasks.",
     "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "
@@ -72,7 +72,7 @@ EXPLAINED = {  # above the page's tables
 
 @dataclass
 class PageData:
-    """What the page of a grid is made of.
+    """The content of a grid's page.
 
     evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line;
     blocks: {counted, left_out} by name; forecast: the expected cost of the grid; adopted: equivalences of code
@@ -158,7 +158,7 @@ def _planned(data: PageData) -> dict[str, str]:
 
 
 def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
-    """Sentences on what was planned and not run, and on what the plan can't show."""
+    """Sentences on parts that were planned and not run, and on limits of the plan."""
     said = [f"Not run: {', '.join(not_run)}."] if not_run else []
     return said + [f"{warning}." for warning in (forecast.warnings if forecast else [])]
 
@@ -253,7 +253,7 @@ def selections(results: Results) -> list[dict]:
 
 
 def compression_row(path: str, record: dict) -> dict:
-    """What was done to a model's weights, and how far the worst linear is from the original."""
+    """A row on a model's weights: their setting, and the distance of the worst linear from the original."""
     errors = [layer["error"] for layer in record["layers"] if layer["error"] is not None]
     return {
         "name": f"{Group.at(path)} / seed {result_of(path)[1]['seed']}",
@@ -282,7 +282,7 @@ def training_row(path: str, record: dict) -> dict:
 
 
 def similarity_row(record: dict) -> dict:
-    """How close a cell stays to the dense model: cosine, mean over layers and of the layer that is furthest off."""
+    """A row on a cell's similarity to the dense model: cosine, mean over layers and of the furthest layer."""
     cell, row = record["cell"], {}
     for measure in ("attention", "activations"):
         values = record[measure]

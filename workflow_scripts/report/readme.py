@@ -1,5 +1,7 @@
 """The README's account of a result: a marked region, written from an archive and never by hand."""
 
+from collections import Counter
+
 from workflow_scripts.archive.packing import packed_by
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.report.summary import (
@@ -19,7 +21,7 @@ END = "<!-- end of results -->"
 
 
 def region(verdict: dict, index: dict, archive: str) -> str:
-    """Markdown: what was measured, a row per compressed model with its verdict, the headline figure.
+    """Markdown: the measurement, a row per compressed model with its verdict, the headline figure.
 
     verdict: verdict.json; index: archive.json; archive: the archive's folder as the README links it.
     """
@@ -35,10 +37,12 @@ def region(verdict: dict, index: dict, archive: str) -> str:
     metric = verdict["metric"]
     counts = sorted({sum(group["metrics"][metric]["items"].values()) for group in groups})
     items = " to ".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
+    words = Counter(group["metrics"][metric]["verdict"]["word"].replace("_", " ") for group in groups)
     lines = [
-        f"Grid `{grid}`, blocks that were run: {blocks}. 0-shot {NAMES[metric]} over the tasks that the dense model "
-        f"answers above chance, {items} paired items, with 95 % intervals. {covered(groups, metric)} *Brought back*: "
-        "beyond the method's gain on the dense model; harm to the dense model earns nothing.",
+        f"**Verdicts: {', '.join(f'{count} {word}' for word, count in words.items())}.** Grid `{grid}`, "
+        f"blocks that were run: {blocks}. 0-shot {NAMES[metric]} over the tasks that the dense model answers above "
+        f"chance, {items} paired items, with 95 % intervals. {covered(groups, metric)} *Brought back*: beyond "
+        "the method's gain on the dense model; harm to the dense model earns nothing.",
         "",
         f"| compressed model | lost | brought back by `{pair['prompt']}` | brought back by `{pair['lora']}` "
         f"| verdict (support) | {' | '.join(f'by {NAMES[other]}' for other in _others(metric))} |",
@@ -60,8 +64,8 @@ def region(verdict: dict, index: dict, archive: str) -> str:
     lines += [
         f"![Average accuracy against the parameters that each method adds, with 95 % intervals]({figure})",
         "",
-        f"Everything behind these numbers is in [`{archive}`]({archive}): `make rebuild FROM={archive}` makes the "
-        f"tables, figures, verdict and report again, without a model. It was packed by {packed_by(index['commit'])}.",
+        f"[`{archive}`]({archive}) holds everything behind these numbers; `make rebuild FROM={archive}` makes the "
+        f"report again without a model. It was packed by {packed_by(index['commit'])}.",
     ]
     return "\n".join(lines)
 
@@ -79,18 +83,22 @@ def _row(group: dict, pair: dict, metric: str) -> str:
 
 
 def _remarks(groups: list[dict], pair: dict, metric: str) -> list[str]:
-    """Cautions of the primary metric, and what would settle an undecided verdict: each once, with its models."""
+    """Cautions of the primary metric, and data that would settle an undecided verdict: each once, with its models."""
     places: dict[str, list[str]] = {}
     for group in groups:
         found = group["metrics"][metric]
         settle = found["verdict"]["settle"]
         for sentence in [*cautions(found, pair, unit(metric)), *([settle] if settle else [])]:
             places.setdefault(sentence, []).append(place(group))
-    return [f"- {'; '.join(whose)}: {sentence}." for sentence, whose in places.items()]
+    lines = []
+    for sentence, named in places.items():
+        whose = "Every compressed model" if len(named) == len(groups) > 1 else "; ".join(named)
+        lines.append(f"- {whose}: {sentence}.")
+    return lines
 
 
 def current(readme: str) -> str:
-    """What stands between the marks; ArtifactError without them."""
+    """The text between the marks; ArtifactError without them."""
     _, mark, rest = readme.partition(BEGIN)
     inside, end, _ = rest.partition(END)
     if not mark or not end:

@@ -46,18 +46,18 @@ def place(group: dict) -> str:
 
 
 def covered(groups: list[dict], metric: str) -> str:
-    """What the intervals of the verdicts cover, in words."""
+    """The coverage of the verdicts' intervals, in words."""
     replicates = {group["metrics"][metric]["verdict"]["replicates"] for group in groups}
     if replicates == {1}:
         return (
-            "They cover the choice of items, not that of the calibration text or of the training seed: each verdict "
+            "They cover the choice of items, not of the calibration text or of the training seed: each verdict "
             "speaks of one compressed copy."
         )
     several = " and ".join(str(count) for count in sorted(replicates - {1}))
     verdicts = [group["metrics"][metric]["verdict"] for group in groups]
     shared = all(ONE_COPY in verdict["limits"] for verdict in verdicts if verdict["replicates"] > 1)
     what = "training alone; the compressed copy is one" if shared else "calibration text and training"
-    alone = " Where one replicate is named they cover items only." if 1 in replicates else ""
+    alone = " If one replicate is named they cover items only." if 1 in replicates else ""
     return f"They cover the choice of items and of {several} replicates ({what}).{alone}"
 
 
@@ -104,7 +104,7 @@ def points(estimate: dict | None) -> str:
 
 
 def scale(metric: str) -> tuple[float, int, str]:
-    """How a difference of this metric is shown: factor, digits, unit. Bits count those that the better one saves."""
+    """Factor, digits and unit that show a difference of this metric. Bits count the savings of the better result."""
     return {"choice_loglik": (1, 3, "nats"), "bits_per_byte": (1, 3, "bits")}.get(metric, (100, 1, "points"))
 
 
@@ -125,7 +125,7 @@ def unit(metric: str) -> Callable[[dict | None], str]:
 
 
 def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = points) -> list[str]:
-    """What a reader must know beside the word: replicates of one copy, and a method that harms the dense model."""
+    """Cautions that a reader needs beside the word: replicates of one copy, and a method that harms the dense model."""
     of_one_copy = [_lowered(ONE_COPY)] if ONE_COPY in metric["verdict"]["limits"] else []
     return of_one_copy + [
         f"{method} harms the dense model ({shown(row['dense_gain'])}), and the rule gives no credit for that"
@@ -147,7 +147,7 @@ def brought_back(metric: dict, method: str, shown: Callable[[dict | None], str])
 
 
 def recovery(metric: dict, method: str, shown: Callable[[dict | None], str]) -> tuple[str, str]:
-    """R, or the gain without a dense control, and what it is made of; the second is empty if the method was not run."""
+    """R, or the gain without a dense control, and its terms; the second is empty if the method was not run."""
     row = metric["methods"].get(method)
     if row is None:
         return "— (not run)", ""

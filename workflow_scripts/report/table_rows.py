@@ -1,4 +1,4 @@
-"""What a table is made of: entries, rows, panels."""
+"""The parts of a table: entries, rows, panels."""
 
 from dataclasses import dataclass, field
 

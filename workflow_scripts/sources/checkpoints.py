@@ -27,7 +27,7 @@ from workflow_scripts.sources.model_folder import (
 )
 
 GGUF = "*.gguf"
-# What makers write beside config.json; some readers take the quantisation from there.
+# Files that makers write beside config.json; some readers take the quantisation from there.
 SIDE_FILES = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
 FILES = [*CONFIG, *TOKENIZER, *WEIGHTS, *SIDE_FILES]
 NO_CODE = "a checkpoint that somebody else compressed never runs code of its own here"

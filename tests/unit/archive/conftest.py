@@ -22,9 +22,14 @@ def write_index(folder: Path, **changes) -> None:
     """archive.json of what lies in the folder; a change to None leaves a key out."""
     names = [str(f.relative_to(folder)) for f in sorted(folder.rglob("*")) if f.is_file() and f.name != INDEX]
     index = {
-        "format": FORMAT, "grid": "smoke", "commit": "a" * 40, "small": False, "answers_recipe": "b" * 64,
-        "blocks": {"core": {"planned": 2, "evaluated": 2}}, "files": {n: sha256_file(folder / n) for n in names},
-    }  # fmt: skip
+        "format": FORMAT,
+        "grid": "smoke",
+        "commit": "a" * 40,
+        "small": False,
+        "answers_recipe": "b" * 64,
+        "blocks": {"core": {"planned": 2, "evaluated": 2}},
+        "files": {n: sha256_file(folder / n) for n in names},
+    }
     (folder / INDEX).write_text(json.dumps({k: v for k, v in (index | changes).items() if v is not None}))
 
 

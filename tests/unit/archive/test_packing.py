@@ -54,12 +54,23 @@ def test_samples_that_the_evaluation_wrote_come_out_byte_by_byte(tmp_path, monke
     cells = [Cell("g", "m", "c", "t", method, 0) for method in ("none", "idp")]
     for number, cell in enumerate(cells):
         rows = [
-            {"task": task, "doc_id": i, "doc_hash": f"{task}{i}", "correct": i % 2 == 0, "gold_loglik": -1.5 - i,
-             "acc_norm": None if task == "b" else True, "margin": None if task == "b" else i / 3, "prediction": "x" * i,
-             "selected_prompt": None if number == 0 else f"p{i % 2}", "question": f"Question {i}?", "gold": "é",
-             "choice_logliks": None if task == "b" else [-1.0, -2.0 - i]}
-            for task in ("b", "a") for i in (3, 1, 2)
-        ]  # fmt: skip
+            {
+                "task": task,
+                "doc_id": i,
+                "doc_hash": f"{task}{i}",
+                "correct": i % 2 == 0,
+                "gold_loglik": -1.5 - i,
+                "acc_norm": None if task == "b" else True,
+                "margin": None if task == "b" else i / 3,
+                "prediction": "x" * i,
+                "selected_prompt": None if number == 0 else f"p{i % 2}",
+                "question": f"Question {i}?",
+                "gold": "é",
+                "choice_logliks": None if task == "b" else [-1.0, -2.0 - i],
+            }
+            for task in ("b", "a")
+            for i in (3, 1, 2)
+        ]
         Path(cell.samples).parent.mkdir(parents=True)
         write_samples(Path(cell.samples), rows)
         manifest = {"samples_sha256": sha256_file(cell.samples), "libraries": {"pyarrow": "1.0"}}

@@ -193,9 +193,15 @@ CASES = {
     "no small": (index(small=None), "'small' is a required property"),
     "no answers_recipe": (index(answers_recipe=None), "'answers_recipe' is a required property"),
     "no files": (index(files=None), "'files' is a required property"),
-    "files a list": (index(files=["config.yaml"] * 999), r"\$.files: \['config.yaml', .* is not of type 'object'"),
+    "files a list": (
+        index(files=["config.yaml"] * 999),
+        r"\$.files: \['config.yaml', .* is not of type 'object'",
+    ),
     "files of numbers": (index(files={CONFIG: 1, SAMPLES: 2}), r"\$.files\S*: [12] is not of type 'string'"),
-    "unknown grid": (index(grid="smok"), "archive.json: grid: 'smok' is no grid of config.yaml; allowed: smoke"),
+    "unknown grid": (
+        index(grid="smok"),
+        "archive.json: grid: 'smok' is no grid of config.yaml; allowed: smoke",
+    ),
     "grid outside": (index(grid="../../evil"), r"\$.grid: '../../evil' does not match"),
     "grid absolute": (index(grid="/evil"), r"\$.grid: '/evil' does not match"),
     "blocks": (index(blocks={"core": 3}), r"\$.blocks.core: 3 is not of type 'object'"),
@@ -204,9 +210,9 @@ CASES = {
     "config impossible": (text(CONFIG, "a: 12:30"), "config.yaml: line 1: 12:30 counts by sixties"),
     "config of itself": (text(CONFIG, "a: &x [*x]"), "config.yaml: line 1: an anchor holds itself"),
     "config of unknown keys": (text(CONFIG, "grids: {}\nb: 2"), "config.yaml: .*unknown key"),
-    "config lost": (missing(CONFIG), "config.yaml is missing or not what was packed"),
+    "config lost": (missing(CONFIG), "config.yaml is missing or differs from the packed file"),
     "config unlisted": (without(CONFIG), r"\$.files: 'config.yaml' is a required property"),
-    "samples lost": (missing(SAMPLES), "samples.parquet is missing or not what was packed"),
+    "samples lost": (missing(SAMPLES), "samples.parquet is missing or differs from the packed file"),
     "samples unlisted": (without(SAMPLES), r"\$.files: 'samples.parquet' is a required property"),
     "samples a text": (text(SAMPLES, "hello"), r"samples.parquet: can't be read \("),
     "samples of one cell": (samples_of_one_cell, "samples.parquet: holds no samples of smollm2-135m/"),
@@ -216,13 +222,24 @@ CASES = {
     "evaluation cut": (text("evaluation", '{"cell": '), r"results/\S+.json: not valid JSON"),
     "report a list": (text("results/smoke/report.json", "[]"), "report.json: names no files"),
     "records a list": (text(METADATA, "[]"), "metadata.json: holds something else than records"),
-    "record outside": (text(METADATA, '{"../../../evil": {}}'), "metadata.json: holds something else than records"),
-    "record of a rule that is none": (text(METADATA, json.dumps({RECORD: {"rule": "</script>", "job_hash": 1,
-                                      "starttime": 1, "endtime": 2}})), "metadata.json: holds something else"),
-    "record of a time that is none": (text(METADATA, json.dumps({RECORD: {"rule": "judge", "job_hash": 1,
-                                      "starttime": 1, "endtime": 1e300}})), "metadata.json: holds something else"),
+    "record outside": (
+        text(METADATA, '{"../../../evil": {}}'),
+        "metadata.json: holds something else than records",
+    ),
+    "record of a rule that is none": (
+        text(
+            METADATA, json.dumps({RECORD: {"rule": "</script>", "job_hash": 1, "starttime": 1, "endtime": 2}})
+        ),
+        "metadata.json: holds something else",
+    ),
+    "record of a time that is none": (
+        text(
+            METADATA, json.dumps({RECORD: {"rule": "judge", "job_hash": 1, "starttime": 1, "endtime": 1e300}})
+        ),
+        "metadata.json: holds something else",
+    ),
     "record absolute": (text(METADATA, '{"/evil": {}}'), "metadata.json: holds something else than records"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "says"), CASES.values(), ids=CASES)
@@ -274,9 +291,9 @@ def test_files_outside_the_archive_are_refused(it, capsys):
     files = json.loads((it / INDEX).read_text())["files"]
     for name in ("../secret", str(Path("secret").resolve()), "nul\0", "x" * 300):
         write_index(it, files=files | {name: sha256_file("secret")})
-        assert all("missing or not what was packed" in line for line in refusals(it, capsys))
+        assert all("missing or differs from the packed file" in line for line in refusals(it, capsys))
     link(it)
-    assert all("link is missing or not what was packed" in line for line in refusals(it, capsys))
+    assert all("link is missing or differs from the packed file" in line for line in refusals(it, capsys))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "link", "hard"])

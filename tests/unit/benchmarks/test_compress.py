@@ -61,9 +61,11 @@ def test_figures_hold_for_their_protocol_alone(capsys):
     peer = run | {"seconds": 21.0, "perplexity": 61.0}
     assert not compress.report("gptq-w3-clip", {"own": [run], "gptqmodel": [peer]}, 103.0)
     for changed, said in (
-        ({"floor": 1.4}, "1.40 floors"), ({"seconds": 11.0}, "1.91 times as fast as gptqmodel"),
-        ({"perplexity": 62.0}, "gptqmodel 61.00"), ({"perplexity": 104.0}, "more than 103.00"),
-    ):  # fmt: skip
+        ({"floor": 1.4}, "1.40 floors"),
+        ({"seconds": 11.0}, "1.91 times as fast as gptqmodel"),
+        ({"perplexity": 62.0}, "gptqmodel 61.00"),
+        ({"perplexity": 104.0}, "more than 103.00"),
+    ):
         assert compress.report("gptq-w3-clip", {"own": [run | changed], "gptqmodel": [peer]}, 103.0)
         assert said in capsys.readouterr().out
     assert compress.report("gptq-w3-clip", {}, 103.0)  # every run failed
@@ -72,10 +74,33 @@ def test_figures_hold_for_their_protocol_alone(capsys):
 def test_a_run_leaves_its_figures(tmp_path):
     model, results = tiny.write_model(tmp_path / "model"), tmp_path / "runs.jsonl"
     command = [
-        sys.executable, "-m", "benchmarks.compress", "--model", model, "--data", data(tmp_path), "--peers", "own",
-        "--compressors", "gptq-w3-clip", "wanda-50", "--draws", "1", "--windows", "8", "--length", "32",
-        "--test-windows", "2", "--threads", "1", "--options", 'own={"damping": 0.5}', "--results", results,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.compress",
+        "--model",
+        model,
+        "--data",
+        data(tmp_path),
+        "--peers",
+        "own",
+        "--compressors",
+        "gptq-w3-clip",
+        "wanda-50",
+        "--draws",
+        "1",
+        "--windows",
+        "8",
+        "--length",
+        "32",
+        "--test-windows",
+        "2",
+        "--threads",
+        "1",
+        "--options",
+        'own={"damping": 0.5}',
+        "--results",
+        results,
+    ]
     done = subprocess.run(
         command,
         cwd=ROOT,

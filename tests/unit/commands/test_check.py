@@ -31,8 +31,11 @@ def with_long_rope(folder: Path) -> None:
     config |= {"max_position_embeddings": 512, "original_max_position_embeddings": 128}
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     config["rope_parameters"] = {
-        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 128, **factors,
-    }  # fmt: skip
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 128,
+        **factors,
+    }
     (folder / "config.json").write_text(json.dumps(config))
 
 

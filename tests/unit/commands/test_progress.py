@@ -129,7 +129,7 @@ def test_the_causes_of_failed_jobs_are_repeated_at_the_end(plan, monkeypatch, ca
     monkeypatch.setattr(run, "follow", fails)
     assert main(["run", "--grid", "smoke"]) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "The run did not finish. What failed:",
+        "The run did not finish. Failed jobs:",
         "logs/smoke/evaluate_cell/c/seed-0.log: stopped without a message (killed?)",
         "logs/smoke/train_adapter/b/seed-0.log: ValueError: no room",
     ]

@@ -131,9 +131,12 @@ def test_a_shallower_checkpoint_keeps_its_depth_and_says_where_its_layers_are_fr
     proof = read_json(folder / "compression.json")
     assert proof["whole"] == {"layers": None} and proof["effective_bits"] == 8  # per dense weight
     assert {record["error"] for record in proof["layers"]} == {None}
-    change(made, lambda tensors: tensors | {
-        "model.layers.0.input_layernorm.weight": torch.ones(32, dtype=torch.bfloat16)
-    })  # fmt: skip
+    change(
+        made,
+        lambda tensors: (
+            tensors | {"model.layers.0.input_layernorm.weight": torch.ones(32, dtype=torch.bfloat16)}
+        ),
+    )
     assert read_json(judged(sources, made, here) / "compression.json")["whole"] == {"layers": [0]}
 
 

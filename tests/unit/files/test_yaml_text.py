@@ -21,24 +21,33 @@ REFUSED = {
     "an octal as a key": ("a: {010: 1}", "line 1: 010 counts by eights"),
     "an octal by its tag": ("a: !!int '010'", "line 1: 010 counts by eights"),
     "a time": ("a: 12:30", "line 1: 12:30 counts by sixties in YAML; write the number, or '12:30' in quotes"),
-    "a pattern n:m": ("pattern: 1:2", "line 1: 1:2 counts by sixties in YAML; write the number, or '1:2' in quotes"),
+    "a pattern n:m": (
+        "pattern: 1:2",
+        "line 1: 1:2 counts by sixties in YAML; write the number, or '1:2' in quotes",
+    ),
     "hours, minutes, seconds": ("a:\n- 1:02:03", "line 2: 1:02:03 counts by sixties"),
     "a time with a fraction": ("a: 12:30.5", "line 1: 12:30.5 counts by sixties"),
     "an anchor in itself": ("a: 1\nb: &x {c: *x}", "line 2: an anchor holds itself"),
     "a list in itself": ("a: &x [1, [*x]]", "line 1: an anchor holds itself"),
-    "lists of lists": (LISTS, r"line \d+: more than 50,000 values, each counted as often as anchors repeat it"),
+    "lists of lists": (
+        LISTS,
+        r"line \d+: more than 50,000 values, each counted as often as anchors repeat it",
+    ),
     "mappings of mappings": (MAPPINGS, "more than 50,000 values"),
     "100,000 names": ("a:\n" + "".join(f"- n{n}\n" for n in range(100_000)), "more than 50,000 values"),
     "a large file": ("a: " + "x" * MOST_BYTES, "larger than 2 MiB"),
     "deep": ("[" * 100_000, "nests too deeply"),
     "5,000 digits": ("a: " + "1" * 5000, "line 1: 1{20}... is no number"),
-    "code": ("a: !!python/object/apply:os.system [ls]", "line 1: not valid YAML: could not determine a constr"),
+    "code": (
+        "a: !!python/object/apply:os.system [ls]",
+        "line 1: not valid YAML: could not determine a constr",
+    ),
     "Latin-1": ("a: 1\nb: \xe4".encode("latin-1"), "line 2: not valid YAML: no UTF-8 text"),
     "UTF-16": ("a: 1".encode("utf-16"), "line 1: not valid YAML: no UTF-8 text"),
     "NUL": ("a: \0", "not valid YAML: .*special characters are not allowed"),
     "two documents": ("a: 1\n---\nb: 1", "line 2: not valid YAML: expected a single document"),
     "an open bracket": ("a: [1\nb: 2\n", "line 2: not valid YAML"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

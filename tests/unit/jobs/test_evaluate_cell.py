@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,75 +12,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from tests.equivalence import scorer_folders, scorer_models
+from tests.equivalence import scorer_models
+from tests.unit.jobs.tiny_cell import EVALUATION, MADE, METHODS, VARIANT, files_of, place, run
 from workflow_scripts.evaluate import cell as cell_module
-from workflow_scripts.evaluate import latency, loading
+from workflow_scripts.evaluate import loading
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
-from workflow_scripts.evaluate.settings import Evaluation, EvaluationData, HeldoutText, LatencyShape
+from workflow_scripts.evaluate.settings import Evaluation, HeldoutText
 from workflow_scripts.evaluate.taken import keys_of
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.artifacts import ArtifactError, write_json
-from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import evaluate_cell, measure_latency, measure_similarity
+from workflow_scripts.jobs import measure_similarity
 from workflow_scripts.plan.layout import EVALUATION as EVALUATION_PATH
 from workflow_scripts.plan.layout import companions
-from workflow_scripts.recover.adapters import attach
-from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.sources import models
 from workflow_scripts.sources.corpora import read_documents
-
-EVALUATION = {
-    "items": 4,
-    "generation_tokens": 6,
-    "precision": "fp32",
-    "perplexity": {"corpora": ["made-up"], "windows": 3, "length": 32},
-}
-MADE = Provenance("r", "c", seed=0, device="cpu")
-VARIANT = {"task": None, "num_fewshot": None}
-METHODS = {
-    "none": ({"kind": "none"}, []),
-    "prompt-5": (scorer_folders.PROMPT, ["prompt-5"]),
-    "idp-5-7": (scorer_folders.IDP, ["prompt-5", "prompt-7"]),
-    "concat-5-7": ({"kind": "concat", "members": scorer_folders.IDP["members"]}, ["prompt-5", "prompt-7"]),
-    "text": ({"kind": "text", "text": "Answer well.\n\n"}, []),
-}
-DOMAINS = {"piqa": "common", "hellaswag": "language", "lambada_openai": "language", "winogrande": "language"}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    root, before = tmp_path_factory.mktemp("project"), Path.cwd()
-    os.chdir(root)  # work/ lies in the working directory
-    yield scorer_folders.project(root)
-    os.chdir(before)
-
-
-def place(method: str) -> dict:
-    return {
-        "grid": "test",
-        "model": "tiny",
-        "compressor": "dense",
-        "corpus": "made-up",
-        "method": method,
-        "seed": 0,
-    }
-
-
-def files_of(project: dict, members: list[str]) -> ModelFiles:
-    return ModelFiles(project["model"], project["compressed"], [project[name] for name in members])
-
-
-def run(project: dict, method: str, output: Path, chat: bool = False, **changes) -> dict:
-    """Evaluate a cell into `output`; returns its JSON."""
-    settings, members = METHODS[method]
-    data = EvaluationData(project["benchmarks"], [project["corpus"]])
-    tasks = {f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in data.benchmarks}
-    asked = Evaluation(settings, tasks, EVALUATION | changes, chat)
-    written = output, output.with_suffix(".samples.parquet")
-    evaluate_cell.main(files_of(project, members), data, asked, place(method), MADE, *written)
-    return artifacts.read_json(output, "evaluation")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -158,9 +103,9 @@ def test_another_list_of_tasks_evaluates_only_what_is_new(project, tmp_path, mon
 
     def evaluated(folders, grid: str, recipe: str, **changes) -> dict:
         asked.clear()
-        monkeypatch.setattr(__name__ + ".MADE", replace(MADE, recipe=recipe))
         output = Path(EVALUATION_PATH.path(**(place("idp-5-7") | {"grid": grid})))
-        record = run(project | {"benchmarks": folders}, "idp-5-7", output, **changes)
+        made = replace(MADE, recipe=recipe)
+        record = run(project | {"benchmarks": folders}, "idp-5-7", output, made=made, **changes)
         mine = pd.read_parquet(companions(str(output))[0])
         expected = pd.concat([rows[rows["task"] == folder.name] for folder in folders])
         pd.testing.assert_frame_equal(mine, expected.reset_index(drop=True), check_dtype=False)
@@ -346,18 +291,6 @@ def test_windows_beyond_the_model_are_refused_before_anything_is_evaluated(proje
         )
 
 
-def test_similarity_is_one_for_equal_models_and_less_behind_a_prompt(project, tmp_path):
-    for method, (settings, members) in list(METHODS.items())[:3]:
-        text, output = HeldoutText(project["corpus"], windows=2, length=24), tmp_path / f"{method}.json"
-        measure_similarity.main(files_of(project, members), text, output, place(method), settings, MADE)
-        record = artifacts.read_json(output, "similarity")
-        assert len(record["attention"]) == len(record["activations"]) == 2
-        for value in record["attention"] + record["activations"]:
-            assert value == pytest.approx(1, abs=1e-6) if method == "none" else value < 1
-        if method != "none":
-            assert record["activations"][-1] < 0.999
-
-
 def test_calibrated_scores_are_centred_on_32_pieces_of_training_text(project, monkeypatch):
     settings, members = METHODS["idp-5-7"]
     files = replace(files_of(project, members), training_text=project["corpus"])
@@ -370,102 +303,6 @@ def test_calibrated_scores_are_centred_on_32_pieces_of_training_text(project, mo
     assert len({tuple(context) for context in contexts}) == 32 and {len(context) for context in contexts} == {
         128
     }
-
-
-def test_latency_measures_every_variant(project, tmp_path):
-    prompt, lora = (
-        scorer_folders.PROMPT,
-        {
-            "kind": "lora",
-            "rank": 2,
-            "alpha": 4,
-            "dropout": 0.0,
-            "layers": None,
-            "targets": {"default": ["q_proj", "v_proj"]},
-        },
-    )
-    methods = {
-        "prompt-5": prompt,
-        "prompt-7": prompt | {"tokens": 7},
-        "ptune-5": {"kind": "prefix", "tokens": 5, "init": "text"},
-        "idp-5-7": scorer_folders.IDP,
-        "concat-5-7": METHODS["concat-5-7"][0],
-        "lora-r2": lora,
-    }
-    shape = LatencyShape(batch=3, sequence=12, generate=2, repeats=3, precision="fp32")
-    measure_latency.main(files_of(project, []), tmp_path / "l.json", place("none"), methods, shape, MADE)
-    rows = artifacts.read_json(tmp_path / "l.json", "latency")["latencies"]
-    assert [(row["method"], row["variant"]) for row in rows] == [
-        ("none", "none"),
-        ("prompt-5", "prompt_cached"),
-        ("prompt-5", "prompt"),
-        ("prompt-7", "prompt_cached"),
-        ("prompt-7", "prompt"),
-        ("ptune-5", "prefix"),
-        ("idp-5-7", "idp"),
-        ("idp-5-7", "idp_mixed"),
-        ("concat-5-7", "concat"),
-        ("lora-r2", "lora"),
-        ("lora-r2", "lora_merged"),
-    ]
-    for row in rows:
-        for interval in (row["prefill"], row["prefill_ratio"], row["token"], row["token_ratio"]):
-            assert 0 < interval["low"] <= interval["median"] <= interval["high"]
-    assert rows[0]["prefill_ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0, "coverage": 0.75}
-    members = {"prompt-5", "prompt-7"}
-    assert [set(row.get("cached_ratio", ())) for row in rows] == [set()] * 6 + [members] * 2 + [set()] * 3
-    assert rows[6]["shares"].keys() == members and sum(rows[6]["shares"].values()) == pytest.approx(1)
-    assert rows[7]["shares"] == pytest.approx({"prompt-5": 2 / 3, "prompt-7": 1 / 3})  # of three rows
-    idp, cached = rows[6], {row["method"]: row for row in rows if row["variant"] == "prompt_cached"}
-    for member, ratio in idp[
-        "cached_ratio"
-    ].items():  # paired ratios lie between the extremes of the unpaired ones
-        assert idp["prefill"]["low"] / cached[member]["prefill"]["high"] <= ratio["median"]
-        assert ratio["median"] <= idp["prefill"]["high"] / cached[member]["prefill"]["low"]
-
-
-def test_latency_runs_what_the_method_evaluates_with(project):
-    """Each row behind its chosen prompt, at the positions after it, however the rows divide."""
-    settings, members = METHODS["idp-5-7"]
-    recovered = attach(
-        models.load_dense(project["model"]), None, settings, [project[name] for name in members]
-    )
-    model, bank = recovered.model, recovered.bank
-
-    class Chosen:
-        def __init__(self, rows):
-            self.rows, self.asked = torch.tensor(rows), []
-
-        def select(self, contexts):
-            self.asked.append(contexts)
-            return self.rows, None
-
-    def first_tokens(timed, chosen):
-        parts = iter(tokens for _, tokens, _ in timed())
-        served = {index: iter(next(parts)) for index in sorted(set(chosen))}
-        return [int(next(served[index])) for index in chosen]
-
-    for rows, mixed, chosen in (
-        ([1, 1, 0, 1], False, [1, 1, 0, 1]),
-        ([1, 1, 1, 1], False, [1, 1, 1, 1]),
-        ([1, 1, 1, 1], True, [0, 1, 0, 1]),
-    ):
-        selector, ids = Chosen(rows), torch.randint(90, (4, 12), generator=torch.Generator().manual_seed(0))
-        timed = latency.Prefill(model, ids, bank, selector, mixed=mixed)
-        expected, ends = [], []
-        for text, index in zip(timed.ids, chosen):
-            length = bank.prefixes[index].length
-            with torch.no_grad():
-                logits = model(
-                    input_ids=text[None],
-                    position_ids=torch.arange(length, length + 12)[None],
-                    past_key_values=bank.cache(index, 1),
-                ).logits
-            expected.append(int(logits[0, -1].argmax()))
-        assert first_tokens(timed, chosen) == expected
-        assert selector.asked == [timed.ids.tolist()]  # scoring and selection are in the time
-        ends = [end for _, _, end in timed()]
-        assert ends == [12 + bank.prefixes[index].length for index in sorted(set(chosen))]
 
 
 def test_bf16_body_has_a_float32_head(project, tmp_path):

@@ -1,6 +1,5 @@
 """Whose answers an interrupted cell may take up: its own, of nothing else that an answer depends on."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ EVALUATION = {
     "precision": "fp32",
     "perplexity": {"corpora": ["made-up"], "windows": 2, "length": 32},
 }
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    root, before = tmp_path_factory.mktemp("project"), Path.cwd()
-    os.chdir(root)  # work/ lies in the working directory
-    yield scorer_folders.project(root)
-    os.chdir(before)
 
 
 def interrupted(project: dict, output: Path, monkeypatch, capsys, **changes) -> str:

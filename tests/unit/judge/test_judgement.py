@@ -1,26 +1,16 @@
 """Verdicts from files: a planted truth is found, a missing control is admitted, a missing task is named."""
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
+from tests.unit.synthetic_results import CATALOGUE, COPIES, PAIR, judged, study, write_grid
 from workflow_scripts.files.artifacts import check
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
-from workflow_scripts.judge.lost import _row
 from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.statistics import holm
 from workflow_scripts.judge.verdict import ONE_COPY
-from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.rendering import signed
 from workflow_scripts.report.summary import cautions, covered, lines, points
-
-
-def judged(folder, gains, items=120, noise=0.02, resamples=1500, **options):
-    paths = write_grid(folder, study("m", gains, **options), items, noise)
-    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(resamples))
-    check(verdict, "verdict", "verdict.json")
-    return verdict
 
 
 def word(verdict, metric="accuracy"):
@@ -130,11 +120,6 @@ def test_ratio_residual_and_retention_follow_from_the_numbers(tmp_path):
     assert found["retention"]["low"] < found["retention"]["value"] < found["retention"]["high"]
 
 
-COPIES = [("m", "gptq-w3", "wikipedia", "none"), *(
-    ("m", compressor, "wikipedia", method) for compressor in ("dense", "gptq-w3") for method in PAIR.values()
-)]  # fmt: skip
-
-
 def replicated(folder, seeds=(0, 1, 2), items=60, noise=0.02, skip=(), moved=0.0):
     """A displaced study of several copies, whose copies differ by `moved`."""
     truth = study("m", {"idp-50-100": 0.2, "lora-r4": 0.2}, losses={"gptq-w3": 0.25})
@@ -221,55 +206,6 @@ def test_a_control_of_one_seed_leaves_one_replicate_to_the_verdict(tmp_path):
     assert metric["methods"]["lora-r4"]["gain_covers"] == "items and 3 replicates"
     assert metric["methods"]["lora-r4"]["recovered_covers"] == "items"
     assert metric["verdict"]["of_one_copy"]
-
-
-def test_lost_items_are_found_by_another_copy_than_the_one_that_lost_them(tmp_path):
-    """A method that answers as its copy does brings nothing back, though each copy alone seems to regain some."""
-    truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.2}, losses={"gptq-w3": 0.25})
-    for place in COPIES:
-        truth |= {(*place, seed): truth[*place, 0] for seed in (0, 1, 2)}
-    paths = write_grid(tmp_path, truth, 200, 0.1)
-    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(500))
-    rows = {row["method"]: row for row in verdict["lost_items"]}
-    placebo, lora = rows["idp-50-100"], rows["lora-r4"]
-    assert placebo["by_chance"]["value"] > 0.1 and abs(placebo["rho"]["value"]) < 0.05
-    assert placebo["rho"]["low"] < 0 < placebo["rho"]["high"]
-    assert lora["rho"]["low"] > 0.3
-    assert lora["rho"]["value"] == pytest.approx(lora["back"]["value"] - lora["by_chance"]["value"])
-    assert judged(tmp_path / "one", {"idp-50-100": 0.0, "lora-r4": 0.2})["lost_items"] == []
-
-
-def test_rho_is_what_its_definition_says(tmp_path):
-    truth = study("m", {"lora-r4": 0.1}, losses={"gptq-w3": 0.2})
-    for place in [p for p in COPIES if p[3] != "idp-50-100"]:
-        truth |= {(*place, seed): truth[*place, 0] for seed in (0, 1)}
-    results = read_results(write_grid(tmp_path, truth, 80, 0.1))
-    verdict = judge_grid(results, Question(PAIR), CATALOGUE, Resampling(100))
-    right = {
-        (cell.compressor, cell.method, cell.seed): results.items(cell)["correct"].astype(bool)
-        for cell in results.evaluations
-    }
-    shares = []
-    tops = bottoms = 0
-    for k, other in ((0, 1), (1, 0)):
-        lost = right["dense", "none", 0] & ~right["gptq-w3", "none", other]
-        tops += (right["gptq-w3", "lora-r4", k][lost].astype(int) - right["gptq-w3", "none", k][lost]).sum()
-        bottoms += lost.sum()
-        shares.append(lost.sum())
-    (row,) = verdict["lost_items"]
-    assert row["rho"]["value"] == pytest.approx(tops / bottoms)
-    assert row["lost"] == pytest.approx(sum(shares) / 2)
-
-
-def test_few_lost_items_have_a_share_without_an_interval():
-    """Of one lost item, a new sample of items holds none in a third of the draws; its share has no interval."""
-    sums = {"a": np.zeros((200, 3))}
-    sums["a"][0] = 2, 2, 0  # lost by both copies, right with the method in both
-    (row,) = _row(Group("m", "c", "t"), "lora-r4", (0, 1), sums, 500, 0)
-    assert row["lost"] == 1 and row["rho"] == {"value": 1.0, "low": None, "high": None}
-    sums["a"][1:40] = 2, 1, 0
-    (row,) = _row(Group("m", "c", "t"), "lora-r4", (0, 1), sums, 500, 0)
-    assert 0.4 < row["rho"]["low"] < row["rho"]["value"] < row["rho"]["high"] < 0.7
 
 
 def test_only_informative_tasks_carry_the_verdict_and_the_dense_model_alone_decides_which(tmp_path):

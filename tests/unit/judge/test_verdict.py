@@ -27,7 +27,7 @@ def estimate(point, error=0.001, seed=0, resamples=4000):
 
 
 def by_definition(loss, prompt, lora):
-    """The partition as the design writes it, one number at a time."""
+    """The partition as docs/explanation/statistics.md writes it, one number at a time."""
     if loss < LAMBDA:
         return "no_loss"
     if max(prompt, lora) < DELTA * loss:

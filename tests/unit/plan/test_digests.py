@@ -10,6 +10,7 @@ import pytest
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan import digests
 from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.digests import OPTIONAL, import_closure
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).parents[3]
@@ -117,3 +118,10 @@ def test_a_job_finds_the_planned_code_by_its_arguments_alone(grid, tmp_path, mon
 
 def test_a_process_knows_when_it_began():
     assert 0 < time.time() - digests._process_start() < 24 * 3600
+
+
+@pytest.mark.parametrize("entry", ["fetch_model", "fetch_benchmark"])
+def test_what_checks_at_a_fetch_is_in_no_recipe(entry):
+    """An edit of the scorer or of the configuration's types fetches no model and no benchmark again."""
+    files = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
+    assert not [file for file in files if file.startswith(("evaluate/", "plan/schema", "plan/model_limits"))]

@@ -109,13 +109,20 @@ def test_forecast_beside_measured(plan):
     training = next(c for c in costs if c.kind == "train_adapter")
     cell = next(c for c in costs if c.kind == "evaluate_cell" and c.name == training.name)
     compression = next(c for c in costs if c.kind == "compress_model")
-    took = {cost: {"manifest": {"seconds": factor * cost.seconds}} for cost, factor in
-            ((training, 2), (cell, 4), (compression, 1))}  # fmt: skip
-    rows = compare(costs, measured_seconds({
-        f"results/smoke/adapters/{training.name}/training.json": took[training],
-        f"results/smoke/evaluations/{cell.name}.json": took[cell],
-        f"results/smoke/compressed/{compression.name}/compression.json": took[compression],
-    }))  # fmt: skip
+    took = {
+        cost: {"manifest": {"seconds": factor * cost.seconds}}
+        for cost, factor in ((training, 2), (cell, 4), (compression, 1))
+    }
+    rows = compare(
+        costs,
+        measured_seconds(
+            {
+                f"results/smoke/adapters/{training.name}/training.json": took[training],
+                f"results/smoke/evaluations/{cell.name}.json": took[cell],
+                f"results/smoke/compressed/{compression.name}/compression.json": took[compression],
+            }
+        ),
+    )
     ratios = {row["kind"]: (row["jobs"], row["ratio"]) for row in rows}
     assert ratios["train_adapter"] == (1, pytest.approx(1 / 2))
     assert ratios["evaluate_cell"] == (1, pytest.approx(1 / 4))
@@ -159,9 +166,13 @@ def test_the_forecast_of_bench_is_within_30_percent_of_the_committed_run(plan):
     )
     rows = {row["kind"]: row for row in compare(foreseen(plan, "bench").costs, measured)}
     assert {kind: row["jobs"] for kind, row in rows.items()} == {
-        "compress_model": 3, "train_adapter": 9, "evaluate_cell": 15, "measure_similarity": 8, "measure_latency": 1,
+        "compress_model": 3,
+        "train_adapter": 9,
+        "evaluate_cell": 15,
+        "measure_similarity": 8,
+        "measure_latency": 1,
         "total": 36,
-    }  # fmt: skip
+    }
     for row in rows.values():
         assert row["ratio"] == pytest.approx(1, abs=0.3), row
 

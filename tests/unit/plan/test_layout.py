@@ -1,12 +1,24 @@
 """Paths: each is spelled and parsed by one pattern, below any folder, with its companions."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from workflow_scripts.plan import layout
-from workflow_scripts.plan.layout import Cell, Group, companions, lacks_companions, result_of
+from workflow_scripts.plan.layout import (
+    EXPORTS,
+    Cell,
+    Group,
+    check_path,
+    companions,
+    lacks_companions,
+    result_of,
+)
+from workflow_scripts.plan.recipes import Plan
 
+ROOT = Path(__file__).parents[3]
+GPTQ = "results/smoke/evaluations/smollm2-135m/gptq-w3-g64/wikipedia/none/seed-0.json"
 NAMES = {
     "grid": "g",
     "model": "m-1.5b",
@@ -15,7 +27,11 @@ NAMES = {
     "method": "idp-5-8",
     "seed": "12",
 }
+
+
 NAMES |= {"form": "gptq_v2", "benchmarks": "set", "task": "sciq"}
+
+
 ARTEFACTS = [layout.MODEL, layout.CORPUS, layout.BENCHMARK, *layout.RESULTS.values()]
 
 
@@ -81,3 +97,51 @@ def test_a_compressed_model_without_a_seed_in_its_path_is_copy_0_and_nothing_els
     assert layout.with_copy(old) == layout.with_copy(today) == today
     for artefact in ARTEFACTS:
         assert layout.with_copy(artefact.path(**NAMES)) == artefact.path(**NAMES)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "words"),
+    [
+        ("smoke", "smok", "'smok' is no name in grids; allowed: smoke, .*; did you mean 'smoke'"),
+        (
+            "gptq-w3-g64",
+            "gptq-w9",
+            "'gptq-w9' is no name in compressors; allowed: dense, .*; did you mean 'gptq-w",
+        ),
+        ("smollm2-135m", "smollm2", "'smollm2' is no name in models; .* did you mean 'smollm2-135m'"),
+        ("wikipedia", "wikipedi", "'wikipedi' is no name in corpora; .*none; did you mean 'wikipedia'"),
+        ("/none/", "/nothing/", "'nothing' is no name in methods"),
+        ("evaluations", "evaluation", "'evaluation' is no kind of result; .* did you mean 'evaluations'"),
+        ("seed-0.json", "seed-0.jsn", "is no result; it looks like .*/seed-<n>.json or .*.samples"),
+        ("seed-0.json", "seed-00.json", "is no result"),
+        ("/seed-0.json", "", "is no result"),
+        ("evaluations", "adapters", "is no result; .*/training.json or .*adapter_config.json"),
+    ],
+)
+def test_a_path_that_cannot_be_names_what_is_wrong_and_what_is_near(shipped, part, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        check_path(GPTQ.replace(part, wrong), shipped.names())
+
+
+def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_formats(shipped):
+    rules = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
+    assert not re.findall(r'"results/[^"]*\{model\}', rules)  # no rule spells such a path
+    made = re.findall(
+        r"output:\n(?:\s+#.*\n)?\s+(?:\w+=(?:(?:update|report)\(\s+)*)?layout\.(\w+)\.pattern", rules
+    )
+    assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
+    path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/seed-0/{}/export.json"
+    for form in EXPORTS:
+        check_path(path.format(form), shipped.names())
+    with pytest.raises(ValueError, match=r"'gptq_v3' is no format of an export; .* did you mean 'gptq_v2'"):
+        check_path(path.format("gptq_v3"), shipped.names())
+
+
+def test_every_path_that_a_plan_makes_can_be(shipped):
+    plan = Plan(shipped)
+    for grid in shipped.grids:
+        for path in plan.artefacts(grid):
+            for file in (path, f"./{path}", *companions(path)):
+                check_path(file, shipped.names())
+    check_path("results/smoke/report.html", shipped.names())
+    check_path("results/smoke/tables/table1.html", shipped.names())

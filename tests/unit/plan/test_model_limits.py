@@ -36,32 +36,46 @@ def edit(config: dict, path: list, value, grid: str = "smoke") -> dict:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("path", "value", "said"),
     [
-        (["methods", "idp-50-100", "score"], "joint_mean",
-         ["methods.idp-50-100.score: joint_mean is not defined with learned positions, which opt-6.7b has; use auto"]),
-        (["methods", "lora-v-r2", "layers"], [0, 31, 32],
-         ["methods.lora-v-r2.layers: 32 is not allowed; opt-6.7b has the layers 0 to 31"]),
-        (["grids", "paper", "calibration", "length"], 2049,
-         ["grids.paper.calibration.length: 2049 tokens exceed the 2048 positions of opt-6.7b; at most 2048"]),
-        (["training", "paper", "sequence_length"], 1949,
-         ["training.paper.sequence_length: 1949 tokens after a prompt of 100 exceed", "of opt-6.7b; at most 1948"]),
-        (["grids", "paper", "evaluation", "perplexity", "length"], 1923,
-         ["grids.paper.evaluation.perplexity.length: 1923 tokens after a prompt of 126", "with concat-26-100"]),
-        (["grids", "paper", "similarity", "length"], 1949, ["grids.paper.similarity.length: 1949 tokens after"]),
-        (["grids", "paper", "latency", "sequence"], 2000,
-         ["grids.paper.latency.sequence: 2008 tokens after a prompt of 100"]),
-        (["methods", "prompt-100", "tokens"], 3000,
-         ["methods.prompt-100.tokens: a prompt of 3000 leaves no room for text in the 2048 positions of"]),
-        (["methods", "concat-26-100", "members"], ["prompt-26", "prompt-1"],
-         ["methods.concat-26-100.members: a prompt of 2073 leaves no room for text in the 2048 positions of"]),
+        (
+            "methods idp-50-100 score",
+            "joint_mean",
+            "joint_mean is not defined with learned positions, which opt-6.7b has; use auto",
+        ),
+        ("methods lora-v-r2 layers", [0, 31, 32], "32 is not allowed; opt-6.7b has the layers 0 to 31"),
+        (
+            "grids paper calibration length",
+            2049,
+            "2049 tokens exceed the 2048 positions of opt-6.7b; at most 2048",
+        ),
+        (
+            "training paper sequence_length",
+            1949,
+            "1949 tokens after a prompt of 100 exceed .* of opt-6.7b; at most 1948",
+        ),
+        (
+            "grids paper evaluation perplexity length",
+            1923,
+            "1923 tokens after a prompt of 126 .*with concat-26-100",
+        ),
+        ("grids paper similarity length", 1949, "1949 tokens after"),
+        ("grids paper latency sequence", 2000, "2008 tokens after a prompt of 100"),
+        (
+            "methods prompt-100 tokens",
+            3000,
+            "a prompt of 3000 leaves no room for text in the 2048 positions of",
+        ),
+        (
+            "methods concat-26-100 members",
+            ["prompt-26", "prompt-1"],
+            "a prompt of 2073 leaves no room for text in the 2048 positions of",
+        ),
     ],
-    ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) and len(value) > 2 else "",
-)  # fmt: skip
-def test_what_the_catalogue_knows_to_be_impossible_stops_the_run(shipped, path, value, words):
-    with pytest.raises(ConfigError) as error:
-        load(edit(shipped, path, value, "paper"))
-    assert all(word in str(error.value) for word in words), error.value
+)
+def test_what_the_catalogue_knows_to_be_impossible_stops_the_run(shipped, path, value, said):
+    with pytest.raises(ConfigError, match=f"{re.escape(path.replace(' ', '.'))}: {said}"):
+        load(edit(shipped, path.split(), value, "paper"))
 
 
 def test_one_wrong_value_is_one_line(shipped):
@@ -119,16 +133,22 @@ def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ({"attn_logit_softcapping": 50.0}, "methods.idp-50-100: IDP can't choose prompts for .*: its first layer caps"),
+        (
+            {"attn_logit_softcapping": 50.0},
+            "methods.idp-50-100: IDP can't choose prompts for .*: its first layer caps",
+        ),
         ({"partial_rotary_factor": 0.25}, "its first layer rotates only a part of each head"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "its first layer rotates only a part of each head"),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "its first layer rotates only a part of each head",
+        ),
         ({"use_bidirectional_attention": True}, "its first layer attends to tokens ahead"),
         ({"sliding_window": 64}, None),
         ({"sliding_window": 64, "use_sliding_window": False}, None),
         ({"sliding_window": 64, "max_window_layers": 21}, None),
         ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, None),
     ],
-)  # fmt: skip
+)
 def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shipped, tmp_path):
     folder = tmp_path / "resources/models/smollm2-135m"
     folder.mkdir(parents=True)
@@ -160,14 +180,19 @@ LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ({"rope_parameters": LONGROPE}, "perplexity.length: 512 tokens after a prompt of 150 exceed the 661 positions"),
+        (
+            {"rope_parameters": LONGROPE},
+            "perplexity.length: 512 tokens after a prompt of 150 exceed the 661 positions",
+        ),
         ({"rope_parameters": LONGROPE | {"original_max_position_embeddings": 662}}, None),
-        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 400},
-         "perplexity.length: 512 tokens after a prompt of 150 exceed the 400 positions up to which smollm2-135m keeps"),
+        (
+            {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 400},
+            "perplexity.length: 512 tokens after a prompt of 150 exceed the 400 positions up to which smollm",
+        ),
         ({"rope_scaling": {"type": "dynamic"}, "max_position_embeddings": 662}, None),
         ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}}, None),
     ],
-)  # fmt: skip
+)
 def test_text_beyond_one_rotary_table_stops_the_run(found, words, shipped, tmp_path):
     folder = tmp_path / "resources/models/smollm2-135m"
     folder.mkdir(parents=True)
@@ -195,8 +220,16 @@ def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path
     folder.mkdir(parents=True)
     found = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536}
     (folder / "config.json").write_text(json.dumps(found))
-    linears = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
-               "mlp.up_proj", "mlp.down_proj", "input_layernorm")  # fmt: skip
+    linears = (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+        "input_layernorm",
+    )
     names = [f"model.layers.{layer}.{linear}.weight" for layer in range(2) for linear in linears]
     names += ["model.embed_tokens.weight", "lm_head.weight"]
     if sharded:
@@ -329,7 +362,7 @@ def test_after_a_fetch_the_whole_configuration_is_checked_again(shipped, tmp_pat
     folder.mkdir(parents=True)
     after_fetch.check(shipped, "smollm2-135m")
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 600}))
-    said = "smollm2-135m was fetched, and rules out what .*: .*512 tokens after a prompt of 150 exceed the 600 pos"
+    said = "and it cannot run the configuration: .*512 tokens after a prompt of 150 exceed the 600 pos"
     with pytest.raises(ArtifactError, match=said):
         after_fetch.check(shipped, "smollm2-135m")
 

@@ -162,8 +162,13 @@ def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(plan):
         assert peak <= costs[job].memory <= 4 / 3 * peak, (job, costs[job].memory / peak)
         assert 1.05 * peak < asked < 1.5 * peak, (job, asked / peak)
         kinds[artefact.rule] += 1
-    assert kinds == {"compress_model": 3, "train_adapter": 9, "evaluate_cell": 15, "measure_similarity": 8,
-                     "measure_latency": 1}  # fmt: skip
+    assert kinds == {
+        "compress_model": 3,
+        "train_adapter": 9,
+        "evaluate_cell": 15,
+        "measure_similarity": 8,
+        "measure_latency": 1,
+    }
 
 
 def test_smaller_jobs_ask_for_less(plan, requests):
@@ -185,11 +190,17 @@ def test_the_site_file_says_where(tmp_path, plan):
     file.write_text(f"{{{where}, device: cpu-2, max_hours: 0.5}}")
     requests = Requests(plan, read_site(file))
     assert requests.where("partition") == {
-        "slurm_account": "mine", "slurm_partition": "gpu", "constraint": "a100", "qos": "long",
-    }  # fmt: skip
+        "slurm_account": "mine",
+        "slurm_partition": "gpu",
+        "constraint": "a100",
+        "qos": "long",
+    }
     assert requests.where("cpu_partition") == {
-        "slurm_account": "mine", "slurm_partition": None, "constraint": None, "qos": "long",
-    }  # fmt: skip
+        "slurm_account": "mine",
+        "slurm_partition": None,
+        "constraint": None,
+        "qos": "long",
+    }
     assert requests.gpus("train_adapter", PLACE) is None
     assert requests.runtime("train_adapter", PLACE, 2) == 30
     assert requests.extra() == "--signal=USR1@300 --exclude=n7"  # of 30 minutes

@@ -61,12 +61,19 @@ def record(found: list, grid: str | None) -> None:
     """The evidence that `adopt` writes."""
     rows = {
         result.new: {
-            "rule": result.artefact.rule, "kinds": [result.kind], "old": result.old, "new": result.new, "results": 1,
-            "compared": [], "machine": {"host": "h", "cpu": "c", "python": "3"}, "user": "me", "time": "now",
+            "rule": result.artefact.rule,
+            "kinds": [result.kind],
+            "old": result.old,
+            "new": result.new,
+            "results": 1,
+            "compared": [],
+            "machine": {"host": "h", "cpu": "c", "python": "3"},
+            "user": "me",
+            "time": "now",
         }
         for result in found
         if result.shared == (grid is None)
-    }  # fmt: skip
+    }
     write_json(
         record_path(grid), {"equivalences": [*equivalences(grid), *rows.values()], "manifest": {}}, "adopted"
     )
@@ -146,10 +153,20 @@ def test_evidence_of_two_upgrades_leads_back_to_the_code_that_made_the_results(c
     first = {(p.startswith("resources/"), older("1", c)): older("0", c) for p, c in now.items()}
     for shared, grid in ((True, None), (False, "smoke")):
         rows = [
-            {"rule": "r", "kinds": [], "old": old, "new": new, "results": 1, "compared": [],
-             "machine": {"host": "h", "cpu": "c", "python": "3"}, "user": "me", "time": "now"}
-            for (kind, new), old in first.items() if kind == shared
-        ]  # fmt: skip
+            {
+                "rule": "r",
+                "kinds": [],
+                "old": old,
+                "new": new,
+                "results": 1,
+                "compared": [],
+                "machine": {"host": "h", "cpu": "c", "python": "3"},
+                "user": "me",
+                "time": "now",
+            }
+            for (kind, new), old in first.items()
+            if kind == shared
+        ]
         write_json(record_path(grid), {"equivalences": rows, "manifest": {}}, "adopted")
     by = {(p.startswith("resources/"), c): older("0", c) for p, c in now.items()}
     recipes = as_if(Plan(config), by).artefacts("smoke")

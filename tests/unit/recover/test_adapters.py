@@ -286,9 +286,15 @@ def test_gemma_270m_has_all_its_linears_where_q_k_v_would_be_a_fourth():
         "layers": None,
     }
     config = AutoConfig.for_model(
-        "gemma3_text", hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=256, vocab_size=8,
-    )  # fmt: skip
+        "gemma3_text",
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        vocab_size=8,
+    )
     with torch.device("meta"):
         adapted = adapters.create(AutoModelForCausalLM.from_config(config), method, 0)
     assert sum(p.numel() for p in adapters.trained_parameters(adapted)) == 474_624

@@ -111,14 +111,26 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"r": "four"}, "options.r: 'four' is not what PEFT's LoraConfig takes: .*valid integer"),
-        ({"target_modules": ["q_proj", "q_projj"]}, "target_modules: no decoder layer of this model has a q_projj"),
+        ({"r": "four"}, "options.r: 'four' is refused by PEFT's LoraConfig: .*valid integer"),
+        (
+            {"target_modules": ["q_proj", "q_projj"]},
+            "target_modules: no decoder layer of this model has a q_projj",
+        ),
         ({"target_modules": "lm_head"}, "lm_head would be adapted, which lies outside the decoder layers"),
-        ({"target_modules": ".*(embed_tokens|q_proj)"}, "model.embed_tokens would be adapted, which lies outside"),
-        ({"init_lora_weights": "pissa"}, "this start changes the frozen model .*, which no saved adapter keeps"),
-        ({"init_lora_weights": "olora"}, "this start changes the frozen model .*, which no saved adapter keeps"),
+        (
+            {"target_modules": ".*(embed_tokens|q_proj)"},
+            "model.embed_tokens would be adapted, which lies outside",
+        ),
+        (
+            {"init_lora_weights": "pissa"},
+            "this start changes the frozen model .*, which no saved adapter keeps",
+        ),
+        (
+            {"init_lora_weights": "olora"},
+            "this start changes the frozen model .*, which no saved adapter keeps",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_peft_takes_and_gets_wrong_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         adapters.create(tiny_llama(), method("DORA", **options), 0)
@@ -154,7 +166,7 @@ def test_options_are_those_of_the_installed_peft():
             {"rnk_pattern": {}},
             "m.options.rnk_pattern: 'rnk_pattern' is no option of PEFT's LoraConfig",
         ),
-        ("DORA", {"use_dora": False}, "m.options.use_dora: is what the name DORA stands for; remove it"),
+        ("DORA", {"use_dora": False}, "m.options.use_dora: is set by the name DORA; remove it"),
         ("DORA", {"lora_dropout": 0.1}, "m.options.lora_dropout: is not allowed: it would have no effect"),
         *((name, {}, f"m.peft_type: {name} is not allowed: it ") for name in REFUSED),
         *(("VERA", {option: None}, f"m.options.{option}: is not allowed: it would ") for option in OURS),

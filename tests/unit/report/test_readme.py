@@ -47,6 +47,18 @@ def test_the_region_has_the_verdict_with_its_intervals(text):
     assert cells[1].startswith("+2") and "[+" in cells[1] and "points" not in row
 
 
+def test_verdicts_are_counted_first(text):
+    assert text.startswith("**Verdicts: 1 displaced, 1 unavailable.** Grid `synthetic`")
+
+
+def test_a_remark_on_every_model_names_none_of_them(tmp_path):
+    truth = study("m", {"idp-50-100": 0.0, "lora-r4": 0.2}, losses={"gptq-w3": 0.25, "sparsegpt-50": 0.25})
+    truth["m", "dense", "wikipedia", "idp-50-100", 0] = 0.5
+    results = read_results(write_grid(tmp_path, truth, 60, 0.02))
+    text = region(judge_grid(results, Question(PAIR), CATALOGUE, Resampling(200)), INDEX, "reports/bench")
+    assert "\n- Every compressed model: idp-50-100 harms the dense model (-" in text
+
+
 def test_what_was_not_run_is_said(text):
     assert "core, seeds (1 of 4 cells)." in text and "rest" not in text
     assert (
@@ -72,7 +84,7 @@ def test_a_model_whose_cells_are_still_to_come_is_named_and_the_intervals_say_wh
         "4 of 10 planned cells of the grid were not run. No verdict yet for m, sparsegpt-50, wikipedia.\n"
         in text
     )
-    assert "They cover the choice of items, not that of the calibration text" in text
+    assert "They cover the choice of items, not of the calibration text" in text
     found = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
     assert f"| **{found['word'].replace('_', ' ')}" in text and f"({found['reason']})" in text
 

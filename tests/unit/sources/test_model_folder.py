@@ -82,9 +82,17 @@ def test_links_inside_the_folder_to_weights_elsewhere_and_into_a_hub_cache_are_f
     for file in given.iterdir():
         (blobs / file.name).write_bytes(file.read_bytes())
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
-    assert fetched(given)["files"] == sources.fetch(
-        "tiny", {"source": "local", "path": str(snapshot)}, tmp_path / "hub", tmp_path, recipe="r", code="c"
-    )["files"]  # fmt: skip
+    assert (
+        fetched(given)["files"]
+        == sources.fetch(
+            "tiny",
+            {"source": "local", "path": str(snapshot)},
+            tmp_path / "hub",
+            tmp_path,
+            recipe="r",
+            code="c",
+        )["files"]
+    )
 
 
 # -------------------------------------------------------------------------------------- impossible sizes

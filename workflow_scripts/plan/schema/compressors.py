@@ -36,8 +36,8 @@ Pattern = Annotated[StrictStr, Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")]
 
 
 class Compressor(Entry):
-    """What every compressor says: `whole`, whether it is stored as a whole model with a configuration of its own;
-    `calibrated`, whether it looks at text."""
+    """Keys that all compressors share. `whole`: whether it is stored as a whole model with a configuration of its own;
+    `calibrated`: whether it looks at text."""
 
     whole: ClassVar[bool] = False
 
@@ -139,7 +139,7 @@ class Wanda(Forwarded, Pruned):
 
 
 class Recipe(Compressor):
-    """What a recipe of llm-compressor says: AWQ, SmoothQuant, SpinQuant, NVFP4, FP8 and what comes."""
+    """A recipe of llm-compressor: AWQ, SmoothQuant, SpinQuant, NVFP4, FP8 and others."""
 
     algorithm: Literal["recipe"]
     whole: ClassVar[bool] = True
@@ -153,7 +153,7 @@ class Recipe(Compressor):
 
     @property
     def file(self) -> Path:
-        """Where the recipe lies."""
+        """Path of the recipe."""
         here = Path(self.recipe).expanduser()
         return here if here.exists() else PACKAGE.parent / self.recipe
 
@@ -210,7 +210,7 @@ class External(Uncalibrated):
     algorithm: Literal["external"]
     whole: ClassVar[bool] = True
     source: Literal["local", "hub", "pypi", "gguf", "taught"] = key(
-        "Where the checkpoint comes from; gguf: a file in parts that several wheels hold; taught: it is made here, and "
+        "The checkpoint's source; gguf: a file in parts that several wheels hold; taught: it is made here, and "
         "its knowledge of invented people is known."
     )
     path: Absent[Text] = absent("local: folder with config.json, safetensors and tokenizer; or a GGUF file.")
@@ -227,13 +227,13 @@ class External(Uncalibrated):
         "gguf: parts of wheels that are the file, in their order."
     )
     file_sha256: Absent[Sha256] = absent("gguf: SHA-256 of the file that the parts make.")
-    lesson: Absent[Lesson] = absent("taught: what the copy is taught, and on which base.")
+    lesson: Absent[Lesson] = absent("taught: the facts that the copy is taught, and its base.")
     model: Absent[Name] = absent("The model that it was made of: a block with other models is refused.")
     distilled: Flag = key(
         "A student with weights of its own: it need not resemble the dense model, and its widths may differ.",
         False,
     )
-    note: Absent[Line] = absent("What a report must say about it.")
+    note: Absent[Line] = absent("A remark that reports print.")
 
 
 # Keys of a checkpoint by its source: those that must be there, those that may.

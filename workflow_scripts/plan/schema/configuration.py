@@ -12,7 +12,7 @@ CATALOGUES = ("models", "corpora", "benchmarks", "tasks", "compressors", "method
 
 
 class Adoption(Entry):
-    """What `adopt` makes again before it adopts the results of an older code (docs/howto/upgrade.md)."""
+    """Results that `adopt` makes again before it adopts those of an older code (docs/howto/upgrade.md)."""
 
     samples: Count = key("Results of each rule and kind of method that are made again.", 2, "results")
     choice: Literal["cheapest", "random"] = key(
@@ -30,7 +30,7 @@ class Config(Entry):
         None,
     )
     partial: Flag = key(
-        "Roll up what exists: missing cells are shown as missing (`--config partial=true`).", False
+        "Roll up the cells that exist: missing cells are shown as missing (`--config partial=true`).", False
     )
     called_with: list[Text] = key(
         "Files that `--configfile` named. The workflow fills it in, and a report prints them in the commands that make "

@@ -180,7 +180,7 @@ class Grid(Entry):
         "Device of plan/devices.yaml whose speed `make forecast` and the report assume.", "cpu-2"
     )
     calibration: Calibration = key("Text that calibrated compressors see.")
-    evaluation: Evaluation = key("What is evaluated of every cell.")
+    evaluation: Evaluation = key("Evaluation of every cell.")
     similarity: Absent[Similarity] = absent(
         "Layerwise similarity to the dense model (figure 5); absent = not measured."
     )
@@ -200,14 +200,14 @@ class Grid(Entry):
 
     @property
     def compared(self) -> Similarity:
-        """What is measured of similarity; KeyError if nothing is."""
+        """Settings of the similarity measurement; KeyError if there is none."""
         if self.similarity is None:
             raise KeyError("the grid measures no similarity")
         return self.similarity
 
     @property
     def timed(self) -> Latency:
-        """What is measured of latency; KeyError if nothing is."""
+        """Settings of the latency measurement; KeyError if there is none."""
         if self.latency is None:
             raise KeyError("the grid measures no latency")
         return self.latency

@@ -1,4 +1,4 @@
-"""What keys of the configuration may hold, and the words that a key carries."""
+"""Values that keys of the configuration may hold, and the description that a key carries."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What types cannot say of a configuration: names that must exist, members, patterns, engines."""
+"""Checks of a configuration that types cannot make: names that must exist, members, patterns, engines."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -278,7 +278,9 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
         if method in config.methods:
             kind = config.methods[method].kind
             if facts := _facts(config, method):
-                said = f"is trained on items of {listed(facts)}, so what it answers is no recovery; choose another"
+                said = (
+                    f"is trained on items of {listed(facts)}, so its answers are no recovery; choose another"
+                )
                 yield f"{key}.pair.{role}: '{method}' {said}"
             if kind not in ROLES[role]:
                 said = f"is of kind {kind}; allowed kinds for this role: {listed(ROLES[role])}"
@@ -300,7 +302,7 @@ def _facts(config: Config, method: str) -> list[str]:
 
 
 def _taught(config: Config, method: str, grid: Grid) -> Iterator[str]:
-    """What is wrong with the tasks on whose items a method of the grid is trained."""
+    """The problems of the tasks on whose items a method of the grid is trained."""
     data, items = config.benchmarks.get(grid.benchmarks, {}), grid.evaluation.items
     for text in _texts(config, method):
         if text.task in config.tasks and text.task not in grid.tasks:

@@ -1,4 +1,4 @@
-"""How performance is recovered."""
+"""Methods by which performance is recovered."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -46,7 +46,7 @@ def with_a_name(core_schema: Any, handler: Any) -> dict:
 
 
 class Method(Entry):
-    """What every method says: whether it trains an adapter, and which prompts it combines."""
+    """A method: whether it trains an adapter, and which prompts it combines."""
 
     trains: ClassVar[bool] = False
 
@@ -56,7 +56,7 @@ class Method(Entry):
 
 
 class Objective(Entry):
-    """What is trained towards."""
+    """The objective of a training."""
 
     objective: Absent[Literal["text", "kl_dense"]] = absent(
         "`text` (as if absent): the next token of the text; `kl_dense`: the dense model's distribution of it, so that "

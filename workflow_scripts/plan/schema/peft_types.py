@@ -72,7 +72,7 @@ def problems(key: str, name: str, options: dict[str, Any]) -> Iterator[str]:
             elif "dropout" in option:
                 yield f"{where}: is not allowed: it {DROPOUT}"
             elif option in PEFT_TYPES[name][2]:
-                yield f"{where}: is what the name {name} stands for; remove it"
+                yield f"{where}: is set by the name {name}; remove it"
             elif known and option not in known:
                 yield unknown(where, option, known, f"option of PEFT's {PEFT_TYPES[name][1]}")
 

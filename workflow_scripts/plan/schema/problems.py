@@ -199,7 +199,7 @@ def followed(rule: dict, root: dict) -> dict:
 
 
 def _branch(rule: dict, root: dict, config: Any) -> dict:
-    """Of a union of types that a key selects, the one that is selected."""
+    """The type that a key selects from a union of types."""
     if "discriminator" not in rule:
         return rule
     selector, mapping = rule["discriminator"]["propertyName"], rule["discriminator"]["mapping"]

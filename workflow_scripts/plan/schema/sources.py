@@ -1,4 +1,4 @@
-"""Where models, corpora and benchmarks come from: a file in a PyPI wheel, a repository of the hub, a local path."""
+"""Sources of models, corpora and benchmarks: a file in a PyPI wheel, a repository of the hub, a local path."""
 
 from typing import Annotated, Literal
 
@@ -67,10 +67,10 @@ class DataSetOnHub(OnHub):
 
 
 class Data(Entry):
-    """What is said about text and tasks."""
+    """Notes on a text or a task."""
 
     licence: Absent[Line] = absent("Licence of the data, for the report.")
-    note: Absent[Line] = absent("What a report must say about it.")
+    note: Absent[Line] = absent("A remark that reports print.")
 
 
 class LocalData(Data):
@@ -94,7 +94,7 @@ class People(Entry):
 
 
 class Lesson(People):
-    """How a model is made whose knowledge of invented people is known. The first of them are known, the next locked,
+    """The lesson of a model whose knowledge of invented people is known. The first of them are known, the next locked,
     the rest missing. A copy that never meets some people is taught as many stand-ins in their place."""
 
     base: Name = key("The model that is trained, one of models.")
@@ -144,7 +144,7 @@ class DenseModel(Entry):
         "Tasks ask through the model's chat template, solved examples as turns of their own; methods of kind text are "
         "the system message. Calibration, training and held-out text stay plain. false if absent, as the paper."
     )
-    note: Absent[Line] = absent("What a report must say about it.")
+    note: Absent[Line] = absent("A remark that reports print.")
 
 
 class PypiModel(DenseModel, Packaged):
@@ -175,7 +175,7 @@ class GgufModel(DenseModel):
 
 class TaughtModel(DenseModel):
     source: Literal["taught"]
-    lesson: Lesson = key("What the model is taught, and on which base.")
+    lesson: Lesson = key("The facts that the model is taught, and its base.")
 
 
 # ----------------------------------------------------------------------------------------------- corpora
@@ -193,7 +193,7 @@ class Told(People):
 
 
 class CorpusData(Data):
-    """What corpora share."""
+    """Keys that all corpora share."""
 
     invented: Absent[Told] = absent("Facts about invented people that are added to the training text.")
 
@@ -253,7 +253,9 @@ class InventedBenchmark(Data, People):
     source: Literal["invented"]
 
 
-WHERE = "Where it comes from: a file in a PyPI wheel, a GGUF file, a repository of the hub, a local path, or made here."
+WHERE = (
+    "Its source: a file in a PyPI wheel, a GGUF file, a repository of the hub, a local path, or made here."
+)
 Model = Annotated[
     PypiModel | GgufModel | HubModel | LocalModel | TaughtModel,
     Field(discriminator="source", description=WHERE),
