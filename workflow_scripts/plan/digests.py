@@ -38,7 +38,8 @@ ENGINES = {
     "svd": ("compress/engines/svd.py",),
     "external": ("compress/engines/external.py",),
 }
-CHECKS = ("evaluate/task_check.py", "plan/after_fetch.py")  # refuse what they can't ask, and change no result
+# These refuse, and change no result.
+CHECKS = ("evaluate/task_check.py", "plan/after_fetch.py", "plan/digests.py")
 OPTIONAL = frozenset((*CHECKS, *(module for modules in (MODULES | ENGINES).values() for module in modules)))
 
 

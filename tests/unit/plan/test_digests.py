@@ -125,3 +125,9 @@ def test_what_checks_at_a_fetch_is_in_no_recipe(entry):
     """An edit of the scorer or of the configuration's types fetches no model and no benchmark again."""
     files = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
     assert not [file for file in files if file.startswith(("evaluate/", "plan/schema", "plan/model_limits"))]
+
+
+def test_the_lists_of_kinds_are_in_no_recipe():
+    """Registering a new kind of method or engine makes no model, adapter or cell again."""
+    for entry in ("fetch_model", "compress_model", "train_adapter", "evaluate_cell"):
+        assert "plan/digests.py" not in import_closure(f"jobs/{entry}.py", (), OPTIONAL)
