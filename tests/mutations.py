@@ -34,6 +34,8 @@ COPIED = (
 )
 PYTEST = os.environ.get("PYTEST", f"{sys.executable} -m pytest -q -p no:cacheprovider")
 
+MOST_SECONDS = 900  # of a test: without its mend it may build a thousand million layers
+
 
 class Mend(NamedTuple):
     """A mend in `file`: `text`, which stands there once, `without` in its place, and the `test` that fails then."""
@@ -65,6 +67,13 @@ MENDS = (
         f"{IN_EVALUATE}/test_tasks.py::test_few_shot_variants_show_solved_examples_from_their_own_data_but_never_the_question",
     ),
     Mend(
+        "S1 a question that stands twice among its own worked examples",
+        TASKS,
+        "    never_the_question(name, task)\n",
+        "",
+        f"{IN_EVALUATE}/test_tasks.py::test_a_question_that_the_file_repeats_or_the_task_changes_is_none_of_its_own_examples",
+    ),
+    Mend(
         "S2 choices shuffled by an unseeded generator",
         DOCUMENTS,
         "            generator.seed(seed)\n",
@@ -93,6 +102,20 @@ MENDS = (
         f"{IN_SOURCES}/test_models.py::test_weights_that_are_not_the_architecture_are_refused_at_fetch_and_at_load",
     ),
     Mend(
+        "S3 a head of its own under tied embeddings",
+        MODEL_FOLDER,
+        "    if not first.equal(second):\n",
+        "    if first is None:\n",
+        f"{IN_SOURCES}/test_models.py::test_a_head_of_its_own_that_config_json_ties_to_the_embeddings_is_refused",
+    ),
+    Mend(
+        "S3 codes without their scales",
+        "workflow_scripts/sources/models.py",
+        "        require_floats(where, temporary)\n",
+        "",
+        f"{IN_SOURCES}/test_models.py::test_codes_without_their_scales_are_no_weights",
+    ),
+    Mend(
         "S4 LoRA on a tied embedding",
         "workflow_scripts/recover/lora.py",
         "    if absent := [target for target in chosen if not any(_names(target, name) for name in linears)]:\n",
@@ -102,9 +125,23 @@ MENDS = (
     Mend(
         "S5 hidden labels",
         DOCUMENTS,
-        "if isinstance(value, str | int | None) and value in hidden:",
+        "if below or (isinstance(value, str | int | float | None) and value in hidden):",
         "if isinstance(value, dict) and value in hidden:",
         f"{IN_EVALUATE}/test_tasks.py::test_a_hidden_label_is_refused_with_its_line",
+    ),
+    Mend(
+        "S5 a label that the task's function takes for any other",
+        "workflow_scripts/evaluate/task_check.py",
+        "        _require_known_label(harness, item.document)\n",
+        "",
+        f"{IN_EVALUATE}/test_documents.py::test_a_label_that_a_function_of_the_task_takes_for_any_other_is_refused",
+    ),
+    Mend(
+        "S5 a blank answer that equals an alias of punctuation",
+        "workflow_scripts/evaluate/samples.py",
+        " and not blank\n",
+        "\n",
+        f"{IN_EVALUATE}/test_tasks.py::test_a_blank_answer_is_never_right",
     ),
     Mend(
         "S6 lines and hashes of documents that a task leaves out",
@@ -119,6 +156,13 @@ MENDS = (
         '    if "\\ufffd" not in text:\n',
         "    if text is not None:\n",
         f"{IN_EVALUATE}/test_perplexity.py::test_a_character_that_windows_cut_counts_once",
+    ),
+    Mend(
+        "S7 the space that a window begins with",
+        "workflow_scripts/evaluate/encoding.py",
+        "for part in (tokens[:1] + tokens, tokens[:1])",
+        "for part in (tokens, [])",
+        f"{IN_EVALUATE}/test_perplexity.py::test_the_space_that_a_window_begins_with_counts",
     ),
     Mend(
         "S7 equal weights are all pruned",
@@ -247,6 +291,13 @@ MENDS = (
         f"{IN_SOURCES}/test_model_folder.py::test_a_link_out_of_the_folder_is_not_followed",
     ),
     Mend(
+        "F20 a pipe in a checkpoint",
+        "workflow_scripts/sources/checkpoints.py",
+        "        require_plain(where, source, FILES)\n",
+        "        assert where\n",
+        f"{IN_SOURCES}/test_checkpoints.py::test_a_pipe_is_refused_and_never_opened",
+    ),
+    Mend(
         "F21 a thousand million layers",
         FOLDER,
         "        if isinstance(value, int | float) and value > most:\n",
@@ -301,7 +352,7 @@ def without(mend: Mend, folder: Path) -> None:
 def outcomes(mends: list[Mend], folder: Path) -> Iterator[tuple[Mend, bool, float]]:
     """(mend, whether its test failed without it, seconds), one after the other, in the copy in `folder`.
 
-    A test that can't be collected has not failed (pytest ends with another status than 1).
+    A test that can't be collected has not failed (pytest ends with another status than 1). One without an end has.
     """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     for mend in mends:
@@ -309,9 +360,15 @@ def outcomes(mends: list[Mend], folder: Path) -> Iterator[tuple[Mend, bool, floa
         before = file.read_bytes()
         without(mend, folder)
         command = [*shlex.split(PYTEST), mend.test]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, check=False, timeout=MOST_SECONDS
+            )
+            failed = done.returncode == 1
+        except subprocess.TimeoutExpired:
+            failed = True
         file.write_bytes(before)
-        yield mend, done.returncode == 1, time.monotonic() - started
+        yield mend, failed, time.monotonic() - started
 
 
 def main(names: list[str]) -> int:
