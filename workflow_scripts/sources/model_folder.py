@@ -114,7 +114,7 @@ def require_weights(where: str, folder: Path) -> None:
             raise ArtifactError(f"{where}: {index.name}: `weight_map` maps no names to files; {AT_SOURCE}")
         if odd := [shard for shard in shards.values() if Path(shard).name != shard]:
             raise ArtifactError(f"{where}: {index.name}: {odd[0]!r} is no file of the folder; {AT_SOURCE}")
-        if not isinstance(found.get("metadata"), dict):
+        if not isinstance(found.get("metadata"), dict) and {*shards.values()} <= {*present}:
             raise ArtifactError(
                 f"{where}: {index.name}: lacks `metadata`, which transformers reads; {AT_SOURCE}"
             )
