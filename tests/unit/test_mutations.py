@@ -13,11 +13,11 @@ def test_a_mend_stands_where_the_table_says_and_its_test_is_there(mend):
     assert text.count(mend.text) == 1 and mend.text != mend.without
     ast.parse(text.replace(mend.text, mend.without))
     file, _, name = mend.test.partition("::")
-    assert f"def {name}(" in (mutations.ROOT / file).read_text()
+    assert f"def {name.partition('[')[0]}(" in (mutations.ROOT / file).read_text()
 
 
 def test_names_are_told_apart_and_chosen_by_their_beginning():
     names = [mend.name for mend in mutations.MENDS]
     assert len({*names}) == len(names)
-    assert [mend.name[:2] for mend in mutations.chosen(["S7"])] == ["S7", "S7"]
+    assert [mend.name[:2] for mend in mutations.chosen(["S7"])] == ["S7"] * 3
     assert mutations.chosen([]) == [*mutations.MENDS]

@@ -1,5 +1,7 @@
 """Restores an archive into the working folder: only results that today's code and configuration would make again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,25 +93,23 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
         raise ArtifactError(
             f"grid '{grid}' is not in your configuration; the archive's own is the config.yaml in it"
         )
-    for name in map(record_path, (None, grid)):  # the plan reads it when it is first asked for a recipe
-        if name in index["files"] and not (root / name).exists():
-            copy(archive / name, root / name)
     done, samples = Restored(grid), []
     cells = {cell.json: cell for cell in plan.cells(grid)}
-    for name, recipe in plan.artefacts(grid).items():
-        if name not in index["files"]:
-            continue
-        if recorded_recipe(archive / name) != recipe:
-            done.other_recipe.append(name)
-        elif _is_present(root / name, recipe):
-            done.present.append(name)
-        elif problem := damage(archive / name):
-            raise ArtifactError(f"{problem}; take another copy, nothing was restored")
-        else:
-            samples += [cells[name]] if name in cells else []
-            done.restored.append(name)
     with scratch_folder("restore") as split:
-        split_samples(archive, split, samples)
+        with _adoptions(archive, index, root):
+            for name, recipe in plan.artefacts(grid).items():
+                if name not in index["files"]:
+                    continue
+                if recorded_recipe(archive / name) != recipe:
+                    done.other_recipe.append(name)
+                elif _is_present(root / name, recipe):
+                    done.present.append(name)
+                elif problem := damage(archive / name):
+                    raise ArtifactError(f"{problem}; take another copy, nothing was restored")
+                else:
+                    samples += [cells[name]] if name in cells else []
+                    done.restored.append(name)
+            split_samples(archive, split, samples)
         for name in done.restored:
             for file in (*companions(name), name):
                 source = (archive if file in index["files"] else split) / file
@@ -123,6 +123,23 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
     if METADATA in index["files"]:
         place_records(archive, root)
     return done
+
+
+@contextmanager
+def _adoptions(archive: Path, index: dict, root: Path) -> Iterator[None]:
+    """Put the evidence of adopted results below `root`, for the plan reads it when it is first asked for a recipe; take
+    it away again if the block raises."""
+    placed = []
+    for name in map(record_path, (None, index["grid"])):
+        if name in index["files"] and not (root / name).exists():
+            _put(archive / name, root / name)
+            placed.append(root / name)
+    try:
+        yield
+    except ArtifactError:
+        for file in placed:
+            file.unlink()
+        raise
 
 
 def _is_present(path: Path, recipe: str) -> bool:

@@ -22,7 +22,7 @@ from workflow_scripts.sources.facts import sample
 from workflow_scripts.sources.fetch import numbered_lines
 
 LABELS = re.compile(  # fields that hold the right answer
-    r"(correct[ _-]?)?(label|answer|gold|target)([ _-]?(key|idx|index|id))?|cop", re.IGNORECASE
+    r"(correct[ _-]?)?(label|answer|gold|target)s?([ _-]?(key|idx|index|id))?|cop", re.IGNORECASE
 )
 LABEL = re.compile("label|answer|gold|target|correct", re.IGNORECASE)  # in the names of other such fields
 HIDDEN = (-1, "-1", "", None)  # the labels of documents whose answer is not published
@@ -200,7 +200,8 @@ def said(error: Exception, document: dict) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if undefined := re.match(r"'(.+)' is undefined", text):
         return f"the field {undefined[1]!r} is missing"
-    return f"{type(error).__name__}: {text[:200]}"
+    labels = "".join(f"; its `{key}` is {str(document[key])[:60]!r}" for key in labels_of(document))
+    return f"{type(error).__name__}: {text[:200]}{labels}"
 
 
 def as_table(items: list[Item]) -> datasets.Dataset:
@@ -233,6 +234,11 @@ def _other_type(lines: list[Line], documents: list[dict], error: Exception) -> D
     return DocumentError(lines[0], said(error, {}))
 
 
+def labels_of(document: dict) -> list[str]:
+    """The fields of a document that hold its right answer, by their names."""
+    return [key for key in document if LABELS.fullmatch(key)]
+
+
 def require_labels(lines: list[Line], target: object) -> None:
     """DocumentError for a label that is hidden, as in the test sets of many benchmarks.
 
@@ -244,7 +250,8 @@ def require_labels(lines: list[Line], target: object) -> None:
         for key, value in line.document.items():
             sure = key in named or LABELS.fullmatch(key)
             hidden = HIDDEN if sure else HIDDEN[:2] if LABEL.search(key) else ()
-            if isinstance(value, str | int | None) and value in hidden:
+            below = sure and isinstance(value, int | float) and value < 0
+            if below or (isinstance(value, str | int | float | None) and value in hidden):
                 raise DocumentError(
                     line,
                     f"the label `{key}` is {value!r}, which hides the answer; use a split whose labels are published",

@@ -66,11 +66,15 @@ def byte_length(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> int:
 
     A cut may go through a character: its bytes on this side count. Decoding would put U+FFFD, three bytes, in place of
     any part of a character. Bytes are counted token by token where a tokenizer has tokens for parts of characters
-    (byte-level, or SentencePiece's <0xHH>).
+    (byte-level, or SentencePiece's <0xHH>). Decoding may also drop the space that a text begins with (SentencePiece):
+    one more token stands before, whose bytes do not count.
     """
-    text = cast(str, tokenizer.decode(tokens, skip_special_tokens=True))
+    text, before = (
+        cast(str, tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for part in (tokens[:1] + tokens, tokens[:1])
+    )
     if "\ufffd" not in text:
-        return len(text.encode())
+        return len(text.encode()) - len(before.encode())
     special = set(tokenizer.all_special_ids)
     pieces = tokenizer.convert_ids_to_tokens([token for token in tokens if token not in special])
     byte_level = "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))

@@ -30,8 +30,8 @@ def items_of(
     """Rows of a task from the log of lm_eval.evaluate, in the order of its documents.
 
     gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
-    whether its generation met the cap, which makes it wrong if the harness would have let it go on. ArtifactError
-    if the task's metric is more than right or wrong.
+    whether its generation met the cap, which makes it wrong if the harness would have let it go on; a blank one is
+    wrong too. ArtifactError if the task's metric is more than right or wrong.
     """
     readers = {"multiple_choice": _choice, "loglikelihood": _continuation, "generate_until": _generation}
     read, items = readers[task.task.OUTPUT_TYPE], []
@@ -45,7 +45,11 @@ def items_of(
             answer, gold_bytes = read(task, sample, gold_logliks[i] if gold_logliks else None)
         except Unusable as error:
             raise ArtifactError(f"{task.at(i)}: {error}") from error
-        correct = bool(sample[task.primary]) and not (task.capped and cut_off[i])
+        generated = task.task.OUTPUT_TYPE == "generate_until"
+        blank = (
+            generated and not str(answer["prediction"]).strip()
+        )  # equals an alias like "!!!", without punctuation
+        correct = bool(sample[task.primary]) and not (task.capped and cut_off[i]) and not blank
         norm = sample.get("acc_norm")
         row = {
             "task": task.name,
@@ -56,7 +60,6 @@ def items_of(
             "selected_prompt": chosen[i],
             **answer,
         }
-        generated = task.task.OUTPUT_TYPE == "generate_until"
         items.append(Item(row, gold_bytes, cut_off[i] if generated else None))
     return items
 

@@ -7,9 +7,13 @@ import copy
 import re
 from pathlib import Path
 
-from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, said
+from lm_eval.api.task import Task
+
+from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, labels_of, said
 from workflow_scripts.evaluate.tasks import EvaluationTask, definition, load_task, right_choices
 from workflow_scripts.files.artifacts import ArtifactError
+
+IMPOSSIBLE = -12345  # a label that no task has
 
 
 def check(data: Path, where: str, name: str, variant: dict) -> None:
@@ -51,11 +55,42 @@ def _ask(task: EvaluationTask, item: Item) -> None:
         raise Unusable("it has no question")
     if harness.OUTPUT_TYPE == "multiple_choice":
         answers = right_choices(harness, item.document)[1]
+        _require_known_label(harness, item.document)
     else:
         target = harness.doc_to_target(item.document)
         answers = [each for each in (target if isinstance(target, list) else [target]) if str(each).strip()]
     if not answers:
         raise Unusable("its right answer is empty")
+
+
+def _require_known_label(harness: Task, document: dict) -> None:
+    """Unusable for a label that the task's own function takes for any other: copa asks only whether it is 0.
+
+    Such a function takes a label that cannot be, too. Those that can be are counted from 0, or from 1 if two of the
+    former are one choice.
+    """
+
+    def right(key: str, label: int) -> list[int] | None:
+        try:
+            return right_choices(harness, copy.deepcopy(document) | {key: label})[1]
+        except FAULTS:
+            return None
+
+    choices = len(harness.doc_to_choice(document))
+    for key in labels_of(document):
+        if right(key, IMPOSSIBLE) is None:
+            continue
+        found = [right(key, label) for label in range(choices + 1)]
+        if all(each == found[0] for each in found):
+            continue  # another field decides
+        known = range(choices)
+        if any(found[:-1].count(each) > 1 for each in found[:-1]):
+            known = range(1, choices + 1)
+        if document[key] not in known:
+            raise Unusable(
+                f"the label `{key}` is {document[key]!r}, none of {known[0]} to {known[-1]}, and the task would take "
+                "it for one"
+            )
 
 
 def _question(task: EvaluationTask, item: Item) -> tuple:

@@ -29,6 +29,7 @@ from workflow_scripts.evaluate.documents import (
     require_labels,
     said,
 )
+from workflow_scripts.evaluate.examples import never_the_question
 from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import log
@@ -209,6 +210,7 @@ def _built(name: str, config: dict, documents: list[Item]) -> Task:
             first.line, _empty_choice(config, first.document) or said(error, first.document)
         ) from error
     task.set_fewshot_seed(0)
+    never_the_question(name, task)
     if match := (config.get("metadata") or {}).get("match"):
         if match != first_line.MATCH:
             raise ArtifactError(

@@ -163,7 +163,7 @@ def read_json(path: str | Path, schema: str | None = None, advice: str = AGAIN) 
         value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant, advice))
     except OSError as error:
         raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not valid JSON ({error}); {advice}") from error
     if schema:
         check(value, schema, path)

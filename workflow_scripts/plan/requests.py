@@ -5,6 +5,7 @@ Pure Python, never torch: the Snakefile imports this in every job. Times are the
 
 import functools
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ OWN_OPTIONS = {
     **dict.fromkeys(
         ("--signal", "--comment", "--export", "--parsable", "--clusters", "-M", "--workdir", "-D")
     ),
+    **dict.fromkeys(("--chdir", "--wrap", "--array", "-a", "--test-only")),
     **dict.fromkeys(
         ("--job-name", "-J", "--output", "-o", "--error", "-e", "--nodes", "-N", "--ntasks", "-n")
     ),
@@ -87,15 +89,26 @@ def read_site(path: Path = SITE) -> dict:
 
 
 def _check_extra(extra: str, path: Path) -> None:
-    """Raises ArtifactError for an option that the executor would refuse at each submission."""
+    """Raises ArtifactError for an option that the executor would refuse at each submission, or sbatch take for one of
+    its own, which may be cut short there; and for what a shell would read in another way."""
     try:
         words = shlex.split(extra)
     except ValueError as error:
         raise ArtifactError(f"{path}: $.extra: {extra!r} is no line of options: {error}") from None
+    if found := re.search(r"[;&|<>()$`\n]", extra):
+        raise ArtifactError(
+            f"{path}: $.extra: holds {found[0]!r}, which the shell of sbatch would read; leave it out"
+        )
+    if words and not words[0].startswith("-"):
+        raise ArtifactError(
+            f"{path}: $.extra: {words[0]!r} is no option; options of sbatch begin with - or --"
+        )
     for word in words:
         option = word.partition("=")[0] if word.startswith("--") else word[:2]
-        if option in OWN_OPTIONS:
-            key = OWN_OPTIONS[option]
+        meant = (own for own in OWN_OPTIONS if len(option) > 2 and own.startswith(option))
+        own = option if option in OWN_OPTIONS else next(meant, None)
+        if own:
+            key = OWN_OPTIONS[own]
             right = f"set the key `{key}` of this file" if key else "leave it out, Snakemake sets it"
             raise ArtifactError(f"{path}: $.extra: {option} is not allowed; {right}")
 

@@ -23,6 +23,7 @@ from workflow_scripts.sources.model_folder import (
     place,
     read_config,
     require_no_adapter,
+    require_plain,
     require_possible,
 )
 
@@ -123,7 +124,7 @@ def _put(
             raise ArtifactError(f"{name}: {gone}")
         place(f"{name}: {where}", source, folder, _names(file), link)
         for part in _names(file):
-            gguf_file.opened(folder / part)
+            gguf_file.opened(source / part)
         return
     if not any(source.glob("*.safetensors")):
         has = f"; it has the GGUF files {', '.join(found)}" if found else ""
@@ -132,6 +133,8 @@ def _put(
             "never opened"
         )
     where = f"{name}: {where}"
+    if link is os.symlink:  # a user's folder
+        require_plain(where, source, FILES)
     config = read_config(where, source)
     _refuse_code(where, source, config)
     require_no_adapter(where, source)
@@ -145,5 +148,7 @@ def _refuse_code(where: str, source: Path, config: dict) -> None:
     if tokenizer.exists():
         read[tokenizer.name] = read_json(tokenizer, advice=AT_SOURCE)
     for file, content in read.items():
+        if not isinstance(content, dict):
+            raise ArtifactError(f"{where}: {file} is a {type(content).__name__}, no object; {AT_SOURCE}")
         if "auto_map" in content:
             raise ArtifactError(f"{where}: {file} has `auto_map`; {NO_CODE}")

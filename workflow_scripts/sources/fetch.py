@@ -142,8 +142,8 @@ def read_lines(path: Path) -> list[Any]:
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes, Any]]:
     """Number from 1, bytes and value of each line of a JSON Lines file that is not blank.
 
-    ArtifactError names the file, the line and the fault: no UTF-8, no JSON, a number that is not finite, a lone
-    surrogate or a NUL, which no tokenizer takes.
+    ArtifactError names the file, the line and the fault: no UTF-8, no JSON, a key twice, a number that is not finite,
+    a lone surrogate or a NUL, which no tokenizer takes.
     """
     try:
         with open(path, "rb") as handle:
@@ -157,7 +157,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes, Any]]:
 def _value(line: bytes, where: str) -> Any:
     require_text(line, where)
     try:
-        value = json.loads(line, parse_constant=_refuse_constant)
+        value = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_named_once)
     except RecursionError as error:
         raise ArtifactError(f"{where}: not JSON (nested too deeply)") from error
     except ValueError as error:
@@ -174,6 +174,15 @@ def _value(line: bytes, where: str) -> Any:
             half = text[error.start].encode("ascii", "backslashreplace").decode()
             raise ArtifactError(f"{where}: holds {half}, half of a character (a lone surrogate)") from error
     return value
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError for a key that it names twice, of which the last would win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {max(keys, key=keys.count)!r} stands there twice")
+    return found
 
 
 def _refuse_constant(constant: str) -> NoReturn:

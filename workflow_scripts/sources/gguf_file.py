@@ -64,8 +64,8 @@ def link_parts(name: str, file: Path, folder: Path) -> None:
     if gone := missing_part(file):
         raise ArtifactError(f"{name}: {gone}")
     for part in parts_of(file):
+        opened(part)
         os.symlink(part.resolve(), folder / part.name)
-        opened(folder / part.name)
 
 
 def opened(file: Path) -> "gguf.GGUFReader":

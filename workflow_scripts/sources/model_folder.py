@@ -6,8 +6,15 @@ import shutil
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub.errors import StrictDataclassError
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 CONFIG = ["config.json", "generation_config.json"]
 TOKENIZER = [
@@ -21,6 +28,16 @@ COUNT = re.compile(
     r"(^n_layer|layers?|blocks?|experts?)$"
 )  # keys of config.json: modules that a model is built of
 ADAPTER = "adapter_config.json"
+# What transformers raises on a config.json of whose values it can build no model.
+UNBUILT = (
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    StrictDataclassError,
+)
 
 
 def read_config(where: str, folder: Path) -> dict:
@@ -97,11 +114,76 @@ def require_weights(where: str, folder: Path) -> None:
             raise ArtifactError(f"{where}: {index.name}: `weight_map` maps no names to files; {AT_SOURCE}")
         if odd := [shard for shard in shards.values() if Path(shard).name != shard]:
             raise ArtifactError(f"{where}: {index.name}: {odd[0]!r} is no file of the folder; {AT_SOURCE}")
+        if not isinstance(found.get("metadata"), dict) and {*shards.values()} <= {*present}:
+            raise ArtifactError(
+                f"{where}: {index.name}: lacks `metadata`, which transformers reads; {AT_SOURCE}"
+            )
     elif present and "model.safetensors" not in present:
         raise ArtifactError(
             f"{where}: its weights are {', '.join(present[:3])}, without model.safetensors.index.json to name them; "
             "rename a single file to model.safetensors, or save the model again (transformers: `save_pretrained`)"
         )
+
+
+def unbuilt(error: Exception) -> str:
+    """An error of transformers about a config.json, in words."""
+    return f"config.json is of no model that transformers can build ({in_words(error)}); {AT_SOURCE}"
+
+
+def in_words(error: Exception) -> str:
+    """An error of a library in one line, with its kind: of a KeyError the text alone is a bare name."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+
+
+def require_readable(where: str, folder: Path) -> None:
+    """ArtifactError for a config.json that transformers can't read."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True)
+    except UNBUILT as error:
+        raise ArtifactError(f"{where}: {unbuilt(error)}") from error
+
+
+def require_tied(where: str, folder: Path, model: "PreTrainedModel") -> None:
+    """ArtifactError for a head in the weights that is not the embeddings, though config.json ties the two.
+
+    Programs differ in which of them they then use. model: the folder's, on any device.
+    """
+    tied = model.config.get_text_config(decoder=True).tie_word_embeddings
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if not tied or head is None or head.weight is embeddings.weight:
+        return
+    pair = (head.weight, embeddings.weight)
+    names = [name for name, parameter in model.named_parameters() if any(parameter is each for each in pair)]
+    first, second = (_stored(folder, name) for name in names)
+    if not first.equal(second):
+        raise ArtifactError(
+            f"{where}: config.json ties the head to the embeddings (`tie_word_embeddings`), but {names[0]} and "
+            f"{names[1]} differ in its weights; correct the one or the other"
+        )
+
+
+def _stored(folder: Path, name: str) -> "Tensor":
+    """A tensor of the weights by its name in the model; a checkpoint may leave the first part out."""
+    from safetensors import safe_open
+
+    short = name.partition(".")[2]
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            if key := next((key for key in opened.keys() if key in (name, short)), None):  # noqa: SIM118 (no dict)
+                return opened.get_tensor(key)
+    raise ArtifactError(f"{folder}: {name} is in none of its safetensors; {AT_SOURCE}")
+
+
+def require_floats(where: str, folder: Path) -> None:
+    """ArtifactError for weights of whole or complex numbers: codes without their scales are no dense model."""
+    for file in folder.glob("*.safetensors"):
+        for name, entry in safetensors_header(file)[0].items():
+            if name.endswith("weight") and not re.match("B?F", entry["dtype"]):
+                raise ArtifactError(
+                    f"{where}: {name} is of type {entry['dtype']}, no weight of a dense model; {AT_SOURCE}"
+                )
 
 
 def require_possible(where: str, folder: Path, config: dict) -> None:

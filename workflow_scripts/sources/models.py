@@ -29,12 +29,18 @@ from workflow_scripts.sources.model_folder import (
     CONFIG,
     OTHER_COPIES,
     TOKENIZER,
+    UNBUILT,
     WEIGHTS,
+    in_words,
     place,
     read_config,
     require_complete,
+    require_floats,
     require_no_adapter,
     require_possible,
+    require_readable,
+    require_tied,
+    unbuilt,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +75,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         where = f"{name}: {said}"
         config = read_config(where, temporary)
         require_possible(where, temporary, config)
+        require_floats(where, temporary)
         if config.get("quantization_config"):
             raise ArtifactError(
                 f"{where}: config.json has `quantization_config`: its weights are quantised already. Name the dense "
@@ -77,8 +84,9 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         if (
             "auto_map" not in config
         ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
+            require_readable(where, temporary)
             require_tokenizer(where, temporary)
-            load_whole(temporary, device="meta", said=where)
+            require_tied(where, temporary, load_whole(temporary, device="meta", said=where))
         about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
         about |= {"remote_code": trusted and "auto_map" in config, "notes": spec.get("note", "")}
         about |= {"revision": origin.pop("revision"), "origin": origin}
@@ -135,7 +143,7 @@ def _from_gguf(name: str, spec: dict, folder: Path, cache: Path) -> dict:
         ValueError,
         NotImplementedError,
     ) as error:  # an architecture or a type that transformers doesn't know
-        raise ArtifactError(f"{name}: {files[0]}: {error}") from error
+        raise ArtifactError(f"{name}: {spec.get('path') or files[0].name}: {error}") from error
     shutil.rmtree(stored)
     return origin
 
@@ -246,16 +254,19 @@ def load_whole(
     dtype = dtype or torch.float32
     placed = {"device_map": "meta"} if str(device) == "meta" else {}
     spread = placed or spread_over(parameters_of(folder) * dtype.itemsize, torch.device(device), folder)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        Path(folder),
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=remote_code,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, all others with them
-        **spread,
-    )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            Path(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, all others with them
+            **spread,
+        )
+    except UNBUILT as error:
+        raise ArtifactError(f"{said or folder}: {unbuilt(error)}") from error
     model, found = loaded
     require_complete(said or str(folder), found)
     if not spread:
@@ -326,8 +337,9 @@ def require_tokenizer(where: str, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # by format: of JSON, of tokenizers, of sentencepiece
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ArtifactError(f"{where}: its tokenizer can't be loaded ({said}); {AT_SOURCE}") from error
+        raise ArtifactError(
+            f"{where}: its tokenizer can't be loaded ({in_words(error)}); {AT_SOURCE}"
+        ) from error
     try:
         adds_bos(tokenizer)
     except ArtifactError as error:

@@ -14,6 +14,7 @@ from workflow_scripts.archive.packing import INDEX, pack_grid
 from workflow_scripts.archive.unpacking import opened, place_records
 from workflow_scripts.commands import rebuild
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.plan.adopted import record_path
 
 
 def samples_of(record: Path) -> Path:
@@ -59,11 +60,16 @@ def test_wrong_samples_are_refused_at_every_call_and_nothing_is_written(finished
     value = read_json(record)
     value["manifest"]["samples_sha256"] = "0" * 64
     write_json(record, value)
+    for adopted in map(
+        record_path, (None, "smoke")
+    ):  # evidence that the plan reads before it checks a result
+        write_json(finished / adopted, {"equivalences": [], "manifest": {}}, schema="adopted")
     write_index(finished)
     for _ in range(2):
         assert main(["restore", "it"]) == 1
         assert "the samples of smollm2-135m/" in capsys.readouterr().err
-        assert not list(Path().glob("results/**/*.json")) and not list(Path().glob("results/**/*.parquet"))
+        assert not [file for kind in ("json", "parquet") for file in Path("results").glob(f"**/*.{kind}")]
+        assert not Path(record_path(None)).exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone", "record"])

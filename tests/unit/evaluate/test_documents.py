@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -197,6 +198,47 @@ def test_hidden_labels_are_seen_before_a_function_of_the_task_turns_them_into_ch
         ArtifactError, match=rf"task {name}: {file}: line 1: the label `{key}` is .*, which hides"
     ):
         load_task(name, file, None, None)
+
+
+@pytest.mark.parametrize("hidden", [-1.0, -100, -2])
+def test_every_negative_label_is_hidden(hidden, tmp_path):
+    file = written(tmp_path, [row | {"label": hidden} for row in PIQA])
+    with pytest.raises(ArtifactError, match=rf"line 1: the label `label` is {hidden}, which hides"):
+        load_task("piqa", file, None, None)
+
+
+COPA = [
+    {"premise": "P.", "choice1": "A.", "choice2": "B.", "question": "cause", "label": i % 2, "idx": i}
+    for i in range(4)
+]
+
+
+@pytest.mark.parametrize("label", [2, 1.5, 10, "?", "1"])
+def test_a_label_that_a_function_of_the_task_takes_for_any_other_is_refused(label, tmp_path):
+    """copa's asks only whether the label is 0: every other one is the second choice."""
+    check(written(tmp_path, COPA), "mine", "copa", {})
+    check(written(tmp_path, [row | {"label": bool(row["label"])} for row in COPA]), "mine", "copa", {})
+    file = written(tmp_path, [row | {"label": label} for row in COPA])
+    said = f"mine: line 1: the label `label` is {label!r}, none of 0 to 1"
+    with pytest.raises(ArtifactError, match=re.escape(said)):
+        check(file, "mine", "copa", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("piqa", PIQA[0] | {"label": 2}, "its `label` is '2'"),
+        (
+            "hellaswag",
+            {"ctx_a": "a", "ctx_b": "b", "activity_label": "c", "endings": list("xyz"), "label": ""},
+            "its `label` is ''",
+        ),
+        ("webqs", {"question": "q?", "answers": []}, "its `answers` is '\\[\\]'"),
+    ],
+)
+def test_an_error_of_the_harness_is_told_with_the_documents_label(name, row, said, tmp_path):
+    with pytest.raises(ArtifactError, match=f"task {name}: mine: line 1: .*{said}"):
+        check(written(tmp_path, [row]), "mine", name, {})
 
 
 # ------------------------------------------------------------------------------------------- rows at fetch

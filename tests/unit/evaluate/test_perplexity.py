@@ -82,6 +82,19 @@ def test_sentencepiece_tokens_of_single_bytes_count_as_bytes():
     assert byte_length(tokenizer, [*sign[2:], 2]) == 1 + len(" the")
 
 
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_the_space_that_a_window_begins_with_counts(length):
+    """A SentencePiece decoder strips it, as the first of a text."""
+    words = ["<unk>", *(f"▁{letter}" for letter in "abcdefghij")]
+    raw = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    for decoder in (decoders.Metaspace(), decoders.Sequence(steps)):
+        raw.decoder = decoder
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>")
+        windows = [list(range(1, 11))[i : i + length] for i in range(0, 10, length)]
+        assert sum(byte_length(tokenizer, window) for window in windows) == len(" a b c d e f g h i j")
+
+
 def test_bits_per_byte_of_cut_text_are_over_its_own_bytes():
     ours, text = scorer(bos=True), "語" * 40  # three tokens and bytes each
     found = perplexity(ours, heldout_windows([text], ours, 8, None, "made-up"))

@@ -286,6 +286,70 @@ def test_every_task_takes_solved_examples(data, name):
         assert answers[question] == answer
 
 
+ARC = [
+    {
+        "id": f"q{n}",
+        "question": f"what {n}x",
+        "choices": {"text": list("wxyz"), "label": list("ABCD")},
+        "answerKey": "ABCD"[n % 4],
+    }
+    for n in range(6)
+]
+REPEATED = {  # file, and the field that stands in the prompt once
+    "webqs": ([{"question": f"who {n}x?", "answers": [f"z{n}", f"a{n}"]} for n in range(8)], "question"),
+    "arc_easy": (ARC + [row | {"id": "again", "question": row["question"] + " "} for row in ARC], "question"),
+    "triviaqa": (
+        [
+            {"question": f"who {n % 4}x?", "id": n, "answer": {"value": "x", "aliases": ["x"]}}
+            for n in range(9)
+        ],
+        "question",
+    ),
+    "gpqa_main_n_shot": (
+        [
+            {"Question": f"Q{n % 6}x?", "Correct Answer": "a", "Record ID": n}
+            | {f"Incorrect Answer {i}": f"b{i}" for i in (1, 2, 3)}
+            for n in range(12)
+        ],
+        "Question",
+    ),
+    "mmlu_abstract_algebra": (
+        [{"question": f"what {n % 5}x", "choices": list("wxyz"), "answer": 0, "id": n} for n in range(9)],
+        "question",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_question_that_the_file_repeats_or_the_task_changes_is_none_of_its_own_examples(name, tmp_path):
+    """webqs sorts the answers of an example where they stand; the others stand twice, with another number."""
+    rows, key = REPEATED[name]
+    loaded = load_task("mine", written(tmp_path, rows), None, 8, scorer_models.tokenizer(), name, 3)
+    loaded.task.build_all_requests(samples=loaded.samples)
+    assert len(loaded.items) == len(rows)
+    for request in loaded.task.instances:
+        assert request.args[0].count(request.doc[key].strip()) == 1
+        assert request.args[0].count("x") >= 4, "three examples"
+
+
+def test_too_few_other_questions_for_the_shots_are_said(tmp_path):
+    file = written(tmp_path, [row | {"id": n} for n in range(3) for row in ARC[:2]])
+    with pytest.raises(ArtifactError, match=r"task mine: 4 solved examples .* 6 documents leave 3 beside"):
+        load_task("mine", file, None, None, None, "arc_easy", 4)
+
+
+@pytest.mark.parametrize(("said", "right"), [("", False), (" \n", False), ("!", True), ("Ok", True)])
+def test_a_blank_answer_is_never_right(said, right, tmp_path, monkeypatch):
+    """Without its punctuation an alias may be nothing, which a blank answer would equal."""
+    answer = {"value": "Ok", "aliases": ["Ok", "!!!"]}
+    rows = [{"question": f"who {n}", "question_id": str(n), "answer": answer} for n in range(2)]
+    task = load_task("triviaqa", written(tmp_path, rows), None, 8, scorer_models.tokenizer())
+    scorer = Scorer(scorer_models.model("llama"), scorer_models.tokenizer())
+    monkeypatch.setattr(scorer, "generate_until", lambda requests, **_: [said] * 2)
+    monkeypatch.setattr(scorer, "selections", dict.fromkeys((("triviaqa", i) for i in range(2)), 0))
+    assert [item.row["correct"] for item in evaluate_task(scorer, task, [])] == [right] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "key", "hidden"),
     [

@@ -1,6 +1,7 @@
 """Checkpoints that somebody else compressed: fetched as they are, never anything that could run code."""
 
 import json
+import os
 import zipfile
 
 import pytest
@@ -63,6 +64,28 @@ def test_attention_that_is_code_of_the_hub_is_refused(given, tmp_path, place):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "quantize_config.json", "config.json"])
+def test_a_pipe_is_refused_and_never_opened(given, tmp_path, file):
+    (given / file).unlink(missing_ok=True)
+    os.mkfifo(given / file)
+    with pytest.raises(ArtifactError, match=f"small: {given}: {file} is no regular file"):
+        fetch(given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("config.json", "[" * 100_000, "not valid JSON"),
+        ("tokenizer_config.json", "[" * 100_000, "not valid JSON"),
+        ("tokenizer_config.json", "[]", "is a list, no object"),
+    ],
+)
+def test_a_json_that_nests_without_end_or_is_no_object_is_named(given, tmp_path, file, text, said):
+    (given / file).write_text(text)
+    with pytest.raises(ArtifactError, match=f"{file}.* {said}"):
+        fetch(given, tmp_path)
+
+
 def test_pickled_weights_are_refused(given, tmp_path):
     (given / "model.safetensors").rename(given / "pytorch_model.bin")
     with pytest.raises(
@@ -117,7 +140,7 @@ def test_a_part_that_is_missing_or_cut_short_is_named_by_the_fetch(ggufs, tmp_pa
     second = ggufs / "q4-00002-of-00003.gguf"
     whole = second.read_bytes()
     second.write_bytes(whole[:-200])
-    with pytest.raises(ArtifactError, match=r"q4-00002-of-00003\.gguf: cut short, or no GGUF file"):
+    with pytest.raises(ArtifactError, match=rf"{ggufs}/q4-00002-of-00003\.gguf: cut short, or no GGUF file"):
         fetch(ggufs, tmp_path, file="q4-00001-of-00003.gguf")
     second.unlink()
     with pytest.raises(

@@ -176,6 +176,14 @@ BAD = {
     "escaped NUL": (ROW + '{"text": "a\\u0000"}\n', "line 2: holds a NUL character"),
     "NUL": (ROW + '{"text": "a\0"}\n', "line 2: holds a NUL byte; save the file as UTF-8"),
     "deep": (ROW + "[" * 100_000 + "\n", "line 2: not JSON (nested too deeply)"),
+    "a key twice": (
+        ROW + '{"text": "a", "label": 0, "label": 1}\n',
+        "line 2: not JSON (the key 'label' stands there twice)",
+    ),
+    "a key twice inside": (
+        ROW + '{"text": {"a": 1, "a": 1}}\n',
+        "line 2: not JSON (the key 'a' stands there twice)",
+    ),
     "cut": (ROW + ROW + '{"text": "a', "line 3: not JSON (Unterminated string"),
     "latin-1": (
         (ROW + '{"text": "é"}\n').encode("latin-1"),

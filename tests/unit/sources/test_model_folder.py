@@ -178,6 +178,12 @@ def test_an_index_that_names_no_files_is_named(index, given):
     refused(given, "model.safetensors.index.json: ")
 
 
+def test_an_index_without_what_transformers_reads_is_named(given):
+    weights = {"weight_map": {"model.norm.weight": "model.safetensors"}}
+    (given / "model.safetensors.index.json").write_text(json.dumps(weights))
+    refused(given, "model.safetensors.index.json: lacks `metadata`")
+
+
 def test_an_adapter_beside_the_weights_is_said(given):
     (given / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     refused(given, "adapter_config.json lies beside the weights.*merge it")

@@ -155,6 +155,56 @@ def test_a_head_that_is_neither_there_nor_tied_is_refused(tmp_path, model_folder
     sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
 
 
+def test_a_head_of_its_own_that_config_json_ties_to_the_embeddings_is_refused(tmp_path, model_folder):
+    """transformers would use it, other programs the embeddings."""
+    spec = {"source": "local", "path": str(model_folder)}
+    change_json(model_folder / "config.json", tie_word_embeddings=True)
+    names = r"model\.embed_tokens\.weight and lm_head\.weight differ"
+    with pytest.raises(ArtifactError, match=rf"tiny: {model_folder}: config\.json ties the head .*{names}"):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+    tensors = load_file(model_folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, model_folder / "model.safetensors")
+    sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.complex64])
+def test_codes_without_their_scales_are_no_weights(tmp_path, model_folder, dtype):
+    tensors = load_file(model_folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(tensors | {name: (tensors[name] * 100).to(dtype)}, model_folder / "model.safetensors")
+    with pytest.raises(
+        ArtifactError, match=rf"tiny: .*{name} is of type [IUC]\d+, no weight of a dense model"
+    ):
+        spec = {"source": "local", "path": str(model_folder)}
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"hidden_act": "zelu"}, "KeyError: 'zelu'"),
+        ({"num_hidden_layers": "2"}, "Field 'num_hidden_layers' expected int, got str"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"pad_token_id": 10**6}, "Padding_idx must be within num_embeddings"),
+        ({"model_type": "nope"}, "model type `nope`"),
+        ({"model_type": "t5"}, "Unrecognized configuration class"),
+        ({"rope_parameters": {"rope_type": "zzz", "rope_theta": 1e4}}, "KeyError: 'zzz'"),
+    ],
+)
+def test_a_value_of_config_json_that_builds_no_model_is_told_in_one_line(
+    tmp_path, model_folder, config, said
+):
+    change_json(model_folder / "config.json", **config)
+    with pytest.raises(
+        ArtifactError, match=rf"tiny: {model_folder}: config\.json is of no model .*{said}"
+    ) as told:
+        sources.fetch(
+            "tiny", {"source": "local", "path": str(model_folder)}, tmp_path / "out", tmp_path, **MADE
+        )
+    assert "\n" not in str(told.value)
+
+
 def test_local_model_is_linked_verified_and_loaded(tmp_path, model_folder):
     out = tmp_path / "out"
     spec = {"source": "local", "path": str(model_folder)}
