@@ -11,6 +11,7 @@ nll, nats per token; answers, the likeliest choice of each item; versions).
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -134,26 +135,60 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
     return model
 
 
-def load(task: dict) -> tuple[object, list[str]]:
-    """The checkpoint as a function from token ids (length,) to logits (length, vocabulary), and its libraries."""
+# Logits (length, vocabulary) of a text's tokens, and of a context and its continuations: of each continuation the
+# logits that predict its tokens.
+OfText = Callable[[torch.Tensor], torch.Tensor]
+OfChoices = Callable[[list[int], list[list[int]]], list[torch.Tensor]]
+
+
+def by_llama(task: dict) -> tuple[OfText, OfChoices]:
+    from llama_cpp import Llama
+
+    file = next(Path(task["folder"]).glob("*.gguf"))
+    options: dict = {"n_ctx": 4096, "logits_all": True, "verbose": False, "n_threads": task["threads"]}
+    if not task["runtime"]:  # it quantises activations if weights are quantised; its cache is float16
+        file, options = in_float32(file, Path(task["output"]).parent), options | {"type_k": 0, "type_v": 0}
+    model = Llama(str(file), **options)
+
+    def text(ids: torch.Tensor) -> torch.Tensor:
+        model.reset()
+        model.eval(ids.tolist())
+        return torch.from_numpy(model.scores[: len(ids)].copy())
+
+    def choices(context: list[int], rests: list[list[int]]) -> list[torch.Tensor]:
+        text(torch.tensor(context))
+        start, found = len(context), []
+        for rest in rests:
+            model.n_tokens = start  # it forgets the choice before
+            model.eval(rest)
+            found.append(torch.from_numpy(model.scores[start - 1 : start + len(rest) - 1].copy()))
+        return found
+
+    return text, choices
+
+
+def by_transformers(model: torch.nn.Module) -> tuple[OfText, OfChoices]:
+    from transformers import DynamicCache
+
+    def choices(context: list[int], rests: list[list[int]]) -> list[torch.Tensor]:
+        cache, longest = DynamicCache(config=model.config), max(map(len, rests))
+        first = model(input_ids=torch.tensor([context]), past_key_values=cache).logits[0, -1:]
+        cache.batch_repeat_interleave(len(rests))
+        padded = torch.tensor(
+            [rest + [0] * (longest - len(rest)) for rest in rests]
+        )  # nothing looks to its right
+        then = model(input_ids=padded, past_key_values=cache).logits
+        return [
+            torch.cat((first, row[: len(rest) - 1])).float() for rest, row in zip(rests, then, strict=True)
+        ]
+
+    return lambda ids: model(input_ids=ids[None]).logits[0].float(), choices
+
+
+def load(task: dict) -> tuple[OfText, OfChoices, list[str]]:
+    """The checkpoint as functions of token ids, and its libraries."""
     if task["maker"] == "gguf":
-        from llama_cpp import Llama
-
-        file = next(Path(task["folder"]).glob("*.gguf"))
-        options: dict = {"n_ctx": 4096, "logits_all": True, "verbose": False, "n_threads": task["threads"]}
-        if not task["runtime"]:  # it quantises activations if weights are quantised; its cache is float16
-            file, options = (
-                in_float32(file, Path(task["output"]).parent),
-                options | {"type_k": 0, "type_v": 0},
-            )
-        model = Llama(str(file), **options)
-
-        def by_llama(ids: torch.Tensor) -> torch.Tensor:
-            model.reset()
-            model.eval(ids.tolist())
-            return torch.from_numpy(model.scores[: len(ids)].copy())
-
-        return by_llama, ["llama-cpp-python"]
+        return *by_llama(task), ["llama-cpp-python"]
     if task["maker"] in ("gptqmodel-gptq", "autoround-awq"):
         model = by_gptqmodel(task)
         libraries = ["gptqmodel"]
@@ -182,23 +217,23 @@ def load(task: dict) -> tuple[object, list[str]]:
 
         attach(model)
     model.eval()
-    return lambda ids: model(input_ids=ids[None]).logits[0].float(), [*libraries, "transformers"]
+    return *by_transformers(model), [*libraries, "transformers"]
 
 
 @torch.inference_mode()
 def score(task: dict) -> dict:
     """The checkpoint's nll and answers; the first token of a window is not scored."""
-    logits, libraries = load(task)
+    text, choices, libraries = load(task)
     windows, losses = load_file(task["tokens"])["windows"], []
     for window in windows:
-        losses.append(torch.nn.functional.cross_entropy(logits(window)[:-1], window[1:]).item())
+        losses.append(torch.nn.functional.cross_entropy(text(window)[:-1], window[1:]).item())
     answers = []
-    for choices in task["items"]:
-        scores = []
-        for context, rest in choices:
-            found = logits(torch.tensor(context + rest)).log_softmax(-1)
-            places = range(len(context) - 1, len(context) + len(rest) - 1)
-            scores.append(sum(found[place, token].item() for place, token in zip(places, rest, strict=True)))
+    for item in task["items"]:
+        rests = [rest for _, rest in item]
+        scores = [
+            found.log_softmax(-1).gather(1, torch.tensor(rest)[:, None]).sum().item()
+            for found, rest in zip(choices(item[0][0], rests), rests, strict=True)
+        ]
         answers.append(max(range(len(scores)), key=scores.__getitem__))
     return {"nll": sum(losses) / len(losses), "answers": answers, "libraries": libraries}
 
