@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+BATCH = 10  # items
+
 
 def make(task: dict) -> list[str]:
     """Write the maker's checkpoint of the dense model to task["folder"]; the libraries that did it."""
@@ -135,13 +137,12 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
     return model
 
 
-# Logits (length, vocabulary) of a text's tokens, and of a context and its continuations: of each continuation the
-# logits that predict its tokens.
+# Logits (length, vocabulary) of a text's tokens, and of each choice of each item: those that predict its tokens.
 OfText = Callable[[torch.Tensor], torch.Tensor]
-OfChoices = Callable[[list[int], list[list[int]]], list[torch.Tensor]]
+OfItems = Callable[[list], list[list[torch.Tensor]]]
 
 
-def by_llama(task: dict) -> tuple[OfText, OfChoices]:
+def by_llama(task: dict) -> tuple[OfText, OfItems]:
     from llama_cpp import Llama
 
     file = next(Path(task["folder"]).glob("*.gguf"))
@@ -155,37 +156,55 @@ def by_llama(task: dict) -> tuple[OfText, OfChoices]:
         model.eval(ids.tolist())
         return torch.from_numpy(model.scores[: len(ids)].copy())
 
-    def choices(context: list[int], rests: list[list[int]]) -> list[torch.Tensor]:
-        text(torch.tensor(context))
-        start, found = len(context), []
-        for rest in rests:
+    def choices(item: list) -> list[torch.Tensor]:
+        text(torch.tensor(item[0][0]))
+        start, found = len(item[0][0]), []
+        for _, rest in item:
             model.n_tokens = start  # it forgets the choice before
             model.eval(rest)
             found.append(torch.from_numpy(model.scores[start - 1 : start + len(rest) - 1].copy()))
         return found
 
-    return text, choices
+    return text, lambda items: [choices(item) for item in items]
 
 
-def by_transformers(model: torch.nn.Module) -> tuple[OfText, OfChoices]:
+def by_transformers(model: torch.nn.Module) -> tuple[OfText, OfItems]:
     from transformers import DynamicCache
 
-    def choices(context: list[int], rests: list[list[int]]) -> list[torch.Tensor]:
-        cache, longest = DynamicCache(config=model.config), max(map(len, rests))
-        first = model(input_ids=torch.tensor([context]), past_key_values=cache).logits[0, -1:]
-        cache.batch_repeat_interleave(len(rests))
-        padded = torch.tensor(
-            [rest + [0] * (longest - len(rest)) for rest in rests]
-        )  # nothing looks to its right
-        then = model(input_ids=padded, past_key_values=cache).logits
+    def choices(items: list) -> list[list[torch.Tensor]]:
+        """The items' contexts in one batch, then all their choices: compressed-tensors rounds weights in each pass."""
+        rows = torch.tensor([row for row, item in enumerate(items) for _ in item])
+        contexts, known = padded([item[0][0] for item in items])
+        rests, given = padded([rest for item in items for _, rest in item])
+        lengths, cache = known.sum(1), DynamicCache(config=model.config)
+        first = model(input_ids=contexts, attention_mask=known, past_key_values=cache).logits
+        first = first[torch.arange(len(items)), lengths - 1][rows][:, None]
+        cache.reorder_cache(rows)
+        then = model(
+            input_ids=rests,
+            attention_mask=torch.cat((known[rows], given), 1),
+            position_ids=lengths[rows][:, None] + torch.arange(rests.shape[1]),
+            past_key_values=cache,
+        ).logits
+        found = iter(torch.cat((first, then), 1).float())
+        return [[next(found)[: len(rest)] for _, rest in item] for item in items]
+
+    def batches(items: list) -> list[list[torch.Tensor]]:
         return [
-            torch.cat((first, row[: len(rest) - 1])).float() for rest, row in zip(rests, then, strict=True)
+            each for begin in range(0, len(items), BATCH) for each in choices(items[begin : begin + BATCH])
         ]
 
-    return lambda ids: model(input_ids=ids[None]).logits[0].float(), choices
+    return lambda ids: model(input_ids=ids[None]).logits[0].float(), batches
 
 
-def load(task: dict) -> tuple[OfText, OfChoices, list[str]]:
+def padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of token ids filled up on the right, and where they are real."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+
+
+def load(task: dict) -> tuple[OfText, OfItems, list[str]]:
     """The checkpoint as functions of token ids, and its libraries."""
     if task["maker"] == "gguf":
         return *by_llama(task), ["llama-cpp-python"]
@@ -228,11 +247,10 @@ def score(task: dict) -> dict:
     for window in windows:
         losses.append(torch.nn.functional.cross_entropy(text(window)[:-1], window[1:]).item())
     answers = []
-    for item in task["items"]:
-        rests = [rest for _, rest in item]
+    for item, found in zip(task["items"], choices(task["items"]), strict=True):
         scores = [
-            found.log_softmax(-1).gather(1, torch.tensor(rest)[:, None]).sum().item()
-            for found, rest in zip(choices(item[0][0], rests), rests, strict=True)
+            logits.log_softmax(-1).gather(1, torch.tensor(rest)[:, None]).sum().item()
+            for (_, rest), logits in zip(item, found, strict=True)
         ]
         answers.append(max(range(len(scores)), key=scores.__getitem__))
     return {"nll": sum(losses) / len(losses), "answers": answers, "libraries": libraries}

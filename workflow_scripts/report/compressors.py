@@ -85,6 +85,8 @@ def of_checkpoint(checkpoint: dict) -> dict:
         named += f"; at run time: {simulated}"
     if runtime := checkpoint["runtime_quantisation"]:
         named += f"; not reproduced: {runtime}"
+    if checkpoint["compared"] and not checkpoint["equal"]:
+        named += "; no tensor is the dense model's"
     return {
         "engine": "external",
         "format": named,

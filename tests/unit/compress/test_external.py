@@ -214,6 +214,18 @@ def fresh(folder, **sizes):
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
+def swapped(folder, a, b):
+    change(folder, lambda tensors: tensors | {a: tensors[b], b: tensors[a]})
+
+
+def two_layers_swapped(folder):
+    swapped(folder, *(f"model.layers.{index}.self_attn.q_proj.weight" for index in (0, 1)))
+
+
+def two_of_a_layer_swapped(folder):
+    swapped(folder, *(f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up")))
+
+
 def narrower(folder):
     fresh(folder, hidden_size=16)
 
@@ -243,6 +255,14 @@ def unknown_format(folder):
         (
             fresh,
             r"embeddings correlate -?0\.0\d\d with .*, and their inner products .*a checkpoint of another model",
+        ),
+        (
+            two_layers_swapped,
+            r"layers\.0\.self_attn\.q_proj\.weight holds what is model\.layers\.1\.self_attn\.q_proj\.weight in the",
+        ),
+        (
+            two_of_a_layer_swapped,
+            r"layers\.1\.mlp\.gate_proj\.weight holds what is model\.layers\.1\.mlp\.up_proj\.weight in the",
         ),
         (narrower, r"its embeddings are 16 wide, those of .* 32: it is a checkpoint of another model"),
         (fewer_tokens, r"embeds 300 tokens, its tokenizer has 384"),

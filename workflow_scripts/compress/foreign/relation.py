@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.foreign.swapped import LIKE, Names, correlation, equal
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.whole import record
@@ -18,7 +19,6 @@ ALIKE, ROTATED = 0.1, 0.9
 SAMPLE = 4096  # rows of the embeddings that are compared
 PAIRED = 256  # of these, rows whose inner products are compared
 OTHER = "it is a checkpoint of another model (a student with weights of its own wants `distilled: true`)"
-HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -38,7 +38,8 @@ class Relation:
 def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Relation:
     """Compare two models, a layer at a time. tokens: of their tokenizer. distilled: `other` need not resemble `dense`.
 
-    ArtifactError, with what was seen, if `other` was not made of `dense`: other widths, or unrelated embeddings.
+    ArtifactError, with what was seen, if `other` was not made of `dense` (other widths, unrelated
+    embeddings), or if tensors have each other's names.
     """
     found = Relation()
     mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
@@ -49,6 +50,7 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Re
     for each in (dense, other):
         each.release(each.model)
     found.layers = _origins(dense, other, distilled)
+    names = Names()
     for index, layer in enumerate(theirs):
         other.load(layer)
         origin = mine[found.layers[index]] if found.layers else None
@@ -56,10 +58,13 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Re
             dense.load(origin)
             held = {f"{other.paths[id(layer)]}.{name}": tensor for name, tensor in layer.named_parameters()}
             _count_equal(found, held, dict(zip(held, _counterparts(layer, origin))))
+            names.add(other.paths[id(layer)], layer, dense.paths[id(origin)], origin)
         found.records += _records(index, layer, origin)
         for skeleton, loaded in ((other, layer), (dense, origin)):
             if loaded is not None:
                 skeleton.release(loaded)
+    if found.embeddings is not None and found.embeddings > LIKE:  # a rotated base has rotated layers
+        names.refuse_swapped(other.folder)
     return found
 
 
@@ -84,11 +89,6 @@ def _count_equal(
             found.compared += 1
             if equal(tensor, asked):
                 found.equal.append(name)
-
-
-def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
-    """Whether a float32 tensor is the dense model's, as it is or rounded to half precision."""
-    return any(torch.equal(held, rounded) for rounded in (dense, *(dense.to(d).float() for d in HALVES)))
 
 
 def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> float | None:
@@ -116,13 +116,6 @@ def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) 
             f"products {pairs:.3f}: {OTHER}"
         )
     return found
-
-
-def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Pearson's, over all entries; 0 if one of them is constant."""
-    a, b = a - a.mean(), b - b.mean()
-    norm = a.norm() * b.norm()
-    return float((a * b).sum() / norm) if norm > 0 else 0.0
 
 
 def _origins(dense: Skeleton, other: Skeleton, distilled: bool) -> list[int] | None:

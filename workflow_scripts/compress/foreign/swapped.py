@@ -1,0 +1,87 @@
+"""Tensors of a checkpoint that have each other's names: they fit by shape, so that no loader notices."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.model_folder import AT_SOURCE
+
+# Correlations of weights: those of two layers are near 0, that of a 2-bit weight with its dense one is above 0.8.
+UNLIKE, LIKE = 0.1, 0.5
+VALUES = 16384  # of each tensor that are compared
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Sample:
+    """Some values of a tensor, the same places in every tensor of its shape."""
+
+    shape: torch.Size
+    values: torch.Tensor
+
+
+@dataclass
+class Names:
+    """Samples of the layers' tensors by name, of the checkpoint and of the dense model; origins: checkpoint's name ->
+    name of the dense tensor that it should hold."""
+
+    held: dict[str, Sample] = field(default_factory=dict)
+    dense: dict[str, Sample] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: str, layer: nn.Module, dense_path: str, origin: nn.Module) -> None:
+        """Take samples of a loaded layer and of the loaded dense layer that it was made of."""
+        self.held |= {f"{path}.{name}": each for name, each in _samples(layer)}
+        self.dense |= {f"{dense_path}.{name}": each for name, each in _samples(origin)}
+        self.origins |= {f"{path}.{name}": f"{dense_path}.{name}" for name, _ in layer.named_parameters()}
+
+    def refuse_swapped(self, folder: object) -> None:
+        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name."""
+        for name, mine in self.held.items():
+            own = self.dense.get(self.origins[name])
+            if own is None or own.shape != mine.shape or _alike(mine, own):
+                continue
+            for other, theirs in self.dense.items():
+                if theirs.shape == mine.shape and other != self.origins[name] and _same(mine, theirs):
+                    raise ArtifactError(
+                        f"{folder}: {name} holds what is {other} in the dense model: tensors have each other's names; "
+                        f"{AT_SOURCE}"
+                    )
+
+
+def _samples(layer: nn.Module) -> Iterator[tuple[str, Sample]]:
+    for name, tensor in layer.named_parameters():
+        stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
+        yield name, Sample(tensor.shape, tensor.flatten()[::stride].clone())
+
+
+def _alike(mine: Sample, own: Sample) -> bool:
+    """Whether a tensor may have been made of the dense one of its name.
+
+    Of a vector only an equal one is known, since some compressors scale it (AWQ).
+    """
+    if len(mine.shape) == 1:
+        return equal(mine.values, own.values)
+    return abs(correlation(mine.values, own.values)) >= UNLIKE
+
+
+def _same(mine: Sample, theirs: Sample) -> bool:
+    """Whether a tensor is surely of this dense one; a constant vector may be of any."""
+    if len(mine.shape) == 1:
+        return equal(mine.values, theirs.values) and mine.values.min() < mine.values.max()
+    return correlation(mine.values, theirs.values) > LIKE
+
+
+def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
+    """Whether a float32 tensor is the dense model's, as it is or rounded to half precision."""
+    return any(torch.equal(held, rounded) for rounded in (dense, *(dense.to(d).float() for d in HALVES)))
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Pearson's, over all entries; 0 if one of them is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = a.norm() * b.norm()
+    return float((a * b).sum() / norm) if norm > 0 else 0.0
