@@ -57,3 +57,16 @@ def test_a_large_matrix_is_known_by_values_of_all_its_columns():
     names.add("a", wide, "b", wide)
     (sample,) = names.held.values()
     assert len(sample.values) < 17000 and len({int(value) % 1024 for value in sample.values}) == 1024
+
+
+def test_matrices_that_are_a_little_alike_are_told_from_each_other():
+    """As embeddings and an untied head are."""
+    dense = Layer(0)
+    alike = dense.up.detach() * 0.4 + dense.gate.detach() * 0.9
+    dense.gate = nn.Parameter(alike)
+    swapped = Layer(0, up=lambda _: alike, gate=lambda _: dense.up.detach())
+    names = Names()
+    with torch.no_grad():
+        names.add("", swapped, "", dense)
+    with pytest.raises(ArtifactError, match=r"folder: up holds what is gate in the dense model"):
+        names.refuse_swapped("folder")

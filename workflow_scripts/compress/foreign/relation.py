@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
-from workflow_scripts.compress.foreign.swapped import LIKE, Names, correlation, equal
+from workflow_scripts.compress.foreign.swapped import Names, correlation, equal
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.whole import record
@@ -47,10 +47,11 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Re
     other.load(other.model, but=(theirs,))
     found.embeddings = _embeddings(dense, other, tokens, distilled)
     _count_equal(found, _outside(other, theirs), _outside(dense, mine))
+    names = Names()
+    names.add("", other.model, "", dense.model)
     for each in (dense, other):
         each.release(each.model)
     found.layers = _origins(dense, other, distilled)
-    names = Names()
     for index, layer in enumerate(theirs):
         other.load(layer)
         origin = mine[found.layers[index]] if found.layers else None
@@ -63,7 +64,7 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Re
         for skeleton, loaded in ((other, layer), (dense, origin)):
             if loaded is not None:
                 skeleton.release(loaded)
-    if found.embeddings is not None and found.embeddings > LIKE:  # a rotated base has rotated layers
+    if not distilled:
         names.refuse_swapped(other.folder)
     return found
 

@@ -9,8 +9,8 @@ from torch import nn
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources.model_folder import AT_SOURCE
 
-# Correlations of weights: those of two layers are near 0, that of a 2-bit weight with its dense one is above 0.8.
-UNLIKE, LIKE = 0.1, 0.5
+# Correlation of weights: near 0 between two layers, above 0.8 between a weight of one bit and its dense one.
+LIKE = 0.5
 VALUES = 16384  # of each tensor that are compared
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -25,18 +25,19 @@ class Sample:
 
 @dataclass
 class Names:
-    """Samples of the layers' tensors by name, of the checkpoint and of the dense model; origins: checkpoint's name ->
-    name of the dense tensor that it should hold."""
+    """Samples of tensors by name, of the checkpoint and of the dense model; origins: checkpoint's name -> name of the
+    dense tensor that it should hold."""
 
     held: dict[str, Sample] = field(default_factory=dict)
     dense: dict[str, Sample] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
-    def add(self, path: str, layer: nn.Module, dense_path: str, origin: nn.Module) -> None:
-        """Take samples of a loaded layer and of the loaded dense layer that it was made of."""
-        self.held |= {f"{path}.{name}": each for name, each in _samples(layer)}
-        self.dense |= {f"{dense_path}.{name}": each for name, each in _samples(origin)}
-        self.origins |= {f"{path}.{name}": f"{dense_path}.{name}" for name, _ in layer.named_parameters()}
+    def add(self, path: str, module: nn.Module, dense_path: str, origin: nn.Module) -> None:
+        """Take samples of what is loaded of a module, and of the dense module that it was made of."""
+        self.held |= dict(_samples(path, module))
+        self.dense |= dict(_samples(dense_path, origin))
+        names = [name for name, _ in module.named_parameters()]
+        self.origins |= {_joined(path, name): _joined(dense_path, name) for name in names}
 
     def refuse_swapped(self, folder: object) -> None:
         """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name."""
@@ -52,10 +53,15 @@ class Names:
                     )
 
 
-def _samples(layer: nn.Module) -> Iterator[tuple[str, Sample]]:
-    for name, tensor in layer.named_parameters():
-        stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
-        yield name, Sample(tensor.shape, tensor.flatten()[::stride].clone())
+def _samples(path: str, module: nn.Module) -> Iterator[tuple[str, Sample]]:
+    for name, tensor in module.named_parameters():
+        if not tensor.is_meta:
+            stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
+            yield _joined(path, name), Sample(tensor.shape, tensor.flatten()[::stride].clone())
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _alike(mine: Sample, own: Sample) -> bool:
@@ -65,7 +71,7 @@ def _alike(mine: Sample, own: Sample) -> bool:
     """
     if len(mine.shape) == 1:
         return equal(mine.values, own.values)
-    return abs(correlation(mine.values, own.values)) >= UNLIKE
+    return abs(correlation(mine.values, own.values)) > LIKE
 
 
 def _same(mine: Sample, theirs: Sample) -> bool:
