@@ -11,7 +11,7 @@ nll, nats per token; answers, the likeliest choice of each item; versions).
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -139,7 +139,7 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
 
 # Logits (length, vocabulary) of a text's tokens, and of each choice of each item: those that predict its tokens.
 OfText = Callable[[torch.Tensor], torch.Tensor]
-OfItems = Callable[[list], list[list[torch.Tensor]]]
+OfItems = Callable[[list], Iterator[list[torch.Tensor]]]
 
 
 def by_llama(task: dict) -> tuple[OfText, OfItems]:
@@ -165,7 +165,7 @@ def by_llama(task: dict) -> tuple[OfText, OfItems]:
             found.append(torch.from_numpy(model.scores[start - 1 : start + len(rest) - 1].copy()))
         return found
 
-    return text, lambda items: [choices(item) for item in items]
+    return text, lambda items: map(choices, items)
 
 
 def by_transformers(model: torch.nn.Module) -> tuple[OfText, OfItems]:
@@ -189,10 +189,9 @@ def by_transformers(model: torch.nn.Module) -> tuple[OfText, OfItems]:
         found = iter(torch.cat((first, then), 1).float())
         return [[next(found)[: len(rest)] for _, rest in item] for item in items]
 
-    def batches(items: list) -> list[list[torch.Tensor]]:
-        return [
-            each for begin in range(0, len(items), BATCH) for each in choices(items[begin : begin + BATCH])
-        ]
+    def batches(items: list) -> Iterator[list[torch.Tensor]]:
+        for begin in range(0, len(items), BATCH):
+            yield from choices(items[begin : begin + BATCH])
 
     return lambda ids: model(input_ids=ids[None]).logits[0].float(), batches
 

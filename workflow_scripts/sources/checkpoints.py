@@ -25,6 +25,7 @@ from workflow_scripts.sources.model_folder import (
     require_no_adapter,
     require_possible,
 )
+from workflow_scripts.sources.models import require_architecture, unscorable
 
 GGUF = "*.gguf"
 # Files that makers write beside config.json; some readers take the quantisation from there.
@@ -137,6 +138,9 @@ def _put(
     require_no_adapter(where, source)
     place(where, source, folder, FILES, link, whole=True)
     require_possible(where, folder, config)
+    require_architecture(where, folder)
+    if reason := unscorable(folder):
+        raise ArtifactError(f"{where}: {reason}")
 
 
 def _refuse_code(where: str, source: Path, config: dict) -> None:

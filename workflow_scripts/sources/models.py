@@ -77,6 +77,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         if (
             "auto_map" not in config
         ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
+            require_architecture(where, temporary)
             require_tokenizer(where, temporary)
             load_whole(temporary, device="meta", said=where)
         about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
@@ -317,6 +318,19 @@ def unscorable(folder: Path) -> str | None:
     if not getattr(made, "_supports_attention_backend", False):
         return f"{made.__name__} has no pluggable attention (transformers' AttentionInterface), which packed rows need"
     return None
+
+
+def require_architecture(where: str, folder: Path) -> None:
+    """ArtifactError for a configuration that transformers can't read, or whose architecture it lacks."""
+    import transformers
+
+    try:
+        transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # by what config.json holds, of any kind
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0][:200]
+        raise ArtifactError(
+            f"{where}: config.json is none that transformers {transformers.__version__} can read ({said})"
+        ) from error
 
 
 def require_tokenizer(where: str, folder: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_checkpoint_loads_to_the_bit_and_its_record_says_what_it_is(sources, m
     names = load_file(made / "model.safetensors").keys()
     assert about["compared"] == len(names)
     assert set(names) - set(about["equal"]) == {"model.layers.0.self_attn.q_proj.weight"}
-    assert about["embeddings"] > 0.999
+    assert about["embeddings"] > 0.999 and about["other_settings"] == []
     linears = sum(rows * columns for rows, columns in (record["shape"] for record in proof["layers"]))
     assert len(proof["layers"]) == 14
     assert proof["bytes_on_disk"] == 2 * linears and proof["effective_bits"] == 16
@@ -276,6 +276,13 @@ def test_a_checkpoint_that_is_not_one_of_the_model_never_gets_to_a_number(
     with pytest.raises(ArtifactError, match=message):
         judged(sources, made, here)
     assert not (here / "compressed" / "compression.json").exists()
+
+
+def test_another_setting_that_no_shape_shows_is_recorded(sources, made, here):
+    theta = {"rope_theta": 5e5, "rope_type": "default"}
+    change_json(made / "config.json", rope_parameters=theta, rms_norm_eps=1.0000001e-6, sliding_window=16)
+    about = read_json(judged(sources, made, here) / "compression.json", schema="compression")["checkpoint"]
+    assert about["other_settings"] == ["rope_parameters", "sliding_window"]
 
 
 def test_a_rotated_checkpoint_is_of_the_same_base(sources, made, here):

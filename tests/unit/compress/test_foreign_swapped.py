@@ -1,5 +1,7 @@
 """Tensors that have each other's names, and changed ones that are still their own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -23,7 +25,7 @@ def refused(*layers):
     with torch.no_grad():
         for index, layer in enumerate(layers):
             names.add(f"a.{index}", layer, f"b.{index}", Layer(index))
-    names.refuse_swapped("folder")
+    names.refuse_swapped(Path("folder"))
 
 
 @pytest.mark.parametrize(
@@ -69,4 +71,4 @@ def test_matrices_that_are_a_little_alike_are_told_from_each_other():
     with torch.no_grad():
         names.add("", swapped, "", dense)
     with pytest.raises(ArtifactError, match=r"folder: up holds what is gate in the dense model"):
-        names.refuse_swapped("folder")
+        names.refuse_swapped(Path("folder"))

@@ -84,6 +84,31 @@ def test_a_folder_without_tokenizer_is_refused(given, tmp_path):
         fetch(given, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"model_type": "frobnicate"},
+            r"config\.json is none that transformers [\d.]+ can read \(.*frobnicate",
+        ),
+        (
+            {"text_config": {}, "num_hidden_layers": "two"},
+            r"config\.json is none that transformers .* can read \(\S",
+        ),
+        (
+            {"model_type": "bert"},
+            r"given: .*BertLMHeadModel has no pluggable attention|no causal language model",
+        ),
+        ({"model_type": "t5"}, "given: transformers has no causal language model for t5"),
+    ],
+)
+def test_an_architecture_that_no_cell_could_ask_is_refused_by_the_fetch(given, tmp_path, said, message):
+    change_json(given / "config.json", **said)
+    with pytest.raises(ArtifactError, match=message) as raised:
+        fetch(given, tmp_path)
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def ggufs(tmp_path):
     """A folder with a GGUF file, and another model in three parts."""

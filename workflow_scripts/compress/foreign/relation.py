@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -35,8 +36,9 @@ class Relation:
 
 
 @torch.no_grad()
-def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Relation:
+def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said: Path) -> Relation:
     """Compare two models, a layer at a time. tokens: of their tokenizer. distilled: `other` need not resemble `dense`.
+    said: the checkpoint, as errors name it.
 
     ArtifactError, with what was seen, if `other` was not made of `dense` (other widths, unrelated
     embeddings), or if tensors have each other's names.
@@ -45,7 +47,7 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Re
     mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
     dense.load(dense.model, but=(mine,))
     other.load(other.model, but=(theirs,))
-    found.embeddings = _embeddings(dense, other, tokens, distilled)
+    found.embeddings = _embeddings(dense, other, tokens, distilled, said)
     _count_equal(found, _outside(other, theirs), _outside(dense, mine))
     names = Names()
     names.add("", other.model, "", dense.model)
@@ -65,7 +67,7 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Re
             if loaded is not None:
                 skeleton.release(loaded)
     if not distilled:
-        names.refuse_swapped(other.folder)
+        names.refuse_swapped(said)
     return found
 
 
@@ -92,18 +94,18 @@ def _count_equal(
                 found.equal.append(name)
 
 
-def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> float | None:
+def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said: Path) -> float | None:
     """Correlation of the input embeddings over a sample of tokens; None for a student of another width."""
     mine, theirs = (each.model.get_input_embeddings().weight for each in (dense, other))
     if len(theirs) < tokens:
         raise ArtifactError(
-            f"{other.folder}: embeds {len(theirs)} tokens, its tokenizer has {tokens}; it can't be of this model"
+            f"{said}: embeds {len(theirs)} tokens, its tokenizer has {tokens}; it can't be of this model"
         )
     if mine.shape[1] != theirs.shape[1]:
         if distilled:
             return None
         raise ArtifactError(
-            f"{other.folder}: its embeddings are {theirs.shape[1]} wide, those of {dense.folder} {mine.shape[1]}: "
+            f"{said}: its embeddings are {theirs.shape[1]} wide, those of {dense.folder} {mine.shape[1]}: "
             + OTHER
         )
     sample = torch.linspace(0, min(tokens, len(mine)) - 1, min(tokens, SAMPLE)).long()
@@ -113,7 +115,7 @@ def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) 
     pairs = correlation(*(rows[few] @ rows[few].T for rows in (a, b)))
     if abs(found) < ALIKE and pairs < ROTATED and not distilled:
         raise ArtifactError(
-            f"{other.folder}: its embeddings correlate {found:.3f} with those of {dense.folder}, and their inner "
+            f"{said}: its embeddings correlate {found:.3f} with those of {dense.folder}, and their inner "
             f"products {pairs:.3f}: {OTHER}"
         )
     return found

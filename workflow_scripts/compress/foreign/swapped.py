@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -39,8 +40,9 @@ class Names:
         names = [name for name, _ in module.named_parameters()]
         self.origins |= {_joined(path, name): _joined(dense_path, name) for name in names}
 
-    def refuse_swapped(self, folder: object) -> None:
-        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name."""
+    def refuse_swapped(self, said: Path) -> None:
+        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name. said: the
+        checkpoint, as the error names it."""
         for name, mine in self.held.items():
             own = self.dense.get(self.origins[name])
             if own is None or own.shape != mine.shape or _alike(mine, own):
@@ -48,7 +50,7 @@ class Names:
             for other, theirs in self.dense.items():
                 if theirs.shape == mine.shape and other != self.origins[name] and _same(mine, theirs):
                     raise ArtifactError(
-                        f"{folder}: {name} holds what is {other} in the dense model: tensors have each other's names; "
+                        f"{said}: {name} holds what is {other} in the dense model: tensors have each other's names; "
                         f"{AT_SOURCE}"
                     )
 
