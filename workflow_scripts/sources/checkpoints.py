@@ -149,5 +149,12 @@ def _refuse_code(where: str, source: Path, config: dict) -> None:
     if tokenizer.exists():
         read[tokenizer.name] = read_json(tokenizer, advice=AT_SOURCE)
     for file, content in read.items():
-        if "auto_map" in content:
+        if _holds(content, "auto_map"):
             raise ArtifactError(f"{where}: {file} has `auto_map`; {NO_CODE}")
+
+
+def _holds(content: object, key: str) -> bool:
+    """Whether an object of JSON, or one inside it, has a key."""
+    return isinstance(content, dict) and (
+        key in content or any(_holds(each, key) for each in content.values())
+    )

@@ -327,7 +327,7 @@ def require_architecture(where: str, folder: Path) -> None:
     try:
         transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # by what config.json holds, of any kind
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0][:200]
+        said = " ".join(str(error).split())[:200] or type(error).__name__
         raise ArtifactError(
             f"{where}: config.json is none that transformers {transformers.__version__} can read ({said})"
         ) from error

@@ -226,6 +226,11 @@ def two_of_a_layer_swapped(folder):
     swapped(folder, *(f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up")))
 
 
+def another_head(folder):
+    head = torch.randn(384, 32, generator=torch.Generator().manual_seed(3)).bfloat16()
+    change(folder, lambda tensors: tensors | {"lm_head.weight": head})
+
+
 def narrower(folder):
     fresh(folder, hidden_size=16)
 
@@ -263,6 +268,10 @@ def unknown_format(folder):
         (
             two_of_a_layer_swapped,
             r"layers\.1\.mlp\.gate_proj\.weight holds what is model\.layers\.1\.mlp\.up_proj\.weight in the",
+        ),
+        (
+            another_head,
+            r"fetched: config\.json ties lm_head\.weight and model\.embed_tokens\.weight, and its",
         ),
         (narrower, r"its embeddings are 16 wide, those of .* 32: it is a checkpoint of another model"),
         (fewer_tokens, r"embeds 300 tokens, its tokenizer has 384"),

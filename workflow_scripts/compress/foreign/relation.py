@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
-from workflow_scripts.compress.foreign.swapped import Names, correlation, equal
+from workflow_scripts.compress.foreign.swapped import LIKE, Names, correlation, equal
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.whole import record
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.model_folder import AT_SOURCE
 
 # Unrelated embeddings correlate at about 0. Those of a base that was rotated do too (SpinQuant, QuaRot), but inner
 # products of tokens survive a rotation.
@@ -47,6 +48,7 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said:
     mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
     dense.load(dense.model, but=(mine,))
     other.load(other.model, but=(theirs,))
+    _refuse_another_head(other, said)
     found.embeddings = _embeddings(dense, other, tokens, distilled, said)
     _count_equal(found, _outside(other, theirs), _outside(dense, mine))
     names = Names()
@@ -92,6 +94,18 @@ def _count_equal(
             found.compared += 1
             if equal(tensor, asked):
                 found.equal.append(name)
+
+
+def _refuse_another_head(other: Skeleton, said: Path) -> None:
+    """ArtifactError for a head beside the embeddings that config.json ties it to, if it is another matrix: versions of
+    transformers differ in which of them they take."""
+    for names in other.tied:
+        first, *others = {id(p): p for p in map(other.model.get_parameter, sorted(names))}.values()
+        if any(correlation(first, each) <= LIKE for each in others):
+            raise ArtifactError(
+                f"{said}: config.json ties {' and '.join(sorted(names))}, and its weights hold two that don't resemble "
+                f"each other; {AT_SOURCE}"
+            )
 
 
 def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said: Path) -> float | None:
