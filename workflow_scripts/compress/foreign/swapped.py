@@ -79,7 +79,7 @@ def _alike(mine: Sample, own: Sample) -> bool:
 def _same(mine: Sample, theirs: Sample) -> bool:
     """Whether a tensor is surely of this dense one; a constant vector may be of any."""
     if len(mine.shape) == 1:
-        return equal(mine.values, theirs.values) and mine.values.min() < mine.values.max()
+        return equal(mine.values, theirs.values) and bool(mine.values.min() < mine.values.max())
     return correlation(mine.values, theirs.values) > LIKE
 
 
