@@ -10,7 +10,8 @@ from torch import nn
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources.model_folder import AT_SOURCE
 
-# Correlation of weights: near 0 between two layers, above 0.8 between a weight of one bit and its dense one.
+# Correlation of weights: near 0 between two layers, above 0.8 between a weight of one bit and its dense one. The least
+# of SmolLM2-135M is 0.82 (SmoothQuant in its first layer; 2:4 0.85, AWQ and NVFP4 0.99).
 LIKE = 0.5
 VALUES = 16384  # of each tensor that are compared
 HALVES = (torch.bfloat16, torch.float16)
