@@ -11,12 +11,15 @@ nll, nats per token; answers, the likeliest choice of each item; versions).
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+BATCH = 10  # items
 
 
 def make(task: dict) -> list[str]:
@@ -134,26 +137,76 @@ def by_gptqmodel(task: dict) -> torch.nn.Module:
     return model
 
 
-def load(task: dict) -> tuple[object, list[str]]:
-    """The checkpoint as a function from token ids (length,) to logits (length, vocabulary), and its libraries."""
+# Logits (length, vocabulary) of a text's tokens, and of each choice of each item: those that predict its tokens.
+OfText = Callable[[torch.Tensor], torch.Tensor]
+OfItems = Callable[[list], Iterator[list[torch.Tensor]]]
+
+
+def by_llama(task: dict) -> tuple[OfText, OfItems]:
+    from llama_cpp import Llama
+
+    file = next(Path(task["folder"]).glob("*.gguf"))
+    options: dict = {"n_ctx": 4096, "logits_all": True, "verbose": False, "n_threads": task["threads"]}
+    if not task["runtime"]:  # it quantises activations if weights are quantised; its cache is float16
+        file, options = in_float32(file, Path(task["output"]).parent), options | {"type_k": 0, "type_v": 0}
+    model = Llama(str(file), **options)
+
+    def text(ids: torch.Tensor) -> torch.Tensor:
+        model.reset()
+        model.eval(ids.tolist())
+        return torch.from_numpy(model.scores[: len(ids)].copy())
+
+    def choices(item: list) -> list[torch.Tensor]:
+        text(torch.tensor(item[0][0]))
+        start, found = len(item[0][0]), []
+        for _, rest in item:
+            model.n_tokens = start  # it forgets the choice before
+            model.eval(rest)
+            found.append(torch.from_numpy(model.scores[start - 1 : start + len(rest) - 1].copy()))
+        return found
+
+    return text, lambda items: map(choices, items)
+
+
+def by_transformers(model: torch.nn.Module) -> tuple[OfText, OfItems]:
+    from transformers import DynamicCache
+
+    def choices(items: list) -> list[list[torch.Tensor]]:
+        """The items' contexts in one batch, then all their choices: compressed-tensors rounds weights in each pass."""
+        rows = torch.tensor([row for row, item in enumerate(items) for _ in item])
+        contexts, known = padded([item[0][0] for item in items])
+        rests, given = padded([rest for item in items for _, rest in item])
+        lengths, cache = known.sum(1), DynamicCache(config=model.config)
+        first = model(input_ids=contexts, attention_mask=known, past_key_values=cache).logits
+        first = first[torch.arange(len(items)), lengths - 1][rows][:, None]
+        cache.reorder_cache(rows)
+        then = model(
+            input_ids=rests,
+            attention_mask=torch.cat((known[rows], given), 1),
+            position_ids=lengths[rows][:, None] + torch.arange(rests.shape[1]),
+            past_key_values=cache,
+        ).logits
+        found = iter(torch.cat((first, then), 1).float())
+        return [[next(found)[: len(rest)] for _, rest in item] for item in items]
+
+    def batches(items: list) -> Iterator[list[torch.Tensor]]:
+        for begin in range(0, len(items), BATCH):
+            yield from choices(items[begin : begin + BATCH])
+
+    return lambda ids: model(input_ids=ids[None]).logits[0].float(), batches
+
+
+def padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of token ids filled up on the right, and where they are real."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+
+
+def load(task: dict) -> tuple[OfText, OfItems, list[str]]:
+    """The checkpoint as functions of token ids, and its libraries."""
     if task["maker"] == "gguf":
-        from llama_cpp import Llama
-
-        file = next(Path(task["folder"]).glob("*.gguf"))
-        options: dict = {"n_ctx": 4096, "logits_all": True, "verbose": False, "n_threads": task["threads"]}
-        if not task["runtime"]:  # it quantises activations if weights are quantised; its cache is float16
-            file, options = (
-                in_float32(file, Path(task["output"]).parent),
-                options | {"type_k": 0, "type_v": 0},
-            )
-        model = Llama(str(file), **options)
-
-        def by_llama(ids: torch.Tensor) -> torch.Tensor:
-            model.reset()
-            model.eval(ids.tolist())
-            return torch.from_numpy(model.scores[: len(ids)].copy())
-
-        return by_llama, ["llama-cpp-python"]
+        return *by_llama(task), ["llama-cpp-python"]
     if task["maker"] in ("gptqmodel-gptq", "autoround-awq"):
         model = by_gptqmodel(task)
         libraries = ["gptqmodel"]
@@ -182,23 +235,22 @@ def load(task: dict) -> tuple[object, list[str]]:
 
         attach(model)
     model.eval()
-    return lambda ids: model(input_ids=ids[None]).logits[0].float(), [*libraries, "transformers"]
+    return *by_transformers(model), [*libraries, "transformers"]
 
 
 @torch.inference_mode()
 def score(task: dict) -> dict:
     """The checkpoint's nll and answers; the first token of a window is not scored."""
-    logits, libraries = load(task)
+    text, choices, libraries = load(task)
     windows, losses = load_file(task["tokens"])["windows"], []
     for window in windows:
-        losses.append(torch.nn.functional.cross_entropy(logits(window)[:-1], window[1:]).item())
+        losses.append(torch.nn.functional.cross_entropy(text(window)[:-1], window[1:]).item())
     answers = []
-    for choices in task["items"]:
-        scores = []
-        for context, rest in choices:
-            found = logits(torch.tensor(context + rest)).log_softmax(-1)
-            places = range(len(context) - 1, len(context) + len(rest) - 1)
-            scores.append(sum(found[place, token].item() for place, token in zip(places, rest, strict=True)))
+    for item, found in zip(task["items"], choices(task["items"]), strict=True):
+        scores = [
+            logits.log_softmax(-1).gather(1, torch.tensor(rest)[:, None]).sum().item()
+            for (_, rest), logits in zip(item, found, strict=True)
+        ]
         answers.append(max(range(len(scores)), key=scores.__getitem__))
     return {"nll": sum(losses) / len(losses), "answers": answers, "libraries": libraries}
 

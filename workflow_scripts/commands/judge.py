@@ -116,6 +116,8 @@ def main(
 ) -> int:
     """Write the grid, print its forecast and run it; returns an exit status.
 
+    The checkpoint is fetched, read and checked against the dense model before anything is trained or evaluated.
+
     options: fields of `Asked`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
     """
     asked = Asked(**options)
@@ -130,7 +132,8 @@ def main(
     print(covered(asked.seeds), flush=True)
     if forecast_only:
         return 0
-    return run.main(grid, configfile=[str(file)], profile=profile, snakemake_options=[*snakemake_options])
+    chosen: Any = {"profile": profile, "snakemake_options": [*snakemake_options]}
+    return run.main(grid, configfile=[str(file)], first="compress_model", **chosen)
 
 
 def summary(dense: str, compressed: str) -> str:
@@ -153,6 +156,8 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
     """
     if asked.seeds < 1:
         raise ArtifactError(f"--seeds {asked.seeds}: at least 1 training of each adapter is needed")
+    known = isinstance(config.compressors.get(compressed), External) and not Path(compressed).exists()
+    given = {} if known else source(compressed, "COMPRESSED")
     model, positions = dense, None
     models: dict[str, dict] = {}
     if dense not in config.models:
@@ -164,10 +169,10 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
     if asked.chat:
         models.setdefault(model, {})["chat"] = True
     compressor, compressors = compressed, {}
-    if not (isinstance(config.compressors.get(compressed), External) and not Path(compressed).exists()):
+    if not known:
         compressor = name_of(compressed, config.compressors)
         checkpoint = {"algorithm": "external", "model": model, "distilled": asked.distilled}
-        checkpoint |= source(compressed, "COMPRESSED") | ({"file": asked.file} if asked.file else {})
+        checkpoint |= given | ({"file": asked.file} if asked.file else {})
         compressors[compressor] = checkpoint
     if data := config.benchmarks.get(asked.benchmarks):
         tasks = [task for task in config.grids["smoke"].tasks if task in data]

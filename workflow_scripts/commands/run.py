@@ -54,8 +54,13 @@ def main(
     profile: str | None = None,
     resume: bool = False,
     snakemake_options: Sequence[str] = (),
+    first: str | None = None,
 ) -> int:
-    """Run `grid`, or its `blocks`; returns Snakemake's exit status. Raises ArtifactError if another run is alive."""
+    """Run `grid`, or its `blocks`; returns Snakemake's exit status. Raises ArtifactError if another run is alive.
+
+    first: a rule whose jobs must all succeed before any other is started but those that they need. A run goes on
+    without the jobs that failed, and would compute everything that doesn't stand on them.
+    """
     plan = plan_of(files(*configfile), grid, blocks)  # Snakemake answers an unreadable file with a traceback
     _refuse_cache()
     started, before = time.time(), last_held(runs.RESULTS)
@@ -77,7 +82,8 @@ def main(
     minded = [warning(text) for text in untaught(plan, grid)]
     print("".join(f"{line}\n" for line in minded), end="", flush=True)
     with progress.shown(progress.Watch(plan, grid).line):
-        status = follow(command)
+        status = follow([*command, "--until", first]) if first else 0
+        status = status or follow(command)
     if status:
         print(_unfinished(before), file=sys.stderr)
         return status

@@ -99,6 +99,8 @@ class Skeleton:
             convert_and_load_state_dict_in_model(self.model, stored, settings)
         for names in self.tied:
             there = [p for p in map(self.model.get_parameter, sorted(names)) if not p.is_meta]
+            if any(not torch.equal(there[0], other) for other in there[1:]):
+                continue  # both are stored: transformers doesn't tie them either
             for name in names if there else ():
                 parent, _, last = name.rpartition(".")
                 setattr(self.model.get_submodule(parent), last, there[0])

@@ -85,6 +85,10 @@ def of_checkpoint(checkpoint: dict) -> dict:
         named += f"; at run time: {simulated}"
     if runtime := checkpoint["runtime_quantisation"]:
         named += f"; not reproduced: {runtime}"
+    if checkpoint["compared"] and not checkpoint["equal"]:
+        named += "; no tensor is the dense model's"
+    if (others := checkpoint.get("other_settings")) and not checkpoint["distilled"]:
+        named += f"; config.json has another {', '.join(others)} than the dense model's"
     return {
         "engine": "external",
         "format": named,

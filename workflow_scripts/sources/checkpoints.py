@@ -25,7 +25,9 @@ from workflow_scripts.sources.model_folder import (
     require_no_adapter,
     require_plain,
     require_possible,
+    require_readable,
 )
+from workflow_scripts.sources.models import unscorable
 
 GGUF = "*.gguf"
 # Files that makers write beside config.json; some readers take the quantisation from there.
@@ -140,6 +142,9 @@ def _put(
     require_no_adapter(where, source)
     place(where, source, folder, FILES, link, whole=True)
     require_possible(where, folder, config)
+    require_readable(where, folder)
+    if reason := unscorable(folder):
+        raise ArtifactError(f"{where}: {reason}")
 
 
 def _refuse_code(where: str, source: Path, config: dict) -> None:
@@ -150,5 +155,12 @@ def _refuse_code(where: str, source: Path, config: dict) -> None:
     for file, content in read.items():
         if not isinstance(content, dict):
             raise ArtifactError(f"{where}: {file} is a {type(content).__name__}, no object; {AT_SOURCE}")
-        if "auto_map" in content:
+        if _holds(content, "auto_map"):
             raise ArtifactError(f"{where}: {file} has `auto_map`; {NO_CODE}")
+
+
+def _holds(content: object, key: str) -> bool:
+    """Whether an object of JSON, or one inside it, has a key."""
+    return isinstance(content, dict) and (
+        key in content or any(_holds(each, key) for each in content.values())
+    )

@@ -43,12 +43,12 @@ def ran(monkeypatch):
 
 
 def test_the_grid_has_the_pair_on_both_models_and_controls(here, ran, capsys):
-    options = {"items": 7, "profile": "slurm", "snakemake_options": ["--keep-going"]}
-    assert judge.main("smollm2-135m", "Some Model_v1", **options) == 0
+    options_of_run = {"profile": "slurm", "snakemake_options": ["--keep-going"]}
+    assert judge.main("smollm2-135m", "Some Model_v1", items=7, **options_of_run) == 0
     file, grid = "config/judge/judge-Some-Model-v1.yaml", "judge-Some-Model-v1"
     [(called, given)] = ran
     assert called == grid
-    assert given == {"configfile": [file], "profile": "slurm", "snakemake_options": ["--keep-going"]}
+    assert given == {"configfile": [file], "first": "compress_model", **options_of_run}
     said = capsys.readouterr().out
     assert f"Configuration: {file}" in said and f"Forecast of grid '{grid}': 16 cells, 8 adapters" in said
     plan = plan_of(files(file), grid)

@@ -157,3 +157,19 @@ def test_a_dry_run_claims_nothing(on_the_cluster, monkeypatch, capsys):
     monkeypatch.setattr(run, "follow", lambda command: 0)
     assert main(["run", "--grid", "smoke", "--dry-run"]) == 0
     assert "complete" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_jobs_that_must_succeed_first_stop_the_run(status, on_the_cluster, monkeypatch):
+    shutil.rmtree(".snakemake")
+    commands = []
+    monkeypatch.setattr(run, "follow", lambda command: commands.append(command) or status)
+    if status:
+        assert run.main("smoke", first="compress_model") == status
+        [first] = commands
+    else:
+        with pytest.raises(ArtifactError, match="grid 'smoke' is not complete"):
+            run.main("smoke", first="compress_model")
+        first, whole = commands
+        assert first == [*whole, "--until", "compress_model"]
+    assert first[-2:] == ["--until", "compress_model"]

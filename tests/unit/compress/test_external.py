@@ -76,7 +76,7 @@ def test_a_checkpoint_loads_to_the_bit_and_its_record_says_what_it_is(sources, m
     names = load_file(made / "model.safetensors").keys()
     assert about["compared"] == len(names)
     assert set(names) - set(about["equal"]) == {"model.layers.0.self_attn.q_proj.weight"}
-    assert about["embeddings"] > 0.999
+    assert about["embeddings"] > 0.999 and about["other_settings"] == []
     linears = sum(rows * columns for rows, columns in (record["shape"] for record in proof["layers"]))
     assert len(proof["layers"]) == 14
     assert proof["bytes_on_disk"] == 2 * linears and proof["effective_bits"] == 16
@@ -214,6 +214,23 @@ def fresh(folder, **sizes):
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
+def swapped(folder, a, b):
+    change(folder, lambda tensors: tensors | {a: tensors[b], b: tensors[a]})
+
+
+def two_layers_swapped(folder):
+    swapped(folder, *(f"model.layers.{index}.self_attn.q_proj.weight" for index in (0, 1)))
+
+
+def two_of_a_layer_swapped(folder):
+    swapped(folder, *(f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up")))
+
+
+def another_head(folder):
+    head = torch.randn(384, 32, generator=torch.Generator().manual_seed(3)).bfloat16()
+    change(folder, lambda tensors: tensors | {"lm_head.weight": head})
+
+
 def narrower(folder):
     fresh(folder, hidden_size=16)
 
@@ -244,6 +261,18 @@ def unknown_format(folder):
             fresh,
             r"embeddings correlate -?0\.0\d\d with .*, and their inner products .*a checkpoint of another model",
         ),
+        (
+            two_layers_swapped,
+            r"layers\.0\.self_attn\.q_proj\.weight holds what is model\.layers\.1\.self_attn\.q_proj\.weight in the",
+        ),
+        (
+            two_of_a_layer_swapped,
+            r"layers\.1\.mlp\.gate_proj\.weight holds what is model\.layers\.1\.mlp\.up_proj\.weight in the",
+        ),
+        (
+            another_head,
+            r"fetched: config\.json ties lm_head\.weight and model\.embed_tokens\.weight, and its",
+        ),
         (narrower, r"its embeddings are 16 wide, those of .* 32: it is a checkpoint of another model"),
         (fewer_tokens, r"embeds 300 tokens, its tokenizer has 384"),
         (unknown_format, r"'mystery' is a format that nothing here reads"),
@@ -256,6 +285,13 @@ def test_a_checkpoint_that_is_not_one_of_the_model_never_gets_to_a_number(
     with pytest.raises(ArtifactError, match=message):
         judged(sources, made, here)
     assert not (here / "compressed" / "compression.json").exists()
+
+
+def test_another_setting_that_no_shape_shows_is_recorded(sources, made, here):
+    theta = {"rope_theta": 5e5, "rope_type": "default"}
+    change_json(made / "config.json", rope_parameters=theta, rms_norm_eps=1.0000001e-6, sliding_window=16)
+    about = read_json(judged(sources, made, here) / "compression.json", schema="compression")["checkpoint"]
+    assert about["other_settings"] == ["rope_parameters", "sliding_window"]
 
 
 def test_a_rotated_checkpoint_is_of_the_same_base(sources, made, here):

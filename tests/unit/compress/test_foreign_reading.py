@@ -109,6 +109,18 @@ def test_a_shard_without_a_promised_tensor_is_refused(source, tmp_path, monkeypa
         reading.stored(shards)
 
 
+def test_a_tensor_in_two_shards_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "SHARD", 40_000)
+    _, shards = read(source, tmp_path)
+    first, second = sorted(shards.glob("*.safetensors"))[:2]
+    twice = next(iter(load_file(first)))
+    save_file(load_file(second) | {twice: load_file(first)[twice] + 1}, second)
+    with pytest.raises(
+        ArtifactError, match=rf"00002-of-\d+\.safetensors: holds {twice}, and so does model-00001"
+    ):
+        reading.stored(shards)
+
+
 def test_an_unknown_format_is_refused_by_name(source):
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "mystery"}

@@ -42,6 +42,18 @@ def test_a_skeleton_takes_half_precision_and_a_tied_weight_under_either_name(tmp
     assert torch.equal(skeleton.model.model.embed_tokens.weight, model.lm_head.weight.float())
 
 
+def test_a_head_that_is_not_the_embeddings_is_not_tied_to_them_whatever_the_configuration_says(tmp_path):
+    skeleton = stored(tiny(), tmp_path)
+    file = skeleton.folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, file)
+    whole = AutoModelForCausalLM.from_pretrained(skeleton.folder, dtype=torch.float32)
+    skeleton = Skeleton(skeleton.folder)
+    skeleton.load(skeleton.model)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(skeleton.model.get_parameter(name), whole.get_parameter(name))
+
+
 def test_a_skeleton_names_the_weight_that_is_missing(tmp_path):
     skeleton = stored(tiny(), tmp_path)
     file = skeleton.folder / "model.safetensors"

@@ -90,6 +90,11 @@ def test_a_checkpoint_of_somebody_else_says_what_it_is(tmp_path):
     assert "| m | gptq-w3 | wikipedia | own |  | 3.50 | — | — | 25.0 | 10.00 |" in rendered["md"]
     assert "activations, 8 bits" in rendered["html"] and "nan" not in rendered["html"]
     assert all("engine external" in rendered[name] for name in ("md", "html"))
+    about |= {"equal": [], "other_settings": ["rms_norm_eps", "sliding_window"], "distilled": False}
+    rendered["md"] = RENDERERS["md"](compressors(read_results(paths), records, settings), "g")
+    said += "; no tensor is the dense model's"
+    said += "; config.json has another rms_norm_eps, sliding_window than the dense model's"
+    assert f"| {said} | 3.50 | 7.25 | 0.0 |" in rendered["md"]
 
 
 def test_a_grid_without_compressed_models_says_so(tmp_path):

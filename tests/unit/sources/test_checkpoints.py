@@ -40,9 +40,11 @@ def change_json(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+@pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_code_of_its_own_is_refused(given, tmp_path, file):
-    change_json(given / file, auto_map={"AutoConfig": "own.Config"})
+def test_code_of_its_own_is_refused(given, tmp_path, file, inside):
+    code = {"auto_map": {"AutoConfig": "own.Config"}}
+    change_json(given / file, **({"text_config": code} if inside else code))
     (given / "own.py").write_text("raise SystemExit('this ran')\n")
     with pytest.raises(ArtifactError, match=f"small: {given}: {file} has `auto_map`; .* never runs code"):
         fetch(given, tmp_path)
@@ -105,6 +107,24 @@ def test_a_folder_without_tokenizer_is_refused(given, tmp_path):
     (given / "tokenizer.json").unlink()
     with pytest.raises(ArtifactError, match=r"small: .*given: missing tokenizer\.json"):
         fetch(given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"model_type": "frobnicate"},
+            r"config\.json is of no model that transformers can build \(.*frobnicate",
+        ),
+        ({"num_hidden_layers": "two"}, r"config\.json is none that .* can read \(.*num_hidden_layers.*int"),
+        ({"model_type": "t5"}, "given: transformers has no causal language model for t5"),
+    ],
+)
+def test_an_architecture_that_no_cell_could_ask_is_refused_by_the_fetch(given, tmp_path, said, message):
+    change_json(given / "config.json", **said)
+    with pytest.raises(ArtifactError, match=message) as raised:
+        fetch(given, tmp_path)
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from workflow_scripts.compress.decoder import count_weights, decoder_layers, layer_linears
+from workflow_scripts.compress.foreign.configuration import other_settings
 from workflow_scripts.compress.foreign.formats import identify
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.foreign.relation import Relation, relate
@@ -44,14 +45,15 @@ def stored_whole(task: Task, folder: Path, said: dict, python: str) -> Compresse
     modules = about.pop("modules")
     _refuse_sizes(folder, about["bytes_on_disk"], modules)
     tokenizer = load_tokenizer(task.model)
-    refuse_another(tokenizer, plain)
+    refuse_another(tokenizer, plain, folder)
     load_whole(plain, device="meta", said=str(folder))
     dense, other = Skeleton(task.model, verify(task.model)["remote_code"]), Skeleton(plain)
-    relation = relate(dense, other, len(tokenizer), task.settings.distilled)
+    relation = relate(dense, other, len(tokenizer), task.settings.distilled, folder)
     log(f"{len(relation.equal)} of {relation.compared} tensors are the dense model's")
     log(f"correlation with its embeddings: {relation.embeddings}")
     config = read_json(plain / "config.json")
     record = _record(said, found.bits, about, relation) | {"distilled": task.settings.distilled}
+    record["other_settings"] = other_settings(*(each.model.config.to_dict() for each in (dense, other)))
     whole = Whole(config, _size_of_linears(other, modules), relation.layers, record)
     versions = {f"the checkpoint's {name}": number for name, number in about["libraries"].items()}
     weights = count_weights(decoder_layers(dense.model))

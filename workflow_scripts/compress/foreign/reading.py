@@ -111,7 +111,7 @@ def stored(folder: Path) -> dict[Path, dict]:
     """Safetensors file -> its tensors {name: {dtype, shape, data_offsets}}, for the files that transformers would load.
 
     ArtifactError for a file that is cut short or has bytes beyond its tensors, for an index that names a tensor which
-    its shard lacks, or for a folder without safetensors.
+    its shard lacks, for a tensor in two shards, or for a folder without safetensors.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.exists():
@@ -123,6 +123,11 @@ def stored(folder: Path) -> dict[Path, dict]:
     for name, shard in places.items():
         if name not in headers[folder / shard]:
             raise ArtifactError(f"{folder / shard}: lacks the tensor {name}, which {index.name} promises")
+    held: dict[str, Path] = {}
+    for file, header in headers.items():
+        for name in header:
+            if (first := held.setdefault(name, file)) != file:
+                raise ArtifactError(f"{file}: holds {name}, and so does {first.name}; which of them counts?")
     return headers
 
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.foreign.swapped import LIKE, Names, correlation, equal
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.whole import record
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.model_folder import AT_SOURCE
 
 # Unrelated embeddings correlate at about 0. Those of a base that was rotated do too (SpinQuant, QuaRot), but inner
 # products of tokens survive a rotation.
@@ -18,7 +21,6 @@ ALIKE, ROTATED = 0.1, 0.9
 SAMPLE = 4096  # rows of the embeddings that are compared
 PAIRED = 256  # of these, rows whose inner products are compared
 OTHER = "it is a checkpoint of another model (a student with weights of its own wants `distilled: true`)"
-HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -35,17 +37,22 @@ class Relation:
 
 
 @torch.no_grad()
-def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Relation:
+def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said: Path) -> Relation:
     """Compare two models, a layer at a time. tokens: of their tokenizer. distilled: `other` need not resemble `dense`.
+    said: the checkpoint, as errors name it.
 
-    ArtifactError, with what was seen, if `other` was not made of `dense`: other widths, or unrelated embeddings.
+    ArtifactError, with what was seen, if `other` was not made of `dense` (other widths, unrelated
+    embeddings), or if tensors have each other's names.
     """
     found = Relation()
     mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
     dense.load(dense.model, but=(mine,))
     other.load(other.model, but=(theirs,))
-    found.embeddings = _embeddings(dense, other, tokens, distilled)
+    _refuse_another_head(other, said)
+    found.embeddings = _embeddings(dense, other, tokens, distilled, said)
     _count_equal(found, _outside(other, theirs), _outside(dense, mine))
+    names = Names()
+    names.add("", other.model, "", dense.model)
     for each in (dense, other):
         each.release(each.model)
     found.layers = _origins(dense, other, distilled)
@@ -56,10 +63,13 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> Re
             dense.load(origin)
             held = {f"{other.paths[id(layer)]}.{name}": tensor for name, tensor in layer.named_parameters()}
             _count_equal(found, held, dict(zip(held, _counterparts(layer, origin))))
+            names.add(other.paths[id(layer)], layer, dense.paths[id(origin)], origin)
         found.records += _records(index, layer, origin)
         for skeleton, loaded in ((other, layer), (dense, origin)):
             if loaded is not None:
                 skeleton.release(loaded)
+    if not distilled:
+        names.refuse_swapped(said)
     return found
 
 
@@ -86,23 +96,30 @@ def _count_equal(
                 found.equal.append(name)
 
 
-def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
-    """Whether a float32 tensor is the dense model's, as it is or rounded to half precision."""
-    return any(torch.equal(held, rounded) for rounded in (dense, *(dense.to(d).float() for d in HALVES)))
+def _refuse_another_head(other: Skeleton, said: Path) -> None:
+    """ArtifactError for a head beside the embeddings that config.json ties it to, if it is another matrix: versions of
+    transformers differ in which of them they take."""
+    for names in other.tied:
+        first, *others = {id(p): p for p in map(other.model.get_parameter, sorted(names))}.values()
+        if any(correlation(first, each) <= LIKE for each in others):
+            raise ArtifactError(
+                f"{said}: config.json ties {' and '.join(sorted(names))}, and its weights hold two that don't resemble "
+                f"each other; {AT_SOURCE}"
+            )
 
 
-def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) -> float | None:
+def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said: Path) -> float | None:
     """Correlation of the input embeddings over a sample of tokens; None for a student of another width."""
     mine, theirs = (each.model.get_input_embeddings().weight for each in (dense, other))
     if len(theirs) < tokens:
         raise ArtifactError(
-            f"{other.folder}: embeds {len(theirs)} tokens, its tokenizer has {tokens}; it can't be of this model"
+            f"{said}: embeds {len(theirs)} tokens, its tokenizer has {tokens}; it can't be of this model"
         )
     if mine.shape[1] != theirs.shape[1]:
         if distilled:
             return None
         raise ArtifactError(
-            f"{other.folder}: its embeddings are {theirs.shape[1]} wide, those of {dense.folder} {mine.shape[1]}: "
+            f"{said}: its embeddings are {theirs.shape[1]} wide, those of {dense.folder} {mine.shape[1]}: "
             + OTHER
         )
     sample = torch.linspace(0, min(tokens, len(mine)) - 1, min(tokens, SAMPLE)).long()
@@ -112,17 +129,10 @@ def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool) 
     pairs = correlation(*(rows[few] @ rows[few].T for rows in (a, b)))
     if abs(found) < ALIKE and pairs < ROTATED and not distilled:
         raise ArtifactError(
-            f"{other.folder}: its embeddings correlate {found:.3f} with those of {dense.folder}, and their inner "
+            f"{said}: its embeddings correlate {found:.3f} with those of {dense.folder}, and their inner "
             f"products {pairs:.3f}: {OTHER}"
         )
     return found
-
-
-def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Pearson's, over all entries; 0 if one of them is constant."""
-    a, b = a - a.mean(), b - b.mean()
-    norm = a.norm() * b.norm()
-    return float((a * b).sum() / norm) if norm > 0 else 0.0
 
 
 def _origins(dense: Skeleton, other: Skeleton, distilled: bool) -> list[int] | None:

@@ -1,0 +1,96 @@
+"""Tensors of a checkpoint that have each other's names: they fit by shape, so that no loader notices."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.model_folder import AT_SOURCE
+
+# Correlation of weights: near 0 between two layers, above 0.8 between a weight of one bit and its dense one. The least
+# of SmolLM2-135M is 0.82 (SmoothQuant in its first layer; 2:4 0.85, AWQ and NVFP4 0.99).
+LIKE = 0.5
+VALUES = 16384  # of each tensor that are compared
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Sample:
+    """Some values of a tensor, the same places in every tensor of its shape."""
+
+    shape: torch.Size
+    values: torch.Tensor
+
+
+@dataclass
+class Names:
+    """Samples of tensors by name, of the checkpoint and of the dense model; origins: checkpoint's name -> name of the
+    dense tensor that it should hold."""
+
+    held: dict[str, Sample] = field(default_factory=dict)
+    dense: dict[str, Sample] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: str, module: nn.Module, dense_path: str, origin: nn.Module) -> None:
+        """Take samples of what is loaded of a module, and of the dense module that it was made of."""
+        self.held |= dict(_samples(path, module))
+        self.dense |= dict(_samples(dense_path, origin))
+        names = [name for name, _ in module.named_parameters()]
+        self.origins |= {_joined(path, name): _joined(dense_path, name) for name in names}
+
+    def refuse_swapped(self, said: Path) -> None:
+        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name. said: the
+        checkpoint, as the error names it."""
+        for name, mine in self.held.items():
+            own = self.dense.get(self.origins[name])
+            if own is None or own.shape != mine.shape or _alike(mine, own):
+                continue
+            for other, theirs in self.dense.items():
+                if theirs.shape == mine.shape and other != self.origins[name] and _same(mine, theirs):
+                    raise ArtifactError(
+                        f"{said}: {name} holds what is {other} in the dense model: tensors have each other's names; "
+                        f"{AT_SOURCE}"
+                    )
+
+
+def _samples(path: str, module: nn.Module) -> Iterator[tuple[str, Sample]]:
+    for name, tensor in module.named_parameters():
+        if not tensor.is_meta:
+            stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
+            yield _joined(path, name), Sample(tensor.shape, tensor.flatten()[::stride].clone())
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _alike(mine: Sample, own: Sample) -> bool:
+    """Whether a tensor may have been made of the dense one of its name.
+
+    Of a vector only an equal one is known, since some compressors scale it (AWQ).
+    """
+    if len(mine.shape) == 1:
+        return equal(mine.values, own.values)
+    return abs(correlation(mine.values, own.values)) > LIKE
+
+
+def _same(mine: Sample, theirs: Sample) -> bool:
+    """Whether a tensor is surely of this dense one; a constant vector may be of any."""
+    if len(mine.shape) == 1:
+        return equal(mine.values, theirs.values) and bool(mine.values.min() < mine.values.max())
+    return correlation(mine.values, theirs.values) > LIKE
+
+
+def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
+    """Whether a float32 tensor is the dense model's, as it is or rounded to half precision."""
+    return any(torch.equal(held, rounded) for rounded in (dense, *(dense.to(d).float() for d in HALVES)))
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Pearson's, over all entries; 0 if one of them is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = a.norm() * b.norm()
+    return float((a * b).sum() / norm) if norm > 0 else 0.0
