@@ -1,8 +1,10 @@
-"""GGUF models in pieces: split files, and a file that lies in several wheels, as a dense model and as a checkpoint."""
+"""GGUF models: whole, in split files, or in several wheels; as a dense model and as a checkpoint."""
 
+import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 from tests import tiny_gguf
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.gguf_parts import parts_of
-from workflow_scripts.sources import checkpoints, models
+from workflow_scripts.sources import checkpoints, gguf_file, models
 
 MADE = {"recipe": "r", "code": "c"}
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -114,3 +116,26 @@ def test_an_architecture_that_is_not_known_is_named(tmp_path):
 def test_names_of_parts():
     assert parts_of(Path("a/b.gguf")) == [Path("a/b.gguf")]
     assert parts_of(Path("a/b-00002-of-00002.gguf")) == [Path(f"a/b-0000{n}-of-00002.gguf") for n in (1, 2)]
+
+
+def test_gguf_is_dequantised_to_float32(tmp_path):
+    exact = tiny_gguf.write(tmp_path / "model.gguf")
+    (tmp_path / "out").mkdir()
+    gguf_file.dequantise(tmp_path / "model.gguf", tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    for name, key in [
+        ("token_embd", "embed_tokens"),
+        ("blk.0.ffn_up", "layers.0.mlp.up_proj"),
+        ("blk.0.attn_v", "layers.0.self_attn.v_proj"),
+    ]:
+        np.testing.assert_array_equal(saved[f"model.{key}.weight"].numpy(), exact[name])
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_a_gguf_that_lacks_a_tensor_is_refused(tmp_path):
+    tiny_gguf.write(tmp_path / "model.gguf", left_out=["blk.0.ffn_up"])
+    with pytest.raises(
+        ArtifactError, match=r"model\.gguf: its weights lack model\.layers\.0\.mlp\.up_proj\.weight"
+    ):
+        gguf_file.dequantise(tmp_path / "model.gguf", tmp_path)

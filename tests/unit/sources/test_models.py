@@ -1,8 +1,7 @@
-"""Models: local and hub folders checked and placed whole, GGUF dequantised, BOS as the harness does it."""
+"""Models: local and hub folders checked and placed whole, BOS as the harness does it."""
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -10,9 +9,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests import tiny_gguf
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources import models as sources
 
 MADE = {"recipe": "r", "code": "c"}
@@ -379,29 +376,3 @@ def test_a_refused_connection_says_what_to_do():
         hub._explained("own/er@main"),
     ):
         raise httpx2.ConnectError("Connection refused")
-
-
-# --------------------------------------------------------------------------------------------- GGUF
-
-
-def test_gguf_is_dequantised_to_float32(tmp_path):
-    exact = tiny_gguf.write(tmp_path / "model.gguf")
-    (tmp_path / "out").mkdir()
-    gguf_file.dequantise(tmp_path / "model.gguf", tmp_path / "out")
-    saved = load_file(tmp_path / "out" / "model.safetensors")
-    assert {value.dtype for value in saved.values()} == {torch.float32}
-    for name, key in [
-        ("token_embd", "embed_tokens"),
-        ("blk.0.ffn_up", "layers.0.mlp.up_proj"),
-        ("blk.0.attn_v", "layers.0.self_attn.v_proj"),
-    ]:
-        np.testing.assert_array_equal(saved[f"model.{key}.weight"].numpy(), exact[name])
-    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
-
-
-def test_a_gguf_that_lacks_a_tensor_is_refused(tmp_path):
-    tiny_gguf.write(tmp_path / "model.gguf", left_out=["blk.0.ffn_up"])
-    with pytest.raises(
-        ArtifactError, match=r"model\.gguf: its weights lack model\.layers\.0\.mlp\.up_proj\.weight"
-    ):
-        gguf_file.dequantise(tmp_path / "model.gguf", tmp_path)
