@@ -157,8 +157,8 @@ def _words(found: ErrorDetails, path: tuple, keyed: bool, config: dict, root: di
 
 
 def _types(rule: dict, value: object) -> str:
-    kinds = rule.get("type", "object")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
+    said = rule.get("type", "object")
+    kinds: list[str] = said if isinstance(said, list) else [said]
     hint = ""
     if isinstance(value, str) and {"number", "integer"} & set(kinds):
         hint = (
