@@ -116,7 +116,10 @@ def test_a_folder_without_tokenizer_is_refused(given, tmp_path):
             {"model_type": "frobnicate"},
             r"config\.json is of no model that transformers can build \(.*frobnicate",
         ),
-        ({"num_hidden_layers": "two"}, r"config\.json is none that .* can read \(.*num_hidden_layers.*int"),
+        (
+            {"num_hidden_layers": "two"},
+            r"config\.json is of no model that .* can build \(.*num_hidden_layers.*int",
+        ),
         ({"model_type": "t5"}, "given: transformers has no causal language model for t5"),
     ],
 )
