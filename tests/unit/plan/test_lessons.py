@@ -74,7 +74,12 @@ EXPECTED = ("grids", "truth", "expected")
         (
             (*EXPECTED, "gptq-w3"),
             {"c4": "both"},
-            "grids.truth.expected: 'gptq-w3' is no compressor that a block has",
+            "grids.truth.expected: 'gptq-w3' is no compressor of a block",
+        ),
+        (
+            (*EXPECTED, "truth-noised", "none"),
+            "both",
+            "grids.truth.expected.truth-noised.none: both can't be told without both methods of the pair",
         ),
         (
             (*EXPECTED, "truth-half", "wikipedia"),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.devices import DEVICES, device_table
+from workflow_scripts.plan.layout import NO_CORPUS
 from workflow_scripts.plan.names import listed, unknown
 from workflow_scripts.plan.schema import peft_types
 from workflow_scripts.plan.schema.compressors import (
@@ -223,7 +224,7 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
     yield from _all_absent(corpora, grid.evaluation.perplexity.corpora, config.corpora, "corpora")
     yield from _pair(config, key, grid)
     yield from _measured(config, key, grid)
-    yield from _expected(key, grid)
+    yield from _expected(config, key, grid)
     for block, lists in grid.blocks.items():
         yield from _block(config, f"{key}.blocks.{block}", lists)
         yield from _closed(config, f"{key}.blocks.{block}.methods", lists, grid)
@@ -233,22 +234,32 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
                 yield f"{key}.blocks.{block}.methods[{index}]: '{method}' {said}"
 
 
-def _expected(key: str, grid: Grid) -> Iterator[str]:
+def _expected(config: Config, key: str, grid: Grid) -> Iterator[str]:
     """Labels of verdicts that the grid won't give."""
-    judged: dict[str, dict[str, None]] = {}
+    judged: dict[str, dict[str, bool]] = {}  # compressor -> corpus of its verdict -> whether with the pair
     for block in grid.blocks.values():
-        if {grid.pair.prompt, grid.pair.lora} <= set(block.methods):
-            for compressor in block.compressors:
-                if compressor != "dense":
-                    judged.setdefault(compressor, {}).update(dict.fromkeys(block.corpora))
+        paired = {grid.pair.prompt, grid.pair.lora} <= set(block.methods)
+        for compressor in block.compressors:
+            settings = config.compressors.get(compressor)
+            if compressor == "dense" or settings is None:
+                continue
+            methods = any(method != "none" for method in block.methods)
+            corpora = block.corpora if methods or settings.calibrated else [NO_CORPUS]
+            found = judged.setdefault(compressor, {})
+            found.update({corpus: paired or found.get(corpus, False) for corpus in corpora})
     for compressor, words in (grid.expected or {}).items():
-        said = "compressor that a block has with both methods of the pair"
+        said = "compressor of a block"
         if compressor not in judged:
             yield unknown(f"{key}.expected", compressor, judged, said)
-        for corpus in words:
+        for corpus, label in words.items():
             if corpus not in judged.get(compressor, words):
                 yield unknown(
                     f"{key}.expected.{compressor}", corpus, judged[compressor], "corpus of its blocks"
+                )
+            elif compressor in judged and not judged[compressor][corpus] and label != "no_loss":
+                yield (
+                    f"{key}.expected.{compressor}.{corpus}: {label} can't be told without both methods of the pair; "
+                    "add them to a block of the compressor, or expect no_loss"
                 )
 
 
