@@ -16,7 +16,7 @@ from typing import Any
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.judge.components import Components
-from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.forecast import foreseen, job_hours
 from workflow_scripts.plan.layout import VERDICT
 from workflow_scripts.plan.recipes import Plan
@@ -47,6 +47,8 @@ def main(
     Raises ConfigError for an unknown grid or block, ArtifactError if the grid has no verdict yet or its verdict
     has no variance components.
     """
+    if not 0 < half_width < math.inf:
+        raise ArtifactError(f"half-width: {half_width:g} is not allowed; give a number above 0")
     config = read(*files(*configfile)) | {"grid": grid} | ({"blocks": blocks} if blocks else {})
     load(config)
     path = Path(VERDICT.path(grid))
@@ -70,7 +72,12 @@ def main(
             print(f"{replicates:>10}{'never':>14}")
             continue
         wanted = max(2, math.ceil(items * times))
-        hours, few = _hours(config, grid, replicates, wanted, device)
+        try:
+            hours, few = _hours(config, grid, replicates, wanted, device)
+        except ConfigError as error:  # methods that are trained on items which so many would score
+            problem = str(error).splitlines()[0]
+            print(f"{replicates:>10}{wanted:>14,}{'':>9}  not with all blocks of the grid: {problem}")
+            continue
         short = f"  more than {', '.join(few)} {'has' if len(few) == 1 else 'have'}" if few else ""
         print(f"{replicates:>10}{wanted:>14,}{hours:>9.1f}{short}")
     if any(part.count < 2 for part in seen):

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from workflow_scripts.judge.arms import DENSE, Arm, Column, Sample, covered_by, detectable, replicates_of
-from workflow_scripts.judge.statistics import Estimate, finite, ratio
+from workflow_scripts.judge.statistics import Estimate, finite, lost_bound, ratio
 from workflow_scripts.judge.verdict import Verdict, decide, needed_support, other_reading, recovered
 from workflow_scripts.plan.layout import Group
 
@@ -183,6 +183,8 @@ class Judged:
             self._other_recovery(self.pair["lora"], needed),
         )
         found = decide(loss, prompt, lora, self.sample.metric.negligible, verdicts, others)
+        if found.word == "no_loss" and self.sample.metric.binary:
+            found = self._with_few_changes(found, seeds, needed)
         if found.word == "unavailable":
             found = replace(found, reason=self._missing())
         replicates = len(self.pair_seeds) if prompt and lora else len(seeds)
@@ -195,6 +197,17 @@ class Judged:
             "retention": ratio(prompt, lora) if prompt and lora and lora.interval()[0] > 0 else None,
             "components": {name: part.to_json() for name, part in parts.items()},
         }
+
+    def _with_few_changes(self, found: Verdict, seeds: tuple[int, ...], needed: float) -> Verdict:
+        """Undecided instead of no_loss if the few items that changed leave room for a loss that counts."""
+        before, after = (self.sample.by_replicate(column) for column in self._loss(seeds))
+        bound = lost_bound(before, after, needed)
+        if bound < self.sample.metric.negligible:
+            return found
+        doubt = (
+            f"but so few answers changed that up to {100 * bound:.1f} points may be lost; evaluate more items"
+        )
+        return replace(found, word="undecided", reason=f"{found.reason}; {doubt}")
 
     def _components(self, prompt: Estimate | None, lora: Estimate | None) -> dict:
         """Variance components of L and of both R over the pair's replicates; none where a task has a single item."""
@@ -226,11 +239,14 @@ class Judged:
 
 
 def _larger(parts: dict) -> str:
-    """The larger part of the variance of the deciding numbers: "items make 80 % of the variance"."""
+    """Which part of the variance of what decides is larger: "items make 80 % of the variance"."""
     if any(part.count < 2 for part in parts.values()):
         return "one copy shows nothing of the variance between copies, so seeds come first"
     of_items = sum(part.items + part.residual for part in parts.values())
-    share = of_items / (sum(part.variance for part in parts.values()) or 1)
+    whole = sum(part.variance for part in parts.values())
+    if not whole:
+        return "no answer changed, so nothing is known of the variance"
+    share = of_items / whole
     return f"{'items' if share >= 0.5 else 'replicates'} make {max(share, 1 - share):.0%} of the variance".replace(
         "%", " %"
     )

@@ -181,6 +181,23 @@ def unseen_changes(sizes: Sequence[int], name: str, resamples: int, seed: int = 
     return np.sqrt(variance) * random.standard_normal(resamples)
 
 
+def lost_bound(before: dict[str, np.ndarray], after: dict[str, np.ndarray], level: float) -> float:
+    """One-sided upper bound of what a macro-averaged share lost, made for few changed answers.
+
+    before, after: task -> (items, replicates), right or wrong. Lost items count as Poisson, each with its weight in the
+    average (Fay and Feuer, 1997), less the share that was gained. With no lost item of n the bound is
+    -log(1 - level) / n; a normal deviation has thinner tails. With many changes the draws are the stricter ones.
+    """
+    change = {task: before[task] - after[task] for task in before}
+    lost = [np.maximum(0, values).mean(axis=1) / len(values) for values in change.values()]
+    gained = sum(np.maximum(0, -values).mean() for values in change.values()) / len(change)
+    weights = np.concatenate(lost) / len(change)
+    most = 1 / (len(change) * min(map(len, lost)))
+    mean, variance = weights.sum() + most, np.square(weights).sum() + most**2
+    upper = variance / (2 * mean) * stats.chi2.ppf(level, 2 * mean**2 / variance)
+    return float(upper - gained)
+
+
 def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
     """Exact McNemar test of two boolean vectors over the same items; p = 1 if nothing changed."""
     before, after = np.asarray(before, bool), np.asarray(after, bool)

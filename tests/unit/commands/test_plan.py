@@ -69,3 +69,18 @@ def test_without_a_verdict_or_its_components_the_command_says_what_to_do(tmp_pat
     write_json("results/bench/verdict.json", verdict, schema="verdict")
     with pytest.raises(ArtifactError, match="no group has the pair"):
         plan.main("bench")
+
+
+@pytest.mark.parametrize("half_width", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_half_width_that_is_none_is_refused(half_width):
+    with pytest.raises(ArtifactError, match=r"half-width: .* is not allowed; give a number above 0"):
+        plan.main("bench", half_width=half_width)
+
+
+def test_items_that_a_block_cannot_have_are_said_in_their_line(tmp_path, monkeypatch, capsys):
+    """Block recovery trains on items that the grid does not score: it refuses to score all of them."""
+    monkeypatch.chdir(tmp_path)
+    write_json("results/bench/verdict.json", verdict_of(tmp_path / "made", (0,)), schema="verdict")
+    monkeypatch.setattr(plan, "files", lambda *named: ROOT)
+    assert plan.main("bench", half_width=0.5) == 0
+    assert "not with all blocks of the grid: grids.bench.blocks.recovery" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from scipy import stats
 from workflow_scripts.judge.statistics import (
     Estimate,
     holm,
+    lost_bound,
     mcnemar,
     paired_interval,
     proportion_interval,
@@ -210,3 +211,21 @@ def test_shares_of_nothing_have_no_interval():
     assert np.isnan(proportion_interval(0, 0)).all()
     low, high = proportion_interval(0, 10)
     assert low == pytest.approx(0, abs=1e-12) and 0.2 < high < 0.35
+
+
+@pytest.mark.parametrize("items", [120, 256, 400, 800])
+def test_the_bound_of_what_was_lost_holds_if_few_answers_change(items):
+    """A normal deviation of half an item calls 8 % of the losses of one point none with 256 items."""
+    random = np.random.default_rng(items)
+    dense = {"task": np.ones((items, 1))}
+    below = [
+        lost_bound(dense, {"task": (random.random((items, 1)) >= 0.01).astype(float)}, 0.975) < 0.01
+        for _ in range(1000)
+    ]
+    assert np.mean(below) <= 0.025 + 0.012
+
+
+def test_the_bound_without_a_change_is_that_of_poisson_and_items_of_all_tasks_count():
+    tasks = {"a": np.ones((300, 2)), "b": np.ones((300, 2))}
+    assert lost_bound({"a": tasks["a"]}, {"a": tasks["a"]}, 0.975) == pytest.approx(-np.log(0.025) / 300)
+    assert lost_bound(tasks, tasks, 0.975) == pytest.approx(-np.log(0.025) / 600)
