@@ -131,7 +131,7 @@ def input_by_recipe(artefact, inputs):
 
 
 def arguments(artefact):
-    """The parameters of a job, its recipe among them; not the digest of its code, of which the recipe tells enough."""
+    """The parameters of a job, its recipe among them. The recipe covers the digest of its code, which is left out."""
 
     def parameters(wildcards):
         tracked = RERUNS.arguments(artefact, wildcards)
