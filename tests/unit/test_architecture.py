@@ -1,5 +1,6 @@
 """The house: arrows between rooms go down, nothing runs in a circle, and ARCHITECTURE.md is what the package says."""
 
+import ast
 import graphlib
 import importlib.util
 import re
@@ -89,3 +90,30 @@ def test_the_check_sees_imports_inside_functions(tmp_path):
     file.write_text("def f():\n    from torch import nn\n    import workflow_scripts.plan.cells\n")
     assert {"torch", "workflow_scripts.plan.cells"} <= architecture.names(file)
     assert architecture.names(file) & {"torch.nn"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_functions_fit_on_a_screen_and_take_few_parameters(room):
+    for file in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                names = [
+                    each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                ]
+                assert node.end_lineno - node.lineno < 60, f"{file}: {node.name} has more than 60 lines"
+                assert len(set(names) - {"self", "cls"}) <= 7, (
+                    f"{file}: {node.name} takes too many parameters"
+                )
+
+
+@pytest.mark.parametrize(
+    "folder", ["workflow_scripts", "benchmarks", "tests", "rules", "config", "docs/hooks"]
+)
+def test_no_file_has_more_than_400_lines(folder):
+    files = [
+        file for kind in ("py", "smk", "yaml", "j2", "js") for file in (ROOT / folder).rglob(f"*.{kind}")
+    ]
+    assert files
+    assert not [
+        file for file in files if file.read_bytes().count(b"\n") > 400 and "judge" not in file.parts[-2:]
+    ]
