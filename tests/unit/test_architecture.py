@@ -110,10 +110,7 @@ def test_functions_fit_on_a_screen_and_take_few_parameters(room):
     "folder", ["workflow_scripts", "benchmarks", "tests", "rules", "config", "docs/hooks"]
 )
 def test_no_file_has_more_than_400_lines(folder):
-    files = [
-        file for kind in ("py", "smk", "yaml", "j2", "js") for file in (ROOT / folder).rglob(f"*.{kind}")
-    ]
-    assert files
-    assert not [
-        file for file in files if file.read_bytes().count(b"\n") > 400 and "judge" not in file.parts[-2:]
-    ]
+    kinds = ("py", "smk", "yaml", "j2", "js")
+    files = [file for kind in kinds for file in (ROOT / folder).rglob(f"*.{kind}")]
+    written = [file for file in files if "config/judge/" not in file.as_posix()]  # by `judge`
+    assert written and not [file for file in written if file.read_bytes().count(b"\n") > 400]
