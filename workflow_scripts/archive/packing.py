@@ -128,13 +128,13 @@ def _replaced(output: Path) -> Iterator[Path]:
     _refuse_foreign(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with hold(output):
-        put_back(output)
         temporary = temporary_sibling(output)
         temporary.mkdir()
         try:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            put_back(output)  # if the new one could not take its place
             shutil.rmtree(former_content(output), ignore_errors=True)
 
 

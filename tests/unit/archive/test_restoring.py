@@ -124,10 +124,30 @@ def test_an_archive_survives_a_writer_that_is_killed_while_it_takes_its_place(fi
         pack_grid("smoke", finished)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 9 << 8
+    with monkeypatch.context() as broken:  # a writer that fails takes nothing away
+        broken.setattr(packing, "_commit", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack_grid("smoke", finished)
     with opened(Path("it")) as (_, index, _):
         assert index["grid"] == "smoke"
     pack_grid("smoke", finished)
     assert not [name for name in os.listdir() if name.startswith(".it")], "what it left was not removed"
+
+
+def test_an_archive_survives_a_writer_whose_new_one_cannot_take_its_place(finished, monkeypatch):
+    replaced = os.replace
+
+    def full(source, target):
+        if Path(target).name == "it":
+            raise OSError("no room")
+        replaced(source, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="no room"):
+            pack_grid("smoke", finished)
+    with opened(Path("it")) as (_, index, _):
+        assert index["grid"] == "smoke"
 
 
 def test_what_a_killed_rebuild_left_is_replaced(it, monkeypatch):
