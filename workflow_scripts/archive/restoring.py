@@ -136,7 +136,7 @@ def _adoptions(archive: Path, index: dict, root: Path) -> Iterator[None]:
             placed.append(root / name)
     try:
         yield
-    except ArtifactError:
+    except BaseException:
         for file in placed:
             file.unlink()
         raise

@@ -49,9 +49,11 @@ def figure1(data: GridData, title: str) -> Figure:
         "bits": {g: bits[g] for g in groups if bits[g] and not zeros[g]},
         "sparsity": {g: 100 * zeros[g] for g in groups if zeros[g] and not bits[g]},
     }
-    models = unique(g.model for g in groups)
+    models = unique(g.model for members in sweeps.values() for g in members)
     if not models:
-        return absent(data, title, "a compressed model without recovery whose tasks are all there")
+        return absent(
+            data, title, "a model of known bits or sparsity without recovery whose tasks are all there"
+        )
     figure, axes = panels(len(models), 2, sharey="row")
     lines = unique(_line(data, g) for g in groups)
     handles = []

@@ -271,6 +271,14 @@ def test_a_sweep_whose_cells_are_still_to_come_is_not_said_to_be_outside_the_gri
     assert "no cell of a sparsity sweep" in text and "so far" in text
 
 
+def test_models_of_no_known_bits_or_sparsity_have_no_figure_1(tmp_path):
+    """Checkpoints of others and pruned layers: the page leaves such a figure out."""
+    data = data_of(tmp_path, study("m", GAINS))
+    compressors = data.compressors | {"gptq-w3": {"algorithm": "external"}}
+    figure = FIGURES["figure1"][0](replace(data, compressors=compressors), "")
+    assert len(figure.axes) == 1 and "of known bits or sparsity" in figure.axes[0].texts[1].get_text()
+
+
 def test_the_legend_of_one_panel_is_not_cut_off(tmp_path):
     data = data_of(tmp_path, study("m", GAINS))
     figure = FIGURES["figure4"][0](data, "")
