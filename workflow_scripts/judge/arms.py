@@ -16,6 +16,7 @@ from workflow_scripts.judge.statistics import (
     replicate_draws,
     resampled_averages,
     unseen_changes,
+    unseen_variance,
 )
 from workflow_scripts.plan.layout import Cell, Group
 
@@ -128,9 +129,9 @@ class Sample:
         if any(len(values) < 2 for values in self.values.values()):
             return None
         parts = [(sign, self.by_replicate(column)) for sign, column in signed]
-        return components(
-            {task: np.sum([s * part[task] for s, part in parts], axis=0) for task in self.values}
-        )
+        contrast = {task: np.sum([s * part[task] for s, part in parts], axis=0) for task in self.values}
+        sizes = [len(values) for values in self.values.values()]
+        return components(contrast, len(parts) * unseen_variance(sizes) if self.metric.binary else 0.0)
 
 
 def sample(results: Results, arms: list[Arm], name: str, tasks: Sequence[str]) -> Sample:

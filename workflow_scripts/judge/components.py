@@ -19,7 +19,8 @@ class Components:
     """Variances of a macro average, for the items and replicates that were measured.
 
     items, replicates, residual: shares of `variance`, none below 0; with one replicate `items` holds the residual and
-    `replicates` is nan. freedom: Satterthwaite's degrees of freedom.
+    `replicates` is nan. freedom: Satterthwaite's degrees of freedom. unseen: of a share, the part of `items`
+    that stands for items which happened not to change (`statistics.unseen_variance`).
     """
 
     items: float
@@ -27,6 +28,7 @@ class Components:
     residual: float
     freedom: float
     count: int  # replicates
+    unseen: float = 0.0
 
     @property
     def variance(self) -> float:
@@ -39,7 +41,7 @@ class Components:
         variance holds the residual. inf for one replicate if several were measured: it can't know the others'.
         """
         count = replicates or self.count
-        of_items = self.items / items
+        of_items = (self.items - self.unseen) / items + self.unseen / items**2
         of_means = float(np.nansum([self.replicates, self.residual / items])) * self.count / count
         if of_means == 0:
             return float(stats.norm.ppf((1 + level) / 2) * np.sqrt(of_items))
@@ -65,6 +67,7 @@ class Components:
             "freedom": finite(self.freedom),
             "half_width": finite(self.half_width()),
             "count": self.count,
+            "unseen": finite(np.sqrt(self.unseen)),
         }
 
     @classmethod
@@ -74,7 +77,8 @@ class Components:
             name: float("nan") if row[name] is None else row[name] ** 2
             for name in ("items", "replicates", "residual")
         }
-        return cls(**parts, freedom=row["freedom"] or float("inf"), count=row["count"])
+        freedom, unseen = row["freedom"] or float("inf"), row.get("unseen", 0.0) ** 2
+        return cls(**parts, freedom=freedom, count=row["count"], unseen=unseen)
 
 
 @cache
@@ -83,27 +87,31 @@ def _stretches(freedom: int) -> np.ndarray:
     return freedom / stats.chi2.ppf((np.arange(400) + 0.5) / 400, freedom)
 
 
-def components(contrast: dict[str, np.ndarray]) -> Components:
-    """contrast: task -> (items, replicates) of one contrast; every task with two items or more."""
+def components(contrast: dict[str, np.ndarray], unseen: float = 0.0) -> Components:
+    """contrast: task -> (items, replicates) of one contrast; every task with two items or more. unseen: its variance
+    by items that happened not to change, known without an estimate."""
     tasks = len(contrast)
     replicates = next(iter(contrast.values())).shape[1]
     of_items = sum(v.mean(axis=1).var(ddof=1) / len(v) for v in contrast.values()) / tasks**2
     items_freedom = sum(len(v) - 1 for v in contrast.values())
     if replicates < 2:
-        return Components(of_items, float("nan"), 0.0, float(items_freedom), 1)
+        return Components(of_items + unseen, float("nan"), 0.0, float(items_freedom), 1, unseen)
     means = np.mean([v.mean(axis=0) for v in contrast.values()], axis=0)
     of_replicates = float(means.var(ddof=1)) / replicates
     residual = sum(_residual(v) / v.size for v in contrast.values()) / tasks**2
-    parts = (max(0.0, of_items - residual), max(0.0, of_replicates - residual), min(residual, of_items))
+    parts = (
+        max(0.0, of_items - residual) + unseen,
+        max(0.0, of_replicates - residual),
+        min(residual, of_items),
+    )
     total = sum(parts)
     squares = (
         of_items**2 / items_freedom
         + of_replicates**2 / (replicates - 1)
         + residual**2 / (items_freedom * (replicates - 1))
     )
-    return Components(
-        *parts, freedom=float(total**2 / squares) if squares else float("inf"), count=replicates
-    )
+    freedom = float(total**2 / squares) if squares else float("inf")
+    return Components(*parts, freedom=freedom, count=replicates, unseen=unseen)
 
 
 def without_residual(family: dict[str, np.ndarray], parts: dict[str, list[np.ndarray]]) -> np.ndarray:

@@ -244,7 +244,7 @@ def _larger(parts: dict) -> str:
         return "one copy shows nothing of the variance between copies, so seeds come first"
     of_items = sum(part.items + part.residual for part in parts.values())
     whole = sum(part.variance for part in parts.values())
-    if not whole:
+    if whole <= sum(part.unseen for part in parts.values()):
         return "no answer changed, so nothing is known of the variance"
     share = of_items / whole
     return f"{'items' if share >= 0.5 else 'replicates'} make {max(share, 1 - share):.0%} of the variance".replace(

@@ -176,9 +176,13 @@ def unseen_changes(sizes: Sequence[int], name: str, resamples: int, seed: int = 
     a normal deviation worth half an item per task: the difference of two arms then has the variance that Agresti and
     Min (2005) reach by half an item more in each cell of the paired table. name: of the arm, whose draws it seeds.
     """
-    variance = sum(0.5 / (n * (n + 2)) for n in sizes) / max(1, len(sizes)) ** 2
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return np.sqrt(variance) * random.standard_normal(resamples)
+    return np.sqrt(unseen_variance(sizes)) * random.standard_normal(resamples)
+
+
+def unseen_variance(sizes: Sequence[int]) -> float:
+    """Variance of one arm's macro average by half an item per task, sizes: items by task."""
+    return sum(0.5 / (n * (n + 2)) for n in sizes) / max(1, len(sizes)) ** 2
 
 
 def lost_bound(before: dict[str, np.ndarray], after: dict[str, np.ndarray], level: float) -> float:

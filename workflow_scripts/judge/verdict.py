@@ -132,13 +132,14 @@ def decide(
         return Verdict(
             word, f"no loss {_percent(share)}", {"no_loss": share} if word == "no_loss" else None, needed
         )
-    support = _support(loss, prompt, lora, negligible)
+    prompts, loras = ([r for r in pair if r is not None] for pair in zip((prompt, lora), others, strict=True))
+    readings = list(product(prompts, loras))
+    support = _support(loss, readings[0], negligible)
     first = max(LABELS, key=support.__getitem__)
     if support[first] < needed:
-        settle = _settled(loss, prompt, lora, negligible, needed)
+        settle = _settled(loss, readings, negligible, needed)
         return Verdict("undecided", in_words(support), support, needed, settle=settle)
-    prompts, loras = ([r for r in pair if r is not None] for pair in zip((prompt, lora), others, strict=True))
-    least = min(_support(loss, p, r, negligible)[first] for p, r in product(prompts, loras))
+    least = min(_support(loss, reading, negligible)[first] for reading in readings)
     if least < needed:
         doubt = f"{first.replace('_', ' ')} {_percent(least)} if a dense gain that was measured below 0 may lie above"
         said = f"{in_words(support)}; but {doubt}"
@@ -162,20 +163,22 @@ def _percent(share: float) -> str:
 
 
 def _support(
-    loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, times: float = 1.0
+    loss: Estimate, reading: tuple[Estimate, Estimate], negligible: float, times: float = 1.0
 ) -> dict[str, float]:
-    """Share of each label if there were `times` as much data and the points stayed."""
-    L, P, R = (e.point + (e.draws - e.point) / np.sqrt(times) for e in (loss, prompt, lora))
+    """Share of each label if there were `times` as much data and the points stayed. reading: R of prompt and LoRA."""
+    L, P, R = (e.point + (e.draws - e.point) / np.sqrt(times) for e in (loss, *reading))
     counts = np.bincount(labels(L, P, R, negligible), minlength=len(LABELS))
     return {label: float(count) / len(L) for label, count in zip(LABELS, counts, strict=True)}
 
 
-def _settled(loss: Estimate, prompt: Estimate, lora: Estimate, negligible: float, needed: float) -> str:
-    """The amount of data that would settle the verdict, if the point estimates stayed where they are."""
+def _settled(
+    loss: Estimate, readings: list[tuple[Estimate, Estimate]], negligible: float, needed: float
+) -> str:
+    """The amount of data that would settle the verdict by every reading, if the point estimates stayed."""
     for times in MORE:
-        support = _support(loss, prompt, lora, negligible, times)
-        best = max(LABELS, key=support.__getitem__)
-        if support[best] >= needed:
+        supports = [_support(loss, reading, negligible, times) for reading in readings]
+        best = max(LABELS, key=supports[0].__getitem__)
+        if min(support[best] for support in supports) >= needed:
             word = best.replace("_", " ")
             return f"about {times:g} times as much data would settle it as {word}, if the estimates stayed"
     return (

@@ -125,14 +125,44 @@ def unit(metric: str) -> Callable[[dict | None], str]:
 
 
 def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = points) -> list[str]:
-    """Cautions that a reader needs beside the word: replicates of one copy, and a method that harms the dense model."""
+    """Cautions that a reader needs beside the word: replicates of one copy, a loss that mostly stays, and a method that
+    harms the dense model."""
     of_one_copy = [_lowered(ONE_COPY)] if ONE_COPY in metric["verdict"]["limits"] else []
-    return of_one_copy + [
-        f"{method} harms the dense model ({shown(row['dense_gain'])}), and the rule gives no credit for that"
-        for method in dict.fromkeys(pair.values())
-        if (row := metric["methods"].get(method))
-        and row["dense_gain"]
-        and (row["dense_gain"]["high"] or 0) < 0
+    return (
+        of_one_copy
+        + _mostly_lost(metric, pair, shown)
+        + [
+            f"{method} harms the dense model ({shown(row['dense_gain'])}), and the rule gives no credit for that"
+            for method in dict.fromkeys(pair.values())
+            if (row := metric["methods"].get(method))
+            and row["dense_gain"]
+            and (row["dense_gain"]["high"] or 0) < 0
+        ]
+    )
+
+
+def _mostly_lost(metric: dict, pair: dict, shown: Callable[[dict | None], str]) -> list[str]:
+    """The caution that neither method brings back half of the loss, beside a word that speaks of what came back.
+
+    The rule holds the prompt against LoRA. If LoRA brings back nothing, a prompt that opens half of the knowledge is
+    called displaced although the other half may be gone.
+    """
+    verdict, support = metric["verdict"], metric["verdict"]["support"] or {}
+    word = (
+        max(support, key=support.__getitem__)
+        if verdict["word"] == "undecided" and support
+        else verdict["word"]
+    )
+    rows = {m: metric["methods"].get(m) for m in pair.values()}
+    left = {method: row["residual"] for method, row in rows.items() if row and row["residual"]}
+    if word not in ("displaced", "forgotten", "both") or not left:
+        return []
+    best = min(left, key=lambda method: left[method]["value"])
+    if left[best]["value"] <= metric["loss"]["value"] / 2:
+        return []
+    return [
+        f"most of the loss stays: {best}, the better of the pair, leaves {shown(left[best])} of "
+        f"{shown({**metric['loss'], 'low': None})}, so the word speaks of the smaller part, which came back"
     ]
 
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from workflow_scripts.judge.arms import Arm, Estimates, Sample
 from workflow_scripts.judge.components import Components, components, without_residual
+from workflow_scripts.judge.metrics import METRICS
 from workflow_scripts.judge.statistics import replicate_draws, resampled_averages
+from workflow_scripts.plan.layout import Cell
 from workflow_scripts.report.rendering import shares
 
 
@@ -106,6 +109,26 @@ def test_the_half_width_is_that_of_the_interval_which_is_made_of_draws(replicate
     points = of_means * stats.zscore(np.arange(replicates), ddof=1)
     drawn = np.sqrt(rest.items) * random.standard_normal(400_000) + replicate_draws(points, 400_000)
     assert rest.half_width() == pytest.approx(np.quantile(np.abs(drawn), 0.95), rel=0.02)
+
+
+@pytest.mark.parametrize("replicates", [1, 3])
+def test_items_that_happened_not_to_change_have_the_variance_that_their_draws_have(replicates):
+    """The interval of cells without any change has a width, so its components and its plan have it too."""
+    columns = [(("dense", "none"), tuple(range(replicates))), (("gptq-w3", "none"), tuple(range(replicates)))]
+    arms = {
+        key: Arm(*key, tuple(Cell("g", "m", key[0], "c4", "none", k) for k in seeds))
+        for key, seeds in columns
+    }
+    values = {task: np.ones((n, 2 * replicates)) for task, n in (("a", 100), ("b", 300))}
+    equal = Sample(METRICS["accuracy"], arms, values)
+    [found] = Estimates([(equal, columns)], 20_000, 0)
+    difference = found[columns[0]] - found[columns[1]]
+    part = equal.components((1, columns[0]), (-1, columns[1]))
+    assert (
+        part.variance == pytest.approx(difference.draws.var(), rel=0.05) and part.variance == part.unseen > 0
+    )
+    assert part.half_width(items=2) == pytest.approx(part.half_width() / 2)  # half an item of twice as many
+    assert Components.of_json(part.to_json()).half_width(2) == pytest.approx(part.half_width(2))
 
 
 def test_one_replicate_has_items_only():

@@ -74,6 +74,23 @@ def test_a_harm_to_the_dense_model_earns_nothing_and_is_told(tmp_path):
     assert harm.startswith("idp-50-100 harms the dense model (-2") and f"  mind: {harm}" in lines(verdict)
 
 
+def test_a_word_about_the_smaller_part_of_a_loss_says_that_most_of_it_stays(tmp_path):
+    """LoRA brings nothing back and the prompt 40 %: displaced by the rule, of the part that came back."""
+    verdict = judged(tmp_path, {"idp-50-100": 0.1, "lora-r4": 0.0}, losses={"gptq-w3": 0.25}, items=200)
+    metric = verdict["groups"][0]["metrics"]["accuracy"]
+    assert metric["verdict"]["word"] == "displaced"
+    [most] = cautions(metric, PAIR)
+    assert most.startswith("most of the loss stays: idp-50-100, the better of the pair, leaves +1")
+    metric["verdict"] |= {"word": "undecided", "support": {"unrecovered": 0.1, "displaced": 0.9}}
+    assert cautions(metric, PAIR) == [most]
+    metric["verdict"] |= {"word": "undecided", "support": {"unrecovered": 0.9, "displaced": 0.1}}
+    assert cautions(metric, PAIR) == []
+    verdict = judged(
+        tmp_path / "more", {"idp-50-100": 0.2, "lora-r4": 0.0}, losses={"gptq-w3": 0.25}, items=200
+    )
+    assert cautions(verdict["groups"][0]["metrics"]["accuracy"], PAIR) == []
+
+
 def test_without_a_dense_control_the_verdict_is_unavailable_and_says_why(tmp_path):
     verdict = judged(tmp_path, {"idp-50-100": 0.2, "lora-r4": 0.2}, control=False)
     metric = verdict["groups"][0]["metrics"]["accuracy"]

@@ -129,6 +129,15 @@ def test_an_undecided_case_says_how_much_data_would_settle_it():
     assert "near a boundary" in decide(loss, estimate(0.0301, 0.003, 2), lora, LAMBDA).settle
 
 
+def test_data_that_would_settle_a_case_settles_it_by_every_reading():
+    """By the point of h three times the data are enough; if h counts draw by draw, R lies nearer to the boundary."""
+    loss, lora = estimate(0.06, 1e-6, 1), estimate(0.04, 1e-6, 3)
+    prompt, other = estimate(0.034, 0.0035, 2), estimate(0.032, 0.0035, 2)
+    alone = decide(loss, prompt, lora, LAMBDA).settle
+    both = decide(loss, prompt, lora, LAMBDA, others=(other, None)).settle
+    assert alone.startswith("about 3 times") and both.startswith("about 12 times")
+
+
 def test_without_the_pair_only_no_loss_can_be_said():
     assert decide(estimate(0.0), None, None, LAMBDA).word == "no_loss"
     assert decide(estimate(0.05), estimate(0.04), None, LAMBDA).word == "unavailable"
