@@ -90,7 +90,7 @@ def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Pearson's, over all entries; 0 if one of them is constant. Rounding can take equal tensors past 1, so it is cut."""
+    """Pearson's, over all entries; 0 if one of them is constant. Cut at 1, which rounding passes."""
     a, b = a - a.mean(), b - b.mean()
     norm = a.norm() * b.norm()
     return float(((a * b).sum() / norm).clamp(-1, 1)) if norm > 0 else 0.0
