@@ -5,7 +5,7 @@ In a causal model the prompt's keys and values don't depend on the text, so atte
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -105,8 +105,9 @@ def in_float32(decoder) -> Iterator[None]:
         if any(weight.dtype != torch.float32 for weight in module.parameters(recurse=False)):
             hooks.append(module.register_forward_pre_hook(enter))
             hooks.append(module.register_forward_hook(leave, always_call=True))
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, give) if hooks else nullcontext()
     try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, give):
+        with saved:
             yield
     finally:
         for hook in hooks:
