@@ -47,7 +47,9 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 def on_post_page(output: str, page, **_) -> str:
     """mkdocs calls this with each finished page; one that loads something from another host is refused."""
-    if elsewhere := re.search(r'<script[^>]+src="?https?://[^">]+|<link[^>]+stylesheet[^>]+https?://[^">]+', output):
+    if elsewhere := re.search(
+        r'<script[^>]+src="?https?://[^">]+|<link[^>]+stylesheet[^>]+https?://[^">]+', output
+    ):
         raise SystemExit(f"{page.file.src_uri}: loads {elsewhere[0]} from another host")
     return output
 
