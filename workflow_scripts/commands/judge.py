@@ -122,6 +122,7 @@ def main(
     """
     asked = Asked(**options)
     grid, config = configuration(load(read(*files())), dense, compressed, asked)
+    load(read(*files(), over=config | {"grid": grid}))  # before a name or a number of it becomes a file
     file = FOLDER / f"{grid}.yaml"
     _refuse_another(file, config)
     with atomic_path(file) as temporary:
@@ -219,7 +220,9 @@ def source(words: str, what: str) -> dict:
     """A source's keys for a folder, a GGUF file or `owner/name@revision`; ArtifactError for other words."""
     path = Path(words).expanduser()
     parts = parts_of(path)
-    if any(part.exists() for part in parts):
+    if words and path.is_file() and path.suffix != GGUF:
+        raise ArtifactError(f"{what} {words}: is a file; name its folder, or a GGUF file")
+    if words and any(part.exists() for part in parts):
         if len(parts) > 1 and (gone := missing_part(path)):
             raise ArtifactError(f"{what} {gone}")
         return {"source": "local", "path": str(parts[0].resolve() if len(parts) > 1 else path.resolve())}
@@ -248,23 +251,23 @@ def _on_hub(repo: str, revision: str, what: str) -> Any:
         ) from None
 
 
-def sizes(dense: str, parameters: float | None) -> dict:
+def sizes(dense: str, parameters: float | None, what: str = "DENSE") -> dict:
     """`parameters` of a dense model, and its `positions` and `layers` if a folder's config.json or a GGUF file says
     them."""
     path = Path(dense).expanduser()
     if path.suffix == GGUF and path.is_file():
-        return _of_gguf(path)
+        return _of_gguf(path, what)
     if not path.exists():
         if parameters is None:
-            named = source(dense, "DENSE")
-            stored = _on_hub(named["repo"], named["revision"], "DENSE").safetensors
+            named = source(dense, what)
+            stored = _on_hub(named["repo"], named["revision"], what).safetensors
             if stored is None:
-                raise ArtifactError(f"DENSE {dense}: the hub does not say its size; give it as --parameters")
+                raise ArtifactError(f"{what} {dense}: the hub does not say its size; give it as --parameters")
             parameters = stored.total
         return {"parameters": float(parameters)}
     weights = sorted(path.glob("*.safetensors"))
     if parameters is None and not weights:
-        raise ArtifactError(f"DENSE {dense}: holds no *.safetensors; the dense model must be such a folder")
+        raise ArtifactError(f"{what} {dense}: holds no *.safetensors; the dense model must be such a folder")
     counted = sum(
         math.prod(entry["shape"]) for file in weights for entry in safetensors_header(file)[0].values()
     )
@@ -274,17 +277,17 @@ def sizes(dense: str, parameters: float | None) -> dict:
     return {"parameters": float(parameters or counted), **limits}
 
 
-def _of_gguf(path: Path) -> dict:
+def _of_gguf(path: Path, what: str) -> dict:
     """`parameters`, `positions` and `layers` of a GGUF model by its headers."""
     import gguf
 
     try:
         readers = [gguf.GGUFReader(part) for part in parts_of(path)]
     except (ValueError, LookupError) as error:
-        raise ArtifactError(f"DENSE {path}: cut short, or no GGUF file ({error})") from error
+        raise ArtifactError(f"{what} {path}: cut short, or no GGUF file ({error})") from error
     fields = readers[0].fields
     if gguf.Keys.General.ARCHITECTURE not in fields:
-        raise ArtifactError(f"DENSE {path}: names no architecture, so it is no language model")
+        raise ArtifactError(f"{what} {path}: names no architecture, so it is no language model")
     architecture = fields[gguf.Keys.General.ARCHITECTURE].contents()
     known = {"positions": gguf.Keys.LLM.CONTEXT_LENGTH, "layers": gguf.Keys.LLM.BLOCK_COUNT}
     keys = {key: name.format(arch=architecture) for key, name in known.items()}

@@ -74,9 +74,10 @@ def main(
     called, file = _place(config, name or name_of(model, ()), out)
     _require_names(config, chosen)
     tasks = [task for task in config.grids["smoke"].tasks if task in config.benchmarks[chosen.benchmarks]]
-    entry = source(model, "MODEL") | sizes(model, parameters)
+    entry = source(model, "MODEL") | sizes(model, parameters, "MODEL")
     if entry["source"] == "local" and entry["path"].endswith(".gguf"):
         entry["source"] = "gguf"
+    load(read(*files(), over={"models": {called: entry}}))
     data = [BENCHMARK.path(benchmarks=chosen.benchmarks, task=task) for task in tasks]
     if status := _fetch(called, entry, data):
         return status
@@ -109,7 +110,9 @@ def _place(config: Config, called: str, out: str | None) -> tuple[str, Path]:
 
 
 def _require_names(config: Config, chosen: Chosen) -> None:
-    """ArtifactError for a chosen name that the configuration lacks."""
+    """ArtifactError for a chosen name that the configuration lacks, and for no items."""
+    if chosen.items < 1:
+        raise ArtifactError(f"--items {chosen.items}: at least 1 item of each task is needed")
     known = {"training": [*config.training], "benchmarks": [*config.benchmarks], "corpus": [*config.corpora]}
     for key, names in known.items():
         if (said := getattr(chosen, key)) not in names:

@@ -90,7 +90,9 @@ def in_float32(decoder) -> Iterator[None]:
 
     def keep(tensor: Tensor):
         weight = made.get(tensor.untyped_storage().data_ptr())
-        if weight is None:  # detached: a node that kept its own output would never be freed without a backward pass
+        if (
+            weight is None
+        ):  # detached: a node that kept its own output would never be freed without a backward pass
             return tensor.detach()
         return weight, tensor.size(), tensor.stride(), tensor.storage_offset()
 

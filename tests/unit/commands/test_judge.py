@@ -115,6 +115,13 @@ def test_names_are_safe_and_new(here):
     [
         (("nowhere", HERE), {}, r"DENSE nowhere: is no folder here, and no repository"),
         (("smollm2-135m", "./gone"), {}, r"COMPRESSED \./gone: is no folder here"),
+        (("smollm2-135m", ""), {}, r"COMPRESSED : is no folder here"),
+        (
+            ("smollm2-135m", f"{HERE}/config.json"),
+            {},
+            r"COMPRESSED .*/config\.json: is a file; name its folder",
+        ),
+        ((f"{HERE}/model.safetensors", HERE), {}, r"DENSE .*/model\.safetensors: is a file; name its folder"),
         (
             ("smollm2-135m", "Some Model_v1"),
             {"benchmarks": "pipy"},
@@ -141,7 +148,9 @@ def test_a_wrong_option_is_told_by_its_key_before_anything_runs(here, ran):
         judge.main("smollm2-135m", "Some Model_v1", items=0)
     with pytest.raises(ConfigError, match=r"grids\.judge-Some-Model-v1\.training: 'smok' .*'smoke'"):
         judge.main("smollm2-135m", "Some Model_v1", training="smok")
-    assert not ran
+    with pytest.raises(ConfigError, match=r"grid: '\.\./x' is not allowed; allowed pattern"):
+        judge.main("smollm2-135m", "Some Model_v1", name="../x")
+    assert not ran and not Path("config/judge").exists() and not Path("config/x.yaml").exists()
 
 
 def test_seeds_train_every_adapter_anew_and_the_error_rate_is_said(here, ran, capsys):

@@ -137,6 +137,12 @@ def test_a_model_that_takes_too_little_text_is_refused(written, capsys):
             ["models/mine", "--training", "bnch"],
             "--training: 'bnch' is no name of the configuration; allowed: ",
         ),
+        (["models/mine", "--items", "0"], "--items 0: at least 1 item of each task is needed"),
+        (["models/mine/config.json"], "MODEL models/mine/config.json: is a file; name its folder"),
+        (
+            ["models/mine", "--name", "../elsewhere"],
+            "models: '../elsewhere' is not allowed; allowed pattern: ",
+        ),
         (["models/mine", "--out", "config.yaml"], "config.yaml: is there already; choose another by --out"),
     ],
 )
