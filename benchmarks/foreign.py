@@ -147,7 +147,7 @@ def compared(name: str, args: argparse.Namespace, tokens: Path, items: list) -> 
             (made / args.gguf.name).symlink_to(args.gguf.resolve())
     else:
         run(args.llmcompressor if maker in THERE else python, work / "make.json", task | {"action": "make"})
-    quantised = identify(made).runtime or identify(made).simulated
+    quantised = identify(made).runtime or identify(made).simulated or maker == "bitsandbytes"
     theirs = run(python, work / "runtime.json", task | {"action": "score"})
     exact = theirs
     if quantised:

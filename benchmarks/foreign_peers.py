@@ -111,14 +111,15 @@ def in_float32(file: Path, folder: Path) -> Path:
 
 
 def by_gptqmodel(task: dict) -> torch.nn.Module:
-    """The checkpoint in float32: GPTQModel's kernels know half precision alone, so its own dequantised weights."""
+    """The checkpoint in float32: GPTQModel's kernels know half precision alone, so its own dequantised weights. Its
+    default type, bfloat16, would round the scales; the files store float16."""
     from gptqmodel import BACKEND, GPTQModel
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
     from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
     from transformers import AutoModelForCausalLM
 
     backend = BACKEND.GPTQ_TORCH if task["maker"] == "gptqmodel-gptq" else BACKEND.AWQ_TORCH
-    quantised = GPTQModel.load(task["folder"], device="cpu", backend=backend).model
+    quantised = GPTQModel.load(task["folder"], device="cpu", backend=backend, dtype=torch.float16).model
     model = AutoModelForCausalLM.from_pretrained(task["dense"], dtype=torch.float32)
     held = {
         name: t for file in Path(task["folder"]).glob("*.safetensors") for name, t in load_file(file).items()
@@ -229,6 +230,10 @@ def load(task: dict) -> tuple[OfText, OfItems, list[str]]:
         for module in model.modules():
             if hasattr(module, "quantization_scheme"):
                 module.quantization_enabled = False
+            if hasattr(
+                module, "support_avx512bf16_for_cpu"
+            ):  # bitsandbytes multiplies in bfloat16 if a CPU can
+                module.support_avx512bf16_for_cpu = False
     if task["maker"] == "plain" and task["runtime"]:
         sys.path.insert(0, task["package"])
         from workflow_scripts.kernels.activations import attach
