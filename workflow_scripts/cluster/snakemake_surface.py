@@ -5,6 +5,7 @@ the object of that name in a Snakefile.
 """
 
 import base64
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ FIRST_UNTRIED = 10  # major version of Snakemake
 RECORDS = Path(".snakemake/metadata")  # one JSON for each output; recorded_path() reads its name
 LOCKS = Path(".snakemake/locks")  # files while a run works in the folder; a killed run leaves them
 SCRIPTS = "/.snakemake/scripts/"  # part of the path of a script that a job executes
+RULE = re.compile(r"[a-z][a-z_0-9]*")  # a rule's name in a record
+TIME = 1e11  # seconds since 1970 that no clock shows
 # Logs of the SLURM executor for jobs that did not end well: rule_<rule>/<wildcards>/<job>.log.
 SLURM_LOGS = Path(".snakemake/slurm_logs")
 
@@ -47,6 +50,22 @@ def recorded_path(record: Path) -> str:
         return base64.b64decode(encoded, validate=True).decode()
     except ValueError:
         return ""
+
+
+def is_record(name: str, record: Any) -> bool:
+    """True if a record of this name below RECORDS suits the report, which embeds rules and times as they are."""
+    if not recorded_path(RECORDS / name) or not isinstance(record, dict):
+        return False
+    times = (record.get("starttime"), record.get("endtime"))
+    known = isinstance(record.get("rule"), str) and RULE.fullmatch(record["rule"])
+    timed = all(isinstance(time, int | float) and 0 <= time < TIME for time in times)
+    return bool(known) and timed and isinstance(record.get("job_hash"), int)
+
+
+def elsewhere(record: dict) -> dict:
+    """A record of another machine without its software environment, from which the report would run programs, and
+    without its container, which the report would embed as it is."""
+    return record | {"conda_env": None, "container_img_url": None}
 
 
 def slurm_comment(rule: str, wildcards: Iterable[str]) -> str:
