@@ -5,7 +5,7 @@ from typing import Any
 
 from workflow_scripts.archive.packing import rolled_up
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.plan.layout import VERDICT
+from workflow_scripts.plan.layout import VERDICT, is_outcome
 
 PRESENT_RULE = 3  # first schema of verdict.json whose verdicts follow it
 
@@ -16,7 +16,7 @@ def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
     A verdict.json of an older schema counts as equal if all its values stand unchanged in the rebuilt one.
     """
     made = set(rolled_up(index["grid"], archive))
-    packed = [name for name in index["files"] if name in made and _comparable(name)]
+    packed = [name for name in index["files"] if name in made and is_outcome(name)]
     if not packed:
         return ["The archive holds no tables or figures to compare with."]
     older = [name for name in packed if _is_older(archive / name, folder / name)]
@@ -38,11 +38,6 @@ def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
                 "  Its verdicts follow an older rule, which paid for harm; the rebuilt ones follow today's."
             )
     return said
-
-
-def _comparable(name: str) -> bool:
-    judged = name.endswith((VERDICT.name, "paper_audit.json"))
-    return judged or Path(name).parent.name in ("tables", "figures")
 
 
 def _schema(verdict: dict[str, Any]) -> int:

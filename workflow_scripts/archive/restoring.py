@@ -26,6 +26,7 @@ from workflow_scripts.plan.layout import (
     EVALUATION,
     MODEL,
     QUESTIONS,
+    REPORT,
     STAMP,
     companions,
     lacks_companions,
@@ -62,7 +63,7 @@ class Restored:
             lines += [f"  {name}" for name in self.other_recipe[:10]]
             lines += ["  ..."] if len(self.other_recipe) > 10 else []
         lines.append(
-            f"The report was restored too: `snakemake results/{self.grid}/report.html` has nothing to do."
+            f"The report was restored too: `snakemake {REPORT.path(self.grid)}` has nothing to do."
             if self.rolled_up
             else "Tables, figures and report are made again by the next run, in seconds to minutes"
             + ("." if self.answers else ", once the training text is back (the command below).")

@@ -11,9 +11,9 @@ from workflow_scripts.cluster.snakemake_surface import LOCKS, SCRIPTS
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import arguments_in
 from workflow_scripts.files.locks import held_by, hold
+from workflow_scripts.files.members import RESULTS
 
 FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
-RESULTS = "results"  # a run holds the lock of this folder while it lives
 RESUME = "`make resume` cancels its jobs that are left and goes on (PROFILE=slurm on a cluster)"
 _life = ExitStack()
 

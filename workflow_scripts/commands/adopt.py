@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.cluster import runs
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
 from workflow_scripts.files.checkpoints import WORK
 from workflow_scripts.files.locks import held_by, hold
+from workflow_scripts.files.members import RESOURCES, RESULTS, WHEELS
 from workflow_scripts.files.provenance import processor
 from workflow_scripts.judge.agreement import Agreement, agreement, on_one_kind_of_machine
 from workflow_scripts.plan.adopted import equivalences, record_path
@@ -38,6 +38,7 @@ from workflow_scripts.plan.layout import (
     ADOPTED,
     COMPRESSED,
     EVALUATION,
+    LOGS,
     companions,
     lacks_companions,
 )
@@ -46,7 +47,6 @@ from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.upgrades import Older, as_if, older_results
 
 SHOWN = 5  # differences of one result that are printed
-WHEELS = ".wheels"  # of resources/: with these a source is fetched again without a network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def main(
 ) -> int:
     """Make samples again, compare them and record what agrees; returns an exit status, 1 if something differs."""
     plan = plan_of(files(*configfile), grid, blocks)
-    if who := held_by(runs.RESULTS):
+    if who := held_by(RESULTS):
         raise ArtifactError(f"A run works in this folder ({who}). Wait for it, or stop it.")
     older = older_results(plan, grid)
     if not older:
@@ -93,7 +93,9 @@ def main(
         mine, folder = [sample for sample in samples if sample.made.artefact.rule == rule], place / rule
         scratch(plan, grid, older, mine, folder)
         if not _made_again(folder, mine, profile, cores):
-            print(f"Not all could be made again, nothing was adopted: see the lines above and {folder}/logs.")
+            print(
+                f"Not all could be made again, nothing was adopted: see the lines above and {folder}/{LOGS}."
+            )
             return 1
         found |= {sample.made.path: _agreement(sample, folder) for sample in mine}
     adopted, refused = decided(samples, found)
@@ -151,15 +153,15 @@ def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Sample], fo
     """Make `folder` a workflow that lacks the samples alone; all other results are links that count as planned."""
     left_out = {file for sample in samples for path in sample.paths for file in (path, *companions(path))}
     whole = {str(Path(sample.made.path).parent) for sample in samples if sample.made.shared}
-    for root in (Path("results", grid), Path("resources")):
+    for root in (Path(RESULTS, grid), Path(RESOURCES)):
         for file in root.rglob("*"):
-            inside = str(file) in left_out or str(file.parent) in whole or WHEELS in file.parts
+            inside = str(file) in left_out or str(file.parent) in whole or file.is_relative_to(WHEELS)
             if not (file.is_dir() or inside or ".locks" in file.parts or file.name == ADOPTED.name):
                 target = folder / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(file.resolve() if file.exists() else os.readlink(file))
-    if (wheels := Path("resources", WHEELS)).exists():
-        (folder / wheels).symlink_to(wheels.resolve())
+    if WHEELS.exists():  # with these a source is fetched again without a network
+        (folder / WHEELS).symlink_to(WHEELS.resolve())
     for place in (None, grid):
         assumed = [_equivalence([result], []) for result in older if result.shared == (place is None)]
         known = equivalences(place)

@@ -23,6 +23,7 @@ from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.status import planned
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
 from workflow_scripts.files.checkpoints import work_folder
+from workflow_scripts.files.members import RESOURCES
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, result_of
@@ -189,7 +190,7 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
             if problem:
                 say.bad(
                     f"{source} can't be reached from here: {problem}",
-                    "fetch once where there is a network, and copy resources/",
+                    f"fetch once where there is a network, and copy {RESOURCES}/",
                 )
             else:
                 say.good(f"{source} can be reached from here")

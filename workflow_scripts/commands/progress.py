@@ -15,6 +15,7 @@ from pathlib import Path
 from workflow_scripts.commands.status import Found, Work, last_line, planned, seconds_left, state
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.plan.forecast import Cost, forecast, job_of, load_constants
+from workflow_scripts.plan.layout import LOGS
 from workflow_scripts.plan.recipes import Plan
 
 OFTEN, SELDOM = 2.0, 60.0  # seconds between two lines on a terminal, and in a log
@@ -168,7 +169,7 @@ class Screen:
 def failures(since: float) -> list[str]:
     """A line for each job that failed or was killed after `since` (the file system's time): its log, and the cause."""
     lines = []
-    for log in sorted(Path("logs").glob("*/**/*.log")):
+    for log in sorted(Path(LOGS).glob("*/**/*.log")):
         text = log.read_text(encoding="utf-8", errors="replace") if log.stat().st_mtime >= since else FINISHED
         if FINISHED not in text.splitlines():
             told = "Traceback (most recent call last)" in text

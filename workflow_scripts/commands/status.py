@@ -19,6 +19,7 @@ from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
+from workflow_scripts.files.members import RESULTS
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of, load_constants
 from workflow_scripts.plan.layout import (
@@ -27,6 +28,7 @@ from workflow_scripts.plan.layout import (
     COMPRESSED,
     MODEL,
     REPORT,
+    is_shared,
     lacks_companions,
     result_of,
 )
@@ -57,7 +59,7 @@ def planned(plan: Plan, grid: str) -> list[Work]:
     """Every job of the grid that runs a model."""
     works = []
     for result, recipe in plan.artefacts(grid).items():
-        if not result.startswith("resources/"):
+        if not is_shared(result):
             artefact, names = result_of(result)
             folder = artefact in (COMPRESSED, ADAPTER)  # their jobs lock the folder of their result
             log = artefact.log.format(**names)
@@ -175,7 +177,7 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
     plan = plan_of(files(*configfile), grid, blocks)
     queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     works = planned(plan, grid)
-    started = last_held(runs.RESULTS) if held_by(runs.RESULTS) else None
+    started = last_held(RESULTS) if held_by(RESULTS) else None
     found = {work: state(grid, work, queue, started) for work in works}
     print("\n".join([*count_lines(found), *job_lines(found)]))
     by_name = {job_of(work.result): value for work, value in found.items()}

@@ -29,6 +29,7 @@ from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to
 from workflow_scripts.compress.settings import CompressionError, Compressor
 from workflow_scripts.compress.solver import Solved
 from workflow_scripts.files.artifacts import read_json, safetensors_header, write_json
+from workflow_scripts.files.members import MANIFEST
 from workflow_scripts.kernels.activations import KEY
 from workflow_scripts.kernels.allocator import return_memory
 
@@ -106,7 +107,7 @@ def _refuse(settings: Compressor, form: str) -> None:
 
 def _dense_dtype(folder: Path) -> tuple[torch.dtype, str | None]:
     """The dtype that a dense model's config.json names; float32, and why, if its files hold another."""
-    named = read_json(folder / "manifest.json")["dtype"] or "float32"
+    named = read_json(folder / MANIFEST)["dtype"] or "float32"
     held = {
         entry["dtype"]
         for file in folder.glob("*.safetensors")

@@ -25,6 +25,7 @@ from workflow_scripts.evaluate.taken import Taken, keys_of, take
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.job import log
+from workflow_scripts.files.members import ITEMS, TRAINING, text_of
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import chosen_device
 from workflow_scripts.recover.adapters import Recovered
@@ -32,6 +33,7 @@ from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import benchmarks
 from workflow_scripts.sources.corpora import read_documents
 from workflow_scripts.sources.facts import scored
+from workflow_scripts.sources.fetch import recorded_files
 from workflow_scripts.sources.models import adds_bos
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its hints address users of its own command line
@@ -62,9 +64,7 @@ def evaluate_cell(
     store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
-    told = [
-        artifacts.read_json(adapter / "training.json")["method"].get("corpus") for adapter in files.adapters
-    ]
+    told = [artifacts.read_json(adapter / TRAINING)["method"].get("corpus") for adapter in files.adapters]
     new = [folder for folder in data.benchmarks if folder.name not in taken.results]
     suite: dict[str, EvaluationTask | None] = {folder.name: None for folder in data.benchmarks}
     suite |= {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
@@ -135,7 +135,7 @@ def hashes(files: ModelFiles, data: EvaluationData, method: dict) -> dict[str, s
 
 
 def _text_hash(corpus: Path, split: str) -> str:
-    return artifacts.read_json(corpus / "manifest.json")["files"][f"{split}.jsonl"]
+    return recorded_files(corpus)[text_of(split)]
 
 
 def scorer_of(
@@ -165,7 +165,7 @@ def task_of(
     name, asked = folder.name, settings.evaluation
     items, cap = asked["items"], asked["generation_tokens"]
     task = settings.tasks[name]
-    loaded = load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+    loaded = load_task(name, folder / ITEMS, items, cap, tokenizer, task["task"], task["num_fewshot"])
     for text in told:
         _require_parts(loaded, text, items)
     if settings.chat:

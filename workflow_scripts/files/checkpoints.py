@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-WORK = Path("work")
+from workflow_scripts.files.members import WORK
 
 
 def work_folder(artifact: str | Path, key: str = "") -> Path:

@@ -14,8 +14,9 @@ from typing import IO
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.checkpoints import place
 from workflow_scripts.files.disks import cause
+from workflow_scripts.files.members import RESOURCES, RESULTS
 
-SHARED = ("results", "resources")  # these, or folders in them, may be links: several clones work in one
+SHARED = (RESULTS, RESOURCES)  # these, or folders in them, may be links: several clones work in one
 # Seconds until a lock counts as another writer's: `held_by` holds it for a moment, too.
 PATIENCE = 1.0
 

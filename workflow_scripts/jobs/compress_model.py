@@ -11,9 +11,11 @@ from workflow_scripts.compress.settings import Compressor
 from workflow_scripts.compress.task import Compressed, Machine, Sources, Task
 from workflow_scripts.files import artifacts, checkpoints, locks
 from workflow_scripts.files.job import run
+from workflow_scripts.files.members import text_of
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
+from workflow_scripts.sources.fetch import recorded_files
 from workflow_scripts.sources.models import verify
 
 UNLIMITED = Machine()
@@ -44,7 +46,7 @@ def main(
     asked, folder = Compressor(**settings), Path(output).parent
     inputs = {"model": dense_hash(sources.model)}
     if sources.corpus is not None and asked.calibrated:
-        inputs["corpus"] = artifacts.read_json(Path(sources.corpus) / "manifest.json")["files"]["train.jsonl"]
+        inputs["corpus"] = recorded_files(sources.corpus)[text_of("train")]
     if sources.checkpoint is not None:
         inputs["checkpoint"] = verify(sources.checkpoint)["weights_sha256"]
     with locks.hold(folder):

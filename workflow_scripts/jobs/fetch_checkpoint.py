@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from workflow_scripts.files.job import run
-from workflow_scripts.jobs.fetch_model import WHEELS
+from workflow_scripts.files.members import WHEELS
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.checkpoints import fetch
 

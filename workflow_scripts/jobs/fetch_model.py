@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from workflow_scripts.files.job import run
+from workflow_scripts.files.members import WHEELS
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.models import fetch
-
-WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; may be deleted
 
 
 def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str, config: dict) -> None:

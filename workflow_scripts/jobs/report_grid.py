@@ -21,8 +21,8 @@ from workflow_scripts.files.artifacts import (
 )
 from workflow_scripts.files.checkpoints import clear_work, work_folder
 from workflow_scripts.files.job import run
+from workflow_scripts.plan import layout
 from workflow_scripts.plan.digests import unchanged
-from workflow_scripts.plan.layout import PAGE, VERDICT
 from workflow_scripts.report.landing import HEADLINE, landing, style, with_frames
 from workflow_scripts.report.svg import notes_of
 
@@ -98,12 +98,12 @@ def _with_verdict(config: dict, results: Path) -> dict:
     """The configuration with the report's first view as the grid's description: reports/workflow.rst shows it."""
     grid = results.name
     settings = config["grids"][grid]
-    figure = results / "figures" / f"{HEADLINE}.svg"
+    figure = results / layout.figure(HEADLINE).name
     html = landing(
-        read_json(results / VERDICT.name, schema="verdict"),
+        read_json(results / layout.VERDICT.name, schema="verdict"),
         settings["description"],
         figure if figure.exists() else None,
-        PAGE.path(grid),
+        layout.PAGE.path(grid),
     )
     return config | {"grids": config["grids"] | {grid: settings | {"description": html}}}
 

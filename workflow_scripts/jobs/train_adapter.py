@@ -19,6 +19,7 @@ from workflow_scripts.compress.task import calibration_windows
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.job import Folder, run
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.members import ADAPTER_WEIGHTS, COMPRESSION, ITEMS, TRAINING, text_of
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.kernels.allocator import keep_memory
 from workflow_scripts.kernels.device import default_device
@@ -35,6 +36,7 @@ from workflow_scripts.recover.windows import (
     heldout_windows,
     training_windows,
 )
+from workflow_scripts.sources.fetch import recorded_files
 from workflow_scripts.sources.models import adds_bos, load_dense, load_tokenizer
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Texts:
             return None
         from workflow_scripts.recover.eora import repair
 
-        drawn = artifacts.read_json(files.compressed / "compression.json")["calibration"]
+        drawn = artifacts.read_json(files.compressed / COMPRESSION)["calibration"]
         asked = drawn or self.calibration | {"seed": made.seed}
         windows, drawn = calibration_windows(files.model, self.calibration_text, asked, asked["seed"])
         found = repair(files, windows, method, made.device or "cpu", kept, self.activation_memory)
@@ -99,7 +101,7 @@ def main(
     device, folder = made.device or default_device().type, Path(output).parent
     made = replace(made, device=device)
     inputs = files.inputs() | texts.inputs()
-    model = artifacts.read_json(files.model / "manifest.json")["files"]  # config.json and tokenizer too
+    model = recorded_files(files.model)  # config.json and tokenizer too
     assert made.seed is not None  # a wildcard of the rule
     seed = made.seed + method.get("seed_offset", 0)
     with whole_folder(folder) as finished:
@@ -127,10 +129,10 @@ def main(
             "parameters": _counts(adapted, method, base.config),
             "peak_memory_mb": _peak_memory_mb(device),
             "base_sha256": inputs["compressed"],
-            "adapter_sha256": artifacts.sha256_file(finished / "adapter_model.safetensors"),
+            "adapter_sha256": artifacts.sha256_file(finished / ADAPTER_WEIGHTS),
             "manifest": made.manifest(used, inputs),
         }
-        artifacts.write_json(finished / "training.json", record, "training")
+        artifacts.write_json(finished / TRAINING, record, "training")
     checkpoints.clear_work(folder)
 
 
@@ -149,8 +151,8 @@ def teacher(files: ModelFiles, training: dict, device: str) -> Teacher | None:
 
 def _text_hash(corpus: Path) -> str:
     """SHA-256 of a corpus' training text, or of a task's items."""
-    files = artifacts.read_json(corpus / "manifest.json")["files"]
-    return files["train.jsonl"] if "train.jsonl" in files else files["data.jsonl"]
+    files = recorded_files(corpus)
+    return files[text_of("train") if text_of("train") in files else ITEMS]
 
 
 def windows_of(

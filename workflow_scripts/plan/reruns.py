@@ -34,6 +34,7 @@ from workflow_scripts.plan.layout import (
     STAMP,
     Artefact,
     Cell,
+    is_shared,
     lacks_companions,
 )
 from workflow_scripts.plan.recipes import Plan
@@ -104,7 +105,7 @@ class Reruns:
         all files between them are ancient.
         """
         planned = self.recorded(file.path) == file.recipe
-        return planned and (file.path.startswith("resources/") or self.is_finished(artefact, names))
+        return planned and (is_shared(file.path) or self.is_finished(artefact, names))
 
     def force_if_outdated(self, artefact: Artefact, names: Names) -> None:
         """Force the job if its output was made by another recipe, or if an evaluation lacks its samples. If the job

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.members import ADAPTER_CONFIG
 from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
@@ -155,7 +156,7 @@ def prefix_keys_values(weights: Tensor, model: PreTrainedModel) -> tuple[list[Te
 
 def _trained(folder: Path) -> tuple[str, Tensor]:
     """Kind (prompt or prefix) and trained tensor of a saved soft prompt."""
-    file = folder / "adapter_config.json"
+    file = folder / ADAPTER_CONFIG
     peft_type = read_json(file).get("peft_type")
     kinds = {PEFT_TYPES[kind]: kind for kind in ("prompt", "prefix")}
     if peft_type not in kinds:

@@ -26,7 +26,7 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from workflow_scripts.compress.checkpoint import PROOF, load_compressed
+from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import (
     Activations,
     decoder_layers,
@@ -39,6 +39,7 @@ from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.job import log
+from workflow_scripts.files.members import COMPRESSION
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources.models import verify
 
@@ -159,7 +160,7 @@ def repair(
     weights beside its linears (norms), of whose linears W - What is not the error.
     """
     started = time.monotonic()
-    proof = read_json(files.compressed / PROOF, "compression")
+    proof = read_json(files.compressed / COMPRESSION, "compression")
     skeleton = Skeleton(files.model, verify(files.model)["remote_code"])
     chosen = _chosen(skeleton.model, method)
     if proof["compressor"]["algorithm"] == "dense":

@@ -125,12 +125,7 @@ def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "sn
 
 def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     shown = columns(table)
-    lines = [
-        "# Compressed models",
-        "",
-        f"Grid `{grid}`; made by `{command} results/{grid}/tables/compressors.md`.",
-        "",
-    ]
+    lines = ["# Compressed models", "", f"Grid `{grid}`; made by `{command}`.", ""]
     places = place(table)
     lines += [pipe([*places, *(head for head, _, _ in shown.values())])]
     lines += [pipe(["---"] * len(places) + ["--:"] * len(shown))]

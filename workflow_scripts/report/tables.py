@@ -10,6 +10,7 @@ from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import SPARSE, member_names, sparsity
 from workflow_scripts.judge.perplexity import compared, protocol
 from workflow_scripts.judge.results import unique
+from workflow_scripts.plan import layout
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.table_notes import notes
@@ -104,7 +105,7 @@ def _table(data: GridData, number: int) -> Table:
         panels,
         notes(number, panels, data.verdict, data.methods),
         _incomplete(panels),
-        data.command(f"tables/table{number}.html"),
+        data.command(layout.table(f"table{number}")),
     )
 
 

