@@ -7,9 +7,10 @@ linears the Linear and Conv1D modules inside, and the arguments of each layer ar
 import io
 import math
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
 from workflow_scripts.compress.settings import CompressionError, Compressor
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 from workflow_scripts.kernels.packed_linears import PackedLinears
 
 # Tokens per forward pass of a layer: so many activations stay in a CPU's cache.
@@ -32,7 +36,7 @@ class _Stop(Exception):
     """Ends a forward pass whose rest isn't needed."""
 
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+def decoder_layers(model: "PreTrainedModel | PeftModel") -> nn.ModuleList:
     """The decoder layers, in order. Raises CompressionError if there is no such single list."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [
@@ -240,8 +244,8 @@ class Activations:
         waiting: set[str] = set()
         seen: list[tuple[torch.Tensor, str]] = []
 
-        def collect(name):
-            def before(module, args):
+        def collect(name: str) -> Callable[[nn.Module, tuple], None]:
+            def before(module: nn.Module, args: tuple) -> None:
                 leader = next((owner for tensor, owner in seen if tensor is args[0]), name)
                 if leader_of.setdefault(name, leader) != leader:
                     raise CompressionError(
@@ -280,7 +284,7 @@ def _returns_tuple(model: nn.Module, first_layer: nn.Module, window: torch.Tenso
     """Whether decoder layers return a tuple (or list), seen from the first one's output."""
     found = False
 
-    def after(module, args, output):
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
         nonlocal found
         found = isinstance(output, tuple | list)
         raise _Stop
@@ -305,7 +309,7 @@ def _record_calls(
     calls: list[Call] = []
     embedded: torch.Tensor | None = None
 
-    def record(*args, **kwargs):
+    def record(*args: Any, **kwargs: Any) -> torch.Tensor | tuple[torch.Tensor]:
         nonlocal embedded
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
         if calls and hidden is not embedded:

@@ -59,7 +59,7 @@ class Compressor:
     distilled: bool = False
     recipe: dict | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.algorithm in ("gptq", "rtn") and self.bits is None:
             raise CompressionError(f"{self.algorithm}: bits is missing; choose 2 to 8")
         if (

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from peft import PeftModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from workflow_scripts.evaluate.row_packing import Block, Row
 from workflow_scripts.plan import first_layer
 
+CausalModel = PreTrainedModel | PeftModel  # with a LoRA it is the latter
 NAME, STEP = "packed_blocks", "padded_step"
 # Options of an attention beside weighing by softmax(q k^T), as transformers' layers pass it on.
 MORE = ("softcap", "s_aux", "position_bias")
@@ -134,13 +137,13 @@ def _call(row: Row, block: Block, prefix: int, dtype: torch.dtype, device: torch
 
 
 def attend(
-    module,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask,
-    scaling=None,
-    **kwargs,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, T, d), key and value (1, kv_heads, prefix + T, d) -> (1, T, heads, d).
 
@@ -170,7 +173,7 @@ def attend(
     return output.view(1, len(output), heads, -1), None
 
 
-def _refuse_more(module, options: dict) -> None:
+def _refuse_more(module: torch.nn.Module, options: dict) -> None:
     if special := [name for name in MORE if options.get(name) is not None]:
         raise NotPackable(
             f"{type(module).__name__} attends with {', '.join(special)}, which packed rows don't implement"
@@ -178,13 +181,13 @@ def _refuse_more(module, options: dict) -> None:
 
 
 def attend_step(
-    module,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask,
-    scaling=None,
-    **kwargs,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (B, heads, 1, d), key and value (B, kv_heads, K, d) -> (B, 1, heads, d): what the step's tokens see.
 
@@ -205,7 +208,7 @@ def _columns(states: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.T
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def layer_windows(model) -> list[int | None]:
+def layer_windows(model: CausalModel) -> list[int | None]:
     """How many positions each layer's tokens see, their own with them; None for all."""
     text = model.config.get_text_config()
     found = {key: getattr(text, key, None) for key in first_layer.WINDOW_KEYS}
@@ -218,7 +221,7 @@ AttentionInterface.register(STEP, attend_step)
 
 
 @contextmanager
-def attention_in(model, planned: Plan) -> Iterator[None]:
+def attention_in(model: CausalModel, planned: Plan) -> Iterator[None]:
     """Let the model attend as planned for the row that it is called with; NotPackable where its layers don't ask.
 
     All of them must: a layer that doesn't ask mixes tokens by its own means.
@@ -246,7 +249,7 @@ def attention_in(model, planned: Plan) -> Iterator[None]:
 
 
 @contextmanager
-def step_in(model, step: Step) -> Iterator[None]:
+def step_in(model: CausalModel, step: Step) -> Iterator[None]:
     """Let the model attend as the step says, each layer within its own window."""
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = STEP

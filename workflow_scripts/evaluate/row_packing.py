@@ -55,7 +55,7 @@ class Row:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def add(self, sequence: Sequence, member) -> None:
+    def add(self, sequence: Sequence, member: object) -> None:
         node, path = -1, []
         for depth, token in enumerate(sequence.inputs):
             child = self.children.get((node, token))

@@ -179,7 +179,7 @@ def shares(rows: list[dict], names: list[str]) -> dict | None:
     if len(names) < 2:
         return None
 
-    def share(part):
+    def share(part: list[dict]) -> dict[str, float]:
         return {name: sum(row["selected_prompt"] == name for row in part) / len(part) for name in names}
 
     tasks = dict.fromkeys(row["task"] for row in rows)

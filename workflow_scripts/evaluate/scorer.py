@@ -187,7 +187,8 @@ class Scorer(DocumentScorer, LM):
                 continue
             prompt, (until, cap), _ = jobs[0]
 
-            def stops(tokens, until=until):  # special tokens count: `<|im_end|>` is a stop of many tasks
+            def stops(tokens: list[int], until: tuple[str, ...] = until) -> bool:
+                # special tokens count: `<|im_end|>` is a stop of many tasks
                 text = self.tokenizer.decode(tokens, skip_special_tokens=False)
                 return any(stop in text for stop in until if stop)
 

@@ -47,7 +47,7 @@ def collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-def _glibc():
+def _glibc() -> ctypes.CDLL | None:
     """The C library, if it is glibc."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     return libc if hasattr(libc, "gnu_get_libc_version") else None

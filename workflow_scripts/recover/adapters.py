@@ -6,6 +6,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import (
@@ -79,7 +80,7 @@ def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | Non
     return adapted
 
 
-def _peft_config(model, method: dict) -> PeftConfig:
+def _peft_config(model: PreTrainedModel, method: dict) -> PeftConfig:
     kind = method["kind"]
     if kind == "lora":
         from workflow_scripts.recover.lora import lora_config
@@ -98,9 +99,8 @@ def _peft_config(model, method: dict) -> PeftConfig:
     if kind == "prefix":
         return PrefixTuningConfig(**common)
     start = {"vocabulary": PromptTuningInit.SAMPLE_VOCAB, "random": PromptTuningInit.RANDOM}[method["init"]]
-    width = (
-        model.get_input_embeddings().embedding_dim
-    )  # OPT-350m embeds in fewer dimensions than its hidden size
+    # OPT-350m embeds in fewer dimensions than its hidden size.
+    width = cast(torch.nn.Embedding, model.get_input_embeddings()).embedding_dim
     return PromptTuningConfig(**common, prompt_tuning_init=start, token_dim=width)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from workflow_scripts.files.job import log
 from workflow_scripts.kernels.losses import plain_head, token_losses
@@ -27,7 +28,7 @@ AT_A_TIME = 16  # pieces per forward pass
 class LearnedSelector(Selector):
     """Chooses by a classifier instead of a score; a tie goes to the first prompt."""
 
-    def __init__(self, model, bank: PromptBank, pieces: Sequence[Sequence[int]]):
+    def __init__(self, model: PreTrainedModel, bank: PromptBank, pieces: Sequence[Sequence[int]]):
         """pieces: token ids, each of at least CONTEXTS[-1] + CONTINUATION tokens. ValueError for shorter ones."""
         longest = CONTEXTS[-1] + CONTINUATION
         if not pieces or min(map(len, pieces)) < longest:
@@ -76,7 +77,7 @@ class LearnedSelector(Selector):
 
 @torch.no_grad()
 def continuation_losses(
-    model, bank: PromptBank, pieces: Sequence[Sequence[int]], lengths: Sequence[int]
+    model: PreTrainedModel, bank: PromptBank, pieces: Sequence[Sequence[int]], lengths: Sequence[int]
 ) -> np.ndarray:
     """(N, m): mean loss (nats per token) of the CONTINUATION tokens after each piece's context, behind each prompt."""
     size = max(lengths) + CONTINUATION
