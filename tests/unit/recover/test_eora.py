@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tests.tiny_models import tiny_llama
 from workflow_scripts.compress import checkpoint
-from workflow_scripts.compress.task import Sources
+from workflow_scripts.compress.task import Sources, calibration_windows
 from workflow_scripts.evaluate import latency
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance
@@ -22,8 +22,9 @@ from workflow_scripts.jobs import compress_model, train_adapter
 from workflow_scripts.recover import eora
 from workflow_scripts.recover.adapters import attach
 from workflow_scripts.recover.model_files import ModelFiles
+from workflow_scripts.recover.windows import heldout_windows
 from workflow_scripts.sources import corpora, models
-from workflow_scripts.sources.models import load_dense
+from workflow_scripts.sources.models import load_dense, load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-optimum" / "bin" / "python"
@@ -176,7 +177,7 @@ def files_of(family, compressor):
 
 
 def windows_of(family):
-    return train_adapter.calibration_windows(Path("resources/models", family), CORPUS, GRID, 0)[0]
+    return calibration_windows(Path("resources/models", family), CORPUS, GRID, 0)[0]
 
 
 @pytest.mark.parametrize("compressor", ["rtn", "gptq", "sparsegpt", "svd"])
@@ -365,8 +366,8 @@ def test_a_lora_that_starts_from_the_repair_starts_where_the_repair_ends(project
     model = checkpoint.load_compressed(files.model, files.compressed)
     for name, (A, B) in found.factors.items():
         model.get_submodule(name).weight.data += B @ A
-    tokenizer = train_adapter.load_tokenizer(files.model)
-    heldout = train_adapter.heldout_windows(CORPUS, tokenizer, TRAINING)
+    tokenizer = load_tokenizer(files.model)
+    heldout = heldout_windows(CORPUS, tokenizer, TRAINING)
     with torch.no_grad():
         repaired = model(input_ids=heldout, labels=heldout).loss.item()
     assert record["heldout_loss"]["before"] == pytest.approx(repaired, abs=1e-4)
