@@ -21,7 +21,7 @@ UNREADABLE = (
     ValueError,
     OverflowError,
 )
-# How far an archive may expand: weights hardly do, JSON thirty-fold; zeros would a thousand-fold.
+# Most bytes per packed byte: weights hardly expand, JSON thirty-fold; zeros would a thousand-fold.
 EXPANSION, ALLOWANCE = 100, 64 * 2**20
 MOST_JSON = 256 * 2**20  # bytes of one JSON file: each is read whole
 

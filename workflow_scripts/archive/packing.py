@@ -123,7 +123,7 @@ def _refuse_damaged(plan: Plan, grid: str) -> None:
 def _replaced(output: Path) -> Iterator[Path]:
     """Yield an empty folder beside an archive that the block writes; the former one is there until it is done.
 
-    One writer at a time (ArtifactError for the second). What a killed one left is removed, or put back.
+    One writer at a time (ArtifactError for the second). The remains of a killed writer are removed, or put back.
     """
     _refuse_foreign(output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ PRESENT_RULE = 3  # first schema of verdict.json whose verdicts follow it
 
 
 def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
-    """Whether the rebuilt verdict, tables, figures and audit are those of the archive, in words.
+    """Sentences that say if the rebuilt verdict, tables, figures and audit equal the archive's.
 
     A verdict.json of an older schema counts as equal if all its values stand unchanged in the rebuilt one.
     """
@@ -58,7 +58,7 @@ def _same(archived: Path, rebuilt: Path, older: bool) -> bool:
 
 
 def holds(whole: Any, part: Any) -> bool:
-    """Whether JSON `whole` has every value of `part` in its place; its objects may have more keys."""
+    """True if JSON `whole` has every value of `part` in its place; its objects may have more keys."""
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(k in whole and holds(whole[k], v) for k, v in part.items())
     if isinstance(part, list):

@@ -144,7 +144,7 @@ def _adoptions(archive: Path, index: dict, root: Path) -> Iterator[None]:
 
 
 def _is_present(path: Path, recipe: str) -> bool:
-    """Whether the result of a recipe is there and whole; a compressed model's weights are no matter."""
+    """True if the result of a recipe is there and whole; a compressed model's weights are no matter."""
     incomplete = lacks_companions(str(path)) and not COMPRESSED.parse(path)
     return recorded_recipe(path) == recipe and not incomplete and damage(path) is None
 
@@ -156,7 +156,7 @@ def _put(source: Path, target: Path) -> None:
 
 
 def _is_bare(path: Path) -> bool:
-    """Whether a record is there without its weights or texts."""
+    """True if a record is there without its weights or texts."""
     if COMPRESSED.parse(path):
         return lacks_companions(str(path))
     fetched = any(artefact.parse(path) for artefact in (MODEL, CORPUS, BENCHMARK))

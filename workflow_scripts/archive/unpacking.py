@@ -135,7 +135,7 @@ def _json(folder: Path, name: str) -> Any:
 
 
 def _is_whole(folder: Path, name: str, sha: str) -> bool:
-    """Whether the file lies in the folder, also after following links, and has this SHA-256."""
+    """True if the file lies in the folder, also after following links, and has this SHA-256."""
     try:
         file = Path(os.path.realpath(folder / name))
         return file.is_relative_to(folder.resolve()) and file.is_file() and sha256_file(file) == sha

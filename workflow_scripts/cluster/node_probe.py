@@ -86,7 +86,7 @@ def gpus() -> list[str]:
 
 
 def tries_lock(file: Path) -> dict:
-    """Whether the lock that preflight's machine holds excludes this one; {lock_excludes, lock_error}."""
+    """{lock_excludes, lock_error}: true if the lock that preflight's machine holds excludes this one."""
     try:
         with open(
             file, "r+", encoding="utf-8"
@@ -130,7 +130,7 @@ def replaced(file: Path) -> Iterator[None]:
 
 
 def reads_whole(file: Path) -> bool:
-    """Whether a file that another node replaces holds exactly one version at each of READS looks."""
+    """True if a file that another node replaces holds exactly one version at each of READS looks."""
     for _ in range(READS):
         try:
             text = file.read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ _life = ExitStack()
 
 
 def locked() -> bool:
-    """Whether Snakemake's lock is on this folder (a killed run leaves it behind)."""
+    """True if Snakemake's lock is on this folder (a killed run leaves it behind)."""
     return LOCKS.is_dir() and any(LOCKS.iterdir())
 
 

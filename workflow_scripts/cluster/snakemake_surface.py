@@ -92,17 +92,17 @@ def merged_files(workflow: Any) -> list:
 
 
 def values_of_options(workflow: Any) -> dict:
-    """What --config gave, which stands over all files."""
+    """The values of --config, which stand over all files."""
     return dict(workflow.config_settings.config)
 
 
 def is_main(workflow: Any) -> bool:
-    """Whether this process plans the run; a job's process parses the Snakefile too."""
+    """True if this process plans the run; a job's process parses the Snakefile too."""
     return workflow.is_main_process
 
 
 def runs_here(workflow: Any) -> bool:
-    """Whether jobs run on this machine."""
+    """True if jobs run on this machine."""
     return workflow.local_exec
 
 

@@ -174,13 +174,7 @@ def configuration(
     if limits.unscorable:
         raise ArtifactError(f"{name}: no cell of it can be evaluated: {limits.unscorable}")
     positions = min(filter(None, (limits.positions, limits.one_table)), default=None)
-    prompts = [
-        prompt for prompt, tokens in PROMPTS.items() if positions is None or tokens + ROOM <= positions
-    ]
-    if not prompts:
-        raise ArtifactError(
-            f"{name}: takes {positions} tokens, too few for a prompt of 50 and text behind it"
-        )
+    prompts = _prompts(name, positions)
     room = WINDOW if positions is None else positions - PROMPTS[prompts[-1]]
     chooses = len(prompts) > 1 and limits.unscored is None
     methods = ["none", LORA, *prompts, *([CHOICE] if chooses else [])]
@@ -223,6 +217,18 @@ grids:
         methods: [{", ".join(methods)}]
         # seeds: [0, 1, 2] # replicates, each a compressed copy of its own; without them a verdict is that of one copy
 """
+
+
+def _prompts(name: str, positions: int | None) -> list[str]:
+    """The prompts behind which a text has room; ArtifactError if there is none."""
+    fitting = [
+        prompt for prompt, tokens in PROMPTS.items() if positions is None or tokens + ROOM <= positions
+    ]
+    if not fitting:
+        raise ArtifactError(
+            f"{name}: takes {positions} tokens, too few for a prompt of 50 and text behind it"
+        )
+    return fitting
 
 
 def _training(config: Config, name: str, room: int) -> tuple[str, dict]:

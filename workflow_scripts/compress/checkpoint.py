@@ -155,7 +155,7 @@ def load_compressed(
 
 
 def is_whole(compressed_folder: Path) -> bool:
-    """Whether the compressed model is stored in the folder form."""
+    """True if the compressed model is stored in the folder form."""
     return "whole" in read_json(Path(compressed_folder) / COMPRESSION, schema="compression")
 
 

@@ -153,7 +153,7 @@ class Batches:
     def __setitem__(self, index: int, batch: torch.Tensor) -> None:
         """From a GPU into page-locked memory, in the order of its queue: nobody waits for the copy.
 
-        Of the shape and type that the batch had: a file has no room for another.
+        It must have the shape and type of the former batch: a file has no room for another.
         """
         held = self.held[index]
         before = (held.shape, held.dtype) if isinstance(held, torch.Tensor) else held[1:]
@@ -213,7 +213,7 @@ class Activations:
         memory: float = math.inf,
         folder: Path | None = None,
     ):
-        """windows: token ids (count, length). Of the model, only the embedding and the first layer are run."""
+        """windows: token ids (count, length). Only the embedding and the first layer of the model are run."""
         self.device = device
         self.hidden = Batches(len(windows), memory, folder)
         self.calls: list[list[Call]] = []  # [batch][layer] -> further args, kwargs
@@ -281,7 +281,7 @@ class Activations:
 
 
 def _returns_tuple(model: nn.Module, first_layer: nn.Module, window: torch.Tensor) -> bool:
-    """Whether decoder layers return a tuple (or list), seen from the first one's output."""
+    """True if decoder layers return a tuple (or list), seen from the first one's output."""
     found = False
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:

@@ -107,5 +107,5 @@ class Compressor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and activations in forward passes."""
+        """The dtype of weights and activations in forward passes."""
         return DTYPES[self.forward]

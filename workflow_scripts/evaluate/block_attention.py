@@ -46,7 +46,7 @@ class Call:
 
 @dataclass
 class Plan:
-    """How a row attends. `longest`: the most columns that one of its nodes sees. `positions`: of all columns, the
+    """The attention of a row. `longest`: the most columns that one of its nodes sees. `positions`: of all columns, the
     prompt's first. `dtype`: of masks. `used`, `slid`: how many layers asked, and asked with a window."""
 
     calls: list[Call]
@@ -109,7 +109,7 @@ def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Te
 
 
 def plan(row: Row, prefix: int, dtype: torch.dtype, device: torch.device) -> Plan:
-    """How `row` attends behind a prompt of `prefix` tokens, whose columns stand before the row's."""
+    """The attention of `row` behind a prompt of `prefix` tokens, whose columns stand before the row's."""
     blocks = row.blocks(prefix, OVERHEAD[device.type])
     calls = [_call(row, block, prefix, dtype, device) for block in blocks]
     positions = torch.cat([torch.arange(prefix), prefix + torch.tensor(row.depths)])
@@ -209,7 +209,7 @@ def _columns(states: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.T
 
 
 def layer_windows(model: CausalModel) -> list[int | None]:
-    """How many positions each layer's tokens see, their own with them; None for all."""
+    """Positions that the tokens of each layer see, their own with them; None for all."""
     text = model.config.get_text_config()
     found = {key: getattr(text, key, None) for key in first_layer.WINDOW_KEYS}
     told = {key: value for key, value in found.items() if value is not None}

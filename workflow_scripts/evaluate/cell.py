@@ -227,7 +227,7 @@ def _used(settings: Evaluation, recovered: Recovered, tokenizer: PreTrainedToken
 def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.Item]:
     """One task through lm_eval.evaluate; `names` are the bank's prompts, reported if there are several.
 
-    Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
+    If a task reads its answers in several ways (gsm8k's filters), the first one counts.
     """
     chosen_items = None if task.samples is None else {task.name: task.samples}
     asked: dict[str, Any] = {}

@@ -25,7 +25,7 @@ WITHOUT_SYSTEM = "its chat template takes no system message"
 
 @dataclass(frozen=True)
 class Chat:
-    """How a task's questions are put: each to the model's chat template, solved examples as turns before it.
+    """The form of a task's questions: each to the model's chat template, solved examples as turns before it.
 
     system: the system message, before a task's own description; None for none.
     """
@@ -91,7 +91,7 @@ def prepare(tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
 
 
 def _keeps(tokenizer: PreTrainedTokenizerBase, history: list[dict[str, str]]) -> bool:
-    """Whether the first message stands in the rendered text."""
+    """True if the first message stands in the rendered text."""
     try:
         return history[0]["content"].strip() in _rendered(tokenizer, history, True)
     except jinja2.TemplateError:

@@ -67,7 +67,7 @@ def log_probabilities(
 
 
 def first_largest(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Whether greedy decoding takes each target (P,) from its logits (P, V): it takes the first of the largest."""
+    """True if greedy decoding takes each target (P,) from its logits (P, V): it takes the first of the largest."""
     return logits.log_softmax(dim=-1, dtype=torch.float32).argmax(dim=-1) == targets
 
 

@@ -119,7 +119,7 @@ def generate_greedy(
 class _Slots(DynamicLayer):
     """A layer's keys and values (rows, kv_heads, columns, d), written in place: column = position, for each row.
 
-    What lies beyond a row's own position is masked (block_attention.Step); it is finite.
+    Columns beyond a row's own position are masked (block_attention.Step); they are finite.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int):

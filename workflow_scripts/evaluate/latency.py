@@ -1,4 +1,4 @@
-"""What each recovery method costs at inference (paper, 3.3): prefill, and each generated token.
+"""The cost of each recovery method at inference (paper, 3.3): prefill, and each generated token.
 
 Shapes, not values, decide latency: adapters are drawn at random, text too. A round times every variant once, in a new
 random order, so that a machine's drift meets all alike; ratios are paired within rounds. Prefills and generated tokens

@@ -57,12 +57,12 @@ class Rehearsal:
 
     @property
     def folder(self) -> Path:
-        """Of the dense model."""
+        """The folder of the dense model."""
         return Path(self.asked["folder"])
 
     @property
     def dense(self) -> Path:
-        """Of the compressor `dense` on it."""
+        """The folder of the compressor `dense` on it."""
         return self.scratch / "dense"
 
     def run(self) -> None:
@@ -151,7 +151,7 @@ class Length:
 
 
 def lengths_of(task: EvaluationTask, tokenizer: PreTrainedTokenizerBase) -> list[Length]:
-    """Of every item that the task evaluates, in order, as the scorer encodes them."""
+    """The lengths of all items that the task evaluates, in order, as the scorer encodes them."""
     task.task.build_all_requests(samples=task.samples)
     instances = task.task.instances
     if task.task.OUTPUT_TYPE == "generate_until":
@@ -177,7 +177,8 @@ def extremes(lengths: list[Length]) -> list[int]:
 
 
 def cut_off(task: EvaluationTask, lengths: list[Length], room: int) -> str:
-    """How many items are longer than the model's input, whose beginning is not read then, as in the harness; or ""."""
+    """The number of items that are longer than the model's input, in words; the model does not read their beginning, as
+    in the harness. Empty if there is none."""
     longer = [i for i, length in enumerate(lengths) if length.text > room]
     if not longer:
         return ""

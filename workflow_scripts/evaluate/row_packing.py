@@ -70,7 +70,7 @@ class Row:
         self.members.append(member)
 
     def missing(self, other: "Row") -> int:
-        """How many of `other`'s nodes this row doesn't have."""
+        """The number of `other`'s nodes that this row lacks."""
         mine = {-1: -1}  # node of other -> node of this row
         for node, (token, parent) in enumerate(zip(other.tokens, other.parents, strict=True)):
             if parent in mine and (mine[parent], token) in self.children:

@@ -90,7 +90,7 @@ def _choice(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, 
 
 
 def _question(task: EvaluationTask, sample: dict, context: str, choice: int = 0) -> str:
-    """What stands before an answer; in a chat the question alone, without the template and what stands before it.
+    """The text before an answer; in a chat the question alone, without the template and the text before it.
 
     choice: of a task whose choices differ in what stands before the answer.
     """

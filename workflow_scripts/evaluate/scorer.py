@@ -209,7 +209,7 @@ class Scorer(DocumentScorer, LM):
         return [texts[i] for i in range(len(requests))]
 
     def prompt_tokens(self, context: list[int], cap: int) -> list[int]:
-        """What the model reads before `cap` new tokens: the end of a long context, the beginning of text for none."""
+        """The model's input before `cap` new tokens: the end of a long context, the beginning of text for none."""
         return context[-(self.max_length - cap) :] or [self.prefix_token_id]
 
     def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int]:

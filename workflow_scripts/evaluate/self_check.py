@@ -1,4 +1,4 @@
-"""Whether a model may be scored packed: a few tokens in one row against each sequence alone, once per scorer.
+"""Check that a model may be scored packed: a few tokens in one row against each sequence alone, once per scorer.
 
 A packed row lays documents and their choices side by side and tells the attention alone who sees whom. A layer that
 mixes neighbouring tokens by other means (a convolution, a recurrence, an attention of its own) would read across them:

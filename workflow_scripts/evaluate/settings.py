@@ -1,4 +1,4 @@
-"""What is evaluated and measured, as values that import no library: an entry takes its lock before it loads any."""
+"""Settings of evaluations and measurements. They import no library: an entry takes its lock before it loads any."""
 
 from dataclasses import dataclass
 

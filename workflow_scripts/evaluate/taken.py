@@ -27,7 +27,7 @@ OF_TASKS = (
 
 @dataclass
 class Taken:
-    """Of finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input."""
+    """From finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input."""
 
     results: dict[str, dict] = field(default_factory=dict)
     rows: dict[str, list[dict]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def keys_of(model: object, inputs: dict[str, str], settings: Evaluation) -> dict
 
 
 def take(keys: dict[str, str], cell: dict, output: str | Path, recipe: str) -> Taken:
-    """What finished cells of this model and method have by these keys: the one at `output`, and those of other grids.
+    """Results of finished cells of this model and method under these keys: of the one at `output` and of other grids'.
 
     A cell that is made again by its own recipe takes nothing: somebody asked for it.
     """
@@ -85,7 +85,7 @@ def _evaluated(path: str | Path) -> dict:
 
 
 def _described(path: str, manifest: dict) -> bool:
-    """Whether the samples beside a cell are those that it describes."""
+    """True if the samples beside a cell are those that it describes."""
     [samples] = companions(path)
     return Path(samples).exists() and sha256_file(samples) == manifest.get("samples_sha256")
 

@@ -34,7 +34,7 @@ def full_disks(*paths: str | Path) -> str:
 
 
 def _full(folder: Path) -> str:
-    """What a folder's disk has run out of; empty if it has room."""
+    """The resource that a folder's disk has run out of; empty if it has room."""
     found = os.statvfs(folder)
     if shutil.disk_usage(folder).free < ENOUGH:
         return f"no space left on the disk of {folder}: free some and run again"

@@ -1,4 +1,4 @@
-"""How an entry runs inside a Snakemake job: with arguments by name, output to the job's log, failure in one line."""
+"""Runs an entry inside a Snakemake job: with arguments by name, output to the job's log, failure in one line."""
 
 import contextlib
 import json

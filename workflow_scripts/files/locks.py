@@ -35,7 +35,7 @@ def _lock(artifact: str | Path) -> Path:
 
 
 def held_by(artifact: str | Path) -> str | None:
-    """Who writes an artefact just now ("pid 7 on host"); None if nobody does."""
+    """The process that writes an artefact now ("pid 7 on host"); None if there is none."""
     try:
         with open(_lock(artifact), encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ def held_by(artifact: str | Path) -> str | None:
 
 
 def last_held(artifact: str | Path) -> float | None:
-    """When the latest writer of an artefact began (time.time() of the lock's file system); None if there was none."""
+    """The start of an artefact's latest writer (time.time() of the lock's file system); None if there was none."""
     lock = _lock(artifact)
     return lock.stat().st_mtime if lock.exists() else None
 

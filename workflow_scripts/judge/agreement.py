@@ -34,7 +34,7 @@ class Agreement:
 
 
 def agreement(artefact: Artefact, stored: Path, again: Path, same_machine: bool) -> Agreement:
-    """Whether the result at `again` is the one at `stored`; both are JSON files with what was made beside them.
+    """True if the result at `again` is the one at `stored`; both are JSON files with what was made beside them.
 
     same_machine: whether both were made on one kind of machine, so that every bit must agree. Weights and sources must
     agree bit for bit on any.
@@ -51,7 +51,7 @@ def agreement(artefact: Artefact, stored: Path, again: Path, same_machine: bool)
 
 
 def on_one_kind_of_machine(one: dict, two: dict) -> bool:
-    """Whether two manifests name one kind of processor, and as many threads on it; a GPU repeats no bits."""
+    """True if two manifests name one kind of processor, and as many threads on it; a GPU repeats no bits."""
     if one["device"] != "cpu" or two["device"] != "cpu" or one["threads"] != two["threads"]:
         return False
     kinds = one.get("cpu"), two.get("cpu")  # manifests of 0.1.0 have none

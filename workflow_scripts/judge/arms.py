@@ -86,7 +86,7 @@ def replicates_of(*arms: Arm | None) -> Seeds:
 
 
 def _one_copy(arms: list[Arm], seed: int) -> bool:
-    """Whether the arms of each compressor stand on one copy at this seed."""
+    """True if the arms of each compressor stand on one copy at this seed."""
     weights: dict[str, set[str]] = {}
     for arm in arms:
         at = arm.seeds[0] if arm.shared else seed

@@ -38,7 +38,7 @@ class Judged:
 
     @cached_property
     def lost(self) -> bool:
-        """Whether the group has a loss: it is compressed, and the dense model was evaluated."""
+        """True if the group has a loss: it is compressed, and the dense model was evaluated."""
         return self.group.compressor != "dense" and DENSE in self.sample.arms
 
     def control(self, arm: Arm) -> Arm | None:
@@ -239,7 +239,7 @@ class Judged:
 
 
 def _larger(parts: dict) -> str:
-    """Which part of the variance of what decides is larger: "items make 80 % of the variance"."""
+    """The larger part of the variance of the quantity that decides: "items make 80 % of the variance"."""
     if any(part.count < 2 for part in parts.values()):
         return "one copy shows nothing of the variance between copies, so seeds come first"
     of_items = sum(part.items + part.residual for part in parts.values())

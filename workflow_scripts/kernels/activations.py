@@ -30,7 +30,7 @@ SMALLEST_SCALE = {"float": torch.finfo(torch.float32).eps, "float8": 0.125}  # i
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the inputs of a linear are rounded.
+    """The rounding of a linear's inputs.
 
     type, bits: int or float (E4M3 with 8 bits, E2M1 with 4). group_size: columns with a scale of their own; None for
     one scale per token, or the given one. symmetric: without a zero point. scale_type: float, float8 (times a global
@@ -55,7 +55,7 @@ def attach(model: Model) -> Model:
 
 
 def attached(model: nn.Module) -> bool:
-    """Whether inputs of any linear of the model are rounded."""
+    """True if inputs of any linear of the model are rounded."""
     hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
     return any(isinstance(hook, _Rounding) for hook in hooks)
 

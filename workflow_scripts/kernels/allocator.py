@@ -35,7 +35,7 @@ def return_memory() -> None:
 def collector_at_rest() -> Iterator[None]:
     """Inside, Python's cyclic collector does nothing: around imports of large libraries.
 
-    What they make stays as long as the process, and the collector would look at it again and again: a quarter of the
+    Their objects stay as long as the process, and the collector would look at them again and again: a quarter of the
     time of an evaluation's imports.
     """
     enabled = gc.isenabled()

@@ -111,7 +111,7 @@ class Cells:
         return TrainingText(corpus=adapter.corpus) if own is None else own
 
     def repairs(self, adapter: Cell) -> bool:
-        """Whether an adapter is computed, or starts, from weights and calibration text."""
+        """True if an adapter is computed, or starts, from weights and calibration text."""
         method = self.config.methods[adapter.method]
         return isinstance(method, Eora) or (isinstance(method, Lora) and method.start is not None)
 
@@ -122,7 +122,7 @@ class Cells:
         return [cell.corpus] if needs else []
 
     def has_passage(self, cell: Cell, task: str) -> bool:
-        """Whether a cell gives a task's passage with its questions."""
+        """True if a cell gives a task's passage with its questions."""
         return isinstance(self.config.methods[cell.method], Context) and bool(self.config.tasks[task].context)
 
     def trained_on(self, adapters: Iterable[Cell]) -> set[str]:

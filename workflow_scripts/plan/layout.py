@@ -157,12 +157,12 @@ ANALYSED = (VERDICT, LEDGER, AUDIT_PAGE, AUDIT, PAGE, REPORT, STAMP, *OUTCOMES[2
 
 
 def is_outcome(path: object) -> bool:
-    """Whether `path` is a verdict, audit, table or figure of a grid."""
+    """True if `path` is a verdict, audit, table or figure of a grid."""
     return any(PurePath(str(path)).match(roll_up.name) for roll_up in OUTCOMES)
 
 
 def is_shared(path: object) -> bool:
-    """Whether `path` belongs to all grids: a model, a checkpoint, a corpus or a benchmark."""
+    """True if `path` belongs to all grids: a model, a checkpoint, a corpus or a benchmark."""
     return PurePath(str(path)).parts[:1] == (RESOURCES,)
 
 
@@ -257,8 +257,8 @@ def result_of(path: object) -> tuple[Artefact, dict[str, str]]:
 
 
 def with_copy(path: str) -> str:
-    """Where the result at `path` lies today, of a layout without a seed in the path of a compressed model: its one copy
-    is that of seed 0."""
+    """The path of today for a result of the layout that had no seed in the path of a compressed model: its one copy is
+    that of seed 0."""
     names = COMPRESSED._replace(name=PLACE).parse(path)
     return COMPRESSED.path(**names, seed=0) if names else path
 
@@ -274,7 +274,7 @@ def companions(path: str) -> list[str]:
 
 
 def lacks_companions(path: str) -> bool:
-    """Whether the JSON at `path` is there without something that was made with it."""
+    """True if the JSON at `path` is there without something that was made with it."""
     return os.path.exists(path) and not all(map(os.path.exists, companions(path)))
 
 

@@ -108,7 +108,7 @@ def _no_cell(manifest: Path, config: dict) -> str | None:
 
 
 def _has_template(folder: Path) -> bool:
-    """Whether a folder's tokenizer has a chat template, the one named default if it has several."""
+    """True if a folder's tokenizer has a chat template, the one named default if it has several."""
     if (folder / "chat_template.jinja").is_file():
         return True
     file = folder / "tokenizer_config.json"

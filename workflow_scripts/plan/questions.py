@@ -1,4 +1,5 @@
-"""When a grid's question (its pair of methods and primary metric) was first planned, and what was evaluated by then.
+"""The date on which a grid's question (its pair of methods and primary metric) was first planned, and the cells that
+were evaluated by then.
 
 A run writes results/<grid>/questions.json as it starts. A question that was changed after results could be seen is no
 question that was asked before the run.

@@ -128,7 +128,7 @@ class Slices(Cells):
         return list(filter(self.is_checkpoint, used))
 
     def is_checkpoint(self, compressor: str) -> bool:
-        """Whether the compressor is a checkpoint that must be fetched."""
+        """True if the compressor is a checkpoint that must be fetched."""
         return isinstance(self.config.compressors[compressor], External)
 
 

@@ -35,7 +35,7 @@ class Older(NamedTuple):
 
     @property
     def shared(self) -> bool:
-        """Whether all grids use it."""
+        """True if all grids use it."""
         return self.artefact in SOURCES
 
 

@@ -1,6 +1,6 @@
 """A learned choice among prompts: logistic regression on the first-layer scores, fitted on text that no task holds.
 
-The pieces are cut from held-out text: a context, and what follows it. Of each piece, the right prompt is the one behind
+The pieces are cut from held-out text: a context, and what follows it. A piece's right prompt is the one behind
 which the rest is likeliest; a piece counts by how much that choice matters (largest minus smallest loss, nats). The
 features of a context are all of IDP's scores of every prompt, standardised over the pieces. No item of a task and no
 answer is looked at.

@@ -49,7 +49,7 @@ def lora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
 
 
 def _names(target: str, linear: str) -> bool:
-    """Whether PEFT takes a target's name for this linear: its last parts are the same."""
+    """True if PEFT takes a target's name for this linear: its last parts are the same."""
     return f".{linear}".endswith(f".{target}")
 
 

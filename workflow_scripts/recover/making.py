@@ -116,7 +116,7 @@ def _trained(
 
 
 def _course(state: State, training: dict, tokens: int) -> dict:
-    """What the record says of the steps: `tokens` seen, steps, micro batch, seconds and the loss curve."""
+    """The steps as the record has them: `tokens` seen, steps, micro batch, seconds and the loss curve."""
     step_tokens = training.get("batch_size", 1) * training["sequence_length"]
     return {
         "tokens_seen": tokens,

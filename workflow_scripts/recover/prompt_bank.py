@@ -74,7 +74,7 @@ def keys_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 def in_float32(decoder: Module) -> Iterator[None]:
     """Inside, each module of `decoder` works with a float32 copy of its own weights, made and dropped call by call.
 
-    What autograd keeps of a copy is the weight that it was made from, so that never more than a module's copy exists.
+    Autograd keeps the weight that a copy was made from, so that never more than a module's copy exists.
     """
     made: dict[int, Parameter] = {}  # by the copy's storage
 

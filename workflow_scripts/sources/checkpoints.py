@@ -161,7 +161,7 @@ def _refuse_code(where: str, source: Path, config: dict) -> None:
 
 
 def _holds(content: object, key: str) -> bool:
-    """Whether an object of JSON, or one inside it, has a key."""
+    """True if an object of JSON, or one inside it, has a key."""
     return isinstance(content, dict) and (
         key in content or any(_holds(each, key) for each in content.values())
     )

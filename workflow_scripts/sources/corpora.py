@@ -81,7 +81,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
 
 
 def is_heldout(text: str) -> bool:
-    """Whether a document of a source without splits is held out: SHA-256 of its text is 0 modulo 10."""
+    """True if a document of a source without splits is held out: SHA-256 of its text is 0 modulo 10."""
     return int.from_bytes(_hash(text)) % HELDOUT_SHARE == 0
 
 

@@ -1,4 +1,4 @@
-"""What a model's folder may hold, looked at before any of it is copied or loaded: it may come from anybody."""
+"""Check of a model's folder before any of it is copied or loaded: it may come from anybody."""
 
 import os
 import re
@@ -28,7 +28,7 @@ AT_SOURCE = "it must be mended at its source"
 COUNT = re.compile(
     r"(^n_layer|layers?|blocks?|experts?)$"
 )  # keys of config.json: modules that a model is built of
-# What transformers raises on a config.json of whose values it can build no model.
+# Errors of transformers for a config.json from whose values it can build no model.
 UNBUILT = (
     LookupError,
     TypeError,
@@ -264,7 +264,7 @@ def place(
 
 
 def _missing(folder: Path) -> list[str]:
-    """What a folder lacks to be a model with safetensors weights and a tokenizer."""
+    """Files that a folder lacks to be a model with safetensors weights and a tokenizer."""
     present = {path.name for path in folder.iterdir()}
     missing = [] if "config.json" in present else ["config.json"]
     if "model.safetensors.index.json" in present:

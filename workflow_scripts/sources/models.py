@@ -275,7 +275,7 @@ def load_whole(
 
 
 def spread_over(size: int, device: "torch.device", folder: Path) -> dict:
-    """How transformers places `size` bytes of weights on several GPUs; empty if one device takes them."""
+    """Options with which transformers spreads `size` bytes of weights over GPUs; empty if one device takes them."""
     import torch
 
     free = [torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())]
@@ -352,7 +352,7 @@ def require_tokenizer(where: str, folder: Path) -> None:
 
 
 def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the harness puts a BOS before text with this tokenizer.
+    """True if the harness puts a BOS before text with this tokenizer.
 
     lm-eval 0.4.13 (HFLM.tok_encode with add_bos_token=None) calls `tokenizer.encode(text)` as it is: the
     tokenizer's own default decides. Raises ArtifactError for a tokenizer that adds anything else to a text, since

@@ -61,7 +61,7 @@ def stored_whole(task: Task, folder: Path, said: dict, python: str) -> Compresse
 
 
 def _record(said: dict, bits: str, about: dict, relation: Relation) -> dict:
-    """What compression.json says of the checkpoint."""
+    """The checkpoint's entry in compression.json."""
     return {
         **said,
         **about,

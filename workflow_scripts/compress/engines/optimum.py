@@ -80,7 +80,7 @@ def quantize(task: Task, block: str, python: str) -> tuple[dict, dict[str, str]]
 
 
 def _order(task: Task, block: str, output: Path) -> dict:
-    """What optimum_worker.py reads."""
+    """The task that optimum_worker.py reads."""
     asked = ("bits", "group_size", "damping", "act_order", "symmetric", "true_sequential")
     return {
         "model": os.path.abspath(task.model),

@@ -22,7 +22,7 @@ FUSED = ("weight_input", "weight_output")  # rotations that lie in the stored we
 
 @dataclass(frozen=True)
 class Format:
-    """How a checkpoint stores its weights.
+    """The form in which a checkpoint stores its weights.
 
     name: as records and tables show it. environment: the command that makes the environment whose library reads it;
     None for this one. runtime: what its makers quantise while the model runs (activations, the KV cache) and stays in
@@ -66,7 +66,7 @@ def identify(folder: Path) -> Format:
 
 
 def quantisation(folder: Path) -> tuple[dict | None, Path]:
-    """What a checkpoint says of its quantisation (None if it is plain), and the file that says it.
+    """The quantisation that a checkpoint names (None if it is plain), and the file that names it.
 
     ModelOpt's older checkpoints keep it in a file of their own, hf_quant_config.json.
     """
@@ -194,7 +194,7 @@ def _groups(config: dict) -> list[dict]:
 
 
 def _runtime(config: dict) -> str | None:
-    """What config_groups and kv_cache_scheme quantise while the model runs, and is not simulated, in words."""
+    """Tensors that config_groups and kv_cache_scheme quantise while the model runs and nothing simulates, in words."""
     inputs = (group.get("input_activations") for group in _groups(config))
     words = [f"activations {_dynamic(each)}" for each in inputs if each and not can_be_simulated(each)]
     outputs = (group.get("output_activations") for group in _groups(config))
@@ -205,14 +205,14 @@ def _runtime(config: dict) -> str | None:
 
 
 def _simulated(config: dict) -> str | None:
-    """What config_groups quantise while the model runs, and is simulated, in words."""
+    """Tensors that config_groups quantise while the model runs and that are simulated, in words."""
     inputs = (group.get("input_activations") for group in _groups(config))
     words = [f"activations {_dynamic(each)}" for each in inputs if each and can_be_simulated(each)]
     return ", ".join(dict.fromkeys(words)) or None
 
 
 def can_be_simulated(arguments: dict) -> bool:
-    """Whether a token's rounding depends on no other token of its batch, and its number format is known."""
+    """True if a token's rounding depends on no other token of its batch, and its number format is known."""
     if arguments["type"] == "float" and arguments["num_bits"] not in (4, 8):
         return False
     dynamic, strategy = arguments.get("dynamic"), arguments.get("strategy")

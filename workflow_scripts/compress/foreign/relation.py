@@ -1,4 +1,4 @@
-"""How a checkpoint's weights relate to the dense model's: the same base, equal tensors, the error of each linear."""
+"""A checkpoint's weights beside the dense model's: the same base, equal tensors, the error of each linear."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -136,7 +136,7 @@ def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, 
 
 
 def _origins(dense: Skeleton, other: Skeleton, distilled: bool) -> list[int] | None:
-    """Of each of `other`'s layers, the dense layer that it was made of: at equal depth that of its index, else the next
+    """The dense layer that each layer of `other` was made of: at equal depth that of its index, else the next
     one with equal vectors (norms, biases). None if one has none, and for a student."""
     depth = len(decoder_layers(other.model))
     if distilled:

@@ -68,9 +68,9 @@ def _joined(path: str, name: str) -> str:
 
 
 def _alike(mine: Sample, own: Sample) -> bool:
-    """Whether a tensor may have been made of the dense one of its name.
+    """True if a tensor may have been made of the dense one of its name.
 
-    Of a vector only an equal one is known, since some compressors scale it (AWQ).
+    A vector counts only if it is equal, since some compressors scale it (AWQ).
     """
     if len(mine.shape) == 1:
         return equal(mine.values, own.values)
@@ -78,14 +78,14 @@ def _alike(mine: Sample, own: Sample) -> bool:
 
 
 def _same(mine: Sample, theirs: Sample) -> bool:
-    """Whether a tensor is surely of this dense one; a constant vector may be of any."""
+    """True if a tensor is surely of this dense one; a constant vector may be of any."""
     if len(mine.shape) == 1:
         return equal(mine.values, theirs.values) and bool(mine.values.min() < mine.values.max())
     return correlation(mine.values, theirs.values) > LIKE
 
 
 def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
-    """Whether a float32 tensor is the dense model's, as it is or rounded to half precision."""
+    """True if a float32 tensor is the dense model's, as it is or rounded to half precision."""
     return any(torch.equal(held, rounded) for rounded in (dense, *(dense.to(d).float() for d in HALVES)))
 
 

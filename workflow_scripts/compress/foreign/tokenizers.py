@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tokenizer is the dense model's: every method, window and item is encoded by the latter."""
+"""Check that a checkpoint's tokenizer is the dense model's: every method, window and item is encoded by the latter."""
 
 import json
 import math

@@ -94,8 +94,7 @@ def compressed_tensors(source: Path, destination: Path) -> None:
 
 
 def _of_inputs(source: Path, name: str, arguments: Any, tensors: "dict[str, torch.Tensor]") -> dict[str, Any]:
-    """How the inputs of the linear `name` are quantised: compressed-tensors' arguments, and the values that the
-    checkpoint gives."""
+    """The quantisation of a linear's inputs: compressed-tensors' arguments and the checkpoint's values."""
     found = {"arguments": arguments.model_dump(mode="json")}
     if arguments.dynamic is False and f"{name}.input_scale" not in tensors:
         raise SystemExit(f"{source}: {name} has no input_scale, which its static activations need")
