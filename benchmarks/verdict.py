@@ -27,10 +27,8 @@ PAIR = {"prompt": "prompt", "lora": "lora"}
 METHODS = ("none", "prompt", "lora")
 OFFSETS = (-0.15, -0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12, 0.15)
 TASKS = {f"task{number}": offset for number, offset in enumerate(OFFSETS)}  # accuracies about their mean
-SHARED = {
-    "item": 0.82,
-    "copy": 0.1,
-}  # of the variance of an answer, as in reports/bench; the rest is the arm's own
+# Of the variance of an answer, as in reports/bench; the rest is the arm's own.
+SHARED = {"item": 0.82, "copy": 0.1}
 COPY_SHIFT, TRAINING_SHIFT = 0.01, 0.005
 Design = tuple[int, int, bool]  # items a task, replicates, shifts
 BATCH = 25  # trials that share their resamples
@@ -105,9 +103,8 @@ def word(means: np.ndarray) -> str:
     dense, compressed = means
     loss, gain, control = dense[0] - compressed[0], compressed[1:] - compressed[0], dense[1:] - dense[0]
     back = gain - np.maximum(0, control)
-    number = labels(
-        np.array([loss + 1e-12]), back[:1], back[1:], METRICS[ACCURACY].negligible
-    )  # ties: as defined
+    # Ties: as defined.
+    number = labels(np.array([loss + 1e-12]), back[:1], back[1:], METRICS[ACCURACY].negligible)
     return LABELS[int(number[0])]
 
 

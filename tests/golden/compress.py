@@ -44,13 +44,14 @@ GRID, SWEEP, SHARE = (
     {"act_order", "damping", "block_size"},
     {"sparsity", "pattern"},
 )
+# Settings that an algorithm's name may hold.
 TAKEN = {
     "rtn": GRID,
     "gptq": GRID | SWEEP | {"static_groups"},
     "sparsegpt": GRID | SWEEP | {"static_groups"} | SHARE,
     "wanda": SHARE,
     "magnitude": SHARE,
-}  # settings that an algorithm's name may hold
+}
 
 
 def parse(name: str) -> Compressor:

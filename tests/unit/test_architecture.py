@@ -20,15 +20,8 @@ specification.loader.exec_module(architecture)
 
 PACKAGE, ROOMS = architecture.PACKAGE, architecture.ROOMS
 HEAVY = {"torch", "transformers", "peft", "datasets", "lm_eval"}
-LIGHT = (
-    "commands",
-    "report",
-    "archive",
-    "judge",
-    "plan",
-    "cluster",
-    "files",
-)  # rooms that load no HEAVY library
+# Rooms that load no HEAVY library.
+LIGHT = ("commands", "report", "archive", "judge", "plan", "cluster", "files")
 
 
 def test_the_page_is_what_the_package_says():

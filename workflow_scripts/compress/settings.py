@@ -8,12 +8,8 @@ from workflow_scripts.kernels.dtypes import DTYPES
 
 OBS = ("gptq", "sparsegpt")  # algorithms that invert the Hessian
 CALIBRATED = (*OBS, "wanda", "drop-layers", "recipe")  # algorithms that look at activations
-WHOLE = (
-    "drop-layers",
-    "svd",
-    "external",
-    "recipe",
-)  # algorithms whose result is a whole model with a config.json of its own
+# Algorithms whose result is a whole model with a config.json of its own.
+WHOLE = ("drop-layers", "svd", "external", "recipe")
 ALGORITHMS = (*OBS, "wanda", "rtn", "magnitude", "dense", *WHOLE)
 
 

@@ -46,9 +46,8 @@ def items_of(
         except Unusable as error:
             raise ArtifactError(f"{task.at(i)}: {error}") from error
         generated = task.task.OUTPUT_TYPE == "generate_until"
-        blank = (
-            generated and not str(answer["prediction"]).strip()
-        )  # equals an alias like "!!!", without punctuation
+        # Equals an alias like "!!!", without punctuation.
+        blank = generated and not str(answer["prediction"]).strip()
         correct = bool(sample[task.primary]) and not (task.capped and cut_off[i]) and not blank
         norm = sample.get("acc_norm")
         row = {

@@ -55,9 +55,8 @@ class Scorer(DocumentScorer, LM):
 
     generation_tokens: int | None = None
     selections: dict[tuple, int] = field(default_factory=dict)  # (task, doc_id) -> prompt index
-    cut_off: set[tuple] = field(
-        default_factory=set
-    )  # (task, doc_id) of generations that met the cap, not a stop
+    # (task, doc_id) of generations that met the cap, not a stop.
+    cut_off: set[tuple] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,11 +18,8 @@ from workflow_scripts.plan import contents
 from workflow_scripts.plan.layout import EVALUATION, companions
 
 DATA = ("benchmark ", "corpus ")  # how the names of inputs begin that a cell is evaluated on
-OF_TASKS = (
-    "items",
-    "generation_tokens",
-    "precision",
-)  # keys of a grid's evaluation that a task's rows depend on
+# Keys of a grid's evaluation that a task's rows depend on.
+OF_TASKS = ("items", "generation_tokens", "precision")
 
 
 @dataclass

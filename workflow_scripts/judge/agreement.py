@@ -10,16 +10,10 @@ from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, SIMILARITY, Artefact, companions
 
 TOLERANCE = 1e-4  # nats of an answer's log-likelihood; of a similarity, its cosine
-ANSWERS = (
-    "correct",
-    "acc_norm",
-    "prediction",
-    "selected_prompt",
-)  # columns of samples that must not differ at all
-WEIGHTS = {
-    COMPRESSED: "weights_sha256",
-    ADAPTER: "adapter_sha256",
-}  # key of a record -> digest of what was made
+# Columns of samples that must not differ at all.
+ANSWERS = ("correct", "acc_norm", "prediction", "selected_prompt")
+# Key of a record -> digest of what was made.
+WEIGHTS = {COMPRESSED: "weights_sha256", ADAPTER: "adapter_sha256"}
 
 
 @dataclass(frozen=True)

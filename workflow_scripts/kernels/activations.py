@@ -15,15 +15,8 @@ KEY = "activation_quantisation"  # of a folder's config.json: {"schemes": [...],
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = {("float", 8): 448.0, ("float", 4): 6.0}  # of E4M3 and E2M1
 EXPONENT = {8: 8, 4: 2}  # floor(log2) of these
-MIDDLES = (
-    0.25,
-    0.75,
-    1.25,
-    1.75,
-    2.5,
-    3.5,
-    5.0,
-)  # between neighbours of E2M1's values; a tie goes to the even one
+# Between neighbours of E2M1's values; a tie goes to the even one.
+MIDDLES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 SMALLEST_SCALE = {"float": torch.finfo(torch.float32).eps, "float8": 0.125}  # in place of 0
 

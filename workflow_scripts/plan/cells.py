@@ -16,11 +16,8 @@ from workflow_scripts.plan.schema.methods import Context, Eora, Idp, Lora, Train
 class Cells:
     """A checked configuration's cells, their adapters and compressed models, grid by grid."""
 
-    CACHED: ClassVar[tuple[str, ...]] = (
-        "cells",
-        "check",
-        "_limits",
-    )  # computed once: nobody changes what they return
+    # Computed once: nobody changes what they return.
+    CACHED: ClassVar[tuple[str, ...]] = ("cells", "check", "_limits")
 
     def __init__(self, config: Config):
         self.config = config

@@ -99,10 +99,11 @@ ADAPTER = Artefact(
 EVALUATION = Artefact(f"{GRID}/evaluations", CELL, ".json", "evaluate_cell", (".samples.parquet",))
 SIMILARITY = Artefact(f"{GRID}/similarity", CELL, ".json", "measure_similarity")
 LATENCY = Artefact(f"{GRID}/latency", COPY, ".json", "measure_latency")
+# Kind of result, as its folder is named.
 KINDS = {
     artefact.folder.rpartition("/")[2]: artefact
     for artefact in (COMPRESSED, EXPORTED, ADAPTER, EVALUATION, SIMILARITY, LATENCY)
-}  # kind of result, as its folder is named
+}
 
 
 class RollUp(NamedTuple):
@@ -132,9 +133,10 @@ PAGE = RollUp("overview.html", "draw_page")  # everything on one page; the repor
 # The stamp names the files that the report was made from.
 REPORT, STAMP = (RollUp(f"report.{ending}", "report_grid") for ending in ("html", "json"))
 FIGURES = (*(f"figure{number}" for number in range(1, 8)), "pareto", "training", "latency")
+# Name of a table -> its formats.
 TABLES = {f"table{number}": ("csv", "md", "tex", "html") for number in (1, 2, 3)} | dict.fromkeys(
     ("changes", "compressors"), ("csv", "md", "html")
-)  # name -> formats
+)
 QUESTIONS = RollUp("questions.json")  # the grid's question, and its date; a run writes it as it starts
 ADOPTED = RollUp("adopted.json")  # today's code that makes the results of an older one, with evidence
 ADOPTED_SOURCES = f"{RESOURCES}/{ADOPTED.name}"  # the same for what all grids share

@@ -26,16 +26,10 @@ from workflow_scripts.plan.schema.methods import ALL_LINEAR, Eora, Idp, Lora, Me
 from workflow_scripts.plan.schema.sources import LocalModel
 
 CONFIG = "config.json"
-HINTS = {
-    "positions": "max_position_embeddings",
-    "layers": "num_hidden_layers",
-}  # of the catalogue -> of config.json
-WIDTHS = (
-    "hidden_size",
-    "intermediate_size",
-    "ffn_dim",
-    "n_embd",
-)  # of config.json: inputs of decoder linears
+# Key of the catalogue -> key of config.json.
+HINTS = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
+# Keys of config.json: inputs of decoder linears.
+WIDTHS = ("hidden_size", "intermediate_size", "ffn_dim", "n_embd")
 
 LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
 

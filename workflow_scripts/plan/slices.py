@@ -15,12 +15,8 @@ DESCRIPTIVE_KEYS = ("note", "licence", "path")
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 # Keys of a task on which the evaluations of some methods alone depend.
 NOT_EVALUATED = {"wordings", "context", "strata"}
-UNTRAINED = (
-    "sequence_length",
-    "micro_batch",
-    "precision",
-    "heldout_windows",
-)  # of a regime: all that EoRA reads
+# Keys of a regime that EoRA reads.
+UNTRAINED = ("sequence_length", "micro_batch", "precision", "heldout_windows")
 
 
 class Slices(Cells):

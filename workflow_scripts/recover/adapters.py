@@ -27,12 +27,8 @@ from workflow_scripts.files.members import ADAPTER_CONFIG
 from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
-INNER_WIDTHS = (
-    "intermediate_size",
-    "ffn_dim",
-    "ffn_hidden_size",
-    "n_inner",
-)  # d_inter in config.json, by family
+# Keys of d_inter in config.json, by family.
+INNER_WIDTHS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
 
 

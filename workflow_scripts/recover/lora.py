@@ -95,9 +95,8 @@ class _AddLowRank(torch.autograd.Function):
 
 def _forward(layer: Linear, adapter: str, x: Tensor) -> Tensor:
     a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    rows = x.flatten(
-        0, -2
-    )  # flat: autograd can't follow a view of another function's output that changes in place
+    # Flat: autograd can't follow a view of another function's output that changes in place.
+    rows = x.flatten(0, -2)
     y = layer.base_layer(rows)
     y = _AddLowRank.apply(y, layer.lora_dropout[adapter](rows), a, b, layer.scaling[adapter])
     return y.view(*x.shape[:-1], -1)

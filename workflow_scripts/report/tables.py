@@ -122,9 +122,8 @@ def _rows_shown(data: GridData, group: Group, number: int) -> list[str]:
     planned, methods = data.results.methods(group), data.methods
     if number != 3:
         order = list(TYPES)
-        chosen = sorted(
-            planned, key=lambda m: order.index(methods[m]["kind"])
-        )  # stable: the plan's order inside
+        # Stable: the plan's order inside.
+        chosen = sorted(planned, key=lambda m: order.index(methods[m]["kind"]))
         return ["dense", "none", *chosen] if planned else []
     dynamic = [m for m in planned if methods[m]["kind"] == "idp"]
     concatenated = [m for m in planned if methods[m]["kind"] == "concat"]

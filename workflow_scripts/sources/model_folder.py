@@ -25,9 +25,8 @@ TOKENIZER = [
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 AT_SOURCE = "it must be mended at its source"
-COUNT = re.compile(
-    r"(^n_layer|layers?|blocks?|experts?)$"
-)  # keys of config.json: modules that a model is built of
+# Keys of config.json: modules that a model is built of.
+COUNT = re.compile(r"(^n_layer|layers?|blocks?|experts?)$")
 # Errors of transformers for a config.json from whose values it can build no model.
 UNBUILT = (
     LookupError,

@@ -32,9 +32,8 @@ def test_factor_is_the_upper_cholesky_factor_of_the_inverse():
     assert damping == 0.01
 
 
-@pytest.mark.parametrize(
-    "columns", [1, 257, 700]
-)  # below, just above and twice above the width that is not halved
+# Below, just above and twice above the width that is not halved.
+@pytest.mark.parametrize("columns", [1, 257, 700])
 def test_a_triangle_is_inverted_by_halves(columns):
     draw = torch.Generator().manual_seed(0)
     R = torch.randn(columns, columns, dtype=torch.float64, generator=draw).triu() / columns
@@ -54,9 +53,8 @@ def test_the_error_is_that_of_the_outputs(columns):
 
 
 def test_failing_cholesky_grows_the_damping_and_reports_it():
-    H = torch.tensor(
-        [[1.0, 1.05], [1.05, 1.0]], dtype=torch.float64
-    )  # positive definite from damping 0.05 on
+    # Positive definite from damping 0.05 on.
+    H = torch.tensor([[1.0, 1.05], [1.05, 1.0]], dtype=torch.float64)
     U, damping = inverse_factor(H, 0.01)
     assert damping == pytest.approx(0.08)
     torch.testing.assert_close(U.T @ U @ (H + 0.08 * torch.eye(2)), torch.eye(2, dtype=torch.float64))

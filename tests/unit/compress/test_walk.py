@@ -32,9 +32,8 @@ from workflow_scripts.compress.walk import FinishedLayers, compress_layer, compr
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_chain_of_layers_is_the_model(family, monkeypatch):
-    monkeypatch.setattr(
-        "workflow_scripts.compress.decoder.BATCH_TOKENS", 4 * 32
-    )  # 9 windows: batches of 4, 4 and 1
+    # 9 windows: batches of 4, 4 and 1.
+    monkeypatch.setattr("workflow_scripts.compress.decoder.BATCH_TOKENS", 4 * 32)
     model, text = tiny(family), windows()
     layers = decoder_layers(model)
     activations = Activations(model, layers, text)

@@ -67,9 +67,8 @@ def test_each_variant_runs_once_before_anything_of_its_kind_is_timed(measured):
     )
     tokens = [name for kind, name in log if kind == "token"]
     assert tokens[: len(NAMES)] == list(NAMES) and len(tokens) == (ROUNDS + 1) * len(NAMES)
-    start = (
-        log.index(("token", "none")) - 1
-    )  # its prefill; a prefill stands before each token and is not timed
+    # Its prefill; a prefill stands before each token and is not timed.
+    start = log.index(("token", "none")) - 1
     assert [kind for kind, _ in log[start:]] == ["prefill", "token"] * (len(tokens))
 
 

@@ -113,6 +113,5 @@ def test_rows_keep_to_their_length_and_groups_stay_whole():
     for row in rows:
         assert all(sum(m[0] == n for m in row.members) in (0, 4) for n in range(40))
     assert len(pack_rows(groups, 10_000)) == 1
-    assert (
-        len(pack_rows([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1
-    )  # longer than a row: a row of its own
+    # Longer than a row: a row of its own.
+    assert len(pack_rows([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1

@@ -86,9 +86,8 @@ def test_one_wrong_value_is_one_line(shipped):
     with pytest.raises(ConfigError) as error:
         load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049, "paper"))
     [line] = str(error.value).splitlines()
-    assert (
-        "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
-    )  # the tightest
+    # The tightest.
+    assert "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
 
 
 def test_a_grid_is_not_refused_for_a_model_of_another(shipped, tmp_path):
@@ -113,9 +112,8 @@ def test_at_the_limit_everything_is_possible(shipped):
 
 
 def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
-    load(
-        edit(shipped, ["grids", "smoke", "calibration", "length"], 8193)
-    )  # nothing is known of the model yet
+    # Nothing is known of the model yet.
+    load(edit(shipped, ["grids", "smoke", "calibration", "length"], 8193))
     folder = tmp_path / "resources/models/smollm2-135m"
     folder.mkdir(parents=True)
     found = {"model_type": "llama", "max_position_embeddings": 8192, "num_hidden_layers": 30}

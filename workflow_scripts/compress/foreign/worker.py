@@ -64,9 +64,8 @@ def compressed_tensors(source: Path, destination: Path) -> None:
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
     from safetensors.torch import save_file
 
-    nvfp4.unpack_fp4_from_uint8 = partial(
-        nvfp4.unpack_fp4_from_uint8, dtype=torch.float32
-    )  # its bfloat16 rounds
+    # Its default, bfloat16, rounds.
+    nvfp4.unpack_fp4_from_uint8 = partial(nvfp4.unpack_fp4_from_uint8, dtype=torch.float32)
     said = json.loads((source / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     known = {key: value for key, value in said.items() if key in QuantizationConfig.model_fields}
     model = _plain(source)
