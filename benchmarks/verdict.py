@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from workflow_scripts.judge.arms import DENSE, Arm, Estimates, Sample
+from workflow_scripts.judge.arms import DENSE, Arm, Estimates, PairedItems
 from workflow_scripts.judge.judged import Judged
 from workflow_scripts.judge.metrics import ACCURACY, METRICS
 from workflow_scripts.judge.verdict import LABELS, labels
@@ -108,7 +108,7 @@ def word(means: np.ndarray) -> str:
     return LABELS[int(number[0])]
 
 
-def plant(truth: Truth, design: Design, random: np.random.Generator) -> tuple[Sample, np.ndarray]:
+def plant(truth: Truth, design: Design, random: np.random.Generator) -> tuple[PairedItems, np.ndarray]:
     """Answers of all arms, and the mean accuracies (2, 3) of the copies that gave them."""
     items, replicates, shifts = design
     moved = np.repeat(truth.means[..., None], replicates, axis=2)  # (2, 3, replicates)
@@ -133,7 +133,7 @@ def plant(truth: Truth, design: Design, random: np.random.Generator) -> tuple[Sa
         dense, compressed = right[:, 0].astype(float), right[:, 1].astype(float)
         columns = [dense[:, 0, :1], dense[:, 1], dense[:, 2], *(compressed[:, m] for m in range(3))]
         values[task] = np.hstack(columns)
-    return Sample(METRICS[ACCURACY], _arms(replicates), values), moved.mean(axis=2)
+    return PairedItems(METRICS[ACCURACY], _arms(replicates), values), moved.mean(axis=2)
 
 
 def _arms(replicates: int) -> dict[tuple[str, str], Arm]:

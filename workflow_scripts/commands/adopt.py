@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Sample(NamedTuple):
+class Remade(NamedTuple):
     """A result that is made again, and the one that is compared: weights of another processor by a cell's answers."""
 
     made: Older
@@ -111,7 +111,7 @@ def main(
 # ------------------------------------------------------------------------------------------- what is made again
 
 
-def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Sample]:
+def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
     """As many results of each rule and kind of method as the configuration says, those with all weights first."""
     seconds = {(cost.kind, cost.name): cost.seconds for cost in foreseen(plan, grid).costs}
     drawn = random.Random(0)
@@ -128,7 +128,7 @@ def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Sample]:
     ordered = {group: sorted(results, key=order) for group, results in groups.items()}
     cells = sorted((result for result in older if result.artefact == EVALUATION), key=order)
     return [
-        Sample(result, _shown(plan, result, cells))
+        Remade(result, _shown(plan, result, cells))
         for results in ordered.values()
         for result in results[: plan.config.adopt.samples]
     ]
@@ -149,7 +149,7 @@ def _made_on_this_kind(result: Older) -> bool:
     return on_one_kind_of_machine(manifest, here)
 
 
-def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Sample], folder: Path) -> None:
+def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], folder: Path) -> None:
     """Make `folder` a workflow that lacks the samples alone; all other results are links that count as planned."""
     left_out = {file for sample in samples for path in sample.paths for file in (path, *companions(path))}
     whole = {str(Path(sample.made.path).parent) for sample in samples if sample.made.shared}
@@ -180,7 +180,7 @@ def _absolute(config: dict) -> dict:
     return config | {"optimum_python": str(python), "called_with": []}
 
 
-def _made_again(folder: Path, samples: list[Sample], profile: str | None, cores: str) -> bool:
+def _made_again(folder: Path, samples: list[Remade], profile: str | None, cores: str) -> bool:
     targets = sorted({path for sample in samples for path in sample.paths})
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile")]
     command += ["--directory", str(folder), "--quiet", "rules", "host", "reason"]
@@ -191,7 +191,7 @@ def _made_again(folder: Path, samples: list[Sample], profile: str | None, cores:
 # ------------------------------------------------------------------------------------------- what is adopted
 
 
-def _agreement(sample: Sample, folder: Path) -> Agreement:
+def _agreement(sample: Remade, folder: Path) -> Agreement:
     stored, again = Path(sample.shown.path), folder / sample.shown.path
     same = sample.shown.shared or on_one_kind_of_machine(
         read_json(stored)["manifest"], read_json(again)["manifest"]
@@ -199,16 +199,16 @@ def _agreement(sample: Sample, folder: Path) -> Agreement:
     return agreement(sample.shown.artefact, stored, again, same)
 
 
-def decided(samples: list[Sample], found: dict[str, Agreement]) -> tuple[list[list[Sample]], list[Sample]]:
+def decided(samples: list[Remade], found: dict[str, Agreement]) -> tuple[list[list[Remade]], list[Remade]]:
     """The samples of each code that all agree, and the samples that differ."""
-    codes: dict[str, list[Sample]] = {}
+    codes: dict[str, list[Remade]] = {}
     for sample in samples:
         codes.setdefault(sample.made.new, []).append(sample)
     refused = [sample for sample in samples if found[sample.made.path].differences]
     return [mine for mine in codes.values() if not any(s in refused for s in mine)], refused
 
 
-def _record(plan: Plan, grid: str, adopted: list[list[Sample]], found: dict[str, Agreement]) -> None:
+def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str, Agreement]) -> None:
     """Write the equivalences; each says how many results count as planned with all of them."""
     codes = {(mine[0].made.shared, mine[0].made.new): mine[0].made.old for mine in adopted}
     before, after = plan.artefacts(grid), as_if(plan, codes).artefacts(grid)
@@ -254,7 +254,7 @@ def _equivalence(results: list[Older], compared: list[dict], count: int = 0) -> 
     }
 
 
-def _compared(sample: Sample, found: Agreement) -> dict:
+def _compared(sample: Remade, found: Agreement) -> dict:
     return {
         "path": sample.shown.path,
         "kind": sample.made.kind,
@@ -265,7 +265,7 @@ def _compared(sample: Sample, found: Agreement) -> dict:
 
 
 def lines(
-    older: list[Older], adopted: list[list[Sample]], refused: list[Sample], found: dict[str, Agreement]
+    older: list[Older], adopted: list[list[Remade]], refused: list[Remade], found: dict[str, Agreement]
 ) -> list[str]:
     """The findings, for the terminal."""
     text = []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.commands.status import Found, Work, last_line, planned, seconds_left, state
+from workflow_scripts.commands.status import JobState, Work, last_line, planned, seconds_left, state
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.plan.forecast import Cost, forecast, job_of, load_constants
 from workflow_scripts.plan.layout import LOGS
@@ -34,7 +34,7 @@ class Watch:
         self.grid, self.works = grid, planned(plan, grid)
         self.costs: list[Cost] = forecast(plan, grid, load_constants(plan.grid(grid).device))
         self.cells = sum(work.rule == "evaluate_cell" for work in self.works)
-        self.done: dict[Work, Found] = {}
+        self.done: dict[Work, JobState] = {}
 
     def line(self) -> str:
         """The state of now, in one line."""

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from workflow_scripts.compress.bit_packing import from_stored, misshapen
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
-from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, Compressor
-from workflow_scripts.compress.solver import Solved
+from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, CompressorSettings
+from workflow_scripts.compress.solver import SolvedLinear
 from workflow_scripts.compress.task import Compressed
 from workflow_scripts.compress.walk import measure
 from workflow_scripts.files.artifacts import (
@@ -210,11 +210,11 @@ def read_compressed(dense_folder: Path, compressed_folder: Path) -> tuple[dict, 
     return proof, tensors
 
 
-def settings_of(proof: dict, folder: Path) -> Compressor:
+def settings_of(proof: dict, folder: Path) -> CompressorSettings:
     """The compressor that a proof names; ArtifactError for one that doesn't exist, or `dense` beside stored layers."""
     where = f"{Path(folder) / COMPRESSION}: compressor"
     try:
-        settings = Compressor(**proof["compressor"])
+        settings = CompressorSettings(**proof["compressor"])
     except (TypeError, CompressionError) as error:
         raise ArtifactError(f"{where}: {error}; compress again") from None
     if settings.algorithm not in ALGORITHMS:
@@ -243,7 +243,7 @@ def by_linear(tensors: dict[str, torch.Tensor]) -> dict[tuple[int, str], dict[st
 
 
 def put_compressed(
-    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, folder: Path
+    model: PreTrainedModel, tensors: dict, records: list[dict], settings: CompressorSettings, folder: Path
 ) -> None:
     """Write all stored linears into a dense model, each checked against its record."""
     for linear, _, stored in placed(model, tensors, records, settings, folder):
@@ -251,8 +251,8 @@ def put_compressed(
 
 
 def placed(
-    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, folder: Path
-) -> Iterator[tuple[nn.Module, dict, Solved]]:
+    model: PreTrainedModel, tensors: dict, records: list[dict], settings: CompressorSettings, folder: Path
+) -> Iterator[tuple[nn.Module, dict, SolvedLinear]]:
     """(the dense model's linear, its record, the stored linear that replaces it) for all, as `proven` gives them."""
     layers = decoder_layers(model)
     expected = {(i, name) for i, layer in enumerate(layers) for name in layer_linears(layer)}
@@ -275,8 +275,8 @@ def placed(
 
 
 def proven(
-    tensors: dict, records: list[dict], settings: Compressor, folder: Path
-) -> Iterator[tuple[dict, Solved]]:
+    tensors: dict, records: list[dict], settings: CompressorSettings, folder: Path
+) -> Iterator[tuple[dict, SolvedLinear]]:
     """(record, stored linear) for all, each unpacked and checked when it is asked for."""
     parts = by_linear(tensors)
     for record in records:
@@ -294,7 +294,7 @@ def _where(folder: Path, record: dict) -> str:
     return f"{folder}: layer {record['layer']}, linear {record['linear']}"
 
 
-def _unproven(stored: Solved, record: dict, settings: Compressor) -> str | None:
+def _unproven(stored: SolvedLinear, record: dict, settings: CompressorSettings) -> str | None:
     """The first claim of its record or of the compressor's settings that a stored weight breaks; None if all hold."""
     if not torch.isfinite(stored.weight).all():
         return "it holds NaN or infinite values"

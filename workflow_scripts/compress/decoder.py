@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -71,7 +71,9 @@ def layer_linears(layer: nn.Module) -> dict[str, nn.Module]:
     return linears
 
 
-def refuse_what_cannot_be(layers: nn.ModuleList, settings: Compressor, tokens: float = math.inf) -> None:
+def refuse_what_cannot_be(
+    layers: nn.ModuleList, settings: CompressorSettings, tokens: float = math.inf
+) -> None:
     """CompressionError with layer and linear, before any work, for what `layer_linears` or an n:m pattern refuses, and
     for fewer calibration `tokens` than a linear has inputs."""
     for index, layer in enumerate(layers):

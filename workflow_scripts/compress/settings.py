@@ -18,7 +18,7 @@ class CompressionError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Compressor:
+class CompressorSettings:
     """Settings of one compression algorithm. A key that the algorithm doesn't know keeps its neutral value.
 
     bits, group_size   levels 2^bits on one grid per row (group_size None) or per group_size columns

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import AttentionInterface, PreTrainedModel
 
-from workflow_scripts.evaluate.row_packing import Block, Row
+from workflow_scripts.evaluate.row_packing import PackedRow, RowBlock
 from workflow_scripts.plan import first_layer
 
 CausalModel = PreTrainedModel | PeftModel  # with a LoRA it is the latter
@@ -25,7 +25,7 @@ MORE = ("softcap", "s_aux", "position_bias")
 # The cost of one attention call beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
 OVERHEAD = {"cpu": 1_000, "cuda": 300_000}
 
-_plan: ContextVar["Plan"] = ContextVar("plan")
+_row_attention: ContextVar["RowAttention"] = ContextVar("plan")
 _step: ContextVar["Step"] = ContextVar("step")
 
 
@@ -45,7 +45,7 @@ class Call:
 
 
 @dataclass
-class Plan:
+class RowAttention:
     """The attention of a row. `longest`: the most columns that one of its nodes sees. `positions`: of all columns, the
     prompt's first. `dtype`: of masks. `used`, `slid`: how many layers asked, and asked with a window."""
 
@@ -108,15 +108,15 @@ def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Te
     return mask
 
 
-def plan(row: Row, prefix: int, dtype: torch.dtype, device: torch.device) -> Plan:
+def attention_of(row: PackedRow, prefix: int, dtype: torch.dtype, device: torch.device) -> RowAttention:
     """The attention of `row` behind a prompt of `prefix` tokens, whose columns stand before the row's."""
     blocks = row.blocks(prefix, OVERHEAD[device.type])
     calls = [_call(row, block, prefix, dtype, device) for block in blocks]
     positions = torch.cat([torch.arange(prefix), prefix + torch.tensor(row.depths)])
-    return Plan(calls, prefix + 1 + max(row.depths), positions, dtype)
+    return RowAttention(calls, prefix + 1 + max(row.depths), positions, dtype)
 
 
-def _call(row: Row, block: Block, prefix: int, dtype: torch.dtype, device: torch.device) -> Call:
+def _call(row: PackedRow, block: RowBlock, prefix: int, dtype: torch.dtype, device: torch.device) -> Call:
     columns: list[tuple[int, int]] = []
     for start, end in ((-prefix, 0), *block.above, (block.start, block.end)):
         if start == end:
@@ -150,7 +150,7 @@ def attend(
     In a layer with a sliding window tokens see so many positions back. NotPackable for a model whose attention does
     more than weigh by softmax(q k^T): score caps, sinks, position biases.
     """
-    planned, window = _plan.get(), kwargs.get("sliding_window")
+    planned, window = _row_attention.get(), kwargs.get("sliding_window")
     planned.used += 1
     planned.slid += window is not None
     _refuse_more(module, kwargs)
@@ -221,14 +221,14 @@ AttentionInterface.register(STEP, attend_step)
 
 
 @contextmanager
-def attention_in(model: CausalModel, planned: Plan) -> Iterator[None]:
+def attention_in(model: CausalModel, planned: RowAttention) -> Iterator[None]:
     """Let the model attend as planned for the row that it is called with; NotPackable where its layers don't ask.
 
     All of them must: a layer that doesn't ask mixes tokens by its own means.
     """
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = NAME
-    token = _plan.set(planned)
+    token = _row_attention.set(planned)
     try:
         yield
         windows = layer_windows(model)
@@ -244,7 +244,7 @@ def attention_in(model: CausalModel, planned: Plan) -> Iterator[None]:
                 "attention (transformers' AttentionInterface), which packed rows need"
             )
     finally:
-        _plan.reset(token)
+        _row_attention.reset(token)
         config._attn_implementation = usual
 
 

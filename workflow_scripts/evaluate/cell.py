@@ -19,7 +19,7 @@ from workflow_scripts.evaluate.loading import fingerprint, identity, load_cell
 from workflow_scripts.evaluate.open_book import with_passage
 from workflow_scripts.evaluate.perplexity import perplexities, require_room
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
-from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
+from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.taken import Taken, keys_of, take
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
@@ -42,7 +42,7 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its hints address users 
 def evaluate_cell(
     files: ModelFiles,
     data: EvaluationData,
-    settings: Evaluation,
+    settings: CellSettings,
     cell: dict,
     made: Provenance,
     output: str | Path,
@@ -101,7 +101,7 @@ def _results(
     scorer: Scorer,
     suite: dict[str, EvaluationTask | None],
     names: list[str],
-    settings: Evaluation,
+    settings: CellSettings,
     inputs: dict[str, str],
     taken: Taken,
 ) -> tuple[dict[str, dict], list[dict]]:
@@ -140,7 +140,7 @@ def _text_hash(corpus: Path, split: str) -> str:
 
 def scorer_of(
     files: ModelFiles,
-    settings: Evaluation,
+    settings: CellSettings,
     cell: dict,
     device: torch.device,
     store: AnswerStore | None = None,
@@ -159,7 +159,7 @@ def scorer_of(
 
 
 def task_of(
-    folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase, told: Iterable = ()
+    folder: Path, settings: CellSettings, tokenizer: PreTrainedTokenizerBase, told: Iterable = ()
 ) -> EvaluationTask:
     """The task of a benchmark's folder, which is named like it. told: `corpus` of each adapter's method."""
     name, asked = folder.name, settings.evaluation
@@ -192,7 +192,9 @@ def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) 
             )
 
 
-def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: str) -> list[samples.Item]:
+def _evaluated(
+    scorer: Scorer, task: EvaluationTask, names: list[str], label: str
+) -> list[samples.EvaluatedItem]:
     """One task's items, with lines in the log that begin with `label`."""
     start = time.time()
     scorer.progress = in_task(label)
@@ -213,7 +215,7 @@ def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
     return found
 
 
-def _used(settings: Evaluation, recovered: Recovered, tokenizer: PreTrainedTokenizerBase) -> dict:
+def _used(settings: CellSettings, recovered: Recovered, tokenizer: PreTrainedTokenizerBase) -> dict:
     """The configuration's slice for the manifest; the score that `auto` stood for is named."""
     used = {**asdict(settings), "bos": adds_bos(tokenizer)}
     del used["chat"]
@@ -224,7 +226,7 @@ def _used(settings: Evaluation, recovered: Recovered, tokenizer: PreTrainedToken
     return used
 
 
-def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.Item]:
+def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.EvaluatedItem]:
     """One task through lm_eval.evaluate; `names` are the bank's prompts, reported if there are several.
 
     If a task reads its answers in several ways (gsm8k's filters), the first one counts.

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 from transformers import DynamicCache
 
-from workflow_scripts.evaluate.block_attention import CausalModel, attention_in, plan
-from workflow_scripts.evaluate.row_packing import Row
+from workflow_scripts.evaluate.block_attention import CausalModel, attention_in, attention_of
+from workflow_scripts.evaluate.row_packing import PackedRow
 from workflow_scripts.recover.prompt_bank import PromptBank
 
 # Positions per log-sum-exp step: their float32 logits stay in a processor's cache, and fill a GPU.
@@ -73,7 +73,7 @@ def first_largest(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def run_row(
     model: CausalModel,
-    row: Row,
+    row: PackedRow,
     nodes: torch.Tensor,
     bank: PromptBank | None = None,
     prompt: int = 0,
@@ -88,7 +88,7 @@ def run_row(
     prefix = bank.prefixes[prompt].length if bank is not None else 0
     if cache is None and bank is not None:
         cache = bank.cache(prompt, 1, 1 + max(row.depths))
-    with head_at(model, nodes), attention_in(model, plan(row, prefix, model.dtype, device)):
+    with head_at(model, nodes), attention_in(model, attention_of(row, prefix, model.dtype, device)):
         output = model(
             input_ids=torch.tensor([row.tokens], device=device),
             position_ids=torch.tensor([row.depths], device=device) + prefix,
@@ -101,7 +101,7 @@ def run_row(
 @torch.inference_mode()
 def score_row(
     model: CausalModel,
-    row: Row,
+    row: PackedRow,
     targets: list[tuple[int, ...]],
     bank: PromptBank | None = None,
     prompt: int = 0,

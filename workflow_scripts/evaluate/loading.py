@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.compress.checkpoint import load_compressed
-from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.files.artifacts import digest
 from workflow_scripts.kernels.activations import attached
 from workflow_scripts.kernels.dtypes import DTYPES
@@ -62,7 +62,7 @@ def _pieces(
     return None
 
 
-def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation, code: str) -> str:
+def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: CellSettings, code: str) -> str:
     """Digest of all that an answer depends on beside its request.
 
     Weights, adapters, method, precision, code, task definitions; the model's other files, since equal weights mean

@@ -21,13 +21,13 @@ from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.compress.checkpoint import load_compressed, save_compressed
 from workflow_scripts.compress.engines.own import compress
-from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress.task import Machine, Sources, Task
+from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.task import CompressionTask, Machine, Sources
 from workflow_scripts.evaluate.cell import evaluate_task, scorer_of, task_of
 from workflow_scripts.evaluate.encoding import encode, encode_pairs
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
-from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.evaluate.tasks import EvaluationTask
 from workflow_scripts.files.artifacts import digest
 from workflow_scripts.files.provenance import Provenance
@@ -106,7 +106,7 @@ class Rehearsal:
     def try_cell(self, asked: dict) -> None:
         """Every task of a cell, and one window of each text."""
         started, before = time.monotonic(), len(self.problems)
-        settings, text = Evaluation(**asked["settings"]), asked["training_text"]
+        settings, text = CellSettings(**asked["settings"]), asked["training_text"]
         adapters = [self.scratch / member for member in asked["members"]]
         files = ModelFiles(self.folder, self.dense, adapters, Path(text) if text else None)
         recovered, scorer = scorer_of(files, settings, asked["cell"], self.device)
@@ -124,7 +124,7 @@ class Rehearsal:
         print(f"{where}: {items} items, {time.monotonic() - started:.0f} s: {said}", flush=True)
 
     def try_task(
-        self, where: str, folder: Path, settings: Evaluation, scorer: Scorer, names: list[str]
+        self, where: str, folder: Path, settings: CellSettings, scorer: Scorer, names: list[str]
     ) -> int:
         """A task's longest item, the one with the longest answer, and the shortest; returns how many were tried."""
         said = [settings.method.get(name) for name in ("corpus", "text")]
@@ -198,8 +198,8 @@ def only(task: EvaluationTask, item: int) -> EvaluationTask:
 def save_dense(model: Path, folder: Path) -> None:
     """The compressor `dense` of a model: no tensor, and the proof that says so."""
     folder.mkdir()
-    settings = Compressor(algorithm="dense")
-    task = Task(Sources(model), settings, None, 0, folder, "cpu", 1, Machine())
+    settings = CompressorSettings(algorithm="dense")
+    task = CompressionTask(Sources(model), settings, None, 0, folder, "cpu", 1, Machine())
     save_compressed(
         folder,
         compress(task),

@@ -15,7 +15,7 @@ DOMAINS = ("world", "common", "language")
 
 
 @dataclass
-class Item:
+class EvaluatedItem:
     """One evaluated item: its row of the samples table, the bytes of the gold answer, and whether its generation met
     the cap (None if nothing was generated)."""
 
@@ -26,7 +26,7 @@ class Item:
 
 def items_of(
     task: EvaluationTask, logged: list[dict], gold_logliks: list[float], chosen: list, cut_off: list
-) -> list[Item]:
+) -> list[EvaluatedItem]:
     """Rows of a task from the log of lm_eval.evaluate, in the order of its documents.
 
     gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
@@ -59,7 +59,7 @@ def items_of(
             "selected_prompt": chosen[i],
             **answer,
         }
-        items.append(Item(row, gold_bytes, cut_off[i] if generated else None))
+        items.append(EvaluatedItem(row, gold_bytes, cut_off[i] if generated else None))
     return items
 
 
@@ -129,7 +129,7 @@ def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -
     return answer, len(f"{task.delimiter}{gold}".encode())
 
 
-def summary(items: list[Item]) -> dict:
+def summary(items: list[EvaluatedItem]) -> dict:
     """n, acc, acc_norm, stderr, primary, gold_loglik, choice_loglik, bits_per_byte, blank, cut_off of one task."""
     n = len(items)
     acc = sum(item.row["correct"] for item in items) / n

@@ -6,7 +6,7 @@ from workflow_scripts.files.job import Folder
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class CellSettings:
     """Slices of the configuration: the cell's method, its tasks by name, and the grid's evaluation.
 
     chat: the tasks ask through the model's chat template; a method of kind text is its system message then.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file
 from workflow_scripts.files.job import log
 from workflow_scripts.plan import contents
@@ -32,7 +32,7 @@ class Taken:
     origins: dict[str, str] = field(default_factory=dict)
 
 
-def keys_of(model: object, inputs: dict[str, str], settings: Evaluation) -> dict[str, str]:
+def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> dict[str, str]:
     """Name of each benchmark and corpus among `inputs` -> key. model: JSON value for all that answers come from."""
     attached = {name: sha for name, sha in inputs.items() if not name.startswith(DATA)}
     asked, found = settings.evaluation, {}

@@ -189,7 +189,7 @@ class Case(NamedTuple):
         return [member.adapter for member in self.how.combines] or [self.method]
 
 
-class Found(NamedTuple):
+class Excess(NamedTuple):
     """A setting that the model cannot run: its key, the most that is possible, the message."""
 
     key: str
@@ -202,11 +202,11 @@ def problems(case: Case) -> list[str]:
     return [found.message for found in _found(case)]
 
 
-def _problem(key: str, possible: int, text: str) -> Found:
-    return Found(key, possible, f"{key}: {text}")
+def _problem(key: str, possible: int, text: str) -> Excess:
+    return Excess(key, possible, f"{key}: {text}")
 
 
-def _found(case: Case) -> Iterator[Found]:
+def _found(case: Case) -> Iterator[Excess]:
     method, limits, model = case.how, case.limits, case.model
     yield from _no_such_layers(case)
     yield from _other_depth(case)
@@ -231,7 +231,7 @@ def _found(case: Case) -> Iterator[Found]:
         yield from _beyond_positions(case, limits.positions)
 
 
-def _no_such_layers(case: Case) -> Iterator[Found]:
+def _no_such_layers(case: Case) -> Iterator[Excess]:
     """Layers that a compressor is to leave out, and the model lacks."""
     entry, count = case.config.compressors[case.compressor], case.dense.layers
     if not isinstance(entry, DropLayers) or not count:
@@ -247,7 +247,7 @@ def _no_such_layers(case: Case) -> Iterator[Found]:
         )
 
 
-def _other_depth(case: Case) -> Iterator[Found]:
+def _other_depth(case: Case) -> Iterator[Excess]:
     """A checkpoint of another depth, in a grid that compares layer by layer."""
     measured, depths = case.settings.similarity, (case.dense.layers, case.limits.layers)
     if measured and case.method in measured.methods and None not in depths and depths[0] != depths[1]:
@@ -255,7 +255,7 @@ def _other_depth(case: Case) -> Iterator[Found]:
         yield _problem(f"grids.{case.grid}.similarity", 0, f"{said}; name it in a grid without similarity")
 
 
-def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
+def _unscorable(case: Case, method: Idp) -> Iterator[Excess]:
     key, limits = f"methods.{case.method}", case.limits
     if limits.learned_positions and method.score.startswith("joint"):
         said = f"not defined with learned positions, which {case.model} has; use auto or indep_mean"
@@ -267,7 +267,7 @@ def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
         yield from _beyond_window(case, limits.window)
 
 
-def _absent_layers(case: Case, method: Lora) -> Iterator[Found]:
+def _absent_layers(case: Case, method: Lora) -> Iterator[Excess]:
     count = case.limits.layers
     beyond = [layer for layer in method.layers or () if count and layer >= count]
     if count and beyond:
@@ -275,7 +275,7 @@ def _absent_layers(case: Case, method: Lora) -> Iterator[Found]:
         yield _problem(f"methods.{case.method}.layers", count, said)
 
 
-def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
+def _absent_targets(case: Case, method: Lora) -> Iterator[Excess]:
     modules, kind = case.limits.modules, case.limits.type
     kind = kind if kind in method.targets else "default"
     targets = method.targets.get(kind, ())
@@ -286,10 +286,10 @@ def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
         if not any(f".{name}".endswith(f".{target}") for name in inside):
             key = f"methods.{case.method}.targets.{kind}[{index}]"
             last = sorted({name.rpartition(".")[2] for name in inside})
-            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}'s decoder layers"))
+            yield Excess(key, 0, unknown(key, target, last, f"module of {case.model}'s decoder layers"))
 
 
-def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
+def _beyond_positions(case: Case, positions: int) -> Iterator[Excess]:
     """Prompts that leave no room for text; windows that are too long (after their prompt)."""
     lengths = {name: _prompt(case.config, name) for name in case.adapters}
     full = [(f"methods.{name}.tokens", tokens) for name, tokens in lengths.items() if tokens >= positions]
@@ -303,7 +303,7 @@ def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
             yield _too_long(case, text, positions, f"exceed the {positions} positions of {case.model}")
 
 
-def _beyond_window(case: Case, window: int) -> Iterator[Found]:
+def _beyond_window(case: Case, window: int) -> Iterator[Excess]:
     """Text on which an IDP would choose by means of logits, that is longer than the window of the first layer."""
     for text in _texts(case):
         if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
@@ -311,7 +311,7 @@ def _beyond_window(case: Case, window: int) -> Iterator[Found]:
             yield _too_long(case, text, window, said)
 
 
-def _beyond_table(case: Case, table: int) -> Iterator[Found]:
+def _beyond_table(case: Case, table: int) -> Iterator[Excess]:
     """Text that, behind a prompt or packed with others, is longer than one rotary table is for."""
     packed = f"grids.{case.grid}.evaluation.perplexity.length"
     for text in _texts(case):
@@ -328,7 +328,7 @@ class TextOf(NamedTuple):
     prompt: int
 
 
-def _too_long(case: Case, text: TextOf, most: int, exceeds: str) -> Found:
+def _too_long(case: Case, text: TextOf, most: int, exceeds: str) -> Excess:
     after, beside = (f" after a prompt of {text.prompt}", f" with {case.method}") if text.prompt else ("", "")
     possible = max(0, most - text.prompt)
     said = f"{text.length} tokens{after} {exceeds}; at most {possible} are possible{beside}"
@@ -365,7 +365,7 @@ def of_grid(config: Config) -> list[str]:
     Another grid's cells are checked when somebody asks for them (plan/cells.py).
     """
     limits = functools.cache(functools.partial(known, config))
-    found: dict[str, dict[tuple[str, str], Found]] = {}
+    found: dict[str, dict[tuple[str, str], Excess]] = {}
     for name, block in config.grids[config.grid].blocks.items():
         if name not in (config.blocks or [name]):
             continue
@@ -376,7 +376,7 @@ def of_grid(config: Config) -> list[str]:
     return [_tightest(list(places.values())) for places in found.values()]
 
 
-def _tightest(places: list[Found]) -> str:
+def _tightest(places: list[Excess]) -> str:
     message = min(places, key=lambda place: place.possible).message
     pairs = f" (found in {len(places)} pairs of model and method, this is the tightest)"
     return message + (pairs if len(places) > 1 else "")

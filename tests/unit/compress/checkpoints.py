@@ -1,6 +1,6 @@
 """Compressed models on disk, one per algorithm."""
 
-from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
@@ -42,7 +42,7 @@ CALIBRATION = {"windows": 8, "length": 32}
 
 
 def compressed(sources, folder, settings, calibration=CALIBRATION):
-    corpus = sources / "corpus" if Compressor(**settings).calibrated else None
+    corpus = sources / "corpus" if CompressorSettings(**settings).calibrated else None
     compress_model.main(
         Sources(sources / "model", corpus),
         folder / "compression.json",

@@ -19,7 +19,7 @@ from workflow_scripts.evaluate import loading
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
-from workflow_scripts.evaluate.settings import Evaluation, HeldoutText
+from workflow_scripts.evaluate.settings import CellSettings, HeldoutText
 from workflow_scripts.evaluate.taken import keys_of
 from workflow_scripts.files import artifacts, checkpoints
 from workflow_scripts.files.artifacts import ArtifactError, write_json
@@ -140,7 +140,7 @@ def test_another_list_of_tasks_evaluates_only_what_is_new(project, tmp_path, mon
 @pytest.mark.parametrize("change", [{"items": 3}, {"generation_tokens": 1}, {"precision": "bf16"}])
 def test_what_was_asked_otherwise_is_evaluated_anew(change):
     """Keys of a task and of a text."""
-    settings = Evaluation({"kind": "none"}, {"piqa": VARIANT | {"domain": "common"}}, EVALUATION)
+    settings = CellSettings({"kind": "none"}, {"piqa": VARIANT | {"domain": "common"}}, EVALUATION)
     inputs = {"model": "m", "benchmark piqa": "p", "corpus made-up": "c"}
     keys = keys_of("all", inputs, settings)
     other = keys_of("all", inputs, replace(settings, evaluation=EVALUATION | change))

@@ -13,7 +13,7 @@ from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.foreign.relation import Relation, relate
 from workflow_scripts.compress.foreign.tokenizers import refuse_another
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.task import Compressed, Task, Whole
+from workflow_scripts.compress.task import Compressed, CompressionTask, Whole
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.job import log
 from workflow_scripts.sources.models import load_tokenizer, load_whole, verify
@@ -21,7 +21,7 @@ from workflow_scripts.sources.models import load_tokenizer, load_whole, verify
 WEIGHTS = (".safetensors", ".gguf")
 
 
-def compress(task: Task) -> Compressed:
+def compress(task: CompressionTask) -> Compressed:
     """The checkpoint of `task` as a whole model; ArtifactError that names file and tensor if it can't be one of the
     dense model's."""
     if task.checkpoint is None:
@@ -31,7 +31,7 @@ def compress(task: Task) -> Compressed:
     return stored_whole(task, task.checkpoint, said, task.machine.optimum_python)
 
 
-def stored_whole(task: Task, folder: Path, said: dict, python: str) -> Compressed:
+def stored_whole(task: CompressionTask, folder: Path, said: dict, python: str) -> Compressed:
     """The checkpoint in `folder`, checked against the dense model of `task`.
 
     said: its source, revision and origin. python: of the environment whose library may have to read it.

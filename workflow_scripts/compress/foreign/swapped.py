@@ -18,7 +18,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass
-class Sample:
+class Excerpt:
     """Some values of a tensor, the same places in every tensor of its shape."""
 
     shape: torch.Size
@@ -30,8 +30,8 @@ class Names:
     """Samples of tensors by name, of the checkpoint and of the dense model; origins: checkpoint's name -> name of the
     dense tensor that it should hold."""
 
-    held: dict[str, Sample] = field(default_factory=dict)
-    dense: dict[str, Sample] = field(default_factory=dict)
+    held: dict[str, Excerpt] = field(default_factory=dict)
+    dense: dict[str, Excerpt] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, module: nn.Module, dense_path: str, origin: nn.Module) -> None:
@@ -56,18 +56,18 @@ class Names:
                     )
 
 
-def _samples(path: str, module: nn.Module) -> Iterator[tuple[str, Sample]]:
+def _samples(path: str, module: nn.Module) -> Iterator[tuple[str, Excerpt]]:
     for name, tensor in module.named_parameters():
         if not tensor.is_meta:
             stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
-            yield _joined(path, name), Sample(tensor.shape, tensor.flatten()[::stride].clone())
+            yield _joined(path, name), Excerpt(tensor.shape, tensor.flatten()[::stride].clone())
 
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _alike(mine: Sample, own: Sample) -> bool:
+def _alike(mine: Excerpt, own: Excerpt) -> bool:
     """True if a tensor may have been made of the dense one of its name.
 
     A vector counts only if it is equal, since some compressors scale it (AWQ).
@@ -77,7 +77,7 @@ def _alike(mine: Sample, own: Sample) -> bool:
     return abs(correlation(mine.values, own.values)) > LIKE
 
 
-def _same(mine: Sample, theirs: Sample) -> bool:
+def _same(mine: Excerpt, theirs: Excerpt) -> bool:
     """True if a tensor is surely of this dense one; a constant vector may be of any."""
     if len(mine.shape) == 1:
         return equal(mine.values, theirs.values) and bool(mine.values.min() < mine.values.max())
