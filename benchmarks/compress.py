@@ -279,9 +279,9 @@ def own(task: dict) -> dict:
     from transformers import AutoModelForCausalLM
 
     from benchmarks.compress_peers import peak_mb
-    from workflow_scripts.compress.checkpoint import join, put_compressed
     from workflow_scripts.compress.settings import CompressorSettings
     from workflow_scripts.compress.skeleton import Skeleton
+    from workflow_scripts.compress.stored_model import join, put_compressed
     from workflow_scripts.compress.walk import FinishedLayers, walk
 
     torch.set_num_threads(task["threads"])

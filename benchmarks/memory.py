@@ -114,9 +114,9 @@ def compress(task: dict) -> dict:
     import torch
 
     from benchmarks.compress_peers import peak_mb
-    from workflow_scripts.compress.checkpoint import join
     from workflow_scripts.compress.settings import CompressorSettings
     from workflow_scripts.compress.skeleton import Skeleton
+    from workflow_scripts.compress.stored_model import join
     from workflow_scripts.compress.walk import FinishedLayers, walk
 
     torch.set_num_threads(task["threads"])

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.equivalence.optimum import MARKS, read, there
-from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.equivalence.optimum import MARKS, PYTHON
-from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from workflow_scripts.cluster import slurm
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
-from workflow_scripts.files.checkpoints import work_folder
+from workflow_scripts.files.work_folders import work_folder
 
 MINUTES = 10
 SIZE = 1 << 16  # bytes of a file that is replaced again and again while a node reads it

@@ -25,10 +25,10 @@ from typing import NamedTuple
 
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
-from workflow_scripts.files.checkpoints import WORK
 from workflow_scripts.files.locks import held_by, hold
 from workflow_scripts.files.members import RESOURCES, RESULTS, WHEELS
 from workflow_scripts.files.provenance import processor
+from workflow_scripts.files.work_folders import WORK
 from workflow_scripts.judge.agreement import Agreement, agreement, on_one_kind_of_machine
 from workflow_scripts.plan.adopted import equivalences, record_path
 from workflow_scripts.plan.config import files, write_complete

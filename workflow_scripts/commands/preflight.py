@@ -22,8 +22,8 @@ from workflow_scripts.cluster.node_probe import Findings, check_nodes
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.status import planned
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
-from workflow_scripts.files.checkpoints import work_folder
 from workflow_scripts.files.members import RESOURCES
+from workflow_scripts.files.work_folders import work_folder
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, result_of

@@ -15,7 +15,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from workflow_scripts.compress.checkpoint import (
+from workflow_scripts.compress.decoder import decoder_layers
+from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+from workflow_scripts.compress.solver import SolvedLinear
+from workflow_scripts.compress.stored_model import (
     is_whole,
     placed,
     proven,
@@ -24,10 +28,6 @@ from workflow_scripts.compress.checkpoint import (
     read_whole,
     settings_of,
 )
-from workflow_scripts.compress.decoder import decoder_layers
-from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
-from workflow_scripts.compress.settings import CompressionError, CompressorSettings
-from workflow_scripts.compress.solver import SolvedLinear
 from workflow_scripts.files.artifacts import read_json, safetensors_header, write_json
 from workflow_scripts.files.members import MANIFEST
 from workflow_scripts.kernels.activations import KEY

@@ -23,10 +23,11 @@ from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.taken import Taken, keys_of, take
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
-from workflow_scripts.files import artifacts, checkpoints
+from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import log
 from workflow_scripts.files.members import ITEMS, TRAINING, text_of
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.kernels.device import chosen_device
 from workflow_scripts.recover.adapters import Recovered
 from workflow_scripts.recover.model_files import ModelFiles
@@ -61,7 +62,7 @@ def evaluate_cell(
     key = fingerprint(files, inputs, settings, made.code)
     keys = keys_of([identity(files), made.code, device.type, settings.chat], inputs, settings)
     taken = take(keys, cell, output, made.recipe)
-    store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
+    store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
     told = [artifacts.read_json(adapter / TRAINING)["method"].get("corpus") for adapter in files.adapters]
@@ -94,7 +95,7 @@ def evaluate_cell(
     outcome["manifest"] |= {"keys": keys, "taken_over": taken.origins}
     outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
     artifacts.write_json(output, outcome, "evaluation")
-    checkpoints.clear_work(output)
+    clear_work(output)
 
 
 def _results(

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.files.artifacts import digest
 from workflow_scripts.kernels.activations import attached

@@ -19,9 +19,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from workflow_scripts.compress.checkpoint import load_compressed, save_compressed
 from workflow_scripts.compress.engines.own import compress
 from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.stored_model import load_compressed, save_compressed
 from workflow_scripts.compress.task import CompressionTask, Machine, Sources
 from workflow_scripts.evaluate.cell import evaluate_task, scorer_of, task_of
 from workflow_scripts.evaluate.encoding import encode, encode_pairs

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.files.checkpoints import place
 from workflow_scripts.files.disks import cause
 from workflow_scripts.files.members import RESOURCES, RESULTS
+from workflow_scripts.files.work_folders import work_root
 
 SHARED = (RESULTS, RESOURCES)  # these, or folders in them, may be links: several clones work in one
 # Seconds until a lock counts as another writer's: `held_by` holds it for a moment, too.
@@ -31,7 +31,7 @@ def _lock(artifact: str | Path) -> Path:
         if not names:  # the folder itself, or a file beside the grids
             shared, names = parts[:1], parts[1:] or ("",)
         return Path(os.path.realpath(Path(*shared)), ".locks", *names[:-1], f"{names[-1]}.lock")
-    return place(artifact).with_name(place(artifact).name + ".lock")
+    return work_root(artifact).with_name(work_root(artifact).name + ".lock")
 
 
 def held_by(artifact: str | Path) -> str | None:

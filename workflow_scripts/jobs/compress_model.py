@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.compress.checkpoint import dense_hash, save_compressed
 from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.stored_model import dense_hash, save_compressed
 from workflow_scripts.compress.task import Compressed, CompressionTask, Machine, Sources
-from workflow_scripts.files import artifacts, checkpoints, locks
+from workflow_scripts.files import artifacts, locks
 from workflow_scripts.files.job import run
 from workflow_scripts.files.members import text_of
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.fetch import recorded_files
@@ -51,14 +52,14 @@ def main(
         inputs["checkpoint"] = verify(sources.checkpoint)["weights_sha256"]
     with locks.hold(folder):
         key = artifacts.digest([inputs, compressor, calibration, seed, made.code, device, made.threads])
-        work = checkpoints.work_folder(folder, key)
+        work = work_folder(folder, key)
         found = compress(
             CompressionTask(sources, asked, calibration, seed, work, device, made.threads, machine)
         )
         manifest = made.manifest({"compressor": compressor, "calibration": calibration}, inputs)
         manifest["libraries"] |= found.versions
         save_compressed(folder, found, settings, sources.model, manifest)
-        checkpoints.clear_work(folder)
+        clear_work(folder)
 
 
 def engine(name: str) -> Callable[[CompressionTask], Compressed]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import sha256_file, write_json
-from workflow_scripts.files.checkpoints import clear_work, work_folder
 from workflow_scripts.files.job import run
+from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.report.snakemake_report import write_report
 from workflow_scripts.report.svg import notes_of

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.files import artifacts, checkpoints
+from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import run
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import TRAINING
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.kernels.allocator import keep_memory
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
@@ -46,10 +47,10 @@ def main(
     with whole_folder(folder) as finished:
         asked = [method, training, texts.wordings, texts.scored, texts.calibration, request.seed]
         key = [model, inputs, asked, made.code, made.device, made.threads]
-        kept = checkpoints.work_folder(folder, artifacts.digest(key))
+        kept = work_folder(folder, artifacts.digest(key))
         record = make_adapter(files, texts, request, made, inputs, kept, finished)
         artifacts.write_json(finished / TRAINING, record, "training")
-    checkpoints.clear_work(folder)
+    clear_work(folder)
 
 
 if __name__ == "__main__":

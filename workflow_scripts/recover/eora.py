@@ -26,7 +26,6 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import (
     Activations,
     decoder_layers,
@@ -36,6 +35,7 @@ from workflow_scripts.compress.decoder import (
 )
 from workflow_scripts.compress.hessian import output_square
 from workflow_scripts.compress.skeleton import Skeleton
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.job import log

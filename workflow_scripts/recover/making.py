@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedConfig
 
-from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.files.artifacts import sha256_file
 from workflow_scripts.files.members import ADAPTER_WEIGHTS
 from workflow_scripts.files.provenance import Provenance

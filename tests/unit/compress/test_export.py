@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.export_formats import from_words, to_words
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance

@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.unit.compress.walked import tiny
-from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.engines.svd import rank_of, truncate
 from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance

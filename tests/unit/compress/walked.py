@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workflow_scripts.compress.checkpoint import put_compressed
 from workflow_scripts.compress.decoder import Activations, decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
+from workflow_scripts.compress.stored_model import put_compressed
 from workflow_scripts.compress.walk import FinishedLayers, compress_layer, walk
 
 COMMON = {

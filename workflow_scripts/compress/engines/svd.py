@@ -9,7 +9,6 @@ import time
 
 import torch
 
-from workflow_scripts.compress.checkpoint import dense_bits
 from workflow_scripts.compress.decoder import (
     count_weights,
     decoder_layers,
@@ -20,6 +19,7 @@ from workflow_scripts.compress.decoder import (
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
+from workflow_scripts.compress.stored_model import dense_bits
 from workflow_scripts.compress.task import Compressed, CompressionTask, Whole
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.compress.whole import config_of, record, save_outside, tensors_of

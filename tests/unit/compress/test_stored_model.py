@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.compress.checkpoints import CALIBRATION, GPTQ, SETTINGS, compressed
 from workflow_scripts.compress.bit_packing import from_stored, pack_bits, to_stored, unpack_bits
-from workflow_scripts.compress.checkpoint import join, load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
+from workflow_scripts.compress.stored_model import join, load_compressed
 from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
