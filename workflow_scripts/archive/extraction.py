@@ -45,8 +45,8 @@ def extract(source: Path, folder: Path) -> None:
         if error.errno is None:
             raise ArtifactError(f"{source}: can't be unpacked: {error}; take another copy") from error
         free = shutil.disk_usage(folder).free
-        said = f"{error.strerror} in {folder.parent} ({free / 1e9:.1f} GB free); set TMPDIR to a folder with more"
-        raise ArtifactError(f"{source}: can't be unpacked: {said}") from error
+        reason = f"{error.strerror} in {folder.parent} ({free / 1e9:.1f} GB free); set TMPDIR to a folder with more"
+        raise ArtifactError(f"{source}: can't be unpacked: {reason}") from error
 
 
 def expanded(size: int) -> int:

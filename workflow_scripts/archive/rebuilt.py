@@ -22,22 +22,22 @@ def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
     older = [name for name in packed if _is_older(archive / name, folder / name)]
     differ = [name for name in packed if not _same(archive / name, folder / name, name in older)]
     if differ:
-        said = [
+        sentences = [
             f"{len(packed) - len(differ)} of {len(packed)} files are equal to the archive's; these differ:"
         ]
-        said += [f"  {name}" for name in differ]
+        sentences += [f"  {name}" for name in differ]
     else:
-        said = [f"All {len(packed)} tables, figures, verdict and audit are equal to the archive's."]
+        sentences = [f"All {len(packed)} tables, figures, verdict and audit are equal to the archive's."]
     for name in older:
         there, here = (_schema(read_json(root / name)) for root in (archive, folder))
-        said.append(
+        sentences.append(
             f"{name}: made by an older schema ({there}, now {here}), so the values of both were compared."
         )
         if there < PRESENT_RULE <= here:
-            said.append(
+            sentences.append(
                 "  Its verdicts follow an older rule, which paid for harm; the rebuilt ones follow today's."
             )
-    return said
+    return sentences
 
 
 def _schema(verdict: dict[str, Any]) -> int:

@@ -184,8 +184,8 @@ def _cells_of(samples: Path, items: int) -> set[str]:
         found = parquet.read_metadata(samples)
         size = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
         if found.num_rows > items or size > expanded(samples.stat().st_size):
-            said = f"holds {found.num_rows:,} rows of {size:,} bytes, its evaluations have {items:,} items"
-            raise ArtifactError(f"{SAMPLES}: {said}")
+            reason = f"holds {found.num_rows:,} rows of {size:,} bytes, its evaluations have {items:,} items"
+            raise ArtifactError(f"{SAMPLES}: {reason}")
         schema = parquet.read_schema(samples)
         if lacking := [name for name, kind in PLACE if pyarrow.field(name, kind) not in schema]:
             raise ArtifactError(f"{SAMPLES}: has no column {lacking[0]} to tell the rows apart")
@@ -223,8 +223,8 @@ def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
             written = manifest["libraries"].get("pyarrow", "another version")
             other = f"they were written with pyarrow {written}, here is {pyarrow.__version__}: install that version"
             right = "take another copy" if written == pyarrow.__version__ else other
-            said = f"the samples of {cell.stem} are not those that its evaluation describes"
-            raise ArtifactError(f"{archive / SAMPLES}: {said}; {right}")
+            reason = f"the samples of {cell.stem} are not those that its evaluation describes"
+            raise ArtifactError(f"{archive / SAMPLES}: {reason}; {right}")
 
 
 def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:

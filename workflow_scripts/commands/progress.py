@@ -112,9 +112,9 @@ def _move(line: Callable[[], str], screen: "Screen", ended: threading.Event) -> 
     """Move the line, seldom enough to cost a tenth of a core at most."""
     pause = 0.0
     while not ended.wait(pause):
-        started, said = time.monotonic(), line()
+        started, text = time.monotonic(), line()
         if not ended.is_set():
-            screen.move(said)
+            screen.move(text)
         pause = max(OFTEN, 10 * (time.monotonic() - started))
 
 

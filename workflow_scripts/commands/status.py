@@ -147,8 +147,8 @@ def _slurm_reason(grid: str, work: Work) -> str:
     logs = slurm_logs(work.rule, [grid, *values_of(work)]).glob("*.log")
     if not (newest := max(logs, key=os.path.getmtime, default=None)):
         return ""
-    said = KILLED.findall(newest.read_text(encoding="utf-8", errors="replace"))
-    return f"{f'; {said[-1].strip()[:200]}' if said else ''} (SLURM log: {newest})"
+    found = KILLED.findall(newest.read_text(encoding="utf-8", errors="replace"))
+    return f"{f'; {found[-1].strip()[:200]}' if found else ''} (SLURM log: {newest})"
 
 
 def _not_taught(costs: list[Cost]) -> list[Cost]:

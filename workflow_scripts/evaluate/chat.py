@@ -76,12 +76,12 @@ def prepare(tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
-        said = "its tokenizer has no chat template (`chat: true` of its entry in models asks for one)"
-        raise ArtifactError(f"{tokenizer.name_or_path}: {said}") from error
+        reason = "its tokenizer has no chat template (`chat: true` of its entry in models asks for one)"
+        raise ArtifactError(f"{tokenizer.name_or_path}: {reason}") from error
     tokenizer.chat_template = CLOCK.sub(lambda call: json.dumps(DAY.strftime(call["form"])), template)
     if "strftime_now(" in tokenizer.chat_template:
-        said = "its chat template asks for the time in another form than strftime_now('%d ...')"
-        raise ArtifactError(f"{tokenizer.name_or_path}: {said}, so questions would change by the day")
+        reason = "its chat template asks for the time in another form than strftime_now('%d ...')"
+        raise ArtifactError(f"{tokenizer.name_or_path}: {reason}, so questions would change by the day")
     question = {"role": "user", "content": "?"}
     render(tokenizer, [question])
     if system is not None and not _keeps(tokenizer, [{"role": "system", "content": system}, question]):

@@ -87,8 +87,8 @@ class Rehearsal:
         try:
             yield
         except Exception as error:  # of whatever type
-            said = " ".join(str(error).removeprefix(known).split()) or type(error).__name__
-            self.problems.append(f"{where}: {said}")
+            reason = " ".join(str(error).removeprefix(known).split()) or type(error).__name__
+            self.problems.append(f"{where}: {reason}")
             print(f"problem: {self.problems[-1]}", flush=True)
 
     def make_adapter(self, name: str, asked: dict) -> None:
@@ -120,15 +120,15 @@ class Rehearsal:
             with self.telling(f"{where}, perplexity of {folder.name}"):
                 try_window(folder, settings.evaluation, scorer)
         bad = len(self.problems) - before
-        said = f"{bad} problem{'s' * (bad > 1)}" if bad else "ok"
-        print(f"{where}: {items} items, {time.monotonic() - started:.0f} s: {said}", flush=True)
+        outcome = f"{bad} problem{'s' * (bad > 1)}" if bad else "ok"
+        print(f"{where}: {items} items, {time.monotonic() - started:.0f} s: {outcome}", flush=True)
 
     def try_task(
         self, where: str, folder: Path, settings: CellSettings, scorer: Scorer, names: list[str]
     ) -> int:
         """A task's longest item, the one with the longest answer, and the shortest; returns how many were tried."""
-        said = [settings.method.get(name) for name in ("corpus", "text")]
-        key = digest([str(folder), settings.tasks[folder.name], said])
+        texts = [settings.method.get(name) for name in ("corpus", "text")]
+        key = digest([str(folder), settings.tasks[folder.name], texts])
         if key not in self.tasks:
             loaded = task_of(folder, settings, scorer.tokenizer)
             self.tasks[key] = loaded, lengths_of(loaded, scorer.tokenizer)

@@ -133,8 +133,8 @@ class Scorer(DocumentScorer, LM):
         """`sequence` of a request; RequestError for an answer without a token, or with more than the model takes."""
         context, answer = request.args
         if not encoded[1]:
-            said = f"the answer {answer!r} adds no token to its context, which ends in {context[-40:]!r}"
-            raise RequestError(request, said)
+            reason = f"the answer {answer!r} adds no token to its context, which ends in {context[-40:]!r}"
+            raise RequestError(request, reason)
         try:
             return self.sequence(*encoded)
         except ValueError as error:

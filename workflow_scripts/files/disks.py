@@ -30,7 +30,7 @@ def full_disks(*paths: str | Path) -> str:
 
     Libraries that write files report a full disk in many words, or as "write failed".
     """
-    return "".join(f"; {said}" for folder in dict.fromkeys(map(_folder, paths)) if (said := _full(folder)))
+    return "".join(f"; {lack}" for folder in dict.fromkeys(map(_folder, paths)) if (lack := _full(folder)))
 
 
 def _full(folder: Path) -> str:

@@ -8,8 +8,8 @@ from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.benchmarks import fetch
 
 
-def main(manifest: str, said: dict, variant: dict, name: str, spec: dict, recipe: str, code: str) -> None:
-    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note, licence and path.
+def main(manifest: str, details: dict, variant: dict, name: str, spec: dict, recipe: str, code: str) -> None:
+    """Fill the folder of `manifest` as the catalogue's entry says; `details` are its note, licence and path.
 
     variant: {task, num_fewshot} of the task `name` in the catalogue. It checks that the task can ask every document.
     """
@@ -19,7 +19,7 @@ def main(manifest: str, said: dict, variant: dict, name: str, spec: dict, recipe
 
         task_check.check(data, where, name, variant)
 
-    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code, check=check)
+    fetch(name, spec | details, Path(manifest).parent, WHEELS, recipe=recipe, code=code, check=check)
 
 
 if __name__ == "__main__":

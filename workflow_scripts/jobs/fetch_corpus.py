@@ -8,9 +8,9 @@ from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.corpora import fetch
 
 
-def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str) -> None:
-    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note, licence and path."""
-    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
+def main(manifest: str, details: dict, name: str, spec: dict, recipe: str, code: str) -> None:
+    """Fill the folder of `manifest` as the catalogue's entry says; `details` are its note, licence and path."""
+    fetch(name, spec | details, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from workflow_scripts.recover.teaching import check, teach
 from workflow_scripts.sources import model_folder, models
 
 
-def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: Provenance) -> None:
+def main(base: Folder, manifest: str, details: dict, name: str, spec: dict, made: Provenance) -> None:
     """Fill the folder of `manifest` with the model `base` after the lesson of `spec`.
 
-    said: its note. TeachingError if it did not learn what the lesson says.
+    details: its note. TeachingError if it did not learn what the lesson says.
     """
     keep_memory()
     torch.set_num_threads(made.threads)
@@ -46,7 +46,7 @@ def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: P
             "source": "taught",
             "revision": None,
         }
-        about |= {"origin": origin, "remote_code": taught_on["remote_code"], "notes": said.get("note", "")}
+        about |= {"origin": origin, "remote_code": taught_on["remote_code"], "notes": details.get("note", "")}
         models.seal(finished, about)
     clear_work(folder)
 

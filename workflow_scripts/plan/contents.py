@@ -40,9 +40,9 @@ def of_source(source: Model | Corpus | Benchmark | External) -> list:
 
     Only the size and both ends of weights (large files of a folder, a GGUF file) count: every job asks for this.
     """
-    if (said := getattr(source, "path", None)) is None:
+    if (place := getattr(source, "path", None)) is None:
         return []
-    path = Path(said).expanduser()
+    path = Path(place).expanduser()
     if path.is_dir():
         files = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
         return [

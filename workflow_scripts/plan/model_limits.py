@@ -213,8 +213,8 @@ def _found(case: Case) -> Iterator[Excess]:
     if limits.unscorable:
         yield _problem(f"models.{model}", 0, f"no cell of it can be evaluated: {limits.unscorable}")
     if case.config.models[model].chat and limits.template is False:
-        said = f"the tokenizer of {model} has no chat template; leave the key out to ask in plain text"
-        yield _problem(f"models.{model}.chat", 0, said)
+        reason = f"the tokenizer of {model} has no chat template; leave the key out to ask in plain text"
+        yield _problem(f"models.{model}.chat", 0, reason)
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):
@@ -223,8 +223,8 @@ def _found(case: Case) -> Iterator[Excess]:
     if pattern := getattr(case.config.compressors[case.compressor], "pattern", None):
         for width in limits.widths:
             if width % int(pattern.split(":")[1]):
-                said = f"{pattern} does not divide the {width} inputs of linears of {model}"
-                yield _problem(f"compressors.{case.compressor}.pattern", width, said)
+                reason = f"{pattern} does not divide the {width} inputs of linears of {model}"
+                yield _problem(f"compressors.{case.compressor}.pattern", width, reason)
     if limits.one_table:
         yield from _beyond_table(case, limits.one_table)
     if limits.positions:
@@ -238,8 +238,8 @@ def _no_such_layers(case: Case) -> Iterator[Excess]:
         return
     key = f"compressors.{case.compressor}"
     if beyond := [layer for layer in entry.layers or () if layer >= count]:
-        said = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
-        yield _problem(f"{key}.layers", count, said)
+        reason = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
+        yield _problem(f"{key}.layers", count, reason)
     elif (leaving := entry.count or len(entry.layers or ())) >= count:
         name = "count" if entry.count else "layers"
         yield _problem(
@@ -251,18 +251,18 @@ def _other_depth(case: Case) -> Iterator[Excess]:
     """A checkpoint of another depth, in a grid that compares layer by layer."""
     measured, depths = case.settings.similarity, (case.dense.layers, case.limits.layers)
     if measured and case.method in measured.methods and None not in depths and depths[0] != depths[1]:
-        said = f"compares layer by layer, and '{case.compressor}' has {depths[1]} layers, {case.model} {depths[0]}"
-        yield _problem(f"grids.{case.grid}.similarity", 0, f"{said}; name it in a grid without similarity")
+        reason = f"compares layer by layer, and '{case.compressor}' has {depths[1]} layers, {case.model} {depths[0]}"
+        yield _problem(f"grids.{case.grid}.similarity", 0, f"{reason}; name it in a grid without similarity")
 
 
 def _unscorable(case: Case, method: Idp) -> Iterator[Excess]:
     key, limits = f"methods.{case.method}", case.limits
     if limits.learned_positions and method.score.startswith("joint"):
-        said = f"not defined with learned positions, which {case.model} has; use auto or indep_mean"
-        yield _problem(f"{key}.score", 0, f"{method.score} is {said}")
+        reason = f"not defined with learned positions, which {case.model} has; use auto or indep_mean"
+        yield _problem(f"{key}.score", 0, f"{method.score} is {reason}")
     if limits.unscored:
-        said = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
-        yield _problem(key, 0, said)
+        reason = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
+        yield _problem(key, 0, reason)
     if limits.window and method.score.startswith("logit"):
         yield from _beyond_window(case, limits.window)
 
@@ -271,8 +271,8 @@ def _absent_layers(case: Case, method: Lora) -> Iterator[Excess]:
     count = case.limits.layers
     beyond = [layer for layer in method.layers or () if count and layer >= count]
     if count and beyond:
-        said = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
-        yield _problem(f"methods.{case.method}.layers", count, said)
+        reason = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
+        yield _problem(f"methods.{case.method}.layers", count, reason)
 
 
 def _absent_targets(case: Case, method: Lora) -> Iterator[Excess]:
@@ -296,8 +296,8 @@ def _beyond_positions(case: Case, positions: int) -> Iterator[Excess]:
     if not full and (tokens := _prompt(case.config, case.method)) >= positions:
         full = [(f"methods.{case.method}.members", tokens)]
     for key, tokens in full:
-        said = f"a prompt of {tokens} leaves no room for text in the {positions} positions of {case.model}"
-        yield _problem(key, positions, said)
+        reason = f"a prompt of {tokens} leaves no room for text in the {positions} positions of {case.model}"
+        yield _problem(key, positions, reason)
     for text in _texts(case):
         if text.prompt < positions < text.length + text.prompt:
             yield _too_long(case, text, positions, f"exceed the {positions} positions of {case.model}")
@@ -307,8 +307,8 @@ def _beyond_window(case: Case, window: int) -> Iterator[Excess]:
     """Text on which an IDP would choose by means of logits, that is longer than the window of the first layer."""
     for text in _texts(case):
         if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
-            said = f"exceed the {window} that {case.model}'s first layer sees"
-            yield _too_long(case, text, window, said)
+            reason = f"exceed the {window} that {case.model}'s first layer sees"
+            yield _too_long(case, text, window, reason)
 
 
 def _beyond_table(case: Case, table: int) -> Iterator[Excess]:
@@ -316,8 +316,8 @@ def _beyond_table(case: Case, table: int) -> Iterator[Excess]:
     packed = f"grids.{case.grid}.evaluation.perplexity.length"
     for text in _texts(case):
         if (text.prompt or text.key == packed) and text.length + text.prompt > table:
-            said = f"exceed the {table} positions up to which {case.model} keeps one rotary table"
-            yield _too_long(case, text, table, said)
+            reason = f"exceed the {table} positions up to which {case.model} keeps one rotary table"
+            yield _too_long(case, text, table, reason)
 
 
 class TextOf(NamedTuple):
@@ -331,8 +331,8 @@ class TextOf(NamedTuple):
 def _too_long(case: Case, text: TextOf, most: int, exceeds: str) -> Excess:
     after, beside = (f" after a prompt of {text.prompt}", f" with {case.method}") if text.prompt else ("", "")
     possible = max(0, most - text.prompt)
-    said = f"{text.length} tokens{after} {exceeds}; at most {possible} are possible{beside}"
-    return _problem(text.key, most - text.prompt, said)
+    reason = f"{text.length} tokens{after} {exceeds}; at most {possible} are possible{beside}"
+    return _problem(text.key, most - text.prompt, reason)
 
 
 def _texts(case: Case) -> Iterator[TextOf]:

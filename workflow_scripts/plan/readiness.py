@@ -50,7 +50,7 @@ def problems(plan: Plan, paths: list[str]) -> list[str]:
     grids = {parts[1] for path in whole if (parts := path.removeprefix("./").split("/"))[0] == RESULTS}
     chosen = sorted(grids & plan.config.grids.keys()) if paths else [plan.config.grid]
     return list(
-        dict.fromkeys(said for grid in chosen for said in (*_sources(plan, grid), *_tasks(plan, grid)))
+        dict.fromkeys(problem for grid in chosen for problem in (*_sources(plan, grid), *_tasks(plan, grid)))
     )
 
 
@@ -68,8 +68,8 @@ def _sources(plan: Plan, grid: str) -> Iterator[str]:
     for path, recipe in plan.artefacts(grid).items():
         for catalogue, artefact in FETCHED.items():
             if (names := artefact.parse(path)) and is_shared(path) and recorded_recipe(path) != recipe:
-                said = getattr(plan.source(catalogue, *names.values()), "path", None)
-                if said and (gone := _gone(Path(said).expanduser())):
+                place = getattr(plan.source(catalogue, *names.values()), "path", None)
+                if place and (gone := _gone(Path(place).expanduser())):
                     yield f"{'.'.join([catalogue, *names.values()])}.path: {gone}"
 
 
@@ -87,11 +87,11 @@ def _tasks(plan: Plan, grid: str) -> Iterator[str]:
     if unknown := wanted.keys() - own:
         known = _in_the_harness(unknown)
         for name in sorted(unknown - known):
-            said = f"tasks.{wanted[name]}: {name!r} is no task of workflow_scripts/evaluate/tasks or of the harness"
+            problem = f"tasks.{wanted[name]}: {name!r} is no task of workflow_scripts/evaluate/tasks or of the harness"
             asked = (
                 "" if plan.config.tasks[wanted[name]].task else "; `task` names the definition that asks it"
             )
-            yield f"{said}{asked}{nearest(name, own)}"
+            yield f"{problem}{asked}{nearest(name, own)}"
 
 
 def _in_the_harness(names: Iterable[str]) -> set[str]:

@@ -98,7 +98,7 @@ class Slices(Cells):
         models += [lesson.base for name in models if (lesson := self.lesson("models", name))]
         return list(dict.fromkeys(models))
 
-    def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
+    def details(self, catalogue: str, name: str, task: str | None = None) -> dict:
         """A source's note, licence and local path, which its manifest holds and no recipe."""
         source = self.source(catalogue, name, task).dump()
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}

@@ -127,8 +127,8 @@ def paper_formula(method: dict, config: PreTrainedConfig) -> int | None:
     config = config.get_text_config(decoder=True)
     layers, width = config.num_hidden_layers, config.hidden_size
     if method["kind"] in ("lora", "eora"):
-        said = (getattr(config, name, None) for name in INNER_WIDTHS)
-        inner = next(filter(None, said), 4 * width)
+        widths = (getattr(config, name, None) for name in INNER_WIDTHS)
+        inner = next(filter(None, widths), 4 * width)
         return layers * method["rank"] * (8 * width + 4 * inner)
     return method["tokens"] * width * (layers if method["kind"] == "prefix" else 1)
 

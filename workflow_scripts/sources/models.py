@@ -86,7 +86,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
             require_readable(where, temporary)
             require_tokenizer(where, temporary)
-            require_tied(where, temporary, load_whole(temporary, device="meta", said=where))
+            require_tied(where, temporary, load_whole(temporary, device="meta", where=where))
         about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
         about |= {"remote_code": trusted and "auto_map" in config, "notes": spec.get("note", "")}
         about |= {"revision": origin.pop("revision"), "origin": origin}
@@ -240,13 +240,13 @@ def load_whole(
     device: "torch.device | str" = "cpu",
     *,
     remote_code: bool = False,
-    said: str | None = None,
+    where: str | None = None,
 ) -> "PreTrainedModel":
     """As `load_dense`, from any folder with config.json and safetensors; on the device `meta` without the values.
 
     transformers would fill a missing tensor with random numbers, and pass over one that the architecture has no place
     for. ArtifactError names a tensor that is missing or of another shape, and one in a decoder layer that has no
-    place. said: the folder, as the error names it.
+    place. where: the folder, as the error names it.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -266,9 +266,9 @@ def load_whole(
             **spread,
         )
     except UNBUILT as error:
-        raise ArtifactError(f"{said or folder}: {unbuilt(error)}") from error
+        raise ArtifactError(f"{where or folder}: {unbuilt(error)}") from error
     model, found = loaded
-    require_complete(said or str(folder), found)
+    require_complete(where or str(folder), found)
     if not spread:
         model.to(device)
     return model.eval()

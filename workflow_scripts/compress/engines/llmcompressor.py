@@ -43,8 +43,8 @@ def compress(task: CompressionTask) -> Compressed:
         "threads": task.threads,
     }
     run_there("llm-compressor", python, llmcompressor_worker.__file__, order, work)
-    said = {"source": "engine", "revision": None, "origin": {"engine": "llmcompressor"}}
-    found = stored_whole(task, work / "made", said, python)
+    source = {"source": "engine", "revision": None, "origin": {"engine": "llmcompressor"}}
+    found = stored_whole(task, work / "made", source, python)
     versions = {
         f"llm-compressor's {name}": number for name, number in read_json(work / "versions.json").items()
     }

@@ -17,8 +17,8 @@ def read_activations(file: Path) -> tuple[dict | None, list[str]]:
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     schemes: list[dict] = []
     linears, outside = {}, []
-    for name, said in found.items():
-        arguments = said.pop("arguments")
+    for name, values in found.items():
+        arguments = values.pop("arguments")
         if not can_be_simulated(arguments):
             continue
         if not INSIDE.search(name):
@@ -27,7 +27,7 @@ def read_activations(file: Path) -> tuple[dict | None, list[str]]:
         scheme = _scheme(name, arguments)
         if scheme not in schemes:
             schemes.append(scheme)
-        linears[name] = {"scheme": schemes.index(scheme), **said}
+        linears[name] = {"scheme": schemes.index(scheme), **values}
     return ({"schemes": schemes, "linears": linears} if linears else None), outside
 
 

@@ -61,8 +61,8 @@ def identify(folder: Path) -> Format:
     except ArtifactError as error:
         raise ArtifactError(f"{file}: quantization_config: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        said = f"can't be read ({type(error).__name__}: {error}); {AT_SOURCE}"
-        raise ArtifactError(f"{file}: quantization_config: {said}") from error
+        reason = f"can't be read ({type(error).__name__}: {error}); {AT_SOURCE}"
+        raise ArtifactError(f"{file}: quantization_config: {reason}") from error
 
 
 def quantisation(folder: Path) -> tuple[dict | None, Path]:
@@ -74,8 +74,8 @@ def quantisation(folder: Path) -> tuple[dict | None, Path]:
     config = read_json(folder / "config.json", advice=AT_SOURCE)
     quantised = config.get("quantization_config") or config.get("compression_config")
     if quantised is None and own.exists():
-        said = read_json(own, advice=AT_SOURCE)
-        inside = said.get("quantization") if isinstance(said, dict) else None
+        found = read_json(own, advice=AT_SOURCE)
+        inside = found.get("quantization") if isinstance(found, dict) else None
         if not isinstance(inside, dict):
             raise ArtifactError(f"{own}: holds no object `quantization`; {AT_SOURCE}")
         return {"quant_method": "modelopt"} | inside, own
@@ -185,8 +185,10 @@ def _modelopt(config: dict) -> Format:
         raise ArtifactError(f"quant_algo {algorithm!r}: of ModelOpt's, {', '.join(MODELOPT)} are read")
     cache = config.get("kv_cache_quant_algo")
     runtime = f"activations {algorithm}" + (f", KV cache {cache}" if cache else "")
-    said = ", ".join(filter(None, (_simulated(config), _runtime(config))))  # newer ones have config_groups
-    return Format("modelopt", ENVIRONMENT, said or runtime, algorithm)
+    in_words = ", ".join(
+        filter(None, (_simulated(config), _runtime(config)))
+    )  # newer ones have config_groups
+    return Format("modelopt", ENVIRONMENT, in_words or runtime, algorithm)
 
 
 def _groups(config: dict) -> list[dict]:

@@ -117,9 +117,9 @@ def _refuse_another(config: dict, bits: int, columns: int, groups: int) -> None:
     (GPTQModel's `dynamic`)."""
     if config.get("dynamic"):
         return
-    said, size = config.get("bits"), config.get("group_size")
-    if said is not None and said != bits:
-        raise ArtifactError(f"config.json says {said} bits, its tensors hold {bits}")
+    named, size = config.get("bits"), config.get("group_size")
+    if named is not None and named != bits:
+        raise ArtifactError(f"config.json says {named} bits, its tensors hold {bits}")
     if isinstance(size, int):
         asked = 1 if size < 1 else -(-columns // size)
         if asked != groups:

@@ -41,8 +41,8 @@ class Names:
         names = [name for name, _ in module.named_parameters()]
         self.origins |= {_joined(path, name): _joined(dense_path, name) for name in names}
 
-    def refuse_swapped(self, said: Path) -> None:
-        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name. said: the
+    def refuse_swapped(self, where: Path) -> None:
+        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name. where: the
         checkpoint, as the error names it."""
         for name, mine in self.held.items():
             own = self.dense.get(self.origins[name])
@@ -51,7 +51,7 @@ class Names:
             for other, theirs in self.dense.items():
                 if theirs.shape == mine.shape and other != self.origins[name] and _same(mine, theirs):
                     raise ArtifactError(
-                        f"{said}: {name} holds what is {other} in the dense model: tensors have each other's names; "
+                        f"{where}: {name} holds what is {other} in the dense model: tensors have each other's names; "
                         f"{AT_SOURCE}"
                     )
 
