@@ -185,9 +185,8 @@ def _modelopt(config: dict) -> Format:
         raise ArtifactError(f"quant_algo {algorithm!r}: of ModelOpt's, {', '.join(MODELOPT)} are read")
     cache = config.get("kv_cache_quant_algo")
     runtime = f"activations {algorithm}" + (f", KV cache {cache}" if cache else "")
-    in_words = ", ".join(
-        filter(None, (_simulated(config), _runtime(config)))
-    )  # newer ones have config_groups
+    # newer ones have config_groups
+    in_words = ", ".join(filter(None, (_simulated(config), _runtime(config))))
     return Format("modelopt", ENVIRONMENT, in_words or runtime, algorithm)
 
 
