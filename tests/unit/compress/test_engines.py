@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.tiny_settings import GPTQ as SETTINGS
 from workflow_scripts.compress.bit_packing import from_stored
 from workflow_scripts.compress.engines import optimum
 from workflow_scripts.compress.engines.optimum import put, quantize
@@ -26,18 +27,6 @@ from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import corpora, models
 
 ROOT = Path(__file__).parents[3]
-SETTINGS = {
-    "algorithm": "gptq",
-    "bits": 3,
-    "group_size": 16,
-    "symmetric": False,
-    "act_order": True,
-    "static_groups": False,
-    "clip": "none",
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
 CALIBRATION = {"windows": 8, "length": 32}
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
+from tests.tiny_settings import GPTQ, RTN
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.export_formats import from_words, to_words
 from workflow_scripts.compress.foreign.reading import read_folder
@@ -19,19 +20,6 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
-RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
-GPTQ = {
-    "algorithm": "gptq",
-    "bits": 3,
-    "group_size": 16,
-    "symmetric": False,
-    "act_order": True,
-    "static_groups": False,
-    "clip": "none",
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
 HALF = {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None}
 SETTINGS = {
     "w4": RTN,
