@@ -60,8 +60,8 @@ class Watch:
 
 def _progress(log: str) -> str:
     """The progress that a job told last; empty if it told none."""
-    told = DONE.findall(_end(Path(log)))
-    return f": {LAYER.sub(' of ', told[-1])}" if told else ""
+    steps = DONE.findall(_end(Path(log)))
+    return f": {LAYER.sub(' of ', steps[-1])}" if steps else ""
 
 
 def _end(log: Path) -> str:
@@ -172,6 +172,6 @@ def failures(since: float) -> list[str]:
     for log in sorted(Path(LOGS).glob("*/**/*.log")):
         text = log.read_text(encoding="utf-8", errors="replace") if log.stat().st_mtime >= since else FINISHED
         if FINISHED not in text.splitlines():
-            told = "Traceback (most recent call last)" in text
-            lines.append(f"{log}: {last_line(text) if told else 'stopped without a message (killed?)'}")
+            raised = "Traceback (most recent call last)" in text
+            lines.append(f"{log}: {last_line(text) if raised else 'stopped without a message (killed?)'}")
     return lines

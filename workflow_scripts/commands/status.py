@@ -127,11 +127,11 @@ def _not_made(grid: str, work: Work, started: float | None) -> JobState:
     text = log.read_text(encoding="utf-8", errors="replace")
     if FINISHED in text.splitlines():
         return JobState("waiting", "it was made, and deleted")
-    told = "Traceback (most recent call last)" in text
+    raised = "Traceback (most recent call last)" in text
     earlier = started is not None and log.stat().st_mtime < started
-    if started is not None and not earlier and not told and (last_held(work.writes) or 0) < started:
+    if started is not None and not earlier and not raised and (last_held(work.writes) or 0) < started:
         return JobState("running", "starts")
-    reason = last_line(text) if told else f"stopped without a message (killed?){_slurm_reason(grid, work)}"
+    reason = last_line(text) if raised else f"stopped without a message (killed?){_slurm_reason(grid, work)}"
     return (
         JobState("waiting", f"failed in an earlier run: {reason}") if earlier else JobState("failed", reason)
     )

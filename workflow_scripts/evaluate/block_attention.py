@@ -212,8 +212,8 @@ def layer_windows(model: CausalModel) -> list[int | None]:
     """Positions that the tokens of each layer see, their own with them; None for all."""
     text = model.config.get_text_config()
     found = {key: getattr(text, key, None) for key in first_layer.WINDOW_KEYS}
-    told = {key: value for key, value in found.items() if value is not None}
-    return [first_layer.window(told, layer) for layer in range(text.num_hidden_layers)]
+    known = {key: value for key, value in found.items() if value is not None}
+    return [first_layer.window(known, layer) for layer in range(text.num_hidden_layers)]
 
 
 AttentionInterface.register(NAME, attend)
