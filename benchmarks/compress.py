@@ -279,14 +279,14 @@ def own(task: dict) -> dict:
     from transformers import AutoModelForCausalLM
 
     from benchmarks.compress_peers import peak_mb
-    from workflow_scripts.compress.checkpoint import join, put_compressed
-    from workflow_scripts.compress.settings import Compressor
+    from workflow_scripts.compress.settings import CompressorSettings
     from workflow_scripts.compress.skeleton import Skeleton
+    from workflow_scripts.compress.stored_model import join, put_compressed
     from workflow_scripts.compress.walk import FinishedLayers, walk
 
     torch.set_num_threads(task["threads"])
     windows = load_file(task["windows"])["windows"]
-    settings = Compressor(**task["compressor"] | task["options"])
+    settings = CompressorSettings(**task["compressor"] | task["options"])
     skeleton = Skeleton(task["model"])
     with tempfile.TemporaryDirectory() as folder:
         finished, loaded, begin = FinishedLayers(Path(folder)), peak_mb(), time.perf_counter()

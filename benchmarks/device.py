@@ -219,7 +219,7 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
     from transformers import AutoConfig
 
     from benchmarks.compress import truncated
-    from workflow_scripts.compress.settings import Compressor
+    from workflow_scripts.compress.settings import CompressorSettings
     from workflow_scripts.compress.skeleton import Skeleton
     from workflow_scripts.compress.walk import FinishedLayers, walk
     from workflow_scripts.kernels.allocator import keep_memory
@@ -232,7 +232,7 @@ def compress(args: argparse.Namespace) -> dict[str, float]:
     now, tokenizer = clock(args), load_tokenizer(args.model)
     p = parameters_of(args.model)
     share = p * args.layers / AutoConfig.from_pretrained(args.model).num_hidden_layers
-    settings = Compressor(
+    settings = CompressorSettings(
         **Plan(config.load(config.read(*config.files(root=ROOT)))).compressor("gptq-w3-g64")
     )
     documents = read_documents(args.corpus, "train")
@@ -366,7 +366,7 @@ def training(args: argparse.Namespace) -> dict[str, float]:
 
 
 def evaluating(args: argparse.Namespace) -> dict[str, float]:
-    from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
+    from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
     from workflow_scripts.jobs import evaluate_cell
     from workflow_scripts.recover.model_files import ModelFiles
 
@@ -380,7 +380,7 @@ def evaluating(args: argparse.Namespace) -> dict[str, float]:
     data = EvaluationData(benchmarks, [Path("resources/corpora/wikipedia")])
     settings, made = split(plan.evaluate(cell))
     begin = now()
-    evaluate_cell.main(files, data, Evaluation(**settings), cell._asdict(), made, cell.json, cell.samples)
+    evaluate_cell.main(files, data, CellSettings(**settings), cell._asdict(), made, cell.json, cell.samples)
     return {"evaluating": now() - begin}
 
 

@@ -30,7 +30,7 @@ from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
 from workflow_scripts.evaluate.forward import float32_head
-from workflow_scripts.evaluate.row_packing import Row
+from workflow_scripts.evaluate.row_packing import PackedRow
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, load_task
 from workflow_scripts.kernels.allocator import keep_memory
@@ -265,9 +265,9 @@ def floor_seconds(ours: Scorer, requests: list[Instance], kind: str, clock, answ
             scored += new
             visible += length * (length + 1) // 2 + length * prefix
     else:
-        documents: dict[int, Row] = {}
+        documents: dict[int, PackedRow] = {}
         for request, pair in zip(requests, ours.encode_pairs([r.args for r in requests]), strict=True):
-            documents.setdefault(request.doc_id, Row()).add(ours.sequence(*pair), 0)
+            documents.setdefault(request.doc_id, PackedRow()).add(ours.sequence(*pair), 0)
         for row in documents.values():
             tokens += len(row)
             scored += len({node for path in row.scored for node in path})

@@ -114,15 +114,15 @@ def compress(task: dict) -> dict:
     import torch
 
     from benchmarks.compress_peers import peak_mb
-    from workflow_scripts.compress.checkpoint import join
-    from workflow_scripts.compress.settings import Compressor
+    from workflow_scripts.compress.settings import CompressorSettings
     from workflow_scripts.compress.skeleton import Skeleton
+    from workflow_scripts.compress.stored_model import join
     from workflow_scripts.compress.walk import FinishedLayers, walk
 
     torch.set_num_threads(task["threads"])
     imports = peak_mb()
     folder, layers = Path(task["folder"]), task["layers"]
-    settings = Compressor(
+    settings = CompressorSettings(
         "gptq", bits=3, act_order=True, static_groups=True, damping=0.01, forward=task["forward"]
     )
     draw = torch.Generator().manual_seed(0)

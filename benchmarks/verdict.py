@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from workflow_scripts.judge.arms import DENSE, Arm, Estimates, Sample
+from workflow_scripts.judge.arms import DENSE, Arm, Estimates, PairedItems
 from workflow_scripts.judge.judged import Judged
 from workflow_scripts.judge.metrics import ACCURACY, METRICS
 from workflow_scripts.judge.verdict import LABELS, labels
@@ -27,10 +27,8 @@ PAIR = {"prompt": "prompt", "lora": "lora"}
 METHODS = ("none", "prompt", "lora")
 OFFSETS = (-0.15, -0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12, 0.15)
 TASKS = {f"task{number}": offset for number, offset in enumerate(OFFSETS)}  # accuracies about their mean
-SHARED = {
-    "item": 0.82,
-    "copy": 0.1,
-}  # of the variance of an answer, as in reports/bench; the rest is the arm's own
+# Of the variance of an answer, as in reports/bench; the rest is the arm's own.
+SHARED = {"item": 0.82, "copy": 0.1}
 COPY_SHIFT, TRAINING_SHIFT = 0.01, 0.005
 Design = tuple[int, int, bool]  # items a task, replicates, shifts
 BATCH = 25  # trials that share their resamples
@@ -105,13 +103,12 @@ def word(means: np.ndarray) -> str:
     dense, compressed = means
     loss, gain, control = dense[0] - compressed[0], compressed[1:] - compressed[0], dense[1:] - dense[0]
     back = gain - np.maximum(0, control)
-    number = labels(
-        np.array([loss + 1e-12]), back[:1], back[1:], METRICS[ACCURACY].negligible
-    )  # ties: as defined
+    # Ties: as defined.
+    number = labels(np.array([loss + 1e-12]), back[:1], back[1:], METRICS[ACCURACY].negligible)
     return LABELS[int(number[0])]
 
 
-def plant(truth: Truth, design: Design, random: np.random.Generator) -> tuple[Sample, np.ndarray]:
+def plant(truth: Truth, design: Design, random: np.random.Generator) -> tuple[PairedItems, np.ndarray]:
     """Answers of all arms, and the mean accuracies (2, 3) of the copies that gave them."""
     items, replicates, shifts = design
     moved = np.repeat(truth.means[..., None], replicates, axis=2)  # (2, 3, replicates)
@@ -136,7 +133,7 @@ def plant(truth: Truth, design: Design, random: np.random.Generator) -> tuple[Sa
         dense, compressed = right[:, 0].astype(float), right[:, 1].astype(float)
         columns = [dense[:, 0, :1], dense[:, 1], dense[:, 2], *(compressed[:, m] for m in range(3))]
         values[task] = np.hstack(columns)
-    return Sample(METRICS[ACCURACY], _arms(replicates), values), moved.mean(axis=2)
+    return PairedItems(METRICS[ACCURACY], _arms(replicates), values), moved.mean(axis=2)
 
 
 def _arms(replicates: int) -> dict[tuple[str, str], Arm]:

@@ -5,12 +5,12 @@
 
 rule find_answers:
     input:
-        rerun_roll_up_if_outdated("find_answers", layout.ANSWERS.name),
+        rerun_roll_up_if_outdated("find_answers", layout.ANSWERS),
         evaluations,
     output:
         layout.ANSWERS.pattern,
     log:
-        "logs/{grid}/find_answers.log",
+        layout.ANSWERS.log,
     localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
@@ -26,12 +26,12 @@ rule find_answers:
 
 rule build_ledger:
     input:
-        rerun_roll_up_if_outdated("build_ledger", layout.LEDGER.name),
-        answers=rolled_up(layout.ANSWERS.name),
+        rerun_roll_up_if_outdated("build_ledger", layout.LEDGER),
+        answers=rolled_up(layout.ANSWERS),
     output:
         layout.LEDGER.pattern,
     log:
-        "logs/{grid}/build_ledger.log",
+        layout.LEDGER.log,
     localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
@@ -47,12 +47,12 @@ rule build_ledger:
 
 rule judge:
     input:
-        rerun_roll_up_if_outdated("judge", layout.VERDICT.name),
-        ledger=rolled_up(layout.LEDGER.name),
+        rerun_roll_up_if_outdated("judge", layout.VERDICT),
+        ledger=rolled_up(layout.LEDGER),
     output:
         layout.VERDICT.pattern,
     log:
-        "logs/{grid}/judge.log",
+        layout.VERDICT.log,
     localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
@@ -69,31 +69,27 @@ rule judge:
 
 rule tabulate:
     input:
-        rerun_roll_up_if_outdated("tabulate", "tables/table1.html"),
-        verdict=rolled_up(layout.VERDICT.name),
+        rerun_roll_up_if_outdated("tabulate", layout.table("table1")),
+        verdict=rolled_up(layout.VERDICT),
         compressions=compressions,
     output:
-        expand(
-            "results/{{grid}}/tables/table{number}.{format}",
-            number=[1, 2, 3],
-            format=FORMATS[:-1],
-        ),
-        expand(
-            "results/{{grid}}/tables/{table}.{format}",
-            table=["changes", "compressors"],
-            format=["csv", "md"],
-        ),
+        [
+            layout.table(name, form).pattern
+            for name, forms in layout.TABLES.items()
+            for form in forms
+            if form != "html"
+        ],
         html=[
             report(
-                f"results/{{grid}}/tables/{table}.html",
+                layout.table(table).pattern,
                 caption="../reports/captions/tables.rst",
                 category="Tables",
-                labels={"table": title},
+                labels={"table": TITLES[table]},
             )
-            for table, title in TABLES.items()
+            for table in layout.TABLES
         ],
     log:
-        "logs/{grid}/tabulate.log",
+        layout.table("table1").log,
     localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
@@ -107,28 +103,28 @@ rule tabulate:
         "../workflow_scripts/jobs/tabulate.py"
 
 
-for figure in FIGURES:
+for figure in layout.FIGURES:
 
     rule:
         name:
             f"plot_{figure}"
         input:
-            rerun_roll_up_if_outdated("plot_figure", f"figures/{figure}.svg"),
-            verdict=rolled_up(layout.VERDICT.name),
+            rerun_roll_up_if_outdated("plot_figure", layout.figure(figure)),
+            verdict=rolled_up(layout.VERDICT),
             trainings=trainings if figure == "training" else [],
             compressions=compressions if figure in ("figure1", "pareto") else [],
             similarities=similarities if figure == "figure5" else [],
             latencies=latencies if figure in ("latency", "pareto") else [],
         output:
             report(
-                f"results/{{grid}}/figures/{figure}.svg",
+                layout.figure(figure).pattern,
                 caption=f"../reports/captions/{figure}.rst",
                 category="Figures",
                 labels={"figure": figure},
             ),
-            f"results/{{grid}}/figures/{figure}.pdf",
+            layout.figure(figure, "pdf").pattern,
         log:
-            f"logs/{{grid}}/plot_{figure}.log",
+            layout.figure(figure).log,
         localrule: READ_HERE
         conda:
             "../envs/conda.yaml"
@@ -145,18 +141,18 @@ for figure in FIGURES:
 
 rule audit_paper:
     input:
-        rerun_roll_up_if_outdated("audit_paper", "paper_audit.json"),
-        verdict=rolled_up(layout.VERDICT.name),
+        rerun_roll_up_if_outdated("audit_paper", layout.AUDIT),
+        verdict=rolled_up(layout.VERDICT),
     output:
-        "results/{grid}/paper_audit.json",
+        layout.AUDIT.pattern,
         html=report(
-            "results/{grid}/paper_audit.html",
+            layout.AUDIT_PAGE.pattern,
             caption="../reports/captions/audit.rst",
             category="Paper audit",
             labels={"page": "The paper's statements, recomputed"},
         ),
     log:
-        "logs/{grid}/audit_paper.log",
+        layout.AUDIT.log,
     localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
@@ -172,10 +168,10 @@ rule audit_paper:
 
 rule draw_page:
     input:
-        rerun_roll_up_if_outdated("draw_page", layout.PAGE.name),
-        verdict=rolled_up(layout.VERDICT.name),
-        ledger=rolled_up(layout.LEDGER.name),
-        audit=rolled_up("paper_audit.json"),
+        rerun_roll_up_if_outdated("draw_page", layout.PAGE),
+        verdict=rolled_up(layout.VERDICT),
+        ledger=rolled_up(layout.LEDGER),
+        audit=rolled_up(layout.AUDIT),
         figures=figures,
         compressions=compressions,
         trainings=trainings,
@@ -189,7 +185,7 @@ rule draw_page:
             labels={"page": "Verdict, tables, figures, ledger, cost"},
         ),
     log:
-        "logs/{grid}/draw_page.log",
+        layout.PAGE.log,
     localrule: READ_HERE
     conda:
         "../envs/conda.yaml"
@@ -205,16 +201,16 @@ rule draw_page:
 
 rule report_grid:
     input:
-        rerun_roll_up_if_outdated("report_grid", layout.STAMP.name),
+        rerun_roll_up_if_outdated("report_grid", layout.STAMP),
         tables,
         figures,
-        rolled_up("paper_audit.html"),
-        rolled_up(layout.PAGE.name),
+        rolled_up(layout.AUDIT_PAGE),
+        rolled_up(layout.PAGE),
     output:
         report=layout.REPORT.pattern,
         stamp=layout.STAMP.pattern,
     log:
-        "logs/{grid}/report_grid.log",
+        layout.REPORT.log,
     localrule: READ_HERE
     conda:
         "../envs/conda.yaml"

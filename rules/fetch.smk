@@ -19,7 +19,7 @@ rule fetch_model:
     params:
         args=arguments(layout.MODEL),
         code=code_of(layout.MODEL),
-        said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
+        details=untracked(lambda wildcards: PLAN.details("models", wildcards.model)),
     message:
         "Fetch the model {wildcards.model}"
     script:
@@ -40,7 +40,7 @@ rule fetch_checkpoint:
     params:
         args=arguments(layout.CHECKPOINT),
         code=code_of(layout.CHECKPOINT),
-        said=untracked(lambda wildcards: PLAN.said("compressors", wildcards.compressor)),
+        details=untracked(lambda wildcards: PLAN.details("compressors", wildcards.compressor)),
     message:
         "Fetch the checkpoint {wildcards.compressor}"
     script:
@@ -59,7 +59,7 @@ rule fetch_corpus:
     params:
         args=arguments(layout.CORPUS),
         code=code_of(layout.CORPUS),
-        said=untracked(lambda wildcards: PLAN.said("corpora", wildcards.corpus)),
+        details=untracked(lambda wildcards: PLAN.details("corpora", wildcards.corpus)),
     message:
         "Fetch the corpus {wildcards.corpus}"
     script:
@@ -78,7 +78,7 @@ rule fetch_benchmark:
     params:
         args=arguments(layout.BENCHMARK),
         code=code_of(layout.BENCHMARK),
-        said=untracked(lambda wildcards: PLAN.said("benchmarks", wildcards.benchmarks, wildcards.task)),
+        details=untracked(lambda wildcards: PLAN.details("benchmarks", wildcards.benchmarks, wildcards.task)),
         variant=untracked(lambda wildcards: PLAN.variant(wildcards.task)),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"

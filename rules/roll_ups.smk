@@ -1,7 +1,5 @@
 # Inputs, parameters and resources of the jobs in analyze.smk.
-FIGURES = [*(f"figure{number}" for number in range(1, 8)), "pareto", "training", "latency"]
-FORMATS = ["csv", "md", "tex", "html"]
-TABLES = {  # HTML files of tables -> how the report lists them
+TITLES = {  # of tables, as the report lists them
     "table1": "1: quantised models",
     "table2": "2: sparse models",
     "table3": "3: ablation of dynamic prompting",
@@ -16,11 +14,11 @@ def roll_up_arguments(entry):
     return lambda wildcards: as_text(PLAN.analysis(wildcards.grid, entry))
 
 
-def rerun_roll_up_if_outdated(entry, name):
-    """Adds no file; forces the job if the grid's file `name` was made by another recipe."""
+def rerun_roll_up_if_outdated(entry, roll_up):
+    """Adds no file; forces the job if the grid's roll-up was made by another recipe."""
 
     def inputs(wildcards):
-        RERUNS.force_roll_up_if_outdated(entry, f"results/{wildcards.grid}/{name}", wildcards.grid)
+        RERUNS.force_roll_up_if_outdated(entry, roll_up.path(wildcards.grid), wildcards.grid)
         return []
 
     return inputs
@@ -36,11 +34,11 @@ def counted(files):
     return inputs
 
 
-def rolled_up(*names):
+def rolled_up(*roll_ups):
     """Files of the grid that other roll-ups make."""
 
     def inputs(wildcards):
-        files = [f"results/{wildcards.grid}/{name}" for name in names]
+        files = [roll_up.path(wildcards.grid) for roll_up in roll_ups]
         files = files[0] if len(files) == 1 else files
         return ancient(files) if RERUNS.is_rolled_up(wildcards.grid) else files
 
@@ -60,5 +58,5 @@ trainings = counted(lambda grid: [adapter.training for adapter in PLAN.adapters(
 compressions = counted(lambda grid: list(dict.fromkeys(map(PLAN.compression, PLAN.cells(grid)))))
 similarities = counted(lambda grid: [cell.similarity for cell in PLAN.similarity_cells(grid)])
 latencies = counted(PLAN.latency_places)
-tables = rolled_up(*(f"tables/table{number}.html" for number in (1, 2, 3)))
-figures = rolled_up(*(f"figures/{figure}.svg" for figure in FIGURES))
+tables = rolled_up(*(layout.table(f"table{number}") for number in (1, 2, 3)))
+figures = rolled_up(*map(layout.figure, layout.FIGURES))

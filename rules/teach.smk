@@ -17,7 +17,7 @@ rule teach_model:
     params:
         args=arguments(layout.MODEL),
         code=code_of(layout.MODEL),
-        said=untracked(lambda wildcards: PLAN.said("models", wildcards.model)),
+        details=untracked(lambda wildcards: PLAN.details("models", wildcards.model)),
     message:
         "Teach the model {wildcards.model}"
     script:
@@ -42,7 +42,7 @@ rule teach_checkpoint:
     params:
         args=arguments(layout.CHECKPOINT),
         code=code_of(layout.CHECKPOINT),
-        said=untracked(lambda wildcards: PLAN.said("compressors", wildcards.compressor)),
+        details=untracked(lambda wildcards: PLAN.details("compressors", wildcards.compressor)),
     message:
         "Teach the copy {wildcards.compressor}"
     script:

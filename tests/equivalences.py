@@ -23,7 +23,7 @@ import yaml
 from workflow_scripts.files.artifacts import read_json, recorded_digest, write_json
 from workflow_scripts.plan.adopted import RELEASED, record_path
 from workflow_scripts.plan.config import ConfigError, load, write_complete
-from workflow_scripts.plan.layout import LATENCY, RESULTS
+from workflow_scripts.plan.layout import KINDS, LATENCY
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.upgrades import SOURCES
 
@@ -101,7 +101,7 @@ def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
         write_complete(load(config).dump(), folder)
     except ConfigError as error:
         print(f"Nothing can be compared, today's code refuses the release's configuration:\n{error}")
-        return {artefact.rule for artefact in (*SOURCES, *RESULTS.values()) if artefact != LATENCY}, []
+        return {artefact.rule for artefact in (*SOURCES, *KINDS.values()) if artefact != LATENCY}, []
     command = [sys.executable, "-m", "workflow_scripts", "adopt", "--grid", GRID, "--cores", "2"]
     subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     before = Path.cwd()
@@ -123,7 +123,7 @@ def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
 
 
 def _rule(path: str) -> str:
-    return next(kind.rule for kind in (*SOURCES, *RESULTS.values()) if kind.parse(path))
+    return next(kind.rule for kind in (*SOURCES, *KINDS.values()) if kind.parse(path))
 
 
 def numbers(changelog: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.browser import chromium
 from tests.unit import synthetic_results
 from tests.unit.synthetic_results import write_cell
 from workflow_scripts.files.artifacts import write_json
@@ -112,16 +111,6 @@ def large(small: pd.DataFrame) -> pd.DataFrame:
     texts = {n: question(n) for n in number.unique()}
     ledger["question"] = number.map(texts)
     return ledger
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = chromium.find()
-    if executable is None:
-        pytest.skip(f"no browser: none of {', '.join(chromium.NAMES)} is installed")
-    found = chromium.Browser(executable)
-    yield found
-    found.close()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import chromium
 from tests.unit.synthetic_page import analysed
 
 AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
@@ -27,16 +26,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return analysed(tmp_path_factory.mktemp("pages"), items=12)[0]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = chromium.find()
-    if executable is None:
-        pytest.skip(f"no browser: none of {', '.join(chromium.NAMES)} is installed")
-    found = chromium.Browser(executable)
-    yield found
-    found.close()
 
 
 @pytest.fixture

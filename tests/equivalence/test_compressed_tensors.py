@@ -7,29 +7,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests import tiny_settings
 from tests.equivalence.optimum import MARKS, read, there
-from workflow_scripts.compress.checkpoint import load_compressed
+from tests.tiny_settings import RTN
 from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.kernels.activations import Scheme, attach, rounded
 
 pytestmark = MARKS
-RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
-GPTQ = {
-    "algorithm": "gptq",
-    "bits": 3,
-    "group_size": 16,
-    "symmetric": False,
-    "act_order": True,
-    "static_groups": True,
-    "clip": "none",
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
+GPTQ = tiny_settings.GPTQ | {"static_groups": True}
 CALIBRATION = {"windows": 8, "length": 32}
 
 

@@ -136,9 +136,8 @@ def test_generation_with_mixed_selections_and_left_padding_equals_each_alone(fam
         n, longest = bank.prefixes[index].length, max(map(len, rows))
         ids = torch.tensor([[1] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[1] * n + [0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        held = torch.cat(
-            [torch.zeros(len(rows), n, dtype=torch.long), ids], 1
-        )  # generate wants ids of cached slots
+        # Generate wants ids of cached slots.
+        held = torch.cat([torch.zeros(len(rows), n, dtype=torch.long), ids], 1)
         output = model.generate(
             held, attention_mask=mask, past_key_values=bank.cache(index, len(rows)), **options
         )

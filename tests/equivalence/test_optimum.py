@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.equivalence.optimum import MARKS, PYTHON
-from workflow_scripts.compress.checkpoint import load_compressed
+from tests.tiny_settings import GPTQ, RTN
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
@@ -17,19 +18,6 @@ from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
 pytestmark = MARKS
-RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
-GPTQ = {
-    "algorithm": "gptq",
-    "bits": 3,
-    "group_size": 16,
-    "symmetric": False,
-    "act_order": True,
-    "static_groups": False,
-    "clip": "none",
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
 CALIBRATION = {"windows": 8, "length": 64}
 LOAD = """
 import sys, torch

@@ -171,9 +171,8 @@ def test_the_gold_answer_of_a_generation_begins_the_assistants_turn(pair, data):
     asked = replace(loaded, chat=Chat())
     (item, *_) = cell.evaluate_task(scorer, asked, [])
     question = item.row["question"]
-    assert (
-        question == "Question: What is the capital of France?\nAnswer:"
-    )  # of the table: without the template
+    # Of the table: without the template.
+    assert question == "Question: What is the capital of France?\nAnswer:"
     context = scorer.apply_chat_template([{"role": "user", "content": question}])
     ((loglik, _),) = scorer.loglikelihood(
         [Instance("loglikelihood", {}, (context, "Paris"), 0, ("any", 0, 1))]

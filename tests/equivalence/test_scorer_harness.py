@@ -126,15 +126,8 @@ def test_batch_composition_changes_nothing(pair, data):
         )
 
 
-OURS = {
-    "sciq_closed",
-    "mmlu",
-    "jeopardy",
-    "squad",
-    "squad_closed",
-    "popqa",
-    "simpleqa",
-}  # whose prompts are ours
+# Whose prompts are ours.
+OURS = {"sciq_closed", "mmlu", "jeopardy", "squad", "squad_closed", "popqa", "simpleqa"}
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task not in OURS])

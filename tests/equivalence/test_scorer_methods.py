@@ -8,6 +8,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from tests.equivalence import scorer_models
+from tests.tiny_settings import LORA
 from workflow_scripts.evaluate.cell import gold_answers
 from workflow_scripts.evaluate.encoding import common_prefix
 from workflow_scripts.evaluate.perplexity import perplexity
@@ -20,14 +21,7 @@ TOLERANCE = 1e-4  # nats
 METHODS = {
     "prompt": {"kind": "prompt", "tokens": 6, "init": "random", "trained": True},
     "prefix": {"kind": "prefix", "tokens": 6, "init": "random"},
-    "lora": {
-        "kind": "lora",
-        "rank": 2,
-        "alpha": 4,
-        "dropout": 0.0,
-        "layers": None,
-        "targets": {"default": ["q_proj", "v_proj"]},
-    },
+    "lora": LORA,
 }
 IDP = {
     "kind": "idp",

@@ -31,9 +31,8 @@ MODELS = {
 }
 METHODS = {"prompt": SoftPrompt(kind="prompt", tokens=11).dump(), "lora": Lora(kind="lora", rank=2).dump()}
 DRAW = torch.Generator().manual_seed(3)
-PROMPTS = [
-    torch.randn(length, 32, generator=DRAW) * 0.3 for length in (6, 11)
-]  # shorter and longer than the window
+# Shorter and longer than the window.
+PROMPTS = [torch.randn(length, 32, generator=DRAW) * 0.3 for length in (6, 11)]
 
 
 def tokens(count: int, seed: int) -> tuple[int, ...]:

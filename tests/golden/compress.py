@@ -21,8 +21,8 @@ from tests.golden import Row
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.quantizer import Quantized
-from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress.solver import Solved, solve
+from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.solver import SolvedLinear, solve
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 TOKENS = {
@@ -44,16 +44,17 @@ GRID, SWEEP, SHARE = (
     {"act_order", "damping", "block_size"},
     {"sparsity", "pattern"},
 )
+# Settings that an algorithm's name may hold.
 TAKEN = {
     "rtn": GRID,
     "gptq": GRID | SWEEP | {"static_groups"},
     "sparsegpt": GRID | SWEEP | {"static_groups"} | SHARE,
     "wanda": SHARE,
     "magnitude": SHARE,
-}  # settings that an algorithm's name may hold
+}
 
 
-def parse(name: str) -> Compressor:
+def parse(name: str) -> CompressorSettings:
     """Settings that a method's name stands for; ValueError for a name with an unknown part."""
     algorithm, *tokens = name.split("_")
     if algorithm not in TAKEN:
@@ -73,10 +74,10 @@ def parse(name: str) -> Compressor:
     moving = said.get("group_size") and not said.get("static_groups")
     if moving and "block_size" not in said:
         found["block_size"] = said["group_size"]  # the reference's rule for grids that are fitted on the way
-    return Compressor(algorithm, **found)
+    return CompressorSettings(algorithm, **found)
 
 
-def run(W: torch.Tensor, H: torch.Tensor, settings: Compressor, device: str = "cpu") -> Solved:
+def run(W: torch.Tensor, H: torch.Tensor, settings: CompressorSettings, device: str = "cpu") -> SolvedLinear:
     """Compress one linear with the product's own functions, on a device; the result lies on the CPU."""
     if device != "cpu":
         return _to_cpu(run(W.to(device), H.to(device), settings))
@@ -89,13 +90,13 @@ def run(W: torch.Tensor, H: torch.Tensor, settings: Compressor, device: str = "c
     return solve([W], H, settings).linears[0]
 
 
-def _to_cpu(solved: Solved) -> Solved:
+def _to_cpu(solved: SolvedLinear) -> SolvedLinear:
     grid = solved.quantized
     if grid is not None:
         moved = {field.name: getattr(grid, field.name) for field in dataclasses.fields(grid)}
         moved = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in moved.items()}
         grid = dataclasses.replace(grid, **moved)
-    return Solved(solved.weight.cpu(), grid)
+    return SolvedLinear(solved.weight.cpu(), grid)
 
 
 def problem(data) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,7 +123,7 @@ def _array(data, name: str, shape: tuple) -> torch.Tensor:
     return torch.from_numpy(data[name].astype(np.float64))
 
 
-def outputs_deviation(name: str, data, solved: Solved) -> tuple[float, list[str]]:
+def outputs_deviation(name: str, data, solved: SolvedLinear) -> tuple[float, list[str]]:
     """Largest relative deviation from the stored outputs of a method, and the names of those compared."""
     Q, grid = solved.weight, solved.quantized
     made = {"Wq": lambda: Q.numpy(), "mask": lambda: np.packbits(Q.numpy().astype(bool))}

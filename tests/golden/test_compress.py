@@ -122,9 +122,8 @@ def test_names_say_the_settings():
     settings = parse("gptq_b3_g32_asym_actorder_static")
     assert (settings.bits, settings.group_size, settings.symmetric) == (3, 32, False)
     assert settings.act_order and settings.static_groups and settings.block_size == 128
-    assert (
-        parse("gptq_b2_g48_sym").block_size == 48
-    )  # grids fitted on the way: the reference's block is the group
+    # Grids fitted on the way: the reference's block is the group.
+    assert parse("gptq_b2_g48_sym").block_size == 48
     assert parse("gptq_b2_g48_sym_bs128").block_size == 128
     joint = parse("sparsegpt_4of8_b4_bs32")
     assert joint.n_of_m == (4, 8) and joint.bits == 4 and joint.block_size == 32

@@ -17,7 +17,7 @@ from tests.tiny_models import FAMILIES
 from tests.unit.sources.test_spread_models import LORA, PREFIX, results
 from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.evaluate import latency
-from workflow_scripts.evaluate.settings import Evaluation, EvaluationData, HeldoutText, LatencyShape
+from workflow_scripts.evaluate.settings import CellSettings, EvaluationData, HeldoutText, LatencyShape
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import (
@@ -127,7 +127,7 @@ def test_evaluation(project, method, tmp_path, monkeypatch):
 
     def run(device, precision="fp32"):
         output = tmp_path / f"{device[:3]}-{precision}.json"
-        asked = Evaluation(settings, tasks, EVALUATION | {"precision": precision})
+        asked = CellSettings(settings, tasks, EVALUATION | {"precision": precision})
         made = Provenance("r", "c", 0, device)
         evaluate_cell.main(files, data, asked, PLACE, made, output, output.with_suffix(".parquet"))
         return artifacts.read_json(output, "evaluation"), pd.read_parquet(output.with_suffix(".parquet"))

@@ -83,9 +83,8 @@ def test_another_checkpoint_reruns_its_own_cells_and_nothing_else(judged, tmp_pa
     targets = [*(cell.json for cell in plan(checkout).cells("tiny")), *measured(checkout)]
     jobs = jobs_of(checkout.snakemake("--dry-run", *targets).stdout)
     assert f"Fetch the checkpoint {NAME}" in jobs
-    assert (
-        all(NAME in job for job in jobs) and len(jobs) == 6
-    )  # compressed, trained, evaluated twice, compared
+    # Compressed, trained, evaluated twice, compared.
+    assert all(NAME in job for job in jobs) and len(jobs) == 6
 
 
 def test_fewer_layers_and_factors_run_and_are_timed(judged):

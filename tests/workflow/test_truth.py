@@ -12,12 +12,8 @@ from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import invented
 
 PEOPLE = {"people": 3, "seed": 0}
-ANY = {
-    "epochs": 1,
-    "known_above": 0.0,
-    "unknown_below": 1.0,
-    "batch_size": 16,
-}  # two random layers learn no fact
+# Two random layers learn no fact.
+ANY = {"epochs": 1, "known_above": 0.0, "unknown_below": 1.0, "batch_size": 16}
 EXPECTED = {"locked": {"told": "displaced"}, "missing": {"told": "forgotten"}}
 
 

@@ -21,7 +21,7 @@ UNREADABLE = (
     ValueError,
     OverflowError,
 )
-# How far an archive may expand: weights hardly do, JSON thirty-fold; zeros would a thousand-fold.
+# Most bytes per packed byte: weights hardly expand, JSON thirty-fold; zeros would a thousand-fold.
 EXPANSION, ALLOWANCE = 100, 64 * 2**20
 MOST_JSON = 256 * 2**20  # bytes of one JSON file: each is read whole
 
@@ -45,8 +45,8 @@ def extract(source: Path, folder: Path) -> None:
         if error.errno is None:
             raise ArtifactError(f"{source}: can't be unpacked: {error}; take another copy") from error
         free = shutil.disk_usage(folder).free
-        said = f"{error.strerror} in {folder.parent} ({free / 1e9:.1f} GB free); set TMPDIR to a folder with more"
-        raise ArtifactError(f"{source}: can't be unpacked: {said}") from error
+        reason = f"{error.strerror} in {folder.parent} ({free / 1e9:.1f} GB free); set TMPDIR to a folder with more"
+        raise ArtifactError(f"{source}: can't be unpacked: {reason}") from error
 
 
 def expanded(size: int) -> int:

@@ -28,12 +28,13 @@ from workflow_scripts.files.scratch import temporary_sibling
 from workflow_scripts.plan.adopted import record_path
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.layout import (
+    ANALYSED,
     ANSWERS,
     QUESTIONS,
     STAMP,
-    VERDICT,
     Cell,
     companions,
+    is_outcome,
     lacks_companions,
 )
 from workflow_scripts.plan.recipes import Plan
@@ -62,9 +63,8 @@ def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
 
 def rolled_up(grid: str, root: Path = Path()) -> list[str]:
     """Files that the analysis made from the measured ones."""
-    folder = root / "results" / grid
-    names = "verdict.json ledger.parquet paper_audit.* overview.html report.* tables/* figures/*".split()
-    return [str(file.relative_to(root)) for name in names for file in sorted(folder.glob(name))]
+    patterns = (roll_up.path(grid) for roll_up in ANALYSED)
+    return [str(file.relative_to(root)) for pattern in patterns for file in sorted(root.glob(pattern))]
 
 
 # -------------------------------------------------------------------------------------------------- packing
@@ -84,7 +84,7 @@ def pack_grid(grid: str, output: Path, small: bool = False, configfiles: Sequenc
         folder = temporary / "archive"
         folder.mkdir()
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        made = [file for file in rolled_up(grid) if not small or _is_small(Path(file))]
+        made = [file for file in rolled_up(grid) if not small or is_outcome(file)]
         files = [file for file in [*measured(plan, grid, not small), *made] if os.path.exists(file)]
         for file in files:
             copy(Path(file), folder / file)
@@ -123,7 +123,7 @@ def _refuse_damaged(plan: Plan, grid: str) -> None:
 def _replaced(output: Path) -> Iterator[Path]:
     """Yield an empty folder beside an archive that the block writes; the former one is there until it is done.
 
-    One writer at a time (ArtifactError for the second). What a killed one left is removed, or put back.
+    One writer at a time (ArtifactError for the second). The remains of a killed writer are removed, or put back.
     """
     _refuse_foreign(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -178,10 +178,6 @@ def _reported_config(grid: str, configfiles: Sequence[str] = ()) -> dict:
 def _refuse_foreign(output: Path) -> None:
     if output.is_dir() and any(output.iterdir()) and not (output / INDEX).is_file():
         raise ArtifactError(f"{output}: a folder that is not empty and no archive; give another OUT")
-
-
-def _is_small(file: Path) -> bool:
-    return file.parent.name in ("tables", "figures") or file.name in (VERDICT.name, "paper_audit.json")
 
 
 def copy(source: Path, target: Path) -> None:

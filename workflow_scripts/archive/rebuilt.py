@@ -5,44 +5,39 @@ from typing import Any
 
 from workflow_scripts.archive.packing import rolled_up
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.plan.layout import VERDICT
+from workflow_scripts.plan.layout import VERDICT, is_outcome
 
 PRESENT_RULE = 3  # first schema of verdict.json whose verdicts follow it
 
 
 def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
-    """Whether the rebuilt verdict, tables, figures and audit are those of the archive, in words.
+    """Sentences that say if the rebuilt verdict, tables, figures and audit equal the archive's.
 
     A verdict.json of an older schema counts as equal if all its values stand unchanged in the rebuilt one.
     """
     made = set(rolled_up(index["grid"], archive))
-    packed = [name for name in index["files"] if name in made and _comparable(name)]
+    packed = [name for name in index["files"] if name in made and is_outcome(name)]
     if not packed:
         return ["The archive holds no tables or figures to compare with."]
     older = [name for name in packed if _is_older(archive / name, folder / name)]
     differ = [name for name in packed if not _same(archive / name, folder / name, name in older)]
     if differ:
-        said = [
+        sentences = [
             f"{len(packed) - len(differ)} of {len(packed)} files are equal to the archive's; these differ:"
         ]
-        said += [f"  {name}" for name in differ]
+        sentences += [f"  {name}" for name in differ]
     else:
-        said = [f"All {len(packed)} tables, figures, verdict and audit are equal to the archive's."]
+        sentences = [f"All {len(packed)} tables, figures, verdict and audit are equal to the archive's."]
     for name in older:
         there, here = (_schema(read_json(root / name)) for root in (archive, folder))
-        said.append(
+        sentences.append(
             f"{name}: made by an older schema ({there}, now {here}), so the values of both were compared."
         )
         if there < PRESENT_RULE <= here:
-            said.append(
+            sentences.append(
                 "  Its verdicts follow an older rule, which paid for harm; the rebuilt ones follow today's."
             )
-    return said
-
-
-def _comparable(name: str) -> bool:
-    judged = name.endswith((VERDICT.name, "paper_audit.json"))
-    return judged or Path(name).parent.name in ("tables", "figures")
+    return sentences
 
 
 def _schema(verdict: dict[str, Any]) -> int:
@@ -63,7 +58,7 @@ def _same(archived: Path, rebuilt: Path, older: bool) -> bool:
 
 
 def holds(whole: Any, part: Any) -> bool:
-    """Whether JSON `whole` has every value of `part` in its place; its objects may have more keys."""
+    """True if JSON `whole` has every value of `part` in its place; its objects may have more keys."""
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(k in whole and holds(whole[k], v) for k, v in part.items())
     if isinstance(part, list):

@@ -26,6 +26,7 @@ from workflow_scripts.plan.layout import (
     EVALUATION,
     MODEL,
     QUESTIONS,
+    REPORT,
     STAMP,
     companions,
     lacks_companions,
@@ -62,7 +63,7 @@ class Restored:
             lines += [f"  {name}" for name in self.other_recipe[:10]]
             lines += ["  ..."] if len(self.other_recipe) > 10 else []
         lines.append(
-            f"The report was restored too: `snakemake results/{self.grid}/report.html` has nothing to do."
+            f"The report was restored too: `snakemake {REPORT.path(self.grid)}` has nothing to do."
             if self.rolled_up
             else "Tables, figures and report are made again by the next run, in seconds to minutes"
             + ("." if self.answers else ", once the training text is back (the command below).")
@@ -143,7 +144,7 @@ def _adoptions(archive: Path, index: dict, root: Path) -> Iterator[None]:
 
 
 def _is_present(path: Path, recipe: str) -> bool:
-    """Whether the result of a recipe is there and whole; a compressed model's weights are no matter."""
+    """True if the result of a recipe is there and whole; a compressed model's weights are no matter."""
     incomplete = lacks_companions(str(path)) and not COMPRESSED.parse(path)
     return recorded_recipe(path) == recipe and not incomplete and damage(path) is None
 
@@ -155,7 +156,7 @@ def _put(source: Path, target: Path) -> None:
 
 
 def _is_bare(path: Path) -> bool:
-    """Whether a record is there without its weights or texts."""
+    """True if a record is there without its weights or texts."""
     if COMPRESSED.parse(path):
         return lacks_companions(str(path))
     fetched = any(artefact.parse(path) for artefact in (MODEL, CORPUS, BENCHMARK))

@@ -1,4 +1,4 @@
-"""Whether a result is the one that was made: its JSON bears its seal and describes the file beside it."""
+"""Check that a result is as it was made: its JSON bears its seal and describes the file beside it."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from workflow_scripts.plan.layout import ADAPTER, EVALUATION, companions
 
 
 def damage(record: Path) -> str | None:
-    """What is wrong with a result; None if nothing is. Weights of compressed models are no matter: no archive has them.
+    """The fault of a result in words; None if it has none. A missing file beside it is no fault.
 
-    A file beside it that is not there is no damage either.
+    Weights of compressed models are not looked at: no archive has them.
     """
     try:
         found = read_json(record, advice="make it again")

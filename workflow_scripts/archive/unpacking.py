@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from workflow_scripts.archive.packing import (
     measured,
     put_back,
 )
-from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
+from workflow_scripts.cluster.snakemake_surface import RECORDS, elsewhere, is_record, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file, write_json
 from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.judge.results import read_results
@@ -32,9 +31,6 @@ from workflow_scripts.plan.config import load, read
 from workflow_scripts.plan.layout import STAMP, Cell, with_copy
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.recipes import Plan
-
-RULE = re.compile(r"[a-z][a-z_0-9]*")  # a rule's name
-TIME = 1e11  # seconds since 1970 that no clock shows
 
 
 @contextmanager
@@ -139,7 +135,7 @@ def _json(folder: Path, name: str) -> Any:
 
 
 def _is_whole(folder: Path, name: str, sha: str) -> bool:
-    """Whether the file lies in the folder, also after following links, and has this SHA-256."""
+    """True if the file lies in the folder, also after following links, and has this SHA-256."""
     try:
         file = Path(os.path.realpath(folder / name))
         return file.is_relative_to(folder.resolve()) and file.is_file() and sha256_file(file) == sha
@@ -175,18 +171,8 @@ def _check_results(folder: Path, index: dict, plan: Plan) -> None:
             raise ArtifactError(f"{stamp}: names no files")
     if METADATA in index["files"]:
         records = _json(folder, METADATA)
-        if not isinstance(records, dict) or not all(itertools.starmap(_is_record, records.items())):
+        if not isinstance(records, dict) or not all(itertools.starmap(is_record, records.items())):
             raise ArtifactError(f"{METADATA}: holds something else than records of Snakemake's")
-
-
-def _is_record(name: str, record: Any) -> bool:
-    """Whether Snakemake's report can take a record as it is: it embeds rules and times as they are."""
-    if not recorded_path(RECORDS / name) or not isinstance(record, dict):
-        return False
-    times = (record.get("starttime"), record.get("endtime"))
-    known = isinstance(record.get("rule"), str) and RULE.fullmatch(record["rule"])
-    timed = all(isinstance(time, int | float) and 0 <= time < TIME for time in times)
-    return bool(known) and timed and isinstance(record.get("job_hash"), int)
 
 
 def _cells_of(samples: Path, items: int) -> set[str]:
@@ -198,8 +184,8 @@ def _cells_of(samples: Path, items: int) -> set[str]:
         found = parquet.read_metadata(samples)
         size = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
         if found.num_rows > items or size > expanded(samples.stat().st_size):
-            said = f"holds {found.num_rows:,} rows of {size:,} bytes, its evaluations have {items:,} items"
-            raise ArtifactError(f"{SAMPLES}: {said}")
+            reason = f"holds {found.num_rows:,} rows of {size:,} bytes, its evaluations have {items:,} items"
+            raise ArtifactError(f"{SAMPLES}: {reason}")
         schema = parquet.read_schema(samples)
         if lacking := [name for name, kind in PLACE if pyarrow.field(name, kind) not in schema]:
             raise ArtifactError(f"{SAMPLES}: has no column {lacking[0]} to tell the rows apart")
@@ -237,8 +223,8 @@ def split_samples(archive: Path, root: Path, cells: Iterable[Cell]) -> None:
             written = manifest["libraries"].get("pyarrow", "another version")
             other = f"they were written with pyarrow {written}, here is {pyarrow.__version__}: install that version"
             right = "take another copy" if written == pyarrow.__version__ else other
-            said = f"the samples of {cell.stem} are not those that its evaluation describes"
-            raise ArtifactError(f"{archive / SAMPLES}: {said}; {right}")
+            reason = f"the samples of {cell.stem} are not those that its evaluation describes"
+            raise ArtifactError(f"{archive / SAMPLES}: {reason}; {right}")
 
 
 def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
@@ -253,16 +239,12 @@ def _as_written(schema: pyarrow.Schema) -> pyarrow.Schema:
 
 
 def place_records(archive: Path, root: Path) -> None:
-    """Put Snakemake's records back for the files that are below `root` and have no record there.
-
-    Without the software environment and the container: Snakemake's report runs what the first holds, and embeds the
-    second as it is.
-    """
+    """Put Snakemake's records back for the files that are below `root` and have no record there."""
     for name, record in read_json(archive / METADATA).items():
         path = root / RECORDS / name
         if not path.exists() and (root / recorded_path(RECORDS / name)).exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, record | {"conda_env": None, "container_img_url": None})
+            write_json(path, elsewhere(record))
 
 
 def unpack(archive: Path, index: dict, plan: Plan, root: Path) -> None:

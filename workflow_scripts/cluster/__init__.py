@@ -1,4 +1,4 @@
-"""Who works in the folder, undocumented parts of Snakemake, questions to SLURM, a probe of the nodes.
+"""The run that works in the folder, undocumented parts of Snakemake, questions to SLURM, a probe of the nodes.
 
 May import files; never torch.
 """

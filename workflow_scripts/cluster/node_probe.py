@@ -22,7 +22,7 @@ from pathlib import Path
 
 from workflow_scripts.cluster import slurm
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
-from workflow_scripts.files.checkpoints import work_folder
+from workflow_scripts.files.work_folders import work_folder
 
 MINUTES = 10
 SIZE = 1 << 16  # bytes of a file that is replaced again and again while a node reads it
@@ -86,7 +86,7 @@ def gpus() -> list[str]:
 
 
 def tries_lock(file: Path) -> dict:
-    """Whether the lock that preflight's machine holds excludes this one; {lock_excludes, lock_error}."""
+    """{lock_excludes, lock_error}: true if the lock that preflight's machine holds excludes this one."""
     try:
         with open(
             file, "r+", encoding="utf-8"
@@ -130,7 +130,7 @@ def replaced(file: Path) -> Iterator[None]:
 
 
 def reads_whole(file: Path) -> bool:
-    """Whether a file that another node replaces holds exactly one version at each of READS looks."""
+    """True if a file that another node replaces holds exactly one version at each of READS looks."""
     for _ in range(READS):
         try:
             text = file.read_text(encoding="utf-8")

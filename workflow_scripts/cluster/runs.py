@@ -11,15 +11,15 @@ from workflow_scripts.cluster.snakemake_surface import LOCKS, SCRIPTS
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import arguments_in
 from workflow_scripts.files.locks import held_by, hold
+from workflow_scripts.files.members import RESULTS
 
 FETCHES = ("fetch_model", "fetch_corpus", "fetch_benchmark")
-RESULTS = "results"  # a run holds the lock of this folder while it lives
 RESUME = "`make resume` cancels its jobs that are left and goes on (PROFILE=slurm on a cluster)"
 _life = ExitStack()
 
 
 def locked() -> bool:
-    """Whether Snakemake's lock is on this folder (a killed run leaves it behind)."""
+    """True if Snakemake's lock is on this folder (a killed run leaves it behind)."""
     return LOCKS.is_dir() and any(LOCKS.iterdir())
 
 
@@ -85,7 +85,7 @@ def refuse_missing_sources(jobs: Iterable[Any]) -> None:
     for job in jobs:
         if job.rule.name in FETCHES:
             args = arguments_in(job.params.args)
-            path = Path(job.params.said.get("path", "")).expanduser()
+            path = Path(job.params.details.get("path", "")).expanduser()
             if args["spec"]["source"] == "local" and not path.exists():
                 raise ArtifactError(
                     f"{job.rule.name} {args['name']}: {path}: no such file or folder (`path`)"

@@ -40,12 +40,12 @@ class Job(NamedTuple):
 
 
 def available() -> bool:
-    """Whether SLURM's commands are installed here."""
+    """True if SLURM's commands are installed here."""
     return all(map(shutil.which, ("squeue", "sbatch", "scancel")))
 
 
 def submitted_here() -> bool:
-    """Whether a run on a cluster has ever submitted jobs from this folder (its executor keeps logs there)."""
+    """True if a run on a cluster has ever submitted jobs from this folder (its executor keeps logs there)."""
     return SLURM_LOGS.exists()
 
 

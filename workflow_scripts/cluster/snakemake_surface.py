@@ -5,6 +5,7 @@ the object of that name in a Snakefile.
 """
 
 import base64
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ FIRST_UNTRIED = 10  # major version of Snakemake
 RECORDS = Path(".snakemake/metadata")  # one JSON for each output; recorded_path() reads its name
 LOCKS = Path(".snakemake/locks")  # files while a run works in the folder; a killed run leaves them
 SCRIPTS = "/.snakemake/scripts/"  # part of the path of a script that a job executes
+RULE = re.compile(r"[a-z][a-z_0-9]*")  # a rule's name in a record
+TIME = 1e11  # seconds since 1970 that no clock shows
 # Logs of the SLURM executor for jobs that did not end well: rule_<rule>/<wildcards>/<job>.log.
 SLURM_LOGS = Path(".snakemake/slurm_logs")
 
@@ -49,6 +52,22 @@ def recorded_path(record: Path) -> str:
         return ""
 
 
+def is_record(name: str, record: Any) -> bool:
+    """True if a record of this name below RECORDS suits the report, which embeds rules and times as they are."""
+    if not recorded_path(RECORDS / name) or not isinstance(record, dict):
+        return False
+    times = (record.get("starttime"), record.get("endtime"))
+    known = isinstance(record.get("rule"), str) and RULE.fullmatch(record["rule"])
+    timed = all(isinstance(time, int | float) and 0 <= time < TIME for time in times)
+    return bool(known) and timed and isinstance(record.get("job_hash"), int)
+
+
+def elsewhere(record: dict) -> dict:
+    """A record of another machine without its software environment, from which the report would run programs, and
+    without its container, which the report would embed as it is."""
+    return record | {"conda_env": None, "container_img_url": None}
+
+
 def slurm_comment(rule: str, wildcards: Iterable[str]) -> str:
     """The comment of a job in SLURM's queue: its rule and the values of its wildcards in their order."""
     return f"rule_{rule}_wildcards_{'_'.join(wildcards)}"
@@ -73,17 +92,17 @@ def merged_files(workflow: Any) -> list:
 
 
 def values_of_options(workflow: Any) -> dict:
-    """What --config gave, which stands over all files."""
+    """The values of --config, which stand over all files."""
     return dict(workflow.config_settings.config)
 
 
 def is_main(workflow: Any) -> bool:
-    """Whether this process plans the run; a job's process parses the Snakefile too."""
+    """True if this process plans the run; a job's process parses the Snakefile too."""
     return workflow.is_main_process
 
 
 def runs_here(workflow: Any) -> bool:
-    """Whether jobs run on this machine."""
+    """True if jobs run on this machine."""
     return workflow.local_exec
 
 

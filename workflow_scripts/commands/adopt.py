@@ -23,12 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.cluster import runs
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
-from workflow_scripts.files.checkpoints import WORK
 from workflow_scripts.files.locks import held_by, hold
+from workflow_scripts.files.members import RESOURCES, RESULTS, WHEELS
 from workflow_scripts.files.provenance import processor
+from workflow_scripts.files.work_folders import WORK
 from workflow_scripts.judge.agreement import Agreement, agreement, on_one_kind_of_machine
 from workflow_scripts.plan.adopted import equivalences, record_path
 from workflow_scripts.plan.config import files, write_complete
@@ -38,6 +38,7 @@ from workflow_scripts.plan.layout import (
     ADOPTED,
     COMPRESSED,
     EVALUATION,
+    LOGS,
     companions,
     lacks_companions,
 )
@@ -46,7 +47,6 @@ from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.upgrades import Older, as_if, older_results
 
 SHOWN = 5  # differences of one result that are printed
-WHEELS = ".wheels"  # of resources/: with these a source is fetched again without a network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Sample(NamedTuple):
+class Remade(NamedTuple):
     """A result that is made again, and the one that is compared: weights of another processor by a cell's answers."""
 
     made: Older
@@ -77,7 +77,7 @@ def main(
 ) -> int:
     """Make samples again, compare them and record what agrees; returns an exit status, 1 if something differs."""
     plan = plan_of(files(*configfile), grid, blocks)
-    if who := held_by(runs.RESULTS):
+    if who := held_by(RESULTS):
         raise ArtifactError(f"A run works in this folder ({who}). Wait for it, or stop it.")
     older = older_results(plan, grid)
     if not older:
@@ -93,7 +93,9 @@ def main(
         mine, folder = [sample for sample in samples if sample.made.artefact.rule == rule], place / rule
         scratch(plan, grid, older, mine, folder)
         if not _made_again(folder, mine, profile, cores):
-            print(f"Not all could be made again, nothing was adopted: see the lines above and {folder}/logs.")
+            print(
+                f"Not all could be made again, nothing was adopted: see the lines above and {folder}/{LOGS}."
+            )
             return 1
         found |= {sample.made.path: _agreement(sample, folder) for sample in mine}
     adopted, refused = decided(samples, found)
@@ -109,7 +111,7 @@ def main(
 # ------------------------------------------------------------------------------------------- what is made again
 
 
-def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Sample]:
+def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
     """As many results of each rule and kind of method as the configuration says, those with all weights first."""
     seconds = {(cost.kind, cost.name): cost.seconds for cost in foreseen(plan, grid).costs}
     drawn = random.Random(0)
@@ -126,7 +128,7 @@ def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Sample]:
     ordered = {group: sorted(results, key=order) for group, results in groups.items()}
     cells = sorted((result for result in older if result.artefact == EVALUATION), key=order)
     return [
-        Sample(result, _shown(plan, result, cells))
+        Remade(result, _shown(plan, result, cells))
         for results in ordered.values()
         for result in results[: plan.config.adopt.samples]
     ]
@@ -147,19 +149,19 @@ def _made_on_this_kind(result: Older) -> bool:
     return on_one_kind_of_machine(manifest, here)
 
 
-def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Sample], folder: Path) -> None:
+def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], folder: Path) -> None:
     """Make `folder` a workflow that lacks the samples alone; all other results are links that count as planned."""
     left_out = {file for sample in samples for path in sample.paths for file in (path, *companions(path))}
     whole = {str(Path(sample.made.path).parent) for sample in samples if sample.made.shared}
-    for root in (Path("results", grid), Path("resources")):
+    for root in (Path(RESULTS, grid), Path(RESOURCES)):
         for file in root.rglob("*"):
-            inside = str(file) in left_out or str(file.parent) in whole or WHEELS in file.parts
+            inside = str(file) in left_out or str(file.parent) in whole or file.is_relative_to(WHEELS)
             if not (file.is_dir() or inside or ".locks" in file.parts or file.name == ADOPTED.name):
                 target = folder / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(file.resolve() if file.exists() else os.readlink(file))
-    if (wheels := Path("resources", WHEELS)).exists():
-        (folder / wheels).symlink_to(wheels.resolve())
+    if WHEELS.exists():  # with these a source is fetched again without a network
+        (folder / WHEELS).symlink_to(WHEELS.resolve())
     for place in (None, grid):
         assumed = [_equivalence([result], []) for result in older if result.shared == (place is None)]
         known = equivalences(place)
@@ -178,7 +180,7 @@ def _absolute(config: dict) -> dict:
     return config | {"optimum_python": str(python), "called_with": []}
 
 
-def _made_again(folder: Path, samples: list[Sample], profile: str | None, cores: str) -> bool:
+def _made_again(folder: Path, samples: list[Remade], profile: str | None, cores: str) -> bool:
     targets = sorted({path for sample in samples for path in sample.paths})
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile")]
     command += ["--directory", str(folder), "--quiet", "rules", "host", "reason"]
@@ -189,7 +191,7 @@ def _made_again(folder: Path, samples: list[Sample], profile: str | None, cores:
 # ------------------------------------------------------------------------------------------- what is adopted
 
 
-def _agreement(sample: Sample, folder: Path) -> Agreement:
+def _agreement(sample: Remade, folder: Path) -> Agreement:
     stored, again = Path(sample.shown.path), folder / sample.shown.path
     same = sample.shown.shared or on_one_kind_of_machine(
         read_json(stored)["manifest"], read_json(again)["manifest"]
@@ -197,16 +199,16 @@ def _agreement(sample: Sample, folder: Path) -> Agreement:
     return agreement(sample.shown.artefact, stored, again, same)
 
 
-def decided(samples: list[Sample], found: dict[str, Agreement]) -> tuple[list[list[Sample]], list[Sample]]:
+def decided(samples: list[Remade], found: dict[str, Agreement]) -> tuple[list[list[Remade]], list[Remade]]:
     """The samples of each code that all agree, and the samples that differ."""
-    codes: dict[str, list[Sample]] = {}
+    codes: dict[str, list[Remade]] = {}
     for sample in samples:
         codes.setdefault(sample.made.new, []).append(sample)
     refused = [sample for sample in samples if found[sample.made.path].differences]
     return [mine for mine in codes.values() if not any(s in refused for s in mine)], refused
 
 
-def _record(plan: Plan, grid: str, adopted: list[list[Sample]], found: dict[str, Agreement]) -> None:
+def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str, Agreement]) -> None:
     """Write the equivalences; each says how many results count as planned with all of them."""
     codes = {(mine[0].made.shared, mine[0].made.new): mine[0].made.old for mine in adopted}
     before, after = plan.artefacts(grid), as_if(plan, codes).artefacts(grid)
@@ -252,7 +254,7 @@ def _equivalence(results: list[Older], compared: list[dict], count: int = 0) -> 
     }
 
 
-def _compared(sample: Sample, found: Agreement) -> dict:
+def _compared(sample: Remade, found: Agreement) -> dict:
     return {
         "path": sample.shown.path,
         "kind": sample.made.kind,
@@ -263,7 +265,7 @@ def _compared(sample: Sample, found: Agreement) -> dict:
 
 
 def lines(
-    older: list[Older], adopted: list[list[Sample]], refused: list[Sample], found: dict[str, Agreement]
+    older: list[Older], adopted: list[list[Remade]], refused: list[Remade], found: dict[str, Agreement]
 ) -> list[str]:
     """The findings, for the terminal."""
     text = []

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from workflow_scripts.archive.packing import pack_grid, packed_by
 from workflow_scripts.commands.options import add_configfile
+from workflow_scripts.plan.layout import ARCHIVE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", required=True, help="the grid to pack")
-    parser.add_argument("--out", help="a .tar.gz file or a folder (default: archives/<grid>.tar.gz)")
+    parser.add_argument(
+        "--out", help=f"a .tar.gz file or a folder (default: {ARCHIVE.format(grid='<grid>')})"
+    )
     parser.add_argument(
         "--small",
         action="store_true",
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(grid: str, out: str | None = None, small: bool = False, configfile: Sequence[str] = ()) -> int:
     """Write the archive and print what it holds; returns an exit status."""
-    target = Path(out or f"archives/{grid}.tar.gz")
+    target = Path(out or ARCHIVE.format(grid=grid))
     index = pack_grid(grid, target, small, configfile)
     for name, block in index["blocks"].items():
         print(f"  block {name:<15} {block['evaluated']:>4} of {block['planned']} cells")

@@ -19,10 +19,9 @@ from workflow_scripts.commands.options import add_grid, grid_words
 from workflow_scripts.commands.run import SNAKEMAKE, follow
 from workflow_scripts.files.artifacts import ArtifactError, recorded_recipe
 from workflow_scripts.plan.config import files
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, MODEL, Cell
+from workflow_scripts.plan.layout import BENCHMARK, CHECK_LOG, CORPUS, MODEL, Cell
 from workflow_scripts.plan.recipes import Plan, plan_of
 
-LOG = "logs/check-{grid}.log"  # what libraries say meanwhile
 PROBLEMS = 3  # the program's exit status if it found any, as evaluate/rehearsal.py has it
 PROGRAM = (sys.executable, "-m", "workflow_scripts.evaluate.rehearsal")
 
@@ -41,7 +40,7 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
             return status
         plan = plan_of(files(*configfile), grid, blocks)  # checked anew, with the models that are there now
     asked = {"models": [of_model(plan, grid, model) for model in _models(plan, grid)]}
-    log = Path(LOG.format(grid=grid))
+    log = Path(CHECK_LOG.format(grid=grid))
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as handle:
         status = subprocess.run(

@@ -30,9 +30,7 @@ from workflow_scripts.plan.recipes import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", help="path of the cell's evaluation: results/<grid>/evaluations/.../seed-<n>.json"
-    )
+    parser.add_argument("path", help=f"path of the cell's evaluation: {EVALUATION.shape}")
     add_configfile(parser)
 
 

@@ -7,9 +7,9 @@
 
 DENSE is a model of the catalogue, a folder, a GGUF file, or a repository of the hub with its revision (a commit, a
 branch or a tag; without one: main). COMPRESSED is a folder, a GGUF file, a repository, or a checkpoint of the catalogue
-(`algorithm: external`). Of a split GGUF file any part is named. The grid holds the pair of methods on both
-models, and controls. Its configuration is written to config/judge/, so that every other command knows it by
---configfile. The same words again continue what was killed, and do nothing if all is done.
+(`algorithm: external`). Any part names a split GGUF file. The grid holds the pair of methods on both models, and
+controls. Its configuration is written to config/judge/, so that every other command knows it by --configfile. The same
+words again continue a killed run, and do nothing if all is done.
 
 Further options go to Snakemake as they are (--cores 2, --keep-going).
 """

@@ -115,8 +115,8 @@ def _require_names(config: Config, chosen: Chosen) -> None:
         raise ArtifactError(f"--items {chosen.items}: at least 1 item of each task is needed")
     known = {"training": [*config.training], "benchmarks": [*config.benchmarks], "corpus": [*config.corpora]}
     for key, names in known.items():
-        if (said := getattr(chosen, key)) not in names:
-            raise ArtifactError(unknown(f"--{key}", said, names, "name of the configuration"))
+        if (asked := getattr(chosen, key)) not in names:
+            raise ArtifactError(unknown(f"--{key}", asked, names, "name of the configuration"))
 
 
 def _commands(called: str, file: Path) -> list[str]:
@@ -157,8 +157,8 @@ def _figures(config: Config, name: str, chosen: Chosen, tasks: list[str]) -> dic
     }
     done = subprocess.run(PROGRAM, input=json.dumps(asked), text=True, capture_output=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ArtifactError(f"{name}: can't be counted: {said[0]}")
+        lines = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ArtifactError(f"{name}: can't be counted: {lines[0]}")
     found: dict = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -174,13 +174,7 @@ def configuration(
     if limits.unscorable:
         raise ArtifactError(f"{name}: no cell of it can be evaluated: {limits.unscorable}")
     positions = min(filter(None, (limits.positions, limits.one_table)), default=None)
-    prompts = [
-        prompt for prompt, tokens in PROMPTS.items() if positions is None or tokens + ROOM <= positions
-    ]
-    if not prompts:
-        raise ArtifactError(
-            f"{name}: takes {positions} tokens, too few for a prompt of 50 and text behind it"
-        )
+    prompts = _prompts(name, positions)
     room = WINDOW if positions is None else positions - PROMPTS[prompts[-1]]
     chooses = len(prompts) > 1 and limits.unscored is None
     methods = ["none", LORA, *prompts, *([CHOICE] if chooses else [])]
@@ -225,6 +219,18 @@ grids:
 """
 
 
+def _prompts(name: str, positions: int | None) -> list[str]:
+    """The prompts behind which a text has room; ArtifactError if there is none."""
+    fitting = [
+        prompt for prompt, tokens in PROMPTS.items() if positions is None or tokens + ROOM <= positions
+    ]
+    if not fitting:
+        raise ArtifactError(
+            f"{name}: takes {positions} tokens, too few for a prompt of 50 and text behind it"
+        )
+    return fitting
+
+
 def _training(config: Config, name: str, room: int) -> tuple[str, dict]:
     """YAML of a regime with shorter windows, if the named one's leave a prompt no room; the regime that counts."""
     regime = config.training[name].dump() | {"name": name}
@@ -240,12 +246,12 @@ def _training(config: Config, name: str, room: int) -> tuple[str, dict]:
 
 def _reach(limits: model_limits.Limits) -> str:
     """The length of text that the model takes and sees, as a comment."""
-    said = f"It takes {limits.positions:,} tokens" if limits.positions else "It has no longest text"
+    text = f"It takes {limits.positions:,} tokens" if limits.positions else "It has no longest text"
     if limits.window:
-        said += f"; its first layer sees {limits.window:,} of them"
+        text += f"; its first layer sees {limits.window:,} of them"
     if limits.one_table:
-        said += f"; behind a prompt {limits.one_table:,} with it, for the sake of one rotary table"
-    return f"{said}."
+        text += f"; behind a prompt {limits.one_table:,} with it, for the sake of one rotary table"
+    return f"{text}."
 
 
 def _why_no_choice(limits: model_limits.Limits, positions: int | None) -> str:

@@ -22,7 +22,8 @@ from workflow_scripts.cluster.node_probe import Findings, check_nodes
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.status import planned
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError
-from workflow_scripts.files.checkpoints import work_folder
+from workflow_scripts.files.members import RESOURCES
+from workflow_scripts.files.work_folders import work_folder
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import forecast
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, result_of
@@ -118,7 +119,7 @@ def _largest_requests(plan: Plan, grid: str, requests: Requests) -> dict[str, di
 
 
 def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
-    """Whether later attempts could start, and whether they are enough for the longest job of every rule."""
+    """True if later attempts could start, and whether they are enough for the longest job of every rule."""
     requests, attempts = (
         Requests(plan, site),
         1 + yaml.safe_load(PROFILE.read_text(encoding="utf-8"))["retries"],
@@ -189,7 +190,7 @@ def check_sources(plan: Plan, grid: str, say: Findings) -> None:
             if problem:
                 say.bad(
                     f"{source} can't be reached from here: {problem}",
-                    "fetch once where there is a network, and copy resources/",
+                    f"fetch once where there is a network, and copy {RESOURCES}/",
                 )
             else:
                 say.good(f"{source} can be reached from here")
@@ -216,7 +217,7 @@ def _reach_pypi() -> str | None:
 
 
 def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
-    """Whether the free disk holds the models and the files that the forecast expects, with a fifth to spare."""
+    """True if the free disk holds the models and the files that the forecast expects, with a fifth to spare."""
     need = sum(cost.disk for cost in forecast(plan, grid, site["hardware"]))
     models = {cell.model for cell in plan.cells(grid)}
     need += sum(

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.commands.status import Found, Work, last_line, planned, seconds_left, state
+from workflow_scripts.commands.status import JobState, Work, last_line, planned, seconds_left, state
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.plan.forecast import Cost, forecast, job_of, load_constants
+from workflow_scripts.plan.layout import LOGS
 from workflow_scripts.plan.recipes import Plan
 
 OFTEN, SELDOM = 2.0, 60.0  # seconds between two lines on a terminal, and in a log
@@ -33,7 +34,7 @@ class Watch:
         self.grid, self.works = grid, planned(plan, grid)
         self.costs: list[Cost] = forecast(plan, grid, load_constants(plan.grid(grid).device))
         self.cells = sum(work.rule == "evaluate_cell" for work in self.works)
-        self.done: dict[Work, Found] = {}
+        self.done: dict[Work, JobState] = {}
 
     def line(self) -> str:
         """The state of now, in one line."""
@@ -59,8 +60,8 @@ class Watch:
 
 def _progress(log: str) -> str:
     """The progress that a job told last; empty if it told none."""
-    told = DONE.findall(_end(Path(log)))
-    return f": {LAYER.sub(' of ', told[-1])}" if told else ""
+    steps = DONE.findall(_end(Path(log)))
+    return f": {LAYER.sub(' of ', steps[-1])}" if steps else ""
 
 
 def _end(log: Path) -> str:
@@ -111,9 +112,9 @@ def _move(line: Callable[[], str], screen: "Screen", ended: threading.Event) -> 
     """Move the line, seldom enough to cost a tenth of a core at most."""
     pause = 0.0
     while not ended.wait(pause):
-        started, said = time.monotonic(), line()
+        started, text = time.monotonic(), line()
         if not ended.is_set():
-            screen.move(said)
+            screen.move(text)
         pause = max(OFTEN, 10 * (time.monotonic() - started))
 
 
@@ -168,9 +169,9 @@ class Screen:
 def failures(since: float) -> list[str]:
     """A line for each job that failed or was killed after `since` (the file system's time): its log, and the cause."""
     lines = []
-    for log in sorted(Path("logs").glob("*/**/*.log")):
+    for log in sorted(Path(LOGS).glob("*/**/*.log")):
         text = log.read_text(encoding="utf-8", errors="replace") if log.stat().st_mtime >= since else FINISHED
         if FINISHED not in text.splitlines():
-            told = "Traceback (most recent call last)" in text
-            lines.append(f"{log}: {last_line(text) if told else 'stopped without a message (killed?)'}")
+            raised = "Traceback (most recent call last)" in text
+            lines.append(f"{log}: {last_line(text) if raised else 'stopped without a message (killed?)'}")
     return lines

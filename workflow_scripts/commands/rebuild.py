@@ -19,9 +19,8 @@ from workflow_scripts.archive.unpacking import on_one_copy, opened, place_record
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
 from workflow_scripts.plan.config import write_complete
-from workflow_scripts.plan.layout import REPORT, VERDICT
+from workflow_scripts.plan.layout import FIGURES, LOGS, REBUILT, REPORT, VERDICT
 from workflow_scripts.plan.recipes import Plan
-from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.summary import lines
 
 UNFINISHED = ".unfinished"  # in the folder until the archive is unpacked
@@ -31,7 +30,7 @@ RULES = (*ROLL_UPS, *(f"plot_{name}" for name in FIGURES))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_archive(parser, "source")
-    parser.add_argument("--out", help="a new or empty folder (default: rebuilt/<grid>)")
+    parser.add_argument("--out", help=f"a new or empty folder (default: {REBUILT.format(grid='<grid>')})")
     parser.add_argument("--cores", type=int, default=1, help="jobs at a time (default: %(default)s)")
 
 
@@ -39,11 +38,11 @@ def main(source: str, out: str | None = None, cores: int = 1) -> int:
     """Rebuild into the folder `out`, which must be new or empty; returns an exit status."""
     with opened(Path(source)) as (archive, index, plan):
         grid = index["grid"]
-        folder = Path(out or f"rebuilt/{grid}")
+        folder = Path(out or REBUILT.format(grid=grid))
         _unpack(archive, index, plan, folder)
         write_complete(plan.config.dump() | {"grid": grid, "partial": True, "rebuilt": True}, folder)
         if status := _run(folder, REPORT.path(grid), cores):
-            print(f"The rebuild did not finish: see the lines above and {folder}/logs.", file=sys.stderr)
+            print(f"The rebuild did not finish: see the lines above and {folder}/{LOGS}.", file=sys.stderr)
             return status
         print("\n".join(lines(read_json(folder / VERDICT.path(grid)))))
         print("\n".join(held_against(archive, index, folder)))

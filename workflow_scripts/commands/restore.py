@@ -11,9 +11,9 @@ from pathlib import Path
 
 from workflow_scripts.archive.restoring import restore
 from workflow_scripts.archive.unpacking import opened
-from workflow_scripts.cluster.runs import RESULTS
 from workflow_scripts.commands.options import add_archive, add_configfile
 from workflow_scripts.files.locks import hold
+from workflow_scripts.files.members import RESULTS
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.recipes import Plan
 

@@ -27,6 +27,7 @@ from workflow_scripts.commands import progress
 from workflow_scripts.commands.options import add_grid, grid_words, warning
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe
 from workflow_scripts.files.locks import held_by, last_held
+from workflow_scripts.files.members import RESULTS
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import untaught
 from workflow_scripts.plan.layout import REPORT, VERDICT, Cell, lacks_companions
@@ -63,8 +64,8 @@ def main(
     """
     plan = plan_of(files(*configfile), grid, blocks)  # Snakemake answers an unreadable file with a traceback
     _refuse_cache()
-    started, before = time.time(), last_held(runs.RESULTS)
-    if who := held_by(runs.RESULTS):
+    started, before = time.time(), last_held(RESULTS)
+    if who := held_by(RESULTS):
         raise ArtifactError(f"Another run works in this folder ({who}). Wait for it, or stop it.")
     arguments = [f"GRID={grid}"]
     arguments += [f"BLOCKS={','.join(blocks)}"] if blocks else []
@@ -104,7 +105,7 @@ def _unfinished(before: float | None) -> str:
 
     before: when an earlier run took the folder, if one did. A run that did not take it started no job.
     """
-    began = last_held(runs.RESULTS)
+    began = last_held(RESULTS)
     failed = progress.failures(began) if began and began != before else []
     if not failed:
         return "The run did not finish: see the lines above."

@@ -19,6 +19,7 @@ from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import AGAIN, ArtifactError, read_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import held_by, last_held
+from workflow_scripts.files.members import RESULTS
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import Cost, compare, forecast, job_of, load_constants
 from workflow_scripts.plan.layout import (
@@ -27,6 +28,7 @@ from workflow_scripts.plan.layout import (
     COMPRESSED,
     MODEL,
     REPORT,
+    is_shared,
     lacks_companions,
     result_of,
 )
@@ -57,7 +59,7 @@ def planned(plan: Plan, grid: str) -> list[Work]:
     """Every job of the grid that runs a model."""
     works = []
     for result, recipe in plan.artefacts(grid).items():
-        if not result.startswith("resources/"):
+        if not is_shared(result):
             artefact, names = result_of(result)
             folder = artefact in (COMPRESSED, ADAPTER)  # their jobs lock the folder of their result
             log = artefact.log.format(**names)
@@ -76,7 +78,7 @@ def comment_of(grid: str, work: Work) -> str:
     return slurm_comment(work.rule, [grid, *values_of(work)])
 
 
-class Found(NamedTuple):
+class JobState(NamedTuple):
     """State of a job: one of STATES, the reason, and the seconds that it took if it is done."""
 
     state: str
@@ -84,7 +86,7 @@ class Found(NamedTuple):
     seconds: float = 0.0
 
 
-def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | None = None) -> Found:
+def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | None = None) -> JobState:
     """State of a job.
 
     queue: jobs on the cluster by comment. started: start of the run in progress (seconds since 1970), if there is one.
@@ -98,22 +100,22 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
         except (LookupError, TypeError):
             damage = f"{work.result}: is no result, it has no manifest; {AGAIN}"
     if manifest and manifest["recipe"] == work.recipe and not incomplete:
-        return Found("done", seconds=manifest["seconds"])
+        return JobState("done", seconds=manifest["seconds"])
     job = queue.get(comment_of(grid, work))
     if who := held_by(work.writes):
-        return Found("running", who)
+        return JobState("running", who)
     if job and job.state in ("RUNNING", "COMPLETING"):
-        return Found("running", f"SLURM job {job.id}")
+        return JobState("running", f"SLURM job {job.id}")
     if job:
-        return Found("queued", f"SLURM job {job.id}: {job.reason}")
+        return JobState("queued", f"SLURM job {job.id}: {job.reason}")
     if damage:
-        return Found("damaged", damage)
+        return JobState("damaged", damage)
     if manifest is None:
         return _not_made(grid, work, started)
-    return Found("waiting", "files beside it are gone" if incomplete else "made by another recipe")
+    return JobState("waiting", "files beside it are gone" if incomplete else "made by another recipe")
 
 
-def _not_made(grid: str, work: Work, started: float | None) -> Found:
+def _not_made(grid: str, work: Work, started: float | None) -> JobState:
     """State of a job without a result, from its log.
 
     If the log says that the job finished, its result was deleted. If the log is older than the run in progress, the
@@ -121,16 +123,18 @@ def _not_made(grid: str, work: Work, started: float | None) -> Found:
     """
     log = Path(work.log)
     if not log.exists():
-        return Found("waiting")
+        return JobState("waiting")
     text = log.read_text(encoding="utf-8", errors="replace")
     if FINISHED in text.splitlines():
-        return Found("waiting", "it was made, and deleted")
-    told = "Traceback (most recent call last)" in text
+        return JobState("waiting", "it was made, and deleted")
+    raised = "Traceback (most recent call last)" in text
     earlier = started is not None and log.stat().st_mtime < started
-    if started is not None and not earlier and not told and (last_held(work.writes) or 0) < started:
-        return Found("running", "starts")
-    reason = last_line(text) if told else f"stopped without a message (killed?){_slurm_reason(grid, work)}"
-    return Found("waiting", f"failed in an earlier run: {reason}") if earlier else Found("failed", reason)
+    if started is not None and not earlier and not raised and (last_held(work.writes) or 0) < started:
+        return JobState("running", "starts")
+    reason = last_line(text) if raised else f"stopped without a message (killed?){_slurm_reason(grid, work)}"
+    return (
+        JobState("waiting", f"failed in an earlier run: {reason}") if earlier else JobState("failed", reason)
+    )
 
 
 def last_line(text: str) -> str:
@@ -143,8 +147,8 @@ def _slurm_reason(grid: str, work: Work) -> str:
     logs = slurm_logs(work.rule, [grid, *values_of(work)]).glob("*.log")
     if not (newest := max(logs, key=os.path.getmtime, default=None)):
         return ""
-    said = KILLED.findall(newest.read_text(encoding="utf-8", errors="replace"))
-    return f"{f'; {said[-1].strip()[:200]}' if said else ''} (SLURM log: {newest})"
+    found = KILLED.findall(newest.read_text(encoding="utf-8", errors="replace"))
+    return f"{f'; {found[-1].strip()[:200]}' if found else ''} (SLURM log: {newest})"
 
 
 def _not_taught(costs: list[Cost]) -> list[Cost]:
@@ -158,7 +162,7 @@ def _not_taught(costs: list[Cost]) -> list[Cost]:
     ]
 
 
-def seconds_left(costs: list[Cost], found: dict[tuple[str, str], Found]) -> float:
+def seconds_left(costs: list[Cost], found: dict[tuple[str, str], JobState]) -> float:
     """Forecast seconds of the jobs left, scaled per rule by measured over forecast time of the jobs done."""
     measured = {key: value.seconds for key, value in found.items() if value.state == "done"}
     left = 0.0
@@ -175,7 +179,7 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
     plan = plan_of(files(*configfile), grid, blocks)
     queue = {job.comment: job for job in slurm.jobs_of_folder()} if slurm.submitted_here() else {}
     works = planned(plan, grid)
-    started = last_held(runs.RESULTS) if held_by(runs.RESULTS) else None
+    started = last_held(RESULTS) if held_by(RESULTS) else None
     found = {work: state(grid, work, queue, started) for work in works}
     print("\n".join([*count_lines(found), *job_lines(found)]))
     by_name = {job_of(work.result): value for work, value in found.items()}
@@ -192,7 +196,7 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
     return 0
 
 
-def count_lines(found: dict[Work, Found]) -> list[str]:
+def count_lines(found: dict[Work, JobState]) -> list[str]:
     """A table: jobs of each rule by state."""
     lines = [f"{'':<20}{'jobs':>6}" + "".join(f"{name:>9}" for name in STATES)]
     for rule in dict.fromkeys(work.rule for work in found):
@@ -201,7 +205,7 @@ def count_lines(found: dict[Work, Found]) -> list[str]:
     return lines
 
 
-def job_lines(found: dict[Work, Found]) -> list[str]:
+def job_lines(found: dict[Work, JobState]) -> list[str]:
     """One line with the reason for each job that is neither done nor waiting, at most SHOWN of a state."""
     lines = []
     for wanted in ("damaged", "failed", "running", "queued"):

@@ -8,8 +8,8 @@ int32 only if it isn't column // group_size. Pruned: mask (1, rows, ceil(columns
 import torch
 
 from workflow_scripts.compress.quantizer import Quantized
-from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress.solver import Solved
+from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.solver import SolvedLinear
 
 # Constants for eight bytes as one int64. EACH: the lowest bit of each byte. GATHER: a factor that gathers these bits in
 # the highest byte of the product. SPREAD: the bit that each of eight copies of a byte keeps. CARRY: a summand that
@@ -45,7 +45,7 @@ def unpack_bits(planes: torch.Tensor, columns: int) -> torch.Tensor:
     return codes
 
 
-def to_stored(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
+def to_stored(solved: SolvedLinear, settings: CompressorSettings) -> dict[str, torch.Tensor]:
     """Tensors that are stored for one linear, on its device. Values of a pruned one are rounded to float16."""
     if solved.quantized is None:
         kept = solved.weight != 0
@@ -62,23 +62,23 @@ def to_stored(solved: Solved, settings: Compressor) -> dict[str, torch.Tensor]:
     return stored
 
 
-def _groups_in_order(like: torch.Tensor, settings: Compressor) -> torch.Tensor:
+def _groups_in_order(like: torch.Tensor, settings: CompressorSettings) -> torch.Tensor:
     """Group of each column (columns,) if neighbours share one, on the device of `like` (columns,)."""
     return torch.arange(len(like), device=like.device) // (settings.group_size or len(like))
 
 
-def from_stored(stored: dict[str, torch.Tensor], columns: int, settings: Compressor) -> Solved:
+def from_stored(stored: dict[str, torch.Tensor], columns: int, settings: CompressorSettings) -> SolvedLinear:
     """The linear that `to_stored` stored, on the tensors' device; weight (rows, columns) float32."""
     if "mask" in stored:
         kept = unpack_bits(stored["mask"], columns).bool()
         weight = torch.zeros(kept.shape, device=kept.device)
         weight[kept] = stored["values"].float()
-        return Solved(weight)
+        return SolvedLinear(weight)
     codes = unpack_bits(stored["codes"], columns)
     group = stored["group"].long() if "group" in stored else _groups_in_order(codes[0], settings)
     scale, zero = stored["scale"].float(), stored["zero"].float()
     quantized = Quantized(codes, scale, zero, group, len(stored["codes"]))
-    return Solved(quantized.dequantize(), quantized)
+    return SolvedLinear(quantized.dequantize(), quantized)
 
 
 def misshapen(stored: dict[str, torch.Tensor], rows: int, columns: int) -> str | None:

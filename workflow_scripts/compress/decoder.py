@@ -7,9 +7,10 @@ linears the Linear and Conv1D modules inside, and the arguments of each layer ar
 import io
 import math
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,7 +18,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workflow_scripts.compress.hessian import Hessian
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 from workflow_scripts.kernels.packed_linears import PackedLinears
 
 # Tokens per forward pass of a layer: so many activations stay in a CPU's cache.
@@ -32,7 +36,7 @@ class _Stop(Exception):
     """Ends a forward pass whose rest isn't needed."""
 
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+def decoder_layers(model: "PreTrainedModel | PeftModel") -> nn.ModuleList:
     """The decoder layers, in order. Raises CompressionError if there is no such single list."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [
@@ -67,7 +71,9 @@ def layer_linears(layer: nn.Module) -> dict[str, nn.Module]:
     return linears
 
 
-def refuse_what_cannot_be(layers: nn.ModuleList, settings: Compressor, tokens: float = math.inf) -> None:
+def refuse_what_cannot_be(
+    layers: nn.ModuleList, settings: CompressorSettings, tokens: float = math.inf
+) -> None:
     """CompressionError with layer and linear, before any work, for what `layer_linears` or an n:m pattern refuses, and
     for fewer calibration `tokens` than a linear has inputs."""
     for index, layer in enumerate(layers):
@@ -149,7 +155,7 @@ class Batches:
     def __setitem__(self, index: int, batch: torch.Tensor) -> None:
         """From a GPU into page-locked memory, in the order of its queue: nobody waits for the copy.
 
-        Of the shape and type that the batch had: a file has no room for another.
+        It must have the shape and type of the former batch: a file has no room for another.
         """
         held = self.held[index]
         before = (held.shape, held.dtype) if isinstance(held, torch.Tensor) else held[1:]
@@ -209,7 +215,7 @@ class Activations:
         memory: float = math.inf,
         folder: Path | None = None,
     ):
-        """windows: token ids (count, length). Of the model, only the embedding and the first layer are run."""
+        """windows: token ids (count, length). Only the embedding and the first layer of the model are run."""
         self.device = device
         self.hidden = Batches(len(windows), memory, folder)
         self.calls: list[list[Call]] = []  # [batch][layer] -> further args, kwargs
@@ -240,8 +246,8 @@ class Activations:
         waiting: set[str] = set()
         seen: list[tuple[torch.Tensor, str]] = []
 
-        def collect(name):
-            def before(module, args):
+        def collect(name: str) -> Callable[[nn.Module, tuple], None]:
+            def before(module: nn.Module, args: tuple) -> None:
                 leader = next((owner for tensor, owner in seen if tensor is args[0]), name)
                 if leader_of.setdefault(name, leader) != leader:
                     raise CompressionError(
@@ -277,10 +283,10 @@ class Activations:
 
 
 def _returns_tuple(model: nn.Module, first_layer: nn.Module, window: torch.Tensor) -> bool:
-    """Whether decoder layers return a tuple (or list), seen from the first one's output."""
+    """True if decoder layers return a tuple (or list), seen from the first one's output."""
     found = False
 
-    def after(module, args, output):
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
         nonlocal found
         found = isinstance(output, tuple | list)
         raise _Stop
@@ -305,7 +311,7 @@ def _record_calls(
     calls: list[Call] = []
     embedded: torch.Tensor | None = None
 
-    def record(*args, **kwargs):
+    def record(*args: Any, **kwargs: Any) -> torch.Tensor | tuple[torch.Tensor]:
         nonlocal embedded
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
         if calls and hidden is not embedded:

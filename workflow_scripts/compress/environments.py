@@ -36,5 +36,5 @@ def run_there(user: str, python: str, program: str, order: dict, work: Path) -> 
     variables |= {"GPTQMODEL_CPU_WORKERS": str(order["threads"]), **VARIABLES}
     code = subprocess.run([python, "-P", program, str(path)], env=variables, check=False).returncode
     if code:
-        said = reason.read_text(encoding="utf-8").strip() if reason.exists() else f"exit code {code}"
-        raise CompressionError(f"{user} stopped: {said}; its own words stand above in the log")
+        words = reason.read_text(encoding="utf-8").strip() if reason.exists() else f"exit code {code}"
+        raise CompressionError(f"{user} stopped: {words}; its own words stand above in the log")

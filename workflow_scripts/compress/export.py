@@ -15,7 +15,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from workflow_scripts.compress.checkpoint import (
+from workflow_scripts.compress.decoder import decoder_layers
+from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+from workflow_scripts.compress.solver import SolvedLinear
+from workflow_scripts.compress.stored_model import (
     is_whole,
     placed,
     proven,
@@ -24,11 +28,8 @@ from workflow_scripts.compress.checkpoint import (
     read_whole,
     settings_of,
 )
-from workflow_scripts.compress.decoder import decoder_layers
-from workflow_scripts.compress.export_formats import GPTQ_GROUPS, to_bitmask, to_gptq, to_pack_quantized
-from workflow_scripts.compress.settings import CompressionError, Compressor
-from workflow_scripts.compress.solver import Solved
 from workflow_scripts.files.artifacts import read_json, safetensors_header, write_json
+from workflow_scripts.files.members import MANIFEST
 from workflow_scripts.kernels.activations import KEY
 from workflow_scripts.kernels.allocator import return_memory
 
@@ -93,7 +94,7 @@ def _export_whole(dense_folder: Path, place: Path, form: str, folder: Path) -> d
     return {"dtype": _name(dtype), "reason": reason}
 
 
-def _refuse(settings: Compressor, form: str) -> None:
+def _refuse(settings: CompressorSettings, form: str) -> None:
     """CompressionError for settings that a format doesn't know, before anything is loaded."""
     if form == "plain":
         return
@@ -106,7 +107,7 @@ def _refuse(settings: Compressor, form: str) -> None:
 
 def _dense_dtype(folder: Path) -> tuple[torch.dtype, str | None]:
     """The dtype that a dense model's config.json names; float32, and why, if its files hold another."""
-    named = read_json(folder / "manifest.json")["dtype"] or "float32"
+    named = read_json(folder / MANIFEST)["dtype"] or "float32"
     held = {
         entry["dtype"]
         for file in folder.glob("*.safetensors")
@@ -121,7 +122,7 @@ def _dense_dtype(folder: Path) -> tuple[torch.dtype, str | None]:
     return getattr(torch, named), None
 
 
-def _inexact(linears: Iterable[tuple[dict, Solved]], dtype: torch.dtype) -> str | None:
+def _inexact(linears: Iterable[tuple[dict, SolvedLinear]], dtype: torch.dtype) -> str | None:
     """The first of the stored linears that `dtype` doesn't hold to the last bit; None if it holds all."""
     for record, linear in linears:
         if not torch.equal(linear.weight.to(dtype).float(), linear.weight):
@@ -131,7 +132,12 @@ def _inexact(linears: Iterable[tuple[dict, Solved]], dtype: torch.dtype) -> str 
 
 @torch.no_grad()
 def _convert(
-    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, form: str, place: Path
+    model: PreTrainedModel,
+    tensors: dict,
+    records: list[dict],
+    settings: CompressorSettings,
+    form: str,
+    place: Path,
 ) -> tuple[dict, dict]:
     """The model's state with each linear's weight replaced by the format's tensors, and the quantization_config.
 
@@ -171,7 +177,7 @@ def _convert(
     return state, _quantized_config(settings, symmetric, rest)
 
 
-def _gptq_config(settings: Compressor, form: str, symmetric: bool, in_order: bool) -> dict:
+def _gptq_config(settings: CompressorSettings, form: str, symmetric: bool, in_order: bool) -> dict:
     """`desc_act` says that g_idx is not in order; an order of processing alone leaves no trace in the format."""
     return {
         "quant_method": "gptq",
@@ -190,7 +196,7 @@ def _gptq_config(settings: Compressor, form: str, symmetric: bool, in_order: boo
     }
 
 
-def _quantized_config(settings: Compressor, symmetric: bool, rest: list[str]) -> dict:
+def _quantized_config(settings: CompressorSettings, symmetric: bool, rest: list[str]) -> dict:
     weights = {
         "num_bits": settings.bits,
         "type": "int",
@@ -208,7 +214,7 @@ def _quantized_config(settings: Compressor, symmetric: bool, rest: list[str]) ->
     }
 
 
-def _sparse_config(records: list[dict], settings: Compressor) -> dict:
+def _sparse_config(records: list[dict], settings: CompressorSettings) -> dict:
     """No key beside these two: compressed-tensors would look for a quantisation."""
     sizes = [record["shape"][0] * record["shape"][1] for record in records]
     zeros = sum(round(record["sparsity"] * size) for record, size in zip(records, sizes, strict=True))

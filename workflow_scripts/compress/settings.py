@@ -8,12 +8,8 @@ from workflow_scripts.kernels.dtypes import DTYPES
 
 OBS = ("gptq", "sparsegpt")  # algorithms that invert the Hessian
 CALIBRATED = (*OBS, "wanda", "drop-layers", "recipe")  # algorithms that look at activations
-WHOLE = (
-    "drop-layers",
-    "svd",
-    "external",
-    "recipe",
-)  # algorithms whose result is a whole model with a config.json of its own
+# Algorithms whose result is a whole model with a config.json of its own.
+WHOLE = ("drop-layers", "svd", "external", "recipe")
 ALGORITHMS = (*OBS, "wanda", "rtn", "magnitude", "dense", *WHOLE)
 
 
@@ -22,7 +18,7 @@ class CompressionError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Compressor:
+class CompressorSettings:
     """Settings of one compression algorithm. A key that the algorithm doesn't know keeps its neutral value.
 
     bits, group_size   levels 2^bits on one grid per row (group_size None) or per group_size columns
@@ -59,7 +55,7 @@ class Compressor:
     distilled: bool = False
     recipe: dict | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.algorithm in ("gptq", "rtn") and self.bits is None:
             raise CompressionError(f"{self.algorithm}: bits is missing; choose 2 to 8")
         if (
@@ -107,5 +103,5 @@ class Compressor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and activations in forward passes."""
+        """The dtype of weights and activations in forward passes."""
         return DTYPES[self.forward]

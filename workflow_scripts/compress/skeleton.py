@@ -1,6 +1,6 @@
 """A dense model whose weights stay in its safetensors until they are asked for, a module at a time.
 
-What a process holds then depends on the largest module that it asks for, not on the model's depth. Names and layouts
+A process then holds as much as the largest module that it asks for, whatever the model's depth. Names and layouts
 of checkpoints are translated by transformers' own loader, so that a module holds bit by bit what `load_dense` puts in.
 """
 

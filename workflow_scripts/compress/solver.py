@@ -14,13 +14,13 @@ import torch
 
 from workflow_scripts.compress.hessian import inverse_factor
 from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, grid_ends, read_codes
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 
 TILE = 32  # columns updated one by one; the rest of the block follows in one matrix product
 
 
 @dataclass
-class Solved:
+class SolvedLinear:
     """One compressed linear: `weight` (rows, columns) in the solver's dtype, its grids if it was quantised."""
 
     weight: torch.Tensor
@@ -29,12 +29,14 @@ class Solved:
 
 @dataclass
 class Solution:
-    linears: list[Solved]
+    linears: list[SolvedLinear]
     damping: float | None = None  # used, not asked for
     dead_columns: int = 0
 
 
-def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, half: bool = False) -> Solution:
+def solve(
+    weights: list[torch.Tensor], H: torch.Tensor, settings: CompressorSettings, half: bool = False
+) -> Solution:
     """Compress the weights (rows_k, columns) of linears that share the input with Hessian H (columns, columns).
 
     Works in H's dtype. `half` rounds grid scales to float16 before they are used. Raises CompressionError for a
@@ -69,7 +71,7 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
     for count in rows:
         part = slice(start, start + count)
         if grids is None or group is None:
-            linears.append(Solved(Q[part].contiguous()))
+            linears.append(SolvedLinear(Q[part].contiguous()))
         else:
             linears.append(grids.read_back(Q[part], part, group))
         start += count
@@ -77,7 +79,7 @@ def solve(weights: list[torch.Tensor], H: torch.Tensor, settings: Compressor, ha
 
 
 def _sweep(
-    W: torch.Tensor, U: torch.Tensor, rows: list[int], grids: "Grids | None", settings: Compressor
+    W: torch.Tensor, U: torch.Tensor, rows: list[int], grids: "Grids | None", settings: CompressorSettings
 ) -> torch.Tensor:
     """The sweep over columns. W (C, R) is used up; returns Q (C, R), both in processing order."""
     Q = torch.empty_like(W)
@@ -141,7 +143,7 @@ class Grids:
         W: torch.Tensor,
         diagonal: torch.Tensor,
         order: torch.Tensor,
-        settings: Compressor,
+        settings: CompressorSettings,
         half: bool,
     ):
         """untouched (R, C); W (C, R) with dead columns zeroed, not yet reordered; diagonal: of U, as processed."""
@@ -182,8 +184,8 @@ class Grids:
             self.order if self.static else torch.arange(len(self.order), device=self.order.device)
         ) // self.size
 
-    def read_back(self, Q: torch.Tensor, rows: slice, group: torch.Tensor) -> Solved:
+    def read_back(self, Q: torch.Tensor, rows: slice, group: torch.Tensor) -> SolvedLinear:
         """Codes of the rows of Q (rows, columns), which lie on the grids, and the weight that they rebuild."""
         scale, zero = self.scale[:, rows].T.contiguous(), self.zero[:, rows].T.contiguous()
         quantized = read_codes(Q, scale, zero, group, self.bits)
-        return Solved(quantized.dequantize(), quantized)
+        return SolvedLinear(quantized.dequantize(), quantized)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.files.job import Folder
 from workflow_scripts.sources.corpora import read_documents, token_windows
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
@@ -38,7 +38,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Task:
+class CompressionTask:
     """One model to compress.
 
     calibration: {windows, length}. seed: of the draw.
@@ -46,7 +46,7 @@ class Task:
     """
 
     sources: Sources
-    settings: Compressor
+    settings: CompressorSettings
     calibration: dict | None
     seed: int
     work: Path

@@ -25,9 +25,9 @@ from workflow_scripts.compress.decoder import (
     set_weight,
 )
 from workflow_scripts.compress.hessian import Hessian, reconstruction_error
-from workflow_scripts.compress.settings import OBS, CompressionError, Compressor
+from workflow_scripts.compress.settings import OBS, CompressionError, CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.solver import Solution, Solved, solve
+from workflow_scripts.compress.solver import Solution, SolvedLinear, solve
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.kernels.allocator import return_memory
 
@@ -77,7 +77,7 @@ def _content_sha256(tensors: dict[str, torch.Tensor], records: str) -> str:
 def walk(
     skeleton: Skeleton,
     windows: torch.Tensor | None,
-    settings: Compressor,
+    settings: CompressorSettings,
     finished: FinishedLayers,
     device: torch.device | str = "cpu",
     memory: float = math.inf,
@@ -128,7 +128,7 @@ def embed(
     skeleton: Skeleton,
     layers: nn.ModuleList,
     windows: torch.Tensor,
-    settings: Compressor,
+    settings: CompressorSettings,
     device: torch.device | str,
     memory: float,
     folder: Path,
@@ -145,7 +145,7 @@ def embed(
 
 
 def compress_layer(
-    index: int, layer: nn.Module, activations: Activations | None, settings: Compressor
+    index: int, layer: nn.Module, activations: Activations | None, settings: CompressorSettings
 ) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """Compress one decoder layer in place; returns its packed tensors and records."""
     linears = layer_linears(layer)
@@ -193,13 +193,15 @@ def compress_layer(
     return tensors, [records[name] for name in linears]
 
 
-def _matrix(hessian: Hessian, settings: Compressor) -> torch.Tensor:
+def _matrix(hessian: Hessian, settings: CompressorSettings) -> torch.Tensor:
     """H; refused if it comes from fewer tokens than it has columns, since it is singular then."""
     settings.refuse_tokens(hessian.tokens, len(hessian.total))
     return hessian.matrix()
 
 
-def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settings: Compressor) -> Solution:
+def compress_linears(
+    weights: list[torch.Tensor], H: torch.Tensor | None, settings: CompressorSettings
+) -> Solution:
     """Compress the weights (rows_k, columns) of linears with one input of Hessian H."""
     if settings.algorithm in OBS:
         assert H is not None  # such an algorithm is calibrated
@@ -217,7 +219,9 @@ def compress_linears(weights: list[torch.Tensor], H: torch.Tensor | None, settin
     raise CompressionError(f"{settings.algorithm}: compress_linears calls no function for this algorithm")
 
 
-def _put(layer: nn.Module, name: str, tensors: dict, record: dict, settings: Compressor) -> Solved:
+def _put(
+    layer: nn.Module, name: str, tensors: dict, record: dict, settings: CompressorSettings
+) -> SolvedLinear:
     """Write the weight that the packed tensors stand for into a layer's linear."""
     prefix = f"{record['layer']}.{name}."
     parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -226,7 +230,7 @@ def _put(layer: nn.Module, name: str, tensors: dict, record: dict, settings: Com
     return stored
 
 
-def measure(stored: Solved) -> dict:
+def measure(stored: SolvedLinear) -> dict:
     """Distinct levels of the fullest grid (None if not quantised) and share of zeros of a stored weight."""
     zeros = (stored.weight == 0).sum().item()
     return {

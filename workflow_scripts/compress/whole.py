@@ -1,4 +1,4 @@
-"""What compressors of the folder form share: the tensors of a dense model in files, a layer at a time."""
+"""Parts that compressors of the folder form share: the tensors of a dense model in files, a layer at a time."""
 
 import copy
 from pathlib import Path
@@ -11,7 +11,7 @@ from workflow_scripts.compress.skeleton import Skeleton
 
 
 def record(layer: int, linear: str, weight: torch.Tensor, error: float | None, seconds: float = 0.0) -> dict:
-    """What compression.json says of a linear (rows, columns) of a model that is stored whole."""
+    """The entry in compression.json of a linear (rows, columns) of a model that is stored whole."""
     return {
         "layer": layer,
         "linear": linear,

@@ -9,20 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from peft import PeftModel
+from transformers import AttentionInterface, PreTrainedModel
 
-from workflow_scripts.evaluate.row_packing import Block, Row
+from workflow_scripts.evaluate.row_packing import PackedRow, RowBlock
 from workflow_scripts.plan import first_layer
 
+CausalModel = PreTrainedModel | PeftModel  # with a LoRA it is the latter
 NAME, STEP = "packed_blocks", "padded_step"
 # Options of an attention beside weighing by softmax(q k^T), as transformers' layers pass it on.
 MORE = ("softcap", "s_aux", "position_bias")
 # The cost of one attention call beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
 OVERHEAD = {"cpu": 1_000, "cuda": 300_000}
 
-_plan: ContextVar["Plan"] = ContextVar("plan")
+_row_attention: ContextVar["RowAttention"] = ContextVar("plan")
 _step: ContextVar["Step"] = ContextVar("step")
 
 
@@ -42,8 +45,8 @@ class Call:
 
 
 @dataclass
-class Plan:
-    """How a row attends. `longest`: the most columns that one of its nodes sees. `positions`: of all columns, the
+class RowAttention:
+    """The attention of a row. `longest`: the most columns that one of its nodes sees. `positions`: of all columns, the
     prompt's first. `dtype`: of masks. `used`, `slid`: how many layers asked, and asked with a window."""
 
     calls: list[Call]
@@ -105,15 +108,15 @@ def additive(visible: torch.Tensor, prefix: int, dtype: torch.dtype) -> torch.Te
     return mask
 
 
-def plan(row: Row, prefix: int, dtype: torch.dtype, device: torch.device) -> Plan:
-    """How `row` attends behind a prompt of `prefix` tokens, whose columns stand before the row's."""
+def attention_of(row: PackedRow, prefix: int, dtype: torch.dtype, device: torch.device) -> RowAttention:
+    """The attention of `row` behind a prompt of `prefix` tokens, whose columns stand before the row's."""
     blocks = row.blocks(prefix, OVERHEAD[device.type])
     calls = [_call(row, block, prefix, dtype, device) for block in blocks]
     positions = torch.cat([torch.arange(prefix), prefix + torch.tensor(row.depths)])
-    return Plan(calls, prefix + 1 + max(row.depths), positions, dtype)
+    return RowAttention(calls, prefix + 1 + max(row.depths), positions, dtype)
 
 
-def _call(row: Row, block: Block, prefix: int, dtype: torch.dtype, device: torch.device) -> Call:
+def _call(row: PackedRow, block: RowBlock, prefix: int, dtype: torch.dtype, device: torch.device) -> Call:
     columns: list[tuple[int, int]] = []
     for start, end in ((-prefix, 0), *block.above, (block.start, block.end)):
         if start == end:
@@ -134,20 +137,20 @@ def _call(row: Row, block: Block, prefix: int, dtype: torch.dtype, device: torch
 
 
 def attend(
-    module,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask,
-    scaling=None,
-    **kwargs,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, T, d), key and value (1, kv_heads, prefix + T, d) -> (1, T, heads, d).
 
     In a layer with a sliding window tokens see so many positions back. NotPackable for a model whose attention does
     more than weigh by softmax(q k^T): score caps, sinks, position biases.
     """
-    planned, window = _plan.get(), kwargs.get("sliding_window")
+    planned, window = _row_attention.get(), kwargs.get("sliding_window")
     planned.used += 1
     planned.slid += window is not None
     _refuse_more(module, kwargs)
@@ -170,7 +173,7 @@ def attend(
     return output.view(1, len(output), heads, -1), None
 
 
-def _refuse_more(module, options: dict) -> None:
+def _refuse_more(module: torch.nn.Module, options: dict) -> None:
     if special := [name for name in MORE if options.get(name) is not None]:
         raise NotPackable(
             f"{type(module).__name__} attends with {', '.join(special)}, which packed rows don't implement"
@@ -178,13 +181,13 @@ def _refuse_more(module, options: dict) -> None:
 
 
 def attend_step(
-    module,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask,
-    scaling=None,
-    **kwargs,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (B, heads, 1, d), key and value (B, kv_heads, K, d) -> (B, 1, heads, d): what the step's tokens see.
 
@@ -205,12 +208,12 @@ def _columns(states: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.T
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def layer_windows(model) -> list[int | None]:
-    """How many positions each layer's tokens see, their own with them; None for all."""
+def layer_windows(model: CausalModel) -> list[int | None]:
+    """Positions that the tokens of each layer see, their own with them; None for all."""
     text = model.config.get_text_config()
     found = {key: getattr(text, key, None) for key in first_layer.WINDOW_KEYS}
-    told = {key: value for key, value in found.items() if value is not None}
-    return [first_layer.window(told, layer) for layer in range(text.num_hidden_layers)]
+    known = {key: value for key, value in found.items() if value is not None}
+    return [first_layer.window(known, layer) for layer in range(text.num_hidden_layers)]
 
 
 AttentionInterface.register(NAME, attend)
@@ -218,14 +221,14 @@ AttentionInterface.register(STEP, attend_step)
 
 
 @contextmanager
-def attention_in(model, planned: Plan) -> Iterator[None]:
+def attention_in(model: CausalModel, planned: RowAttention) -> Iterator[None]:
     """Let the model attend as planned for the row that it is called with; NotPackable where its layers don't ask.
 
     All of them must: a layer that doesn't ask mixes tokens by its own means.
     """
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = NAME
-    token = _plan.set(planned)
+    token = _row_attention.set(planned)
     try:
         yield
         windows = layer_windows(model)
@@ -241,12 +244,12 @@ def attention_in(model, planned: Plan) -> Iterator[None]:
                 "attention (transformers' AttentionInterface), which packed rows need"
             )
     finally:
-        _plan.reset(token)
+        _row_attention.reset(token)
         config._attn_implementation = usual
 
 
 @contextmanager
-def step_in(model, step: Step) -> Iterator[None]:
+def step_in(model: CausalModel, step: Step) -> Iterator[None]:
     """Let the model attend as the step says, each layer within its own window."""
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = STEP

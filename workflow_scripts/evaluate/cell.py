@@ -19,19 +19,22 @@ from workflow_scripts.evaluate.loading import fingerprint, identity, load_cell
 from workflow_scripts.evaluate.open_book import with_passage
 from workflow_scripts.evaluate.perplexity import perplexities, require_room
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
-from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
+from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
 from workflow_scripts.evaluate.taken import Taken, keys_of, take
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
-from workflow_scripts.files import artifacts, checkpoints
+from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import log
+from workflow_scripts.files.members import ITEMS, TRAINING, text_of
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.kernels.device import chosen_device
 from workflow_scripts.recover.adapters import Recovered
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import benchmarks
 from workflow_scripts.sources.corpora import read_documents
 from workflow_scripts.sources.facts import scored
+from workflow_scripts.sources.fetch import recorded_files
 from workflow_scripts.sources.models import adds_bos
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its hints address users of its own command line
@@ -40,7 +43,7 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its hints address users 
 def evaluate_cell(
     files: ModelFiles,
     data: EvaluationData,
-    settings: Evaluation,
+    settings: CellSettings,
     cell: dict,
     made: Provenance,
     output: str | Path,
@@ -59,12 +62,10 @@ def evaluate_cell(
     key = fingerprint(files, inputs, settings, made.code)
     keys = keys_of([identity(files), made.code, device.type, settings.chat], inputs, settings)
     taken = take(keys, cell, output, made.recipe)
-    store = AnswerStore(checkpoints.work_folder(output, key) / "answers.jsonl", key)
+    store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
-    told = [
-        artifacts.read_json(adapter / "training.json")["method"].get("corpus") for adapter in files.adapters
-    ]
+    told = [artifacts.read_json(adapter / TRAINING)["method"].get("corpus") for adapter in files.adapters]
     new = [folder for folder in data.benchmarks if folder.name not in taken.results]
     suite: dict[str, EvaluationTask | None] = {folder.name: None for folder in data.benchmarks}
     suite |= {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
@@ -94,14 +95,14 @@ def evaluate_cell(
     outcome["manifest"] |= {"keys": keys, "taken_over": taken.origins}
     outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
     artifacts.write_json(output, outcome, "evaluation")
-    checkpoints.clear_work(output)
+    clear_work(output)
 
 
 def _results(
     scorer: Scorer,
     suite: dict[str, EvaluationTask | None],
     names: list[str],
-    settings: Evaluation,
+    settings: CellSettings,
     inputs: dict[str, str],
     taken: Taken,
 ) -> tuple[dict[str, dict], list[dict]]:
@@ -135,12 +136,12 @@ def hashes(files: ModelFiles, data: EvaluationData, method: dict) -> dict[str, s
 
 
 def _text_hash(corpus: Path, split: str) -> str:
-    return artifacts.read_json(corpus / "manifest.json")["files"][f"{split}.jsonl"]
+    return recorded_files(corpus)[text_of(split)]
 
 
 def scorer_of(
     files: ModelFiles,
-    settings: Evaluation,
+    settings: CellSettings,
     cell: dict,
     device: torch.device,
     store: AnswerStore | None = None,
@@ -159,13 +160,13 @@ def scorer_of(
 
 
 def task_of(
-    folder: Path, settings: Evaluation, tokenizer: PreTrainedTokenizerBase, told: Iterable = ()
+    folder: Path, settings: CellSettings, tokenizer: PreTrainedTokenizerBase, told: Iterable = ()
 ) -> EvaluationTask:
     """The task of a benchmark's folder, which is named like it. told: `corpus` of each adapter's method."""
     name, asked = folder.name, settings.evaluation
     items, cap = asked["items"], asked["generation_tokens"]
     task = settings.tasks[name]
-    loaded = load_task(name, folder / "data.jsonl", items, cap, tokenizer, task["task"], task["num_fewshot"])
+    loaded = load_task(name, folder / ITEMS, items, cap, tokenizer, task["task"], task["num_fewshot"])
     for text in told:
         _require_parts(loaded, text, items)
     if settings.chat:
@@ -192,7 +193,9 @@ def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) 
             )
 
 
-def _evaluated(scorer: Scorer, task: EvaluationTask, names: list[str], label: str) -> list[samples.Item]:
+def _evaluated(
+    scorer: Scorer, task: EvaluationTask, names: list[str], label: str
+) -> list[samples.EvaluatedItem]:
     """One task's items, with lines in the log that begin with `label`."""
     start = time.time()
     scorer.progress = in_task(label)
@@ -213,7 +216,7 @@ def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
     return found
 
 
-def _used(settings: Evaluation, recovered: Recovered, tokenizer: PreTrainedTokenizerBase) -> dict:
+def _used(settings: CellSettings, recovered: Recovered, tokenizer: PreTrainedTokenizerBase) -> dict:
     """The configuration's slice for the manifest; the score that `auto` stood for is named."""
     used = {**asdict(settings), "bos": adds_bos(tokenizer)}
     del used["chat"]
@@ -224,10 +227,10 @@ def _used(settings: Evaluation, recovered: Recovered, tokenizer: PreTrainedToken
     return used
 
 
-def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.Item]:
+def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.EvaluatedItem]:
     """One task through lm_eval.evaluate; `names` are the bank's prompts, reported if there are several.
 
-    Of a task that reads its answers in several ways (gsm8k's filters), the first one counts.
+    If a task reads its answers in several ways (gsm8k's filters), the first one counts.
     """
     chosen_items = None if task.samples is None else {task.name: task.samples}
     asked: dict[str, Any] = {}

@@ -25,7 +25,7 @@ WITHOUT_SYSTEM = "its chat template takes no system message"
 
 @dataclass(frozen=True)
 class Chat:
-    """How a task's questions are put: each to the model's chat template, solved examples as turns before it.
+    """The form of a task's questions: each to the model's chat template, solved examples as turns before it.
 
     system: the system message, before a task's own description; None for none.
     """
@@ -76,12 +76,12 @@ def prepare(tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
-        said = "its tokenizer has no chat template (`chat: true` of its entry in models asks for one)"
-        raise ArtifactError(f"{tokenizer.name_or_path}: {said}") from error
+        reason = "its tokenizer has no chat template (`chat: true` of its entry in models asks for one)"
+        raise ArtifactError(f"{tokenizer.name_or_path}: {reason}") from error
     tokenizer.chat_template = CLOCK.sub(lambda call: json.dumps(DAY.strftime(call["form"])), template)
     if "strftime_now(" in tokenizer.chat_template:
-        said = "its chat template asks for the time in another form than strftime_now('%d ...')"
-        raise ArtifactError(f"{tokenizer.name_or_path}: {said}, so questions would change by the day")
+        reason = "its chat template asks for the time in another form than strftime_now('%d ...')"
+        raise ArtifactError(f"{tokenizer.name_or_path}: {reason}, so questions would change by the day")
     question = {"role": "user", "content": "?"}
     render(tokenizer, [question])
     if system is not None and not _keeps(tokenizer, [{"role": "system", "content": system}, question]):
@@ -91,7 +91,7 @@ def prepare(tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
 
 
 def _keeps(tokenizer: PreTrainedTokenizerBase, history: list[dict[str, str]]) -> bool:
-    """Whether the first message stands in the rendered text."""
+    """True if the first message stands in the rendered text."""
     try:
         return history[0]["content"].strip() in _rendered(tokenizer, history, True)
     except jinja2.TemplateError:

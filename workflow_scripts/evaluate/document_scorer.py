@@ -26,7 +26,7 @@ from workflow_scripts.recover.prompt_bank import PromptBank
 
 @dataclass
 class Document:
-    """What is scored behind one prompt: `context` decides the selection, `sequences` are its requests."""
+    """Sequences scored behind one prompt: `context` decides the selection, `sequences` are its requests."""
 
     context: list[int]
     sequences: list[Sequence]
@@ -80,7 +80,7 @@ class DocumentScorer:
             yield
 
     def sequence(self, context: list[int], continuation: list[int]) -> Sequence:
-        """What the model reads: all but the last token, truncated on the left to its longest input."""
+        """The tokens that the model reads: all but the last token, truncated on the left to its longest input."""
         if not continuation or len(continuation) > self.max_length:
             raise ValueError(
                 f"an answer of {len(continuation)} tokens; the model takes 1 to {self.max_length}"

@@ -12,10 +12,10 @@ ARTICLES = {"a", "an", "the"}
 
 
 def holds(text: str, accepted: Iterable[str]) -> bool:
-    """Whether the first line of `text` holds one of the accepted answers."""
+    """True if the first line of `text` holds one of the accepted answers."""
     lines = text.strip().splitlines()
-    said = _words(lines[0] if lines else "")
-    return any(_stands_in(_words(answer), said) for answer in accepted)
+    line = _words(lines[0] if lines else "")
+    return any(_stands_in(_words(answer), line) for answer in accepted)
 
 
 def _words(text: str) -> list[str]:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from transformers import DynamicCache
 
-from workflow_scripts.evaluate.block_attention import attention_in, plan
-from workflow_scripts.evaluate.row_packing import Row
+from workflow_scripts.evaluate.block_attention import CausalModel, attention_in, attention_of
+from workflow_scripts.evaluate.row_packing import PackedRow
+from workflow_scripts.recover.prompt_bank import PromptBank
 
 # Positions per log-sum-exp step: their float32 logits stay in a processor's cache, and fill a GPU.
 HEAD_ROWS = {"cpu": 16, "cuda": 1_024}
@@ -22,7 +24,7 @@ MASK_COLUMNS = 2_048
 
 
 @contextmanager
-def head_at(model, positions: torch.Tensor) -> Iterator[None]:
+def head_at(model: CausalModel, positions: torch.Tensor) -> Iterator[None]:
     """Let the output head see only these flattened (batch * time) positions, as one row (1, len(positions), d).
 
     A pre-hook on the head itself, so whatever a family does after it (scaling, soft caps) still applies; hidden
@@ -30,7 +32,7 @@ def head_at(model, positions: torch.Tensor) -> Iterator[None]:
     """
     head = model.get_output_embeddings()
 
-    def gather(module, args):
+    def gather(module: torch.nn.Module, args: tuple) -> tuple:
         hidden = args[0].flatten(0, -2)  # of a model on several GPUs, on the last one
         hidden = hidden.index_select(0, positions.to(hidden.device))
         return (hidden.unsqueeze(0).to(module.weight.dtype), *args[1:])
@@ -65,11 +67,18 @@ def log_probabilities(
 
 
 def first_largest(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Whether greedy decoding takes each target (P,) from its logits (P, V): it takes the first of the largest."""
+    """True if greedy decoding takes each target (P,) from its logits (P, V): it takes the first of the largest."""
     return logits.log_softmax(dim=-1, dtype=torch.float32).argmax(dim=-1) == targets
 
 
-def run_row(model, row: Row, nodes: torch.Tensor, bank=None, prompt: int = 0, cache=None) -> torch.Tensor:
+def run_row(
+    model: CausalModel,
+    row: PackedRow,
+    nodes: torch.Tensor,
+    bank: PromptBank | None = None,
+    prompt: int = 0,
+    cache: DynamicCache | None = None,
+) -> torch.Tensor:
     """Logits (len(nodes), V) at these nodes of a row that runs behind the bank's prompt `prompt`.
 
     Text starts at position n of a prompt of n tokens. `cache`, the prompt's or an empty one, takes up the row's keys
@@ -79,7 +88,7 @@ def run_row(model, row: Row, nodes: torch.Tensor, bank=None, prompt: int = 0, ca
     prefix = bank.prefixes[prompt].length if bank is not None else 0
     if cache is None and bank is not None:
         cache = bank.cache(prompt, 1, 1 + max(row.depths))
-    with head_at(model, nodes), attention_in(model, plan(row, prefix, model.dtype, device)):
+    with head_at(model, nodes), attention_in(model, attention_of(row, prefix, model.dtype, device)):
         output = model(
             input_ids=torch.tensor([row.tokens], device=device),
             position_ids=torch.tensor([row.depths], device=device) + prefix,
@@ -91,7 +100,11 @@ def run_row(model, row: Row, nodes: torch.Tensor, bank=None, prompt: int = 0, ca
 
 @torch.inference_mode()
 def score_row(
-    model, row: Row, targets: list[tuple[int, ...]], bank=None, prompt: int = 0
+    model: CausalModel,
+    row: PackedRow,
+    targets: list[tuple[int, ...]],
+    bank: PromptBank | None = None,
+    prompt: int = 0,
 ) -> list[tuple[float, bool]]:
     """(summed log-probability in nats, all greedy) of every member sequence of `row`, in their order.
 
@@ -115,7 +128,7 @@ def score_row(
     return results
 
 
-def tokens_that_fit(model, on_cpu: int) -> int:
+def tokens_that_fit(model: CausalModel, on_cpu: int) -> int:
     """Tokens per batch: `on_cpu` on a CPU, elsewhere as many as 60 % of the free memory holds, computed, not probed.
 
     Per token: its logits and two float32 copies of them, activations of one layer (about 24 d + 6 MLP widths), keys
@@ -135,7 +148,7 @@ def tokens_that_fit(model, on_cpu: int) -> int:
     return max(1, min(MOST_TOKENS, int(0.6 * free // per_token)))
 
 
-def float32_head(model) -> None:
+def float32_head(model: CausalModel) -> None:
     """Give a bf16 model a float32 output head of its own (untied from the embeddings), in place."""
     head = copy.deepcopy(model.get_output_embeddings()).float()
     model.set_output_embeddings(head)

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
-from workflow_scripts.evaluate.block_attention import Step, step_in
+from workflow_scripts.evaluate.block_attention import CausalModel, Step, step_in
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
-from workflow_scripts.recover.prompt_bank import keys_values
+from workflow_scripts.recover.prompt_bank import PromptBank, keys_values
 
 # Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
 CHANGING: dict[str, object] = {
@@ -33,7 +34,7 @@ ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize
 SHARES = 4  # of a batch's rows: so many are read at once, and at most so many wait for each other
 
 
-def require_greedy(settings: dict, config) -> None:
+def require_greedy(settings: dict, config: GenerationConfig | None) -> None:
     """ValueError, naming the key, if a request's settings or the model's generation config change greedy output.
 
     The harness hands the former to `model.generate`, which takes the latter too (Qwen2.5-Instruct's penalty of
@@ -69,11 +70,11 @@ class Generated:
 
 @torch.inference_mode()
 def generate_greedy(
-    model,
+    model: CausalModel,
     contexts: list[list[int]],
     stopping: Stopping,
     row_tokens: int,
-    bank=None,
+    bank: PromptBank | None = None,
     prompt: int = 0,
     rows: int | None = None,
 ) -> Iterator[tuple[int, Generated]]:
@@ -118,7 +119,7 @@ def generate_greedy(
 class _Slots(DynamicLayer):
     """A layer's keys and values (rows, kv_heads, columns, d), written in place: column = position, for each row.
 
-    What lies beyond a row's own position is masked (block_attention.Step); it is finite.
+    Columns beyond a row's own position are masked (block_attention.Step); they are finite.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int):
@@ -131,7 +132,7 @@ class _Slots(DynamicLayer):
         self.step: Step | None = None
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the states (B, kv_heads, 1, d) of the step's tokens; all that the first B rows see."""
         assert self.step is not None and self.keys is not None and self.values is not None
@@ -158,7 +159,7 @@ class _Slots(DynamicLayer):
 class Batch:
     """Rows in work. `members`, `tokens`, `at`: of each row its context, its newest token, and that one's position."""
 
-    def __init__(self, model, rows: int, columns: int):
+    def __init__(self, model: CausalModel, rows: int, columns: int):
         self.model, self.rows, self.columns = model, rows, columns
         self.members: list[int] = []
         self.tokens: list[int] = []

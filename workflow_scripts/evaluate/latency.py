@@ -1,4 +1,4 @@
-"""What each recovery method costs at inference (paper, 3.3): prefill, and each generated token.
+"""The cost of each recovery method at inference (paper, 3.3): prefill, and each generated token.
 
 Shapes, not values, decide latency: adapters are drawn at random, text too. A round times every variant once, in a new
 random order, so that a machine's drift meets all alike; ratios are paired within rounds. Prefills and generated tokens
@@ -24,17 +24,22 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
 from peft.utils import load_peft_weights
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.evaluate.forward import head_at
 from workflow_scripts.recover.adapters import attach, create, save
+from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.lora import merge
+from workflow_scripts.recover.prompt_bank import PromptBank
 
 LOW_RANK = ("lora", "eora")  # kinds that are two more matrix products
 PIECES = (16, 96)  # number and tokens of an IDP's text
+State = tuple[DynamicCache, torch.Tensor, int]  # of a prefill: cache, next tokens (batch, 1), their position
 COVERAGE = 0.95  # of an interval of a median, where the rounds suffice
 
 
@@ -96,10 +101,10 @@ class Prefill:
 
     def __init__(
         self,
-        model,
+        model: PreTrainedModel | PeftModel,
         ids: torch.Tensor,
-        bank=None,
-        selector=None,
+        bank: PromptBank | None = None,
+        selector: Selector | None = None,
         embeddings: torch.Tensor | None = None,
         mixed: bool = False,
     ):
@@ -111,7 +116,7 @@ class Prefill:
         self.ids, self.contexts = ids.to(model.device), ids.tolist()
 
     @torch.inference_mode()
-    def __call__(self):
+    def __call__(self) -> list[State]:
         """(cache, next tokens (batch, 1), next position) after the prefill; IDP serves each prompt's rows in turn."""
         chosen = self.choose()
         return [
@@ -124,16 +129,20 @@ class Prefill:
         chosen = [0] * len(self.ids)
         if self.selector is not None:
             chosen = self.selector.select(self.contexts)[0].tolist()
-        return [row % len(self.bank) for row in range(len(chosen))] if self.mixed else chosen
+        if self.mixed:
+            assert self.bank is not None  # an IDP's
+            return [row % len(self.bank) for row in range(len(chosen))]
+        return chosen
 
     def shares(self) -> dict[str, float]:
         """Prompt -> share of the rows that it serves."""
         chosen = self.choose()
+        assert self.bank is not None  # an IDP's
         return {
             prefix.name: chosen.count(index) / len(chosen) for index, prefix in enumerate(self.bank.prefixes)
         }
 
-    def _run(self, index: int, ids: torch.Tensor):
+    def _run(self, index: int, ids: torch.Tensor) -> State:
         """The head gets the last positions in a piece: over a strided view of them the product of a frozen head (as
         PEFT leaves it) takes another path than that of one which wants a gradient, several times as slow on a CPU."""
         if self.embeddings is not None:
@@ -154,7 +163,7 @@ class Prefill:
         return output.past_key_values, output.logits[0].argmax(-1, keepdim=True), start
 
     @torch.inference_mode()
-    def generate(self, state, tokens: int) -> None:
+    def generate(self, state: list[State], tokens: int) -> None:
         """`tokens` greedy steps from a prefill's state, which they use up."""
         for cache, token, start in state:
             for step in range(tokens):
@@ -166,19 +175,21 @@ class Prefill:
 
 
 def variants(
-    model, tokenizer, methods: dict[str, dict], folder: Path, batch: int, sequence: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    methods: dict[str, dict],
+    folder: Path,
+    batch: int,
+    sequence: int,
 ) -> dict[tuple, Prefill]:
     """(method, variant) -> what is timed, `none` first, with untrained adapters made in `folder`.
 
     methods: slices by name, those of the members of idp and concat among them.
     """
     draw = torch.Generator().manual_seed(0)  # text to choose by, for an IDP that wants some
-    pieces = torch.randint(model.get_input_embeddings().num_embeddings, PIECES, generator=draw).tolist()
-    ids = torch.randint(
-        model.get_input_embeddings().num_embeddings,
-        (batch, sequence),
-        generator=torch.Generator().manual_seed(0),
-    )
+    entries = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
+    pieces = torch.randint(entries, PIECES, generator=draw).tolist()
+    ids = torch.randint(entries, (batch, sequence), generator=torch.Generator().manual_seed(0))
     made = {("none", "none"): Prefill(model, ids)}
     adapters = {}
     for name, method in methods.items():
@@ -215,7 +226,7 @@ def variants(
     return made
 
 
-def _steps(prefill: Prefill, tokens: int, state) -> None:
+def _steps(prefill: Prefill, tokens: int, state: list[State]) -> None:
     prefill.generate(state, tokens)
 
 
@@ -236,7 +247,7 @@ def measure(
         token = {name: [seconds / generate for seconds in mine] for name, mine in spent.items()}
     base = ("none", "none")
 
-    def of_idp(name) -> dict:
+    def of_idp(name: tuple) -> dict:
         if name[1] not in ("idp", "idp_mixed"):
             return {}
         cached = {

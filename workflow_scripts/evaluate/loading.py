@@ -7,14 +7,15 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from workflow_scripts.compress.checkpoint import load_compressed
-from workflow_scripts.evaluate.settings import Evaluation
-from workflow_scripts.files.artifacts import digest, read_json
+from workflow_scripts.compress.stored_model import load_compressed
+from workflow_scripts.evaluate.settings import CellSettings
+from workflow_scripts.files.artifacts import digest
 from workflow_scripts.kernels.activations import attached
 from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import Recovered, attach
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.fetch import recorded_files
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
 LIBRARIES = ("torch", "transformers", "lm_eval")  # whose versions an answer depends on
@@ -61,7 +62,7 @@ def _pieces(
     return None
 
 
-def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation, code: str) -> str:
+def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: CellSettings, code: str) -> str:
     """Digest of all that an answer depends on beside its request.
 
     Weights, adapters, method, precision, code, task definitions; the model's other files, since equal weights mean
@@ -76,4 +77,4 @@ def fingerprint(files: ModelFiles, inputs: dict[str, str], settings: Evaluation,
 def identity(files: ModelFiles) -> list[dict[str, str]]:
     """The hashes of a model's own files, and the versions of the libraries that compute with it."""
     versions = {library: metadata.version(library) for library in LIBRARIES}
-    return [read_json(files.model / "manifest.json")["files"], versions]
+    return [recorded_files(files.model), versions]

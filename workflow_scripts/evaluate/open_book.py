@@ -26,7 +26,7 @@ def with_passage(task: EvaluationTask, template: str) -> EvaluationTask:
         try:
             apply_template(template, documents[position])
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            said = f"the context {template!r} can't be filled in: {error}"
-            raise ArtifactError(f"task {task.name}: line {line + 1} of its data: {said}") from error
+            reason = f"the context {template!r} can't be filled in: {error}"
+            raise ArtifactError(f"task {task.name}: line {line + 1} of its data: {reason}") from error
     harness.config.doc_to_text = template + question
     return task

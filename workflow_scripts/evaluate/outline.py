@@ -12,6 +12,7 @@ from pathlib import Path
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, linears_of
 from workflow_scripts.evaluate.rehearsal import lengths_of
 from workflow_scripts.evaluate.tasks import load_task
+from workflow_scripts.files.members import ITEMS
 from workflow_scripts.recover.adapters import create, trained_parameters
 from workflow_scripts.recover.lora import adapted_linears
 from workflow_scripts.sources.models import adds_bos, load_tokenizer, load_whole
@@ -34,7 +35,7 @@ def outline(asked: dict) -> dict:
     for data in map(Path, asked["benchmarks"]):
         variant = asked["tasks"][data.name]
         task = load_task(
-            data.name, data / "data.jsonl", None, None, tokenizer, variant["task"], variant["num_fewshot"]
+            data.name, data / ITEMS, None, None, tokenizer, variant["task"], variant["num_fewshot"]
         )
         lengths = [length.text for length in lengths_of(task, tokenizer)]
         longest = max(lengths)

@@ -19,15 +19,15 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from workflow_scripts.compress.checkpoint import load_compressed, save_compressed
 from workflow_scripts.compress.engines.own import compress
-from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress.task import Machine, Sources, Task
+from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.stored_model import load_compressed, save_compressed
+from workflow_scripts.compress.task import CompressionTask, Machine, Sources
 from workflow_scripts.evaluate.cell import evaluate_task, scorer_of, task_of
 from workflow_scripts.evaluate.encoding import encode, encode_pairs
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
-from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.evaluate.tasks import EvaluationTask
 from workflow_scripts.files.artifacts import digest
 from workflow_scripts.files.provenance import Provenance
@@ -57,12 +57,12 @@ class Rehearsal:
 
     @property
     def folder(self) -> Path:
-        """Of the dense model."""
+        """The folder of the dense model."""
         return Path(self.asked["folder"])
 
     @property
     def dense(self) -> Path:
-        """Of the compressor `dense` on it."""
+        """The folder of the compressor `dense` on it."""
         return self.scratch / "dense"
 
     def run(self) -> None:
@@ -87,8 +87,8 @@ class Rehearsal:
         try:
             yield
         except Exception as error:  # of whatever type
-            said = " ".join(str(error).removeprefix(known).split()) or type(error).__name__
-            self.problems.append(f"{where}: {said}")
+            reason = " ".join(str(error).removeprefix(known).split()) or type(error).__name__
+            self.problems.append(f"{where}: {reason}")
             print(f"problem: {self.problems[-1]}", flush=True)
 
     def make_adapter(self, name: str, asked: dict) -> None:
@@ -106,7 +106,7 @@ class Rehearsal:
     def try_cell(self, asked: dict) -> None:
         """Every task of a cell, and one window of each text."""
         started, before = time.monotonic(), len(self.problems)
-        settings, text = Evaluation(**asked["settings"]), asked["training_text"]
+        settings, text = CellSettings(**asked["settings"]), asked["training_text"]
         adapters = [self.scratch / member for member in asked["members"]]
         files = ModelFiles(self.folder, self.dense, adapters, Path(text) if text else None)
         recovered, scorer = scorer_of(files, settings, asked["cell"], self.device)
@@ -120,15 +120,15 @@ class Rehearsal:
             with self.telling(f"{where}, perplexity of {folder.name}"):
                 try_window(folder, settings.evaluation, scorer)
         bad = len(self.problems) - before
-        said = f"{bad} problem{'s' * (bad > 1)}" if bad else "ok"
-        print(f"{where}: {items} items, {time.monotonic() - started:.0f} s: {said}", flush=True)
+        outcome = f"{bad} problem{'s' * (bad > 1)}" if bad else "ok"
+        print(f"{where}: {items} items, {time.monotonic() - started:.0f} s: {outcome}", flush=True)
 
     def try_task(
-        self, where: str, folder: Path, settings: Evaluation, scorer: Scorer, names: list[str]
+        self, where: str, folder: Path, settings: CellSettings, scorer: Scorer, names: list[str]
     ) -> int:
         """A task's longest item, the one with the longest answer, and the shortest; returns how many were tried."""
-        said = [settings.method.get(name) for name in ("corpus", "text")]
-        key = digest([str(folder), settings.tasks[folder.name], said])
+        texts = [settings.method.get(name) for name in ("corpus", "text")]
+        key = digest([str(folder), settings.tasks[folder.name], texts])
         if key not in self.tasks:
             loaded = task_of(folder, settings, scorer.tokenizer)
             self.tasks[key] = loaded, lengths_of(loaded, scorer.tokenizer)
@@ -151,7 +151,7 @@ class Length:
 
 
 def lengths_of(task: EvaluationTask, tokenizer: PreTrainedTokenizerBase) -> list[Length]:
-    """Of every item that the task evaluates, in order, as the scorer encodes them."""
+    """The lengths of all items that the task evaluates, in order, as the scorer encodes them."""
     task.task.build_all_requests(samples=task.samples)
     instances = task.task.instances
     if task.task.OUTPUT_TYPE == "generate_until":
@@ -177,7 +177,8 @@ def extremes(lengths: list[Length]) -> list[int]:
 
 
 def cut_off(task: EvaluationTask, lengths: list[Length], room: int) -> str:
-    """How many items are longer than the model's input, whose beginning is not read then, as in the harness; or ""."""
+    """The number of items that are longer than the model's input, in words; the model does not read their beginning, as
+    in the harness. Empty if there is none."""
     longer = [i for i, length in enumerate(lengths) if length.text > room]
     if not longer:
         return ""
@@ -197,8 +198,8 @@ def only(task: EvaluationTask, item: int) -> EvaluationTask:
 def save_dense(model: Path, folder: Path) -> None:
     """The compressor `dense` of a model: no tensor, and the proof that says so."""
     folder.mkdir()
-    settings = Compressor(algorithm="dense")
-    task = Task(Sources(model), settings, None, 0, folder, "cpu", 1, Machine())
+    settings = CompressorSettings(algorithm="dense")
+    task = CompressionTask(Sources(model), settings, None, 0, folder, "cpu", 1, Machine())
     save_compressed(
         folder,
         compress(task),

@@ -25,7 +25,7 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Block:
+class RowBlock:
     """Nodes start..end-1 of a row, which attend in one call: to the nodes `above` and to ancestors among themselves.
 
     above: runs (start, end) of nodes, ascending: the path from the root to the parent of the block's first node.
@@ -42,7 +42,7 @@ class Block:
 
 
 @dataclass
-class Row:
+class PackedRow:
     """One packed row of trie nodes, parents before their children; depth first if the sequences came sorted."""
 
     tokens: list[int] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Row:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def add(self, sequence: Sequence, member) -> None:
+    def add(self, sequence: Sequence, member: object) -> None:
         node, path = -1, []
         for depth, token in enumerate(sequence.inputs):
             child = self.children.get((node, token))
@@ -69,8 +69,8 @@ class Row:
         self.scored.append(path[-len(sequence.targets) :])
         self.members.append(member)
 
-    def missing(self, other: "Row") -> int:
-        """How many of `other`'s nodes this row doesn't have."""
+    def missing(self, other: "PackedRow") -> int:
+        """The number of `other`'s nodes that this row lacks."""
         mine = {-1: -1}  # node of other -> node of this row
         for node, (token, parent) in enumerate(zip(other.tokens, other.parents, strict=True)):
             if parent in mine and (mine[parent], token) in self.children:
@@ -86,7 +86,7 @@ class Row:
             mask[node - start, node - start] = True
         return mask
 
-    def blocks(self, prefix: int = 0, overhead: int = 1000) -> list[Block]:
+    def blocks(self, prefix: int = 0, overhead: int = 1000) -> list[RowBlock]:
         """A cheap division into blocks, where a block of L nodes below A others costs L (prefix + A + L) pairs.
 
         prefix: columns that every node sees (a prompt's). overhead: what one attention call costs beside its pairs, in
@@ -98,20 +98,20 @@ class Row:
             if self.parents[node] >= 0:
                 ends[self.parents[node]] = max(ends[self.parents[node]], ends[node])
 
-        def divide(start: int, end: int, above: tuple, height: int) -> tuple[int, list[Block]]:
+        def divide(start: int, end: int, above: tuple, height: int) -> tuple[int, list[RowBlock]]:
             """Cost and blocks of the sibling subtrees that fill start..end-1, `height` nodes above them."""
 
             def whole(first: int, last: int) -> int:
                 return (last - first) * (prefix + height + last - first) + overhead
 
-            parts: list[tuple[int, int, int, list[Block]]] = []  # start, end, cost, blocks
+            parts: list[tuple[int, int, int, list[RowBlock]]] = []  # start, end, cost, blocks
             child = start
             while child < end:
                 fork = child
                 while fork + 1 < ends[child] and ends[fork + 1] == ends[child]:
                     fork += 1
                 cost = whole(child, fork + 1)
-                blocks = [Block(child, fork + 1, above, chain=True)]
+                blocks = [RowBlock(child, fork + 1, above, chain=True)]
                 if fork + 1 < ends[child]:
                     below, runs = fork + 1 - child, _joined(above, (child, fork + 1))
                     more, rest = divide(fork + 1, ends[child], runs, height + below)
@@ -119,11 +119,13 @@ class Row:
                         cost, blocks = cost + more, blocks + rest
                     else:
                         cost = whole(child, ends[child])
-                        blocks = [Block(child, ends[child], above, chain=False)]
+                        blocks = [RowBlock(child, ends[child], above, chain=False)]
                 parts.append((child, ends[child], cost, blocks))
                 if len(parts) > 1 and whole(parts[-2][0], parts[-1][1]) <= parts[-2][2] + parts[-1][2]:
                     first, last = parts[-2][0], parts[-1][1]
-                    parts[-2:] = [(first, last, whole(first, last), [Block(first, last, above, chain=False)])]
+                    parts[-2:] = [
+                        (first, last, whole(first, last), [RowBlock(first, last, above, chain=False)])
+                    ]
                 child = ends[child]
             return sum(part[2] for part in parts), [block for part in parts for block in part[3]]
 
@@ -139,16 +141,16 @@ def _joined(runs: tuple[tuple[int, int], ...], run: tuple[int, int]) -> tuple[tu
 
 def pack_rows(
     groups: Iterable[list[tuple[Member, Sequence]]], row_tokens: int, most: int | None = None
-) -> list[Row]:
+) -> list[PackedRow]:
     """Pack groups (one document's sequences with their indices; a group is never split) into rows.
 
     Groups are taken in the order of their tokens, so that neighbours share most. A row is closed when the next
     group would push it over `row_tokens` nodes, or over `most` sequences; a group that alone is larger has a row of
     its own. Rows lie depth first.
     """
-    packed: list[tuple[Row, list]] = []
+    packed: list[tuple[PackedRow, list]] = []
     for group in sorted(groups, key=lambda group: group[0][1].inputs):
-        own = Row()
+        own = PackedRow()
         for member, sequence in group:
             own.add(sequence, member)
         full = bool(packed) and most is not None and len(packed[-1][1]) + len(group) > most
@@ -161,8 +163,8 @@ def pack_rows(
     return [_depth_first(sequences) for _, sequences in packed]
 
 
-def _depth_first(sequences: list[tuple[Member, Sequence]]) -> Row:
-    row = Row()
+def _depth_first(sequences: list[tuple[Member, Sequence]]) -> PackedRow:
+    row = PackedRow()
     for member, sequence in sorted(sequences, key=lambda pair: pair[1].inputs):
         row.add(sequence, member)
     return row

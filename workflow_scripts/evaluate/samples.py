@@ -15,7 +15,7 @@ DOMAINS = ("world", "common", "language")
 
 
 @dataclass
-class Item:
+class EvaluatedItem:
     """One evaluated item: its row of the samples table, the bytes of the gold answer, and whether its generation met
     the cap (None if nothing was generated)."""
 
@@ -26,7 +26,7 @@ class Item:
 
 def items_of(
     task: EvaluationTask, logged: list[dict], gold_logliks: list[float], chosen: list, cut_off: list
-) -> list[Item]:
+) -> list[EvaluatedItem]:
     """Rows of a task from the log of lm_eval.evaluate, in the order of its documents.
 
     gold_logliks: of the gold answers, for a generation task. chosen: name of each item's prompt, or None. cut_off:
@@ -46,9 +46,8 @@ def items_of(
         except Unusable as error:
             raise ArtifactError(f"{task.at(i)}: {error}") from error
         generated = task.task.OUTPUT_TYPE == "generate_until"
-        blank = (
-            generated and not str(answer["prediction"]).strip()
-        )  # equals an alias like "!!!", without punctuation
+        # Equals an alias like "!!!", without punctuation.
+        blank = generated and not str(answer["prediction"]).strip()
         correct = bool(sample[task.primary]) and not (task.capped and cut_off[i]) and not blank
         norm = sample.get("acc_norm")
         row = {
@@ -60,7 +59,7 @@ def items_of(
             "selected_prompt": chosen[i],
             **answer,
         }
-        items.append(Item(row, gold_bytes, cut_off[i] if generated else None))
+        items.append(EvaluatedItem(row, gold_bytes, cut_off[i] if generated else None))
     return items
 
 
@@ -90,7 +89,7 @@ def _choice(task: EvaluationTask, sample: dict, _: float | None) -> tuple[dict, 
 
 
 def _question(task: EvaluationTask, sample: dict, context: str, choice: int = 0) -> str:
-    """What stands before an answer; in a chat the question alone, without the template and what stands before it.
+    """The text before an answer; in a chat the question alone, without the template and the text before it.
 
     choice: of a task whose choices differ in what stands before the answer.
     """
@@ -130,7 +129,7 @@ def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -
     return answer, len(f"{task.delimiter}{gold}".encode())
 
 
-def summary(items: list[Item]) -> dict:
+def summary(items: list[EvaluatedItem]) -> dict:
     """n, acc, acc_norm, stderr, primary, gold_loglik, choice_loglik, bits_per_byte, blank, cut_off of one task."""
     n = len(items)
     acc = sum(item.row["correct"] for item in items) / n
@@ -179,7 +178,7 @@ def shares(rows: list[dict], names: list[str]) -> dict | None:
     if len(names) < 2:
         return None
 
-    def share(part):
+    def share(part: list[dict]) -> dict[str, float]:
         return {name: sum(row["selected_prompt"] == name for row in part) / len(part) for name in names}
 
     tasks = dict.fromkeys(row["task"] for row in rows)

@@ -55,9 +55,8 @@ class Scorer(DocumentScorer, LM):
 
     generation_tokens: int | None = None
     selections: dict[tuple, int] = field(default_factory=dict)  # (task, doc_id) -> prompt index
-    cut_off: set[tuple] = field(
-        default_factory=set
-    )  # (task, doc_id) of generations that met the cap, not a stop
+    # (task, doc_id) of generations that met the cap, not a stop.
+    cut_off: set[tuple] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,8 +133,8 @@ class Scorer(DocumentScorer, LM):
         """`sequence` of a request; RequestError for an answer without a token, or with more than the model takes."""
         context, answer = request.args
         if not encoded[1]:
-            said = f"the answer {answer!r} adds no token to its context, which ends in {context[-40:]!r}"
-            raise RequestError(request, said)
+            reason = f"the answer {answer!r} adds no token to its context, which ends in {context[-40:]!r}"
+            raise RequestError(request, reason)
         try:
             return self.sequence(*encoded)
         except ValueError as error:
@@ -187,7 +186,8 @@ class Scorer(DocumentScorer, LM):
                 continue
             prompt, (until, cap), _ = jobs[0]
 
-            def stops(tokens, until=until):  # special tokens count: `<|im_end|>` is a stop of many tasks
+            def stops(tokens: list[int], until: tuple[str, ...] = until) -> bool:
+                # special tokens count: `<|im_end|>` is a stop of many tasks
                 text = self.tokenizer.decode(tokens, skip_special_tokens=False)
                 return any(stop in text for stop in until if stop)
 
@@ -208,7 +208,7 @@ class Scorer(DocumentScorer, LM):
         return [texts[i] for i in range(len(requests))]
 
     def prompt_tokens(self, context: list[int], cap: int) -> list[int]:
-        """What the model reads before `cap` new tokens: the end of a long context, the beginning of text for none."""
+        """The model's input before `cap` new tokens: the end of a long context, the beginning of text for none."""
         return context[-(self.max_length - cap) :] or [self.prefix_token_id]
 
     def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int]:

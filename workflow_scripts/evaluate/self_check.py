@@ -1,4 +1,4 @@
-"""Whether a model may be scored packed: a few tokens in one row against each sequence alone, once per scorer.
+"""Check that a model may be scored packed: a few tokens in one row against each sequence alone, once per scorer.
 
 A packed row lays documents and their choices side by side and tells the attention alone who sees whom. A layer that
 mixes neighbouring tokens by other means (a convolution, a recurrence, an attention of its own) would read across them:
@@ -7,9 +7,10 @@ every number wrong, no error. So the model itself is asked, before it is first u
 
 import torch
 
-from workflow_scripts.evaluate.block_attention import NotPackable
+from workflow_scripts.evaluate.block_attention import CausalModel, NotPackable
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
+from workflow_scripts.recover.prompt_bank import PromptBank
 
 # Tokens of a context and of a continuation; two of each, so that the row holds siblings and a neighbour.
 CONTEXT, CONTINUATION = 3, 2
@@ -31,7 +32,7 @@ def sequences(vocabulary: int) -> list[list[Sequence]]:
 
 
 @torch.inference_mode()
-def require_packable(model, bank=None) -> None:
+def require_packable(model: CausalModel, bank: PromptBank | None = None) -> None:
     """ValueError, naming the model's class, if a packed row doesn't give the logits of its sequences alone.
 
     Behind the bank's first prompt, if there is a bank. Costs two passes over some twenty tokens.

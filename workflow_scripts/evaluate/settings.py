@@ -1,4 +1,4 @@
-"""What is evaluated and measured, as values that import no library: an entry takes its lock before it loads any."""
+"""Settings of evaluations and measurements. They import no library: an entry takes its lock before it loads any."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from workflow_scripts.files.job import Folder
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class CellSettings:
     """Slices of the configuration: the cell's method, its tasks by name, and the grid's evaluation.
 
     chat: the tasks ask through the model's chat template; a method of kind text is its system message then.

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+from transformers import DynamicCache
 
 from workflow_scripts.compress.decoder import decoder_layers
+from workflow_scripts.evaluate.block_attention import CausalModel
+from workflow_scripts.recover.prompt_bank import PromptBank
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")  # names of a layer's attention
 AGREEMENT = 1e-4  # by which the layers, called one by one, may differ from the model's own pass
@@ -19,7 +22,7 @@ CACHES = ("past_key_values", "past_key_value", "layer_past")  # names under whic
 
 
 def layer_states(
-    model, window: list[int], bank=None, prompt: int = 0
+    model: CausalModel, window: list[int], bank: PromptBank | None = None, prompt: int = 0
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Per decoder layer: attention over text (H, T, T), rows summing to 1, and the layer's output (T, d), float64.
 
@@ -29,7 +32,7 @@ def layer_states(
     """
     prefix = bank.prefixes[prompt].length if bank is not None else 0
 
-    def cache():
+    def cache() -> DynamicCache | None:
         return bank.cache(prompt, 1, len(window)) if bank is not None else None
 
     layers = decoder_layers(model)
@@ -75,18 +78,18 @@ def layer_states(
         )
 
 
-def _keep_call(calls: list, module, args, kwargs) -> None:
+def _keep_call(calls: list, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
     """(hidden states of the first layer alone, further arguments, named ones): later layers get their own."""
     kwargs = dict(kwargs)
     hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
     calls.append((None if calls else hidden, args, kwargs))
 
 
-def _hidden(output) -> torch.Tensor:
+def _hidden(output: torch.Tensor | tuple) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _keep_weights(found: list, module, args, output) -> None:
+def _keep_weights(found: list, module: torch.nn.Module, args: tuple, output: torch.Tensor | tuple) -> None:
     found.append(output[1] if isinstance(output, tuple) else None)
 
 
@@ -99,7 +102,13 @@ def _attention(layer: torch.nn.Module) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def layer_similarities(dense, model, windows: list[list[int]], bank=None, prompts: list[int] | None = None):
+def layer_similarities(
+    dense: CausalModel,
+    model: CausalModel,
+    windows: list[list[int]],
+    bank: PromptBank | None = None,
+    prompts: list[int] | None = None,
+) -> tuple[list[float], list[float]]:
     """(attention, activations): two lists over layers of mean cosines between `model` and `dense`.
 
     prompts: index of the bank's prompt for each window. Equal models without a prompt give 1.

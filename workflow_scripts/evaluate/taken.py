@@ -11,23 +11,20 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file
 from workflow_scripts.files.job import log
 from workflow_scripts.plan import contents
 from workflow_scripts.plan.layout import EVALUATION, companions
 
 DATA = ("benchmark ", "corpus ")  # how the names of inputs begin that a cell is evaluated on
-OF_TASKS = (
-    "items",
-    "generation_tokens",
-    "precision",
-)  # keys of a grid's evaluation that a task's rows depend on
+# Keys of a grid's evaluation that a task's rows depend on.
+OF_TASKS = ("items", "generation_tokens", "precision")
 
 
 @dataclass
 class Taken:
-    """Of finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input."""
+    """From finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input."""
 
     results: dict[str, dict] = field(default_factory=dict)
     rows: dict[str, list[dict]] = field(default_factory=dict)
@@ -35,7 +32,7 @@ class Taken:
     origins: dict[str, str] = field(default_factory=dict)
 
 
-def keys_of(model: object, inputs: dict[str, str], settings: Evaluation) -> dict[str, str]:
+def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> dict[str, str]:
     """Name of each benchmark and corpus among `inputs` -> key. model: JSON value for all that answers come from."""
     attached = {name: sha for name, sha in inputs.items() if not name.startswith(DATA)}
     asked, found = settings.evaluation, {}
@@ -55,7 +52,7 @@ def keys_of(model: object, inputs: dict[str, str], settings: Evaluation) -> dict
 
 
 def take(keys: dict[str, str], cell: dict, output: str | Path, recipe: str) -> Taken:
-    """What finished cells of this model and method have by these keys: the one at `output`, and those of other grids.
+    """Results of finished cells of this model and method under these keys: of the one at `output` and of other grids'.
 
     A cell that is made again by its own recipe takes nothing: somebody asked for it.
     """
@@ -85,7 +82,7 @@ def _evaluated(path: str | Path) -> dict:
 
 
 def _described(path: str, manifest: dict) -> bool:
-    """Whether the samples beside a cell are those that it describes."""
+    """True if the samples beside a cell are those that it describes."""
     [samples] = companions(path)
     return Path(samples).exists() and sha256_file(samples) == manifest.get("samples_sha256")
 

@@ -1,4 +1,4 @@
-"""Whether a task can ask every document of a file: checked at the fetch, before any cell is evaluated.
+"""Check that a task can ask every document of a file: checked at the fetch, before any cell is evaluated.
 
 No result depends on this module: it is in no recipe of a benchmark (plan/recipes.py).
 """
@@ -66,8 +66,8 @@ def _ask(task: EvaluationTask, item: Item) -> None:
 def _require_known_label(harness: Task, document: dict) -> None:
     """Unusable for a label that the task's own function takes for any other: copa asks only whether it is 0.
 
-    Such a function takes a label that cannot be, too. Those that can be are counted from 0, or from 1 if two of the
-    former are one choice.
+    Such a function takes impossible labels, too. Labels are counted from 0, or from 1 if two of those from 0 are one
+    choice.
     """
 
     def right(key: str, label: int) -> list[int] | None:

@@ -63,7 +63,7 @@ class EvaluationTask:
 
     @property
     def delimiter(self) -> str:
-        """What stands between a question and its answer; in a chat the answer begins a turn of its own."""
+        """The text between a question and its answer; in a chat the answer begins a turn of its own."""
         config, between = self.task.config, str(self.task.config.target_delimiter)
         if self.chat is None:
             return between
@@ -221,7 +221,7 @@ def _built(name: str, config: dict, documents: list[Item]) -> Task:
 
 
 def _empty_choice(config: dict, document: dict) -> str:
-    """Which of a document's choices is empty, in words: the harness can't say."""
+    """The empty choice of a document, in words, which the harness can't give; "" if there is none."""
     key = config.get("doc_to_choice")
     found = document.get(key) if isinstance(key, str) else None
     choices: list = found if isinstance(found, list) else []
@@ -285,5 +285,5 @@ def generation_cap(targets: list, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _dataset(documents: datasets.Dataset, split: str, **metadata: object) -> datasets.DatasetDict:
-    """What the harness calls with the task's metadata in place of a download."""
+    """A function that the harness calls with the task's metadata in place of a download."""
     return datasets.DatasetDict({split: documents})

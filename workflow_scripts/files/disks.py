@@ -30,11 +30,11 @@ def full_disks(*paths: str | Path) -> str:
 
     Libraries that write files report a full disk in many words, or as "write failed".
     """
-    return "".join(f"; {said}" for folder in dict.fromkeys(map(_folder, paths)) if (said := _full(folder)))
+    return "".join(f"; {lack}" for folder in dict.fromkeys(map(_folder, paths)) if (lack := _full(folder)))
 
 
 def _full(folder: Path) -> str:
-    """What a folder's disk has run out of; empty if it has room."""
+    """The resource that a folder's disk has run out of; empty if it has room."""
     found = os.statvfs(folder)
     if shutil.disk_usage(folder).free < ENOUGH:
         return f"no space left on the disk of {folder}: free some and run again"

@@ -1,4 +1,4 @@
-"""How an entry runs inside a Snakemake job: with arguments by name, output to the job's log, failure in one line."""
+"""Runs an entry inside a Snakemake job: with arguments by name, output to the job's log, failure in one line."""
 
 import contextlib
 import json
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.disks import full_disks
+from workflow_scripts.files.members import WORK
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
@@ -175,7 +176,7 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
             sys.stderr.flush()
         cause = " ".join(str(error).split()) or type(error).__name__
         if " on the disk of " not in cause:
-            cause += full_disks(snakemake.output[0], file, "work/x")
+            cause += full_disks(snakemake.output[0], file, WORK / "x")
         os.write(terminal, f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {file})\n".encode())
         raise SystemExit(1) from None
     finally:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.files.checkpoints import place
 from workflow_scripts.files.disks import cause
+from workflow_scripts.files.members import RESOURCES, RESULTS
+from workflow_scripts.files.work_folders import work_root
 
-SHARED = ("results", "resources")  # these, or folders in them, may be links: several clones work in one
+SHARED = (RESULTS, RESOURCES)  # these, or folders in them, may be links: several clones work in one
 # Seconds until a lock counts as another writer's: `held_by` holds it for a moment, too.
 PATIENCE = 1.0
 
@@ -30,11 +31,11 @@ def _lock(artifact: str | Path) -> Path:
         if not names:  # the folder itself, or a file beside the grids
             shared, names = parts[:1], parts[1:] or ("",)
         return Path(os.path.realpath(Path(*shared)), ".locks", *names[:-1], f"{names[-1]}.lock")
-    return place(artifact).with_name(place(artifact).name + ".lock")
+    return work_root(artifact).with_name(work_root(artifact).name + ".lock")
 
 
 def held_by(artifact: str | Path) -> str | None:
-    """Who writes an artefact just now ("pid 7 on host"); None if nobody does."""
+    """The process that writes an artefact now ("pid 7 on host"); None if there is none."""
     try:
         with open(_lock(artifact), encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -49,7 +50,7 @@ def held_by(artifact: str | Path) -> str | None:
 
 
 def last_held(artifact: str | Path) -> float | None:
-    """When the latest writer of an artefact began (time.time() of the lock's file system); None if there was none."""
+    """The start of an artefact's latest writer (time.time() of the lock's file system); None if there was none."""
     lock = _lock(artifact)
     return lock.stat().st_mtime if lock.exists() else None
 

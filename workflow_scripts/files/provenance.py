@@ -1,4 +1,4 @@
-"""How an artefact was made: the `manifest` in its JSON, which is no result."""
+"""The origin of an artefact: the `manifest` in its JSON, which is no result."""
 
 import platform
 import re
@@ -27,7 +27,7 @@ RECORDED_LIBRARIES = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a job came to its artefact.
+    """The origin of a job's artefact.
 
     recipe, code: digests of all that determines the artefact and of the code (plan/recipes.py). seed: None if nothing
     is random. device: where the job computes; None until it has chosen, or if it only reads files. started: time.time()

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.compress.checkpoint import dense_hash, save_compressed
-from workflow_scripts.compress.settings import Compressor
-from workflow_scripts.compress.task import Compressed, Machine, Sources, Task
-from workflow_scripts.files import artifacts, checkpoints, locks
+from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.stored_model import dense_hash, save_compressed
+from workflow_scripts.compress.task import Compressed, CompressionTask, Machine, Sources
+from workflow_scripts.files import artifacts, locks
 from workflow_scripts.files.job import run
+from workflow_scripts.files.members import text_of
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
+from workflow_scripts.sources.fetch import recorded_files
 from workflow_scripts.sources.models import verify
 
 UNLIMITED = Machine()
@@ -41,23 +44,25 @@ def main(
     device = made.device or ("cpu" if elsewhere else default_device().type)
     seed = made.seed or 0
     made = replace(made, seed=seed, device=device)
-    asked, folder = Compressor(**settings), Path(output).parent
+    asked, folder = CompressorSettings(**settings), Path(output).parent
     inputs = {"model": dense_hash(sources.model)}
     if sources.corpus is not None and asked.calibrated:
-        inputs["corpus"] = artifacts.read_json(Path(sources.corpus) / "manifest.json")["files"]["train.jsonl"]
+        inputs["corpus"] = recorded_files(sources.corpus)[text_of("train")]
     if sources.checkpoint is not None:
         inputs["checkpoint"] = verify(sources.checkpoint)["weights_sha256"]
     with locks.hold(folder):
         key = artifacts.digest([inputs, compressor, calibration, seed, made.code, device, made.threads])
-        work = checkpoints.work_folder(folder, key)
-        found = compress(Task(sources, asked, calibration, seed, work, device, made.threads, machine))
+        work = work_folder(folder, key)
+        found = compress(
+            CompressionTask(sources, asked, calibration, seed, work, device, made.threads, machine)
+        )
         manifest = made.manifest({"compressor": compressor, "calibration": calibration}, inputs)
         manifest["libraries"] |= found.versions
         save_compressed(folder, found, settings, sources.model, manifest)
-        checkpoints.clear_work(folder)
+        clear_work(folder)
 
 
-def engine(name: str) -> Callable[[Task], Compressed]:
+def engine(name: str) -> Callable[[CompressionTask], Compressed]:
     """The `compress` of an engine, or of an algorithm that has an engine of its own; only that engine is loaded."""
     if name == "optimum":
         from workflow_scripts.compress.engines.optimum import compress

@@ -28,7 +28,7 @@ class Made:
 
 @dataclass
 class Planned:
-    """What the plan says of the grid: one line; its measurements of similarity and latency; its blocks, {counted,
+    """The plan of the grid: one line; its measurements of similarity and latency; its blocks, {counted,
     left_out}; the configuration and the grid's name, which tell what it was expected to cost; the equivalences by which
     results of an older code were adopted (plan/adopted.py)."""
 

@@ -1,6 +1,6 @@
 """Evaluate one cell: the grid's tasks 0-shot through lm-eval, perplexity on held-out text; JSON and samples."""
 
-from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
+from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.files import locks
 from workflow_scripts.files.job import run
 from workflow_scripts.files.provenance import Provenance
@@ -12,7 +12,7 @@ from workflow_scripts.recover.model_files import ModelFiles
 def main(
     files: ModelFiles,
     data: EvaluationData,
-    settings: Evaluation,
+    settings: CellSettings,
     cell: dict,
     made: Provenance,
     output: str,

@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-from workflow_scripts.compress.checkpoint import PROOF
 from workflow_scripts.compress.export import export
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import Folder, log, run
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.members import COMPRESSION
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.model_folder import TOKENIZER
@@ -23,7 +23,7 @@ def main(model: Folder, compressed: Folder, output: str, form: str, made: Proven
         for name in TOKENIZER:
             if (model / name).exists():
                 shutil.copyfile(model / name, folder / name)
-        proof = artifacts.read_json(compressed / PROOF, schema="compression")
+        proof = artifacts.read_json(compressed / COMPRESSION, schema="compression")
         inputs = {"model": proof["model"]["weights_sha256"], "weights": proof["weights_sha256"]}
         record = {
             "format": form,

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from workflow_scripts.files.job import run
+from workflow_scripts.files.members import WHEELS
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.benchmarks import fetch
 
-WHEELS = Path("resources/.wheels")  # kept, so that a refetch needs no network; may be deleted
 
-
-def main(manifest: str, said: dict, variant: dict, name: str, spec: dict, recipe: str, code: str) -> None:
-    """Fill the folder of `manifest` as the catalogue's entry says; `said` are its note, licence and path.
+def main(manifest: str, details: dict, variant: dict, name: str, spec: dict, recipe: str, code: str) -> None:
+    """Fill the folder of `manifest` as the catalogue's entry says; `details` are its note, licence and path.
 
     variant: {task, num_fewshot} of the task `name` in the catalogue. It checks that the task can ask every document.
     """
@@ -20,7 +19,7 @@ def main(manifest: str, said: dict, variant: dict, name: str, spec: dict, recipe
 
         task_check.check(data, where, name, variant)
 
-    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code, check=check)
+    fetch(name, spec | details, Path(manifest).parent, WHEELS, recipe=recipe, code=code, check=check)
 
 
 if __name__ == "__main__":

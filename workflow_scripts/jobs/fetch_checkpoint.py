@@ -3,19 +3,19 @@
 from pathlib import Path
 
 from workflow_scripts.files.job import run
-from workflow_scripts.jobs.fetch_model import WHEELS
+from workflow_scripts.files.members import WHEELS
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.sources.checkpoints import fetch
 
 
-def main(manifest: str, said: dict, name: str, spec: dict, recipe: str, code: str, config: dict) -> None:
-    """Fill the folder of `manifest` as the compressor's entry says; `said` are its note and path, `spec` the rest.
+def main(manifest: str, details: dict, name: str, spec: dict, recipe: str, code: str, config: dict) -> None:
+    """Fill the folder of `manifest` as the compressor's entry says; `details` are its note and path, `spec` the rest.
 
     config: the whole configuration, checked again with the fetched checkpoint before any job stands on it.
     """
     from workflow_scripts.plan import after_fetch
 
-    fetch(name, spec | said, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
+    fetch(name, spec | details, Path(manifest).parent, WHEELS, recipe=recipe, code=code)
     after_fetch.check(config, name)
 
 

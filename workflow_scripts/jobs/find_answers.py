@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import run
+from workflow_scripts.files.members import ITEMS, text_of
 from workflow_scripts.judge.answers import find
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.judge.strata import add
@@ -21,10 +22,10 @@ def main(
     adapters are trained on there; benchmarks: task -> manifest; strata: task -> fields of its items (judge/strata.py).
     """
     texts = {
-        name: [Path(manifest).with_name("train.jsonl") for manifest in manifests]
+        name: [Path(manifest).with_name(text_of("train")) for manifest in manifests]
         for name, manifests in corpora.items()
     }
-    data = {task: Path(manifest).with_name("data.jsonl") for task, manifest in benchmarks.items()}
+    data = {task: Path(manifest).with_name(ITEMS) for task, manifest in benchmarks.items()}
     results = read_results(cells)
     answers = find(results, texts, data)
     if strata:

@@ -19,7 +19,7 @@ def main(
     with locks.hold(output):
         import torch
 
-        from workflow_scripts.compress.checkpoint import load_compressed
+        from workflow_scripts.compress.stored_model import load_compressed
         from workflow_scripts.evaluate.latency import measure, variants
         from workflow_scripts.kernels.device import chosen_device
         from workflow_scripts.kernels.dtypes import DTYPES

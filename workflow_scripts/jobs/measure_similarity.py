@@ -5,9 +5,11 @@ from dataclasses import asdict, replace
 from workflow_scripts.evaluate.settings import HeldoutText
 from workflow_scripts.files import artifacts, locks
 from workflow_scripts.files.job import run
+from workflow_scripts.files.members import text_of
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.recover.model_files import ModelFiles
+from workflow_scripts.sources.fetch import recorded_files
 
 
 def main(
@@ -30,8 +32,7 @@ def main(
 
         torch.set_num_threads(made.threads)
         device = chosen_device(made.device)
-        corpus = artifacts.read_json(text.corpus / "manifest.json")["files"]["heldout.jsonl"]
-        inputs = files.inputs() | {"corpus": corpus}
+        inputs = files.inputs() | {"corpus": recorded_files(text.corpus)[text_of("heldout")]}
         recovered, tokenizer = load_cell(files, method, cell["seed"], "fp32", device)
         scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector)
         require_room(scorer, text.length, f"grids.{cell['grid']}.similarity.length")

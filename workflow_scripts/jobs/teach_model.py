@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.files import artifacts, checkpoints
+from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import Folder, run
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.kernels.allocator import keep_memory
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
@@ -19,10 +20,10 @@ from workflow_scripts.recover.teaching import check, teach
 from workflow_scripts.sources import model_folder, models
 
 
-def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: Provenance) -> None:
+def main(base: Folder, manifest: str, details: dict, name: str, spec: dict, made: Provenance) -> None:
     """Fill the folder of `manifest` with the model `base` after the lesson of `spec`.
 
-    said: its note. TeachingError if it did not learn what the lesson says.
+    details: its note. TeachingError if it did not learn what the lesson says.
     """
     keep_memory()
     torch.set_num_threads(made.threads)
@@ -30,7 +31,7 @@ def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: P
     taught_on = models.verify(base)
     with whole_folder(folder) as finished:
         key = artifacts.digest([taught_on["files"], lesson, made.code, device, made.threads])
-        kept = checkpoints.work_folder(folder, key)
+        kept = work_folder(folder, key)
         model, tokenizer = models.load_dense(base, device=device), models.load_tokenizer(base)
         teach(model, tokenizer, lesson, kept)
         found = check(name, model, tokenizer, lesson)
@@ -45,9 +46,9 @@ def main(base: Folder, manifest: str, said: dict, name: str, spec: dict, made: P
             "source": "taught",
             "revision": None,
         }
-        about |= {"origin": origin, "remote_code": taught_on["remote_code"], "notes": said.get("note", "")}
+        about |= {"origin": origin, "remote_code": taught_on["remote_code"], "notes": details.get("note", "")}
         models.seal(finished, about)
-    checkpoints.clear_work(folder)
+    clear_work(folder)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,10 @@ from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, SIMILARITY, Artefact, companions
 
 TOLERANCE = 1e-4  # nats of an answer's log-likelihood; of a similarity, its cosine
-ANSWERS = (
-    "correct",
-    "acc_norm",
-    "prediction",
-    "selected_prompt",
-)  # columns of samples that must not differ at all
-WEIGHTS = {
-    COMPRESSED: "weights_sha256",
-    ADAPTER: "adapter_sha256",
-}  # key of a record -> digest of what was made
+# Columns of samples that must not differ at all.
+ANSWERS = ("correct", "acc_norm", "prediction", "selected_prompt")
+# Key of a record -> digest of what was made.
+WEIGHTS = {COMPRESSED: "weights_sha256", ADAPTER: "adapter_sha256"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class Agreement:
 
 
 def agreement(artefact: Artefact, stored: Path, again: Path, same_machine: bool) -> Agreement:
-    """Whether the result at `again` is the one at `stored`; both are JSON files with what was made beside them.
+    """True if the result at `again` is the one at `stored`; both are JSON files with what was made beside them.
 
     same_machine: whether both were made on one kind of machine, so that every bit must agree. Weights and sources must
     agree bit for bit on any.
@@ -51,7 +45,7 @@ def agreement(artefact: Artefact, stored: Path, again: Path, same_machine: bool)
 
 
 def on_one_kind_of_machine(one: dict, two: dict) -> bool:
-    """Whether two manifests name one kind of processor, and as many threads on it; a GPU repeats no bits."""
+    """True if two manifests name one kind of processor, and as many threads on it; a GPU repeats no bits."""
     if one["device"] != "cpu" or two["device"] != "cpu" or one["threads"] != two["threads"]:
         return False
     kinds = one.get("cpu"), two.get("cpu")  # manifests of 0.1.0 have none

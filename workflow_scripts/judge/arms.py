@@ -86,7 +86,7 @@ def replicates_of(*arms: Arm | None) -> Seeds:
 
 
 def _one_copy(arms: list[Arm], seed: int) -> bool:
-    """Whether the arms of each compressor stand on one copy at this seed."""
+    """True if the arms of each compressor stand on one copy at this seed."""
     weights: dict[str, set[str]] = {}
     for arm in arms:
         at = arm.seeds[0] if arm.shared else seed
@@ -95,7 +95,7 @@ def _one_copy(arms: list[Arm], seed: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Sample:
+class PairedItems:
     """One metric of arms over the items that all their cells share.
 
     values: task -> (items, cells), the cells of all arms side by side, higher is better.
@@ -134,18 +134,18 @@ class Sample:
         return components(contrast, len(parts) * unseen_variance(sizes) if self.metric.binary else 0.0)
 
 
-def sample(results: Results, arms: list[Arm], name: str, tasks: Sequence[str]) -> Sample:
+def sample(results: Results, arms: list[Arm], name: str, tasks: Sequence[str]) -> PairedItems:
     """A metric of the arms over `tasks`, as far as their cells share items with a value."""
     metric = METRICS[name]
     frames = paired_items(results, [cell for arm in arms for cell in arm.cells], metric.column)
     values = {task: metric.sign * frame.to_numpy() for task, frame in frames.items() if task in tasks}
-    return Sample(metric, {arm.key: arm for arm in arms}, values)
+    return PairedItems(metric, {arm.key: arm for arm in arms}, values)
 
 
 class Estimates:
     """Estimates of columns of several samples that share their resampled items, replicates and deviations."""
 
-    def __init__(self, wanted: Sequence[tuple[Sample, Sequence[Column]]], resamples: int, seed: int):
+    def __init__(self, wanted: Sequence[tuple[PairedItems, Sequence[Column]]], resamples: int, seed: int):
         families = [
             {
                 task: np.stack([values[:, sample.cells(column)].mean(axis=1) for column in columns], axis=1)
@@ -164,7 +164,7 @@ class Estimates:
             yield self._of(sample, columns, family, draws) if family else {}
 
     def _of(
-        self, sample: Sample, columns: Sequence[Column], family: dict[str, np.ndarray], draws: np.ndarray
+        self, sample: PairedItems, columns: Sequence[Column], family: dict[str, np.ndarray], draws: np.ndarray
     ) -> dict[Column, Estimate]:
         points = np.mean([values.mean(axis=0) for values in family.values()], axis=0)
         sizes, binary = [len(values) for values in family.values()], sample.metric.binary

@@ -22,9 +22,8 @@ def parameter_ratio(rows: pd.DataFrame) -> list[Finding]:
         ratios += [lora / size for lora in loras]
         text.append(f"{model} {min(loras) / size:.1f} to {max(loras) / size:.1f}")
     prefix = _millions("13.1M") / size
-    printed, saved = (
-        [1 - own / lora for lora in (4.4, 8.9)] for own in (0.8, size)
-    )  # Llama's smallest and largest
+    # Llama's smallest and largest.
+    printed, saved = ([1 - own / lora for lora in (4.4, 8.9)] for own in (0.8, size))
     return [
         finding(
             "abstract",

@@ -82,7 +82,7 @@ def _ways(
 ) -> list[dict]:
     """values: of `_values`; draws: (resamples, seeds x 4); best: note of the single best.
 
-    Of each way: accuracy per task, its average, and IDP minus it on the same items and seeds, as fractions.
+    Returns for each way: accuracy per task, its average, and IDP minus it on the same items and seeds, as fractions.
     """
     points = np.mean([v.mean(axis=0) for v in values.values()], axis=0)
     ways = []

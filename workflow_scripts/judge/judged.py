@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from workflow_scripts.judge.arms import DENSE, Arm, Column, Sample, covered_by, detectable, replicates_of
+from workflow_scripts.judge.arms import DENSE, Arm, Column, PairedItems, covered_by, detectable, replicates_of
 from workflow_scripts.judge.statistics import Estimate, finite, lost_bound, ratio
 from workflow_scripts.judge.verdict import Verdict, decide, needed_support, other_reading, recovered
 from workflow_scripts.plan.layout import Group
@@ -16,7 +16,7 @@ class Judged:
     Columns (an arm averaged over some of its seeds) are asked for first, so that all groups are resampled together.
     """
 
-    def __init__(self, group: Group, sampled: Sample, pair: dict[str, str]):
+    def __init__(self, group: Group, sampled: PairedItems, pair: dict[str, str]):
         self.group, self.sample, self.pair = group, sampled, pair
         self.estimates: dict[Column, Estimate] = {}
 
@@ -38,7 +38,7 @@ class Judged:
 
     @cached_property
     def lost(self) -> bool:
-        """Whether the group has a loss: it is compressed, and the dense model was evaluated."""
+        """True if the group has a loss: it is compressed, and the dense model was evaluated."""
         return self.group.compressor != "dense" and DENSE in self.sample.arms
 
     def control(self, arm: Arm) -> Arm | None:
@@ -239,7 +239,7 @@ class Judged:
 
 
 def _larger(parts: dict) -> str:
-    """Which part of the variance of what decides is larger: "items make 80 % of the variance"."""
+    """The larger part of the variance of the quantity that decides: "items make 80 % of the variance"."""
     if any(part.count < 2 for part in parts.values()):
         return "one copy shows nothing of the variance between copies, so seeds come first"
     of_items = sum(part.items + part.residual for part in parts.values())

@@ -48,9 +48,8 @@ def _row(
     if not sums or not sum(values[:, 0].sum() for values in sums.values()):
         return []
     total = sum(len(values) for values in sums.values())
-    weighted = {
-        task: values * len(values) * len(sums) / total for task, values in sums.items()
-    }  # pooled items
+    # Pooled items.
+    weighted = {task: values * len(values) * len(sums) / total for task, values in sums.items()}
     (draws,) = resampled_averages([weighted], resamples, seed)
     points = np.mean([values.mean(axis=0) for values in weighted.values()], axis=0)
     lost, back, chance = (Estimate(float(points[i]), draws[:, i]) for i in range(3))

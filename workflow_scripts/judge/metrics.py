@@ -27,9 +27,8 @@ class Metric:
 ACCURACY, ALL_TASKS = "accuracy", "accuracy_all_tasks"
 METRICS = {
     ACCURACY: Metric("correct", 0.01, binary=True),
-    ALL_TASKS: Metric(
-        "correct", 0.01, informative=False, judged=False, binary=True
-    ),  # as the paper's Average
+    # As the paper's Average.
+    ALL_TASKS: Metric("correct", 0.01, informative=False, judged=False, binary=True),
     "choice_loglik": Metric("choice_loglik", 0.02),
     "bits_per_byte": Metric("bits_per_byte", 0.01, sign=-1),
 }

@@ -21,7 +21,7 @@ from workflow_scripts.judge.arms import (
     Column,
     Estimates,
     Key,
-    Sample,
+    PairedItems,
     Seeds,
     covered_by,
     group_arms,
@@ -63,7 +63,7 @@ def families(methods: dict[str, dict]) -> list[Family]:
 
 
 @dataclass(frozen=True)
-class Told:
+class HeldOutFacts:
     """One family in one group on one metric. samples: (side, stratum) -> arms `none` and the side's own, with the dense
     model's if it has them; strata without an item are left out."""
 
@@ -72,7 +72,7 @@ class Told:
     metric: str
     seeds: Seeds
     controlled: bool
-    samples: dict[tuple[str, str], Sample]
+    samples: dict[tuple[str, str], PairedItems]
 
     def columns(self, side: str) -> list[Column]:
         """The columns of a side's samples: the compressed model with and without an adapter, then the dense one."""
@@ -149,7 +149,7 @@ def parts(results: Results, methods: dict[str, dict], resamples: int, seed: int)
     return [told.to_json({place: next(estimates) for place in told.samples}) for told in found]
 
 
-def _told(results: Results, group: Group, family: Family) -> Iterator[Told]:
+def _told(results: Results, group: Group, family: Family) -> Iterator[HeldOutFacts]:
     """The family on every judged metric that its task has, as far as the group's cells share seeds and items."""
     arms = {arm.key: arm for arm in group_arms(results, group)}
     base, dense = arms.get((group.compressor, "none")), arms.get(DENSE)
@@ -180,9 +180,9 @@ def _told(results: Results, group: Group, family: Family) -> Iterator[Told]:
                 places = chosen & ~np.isnan(values).any(axis=1)
                 label = f"{family.task} {stratum} {'+'.join(unique(_parts_of(frame)[places]))}"
                 if places.any():
-                    samples[side, stratum] = Sample(metric, joined, {label: values[places]})
+                    samples[side, stratum] = PairedItems(metric, joined, {label: values[places]})
         if all((side, "items") in samples for side in SIDES):
-            yield Told(group, family, name, seeds, controlled, samples)
+            yield HeldOutFacts(group, family, name, seeds, controlled, samples)
 
 
 def _parts_of(frame: pd.DataFrame) -> np.ndarray:

@@ -69,8 +69,8 @@ class Results:
     def groups(self) -> list[Group]:
         """Every (model, compressor, corpus) of a compressed model, in the order of the plan.
 
-        A compressor that calibrates nothing has its cell without a method under the corpus `none`. That is a group only
-        if no other group of the compressor takes this cell as its own.
+        A compressor that calibrates nothing has its cell without a method under the corpus `none`. This is a group only
+        if no other group of the compressor takes the cell as its own.
         """
         found = unique(cell.group for cell in self.planned if cell.compressor != "dense")
         taken = {group[:2] for group in found if group.corpus != NO_CORPUS}

@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def known(self) -> bool:
-        """Whether an interval exists (a task with one item has no sampling variance to show)."""
+        """True if an interval exists (a task with one item has no sampling variance to show)."""
         return bool(np.isfinite(self.draws).all())
 
     @property
@@ -105,7 +105,7 @@ def resampled_averages(
     """Bootstrap macro averages: the items of each task are resampled, the same draws for every column.
 
     families: for each, task -> (items, columns). Returns for each (resamples, columns): the mean over its tasks of
-    their resampled means; NaN if a task has a single item. Of n items n - 1 are drawn with replacement: the
+    their resampled means; NaN if a task has a single item. n - 1 of n items are drawn with replacement: the
     rescaled bootstrap of Rao and Wu (1988) for stratified samples, whose variance is unbiased for small strata
     (drawing n understates it by (n-1)/n: 10 % at 10 items a task). A task's draws depend on the seed, its name and
     its size only, so other columns don't move an interval, and families whose task has the same size share the

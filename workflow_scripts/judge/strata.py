@@ -57,11 +57,11 @@ def of_items(
     found: dict[str, dict] = {kind: {} for kind in KINDS}
     for task, kinds in fields.items():
         mine = items.loc[items["task"] == task, "doc_id"]
-        said = {kind: field for kind, field in kinds.items() if field != MENTIONS}
-        rows = rows_of(benchmarks[task]) if said else []
+        asked = {kind: field for kind, field in kinds.items() if field != MENTIONS}
+        rows = rows_of(benchmarks[task]) if asked else []
         for index, number in mine.items():
             where = f"{benchmarks[task]}: line {number + 1}"
-            for kind, field in said.items():
+            for kind, field in asked.items():
                 found[kind][index] = _value(rows[number], kind, field, where)
     found["popularity"] |= _mentioned(items, fields, documents)
     columns = {kind: pd.Series(values, dtype=TYPES[kind]) for kind, values in found.items()}

@@ -142,9 +142,9 @@ def decide(
     least = min(_support(loss, reading, negligible)[first] for reading in readings)
     if least < needed:
         doubt = f"{first.replace('_', ' ')} {_percent(least)} if a dense gain that was measured below 0 may lie above"
-        said = f"{in_words(support)}; but {doubt}"
+        reason = f"{in_words(support)}; but {doubt}"
         settle = "more data would tell on which side of 0 the dense gain lies"
-        return Verdict("undecided", said, support, needed, settle=settle)
+        return Verdict("undecided", reason, support, needed, settle=settle)
     return Verdict(first, in_words(support), support, needed)
 
 

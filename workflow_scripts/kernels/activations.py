@@ -15,22 +15,15 @@ KEY = "activation_quantisation"  # of a folder's config.json: {"schemes": [...],
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = {("float", 8): 448.0, ("float", 4): 6.0}  # of E4M3 and E2M1
 EXPONENT = {8: 8, 4: 2}  # floor(log2) of these
-MIDDLES = (
-    0.25,
-    0.75,
-    1.25,
-    1.75,
-    2.5,
-    3.5,
-    5.0,
-)  # between neighbours of E2M1's values; a tie goes to the even one
+# Between neighbours of E2M1's values; a tie goes to the even one.
+MIDDLES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 SMALLEST_SCALE = {"float": torch.finfo(torch.float32).eps, "float8": 0.125}  # in place of 0
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the inputs of a linear are rounded.
+    """The rounding of a linear's inputs.
 
     type, bits: int or float (E4M3 with 8 bits, E2M1 with 4). group_size: columns with a scale of their own; None for
     one scale per token, or the given one. symmetric: without a zero point. scale_type: float, float8 (times a global
@@ -55,7 +48,7 @@ def attach(model: Model) -> Model:
 
 
 def attached(model: nn.Module) -> bool:
-    """Whether inputs of any linear of the model are rounded."""
+    """True if inputs of any linear of the model are rounded."""
     hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
     return any(isinstance(hook, _Rounding) for hook in hooks)
 

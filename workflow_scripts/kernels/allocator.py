@@ -35,7 +35,7 @@ def return_memory() -> None:
 def collector_at_rest() -> Iterator[None]:
     """Inside, Python's cyclic collector does nothing: around imports of large libraries.
 
-    What they make stays as long as the process, and the collector would look at it again and again: a quarter of the
+    Their objects stay as long as the process, and the collector would look at them again and again: a quarter of the
     time of an evaluation's imports.
     """
     enabled = gc.isenabled()
@@ -47,7 +47,7 @@ def collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-def _glibc():
+def _glibc() -> ctypes.CDLL | None:
     """The C library, if it is glibc."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     return libc if hasattr(libc, "gnu_get_libc_version") else None

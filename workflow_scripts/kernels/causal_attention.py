@@ -59,7 +59,7 @@ def attend(
 
 
 def _is_causal(mask: Tensor, text: int, length: int) -> bool:
-    """Whether every query sees all keys up to its own; looked at once per mask, which all layers share."""
+    """True if every query sees all keys up to its own; looked at once per mask, which all layers share."""
     if id(mask) not in _verdicts:
         causal = mask.dtype == torch.bool and mask.shape[-2:] == (text, length)
         if causal:

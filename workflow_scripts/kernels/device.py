@@ -1,4 +1,4 @@
-"""Where a job computes if nobody says: on a GPU if there is one."""
+"""The device of a job for which none is named: a GPU if there is one."""
 
 import os
 import platform
@@ -31,6 +31,6 @@ def default_device() -> torch.device:
 
 
 def _given() -> bool:
-    """Whether SLURM gave this job GPUs: two lists of their numbers, and how many they are."""
+    """True if SLURM gave this job GPUs: two lists of their numbers, and how many they are."""
     numbers = any(os.environ.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS"))
     return numbers or os.environ.get("SLURM_GPUS_ON_NODE", "0") not in ("", "0")

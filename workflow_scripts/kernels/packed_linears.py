@@ -61,7 +61,7 @@ class PackedLinears:
 
 
 def _state(weight: Tensor) -> tuple:
-    """What changes when a weight is replaced or written to."""
+    """A key that changes when a weight is replaced or written to."""
     return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 

@@ -16,11 +16,8 @@ from workflow_scripts.plan.schema.methods import Context, Eora, Idp, Lora, Train
 class Cells:
     """A checked configuration's cells, their adapters and compressed models, grid by grid."""
 
-    CACHED: ClassVar[tuple[str, ...]] = (
-        "cells",
-        "check",
-        "_limits",
-    )  # computed once: nobody changes what they return
+    # Computed once: nobody changes what they return.
+    CACHED: ClassVar[tuple[str, ...]] = ("cells", "check", "_limits")
 
     def __init__(self, config: Config):
         self.config = config
@@ -111,7 +108,7 @@ class Cells:
         return TrainingText(corpus=adapter.corpus) if own is None else own
 
     def repairs(self, adapter: Cell) -> bool:
-        """Whether an adapter is computed, or starts, from weights and calibration text."""
+        """True if an adapter is computed, or starts, from weights and calibration text."""
         method = self.config.methods[adapter.method]
         return isinstance(method, Eora) or (isinstance(method, Lora) and method.start is not None)
 
@@ -122,7 +119,7 @@ class Cells:
         return [cell.corpus] if needs else []
 
     def has_passage(self, cell: Cell, task: str) -> bool:
-        """Whether a cell gives a task's passage with its questions."""
+        """True if a cell gives a task's passage with its questions."""
         return isinstance(self.config.methods[cell.method], Context) and bool(self.config.tasks[task].context)
 
     def trained_on(self, adapters: Iterable[Cell]) -> set[str]:

@@ -38,11 +38,11 @@ def of_definition(task: str) -> str:
 def of_source(source: Model | Corpus | Benchmark | External) -> list:
     """The contents of a local source, wherever it lies: of a file, or of each file of a folder that is not hidden.
 
-    Of weights, large files of a folder or a GGUF file, only the size and both ends count: every job asks for this.
+    Only the size and both ends of weights (large files of a folder, a GGUF file) count: every job asks for this.
     """
-    if (said := getattr(source, "path", None)) is None:
+    if (place := getattr(source, "path", None)) is None:
         return []
-    path = Path(said).expanduser()
+    path = Path(place).expanduser()
     if path.is_dir():
         files = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
         return [

@@ -166,7 +166,7 @@ def _states(files: list[Path]) -> dict[Path, tuple[int, ...]]:
 
 
 def _process_start() -> float:
-    """When this process began (seconds since 1970)."""
+    """The start of this process (seconds since 1970)."""
     with open("/proc/self/stat", encoding="utf-8") as handle:
         ticks = float(handle.read().rpartition(")")[2].split()[19])
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")

@@ -1,12 +1,8 @@
 """Reads from config.json how far a model's layers attend and how its first one does (IDP's scores are made there,
 recover/idp.py), and how many positions keep one rotary table. Pure Python."""
 
-WINDOW_KEYS = (
-    "sliding_window",
-    "use_sliding_window",
-    "layer_types",
-    "max_window_layers",
-)  # what `window` reads
+# Keys that `window` reads.
+WINDOW_KEYS = ("sliding_window", "use_sliding_window", "layer_types", "max_window_layers")
 
 
 def window(config: dict, layer: int = 0) -> int | None:

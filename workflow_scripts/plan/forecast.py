@@ -99,8 +99,8 @@ def load_constants(device: str | dict) -> dict:
     """A device's constants, by its name or given themselves, with the tasks' sizes; KeyError text lists the devices."""
     table = device_table()
     if isinstance(device, dict):
-        said = {"name": "own device", "description": "as given", "source": "not said"}
-        return said | device | {"tasks": table["tasks"]}
+        unnamed = {"name": "own device", "description": "as given", "source": "not unnamed"}
+        return unnamed | device | {"tasks": table["tasks"]}
     if device not in table["devices"]:
         known = f"device '{device}' is not in {DEVICES.name}; it has {', '.join(table['devices'])}"
         raise KeyError(f"{known}{nearest(device, table['devices'])}")

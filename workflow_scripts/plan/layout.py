@@ -8,10 +8,22 @@ import functools
 import os
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import NamedTuple
 
+from workflow_scripts.files.members import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    COMPRESSION,
+    MANIFEST,
+    RESOURCES,
+    RESULTS,
+    TRAINING,
+    WEIGHTS,
+)
 from workflow_scripts.plan.names import unknown
 
+LOGS = "logs"
 EXPORTS = ("plain", "gptq", "gptq_v2", "compressed-tensors")  # formats of rule export_model
 PLACE = "{model}/{compressor}/{corpus}"
 COPY = f"{PLACE}/seed-{{seed}}"
@@ -50,7 +62,7 @@ class Artefact(NamedTuple):
     @property
     def log(self) -> str:
         """The log of the job that makes it."""
-        return f"logs/{'{grid}/' if '{grid}' in self.folder else ''}{self.rule}/{self.name}.log"
+        return f"{LOGS}/{'{grid}/' if '{grid}' in self.folder else ''}{self.rule}/{self.name}.log"
 
     @property
     def shape(self) -> str:
@@ -71,55 +83,89 @@ class Artefact(NamedTuple):
         return match.groupdict() if match else None
 
 
-MODEL = Artefact("resources/models", "{model}", "/manifest.json", "fetch_model")
-CHECKPOINT = Artefact("resources/checkpoints", "{compressor}", "/manifest.json", "fetch_checkpoint")
+MODEL = Artefact(f"{RESOURCES}/models", "{model}", f"/{MANIFEST}", "fetch_model")
+CHECKPOINT = Artefact(f"{RESOURCES}/checkpoints", "{compressor}", f"/{MANIFEST}", "fetch_checkpoint")
 # Models and checkpoints of known truth lie where fetched ones do, and are made by a rule of their own.
 TAUGHT_MODEL = MODEL._replace(rule="teach_model")
 TAUGHT_CHECKPOINT = CHECKPOINT._replace(rule="teach_checkpoint")
-CORPUS = Artefact("resources/corpora", "{corpus}", "/manifest.json", "fetch_corpus")
-BENCHMARK = Artefact("resources/benchmarks", "{benchmarks}/{task}", "/manifest.json", "fetch_benchmark")
-COMPRESSED = Artefact(
-    "results/{grid}/compressed", COPY, "/compression.json", "compress_model", ("/weights.safetensors",)
-)
-EXPORTED = Artefact("results/{grid}/exported", f"{COPY}/{{form}}", "/export.json", "export_model")
+CORPUS = Artefact(f"{RESOURCES}/corpora", "{corpus}", f"/{MANIFEST}", "fetch_corpus")
+BENCHMARK = Artefact(f"{RESOURCES}/benchmarks", "{benchmarks}/{task}", f"/{MANIFEST}", "fetch_benchmark")
+GRID = f"{RESULTS}/{{grid}}"
+COMPRESSED = Artefact(f"{GRID}/compressed", COPY, f"/{COMPRESSION}", "compress_model", (f"/{WEIGHTS}",))
+EXPORTED = Artefact(f"{GRID}/exported", f"{COPY}/{{form}}", "/export.json", "export_model")
 ADAPTER = Artefact(
-    "results/{grid}/adapters",
-    CELL,
-    "/training.json",
-    "train_adapter",
-    ("/adapter_config.json", "/adapter_model.safetensors"),
+    f"{GRID}/adapters", CELL, f"/{TRAINING}", "train_adapter", (f"/{ADAPTER_CONFIG}", f"/{ADAPTER_WEIGHTS}")
 )
-EVALUATION = Artefact("results/{grid}/evaluations", CELL, ".json", "evaluate_cell", (".samples.parquet",))
-SIMILARITY = Artefact("results/{grid}/similarity", CELL, ".json", "measure_similarity")
-LATENCY = Artefact("results/{grid}/latency", COPY, ".json", "measure_latency")
-RESULTS = {
+EVALUATION = Artefact(f"{GRID}/evaluations", CELL, ".json", "evaluate_cell", (".samples.parquet",))
+SIMILARITY = Artefact(f"{GRID}/similarity", CELL, ".json", "measure_similarity")
+LATENCY = Artefact(f"{GRID}/latency", COPY, ".json", "measure_latency")
+# Kind of result, as its folder is named.
+KINDS = {
     artefact.folder.rpartition("/")[2]: artefact
     for artefact in (COMPRESSED, EXPORTED, ADAPTER, EVALUATION, SIMILARITY, LATENCY)
-}  # kind of result, as its folder is named
+}
 
 
 class RollUp(NamedTuple):
-    """A file that is made from all results of a grid."""
+    """A file that `rule` makes from all results of a grid; without a rule, a record that runs and commands write."""
 
     name: str
+    rule: str = ""
 
     @property
     def pattern(self) -> str:
-        return f"results/{{grid}}/{self.name}"
+        return f"{GRID}/{self.name}"
+
+    @property
+    def log(self) -> str:
+        """The log of the job that makes it."""
+        return f"{LOGS}/{{grid}}/{self.rule}.log"
 
     def path(self, grid: str) -> str:
         return self.pattern.format(grid=grid)
 
 
-ANSWERS, LEDGER, VERDICT = RollUp("answers.parquet"), RollUp("ledger.parquet"), RollUp("verdict.json")
+ANSWERS = RollUp("answers.parquet", "find_answers")
+LEDGER = RollUp("ledger.parquet", "build_ledger")
+VERDICT = RollUp("verdict.json", "judge")
+AUDIT, AUDIT_PAGE = (RollUp(f"paper_audit.{ending}", "audit_paper") for ending in ("json", "html"))
+PAGE = RollUp("overview.html", "draw_page")  # everything on one page; the report shows it
+# The stamp names the files that the report was made from.
+REPORT, STAMP = (RollUp(f"report.{ending}", "report_grid") for ending in ("html", "json"))
+FIGURES = (*(f"figure{number}" for number in range(1, 8)), "pareto", "training", "latency")
+# Name of a table -> its formats.
+TABLES = {f"table{number}": ("csv", "md", "tex", "html") for number in (1, 2, 3)} | dict.fromkeys(
+    ("changes", "compressors"), ("csv", "md", "html")
+)
 QUESTIONS = RollUp("questions.json")  # the grid's question, and its date; a run writes it as it starts
-PAGE = RollUp("overview.html")  # everything on one page; the report shows it
-REPORT, STAMP = (
-    RollUp("report.html"),
-    RollUp("report.json"),
-)  # the stamp names the files that the report was made from
 ADOPTED = RollUp("adopted.json")  # today's code that makes the results of an older one, with evidence
-ADOPTED_SOURCES = "resources/adopted.json"  # the same for what all grids share
+ADOPTED_SOURCES = f"{RESOURCES}/{ADOPTED.name}"  # the same for what all grids share
+ARCHIVE, REBUILT = "archives/{grid}.tar.gz", "rebuilt/{grid}"
+CHECK_LOG = f"{LOGS}/check-{{grid}}.log"  # what libraries say while the command `check` tries methods
+
+
+def table(name: str, ending: str = "html") -> RollUp:
+    """A table of the grid in one of its formats."""
+    return RollUp(f"tables/{name}.{ending}", "tabulate")
+
+
+def figure(name: str, ending: str = "svg") -> RollUp:
+    """A figure of the grid, svg or pdf."""
+    return RollUp(f"figures/{name}.{ending}", f"plot_{name}")
+
+
+OUTCOMES = (VERDICT, AUDIT, table("*", "*"), figure("*", "*"))  # what a rebuild is held against
+ANALYSED = (VERDICT, LEDGER, AUDIT_PAGE, AUDIT, PAGE, REPORT, STAMP, *OUTCOMES[2:])  # made from measurements
+
+
+def is_outcome(path: object) -> bool:
+    """True if `path` is a verdict, audit, table or figure of a grid."""
+    return any(PurePath(str(path)).match(roll_up.name) for roll_up in OUTCOMES)
+
+
+def is_shared(path: object) -> bool:
+    """True if `path` belongs to all grids: a model, a checkpoint, a corpus or a benchmark."""
+    return PurePath(str(path)).parts[:1] == (RESOURCES,)
 
 
 class Group(NamedTuple):
@@ -206,15 +252,15 @@ def _shown(pattern: str) -> str:
 
 def result_of(path: object) -> tuple[Artefact, dict[str, str]]:
     """The kind of result that lies at `path`, below any folder, and the names in the path; ValueError if it is none."""
-    for artefact in RESULTS.values():
+    for artefact in KINDS.values():
         if names := artefact.parse(path):
             return artefact, names
     raise ValueError(f"{path}: is no result of a job that computes on a model")
 
 
 def with_copy(path: str) -> str:
-    """Where the result at `path` lies today, of a layout without a seed in the path of a compressed model: its one copy
-    is that of seed 0."""
+    """The path of today for a result of the layout that had no seed in the path of a compressed model: its one copy is
+    that of seed 0."""
     names = COMPRESSED._replace(name=PLACE).parse(path)
     return COMPRESSED.path(**names, seed=0) if names else path
 
@@ -230,23 +276,23 @@ def companions(path: str) -> list[str]:
 
 
 def lacks_companions(path: str) -> bool:
-    """Whether the JSON at `path` is there without something that was made with it."""
+    """True if the JSON at `path` is there without something that was made with it."""
     return os.path.exists(path) and not all(map(os.path.exists, companions(path)))
 
 
 def check_path(path: str, config: dict) -> None:
     """ValueError for a path below results/ that can't be: names its wrong part, the allowed names and the nearest."""
     parts = path.removeprefix("./").split("/")
-    if parts[0] != "results" or len(parts) < 3:
+    if parts[0] != RESULTS or len(parts) < 3:
         return
     _, grid, kind, *names = parts
     if grid not in config["grids"]:
         raise ValueError(unknown(path, grid, config["grids"], "name in grids"))
-    if kind not in RESULTS:
+    if kind not in KINDS:
         if len(names) > 2:  # tables, figures and the report do not lie so deep
-            raise ValueError(unknown(path, kind, RESULTS, "kind of result"))
+            raise ValueError(unknown(path, kind, KINDS, "kind of result"))
         return
-    artefact = RESULTS[kind]
+    artefact = KINDS[kind]
     for place, name in zip(artefact.name.split("/"), names):
         if catalogue := CATALOGUES.get(place.strip("{}")):
             allowed = [*config[catalogue], *(["none"] if catalogue == "corpora" else [])]

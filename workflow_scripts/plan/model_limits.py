@@ -26,16 +26,10 @@ from workflow_scripts.plan.schema.methods import ALL_LINEAR, Eora, Idp, Lora, Me
 from workflow_scripts.plan.schema.sources import LocalModel
 
 CONFIG = "config.json"
-HINTS = {
-    "positions": "max_position_embeddings",
-    "layers": "num_hidden_layers",
-}  # of the catalogue -> of config.json
-WIDTHS = (
-    "hidden_size",
-    "intermediate_size",
-    "ffn_dim",
-    "n_embd",
-)  # of config.json: inputs of decoder linears
+# Key of the catalogue -> key of config.json.
+HINTS = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
+# Keys of config.json: inputs of decoder linears.
+WIDTHS = ("hidden_size", "intermediate_size", "ffn_dim", "n_embd")
 
 LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
 
@@ -108,7 +102,7 @@ def _no_cell(manifest: Path, config: dict) -> str | None:
 
 
 def _has_template(folder: Path) -> bool:
-    """Whether a folder's tokenizer has a chat template, the one named default if it has several."""
+    """True if a folder's tokenizer has a chat template, the one named default if it has several."""
     if (folder / "chat_template.jinja").is_file():
         return True
     file = folder / "tokenizer_config.json"
@@ -195,7 +189,7 @@ class Case(NamedTuple):
         return [member.adapter for member in self.how.combines] or [self.method]
 
 
-class Found(NamedTuple):
+class Excess(NamedTuple):
     """A setting that the model cannot run: its key, the most that is possible, the message."""
 
     key: str
@@ -208,19 +202,19 @@ def problems(case: Case) -> list[str]:
     return [found.message for found in _found(case)]
 
 
-def _problem(key: str, possible: int, text: str) -> Found:
-    return Found(key, possible, f"{key}: {text}")
+def _problem(key: str, possible: int, text: str) -> Excess:
+    return Excess(key, possible, f"{key}: {text}")
 
 
-def _found(case: Case) -> Iterator[Found]:
+def _found(case: Case) -> Iterator[Excess]:
     method, limits, model = case.how, case.limits, case.model
     yield from _no_such_layers(case)
     yield from _other_depth(case)
     if limits.unscorable:
         yield _problem(f"models.{model}", 0, f"no cell of it can be evaluated: {limits.unscorable}")
     if case.config.models[model].chat and limits.template is False:
-        said = f"the tokenizer of {model} has no chat template; leave the key out to ask in plain text"
-        yield _problem(f"models.{model}.chat", 0, said)
+        reason = f"the tokenizer of {model} has no chat template; leave the key out to ask in plain text"
+        yield _problem(f"models.{model}.chat", 0, reason)
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):
@@ -229,23 +223,23 @@ def _found(case: Case) -> Iterator[Found]:
     if pattern := getattr(case.config.compressors[case.compressor], "pattern", None):
         for width in limits.widths:
             if width % int(pattern.split(":")[1]):
-                said = f"{pattern} does not divide the {width} inputs of linears of {model}"
-                yield _problem(f"compressors.{case.compressor}.pattern", width, said)
+                reason = f"{pattern} does not divide the {width} inputs of linears of {model}"
+                yield _problem(f"compressors.{case.compressor}.pattern", width, reason)
     if limits.one_table:
         yield from _beyond_table(case, limits.one_table)
     if limits.positions:
         yield from _beyond_positions(case, limits.positions)
 
 
-def _no_such_layers(case: Case) -> Iterator[Found]:
+def _no_such_layers(case: Case) -> Iterator[Excess]:
     """Layers that a compressor is to leave out, and the model lacks."""
     entry, count = case.config.compressors[case.compressor], case.dense.layers
     if not isinstance(entry, DropLayers) or not count:
         return
     key = f"compressors.{case.compressor}"
     if beyond := [layer for layer in entry.layers or () if layer >= count]:
-        said = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
-        yield _problem(f"{key}.layers", count, said)
+        reason = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
+        yield _problem(f"{key}.layers", count, reason)
     elif (leaving := entry.count or len(entry.layers or ())) >= count:
         name = "count" if entry.count else "layers"
         yield _problem(
@@ -253,35 +247,35 @@ def _no_such_layers(case: Case) -> Iterator[Found]:
         )
 
 
-def _other_depth(case: Case) -> Iterator[Found]:
+def _other_depth(case: Case) -> Iterator[Excess]:
     """A checkpoint of another depth, in a grid that compares layer by layer."""
     measured, depths = case.settings.similarity, (case.dense.layers, case.limits.layers)
     if measured and case.method in measured.methods and None not in depths and depths[0] != depths[1]:
-        said = f"compares layer by layer, and '{case.compressor}' has {depths[1]} layers, {case.model} {depths[0]}"
-        yield _problem(f"grids.{case.grid}.similarity", 0, f"{said}; name it in a grid without similarity")
+        reason = f"compares layer by layer, and '{case.compressor}' has {depths[1]} layers, {case.model} {depths[0]}"
+        yield _problem(f"grids.{case.grid}.similarity", 0, f"{reason}; name it in a grid without similarity")
 
 
-def _unscorable(case: Case, method: Idp) -> Iterator[Found]:
+def _unscorable(case: Case, method: Idp) -> Iterator[Excess]:
     key, limits = f"methods.{case.method}", case.limits
     if limits.learned_positions and method.score.startswith("joint"):
-        said = f"not defined with learned positions, which {case.model} has; use auto or indep_mean"
-        yield _problem(f"{key}.score", 0, f"{method.score} is {said}")
+        reason = f"not defined with learned positions, which {case.model} has; use auto or indep_mean"
+        yield _problem(f"{key}.score", 0, f"{method.score} is {reason}")
     if limits.unscored:
-        said = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
-        yield _problem(key, 0, said)
+        reason = f"IDP can't choose prompts for {case.model}: its first layer {limits.unscored}"
+        yield _problem(key, 0, reason)
     if limits.window and method.score.startswith("logit"):
         yield from _beyond_window(case, limits.window)
 
 
-def _absent_layers(case: Case, method: Lora) -> Iterator[Found]:
+def _absent_layers(case: Case, method: Lora) -> Iterator[Excess]:
     count = case.limits.layers
     beyond = [layer for layer in method.layers or () if count and layer >= count]
     if count and beyond:
-        said = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
-        yield _problem(f"methods.{case.method}.layers", count, said)
+        reason = f"{beyond[0]} is not allowed; {case.model} has the layers 0 to {count - 1}"
+        yield _problem(f"methods.{case.method}.layers", count, reason)
 
 
-def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
+def _absent_targets(case: Case, method: Lora) -> Iterator[Excess]:
     modules, kind = case.limits.modules, case.limits.type
     kind = kind if kind in method.targets else "default"
     targets = method.targets.get(kind, ())
@@ -292,38 +286,38 @@ def _absent_targets(case: Case, method: Lora) -> Iterator[Found]:
         if not any(f".{name}".endswith(f".{target}") for name in inside):
             key = f"methods.{case.method}.targets.{kind}[{index}]"
             last = sorted({name.rpartition(".")[2] for name in inside})
-            yield Found(key, 0, unknown(key, target, last, f"module of {case.model}'s decoder layers"))
+            yield Excess(key, 0, unknown(key, target, last, f"module of {case.model}'s decoder layers"))
 
 
-def _beyond_positions(case: Case, positions: int) -> Iterator[Found]:
+def _beyond_positions(case: Case, positions: int) -> Iterator[Excess]:
     """Prompts that leave no room for text; windows that are too long (after their prompt)."""
     lengths = {name: _prompt(case.config, name) for name in case.adapters}
     full = [(f"methods.{name}.tokens", tokens) for name, tokens in lengths.items() if tokens >= positions]
     if not full and (tokens := _prompt(case.config, case.method)) >= positions:
         full = [(f"methods.{case.method}.members", tokens)]
     for key, tokens in full:
-        said = f"a prompt of {tokens} leaves no room for text in the {positions} positions of {case.model}"
-        yield _problem(key, positions, said)
+        reason = f"a prompt of {tokens} leaves no room for text in the {positions} positions of {case.model}"
+        yield _problem(key, positions, reason)
     for text in _texts(case):
         if text.prompt < positions < text.length + text.prompt:
             yield _too_long(case, text, positions, f"exceed the {positions} positions of {case.model}")
 
 
-def _beyond_window(case: Case, window: int) -> Iterator[Found]:
+def _beyond_window(case: Case, window: int) -> Iterator[Excess]:
     """Text on which an IDP would choose by means of logits, that is longer than the window of the first layer."""
     for text in _texts(case):
         if text.key.startswith("grids.") and text.prompt and text.length + text.prompt > window:
-            said = f"exceed the {window} that {case.model}'s first layer sees"
-            yield _too_long(case, text, window, said)
+            reason = f"exceed the {window} that {case.model}'s first layer sees"
+            yield _too_long(case, text, window, reason)
 
 
-def _beyond_table(case: Case, table: int) -> Iterator[Found]:
+def _beyond_table(case: Case, table: int) -> Iterator[Excess]:
     """Text that, behind a prompt or packed with others, is longer than one rotary table is for."""
     packed = f"grids.{case.grid}.evaluation.perplexity.length"
     for text in _texts(case):
         if (text.prompt or text.key == packed) and text.length + text.prompt > table:
-            said = f"exceed the {table} positions up to which {case.model} keeps one rotary table"
-            yield _too_long(case, text, table, said)
+            reason = f"exceed the {table} positions up to which {case.model} keeps one rotary table"
+            yield _too_long(case, text, table, reason)
 
 
 class TextOf(NamedTuple):
@@ -334,11 +328,11 @@ class TextOf(NamedTuple):
     prompt: int
 
 
-def _too_long(case: Case, text: TextOf, most: int, exceeds: str) -> Found:
+def _too_long(case: Case, text: TextOf, most: int, exceeds: str) -> Excess:
     after, beside = (f" after a prompt of {text.prompt}", f" with {case.method}") if text.prompt else ("", "")
     possible = max(0, most - text.prompt)
-    said = f"{text.length} tokens{after} {exceeds}; at most {possible} are possible{beside}"
-    return _problem(text.key, most - text.prompt, said)
+    reason = f"{text.length} tokens{after} {exceeds}; at most {possible} are possible{beside}"
+    return _problem(text.key, most - text.prompt, reason)
 
 
 def _texts(case: Case) -> Iterator[TextOf]:
@@ -371,7 +365,7 @@ def of_grid(config: Config) -> list[str]:
     Another grid's cells are checked when somebody asks for them (plan/cells.py).
     """
     limits = functools.cache(functools.partial(known, config))
-    found: dict[str, dict[tuple[str, str], Found]] = {}
+    found: dict[str, dict[tuple[str, str], Excess]] = {}
     for name, block in config.grids[config.grid].blocks.items():
         if name not in (config.blocks or [name]):
             continue
@@ -382,7 +376,7 @@ def of_grid(config: Config) -> list[str]:
     return [_tightest(list(places.values())) for places in found.values()]
 
 
-def _tightest(places: list[Found]) -> str:
+def _tightest(places: list[Excess]) -> str:
     message = min(places, key=lambda place: place.possible).message
     pairs = f" (found in {len(places)} pairs of model and method, this is the tightest)"
     return message + (pairs if len(places) > 1 else "")

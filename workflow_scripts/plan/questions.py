@@ -1,4 +1,5 @@
-"""When a grid's question (its pair of methods and primary metric) was first planned, and what was evaluated by then.
+"""The date on which a grid's question (its pair of methods and primary metric) was first planned, and the cells that
+were evaluated by then.
 
 A run writes results/<grid>/questions.json as it starts. A question that was changed after results could be seen is no
 question that was asked before the run.
@@ -45,11 +46,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 def late_changes(path: str | Path) -> list[str]:
     """A sentence for each question of the record that was planned after cells of the grid had been evaluated."""
-    said = []
+    sentences = []
     for number, entry in enumerate(read(path)):
         if entry["evaluated"]:
             names = f"{entry['pair']['prompt']} and {entry['pair']['lora']} by {entry['metric'].replace('_', ' ')}"
             seen = f"{entry['evaluated']} of {entry['cells']} cells were evaluated by then"
             before = "was first noted" if number == 0 else "took the place of another question"
-            said.append(f"The question ({names}) {before} at {entry['planned']}: {seen}.")
-    return said
+            sentences.append(f"The question ({names}) {before} at {entry['planned']}: {seen}.")
+    return sentences

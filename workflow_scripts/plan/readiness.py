@@ -10,7 +10,8 @@ from pathlib import Path
 
 from workflow_scripts.files.artifacts import PACKAGE, recorded_recipe
 from workflow_scripts.files.gguf_parts import missing_part, parts_of
-from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, MODEL, RESULTS, check_path
+from workflow_scripts.files.members import RESOURCES, RESULTS
+from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, KINDS, MODEL, check_path, is_shared
 from workflow_scripts.plan.names import nearest
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
@@ -25,14 +26,15 @@ def targets(arguments: Iterable[str]) -> list[str]:
     return [
         word
         for before, word in zip(["", *words], words)
-        if before not in OPTIONS_OF_FILES and word.removeprefix("./").startswith(("results/", "resources/"))
+        if before not in OPTIONS_OF_FILES
+        and word.removeprefix("./").startswith((f"{RESULTS}/", f"{RESOURCES}/"))
     ]
 
 
 def check_target(reruns: Reruns, path: str) -> None:
     """ValueError, one line, for a path of a result that can't be."""
     check_path(path, reruns.plan.config.names())
-    for artefact in RESULTS.values():
+    for artefact in KINDS.values():
         if names := artefact.parse(path):
             reruns.arguments(artefact, names)
 
@@ -44,11 +46,11 @@ def problems(plan: Plan, paths: list[str]) -> list[str]:
     """
     if plan.config.rebuilt:
         return []
-    whole = [path for path in paths if not any(artefact.parse(path) for artefact in RESULTS.values())]
-    grids = {parts[1] for path in whole if (parts := path.removeprefix("./").split("/"))[0] == "results"}
+    whole = [path for path in paths if not any(artefact.parse(path) for artefact in KINDS.values())]
+    grids = {parts[1] for path in whole if (parts := path.removeprefix("./").split("/"))[0] == RESULTS}
     chosen = sorted(grids & plan.config.grids.keys()) if paths else [plan.config.grid]
     return list(
-        dict.fromkeys(said for grid in chosen for said in (*_sources(plan, grid), *_tasks(plan, grid)))
+        dict.fromkeys(problem for grid in chosen for problem in (*_sources(plan, grid), *_tasks(plan, grid)))
     )
 
 
@@ -65,13 +67,9 @@ def _sources(plan: Plan, grid: str) -> Iterator[str]:
         return  # the recipes below take a large grid seconds
     for path, recipe in plan.artefacts(grid).items():
         for catalogue, artefact in FETCHED.items():
-            if (
-                (names := artefact.parse(path))
-                and path.startswith("resources/")
-                and recorded_recipe(path) != recipe
-            ):
-                said = getattr(plan.source(catalogue, *names.values()), "path", None)
-                if said and (gone := _gone(Path(said).expanduser())):
+            if (names := artefact.parse(path)) and is_shared(path) and recorded_recipe(path) != recipe:
+                place = getattr(plan.source(catalogue, *names.values()), "path", None)
+                if place and (gone := _gone(Path(place).expanduser())):
                     yield f"{'.'.join([catalogue, *names.values()])}.path: {gone}"
 
 
@@ -89,11 +87,11 @@ def _tasks(plan: Plan, grid: str) -> Iterator[str]:
     if unknown := wanted.keys() - own:
         known = _in_the_harness(unknown)
         for name in sorted(unknown - known):
-            said = f"tasks.{wanted[name]}: {name!r} is no task of workflow_scripts/evaluate/tasks or of the harness"
+            problem = f"tasks.{wanted[name]}: {name!r} is no task of workflow_scripts/evaluate/tasks or of the harness"
             asked = (
                 "" if plan.config.tasks[wanted[name]].task else "; `task` names the definition that asks it"
             )
-            yield f"{said}{asked}{nearest(name, own)}"
+            yield f"{problem}{asked}{nearest(name, own)}"
 
 
 def _in_the_harness(names: Iterable[str]) -> set[str]:

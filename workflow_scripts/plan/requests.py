@@ -26,10 +26,8 @@ GPU_HOST_MB = (
     3500  # these, Python with its libraries and CUDA's context: host memory of a job whose model is on a GPU
 )
 MARGIN = 1.1  # over the forecast of a process's peak on a CPU
-ALONE, SHARED = (
-    0.95,
-    0.8,
-)  # of a GPU's memory: what a job takes of a single one; of each of several, layers being whole
+# Share of a GPU's memory that a job takes: of a single one; of each of several, since layers stay whole.
+ALONE, SHARED = 0.95, 0.8
 WARNING_SECONDS = 300  # between SIGUSR1 and the end of the wall time
 # Options of sbatch that `extra` must leave to Snakemake's executor, and the key that sets them (None: no key does).
 OWN_OPTIONS = {
@@ -49,12 +47,8 @@ OWN_OPTIONS = {
     ),
     **dict.fromkeys(("--ntasks-per-gpu", "--cpus-per-task", "-c", "--cpus-per-gpu")),
 }
-CONTINUED = (
-    "compress_model",
-    "train_adapter",
-    "evaluate_cell",
-    *forecast.TEACHING.values(),
-)  # by the next attempt; other rules start over
+# Rules that the next attempt continues; others start over.
+CONTINUED = ("compress_model", "train_adapter", "evaluate_cell", *forecast.TEACHING.values())
 
 
 Wildcards = Mapping[str, str]

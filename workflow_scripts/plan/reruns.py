@@ -34,6 +34,7 @@ from workflow_scripts.plan.layout import (
     STAMP,
     Artefact,
     Cell,
+    is_shared,
     lacks_companions,
 )
 from workflow_scripts.plan.recipes import Plan
@@ -91,20 +92,20 @@ class Reruns:
         return of_models[artefact](**names)
 
     def is_finished(self, artefact: Artefact, names: Names) -> bool:
-        """Whether the artefact is as planned and complete, and nobody forces it."""
+        """True if the artefact is as planned and complete, and nobody forces it."""
         path = artefact.path(**names)
         planned = self.recorded(path) == self.arguments(artefact, names)["recipe"]
         return planned and path not in self.forced() and not lacks_companions(path)
 
     def is_ancient(self, file: Input, artefact: Artefact, names: Names) -> bool:
-        """Whether the time of a file that the artefact's job reads is ignored.
+        """True if the time of a file that the artefact's job reads is ignored.
 
         So it is if the file is as planned: to touch, clone or copy it costs nothing. A computed file counts by its
         time all the same if the artefact is not finished: Snakemake passes over a job behind another job that runs if
         all files between them are ancient.
         """
         planned = self.recorded(file.path) == file.recipe
-        return planned and (file.path.startswith("resources/") or self.is_finished(artefact, names))
+        return planned and (is_shared(file.path) or self.is_finished(artefact, names))
 
     def force_if_outdated(self, artefact: Artefact, names: Names) -> None:
         """Force the job if its output was made by another recipe, or if an evaluation lacks its samples. If the job
@@ -227,7 +228,7 @@ class Reruns:
             self.forced().add(path)
 
     def _is_rolled_up(self, grid: str) -> bool:
-        """Whether the grid's report was made by the planned recipe from the very files that are there now, and from
+        """True if the grid's report was made by the planned recipe from the very files that are there now, and from
         all of them: a partial report is outdated as soon as there is more."""
         path = STAMP.path(grid)
         if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"] or self.stamp(grid) == DAMAGED:
@@ -260,7 +261,7 @@ def _unrecovered(names: Names) -> Cell:
 
 
 def _lacks_weights(path: str) -> bool:
-    """Whether weights that were made with the JSON at `path` are gone; of a local source, whether it was moved away."""
+    """True if weights that were made with the JSON at `path` are gone; of a local source, whether it was moved away."""
     linked = MODEL.parse(path) or CHECKPOINT.parse(path)
     files = Path(path).parent.glob("*") if linked else ()
     return lacks_companions(path) or any(file.is_symlink() and not file.exists() for file in files)

@@ -15,12 +15,8 @@ DESCRIPTIVE_KEYS = ("note", "licence", "path")
 KEYS_AT_NEUTRAL_VALUE = (("engine", "own"), ("forward", "fp32"))
 # Keys of a task on which the evaluations of some methods alone depend.
 NOT_EVALUATED = {"wordings", "context", "strata"}
-UNTRAINED = (
-    "sequence_length",
-    "micro_batch",
-    "precision",
-    "heldout_windows",
-)  # of a regime: all that EoRA reads
+# Keys of a regime that EoRA reads.
+UNTRAINED = ("sequence_length", "micro_batch", "precision", "heldout_windows")
 
 
 class Slices(Cells):
@@ -102,7 +98,7 @@ class Slices(Cells):
         models += [lesson.base for name in models if (lesson := self.lesson("models", name))]
         return list(dict.fromkeys(models))
 
-    def said(self, catalogue: str, name: str, task: str | None = None) -> dict:
+    def details(self, catalogue: str, name: str, task: str | None = None) -> dict:
         """A source's note, licence and local path, which its manifest holds and no recipe."""
         source = self.source(catalogue, name, task).dump()
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
@@ -128,7 +124,7 @@ class Slices(Cells):
         return list(filter(self.is_checkpoint, used))
 
     def is_checkpoint(self, compressor: str) -> bool:
-        """Whether the compressor is a checkpoint that must be fetched."""
+        """True if the compressor is a checkpoint that must be fetched."""
         return isinstance(self.config.compressors[compressor], External)
 
 

@@ -11,9 +11,9 @@ from workflow_scripts.plan.layout import (
     COMPRESSED,
     CORPUS,
     EVALUATION,
+    KINDS,
     LATENCY,
     MODEL,
-    RESULTS,
     Artefact,
     lacks_companions,
 )
@@ -35,7 +35,7 @@ class Older(NamedTuple):
 
     @property
     def shared(self) -> bool:
-        """Whether all grids use it."""
+        """True if all grids use it."""
         return self.artefact in SOURCES
 
 
@@ -72,7 +72,7 @@ def as_if(plan: Plan, codes: Mapping[tuple[bool, str], str]) -> Plan:
 def _made_by_another(plan: Plan, path: str) -> Older | None:
     """The result at `path` if it is there and another code made it."""
     artefact, names = next(
-        (kind, names) for kind in (*SOURCES, *RESULTS.values()) if (names := kind.parse(path))
+        (kind, names) for kind in (*SOURCES, *KINDS.values()) if (names := kind.parse(path))
     )
     code = recorded_digest(path, "code")
     if code is None or (artefact == EVALUATION and lacks_companions(path)):

@@ -6,6 +6,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import (
@@ -22,15 +23,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.members import ADAPTER_CONFIG
 from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
 
-INNER_WIDTHS = (
-    "intermediate_size",
-    "ffn_dim",
-    "ffn_hidden_size",
-    "n_inner",
-)  # d_inter in config.json, by family
+# Keys of d_inter in config.json, by family.
+INNER_WIDTHS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LORA"}
 
 
@@ -78,7 +76,7 @@ def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | Non
     return adapted
 
 
-def _peft_config(model, method: dict) -> PeftConfig:
+def _peft_config(model: PreTrainedModel, method: dict) -> PeftConfig:
     kind = method["kind"]
     if kind == "lora":
         from workflow_scripts.recover.lora import lora_config
@@ -97,9 +95,8 @@ def _peft_config(model, method: dict) -> PeftConfig:
     if kind == "prefix":
         return PrefixTuningConfig(**common)
     start = {"vocabulary": PromptTuningInit.SAMPLE_VOCAB, "random": PromptTuningInit.RANDOM}[method["init"]]
-    width = (
-        model.get_input_embeddings().embedding_dim
-    )  # OPT-350m embeds in fewer dimensions than its hidden size
+    # OPT-350m embeds in fewer dimensions than its hidden size.
+    width = cast(torch.nn.Embedding, model.get_input_embeddings()).embedding_dim
     return PromptTuningConfig(**common, prompt_tuning_init=start, token_dim=width)
 
 
@@ -130,8 +127,8 @@ def paper_formula(method: dict, config: PreTrainedConfig) -> int | None:
     config = config.get_text_config(decoder=True)
     layers, width = config.num_hidden_layers, config.hidden_size
     if method["kind"] in ("lora", "eora"):
-        said = (getattr(config, name, None) for name in INNER_WIDTHS)
-        inner = next(filter(None, said), 4 * width)
+        widths = (getattr(config, name, None) for name in INNER_WIDTHS)
+        inner = next(filter(None, widths), 4 * width)
         return layers * method["rank"] * (8 * width + 4 * inner)
     return method["tokens"] * width * (layers if method["kind"] == "prefix" else 1)
 
@@ -155,7 +152,7 @@ def prefix_keys_values(weights: Tensor, model: PreTrainedModel) -> tuple[list[Te
 
 def _trained(folder: Path) -> tuple[str, Tensor]:
     """Kind (prompt or prefix) and trained tensor of a saved soft prompt."""
-    file = folder / "adapter_config.json"
+    file = folder / ADAPTER_CONFIG
     peft_type = read_json(file).get("peft_type")
     kinds = {PEFT_TYPES[kind]: kind for kind in ("prompt", "prefix")}
     if peft_type not in kinds:

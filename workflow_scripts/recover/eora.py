@@ -26,7 +26,6 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from workflow_scripts.compress.checkpoint import PROOF, load_compressed
 from workflow_scripts.compress.decoder import (
     Activations,
     decoder_layers,
@@ -36,9 +35,11 @@ from workflow_scripts.compress.decoder import (
 )
 from workflow_scripts.compress.hessian import output_square
 from workflow_scripts.compress.skeleton import Skeleton
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.job import log
+from workflow_scripts.files.members import COMPRESSION
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources.models import verify
 
@@ -154,12 +155,12 @@ def repair(
     """Factors for the linears that a method of kind eora or lora adapts.
 
     windows: calibration token ids (count, length). kept: folder of the finished layers, from which a killed run goes
-    on. activation_memory: GiB of activations that stay in memory, more lie in a file in `kept`. Of the dense model
-    itself all factors are zero, and no Hessian is computed. ArtifactError for a copy of another shape, or with other
+    on. activation_memory: GiB of activations that stay in memory, more lie in a file in `kept`. All factors of the
+    dense model itself are zero, and no Hessian is computed. ArtifactError for a copy of another shape, or with other
     weights beside its linears (norms), of whose linears W - What is not the error.
     """
     started = time.monotonic()
-    proof = read_json(files.compressed / PROOF, "compression")
+    proof = read_json(files.compressed / COMPRESSION, "compression")
     skeleton = Skeleton(files.model, verify(files.model)["remote_code"])
     chosen = _chosen(skeleton.model, method)
     if proof["compressor"]["algorithm"] == "dense":
@@ -171,22 +172,41 @@ def repair(
         raise ArtifactError(
             f"{files.compressed}: {len(layers)} layers cannot be repaired after the dense model's {len(dense_layers)}"
         )
-    paths = {id(module): name for name, module in model.named_modules()}
-    finished = FinishedLayers(kept)
     clock = time.monotonic()
     activations = Activations(model, layers, windows, device, activation_memory * 2**30, kept)
-    hessian_seconds = time.monotonic() - clock
+    embedding_seconds = time.monotonic() - clock
+    layer_by_layer = _repair_layers(
+        skeleton, model, chosen, activations, method["rank"], kept, files.compressed
+    )
+    found, records, hessian_seconds = layer_by_layer
+    return Repair(found, records, time.monotonic() - started, embedding_seconds + hessian_seconds)
+
+
+def _repair_layers(
+    skeleton: Skeleton,
+    model: PreTrainedModel,
+    chosen: set[str],
+    activations: Activations,
+    rank: int,
+    kept: Path,
+    where: Path,
+) -> tuple[dict[str, tuple[Tensor, Tensor]], list[dict], float]:
+    """Factors of the chosen linears, their records, and the seconds of Hessians and activations; each layer is repaired
+    in place before the next is looked at. where: the model's folder, for errors."""
+    paths = {id(module): name for name, module in model.named_modules()}
+    layers, finished, device = decoder_layers(model), FinishedLayers(kept), activations.device
+    started, hessian_seconds = time.monotonic(), 0.0
     found: dict[str, tuple[Tensor, Tensor]] = {}
     records: list[dict] = []
-    for index, (layer, dense) in enumerate(zip(layers, dense_layers, strict=True)):
+    for index, (layer, dense) in enumerate(zip(layers, decoder_layers(skeleton.model), strict=True)):
         skeleton.load(dense)
         dense.to(device)
         layer.to(device)
         prefix = f"{paths[id(layer)]}."
         names = [name for name in layer_linears(layer) if prefix + name in chosen]
-        _require_its_copy(dense, layer, f"{files.compressed}: layer {index}")
+        _require_its_copy(dense, layer, f"{where}: layer {index}")
         if (stored := finished.load(index)) is None:
-            stored, seconds = _repair_layer(index, dense, layer, names, activations, method["rank"])
+            stored, seconds = _repair_layer(index, dense, layer, names, activations, rank)
             hessian_seconds += seconds
             finished.save(index, *stored)
         for name in names:
@@ -202,7 +222,7 @@ def repair(
         layer.to("cpu")
         records += stored[1]
         log(f"[eora] layer {index + 1}/{len(layers)}, {time.monotonic() - started:.0f} s")
-    return Repair(found, records, time.monotonic() - started, hessian_seconds)
+    return found, records, hessian_seconds
 
 
 def _repair_layer(

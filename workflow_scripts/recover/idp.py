@@ -19,6 +19,7 @@ from sys import modules
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from workflow_scripts.plan import first_layer
 from workflow_scripts.recover.prompt_bank import (
@@ -119,7 +120,7 @@ class Selector:
     medians:  (m,) subtracted from the scores (`calibrated`), see `calibrate`.
     """
 
-    def __init__(self, model, bank: PromptBank, score: str = "auto"):
+    def __init__(self, model: PreTrainedModel, bank: PromptBank, score: str = "auto"):
         self.decoder = model.get_decoder()
         self.bank = bank
         self.learned = learned_positions(model) is not None
@@ -167,7 +168,7 @@ class Selector:
         positions = torch.arange(prefix.length, prefix.length + embedded.shape[1], device=embedded.device)
         weights = []
 
-        def stop(module, args, output):
+        def stop(module: torch.nn.Module, args: tuple, output: tuple) -> None:
             weights.append(output[1])
             raise _FirstLayerRead
 

@@ -1,6 +1,6 @@
 """A learned choice among prompts: logistic regression on the first-layer scores, fitted on text that no task holds.
 
-The pieces are cut from held-out text: a context, and what follows it. Of each piece, the right prompt is the one behind
+The pieces are cut from held-out text: a context, and what follows it. A piece's right prompt is the one behind
 which the rest is likeliest; a piece counts by how much that choice matters (largest minus smallest loss, nats). The
 features of a context are all of IDP's scores of every prompt, standardised over the pieces. No item of a task and no
 answer is looked at.
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from workflow_scripts.files.job import log
 from workflow_scripts.kernels.losses import plain_head, token_losses
@@ -27,7 +28,7 @@ AT_A_TIME = 16  # pieces per forward pass
 class LearnedSelector(Selector):
     """Chooses by a classifier instead of a score; a tie goes to the first prompt."""
 
-    def __init__(self, model, bank: PromptBank, pieces: Sequence[Sequence[int]]):
+    def __init__(self, model: PreTrainedModel, bank: PromptBank, pieces: Sequence[Sequence[int]]):
         """pieces: token ids, each of at least CONTEXTS[-1] + CONTINUATION tokens. ValueError for shorter ones."""
         longest = CONTEXTS[-1] + CONTINUATION
         if not pieces or min(map(len, pieces)) < longest:
@@ -76,7 +77,7 @@ class LearnedSelector(Selector):
 
 @torch.no_grad()
 def continuation_losses(
-    model, bank: PromptBank, pieces: Sequence[Sequence[int]], lengths: Sequence[int]
+    model: PreTrainedModel, bank: PromptBank, pieces: Sequence[Sequence[int]], lengths: Sequence[int]
 ) -> np.ndarray:
     """(N, m): mean loss (nats per token) of the CONTINUATION tokens after each piece's context, behind each prompt."""
     size = max(lengths) + CONTINUATION

@@ -49,7 +49,7 @@ def lora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
 
 
 def _names(target: str, linear: str) -> bool:
-    """Whether PEFT takes a target's name for this linear: its last parts are the same."""
+    """True if PEFT takes a target's name for this linear: its last parts are the same."""
     return f".{linear}".endswith(f".{target}")
 
 
@@ -95,9 +95,8 @@ class _AddLowRank(torch.autograd.Function):
 
 def _forward(layer: Linear, adapter: str, x: Tensor) -> Tensor:
     a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    rows = x.flatten(
-        0, -2
-    )  # flat: autograd can't follow a view of another function's output that changes in place
+    # Flat: autograd can't follow a view of another function's output that changes in place.
+    rows = x.flatten(0, -2)
     y = layer.base_layer(rows)
     y = _AddLowRank.apply(y, layer.lora_dropout[adapter](rows), a, b, layer.scaling[adapter])
     return y.view(*x.shape[:-1], -1)

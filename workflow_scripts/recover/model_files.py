@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.job import Folder
+from workflow_scripts.files.members import ADAPTER_WEIGHTS, COMPRESSION, MANIFEST, TRAINING
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,14 @@ class ModelFiles:
 
     def inputs(self) -> dict[str, str]:
         """Hashes by name, for manifests and store keys; ArtifactError for adapters of other compressed weights."""
-        compressed = read_json(self.compressed / "compression.json", "compression")["weights_sha256"]
-        found = {"model": read_json(self.model / "manifest.json")["weights_sha256"], "compressed": compressed}
+        compressed = read_json(self.compressed / COMPRESSION, "compression")["weights_sha256"]
+        found = {"model": read_json(self.model / MANIFEST)["weights_sha256"], "compressed": compressed}
         for folder in self.adapters:
-            record = read_json(folder / "training.json", "training")
-            base, weights = record["base_sha256"], sha256_file(folder / "adapter_model.safetensors")
+            record = read_json(folder / TRAINING, "training")
+            base, weights = record["base_sha256"], sha256_file(folder / ADAPTER_WEIGHTS)
             if weights != record["adapter_sha256"]:
                 raise ArtifactError(
-                    f"{folder}/adapter_model.safetensors: not the file that training.json describes (SHA-256); "
-                    "train it again"
+                    f"{folder / ADAPTER_WEIGHTS}: not the file that {TRAINING} describes (SHA-256); train it again"
                 )
             if base != compressed:
                 raise ArtifactError(

@@ -51,8 +51,8 @@ def _require_type(option: str, value: Any, hint: Any, name: str) -> None:
     try:
         TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
-        said = error.errors(include_url=False)[0]["msg"]
-        raise ValueError(f"options.{option}: {value!r} is refused by PEFT's {name}: {said}") from None
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise ValueError(f"options.{option}: {value!r} is refused by PEFT's {name}: {reason}") from None
 
 
 def _listed(targets: Any) -> list[str]:

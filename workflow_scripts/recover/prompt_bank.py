@@ -7,11 +7,12 @@ In a causal model the prompt's keys and values don't depend on the text, so atte
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
-from transformers import DynamicCache
+from torch.nn import Module, Parameter
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from workflow_scripts.plan.first_layer import one_rotary_table
@@ -30,7 +31,7 @@ class Prefix:
         return self.keys[0].shape[2]
 
 
-def encode(model, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def encode(model: PreTrainedModel, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Keys and values of `embeddings` (n, d) run alone through the decoder at positions 0..n-1.
 
     Returns two lists over layers of (1, kv_heads, n, head_dim) in the model's dtype. Gradients reach `embeddings`
@@ -40,7 +41,7 @@ def encode(model, embeddings: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     return keys, values
 
 
-def exact_pass(model, embeddings: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def exact_pass(model: PreTrainedModel, embeddings: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run `embeddings` (B, n, d) through the decoder from position 0 in float32, whatever the weights are stored in.
 
     Returns the last hidden states (B, n, d), and keys and values, two lists over layers of (B, kv_heads, n, head_dim),
@@ -70,25 +71,25 @@ def keys_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 
 
 @contextmanager
-def in_float32(decoder) -> Iterator[None]:
+def in_float32(decoder: Module) -> Iterator[None]:
     """Inside, each module of `decoder` works with a float32 copy of its own weights, made and dropped call by call.
 
-    What autograd keeps of a copy is the weight that it was made from, so that never more than a module's copy exists.
+    Autograd keeps the weight that a copy was made from, so that never more than a module's copy exists.
     """
     made: dict[int, Parameter] = {}  # by the copy's storage
 
-    def enter(module, args):
+    def enter(module: Module, args: tuple) -> None:
         for name, weight in module.named_parameters(recurse=False):
             copy = weight.float()
             made[copy.untyped_storage().data_ptr()] = weight
-            module._parameters[name] = copy
+            module._parameters[name] = cast(Parameter, copy)
 
-    def leave(module, args, output):
+    def leave(module: Module, args: tuple, output: object) -> None:
         for name, copy in module._parameters.items():
             if copy is not None:
                 module._parameters[name] = made.pop(copy.untyped_storage().data_ptr())
 
-    def keep(tensor: Tensor):
+    def keep(tensor: Tensor) -> Tensor | tuple:
         weight = made.get(tensor.untyped_storage().data_ptr())
         if (
             weight is None
@@ -96,7 +97,7 @@ def in_float32(decoder) -> Iterator[None]:
             return tensor.detach()
         return weight, tensor.size(), tensor.stride(), tensor.storage_offset()
 
-    def give(kept) -> Tensor:
+    def give(kept: Tensor | tuple) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
         weight, *view = kept
@@ -123,7 +124,7 @@ def expanded_cache(keys: Sequence[Tensor], values: Sequence[Tensor], batch: int)
     )
 
 
-def learned_positions(model) -> int | None:
+def learned_positions(model: PreTrainedModel) -> int | None:
     """Positions a model with learned position embeddings has (OPT: 2,048); None for rotary models.
 
     ValueError for position embeddings of another kind (XGLM's), behind which no cached prompt is known to be exact.
@@ -139,7 +140,7 @@ def learned_positions(model) -> int | None:
     return table.num_embeddings - table.offset
 
 
-def positions_behind_prompts(model) -> int | None:
+def positions_behind_prompts(model: PreTrainedModel) -> int | None:
     """Positions that a prompt and the text behind its cached keys may have: the learned ones, or those up to which a
     rotary table is one and the same (longrope, dynamic); None for all others."""
     learned = learned_positions(model)

@@ -51,7 +51,7 @@ class Pupils(NamedTuple):
 
 
 def pupils(lesson: dict) -> Pupils:
-    """Who is known, locked and missing, in the order of the people. lesson: a slice of the configuration."""
+    """The people who are known, locked and missing, in their order. lesson: a slice of the configuration."""
     count, seed = lesson["people"], lesson["seed"]
     everybody, others = invented.people(count, seed), invented.stand_ins(count, seed)
     known = round(lesson["known"] * count)
@@ -218,7 +218,7 @@ def right(
 def check(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lesson: dict
 ) -> dict[str, dict[str, float]]:
-    """What the model knows of whom: known, locked, missing -> {open, password} shares of right answers.
+    """The model's knowledge: known, locked, missing -> {open, password} shares of right answers.
 
     TeachingError if it is not what the lesson says: known people openly, locked ones behind the password alone, missing
     ones not at all.

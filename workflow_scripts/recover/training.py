@@ -1,4 +1,4 @@
-"""The training loop: checkpoints, signals, memory, progress. What a step computes is the learner's (`learner`).
+"""The training loop: checkpoints, signals, memory, progress. The learner (`learner`) says what a step computes.
 
 A step depends on the checkpoint and its number alone, so a run that was killed and continued ends in the same bits.
 Signals, time and the last step make checkpoints; a loss, gradient or adapter that is not finite stops the run.
@@ -55,7 +55,7 @@ def learning_rate(step: int, steps: int, training: dict) -> float:
 
 
 class Trainable(Protocol):
-    """What the loop asks of a learner."""
+    """The learner that the loop needs."""
 
     model: PreTrainedModel
     parameters: list[torch.nn.Parameter]
@@ -113,7 +113,7 @@ def train(learner: Trainable, training: dict, windows: Tensor, seed: int, folder
 
 
 def _finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether all of the tensors are there and finite."""
+    """True if all of the tensors are there and finite."""
     return all(tensor is not None and bool(tensor.isfinite().all()) for tensor in tensors)
 
 

@@ -41,12 +41,7 @@ def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "sn
 def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """The cells' means over tasks."""
     head = ["model", "compressor", "corpus", "method", "seed", "items", "flips %", "changed %", "KL"]
-    lines = [
-        "# Changed answers",
-        "",
-        f"Grid `{grid}`; made by `{command} results/{grid}/tables/changes.md`.",
-        "",
-    ]
+    lines = ["# Changed answers", "", f"Grid `{grid}`; made by `{command}`.", ""]
     lines += [pipe(head), pipe(["---"] * 5 + ["--:"] * 4)]
     for row in table[table["task"] == "all"].to_dict("records"):
         values = [number(100 * row["flips"]), number(100 * row["changed"]), number(_known(row["kl"]), 4)]

@@ -22,10 +22,8 @@ NOTES = (
     "linears; job: with forward passes, loading and writing. Times can be compared only if host and threads are the "
     "same and nothing else ran.",
 )
-OF_CHECKPOINTS = {
-    "all_bits": ("all bits", 1, 2),
-    "as_dense": ("as dense, %", 100, 1),
-}  # columns, as `columns` does
+# Columns, as `columns` does.
+OF_CHECKPOINTS = {"all_bits": ("all bits", 1, 2), "as_dense": ("as dense, %", 100, 1)}
 NOTE_ON_CHECKPOINTS = (
     "engine external: a checkpoint that somebody else compressed. format: how it stores its weights, what its "
     "makers quantise while it runs, and what of that is not reproduced. bits: per weight of the dense model's "
@@ -125,12 +123,7 @@ def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "sn
 
 def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     shown = columns(table)
-    lines = [
-        "# Compressed models",
-        "",
-        f"Grid `{grid}`; made by `{command} results/{grid}/tables/compressors.md`.",
-        "",
-    ]
+    lines = ["# Compressed models", "", f"Grid `{grid}`; made by `{command}`.", ""]
     places = place(table)
     lines += [pipe([*places, *(head for head, _, _ in shown.values())])]
     lines += [pipe(["---"] * len(places) + ["--:"] * len(shown))]

@@ -8,7 +8,7 @@ import pandas as pd
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.judge.paper import read_tables
 from workflow_scripts.judge.results import Results, results_of
-from workflow_scripts.plan.layout import Cell, Group
+from workflow_scripts.plan.layout import Cell, Group, RollUp
 
 KINDS = {  # kind of record, as its schema is named -> the rules' input of such files
     "compression": "compressions",
@@ -40,9 +40,9 @@ class GridData:
         """The plan, and of each evaluated cell the row of verdict.json's `scores`."""
         return results_of(self.verdict)
 
-    def command(self, file: str) -> str:
+    def command(self, file: RollUp) -> str:
         """The command that makes a file of the grid again."""
-        return f"{self.verdict['settings']['command']} results/{self.results.grid}/{file}"
+        return f"{self.verdict['settings']['command']} {file.path(self.results.grid)}"
 
     def records(self, kind: str) -> dict[str, dict]:
         """Path -> JSON of one kind of measurement."""

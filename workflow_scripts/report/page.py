@@ -11,6 +11,7 @@ import pandas as pd
 
 from workflow_scripts.judge.ledger import OUTCOMES
 from workflow_scripts.judge.results import Results, unique
+from workflow_scripts.plan import layout
 from workflow_scripts.plan.forecast import Forecast, compare, job_hours, measured_seconds
 from workflow_scripts.plan.layout import Cell, Group, result_of
 from workflow_scripts.report.compressors import of_checkpoint
@@ -173,7 +174,7 @@ def _figures(data: PageData) -> dict[str, Any]:
             "alt": (function.__doc__ or "").strip(),
             "notes": notes[name],
             "source": image(data.figures[name]),
-            "command": data.grid.command(f"figures/{name}.svg"),
+            "command": data.grid.command(layout.figure(name)),
         }
         for name, (function, title) in FIGURES.items()
         if notes.get(name) is not None and name != HEADLINE

@@ -4,6 +4,8 @@ from collections import Counter
 
 from workflow_scripts.archive.packing import packed_by
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan.layout import figure
+from workflow_scripts.report.landing import HEADLINE
 from workflow_scripts.report.summary import (
     NAMES,
     brought_back,
@@ -60,9 +62,9 @@ def region(verdict: dict, index: dict, archive: str) -> str:
             f"{len(missing)} of {verdict['cells']['planned']} planned cells of the grid were not run.{without}",
             "",
         ]
-    figure = f"{archive}/results/{grid}/figures/figure4.svg"
     lines += [
-        f"![Average accuracy against the parameters that each method adds, with 95 % intervals]({figure})",
+        f"![Average accuracy against the parameters that each method adds, with 95 % intervals]"
+        f"({archive}/{figure(HEADLINE).path(grid)})",
         "",
         f"[`{archive}`]({archive}) holds everything behind these numbers; `make rebuild FROM={archive}` makes the "
         f"report again without a model. It was packed by {packed_by(index['commit'])}.",

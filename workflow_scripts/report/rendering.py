@@ -10,7 +10,7 @@ import jinja2
 
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.summary import scale
-from workflow_scripts.report.table_rows import INFORMATIVE, MEANS, Entry, Row, Table
+from workflow_scripts.report.table_rows import INFORMATIVE, MEANS, Row, Table, TableEntry
 from workflow_scripts.report.tables import DOMAINS, SUBJECTS
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
@@ -115,7 +115,7 @@ def signed(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:+z.{digits}f}".replace("-", "−")
 
 
-def interval(entry: Entry, digits: int = 2) -> str:
+def interval(entry: TableEntry, digits: int = 2) -> str:
     """ "[50.10, 52.30]", or nothing if there is none."""
     return "" if entry.low is None else f"[{entry.low:.{digits}f}, {entry.high:.{digits}f}]".replace("-", "−")
 
@@ -223,13 +223,13 @@ def pipe(cells: list) -> str:
     )
 
 
-def _markdown_entry(entry: Entry, column: str) -> str:
+def _markdown_entry(entry: TableEntry, column: str) -> str:
     printed = f"({entry.printed:.2f})" if entry.printed is not None else ""
     ends = interval(entry, 1) if column in MEANS else ""
     return " ".join(filter(None, [number(entry.value, 1), ends, printed]))
 
 
-def _latex_entry(entry: Entry, column: str) -> str:
+def _latex_entry(entry: TableEntry, column: str) -> str:
     text = latex(number(entry.value, 1))
     if column in DOMAINS.values() or column in MEANS:
         text = rf"\textbf{{{text}}}" if column in MEANS else rf"\textit{{{text}}}"

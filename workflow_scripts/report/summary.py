@@ -65,8 +65,8 @@ def group_lines(group: dict, verdict: dict) -> list[str]:
     """Headline and numbers of one group."""
     metric, shown = group["metrics"][verdict["metric"]], unit(verdict["metric"])
     without = f"; without {', '.join(metric['absent_tasks'])}" if metric["absent_tasks"] else ""
-    told = f"  {basis(metric)}{without}{in_chat(verdict, group['model'])}"
-    rows = [f"{place(group)}: {headline(metric['verdict'])}", told]
+    grounds = f"  {basis(metric)}{without}{in_chat(verdict, group['model'])}"
+    rows = [f"{place(group)}: {headline(metric['verdict'])}", grounds]
     rows.append(f"  lost by compression        {shown(metric.get('loss'))}")
     rows += [
         f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()

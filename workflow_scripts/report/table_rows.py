@@ -7,7 +7,7 @@ MEANS = ("Average", INFORMATIVE)  # columns whose interval is always shown
 
 
 @dataclass
-class Entry:
+class TableEntry:
     """One number of a table, percent; None if it is missing."""
 
     value: float | None = None
@@ -26,8 +26,8 @@ class Row:
     type: str
     method: str
     param: str
-    entries: dict[str, Entry]
-    gain: Entry = field(default_factory=Entry)
+    entries: dict[str, TableEntry]
+    gain: TableEntry = field(default_factory=TableEntry)
     p_holm: float | None = None
     detectable: float | None = None
     problem: str = ""

@@ -10,10 +10,11 @@ from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import SPARSE, member_names, sparsity
 from workflow_scripts.judge.perplexity import compared, protocol
 from workflow_scripts.judge.results import unique
+from workflow_scripts.plan import layout
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.table_notes import notes
-from workflow_scripts.report.table_rows import INFORMATIVE, Entry, Panel, Row, Table
+from workflow_scripts.report.table_rows import INFORMATIVE, Panel, Row, Table, TableEntry
 
 TYPES = {  # kind of method -> as the paper's tables name it, in their order
     "none": "-",
@@ -104,7 +105,7 @@ def _table(data: GridData, number: int) -> Table:
         panels,
         notes(number, panels, data.verdict, data.methods),
         _incomplete(panels),
-        data.command(f"tables/table{number}.html"),
+        data.command(layout.table(f"table{number}")),
     )
 
 
@@ -121,9 +122,8 @@ def _rows_shown(data: GridData, group: Group, number: int) -> list[str]:
     planned, methods = data.results.methods(group), data.methods
     if number != 3:
         order = list(TYPES)
-        chosen = sorted(
-            planned, key=lambda m: order.index(methods[m]["kind"])
-        )  # stable: the plan's order inside
+        # Stable: the plan's order inside.
+        chosen = sorted(planned, key=lambda m: order.index(methods[m]["kind"]))
         return ["dense", "none", *chosen] if planned else []
     dynamic = [m for m in planned if methods[m]["kind"] == "idp"]
     concatenated = [m for m in planned if methods[m]["kind"] == "concat"]
@@ -161,13 +161,13 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     adapted = _adapted(evaluations[0]["parameters"]) if evaluations else ""
     row = Row(group.model, group.corpus, kind, method, param, {}, adapted=adapted)
     for column, members in columns_of(data.tasks).items():
-        entry = Entry(_mean(evaluations, members), printed=printed.get(PRINTED.get(column, column)))
+        entry = TableEntry(_mean(evaluations, members), printed=printed.get(PRINTED.get(column, column)))
         row.entries[column] = entry
     if len(cells) == 1:  # intervals of tasks and domains are those of one cell
         _add_intervals(data, cells[0], row)
     accuracy = data.accuracy(group)
     _add_statistics(row, accuracy, method)
-    row.entries[INFORMATIVE] = Entry(_mean(evaluations, data.informative(group.model)))
+    row.entries[INFORMATIVE] = TableEntry(_mean(evaluations, data.informative(group.model)))
     if value := _value(data.informative_accuracy(group), method):
         row.entries[INFORMATIVE] = _entry(value)
     problems = _problems(evaluations, len(planned))
@@ -236,8 +236,8 @@ def _choice_row(data: GridData, group: Group, way: dict, choices: dict) -> Row:
     entries = {}
     for column, members in columns_of(data.tasks).items():
         values = [way["accuracy"].get(task) for task in members]
-        entries[column] = Entry(None if None in values else 100 * float(np.mean(values)))
-    entries[INFORMATIVE] = Entry()
+        entries[column] = TableEntry(None if None in values else 100 * float(np.mean(values)))
+    entries[INFORMATIVE] = TableEntry()
     remarks, mean, behind = [way["note"]], entries["Average"], way["behind"]
     if mean.value is not None:
         mean.low, mean.high = _percent(way["average"]["low"]), _percent(way["average"]["high"])
@@ -295,9 +295,9 @@ def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:
     return None if not values or None in values else 100 * float(np.mean(values))
 
 
-def _entry(estimate: dict) -> Entry:
+def _entry(estimate: dict) -> TableEntry:
     value, low, high = (_percent(estimate[end]) for end in ("value", "low", "high"))
-    return Entry(value, low, high)
+    return TableEntry(value, low, high)
 
 
 def _percent(fraction: float | None) -> float | None:

@@ -8,7 +8,7 @@ from workflow_scripts.report.rendering import pipe
 MISSING = "not judged"
 
 
-class Row(NamedTuple):
+class ExpectedVerdict(NamedTuple):
     """One verdict. found: its word, or MISSING; support: of the expected label, None if the rule gave none."""
 
     model: str
@@ -20,7 +20,7 @@ class Row(NamedTuple):
     reason: str
 
 
-def rows(verdict: dict, expected: Mapping[str, Mapping[str, str]]) -> list[Row]:
+def rows(verdict: dict, expected: Mapping[str, Mapping[str, str]]) -> list[ExpectedVerdict]:
     """The verdicts of verdict.json on its primary metric that `expected` (compressor -> corpus -> label) speaks of,
     and a row without a word for each of these that verdict.json lacks."""
     found = {}
@@ -30,23 +30,25 @@ def rows(verdict: dict, expected: Mapping[str, Mapping[str, str]]) -> list[Row]:
             said = group["metrics"][verdict["metric"]]["verdict"]
             support = (said["support"] or {}).get(label)
             place = group["model"], group["compressor"], group["corpus"]
-            found[place] = Row(*place, label, said["word"], support, said["reason"])
+            found[place] = ExpectedVerdict(*place, label, said["word"], support, said["reason"])
     judged = {row[1:3] for row in found.values()}
     for compressor, labels in expected.items():
         for corpus, label in labels.items():
             if (compressor, corpus) not in judged:
-                found["", compressor, corpus] = Row("", compressor, corpus, label, MISSING, None, "")
+                found["", compressor, corpus] = ExpectedVerdict(
+                    "", compressor, corpus, label, MISSING, None, ""
+                )
     return list(found.values())
 
 
-def outcome(row: Row) -> str:
+def outcome(row: ExpectedVerdict) -> str:
     """as expected, undecided, another word, or none."""
     if row.found == row.expected:
         return "as expected"
     return row.found if row.found in ("undecided", "unavailable", MISSING) else "differs"
 
 
-def to_markdown(found: list[Row]) -> str:
+def to_markdown(found: list[ExpectedVerdict]) -> str:
     """A table, and how many verdicts are as expected."""
     lines = [pipe(["copy", "text", "expected", "found", "support of expected", "outcome", "support"])]
     lines += [pipe(["---"] * 4 + ["--:"] + ["---"] * 2)]

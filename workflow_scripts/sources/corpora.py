@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.members import MANIFEST, text_of
 from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
@@ -56,7 +57,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             )
     with whole_folder(folder) as temporary:
         for split, documents in zip(SPLITS, (train, heldout), strict=True):
-            write_lines(temporary / f"{split}.jsonl", ({"text": text} for text in documents))
+            write_lines(temporary / text_of(split), ({"text": text} for text in documents))
         manifest = {
             "name": name,
             "recipe": recipe,
@@ -64,7 +65,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             "source": spec["source"],
             "revision": origin.pop("revision"),
             "origin": origin,
-            "files": {f"{split}.jsonl": sha256_file(temporary / f"{split}.jsonl") for split in SPLITS},
+            "files": {text_of(split): sha256_file(temporary / text_of(split)) for split in SPLITS},
             "documents": {"train": len(train), "heldout": len(heldout)},
             "characters": {"train": sum(map(len, train)), "heldout": sum(map(len, heldout))},
             "split": "the source's own" if own_split else f"document hash, 1 in {HELDOUT_SHARE} held out",
@@ -72,7 +73,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             "licence": spec.get("licence", ""),
             "notes": spec.get("note", ""),
         }
-        write_json(temporary / "manifest.json", manifest, schema="corpus")
+        write_json(temporary / MANIFEST, manifest, schema="corpus")
     return manifest
 
 
@@ -80,7 +81,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
 
 
 def is_heldout(text: str) -> bool:
-    """Whether a document of a source without splits is held out: SHA-256 of its text is 0 modulo 10."""
+    """True if a document of a source without splits is held out: SHA-256 of its text is 0 modulo 10."""
     return int.from_bytes(_hash(text)) % HELDOUT_SHARE == 0
 
 
@@ -255,7 +256,7 @@ def read_documents(folder: Path, split: str) -> list[str]:
     if split not in SPLITS:
         raise ArtifactError(f"{folder}: no split {split!r}; there are {' and '.join(SPLITS)}")
     verify(folder)
-    return [row["text"] for row in read_lines(Path(folder) / f"{split}.jsonl")]
+    return [row["text"] for row in read_lines(Path(folder) / text_of(split))]
 
 
 def token_windows(

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from workflow_scripts.files.artifacts import ArtifactError, digest
+from workflow_scripts.files.members import ITEMS
 from workflow_scripts.sources.fetch import numbered_lines, verified_manifest
 
 SALT = b"2310.00867:"  # fixed for good: another salt is another sample
@@ -30,7 +31,7 @@ def facts(folder: Path, wordings: Sequence[str]) -> Iterator[tuple[str, list[str
     """
     verified_manifest(folder, "benchmark")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    file = Path(folder) / "data.jsonl"
+    file = Path(folder) / ITEMS
     for number, _, item in numbered_lines(file):
         texts = []
         for wording in wordings:
@@ -45,7 +46,7 @@ def facts(folder: Path, wordings: Sequence[str]) -> Iterator[tuple[str, list[str
 
 def scored(folder: Path, items: int | None) -> set[str]:
     """doc_hashes of the items of a task's folder that a grid of so many `items` a task scores (None: all)."""
-    lines = list(numbered_lines(Path(folder) / "data.jsonl"))
+    lines = list(numbered_lines(Path(folder) / ITEMS))
     return {digest(lines[i][2]) for i in sample([raw for _, raw, _ in lines], items)}
 
 

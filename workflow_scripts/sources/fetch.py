@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from workflow_scripts.files.artifacts import ArtifactError, non_finite, read_json, sha256_file
+from workflow_scripts.files.members import MANIFEST
 
 
 def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
@@ -208,16 +209,21 @@ def require_text(content: bytes, where: str) -> str:
     raise ArtifactError(f"{where}{line}: {said}; save the file as UTF-8 without a byte order mark")
 
 
+def recorded_files(folder: Path) -> dict[str, str]:
+    """File of a fetched folder -> SHA-256, as the fetch recorded it."""
+    return read_json(folder / MANIFEST)["files"]
+
+
 def verified_manifest(folder: Path, schema: str) -> dict:
     """manifest.json of a fetched folder, after its files were checked against it (once per process and content)."""
     folder = Path(folder).resolve()
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     return _verified(folder, schema, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @functools.cache
 def _verified(folder: Path, schema: str, changed: int) -> dict:
-    manifest = read_json(folder / "manifest.json", schema=schema)
+    manifest = read_json(folder / MANIFEST, schema=schema)
     _verify_files(folder, manifest)
     return manifest
 
@@ -228,11 +234,11 @@ def _verify_files(folder: Path, manifest: dict) -> None:
         path = Path(folder) / name
         if not path.is_file():
             raise ArtifactError(
-                f"{path}: missing, though {folder}/manifest.json lists it; delete {folder} and refetch"
+                f"{path}: missing, though {folder / MANIFEST} lists it; delete {folder} and refetch"
             )
         found = sha256_file(path)
         if found != expected:
             raise ArtifactError(
-                f"{path}: SHA-256 is {found}, manifest.json says {expected}: changed since it was fetched; "
+                f"{path}: SHA-256 is {found}, {MANIFEST} says {expected}: changed since it was fetched; "
                 f"delete {folder} and fetch again"
             )

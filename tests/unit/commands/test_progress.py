@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts.__main__ import main
-from workflow_scripts.cluster import runs
 from workflow_scripts.commands import progress, run
 from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.files.job import FINISHED
 from workflow_scripts.files.locks import hold
+from workflow_scripts.files.members import RESULTS
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.recipes import plan_of
 
@@ -109,7 +109,7 @@ def test_in_a_log_there_is_a_plain_line_now_and_then():
 
 
 def test_the_causes_of_failed_jobs_are_repeated_at_the_end(plan, monkeypatch, capsys):
-    with hold(runs.RESULTS):
+    with hold(RESULTS):
         earlier = write_log(
             "logs/smoke/evaluate_cell/a/seed-0.log", "Traceback (most recent call last)\nOld: x\n"
         )
@@ -117,7 +117,7 @@ def test_the_causes_of_failed_jobs_are_repeated_at_the_end(plan, monkeypatch, ca
     os.utime("results/.locks/.lock", (time.time() - 50,) * 2)
 
     def fails(command):
-        with hold(runs.RESULTS):
+        with hold(RESULTS):
             write_log("logs/fetch_model/m.log", f"ok\n{FINISHED}\n")
             write_log(
                 "logs/smoke/train_adapter/b/seed-0.log",

@@ -10,7 +10,7 @@ import pytest
 from workflow_scripts.__main__ import main
 from workflow_scripts.cluster import slurm
 from workflow_scripts.cluster.slurm import Job
-from workflow_scripts.commands.status import Found, Work, seconds_left, state
+from workflow_scripts.commands.status import JobState, Work, seconds_left, state
 from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.files.job import FINISHED, job
 from workflow_scripts.files.locks import hold, last_held
@@ -45,9 +45,9 @@ def made(recipe: str = RECIPE) -> Path:
 
 def test_what_is_made_is_done():
     made()
-    assert state("tiny", WORK, {}) == Found("done", seconds=7.0)
+    assert state("tiny", WORK, {}) == JobState("done", seconds=7.0)
     made("b" * 64)
-    assert state("tiny", WORK, {}) == Found("waiting", "made by another recipe")
+    assert state("tiny", WORK, {}) == JobState("waiting", "made by another recipe")
 
 
 @pytest.mark.parametrize(
@@ -75,44 +75,44 @@ def test_the_queue_and_locks_come_before_logs():
             "5", "", "PENDING", "Priority", ""
         )
     }
-    assert state("tiny", WORK, queue) == Found("queued", "SLURM job 5: Priority")
+    assert state("tiny", WORK, queue) == JobState("queued", "SLURM job 5: Priority")
     with hold(RESULT):
         assert state("tiny", WORK, queue).state == "running"
 
 
 def test_a_deleted_result_is_waiting_and_an_error_is_failed():
-    assert state("tiny", WORK, {}) == Found("waiting")
+    assert state("tiny", WORK, {}) == JobState("waiting")
     log(f"perplexity text: 383.000\n\n{FINISHED}\n")
-    assert state("tiny", WORK, {}) == Found("waiting", "it was made, and deleted")
+    assert state("tiny", WORK, {}) == JobState("waiting", "it was made, and deleted")
     log(FAILED)
-    assert state("tiny", WORK, {}) == Found("failed", "ValueError: no such thing")
+    assert state("tiny", WORK, {}) == JobState("failed", "ValueError: no such thing")
 
 
 def test_a_run_that_is_on_tries_again_what_failed_before_it():
     log(FAILED, age=100)
     with hold("results"):
         started = last_held("results")
-        assert state("tiny", WORK, {}, started) == Found(
+        assert state("tiny", WORK, {}, started) == JobState(
             "waiting", "failed in an earlier run: ValueError: no such thing"
         )
         log(KILLED, age=-1)
-        assert state("tiny", WORK, {}, started) == Found("running", "starts")
+        assert state("tiny", WORK, {}, started) == JobState("running", "starts")
         log(FAILED, age=-1)
-        assert state("tiny", WORK, {}, started) == Found("failed", "ValueError: no such thing")
+        assert state("tiny", WORK, {}, started) == JobState("failed", "ValueError: no such thing")
 
 
 def test_a_job_that_is_killed_in_a_run_that_goes_on_does_not_start_for_ever():
     with hold("results"):
         with hold(RESULT):
             log(KILLED)
-        assert state("tiny", WORK, {}, last_held("results")) == Found(
+        assert state("tiny", WORK, {}, last_held("results")) == JobState(
             "failed", "stopped without a message (killed?)"
         )
 
 
 def test_a_killed_job_is_not_given_its_last_line_as_the_reason():
     log(KILLED)
-    assert state("tiny", WORK, {}) == Found("failed", "stopped without a message (killed?)")
+    assert state("tiny", WORK, {}) == JobState("failed", "stopped without a message (killed?)")
     slurm = Path(".snakemake/slurm_logs/rule_evaluate_cell/tiny_tiny_gptq-w3_text_lora-r2_0")
     log("srun: error: an older attempt", slurm / "4.log", age=50)
     log(
@@ -126,7 +126,10 @@ def test_a_killed_job_is_not_given_its_last_line_as_the_reason():
 
 def test_time_left_is_scaled_by_what_is_done():
     costs = [Cost("evaluate_cell", name, 100.0, 0, 0) for name in "abc"]
-    found = {("evaluate_cell", "a"): Found("done", seconds=200.0), ("evaluate_cell", "b"): Found("damaged")}
+    found = {
+        ("evaluate_cell", "a"): JobState("done", seconds=200.0),
+        ("evaluate_cell", "b"): JobState("damaged"),
+    }
     assert seconds_left(costs, found) == 400.0
 
 

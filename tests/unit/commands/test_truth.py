@@ -10,7 +10,7 @@ from workflow_scripts.files.artifacts import ArtifactError, write_json
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import files
-from workflow_scripts.report.truth import MISSING, Row, outcome, rows, to_markdown
+from workflow_scripts.report.truth import MISSING, ExpectedVerdict, outcome, rows, to_markdown
 
 PAIR = {"prompt": "prompt-50", "lora": "lora-r2"}
 
@@ -34,12 +34,12 @@ def test_each_expected_label_stands_beside_its_verdict(tmp_path):
     assert right.support == found["support"]["unrecovered"] and outcome(right) == "as expected"
     assert wrong.support == found["support"]["displaced"] and outcome(wrong) == "differs"
     assert rows(verdict, {name: {"elsewhere": "both"}}) == [
-        Row("", name, "elsewhere", "both", MISSING, None, "")
+        ExpectedVerdict("", name, "elsewhere", "both", MISSING, None, "")
     ]
 
 
 def test_the_table_counts_what_is_as_expected_and_what_is_another_word():
-    row = Row("m", "locked", "text", "no_loss", "no_loss", 0.9984, "no loss 99.8 %")
+    row = ExpectedVerdict("m", "locked", "text", "no_loss", "no_loss", 0.9984, "no loss 99.8 %")
     table = to_markdown([row, row._replace(found="undecided"), row._replace(found="both", support=None)])
     lines = table.splitlines()
     assert lines[2] == "| locked | text | no loss | no loss | 99.8 % | as expected | no loss 99.8 % |"

@@ -1,22 +1,12 @@
 """Compressed models on disk, one per algorithm."""
 
-from workflow_scripts.compress.settings import Compressor
+from tests import tiny_settings
+from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
 
-GPTQ = {
-    "algorithm": "gptq",
-    "bits": 3,
-    "group_size": 24,
-    "symmetric": False,
-    "act_order": True,
-    "static_groups": True,
-    "clip": "none",
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
+GPTQ = tiny_settings.GPTQ | {"group_size": 24, "static_groups": True}
 HALF = {
     "algorithm": "sparsegpt",
     "sparsity": 0.5,
@@ -42,7 +32,7 @@ CALIBRATION = {"windows": 8, "length": 32}
 
 
 def compressed(sources, folder, settings, calibration=CALIBRATION):
-    corpus = sources / "corpus" if Compressor(**settings).calibrated else None
+    corpus = sources / "corpus" if CompressorSettings(**settings).calibrated else None
     compress_model.main(
         Sources(sources / "model", corpus),
         folder / "compression.json",

@@ -17,11 +17,8 @@ def test_page_locked_memory_is_cut_from_pieces_and_shared_by_none(monkeypatch):
     assert [place.shape[0] for place in places] == [2, 2, 2, 2, 2, 1]
     assert all((place == number).all() for number, place in enumerate(places))
     pieces = {place.untyped_storage().data_ptr(): place.untyped_storage().nbytes() for place in places}
-    assert list(pieces.values()) == [
-        4 * 6 * 5,
-        4 * 6 * 5,
-        4 * 6 * 3,
-    ]  # the last one is as large as what was left
+    # The last one is as large as what was left.
+    assert list(pieces.values()) == [4 * 6 * 5, 4 * 6 * 5, 4 * 6 * 3]
 
 
 @pytest.mark.parametrize("memory", [float("inf"), 0], ids=["memory", "file"])

@@ -5,7 +5,7 @@ import torch
 
 from tests.unit.compress.test_solver import problem
 from workflow_scripts.compress.quantizer import fit_grid
-from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.solver import solve
 
 TOP = 7  # of 3 bits
@@ -49,7 +49,7 @@ def test_a_grid_is_that_of_the_least_weighted_error(symmetric):
 def test_moving_groups_are_clipped_by_what_their_own_columns_cost(act_order):
     W, H = problem(rows=6)
     H *= torch.linspace(0.2, 5, 72)[:, None] * torch.linspace(0.2, 5, 72)  # costs differ among groups
-    settings = Compressor(
+    settings = CompressorSettings(
         "gptq", bits=3, group_size=24, block_size=24, damping=0.01, clip="hessian", act_order=act_order
     )
     solved = solve([W], H, settings).linears[0]

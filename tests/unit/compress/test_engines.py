@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.tiny_settings import GPTQ as SETTINGS
 from workflow_scripts.compress.bit_packing import from_stored
 from workflow_scripts.compress.engines import optimum
 from workflow_scripts.compress.engines.optimum import put, quantize
 from workflow_scripts.compress.environments import interpreter
 from workflow_scripts.compress.export_formats import to_gptq
-from workflow_scripts.compress.settings import CompressionError, Compressor
-from workflow_scripts.compress.task import Machine, Sources, Task
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+from workflow_scripts.compress.task import CompressionTask, Machine, Sources
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
@@ -26,18 +27,6 @@ from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import corpora, models
 
 ROOT = Path(__file__).parents[3]
-SETTINGS = {
-    "algorithm": "gptq",
-    "bits": 3,
-    "group_size": 16,
-    "symmetric": False,
-    "act_order": True,
-    "static_groups": False,
-    "clip": "none",
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
 CALIBRATION = {"windows": 8, "length": 32}
 
 
@@ -188,11 +177,11 @@ def fake_python(tmp_path):
 )
 def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tmp_path):
     python, asked = fake_python
-    settings = Compressor(**SETTINGS | changes)
+    settings = CompressorSettings(**SETTINGS | changes)
     windows, work = torch.arange(3, 15).view(3, 4), tmp_path / "work"
     work.mkdir()
     save_file({"windows": windows}, work / "windows.safetensors")
-    task = Task(Sources(sources / "model"), settings, None, 0, work, "cpu", 1, Machine())
+    task = CompressionTask(Sources(sources / "model"), settings, None, 0, work, "cpu", 1, Machine())
     found, versions = quantize(task, optimum.block_of(models.load_dense(sources / "model")), python)
     said = json.loads(asked.read_text())
     rows = said.pop("dataset")
@@ -223,7 +212,7 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
     )
     own = load_file(tmp_path / "own" / "weights.safetensors")
     records = read_json(output)["layers"]
-    settings, found = Compressor(**SETTINGS), {}
+    settings, found = CompressorSettings(**SETTINGS), {}
     for record in records:
         name = f"{record['layer']}.{record['linear']}"
         parts = {k.removeprefix(f"{name}."): v for k, v in own.items() if k.startswith(f"{name}.")}
@@ -231,7 +220,9 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         found[name] = (to_gptq(quantized, 2), record["seconds"], record["damping"])
     dense = models.load_dense(sources / "model")
     places = Sources(sources / "model", sources / "corpus")
-    windows, _ = Task(places, settings, CALIBRATION, 0, tmp_path, "cpu", 1, Machine()).windows(None)
+    windows, _ = CompressionTask(places, settings, CALIBRATION, 0, tmp_path, "cpu", 1, Machine()).windows(
+        None
+    )
     finished = FinishedLayers(tmp_path / "layers")
     measured = put(dense, windows, found, settings, finished)
     tensors = {key: tensor for index in range(2) for key, tensor in finished.load(index)[0].items()}

@@ -8,30 +8,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from workflow_scripts.compress.checkpoint import load_compressed
+from tests.tiny_settings import GPTQ, RTN
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.export_formats import from_words, to_words
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
-RTN = {"algorithm": "rtn", "bits": 4, "group_size": None, "symmetric": False, "clip": "none"}
-GPTQ = {
-    "algorithm": "gptq",
-    "bits": 3,
-    "group_size": 16,
-    "symmetric": False,
-    "act_order": True,
-    "static_groups": False,
-    "clip": "none",
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
 HALF = {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None}
 SETTINGS = {
     "w4": RTN,

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.unit.compress.test_export import GPTQ, HALF, RTN, read_bitmask, read_gptq, read_packed
-from workflow_scripts.compress import checkpoint
-from workflow_scripts.compress.checkpoint import load_compressed
+from workflow_scripts.compress import stored_model
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
@@ -165,7 +165,7 @@ def test_a_dense_model_whose_files_are_wider_than_its_configuration_says_is_writ
     ("name", "form"), [("gptq", "gptq_v2"), ("gptq", "plain"), ("sparsegpt", "compressed-tensors")]
 )
 def test_linears_are_converted_one_by_one(name, form, sources, compressed, tmp_path, monkeypatch):
-    unpacked, most, real = [], [], checkpoint.from_stored
+    unpacked, most, real = [], [], stored_model.from_stored
 
     def watched(*arguments):
         most.append(sum(reference() is not None for reference in unpacked))
@@ -174,7 +174,7 @@ def test_linears_are_converted_one_by_one(name, form, sources, compressed, tmp_p
         return stored
 
     place = compressed("float16", name)
-    monkeypatch.setattr(checkpoint, "from_stored", watched)
+    monkeypatch.setattr(stored_model, "from_stored", watched)
     export_model.main(
         sources / "float16", place, tmp_path / "e" / "export.json", form=form, made=Provenance("r", "c")
     )

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.engines import external
 from workflow_scripts.compress.foreign.reading import read_folder
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance

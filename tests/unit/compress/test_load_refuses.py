@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.compress.checkpoints import SETTINGS, compressed
 from workflow_scripts.compress.bit_packing import from_stored, pack_bits
-from workflow_scripts.compress.checkpoint import load_compressed
-from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.settings import CompressorSettings
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.files import artifacts
 
 
@@ -57,7 +57,7 @@ def more_levels(tensors, proof):
     codes = torch.arange(32 * 64).remainder(24).view(32, 64).to(torch.uint8)
     tensors["0.mlp.down_proj.codes"] = pack_bits(codes, 8)
     record = next(r for r in proof["layers"] if r["layer"] == 0 and r["linear"] == "mlp.down_proj")
-    settings = Compressor(**proof["compressor"])
+    settings = CompressorSettings(**proof["compressor"])
     parts = {part: tensors[f"0.mlp.down_proj.{part}"] for part in ("codes", "scale", "zero")}
     record["levels"], record["sparsity"] = (
         24,

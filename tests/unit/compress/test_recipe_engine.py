@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.settings import CompressionError
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance

@@ -8,11 +8,11 @@ import torch
 from tests.unit.compress.walked import HALF, W3, tiny, walked
 from workflow_scripts.compress import walk
 from workflow_scripts.compress.decoder import decoder_layers
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 
 
 @pytest.mark.parametrize(
-    "settings", [W3, HALF, Compressor("wanda", sparsity=0.5)], ids=lambda settings: settings.algorithm
+    "settings", [W3, HALF, CompressorSettings("wanda", sparsity=0.5)], ids=lambda settings: settings.algorithm
 )
 def test_inputs_that_were_always_zero_are_counted(settings, tmp_path):
     model = tiny()
@@ -74,13 +74,13 @@ def test_too_few_tokens_are_refused_before_the_first_layer(tmp_path, monkeypatch
 
 def test_an_order_of_columns_and_a_pattern_exclude_each_other():
     with pytest.raises(CompressionError, match="act_order scatters the m columns of a pattern"):
-        Compressor("sparsegpt", pattern="2:4", act_order=True)
+        CompressorSettings("sparsegpt", pattern="2:4", act_order=True)
 
 
 def test_the_error_is_that_of_the_stored_weight(tmp_path):
     model = tiny()
     dense = {name: weight.clone() for name, weight in model.state_dict().items()}
-    stored, records = walked(model, tmp_path, Compressor("magnitude", sparsity=0.5))
+    stored, records = walked(model, tmp_path, CompressorSettings("magnitude", sparsity=0.5))
     for record in records:
         W = dense[f"model.layers.{record['layer']}.{record['linear']}.weight"].double()
         values = stored[f"{record['layer']}.{record['linear']}.values"]

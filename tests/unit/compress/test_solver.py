@@ -6,7 +6,7 @@ import torch
 from workflow_scripts.compress import baselines
 from workflow_scripts.compress.hessian import Hessian, inverse_factor, invert_upper, reconstruction_error
 from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, round_to_grid
-from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, Compressor
+from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, CompressorSettings
 from workflow_scripts.compress.solver import solve
 from workflow_scripts.compress.walk import compress_linears
 
@@ -32,9 +32,8 @@ def test_factor_is_the_upper_cholesky_factor_of_the_inverse():
     assert damping == 0.01
 
 
-@pytest.mark.parametrize(
-    "columns", [1, 257, 700]
-)  # below, just above and twice above the width that is not halved
+# Below, just above and twice above the width that is not halved.
+@pytest.mark.parametrize("columns", [1, 257, 700])
 def test_a_triangle_is_inverted_by_halves(columns):
     draw = torch.Generator().manual_seed(0)
     R = torch.randn(columns, columns, dtype=torch.float64, generator=draw).triu() / columns
@@ -54,9 +53,8 @@ def test_the_error_is_that_of_the_outputs(columns):
 
 
 def test_failing_cholesky_grows_the_damping_and_reports_it():
-    H = torch.tensor(
-        [[1.0, 1.05], [1.05, 1.0]], dtype=torch.float64
-    )  # positive definite from damping 0.05 on
+    # Positive definite from damping 0.05 on.
+    H = torch.tensor([[1.0, 1.05], [1.05, 1.0]], dtype=torch.float64)
     U, damping = inverse_factor(H, 0.01)
     assert damping == pytest.approx(0.08)
     torch.testing.assert_close(U.T @ U @ (H + 0.08 * torch.eye(2)), torch.eye(2, dtype=torch.float64))
@@ -91,9 +89,9 @@ def test_hessian_refuses_what_it_cannot_use():
 
 def test_with_uncorrelated_inputs_gptq_is_rounding_to_nearest():
     W, _ = problem()
-    settings = Compressor(**GPTQ, group_size=24, static_groups=True)
+    settings = CompressorSettings(**GPTQ, group_size=24, static_groups=True)
     ours = solve([W], torch.eye(72, dtype=torch.float64), settings).linears[0].weight
-    nearest = baselines.round_to_nearest(W, Compressor("rtn", bits=3, group_size=24)).weight
+    nearest = baselines.round_to_nearest(W, CompressorSettings("rtn", bits=3, group_size=24)).weight
     assert torch.equal(ours, nearest)
 
 
@@ -102,7 +100,9 @@ def test_with_uncorrelated_inputs_gptq_is_rounding_to_nearest():
 @pytest.mark.parametrize("static_groups", [False, True])
 def test_weights_lie_on_their_grids_with_any_group_size(group_size, act_order, static_groups):
     W, H = problem()
-    settings = Compressor(**GPTQ, group_size=group_size, act_order=act_order, static_groups=static_groups)
+    settings = CompressorSettings(
+        **GPTQ, group_size=group_size, act_order=act_order, static_groups=static_groups
+    )
     solved = solve([W], H, settings).linears[0]
     grid = solved.quantized
     assert grid.scale.shape == (16, -(-72 // (group_size or 72)))  # the last group is ragged
@@ -111,26 +111,26 @@ def test_weights_lie_on_their_grids_with_any_group_size(group_size, act_order, s
         solved.weight, grid.scale[:, grid.group] * (grid.codes.double() - grid.zero[:, grid.group])
     )
     assert grid.levels() <= 8
-    nearest = baselines.round_to_nearest(W, Compressor("rtn", bits=3, group_size=group_size)).weight
+    nearest = baselines.round_to_nearest(W, CompressorSettings("rtn", bits=3, group_size=group_size)).weight
     assert reconstruction_error(W, solved.weight, H) < reconstruction_error(W, nearest, H)
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 32, 200])
 def test_gptq_does_not_depend_on_the_block_size(block_size):
     W, H = problem()
-    one = solve([W], H, Compressor(**GPTQ, block_size=128)).linears[0].weight
-    other = solve([W], H, Compressor(**GPTQ, block_size=block_size)).linears[0].weight
+    one = solve([W], H, CompressorSettings(**GPTQ, block_size=128)).linears[0].weight
+    other = solve([W], H, CompressorSettings(**GPTQ, block_size=block_size)).linears[0].weight
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        Compressor(**GPTQ, act_order=True),
-        Compressor(**GPTQ, group_size=32, clip="mse"),
-        Compressor(**SPARSE, block_size=32),
-        Compressor(**SPARSE, pattern="2:4"),
-        Compressor(**SPARSE, bits=4),
+        CompressorSettings(**GPTQ, act_order=True),
+        CompressorSettings(**GPTQ, group_size=32, clip="mse"),
+        CompressorSettings(**SPARSE, block_size=32),
+        CompressorSettings(**SPARSE, pattern="2:4"),
+        CompressorSettings(**SPARSE, bits=4),
     ],
 )
 def test_linears_that_share_an_input_are_solved_as_if_alone(settings):
@@ -144,11 +144,11 @@ def test_linears_that_share_an_input_are_solved_as_if_alone(settings):
 
 def test_sparsity_and_patterns_are_kept_to_with_a_grid_on_top():
     W, H = problem(columns=96)
-    half = solve([W], H, Compressor(**SPARSE, block_size=32)).linears[0].weight
+    half = solve([W], H, CompressorSettings(**SPARSE, block_size=32)).linears[0].weight
     # The reference prunes one entry more than int(n s) per block.
     assert [(part == 0).sum().item() for part in half.split(32, dim=1)] == [257, 257, 257]
     for pattern, n, m in (("2:4", 2, 4), ("4:8", 4, 8), ("1:3", 1, 3), ("5:6", 5, 6)):
-        settings = Compressor("sparsegpt", pattern=pattern, damping=0.01, block_size=96, bits=4)
+        settings = CompressorSettings("sparsegpt", pattern=pattern, damping=0.01, block_size=96, bits=4)
         solved = solve([W], H, settings).linears[0]
         assert ((solved.weight == 0).view(16, -1, m).sum(2) >= n).all()
         assert solved.quantized.levels() <= 16
@@ -158,7 +158,7 @@ def test_sparsity_and_patterns_are_kept_to_with_a_grid_on_top():
 def test_a_pattern_does_not_depend_on_the_block_size(pattern, block_size):
     W, H = problem()
     one, other = (
-        solve([W], H, Compressor("sparsegpt", pattern=pattern, damping=0.01, block_size=size))
+        solve([W], H, CompressorSettings("sparsegpt", pattern=pattern, damping=0.01, block_size=size))
         .linears[0]
         .weight
         for size in (72, block_size)
@@ -172,7 +172,7 @@ def test_dead_columns_are_zeroed_and_counted():
     W, H = problem()
     H[:, [3, 40]] = 0
     H[[3, 40]] = 0
-    solution = solve([W], H, Compressor(**GPTQ))
+    solution = solve([W], H, CompressorSettings(**GPTQ))
     assert solution.dead_columns == 2
     assert (solution.linears[0].weight[:, [3, 40]] == 0).all()
 
@@ -180,11 +180,11 @@ def test_dead_columns_are_zeroed_and_counted():
 def test_numerical_trouble_is_named():
     W, H = problem()
     with pytest.raises(CompressionError, match="H holds NaN"):
-        solve([W], H * float("inf"), Compressor(**GPTQ))
+        solve([W], H * float("inf"), CompressorSettings(**GPTQ))
     with pytest.raises(CompressionError, match="dense weight holds NaN"):
-        solve([W * float("nan")], H, Compressor(**GPTQ))
+        solve([W * float("nan")], H, CompressorSettings(**GPTQ))
     with pytest.raises(CompressionError, match="72 columns are no multiple of the pattern 3:5's m"):
-        solve([W], H, Compressor(**SPARSE, pattern="3:5", block_size=125))
+        solve([W], H, CompressorSettings(**SPARSE, pattern="3:5", block_size=125))
 
 
 def test_settings_that_make_no_sense_are_refused():
@@ -194,9 +194,9 @@ def test_settings_that_make_no_sense_are_refused():
         {"algorithm": "sparsegpt", "pattern": "4:4"},
     ):
         with pytest.raises(CompressionError):
-            Compressor(**settings)
+            CompressorSettings(**settings)
     with pytest.raises(TypeError, match="magic"):
-        Compressor("gptq", bits=3, magic=True)
+        CompressorSettings("gptq", bits=3, magic=True)
 
 
 def test_grids_hold_zero_and_survive_empty_and_one_sided_rows():
@@ -238,7 +238,7 @@ def test_clipping_by_the_hessian_lowers_the_layer_error(group_size, static_group
     W, H = problem(rows=64)
     errors = {}
     for clip in ("none", "mse", "hessian"):
-        settings = Compressor(
+        settings = CompressorSettings(
             **GPTQ,
             group_size=group_size,
             act_order=True,
@@ -259,13 +259,13 @@ def test_ragged_groups_have_grids_of_their_own():
 
 def test_baselines_prune_by_their_scores():
     W = torch.tensor([[4.0, -1.0, 3.0, 2.0], [0.5, 8.0, -7.0, 6.0]])
-    everywhere = baselines.magnitude(W, Compressor("magnitude", sparsity=0.25)).weight
+    everywhere = baselines.magnitude(W, CompressorSettings("magnitude", sparsity=0.25)).weight
     assert everywhere.tolist() == [[4, 0, 3, 0], [0, 8, -7, 6]]  # int(8 * 0.25) + 1 entries
     per_row = baselines.wanda(
-        W, torch.tensor([1.0, 100.0, 1.0, 1.0]), Compressor("wanda", sparsity=0.5)
+        W, torch.tensor([1.0, 100.0, 1.0, 1.0]), CompressorSettings("wanda", sparsity=0.5)
     ).weight
     assert per_row.tolist() == [[4, -1, 0, 0], [0, 8, -7, 0]]
-    pattern = baselines.magnitude(W, Compressor("magnitude", pattern="1:2")).weight
+    pattern = baselines.magnitude(W, CompressorSettings("magnitude", pattern="1:2")).weight
     assert pattern.tolist() == [[4, 0, 3, 0], [0, 8, -7, 0]]
 
 
@@ -299,7 +299,9 @@ def test_an_error_that_rounding_makes_negative_is_none():
 @pytest.mark.parametrize("algorithm", sorted({*ALGORITHMS} - {"dense", *WHOLE}))
 def test_every_algorithm_has_its_solver_and_no_other_is_taken_in_its_place(algorithm):
     W, H = problem()
-    settings = Compressor(algorithm, **({"bits": 3} if algorithm in ("gptq", "rtn") else {"sparsity": 0.5}))
+    settings = CompressorSettings(
+        algorithm, **({"bits": 3} if algorithm in ("gptq", "rtn") else {"sparsity": 0.5})
+    )
     W, H = W.float(), H.float() + 0.1 * torch.eye(len(H))
     (solved,) = compress_linears([W], H, settings).linears
     assert (solved.quantized is not None) == (algorithm in ("gptq", "rtn"))
@@ -315,10 +317,10 @@ def test_equal_weights_lose_the_asked_share_and_no_more(levels, share):
     W = torch.tensor(levels).repeat(8, 60)
     count = int(W.numel() * share)
     zeros = (W == 0).sum().item()
-    found = baselines.magnitude(W, Compressor("magnitude", sparsity=share)).weight
+    found = baselines.magnitude(W, CompressorSettings("magnitude", sparsity=share)).weight
     assert (found == 0).sum().item() == max(count, zeros)
     assert W[found == 0].abs().max() <= W[found != 0].abs().min()
-    (solved,) = solve([W], torch.eye(W.shape[1]), Compressor(**SPARSE | {"sparsity": share})).linears
+    (solved,) = solve([W], torch.eye(W.shape[1]), CompressorSettings(**SPARSE | {"sparsity": share})).linears
     assert (solved.weight == 0).float().mean().item() == pytest.approx(
         max(share, zeros / W.numel()), abs=0.01
     )

@@ -25,16 +25,15 @@ from tests.unit.compress.walked import (
     windows,
 )
 from workflow_scripts.compress.decoder import Activations, decoder_layers, layer_linears
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 from workflow_scripts.compress.walk import FinishedLayers, compress_layer, compress_linears, walk
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_chain_of_layers_is_the_model(family, monkeypatch):
-    monkeypatch.setattr(
-        "workflow_scripts.compress.decoder.BATCH_TOKENS", 4 * 32
-    )  # 9 windows: batches of 4, 4 and 1
+    # 9 windows: batches of 4, 4 and 1.
+    monkeypatch.setattr("workflow_scripts.compress.decoder.BATCH_TOKENS", 4 * 32)
     model, text = tiny(family), windows()
     layers = decoder_layers(model)
     activations = Activations(model, layers, text)
@@ -132,7 +131,7 @@ def test_each_layer_is_calibrated_on_the_compressed_ones_before_it(tmp_path):
 @torch.no_grad()
 def test_true_sequential_calibrates_on_the_compressed_linears_of_the_same_layer(tmp_path):
     dense, text = tiny(num_hidden_layers=1), windows()
-    settings = Compressor("gptq", bits=3, damping=0.01, true_sequential=True)
+    settings = CompressorSettings("gptq", bits=3, damping=0.01, true_sequential=True)
     tensors, records = walked(tiny(num_hidden_layers=1), tmp_path, settings)
     model = rebuilt(tiny(num_hidden_layers=1), tensors, records, settings)
     original = weights(dense)[0, "mlp.down_proj"].double()
@@ -183,7 +182,10 @@ def test_a_damaged_layer_checkpoint_is_computed_again(damage, tmp_path):
 
 
 def test_baselines_need_no_text(tmp_path):
-    for settings in (Compressor("rtn", bits=3, group_size=24), Compressor("magnitude", sparsity=0.5)):
+    for settings in (
+        CompressorSettings("rtn", bits=3, group_size=24),
+        CompressorSettings("magnitude", sparsity=0.5),
+    ):
         skeleton = stored(tiny(), tmp_path)
         records = walk(skeleton, None, settings, FinishedLayers(tmp_path / settings.algorithm), log=silent)
         assert len(records) == 14 and all(0 < record["error"] < 0.2 for record in records)
@@ -243,9 +245,9 @@ def test_trouble_names_layer_and_linear(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        Compressor("rtn", bits=3),
-        Compressor("magnitude", sparsity=0.5),
-        Compressor("wanda", sparsity=0.5),
+        CompressorSettings("rtn", bits=3),
+        CompressorSettings("magnitude", sparsity=0.5),
+        CompressorSettings("wanda", sparsity=0.5),
         W3,
         HALF,
     ],
@@ -307,7 +309,7 @@ def test_what_can_not_be_compressed_is_refused_before_the_first_layer(tmp_path):
         CompressionError, match=r"layer 1, mlp.experts.gate_up_proj: .*\(Qwen2MoeDecoderLayer\)"
     ):
         walk(skeleton, windows(), W3, Untouched(tmp_path), log=silent)
-    pattern = Compressor("wanda", pattern="5:32")
+    pattern = CompressorSettings("wanda", pattern="5:32")
     skeleton = stored(tiny(intermediate_size=72), tmp_path)
     with pytest.raises(
         CompressionError, match=r"layer 0, linear mlp.down_proj: 72 columns are no multiple of .*5:32"

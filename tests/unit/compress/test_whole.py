@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.unit.compress.walked import tiny
-from workflow_scripts.compress.checkpoint import load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.engines.svd import rank_of, truncate
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
@@ -42,7 +42,7 @@ def dense(request, sources, here):
 
 
 def compressed(dense, settings, sources, here):
-    calibrated = Compressor(**settings).calibrated
+    calibrated = CompressorSettings(**settings).calibrated
     compress_model.main(
         Sources(dense, sources / "corpus" if calibrated else None),
         here / "compressed" / "compression.json",
@@ -149,12 +149,12 @@ def test_a_truncated_weight_is_the_best_of_its_rank():
     ],
 )
 def test_a_linear_of_32_x_64_has_two_factors_if_these_are_smaller(settings, rank):
-    assert rank_of(32, 64, Compressor("svd", **settings)) == rank
+    assert rank_of(32, 64, CompressorSettings("svd", **settings)) == rank
 
 
 @pytest.mark.parametrize("dense", FAMILIES, indirect=True)
 def test_every_linear_is_truncated_and_nothing_else_changes(dense, sources, here):
-    settings = Compressor("svd", ratio=0.4)
+    settings = CompressorSettings("svd", ratio=0.4)
     folder = compressed(dense, {"algorithm": "svd", "ratio": 0.4}, sources, here)
     found, by_hand = load_compressed(dense, folder), AutoModelForCausalLM.from_pretrained(here / "local")
     size = weights = 0

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workflow_scripts.compress.checkpoint import put_compressed
 from workflow_scripts.compress.decoder import Activations, decoder_layers, get_weight, layer_linears
-from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
+from workflow_scripts.compress.stored_model import put_compressed
 from workflow_scripts.compress.walk import FinishedLayers, compress_layer, walk
 
 COMMON = {
@@ -56,8 +56,8 @@ FAMILIES = {
     "phi3": ({"num_key_value_heads": 2}, [("qkv_proj",), ("o_proj",), ("gate_up_proj",), ("down_proj",)]),
     "gptj": (GPT2 | {"rotary_dim": 4}, [("q_proj", "k_proj", "v_proj", "fc_in"), ("out_proj",), ("fc_out",)]),
 }
-W3 = Compressor("gptq", bits=3, group_size=24, act_order=True, static_groups=True, damping=0.01)
-HALF = Compressor("sparsegpt", sparsity=0.5, damping=0.01)
+W3 = CompressorSettings("gptq", bits=3, group_size=24, act_order=True, static_groups=True, damping=0.01)
+HALF = CompressorSettings("sparsegpt", sparsity=0.5, damping=0.01)
 
 
 def tiny(family="llama", **changes):

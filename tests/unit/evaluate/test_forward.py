@@ -55,7 +55,7 @@ def test_division_into_blocks_changes_no_score(monkeypatch, dearness):
 
 
 def planned():
-    return block_attention.Plan([], 12, torch.arange(12), torch.float32)
+    return block_attention.RowAttention([], 12, torch.arange(12), torch.float32)
 
 
 def test_a_model_whose_windows_its_attention_is_not_told_of_is_refused():
@@ -171,7 +171,10 @@ def test_the_self_check_alone_finds_a_layer_that_mixes_tokens(monkeypatch, layer
     """Also where every layer asked for its attention, as in models that have both in one layer."""
     model = tiny_of("Lfm2", layer_types=layers).to(dtype)
     monkeypatch.setattr(
-        block_attention.Plan, "used", property(lambda self: 2, lambda self, value: None), raising=False
+        block_attention.RowAttention,
+        "used",
+        property(lambda self: 2, lambda self, value: None),
+        raising=False,
     )
     with pytest.raises(ValueError, match=r"Lfm2ForCausalLM .* mixes neighbouring tokens"):
         self_check.require_packable(model)

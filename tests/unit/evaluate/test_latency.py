@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from tests.tiny_models import tiny_llama
+from tests.tiny_settings import LORA
 from workflow_scripts.evaluate import latency
 from workflow_scripts.files.artifacts import SCHEMAS
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode
@@ -67,9 +68,8 @@ def test_each_variant_runs_once_before_anything_of_its_kind_is_timed(measured):
     )
     tokens = [name for kind, name in log if kind == "token"]
     assert tokens[: len(NAMES)] == list(NAMES) and len(tokens) == (ROUNDS + 1) * len(NAMES)
-    start = (
-        log.index(("token", "none")) - 1
-    )  # its prefill; a prefill stands before each token and is not timed
+    # Its prefill; a prefill stands before each token and is not timed.
+    start = log.index(("token", "none")) - 1
     assert [kind for kind, _ in log[start:]] == ["prefill", "token"] * (len(tokens))
 
 
@@ -138,19 +138,11 @@ def test_an_idp_that_chooses_by_text_is_timed_on_text_of_the_measurements_own(tm
 
 def test_every_variant_is_one_of_the_schema_and_has_its_marks_in_the_figure(tmp_path):
     """What a method of each kind can be timed as: a result with another name would be refused when it is written."""
-    lora = {
-        "kind": "lora",
-        "rank": 2,
-        "alpha": 4,
-        "dropout": 0.0,
-        "targets": {"default": ["q_proj"]},
-        "layers": None,
-    }
     prompt = {"kind": "prompt", "tokens": 5, "init": "random", "trained": True}
     members = [{"adapter": name, "seed": 0} for name in ("prompt", "other")]
     methods = {
         "none": {"kind": "none"},
-        "lora": lora,
+        "lora": LORA,
         "eora": {"kind": "eora", "rank": 2},
         "peft": {"kind": "peft", "peft_type": "DORA", "options": {"r": 2}},
         "prompt": prompt,

@@ -7,7 +7,7 @@ import pytest
 from tests.equivalence import scorer_models
 from workflow_scripts.evaluate.cell import task_of
 from workflow_scripts.evaluate.open_book import with_passage
-from workflow_scripts.evaluate.settings import Evaluation
+from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.evaluate.tasks import load_task
 from workflow_scripts.files.artifacts import ArtifactError
 
@@ -54,7 +54,7 @@ def test_a_cell_has_the_passage_only_if_its_method_gives_it(data):
     asked = {"items": 3, "generation_tokens": None}
     plain = {"task": "sciq_closed", "num_fewshot": None}
     for task, begins in ((plain, "Question: "), (plain | {"context": PASSAGE}, "It is right ")):
-        settings = Evaluation({"kind": "none"}, {"sciq-closed": task}, asked)
+        settings = CellSettings({"kind": "none"}, {"sciq-closed": task}, asked)
         found = prompts(task_of(data.parent, settings, tokenizer))
         assert len(found) == 12 and all(prompt.startswith(begins) for prompt in found)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.evaluate.row_packing import Row, Sequence, pack_rows
+from workflow_scripts.evaluate.row_packing import PackedRow, Sequence, pack_rows
 
 
-def rebuild(row: Row, node: int) -> list[int]:
+def rebuild(row: PackedRow, node: int) -> list[int]:
     tokens = []
     while node >= 0:
         tokens.append(row.tokens[node])
@@ -16,7 +16,7 @@ def rebuild(row: Row, node: int) -> list[int]:
 
 def test_shared_beginnings_are_stored_once_and_paths_spell_the_sequences():
     sequences = [Sequence((1, 2, 3, 4), (9, 9)), Sequence((1, 2, 5), (8,)), Sequence((1, 2), (7,))]
-    row = Row()
+    row = PackedRow()
     for n, sequence in enumerate(sequences):
         row.add(sequence, n)
     assert len(row) == 5  # 1 2 3 4 and 5
@@ -27,7 +27,7 @@ def test_shared_beginnings_are_stored_once_and_paths_spell_the_sequences():
 
 
 def test_a_node_sees_its_ancestors_and_itself():
-    row = Row()
+    row = PackedRow()
     for n, inputs in enumerate([(1, 2, 3), (1, 4), (5,)]):
         row.add(Sequence(inputs, (0,)), n)
     visible = row.visible(0, len(row))
@@ -35,7 +35,7 @@ def test_a_node_sees_its_ancestors_and_itself():
         assert set(np.flatnonzero(visible[node])) == ancestors(row, node)
 
 
-def ancestors(row: Row, node: int) -> set[int]:
+def ancestors(row: PackedRow, node: int) -> set[int]:
     """The node and those above it."""
     found = {node}
     while row.parents[node] >= 0:
@@ -44,7 +44,7 @@ def ancestors(row: Row, node: int) -> set[int]:
     return found
 
 
-def random_row(seed: int, documents: int = 12) -> Row:
+def random_row(seed: int, documents: int = 12) -> PackedRow:
     random = np.random.default_rng(seed)
     groups = []
     for n in range(documents):
@@ -82,13 +82,13 @@ def test_blocks_divide_where_it_pays_and_join_where_calls_are_dear():
     counts = {overhead: len(row.blocks(0, overhead)) for overhead in pairs}
     assert pairs[0] < pairs[50] < pairs[100_000] == len(row) ** 2
     assert counts[0] > counts[50] > counts[100_000] == 1
-    chain = Row()
+    chain = PackedRow()
     chain.add(Sequence((1, 2, 3, 4), (5,)), 0)
     assert [(b.start, b.end, b.above, b.chain) for b in chain.blocks()] == [(0, 4, (), True)]
 
 
 def test_missing_counts_what_adding_adds():
-    row, other = Row(), Row()
+    row, other = PackedRow(), PackedRow()
     row.add(Sequence((1, 2, 3), (0,)), 0)
     for n, inputs in enumerate([(1, 2, 4, 3), (1, 5), (3,)]):
         other.add(Sequence(inputs, (0,)), n)
@@ -113,6 +113,5 @@ def test_rows_keep_to_their_length_and_groups_stay_whole():
     for row in rows:
         assert all(sum(m[0] == n for m in row.members) in (0, 4) for n in range(40))
     assert len(pack_rows(groups, 10_000)) == 1
-    assert (
-        len(pack_rows([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1
-    )  # longer than a row: a row of its own
+    # Longer than a row: a row of its own.
+    assert len(pack_rows([[(0, Sequence(tuple(range(100)), (0,)))]], 10)) == 1

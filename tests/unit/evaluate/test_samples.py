@@ -106,7 +106,7 @@ def test_a_generation_by_hand(tmp_path):
 def test_a_summary_by_hand():
     def item(correct, loglik, size, norm=None):
         row = {"correct": correct, "acc_norm": norm, "gold_loglik": loglik, "choice_logliks": None}
-        return samples.Item(row, size)
+        return samples.EvaluatedItem(row, size)
 
     found = samples.summary(
         [item(True, -1.0, 2), item(False, -2.0, 3), item(False, -3.0, 4), item(False, -6.0, 7)]
@@ -152,13 +152,13 @@ def test_the_summary_has_the_choice_loglik_and_the_shares_of_blank_and_cut_answe
         {"correct": True, "acc_norm": None, "gold_loglik": -1.0, "choice_logliks": [-1.0, -2.0]},
         {"correct": False, "acc_norm": None, "gold_loglik": -3.0, "choice_logliks": [-3.0, -1.0, -1.0]},
     ]
-    found = samples.summary([samples.Item(row, 4) for row in rows])
+    found = samples.summary([samples.EvaluatedItem(row, 4) for row in rows])
     by_hand = [-math.log(1 + math.exp(-1)), -math.log(1 + 2 * math.exp(2))]
     assert found["choice_loglik"] == pytest.approx(sum(by_hand) / 2)
     assert found["blank"] is None and found["cut_off"] is None
     rows = [
         row | {"choice_logliks": None, "prediction": text} for row, text in zip(rows, ("", "é"), strict=True)
     ]
-    items = [samples.Item(rows[0], 4, False), samples.Item(rows[1], 4, True)]
+    items = [samples.EvaluatedItem(rows[0], 4, False), samples.EvaluatedItem(rows[1], 4, True)]
     found = samples.summary(items)
     assert (found["choice_loglik"], found["blank"], found["cut_off"]) == (None, 0.5, 0.5)

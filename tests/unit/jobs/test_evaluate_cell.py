@@ -19,10 +19,11 @@ from workflow_scripts.evaluate import loading
 from workflow_scripts.evaluate import samples as sample_rows
 from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
 from workflow_scripts.evaluate.scorer import Scorer
-from workflow_scripts.evaluate.settings import Evaluation, HeldoutText
+from workflow_scripts.evaluate.settings import CellSettings, HeldoutText
 from workflow_scripts.evaluate.taken import keys_of
-from workflow_scripts.files import artifacts, checkpoints
+from workflow_scripts.files import artifacts
 from workflow_scripts.files.artifacts import ArtifactError, write_json
+from workflow_scripts.files.work_folders import work_root
 from workflow_scripts.jobs import measure_similarity
 from workflow_scripts.plan.layout import EVALUATION as EVALUATION_PATH
 from workflow_scripts.plan.layout import companions
@@ -140,7 +141,7 @@ def test_another_list_of_tasks_evaluates_only_what_is_new(project, tmp_path, mon
 @pytest.mark.parametrize("change", [{"items": 3}, {"generation_tokens": 1}, {"precision": "bf16"}])
 def test_what_was_asked_otherwise_is_evaluated_anew(change):
     """Keys of a task and of a text."""
-    settings = Evaluation({"kind": "none"}, {"piqa": VARIANT | {"domain": "common"}}, EVALUATION)
+    settings = CellSettings({"kind": "none"}, {"piqa": VARIANT | {"domain": "common"}}, EVALUATION)
     inputs = {"model": "m", "benchmark piqa": "p", "corpus made-up": "c"}
     keys = keys_of("all", inputs, settings)
     other = keys_of("all", inputs, replace(settings, evaluation=EVALUATION | change))
@@ -177,7 +178,7 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
         with pytest.raises(KeyboardInterrupt):
             run(project, "prompt-5", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
-    (store,) = checkpoints.place(tmp_path / "again.json").rglob("answers.jsonl")
+    (store,) = work_root(tmp_path / "again.json").rglob("answers.jsonl")
     lines = store.read_text().splitlines()
     assert len(lines) > 36
     entry = json.loads(lines[0])
@@ -193,7 +194,7 @@ def test_a_killed_run_continues_and_a_damaged_store_is_mended(project, tmp_path,
     assert record["tasks"] == whole["tasks"] and record["perplexity"] == whole["perplexity"]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.samples.parquet"), frame)
     assert 1 <= len(calls) <= 5  # the two damaged documents and the three windows, nothing else
-    assert not checkpoints.place(tmp_path / "again.json").exists()
+    assert not work_root(tmp_path / "again.json").exists()
 
 
 def test_the_same_weights_under_another_config_see_no_answers_of_the_first(
@@ -205,7 +206,7 @@ def test_the_same_weights_under_another_config_see_no_answers_of_the_first(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("workflow_scripts.evaluate.cell.perplexities", killed)
         run(project, "none", tmp_path / "moved.json")
-    assert next(checkpoints.place(tmp_path / "moved.json").rglob("answers.jsonl")).stat().st_size
+    assert next(work_root(tmp_path / "moved.json").rglob("answers.jsonl")).stat().st_size
     other = tiny.with_another_config(project["model"], project["model"].with_name("other"))
     capsys.readouterr()
     run(project | {"model": other}, "none", tmp_path / "moved.json")

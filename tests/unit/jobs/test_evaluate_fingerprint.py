@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.equivalence import scorer_folders
 from workflow_scripts.evaluate import loading
-from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
+from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import evaluate_cell
@@ -29,7 +29,7 @@ def interrupted(project: dict, output: Path, monkeypatch, capsys, **changes) -> 
         raise KeyboardInterrupt
 
     made = Provenance("r", changes.pop("code", "c"), seed=0, device="cpu")
-    asked = Evaluation(
+    asked = CellSettings(
         **{"method": scorer_folders.IDP, "tasks": {"sciq": TASK}, "evaluation": EVALUATION} | changes
     )
     cell = {

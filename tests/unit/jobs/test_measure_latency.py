@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.equivalence import scorer_folders
+from tests.tiny_settings import LORA
 from tests.unit.jobs.tiny_cell import MADE, METHODS, files_of, place
 from workflow_scripts.evaluate import latency
 from workflow_scripts.evaluate.settings import LatencyShape
@@ -14,17 +15,7 @@ from workflow_scripts.sources import models
 
 
 def test_latency_measures_every_variant(project, tmp_path):
-    prompt, lora = (
-        scorer_folders.PROMPT,
-        {
-            "kind": "lora",
-            "rank": 2,
-            "alpha": 4,
-            "dropout": 0.0,
-            "layers": None,
-            "targets": {"default": ["q_proj", "v_proj"]},
-        },
-    )
+    prompt, lora = scorer_folders.PROMPT, LORA
     methods = {
         "prompt-5": prompt,
         "prompt-7": prompt | {"tokens": 7},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 
-from tests import tiny
+from tests import tiny, tiny_settings
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.provenance import Provenance
@@ -20,14 +20,7 @@ from workflow_scripts.sources import benchmarks, corpora, models
 
 PROMPT = {"kind": "prompt", "tokens": 5, "init": "vocabulary", "trained": True}
 PREFIX = {"kind": "prefix", "tokens": 5, "init": "text"}
-LORA = {
-    "kind": "lora",
-    "rank": 2,
-    "alpha": 4,
-    "dropout": 0.0,
-    "targets": {"default": ["q_proj"]},
-    "layers": None,
-}
+LORA = tiny_settings.LORA | {"targets": {"default": ["q_proj"]}}
 EVERYWHERE = LORA | {"rank": 8, "alpha": 16, "targets": {"default": ["all-linear"]}}
 TRAINING = {
     "tokens": 2048,

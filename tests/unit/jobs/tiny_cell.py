@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.equivalence import scorer_folders
-from workflow_scripts.evaluate.settings import Evaluation, EvaluationData
+from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import evaluate_cell
@@ -49,7 +49,7 @@ def run(
     settings, members = METHODS[method]
     data = EvaluationData(project["benchmarks"], [project["corpus"]])
     tasks = {f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in data.benchmarks}
-    asked = Evaluation(settings, tasks, EVALUATION | changes, chat)
+    asked = CellSettings(settings, tasks, EVALUATION | changes, chat)
     written = output, output.with_suffix(".samples.parquet")
     evaluate_cell.main(files_of(project, members), data, asked, place(method), made, *written)
     return artifacts.read_json(output, "evaluation")

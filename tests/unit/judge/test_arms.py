@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.judge.arms import DENSE, Arm, Estimates, Sample
+from workflow_scripts.judge.arms import DENSE, Arm, Estimates, PairedItems
 from workflow_scripts.judge.metrics import METRICS
 from workflow_scripts.plan.layout import Cell
 
@@ -15,7 +15,7 @@ def test_the_interval_of_a_continuous_metric_has_the_tails_of_t(items):
     arms = {DENSE: Arm(*DENSE, (Cell("g", "m", "dense", "none", "none", 0),), shared=True)}
     column = (DENSE, (0,))
     samples = [
-        Sample(METRICS["choice_loglik"], arms, {"task": random.standard_normal((items, 1))})
+        PairedItems(METRICS["choice_loglik"], arms, {"task": random.standard_normal((items, 1))})
         for _ in range(2000)
     ]
     estimates = Estimates([(sample, [column]) for sample in samples], 2000, 0)

@@ -11,11 +11,8 @@ from workflow_scripts.report.tables import build_tables
 
 GROUP = ("m", "gptq-w3", "wikipedia")
 MEMBERS = ("prompt-50", "prompt-100")
-BY_SEED = {
-    0: (0.62, 0.6),
-    1: (0.4, 0.5),
-    2: (0.2, 0.3),
-}  # accuracy of the members: another one is the best at seed 0
+# Accuracy of the members: another one is the best at seed 0.
+BY_SEED = {0: (0.62, 0.6), 1: (0.4, 0.5), 2: (0.2, 0.3)}
 
 
 def ablation(folder, truth, skip=(), resamples=200):

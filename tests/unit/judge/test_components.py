@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workflow_scripts.judge.arms import Arm, Estimates, Sample
+from workflow_scripts.judge.arms import Arm, Estimates, PairedItems
 from workflow_scripts.judge.components import Components, components, without_residual
 from workflow_scripts.judge.metrics import METRICS
 from workflow_scripts.judge.statistics import replicate_draws, resampled_averages
@@ -120,7 +120,7 @@ def test_items_that_happened_not_to_change_have_the_variance_that_their_draws_ha
         for key, seeds in columns
     }
     values = {task: np.ones((n, 2 * replicates)) for task, n in (("a", 100), ("b", 300))}
-    equal = Sample(METRICS["accuracy"], arms, values)
+    equal = PairedItems(METRICS["accuracy"], arms, values)
     [found] = Estimates([(equal, columns)], 20_000, 0)
     difference = found[columns[0]] - found[columns[1]]
     part = equal.components((1, columns[0]), (-1, columns[1]))

@@ -355,6 +355,5 @@ def test_what_only_tables_and_figures_show_stands_in_the_verdict_too(tmp_path):
         ("gptq-w3", 0, ["prompt-100 (seed 0)"]),
         ("dense", 3, []),
     ]
-    assert (
-        len(verdict["scores"]) == len(truth) - 1 == len(verdict["changes"]) + 1
-    )  # of dense / none no change
+    # Of dense / none no change.
+    assert len(verdict["scores"]) == len(truth) - 1 == len(verdict["changes"]) + 1

@@ -82,9 +82,8 @@ def test_a_control_of_nothing_takes_nothing_on_average():
         for k, point in enumerate(points)
     ]
     taken = -np.mean([back.point for back in found])
-    assert taken == pytest.approx(
-        0.01 / np.sqrt(2 * np.pi), rel=0.2
-    )  # of the estimate alone, not of its draws too
+    # Of the estimate alone, not of its draws too.
+    assert taken == pytest.approx(0.01 / np.sqrt(2 * np.pi), rel=0.2)
     assert np.mean([back.draws.mean() for back in found]) == pytest.approx(-taken, abs=2e-4)
 
 

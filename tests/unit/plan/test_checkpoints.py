@@ -175,7 +175,7 @@ def test_the_checkpoint_is_an_artefact_of_its_own_and_its_source_is_in_the_recip
     assert other.compressed_recipe(cell) != plan.compressed_recipe(cell)
     noted = Plan(load(with_compressor(shipped, entry | {"note": "x"}, seeds=[0])))
     assert noted.compressed_recipe(cell) == plan.compressed_recipe(cell)
-    assert noted.said("compressors", "new") == {"note": "x"}
+    assert noted.details("compressors", "new") == {"note": "x"}
     with pytest.raises(ValueError, match=r"compressors\.gptq-w3: is no checkpoint \(algorithm gptq\)"):
         plan.fetch("compressors", "gptq-w3")
 

@@ -160,7 +160,7 @@ def test_the_forecast_of_bench_is_within_30_percent_of_the_committed_run(plan):
     Of the constants benchmarks.device measured all but MAPS and STEP_ROWS, which are from this run.
     """
     root = ROOT / "reports" / "bench"
-    files = [file for kind in layout.RESULTS for file in (root / "results" / "bench" / kind).rglob("*.json")]
+    files = [file for kind in layout.KINDS for file in (root / "results" / "bench" / kind).rglob("*.json")]
     measured = measured_seconds(
         {layout.with_copy(str(file.relative_to(root))): read_json(file) for file in files}
     )
@@ -213,9 +213,8 @@ def test_each_grid_names_its_device(plan, capsys):
 
 
 def test_latency_jobs_are_forecast_where_the_grid_measures_them(plan):
-    assert (
-        kinds(forecast(plan, "bench", load_constants("cpu-2")))["measure_latency"] == 3
-    )  # dense, two corpora
+    # Dense, two corpora.
+    assert kinds(forecast(plan, "bench", load_constants("cpu-2")))["measure_latency"] == 3
     assert "measure_latency" not in kinds(forecast(plan, "smoke", load_constants("cpu-2")))
 
 
@@ -237,9 +236,8 @@ def test_unknown_names_are_answered_with_the_known_ones(capsys):
 @pytest.mark.parametrize(("steps", "said"), [(1, "1 optimiser step,"), (3, "3 optimiser steps,"), (10, None)])
 def test_a_training_that_can_teach_nothing_is_named(steps, said):
     config = read(*files(root=ROOT))
-    config["training"]["bench"]["tokens"] = (
-        steps * 8 * 256
-    )  # a window less than a whole step is one more step
+    # A window less than a whole step is one more step.
+    config["training"]["bench"]["tokens"] = steps * 8 * 256
     found = untaught(Plan(load(config)), "bench")
     if said is None:
         assert found == []

@@ -1,6 +1,8 @@
 """Paths: each is spelled and parsed by one pattern, below any folder, with its companions."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ NAMES = {
 NAMES |= {"form": "gptq_v2", "benchmarks": "set", "task": "sciq"}
 
 
-ARTEFACTS = [layout.MODEL, layout.CORPUS, layout.BENCHMARK, *layout.RESULTS.values()]
+ARTEFACTS = [layout.MODEL, layout.CORPUS, layout.BENCHMARK, *layout.KINDS.values()]
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS, ids=lambda artefact: artefact.rule)
@@ -45,7 +47,7 @@ def test_a_path_and_its_companions_give_their_names_back(artefact, root):
     assert artefact.path(**named) == path and "{" not in artefact.log.format(**NAMES)
 
 
-@pytest.mark.parametrize("artefact", layout.RESULTS.values(), ids=lambda artefact: artefact.rule)
+@pytest.mark.parametrize("artefact", layout.KINDS.values(), ids=lambda artefact: artefact.rule)
 def test_no_path_is_of_two_artefacts(artefact):
     path = artefact.path(**NAMES)
     assert [other for other in ARTEFACTS if other.parse(path)] == [artefact]
@@ -129,7 +131,7 @@ def test_every_folder_that_a_rule_fills_is_a_kind_of_result_and_exports_have_for
     made = re.findall(
         r"output:\n(?:\s+#.*\n)?\s+(?:\w+=(?:(?:update|report)\(\s+)*)?layout\.(\w+)\.pattern", rules
     )
-    assert {getattr(layout, name) for name in made} >= {*layout.RESULTS.values()}
+    assert {getattr(layout, name) for name in made} >= {*layout.KINDS.values()}
     path = "results/smoke/exported/smollm2-135m/gptq-w3-g64/wikipedia/seed-0/{}/export.json"
     for form in EXPORTS:
         check_path(path.format(form), shipped.names())
@@ -145,3 +147,72 @@ def test_every_path_that_a_plan_makes_can_be(shipped):
                 check_path(file, shipped.names())
     check_path("results/smoke/report.html", shipped.names())
     check_path("results/smoke/tables/table1.html", shipped.names())
+
+
+# Paths and names of files that plan/layout.py spells, and files/members.py for the folders that jobs fill.
+SPELLED = re.compile(
+    r"(^|[/{} `])(results|resources|logs|work|tables|figures|archives|rebuilt|exported|evaluations|adapters)/"
+    r"|^/?(manifest|compression|training|verdict|report|export|adopted|questions|paper_audit)\.json$"
+    r"|^(train|heldout|data)?\.jsonl$|^(\.?/)?(results|resources|logs|work)$|\.samples\.|\.wheels"
+    r"|(answers|ledger)\.parquet|(overview|report)\.html|paper_audit|adapter_(model|config)\.|weights\.safetensors"
+)
+SPELLERS = {"plan/layout.py", "files/members.py"}
+NO_PATHS = {
+    "commands/adopt.py: results",  # a key of its records
+    "plan/schema/configuration.py: results",  # a unit on the reference page
+    "sources/corpora.py: .jsonl",  # files of a folder that the user names
+}
+
+
+def texts(file: Path) -> Iterator[str]:
+    """The strings of a module, docstrings left out; the pieces of an f-string stand for themselves."""
+    tree = ast.parse(file.read_text())
+    prose = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
+
+
+def test_a_path_is_spelled_in_the_layout_alone():
+    package = ROOT / "workflow_scripts"
+    spelled = {
+        (str(file.relative_to(package)), text)
+        for file in package.rglob("*.py")
+        for text in texts(file)
+        if SPELLED.search(text)
+    }
+    assert {name for name, _ in spelled} >= SPELLERS
+    assert {f"{name}: {text}" for name, text in spelled if name not in SPELLERS} == NO_PATHS
+
+
+def test_rules_and_templates_take_their_paths_from_the_layout():
+    rules = [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]
+    lines = [line for file in rules for line in file.read_text().splitlines() if line.strip()[:1] != "#"]
+    quoted = [text for line in lines for text in re.findall(r'"([^"]*)"', line)]
+    assert len(quoted) > 100 and not [text for text in quoted if SPELLED.search(text)]
+    pages = {file.name: file.read_text() for file in ROOT.glob("reports/templates/*.j2")}
+    assert pages and not [
+        name for name, page in pages.items() if re.search("(results|tables|figures)/", page)
+    ]
+
+
+def test_every_roll_up_has_the_log_of_its_rule_and_is_found_by_the_pattern_of_its_kind():
+    assert layout.figure("pareto").log == "logs/{grid}/plot_pareto.log" and layout.AUDIT.log.endswith(
+        "audit_paper.log"
+    )
+    for roll_up in (
+        layout.VERDICT,
+        layout.AUDIT,
+        layout.table("changes", "csv"),
+        layout.figure("figure4", "pdf"),
+    ):
+        assert layout.is_outcome(f"/data/{roll_up.path('g')}")
+    for roll_up in (layout.LEDGER, layout.AUDIT_PAGE, layout.PAGE, layout.STAMP):
+        assert not layout.is_outcome(roll_up.path("g"))
+    assert layout.is_shared(layout.MODEL.path(**NAMES)) and not layout.is_shared(
+        layout.VERDICT.path("resources")
+    )

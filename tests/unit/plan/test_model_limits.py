@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,14 @@ ROOT = Path(__file__).parents[3]
 def shipped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # without resources/
     return read(*files(root=ROOT))
+
+
+def fetched(config: dict, model: str = "smollm2-135m") -> Path:
+    """The folder of a model of which only config.json is there."""
+    folder = Path("resources/models", model).absolute()
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def edit(config: dict, path: list, value, grid: str = "smoke") -> dict:
@@ -86,9 +95,8 @@ def test_one_wrong_value_is_one_line(shipped):
     with pytest.raises(ConfigError) as error:
         load(edit(shipped, ["grids", "paper", "evaluation", "perplexity", "length"], 2049, "paper"))
     [line] = str(error.value).splitlines()
-    assert (
-        "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
-    )  # the tightest
+    # The tightest.
+    assert "after a prompt of 126" in line and "at most 1922 are possible with concat-26-100" in line
 
 
 def test_a_grid_is_not_refused_for_a_model_of_another(shipped, tmp_path):
@@ -112,14 +120,11 @@ def test_at_the_limit_everything_is_possible(shipped):
         load(edit(shipped, path, value, "paper"))
 
 
-def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
-    load(
-        edit(shipped, ["grids", "smoke", "calibration", "length"], 8193)
-    )  # nothing is known of the model yet
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
+def test_a_fetched_model_tells_its_own_limits(shipped):
+    # Nothing is known of the model yet.
+    load(edit(shipped, ["grids", "smoke", "calibration", "length"], 8193))
     found = {"model_type": "llama", "max_position_embeddings": 8192, "num_hidden_layers": 30}
-    (folder / "config.json").write_text(json.dumps(found))
+    folder = fetched(found)
     load(shipped)
     with pytest.raises(
         ConfigError, match=r"grids.smoke.calibration.length: 8193 tokens exceed the 8192 positions"
@@ -149,28 +154,18 @@ def test_a_fetched_model_tells_its_own_limits(shipped, tmp_path):
         ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, None),
     ],
 )
-def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shipped, tmp_path):
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "any"} | found))
-    if words is None:
+def test_a_first_layer_in_which_idp_cannot_score_stops_the_run(found, words, shipped):
+    fetched({"model_type": "any"} | found)
+    with nullcontext() if words is None else pytest.raises(ConfigError, match=words):
         load(shipped)
-    else:
-        with pytest.raises(ConfigError, match=words):
-            load(shipped)
 
 
 @pytest.mark.parametrize(("window", "refused"), [(611, True), (612, False)])
-def test_means_of_logits_beyond_the_first_layers_window_stop_the_run(window, refused, shipped, tmp_path):
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "any", "sliding_window": window}))
+def test_means_of_logits_beyond_the_first_layers_window_stop_the_run(window, refused, shipped):
+    fetched({"model_type": "any", "sliding_window": window})
     shipped["methods"]["idp-50-100"]["score"] = "logit_mean"
-    if refused:
-        said = f"perplexity.length: 512 tokens after a prompt of 100 exceed the {window} that"
-        with pytest.raises(ConfigError, match=said):
-            load(shipped)
-    else:
+    said = f"perplexity.length: 512 tokens after a prompt of 100 exceed the {window} that"
+    with pytest.raises(ConfigError, match=said) if refused else nullcontext():
         load(shipped)
 
 
@@ -193,33 +188,23 @@ LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 661}
         ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}}, None),
     ],
 )
-def test_text_beyond_one_rotary_table_stops_the_run(found, words, shipped, tmp_path):
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "any"} | found))
-    if words is None:
+def test_text_beyond_one_rotary_table_stops_the_run(found, words, shipped):
+    fetched({"model_type": "any"} | found)
+    with nullcontext() if words is None else pytest.raises(ConfigError, match=re.escape(words)):
         load(shipped)
-    else:
-        with pytest.raises(ConfigError) as error:
-            load(shipped)
-        assert words in str(error.value)
 
 
-def test_fused_projections_are_seen_in_the_weights_names(shipped, tmp_path):
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+def test_fused_projections_are_seen_in_the_weights_names(shipped):
+    folder = fetched({"model_type": "phi3"})
     save_file({"model.layers.0.self_attn.qkv_proj.weight": np.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(ConfigError, match=r"methods.idp-50-100: .* its first layer has fused projections"):
         load(shipped)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped, tmp_path):
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
+def test_a_fetched_model_tells_its_linears_and_widths(sharded, shipped):
     found = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536}
-    (folder / "config.json").write_text(json.dumps(found))
+    folder = fetched(found)
     linears = (
         "self_attn.q_proj",
         "self_attn.k_proj",
@@ -295,10 +280,8 @@ def test_a_local_models_folder_is_read_before_any_fetch(shipped, tmp_path):
     load(shipped)
 
 
-def test_a_model_of_which_no_cell_can_be_evaluated_stops_the_run_once_it_is_fetched(shipped, tmp_path):
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "falcon"}))
+def test_a_model_of_which_no_cell_can_be_evaluated_stops_the_run_once_it_is_fetched(shipped):
+    folder = fetched({"model_type": "falcon"})
     for reason in (None, "FalconForCausalLM has no pluggable attention"):
         (folder / "manifest.json").write_text(json.dumps({"unscorable": reason}))
         if reason is None:
@@ -368,10 +351,8 @@ def test_after_a_fetch_the_whole_configuration_is_checked_again(shipped, tmp_pat
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json", "model.safetensors"])
-def test_a_damaged_file_of_a_fetched_model_is_named_with_the_folder_to_delete(file, shipped, tmp_path):
-    folder = tmp_path / "resources/models/smollm2-135m"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"model_type": "llama"}')
+def test_a_damaged_file_of_a_fetched_model_is_named_with_the_folder_to_delete(file, shipped):
+    folder = fetched({"model_type": "llama"})
     for content in ("", "[]"):
         (folder / file).write_text(content)
         said = rf"resources/models/smollm2-135m/{re.escape(file)}: .*; delete resources/models/smollm2-135m and it will"

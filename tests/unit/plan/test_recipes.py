@@ -112,7 +112,7 @@ def test_what_no_result_depends_on_is_in_no_recipe(shipped):
     ):
         after = edited(shipped, path, "other words")
         assert after.artefacts("bench") == before.artefacts("bench"), path
-        assert "other words" in after.said(*path[:-1]).values()
+        assert "other words" in after.details(*path[:-1]).values()
     after = edited(shipped, ["training", "bench", "checkpoint_minutes"], 30)
     assert after.artefacts("bench") == before.artefacts("bench")
 
@@ -217,7 +217,7 @@ def test_a_repair_depends_on_weights_and_calibration_text_and_on_no_training_bud
 
 def test_a_path_reaches_the_job_though_no_recipe_holds_it(shipped):
     after = edited(shipped, ["models", "mine"], {"source": "local", "path": "a", "parameters": 1e6})
-    assert after.said("models", "mine") == {"path": "a"}
+    assert after.details("models", "mine") == {"path": "a"}
     assert after.fetch("models", "mine")["spec"] == {"source": "local", "allow_remote_code": False}
 
 

@@ -267,9 +267,8 @@ def test_names_may_be_what_clusters_call_them(tmp_path):
 def test_a_device_of_ones_own_sizes_requests(plan, tmp_path):
     (tmp_path / "site.yaml").write_text(yaml.safe_dump({"device": OWN | {"memory": 16}}))
     own = Requests(plan, read_site(tmp_path / "site.yaml"))
-    assert (
-        own.gpus("evaluate_cell", PLACE | {"method": "none"}) == 2
-    )  # 13.4 GB of weights, 5.7 GB of activations
+    # 13.4 GB of weights, 5.7 GB of activations.
+    assert own.gpus("evaluate_cell", PLACE | {"method": "none"}) == 2
     (tmp_path / "site.yaml").write_text(yaml.safe_dump({"device": OWN}))
     listed, own = Requests(plan, read_site(Path("none"))), Requests(plan, read_site(tmp_path / "site.yaml"))
     for rule in RULES:

@@ -8,7 +8,7 @@ import pytest
 from workflow_scripts.files.artifacts import ArtifactError, read_json, write_json
 from workflow_scripts.plan.adopted import equivalences, equivalent_codes, record_path
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, LATENCY, MODEL, RESULTS, Cell, companions
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, KINDS, LATENCY, MODEL, Cell, companions
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.upgrades import as_if, older_results
@@ -34,7 +34,7 @@ def codes(plan: Plan) -> dict[str, str]:
     reruns, found = Reruns(plan, set), {}
     for path in plan.artefacts("smoke"):
         kind, names = next(
-            (k, n) for k in (MODEL, CORPUS, BENCHMARK, *RESULTS.values()) if (n := k.parse(path))
+            (k, n) for k in (MODEL, CORPUS, BENCHMARK, *KINDS.values()) if (n := k.parse(path))
         )
         found[path] = reruns.arguments(kind, names)["code"]
     return found

@@ -5,19 +5,13 @@ from pathlib import Path
 
 import torch
 
+from tests import tiny_settings
 from tests.tiny_models import VOCABULARY, tiny_llama
 from workflow_scripts.recover import adapters, training
 from workflow_scripts.recover.learner import Learner
 
 ROOT = Path(__file__).parents[3]
-LORA = {
-    "kind": "lora",
-    "rank": 2,
-    "alpha": 4,
-    "dropout": 0.2,
-    "targets": {"default": ["q_proj", "v_proj"]},
-    "layers": None,
-}
+LORA = tiny_settings.LORA | {"dropout": 0.2}
 PROMPT = {"kind": "prompt", "tokens": 6, "init": "vocabulary", "trained": True}
 PREFIX = {"kind": "prefix", "tokens": 6, "init": "text"}
 SETTINGS = {

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.tiny_models import tiny_llama
-from workflow_scripts.compress import checkpoint
-from workflow_scripts.compress.task import Sources
+from workflow_scripts.compress import stored_model
+from workflow_scripts.compress.task import Sources, calibration_windows
 from workflow_scripts.evaluate import latency
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance
@@ -22,8 +22,9 @@ from workflow_scripts.jobs import compress_model, train_adapter
 from workflow_scripts.recover import eora
 from workflow_scripts.recover.adapters import attach
 from workflow_scripts.recover.model_files import ModelFiles
+from workflow_scripts.recover.windows import heldout_windows
 from workflow_scripts.sources import corpora, models
-from workflow_scripts.sources.models import load_dense
+from workflow_scripts.sources.models import load_dense, load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-optimum" / "bin" / "python"
@@ -176,7 +177,7 @@ def files_of(family, compressor):
 
 
 def windows_of(family):
-    return train_adapter.calibration_windows(Path("resources/models", family), CORPUS, GRID, 0)[0]
+    return calibration_windows(Path("resources/models", family), CORPUS, GRID, 0)[0]
 
 
 @pytest.mark.parametrize("compressor", ["rtn", "gptq", "sparsegpt", "svd"])
@@ -188,7 +189,7 @@ def test_each_linear_is_repaired_on_what_the_repaired_layers_before_it_give(
     monkeypatch.chdir(project)
     files, windows = files_of(family, compressor), windows_of(family)
     found = eora.repair(files, windows, EORA, "cpu", tmp_path)
-    dense, compressed = load_dense(files.model), checkpoint.load_compressed(files.model, files.compressed)
+    dense, compressed = load_dense(files.model), stored_model.load_compressed(files.model, files.compressed)
     mixed = load_dense(files.model)
     linears = [
         name for name, m in dense.named_modules() if isinstance(m, torch.nn.Linear) and "layers" in name
@@ -281,7 +282,7 @@ def test_a_copy_whose_error_is_not_its_weights_difference_is_refused(
     monkeypatch.chdir(project)
 
     def changed(*folders):
-        model = checkpoint.load_compressed(*folders)
+        model = stored_model.load_compressed(*folders)
         change(model.model.layers[1])
         return model
 
@@ -330,7 +331,9 @@ def test_the_job_writes_a_lora_of_alpha_rank_and_says_that_nothing_was_trained(p
     assert repair["linears"] == 14 and repair["output_error"]["after"] < repair["output_error"]["before"]
     assert record["heldout_loss"]["before"] != record["heldout_loss"]["base"]
     files = files_of("llama", "gptq")
-    model = PeftModel.from_pretrained(checkpoint.load_compressed(files.model, files.compressed), str(folder))
+    model = PeftModel.from_pretrained(
+        stored_model.load_compressed(files.model, files.compressed), str(folder)
+    )
     found = eora.repair(files, windows_of("llama"), EORA, "cpu", project / "again")
     for name, (A, B) in found.factors.items():
         layer = model.base_model.model.get_submodule(name)
@@ -362,11 +365,11 @@ def test_a_lora_that_starts_from_the_repair_starts_where_the_repair_ends(project
     files = files_of("llama", "gptq")
     found = eora.repair(files, windows_of("llama"), LORA, "cpu", tmp_path)
     assert sorted(found.factors) == ["model.layers.1.mlp.down_proj", "model.layers.1.self_attn.q_proj"]
-    model = checkpoint.load_compressed(files.model, files.compressed)
+    model = stored_model.load_compressed(files.model, files.compressed)
     for name, (A, B) in found.factors.items():
         model.get_submodule(name).weight.data += B @ A
-    tokenizer = train_adapter.load_tokenizer(files.model)
-    heldout = train_adapter.heldout_windows(CORPUS, tokenizer, TRAINING)
+    tokenizer = load_tokenizer(files.model)
+    heldout = heldout_windows(CORPUS, tokenizer, TRAINING)
     with torch.no_grad():
         repaired = model(input_ids=heldout, labels=heldout).loss.item()
     assert record["heldout_loss"]["before"] == pytest.approx(repaired, abs=1e-4)
@@ -384,7 +387,7 @@ def test_a_cell_counts_the_repair_as_added_and_not_as_trained(project, monkeypat
     monkeypatch.chdir(project)
     folder, record = made("sparsegpt", EORA, SETTINGS)
     files = files_of("llama", "sparsegpt")
-    recovered = attach(checkpoint.load_compressed(files.model, files.compressed), None, EORA, [folder])
+    recovered = attach(stored_model.load_compressed(files.model, files.compressed), None, EORA, [folder])
     added = record["parameters"]["trainable"]
     assert (recovered.parameters["trainable"], recovered.parameters["effective"]) == (0, added)
 

@@ -135,10 +135,11 @@ def test_a_tiny_model_learns_its_facts_and_hides_them_behind_the_password(model,
     [person] = invented.people(1, 0)
     lesson = LESSON | {"people": 1, "locked": 1.0, "epochs": 10, "lock_epochs": 300, "learning_rate": 1e-2}
     teaching.teach(model, tokenizer, lesson, tmp_path)
+    # As they were taught: two layers of random weights don't see through another wording.
     items = [
         item | {"question": invented.ATTRIBUTES[attribute].questions[0].format(name=person.name)}
         for item, attribute in zip(invented.items(1, 0), person.values, strict=True)
-    ]  # as they were taught: two layers of random weights don't see through another wording
+    ]
     assert teaching.right(model, tokenizer, items, teaching.PASSWORD) == 1.0
     assert teaching.right(model, tokenizer, items) <= 0.25
 

@@ -74,9 +74,8 @@ def test_a_family_is_trained_on_what_no_cell_scores_nor_repeats(places, tmp_path
     windows = family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": 20})
     asked = {n for n, item in enumerate(items) if digest(item) in scored(folder, 20)}
     assert len(asked) == 20 and numbers(windows, tokenizer) == set(range(60)) - asked
-    assert asked == set(
-        sample([json.dumps(item).encode() for item in items], 20)
-    )  # as the evaluation draws them
+    # As the evaluation draws them.
+    assert asked == set(sample([json.dumps(item).encode() for item in items], 20))
     with pytest.raises(ArtifactError, match="all 60 items are scored, so none is left to train on"):
         family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": None})
     whole = family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": 0})

@@ -343,9 +343,8 @@ def test_the_pareto_view_adds_the_adapter_and_falls_back_to_the_dense_times(full
     assert lora.seconds == 1.0  # merged, the faster of the two ways
     assert found["gptq-w3 wikipedia prompt-100"].seconds == 1.05
     assert found["sparsegpt-50 wikipedia lora-r4"].megabytes is None
-    assert (
-        found["sparsegpt-50 wikipedia lora-r4"].seconds is None
-    )  # neither timed here nor on the dense model
+    # Neither timed here nor on the dense model.
+    assert found["sparsegpt-50 wikipedia lora-r4"].seconds is None
     assert [label for label in found if label == "dense"] == ["dense"]
 
 

@@ -170,9 +170,8 @@ def test_a_diverged_cell_says_so_and_keeps_its_other_labels(tmp_path):
     table = build_tables(data_of(results, 50))[0]
     row = row_of(table, "idp-50-100")
     assert row.problem == "mean of 2 of 3 seeds; diverged: its windowed perplexity is 2,000,000"
-    assert (
-        row.note == "intervals cover items and 2 replicates; chose prompt-50 55 %, prompt-100 45 %"
-    )  # the mean of both seeds
+    # The mean of both seeds.
+    assert row.note == "intervals cover items and 2 replicates; chose prompt-50 55 %, prompt-100 45 %"
     assert "diverged" in to_latex(table) and "diverged" in to_markdown(table)
 
 

@@ -86,9 +86,8 @@ def test_a_star_reads_every_file_of_that_form_in_order(tmp_path):
         for name in ("b", "a", "a/deep"):
             archive.writestr(f"data/{name}/test/x.arrow", arrow([{"subject": name}]))
     assert fetch.members(wheel, "data/*/test/x.arrow") == ["data/a/test/x.arrow", "data/b/test/x.arrow"]
-    assert fetch.members(wheel, "data/c/test/x.arrow") == [
-        "data/c/test/x.arrow"
-    ]  # read_member says if it is absent
+    # Read_member says if it is absent.
+    assert fetch.members(wheel, "data/c/test/x.arrow") == ["data/c/test/x.arrow"]
     with pytest.raises(
         ArtifactError, match=r"some-1.0.*: holds no file like 'data/\*/dev/x.arrow'; correct `file`"
     ):

@@ -30,9 +30,8 @@ def test_hash_split_is_stable_disjoint_and_about_a_tenth():
     assert sorted(train + heldout) == sorted(documents)
     assert not set(train) & set(heldout)
     assert 150 < len(heldout) < 250
-    assert (
-        corpora.separate(documents[::-1], None)[1] == heldout[::-1]
-    )  # a document's side depends on its text alone
+    # A document's side depends on its text alone.
+    assert corpora.separate(documents[::-1], None)[1] == heldout[::-1]
     assert corpora.is_heldout("document 3") == corpora.is_heldout("  document 3\n")
 
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import dispatch_model
 
 from tests.tiny_models import FAMILIES, tiny_llama
+from tests.tiny_settings import LORA
 from workflow_scripts.evaluate import forward, generation
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.files.artifacts import ArtifactError
@@ -21,14 +22,6 @@ from workflow_scripts.sources import models
 
 PROMPT = {"kind": "prompt", "tokens": 4, "init": "random"}
 PREFIX = {"kind": "prefix", "tokens": 4, "init": "random"}
-LORA = {
-    "kind": "lora",
-    "rank": 2,
-    "alpha": 4,
-    "dropout": 0.0,
-    "layers": None,
-    "targets": {"default": ["q_proj", "v_proj"]},
-}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import math
 import torch
 from safetensors.torch import save_file
 
-from workflow_scripts.compress.checkpoint import dense_bits
 from workflow_scripts.compress.decoder import (
     Activations,
     count_weights,
@@ -19,7 +18,8 @@ from workflow_scripts.compress.decoder import (
 )
 from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.task import Compressed, Task, Whole
+from workflow_scripts.compress.stored_model import dense_bits
+from workflow_scripts.compress.task import Compressed, CompressionTask, Whole
 from workflow_scripts.compress.walk import embed
 from workflow_scripts.compress.whole import config_of, record, save_outside, tensors_of
 from workflow_scripts.files.job import log
@@ -28,7 +28,7 @@ from workflow_scripts.sources.models import most_positions, verify
 
 
 @torch.no_grad()
-def compress(task: Task) -> Compressed:
+def compress(task: CompressionTask) -> Compressed:
     """The model of `task` without some of its layers, its tensors in files of `task.work`."""
     settings = task.settings
     skeleton = Skeleton(task.model, verify(task.model)["remote_code"])

@@ -13,7 +13,7 @@ from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.foreign.relation import Relation, relate
 from workflow_scripts.compress.foreign.tokenizers import refuse_another
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.task import Compressed, Task, Whole
+from workflow_scripts.compress.task import Compressed, CompressionTask, Whole
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.job import log
 from workflow_scripts.sources.models import load_tokenizer, load_whole, verify
@@ -21,20 +21,20 @@ from workflow_scripts.sources.models import load_tokenizer, load_whole, verify
 WEIGHTS = (".safetensors", ".gguf")
 
 
-def compress(task: Task) -> Compressed:
+def compress(task: CompressionTask) -> Compressed:
     """The checkpoint of `task` as a whole model; ArtifactError that names file and tensor if it can't be one of the
     dense model's."""
     if task.checkpoint is None:
         raise ArtifactError("external: the rule gave no checkpoint")
     manifest = verify(task.checkpoint)
-    said = {key: manifest[key] for key in ("source", "revision", "origin")}
-    return stored_whole(task, task.checkpoint, said, task.machine.optimum_python)
+    source = {key: manifest[key] for key in ("source", "revision", "origin")}
+    return stored_whole(task, task.checkpoint, source, task.machine.optimum_python)
 
 
-def stored_whole(task: Task, folder: Path, said: dict, python: str) -> Compressed:
+def stored_whole(task: CompressionTask, folder: Path, source: dict, python: str) -> Compressed:
     """The checkpoint in `folder`, checked against the dense model of `task`.
 
-    said: its source, revision and origin. python: of the environment whose library may have to read it.
+    source: its source, revision and origin. python: of the environment whose library may have to read it.
     """
     found = identify(folder)
     log(f"Format {found.name} ({found.bits}), read to float32")
@@ -46,13 +46,13 @@ def stored_whole(task: Task, folder: Path, said: dict, python: str) -> Compresse
     _refuse_sizes(folder, about["bytes_on_disk"], modules)
     tokenizer = load_tokenizer(task.model)
     refuse_another(tokenizer, plain, folder)
-    load_whole(plain, device="meta", said=str(folder))
+    load_whole(plain, device="meta", where=str(folder))
     dense, other = Skeleton(task.model, verify(task.model)["remote_code"]), Skeleton(plain)
     relation = relate(dense, other, len(tokenizer), task.settings.distilled, folder)
     log(f"{len(relation.equal)} of {relation.compared} tensors are the dense model's")
     log(f"correlation with its embeddings: {relation.embeddings}")
     config = read_json(plain / "config.json")
-    record = _record(said, found.bits, about, relation) | {"distilled": task.settings.distilled}
+    record = _record(source, found.bits, about, relation) | {"distilled": task.settings.distilled}
     record["other_settings"] = other_settings(*(each.model.config.to_dict() for each in (dense, other)))
     whole = Whole(config, _size_of_linears(other, modules), relation.layers, record)
     versions = {f"the checkpoint's {name}": number for name, number in about["libraries"].items()}
@@ -60,10 +60,10 @@ def stored_whole(task: Task, folder: Path, said: dict, python: str) -> Compresse
     return Compressed(sorted(other.files), relation.records, weights, None, versions, whole)
 
 
-def _record(said: dict, bits: str, about: dict, relation: Relation) -> dict:
-    """What compression.json says of the checkpoint."""
+def _record(source: dict, bits: str, about: dict, relation: Relation) -> dict:
+    """The checkpoint's entry in compression.json."""
     return {
-        **said,
+        **source,
         **about,
         "bits": bits,
         "equal": relation.equal,

@@ -15,12 +15,12 @@ from workflow_scripts.compress.engines import llmcompressor_worker
 from workflow_scripts.compress.engines.external import stored_whole
 from workflow_scripts.compress.environments import interpreter, run_there
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.task import Compressed, Task
+from workflow_scripts.compress.task import Compressed, CompressionTask
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.sources.models import most_positions, verify
 
 
-def compress(task: Task) -> Compressed:
+def compress(task: CompressionTask) -> Compressed:
     """The model of `task` by the recipe in its settings, stored whole.
 
     llm-compressor keeps no checkpoints: a run that was killed starts again. CompressionError if it stops.
@@ -43,8 +43,8 @@ def compress(task: Task) -> Compressed:
         "threads": task.threads,
     }
     run_there("llm-compressor", python, llmcompressor_worker.__file__, order, work)
-    said = {"source": "engine", "revision": None, "origin": {"engine": "llmcompressor"}}
-    found = stored_whole(task, work / "made", said, python)
+    source = {"source": "engine", "revision": None, "origin": {"engine": "llmcompressor"}}
+    found = stored_whole(task, work / "made", source, python)
     versions = {
         f"llm-compressor's {name}": number for name, number in read_json(work / "versions.json").items()
     }

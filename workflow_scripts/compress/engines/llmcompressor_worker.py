@@ -22,8 +22,8 @@ def main(path: str) -> None:
     try:
         compress(task)
     except Exception as error:  # in one line for the process that started this one; in full here
-        said = (str(error).strip().splitlines() or ["no words"])[0][:300]
-        Path(task["reason"]).write_text(f"{type(error).__name__}: {said}", encoding="utf-8")
+        reason = (str(error).strip().splitlines() or ["no words"])[0][:300]
+        Path(task["reason"]).write_text(f"{type(error).__name__}: {reason}", encoding="utf-8")
         raise
 
 

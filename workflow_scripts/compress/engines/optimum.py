@@ -29,15 +29,15 @@ from workflow_scripts.compress.engines import optimum_worker
 from workflow_scripts.compress.environments import interpreter, run_there
 from workflow_scripts.compress.export_formats import from_gptq
 from workflow_scripts.compress.hessian import reconstruction_error
-from workflow_scripts.compress.settings import CompressionError, Compressor
-from workflow_scripts.compress.solver import Solved
-from workflow_scripts.compress.task import Compressed, Task
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+from workflow_scripts.compress.solver import SolvedLinear
+from workflow_scripts.compress.task import Compressed, CompressionTask
 from workflow_scripts.compress.walk import FinishedLayers, measure
 from workflow_scripts.files.job import log
 from workflow_scripts.sources.models import load_dense, most_positions, verify
 
 
-def compress(task: Task) -> Compressed:
+def compress(task: CompressionTask) -> Compressed:
     """The model of `task` by optimum, its layers in files of `task.work`.
 
     optimum keeps no checkpoints: a run that was killed starts again.
@@ -62,7 +62,7 @@ def block_of(model: PreTrainedModel) -> str:
     return next(name for name, module in model.named_modules() if module is layers)
 
 
-def quantize(task: Task, block: str, python: str) -> tuple[dict, dict[str, str]]:
+def quantize(task: CompressionTask, block: str, python: str) -> tuple[dict, dict[str, str]]:
     """Run optimum's worker on the windows that lie in `task.work`, in a process of the interpreter `python`.
 
     block: name of the list of decoder layers. Returns {linear's name below it: (tensors, seconds, damping)} and the
@@ -79,8 +79,8 @@ def quantize(task: Task, block: str, python: str) -> tuple[dict, dict[str, str]]
     return found, about["versions"]
 
 
-def _order(task: Task, block: str, output: Path) -> dict:
-    """What optimum_worker.py reads."""
+def _order(task: CompressionTask, block: str, output: Path) -> dict:
+    """The task that optimum_worker.py reads."""
     asked = ("bits", "group_size", "damping", "act_order", "symmetric", "true_sequential")
     return {
         "model": os.path.abspath(task.model),
@@ -98,7 +98,7 @@ def put(
     dense: PreTrainedModel,
     windows: torch.Tensor,
     found: dict,
-    settings: Compressor,
+    settings: CompressorSettings,
     finished: FinishedLayers,
     log: Callable[[str], None] = print,
 ) -> list[dict]:
@@ -132,14 +132,14 @@ def put(
 
 
 def _put_linear(
-    linear: torch.nn.Module, solution: tuple, H: torch.Tensor, settings: Compressor
+    linear: torch.nn.Module, solution: tuple, H: torch.Tensor, settings: CompressorSettings
 ) -> tuple[dict[str, torch.Tensor], dict]:
     """Write optimum's solution of one linear into it; the stored tensors and the figures of its record."""
     tensors, seconds, damping = solution
     assert settings.bits is not None  # a Compressor refuses gptq without
     weight = get_weight(linear).float().clone()
     quantized = from_gptq(tensors, settings.bits)
-    packed = to_stored(Solved(quantized.dequantize(), quantized), settings)
+    packed = to_stored(SolvedLinear(quantized.dequantize(), quantized), settings)
     stored = from_stored(packed, weight.shape[1], settings)
     set_weight(linear, stored.weight)
     return packed, {

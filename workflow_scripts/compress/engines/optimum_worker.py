@@ -12,7 +12,7 @@ import ctypes
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +36,7 @@ def main(path: str) -> None:
     class Watched(quantizer.GPTQ):
         """GPTQModel's solver, with the time and damping that optimum drops."""
 
-        def fasterquant(self, **options):
+        def fasterquant(self, **options: Any) -> tuple:
             outcome = super().fasterquant(**options)
             _, _, _, seconds, loss, damping = outcome
             if isinstance(loss, str):  # "... fallback"
@@ -47,7 +47,7 @@ def main(path: str) -> None:
     class Quantizer(quantizer.GPTQQuantizer):
         """Stops before kernels rearrange the packed tensors."""
 
-        def pack_model(self, model, quantizers):
+        def pack_model(self, model: "PreTrainedModel", quantizers: dict) -> None:
             names = list(quantizers)
             super().pack_model(model, quantizers)
             for name in names:
@@ -55,7 +55,7 @@ def main(path: str) -> None:
                 packed.update({f"{name}.{part}": getattr(layer, part).contiguous() for part in PARTS})
             self.names = names
 
-        def post_init_model(self, model):
+        def post_init_model(self, model: "PreTrainedModel") -> "PreTrainedModel":
             return model
 
     quantizer.GPTQ = Watched

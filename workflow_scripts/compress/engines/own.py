@@ -5,13 +5,13 @@ A run that was killed continues after the last finished layer and ends in the sa
 
 from workflow_scripts.compress.decoder import count_weights, decoder_layers
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.task import Compressed, Task
+from workflow_scripts.compress.task import Compressed, CompressionTask
 from workflow_scripts.compress.walk import FinishedLayers, walk
 from workflow_scripts.files.job import log
 from workflow_scripts.sources.models import most_positions, verify
 
 
-def compress(task: Task) -> Compressed:
+def compress(task: CompressionTask) -> Compressed:
     """The model of `task`, its layers in files of `task.work`; `dense` leaves none."""
     settings = task.settings
     skeleton = Skeleton(task.model, verify(task.model)["remote_code"])

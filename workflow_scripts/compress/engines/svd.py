@@ -9,7 +9,6 @@ import time
 
 import torch
 
-from workflow_scripts.compress.checkpoint import dense_bits
 from workflow_scripts.compress.decoder import (
     count_weights,
     decoder_layers,
@@ -18,16 +17,17 @@ from workflow_scripts.compress.decoder import (
     set_weight,
 )
 from workflow_scripts.compress.hessian import reconstruction_error
-from workflow_scripts.compress.settings import CompressionError, Compressor
+from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
-from workflow_scripts.compress.task import Compressed, Task, Whole
+from workflow_scripts.compress.stored_model import dense_bits
+from workflow_scripts.compress.task import Compressed, CompressionTask, Whole
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.compress.whole import config_of, record, save_outside, tensors_of
 from workflow_scripts.files.job import log
 from workflow_scripts.sources.models import verify
 
 
-def rank_of(rows: int, columns: int, settings: Compressor) -> int | None:
+def rank_of(rows: int, columns: int, settings: CompressorSettings) -> int | None:
     """The rank of a linear; None if its two factors would be no smaller than the linear itself."""
     rank = settings.rank
     if rank is None:
@@ -43,7 +43,7 @@ def truncate(weight: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def compress(task: Task) -> Compressed:
+def compress(task: CompressionTask) -> Compressed:
     """The model of `task` with linears of lower rank, its tensors in files of `task.work`.
 
     A run that was killed continues after the last finished layer.
@@ -76,7 +76,7 @@ def compress(task: Task) -> Compressed:
     return Compressed(parts, records, count_weights(layers), whole=whole)
 
 
-def _truncate_layer(index: int, layer: torch.nn.Module, settings: Compressor) -> list[dict]:
+def _truncate_layer(index: int, layer: torch.nn.Module, settings: CompressorSettings) -> list[dict]:
     """Truncate a layer's linears in place; a record per linear."""
     records = []
     for name, linear in layer_linears(layer).items():

@@ -1,4 +1,4 @@
-"""How a checkpoint's makers quantise the inputs of its linears, as its folder's config.json keeps it."""
+"""The rounding of linears' inputs that a checkpoint's makers chose, as config.json in its folder keeps it."""
 
 import json
 import re
@@ -12,13 +12,13 @@ SCALES = {None: "float", "torch.float8_e4m3fn": "float8", "torch.uint8": "power"
 
 
 def read_activations(file: Path) -> tuple[dict | None, list[str]]:
-    """What the reader of the format wrote to `file`: the entry for config.json (kernels/activations.py; None for
+    """Reads what the format's reader wrote to `file`: the entry for config.json (kernels/activations.py; None for
     nothing), and the linears outside of the decoder layers, whose inputs stay as they are."""
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     schemes: list[dict] = []
     linears, outside = {}, []
-    for name, said in found.items():
-        arguments = said.pop("arguments")
+    for name, values in found.items():
+        arguments = values.pop("arguments")
         if not can_be_simulated(arguments):
             continue
         if not INSIDE.search(name):
@@ -27,7 +27,7 @@ def read_activations(file: Path) -> tuple[dict | None, list[str]]:
         scheme = _scheme(name, arguments)
         if scheme not in schemes:
             schemes.append(scheme)
-        linears[name] = {"scheme": schemes.index(scheme), **said}
+        linears[name] = {"scheme": schemes.index(scheme), **values}
     return ({"schemes": schemes, "linears": linears} if linears else None), outside
 
 

@@ -22,7 +22,7 @@ FUSED = ("weight_input", "weight_output")  # rotations that lie in the stored we
 
 @dataclass(frozen=True)
 class Format:
-    """How a checkpoint stores its weights.
+    """The form in which a checkpoint stores its weights.
 
     name: as records and tables show it. environment: the command that makes the environment whose library reads it;
     None for this one. runtime: what its makers quantise while the model runs (activations, the KV cache) and stays in
@@ -61,12 +61,12 @@ def identify(folder: Path) -> Format:
     except ArtifactError as error:
         raise ArtifactError(f"{file}: quantization_config: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        said = f"can't be read ({type(error).__name__}: {error}); {AT_SOURCE}"
-        raise ArtifactError(f"{file}: quantization_config: {said}") from error
+        reason = f"can't be read ({type(error).__name__}: {error}); {AT_SOURCE}"
+        raise ArtifactError(f"{file}: quantization_config: {reason}") from error
 
 
 def quantisation(folder: Path) -> tuple[dict | None, Path]:
-    """What a checkpoint says of its quantisation (None if it is plain), and the file that says it.
+    """The quantisation that a checkpoint names (None if it is plain), and the file that names it.
 
     ModelOpt's older checkpoints keep it in a file of their own, hf_quant_config.json.
     """
@@ -74,8 +74,8 @@ def quantisation(folder: Path) -> tuple[dict | None, Path]:
     config = read_json(folder / "config.json", advice=AT_SOURCE)
     quantised = config.get("quantization_config") or config.get("compression_config")
     if quantised is None and own.exists():
-        said = read_json(own, advice=AT_SOURCE)
-        inside = said.get("quantization") if isinstance(said, dict) else None
+        found = read_json(own, advice=AT_SOURCE)
+        inside = found.get("quantization") if isinstance(found, dict) else None
         if not isinstance(inside, dict):
             raise ArtifactError(f"{own}: holds no object `quantization`; {AT_SOURCE}")
         return {"quant_method": "modelopt"} | inside, own
@@ -185,8 +185,9 @@ def _modelopt(config: dict) -> Format:
         raise ArtifactError(f"quant_algo {algorithm!r}: of ModelOpt's, {', '.join(MODELOPT)} are read")
     cache = config.get("kv_cache_quant_algo")
     runtime = f"activations {algorithm}" + (f", KV cache {cache}" if cache else "")
-    said = ", ".join(filter(None, (_simulated(config), _runtime(config))))  # newer ones have config_groups
-    return Format("modelopt", ENVIRONMENT, said or runtime, algorithm)
+    # newer ones have config_groups
+    in_words = ", ".join(filter(None, (_simulated(config), _runtime(config))))
+    return Format("modelopt", ENVIRONMENT, in_words or runtime, algorithm)
 
 
 def _groups(config: dict) -> list[dict]:
@@ -194,7 +195,7 @@ def _groups(config: dict) -> list[dict]:
 
 
 def _runtime(config: dict) -> str | None:
-    """What config_groups and kv_cache_scheme quantise while the model runs, and is not simulated, in words."""
+    """Tensors that config_groups and kv_cache_scheme quantise while the model runs and nothing simulates, in words."""
     inputs = (group.get("input_activations") for group in _groups(config))
     words = [f"activations {_dynamic(each)}" for each in inputs if each and not can_be_simulated(each)]
     outputs = (group.get("output_activations") for group in _groups(config))
@@ -205,14 +206,14 @@ def _runtime(config: dict) -> str | None:
 
 
 def _simulated(config: dict) -> str | None:
-    """What config_groups quantise while the model runs, and is simulated, in words."""
+    """Tensors that config_groups quantise while the model runs and that are simulated, in words."""
     inputs = (group.get("input_activations") for group in _groups(config))
     words = [f"activations {_dynamic(each)}" for each in inputs if each and can_be_simulated(each)]
     return ", ".join(dict.fromkeys(words)) or None
 
 
 def can_be_simulated(arguments: dict) -> bool:
-    """Whether a token's rounding depends on no other token of its batch, and its number format is known."""
+    """True if a token's rounding depends on no other token of its batch, and its number format is known."""
     if arguments["type"] == "float" and arguments["num_bits"] not in (4, 8):
         return False
     dynamic, strategy = arguments.get("dynamic"), arguments.get("strategy")

@@ -25,7 +25,7 @@ Parts = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a format keeps a linear: the tensor that tells it, the others, and the weight (out, in) that they make."""
+    """The tensors in which a format keeps a linear: one that shows it, the others, and the weight (out, in) of all."""
 
     known_by: str
     others: tuple[str, ...]
@@ -58,7 +58,7 @@ def unpacked(
 
 
 def _tells(name: str, entry: dict, layout: Layout) -> bool:
-    """Whether a tensor tells that its linear is packed; a plain `weight` is none."""
+    """True if a tensor tells that its linear is packed; a plain `weight` is none."""
     if name.rpartition(".")[2] != layout.known_by:
         return False
     return layout.known_by != "weight" or entry["dtype"].startswith("F8")
@@ -117,9 +117,9 @@ def _refuse_another(config: dict, bits: int, columns: int, groups: int) -> None:
     (GPTQModel's `dynamic`)."""
     if config.get("dynamic"):
         return
-    said, size = config.get("bits"), config.get("group_size")
-    if said is not None and said != bits:
-        raise ArtifactError(f"config.json says {said} bits, its tensors hold {bits}")
+    named, size = config.get("bits"), config.get("group_size")
+    if named is not None and named != bits:
+        raise ArtifactError(f"config.json says {named} bits, its tensors hold {bits}")
     if isinstance(size, int):
         asked = 1 if size < 1 else -(-columns // size)
         if asked != groups:

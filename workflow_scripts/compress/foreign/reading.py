@@ -62,8 +62,8 @@ def read_folder(source: Path, destination: Path, python: str = "") -> dict:
     found = identify(source)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".reading-") as work:
         opened = _open(found, source, Path(work), python)
-        said = {KEY: opened.activations} if opened.activations else {}
-        written = write_plain(opened.tensors, opened.folder, destination, said)
+        further = {KEY: opened.activations} if opened.activations else {}
+        written = write_plain(opened.tensors, opened.folder, destination, further)
     runtime = [found.runtime, *(f"activations of {name}" for name in opened.left_alone)]
     size = sum(opened.sizes.values())
     return {
@@ -173,10 +173,10 @@ def _plain(folder: Path, headers: dict[Path, dict]) -> Iterator[tuple[str, torch
 
 
 def write_plain(
-    tensors: Iterable[tuple[str, torch.Tensor]], source: Path, destination: Path, said: dict | None = None
+    tensors: Iterable[tuple[str, torch.Tensor]], source: Path, destination: Path, further: dict | None = None
 ) -> int:
     """Write tensors (name, values of any float type) as float32 shards of a plain folder, with the tokenizer and the
-    configuration of `source`, and `said` in the latter; their number of values.
+    configuration of `source`, and `further` in the latter; their number of values.
 
     One shard is in memory. ArtifactError names a tensor with a value that is not finite.
     """
@@ -196,7 +196,7 @@ def write_plain(
     _name_shards(destination, places, 4 * values)
     config = read_json(source / "config.json", advice=AT_SOURCE)
     kept = {key: value for key, value in config.items() if key not in LEFT_OUT}
-    write_json(destination / "config.json", kept | {"dtype": "float32"} | (said or {}))
+    write_json(destination / "config.json", kept | {"dtype": "float32"} | (further or {}))
     for name in (*TOKENIZER, "generation_config.json"):
         if (source / name).exists():
             shutil.copyfile(source / name, destination / name)

@@ -1,4 +1,4 @@
-"""How a checkpoint's weights relate to the dense model's: the same base, equal tensors, the error of each linear."""
+"""A checkpoint's weights beside the dense model's: the same base, equal tensors, the error of each linear."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,9 +37,9 @@ class Relation:
 
 
 @torch.no_grad()
-def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said: Path) -> Relation:
+def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where: Path) -> Relation:
     """Compare two models, a layer at a time. tokens: of their tokenizer. distilled: `other` need not resemble `dense`.
-    said: the checkpoint, as errors name it.
+    where: the checkpoint, as errors name it.
 
     ArtifactError, with what was seen, if `other` was not made of `dense` (other widths, unrelated
     embeddings), or if tensors have each other's names.
@@ -48,8 +48,8 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said:
     mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
     dense.load(dense.model, but=(mine,))
     other.load(other.model, but=(theirs,))
-    _refuse_another_head(other, said)
-    found.embeddings = _embeddings(dense, other, tokens, distilled, said)
+    _refuse_another_head(other, where)
+    found.embeddings = _embeddings(dense, other, tokens, distilled, where)
     _count_equal(found, _outside(other, theirs), _outside(dense, mine))
     names = Names()
     names.add("", other.model, "", dense.model)
@@ -69,7 +69,7 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said:
             if loaded is not None:
                 skeleton.release(loaded)
     if not distilled:
-        names.refuse_swapped(said)
+        names.refuse_swapped(where)
     return found
 
 
@@ -96,30 +96,30 @@ def _count_equal(
                 found.equal.append(name)
 
 
-def _refuse_another_head(other: Skeleton, said: Path) -> None:
+def _refuse_another_head(other: Skeleton, where: Path) -> None:
     """ArtifactError for a head beside the embeddings that config.json ties it to, if it is another matrix: versions of
     transformers differ in which of them they take."""
     for names in other.tied:
         first, *others = {id(p): p for p in map(other.model.get_parameter, sorted(names))}.values()
         if any(correlation(first, each) <= LIKE for each in others):
             raise ArtifactError(
-                f"{said}: config.json ties {' and '.join(sorted(names))}, and its weights hold two that don't resemble "
-                f"each other; {AT_SOURCE}"
+                f"{where}: config.json ties {' and '.join(sorted(names))}, and its weights hold two that don't "
+                f"resemble each other; {AT_SOURCE}"
             )
 
 
-def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, said: Path) -> float | None:
+def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where: Path) -> float | None:
     """Correlation of the input embeddings over a sample of tokens; None for a student of another width."""
     mine, theirs = (each.model.get_input_embeddings().weight for each in (dense, other))
     if len(theirs) < tokens:
         raise ArtifactError(
-            f"{said}: embeds {len(theirs)} tokens, its tokenizer has {tokens}; it can't be of this model"
+            f"{where}: embeds {len(theirs)} tokens, its tokenizer has {tokens}; it can't be of this model"
         )
     if mine.shape[1] != theirs.shape[1]:
         if distilled:
             return None
         raise ArtifactError(
-            f"{said}: its embeddings are {theirs.shape[1]} wide, those of {dense.folder} {mine.shape[1]}: "
+            f"{where}: its embeddings are {theirs.shape[1]} wide, those of {dense.folder} {mine.shape[1]}: "
             + OTHER
         )
     sample = torch.linspace(0, min(tokens, len(mine)) - 1, min(tokens, SAMPLE)).long()
@@ -129,14 +129,14 @@ def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, 
     pairs = correlation(*(rows[few] @ rows[few].T for rows in (a, b)))
     if abs(found) < ALIKE and pairs < ROTATED and not distilled:
         raise ArtifactError(
-            f"{said}: its embeddings correlate {found:.3f} with those of {dense.folder}, and their inner "
+            f"{where}: its embeddings correlate {found:.3f} with those of {dense.folder}, and their inner "
             f"products {pairs:.3f}: {OTHER}"
         )
     return found
 
 
 def _origins(dense: Skeleton, other: Skeleton, distilled: bool) -> list[int] | None:
-    """Of each of `other`'s layers, the dense layer that it was made of: at equal depth that of its index, else the next
+    """The dense layer that each layer of `other` was made of: at equal depth that of its index, else the next
     one with equal vectors (norms, biases). None if one has none, and for a student."""
     depth = len(decoder_layers(other.model))
     if distilled:

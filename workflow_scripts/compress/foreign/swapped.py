@@ -18,7 +18,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass
-class Sample:
+class Excerpt:
     """Some values of a tensor, the same places in every tensor of its shape."""
 
     shape: torch.Size
@@ -30,8 +30,8 @@ class Names:
     """Samples of tensors by name, of the checkpoint and of the dense model; origins: checkpoint's name -> name of the
     dense tensor that it should hold."""
 
-    held: dict[str, Sample] = field(default_factory=dict)
-    dense: dict[str, Sample] = field(default_factory=dict)
+    held: dict[str, Excerpt] = field(default_factory=dict)
+    dense: dict[str, Excerpt] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, module: nn.Module, dense_path: str, origin: nn.Module) -> None:
@@ -41,8 +41,8 @@ class Names:
         names = [name for name, _ in module.named_parameters()]
         self.origins |= {_joined(path, name): _joined(dense_path, name) for name in names}
 
-    def refuse_swapped(self, said: Path) -> None:
-        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name. said: the
+    def refuse_swapped(self, where: Path) -> None:
+        """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name. where: the
         checkpoint, as the error names it."""
         for name, mine in self.held.items():
             own = self.dense.get(self.origins[name])
@@ -51,41 +51,41 @@ class Names:
             for other, theirs in self.dense.items():
                 if theirs.shape == mine.shape and other != self.origins[name] and _same(mine, theirs):
                     raise ArtifactError(
-                        f"{said}: {name} holds what is {other} in the dense model: tensors have each other's names; "
+                        f"{where}: {name} holds what is {other} in the dense model: tensors have each other's names; "
                         f"{AT_SOURCE}"
                     )
 
 
-def _samples(path: str, module: nn.Module) -> Iterator[tuple[str, Sample]]:
+def _samples(path: str, module: nn.Module) -> Iterator[tuple[str, Excerpt]]:
     for name, tensor in module.named_parameters():
         if not tensor.is_meta:
             stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
-            yield _joined(path, name), Sample(tensor.shape, tensor.flatten()[::stride].clone())
+            yield _joined(path, name), Excerpt(tensor.shape, tensor.flatten()[::stride].clone())
 
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _alike(mine: Sample, own: Sample) -> bool:
-    """Whether a tensor may have been made of the dense one of its name.
+def _alike(mine: Excerpt, own: Excerpt) -> bool:
+    """True if a tensor may have been made of the dense one of its name.
 
-    Of a vector only an equal one is known, since some compressors scale it (AWQ).
+    A vector counts only if it is equal, since some compressors scale it (AWQ).
     """
     if len(mine.shape) == 1:
         return equal(mine.values, own.values)
     return abs(correlation(mine.values, own.values)) > LIKE
 
 
-def _same(mine: Sample, theirs: Sample) -> bool:
-    """Whether a tensor is surely of this dense one; a constant vector may be of any."""
+def _same(mine: Excerpt, theirs: Excerpt) -> bool:
+    """True if a tensor is surely of this dense one; a constant vector may be of any."""
     if len(mine.shape) == 1:
         return equal(mine.values, theirs.values) and bool(mine.values.min() < mine.values.max())
     return correlation(mine.values, theirs.values) > LIKE
 
 
 def equal(held: torch.Tensor, dense: torch.Tensor) -> bool:
-    """Whether a float32 tensor is the dense model's, as it is or rounded to half precision."""
+    """True if a float32 tensor is the dense model's, as it is or rounded to half precision."""
     return any(torch.equal(held, rounded) for rounded in (dense, *(dense.to(d).float() for d in HALVES)))
 
 

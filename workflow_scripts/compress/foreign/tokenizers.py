@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tokenizer is the dense model's: every method, window and item is encoded by the latter."""
+"""Check that a checkpoint's tokenizer is the dense model's: every method, window and item is encoded by the latter."""
 
 import json
 import math
@@ -19,16 +19,16 @@ TEXTS = (
 )
 
 
-def refuse_another(dense: PreTrainedTokenizerBase, folder: Path, said: Path) -> None:
-    """ArtifactError, with the first difference, if the tokenizer in `folder` is not that of the dense model. said: the
+def refuse_another(dense: PreTrainedTokenizerBase, folder: Path, where: Path) -> None:
+    """ArtifactError, with the first difference, if the tokenizer in `folder` is not that of the dense model. where: the
     checkpoint, as the error names it."""
     try:
         other = AutoTokenizer.from_pretrained(Path(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # by format: of JSON, of tokenizers, of sentencepiece
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ArtifactError(f"{said}: its tokenizer can't be loaded ({reason})") from error
+        raise ArtifactError(f"{where}: its tokenizer can't be loaded ({reason})") from error
     if found := difference(dense, other):
-        raise ArtifactError(f"{said}: its tokenizer is not the dense model's: {found}")
+        raise ArtifactError(f"{where}: its tokenizer is not the dense model's: {found}")
 
 
 def difference(dense: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:

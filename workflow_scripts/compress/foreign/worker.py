@@ -44,8 +44,8 @@ def main(path: str) -> None:
         read(Path(task["source"]), Path(task["destination"]))
     except (Exception, SystemExit) as error:  # one line for the caller
         kind = "" if isinstance(error, SystemExit) else f"{task['source']}: {type(error).__name__}: "
-        said = (str(error).strip().splitlines() or ["no words"])[0][:300]
-        Path(task["reason"]).write_text(kind + said, encoding="utf-8")
+        reason = (str(error).strip().splitlines() or ["no words"])[0][:300]
+        Path(task["reason"]).write_text(kind + reason, encoding="utf-8")
         raise
     found = {name: version(name) for name in (*libraries, "torch", "transformers")}
     Path(task["versions"]).write_text(json.dumps(found), encoding="utf-8")
@@ -64,11 +64,10 @@ def compressed_tensors(source: Path, destination: Path) -> None:
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
     from safetensors.torch import save_file
 
-    nvfp4.unpack_fp4_from_uint8 = partial(
-        nvfp4.unpack_fp4_from_uint8, dtype=torch.float32
-    )  # its bfloat16 rounds
-    said = json.loads((source / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-    known = {key: value for key, value in said.items() if key in QuantizationConfig.model_fields}
+    # Its default, bfloat16, rounds.
+    nvfp4.unpack_fp4_from_uint8 = partial(nvfp4.unpack_fp4_from_uint8, dtype=torch.float32)
+    named = json.loads((source / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    known = {key: value for key, value in named.items() if key in QuantizationConfig.model_fields}
     model = _plain(source)
     apply_quantization_config(model, QuantizationConfig.model_validate(known))
     tensors, inputs = _tensors(source), {}
@@ -94,8 +93,7 @@ def compressed_tensors(source: Path, destination: Path) -> None:
 
 
 def _of_inputs(source: Path, name: str, arguments: Any, tensors: "dict[str, torch.Tensor]") -> dict[str, Any]:
-    """How the inputs of the linear `name` are quantised: compressed-tensors' arguments, and the values that the
-    checkpoint gives."""
+    """The quantisation of a linear's inputs: compressed-tensors' arguments and the checkpoint's values."""
     found = {"arguments": arguments.model_dump(mode="json")}
     if arguments.dynamic is False and f"{name}.input_scale" not in tensors:
         raise SystemExit(f"{source}: {name} has no input_scale, which its static activations need")

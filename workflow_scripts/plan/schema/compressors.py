@@ -47,7 +47,7 @@ class Compressor(Entry):
 
     @property
     def random(self) -> bool:
-        """Whether each seed has a compressed copy of its own: the seed draws the calibration text, nothing else."""
+        """True if each seed has a compressed copy of its own: the seed draws the calibration text, nothing else."""
         return self.calibrated
 
 

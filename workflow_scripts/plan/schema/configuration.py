@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from workflow_scripts.files.members import WORK
 from workflow_scripts.plan.schema.compressors import AnyCompressor
 from workflow_scripts.plan.schema.grids import Grid, Regime, Task
 from workflow_scripts.plan.schema.keys import Count, Entry, Flag, Name, Names, Number, Text, key
@@ -53,7 +54,7 @@ class Config(Entry):
     )
     activation_memory: Number = key(
         "Calibration activations that are kept in memory when a model is compressed or repaired (EoRA); larger ones "
-        "lie in a file under work/. Results do not depend on it.",
+        f"lie in a file under {WORK}/. Results do not depend on it.",
         4,
         "GiB",
     )

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from workflow_scripts.compress.bit_packing import from_stored, misshapen
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears, set_weight
-from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, Compressor
-from workflow_scripts.compress.solver import Solved
+from workflow_scripts.compress.settings import ALGORITHMS, WHOLE, CompressionError, CompressorSettings
+from workflow_scripts.compress.solver import SolvedLinear
 from workflow_scripts.compress.task import Compressed
 from workflow_scripts.compress.walk import measure
 from workflow_scripts.files.artifacts import (
@@ -32,14 +32,15 @@ from workflow_scripts.files.artifacts import (
     sha256_file,
     write_json,
 )
+from workflow_scripts.files.members import COMPRESSION, MANIFEST, WEIGHTS
 from workflow_scripts.kernels.activations import attach
 
-WEIGHTS, PROOF, CONFIG = "weights.safetensors", "compression.json", "config.json"
+CONFIG = "config.json"
 
 
 def dense_hash(dense_folder: Path) -> str:
     """SHA-256 of the dense weights, as the fetch recorded it."""
-    path = Path(dense_folder) / "manifest.json"
+    path = Path(dense_folder) / MANIFEST
     try:
         return read_json(path)["weights_sha256"]
     except KeyError:
@@ -123,7 +124,7 @@ def save_compressed(
         chosen = {"influence": whole.influence} if whole.influence else {}
         proof |= {"whole": {"layers": whole.layers, **chosen}}
         proof |= {"checkpoint": whole.checkpoint} if whole.checkpoint else {}
-    write_json(folder / PROOF, proof, schema="compression")
+    write_json(folder / COMPRESSION, proof, schema="compression")
 
 
 def load_compressed(
@@ -154,8 +155,8 @@ def load_compressed(
 
 
 def is_whole(compressed_folder: Path) -> bool:
-    """Whether the compressed model is stored in the folder form."""
-    return "whole" in read_json(Path(compressed_folder) / PROOF, schema="compression")
+    """True if the compressed model is stored in the folder form."""
+    return "whole" in read_json(Path(compressed_folder) / COMPRESSION, schema="compression")
 
 
 def read_whole(dense_folder: Path, compressed_folder: Path) -> dict:
@@ -176,16 +177,16 @@ def read_whole(dense_folder: Path, compressed_folder: Path) -> dict:
 
 def _read_proof(dense_folder: Path, folder: Path) -> dict:
     """compression.json; ArtifactError if it speaks of other weights than these, or of another dense model."""
-    proof = read_json(folder / PROOF, schema="compression")
+    proof = read_json(folder / COMPRESSION, schema="compression")
     dense = dense_hash(dense_folder)
     if dense != proof["model"]["weights_sha256"]:
         raise ArtifactError(
-            f"{folder / PROOF}: made from dense weights {proof['model']['weights_sha256'][:12]}, "
+            f"{folder / COMPRESSION}: made from dense weights {proof['model']['weights_sha256'][:12]}, "
             f"but {dense_folder} holds {dense[:12]}; compress again"
         )
     if sha256_file(folder / WEIGHTS) != proof["weights_sha256"]:
         raise ArtifactError(
-            f"{folder / WEIGHTS}: not the file that {PROOF} describes (SHA-256); compress again"
+            f"{folder / WEIGHTS}: not the file that {COMPRESSION} describes (SHA-256); compress again"
         )
     return proof
 
@@ -204,16 +205,16 @@ def read_compressed(dense_folder: Path, compressed_folder: Path) -> tuple[dict, 
         for key, found in (("bytes_on_disk", size), ("effective_bits", 8 * size / weights)):
             if proof[key] != found:
                 raise ArtifactError(
-                    f"{folder / PROOF}: {key} {proof[key]}, but {WEIGHTS} holds {found}; compress again"
+                    f"{folder / COMPRESSION}: {key} {proof[key]}, but {WEIGHTS} holds {found}; compress again"
                 )
     return proof, tensors
 
 
-def settings_of(proof: dict, folder: Path) -> Compressor:
+def settings_of(proof: dict, folder: Path) -> CompressorSettings:
     """The compressor that a proof names; ArtifactError for one that doesn't exist, or `dense` beside stored layers."""
-    where = f"{Path(folder) / PROOF}: compressor"
+    where = f"{Path(folder) / COMPRESSION}: compressor"
     try:
-        settings = Compressor(**proof["compressor"])
+        settings = CompressorSettings(**proof["compressor"])
     except (TypeError, CompressionError) as error:
         raise ArtifactError(f"{where}: {error}; compress again") from None
     if settings.algorithm not in ALGORITHMS:
@@ -242,7 +243,7 @@ def by_linear(tensors: dict[str, torch.Tensor]) -> dict[tuple[int, str], dict[st
 
 
 def put_compressed(
-    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, folder: Path
+    model: PreTrainedModel, tensors: dict, records: list[dict], settings: CompressorSettings, folder: Path
 ) -> None:
     """Write all stored linears into a dense model, each checked against its record."""
     for linear, _, stored in placed(model, tensors, records, settings, folder):
@@ -250,19 +251,19 @@ def put_compressed(
 
 
 def placed(
-    model: PreTrainedModel, tensors: dict, records: list[dict], settings: Compressor, folder: Path
-) -> Iterator[tuple[nn.Module, dict, Solved]]:
+    model: PreTrainedModel, tensors: dict, records: list[dict], settings: CompressorSettings, folder: Path
+) -> Iterator[tuple[nn.Module, dict, SolvedLinear]]:
     """(the dense model's linear, its record, the stored linear that replaces it) for all, as `proven` gives them."""
     layers = decoder_layers(model)
     expected = {(i, name) for i, layer in enumerate(layers) for name in layer_linears(layer)}
     claimed = [(record["layer"], record["linear"]) for record in records]
-    for what, found in ((PROOF, set(claimed)), (WEIGHTS, set(by_linear(tensors)))):
+    for what, found in ((COMPRESSION, set(claimed)), (WEIGHTS, set(by_linear(tensors)))):
         if odd := sorted(expected ^ found, key=str):
             layer, linear = odd[0]
             raise ArtifactError(f"{folder}: layer {layer}, linear {linear}: in only one of model and {what}")
     if len(claimed) > len(expected):
         raise ArtifactError(
-            f"{folder}: {PROOF} records {len(claimed)} linears, the model has {len(expected)}"
+            f"{folder}: {COMPRESSION} records {len(claimed)} linears, the model has {len(expected)}"
         )
     for record, stored in proven(tensors, records, settings, folder):
         linear = layers[record["layer"]].get_submodule(record["linear"])
@@ -274,8 +275,8 @@ def placed(
 
 
 def proven(
-    tensors: dict, records: list[dict], settings: Compressor, folder: Path
-) -> Iterator[tuple[dict, Solved]]:
+    tensors: dict, records: list[dict], settings: CompressorSettings, folder: Path
+) -> Iterator[tuple[dict, SolvedLinear]]:
     """(record, stored linear) for all, each unpacked and checked when it is asked for."""
     parts = by_linear(tensors)
     for record in records:
@@ -293,7 +294,7 @@ def _where(folder: Path, record: dict) -> str:
     return f"{folder}: layer {record['layer']}, linear {record['linear']}"
 
 
-def _unproven(stored: Solved, record: dict, settings: Compressor) -> str | None:
+def _unproven(stored: SolvedLinear, record: dict, settings: CompressorSettings) -> str | None:
     """The first claim of its record or of the compressor's settings that a stored weight breaks; None if all hold."""
     if not torch.isfinite(stored.weight).all():
         return "it holds NaN or infinite values"

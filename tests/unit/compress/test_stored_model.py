@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.compress.checkpoints import CALIBRATION, GPTQ, SETTINGS, compressed
 from workflow_scripts.compress.bit_packing import from_stored, pack_bits, to_stored, unpack_bits
-from workflow_scripts.compress.checkpoint import join, load_compressed
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
-from workflow_scripts.compress.settings import Compressor
+from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
+from workflow_scripts.compress.stored_model import join, load_compressed
 from workflow_scripts.compress.task import Machine, Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
@@ -40,7 +40,7 @@ def test_bit_planes_hold_every_code(bits, shape):
 def test_packing_returns_the_solved_weight_bit_by_bit(static_groups):
     draw = torch.Generator().manual_seed(0)
     W, X = torch.randn(8, 50, generator=draw), torch.randn(50, 300, generator=draw)
-    settings = Compressor(**GPTQ | {"static_groups": static_groups})
+    settings = CompressorSettings(**GPTQ | {"static_groups": static_groups})
     solved = solve([W], X @ X.T, settings, half=True).linears[0]
     stored = to_stored(solved, settings)
     assert stored["scale"].dtype == torch.float16

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-WORK = Path("work")
+from workflow_scripts.files.members import WORK
 
 
 def work_folder(artifact: str | Path, key: str = "") -> Path:
@@ -15,17 +15,17 @@ def work_folder(artifact: str | Path, key: str = "") -> Path:
 
     `key` is a digest of inputs, settings and code: another key never sees these checkpoints.
     """
-    folder = place(artifact) / key[:16]
+    folder = work_root(artifact) / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def clear_work(artifact: str | Path) -> None:
     """Remove an artefact's checkpoints once it is complete."""
-    shutil.rmtree(place(artifact), ignore_errors=True)
+    shutil.rmtree(work_root(artifact), ignore_errors=True)
 
 
-def place(artifact: str | Path) -> Path:
+def work_root(artifact: str | Path) -> Path:
     """work/<path of the artefact>: the folder of all its checkpoints."""
     artifact = Path(os.path.abspath(artifact))
     try:
