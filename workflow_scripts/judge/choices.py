@@ -9,7 +9,7 @@ import numpy as np
 from workflow_scripts.judge.arms import covered_by
 from workflow_scripts.judge.perplexity import heldout, protocol
 from workflow_scripts.judge.results import Results, paired_items, unique
-from workflow_scripts.judge.statistics import Estimate, replicate_draws, resampled_averages
+from workflow_scripts.judge.statistics import Estimate, replicate_draws, resampled_averages, unseen_changes
 from workflow_scripts.plan.layout import Cell, Group
 
 WAYS = {  # way -> its note
@@ -29,6 +29,17 @@ class Dynamic:
     settings: dict
     cells: list[Cell]
     missing: list[str]
+
+    @property
+    def members(self) -> dict[Cell, list[Cell]]:
+        """The cells of the members, by IDP's own cell."""
+        return {cell: member_cells(cell, self.settings) for cell in self.cells}
+
+    def best(self, results: Results) -> dict[Cell, Cell]:
+        """The member of the lowest perplexity on held-out text, by IDP's own cell."""
+        return {
+            cell: min(members, key=lambda c: _heldout(results, c)) for cell, members in self.members.items()
+        }
 
 
 def member_cells(cell: Cell, method: dict) -> list[Cell]:
@@ -53,8 +64,8 @@ def choices(results: Results, methods: dict[str, dict], resamples: int, seed: in
         for name in results.methods(group)
         if methods.get(name, {}).get("kind") == "idp"
     ]
-    whole = [_values(results, dynamic) if dynamic.cells else ({}, "") for dynamic in found]
-    draws = iter(resampled_averages([values for values, _ in whole if values], resamples, seed))
+    whole = [_values(results, dynamic) if dynamic.cells else {} for dynamic in found]
+    draws = iter(resampled_averages([values for values in whole if values], resamples, seed))
     return [
         {
             **dynamic.group._asdict(),
@@ -62,9 +73,9 @@ def choices(results: Results, methods: dict[str, dict], resamples: int, seed: in
             "seeds": [cell.seed for cell in dynamic.cells],
             "missing": dynamic.missing,
             "covers": covered_by(len(dynamic.cells)),
-            "ways": _ways(dynamic, values, next(draws), best, seed) if values else [],
+            "ways": _ways(results, dynamic, values, next(draws), seed) if values else [],
         }
-        for dynamic, (values, best) in zip(found, whole, strict=True)
+        for dynamic, values in zip(found, whole, strict=True)
     ]
 
 
@@ -78,26 +89,53 @@ def _dynamic(results: Results, group: Group, name: str, settings: dict) -> Dynam
 
 
 def _ways(
-    dynamic: Dynamic, values: dict[str, np.ndarray], draws: np.ndarray, best: str, seed: int
+    results: Results, dynamic: Dynamic, values: dict[str, np.ndarray], draws: np.ndarray, seed: int
 ) -> list[dict]:
-    """values: of `_values`; draws: (resamples, seeds x 4); best: note of the single best.
+    """values: of `_values`; draws: (resamples, seeds x 4).
 
     Returns for each way: accuracy per task, its average, and IDP minus it on the same items and seeds, as fractions.
+    Nothing is ahead of the oracle, whatever other items there are.
     """
     points = np.mean([v.mean(axis=0) for v in values.values()], axis=0)
+    unseen = _unseen(results, dynamic, [len(v) for v in values.values()], len(draws), seed)
+    own = _over_seeds(points[STEP - 1 :: STEP], draws[:, STEP - 1 :: STEP], seed) + unseen[dynamic.name]
     ways = []
     for k, (way, note) in enumerate(WAYS.items()):
-        point, drawn = (columns[..., STEP - 1 :: STEP] - columns[..., k::STEP] for columns in (points, draws))
+        average = _over_seeds(points[k::STEP], draws[:, k::STEP], seed) + unseen[way]
+        behind = own - average
+        if way == "oracle":
+            behind = Estimate(behind.point, np.minimum(behind.draws, 0))
         ways.append(
             {
                 "name": f"{way} of {dynamic.name}",
-                "note": note or best,
+                "note": note or _best_in_words(results, dynamic),
                 "accuracy": {task: float(v[:, k::STEP].mean()) for task, v in values.items()},
-                "average": _over_seeds(points[k::STEP], draws[:, k::STEP], seed).to_json(),
-                "behind": _over_seeds(point, drawn, seed).to_json(),
+                "average": average.to_json(),
+                "behind": behind.to_json(),
             }
         )
     return ways
+
+
+def _unseen(
+    results: Results, dynamic: Dynamic, sizes: list[int], resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """The deviation of items that happened not to change, of each way and of IDP itself.
+
+    An arm's is the one that the verdict gives it, so that the single best has the interval of its prompt.
+    """
+
+    def of(*methods: str) -> Estimate:
+        names = [f"{dynamic.group.compressor}/{method}" for method in methods]
+        drawn = [unseen_changes(sizes, name, resamples, seed) for name in names]
+        return Estimate(0.0, np.mean(drawn, axis=0))
+
+    return {
+        "single best": of(*(cell.method for cell in dynamic.best(results).values())),
+        "random choice": of(*(cell.method for cells in dynamic.members.values() for cell in cells)),
+        "oracle": of(f"oracle of {dynamic.name}"),
+        dynamic.name: of(dynamic.name),
+    }
 
 
 def _over_seeds(points: np.ndarray, draws: np.ndarray, seed: int) -> Estimate:
@@ -105,15 +143,10 @@ def _over_seeds(points: np.ndarray, draws: np.ndarray, seed: int) -> Estimate:
     return Estimate(float(points.mean()), draws.mean(axis=1) + replicate_draws(points, len(draws), seed))
 
 
-def _values(results: Results, dynamic: Dynamic) -> tuple[dict[str, np.ndarray], str]:
-    """task -> (items, seeds x 4): for each IDP cell right or wrong by single best, random choice, oracle, IDP itself.
-
-    Second, which members were the best by held-out perplexity, in words.
-    """
-    cells = dynamic.cells
-    members = {cell: member_cells(cell, dynamic.settings) for cell in cells}
+def _values(results: Results, dynamic: Dynamic) -> dict[str, np.ndarray]:
+    """task -> (items, seeds x 4): for each IDP cell right or wrong by single best, random choice, oracle, itself."""
+    cells, members, best = dynamic.cells, dynamic.members, dynamic.best(results)
     order = unique(c for cell in cells for c in (*members[cell], cell))
-    best = {cell: min(members[cell], key=lambda c: _heldout(results, c)) for cell in cells}
     values = {}
     for task, frame in paired_items(results, order, "correct").items():
         right = dict(zip(order, frame.to_numpy().T, strict=True))
@@ -122,15 +155,13 @@ def _values(results: Results, dynamic: Dynamic) -> tuple[dict[str, np.ndarray], 
             answers = np.stack([right[c] for c in members[cell]])  # (members, items)
             columns += [right[best[cell]], answers.mean(axis=0), answers.max(axis=0), right[cell]]
         values[task] = np.stack(columns, axis=1)
-    followed = protocol(results.evaluations[next(iter(best.values()))])
-    return values, _best_in_words(dynamic, list(best.values()), followed)
+    return values
 
 
-def _best_in_words(dynamic: Dynamic, best: list[Cell], followed: str) -> str:
-    """ "prompt-100, by held-out perplexity (windowed)", with counts if the seeds differ.
-
-    best: the best member of each seed. followed: the protocol of the perplexity.
-    """
+def _best_in_words(results: Results, dynamic: Dynamic) -> str:
+    """ "prompt-100, by held-out perplexity (windowed)", with counts if the seeds differ."""
+    best = list(dynamic.best(results).values())
+    followed = protocol(results.evaluations[best[0]])
     named = any("seed" in member for member in dynamic.settings["members"])
     taken = Counter(f"{c.method} (seed {c.seed})" if named else c.method for c in best)
     shares = [f"{name} in {count} of {len(best)} seeds" for name, count in taken.most_common()]

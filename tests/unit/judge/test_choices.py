@@ -1,10 +1,13 @@
 """Single best, random choice and oracle beside IDP: over the same seeds, on the dense model too, with intervals."""
 
+import re
+
 import numpy as np
 import pytest
 
 from tests.unit.synthetic_results import METHODS, PARAMETERS, data_of, study, write_grid
 from workflow_scripts.judge.results import read_results
+from workflow_scripts.judge.statistics import unseen_variance
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.report.rendering import to_csv
 from workflow_scripts.report.tables import build_tables
@@ -88,14 +91,30 @@ def test_each_way_has_an_interval_and_says_what_idp_is_beyond_it(seeds):
 
 
 def test_idp_minus_a_way_is_paired_item_by_item_and_seed_by_seed(tmp_path):
-    """IDP that answers as its best member does has the difference 0, exactly, whatever its seeds' own spread is."""
+    """IDP that answers as its best member does has the difference 0, whatever its seeds' own spread is, within half an
+    item a task of each of the three arms."""
     _, results, _ = ablation(tmp_path, three_seeds())
     for seed, best in {0: 0, 1: 1, 2: 1}.items():
         idp = Cell("synthetic", *GROUP, "idp-50-100", seed)
         results._items[idp] = results.items(idp._replace(method=MEMBERS[best]))
     table = build_tables(data_of(results, 100))[2]
     row = next(r for panel in table.panels for r in panel.rows if r.method == "single best of idp-50-100")
-    assert "IDP minus it: +0.00 [+0.00, +0.00]" in row.note
+    low, high = map(float, re.search(r"IDP minus it: \+0\.00 \[−(.*?), \+(.*?)\]", row.note).groups())
+    half = 196 * np.sqrt((1 + 1 / 2) * unseen_variance([30] * len(results.tasks)))
+    assert (low, high) == (pytest.approx(half, rel=0.2), pytest.approx(half, rel=0.2))
+
+
+def test_the_single_best_has_the_interval_of_its_prompt_and_nothing_is_ahead_of_the_oracle(tmp_path):
+    truth = study("m", {"prompt-50": 0.1, "prompt-100": 0.2, "idp-50-100": 0.1})
+    rows, _, table = ablation(tmp_path, truth, resamples=2000)
+    single, prompt = (
+        rows["gptq-w3", name].entries["Average"] for name in ("single best of idp-50-100", "prompt-100")
+    )
+    assert rows["gptq-w3", "single best of idp-50-100"].note.startswith("prompt-100, by held-out perplexity")
+    assert (single.low, single.high) == pytest.approx((prompt.low, prompt.high), abs=0.05)
+    assert re.search(
+        r"IDP minus it: −.* \[−.*, [+−]0\.\d\d\]|, −", rows["gptq-w3", "oracle of idp-50-100"].note
+    )
 
 
 def test_a_seed_without_its_members_is_left_out_and_named(tmp_path):
