@@ -33,10 +33,9 @@ def running_job(checkout) -> dict:
 
 
 def finish(process, checkout, undisturbed: bytes, seconds: float = 900) -> None:
-    """The run ends well, the adapter is the undisturbed one, bit by bit, and no checkpoint is left."""
+    """The run ends well, and the adapter is the undisturbed one, bit by bit."""
     assert process.wait(seconds) == 0, checkout.told()
     assert weights(checkout) == undisturbed
-    assert not list(checkout.folder.glob(f"work/{ADAPTER}/**/checkpoint.pt"))
 
 
 def continued(checkout) -> bool:

@@ -64,6 +64,8 @@ def evaluate_cell(
     taken = take(keys, cell, output, made.recipe)
     store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)
+    for adapter in files.adapters:  # that its job succeeded is known by now
+        clear_work(adapter)
     loaded = time.time()
     told = [artifacts.read_json(adapter / TRAINING)["method"].get("corpus") for adapter in files.adapters]
     new = [folder for folder in data.benchmarks if folder.name not in taken.results]

@@ -14,7 +14,7 @@ from workflow_scripts.files.job import run
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import TRAINING
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.files.work_folders import clear_work, work_folder
+from workflow_scripts.files.work_folders import work_folder
 from workflow_scripts.kernels.allocator import keep_memory
 from workflow_scripts.kernels.device import default_device
 from workflow_scripts.plan.digests import unchanged
@@ -36,6 +36,8 @@ def main(
     """Make the adapter of `method` with `training` (slices of the configuration) and write `output`, a training.json.
 
     made.seed: of text, order and start, with the method's `seed_offset`. made.device: None takes a GPU if there is one.
+    The last checkpoint stays until a cell reads the adapter: the scheduler may still call this job failed (its time
+    ended in the last second, its node died), and then Snakemake deletes the finished folder.
     """
     keep_memory()
     torch.set_num_threads(made.threads)
@@ -50,7 +52,6 @@ def main(
         kept = work_folder(folder, artifacts.digest(key))
         record = make_adapter(files, texts, request, made, inputs, kept, finished)
         artifacts.write_json(finished / TRAINING, record, "training")
-    clear_work(folder)
 
 
 if __name__ == "__main__":

@@ -240,6 +240,14 @@ def test_adapters_of_other_weights_are_refused(project, tmp_path):
         run(project | {"prompt-5": other}, "prompt-5", tmp_path / "x.json")
 
 
+def test_a_cell_that_has_read_an_adapter_removes_the_checkpoint_of_its_training(project, tmp_path):
+    checkpoint = work_root(project["prompt-5"]) / "0123456789abcdef/checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    run(project, "prompt-5", tmp_path / "x.json")
+    assert not checkpoint.exists() and project["prompt-5"].exists()
+
+
 def test_an_adapter_that_is_valid_but_another_is_refused(project, tmp_path):
     other = tmp_path / "adapter"
     shutil.copytree(project["prompt-5"], other)

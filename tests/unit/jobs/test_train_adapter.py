@@ -83,7 +83,6 @@ def test_folder_is_complete_and_peft_loads_it(project, monkeypatch, method):
         == {"prompt": 160, "prefix": 5 * 2 * 2 * 16, "lora": 2 * 2 * 64}[method["kind"]]
     )
     assert record["heldout_loss"]["after"] != record["heldout_loss"]["before"]
-    assert not list(Path("work").rglob("checkpoint.pt"))
     base = models.load_dense("resources/models/tiny")
     assert PeftModel.from_pretrained(base, str(folder)).active_peft_config.base_model_name_or_path == "tiny"
 
@@ -92,8 +91,25 @@ def test_same_seed_same_bits(project, monkeypatch):
     first, _ = run(project, monkeypatch, "adapters/again/seed-1", LORA | {"dropout": 0.1})
     before = sha256_file(first / "adapter_model.safetensors")
     shutil.rmtree(first)
+    shutil.rmtree("work/adapters/again")
     again, _ = run(project, monkeypatch, "adapters/again/seed-1", LORA | {"dropout": 0.1})
     assert sha256_file(again / "adapter_model.safetensors") == before
+
+
+@pytest.mark.parametrize("method", [PROMPT, LORA], ids=lambda method: method["kind"])
+def test_a_finished_adapter_that_snakemake_deleted_takes_no_step_again(project, monkeypatch, method):
+    """SLURM called jobs failed that ended in the last second of their time; each try then began at the first token."""
+    output = f"adapters/deleted-{method['kind']}/seed-1"
+    folder, record = run(project, monkeypatch, output, method)
+    before = sha256_file(folder / "adapter_model.safetensors")
+    shutil.rmtree(folder)
+    monkeypatch.setattr(Learner, "accumulate", lambda *_: pytest.fail("it took a step"))
+    folder, again = run(project, monkeypatch, output, method)
+    assert sha256_file(folder / "adapter_model.safetensors") == before
+    own = ("manifest", "peak_memory_mb")
+    assert {k: v for k, v in again.items() if k not in own} == {
+        k: v for k, v in record.items() if k not in own
+    }
 
 
 def test_an_offset_is_added_to_the_seed_of_text_order_and_start(project, monkeypatch):
