@@ -162,7 +162,7 @@ def test_selection_sees_only_what_all_contexts_of_a_document_share(tmp_path):
     assert recorder.contexts == [tokens[:start][-longest:] for start in range(longest, len(tokens), longest)]
     assert len(recorder.contexts) > 1
     windows = [tokens[i : i + 20] for i in range(0, 80, 20)]
-    perplexity(ours, windows)
+    perplexity(ours, windows, [b"text"] * len(windows))
     assert recorder.contexts == windows[:-1]
     assert ours.score([]) == []
 

@@ -30,7 +30,7 @@ LINE = "line of the file"  # a column that follows documents through a task's fu
 # Errors that functions and templates of the harness raise on a document that they don't expect.
 FAULTS = (LookupError, TypeError, ValueError, AttributeError, AssertionError, SyntaxError, TemplateError)
 TABLE_FAULTS = (ValueError, TypeError, OverflowError)  # pyarrow's, of values that don't fit into one column
-TRIAL = 8  # documents that are processed twice, to see whether their function is the same each time
+TRIAL = 8  # documents that are processed alone, twice, to see whether their function is the same each time
 
 Process = Callable[[datasets.Dataset], datasets.Dataset]
 
@@ -48,7 +48,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Item:
-    """A document as the task asks it, and the line that it comes from. drawn: random numbers took part in making it."""
+    """A document as the task asks it, and the line that it comes from.
+
+    drawn: more than the line took part in making it, as random numbers, or its place in the file.
+    """
 
     line: Line
     document: dict
@@ -56,7 +59,7 @@ class Item:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what determines the question: the document as it was written, or as it was drawn."""
+        """SHA-256 of the document as it was written, or, if that does not determine the question, as the task asks it."""
         return digest(self.document if self.drawn else self.line.document)
 
 
@@ -80,7 +83,9 @@ def chosen(name: str, lines: list[Line], items: int | None, process: Process | N
     if process is None:
         return [Item(lines[i], lines[i].document) for i in picked]
     found = processed(name, [lines[i] for i in picked], process)
-    if len({item.line.number for item in found}) < len(picked) < len(lines):  # it left some out
+    left_out = len({item.line.number for item in found}) < len(picked)
+    drawn = any(item.drawn for item in found)
+    if len(picked) < len(lines) and (left_out or drawn):  # the whole file decides, whatever is asked for
         whole = processed(name, lines, process)
         found = [whole[i] for i in among(whole, items)]
     if not found:
@@ -101,9 +106,11 @@ def among(documents: list[Item], items: int | None) -> list[int]:
 def processed(name: str, lines: list[Line], process: Process) -> list[Item]:
     """Documents as the task's function makes them; none, one or several of a line.
 
-    All at once if no random number is drawn, as nearly all tasks; else one by one, each with its own seed.
+    All at once if no random number is drawn, as nearly all tasks; else one by one, each with its own seed. Some are
+    made alone too: if they differ, a document's place among the others decides.
     """
-    first, again = ([_one(name, line, process) for line in lines[:TRIAL]] for _ in range(2))
+    tried = lines if len(lines) <= TRIAL else lines[: TRIAL // 2] + lines[-TRIAL // 2 :]
+    first, again = (_alone(name, tried, process) for _ in range(2))
     if first != again:
         raise ArtifactError(
             f"task {name}: its own function makes other documents each time, from random numbers that no seed fixes; "
@@ -113,9 +120,33 @@ def processed(name: str, lines: list[Line], process: Process) -> list[Item]:
         found = _at_once(lines, process)
         same = untouched()
     if found is not None and same:
-        return found
+        placed = first is None or _by_line(first, tried) != _by_line(found, tried)
+        return [replace(item, drawn=placed) for item in found]
     items = [item for line in lines for item in _one(name, line, process)]
     return [replace(item, drawn=not same) for item in items]
+
+
+def _by_line(items: list[Item], lines: list[Line]) -> list[list[object]]:
+    """The documents of each line, without nulls: a table fills with them fields that only some documents have."""
+    found: dict[int, list[object]] = {line.number: [] for line in lines}
+    for item in items:
+        if item.line.number in found:
+            found[item.line.number].append(_filled(item.document))
+    return list(found.values())
+
+
+def _filled(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _filled(each) for key, each in value.items() if each is not None}
+    return [_filled(each) for each in value] if isinstance(value, list) else value
+
+
+def _alone(name: str, lines: list[Line], process: Process) -> list[Item] | None:
+    """Documents that the function makes one by one; None if it needs several at once."""
+    try:
+        return [item for line in lines for item in _one(name, line, process)]
+    except DocumentError:
+        return None
 
 
 def _at_once(lines: list[Line], process: Process) -> list[Item] | None:
@@ -200,6 +231,10 @@ def said(error: Exception, document: dict) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if undefined := re.match(r"'(.+)' is undefined", text):
         return f"the field {undefined[1]!r} is missing"
+    if (lacking := re.match(r"'(str|int|dict)' object has no attribute '(\w+)'", text)) and hasattr(
+        list, lacking[2]
+    ):
+        text += " (a list is needed)"
     labels = "".join(f"; its `{key}` is {str(document[key])[:60]!r}" for key in labels_of(document))
     return f"{type(error).__name__}: {text[:200]}{labels}"
 
@@ -245,7 +280,7 @@ def require_labels(lines: list[Line], target: object) -> None:
     Documents are looked at as they were written: a task's own function may turn -1 into the last choice, which would
     then count as the answer. target: the definition's doc_to_target, whose fields are labels too.
     """
-    named = {*_fields(target), target}
+    named = {*fields_of(target), target}
     for line in lines:
         for key, value in line.document.items():
             sure = key in named or LABELS.fullmatch(key)
@@ -260,14 +295,14 @@ def require_labels(lines: list[Line], target: object) -> None:
 
 def require_fields(items: list[Item], templates: Iterable[object]) -> None:
     """DocumentError for a document that lacks a field of the templates, or has a null there: it would read "None"."""
-    wanted = {field for template in templates for field in _fields(template)}
+    wanted = {field for template in templates for field in fields_of(template)}
     for item in items:
         known = {key for key, value in item.document.items() if value is not None}
         if absent := sorted(wanted - known):
             raise DocumentError(item.line, f"the field {absent[0]!r} is missing")
 
 
-def _fields(template: object) -> set[str]:
+def fields_of(template: object) -> set[str]:
     """The fields of a document that a template reads; none of one that asks which fields there are."""
     if not isinstance(template, str) or "if " in template or "{{" not in template:
         return set()

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import cast
 
 from lm_eval.models.utils import has_bos_prefix
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from workflow_scripts.files.artifacts import ArtifactError
 
 BYTES = frozenset(bytes_to_unicode().values())  # the alphabet of byte-level tokens: a character per byte
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
@@ -61,6 +64,45 @@ def encode_pairs(
     return encoded
 
 
+def byte_ends(tokenizer: PreTrainedTokenizerBase, text: str, tokens: list[int]) -> list[int]:
+    """For each of a text's tokens, where in its UTF-8 bytes it ends: the bytes of tokens i to j are text[ends[i - 1] :
+    ends[j]].
+
+    They are bytes of the text as it was written, also if the tokenizer knows a character not (<unk>), changes it
+    (NFKC, small letters) or drops it: such bytes count to the token that follows. A token that ends within a
+    character ends after as many bytes as it stands for. ArtifactError for unknown characters of a tokenizer that
+    doesn't say where its tokens stand.
+    """
+    if not tokenizer.is_fast:
+        return _lengths_summed(tokenizer, tokens)
+    encoded = (
+        tokenizer(text, add_special_tokens=add, return_offsets_mapping=True, verbose=False)
+        for add in (True, False)
+    )
+    places = next(found["offset_mapping"] for found in encoded if found["input_ids"] == tokens)
+    before = [0, *accumulate(len(character.encode()) for character in text)]
+    pieces, level, ends, reached = tokenizer.convert_ids_to_tokens(tokens), byte_level(tokenizer), [0], 0
+    for i, (_, end) in enumerate(places):
+        reached = max(reached, end)
+        following = places[i + 1] if i + 1 < len(places) else (reached, reached)
+        if following[0] < reached and following[1]:  # which goes on with the same character
+            ends.append(min(ends[-1] + _bytes_of(pieces[i], level), before[reached]))
+        else:
+            ends.append(before[reached])
+    return ends[1:]
+
+
+def _lengths_summed(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[int]:
+    unknown = tokens.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
+    if unknown:
+        raise ArtifactError(
+            f"the tokenizer knows no character of {unknown} of the text's {len(tokens)} tokens "
+            f"({unknown / len(tokens):.2%} are {tokenizer.unk_token}), and doesn't say where they stand: bits per byte "
+            "can't be counted; use its fast form (tokenizer.json), or another text"
+        )
+    return list(accumulate(byte_length(tokenizer, [token]) for token in tokens))
+
+
 def byte_length(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> int:
     """UTF-8 bytes of the text that tokens stand for, special ones aside.
 
@@ -77,12 +119,17 @@ def byte_length(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> int:
         return len(text.encode()) - len(before.encode())
     special = set(tokenizer.all_special_ids)
     pieces = tokenizer.convert_ids_to_tokens([token for token in tokens if token not in special])
-    byte_level = "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
-    return sum(_bytes_of(piece, byte_level) for piece in pieces)
+    level = byte_level(tokenizer)
+    return sum(_bytes_of(piece, level) for piece in pieces)
 
 
-def _bytes_of(piece: str, byte_level: bool) -> int:
-    if byte_level and BYTES.issuperset(piece):
+def byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a character of a token stands for a byte."""
+    return "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
+
+
+def _bytes_of(piece: str, level: bool) -> int:
+    if level and BYTES.issuperset(piece):
         return len(piece)  # a character of the alphabet is a byte
     return 1 if BYTE_TOKEN.fullmatch(piece) else len(piece.replace("▁", " ").encode())
 

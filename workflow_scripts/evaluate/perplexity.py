@@ -10,16 +10,16 @@ protocols differ in the BOS of models that have one:
   reference  one BOS begins the whole text, as in the published figures (GPTQ, SparseGPT). For comparison with them.
 
 With N nats over T scored tokens, whose text has W words and B bytes: token perplexity exp(N / T); word perplexity
-exp(N / W), words being what white space separates, as in the harness; bits per byte N / (B ln 2).
+exp(N / W), words being what white space separates, as in the harness; bits per byte N / (B ln 2). Words and bytes are
+those of the text as it was written, whatever a tokenizer drops or changes.
 A choice among several prompts is made on the window before, the first window's falling to the lowest index.
 """
 
 import math
 import re
-from typing import cast
 
 from workflow_scripts.evaluate.document_scorer import Document
-from workflow_scripts.evaluate.encoding import byte_length
+from workflow_scripts.evaluate.encoding import byte_ends
 from workflow_scripts.evaluate.row_packing import Sequence
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.files.artifacts import ArtifactError
@@ -30,11 +30,11 @@ def perplexities(
     documents: list[str], scorer: Scorer, length: int, count: int | None, name: str
 ) -> dict[str, dict]:
     """Protocol -> `perplexity` of the first `count` windows; computed once for a model without a BOS."""
-    windowed = perplexity(scorer, heldout_windows(documents, scorer, length, count, name))
+    windowed = perplexity(scorer, *windows_of(documents, scorer, length, count, name))
     if not adds_bos(scorer.tokenizer):
         return {"windowed": windowed, "reference": windowed}
-    windows = heldout_windows(documents, scorer, length, count, name, each_bos=False)
-    return {"windowed": windowed, "reference": perplexity(scorer, windows)}
+    windows, texts = windows_of(documents, scorer, length, count, name, each_bos=False)
+    return {"windowed": windowed, "reference": perplexity(scorer, windows, texts)}
 
 
 def heldout_windows(
@@ -45,9 +45,22 @@ def heldout_windows(
     name: str,
     each_bos: bool = True,
 ) -> list[list[int]]:
+    """The windows of `windows_of`, without their texts."""
+    return windows_of(documents, scorer, length, count, name, each_bos)[0]
+
+
+def windows_of(
+    documents: list[str],
+    scorer: Scorer,
+    length: int,
+    count: int | None,
+    name: str,
+    each_bos: bool = True,
+) -> tuple[list[list[int]], list[bytes]]:
     """The first `count` windows (None: all) of `length` tokens each; ArtifactError if the text holds fewer.
 
-    each_bos: each begins with the model's BOS, if it has one; else the text alone does.
+    each_bos: each begins with the model's BOS, if it has one; else the text alone does. With them the text, in UTF-8,
+    of each window's tokens after the first, which is not scored.
     """
     bos = [scorer.tokenizer.bos_token_id] if each_bos and adds_bos(scorer.tokenizer) else []
     body = length - len(bos)
@@ -68,7 +81,11 @@ def heldout_windows(
             f"corpus {name}: {count or 1} windows of {length} tokens are asked for, its held-out text holds {whole}; "
             "lower `windows` or `length` of this measurement in config.yaml"
         )
-    return [bos + tokens[i * body : (i + 1) * body] for i in range(count or whole)]
+    count = count or whole
+    ends = [0, *byte_ends(scorer.tokenizer, text, tokens)]
+    written, first = text.encode(), 0 if bos else 1
+    texts = [written[ends[i * body + first] : ends[(i + 1) * body]] for i in range(count)]
+    return [bos + tokens[i * body : (i + 1) * body] for i in range(count)], texts
 
 
 def require_room(scorer: Scorer, length: int, key: str) -> None:
@@ -80,8 +97,8 @@ def require_room(scorer: Scorer, length: int, key: str) -> None:
         )
 
 
-def perplexity(scorer: Scorer, windows: list[list[int]]) -> dict:
-    """{word, token, bits_per_byte, windows, tokens} of `windows`."""
+def perplexity(scorer: Scorer, windows: list[list[int]], texts: list[bytes]) -> dict:
+    """{word, token, bits_per_byte, windows, tokens} of `windows`; texts: see `windows_of`."""
     documents = [
         Document(
             windows[i - 1] if i else [],
@@ -91,14 +108,12 @@ def perplexity(scorer: Scorer, windows: list[list[int]]) -> dict:
         for i, window in enumerate(windows)
     ]
     nats = -sum(answer.scores[0][0] for answer in scorer.score(documents))
-    # a string, as a window is one sequence
-    texts = [cast(str, scorer.tokenizer.decode(window[1:], skip_special_tokens=True)) for window in windows]
+    words = sum(len(re.split(r"\s+", text.decode(errors="replace").strip())) for text in texts)
     tokens = sum(len(window) - 1 for window in windows)
-    bytes_scored = sum(byte_length(scorer.tokenizer, window[1:]) for window in windows)
     return {
-        "word": math.exp(nats / sum(len(re.split(r"\s+", text.strip())) for text in texts)),
+        "word": math.exp(nats / words),
         "token": math.exp(nats / tokens),
-        "bits_per_byte": nats / (math.log(2) * bytes_scored),
+        "bits_per_byte": nats / (math.log(2) * sum(map(len, texts))),
         "windows": len(windows),
         "tokens": tokens,
     }

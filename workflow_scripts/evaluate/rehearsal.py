@@ -25,7 +25,7 @@ from workflow_scripts.compress.stored_model import load_compressed, save_compres
 from workflow_scripts.compress.task import CompressionTask, Machine, Sources
 from workflow_scripts.evaluate.cell import evaluate_task, scorer_of, task_of
 from workflow_scripts.evaluate.encoding import encode, encode_pairs
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
+from workflow_scripts.evaluate.perplexity import perplexity, windows_of
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.evaluate.tasks import EvaluationTask
@@ -220,8 +220,8 @@ def try_window(corpus: Path, evaluation: dict, scorer: Scorer) -> None:
     """Perplexity of one window; ArtifactError if the held-out text holds fewer windows than are asked for."""
     asked = evaluation["perplexity"]
     documents = read_documents(corpus, "heldout")
-    windows = heldout_windows(documents, scorer, asked["length"], asked["windows"], corpus.name)
-    perplexity(scorer, windows[:1])
+    windows, texts = windows_of(documents, scorer, asked["length"], asked["windows"], corpus.name)
+    perplexity(scorer, windows[:1], texts[:1])
 
 
 def rehearsed(asked: dict) -> Iterator[Rehearsal]:

@@ -9,30 +9,74 @@ from pathlib import Path
 
 from lm_eval.api.task import Task
 
-from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, labels_of, said
+from workflow_scripts.evaluate.answer_check import Alike, Asked, require_answers, require_distinct
+from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, labels_of, read_lines, said
+from workflow_scripts.evaluate.list_check import ListCheck, hint
+from workflow_scripts.evaluate.repeat_check import (
+    compiled_templates,
+    has_functions,
+    question,
+    require_repeatable,
+)
 from workflow_scripts.evaluate.tasks import EvaluationTask, definition, load_task, right_choices
 from workflow_scripts.files.artifacts import ArtifactError
 
 IMPOSSIBLE = -12345  # a label that no task has
+FEW = (
+    0.02  # the share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221
+)
 
 
-def check(data: Path, where: str, name: str, variant: dict) -> None:
+def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
     """ArtifactError with the line of the first document that task `name` can't ask; `where` names the file.
 
-    variant: {task, num_fewshot} of the catalogue's entry, if it has one.
+    variant: {task, num_fewshot} of the catalogue's entry, if it has one. Returns remarks on documents that are kept.
     """
     try:
-        task = load_task(name, data, None, 1, None, variant.get("task"), variant.get("num_fewshot"))
-        for item in task.items:
-            try:
-                _ask(task, item)
-            except FAULTS as error:
-                raise ArtifactError(
-                    f"task {name}: {data}: line {item.line.number}: {said(error, item.document)}"
-                ) from error
+        with compiled_templates():
+            task = _loaded(data, name, variant)
+            asked = definition(name, variant.get("task"), variant.get("num_fewshot"))
+            remarks = _check_documents(task, ListCheck(task, asked.get("process_docs")))
+            if has_functions(asked):
+                require_repeatable(task, variant)
+            return remarks
     except ArtifactError as error:
         words = str(error).replace(str(data), where)
         raise ArtifactError(f"{words}{_templates(words, name, variant)}") from error
+
+
+def _loaded(data: Path, name: str, variant: dict) -> EvaluationTask:
+    try:
+        return load_task(name, data, None, 1, None, variant.get("task"), variant.get("num_fewshot"))
+    except ArtifactError as error:
+        at = re.search(r": line (\d+): ", str(error))
+        lines = {line.number: line.document for line in read_lines(data)} if at else {}
+        raise ArtifactError(f"{error}{hint(lines[int(at[1])]) if at else ''}") from error
+
+
+def _check_documents(task: EvaluationTask, lists: ListCheck) -> list[str]:
+    alike: dict[int, Alike] = {}
+    for item in task.items:
+        at = f"task {task.name}: {task.data}: line {item.line.number}"
+        try:
+            lists.require(item.line)
+            asked = _ask(task, item)
+            require_answers(task, asked)
+            require_distinct(task, asked)
+        except Alike as error:
+            alike[item.line.number] = error
+        except FAULTS as error:
+            raise ArtifactError(f"{at}: {said(error, item.document)}") from error
+    if not alike:
+        return []
+    first, error = next(iter(alike.items()))
+    counted = f"{len(alike)} of {len(task.items)} documents have choices that read alike"
+    if len(alike) > FEW * len(task.items):
+        raise ArtifactError(
+            f"task {task.name}: {task.data}: line {first}: {error}; {counted}, at most 1 in 50 may"
+        )
+    lines = ", ".join(map(str, list(alike)[:10])) + (", ..." if len(alike) > 10 else "")
+    return [f"{counted} (lines {lines}); they are scored as the harness does"]
 
 
 def _templates(words: str, name: str, variant: dict) -> str:
@@ -45,22 +89,23 @@ def _templates(words: str, name: str, variant: dict) -> str:
     return f"; the task's definition has {', '.join(written)}" if written else ""
 
 
-def _ask(task: EvaluationTask, item: Item) -> None:
+def _ask(task: EvaluationTask, item: Item) -> Asked:
     """Unusable, or whatever the task raises, for a document without text, choices or right answer."""
     harness = task.task
-    first, again = (_question(task, item) for _ in range(2))
+    first, again = (question(task, item) for _ in range(2))
     if first != again:
         raise Unusable("its task asks another question each time, from random numbers that no seed fixes")
-    if first[0] is None:
+    text, _, target = first
+    if text is None:
         raise Unusable("it has no question")
+    choices: list[str] = []
+    answers: list = [each for each in (target if isinstance(target, list) else [target]) if str(each).strip()]
     if harness.OUTPUT_TYPE == "multiple_choice":
-        answers = right_choices(harness, item.document)[1]
+        choices, answers = right_choices(harness, copy.deepcopy(item.document))
         _require_known_label(harness, item.document)
-    else:
-        target = harness.doc_to_target(item.document)
-        answers = [each for each in (target if isinstance(target, list) else [target]) if str(each).strip()]
-    if not answers:
+    if not answers or (harness.multiple_input and not str(target).strip()):
         raise Unusable("its right answer is empty")
+    return Asked(item.line.document, item.document, choices, answers if choices else [], target)
 
 
 def _require_known_label(harness: Task, document: dict) -> None:
@@ -91,10 +136,3 @@ def _require_known_label(harness: Task, document: dict) -> None:
                 f"the label `{key}` is {document[key]!r}, none of {known[0]} to {known[-1]}, and the task would take "
                 "it for one"
             )
-
-
-def _question(task: EvaluationTask, item: Item) -> tuple:
-    """Text, choices and right answer, as the task makes them of a copy of the document."""
-    harness, document = task.task, copy.deepcopy(item.document)
-    choices = harness.doc_to_choice(document) if harness.OUTPUT_TYPE == "multiple_choice" else None
-    return harness.doc_to_text(document), choices, harness.doc_to_target(document)

@@ -14,10 +14,10 @@ def main(manifest: str, details: dict, variant: dict, name: str, spec: dict, rec
     variant: {task, num_fewshot} of the task `name` in the catalogue. It checks that the task can ask every document.
     """
 
-    def check(data: Path, where: str) -> None:
+    def check(data: Path, where: str) -> list[str]:
         from workflow_scripts.evaluate import task_check
 
-        task_check.check(data, where, name, variant)
+        return task_check.check(data, where, name, variant)
 
     fetch(name, spec | details, Path(manifest).parent, WHEELS, recipe=recipe, code=code, check=check)
 

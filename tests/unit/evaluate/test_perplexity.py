@@ -1,16 +1,18 @@
 """Perplexity: both protocols' windows and figures, and the bytes of characters that a window cuts."""
 
 import math
+from itertools import accumulate
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.equivalence import scorer_models
-from workflow_scripts.evaluate.encoding import byte_length
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexities, perplexity
+from workflow_scripts.evaluate.encoding import byte_ends, byte_length
+from workflow_scripts.evaluate.perplexity import heldout_windows, perplexities, perplexity, windows_of
 from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.files.artifacts import ArtifactError
 
 TEXTS = [f"{question}? {answers[0]}, it is said." for question, answers in scorer_models.QUESTIONS]
 BOS = 0
@@ -97,6 +99,62 @@ def test_the_space_that_a_window_begins_with_counts(length):
 
 def test_bits_per_byte_of_cut_text_are_over_its_own_bytes():
     ours, text = scorer(bos=True), "語" * 40  # three tokens and bytes each
-    found = perplexity(ours, heldout_windows([text], ours, 8, None, "made-up"))
-    scored = found["tokens"]  # a byte each
-    assert found["bits_per_byte"] == pytest.approx(math.log2(found["token"]) * scored / scored, rel=1e-6)
+    found = perplexity(ours, *windows_of([text], ours, 8, None, "made-up"))
+    assert found["bits_per_byte"] == pytest.approx(math.log2(found["token"]), rel=1e-6)  # a byte a token
+
+
+WORDS = {"<unk>": 0, "</s>": 1, "the": 2, "cat": 3, "cafe": 4, "fi": 5, "x": 6, "2": 7, ",": 8}
+
+
+def of_words(*steps, **options) -> PreTrainedTokenizerFast:
+    """Words between spaces, each other one is <unk>; `steps` change the text before."""
+    raw = Tokenizer(models.WordLevel(WORDS, "<unk>"))
+    raw.normalizer, raw.pre_tokenizer = normalizers.Sequence(list(steps)), pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="</s>", **options)
+
+
+KEPT = {
+    "unknown words": (of_words(), "the 語語 cat 🜁, x"),
+    "nothing known": (of_words(), "語 語 語"),
+    "small letters, accents": (of_words(normalizers.BertNormalizer(lowercase=True)), "THE Café, cat"),
+    "compatibility": (of_words(normalizers.NFKC()), "ﬁ x ² the"),
+    "composed": (of_words(normalizers.NFD(), normalizers.StripAccents()), "the cafe\u0301 cat"),
+    "dropped": (of_words(normalizers.Replace(Regex(r"[\u200b*]"), "")), "the** c\u200bat x"),
+    "a special token in the text": (of_words(), "the cat </s> x"),
+    "several spaces": (of_words(), "the    cat \n\n x"),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_bytes_are_of_the_text_as_it_was_written(case):
+    tokenizer, text = KEPT[case]
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ends = byte_ends(tokenizer, text, tokens)
+    assert len(ends) == len(tokens) and ends == sorted(ends) and ends[-1] == len(text.encode())
+    assert all(text.encode()[:end].decode() for end in ends), "each token ends behind a character"
+
+
+@pytest.mark.parametrize("text", ["日本語の文字。", "Ж и Я, Ω a", "🜁🜂 and more", "a \ufffd b"])
+def test_tokens_of_parts_of_characters_end_within_them(text):
+    """A character of these tokens' names is a byte."""
+    tokenizer = scorer_models.tokenizer(True)
+    tokens = tokenizer(text)["input_ids"]
+    sizes = [0, *map(len, tokenizer.convert_ids_to_tokens(tokens[1:]))]  # the BOS is none of the text's
+    assert byte_ends(tokenizer, text, tokens) == list(accumulate(sizes))
+
+
+def test_unknown_characters_of_a_model_count_as_their_bytes():
+    ours, known, unknown = scorer(bos=False), "the cat " * 30, "the 語語 " * 30
+    ours.tokenizer = of_words()
+    found = [perplexity(ours, *windows_of([text], ours, 10, 4, "made-up")) for text in (known, unknown)]
+    for figure, size in zip(found, (4 * (5 * 4 + 4 * 4), 4 * (5 * 7 + 4 * 4)), strict=True):
+        assert figure["bits_per_byte"] * size == pytest.approx(math.log2(figure["token"]) * 36, rel=1e-6)
+        assert math.log(figure["word"]) == pytest.approx(math.log(figure["token"]), rel=1e-6)
+
+
+def test_unknown_characters_that_a_tokenizer_does_not_place_are_refused(monkeypatch):
+    tokenizer = of_words()
+    monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
+    assert byte_ends(tokenizer, "the cat", [2, 3])[-1] > 0
+    with pytest.raises(ArtifactError, match=r"no character of 1 of the text's 2 tokens \(50.00% are <unk>\)"):
+        byte_ends(tokenizer, "the 語", [2, 0])

@@ -17,7 +17,7 @@ from tests.unit.jobs.tiny_cell import EVALUATION, MADE, METHODS, VARIANT, files_
 from workflow_scripts.evaluate import cell as cell_module
 from workflow_scripts.evaluate import loading
 from workflow_scripts.evaluate import samples as sample_rows
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
+from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, windows_of
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.settings import CellSettings, HeldoutText
 from workflow_scripts.evaluate.taken import keys_of
@@ -263,7 +263,7 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
     model, tokenizer = scorer_models.model("llama"), scorer_models.tokenizer(bos=True)
     scorer = Scorer(model, tokenizer)
     documents = read_documents(project["corpus"], "heldout")
-    windows = heldout_windows(documents, scorer, 20, 4, "made-up", each_bos=False)
+    windows, texts = windows_of(documents, scorer, 20, 4, "made-up", each_bos=False)
     tokens = tokenizer("\n\n".join(documents))["input_ids"]
     assert [token for window in windows for token in window] == tokens[:80]
     ids = torch.tensor(windows)
@@ -271,7 +271,7 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
         nats = torch.nn.functional.cross_entropy(
             model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         )
-    found = perplexity(scorer, windows)
+    found = perplexity(scorer, windows, texts)
     assert found["token"] == pytest.approx(math.exp(nats), rel=1e-5)
     text = [tokenizer.decode(window[1:]) for window in windows]
     words, size = sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text)

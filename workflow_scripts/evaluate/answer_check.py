@@ -1,0 +1,160 @@
+"""Whether a document's choices and labels say one thing, and whether its task can score an answer to it.
+
+Faults that a person can see in the row, and that a task of the harness passes over: it then scores another choice as the
+right one, or none.
+"""
+
+import copy
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workflow_scripts.evaluate.documents import LABELS, Unusable, fields_of
+from workflow_scripts.evaluate.tasks import EvaluationTask
+
+# Letters of choices that stand in the question: "A. north", "(A) north", "A) north".
+LETTERED = re.compile(r"^[ \t]*\(?([A-Z])[.):]+(?=\s)", re.MULTILINE)
+
+
+class Alike(Unusable):
+    """Two choices of a document read alike. Published data have a few such rows."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a task makes of a document: its choices and the positions of the right ones, or [] and [], and its target.
+
+    raw: the document as it stands in the file.
+    """
+
+    raw: dict
+    document: dict
+    choices: list[str]
+    right: list[int]
+    target: object
+
+
+def require_answers(task: EvaluationTask, asked: Asked) -> None:
+    """Unusable for a document of `task` whose labels contradict it, or whose right answer never counts as right."""
+    if task.task.OUTPUT_TYPE == "multiple_choice":
+        _require_agreement(task, asked)
+        _require_choice_scores(task, asked)
+    else:
+        _require_answer_scores(task, asked)
+
+
+def require_distinct(task: EvaluationTask, asked: Asked) -> None:
+    """Alike if two choices are one text, of which not both are right."""
+    for choices in (asked.choices, shown(task, asked)):
+        places: dict[str, int] = {}
+        for i, choice in enumerate(choices):
+            first = places.setdefault(plain(choice), i)
+            if first != i and not {first, i} <= set(asked.right):
+                said = "of which one counts as right" if {first, i} & set(asked.right) else "both wrong"
+                raise Alike(f"choices {first + 1} and {i + 1} are {plain(choice)[:60]!r}, {said}")
+
+
+def plain(text: str) -> str:
+    """A text as it is read: composed characters, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def shown(task: EvaluationTask, asked: Asked) -> list[str]:
+    """The texts behind choices that are letters, as the question shows them; empty if it doesn't."""
+    letters = [choice.strip(" ().") for choice in asked.choices]
+    text = task.task.doc_to_text(asked.document)
+    if not letters or not isinstance(text, str) or any(len(letter) != 1 for letter in letters):
+        return []
+    marks = [mark for mark in LETTERED.finditer(text) if mark[1] in letters]
+    if [mark[1] for mark in marks] != letters:
+        return []
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    return [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+
+
+def _mappings(value: object) -> Iterator[dict]:
+    """A document and the mappings within it."""
+    if isinstance(value, dict):
+        yield value
+        for each in value.values():
+            yield from _mappings(each)
+
+
+def _require_agreement(task: EvaluationTask, asked: Asked) -> None:
+    """Unusable for labels that say something else than the task, as where its definition has one answer for all."""
+    config, raw, choices, right = task.task.config, asked.raw, asked.choices, asked.right
+    if len(right) == len(choices) and not isinstance(asked.target, list):
+        raise Unusable(f"it has {len(choices)} choice, which is right; it needs a wrong one")
+    fixed = isinstance(config.doc_to_target, int) or str(config.doc_to_target).strip().isdigit()
+    roots = fields_of(config.doc_to_choice) or set(raw)
+    about = {key: value for key, value in raw.items() if key in roots or LABELS.fullmatch(key)}
+    for mapping in _mappings(about):
+        labels = {key: value for key, value in mapping.items() if LABELS.fullmatch(key)}
+        for key, value in labels.items():
+            if isinstance(value, list):
+                _require_list(key, value, mapping)
+                if fixed and len(value) == len(choices):
+                    _require_marks(key, value, right)
+            elif fixed and isinstance(value, int) and value not in right:
+                raise Unusable(
+                    f"the label `{key}` is {value!r}, and the task takes choice {right[0] + 1} for the right one"
+                )
+
+
+def _require_list(key: str, labels: list, mapping: dict) -> None:
+    """Unusable for names of choices of which one stands twice, or that are more or fewer than the choices."""
+    texts = mapping.get("text", mapping.get("choices"))
+    if not isinstance(texts, list) or not all(isinstance(label, str) for label in labels):
+        return
+    if len(texts) != len(labels):
+        raise Unusable(f"`{key}` has {len(labels)} labels of {len(texts)} choices")
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise Unusable(f"`{key}` names two choices {twice[0]!r}")
+
+
+def _require_marks(key: str, marks: list, right: list[int]) -> None:
+    """Unusable for labels, 1 of a right choice and 0 of a wrong one, that are not those of the task."""
+    if any(mark not in (0, 1) for mark in marks):
+        raise Unusable(f"`{key}` is {str(marks)[:60]}; each must be 0 or 1")
+    found = [i for i, mark in enumerate(marks) if mark == 1]
+    if found != right:
+        said = ", ".join(str(i + 1) for i in found) or "none"
+        raise Unusable(
+            f"`{key}` is {str(marks)[:60]}, so the right choice is {said}; the task takes choice {right[0] + 1} for it"
+        )
+
+
+def _require_choice_scores(task: EvaluationTask, asked: Asked) -> None:
+    """Unusable if a model that prefers a right choice is not right, or one that prefers a wrong choice is."""
+    count = len(asked.choices)
+    wrong = [i for i in range(count) if i not in asked.right][:1]
+    repeats = 2 if "acc_mutual_info" in task.task.aggregation() else 1
+    for preferred in [asked.right[0], *wrong]:
+        answers = [(-1.0, True) if i == preferred else (-2.0, False) for i in range(count)]
+        score = _score(task, asked.document, answers * repeats)
+        if score != (preferred in asked.right):
+            raise Unusable(
+                f"a model that prefers choice {preferred + 1} of {count} gets {task.primary} {score:.3g}"
+            )
+
+
+def _require_answer_scores(task: EvaluationTask, asked: Asked) -> None:
+    """Unusable if none of the right answers counts as right, though they are scored as they are written."""
+    targets = asked.target if isinstance(asked.target, list) else [asked.target]
+    if strange := [target for target in targets if not isinstance(target, str | int | float)]:
+        raise Unusable(f"its right answer is {str(strange[0])[:60]}; a text, or a list of texts, is needed")
+    if task.task.OUTPUT_TYPE == "generate_until" and not task.task.config.filter_list:
+        scores = (_score(task, asked.document, [str(target)]) for target in targets)
+        if not any(score == 1 for score in scores):
+            raise Unusable(f"its right answer {str(asked.target)[:60]!r} does not count as right")
+
+
+def _score(task: EvaluationTask, document: dict, answers: list) -> float:
+    """The score of an item; Unusable if it is more than right or wrong."""
+    score = task.task.process_results(copy.deepcopy(document), answers)[task.primary]
+    if score not in (0, 1):
+        raise Unusable(
+            f"its {task.primary} can be {score:.3g}, neither right nor wrong, as paired statistics need it"
+        )
+    return float(score)
