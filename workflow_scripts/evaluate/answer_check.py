@@ -1,7 +1,7 @@
 """Whether a document's choices and labels say one thing, and whether its task can score an answer to it.
 
-Faults that a person can see in the row, and that a task of the harness passes over: it then scores another choice as the
-right one, or none.
+A person sees these faults in the row. A task of the harness passes over them: it scores another choice as the right
+one, or none.
 """
 
 import copy
@@ -144,10 +144,16 @@ def _require_answer_scores(task: EvaluationTask, asked: Asked) -> None:
     targets = asked.target if isinstance(asked.target, list) else [asked.target]
     if strange := [target for target in targets if not isinstance(target, str | int | float)]:
         raise Unusable(f"its right answer is {str(strange[0])[:60]}; a text, or a list of texts, is needed")
-    if task.task.OUTPUT_TYPE == "generate_until" and not task.task.config.filter_list:
+    if task.task.OUTPUT_TYPE == "generate_until" and _reads_whole(task):
         scores = (_score(task, asked.document, [str(target)]) for target in targets)
         if not any(score == 1 for score in scores):
             raise Unusable(f"its right answer {str(asked.target)[:60]!r} does not count as right")
+
+
+def _reads_whole(task: EvaluationTask) -> bool:
+    """Whether an answer is scored as it is written, and not a number or a letter in it."""
+    steps = [step["function"] for each in (task.task.config.filter_list or [])[:1] for step in each["filter"]]
+    return set(steps) <= {"take_first", "remove_whitespace", "lowercase"}
 
 
 def _score(task: EvaluationTask, document: dict, answers: list) -> float:

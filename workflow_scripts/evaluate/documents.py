@@ -59,7 +59,7 @@ class Item:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the document as it was written, or, if that does not determine the question, as the task asks it."""
+        """SHA-256 of what determines the question: the document as it was written, or as the task asks it."""
         return digest(self.document if self.drawn else self.line.document)
 
 
@@ -82,7 +82,12 @@ def chosen(name: str, lines: list[Line], items: int | None, process: Process | N
     picked = sample([line.raw for line in lines], items)
     if process is None:
         return [Item(lines[i], lines[i].document) for i in picked]
-    found = processed(name, [lines[i] for i in picked], process)
+    try:
+        found = processed(name, [lines[i] for i in picked], process)
+    except DocumentError:
+        if len(picked) == len(lines):
+            raise
+        found = []  # unless the function wants them all, the next call raises it too
     left_out = len({item.line.number for item in found}) < len(picked)
     drawn = any(item.drawn for item in found)
     if len(picked) < len(lines) and (left_out or drawn):  # the whole file decides, whatever is asked for

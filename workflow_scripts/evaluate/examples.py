@@ -38,11 +38,13 @@ class Examples(ContextSampler):
     @property
     def fewest(self) -> int:
         """Examples beside the question that stands there most often."""
-        places = defaultdict(set)
+        places: dict[tuple[str, ...], set[int]] = defaultdict(set)
         for i, (question, _) in enumerate(self.pool):
             for element in question:
                 places[element].add(i)
-        return len(self.pool) - max(len(set().union(*map(places.get, question))) for question, _ in self.pool)
+        return len(self.pool) - max(
+            len(set().union(*(places[element] for element in question))) for question, _ in self.pool
+        )
 
     def sample(self, n: int, eval_doc: dict | None = None, df: object = None, **_: object) -> list[dict]:
         """`n` examples for the question of `eval_doc`; None: for any question. Fewer if the definition brings fewer."""

@@ -54,7 +54,10 @@ def test_shuffled_choices_or_other_wrong_ones_do_not_make_another_question(tmp_p
 
 @pytest.mark.parametrize("change", [str, str.upper, lambda text: text.removesuffix("?") + " ?"])
 def test_an_example_that_a_definition_brings_is_left_out_before_its_own_question(change, tmp_path):
-    question = "Leah had 32 chocolates and her sister had 42. If they ate 35, how many pieces do they have left in total?"
+    question = (
+        "Leah had 32 chocolates and her sister had 42. If they ate 35, how many pieces do they have left in "
+    )
+    question += "total?"
     rows = [{"question": text, "answer": "#### 39"} for text in (change(question), "How many is one?")]
     itself, another = prompts(tmp_path, rows, "gsm8k_cot", None)
     assert itself.lower().count("q: leah had 32") == 1 and itself.count("\nA:") == 8
