@@ -144,9 +144,9 @@ def _require_answer_scores(task: EvaluationTask, asked: Asked) -> None:
     targets = asked.target if isinstance(asked.target, list) else [asked.target]
     if strange := [target for target in targets if not isinstance(target, str | int | float)]:
         raise Unusable(f"its right answer is {str(strange[0])[:60]}; a text, or a list of texts, is needed")
-    if task.task.OUTPUT_TYPE == "generate_until" and _reads_whole(task):
-        scores = (_score(task, asked.document, [str(target)]) for target in targets)
-        if not any(score == 1 for score in scores):
+    if task.task.OUTPUT_TYPE == "generate_until":
+        scores = [_score(task, asked.document, [str(target)]) for target in targets]
+        if _reads_whole(task) and 1 not in scores:
             raise Unusable(f"its right answer {str(asked.target)[:60]!r} does not count as right")
 
 

@@ -4,6 +4,7 @@ What a task takes is tried: a list of made-up entries is put into a field, and i
 one, it wants a list there. A spreadsheet writes a list as the text "['north', 'south']".
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 
@@ -96,7 +97,7 @@ def replaced(document: dict, path: Path, value: object) -> dict:
 
 def _tried(made: Callable[[dict], object], row: dict) -> object:
     try:
-        return made(dict(row))
+        return made(copy.deepcopy(row))
     except FAULTS:
         return None
 

@@ -22,11 +22,11 @@ def with_passage(task: EvaluationTask, template: str) -> EvaluationTask:
         question = "{{ " + question + " }}"
     documents = list(harness.eval_docs)
     positions = range(len(documents)) if task.samples is None else task.samples
-    for line, position in zip(task.lines, positions, strict=True):
+    for item, position in enumerate(positions):
         try:
             apply_template(template, documents[position])
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             reason = f"the context {template!r} can't be filled in: {error}"
-            raise ArtifactError(f"task {task.name}: line {line + 1} of its data: {reason}") from error
+            raise ArtifactError(f"{task.at(item)}: {reason}") from error
     harness.config.doc_to_text = template + question
     return task

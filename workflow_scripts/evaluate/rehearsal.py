@@ -36,6 +36,7 @@ from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import create, save
 from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
+from workflow_scripts.sources.benchmarks import written_in
 from workflow_scripts.sources.corpora import read_documents
 
 PROBLEMS = 3  # the exit status if there was one; Python's own is 1
@@ -137,7 +138,9 @@ class Rehearsal:
             print(f"note: {where}: {cut}", flush=True)
         chosen = extremes(lengths)
         for item in chosen:
-            with self.telling(f"{where}, line {task.lines[item] + 1} of {task.data}", f"{task.at(item)}: "):
+            with self.telling(
+                f"{where}, line {task.lines[item] + 1} of {written_in(task.data)}", f"{task.at(item)}: "
+            ):
                 evaluate_task(scorer, only(task, item), names)
         return len(chosen)
 
@@ -185,7 +188,7 @@ def cut_off(task: EvaluationTask, lengths: list[Length], room: int) -> str:
     most = max(longer, key=lambda i: lengths[i].text)
     return (
         f"{len(longer)} of {len(lengths)} items exceed the {room} tokens that the model takes here, and lose their "
-        f"beginning; the longest, line {task.lines[most] + 1} of {task.data}, has {lengths[most].text}"
+        f"beginning; the longest, line {task.lines[most] + 1} of {written_in(task.data)}, has {lengths[most].text}"
     )
 
 

@@ -38,7 +38,7 @@ def items_of(
     for i, sample in enumerate(logged):
         if sample[task.primary] not in (0, 1):
             raise ArtifactError(
-                f"task {task.name}: {task.primary} of an item is {sample[task.primary]}, neither right nor wrong, as "
+                f"{task.at(i)}: its {task.primary} is {sample[task.primary]}, neither right nor wrong, as "
                 "paired statistics need it"
             )
         try:

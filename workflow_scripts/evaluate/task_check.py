@@ -91,7 +91,7 @@ def _templates(words: str, name: str, variant: dict) -> str:
 
 def _ask(task: EvaluationTask, item: Item) -> Asked:
     """Unusable, or whatever the task raises, for a document without text, choices or right answer."""
-    harness = task.task
+    harness, document = task.task, copy.deepcopy(item.document)  # webqs sorts a document's answers in their place
     first, again = (question(task, item) for _ in range(2))
     if first != again:
         raise Unusable("its task asks another question each time, from random numbers that no seed fixes")
@@ -101,11 +101,11 @@ def _ask(task: EvaluationTask, item: Item) -> Asked:
     choices: list[str] = []
     answers: list = [each for each in (target if isinstance(target, list) else [target]) if str(each).strip()]
     if harness.OUTPUT_TYPE == "multiple_choice":
-        choices, answers = right_choices(harness, copy.deepcopy(item.document))
-        _require_known_label(harness, item.document)
+        choices, answers = right_choices(harness, document)
+        _require_known_label(harness, document)
     if not answers or (harness.multiple_input and not str(target).strip()):
         raise Unusable("its right answer is empty")
-    return Asked(item.line.document, item.document, choices, answers if choices else [], target)
+    return Asked(item.line.document, document, choices, answers if choices else [], target)
 
 
 def _require_known_label(harness: Task, document: dict) -> None:

@@ -34,6 +34,7 @@ from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import log
 from workflow_scripts.files.yaml_text import read_yaml
+from workflow_scripts.sources.benchmarks import written_in
 
 DEFINITIONS = Path(__file__).with_suffix("")
 HARNESS = Path(lm_eval.tasks.__file__).parent
@@ -81,8 +82,8 @@ class EvaluationTask:
         return [item.hash for item in self.items]
 
     def at(self, item: int) -> str:
-        """The place of the i-th evaluated document, for messages."""
-        return f"task {self.name}: {self.data}: line {self.items[item].line.number}"
+        """The place of the i-th evaluated document, for messages, in the file that a person wrote."""
+        return f"task {self.name}: {written_in(self.data)}: line {self.items[item].line.number}"
 
     def gold(self, document: dict) -> str:
         """The answer whose log-likelihood is measured beside a generation."""
@@ -152,7 +153,7 @@ def load_task(
         documents, positions = _documents(base or name, data, items, config)
         task = _built(name, config, documents)
     except DocumentError as error:
-        raise ArtifactError(f"task {name}: {data}: line {error.line.number}: {error}") from error
+        raise ArtifactError(f"task {name}: {written_in(data)}: line {error.line.number}: {error}") from error
     metadata = config.get("metadata") or {}
     metrics = list(task.aggregation())
     primary = metadata.get("primary") or next((metric for metric in HEADLINES if metric in metrics), None)
@@ -179,7 +180,7 @@ def _documents(base: str, data: Path, items: int | None, config: dict) -> tuple[
     if process and shown.get("process_docs") == process:  # the examples are processed with the others
         config["fewshot_config"] = {**shown, "process_docs": None}
     if not lines:
-        raise ArtifactError(f"task {name}: {data}: holds no document")
+        raise ArtifactError(f"task {name}: {written_in(data)}: holds no document")
     documents = chosen(base, lines, None if config.get("num_fewshot") else items, process)
     positions = among(documents, items)
     if items is not None and len(positions) < min(items, len(lines)):

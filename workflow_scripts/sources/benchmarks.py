@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
+from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.files.job import log
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import ITEMS, MANIFEST
@@ -82,6 +82,15 @@ def fetch(
 def verify(folder: Path) -> dict:
     """The manifest of a task's folder, after its data were checked against it (once per process)."""
     return verified_manifest(folder, "benchmark")
+
+
+def written_in(data: Path) -> Path:
+    """The file that a person wrote, of which a fetched data.jsonl is a copy; `data` itself if it is none."""
+    manifest = data.with_name("manifest.json")
+    if not manifest.is_file():
+        return data
+    record = read_json(manifest)
+    return Path(record["origin"]["path"]) if record["source"] == "local" else data
 
 
 # -------------------------------------------------------------------------------------------- sources

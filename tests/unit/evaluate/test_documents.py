@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.equivalence import scorer_models
+from workflow_scripts.evaluate import task_check
 from workflow_scripts.evaluate.cell import _require_parts, evaluate_task
 from workflow_scripts.evaluate.documents import Item, Line, chosen, read_lines
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
@@ -41,6 +42,12 @@ PIQA = [
     {"goal": f"open {w}", "sol1": f"with the {w}", "sol2": f"by {w}", "label": i % 2}
     for i, w in enumerate("abcdef")
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Other processes, in which the check asks too, take seconds (test_task_check.py)."""
+    monkeypatch.setattr(task_check, "has_functions", lambda definition: False)
 
 
 def written(folder, rows, name="data.jsonl"):

@@ -77,7 +77,7 @@ def test_a_field_that_stands_for_the_prompt_is_still_read(tmp_path):
 
 def test_what_has_no_passage_is_named(data, tmp_path):
     loaded = load_task("sciq-closed", data, None, None, base="sciq_closed")
-    with pytest.raises(ArtifactError, match=r"line 1 of its data: the context .*'passage' is undefined"):
+    with pytest.raises(ArtifactError, match=r"line 1: the context .*'passage' is undefined"):
         with_passage(loaded, "{{ passage }}\n")
     rows = [{"sentence": "The cup met the _ .", "option1": "hat", "option2": "mat", "answer": "1"}] * 2
     (tmp_path / "winogrande.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -238,6 +238,20 @@ def test_few_choices_alike_among_many_are_kept_and_told(tmp_path, capsys):
         check(written(tmp_path, rows), "mine.jsonl", "sciq", {})
 
 
+def test_a_cell_names_the_file_that_a_person_wrote(tmp_path):
+    """Not the copy in resources/, of which the person has never heard."""
+    rows = [piqa(f"with {n}", f"by {n}") for n in range(3)]
+    mine, folder = written(tmp_path, rows), tmp_path / "resources" / "piqa"
+    fetch("piqa", {"source": "local", "path": str(mine)}, folder, tmp_path, recipe="r", code="c")
+    task = tasks.load_task("piqa", folder / "data.jsonl", None, None)
+    assert task.at(2) == f"task piqa: {mine}: line 3"
+    written(folder, [*rows[:2], piqa("x", "y", -1)])
+    with pytest.raises(ArtifactError, match=re.escape(f"task piqa: {mine}: line 3: the label `label` is -1")):
+        tasks.load_task("piqa", folder / "data.jsonl", None, None)
+    (folder / "manifest.json").write_text(json.dumps({"source": "hub", "origin": {"repo": "a/b"}}))
+    assert task.at(2) == f"task piqa: {folder / 'data.jsonl'}: line 3"
+
+
 # -------------------------------------------------------------------- documents that their place decides
 
 LINES = [Line(n, str(n).encode(), {"q": f"q{n}"}) for n in range(1, 13)]
@@ -301,3 +315,10 @@ def test_a_task_that_asks_otherwise_in_another_process_is_refused(case, tmp_path
         ArtifactError, match=r"task odd: mine: line \d+: its own function makes another document"
     ):
         check(written(tmp_path, rows), "mine", "odd", {})
+
+
+def test_a_task_that_asks_alike_in_every_process_passes(tmp_path, monkeypatch):
+    """webqs sorts the answers of a document where they stand, which the check must not take for another document."""
+    monkeypatch.setattr(task_check, "has_functions", repeat_check.has_functions)
+    rows = [{"question": f"who {n}", "answers": [f"z{n}", f"a{n}"]} for n in range(9)]
+    assert check(written(tmp_path, rows), "mine", "webqs", {}) == []

@@ -242,7 +242,7 @@ def test_tasks_that_say_of_no_item_whether_it_is_right_are_refused(tmp_path):
         named(tmp_path, "squad_completion")
     scorer = Scorer(scorer_models.model("llama"), scorer_models.tokenizer())
     with pytest.raises(
-        ArtifactError, match=r"truthfulqa_mc2: acc of an item is 0\.\d+, neither right nor wrong"
+        ArtifactError, match=r"truthfulqa_mc2: .*: line 1: its acc is 0\.\d+, neither right nor wrong"
     ):
         evaluate_task(scorer, named(tmp_path, "truthfulqa_mc2"), [])
 
