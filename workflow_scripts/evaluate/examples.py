@@ -95,9 +95,8 @@ def never_the_question(name: str, task: Task) -> None:
     pool = [(shown(document) if own else asked(document), document) for document in documents]
     task.sampler = Examples(task.sampler, pool, asked, own)
     if own:
-        task.fewshot_cfg.split = (
-            task.config.test_split
-        )  # only then does the harness tell the sampler the question
+        # Only then does the harness tell the sampler the question.
+        task.fewshot_cfg.split = task.config.test_split
     elif task.sampler.fewest < shots:
         raise ArtifactError(
             f"task {name}: {shots} solved examples are asked for, its {len(pool)} documents leave "

@@ -91,7 +91,10 @@ def _templates(words: str, name: str, variant: dict) -> str:
 
 def _ask(task: EvaluationTask, item: Item) -> Asked:
     """Unusable, or whatever the task raises, for a document without text, choices or right answer."""
-    harness, document = task.task, copy.deepcopy(item.document)  # webqs sorts a document's answers in their place
+    harness, document = (
+        task.task,
+        copy.deepcopy(item.document),
+    )  # webqs sorts a document's answers in their place
     first, again = (question(task, item) for _ in range(2))
     if first != again:
         raise Unusable("its task asks another question each time, from random numbers that no seed fixes")
