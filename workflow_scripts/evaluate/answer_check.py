@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from workflow_scripts.evaluate.documents import LABELS, Unusable, fields_of
 from workflow_scripts.evaluate.tasks import EvaluationTask
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Letters of choices that stand in the question: "A. north", "(A) north", "A) north".
 LETTERED = re.compile(r"^[ \t]*\(?([A-Z])[.):]+(?=\s)", re.MULTILINE)
 
@@ -45,14 +46,29 @@ def require_answers(task: EvaluationTask, asked: Asked) -> None:
 
 
 def require_distinct(task: EvaluationTask, asked: Asked) -> None:
-    """Alike if two choices are one text, of which not both are right."""
-    for choices in (asked.choices, shown(task, asked)):
-        places: dict[str, int] = {}
-        for i, choice in enumerate(choices):
-            first = places.setdefault(plain(choice), i)
-            if first != i and not {first, i} <= set(asked.right):
-                said = "of which one counts as right" if {first, i} & set(asked.right) else "both wrong"
-                raise Alike(f"choices {first + 1} and {i + 1} are {plain(choice)[:60]!r}, {said}")
+    """Alike if two choices are one text, of which not both are right; Unusable for the letter of no choice."""
+    behind = shown(task, asked)
+    if task.task.OUTPUT_TYPE == "multiple_choice":
+        letters = [choice.strip(" ().") for choice in asked.choices]
+        _require_different(asked.choices, asked.right)
+        if "".join(letters) == LETTERS[: len(behind)]:
+            _require_different(behind, asked.right)
+    elif len(behind) > 1 and re.fullmatch("[A-Z]", str(asked.target)):
+        right = LETTERS.index(str(asked.target))
+        if right >= len(behind):
+            raise Unusable(
+                f"the right answer is {asked.target!r}; its choices are A to {LETTERS[len(behind) - 1]}"
+            )
+        _require_different(behind, [right])
+
+
+def _require_different(choices: list[str], right: list[int]) -> None:
+    places: dict[str, int] = {}
+    for i, choice in enumerate(choices):
+        first = places.setdefault(plain(choice), i)
+        if first != i and not {first, i} <= set(right):
+            said = "of which one counts as right" if {first, i} & set(right) else "both wrong"
+            raise Alike(f"choices {first + 1} and {i + 1} are {plain(choice)[:60]!r}, {said}")
 
 
 def plain(text: str) -> str:
@@ -61,16 +77,19 @@ def plain(text: str) -> str:
 
 
 def shown(task: EvaluationTask, asked: Asked) -> list[str]:
-    """The texts behind choices that are letters, as the question shows them; empty if it doesn't."""
-    letters = [choice.strip(" ().") for choice in asked.choices]
+    """The texts behind the letters A, B, ... with which the question shows choices; empty if it doesn't."""
     text = task.task.doc_to_text(asked.document)
-    if not letters or not isinstance(text, str) or any(len(letter) != 1 for letter in letters):
-        return []
-    marks = [mark for mark in LETTERED.finditer(text) if mark[1] in letters]
-    if [mark[1] for mark in marks] != letters:
-        return []
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    return [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+    marks: list[re.Match[str]] = []
+    for mark in LETTERED.finditer(text if isinstance(text, str) else ""):
+        if ord(mark[1]) == ord("A") + len(marks):
+            marks.append(mark)
+        elif mark[1] == "A":  # another list of choices
+            marks = [mark]
+    ends = [*(mark.start() for mark in marks[1:]), len(str(text))]
+    texts = [str(text)[mark.end() : end] for mark, end in zip(marks, ends, strict=False)]
+    if texts:  # a line of its own goes on after the last choice: "Answer:"
+        texts[-1] = texts[-1].partition("\n")[0]
+    return texts
 
 
 def _mappings(value: object) -> Iterator[dict]:
@@ -84,8 +103,11 @@ def _mappings(value: object) -> Iterator[dict]:
 def _require_agreement(task: EvaluationTask, asked: Asked) -> None:
     """Unusable for labels that say something else than the task, as where its definition has one answer for all."""
     config, raw, choices, right = task.task.config, asked.raw, asked.choices, asked.right
-    if len(right) == len(choices) and not isinstance(asked.target, list):
-        raise Unusable(f"it has {len(choices)} choice, which is right; it needs a wrong one")
+    positions = all(isinstance(t, int) for t in (asked.target if isinstance(asked.target, list) else [0]))
+    if len(right) == len(choices) and positions:
+        raise Unusable(
+            f"{'all' if len(choices) > 1 else 'none but'} {len(choices)} of its choices are right; it needs a wrong one"
+        )
     fixed = isinstance(config.doc_to_target, int) or str(config.doc_to_target).strip().isdigit()
     roots = fields_of(config.doc_to_choice) or set(raw)
     about = {key: value for key, value in raw.items() if key in roots or LABELS.fullmatch(key)}
@@ -145,8 +167,15 @@ def _require_answer_scores(task: EvaluationTask, asked: Asked) -> None:
     if strange := [target for target in targets if not isinstance(target, str | int | float)]:
         raise Unusable(f"its right answer is {str(strange[0])[:60]}; a text, or a list of texts, is needed")
     if task.task.OUTPUT_TYPE == "generate_until":
-        scores = [_score(task, asked.document, [str(target)]) for target in targets]
-        if _reads_whole(task) and 1 not in scores:
+        gold = task.gold(copy.deepcopy(asked.document))
+        if not gold.strip():
+            raise Unusable("the answer whose log-likelihood is measured is empty")
+        if gold not in map(str, targets):
+            raise Unusable(
+                f"the answer whose log-likelihood is measured, {gold[:60]!r}, is none of the accepted ones"
+            )
+        scores = (_score(task, asked.document, [str(target)]) for target in targets)
+        if next(scores) != 1 and _reads_whole(task) and 1 not in scores:
             raise Unusable(f"its right answer {str(asked.target)[:60]!r} does not count as right")
 
 

@@ -231,7 +231,9 @@ def said(error: Exception, document: dict) -> str:
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, KeyError) and error.args:
-        known = error.args[0] not in document.values()  # else a value that the task looks up
+        known = repr(error.args[0]) not in repr(
+            list(document.values())
+        )  # else a value that the task looks up
         return f"the field {error.args[0]!r} is missing" if known else f"the task knows no {error.args[0]!r}"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if undefined := re.match(r"'(.+)' is undefined", text):

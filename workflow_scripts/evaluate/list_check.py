@@ -34,7 +34,9 @@ class ListCheck:
             if path not in self.wanted:
                 self.wanted[path] = self._use(line, path)
             use, name = self.wanted[path], ".".join(path)
-            if use is None:
+            if value is None and self._shown_as_none(line, path):
+                raise Unusable(f"the field '{name}' is missing")
+            if use is None or value is None:
                 continue
             if isinstance(value, list):
                 _require_texts(name, value)
@@ -57,13 +59,25 @@ class ListCheck:
                     return ASKED
         return ACCEPTED if isinstance(target, list) and ENTRIES[0] in target else None
 
+    def _shown_as_none(self, line: Line, path: Path) -> bool:
+        """Whether the task asks "None" where a text of the field would stand."""
+        asked, _ = self._made(line, path, ENTRIES[0])
+        return ENTRIES[0] in asked and asked.replace(ENTRIES[0], "None") == self._made(line, path, None)[0]
+
     def _read_alike(self, line: Line, path: Path, value: object) -> bool:
-        """Whether a text is JSON of a list, and the task reads it as that list."""
+        """Whether a text is JSON of a list, and the task reads as many answers in it, or asks it alike."""
         try:
             entries = json.loads(str(value))
         except ValueError:
             return False
-        return isinstance(entries, list) and self._made(line, path, entries) == self._made(line, path, value)
+        if not isinstance(entries, list):
+            return False
+        (asked, target), (read, found) = (self._made(line, path, each) for each in (entries, value))
+        return (
+            asked == read
+            and isinstance(found, list) == isinstance(target, list)
+            and _size(found) == _size(target)
+        )
 
     def _made(self, line: Line, path: Path, value: object) -> tuple[str, object]:
         """Question with choices, and right answer, of the document with `value` in a field; "", None for a fault."""
@@ -93,6 +107,10 @@ def replaced(document: dict, path: Path, value: object) -> dict:
     """A document with another value in one field."""
     first, *rest = path
     return document | {first: replaced(document[first], tuple(rest), value) if rest else value}
+
+
+def _size(target: object) -> int:
+    return len(target) if isinstance(target, list) else 1
 
 
 def _tried(made: Callable[[dict], object], row: dict) -> object:

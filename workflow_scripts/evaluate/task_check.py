@@ -73,7 +73,7 @@ def _check_documents(task: EvaluationTask, lists: ListCheck) -> list[str]:
     counted = f"{len(alike)} of {len(task.items)} documents have choices that read alike"
     if len(alike) > FEW * len(task.items):
         raise ArtifactError(
-            f"task {task.name}: {task.data}: line {first}: {alike[first]}; {counted}, at most 1 in 50 may"
+            f"task {task.name}: {task.data}: line {first}: {alike[first]}; {counted}, at most 1 in 20 may"
         )
     lines = ", ".join(map(str, list(alike)[:10])) + (", ..." if len(alike) > 10 else "")
     return [f"{counted} (lines {lines}); they are scored as the harness does"]
