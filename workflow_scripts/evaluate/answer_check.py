@@ -103,11 +103,6 @@ def _mappings(value: object) -> Iterator[dict]:
 def _require_agreement(task: EvaluationTask, asked: Asked) -> None:
     """Unusable for labels that say something else than the task, as where its definition has one answer for all."""
     config, raw, choices, right = task.task.config, asked.raw, asked.choices, asked.right
-    positions = all(isinstance(t, int) for t in (asked.target if isinstance(asked.target, list) else [0]))
-    if len(right) == len(choices) and positions:
-        raise Unusable(
-            f"{'all' if len(choices) > 1 else 'none but'} {len(choices)} of its choices are right; it needs a wrong one"
-        )
     fixed = isinstance(config.doc_to_target, int) or str(config.doc_to_target).strip().isdigit()
     roots = fields_of(config.doc_to_choice) or set(raw)
     about = {key: value for key, value in raw.items() if key in roots or LABELS.fullmatch(key)}
@@ -152,6 +147,12 @@ def _require_choice_scores(task: EvaluationTask, asked: Asked) -> None:
     count = len(asked.choices)
     wrong = [i for i in range(count) if i not in asked.right][:1]
     repeats = 2 if "acc_mutual_info" in task.task.aggregation() else 1
+    if not wrong and _score(
+        task, asked.document, [(-1.0, False)] * count * repeats
+    ):  # but webqs': all are known answers
+        raise Unusable(
+            f"{'all' if count > 1 else 'none but'} {count} of its choices are right; it needs a wrong one"
+        )
     for preferred in [asked.right[0], *wrong]:
         answers = [(-1.0, True) if i == preferred else (-2.0, False) for i in range(count)]
         score = _score(task, asked.document, answers * repeats)
