@@ -38,7 +38,7 @@ def test_each_job_ran_once_where_the_site_file_says(finished):
 
 
 def test_nothing_is_written_outside_the_known_folders(finished):
-    known = {*PRODUCT, "config.yaml", "slurm", "run.txt"}
+    known = {*PRODUCT, "config", "config.yaml", "slurm", "run.txt"}
     written = {path.name for path in finished.folder.iterdir()} - known
     assert written == {"results", "resources", "logs", "work", ".snakemake"}
     assert not [
