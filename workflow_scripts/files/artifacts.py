@@ -80,8 +80,8 @@ def digest(value: object) -> str:
 
 
 @contextmanager
-def named(temporary: str | Path, said: object) -> Iterator[None]:
-    """Errors of the block name `said` in place of a temporary file or folder, as an ArtifactError. An OSError stays
+def named(temporary: str | Path, source: object) -> Iterator[None]:
+    """Errors of the block name `source` in place of a temporary file or folder, as an ArtifactError. An OSError stays
     one: its cause is told by who knows the disk."""
     try:
         yield
@@ -89,7 +89,7 @@ def named(temporary: str | Path, said: object) -> Iterator[None]:
         raise
     except Exception as error:
         if str(temporary) in str(error):
-            raise ArtifactError(str(error).replace(str(temporary), str(said))) from error
+            raise ArtifactError(str(error).replace(str(temporary), str(source))) from error
         raise
 
 

@@ -95,11 +95,11 @@ def hold(artifact: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(folder: Path, said: object = None) -> Iterator[Path]:
+def whole_folder(folder: Path, source: object = None) -> Iterator[Path]:
     """Yield an empty temporary sibling of `folder`; it takes `folder`'s place on success and is gone on error.
 
     Only one writer at a time (ArtifactError for the second); the remains of a killed writer are removed. Errors of the
-    block name `said`, where its files are from, in place of the temporary folder; without it, `folder`.
+    block name `source`, where its files are from, in place of the temporary folder; without it, `folder`.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def whole_folder(folder: Path, said: object = None) -> Iterator[Path]:
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         temporary.mkdir()
         try:
-            with named(temporary, said or folder):
+            with named(temporary, source or folder):
                 yield temporary
             if folder.exists():
                 shutil.rmtree(folder)

@@ -19,8 +19,8 @@ EXPONENT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 OCTAL = re.compile(r"[-+]?0[0-7_]+")
 # What a configuration is made of; !!set, !!binary, !!timestamp and the like make something else of a text.
 KINDS = {
-    f"tag:yaml.org,2002:{kind}": said
-    for kind, said in {
+    f"tag:yaml.org,2002:{kind}": words
+    for kind, words in {
         "map": "mapping",
         "seq": "list",
         "str": "text",

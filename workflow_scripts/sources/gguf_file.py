@@ -162,13 +162,13 @@ def _require_places(file: Path, model: "PreTrainedModel") -> None:
     if sum(sizes.values()) <= sum(places.values()):
         return
     kind = gguf.MODEL_ARCH_NAMES
-    said = opened(file).fields[gguf.Keys.General.ARCHITECTURE].contents()
+    architecture = opened(file).fields[gguf.Keys.General.ARCHITECTURE].contents()
     blocks = model.config.get_text_config(decoder=True).num_hidden_layers
-    names = gguf.get_tensor_name_map({name: arch for arch, name in kind.items()}[said], blocks)
+    names = gguf.get_tensor_name_map({name: arch for arch, name in kind.items()}[architecture], blocks)
     known = {names.get_name(name, try_suffixes=(".weight", ".bias")) for name, _ in model.named_parameters()}
     odd = sorted(sizes.keys() - known)
     raise ArtifactError(
-        f"{file}: holds {', '.join(odd[:3]) or 'more values'}, for which its architecture ({said}) has no place; "
+        f"{file}: holds {', '.join(odd[:3]) or 'more values'}, for which its architecture ({architecture}) has no place; "
         f"{AT_SOURCE}"
     )
 
@@ -176,8 +176,8 @@ def _require_places(file: Path, model: "PreTrainedModel") -> None:
 def _leave_out_tokens(file: Path, rows: int) -> None:
     """Remove added tokens without a row of the embeddings from a tokenizer: transformers adds "<|endoftext|>" to every
     byte-pair vocabulary of a GGUF file, also behind those that lack it (Llama 3's)."""
-    said = json.loads(file.read_text(encoding="utf-8"))
-    kept = [token for token in said["added_tokens"] if token["id"] < rows]
-    if kept != said["added_tokens"]:
-        text = json.dumps(said | {"added_tokens": kept}, indent=2, ensure_ascii=False)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    kept = [token for token in content["added_tokens"] if token["id"] < rows]
+    if kept != content["added_tokens"]:
+        text = json.dumps(content | {"added_tokens": kept}, indent=2, ensure_ascii=False)
         file.write_text(text, encoding="utf-8")

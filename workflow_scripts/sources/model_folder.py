@@ -156,8 +156,8 @@ def _maps(content: object) -> Iterator[list]:
     """The code that each `auto_map` of an object of JSON names, also inside of others."""
     if isinstance(content, dict):
         if "auto_map" in content:
-            said = content["auto_map"]
-            classes = said.values() if isinstance(said, dict) else [said]
+            code = content["auto_map"]
+            classes = code.values() if isinstance(code, dict) else [code]
             yield [text for each in classes for text in (each if isinstance(each, list) else [each])]
         for each in content.values():
             yield from _maps(each)

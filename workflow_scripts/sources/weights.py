@@ -107,14 +107,14 @@ def _header(file: Path) -> dict:
     from safetensors import SafetensorError, safe_open
 
     header, begin = safetensors_header(file)
+    end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if (size := file.stat().st_size) != end:
+        raise ArtifactError(f"{file}: has {size} bytes, its header promises {end}")
     try:
         with safe_open(file, "pt"):
             pass
     except SafetensorError as error:  # tensors that overlap, gaps between them, a type of tomorrow
         raise ArtifactError(f"{file}: no safetensors file ({error}); {AT_SOURCE}") from error
-    end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if (size := file.stat().st_size) != end:
-        raise ArtifactError(f"{file}: has {size} bytes, its header promises {end}")
     return header
 
 
