@@ -168,8 +168,8 @@ def _require_places(file: Path, model: "PreTrainedModel") -> None:
     known = {names.get_name(name, try_suffixes=(".weight", ".bias")) for name, _ in model.named_parameters()}
     odd = sorted(sizes.keys() - known)
     raise ArtifactError(
-        f"{file}: holds {', '.join(odd[:3]) or 'more values'}, for which its architecture ({architecture}) has no place; "
-        f"{AT_SOURCE}"
+        f"{file}: holds {', '.join(odd[:3]) or 'more values'}, for which its architecture ({architecture}) has no "
+        f"place; {AT_SOURCE}"
     )
 
 
