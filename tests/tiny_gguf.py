@@ -8,10 +8,15 @@ import numpy as np
 
 
 def write(
-    file: Path, left_out: Sequence[str] = (), positions: int = 64, **options: int
+    file: Path,
+    left_out: Sequence[str] = (),
+    positions: int = 64,
+    added: Sequence[str] = (),
+    **options: int,
 ) -> dict[str, np.ndarray]:
     """A random one-layer Llama in Q4_1, where 32 weights share a float16 scale d and minimum m; w = d * q + m,
-    q = 0..15. options: of gguf's writer. Returns the exact values of its tensors but those in `left_out`."""
+    q = 0..15. added: names of vectors of ones beside its tensors. options: of gguf's writer. Returns the exact values
+    of its tensors but those in `left_out`."""
     generator = np.random.default_rng(0)
     writer = gguf.GGUFWriter(file, "llama", **options)
     for key, value in {
@@ -49,6 +54,8 @@ def write(
         writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(32, dtype=np.float32))
+    for name in added:
+        writer.add_tensor(name, np.ones(32, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

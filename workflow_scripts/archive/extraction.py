@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workflow_scripts.archive.packing import INDEX
-from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.artifacts import ArtifactError, named_once
 
 UNREADABLE = (
     tarfile.TarError,
@@ -84,7 +84,7 @@ def _extract_listed(tar: tarfile.TarFile, folder: Path, most: int) -> None:
 def _listed(index: Path) -> set[str]:
     """The names in archive.json; none if it is damaged, which its reader tells."""
     try:
-        found: Any = json.loads(index.read_text(encoding="utf-8"))
+        found: Any = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=named_once)
         return set(found["files"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return set()

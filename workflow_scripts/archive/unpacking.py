@@ -24,7 +24,15 @@ from workflow_scripts.archive.packing import (
     put_back,
 )
 from workflow_scripts.cluster.snakemake_surface import RECORDS, elsewhere, is_record, recorded_path
-from workflow_scripts.files.artifacts import ArtifactError, check, read_json, sha256_file, write_json
+from workflow_scripts.files.artifacts import (
+    ArtifactError,
+    check,
+    named,
+    named_once,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load, read
@@ -58,15 +66,6 @@ def opened(source: Path) -> Iterator[tuple[Path, dict, Plan]]:
                 folder, index = _in_todays_layout(folder, index, moved)
         with named(folder, source):
             yield folder, index, plan
-
-
-@contextmanager
-def named(folder: Path, source: Path) -> Iterator[None]:
-    """ArtifactErrors of the block name files in `source` instead of files in `folder`."""
-    try:
-        yield
-    except ArtifactError as error:
-        raise ArtifactError(str(error).replace(str(folder), str(source))) from error
 
 
 def _in_todays_layout(folder: Path, index: dict, moved: Path) -> tuple[Path, dict]:
@@ -129,7 +128,7 @@ def _check_index(folder: Path, index: dict) -> None:
 
 def _json(folder: Path, name: str) -> Any:
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        return json.loads((folder / name).read_text(encoding="utf-8"), object_pairs_hook=named_once)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{name} is damaged ({error})") from error
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from workflow_scripts.archive.comparison import compare, lines
-from workflow_scripts.archive.unpacking import named, opened, unpack
+from workflow_scripts.archive.unpacking import opened, unpack
 from workflow_scripts.commands.options import add_archive
-from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.files.artifacts import named, write_json
 from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.judge.results import Results, read_results
 

@@ -14,16 +14,12 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-)
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.weights import stored, targets
 
 
 class Skeleton:
@@ -52,30 +48,12 @@ class Skeleton:
             shared.setdefault(id(parameter), set()).add(name)
         self.tied = [names for names in shared.values() if len(names) > 1]
         self.mapping = get_model_conversion_mapping(self.model)
-        self.files = {file: self._targets(file) for file in self._stored_in()}
+        # Safetensors file -> key in it -> the model's tensor that it becomes.
+        self.files = {
+            file: {key: name for key, (name, _) in targets(self.model, list(header)).items()}
+            for file, header in stored(self.folder).items()
+        }
         logging.disable_progress_bar()  # transformers would draw a bar per module
-
-    def _stored_in(self) -> list[Path]:
-        """The safetensors files, chosen as transformers does."""
-        whole = self.folder / "model.safetensors"
-        if whole.exists():
-            return [whole]
-        index = read_json(self.folder / "model.safetensors.index.json")
-        return [self.folder / name for name in sorted(set(index["weight_map"].values()))]
-
-    def _targets(self, file: Path) -> dict[str, str]:
-        """Key in a file -> the model's tensor that it becomes (of several, the first: they lie in one module)."""
-        renamings = [entry for entry in self.mapping if isinstance(entry, WeightRenaming)]
-        converters = [entry for entry in self.mapping if isinstance(entry, WeightConverter)]
-        prefix, known = self.model.base_model_prefix, self.model.state_dict()
-        targets = {}
-        with safe_open(file, "pt") as handle:
-            for key in handle.keys():  # noqa: SIM118 (no dict)
-                name, _ = rename_source_key(key, renamings, converters, prefix, known)
-                if name not in known and key in known:
-                    name = key
-                targets[key] = name
-        return targets
 
     def load(self, module: nn.Module, but: tuple = ()) -> None:
         """Read the weights of `module`, without those of the modules inside it that `but` lists, onto the CPU.

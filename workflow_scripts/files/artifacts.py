@@ -42,13 +42,14 @@ def safetensors_header(path: str | Path) -> tuple[dict, int]:
 
     Raises ArtifactError if the header, or the data that it promises, is not in the file.
     """
+    require_regular(path)
     size = os.path.getsize(path)
     with open(path, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         try:
             if size < 8 + length:
                 raise ValueError(f"a header of {length} bytes in {size}")
-            header = json.loads(handle.read(length))
+            header = json.loads(handle.read(length), object_pairs_hook=named_once)
             header.pop("__metadata__", None)
             for name, entry in header.items():
                 _require_span(name, entry)
@@ -79,16 +80,31 @@ def digest(value: object) -> str:
 
 
 @contextmanager
+def named(temporary: str | Path, source: object) -> Iterator[None]:
+    """Errors of the block name `source` in place of a temporary file or folder, as an ArtifactError. An OSError stays
+    one: its cause is told by who knows the disk."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if str(temporary) in str(error):
+            raise ArtifactError(str(error).replace(str(temporary), str(source))) from error
+        raise
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success it is flushed to disk and renamed, else removed.
 
-    ArtifactError for a disk that is full or read-only, and the like.
+    ArtifactError for a disk that is full or read-only, and the like. Errors of the block name `path`.
     """
     path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_sibling(path)
-        yield temporary
+        with named(temporary, path):
+            yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
@@ -153,14 +169,32 @@ def write_json(path: str | Path, value: object, schema: str | None = None) -> No
         temporary.write_text(text, encoding="utf-8")
 
 
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON (json's `object_pairs_hook`); ValueError for a key that stands twice: the last would win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {max(keys, key=keys.count)!r} stands there twice")
+    return found
+
+
+def require_regular(path: str | Path) -> None:
+    """ArtifactError for a pipe, a device or a folder, which no reader waits for; a missing file is its reader's."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path}: is no regular file; name one")
+
+
 def read_json(path: str | Path, schema: str | None = None, advice: str = AGAIN) -> Any:
     """Read JSON; ArtifactError names the file, the key and the fault, also a change after it was written.
 
     A value with a manifest must bear its seal. `advice` ends an error on a file that is no JSON or was changed.
     """
+    require_regular(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text, parse_constant=lambda constant: _refuse(path, constant, advice))
+        refuse = functools.partial(_refuse, path, advice)
+        value = json.loads(text, parse_constant=refuse, object_pairs_hook=named_once)
     except OSError as error:
         raise ArtifactError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -176,7 +210,7 @@ def read_json(path: str | Path, schema: str | None = None, advice: str = AGAIN) 
     return value
 
 
-def _refuse(path: str | Path, constant: str, advice: str) -> NoReturn:
+def _refuse(path: str | Path, advice: str, constant: str) -> NoReturn:
     raise ArtifactError(f"{path}: holds {constant}, which is no result; {advice}")
 
 

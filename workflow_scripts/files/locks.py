@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.artifacts import ArtifactError, named
 from workflow_scripts.files.disks import cause
 from workflow_scripts.files.members import RESOURCES, RESULTS
 from workflow_scripts.files.work_folders import work_root
@@ -95,10 +95,11 @@ def hold(artifact: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, source: object = None) -> Iterator[Path]:
     """Yield an empty temporary sibling of `folder`; it takes `folder`'s place on success and is gone on error.
 
-    Only one writer at a time (ArtifactError for the second); the remains of a killed writer are removed.
+    Only one writer at a time (ArtifactError for the second); the remains of a killed writer are removed. Errors of the
+    block name `source`, where its files are from, in place of the temporary folder; without it, `folder`.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -108,9 +109,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         temporary.mkdir()
         try:
-            yield temporary
+            with named(temporary, source or folder):
+                yield temporary
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
+        except OSError as error:
+            if str(temporary) not in str(error):  # a source that can't be read
+                raise
+            raise ArtifactError(f"{folder}: can't be written: {cause(error, folder)}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

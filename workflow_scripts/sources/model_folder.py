@@ -1,21 +1,17 @@
 """Check of a model's folder before any of it is copied or loaded: it may come from anybody."""
 
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
-from workflow_scripts.files.members import ADAPTER_CONFIG
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
+from workflow_scripts.files.members import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from workflow_scripts.sources.local import require_plain
+from workflow_scripts.sources.weights import AT_SOURCE, INDEX, WHOLE, stored
 
 CONFIG = ["config.json", "generation_config.json"]
 TOKENIZER = [
@@ -24,9 +20,22 @@ TOKENIZER = [
 ]
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
-AT_SOURCE = "it must be mended at its source"
 # Keys of config.json: modules that a model is built of.
 COUNT = re.compile(r"(^n_layer|layers?|blocks?|experts?)$")
+ADAPTER = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin"]
+# Keys by which transformers 5.23 reads another file. Of a tokenizer they are arguments of its class, whatever it is.
+FILES_OF_CONFIG = ("configuration_files", "transformers_weights")
+FILES_OF_TOKENIZER = re.compile(
+    r"(_files?|_path|_dir)$|^(vocab|merges|init_inputs|bpe_codes|rewriting_rules)$"
+)
+# Keys of tokenizer_config.json that it puts the folder's own in place of; makers' machines left their paths there.
+SAVED_PATHS = (
+    "name_or_path",
+    "_name_or_path",
+    "tokenizer_file",
+    "special_tokens_map_file",
+    "added_tokens_file",
+)
 # Errors of transformers for a config.json from whose values it can build no model.
 UNBUILT = (
     LookupError,
@@ -68,59 +77,98 @@ def _refuse_kernels(where: str, config: dict) -> None:
             )
 
 
-def require_plain(where: str, source: Path, patterns: Iterable[str]) -> None:
-    """ArtifactError for what can't be copied as a model's file: a pipe, a folder, a link to somewhere else.
-
-    A link may lead to weights anywhere (they are only linked, never copied), and to the blobs of a hub cache.
-    """
-    inside = [source.resolve()]
-    if source.resolve().parent.name == "snapshots":
-        inside.append(source.resolve().parents[1] / "blobs")
+def require_plain_files(where: str, source: Path, patterns: Iterable[str]) -> None:
+    """ArtifactError for a file of the patterns that `local.require_plain` refuses. Weights may be links to anywhere."""
     for path in sorted(source.iterdir()):
-        if not any(fnmatch(path.name, pattern) for pattern in patterns):
-            continue
-        if not path.is_file():
-            kind = "a link to nothing" if path.is_symlink() and not path.exists() else "no regular file"
-            raise ArtifactError(f"{where}: {path.name} is {kind}; {AT_SOURCE}")
-        target = path.resolve()
-        if path.suffix not in (".safetensors", ".gguf") and not any(
-            target.is_relative_to(folder) for folder in inside
-        ):
-            raise ArtifactError(
-                f"{where}: {path.name} is a link to {target}, outside of the folder; put the file itself there"
-            )
+        if any(fnmatch(path.name, pattern) for pattern in patterns):
+            require_plain(where, path, anywhere=path.suffix in (".safetensors", ".gguf"))
+
+
+def require_own_files(where: str, folder: Path) -> None:
+    """ArtifactError for a key by which transformers would read a file that is none of the folder's, or is not copied.
+
+    It takes such a file whatever else lies in the folder, and no manifest would hold its hash.
+    """
+    names = [name for name in (*CONFIG, *TOKENIZER) if name.endswith(".json") and (folder / name).exists()]
+    contents = {
+        name: _read_object(where, folder / name) for name in names
+    }  # strictly: a key twice is an error
+    whole = WHOLE if (folder / WHOLE).exists() else INDEX
+    for key in FILES_OF_CONFIG:
+        value = contents["config.json"].get(key)
+        if value and value not in (["config.json"], whole):
+            raise _not_own(where, "config.json", key, value)
+    for name, unread in (("tokenizer_config.json", SAVED_PATHS), ("special_tokens_map.json", ())):
+        for key, text in _texts(contents.get(name, {})):
+            own = key.endswith(("_file", "_files")) and text in TOKENIZER and (folder / text).is_file()
+            if FILES_OF_TOKENIZER.search(key) and key not in unread and not own:
+                raise _not_own(where, name, key, text)
+
+
+def _not_own(where: str, file: str, key: str, value: object) -> ArtifactError:
+    return ArtifactError(
+        f"{where}: {file}: `{key}` names {value!r}, which is no file that a model's folder is read from; remove the "
+        "key, and put that file into the folder under its usual name (tokenizer.json, vocab.json, config.json)"
+    )
+
+
+def _read_object(where: str, file: Path) -> dict:
+    content = read_json(file, advice=AT_SOURCE)
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{where}: {file.name} is a {type(content).__name__}, no object; {AT_SOURCE}")
+    return content
+
+
+def _texts(content: dict) -> Iterator[tuple[str, str]]:
+    """Each text of an object of JSON, also inside of others and in lists, with the key that it stands under.
+
+    A vocabulary or merges that stand there themselves are no texts that name a file.
+    """
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _texts(value)
+        elif isinstance(value, list) and key not in ("vocab", "merges"):
+            for each in value:
+                yield from _texts({key: each})
+        elif isinstance(value, str) and value:
+            yield key, value
+
+
+def file_with_code(where: str, folder: Path) -> str | None:
+    """The file of a model's folder whose `auto_map` names Python code of the model's own; None if there is none.
+
+    ArtifactError for code that lies elsewhere: in another repository, or outside of the folder.
+    """
+    found = None
+    for name in ("config.json", "tokenizer_config.json"):
+        content = _read_object(where, folder / name) if (folder / name).exists() else {}
+        for code in _maps(content):
+            found = found or name
+            for text in filter(None, code):
+                if not re.fullmatch(r"\w+\.\w+", str(text)):
+                    raise ArtifactError(
+                        f"{where}: {name}: `auto_map` names {text!r}, code outside of the folder; put the module there"
+                    )
+    return found
+
+
+def _maps(content: object) -> Iterator[list]:
+    """The code that each `auto_map` of an object of JSON names, also inside of others."""
+    if isinstance(content, dict):
+        if "auto_map" in content:
+            code = content["auto_map"]
+            classes = code.values() if isinstance(code, dict) else [code]
+            yield [text for each in classes for text in (each if isinstance(each, list) else [each])]
+        for each in content.values():
+            yield from _maps(each)
 
 
 def require_no_adapter(where: str, source: Path) -> None:
     """ArtifactError for a PEFT adapter beside the weights: it would not be used."""
-    if (source / ADAPTER_CONFIG).exists():
+    if found := [name for name in ADAPTER if (source / name).exists()]:
         raise ArtifactError(
-            f"{where}: {ADAPTER_CONFIG} lies beside the weights, and that adapter would not be used; merge it into "
-            "them (peft: `merge_and_unload`) and save the result, or remove the adapter's files"
-        )
-
-
-def require_weights(where: str, folder: Path) -> None:
-    """ArtifactError for weights that transformers would not find, or whose index can't be read."""
-    index, present = (
-        folder / "model.safetensors.index.json",
-        sorted(p.name for p in folder.glob("*.safetensors")),
-    )
-    if index.exists():
-        found = read_json(index, advice=AT_SOURCE)
-        shards = found.get("weight_map") if isinstance(found, dict) else None
-        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-            raise ArtifactError(f"{where}: {index.name}: `weight_map` maps no names to files; {AT_SOURCE}")
-        if odd := [shard for shard in shards.values() if Path(shard).name != shard]:
-            raise ArtifactError(f"{where}: {index.name}: {odd[0]!r} is no file of the folder; {AT_SOURCE}")
-        if not isinstance(found.get("metadata"), dict) and {*shards.values()} <= {*present}:
-            raise ArtifactError(
-                f"{where}: {index.name}: lacks `metadata`, which transformers reads; {AT_SOURCE}"
-            )
-    elif present and "model.safetensors" not in present:
-        raise ArtifactError(
-            f"{where}: its weights are {', '.join(present[:3])}, without model.safetensors.index.json to name them; "
-            "rename a single file to model.safetensors, or save the model again (transformers: `save_pretrained`)"
+            f"{where}: {found[0]} lies beside the weights, and that adapter would not be used; merge it into them "
+            "(peft: `merge_and_unload`) and save the result, or remove the adapter's files"
         )
 
 
@@ -144,47 +192,6 @@ def require_readable(where: str, folder: Path) -> None:
         raise ArtifactError(f"{where}: {unbuilt(error)}") from error
 
 
-def require_tied(where: str, folder: Path, model: "PreTrainedModel") -> None:
-    """ArtifactError for a head in the weights that is not the embeddings, though config.json ties the two.
-
-    Programs differ in which of them they then use. model: the folder's, on any device.
-    """
-    tied = model.config.get_text_config(decoder=True).tie_word_embeddings
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if not tied or head is None or head.weight is embeddings.weight:
-        return
-    pair = (head.weight, embeddings.weight)
-    names = [name for name, parameter in model.named_parameters() if any(parameter is each for each in pair)]
-    first, second = (_stored(folder, name) for name in names)
-    if not first.equal(second):
-        raise ArtifactError(
-            f"{where}: config.json ties the head to the embeddings (`tie_word_embeddings`), but {names[0]} and "
-            f"{names[1]} differ in its weights; correct the one or the other"
-        )
-
-
-def _stored(folder: Path, name: str) -> "Tensor":
-    """A tensor of the weights by its name in the model; a checkpoint may leave the first part out."""
-    from safetensors import safe_open
-
-    short = name.partition(".")[2]
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            if key := next((key for key in opened.keys() if key in (name, short)), None):  # noqa: SIM118 (no dict)
-                return opened.get_tensor(key)
-    raise ArtifactError(f"{folder}: {name} is in none of its safetensors; {AT_SOURCE}")
-
-
-def require_floats(where: str, folder: Path) -> None:
-    """ArtifactError for weights of whole or complex numbers: codes without their scales are no dense model."""
-    for file in folder.glob("*.safetensors"):
-        for name, entry in safetensors_header(file)[0].items():
-            if name.endswith("weight") and not re.match("B?F", entry["dtype"]):
-                raise ArtifactError(
-                    f"{where}: {name} is of type {entry['dtype']}, no weight of a dense model; {AT_SOURCE}"
-                )
-
-
 def require_possible(where: str, folder: Path, config: dict) -> None:
     """ArtifactError if config.json asks for more modules than the weights can fill: to build them takes for ever."""
     tensors = [
@@ -199,37 +206,6 @@ def require_possible(where: str, folder: Path, config: dict) -> None:
             )
 
 
-def require_complete(folder: str, found: dict) -> None:
-    """ArtifactError if transformers' account of a load speaks of missing, misnamed or misshapen tensors."""
-    odd = sorted(found["unexpected_keys"])
-    inside = [name for name in odd if re.search(r"\.\d+\.", name)]
-    if missing := sorted(found["missing_keys"]):
-        hint = f"; it holds {_listed(odd)}, for which the architecture has no place" if odd else ""
-        raise ArtifactError(
-            f"{folder}: its weights lack {_listed(missing)}, which config.json's architecture has{hint}; "
-            f"{AT_SOURCE}"
-        )
-    if wrong := sorted(found["mismatched_keys"]):
-        name, held, asked = wrong[0]
-        raise ArtifactError(
-            f"{folder}: {name} has the shape {list(held)} in its weights, config.json's architecture asks for "
-            f"{list(asked)}{_more(wrong)}; {AT_SOURCE}"
-        )
-    if inside:
-        raise ArtifactError(
-            f"{folder}: its weights hold {_listed(inside)}, for which config.json's architecture has no place; "
-            f"{AT_SOURCE}"
-        )
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] + _more(names)
-
-
-def _more(names: list) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
 def place(
     where: str,
     source: Path,
@@ -240,16 +216,13 @@ def place(
 ) -> None:
     """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check that no weights
     are cut short. whole: check also that they are a model's, with its configuration and tokenizer."""
-    if link is os.symlink:  # a user's folder; the hub's is its own cache
-        require_plain(where, source, patterns)
+    loaded = stored(source, where) if "*.safetensors" in patterns else {}
     for path in sorted(source.iterdir()):
         target = folder / path.name
         if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
             continue
-        if any(fnmatch(path.name, pattern) for pattern in OTHER_COPIES):
+        if path.suffix == ".safetensors" and path not in loaded:  # another copy, or of another program
             continue
-        if path.suffix == ".safetensors":
-            safetensors_header(path)
         if path.suffix in (".safetensors", ".gguf"):
             try:
                 link(path.resolve(), target)
@@ -257,21 +230,14 @@ def place(
             except OSError:  # another file system: a copy instead
                 pass
         shutil.copyfile(path, target)
-    require_weights(where, folder)
     if whole and (missing := _missing(folder)):
         raise ArtifactError(f"{where}: missing {', '.join(missing)}")
 
 
 def _missing(folder: Path) -> list[str]:
-    """Files that a folder lacks to be a model with safetensors weights and a tokenizer."""
+    """Files that a folder with weights lacks to be a model."""
     present = {path.name for path in folder.iterdir()}
     missing = [] if "config.json" in present else ["config.json"]
-    if "model.safetensors.index.json" in present:
-        index = read_json(folder / "model.safetensors.index.json", advice=AT_SOURCE)
-        shards = set(index["weight_map"].values())
-        missing += sorted(shards - present)
-    elif not any(name.endswith(".safetensors") for name in present):
-        missing.append("*.safetensors")
     if not (present & {"tokenizer.json", "tokenizer.model"} or {"vocab.json", "merges.txt"} <= present):
         missing.append("tokenizer.json (or tokenizer.model, or vocab.json with merges.txt)")
     return missing

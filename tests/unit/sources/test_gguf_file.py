@@ -139,3 +139,24 @@ def test_a_gguf_that_lacks_a_tensor_is_refused(tmp_path):
         ArtifactError, match=r"model\.gguf: its weights lack model\.layers\.0\.mlp\.up_proj\.weight"
     ):
         gguf_file.dequantise(tmp_path / "model.gguf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["blk.0.attn_q.bias", "output_norm.bias", "blk.0.foo.weight", "cls.output.weight"]
+)
+def test_a_tensor_without_a_place_in_the_architecture_is_refused(name, tmp_path, monkeypatch):
+    """transformers passes over it: a bias, say, that its configuration of Llama has not."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "tiny.gguf"
+    tiny_gguf.write(file, added=[name])
+    said = rf"{file}: holds {name}, for which its architecture \(llama\) has no place"
+    with pytest.raises(ArtifactError, match=f"^tiny: {said}"):
+        fetch(models, {"path": str(file)}, tmp_path)
+    with pytest.raises(ArtifactError, match=f"^{said}"):  # as a checkpoint is read
+        gguf_file.dequantise(file, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.attn_rot_embd"])
+def test_factors_of_rotary_embeddings_pass(name, tmp_path):
+    tiny_gguf.write(tmp_path / "tiny.gguf", added=[name])
+    gguf_file.dequantise(tmp_path / "tiny.gguf", tmp_path)

@@ -12,6 +12,7 @@ from tests.unit.sources.test_models import change_json, make_llama, make_tokeniz
 from workflow_scripts.evaluate.block_attention import NotPackable
 from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.files.artifacts import ArtifactError, safetensors_header
+from workflow_scripts.sources import checkpoints
 from workflow_scripts.sources import models as sources
 
 
@@ -30,7 +31,7 @@ def fetched(given):
 
 
 def refused(given, said):
-    with pytest.raises(ArtifactError, match=rf"given: .*{said}"):
+    with pytest.raises(ArtifactError, match=rf"given(: .*|/){said}"):
         fetched(given)
     assert not (given.parent / "out").exists()
 
@@ -58,6 +59,22 @@ def test_a_link_out_of_the_folder_is_not_followed(name, given, tmp_path):
     (given / name).unlink(missing_ok=True)
     (given / name).symlink_to(secret)
     refused(given, f"{name} is a link to {secret}, outside of the folder; put the file itself there")
+
+
+@pytest.mark.parametrize("place", ["folder", "named"])
+def test_a_link_in_a_checkpoint_is_not_followed(place, given, tmp_path):
+    secret = tmp_path / "elsewhere/merges.txt"
+    secret.parent.mkdir()
+    secret.write_text("a b")
+    (given / "merges.txt").symlink_to(secret)
+    spec = {"source": "local", "path": str(given)}
+    if place == "named":  # the folder itself may be a link
+        (tmp_path / "link").symlink_to(given)
+        spec["path"] = str(tmp_path / "link")
+    with pytest.raises(ArtifactError, match=f"merges.txt is a link to {secret}, outside of the folder"):
+        checkpoints.fetch("small", spec, tmp_path / "out", tmp_path, recipe="r", code="c")
+    (given / "merges.txt").unlink()
+    checkpoints.fetch("small", spec, tmp_path / "out", tmp_path, recipe="r", code="c")
 
 
 def test_a_link_through_a_folder_and_a_broken_one_are_refused(given, tmp_path):
@@ -184,9 +201,135 @@ def test_an_index_without_what_transformers_reads_is_named(given):
     refused(given, "model.safetensors.index.json: lacks `metadata`")
 
 
-def test_an_adapter_beside_the_weights_is_said(given):
-    (given / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    refused(given, "adapter_config.json lies beside the weights.*merge it")
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_beside_the_weights_is_said(name, given):
+    (given / name).write_text('{"peft_type": "LORA"}')
+    refused(given, f"{name} lies beside the weights.*merge it")
+
+
+# ------------------------------------------------------------------------------- keys that name other files
+
+
+def another_tokenizer(given, folder):
+    """A tokenizer with two words exchanged, under the names by which transformers takes it; its folder."""
+    folder.mkdir()
+    read = json.loads((given / "tokenizer.json").read_text())
+    words = read["model"]["vocab"]
+    words["w1"], words["w2"] = words["w2"], words["w1"]
+    for name in ("tokenizer.json", "tokenizer.4.0.json", "vocab.json"):
+        (folder / name).write_text(json.dumps(read))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("tokenizer_config.json", "fast_tokenizer_files", ["{away}/tokenizer.4.0.json"]),
+        ("tokenizer_config.json", "fast_tokenizer_files", ["../away/tokenizer.4.0.json"]),
+        ("tokenizer_config.json", "fast_tokenizer_files", ["tokenizer.json", "tokenizer.4.0.json"]),
+        ("tokenizer_config.json", "vocab_file", "{away}/vocab.json"),
+        ("tokenizer_config.json", "merges_file", "merges.txt"),
+        ("tokenizer_config.json", "vocab", "{away}/vocab.json"),
+        ("tokenizer_config.json", "gguf_file", "../away/model.gguf"),
+        ("tokenizer_config.json", "init_inputs", ["{away}/vocab.json"]),
+        ("tokenizer_config.json", "sudachi_kwargs", {"sudachi_config_path": "{away}/vocab.json"}),
+        ("special_tokens_map.json", "tokenizer_file", "{away}/tokenizer.json"),
+        ("special_tokens_map.json", "vocab_file", "../away/vocab.json"),
+        ("config.json", "configuration_files", ["config.4.0.json"]),
+        ("config.json", "transformers_weights", "other.safetensors"),
+        ("config.json", "transformers_weights", "../away/model.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("fetcher", [sources, checkpoints])
+def test_a_key_that_names_another_file_is_refused(fetcher, file, key, value, given, tmp_path):
+    away = another_tokenizer(given, tmp_path / "away")
+    value = json.loads(json.dumps(value).replace("{away}", str(away)))
+    if not (given / file).exists():
+        (given / file).write_text("{}")
+    change_json(given / file, **{key: value})
+    named = key if key != "sudachi_kwargs" else "sudachi_config_path"
+    with pytest.raises(ArtifactError, match=rf"given: {file}: `{named}` names .*, which is no file that"):
+        spec = {"source": "local", "path": str(given)}
+        fetcher.fetch("tiny", spec, tmp_path / "out", tmp_path, recipe="r", code="c")
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_of_the_makers_machine_that_nothing_reads_pass(given, tmp_path):
+    away = another_tokenizer(given, tmp_path / "away")
+    paths = {key: str(away / "tokenizer.json") for key in ("tokenizer_file", "special_tokens_map_file")}
+    own = {"fast_tokenizer_files": ["tokenizer.json"], "vocab_file": None, "init_inputs": []}
+    change_json(given / "tokenizer_config.json", **paths, **own, name_or_path=str(away))
+    fetched(given)
+    assert sources.load_tokenizer(given.parent / "out").encode("w1 w2") == [1, 5, 6]
+
+
+@pytest.mark.parametrize("code", ["other/repo--own.Model", "/away/own.Model", "../own.Model"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_trusted_code_outside_of_the_folder_is_refused(file, code, given, tmp_path):
+    change_json(given / file, auto_map={"AutoModelForCausalLM": code, "AutoTokenizer": ["own.T", None]})
+    spec = {"source": "local", "path": str(given), "allow_remote_code": True}
+    with pytest.raises(ArtifactError, match=f"given: {file}: `auto_map` names '{code}', code outside of the"):
+        sources.fetch("tiny", spec, tmp_path / "out", tmp_path, recipe="r", code="c")
+
+
+def test_code_of_a_tokenizer_is_refused_unless_allowed(given, tmp_path):
+    change_json(given / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Tokenizer", None]})
+    (given / "own.py").write_text("raise SystemExit('this ran')\n")
+    refused(given, "tokenizer_config.json has `auto_map`.*add 'tiny' to `trusted_code`")
+    spec = {"source": "local", "path": str(given), "allow_remote_code": True}
+    manifest = sources.fetch("tiny", spec, tmp_path / "out", tmp_path, recipe="r", code="c")
+    assert manifest["remote_code"] is True and "own.py" in manifest["files"]
+
+
+# ------------------------------------------------------------------------------------- JSON, and messages
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("config.json", "rms_norm_eps"),
+        ("generation_config.json", "eos_token_id"),
+        ("tokenizer_config.json", "bos_token"),
+        ("tokenizer.json", "model"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_file(file, key, given):
+    text = (given / file).read_text().rstrip()
+    (given / file).write_text(f'{text[:-1]}, "{key}": 0.5}}')
+    refused(given, rf"{file}: not valid JSON \(the key '{key}' stands there twice\)")
+
+
+def test_a_tensor_that_an_index_or_a_header_names_twice_is_refused(given):
+    name = "model.norm.weight"
+    index = f'{{"metadata": {{}}, "weight_map": {{"{name}": "a.safetensors", "{name}": "b.safetensors"}}}}'
+    (given / "model.safetensors.index.json").write_text(index)
+    refused(given, rf"model.safetensors.index.json: not valid JSON \(the key '{name}' stands there twice\)")
+    (given / "model.safetensors.index.json").unlink()
+    entry = '{"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}'
+    text = f'{{"{name}": {entry}, "{name}": {entry}}}'.encode()
+    (given / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(32))
+    refused(
+        given, rf"model.safetensors: cut short, or no safetensors file \(the key '{name}' stands there twice"
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda given: (given / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "X"}}'),
+        lambda given: change_json(
+            given / "config.json", rope_parameters={"rope_type": "yarn", "factor": "x"}
+        ),
+        lambda given: change_json(given / "tokenizer_config.json", added_tokens_decoder={"x": 5}),
+        lambda given: change_json(given / "generation_config.json", max_new_tokens=[]),
+        lambda given: (given / "model.safetensors").write_bytes(bytes(64)),
+    ],
+)
+def test_no_message_names_the_temporary_folder(spoil, given):
+    spoil(given)
+    with pytest.raises(ArtifactError) as error:
+        fetched(given)
+    assert ".tmp" not in str(error.value) and str(given) in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------- tokenizers

@@ -14,9 +14,10 @@ from workflow_scripts.compress.foreign.relation import Relation, relate
 from workflow_scripts.compress.foreign.tokenizers import refuse_another
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.task import Compressed, CompressionTask, Whole
-from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.artifacts import ArtifactError, named, read_json
 from workflow_scripts.files.job import log
 from workflow_scripts.sources.models import load_tokenizer, load_whole, verify
+from workflow_scripts.sources.vocabulary import tokens_of_text
 
 WEIGHTS = (".safetensors", ".gguf")
 
@@ -46,9 +47,11 @@ def stored_whole(task: CompressionTask, folder: Path, source: dict, python: str)
     _refuse_sizes(folder, about["bytes_on_disk"], modules)
     tokenizer = load_tokenizer(task.model)
     refuse_another(tokenizer, plain, folder)
-    load_whole(plain, device="meta", where=str(folder))
-    dense, other = Skeleton(task.model, verify(task.model)["remote_code"]), Skeleton(plain)
-    relation = relate(dense, other, len(tokenizer), task.settings.distilled, folder)
+    with named(plain, folder):
+        load_whole(plain, device="meta")
+        dense, other = Skeleton(task.model, verify(task.model)["remote_code"]), Skeleton(plain)
+        tokens = len(tokens_of_text(tokenizer))
+        relation = relate(dense, other, tokens, task.settings.distilled, folder)
     log(f"{len(relation.equal)} of {relation.compared} tensors are the dense model's")
     log(f"correlation with its embeddings: {relation.embeddings}")
     config = read_json(plain / "config.json")

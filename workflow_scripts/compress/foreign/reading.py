@@ -16,12 +16,12 @@ from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.foreign.elsewhere import read_elsewhere
 from workflow_scripts.compress.foreign.formats import AT_SOURCE, Format, identify, quantisation
 from workflow_scripts.compress.foreign.packed import LAYOUTS, unpacked
-from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header, write_json
+from workflow_scripts.files.artifacts import ArtifactError, named, read_json, write_json
 from workflow_scripts.kernels.activations import KEY
 from workflow_scripts.sources.model_folder import TOKENIZER
+from workflow_scripts.sources.weights import FLOATS, finite, stored
 
 SHARD = 5 * 10**9  # bytes of a shard
-FLOATS = ("F64", "F32", "F16", "BF16")  # types of plain weights, in safetensors' words
 # Keys of config.json that speak of another storage, or choose code: the plain folder has none of the checkpoint's.
 LEFT_OUT = (
     KEY,
@@ -60,7 +60,10 @@ def read_folder(source: Path, destination: Path, python: str = "") -> dict:
     """
     source, destination = Path(source), Path(destination)
     found = identify(source)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".reading-") as work:
+    with (
+        tempfile.TemporaryDirectory(dir=destination.parent, prefix=".reading-") as work,
+        named(work, source),
+    ):
         opened = _open(found, source, Path(work), python)
         further = {KEY: opened.activations} if opened.activations else {}
         written = write_plain(opened.tensors, opened.folder, destination, further)
@@ -107,40 +110,6 @@ def _lookup(headers: dict[Path, dict]) -> tuple[dict[str, dict], Callable[[str],
     return entries, lambda name: handles[places[name]].get_tensor(name)
 
 
-def stored(folder: Path) -> dict[Path, dict]:
-    """Safetensors file -> its tensors {name: {dtype, shape, data_offsets}}, for the files that transformers would load.
-
-    ArtifactError for a file that is cut short or has bytes beyond its tensors, for an index that names a tensor which
-    its shard lacks, for a tensor in two shards, or for a folder without safetensors.
-    """
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.exists():
-        return {whole: _header(whole)}
-    if not index.exists():
-        raise ArtifactError(f"{folder}: holds neither {whole.name} nor {index.name}")
-    places = read_json(index, advice=AT_SOURCE)["weight_map"]
-    headers = {folder / name: _header(folder / name) for name in sorted(set(places.values()))}
-    for name, shard in places.items():
-        if name not in headers[folder / shard]:
-            raise ArtifactError(f"{folder / shard}: lacks the tensor {name}, which {index.name} promises")
-    held: dict[str, Path] = {}
-    for file, header in headers.items():
-        for name in header:
-            if (first := held.setdefault(name, file)) != file:
-                raise ArtifactError(f"{file}: holds {name}, and so does {first.name}; which of them counts?")
-    return headers
-
-
-def _header(file: Path) -> dict:
-    if not file.exists():
-        raise ArtifactError(f"{file}: is missing")
-    header, begin = safetensors_header(file)
-    end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if (size := file.stat().st_size) != end:
-        raise ArtifactError(f"{file}: has {size} bytes, its header promises {end}")
-    return header
-
-
 def _bytes(entry: dict) -> int:
     return entry["data_offsets"][1] - entry["data_offsets"][0]
 
@@ -184,7 +153,7 @@ def write_plain(
     shard: dict[str, torch.Tensor] = {}
     size = values = number = 0
     for name, tensor in tensors:
-        if not torch.isfinite(tensor).all():
+        if not finite(tensor):
             raise ArtifactError(f"{source}: {name} holds NaN or infinite values")
         if shard and size + 4 * tensor.numel() > SHARD:
             save_file(shard, destination / f"{number}.part")

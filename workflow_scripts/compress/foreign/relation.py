@@ -13,7 +13,7 @@ from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.whole import record
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.sources.model_folder import AT_SOURCE
+from workflow_scripts.sources.weights import require_tied
 
 # Unrelated embeddings correlate at about 0. Those of a base that was rotated do too (SpinQuant, QuaRot), but inner
 # products of tokens survive a rotation.
@@ -48,7 +48,8 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where
     mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
     dense.load(dense.model, but=(mine,))
     other.load(other.model, but=(theirs,))
-    _refuse_another_head(other, where)
+    # Compression rounds each of the two in its own way.
+    require_tied(str(where), other.folder, other.model, alike=lambda a, b: correlation(a, b) > LIKE)
     found.embeddings = _embeddings(dense, other, tokens, distilled, where)
     _count_equal(found, _outside(other, theirs), _outside(dense, mine))
     names = Names()
@@ -94,18 +95,6 @@ def _count_equal(
             found.compared += 1
             if equal(tensor, asked):
                 found.equal.append(name)
-
-
-def _refuse_another_head(other: Skeleton, where: Path) -> None:
-    """ArtifactError for a head beside the embeddings that config.json ties it to, if it is another matrix: versions of
-    transformers differ in which of them they take."""
-    for names in other.tied:
-        first, *others = {id(p): p for p in map(other.model.get_parameter, sorted(names))}.values()
-        if any(correlation(first, each) <= LIKE for each in others):
-            raise ArtifactError(
-                f"{where}: config.json ties {' and '.join(sorted(names))}, and its weights hold two that don't "
-                f"resemble each other; {AT_SOURCE}"
-            )
 
 
 def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where: Path) -> float | None:

@@ -81,7 +81,11 @@ def of_keys(value: object, path: tuple = ()) -> list[str]:
     elif isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{key_path(path)}: {value!r} is no finite number")
     elif isinstance(value, int | float) and abs(value) > LARGEST:
-        problems.append(f"{key_path(path)}: {value:.3g} is not allowed; allowed: to {LARGEST:.0e}")
+        power = math.log10(abs(value))  # a float can't hold a whole number of 400 digits
+        said = (
+            f"{value:.3g}" if power < 308 or isinstance(value, float) else f"a number of {power:.0f} digits"
+        )
+        problems.append(f"{key_path(path)}: {said} is not allowed; allowed: to {LARGEST:.0e}")
     return problems
 
 

@@ -225,6 +225,10 @@ def test_what_would_take_for_ever_is_refused_within_seconds(written):
             r"parameters: 1e\+300 .* allowed: to 1e\+15",
         ),
         (edited(("training", "smoke", "tokens"), 10**300), "training.smoke.tokens: 1e.300 is not allowed"),
+        (
+            edited(("training", "smoke", "tokens"), -(10**400)),
+            "tokens: a number of 400 digits is not allowed",
+        ),
         (edited((*block, "methods"), many), r"core.methods: 19,980 more names that methods lacks"),
         (edited((*block, "seeds"), list(range(20_000))), "core: asks for 280,000 cells; at most 50,000"),
         (edited(("methods",), written["methods"] | {name: {"kind": "nnoe"} for name in many}), "19,900 more"),

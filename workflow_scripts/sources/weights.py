@@ -1,0 +1,277 @@
+"""The weights of a model's folder as transformers would load them: which files, which tensors, and that all are numbers
+of the architecture that config.json names."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+AT_SOURCE = "it must be mended at its source"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")  # types of plain weights, in safetensors' words
+# Constants that old checkpoints store and today's classes compute: the causal mask of four dimensions and the value
+# of what it hides (GPT-2, GPT-Neo, GPT-J, CodeGen), sinusoids (GPT-J), frequencies and the cosines made of them.
+CONSTANTS = (
+    (r"\battn\.(attention\.)?(bias|causal_mask)$|\battention\.bias$", 4),
+    (r"\bat(tn|tention)\.(attention\.)?masked_bias$", 0),
+    (r"\battn\.embed_positions$", 2),
+    (r"\brotary_emb\.(inv_freq|cos_cached|sin_cached)$", None),
+    (r"(^|\.)position_ids$", None),
+)
+Headers = dict[Path, dict]  # safetensors file -> its tensors {name: {dtype, shape, data_offsets}}
+
+
+def shards(folder: Path, where: str | None = None) -> list[Path]:
+    """The safetensors files of a folder that transformers loads; `where` names the folder in errors.
+
+    ArtifactError for weights that it would not find, an index that can't be read, or both a whole file and an index of
+    others: programs differ in which of them they use.
+    """
+    where = where or str(folder)
+    whole, index = folder / WHOLE, folder / INDEX
+    if named := _named(folder):
+        return [folder / named]
+    if not index.exists():
+        if whole.exists():
+            return [whole]
+        present = sorted(path.name for path in folder.glob("*.safetensors"))
+        if not present:
+            raise ArtifactError(f"{where}: missing *.safetensors: neither {WHOLE} nor {INDEX} is there")
+        raise ArtifactError(
+            f"{where}: its weights are {', '.join(present[:3])}, without {INDEX} to name them; rename a single file to "
+            f"{WHOLE}, or save the model again (transformers: `save_pretrained`)"
+        )
+    files = [folder / name for name in sorted({*_places(index, where).values()})]
+    if whole.exists() and files != [whole]:
+        raise ArtifactError(
+            f"{where}: holds {WHOLE}, and {INDEX} names others ({files[0].name}); which of them counts? Remove "
+            "the other"
+        )
+    return files
+
+
+def _named(folder: Path) -> str | None:
+    """The file that config.json names as the only one: this project's stored models do (compress/checkpoint.py)."""
+    config = read_json(folder / "config.json", advice=AT_SOURCE) if (folder / "config.json").exists() else {}
+    return config.get("transformers_weights") if isinstance(config, dict) else None
+
+
+def _places(index: Path, where: str) -> dict[str, str]:
+    """Tensor -> file, of an index."""
+    found = read_json(index, advice=AT_SOURCE)
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise ArtifactError(f"{where}: {index.name}: `weight_map` maps no names to files; {AT_SOURCE}")
+    if odd := [shard for shard in places.values() if Path(shard).name != shard]:
+        raise ArtifactError(f"{where}: {index.name}: {odd[0]!r} is no file of the folder; {AT_SOURCE}")
+    if not places:
+        raise ArtifactError(f"{where}: {index.name}: `weight_map` is empty; {AT_SOURCE}")
+    if gone := sorted({shard for shard in places.values() if not (index.parent / shard).exists()}):
+        raise ArtifactError(f"{where}: missing {', '.join(gone)}, which {index.name} names")
+    if not isinstance(found.get("metadata"), dict):
+        raise ArtifactError(f"{where}: {index.name}: lacks `metadata`, which transformers reads; {AT_SOURCE}")
+    return places
+
+
+def stored(folder: Path, where: str | None = None) -> Headers:
+    """The tensors of the files that transformers loads (`shards`), by their headers.
+
+    ArtifactError for a file that is cut short or has bytes beyond its tensors, for an index that names a tensor which
+    its shard lacks, for a tensor in two shards, or for what `shards` refuses.
+    """
+    where = where or str(folder)
+    headers = {file: _header(file) for file in shards(folder, where)}
+    if (index := folder / INDEX).exists() and not _named(folder):
+        for name, shard in _places(index, where).items():
+            if name not in headers[folder / shard]:
+                raise ArtifactError(
+                    f"{where}: {shard}: lacks the tensor {name}, which {index.name} promises; {AT_SOURCE}"
+                )
+    held: dict[str, Path] = {}
+    for file, header in headers.items():
+        for name in header:
+            if (first := held.setdefault(name, file)) != file:
+                raise ArtifactError(
+                    f"{where}: {file.name}: holds {name}, and so does {first.name}; which of them counts?"
+                )
+    return headers
+
+
+def _header(file: Path) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    header, begin = safetensors_header(file)
+    end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if (size := file.stat().st_size) != end:
+        raise ArtifactError(f"{file}: has {size} bytes, its header promises {end}")
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except SafetensorError as error:  # tensors that overlap, gaps between them, a type of tomorrow
+        raise ArtifactError(f"{file}: no safetensors file ({error}); {AT_SOURCE}") from error
+    return header
+
+
+# ------------------------------------------------------------------------------------------- the values
+
+
+def tensors(headers: Headers) -> Iterator[tuple[str, "Tensor"]]:
+    """(name, values) of each tensor, read when asked for."""
+    from safetensors import safe_open
+
+    for file, header in headers.items():
+        with safe_open(file, "pt") as opened:
+            for name in header:
+                yield name, opened.get_tensor(name)
+
+
+def require_numbers(where: str, headers: Headers) -> None:
+    """ArtifactError for weights that are codes without their scales (whole numbers, 8-bit floats), or that hold NaN or
+    infinities in float32. Reads every weight once: 0.3 to 0.6 s per GB."""
+    entries = [each for header in headers.values() for each in header.items()]
+    for name, entry in entries:
+        numbers = entry["dtype"] in FLOATS or not name.endswith(("weight", "_proj", "bias"))
+        if not numbers and not _constant(name, entry):
+            raise ArtifactError(
+                f"{where}: {name} is of type {entry['dtype']}, no weight of a dense model; those are of "
+                f"{', '.join(FLOATS)}; {AT_SOURCE}"
+            )
+    for name, values in tensors(headers):
+        if values.is_floating_point() and not finite(values):
+            raise ArtifactError(f"{where}: {name} holds NaN or infinite values; {AT_SOURCE}")
+
+
+def finite(values: "Tensor") -> bool:
+    """Whether all values are finite in float32. The least and the largest tell: NaN wins both."""
+    import torch
+
+    if not values.numel():
+        return True
+    if values.element_size() == 1:  # 8-bit floats have no extremes in torch
+        values = values.float()
+    return bool(torch.isfinite(torch.stack(torch.aminmax(values)).float()).all())
+
+
+# -------------------------------------------------------------------------------------------- the names
+
+
+def targets(model: "PreTrainedModel", names: list[str]) -> dict[str, tuple[str, bool]]:
+    """Name in a checkpoint -> (the model's tensor that it becomes, whether it is a part of it), as transformers'
+    loader translates it; of several tensors that it becomes, the first: they lie in one module."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    prefix, known = model.base_model_prefix, model.state_dict()
+    found = {}
+    for key in names:
+        name, pattern = rename_source_key(key, renamings, converters, prefix, known)
+        if name not in known and key in known:
+            name, pattern = rename_source_key(key, [], [], prefix, known)
+        found[key] = (name, pattern is not None)
+    return found
+
+
+def require_architecture(where: str, model: "PreTrainedModel", found: dict, headers: Headers) -> None:
+    """ArtifactError unless the weights are the whole of the model's tensors and nothing else.
+
+    found: transformers' account of the load, which has left out what the class itself ignores. Constants that today's
+    classes compute may stand there (CONSTANTS).
+    """
+    entries = {name: entry for header in headers.values() for name, entry in header.items()}
+    names = targets(model, list(entries))
+    renamed = {name: entries[key] for key, (name, _) in names.items()}
+    odd = {name for name in found["unexpected_keys"] if not _constant(name, renamed.get(name))}
+    require_complete(where, found | {"unexpected_keys": odd})
+    held: dict[str, str] = {}
+    for key, (name, is_part) in names.items():
+        # Parts of a tensor that stand there twice make it of another shape.
+        if not is_part and (first := held.setdefault(name, key)) != key:
+            raise ArtifactError(
+                f"{where}: {first} and {key} are the same tensor of config.json's architecture; which of them counts?"
+            )
+
+
+def require_complete(where: str, found: dict) -> None:
+    """ArtifactError if transformers' account of a load speaks of missing, misnamed, misshapen or further tensors."""
+    odd = sorted(found["unexpected_keys"])
+    if missing := sorted(found["missing_keys"]):
+        hint = f"; it holds {_listed(odd)}, for which the architecture has no place" if odd else ""
+        raise ArtifactError(
+            f"{where}: its weights lack {_listed(missing)}, which config.json's architecture has{hint}; "
+            f"{AT_SOURCE}"
+        )
+    if wrong := sorted(found["mismatched_keys"]):
+        name, held, asked = wrong[0]
+        raise ArtifactError(
+            f"{where}: {name} has the shape {list(held)} in its weights, config.json's architecture asks for "
+            f"{list(asked)}{_more(wrong)}; {AT_SOURCE}"
+        )
+    if odd:
+        raise ArtifactError(
+            f"{where}: its weights hold {_listed(odd)}, for which config.json's architecture has no place; "
+            f"{AT_SOURCE}"
+        )
+
+
+def _constant(name: str, entry: dict | None) -> bool:
+    """Whether a stored tensor is a constant that today's classes compute, by its name and its number of dimensions."""
+    size = len(entry["shape"]) if entry else None
+    return any(
+        re.search(form, name)
+        and (asked is None or size == asked or (asked == 0 and entry and entry["shape"] == [1]))
+        for form, asked in CONSTANTS
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] + _more(names)
+
+
+def _more(names: list) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _equal(a: "Tensor", b: "Tensor") -> bool:
+    return a.shape == b.shape and (a.equal(b) if a.dtype == b.dtype else a.double().equal(b.double()))
+
+
+def require_tied(
+    where: str,
+    folder: Path,
+    model: "PreTrainedModel",
+    alike: Callable[["Tensor", "Tensor"], bool] = _equal,
+) -> None:
+    """ArtifactError for a head in the weights that is not the embeddings, though config.json ties the two.
+
+    Programs differ in which of them they then use. model: the folder's, on any device. alike: whether two stored
+    matrices are one.
+    """
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    if not model.config.get_text_config(decoder=True).tie_word_embeddings or parts[1] is None:
+        return
+    modules = {
+        f"{name}.weight" for name, module in model.named_modules() if any(module is part for part in parts)
+    }
+    headers = stored(folder)
+    names = targets(model, [name for header in headers.values() for name in header])
+    kept = {
+        file: {key: entry for key, entry in header.items() if names[key][0] in modules}
+        for file, header in headers.items()
+    }
+    held = dict(tensors(kept))
+    head, *others = sorted(held, key=lambda key: names[key][0])
+    for other in others:
+        if not alike(held[other], held[head]):
+            raise ArtifactError(
+                f"{where}: config.json ties the head to the embeddings (`tie_word_embeddings`), but {other} and {head} "
+                "differ in its weights; correct the one or the other"
+            )
