@@ -205,7 +205,7 @@ def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None
     if not files:
         raise ArtifactError(f"{name}: {path}: holds no .txt and no .jsonl file")
     for file in files:
-        require_plain(f"{name}: {file.parent}", file)
+        require_plain(f"{name}: {file.parent}", file, anywhere=file == path)
     if "sha256" in spec:
         if len(files) != 1:
             raise ArtifactError(f"{name}: `sha256` pins a single file, but {path} holds {len(files)}")

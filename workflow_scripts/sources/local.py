@@ -17,7 +17,7 @@ def require_plain(where: str, file: Path, *, anywhere: bool = False) -> None:
     folder that the file stands in.
 
     The blobs of a hub cache count as inside of its snapshots. `where` names the source. anywhere: of weights, which are
-    linked, never copied, and may lie elsewhere.
+    linked, never copied, and of a file that the configuration itself names; these may lie elsewhere.
     """
     if not file.is_file():
         kind = "a link to nothing" if file.is_symlink() and not file.exists() else "no regular file"

@@ -132,10 +132,9 @@ def test_local_benchmark_is_verified_and_counted(tmp_path, monkeypatch):
         benchmarks.verify(tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["link out", "link to nothing", "pipe", "folder", "device"])
-def test_a_tasks_data_are_a_regular_file_of_their_folder(kind, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["link to nothing", "pipe", "folder", "device"])
+def test_a_tasks_data_are_a_regular_file(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "secret").write_text('{"question": "?"}\n')
     (tmp_path / "data").mkdir()
     file = tmp_path / "data/items.jsonl"
     if kind == "pipe":
@@ -143,12 +142,9 @@ def test_a_tasks_data_are_a_regular_file_of_their_folder(kind, tmp_path, monkeyp
     elif kind == "folder":
         file.mkdir()
     else:
-        targets = {"link out": "../secret", "link to nothing": "gone", "device": "/dev/zero"}
-        file.symlink_to(targets[kind])
-    said = {"link out": f"a link to {tmp_path}/secret, outside", "link to nothing": "a link to nothing"}
-    with pytest.raises(
-        ArtifactError, match=f"mine: {tmp_path}/data: items.jsonl is {said.get(kind, 'no regular')}"
-    ):
+        file.symlink_to({"link to nothing": "gone", "device": "/dev/zero"}[kind])
+    said = "a link to nothing" if kind == "link to nothing" else "no regular"
+    with pytest.raises(ArtifactError, match=f"mine: {tmp_path}/data: items.jsonl is {said}"):
         spec = {"source": "local", "path": str(file)}
         benchmarks.fetch("mine", spec, tmp_path / "out", tmp_path, recipe="r", code="c")
     assert not (tmp_path / "out").exists()
