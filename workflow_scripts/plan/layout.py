@@ -66,8 +66,8 @@ class Artefact(NamedTuple):
 
     @property
     def shape(self) -> str:
-        """The pattern as messages show it: `results/<grid>/...`."""
-        return _shown(self.pattern)
+        """The pattern of the JSON as messages show it."""
+        return shown(self.pattern)
 
     def path(self, **names: object) -> str:
         """The path for these names; names that the pattern lacks are ignored."""
@@ -246,7 +246,8 @@ def _parser(artefact: Artefact) -> re.Pattern[str]:
     return re.compile(f"(?:.*/)?{names}(?:{endings})")
 
 
-def _shown(pattern: str) -> str:
+def shown(pattern: str) -> str:
+    """A pattern as messages and pages show it: `results/<grid>/...`."""
     return re.sub(r"{(\w+)}", lambda name: f"<{SHOWN.get(name[1], name[1])}>", pattern)
 
 
@@ -301,5 +302,5 @@ def check_path(path: str, config: dict) -> None:
         if place == "{form}" and name not in EXPORTS:
             raise ValueError(unknown(path, name, EXPORTS, "format of an export"))
     if artefact.parse("/".join(parts)) is None:
-        shapes = map(_shown, (artefact.pattern, *artefact.companions))
+        shapes = map(shown, (artefact.pattern, *artefact.companions))
         raise ValueError(f"{path}: is no result; it looks like {' or '.join(shapes)}")
