@@ -45,7 +45,7 @@ PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # added to each 
 SUFFIX = ".tar.gz"
 
 
-# ------------------------------------------------------------------------------------------- what is in one
+# ------------------------------------------------------------------------------------------- the contents of one
 
 
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
