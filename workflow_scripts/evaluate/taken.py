@@ -1,4 +1,4 @@
-"""Tasks and texts that a finished cell has evaluated alike are taken over: another list of tasks costs the new ones alone.
+"""Tasks and texts that a finished cell has evaluated alike are taken over: another list costs only its new tasks.
 
 A task's key is the digest of all that its rows depend on: model, weights, adapters, method, code, libraries, device,
 the task's settings and definition, its data, and how many items and tokens are asked for. Equal keys, equal rows.
