@@ -18,6 +18,7 @@ from workflow_scripts.files.members import (
     MANIFEST,
     RESOURCES,
     RESULTS,
+    SAMPLES,
     TRAINING,
     WEIGHTS,
 )
@@ -96,7 +97,7 @@ EXPORTED = Artefact(f"{GRID}/exported", f"{COPY}/{{form}}", "/export.json", "exp
 ADAPTER = Artefact(
     f"{GRID}/adapters", CELL, f"/{TRAINING}", "train_adapter", (f"/{ADAPTER_CONFIG}", f"/{ADAPTER_WEIGHTS}")
 )
-EVALUATION = Artefact(f"{GRID}/evaluations", CELL, ".json", "evaluate_cell", (".samples.parquet",))
+EVALUATION = Artefact(f"{GRID}/evaluations", CELL, ".json", "evaluate_cell", (SAMPLES,))
 SIMILARITY = Artefact(f"{GRID}/similarity", CELL, ".json", "measure_similarity")
 LATENCY = Artefact(f"{GRID}/latency", COPY, ".json", "measure_latency")
 # Kind of result, as its folder is named.
