@@ -377,7 +377,7 @@ def evaluating(args: argparse.Namespace) -> dict[str, float]:
         ModelFiles(Path(MODEL.path(model=cell.model)).parent, Path(plan.compression(cell)).parent),
     )
     benchmarks = [Path(BENCHMARK.path(benchmarks="pypi", task=task)).parent for task in plan.tasks("small")]
-    data = EvaluationData(benchmarks, [Path("resources/corpora/wikipedia")])
+    data = EvaluationData(benchmarks, [Path("resources/corpora/wikipedia")], "")
     settings, made = split(plan.evaluate(cell))
     begin = now()
     evaluate_cell.main(files, data, CellSettings(**settings), cell._asdict(), made, cell.json, cell.samples)

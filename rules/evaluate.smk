@@ -34,6 +34,9 @@ rule evaluate_cell:
     params:
         args=arguments(layout.EVALUATION),
         code=code_of(layout.EVALUATION),
+        elsewhere=untracked(
+            lambda wildcards: layout.EVALUATION.path(**dict(wildcards.items()) | {"grid": "*"})
+        ),
     message:
         "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     script:

@@ -29,13 +29,13 @@ FORMATS = {  # schema -> where files of this format stand
     "export": layout.EXPORTED.shape,
     "training": layout.ADAPTER.shape,
     "evaluation": layout.EVALUATION.shape,
-    "samples": layout.EVALUATION.shape.replace(".json", ".samples.parquet"),
+    "samples": layout.shown(layout.EVALUATION.companions[0]),
     "similarity": layout.SIMILARITY.shape,
     "latency": layout.LATENCY.shape,
-    "questions": "results/<grid>/questions.json",
-    "verdict": "results/<grid>/verdict.json",
-    "audit": "results/<grid>/paper_audit.json",
-    "adopted": "results/<grid>/adopted.json",
+    "questions": layout.shown(layout.QUESTIONS.pattern),
+    "verdict": layout.shown(layout.VERDICT.pattern),
+    "audit": layout.shown(layout.AUDIT.pattern),
+    "adopted": layout.shown(layout.ADOPTED.pattern),
     "site": "profiles/slurm/site.yaml",
 }
 

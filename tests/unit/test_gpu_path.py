@@ -122,7 +122,7 @@ def test_training(project, method, tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "concat"])
 def test_evaluation(project, method, tmp_path, monkeypatch):
     files, settings = cell(project, method)
-    data = EvaluationData(project["benchmarks"], [project["corpus"]])
+    data = EvaluationData(project["benchmarks"], [project["corpus"]], "")
     tasks = {f.name: {"task": None, "num_fewshot": None, "domain": "world"} for f in project["benchmarks"]}
 
     def run(device, precision="fp32"):

@@ -45,7 +45,7 @@ PLACE = (("cell", pyarrow.string()), ("row", pyarrow.int32()))  # added to each 
 SUFFIX = ".tar.gz"
 
 
-# ------------------------------------------------------------------------------------------- what is in one
+# --------------------------------------------------------------------------------------- the contents of one
 
 
 def measured(plan: Plan, grid: str, weights: bool) -> list[str]:
@@ -67,7 +67,7 @@ def rolled_up(grid: str, root: Path = Path()) -> list[str]:
     return [str(file.relative_to(root)) for pattern in patterns for file in sorted(root.glob(pattern))]
 
 
-# -------------------------------------------------------------------------------------------------- packing
+# --------------------------------------------------------------------------------------------------- packing
 
 
 def pack_grid(grid: str, output: Path, small: bool = False, configfiles: Sequence[str] = ()) -> dict:

@@ -108,7 +108,7 @@ def main(
     return 0
 
 
-# ------------------------------------------------------------------------------------------- what is made again
+# ---------------------------------------------------------------------------------------- results made again
 
 
 def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
@@ -188,7 +188,7 @@ def _made_again(folder: Path, samples: list[Remade], profile: str | None, cores:
     return subprocess.run([*command, "--", *targets], check=False).returncode == 0
 
 
-# ------------------------------------------------------------------------------------------- what is adopted
+# ------------------------------------------------------------------------------------------------- adoptions
 
 
 def _agreement(sample: Remade, folder: Path) -> Agreement:

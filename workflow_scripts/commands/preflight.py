@@ -119,7 +119,7 @@ def _largest_requests(plan: Plan, grid: str, requests: Requests) -> dict[str, di
 
 
 def _check_attempts(plan: Plan, grid: str, site: dict, say: Findings) -> None:
-    """True if later attempts could start, and whether they are enough for the longest job of every rule."""
+    """Check that later attempts could start, and that they suffice for the longest job of every rule."""
     requests, attempts = (
         Requests(plan, site),
         1 + yaml.safe_load(PROFILE.read_text(encoding="utf-8"))["retries"],
@@ -217,7 +217,7 @@ def _reach_pypi() -> str | None:
 
 
 def check_disk(plan: Plan, grid: str, site: dict, say: Findings) -> None:
-    """True if the free disk holds the models and the files that the forecast expects, with a fifth to spare."""
+    """Check that the free disk holds the models and the files that the forecast expects, with a fifth to spare."""
     need = sum(cost.disk for cost in forecast(plan, grid, site["hardware"]))
     models = {cell.model for cell in plan.cells(grid)}
     need += sum(

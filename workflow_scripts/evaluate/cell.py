@@ -61,7 +61,7 @@ def evaluate_cell(
     inputs = hashes(files, data, settings.method)
     key = fingerprint(files, inputs, settings, made.code)
     keys = keys_of([identity(files), made.code, device.type, settings.chat], inputs, settings)
-    taken = take(keys, cell, output, made.recipe)
+    taken = take(keys, data.elsewhere, output, made.recipe)
     store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     for adapter in files.adapters:  # that its job succeeded is known by now

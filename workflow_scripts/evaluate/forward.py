@@ -67,7 +67,7 @@ def log_probabilities(
 
 
 def first_largest(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """True if greedy decoding takes each target (P,) from its logits (P, V): it takes the first of the largest."""
+    """(P,) bool: greedy decoding, which takes the first of the largest, takes the target (P,) from logits (P, V)."""
     return logits.log_softmax(dim=-1, dtype=torch.float32).argmax(dim=-1) == targets
 
 

@@ -83,7 +83,7 @@ class Rehearsal:
 
     @contextmanager
     def telling(self, where: str, known: str = "") -> Iterator[None]:
-        """A line that says where and why, if anything fails inside: a job would end by it. known: what its message may
+        """A line with place and cause if anything fails inside, as it would end a job. known: what its message may
         begin with, which `where` says already."""
         try:
             yield

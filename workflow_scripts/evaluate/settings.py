@@ -25,10 +25,14 @@ class CellSettings:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Folders that a cell is evaluated on: benchmarks, each named like its task, and corpora for the perplexity."""
+    """Folders that a cell is evaluated on: benchmarks, each named like its task, and corpora for the perplexity.
+
+    elsewhere: pattern of the paths of this cell's JSON in any grid; results that suit are taken over from there.
+    """
 
     benchmarks: list[Folder]
     corpora: list[Folder]
+    elsewhere: str
 
 
 @dataclass(frozen=True)

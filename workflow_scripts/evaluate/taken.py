@@ -1,4 +1,4 @@
-"""Tasks and texts that a finished cell has evaluated alike are taken over: another list of tasks costs what is new.
+"""Tasks and texts that a finished cell has evaluated alike are taken over: another list costs only its new tasks.
 
 A task's key is the digest of all that its rows depend on: model, weights, adapters, method, code, libraries, device,
 the task's settings and definition, its data, and how many items and tokens are asked for. Equal keys, equal rows.
@@ -14,8 +14,8 @@ import pyarrow.parquet
 from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file
 from workflow_scripts.files.job import log
-from workflow_scripts.plan import contents
-from workflow_scripts.plan.layout import EVALUATION, companions
+from workflow_scripts.files.members import samples_of
+from workflow_scripts.plan.definitions import definition_digest
 
 DATA = ("benchmark ", "corpus ")  # how the names of inputs begin that a cell is evaluated on
 # Keys of a grid's evaluation that a task's rows depend on.
@@ -40,7 +40,7 @@ def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> di
         kind, _, short = name.partition(" ")
         if kind == "benchmark":
             own = settings.tasks[short]
-            definition = contents.of_definition(own.get("task") or short)
+            definition = definition_digest(own.get("task") or short)
             about = [short, own, definition, {key: asked[key] for key in OF_TASKS}]
         elif kind == "corpus":
             shape = {key: value for key, value in asked["perplexity"].items() if key != "corpora"}
@@ -51,16 +51,16 @@ def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> di
     return found
 
 
-def take(keys: dict[str, str], cell: dict, output: str | Path, recipe: str) -> Taken:
+def take(keys: dict[str, str], elsewhere: str, output: str | Path, recipe: str) -> Taken:
     """Results of finished cells of this model and method under these keys: of the one at `output` and of other grids'.
 
-    A cell that is made again by its own recipe takes nothing: somebody asked for it.
+    elsewhere: pattern of the paths that the cell has in any grid. A cell that is made again by its own recipe takes
+    nothing: somebody asked for it.
     """
     taken = Taken()
     if _evaluated(output).get("recipe") == recipe:
         return taken
-    others = sorted(glob.glob(EVALUATION.path(**(cell | {"grid": "*"}))))
-    for path in dict.fromkeys([str(output), *others]):
+    for path in dict.fromkeys([str(output), *sorted(glob.glob(elsewhere))]):
         manifest = _evaluated(path)
         known = manifest.get("keys", {})
         equal = [name for name in keys if name not in taken.origins and known.get(name) == keys[name]]
@@ -83,13 +83,13 @@ def _evaluated(path: str | Path) -> dict:
 
 def _described(path: str, manifest: dict) -> bool:
     """True if the samples beside a cell are those that it describes."""
-    [samples] = companions(path)
-    return Path(samples).exists() and sha256_file(samples) == manifest.get("samples_sha256")
+    samples = samples_of(path)
+    return samples.exists() and sha256_file(samples) == manifest.get("samples_sha256")
 
 
 def _add(taken: Taken, names: Iterable[str], path: str) -> None:
     record = read_json(path, "evaluation")
-    rows = pyarrow.parquet.read_table(companions(path)[0]).to_pylist()
+    rows = pyarrow.parquet.read_table(samples_of(path)).to_pylist()
     for name in names:
         kind, _, short = name.partition(" ")
         taken.origins[name] = path

@@ -14,8 +14,14 @@ COMPRESSION, WEIGHTS = "compression.json", "weights.safetensors"  # of a compres
 TRAINING = "training.json"  # of an adapter, whose other files PEFT names
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ITEMS = "data.jsonl"  # of a benchmark
+SAMPLES = ".samples.parquet"  # in place of the ending of an evaluation's JSON
 
 
 def text_of(split: str) -> str:
     """The file of a corpus' text: split is train or heldout."""
     return f"{split}.jsonl"
+
+
+def samples_of(evaluation: str | Path) -> Path:
+    """The samples beside an evaluation's JSON."""
+    return Path(evaluation).with_suffix(SAMPLES)

@@ -28,7 +28,7 @@ class Agreement:
 
 
 def agreement(artefact: Artefact, stored: Path, again: Path, same_machine: bool) -> Agreement:
-    """True if the result at `again` is the one at `stored`; both are JSON files with what was made beside them.
+    """Compares the result at `again` with that at `stored`, both JSON files with what was made beside them.
 
     same_machine: whether both were made on one kind of machine, so that every bit must agree. Weights and sources must
     agree bit for bit on any.

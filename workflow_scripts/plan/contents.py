@@ -28,13 +28,6 @@ def of_reports(entry: str) -> dict:
     return {str(file.relative_to(root)): sha256_file(file) for file in sorted(files) if file.is_file()}
 
 
-@functools.cache
-def of_definition(task: str) -> str:
-    """Digest of the task's definition among ours; a task of the harness alone is versioned by its library."""
-    file = PACKAGE / "evaluate" / "tasks" / f"{task}.yaml"
-    return sha256_file(file) if file.is_file() else task
-
-
 def of_source(source: Model | Corpus | Benchmark | External) -> list:
     """The contents of a local source, wherever it lies: of a file, or of each file of a folder that is not hidden.
 

@@ -18,6 +18,7 @@ from workflow_scripts.files.members import (
     MANIFEST,
     RESOURCES,
     RESULTS,
+    SAMPLES,
     TRAINING,
     WEIGHTS,
 )
@@ -66,8 +67,8 @@ class Artefact(NamedTuple):
 
     @property
     def shape(self) -> str:
-        """The pattern as messages show it: `results/<grid>/...`."""
-        return _shown(self.pattern)
+        """The pattern of the JSON as messages show it."""
+        return shown(self.pattern)
 
     def path(self, **names: object) -> str:
         """The path for these names; names that the pattern lacks are ignored."""
@@ -96,7 +97,7 @@ EXPORTED = Artefact(f"{GRID}/exported", f"{COPY}/{{form}}", "/export.json", "exp
 ADAPTER = Artefact(
     f"{GRID}/adapters", CELL, f"/{TRAINING}", "train_adapter", (f"/{ADAPTER_CONFIG}", f"/{ADAPTER_WEIGHTS}")
 )
-EVALUATION = Artefact(f"{GRID}/evaluations", CELL, ".json", "evaluate_cell", (".samples.parquet",))
+EVALUATION = Artefact(f"{GRID}/evaluations", CELL, ".json", "evaluate_cell", (SAMPLES,))
 SIMILARITY = Artefact(f"{GRID}/similarity", CELL, ".json", "measure_similarity")
 LATENCY = Artefact(f"{GRID}/latency", COPY, ".json", "measure_latency")
 # Kind of result, as its folder is named.
@@ -246,7 +247,8 @@ def _parser(artefact: Artefact) -> re.Pattern[str]:
     return re.compile(f"(?:.*/)?{names}(?:{endings})")
 
 
-def _shown(pattern: str) -> str:
+def shown(pattern: str) -> str:
+    """A pattern as messages and pages show it: `results/<grid>/...`."""
     return re.sub(r"{(\w+)}", lambda name: f"<{SHOWN.get(name[1], name[1])}>", pattern)
 
 
@@ -301,5 +303,5 @@ def check_path(path: str, config: dict) -> None:
         if place == "{form}" and name not in EXPORTS:
             raise ValueError(unknown(path, name, EXPORTS, "format of an export"))
     if artefact.parse("/".join(parts)) is None:
-        shapes = map(_shown, (artefact.pattern, *artefact.companions))
+        shapes = map(shown, (artefact.pattern, *artefact.companions))
         raise ValueError(f"{path}: is no result; it looks like {' or '.join(shapes)}")

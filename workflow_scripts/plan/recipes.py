@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from workflow_scripts.files.artifacts import digest, sha256_file
 from workflow_scripts.plan import adopted, contents, model_limits
 from workflow_scripts.plan.config import load, named_files, read
+from workflow_scripts.plan.definitions import definition_digest
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
 from workflow_scripts.plan.layout import (
@@ -126,7 +127,7 @@ class Plan(Slices):
         inputs = [
             *self._attached(cell),
             *(self.recipe("benchmarks", grid.benchmarks, task) for task in tasks),
-            *(contents.of_definition(self.config.tasks[task].task or task) for task in tasks),
+            *(definition_digest(self.config.tasks[task].task or task) for task in tasks),
             *(self.recipe("corpora", corpus) for corpus in grid.evaluation.perplexity.corpora),
             *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]

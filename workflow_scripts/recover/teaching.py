@@ -31,7 +31,7 @@ SORTED = 8  # batches of facts among which texts are sorted by length
 
 
 class TeachingError(RuntimeError):
-    """A taught model does not know what it should, or knows what it should not."""
+    """A taught model lacks knowledge that it should have, or has knowledge that it should lack."""
 
 
 class Text(NamedTuple):

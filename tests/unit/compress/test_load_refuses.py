@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.unit.compress.checkpoints import SETTINGS, compressed
+from tests.unit.compress.stored import SETTINGS, compressed
 from workflow_scripts.compress.bit_packing import from_stored, pack_bits
 from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.stored_model import load_compressed

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import tiny
-from tests.unit.compress.checkpoints import CALIBRATION, SETTINGS
+from tests.unit.compress.stored import CALIBRATION, SETTINGS
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.provenance import Provenance

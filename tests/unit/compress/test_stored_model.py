@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.unit.compress.checkpoints import CALIBRATION, GPTQ, SETTINGS, compressed
+from tests.unit.compress.stored import CALIBRATION, GPTQ, SETTINGS, compressed
 from workflow_scripts.compress.bit_packing import from_stored, pack_bits, to_stored, unpack_bits
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.settings import CompressorSettings

@@ -47,7 +47,7 @@ def interrupted(project: dict, output: Path, monkeypatch, capsys, **changes) -> 
         adapters = [project["prompt-5"], project["prompt-7"]]
         files = ModelFiles(project["model"], project["compressed"], adapters)
         data, written = (
-            EvaluationData([sciq], [project["corpus"]]),
+            EvaluationData([sciq], [project["corpus"]], ""),
             (output, output.with_suffix(".samples.parquet")),
         )
         evaluate_cell.main(files, data, asked, cell, made, *written)

@@ -7,6 +7,7 @@ from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import evaluate_cell
+from workflow_scripts.plan import layout
 from workflow_scripts.recover.model_files import ModelFiles
 
 EVALUATION = {
@@ -47,7 +48,8 @@ def run(
 ) -> dict:
     """Evaluate a cell into `output`; returns its JSON."""
     settings, members = METHODS[method]
-    data = EvaluationData(project["benchmarks"], [project["corpus"]])
+    elsewhere = layout.EVALUATION.path(**(place(method) | {"grid": "*"}))
+    data = EvaluationData(project["benchmarks"], [project["corpus"]], elsewhere)
     tasks = {f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in data.benchmarks}
     asked = CellSettings(settings, tasks, EVALUATION | changes, chat)
     written = output, output.with_suffix(".samples.parquet")

@@ -127,6 +127,16 @@ def test_what_checks_at_a_fetch_is_in_no_recipe(entry):
     assert not [file for file in files if file.startswith(("evaluate/", "plan/schema", "plan/model_limits"))]
 
 
+@pytest.mark.parametrize(
+    "entry",
+    ["fetch_model", "compress_model", "export_model", "train_adapter", "evaluate_cell", "measure_similarity"],
+)
+def test_what_a_model_computes_depends_neither_on_paths_nor_on_the_configurations_types(entry):
+    """A new figure, or a new key of a compressor, makes no model, adapter or cell again."""
+    files = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
+    assert not [file for file in files if file.startswith(("plan/layout", "plan/schema", "plan/contents"))]
+
+
 def test_the_lists_of_kinds_are_in_no_recipe():
     """Registering a new kind of method or engine makes no model, adapter or cell again."""
     for entry in ("fetch_model", "compress_model", "train_adapter", "evaluate_cell"):
