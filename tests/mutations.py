@@ -4,7 +4,7 @@
   python -m tests.mutations S1 F2               those whose names begin so
   PYTEST="nice python -m pytest -q" python -m tests.mutations F     with another command for the tests
 
-mends.yaml holds them, each of a fault that once passed in silence (docs/reference/faults.md): the text that mends it,
+mends/ holds them, each of a fault that once passed in silence (docs/reference/faults.md): the text that mends it,
 the text without it, and the test that must fail then. tests/unit/test_mutations.py keeps them in step with the code.
 """
 
@@ -48,8 +48,8 @@ class Mend(NamedTuple):
     test: str
 
 
-TABLE = Path(__file__).with_name("mends.yaml")
-MENDS = tuple(Mend(**mend) for mend in yaml.safe_load(TABLE.read_text(encoding="utf-8")))
+TABLES = sorted(Path(__file__).with_name("mends").glob("*.yaml"))
+MENDS = tuple(Mend(**mend) for table in TABLES for mend in yaml.safe_load(table.read_text(encoding="utf-8")))
 
 
 def chosen(names: list[str]) -> list[Mend]:
