@@ -88,7 +88,7 @@ def verify(folder: Path) -> dict:
 
 def written_in(data: Path) -> Path:
     """The file that a person wrote, of which a fetched data.jsonl is a copy; `data` itself if it is none."""
-    manifest = data.with_name("manifest.json")
+    manifest = data.with_name(MANIFEST)
     if not manifest.is_file():
         return data
     record = read_json(manifest)

@@ -155,7 +155,7 @@ SPELLED = re.compile(
     r"(^|[/{} `])(results|resources|logs|work|tables|figures|archives|rebuilt|exported|evaluations|adapters)/"
     r"|^/?(manifest|compression|training|verdict|report|export|adopted|questions|paper_audit)\.json$"
     r"|^(train|heldout|data)?\.jsonl$|^(\.?/)?(results|resources|logs|work)$|\.samples\.|\.wheels"
-    r"|(answers|ledger)\.parquet|(overview|report)\.html|paper_audit|adapter_(model|config)\.|weights\.safetensors"
+    r"|(answers|ledger)\.parquet|(overview|report)\.html|paper_audit|adapter_(model\.safetensors|config\.)|weights\.safetensors"
 )
 SPELLERS = {"plan/layout.py", "files/members.py"}
 NO_PATHS = {
