@@ -1,7 +1,7 @@
 """One compressed group, or the dense model with its methods, on one metric: every estimate, and the verdict."""
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from workflow_scripts.judge.arms import DENSE, Arm, Column, PairedItems, covered_by, detectable, replicates_of
@@ -182,9 +182,11 @@ class Judged:
             self._other_recovery(self.pair["prompt"], needed),
             self._other_recovery(self.pair["lora"], needed),
         )
-        found = decide(loss, prompt, lora, self.sample.metric.negligible, verdicts, others)
-        if found.word == "no_loss" and self.sample.metric.binary:
-            found = self._with_few_changes(found, seeds, needed)
+        bound = None
+        if self.sample.metric.binary:
+            before, after = (self.sample.by_replicate(column) for column in self._loss(seeds))
+            bound = partial(lost_bound, before, after, needed)
+        found = decide(loss, prompt, lora, self.sample.metric.negligible, verdicts, others, bound)
         if found.word == "unavailable":
             found = replace(found, reason=self._missing())
         replicates = len(self.pair_seeds) if prompt and lora else len(seeds)
@@ -197,17 +199,6 @@ class Judged:
             "retention": ratio(prompt, lora) if prompt and lora and lora.interval()[0] > 0 else None,
             "components": {name: part.to_json() for name, part in parts.items()},
         }
-
-    def _with_few_changes(self, found: Verdict, seeds: tuple[int, ...], needed: float) -> Verdict:
-        """Undecided instead of no_loss if the few items that changed leave room for a loss that counts."""
-        before, after = (self.sample.by_replicate(column) for column in self._loss(seeds))
-        bound = lost_bound(before, after, needed)
-        if bound < self.sample.metric.negligible:
-            return found
-        doubt = (
-            f"but so few answers changed that up to {100 * bound:.1f} points may be lost; evaluate more items"
-        )
-        return replace(found, word="undecided", reason=f"{found.reason}; {doubt}")
 
     def _components(self, prompt: Estimate | None, lora: Estimate | None) -> dict:
         """Variance components of L and of both R over the pair's replicates; none where a task has a single item."""

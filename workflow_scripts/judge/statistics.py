@@ -185,19 +185,22 @@ def unseen_variance(sizes: Sequence[int]) -> float:
     return sum(0.5 / (n * (n + 2)) for n in sizes) / max(1, len(sizes)) ** 2
 
 
-def lost_bound(before: dict[str, np.ndarray], after: dict[str, np.ndarray], level: float) -> float:
+def lost_bound(
+    before: dict[str, np.ndarray], after: dict[str, np.ndarray], level: float, times: float = 1.0
+) -> float:
     """One-sided upper bound of what a macro-averaged share lost, made for few changed answers.
 
     before, after: task -> (items, replicates), right or wrong. Lost items count as Poisson, each with its weight in the
     average (Fay and Feuer, 1997), less the share that was gained. With no lost item of n the bound is
     -log(1 - level) / n; a normal deviation has thinner tails. With many changes the draws are the stricter ones.
+    times: as much data, of which the same share is lost.
     """
     change = {task: before[task] - after[task] for task in before}
     lost = [np.maximum(0, values).mean(axis=1) / len(values) for values in change.values()]
     gained = sum(np.maximum(0, -values).mean() for values in change.values()) / len(change)
     weights = np.concatenate(lost) / len(change)
-    most = 1 / (len(change) * min(map(len, lost)))
-    mean, variance = weights.sum() + most, np.square(weights).sum() + most**2
+    most = 1 / (len(change) * min(map(len, lost)) * times)
+    mean, variance = weights.sum() + most, np.square(weights).sum() / times + most**2
     upper = variance / (2 * mean) * stats.chi2.ppf(level, 2 * mean**2 / variance)
     return float(upper - gained)
 

@@ -13,6 +13,7 @@ more, for the k verdicts of a grid on its primary metric; otherwise it is `undec
 may lie above, the label needs that support with h counted draw by draw too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -116,11 +117,14 @@ def decide(
     negligible: float,
     verdicts: int = 1,
     others: tuple[Estimate | None, Estimate | None] = (None, None),
+    bound: Callable[[float], float] | None = None,
 ) -> Verdict:
     """The verdict, its support and the data that would settle it.
 
     loss: L; prompt, lora: R of the pair, None if it can't be known, which leaves no_loss as the only possible word.
-    negligible: lambda. verdicts: k, of the grid on the metric. others: `other_reading` of prompt and lora.
+    negligible: lambda. verdicts: k, of the grid on the metric. others: `other_reading` of prompt and lora. bound: of
+    the lost items with so many times as much data, if few changes have a tail of their own (`statistics.lost_bound`);
+    no_loss needs it below lambda.
     """
     needed = needed_support(verdicts)
     known = [estimate for estimate in (loss, prompt, lora) if estimate is not None]
@@ -128,16 +132,18 @@ def decide(
         return Verdict("undecided", "a task with a single shared item has no interval; evaluate more items")
     if prompt is None or lora is None:
         share = float((loss.draws < negligible).mean())
-        word = "no_loss" if share >= needed else "unavailable"
-        return Verdict(
-            word, f"no loss {_percent(share)}", {"no_loss": share} if word == "no_loss" else None, needed
-        )
+        reason = f"no loss {_percent(share)}"
+        if share < needed:
+            return Verdict("unavailable", reason, None, needed)
+        if bound and bound(1) >= negligible:
+            return Verdict("undecided", f"{reason}; {_few_changes(bound)}", {"no_loss": share}, needed)
+        return Verdict("no_loss", reason, {"no_loss": share}, needed)
     prompts, loras = ([r for r in pair if r is not None] for pair in zip((prompt, lora), others, strict=True))
     readings = list(product(prompts, loras))
     support = _support(loss, readings[0], negligible)
     first = max(LABELS, key=support.__getitem__)
     if support[first] < needed:
-        settle = _settled(loss, readings, negligible, needed)
+        settle = _settled(loss, readings, negligible, needed, bound)
         return Verdict("undecided", in_words(support), support, needed, settle=settle)
     least = min(_support(loss, reading, negligible)[first] for reading in readings)
     if least < needed:
@@ -145,7 +151,15 @@ def decide(
         reason = f"{in_words(support)}; but {doubt}"
         settle = "more data would tell on which side of 0 the dense gain lies"
         return Verdict("undecided", reason, support, needed, settle=settle)
+    if first == "no_loss" and bound and bound(1) >= negligible:
+        reason = f"{in_words(support)}; {_few_changes(bound)}"
+        settle = _settled(loss, readings, negligible, needed, bound)
+        return Verdict("undecided", reason, support, needed, settle=settle)
     return Verdict(first, in_words(support), support, needed)
+
+
+def _few_changes(bound: Callable[[float], float]) -> str:
+    return f"but so few answers changed that up to {100 * bound(1):.1f} points may be lost"
 
 
 def in_words(support: dict[str, float]) -> str:
@@ -172,12 +186,18 @@ def _support(
 
 
 def _settled(
-    loss: Estimate, readings: list[tuple[Estimate, Estimate]], negligible: float, needed: float
+    loss: Estimate,
+    readings: list[tuple[Estimate, Estimate]],
+    negligible: float,
+    needed: float,
+    bound: Callable[[float], float] | None,
 ) -> str:
     """The amount of data that would settle the verdict by every reading, if the point estimates stayed."""
     for times in MORE:
         supports = [_support(loss, reading, negligible, times) for reading in readings]
         best = max(LABELS, key=supports[0].__getitem__)
+        if best == "no_loss" and bound and bound(times) >= negligible:
+            continue
         if min(support[best] for support in supports) >= needed:
             word = best.replace("_", " ")
             return f"about {times:g} times as much data would settle it as {word}, if the estimates stayed"

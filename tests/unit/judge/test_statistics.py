@@ -229,3 +229,7 @@ def test_the_bound_without_a_change_is_that_of_poisson_and_items_of_all_tasks_co
     tasks = {"a": np.ones((300, 2)), "b": np.ones((300, 2))}
     assert lost_bound({"a": tasks["a"]}, {"a": tasks["a"]}, 0.975) == pytest.approx(-np.log(0.025) / 300)
     assert lost_bound(tasks, tasks, 0.975) == pytest.approx(-np.log(0.025) / 600)
+    assert lost_bound(tasks, tasks, 0.975, times=3) == pytest.approx(-np.log(0.025) / 1800)
+    some = {task: np.where(np.arange(300)[:, None] < 6, 0.0, values) for task, values in tasks.items()}
+    thrice = [{task: np.repeat(values, 3, axis=0) for task, values in arm.items()} for arm in (tasks, some)]
+    assert lost_bound(tasks, some, 0.975, times=3) == pytest.approx(lost_bound(*thrice, 0.975))

@@ -137,6 +137,19 @@ def test_data_that_would_settle_a_case_settles_it_by_every_reading():
     assert alone.startswith("about 3 times") and both.startswith("about 12 times")
 
 
+def test_few_changes_need_their_bound_for_no_loss_now_and_with_more_data():
+    """The draws alone would settle it; the bound of lost items falls with the data, here below lambda at 3 times."""
+    nothing, back = estimate(0.0, 1e-4, 1), estimate(0.0, 1e-4, 2)
+    assert decide(nothing, back, back, LAMBDA, bound=lambda times: 0.5 * LAMBDA / times).word == "no_loss"
+    for prompt in (back, None):
+        found = decide(nothing, prompt, prompt, LAMBDA, bound=lambda times: 2.5 * LAMBDA / times)
+        assert found.word == "undecided" and "up to 2.5 points may be lost" in found.reason
+    assert found.settle is None
+    near = decide(estimate(0.008, 1.2e-3, 1), back, back, LAMBDA, bound=lambda times: 2.5 * LAMBDA / times)
+    alone = decide(estimate(0.008, 1.2e-3, 1), back, back, LAMBDA)
+    assert alone.settle.startswith("about 1.5 times") and near.settle.startswith("about 3 times")
+
+
 def test_without_the_pair_only_no_loss_can_be_said():
     assert decide(estimate(0.0), None, None, LAMBDA).word == "no_loss"
     assert decide(estimate(0.05), estimate(0.04), None, LAMBDA).word == "unavailable"
