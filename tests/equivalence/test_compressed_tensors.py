@@ -1,6 +1,8 @@
 """With optimum's environment (`make optimum`): weights and inputs as compressed-tensors has them."""
 
+import json
 import shutil
+from itertools import product
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests import tiny_settings
 from tests.equivalence.optimum import MARKS, read, there
 from tests.tiny_settings import RTN
+from workflow_scripts.compress.export_formats import to_words
 from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.compress.stored_model import load_compressed
@@ -120,6 +123,80 @@ def test_each_linear_of_compressed_tensors_is_read_by_its_own_scheme(sources, tm
     assert "activations 4-bit float, groups of 16, dynamic" in record["simulated"]
     assert "activations 8-bit int, one scale per token, dynamic" in record["simulated"]
     assert record["runtime_quantisation"] is None
+
+
+def int4(weight, group):
+    """A linear's tensors in pack-quantized, its columns in the groups (columns,) `group` of 16, and what they hold."""
+    scale = weight[:, group.argsort(stable=True)].unflatten(1, (-1, 16)).abs().amax(-1) / 7
+    codes = (weight / scale[:, group]).round().clamp(-8, 7)
+    tensors = {
+        "weight_packed": to_words((codes + 8).to(torch.uint8), 4),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor(weight.shape),
+        "weight_g_idx": group.int(),
+    }
+    return tensors, codes * scale[:, group]
+
+
+def int8(weight):
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    codes = (weight / scale).round()
+    zero = torch.zeros(scale.shape, dtype=torch.int8)
+    return {"weight": codes.to(torch.int8), "weight_scale": scale, "weight_zero_point": zero}, codes * scale
+
+
+def test_layouts_of_2024_are_read(sources, tmp_path):
+    """Keys and tensors that compressed-tensors wrote once and 0.19 does not take: `compression_config`, columns in
+    groups of another order, zero points of a symmetric grid, scales of a cache on attention modules."""
+    out = shutil.copytree(sources / "local", tmp_path / "old")
+    dense, tensors, expected = load_file(out / "model.safetensors"), {}, {}
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    for name, weight in dense.items():
+        linear = name.removesuffix(".weight")
+        packed = {}
+        if name.endswith("down_proj.weight"):
+            packed, expected[name] = int4(weight, order // 16)
+        elif name.endswith("up_proj.weight"):
+            packed, expected[name] = int4(weight, torch.arange(32) // 16)
+        elif name.endswith("q_proj.weight"):
+            packed, expected[name] = int8(weight)
+        tensors |= {f"{linear}.{part}": tensor for part, tensor in packed.items()} or {name: weight}
+    for layer, part in product(range(2), "kv"):
+        tensors[f"model.layers.{layer}.self_attn.{part}_scale"] = torch.ones(1)
+    common = {
+        "type": "int",
+        "symmetric": True,
+        "block_structure": None,
+        "observer": "minmax",
+        "dynamic": False,
+    }
+    four = {"weights": common | {"num_bits": 4, "strategy": "group", "group_size": 16, "actorder": "group"}}
+    eight = {"weights": common | {"num_bits": 8, "strategy": "channel", "group_size": None}}
+    said = {
+        "quant_method": "compressed-tensors",
+        "format": "mixed-precision",
+        "config_groups": {
+            "0": four | {"targets": ["re:.*(down|up)_proj"], "format": "pack-quantized"},
+            "1": eight | {"targets": ["re:.*q_proj"], "format": "int-quantized"},
+        },
+        "kv_cache_scheme": common | {"type": "float", "num_bits": 8, "strategy": "tensor"},
+        "ignore": ["lm_head"],
+        "quantization_status": "frozen",
+        "global_compression_ratio": 1.2,
+    }
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"compression_config": said}))
+    record, found = read(out, tmp_path)
+    assert record["runtime_quantisation"] == "KV cache 8-bit float, one scale per tensor, static"
+    assert found.keys() == dense.keys() and len(expected) == 6
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected.get(name, dense[name]), rtol=1e-6, atol=0)
+    zero = "model.layers.0.self_attn.q_proj.weight_zero_point"
+    save_file(tensors | {zero: tensors[zero] + 1}, out / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "again").mkdir()
+    with pytest.raises(CompressionError, match=rf"{zero} is not 0, and config\.json says `symmetric`"):
+        read(out, tmp_path / "again")
 
 
 ROUNDING = """

@@ -10,7 +10,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from workflow_scripts.compress.engines import external
+from workflow_scripts.compress.export_formats import to_gptq
 from workflow_scripts.compress.foreign.reading import read_folder
+from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json
@@ -160,6 +162,42 @@ def test_what_was_changed_after_it_was_stored_is_refused(sources, made, here):
         load_compressed(sources / "model", folder)
 
 
+def as_autogptq(name, tensor):
+    """The tensors that AutoGPTQ keeps of a linear whose shape it packs: always with a bias. The weight that they make
+    of it stands beside them."""
+    weight = Quantized(
+        (tensor.float() * 64).round().clamp(-8, 7).add(8).to(torch.uint8),
+        torch.full((len(tensor), 1), 2.0**-6),
+        torch.full((len(tensor), 1), 8.0),
+        torch.zeros(tensor.shape[1], dtype=torch.int64),
+        4,
+    )
+    parts = to_gptq(weight, 1) | {"bias": torch.zeros(len(tensor), dtype=torch.float16)}
+    linear = name.removesuffix(".weight")
+    return {f"{linear}.{part}": packed for part, packed in parts.items()}, weight.dequantize()
+
+
+def test_a_file_of_autogptq_is_read_without_the_biases_that_the_architecture_lacks(sources, made, here):
+    tensors, expected = {}, {}
+    for name, tensor in load_file(made / "model.safetensors").items():
+        if ".mlp." in name:
+            packed, expected[name] = as_autogptq(name, tensor)
+            tensors |= packed
+        else:
+            tensors[name] = tensor
+    change(made, lambda _: tensors)
+    said = {"quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": False, "is_marlin_format": False}
+    change_json(made / "config.json", quantization_config=said)
+    state = load_compressed(sources / "model", judged(sources, made, here)).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    bias = "model.layers.0.mlp.up_proj.bias"
+    change(made, lambda tensors: tensors | {bias: torch.ones(64)})
+    with pytest.raises(
+        ArtifactError, match=rf"hold {bias}, for which config\.json's architecture has no place"
+    ):
+        judged(sources, made, here)
+
+
 # --------------------------------------------------------------------- what never gets to a number
 
 
@@ -239,6 +277,17 @@ def fewer_tokens(folder):
     fresh(folder, vocab_size=300)
 
 
+def without_zeros(folder):
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def pack(tensors):
+        packed, _ = as_autogptq(name, tensors.pop(name))
+        return tensors | {key: tensor for key, tensor in packed.items() if "qzeros" not in key}
+
+    change(folder, pack)
+    change_json(folder / "config.json", quantization_config={"quant_method": "gptq"})
+
+
 def unknown_format(folder):
     change_json(folder / "config.json", quantization_config={"quant_method": "mystery"})
 
@@ -275,6 +324,10 @@ def unknown_format(folder):
         ),
         (narrower, r"its embeddings are 16 wide, those of .* 32: it is a checkpoint of another model"),
         (fewer_tokens, r"embeds 300 tokens, its tokenizer has 384"),
+        (
+            without_zeros,
+            r"fetched: model\.layers\.0\.mlp\.up_proj has no qzeros, which gptq needs",
+        ),
         (unknown_format, r"'mystery' is a format that nothing here reads"),
     ],
 )

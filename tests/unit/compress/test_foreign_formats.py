@@ -153,6 +153,10 @@ REFUSED = {
         PACKED | rotated("input"),
         "transform_config: input rotates activations while the model runs",
     ),
+    "blocks": (
+        {"quant_method": "fp8", "weight_block_size": [128, 128, 128]},
+        r"weight_block_size \[128, 128, 128\]: two sizes, like \[128, 128\]",
+    ),
     "another": ({"quant_method": "aqlm"}, "'aqlm' is a format that nothing here reads; known: plain, gptq"),
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workflow_scripts.compress.export_formats import to_gptq, to_words
+from workflow_scripts.compress.export_formats import to_bitmask, to_gptq, to_words
 from workflow_scripts.compress.foreign.packed import unpacked
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.quantizer import Quantized
@@ -21,6 +21,11 @@ TYPES = {torch.float8_e4m3fn: "F8_E4M3", torch.float32: "F32", torch.float16: "F
 def read(tensors, form, config=None):
     headers = {name: {"dtype": TYPES.get(tensor.dtype, "U8")} for name, tensor in tensors.items()}
     return dict(unpacked(headers, tensors.__getitem__, form, config or {}))
+
+
+def wanted(biases):
+    """An architecture without a place for any bias."""
+    return set(biases)
 
 
 def quantised(bits, group, rows=64, seed=0):
@@ -51,6 +56,19 @@ def test_gptq_is_read_back_to_the_bit(version, bits, group):
     assert found.keys() == {"layer.fc.weight", *others}
     assert torch.equal(found["layer.fc.weight"], weight.dequantize())
     assert all(torch.equal(found[name], tensor) for name, tensor in others.items())
+
+
+@pytest.mark.parametrize(
+    ("bias", "without_place", "left"),
+    [(0.0, wanted, False), (0.0, lambda biases: set(), True), (1.0, wanted, True)],
+    ids=["AutoGPTQ's", "of the architecture", "not 0"],
+)
+def test_a_bias_without_a_place_is_left_out_if_it_is_0(bias, without_place, left):
+    """AutoGPTQ gave every linear a bias; programs that load such files pass over it."""
+    tensors = GPTQ | {"fc.bias": torch.full((64,), bias), "norm.bias": torch.zeros(3)}
+    headers = {name: {"dtype": "I32"} for name in tensors}
+    found = dict(unpacked(headers, tensors.__getitem__, "gptq_v2", {}, without_place))
+    assert found.keys() == {"fc.weight", "norm.bias"} | ({"fc.bias"} if left else set())
 
 
 def test_a_stored_zero_point_of_version_1_wraps_round():
@@ -123,6 +141,7 @@ def test_fp8_blocks_are_scaled_also_where_the_last_is_cut_short():
 def test_fp8_with_one_scale(scale, factor):
     stored = torch.randn(8, 16).to(torch.float8_e4m3fn)
     tensors = {"fc.weight": stored, "fc.weight_scale_inv": scale, "fc.activation_scale": torch.tensor(1.0)}
+    tensors |= {f"attn.{part}_scale": torch.tensor(1.0) for part in ("k", "v", "kv")}  # of a cache in FP8
     found = read(tensors, "fp8")
     assert found.keys() == {"fc.weight"} and torch.equal(found["fc.weight"], stored.float() * factor)
 
@@ -133,6 +152,64 @@ def without(tensors, name):
 
 GPTQ = {f"fc.{part}": tensor for part, tensor in to_gptq(quantised(4, GROUPS["row"]), 2).items()}
 FP8 = {"fc.weight": torch.zeros(192, 160).to(torch.float8_e4m3fn), "fc.weight_scale_inv": torch.ones(1, 2)}
+
+
+def cut(tensors, part, change):
+    return tensors | {f"fc.{part}": change(tensors[f"fc.{part}"])}
+
+
+def narrower(tensor):
+    return tensor[..., :-1]
+
+
+GROUPED = {f"fc.{part}": tensor for part, tensor in to_gptq(quantised(4, GROUPS["ragged"]), 2).items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "form", "words"),
+    [
+        (cut(GROUPED, "g_idx", torch.zeros_like), "gptq", "g_idx names 1 of 2 groups"),
+        (
+            cut(GROUPED, "g_idx", torch.Tensor.float),
+            "gptq",
+            r"g_idx is torch.float32 \(96,\); \(n\) integers",
+        ),
+        (
+            cut(GROUPED, "g_idx", lambda tensor: tensor[:0]),
+            "gptq",
+            r"g_idx is torch.int32 \(0,\); \(n\) integers",
+        ),
+        (
+            cut(GROUPED, "scales", torch.Tensor.int),
+            "gptq",
+            r"scales is torch.int32 \(2, 64\); \(n, n\) floats",
+        ),
+        (cut(GROUPED, "scales", narrower), "gptq", r"qweight is .* \(12, 64\); \(n, 63\) integers"),
+        (cut(GROUPED, "scales", lambda tensor: tensor[:, :1]), "gptq", r"qweight is .*; \(n, 1\) integers"),
+        (cut(GROUPED, "qzeros", narrower), "gptq_v2", r"qzeros is torch.int32 \(2, 7\); \(2, 8\) integers"),
+        (
+            cut(GROUPED, "qzeros", lambda tensor: tensor[:1]),
+            "gptq",
+            r"qzeros is .* \(1, 8\); \(2, 8\) integers",
+        ),
+        (cut(awq()[0], "qzeros", narrower), "awq", r"qzeros is torch.int32 \(2, 5\); \(2, 6\) integers"),
+        (cut(awq()[0], "scales", lambda tensor: tensor[0]), "awq", r"scales is .* \(48,\); \(n, n\) floats"),
+        (
+            cut(awq()[0], "qweight", lambda tensor: tensor[0]),
+            "awq",
+            r"qweight is .* \(6,\); \(n, n\) integers",
+        ),
+        (
+            {f"fc.{part}": tensor for part, tensor in to_bitmask(torch.eye(8)).items()}
+            | {"fc.compressed": torch.ones(7)},
+            "sparse-bitmask",
+            r"bitmask .*, compressed \(7,\), .* don't fit together",
+        ),
+    ],
+)
+def test_tensors_of_another_shape_or_type_are_named(tensors, form, words):
+    with pytest.raises(ArtifactError, match=f"fc: {words}"):
+        read(tensors, form)
 
 
 def test_a_linear_that_config_json_gives_other_bits_is_read_by_its_tensors():
@@ -168,7 +245,8 @@ def test_a_linear_that_config_json_gives_other_bits_is_read_by_its_tensors():
         ),
         (without(awq()[0], "fc.qzeros"), "awq", {}, "fc has no qzeros, which awq needs"),
         (
-            awq(columns=60, size=20)[0] | {"fc.scales": torch.ones(7, 48).half()},
+            awq(columns=60, size=20)[0]
+            | {"fc.scales": torch.ones(7, 48).half(), "fc.qzeros": torch.zeros(7, 6, dtype=torch.int32)},
             "awq",
             {},
             "fc: 60 columns in 7 groups",

@@ -136,6 +136,8 @@ def _integers(bits: object, group_size: object) -> str:
 
 def _fp8(config: dict) -> Format:
     block = config.get("weight_block_size")
+    if block and not (len(block) == 2 and all(isinstance(size, int) and size > 0 for size in block)):
+        raise ArtifactError(f"weight_block_size {block!r}: two sizes, like [128, 128], are needed")
     scheme = config.get("activation_scheme", "dynamic")
     per = f"one scale per block of {block[0]} x {block[1]}" if block else "one scale per tensor"
     return Format("fp8", None, f"activations 8-bit float, {scheme}", f"8-bit float, {per}")

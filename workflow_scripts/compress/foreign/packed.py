@@ -33,17 +33,27 @@ class Layout:
 
 
 def unpacked(
-    headers: dict[str, dict], get: Callable[[str], torch.Tensor], form: str, config: dict
+    headers: dict[str, dict],
+    get: Callable[[str], torch.Tensor],
+    form: str,
+    config: dict,
+    placeless: Callable[[list[str]], set[str]] = lambda names: set(),
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a checkpoint in the format `form`, each linear's weight in place of its parts.
 
     headers: name -> {dtype, ...} of all tensors; get: the tensor of a name; config: the checkpoint's
-    quantization_config. ArtifactError names the linear that is incomplete or of another layout.
+    quantization_config. placeless: those of some names for which the architecture has no place. AutoGPTQ gave every
+    linear a bias: one without a place is left out if it is 0. ArtifactError names the linear that is incomplete or of
+    another layout.
     """
     layout = LAYOUTS[form]
     linears = {name.rpartition(".")[0] for name, entry in headers.items() if _tells(name, entry, layout)}
+    biases = [name for name in headers if name.endswith(".bias") and name.rpartition(".")[0] in linears]
+    spare = placeless(biases) if biases else set()
     for name in headers:
         linear, _, part = name.rpartition(".")
+        if (name in spare and not get(name).any()) or (form == "fp8" and part in CACHE):
+            continue
         if linear not in linears or part not in (layout.known_by, *layout.others):
             yield name, get(name)
         elif part == layout.known_by:
@@ -75,21 +85,43 @@ def _gptq_v2(parts: Parts, config: dict) -> torch.Tensor:
 
 
 def _as_gptq(parts: Parts, config: dict) -> Quantized:
-    columns = len(parts["g_idx"])
+    _require(parts, "scales", (None, None))
+    _require(parts, "g_idx", (None,))
+    columns, (groups, rows) = len(parts["g_idx"]), parts["scales"].shape
     bits = _bits(parts["qweight"], 0, columns)
-    groups = len(parts["scales"])
+    _require(parts, "qweight", (None, rows))
+    _require(parts, "qzeros", (groups, -(-rows * bits // WORD)))
     _refuse_another(config, bits, columns, groups)
-    if columns and not 0 <= parts["g_idx"].min() <= parts["g_idx"].max() < groups:
-        raise ArtifactError(
-            f"g_idx names groups from {parts['g_idx'].min()} to {parts['g_idx'].max()} of {groups}"
-        )
+    named = parts["g_idx"].unique()
+    if not 0 <= named[0] <= named[-1] < groups:
+        raise ArtifactError(f"g_idx names groups from {named[0]} to {named[-1]} of {groups}")
+    if (
+        len(named) < groups
+    ):  # zeros alone stand for the order of columns in some kernels, and for group 0 in others
+        raise ArtifactError(f"g_idx names {len(named)} of {groups} groups, so kernels read it differently")
     return from_gptq(parts, bits)
 
 
+def _require(parts: Parts, part: str, shape: tuple[int | None, ...]) -> None:
+    """ArtifactError for a tensor of another shape (None: any size but 0), or scales that are no floats, others that are
+    no integers."""
+    tensor = parts[part]
+    fits = tensor.dim() == len(shape) and all(
+        held == asked if asked is not None else held for held, asked in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits or tensor.is_floating_point() != (part == "scales"):
+        asked = ", ".join("n" if size is None else str(size) for size in shape)
+        kind = "floats" if part == "scales" else "integers"
+        raise ArtifactError(f"{part} is {tensor.dtype} {tuple(tensor.shape)}; ({asked}) {kind} are needed")
+
+
 def _awq(parts: Parts, config: dict) -> torch.Tensor:
+    _require(parts, "scales", (None, None))
+    _require(parts, "qweight", (None, None))
     qweight, scales = parts["qweight"], parts["scales"].float()
     columns, (groups, rows) = len(qweight), scales.shape
     bits = _bits(qweight, 1, rows)
+    _require(parts, "qzeros", (groups, qweight.shape[1]))
     codes, zeros = (from_words(parts[part], bits, rows).float() for part in ("qweight", "qzeros"))
     if bits == 4:
         order = torch.arange(rows).view(-1, len(AWQ_PLACES))[:, AWQ_PLACES].flatten()
@@ -148,9 +180,16 @@ def _fp8(parts: Parts, config: dict) -> torch.Tensor:
 
 
 def _bitmask(parts: Parts, config: dict) -> torch.Tensor:
-    return from_bitmask(parts)
+    try:
+        return from_bitmask(parts)
+    except (RuntimeError, LookupError, ValueError) as error:
+        if isinstance(error, KeyError):
+            raise
+        held = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in parts.items())
+        raise ArtifactError(f"{held} don't fit together") from error
 
 
+CACHE = ("k_scale", "v_scale", "q_scale", "kv_scale")  # of FP8 caches, which stay in float32 here
 SCALES = ("weight_scale_inv", "weight_scale", "activation_scale", "input_scale")
 LAYOUTS = {
     "gptq": Layout("qweight", ("qzeros", "scales", "g_idx"), _gptq),

@@ -5,21 +5,24 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.foreign.elsewhere import read_elsewhere
 from workflow_scripts.compress.foreign.formats import AT_SOURCE, Format, identify, quantisation
-from workflow_scripts.compress.foreign.packed import LAYOUTS, unpacked
+from workflow_scripts.compress.foreign.packed import CACHE, LAYOUTS, unpacked
 from workflow_scripts.files.artifacts import ArtifactError, named, read_json, write_json
 from workflow_scripts.kernels.activations import KEY
-from workflow_scripts.sources.model_folder import TOKENIZER
-from workflow_scripts.sources.weights import FLOATS, finite, stored
+from workflow_scripts.sources.model_folder import TOKENIZER, UNBUILT, unbuilt
+from workflow_scripts.sources.weights import FLOATS, finite, stored, targets
 
 SHARD = 5 * 10**9  # bytes of a shard
 # Keys of config.json that speak of another storage, or choose code: the plain folder has none of the checkpoint's.
@@ -36,8 +39,8 @@ class Opened:
 
     tensors: (name, values) as the plain folder names them, read when asked for. folder: of config.json and tokenizer.
     sizes: bytes of each stored tensor, by name. libraries: {name: version} of what reads it. activations: how inputs
-    are quantised while the model runs, for the plain folder's config.json; left_alone: linears whose inputs are too, by
-    their makers alone.
+    are quantised while the model runs, for the plain folder's config.json; left_alone: what else is, by their makers
+    alone, in words.
     """
 
     tensors: Iterator[tuple[str, torch.Tensor]]
@@ -67,7 +70,7 @@ def read_folder(source: Path, destination: Path, python: str = "") -> dict:
         opened = _open(found, source, Path(work), python)
         further = {KEY: opened.activations} if opened.activations else {}
         written = write_plain(opened.tensors, opened.folder, destination, further)
-    runtime = [found.runtime, *(f"activations of {name}" for name in opened.left_alone)]
+    runtime = [found.runtime, *opened.left_alone]
     size = sum(opened.sizes.values())
     return {
         "format": found.name,
@@ -96,10 +99,34 @@ def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
     if found.name in LAYOUTS:
         entries, get = _lookup(headers)
         quantised, _ = quantisation(source)
-        return Opened(unpacked(entries, get, found.name, quantised or {}), source, sizes, libraries)
+        tensors = unpacked(entries, get, found.name, quantised or {}, partial(_placeless, source))
+        cached = found.name == "fp8" and any(name.endswith(CACHE) for name in sizes)
+        left_alone = ["KV cache 8-bit float, static"] if cached else []
+        return Opened(_located(tensors, source), source, sizes, libraries, left_alone=left_alone)
     libraries = read_elsewhere(found.name, source, work, python)
-    activations, left_alone = read_activations(work / "activations.json")
+    activations, outside = read_activations(work / "activations.json")
+    left_alone = [f"activations of {name}" for name in outside]
     return Opened(_plain(work, stored(work)), source, sizes, libraries, activations, left_alone)
+
+
+def _located(tensors: Iterator[tuple[str, torch.Tensor]], source: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors; an ArtifactError about one of them names the checkpoint too."""
+    try:
+        yield from tensors
+    except ArtifactError as error:
+        raise ArtifactError(f"{source}: {error}") from None
+
+
+def _placeless(source: Path, names: list[str]) -> set[str]:
+    """Those of a checkpoint's names for which the architecture of its config.json has no place."""
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=True)
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config)
+    except UNBUILT as error:
+        raise ArtifactError(f"{source}: {unbuilt(error)}") from error
+    places = model.state_dict()
+    return {name for name, (target, _) in targets(model, names).items() if target not in places}
 
 
 def _lookup(headers: dict[Path, dict]) -> tuple[dict[str, dict], Callable[[str], torch.Tensor]]:

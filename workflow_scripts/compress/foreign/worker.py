@@ -66,14 +66,14 @@ def compressed_tensors(source: Path, destination: Path) -> None:
 
     # Its default, bfloat16, rounds.
     nvfp4.unpack_fp4_from_uint8 = partial(nvfp4.unpack_fp4_from_uint8, dtype=torch.float32)
-    named = json.loads((source / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-    known = {key: value for key, value in named.items() if key in QuantizationConfig.model_fields}
     model = _plain(source)
+    known = {key: value for key, value in _scheme(source).items() if key in QuantizationConfig.model_fields}
     apply_quantization_config(model, QuantizationConfig.model_validate(known))
     tensors, inputs = _tensors(source), {}
     for name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
-        if scheme is not None and scheme.input_activations is not None:
+        # The scheme of an attention module, which has no weight, is that of its KV cache.
+        if scheme is not None and scheme.input_activations is not None and hasattr(module, "weight"):
             inputs[name] = _of_inputs(source, name, scheme.input_activations, tensors)
         if scheme is None or scheme.weights is None:
             continue
@@ -87,9 +87,49 @@ def compressed_tensors(source: Path, destination: Path) -> None:
             part: value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
             for part, value in parts.items()
         }
-        tensors[f"{name}.weight"] = compressor.decompress(parts, scheme)["weight"]
+        order = _of_groups(source, name, scheme.weights, parts, tensors)
+        weight = compressor.decompress(parts, scheme)["weight"]
+        tensors[f"{name}.weight"] = weight if order is None else weight[:, order.argsort()]
     (destination / "activations.json").write_text(json.dumps(inputs), encoding="utf-8")
     save_file(_floats(source, tensors), destination / "model.safetensors")
+
+
+def _scheme(source: Path) -> dict[str, Any]:
+    """What config.json says of the quantisation, as compressed-tensors 0.19 takes it: it reads columns in the order of
+    their groups (`actorder: group`) no more."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    scheme: dict[str, Any] = config.get("quantization_config") or config["compression_config"]
+    for group in (scheme.get("config_groups") or {}).values():
+        weights = group.get("weights") or {}
+        if weights.get("actorder") in (True, "group", "dynamic"):
+            weights["actorder"] = None
+    return scheme
+
+
+def _of_groups(
+    source: Path,
+    name: str,
+    arguments: Any,
+    parts: "dict[str, torch.Tensor]",
+    tensors: "dict[str, torch.Tensor]",
+) -> "torch.Tensor | None":
+    """Take from `tensors` what older makers stored of the linear `name` that its scheme doesn't need: zero points of a
+    symmetric grid, and the group of each column. Columns of scattered groups are put in order in `parts`; returns that
+    order, None for columns that lie so already."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+
+    zero, group = (tensors.pop(f"{name}.weight_{part}", None) for part in ("zero_point", "g_idx"))
+    if zero is not None and zero.any():
+        raise SystemExit(f"{source}: {name}.weight_zero_point is not 0, and config.json says `symmetric`")
+    if group is None or -1 in group or not (group.diff() < 0).any():
+        return None
+    size, order = arguments.group_size, group.argsort(stable=True)
+    if "weight_packed" not in parts or group[order].tolist() != [i // size for i in range(len(group))]:
+        raise SystemExit(f"{source}: {name}.weight_g_idx gives no packed columns groups of {size}")
+    shape = tuple(parts["weight_shape"].tolist())
+    codes = unpack_from_int32(parts["weight_packed"], arguments.num_bits, shape)[:, order]
+    parts["weight_packed"] = pack_to_int32(codes, arguments.num_bits)
+    return order
 
 
 def _of_inputs(source: Path, name: str, arguments: Any, tensors: "dict[str, torch.Tensor]") -> dict[str, Any]:
