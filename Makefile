@@ -47,7 +47,7 @@ check: $(VENV)/installed ## every method on the longest items, before a run: mak
 	$(DISPLACED) check $(CHOSEN)
 
 judge: $(VENV)/installed ## a compressed model that somebody else made: make judge DENSE=<folder or repo@revision> COMPRESSED=... [ITEMS=100] [SEEDS=3] [TRAINING=smoke] [NAME=...] [CHAT=1]
-	$(DISPLACED) judge $(or $(DENSE),$(error name the dense model: make judge DENSE=<name, folder or repo@revision> COMPRESSED=...)) $(or $(COMPRESSED),$(error name the compressed model: make judge DENSE=... COMPRESSED=<folder or repo@revision>)) $(if $(ITEMS),--items $(ITEMS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(NAME),--name $(NAME)) $(if $(CHAT),--chat) $(ON)
+	$(DISPLACED) judge "$(or $(DENSE),$(error name the dense model: make judge DENSE=<name, folder or repo@revision> COMPRESSED=...))" "$(or $(COMPRESSED),$(error name the compressed model: make judge DENSE=... COMPRESSED=<folder or repo@revision>))" $(if $(ITEMS),--items $(ITEMS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(NAME),--name $(NAME)) $(if $(CHAT),--chat) $(ON)
 
 resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
 	$(DISPLACED) run --resume $(CHOSEN) $(ON)

@@ -12,14 +12,16 @@ from tests.equivalence.optimum import MARKS, read, there
 from workflow_scripts.compress.export_formats import to_gptq
 from workflow_scripts.compress.foreign.packed import unpacked
 from workflow_scripts.compress.quantizer import Quantized
+from workflow_scripts.compress.settings import CompressionError
 
 pytestmark = MARKS
 BITSANDBYTES = """
 import sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-source, out, bits, tokens, logits = sys.argv[1:]
+source, out, bits, tokens, logits, scales = sys.argv[1:]
 four = dict(bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+four["bnb_4bit_use_double_quant"] = scales == "twice"
 config = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == "4" else BitsAndBytesConfig(load_in_8bit=True)
 model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, quantization_config=config, device_map="cpu")
 model.save_pretrained(out)
@@ -29,8 +31,8 @@ with torch.inference_mode():
 """
 
 
-def by_bitsandbytes(bits, sources, tmp_path):
-    """Of a model whose linears have at least 64 inputs, which is bitsandbytes' group."""
+def by_bitsandbytes(bits, sources, tmp_path, twice=False):
+    """Of a model whose linears have at least 64 inputs, which is bitsandbytes' group. twice: scales are codes too."""
     dense, out = tmp_path / "dense", tmp_path / "made"
     shutil.copytree(sources / "local", dense)
     torch.manual_seed(0)
@@ -44,6 +46,7 @@ def by_bitsandbytes(bits, sources, tmp_path):
         bits,
         tmp_path / "tokens.safetensors",
         tmp_path / "logits.safetensors",
+        "twice" if twice else "once",
     )
     return out, load_file(tmp_path / "logits.safetensors")["logits"]
 
@@ -62,6 +65,33 @@ def test_nf4_weights_are_those_stored(sources, tokens, tmp_path):
     with torch.inference_mode():
         ours = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32)(tokens).logits
     torch.testing.assert_close(ours, logits, rtol=0, atol=0.01 * logits.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("nested_absmax", None, "is missing; its state asks for 1"),
+        ("absmax", lambda tensor: tensor[:-1], "holds 127 values; its state asks for 128"),
+        (
+            "quant_state.bitsandbytes__fp4",
+            "nf4",
+            "is of fp4, and config.json's bnb_4bit_quant_type is another",
+        ),
+    ],
+)
+def test_statistics_that_are_not_those_of_the_state_are_named(part, change, words, sources, tokens, tmp_path):
+    """Without the second level of scales bitsandbytes would take their codes for scales."""
+    out, _ = by_bitsandbytes(4, sources, tmp_path, twice=True)
+    tensors, name = load_file(out / "model.safetensors"), "model.layers.0.mlp.up_proj.weight"
+    if change == "nf4":
+        tensors[f"{name}.{part}"] = tensors.pop(f"{name}.quant_state.bitsandbytes__nf4")
+    elif change is None:
+        del tensors[f"{name}.{part}"]
+    else:
+        tensors[f"{name}.{part}"] = change(tensors[f"{name}.{part}"]).contiguous()
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CompressionError, match=rf"{name}.* {words}"):
+        read(out, tmp_path)
 
 
 def test_int8_weights_are_those_stored(sources, tokens, tmp_path):

@@ -208,6 +208,8 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
         },
     }
     called = asked.name or f"judge-{compressor}"
+    if called in config.grids:
+        raise ArtifactError(f"--name {called}: a grid of this name is there already; choose another")
     return called, {"models": models, "compressors": compressors, "grids": {called: grid}}
 
 

@@ -121,6 +121,7 @@ def test_names_are_safe_and_new(here):
             {},
             r"COMPRESSED .*/config\.json: is a file; name its folder",
         ),
+        (("smollm2-135m", HERE), {"name": "bench"}, r"--name bench: a grid of this name is there already"),
         ((f"{HERE}/model.safetensors", HERE), {}, r"DENSE .*/model\.safetensors: is a file; name its folder"),
         (
             ("smollm2-135m", "Some Model_v1"),

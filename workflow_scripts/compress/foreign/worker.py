@@ -10,6 +10,7 @@ package, whose libraries the other environment lacks. If it can't read the check
 
 import ctypes
 import json
+import math
 import shutil
 import signal
 import sys
@@ -154,6 +155,7 @@ def bitsandbytes(source: Path, destination: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    _require_statistics(source, _tensors(source))
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=torch.float32,
@@ -172,6 +174,39 @@ def bitsandbytes(source: Path, destination: Path) -> None:
     plain.load_state_dict({name: held[name].float() for name in plain.state_dict()}, assign=True)
     plain.tie_weights()
     plain.save_pretrained(destination)
+
+
+def _require_statistics(source: Path, tensors: "dict[str, torch.Tensor]") -> None:
+    """SystemExit for a 4-bit linear whose tensors are not those that its state asks for: bitsandbytes takes codes of
+    scales for scales if those of the second level are missing, and reads beyond scales that are too few."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    for name, held in tensors.items():
+        weight, found, kind = name.partition(".quant_state.bitsandbytes__")
+        if not found:
+            continue
+        if kind != config.get("bnb_4bit_quant_type", "fp4"):
+            raise SystemExit(
+                f"{source}: {weight} is of {kind}, and config.json's bnb_4bit_quant_type is another"
+            )
+        state = json.loads(bytes(held.tolist()))
+        values = math.prod(state["shape"])
+        bytes_held = tensors[weight].numel() * tensors[weight].itemsize if weight in tensors else 0
+        asked = {"absmax": -(-values // state["blocksize"]), "quant_map": 16}
+        scales = tensors.get(f"{weight}.absmax")
+        if scales is not None and not scales.is_floating_point():
+            asked |= {
+                "nested_absmax": -(-asked["absmax"] // state.get("nested_blocksize", 256)),
+                "nested_quant_map": 256,
+            }
+        if bytes_held != -(-values // 2):
+            raise SystemExit(
+                f"{source}: {weight} holds {bytes_held} bytes; its state asks for {-(-values // 2)}"
+            )
+        for part, size in asked.items():
+            there = tensors.get(f"{weight}.{part}")
+            if there is None or there.numel() != size:
+                has = "is missing" if there is None else f"holds {there.numel()} values"
+                raise SystemExit(f"{source}: {weight}.{part} {has}; its state asks for {size}")
 
 
 def modelopt(source: Path, destination: Path) -> None:
