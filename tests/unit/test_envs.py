@@ -106,6 +106,12 @@ def test_a_target_that_only_reads_never_installs(target, make, tmp_path):
     assert "not that of today's locks: make install renews it" in done.stderr
 
 
+def test_a_model_whose_path_has_spaces_is_one_word(make):
+    make("install")
+    _, done = make("--dry-run", "judge", "DENSE=my models/a", "COMPRESSED=b c")
+    assert 'workflow_scripts judge "my models/a" "b c"' in done.stdout
+
+
 def test_locks_hold_the_direct_dependencies():
     direct = pins("main.in") | pins("dev.in")
     assert direct.items() <= pins("cpu.lock").items()

@@ -121,7 +121,10 @@ def main(
     options: fields of `Asked`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
     """
     asked = Asked(**options)
-    grid, config = configuration(load(read(*files())), dense, compressed, asked)
+    present = load(read(*files()))
+    grid, config = configuration(present, dense, compressed, asked)
+    if grid in present.grids:
+        raise ArtifactError(f"--name {grid}: a grid of this name is there already; choose another")
     load(read(*files(), over=config | {"grid": grid}))  # before a name or a number of it becomes a file
     file = FOLDER / f"{grid}.yaml"
     _refuse_another(file, config)
@@ -208,8 +211,6 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
         },
     }
     called = asked.name or f"judge-{compressor}"
-    if called in config.grids:
-        raise ArtifactError(f"--name {called}: a grid of this name is there already; choose another")
     return called, {"models": models, "compressors": compressors, "grids": {called: grid}}
 
 

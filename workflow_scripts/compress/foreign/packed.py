@@ -95,9 +95,8 @@ def _as_gptq(parts: Parts, config: dict) -> Quantized:
     named = parts["g_idx"].unique()
     if not 0 <= named[0] <= named[-1] < groups:
         raise ArtifactError(f"g_idx names groups from {named[0]} to {named[-1]} of {groups}")
-    if (
-        len(named) < groups
-    ):  # zeros alone stand for the order of columns in some kernels, and for group 0 in others
+    # Zeros alone stand for columns in order in some kernels, for group 0 in others.
+    if len(named) < groups:
         raise ArtifactError(f"g_idx names {len(named)} of {groups} groups, so kernels read it differently")
     return from_gptq(parts, bits)
 
