@@ -223,14 +223,14 @@ class Perplexity:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity
+        from workflow_scripts.evaluate.perplexity import perplexity, windows_of
         from workflow_scripts.evaluate.scorer import Scorer
 
         torch.set_num_threads(self.args.threads)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         scorer = Scorer(model, self.tokenizer)
-        windows = heldout_windows([self.text], scorer, self.args.length, self.args.test_windows, "wikitext2")
-        return perplexity(scorer, windows)["token"]
+        asked = self.args.length, self.args.test_windows
+        return perplexity(scorer, *windows_of([self.text], scorer, *asked, "wikitext2"))["token"]
 
 
 def compressor(name: str, args) -> dict:

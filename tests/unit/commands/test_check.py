@@ -100,7 +100,7 @@ def test_a_long_question_behind_a_long_prompt_is_found_before_the_run(tried):
     status, lines = tried(change, blocks={"core": block("prompt-8")})
     problems = [line for line in lines if line.startswith("problem: ")]
     assert status == 1 and len(problems) == 2, lines  # of `none` too
-    where = "line 9 of resources/benchmarks/local/arc_easy/data.jsonl"
+    where = f"line 9 of {Path('sources/tasks/arc_easy.jsonl').resolve()}"
     assert problems[1].startswith(f"problem: tiny, prompt-8, arc_easy, {where}: a text of ")
     assert " tokens behind a prompt of 8: " in problems[1] and "beyond 128 positions" in problems[1]
 

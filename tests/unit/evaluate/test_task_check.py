@@ -336,7 +336,7 @@ def test_a_function_that_keeps_each_second_or_the_first_keeps_them_of_all():
 FUNCTIONS = {
     "hash": "hash(row['question']) % 3",
     "set": "list(set(row['question'].split()))[0]",
-    "time": "str(__import__('time').time_ns() // 10**9 // 2)",
+    "time": "str(__import__('time').time_ns())",
     "identity": "__import__('os').getpid()",
 }
 
@@ -368,6 +368,15 @@ def test_a_task_that_asks_otherwise_in_another_process_is_refused(case, tmp_path
 
 def test_a_task_that_asks_alike_in_every_process_passes(tmp_path, monkeypatch):
     """webqs sorts the answers of a document where they stand, which the check must not take for another document."""
+    rows = [{"question": f"who {n}", "answers": [f"z{n}", f"a{n}"]} for n in range(9)]
+    task = tasks.load_task("webqs", written(tmp_path, rows), None, 1)
+    assert repeat_check.has_functions(tasks.definition("webqs"))
+    repeat_check.require_repeatable(task, {})
+
+
+def test_the_functions_of_our_own_definitions_are_not_asked_again_at_each_fetch(tmp_path, monkeypatch):
+    """They are pinned with the package; two further processes at each fetch of webqs would take seconds."""
     monkeypatch.setattr(task_check, "has_functions", repeat_check.has_functions)
+    monkeypatch.setattr(task_check, "require_repeatable", lambda *_: pytest.fail("it asked other processes"))
     rows = [{"question": f"who {n}", "answers": [f"z{n}", f"a{n}"]} for n in range(9)]
     assert check(written(tmp_path, rows), "mine", "webqs", {}) == []
