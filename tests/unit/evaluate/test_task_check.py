@@ -336,7 +336,7 @@ def test_a_function_that_keeps_each_second_or_the_first_keeps_them_of_all():
 FUNCTIONS = {
     "hash": "hash(row['question']) % 3",
     "set": "list(set(row['question'].split()))[0]",
-    "time": "str(__import__('time').time_ns())",
+    "time": "BEGUN",
     "identity": "__import__('os').getpid()",
 }
 
@@ -349,7 +349,7 @@ def test_a_task_that_asks_otherwise_in_another_process_is_refused(case, tmp_path
         'doc_to_text: "{{question}} {{key}}"\ndoc_to_target: "{{answer}}"\nmetric_list: [{metric: exact_match}]\n'
     )
     (tmp_path / "odd.py").write_text(
-        f"def process(rows):\n    return rows.map(lambda row: {{'key': {FUNCTIONS[case]}}})\n"
+        f"import time\n\nBEGUN = time.time_ns()\n\n\ndef process(rows):\n    return rows.map(lambda row: {{'key': {FUNCTIONS[case]}}})\n"
     )
     program = (
         "import sys; from pathlib import Path; from workflow_scripts.evaluate import repeat_check, tasks; "
