@@ -349,7 +349,8 @@ def test_a_task_that_asks_otherwise_in_another_process_is_refused(case, tmp_path
         'doc_to_text: "{{question}} {{key}}"\ndoc_to_target: "{{answer}}"\nmetric_list: [{metric: exact_match}]\n'
     )
     (tmp_path / "odd.py").write_text(
-        f"import time\n\nBEGUN = time.time_ns()\n\n\ndef process(rows):\n    return rows.map(lambda row: {{'key': {FUNCTIONS[case]}}})\n"
+        "import time\n\nBEGUN = time.time_ns()\n\n\ndef process(rows):\n"
+        f"    return rows.map(lambda row: {{'key': {FUNCTIONS[case]}}})\n"
     )
     program = (
         "import sys; from pathlib import Path; from workflow_scripts.evaluate import repeat_check, tasks; "
