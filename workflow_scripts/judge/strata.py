@@ -71,8 +71,8 @@ def of_items(
 
 def _value(document: dict, kind: str, field: str, where: str) -> Any:
     value = document.get(field)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == "popularity" and not (number and abs(value) < math.inf):
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    if kind == "popularity" and not number:
         raise ArtifactError(f"{where}: the field {field!r} is {value!r}; a popularity must be a number")
     if value is None:
         raise ArtifactError(f"{where}: the field {field!r} is missing, which `strata` of its task names")
