@@ -26,7 +26,11 @@ QUESTIONS = [
 _TURNS = "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}</s>\n{% endfor %}"
 _TURN = "{% if add_generation_prompt %}[assistant]\n{% endif %}"
 _PICKY = "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+_STRICT = "{% if (m.role == 'user') != (loop.index0 % 2 == (1 if messages[0].role == 'system' else 0)) %}"
+_STRICT += "{{ raise_exception('roles must alternate') }}{% endif %}"
 TEMPLATES = {  # of chats
+    "strict": "{% for m in messages %}" + _STRICT + "<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>  \n {% endif %}",
     "turns": _TURNS + _TURN,
     "bos": "{{ bos_token }}" + _TURNS + _TURN,
     "day": "[system]\nToday is {{ strftime_now('%d %B %Y') }}.</s>\n" + _TURNS + _TURN,

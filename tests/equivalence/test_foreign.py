@@ -104,6 +104,22 @@ def test_int8_weights_are_those_stored(sources, tokens, tmp_path):
     torch.testing.assert_close(found[f"{name}.weight"].double(), exact, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(None, "is missing"), (lambda scales: scales[:-1], r"is torch\.float32 \(127,\)")],
+    ids=["without", "too few"],
+)
+def test_an_8_bit_linear_without_a_scale_of_each_row_is_named(change, words, sources, tokens, tmp_path):
+    out, _ = by_bitsandbytes(8, sources, tmp_path)
+    tensors, name = load_file(out / "model.safetensors"), "model.layers.0.mlp.up_proj"
+    scales = tensors.pop(f"{name}.SCB")
+    if change is not None:
+        tensors[f"{name}.SCB"] = change(scales).contiguous()
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CompressionError, match=rf"{name}\.SCB {words}; {name}\.weight has 128 rows"):
+        read(out, tmp_path)
+
+
 VALUES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
 

@@ -1,6 +1,7 @@
 """Questions through a chat template, against the harness's own HFLM with apply_chat_template: prompts and scores."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -22,7 +23,14 @@ from workflow_scripts.recover.adapters import attach, create, save
 
 TOLERANCE = 1e-4  # nats
 TASKS = sorted(path.stem for path in task_definitions.DEFINITIONS.glob("*.yaml"))
-FORMATS = [("turns", False), ("turns", True), ("bos", True), ("day", False), ("no system", True)]
+FORMATS = [
+    ("turns", False),
+    ("turns", True),
+    ("bos", True),
+    ("day", False),
+    ("no system", True),
+    ("strict", True),
+]
 BOS = ("bos", True)  # of the template and of the tokenizer
 SYSTEM = "You answer briefly."
 PROMPT = {"kind": "prompt", "tokens": 6, "init": "random", "trained": True}
@@ -101,7 +109,7 @@ def require_equal(mine: list, theirs: list) -> None:
 KINDS = ("arc_easy", "lambada_openai", "triviaqa", "winogrande")  # a task of each kind of request
 CASES = [(BOS, task, None) for task in TASKS]
 CASES += [(form, task, None) for form in FORMATS for task in KINDS if form != BOS]
-CASES += [(form, task, 2) for form in (BOS, FORMATS[0]) for task in (*KINDS, "webqs")]
+CASES += [(form, task, 2) for form in (BOS, FORMATS[0], FORMATS[-1]) for task in (*KINDS, "webqs")]
 
 
 @pytest.mark.parametrize(("pair", "task", "shots"), CASES, indirect=["pair"])
@@ -110,8 +118,8 @@ def test_every_task_equals_hflm(pair, data, task, shots, monkeypatch):
     mine, theirs = ours_and_harness(pair, loaded, monkeypatch)
     require_equal(mine, theirs)
     context = mine[0][0][0][0]
-    roles = [line for line in context.splitlines() if line in ("[user]", "[assistant]")]
-    assert roles == ["[user]", "[assistant]"] * (1 + (shots or 0))
+    roles = re.findall(r"[\[<](user|assistant)[\]>]", context)
+    assert roles == ["user", "assistant"] * (1 + (shots or 0))
     assert (SYSTEM in context) == ("no system role" not in pair[0].tokenizer.chat_template)
     for tokens in pair[0].encode([context]).values():
         assert tokens.count(0) == (pair[0].tokenizer.bos_token_id is not None)  # one BOS, never two
@@ -193,6 +201,16 @@ def test_what_a_template_lacks_is_named():
     timed.chat_template = "{{ strftime_now(form) }}"
     with pytest.raises(ArtifactError, match="asks for the time in another form"):
         chat.prepare(timed, None)
+    several = scorer_models.tokenizer()
+    several.chat_template = {"tool_use": "{{ messages }}", "rag": "{{ messages }}"}
+    with pytest.raises(
+        ArtifactError, match="has the chat templates rag, tool_use, and none is called default"
+    ):
+        chat.prepare(several, None)
+    empty = scorer_models.tokenizer()
+    empty.chat_template = ""  # of an empty chat_template.jinja
+    with pytest.raises(ArtifactError, match="its chat template leaves out the question"):
+        chat.prepare(empty, None)
     broken = scorer_models.tokenizer()
     broken.chat_template = "{{ nothing.at.all }}"
     with pytest.raises(ArtifactError, match="its chat template fails: 'nothing' is undefined"):

@@ -134,6 +134,8 @@ def main(
     print(f"Configuration: {file}", flush=True)
     forecast.main(grid, configfile=[str(file)])
     print(covered(asked.seeds), flush=True)
+    if same_files(config):
+        print("DENSE and COMPRESSED are the same files, so this grid measures no compression.", flush=True)
     if forecast_only:
         return 0
     chosen: Any = {"profile": profile, "snakemake_options": [*snakemake_options]}
@@ -151,6 +153,13 @@ def covered(seeds: int) -> str:
         f"The verdict's error rate covers {training}. The checkpoint is one copy: how another one by its makers would "
         "do, no number of seeds can say."
     )
+
+
+def same_files(config: dict) -> bool:
+    """True if the model and the checkpoint of a grid's configuration are named by the same place."""
+    entries = [*config["models"].values(), *config["compressors"].values()]
+    places = [[entry.get(key) for key in ("path", "repo", "revision", "file")] for entry in entries]
+    return len(places) == 2 and any(places[0]) and places[0] == places[1]
 
 
 def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> tuple[str, dict]:

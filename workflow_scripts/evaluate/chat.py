@@ -71,19 +71,24 @@ def _rendered(
 def prepare(tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
     """Write `DAY` into the tokenizer's template.
 
-    ArtifactError, naming the folder, without a template, or if it drops the system message `system`.
+    ArtifactError, naming the folder, without a template, or if it drops the question, or the system message `system`.
     """
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
         reason = "its tokenizer has no chat template (`chat: true` of its entry in models asks for one)"
+        if named := tokenizer.chat_template:
+            reason = (
+                f"its tokenizer has the chat templates {', '.join(sorted(named))}, and none is called default"
+            )
         raise ArtifactError(f"{tokenizer.name_or_path}: {reason}") from error
     tokenizer.chat_template = CLOCK.sub(lambda call: json.dumps(DAY.strftime(call["form"])), template)
     if "strftime_now(" in tokenizer.chat_template:
         reason = "its chat template asks for the time in another form than strftime_now('%d ...')"
         raise ArtifactError(f"{tokenizer.name_or_path}: {reason}, so questions would change by the day")
-    question = {"role": "user", "content": "?"}
-    render(tokenizer, [question])
+    question = {"role": "user", "content": "How many?"}
+    if question["content"] not in render(tokenizer, [question]):
+        raise ArtifactError(f"{tokenizer.name_or_path}: its chat template leaves out the question")
     if system is not None and not _keeps(tokenizer, [{"role": "system", "content": system}, question]):
         raise ArtifactError(
             f"{tokenizer.name_or_path}: {WITHOUT_SYSTEM}, so no method of kind text has a place"

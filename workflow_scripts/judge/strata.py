@@ -3,6 +3,7 @@
 Rare knowledge goes first (Mallen et al., ACL 2023): an average can hide that all of a loss is in the least known tenth.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def of_items(
 
 def _value(document: dict, kind: str, field: str, where: str) -> Any:
     value = document.get(field)
-    if kind == "popularity" and (isinstance(value, bool) or not isinstance(value, int | float)):
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    if kind == "popularity" and not number:
         raise ArtifactError(f"{where}: the field {field!r} is {value!r}; a popularity must be a number")
     if value is None:
         raise ArtifactError(f"{where}: the field {field!r} is missing, which `strata` of its task names")

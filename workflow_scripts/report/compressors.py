@@ -85,6 +85,8 @@ def of_checkpoint(checkpoint: dict) -> dict:
         named += f"; not reproduced: {runtime}"
     if checkpoint["compared"] and not checkpoint["equal"]:
         named += "; no tensor is the dense model's"
+    if checkpoint["compared"] and len(checkpoint["equal"]) == checkpoint["compared"]:
+        named += "; every tensor that was compared is the dense model's"
     if (others := checkpoint.get("other_settings")) and not checkpoint["distilled"]:
         named += f"; config.json has another {', '.join(others)} than the dense model's"
     return {

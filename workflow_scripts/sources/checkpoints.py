@@ -7,6 +7,7 @@ which carries all of these. No code of its own is ever run, and pickled weights 
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
 from workflow_scripts.files.gguf_parts import missing_part, parts_of
@@ -21,6 +22,7 @@ from workflow_scripts.sources.model_folder import (
     CONFIG,
     OTHER_COPIES,
     TOKENIZER,
+    UNBUILT,
     WEIGHTS,
     file_with_code,
     place,
@@ -30,8 +32,12 @@ from workflow_scripts.sources.model_folder import (
     require_plain_files,
     require_possible,
     require_readable,
+    unbuilt,
 )
 from workflow_scripts.sources.models import unscorable
+
+if TYPE_CHECKING:
+    import gguf
 
 GGUF = "*.gguf"
 # Files that makers write beside config.json; some readers take the quantisation from there.
@@ -132,7 +138,11 @@ def _put(
             require_plain_files(f"{name}: {where}", source, _names(file))
         place(f"{name}: {where}", source, folder, _names(file), link)
         for part in _names(file):
-            gguf_file.opened(source / part)
+            if count := _experts_of_gguf(gguf_file.opened(source / part)):
+                raise ArtifactError(
+                    f"{name}: {where}: {part} is a mixture of {count} experts, which no compressor or LoRA here takes; "
+                    "choose a dense architecture"
+                )
         return
     if not any(source.glob("*.safetensors")):
         has = f"; it has the GGUF files {', '.join(found)}" if found else ""
@@ -151,5 +161,34 @@ def _put(
     place(where, source, folder, FILES, link, whole=True)
     require_possible(where, folder, config)
     require_readable(where, folder)
-    if reason := unscorable(folder):
+    if reason := unscorable(folder) or _experts(folder):
         raise ArtifactError(f"{where}: {reason}")
+
+
+def _experts(folder: Path) -> str | None:
+    """Why a mixture of experts can't be judged, in words; None for another model.
+
+    transformers keeps the weights of all experts of a layer in one tensor, which no linear holds.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config)
+    except UNBUILT as error:
+        return unbuilt(error)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 2 and "expert" in name:
+            return (
+                f"is a mixture of experts, whose weights lie in one tensor ({name}, {tuple(parameter.shape)}), which "
+                "no compressor or LoRA here takes; choose a dense architecture"
+            )
+    return None
+
+
+def _experts_of_gguf(reader: "gguf.GGUFReader") -> int:
+    """The number of experts of a GGUF model; 0 for another model, or for a part that doesn't say."""
+    counts = (field for name, field in reader.fields.items() if name.endswith(".expert_count"))
+    return next((int(field.contents()) for field in counts), 0)

@@ -133,6 +133,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
         gguf_file=gguf.name,
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
+        ignore_mismatched_sizes=True,  # they are refused below, all others with them
         output_loading_info=True,
     )
     model, found = loaded

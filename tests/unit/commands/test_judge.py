@@ -101,6 +101,15 @@ def test_a_forecast_alone_runs_nothing(here, ran):
     assert not ran and Path("config/judge/judge-Some-Model-v1.yaml").exists()
 
 
+def test_a_model_beside_itself_is_told_so(here, ran, capsys):
+    said = "DENSE and COMPRESSED are the same files, so this grid measures no compression."
+    judge.main("./Some Model_v1", str(here / "Some Model_v1"), forecast_only=True)
+    assert said in capsys.readouterr().out
+    judge.main("./Some Model_v1", f"owner/compressed@{COMMIT}", forecast_only=True)
+    judge.main("smollm2-135m", "Some Model_v1", name="other", forecast_only=True)
+    assert said not in capsys.readouterr().out
+
+
 def test_names_are_safe_and_new(here):
     taken = {"gptq-w3": None}
     assert judge.name_of("owner/gptq-w3@main", taken) == "gptq-w3-judged"

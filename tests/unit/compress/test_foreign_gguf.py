@@ -83,6 +83,14 @@ def test_a_file_that_is_cut_short_is_named(kept, source, tmp_path):
         read(source, tmp_path)
 
 
+def test_shapes_of_another_architecture_are_named(source, tmp_path):
+    file = source / "model.gguf"
+    tiny_gguf.write(file)
+    file.write_bytes(file.read_bytes().replace(b"llama", b"bloom"))
+    with pytest.raises(ArtifactError, match=r"model\.gguf: its weights lack transformer\.h\.0"):
+        read(source, tmp_path)
+
+
 def test_another_architecture_is_named(source, tmp_path):
     file = source / "model.gguf"
     tiny_gguf.write(file)

@@ -184,6 +184,8 @@ GROUPED = {f"fc.{part}": tensor for part, tensor in to_gptq(quantised(4, GROUPS[
             "gptq",
             r"scales is torch.int32 \(2, 64\); \(n, n\) floats",
         ),
+        (cut(GROUPED, "scales", torch.zeros_like), "gptq", r"scales \(2, 64\) are all 0"),
+        (cut(awq()[0], "scales", torch.zeros_like), "awq", r"scales \(2, 48\) are all 0"),
         (cut(GROUPED, "scales", narrower), "gptq", r"qweight is .* \(12, 64\); \(n, 63\) integers"),
         (cut(GROUPED, "scales", lambda tensor: tensor[:, :1]), "gptq", r"qweight is .*; \(n, 1\) integers"),
         (cut(GROUPED, "qzeros", narrower), "gptq_v2", r"qzeros is torch.int32 \(2, 7\); \(2, 8\) integers"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from workflow_scripts.compress.foreign import reading
+from workflow_scripts.compress.foreign import reading, worker
 from workflow_scripts.compress.foreign.formats import Format, identify
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources.weights import stored
@@ -130,3 +130,18 @@ def test_an_unknown_format_is_refused_by_name(source):
         ArtifactError, match=r"quantization_config: 'mystery' is a format that nothing here reads"
     ):
         identify(source)
+
+
+@pytest.mark.parametrize(
+    ("scales", "words"),
+    [
+        (None, "is missing"),
+        (torch.ones(3), r"is torch\.float32 \(3,\)"),
+        (torch.ones(4).int(), r"is torch\.int32 \(4,\)"),
+    ],
+)
+def test_an_8_bit_linear_of_bitsandbytes_needs_a_scale_of_each_row(scales, words, tmp_path):
+    tensors = {"fc.weight": torch.ones(4, 8, dtype=torch.int8), "norm.weight": torch.ones(4)}
+    worker._require_rows(tmp_path, tensors | {"fc.SCB": torch.ones(4)})
+    with pytest.raises(SystemExit, match=rf"fc\.SCB {words}; fc\.weight has 4 rows, each with a scale"):
+        worker._require_rows(tmp_path, tensors | ({} if scales is None else {"fc.SCB": scales}))

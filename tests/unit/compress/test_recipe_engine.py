@@ -97,6 +97,14 @@ def test_a_missing_environment_names_its_command(sources, here):
         compress(sources, here / "out", "nowhere")
 
 
+def test_a_recipe_that_changes_nothing_is_refused(sources, fake, here):
+    python, asked = fake
+    asked.with_name("__init__.py").write_text(FAKE.replace("mul_(0.5)", "mul_(1.0)"))
+    with pytest.raises(CompressionError, match="the recipe left every tensor as it was in the dense model"):
+        compress(sources, here / "out", python)
+    assert not (here / "out" / "compression.json").exists()
+
+
 @pytest.fixture(scope="module")
 def shipped():
     return read(*files(root=ROOT))
@@ -152,6 +160,13 @@ def test_the_catalogues_recipes_are_found_from_anywhere(shipped, tmp_path, monke
         ("compress: {modifiers: {GPTQModifier: {}}}", "'compress': a recipe is"),
         ("compress_stage: {modifiers: {GPTQModifier: {}}}", "compress_stage: 'modifiers': a recipe is"),
         ("compress_stage: {quant_modifiers: {}}", "compress_stage: 'quant_modifiers': a recipe is"),
+        (
+            "compress_stage: {quant_modifiers: {GPTQModifier: }}",
+            "quant_modifiers: 'GPTQModifier': a recipe is",
+        ),
+        ("1: {quant_modifiers: {GPTQModifier: {}}}", "1: a recipe is"),
+        ("compress_stage: {1: {GPTQModifier: {}}}", "compress_stage: 1: a recipe is"),
+        ("a_stage: {a_modifiers: {A: {b: .nan}}}", "holds a number that is not finite"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_named_before_any_job(content, words, shipped, tmp_path):

@@ -107,6 +107,27 @@ def test_the_first_line_of_a_free_answer_counts(text, right):
     assert first_line.holds("A", ["A"]) and first_line.holds("the end", ["The End"])
 
 
+@pytest.mark.parametrize(
+    ("text", "accepted", "right"),
+    [
+        ("1.5 million", "5", False),
+        ("3.25", "25", False),
+        ("12,000 men", "12", False),
+        ("10:30", "30", False),
+        ("12,000,000.", "12000000", True),
+        ("1000", "1,000", True),
+        ("about 1.5, or 2", "1.5", True),
+        ("7.4.1990", "1990", True),
+        ("In 1990.", "1990", True),
+        ("Beyonce\u0301 Knowles", "Beyonc\u00e9", True),  # the accent as a character of its own
+        ("हिन्दी", "हिन्", False),  # whose vowel signs are no letters
+        ("_Paris_", "Paris", True),
+    ],
+)
+def test_a_number_is_one_word_and_an_accent_is_none(text, accepted, right):
+    assert first_line.holds(text, [accepted]) == right
+
+
 @pytest.mark.parametrize("name", ["jeopardy", "squad_closed", "popqa", "simpleqa"])
 def test_a_free_answer_is_scored_by_any_accepted_one(data, name):
     loaded = load_task(name, data / name / "data.jsonl", None, None)

@@ -1,6 +1,7 @@
 """Items by subject and popularity: fields of documents, mentions in training text, shares with a known truth."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,8 @@ def test_fields_and_mentions_of_items(tmp_path):
             {"prop": "p", "s_pop": "many"},
             "line 1: the field 's_pop' is 'many'; a popularity must be a number",
         ),
+        ({"prop": "p", "s_pop": math.nan}, "line 1: the field 's_pop' is nan; a popularity must be a number"),
+        ({"prop": "p", "s_pop": math.inf}, "line 1: the field 's_pop' is inf; a popularity must be a number"),
         ({"s_pop": 3}, "line 1: the field 'prop' is missing, which `strata` of its task names"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.synthetic_results import study, write_grid
 from workflow_scripts.judge.results import read_results
-from workflow_scripts.report.compressors import RENDERERS, compressors
+from workflow_scripts.report.compressors import RENDERERS, compressors, of_checkpoint
 
 SETTINGS = {
     "gptq-w3": {"algorithm": "gptq", "bits": 3},
@@ -95,6 +95,14 @@ def test_a_checkpoint_of_somebody_else_says_what_it_is(tmp_path):
     said += "; no tensor is the dense model's"
     said += "; config.json has another rms_norm_eps, sliding_window than the dense model's"
     assert f"| {said} | 3.50 | 7.25 | 0.0 |" in rendered["md"]
+
+
+def test_a_checkpoint_that_is_the_dense_model_is_called_so():
+    about = {"format": "plain", "bits": "bfloat16", "runtime_quantisation": None, "bits_per_weight": 16.0}
+    about |= {"distilled": False, "compared": 3}
+    shown = of_checkpoint(about | {"equal": ["a", "b", "c"]})
+    assert shown["format"] == "plain (bfloat16); every tensor that was compared is the dense model's"
+    assert of_checkpoint(about | {"equal": ["a", "b"]})["format"] == "plain (bfloat16)"
 
 
 def test_a_grid_without_compressed_models_says_so(tmp_path):

@@ -4,7 +4,9 @@ import json
 import os
 import zipfile
 
+import gguf
 import pytest
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from tests import tiny, tiny_gguf
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
@@ -128,6 +130,22 @@ def test_an_architecture_that_no_cell_could_ask_is_refused_by_the_fetch(given, t
     with pytest.raises(ArtifactError, match=message) as raised:
         fetch(given, tmp_path)
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+def test_a_mixture_of_experts_is_refused_by_the_fetch(given, tmp_path):
+    shape = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
+    mixed = MixtralConfig(vocab_size=384, num_key_value_heads=2, num_local_experts=4, **shape)
+    MixtralForCausalLM(mixed).save_pretrained(given)
+    with pytest.raises(ArtifactError, match=r"given: is a mixture of experts, .*experts.*\(4, 32, 32\)"):
+        fetch(given, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gguf_of_a_mixture_of_experts_is_refused_by_the_fetch(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf.GGUFWriter, "add_vocab_size", gguf.GGUFWriter.add_expert_count)
+    tiny_gguf.write(tmp_path / "moe.gguf")
+    with pytest.raises(ArtifactError, match=r"moe\.gguf is a mixture of 5 experts"):
+        fetch(tmp_path / "moe.gguf", tmp_path)
 
 
 @pytest.fixture

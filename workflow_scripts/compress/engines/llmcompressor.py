@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from workflow_scripts.compress.engines import llmcompressor_worker
 from workflow_scripts.compress.engines.external import stored_whole
 from workflow_scripts.compress.environments import interpreter, run_there
+from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.task import Compressed, CompressionTask
 from workflow_scripts.files.artifacts import read_json
@@ -45,7 +46,18 @@ def compress(task: CompressionTask) -> Compressed:
     run_there("llm-compressor", python, llmcompressor_worker.__file__, order, work)
     source = {"source": "engine", "revision": None, "origin": {"engine": "llmcompressor"}}
     found = stored_whole(task, work / "made", source, python)
+    _refuse_dense(found)
     versions = {
         f"llm-compressor's {name}": number for name, number in read_json(work / "versions.json").items()
     }
     return replace(found, drawn=drawn, versions=versions)
+
+
+def _refuse_dense(found: Compressed) -> None:
+    """CompressionError for a recipe whose modifiers had nothing to do: llm-compressor passes over targets that match no
+    linear."""
+    about = found.whole.checkpoint if found.whole else None
+    if about and about["compared"] == len(about["equal"]) and not about["simulated"]:
+        raise CompressionError(
+            "the recipe left every tensor as it was in the dense model; look at its targets and ignore lists"
+        )

@@ -17,18 +17,21 @@ SETTINGS = (
     *("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "embedding_multiplier"),
     *("attention_multiplier", "residual_multiplier"),
 )
+TIED = "tie_word_embeddings"
 PRECISION = 1e-6  # of float32, in which GGUF files keep them
 
 
 def other_settings(dense: dict[str, Any], held: dict[str, Any]) -> list[str]:
     """Names of SETTINGS in which two configurations of one architecture differ, as transformers reads them.
 
-    Layer types of another depth are no difference: a shallower model has fewer.
+    Layer types of another depth are no difference: a shallower model has fewer. Nor is a head that was untied, which is
+    stored; one that was tied is: the embeddings stand in its place.
     """
     names = [name for name in SETTINGS if name in dense or name in held]
     if dense.get("num_hidden_layers") != held.get("num_hidden_layers"):
         names = [name for name in names if name != "layer_types"]
-    return [name for name in names if not _equal(dense.get(name), held.get(name))]
+    others = [name for name in names if not _equal(dense.get(name), held.get(name))]
+    return [*others, TIED] if held.get(TIED) and dense.get(TIED) is False else others
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -102,8 +102,8 @@ def _as_gptq(parts: Parts, config: dict) -> Quantized:
 
 
 def _require(parts: Parts, part: str, shape: tuple[int | None, ...]) -> None:
-    """ArtifactError for a tensor of another shape (None: any size but 0), or scales that are no floats, others that are
-    no integers."""
+    """ArtifactError for a tensor of another shape (None: any size but 0), or scales that are no floats or
+    all 0, others that are no integers."""
     tensor = parts[part]
     fits = tensor.dim() == len(shape) and all(
         held == asked if asked is not None else held for held, asked in zip(tensor.shape, shape, strict=True)
@@ -112,6 +112,8 @@ def _require(parts: Parts, part: str, shape: tuple[int | None, ...]) -> None:
         asked = ", ".join("n" if size is None else str(size) for size in shape)
         kind = "floats" if part == "scales" else "integers"
         raise ArtifactError(f"{part} is {tensor.dtype} {tuple(tensor.shape)}; ({asked}) {kind} are needed")
+    if part == "scales" and not tensor.any():  # no maker writes it: a file that was made but never filled
+        raise ArtifactError(f"scales {tuple(tensor.shape)} are all 0, and so would its weight be")
 
 
 def _awq(parts: Parts, config: dict) -> torch.Tensor:

@@ -155,7 +155,9 @@ def bitsandbytes(source: Path, destination: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    _require_statistics(source, _tensors(source))
+    tensors = _tensors(source)
+    _require_rows(source, tensors)
+    _require_statistics(source, tensors)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=torch.float32,
@@ -174,6 +176,18 @@ def bitsandbytes(source: Path, destination: Path) -> None:
     plain.load_state_dict({name: held[name].float() for name in plain.state_dict()}, assign=True)
     plain.tie_weights()
     plain.save_pretrained(destination)
+
+
+def _require_rows(source: Path, tensors: "dict[str, torch.Tensor]") -> None:
+    """SystemExit for an 8-bit linear without its scale of each row, which is named; transformers names none."""
+    for name, held in tensors.items():
+        linear, _, part = name.rpartition(".")
+        if part != "weight" or held.is_floating_point() or held.dim() != 2 or held.itemsize != 1:
+            continue
+        scales = tensors.get(f"{linear}.SCB")
+        if scales is None or not scales.is_floating_point() or scales.numel() != len(held):
+            has = "is missing" if scales is None else f"is {scales.dtype} {tuple(scales.shape)}"
+            raise SystemExit(f"{source}: {linear}.SCB {has}; {name} has {len(held)} rows, each with a scale")
 
 
 def _require_statistics(source: Path, tensors: "dict[str, torch.Tensor]") -> None:

@@ -1,5 +1,6 @@
 """Named settings of a compression algorithm."""
 
+import json
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -165,11 +166,17 @@ class Recipe(Compressor):
         if not isinstance(content, dict) or not content:
             raise ValueError(form)
         for stage, groups in content.items():
-            if not stage.endswith("_stage") or not isinstance(groups, dict) or not groups:
+            if not str(stage).endswith("_stage") or not isinstance(groups, dict) or not groups:
                 raise ValueError(f"{stage!r}: {form}")
             for group, modifiers in groups.items():
-                if not group.endswith("_modifiers") or not isinstance(modifiers, dict) or not modifiers:
+                if not str(group).endswith("_modifiers") or not isinstance(modifiers, dict) or not modifiers:
                     raise ValueError(f"{stage}: {group!r}: {form}")
+                if odd := [name for name, held in modifiers.items() if not isinstance(held, dict)]:
+                    raise ValueError(f"{stage}: {group}: {odd[0]!r}: {form}; {{}} takes every default")
+        try:
+            json.dumps(content, allow_nan=False)
+        except ValueError:
+            raise ValueError("holds a number that is not finite (.nan, .inf)") from None
         return content
 
 
