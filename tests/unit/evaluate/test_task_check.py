@@ -287,6 +287,38 @@ def test_few_choices_alike_among_many_are_kept_and_told(tmp_path, capsys):
         check(written(tmp_path, rows), "mine.jsonl", "sciq", {})
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        (
+            "gsm8k_cot_self_consistency",
+            {},
+            "its definition samples answers (do_sample)",
+        ),
+        ("gsm8k", {"num_beams": 4}, "task gsm8k: the scorer generates greedily; it has no num_beams (4"),
+    ],
+)
+def test_a_task_that_does_not_answer_greedily_is_refused_at_the_fetch(
+    name, settings, expected, tmp_path, monkeypatch
+):
+    rows = [{"question": f"{i} and {i}?", "answer": f"so\n#### {2 * i}"} for i in range(8)]
+    asked = tasks.definition(name)
+    changed = asked | {"generation_kwargs": asked["generation_kwargs"] | settings}
+    monkeypatch.setattr(tasks, "_defined", lambda base: dict(changed))
+    with pytest.raises(ArtifactError, match=re.escape(expected)):
+        check(written(tmp_path, rows), "mine.jsonl", name, {})
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named 'x'"), FileNotFoundError("no\nsuch module")])
+def test_a_definition_whose_code_can_not_be_loaded_is_named_in_one_line(error, tmp_path, monkeypatch):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(tasks, "load_yaml", fails)
+    with pytest.raises(ArtifactError, match=f"task gsm8k: .* {type(error).__name__}: [^\n]*$"):
+        check(written(tmp_path, []), "mine.jsonl", "gsm8k", {})
+
+
 def test_a_cell_names_the_file_that_a_person_wrote(tmp_path):
     """Not the copy in resources/, of which the person has never heard."""
     rows = [piqa(f"with {n}", f"by {n}") for n in range(3)]
