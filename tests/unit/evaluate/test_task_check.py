@@ -287,26 +287,17 @@ def test_few_choices_alike_among_many_are_kept_and_told(tmp_path, capsys):
         check(written(tmp_path, rows), "mine.jsonl", "sciq", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "expected"),
-    [
-        (
-            "gsm8k_cot_self_consistency",
-            {},
-            "its definition samples answers (do_sample)",
-        ),
-        ("gsm8k", {"num_beams": 4}, "task gsm8k: the scorer generates greedily; it has no num_beams (4"),
-    ],
-)
-def test_a_task_that_does_not_answer_greedily_is_refused_at_the_fetch(
-    name, settings, expected, tmp_path, monkeypatch
-):
+def test_a_task_that_does_not_answer_greedily_is_refused_at_the_fetch(tmp_path, monkeypatch):
     rows = [{"question": f"{i} and {i}?", "answer": f"so\n#### {2 * i}"} for i in range(8)]
-    asked = tasks.definition(name)
-    changed = asked | {"generation_kwargs": asked["generation_kwargs"] | settings}
-    monkeypatch.setattr(tasks, "_defined", lambda base: dict(changed))
-    with pytest.raises(ArtifactError, match=re.escape(expected)):
-        check(written(tmp_path, rows), "mine.jsonl", name, {})
+    data, beams = written(tmp_path, rows), tasks.definition("gsm8k")
+    with pytest.raises(ArtifactError, match=r"its definition samples answers \(do_sample\)"):
+        check(data, "mine.jsonl", "gsm8k_cot_self_consistency", {})
+    beams["generation_kwargs"] |= {"num_beams": 4}
+    monkeypatch.setattr(tasks, "_defined", lambda name: dict(beams))
+    with pytest.raises(
+        ArtifactError, match=r"task gsm8k: the scorer generates greedily; it has no num_beams \(4"
+    ):
+        check(data, "mine.jsonl", "gsm8k", {})
 
 
 @pytest.mark.parametrize("error", [ImportError("No module named 'x'"), FileNotFoundError("no\nsuch module")])
