@@ -300,16 +300,6 @@ def test_a_task_that_does_not_answer_greedily_is_refused_at_the_fetch(tmp_path, 
         check(data, "mine.jsonl", "gsm8k", {})
 
 
-@pytest.mark.parametrize("error", [ImportError("No module named 'x'"), FileNotFoundError("no\nsuch module")])
-def test_a_definition_whose_code_can_not_be_loaded_is_named_in_one_line(error, tmp_path, monkeypatch):
-    def fails(path):
-        raise error
-
-    monkeypatch.setattr(tasks, "load_yaml", fails)
-    with pytest.raises(ArtifactError, match=f"task gsm8k: .* {type(error).__name__}: [^\n]*$"):
-        check(written(tmp_path, []), "mine.jsonl", "gsm8k", {})
-
-
 def test_a_cell_names_the_file_that_a_person_wrote(tmp_path):
     """Not the copy in resources/, of which the person has never heard."""
     rows = [piqa(f"with {n}", f"by {n}") for n in range(3)]
