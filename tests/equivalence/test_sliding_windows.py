@@ -51,6 +51,18 @@ def reference(model, prompt, sequence: Sequence) -> float:
     return float(logits.log_softmax(-1)[range(len(sequence.targets)), list(sequence.targets)].sum())
 
 
+def test_a_text_beyond_the_first_chunk_is_refused():
+    """Llama 4 attends in chunks, which packed rows don't know: within the first one its scores are its own."""
+    shape = {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 32}
+    model = tiny_of("Llama4", "Text", **shape, attention_chunk_size=24)
+    within, beyond = (Sequence(tokens(count, 5), tokens(4, 9)) for count in (24, 25))
+    [answer] = scorer(model).score([Document(list(within.inputs), [within])])
+    logits = model(torch.tensor([within.inputs])).logits[0, -4:].log_softmax(-1)
+    assert answer.scores[0][0] == pytest.approx(float(logits[range(4), list(within.targets)].sum()), abs=2e-4)
+    with pytest.raises(ValueError, match="a text of 25 tokens: Llama4ForCausalLM attends in chunks of 24"):
+        scorer(model).score([Document(list(beyond.inputs), [beyond])])
+
+
 @pytest.mark.parametrize("prompt", [None, 0, 1])
 @pytest.mark.parametrize("family", MODELS)
 def test_packed_scores_beyond_the_window_are_those_of_each_sequence_alone(family, prompt):

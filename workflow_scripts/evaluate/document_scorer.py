@@ -65,7 +65,8 @@ class DocumentScorer:
         self._row_tokens: int = (
             tokens_that_fit(self.model, CPU_TOKENS) if self.row_tokens is None else self.row_tokens
         )
-        self._positions = first_layer.one_rotary_table(self.model.config.get_text_config().to_dict())
+        shape = self.model.config.get_text_config().to_dict()
+        self._positions, self._chunk = first_layer.one_rotary_table(shape), first_layer.chunk(shape)
         self._longest_prompt = longest
         self._linears = PackedLinears(self.model)
         self._checked = False
@@ -89,13 +90,18 @@ class DocumentScorer:
         return Sequence(tuple((context + continuation)[-(self.max_length + 1) : -1]), tuple(continuation))
 
     def _require_positions(self, tokens: int) -> None:
-        """ValueError if `tokens` of text need positions beyond the model's one rotary table."""
+        """ValueError if `tokens` of text need positions beyond the model's one rotary table, or its first chunk."""
+        behind = f" behind a prompt of {self._longest_prompt}" if self._longest_prompt else ""
+        if self._chunk is not None and self._longest_prompt + tokens > self._chunk:
+            raise ValueError(
+                f"a text of {tokens} tokens{behind}: {type(self.model).__name__} attends in chunks of {self._chunk} "
+                "tokens, and no text beyond the first can be scored"
+            )
         if self._positions is not None and self._longest_prompt + tokens > self._positions:
             raise ValueError(
-                f"a text of {tokens} tokens"
-                + (f" behind a prompt of {self._longest_prompt}" if self._longest_prompt else "")
-                + f": {type(self.model).__name__} changes its rotary table for all of a pass beyond {self._positions} "
-                "positions (longrope, dynamic), so its numbers would follow what else is in the batch"
+                f"a text of {tokens} tokens{behind}: {type(self.model).__name__} changes its rotary table for all of a "
+                f"pass beyond {self._positions} positions (longrope, dynamic), so its numbers would follow what else "
+                "is in the batch"
             )
 
     def select(self, contexts: list[list[int]]) -> list[int]:
@@ -114,9 +120,8 @@ class DocumentScorer:
         Documents are packed alike whether or not some are answered already: a continued run computes the rows that
         an uninterrupted one does, to the last bit.
         """
-        if self._positions is not None:
-            for document in documents:
-                self._require_positions(max(len(sequence.inputs) for sequence in document.sequences))
+        for document in documents:
+            self._require_positions(max(len(sequence.inputs) for sequence in document.sequences))
         answers: dict[int, Answer] = {}
         keys = [self._key("loglikelihood", document.identity) for document in documents]
         for i, key in enumerate(keys):

@@ -11,6 +11,7 @@ from lm_eval.api.task import Task
 
 from workflow_scripts.evaluate.answer_check import Alike, Asked, require_answers, require_distinct
 from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, labels_of, read_lines, said
+from workflow_scripts.evaluate.generation import require_greedy
 from workflow_scripts.evaluate.list_check import ListCheck, hint
 from workflow_scripts.evaluate.repeat_check import (
     compiled_templates,
@@ -34,8 +35,9 @@ def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
     """
     try:
         with compiled_templates():
+            asked = _definition(name, variant)
             task = _loaded(data, name, variant)
-            asked = definition(name, variant.get("task"), variant.get("num_fewshot"))
+            _require_greedy(task)
             remarks = _check_documents(task, ListCheck(task, asked.get("process_docs")))
             own = DEFINITIONS / f"{variant.get('task') or name}.yaml"  # pinned and tested with this package
             if has_functions(asked) and not own.exists():
@@ -44,6 +46,32 @@ def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
     except ArtifactError as error:
         words = str(error).replace(str(data), where)
         raise ArtifactError(f"{words}{_templates(words, name, variant)}") from error
+
+
+def _definition(name: str, variant: dict) -> dict:
+    """ArtifactError for a definition whose own code can't be loaded: it may want a package or a download."""
+    try:
+        return definition(name, variant.get("task"), variant.get("num_fewshot"))
+    except ArtifactError:
+        raise
+    except Exception as error:  # out of the definition's own code
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ArtifactError(f"task {name}: the code of its definition can't be loaded: {reason}") from error
+
+
+def _require_greedy(task: EvaluationTask) -> None:
+    """ArtifactError for a task that samples its answers, or decodes otherwise than the scorer does."""
+    if task.task.OUTPUT_TYPE != "generate_until":
+        return
+    settings = task.task.config.generation_kwargs
+    if settings.get("do_sample"):
+        raise ArtifactError(
+            f"task {task.name}: its definition samples answers (do_sample); they must be greedy"
+        )
+    try:
+        require_greedy(settings, None)
+    except ValueError as error:
+        raise ArtifactError(f"task {task.name}: {error}") from error
 
 
 def _loaded(data: Path, name: str, variant: dict) -> EvaluationTask:

@@ -1,5 +1,5 @@
 """Reads from config.json how far a model's layers attend and how its first one does (IDP's scores are made there,
-recover/idp.py), and how many positions keep one rotary table. Pure Python."""
+recover/idp.py), how many tokens no chunk cuts, and how many positions keep one rotary table. Pure Python."""
 
 # Keys that `window` reads.
 WINDOW_KEYS = ("sliding_window", "use_sliding_window", "layer_types", "max_window_layers")
@@ -13,6 +13,18 @@ def window(config: dict, layer: int = 0) -> int | None:
     full = config.get("max_window_layers") or 0  # the first ones of Qwen2
     slides = types[layer] == "sliding_attention" if types else layer >= full
     return most if slides else None
+
+
+def chunk(config: dict) -> int | None:
+    """Most tokens of a text whose layers attend to all of it before; None if config.json cuts no text into chunks.
+
+    Beyond them a token of Llama 4 attends to its own chunk alone, which a window does not say.
+    """
+    return (
+        config.get("attention_chunk_size")
+        if "chunked_attention" in (config.get("layer_types") or ())
+        else None
+    )
 
 
 def peculiarity(config: dict) -> str | None:

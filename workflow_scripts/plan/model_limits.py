@@ -98,6 +98,8 @@ def _no_cell(manifest: Path, config: dict) -> str | None:
     """Why no cell of a model can be evaluated: what config.json says, or the fetch found in the model's class."""
     if config.get("attn_logit_softcapping"):
         return "it caps the attention's logits, which packed rows don't implement"
+    if config.get("is_causal") is False:
+        return "it attends to tokens ahead (`is_causal` is false), so it predicts no next token"
     return _read_object(manifest).get("unscorable") if manifest.is_file() else None
 
 

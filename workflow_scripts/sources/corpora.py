@@ -217,6 +217,11 @@ def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None
     }
     train = [file for file in files if file.stem == "train"]
     heldout = [file for file in files if file.stem in ("heldout", "test")]
+    if others := [file for file in files if file not in (*train, *heldout)] if train or heldout else []:
+        raise ArtifactError(
+            f"{name}: {path}: holds {others[0].name} beside {(*train, *heldout)[0].name}, which makes it neither "
+            "training nor held-out text; a folder holds train.* and heldout.* (or test.*), or none of them"
+        )
     if train and heldout:
         return origin, _read_files(train), _read_files(heldout)
     return origin, _read_files(files), None

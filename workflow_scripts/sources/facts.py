@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import jinja2
+from jinja2.sandbox import SandboxedEnvironment
 
 from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.files.members import ITEMS
@@ -30,14 +31,14 @@ def facts(folder: Path, wordings: Sequence[str]) -> Iterator[tuple[str, list[str
     wordings: Jinja templates over the item's fields. ArtifactError for a field that an item lacks.
     """
     verified_manifest(folder, "benchmark")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
     file = Path(folder) / ITEMS
     for number, _, item in numbered_lines(file):
         texts = []
         for wording in wordings:
             try:
                 texts.append(environment.from_string(wording).render(item))
-            except (jinja2.TemplateError, TypeError, ValueError) as error:
+            except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
                 raise ArtifactError(
                     f"{file}: line {number}: the wording {wording!r} can't be filled in: {error}"
                 ) from error

@@ -44,7 +44,7 @@ from workflow_scripts.sources.model_folder import (
     require_readable,
     unbuilt,
 )
-from workflow_scripts.sources.vocabulary import require_rows
+from workflow_scripts.sources.vocabulary import require_rows, require_same_tokens
 from workflow_scripts.sources.weights import (
     require_architecture,
     require_complete,
@@ -374,6 +374,7 @@ def require_tokenizer(where: str, folder: Path) -> "PreTrainedTokenizerBase":
             f"{where}: its tokenizer has neither a BOS nor an EOS token, one of which begins a text without context; "
             "name one in tokenizer_config.json (`bos_token`, `eos_token`)"
         )
+    require_same_tokens(where, tokenizer)
     return tokenizer
 
 

@@ -1,4 +1,5 @@
-"""Whether every token id that a model's tokenizer or configuration gives is a row of its embeddings."""
+"""Whether a model's tokenizer gives a text the same tokens each time, and whether every token id that it or a
+configuration gives is a row of the embeddings."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,21 @@ def require_rows(
                     f"{where}: {file}: `{key}` is {index}, but its embeddings have {rows} rows (0 to {rows - 1}); "
                     f"{AT_SOURCE}"
                 )
+
+
+def require_same_tokens(where: str, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """ArtifactError for a tokenizer that draws its tokens at random, as some do in training (BPE dropout, subword
+    sampling): no two cells would read the same text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    dropout = getattr(getattr(backend, "model", None), "dropout", None)
+    sampling = (tokenizer.init_kwargs.get("sp_model_kwargs") or {}).get("enable_sampling")
+    found = {
+        "tokenizer.json: model.dropout": dropout and f"{dropout:.3g}",
+        "sp_model_kwargs.enable_sampling": sampling,
+    }
+    for key, value in found.items():
+        if value:
+            raise ArtifactError(f"{where}: {key} is {value}: a text has other tokens each time; {AT_SOURCE}")
 
 
 def tokens_of_text(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:

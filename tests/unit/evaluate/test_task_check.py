@@ -287,6 +287,19 @@ def test_few_choices_alike_among_many_are_kept_and_told(tmp_path, capsys):
         check(written(tmp_path, rows), "mine.jsonl", "sciq", {})
 
 
+def test_a_task_that_does_not_answer_greedily_is_refused_at_the_fetch(tmp_path, monkeypatch):
+    rows = [{"question": f"{i} and {i}?", "answer": f"so\n#### {2 * i}"} for i in range(8)]
+    data, beams = written(tmp_path, rows), tasks.definition("gsm8k")
+    with pytest.raises(ArtifactError, match=r"its definition samples answers \(do_sample\)"):
+        check(data, "mine.jsonl", "gsm8k_cot_self_consistency", {})
+    beams["generation_kwargs"] |= {"num_beams": 4}
+    monkeypatch.setattr(tasks, "_defined", lambda name: dict(beams))
+    with pytest.raises(
+        ArtifactError, match=r"task gsm8k: the scorer generates greedily; it has no num_beams \(4"
+    ):
+        check(data, "mine.jsonl", "gsm8k", {})
+
+
 def test_a_cell_names_the_file_that_a_person_wrote(tmp_path):
     """Not the copy in resources/, of which the person has never heard."""
     rows = [piqa(f"with {n}", f"by {n}") for n in range(3)]

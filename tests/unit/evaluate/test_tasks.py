@@ -13,6 +13,7 @@ from workflow_scripts.evaluate import tasks as task_definitions
 from workflow_scripts.evaluate.cell import evaluate_task
 from workflow_scripts.evaluate.documents import sample
 from workflow_scripts.evaluate.scorer import Scorer
+from workflow_scripts.evaluate.task_check import check
 from workflow_scripts.evaluate.tasks import (
     DEFINITIONS,
     HARNESS,
@@ -393,3 +394,14 @@ def test_unknown_task_and_broken_data_say_so(data, tmp_path):
     (tmp_path / "data.jsonl").write_text('{"question": \n')
     with pytest.raises(ArtifactError, match="line 1: not JSON"):
         load_task("sciq", tmp_path / "data.jsonl", None, None)
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named 'x'"), FileNotFoundError("no\nsuch module")])
+def test_a_definition_whose_code_can_not_be_loaded_is_named_in_one_line(error, tmp_path, monkeypatch):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(task_definitions, "load_yaml", fails)
+    (tmp_path / "data.jsonl").write_text("")
+    with pytest.raises(ArtifactError, match=f"task gsm8k: .* {type(error).__name__}: [^\n]*$"):
+        check(tmp_path / "data.jsonl", "mine.jsonl", "gsm8k", {})

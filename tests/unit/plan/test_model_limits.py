@@ -280,6 +280,14 @@ def test_a_local_models_folder_is_read_before_any_fetch(shipped, tmp_path):
     load(shipped)
 
 
+def test_a_model_that_attends_to_tokens_ahead_stops_the_run(shipped):
+    folder = fetched({"model_type": "llama", "is_causal": True})
+    load(shipped)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "is_causal": False}))
+    with pytest.raises(ConfigError, match="no cell of it can be evaluated: it attends to tokens ahead"):
+        load(shipped)
+
+
 def test_a_model_of_which_no_cell_can_be_evaluated_stops_the_run_once_it_is_fetched(shipped):
     folder = fetched({"model_type": "falcon"})
     for reason in (None, "FalconForCausalLM has no pluggable attention"):

@@ -99,6 +99,25 @@ def test_bad_local_source_is_named_and_leaves_nothing(tmp_path, content, spec, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train.jsonl", "validation.jsonl"), "holds validation.jsonl beside train.jsonl"),
+        (("more.txt", "train.jsonl", "heldout.jsonl"), "holds more.txt beside train.jsonl"),
+        (("data.jsonl", "test.jsonl"), "holds data.jsonl beside test.jsonl"),
+    ],
+)
+def test_a_text_that_is_neither_train_nor_heldout_is_named(names, said, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in names:
+        (tmp_path / "mine" / name).write_text("".join(f'{{"text": "{name} {i}"}}\n' for i in range(60)))
+    with pytest.raises(ArtifactError, match=f"^c: .*/mine: {said}"):
+        corpora.fetch(
+            "c", {"source": "local", "path": str(tmp_path / "mine")}, tmp_path / "out", tmp_path, **MADE
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_hub_wikitext_rows_become_articles(tmp_path, monkeypatch):
     rows = {
         "train": ["", " = A = \n", "", " Text of A . \n", " = B = \n", " Text of B . \n"],

@@ -7,6 +7,7 @@ import struct
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tests.unit.compress import walked
 from tests.unit.sources.test_models import change_json, make_llama, make_tokenizer
 from workflow_scripts.evaluate.block_attention import NotPackable
@@ -344,6 +345,26 @@ def test_a_tokenizer_with_neither_bos_nor_eos_is_refused_at_the_fetch(given):
     backend = make_tokenizer(bos=False).backend_tokenizer
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(given)
     refused(given, "its tokenizer has neither a BOS nor an EOS token")
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "drawn", "said"),
+    [
+        ("tokenizer.json", "model", {"dropout": 0.1}, r"tokenizer.json: model.dropout is 0.1"),
+        (
+            "tokenizer_config.json",
+            "sp_model_kwargs",
+            {"enable_sampling": True},
+            "sp_model_kwargs.enable_sampling is True",
+        ),
+    ],
+)
+def test_a_tokenizer_that_draws_its_tokens_is_refused(file, part, drawn, said, given):
+    tiny.write_model(given)
+    content = json.loads((given / file).read_text())
+    content[part] = content.get(part, {}) | drawn
+    (given / file).write_text(json.dumps(content))
+    refused(given, f"{said}: a text has other tokens each time")
 
 
 def test_a_damaged_tokenizer_is_named(given):

@@ -1,6 +1,7 @@
 """The mistakes that types find, in words: key path, value, what is allowed, nearest name."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,8 +66,15 @@ def key_path(path: Path) -> str:
     return text or "(top level)"
 
 
+def _unwritable(text: str) -> str:
+    """The first character that UTF-8 can't write (a lone surrogate) or no page shows (NUL); "" if there is none."""
+    strange = (c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t")
+    return next(strange, "")
+
+
 def of_keys(value: object, path: tuple = ()) -> list[str]:
-    """Keys that are no printable text, and numbers that are not finite or beyond all that is counted here."""
+    """Keys that are no printable text, texts that no file can hold, and numbers that are not finite or beyond all that
+    is counted here."""
     problems = []
     if isinstance(value, dict):
         for key, child in value.items():
@@ -78,6 +86,10 @@ def of_keys(value: object, path: tuple = ()) -> list[str]:
     elif isinstance(value, list):
         for index, child in enumerate(value):
             problems += of_keys(child, (*path, index))
+    elif isinstance(value, str) and (strange := _unwritable(value)):
+        problems.append(
+            f"{key_path(path)}: the text holds {strange!r}, a control character or half of a character; remove it"
+        )
     elif isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{key_path(path)}: {value!r} is no finite number")
     elif isinstance(value, int | float) and abs(value) > LARGEST:

@@ -34,13 +34,17 @@ FITS = {  # pattern -> a text that it allows
 def repaired(error: ValidationError, config: dict) -> tuple[dict, list[str]]:
     """A copy of `config` without the mistakes, and the paths of the keys that were changed in it."""
     root, config, changed = json_schema(), copy.deepcopy(config), []
+    gone: list[Path] = []  # entries whose names are not allowed; further mistakes stand in them
     for found in error.errors(include_url=False):
         at, keyed = without_types(found["loc"])
         path: Path = at
+        if any(path[: len(entry)] == entry for entry in gone):
+            continue
         if found["type"] in ("union_tag_not_found", "union_tag_invalid"):
             path = _select_type(path, config, root)
         elif keyed or found["type"] == "extra_forbidden":
             value_at(config, path[:-1]).pop(path[-1], None)
+            gone.append(path)
         else:
             path = _replace(path, config, root)
         changed.append(key_path(path))

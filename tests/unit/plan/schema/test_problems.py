@@ -151,6 +151,15 @@ def problems_of(config, path, value):
         ("methods a'b", {"kind": "none"}, ["allowed pattern"]),
         ("methods é", {"kind": "none"}, ["allowed pattern"]),
         ("methods a;b", {"kind": "none"}, ["allowed pattern"]),
+        ("methods a;b", {"tokens": 5}, ["'a;b' is not allowed", "the key kind is missing"]),
+        (
+            "methods a;b",
+            {"kind": "prompt", "tokens": "six"},
+            ["'a;b' is not allowed", "'six' has the wrong type"],
+        ),
+        ("compressors a;b", {"algorithm": "rtn", "bits": 3, "bit": 3}, ["'a;b' is not", "bit: unknown key"]),
+        ("grids smoke description", "a\ud800", ["description: the text holds '\\ud800'"]),
+        ("models smollm2-135m note", "a\0", ["note: the text holds '\\x00'"]),
     ],
 )
 def test_a_mistake_is_named(written, path, value, expected):
