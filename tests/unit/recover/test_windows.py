@@ -105,7 +105,14 @@ def test_the_seed_draws_the_order_and_the_held_out_text_stays(places):
 
 
 @pytest.mark.parametrize(
-    "wording", ["{{ question }} {{ answr.value }}", "{{ question", "{{ question.index('none') }}"]
+    "wording",
+    [
+        "{{ question }} {{ answr.value }}",
+        "{{ question",
+        "{{ question.index('none') }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{% for i in range(10**9) %}{{ question }}{% endfor %}",
+    ],
 )
 def test_a_wording_that_an_item_cannot_fill_in_is_named_with_the_items_line(places, wording):
     with pytest.raises(
