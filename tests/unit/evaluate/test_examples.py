@@ -1,9 +1,10 @@
-"""Solved examples: none is the question itself in other clothes."""
+"""Draws of a task's documents: samples are nested, and no solved example is the question itself in other clothes."""
 
 import json
 
 import pytest
 
+from workflow_scripts.evaluate.documents import sample
 from workflow_scripts.evaluate.tasks import load_task
 
 QUESTION = "What is the café's “old” name?"
@@ -68,3 +69,13 @@ def test_signs_tell_questions_apart(tmp_path):
     texts = [f"What is 6 {sign} 2?" for sign in "-/*%"]
     rows = [{"question": text, "answer": OTHERS[0]["answer"]} for text in texts]
     assert [prompt.count("Question:") for prompt in prompts(tmp_path, rows, "triviaqa", 3)] == [4] * 4
+
+
+def test_samples_are_nested_and_follow_content_not_order():
+    lines = [f'{{"n": {n}}}'.encode() for n in range(200)]
+    chosen = {items: sample(lines, items) for items in (1, 10, 50, 200)}
+    assert all(chosen[items] == sorted(chosen[items]) and len(chosen[items]) == items for items in chosen)
+    assert set(chosen[1]) < set(chosen[10]) < set(chosen[50]) < set(chosen[200])
+    assert {lines[i] for i in chosen[10]} == {lines[::-1][i] for i in sample(lines[::-1], 10)}
+    assert chosen[10] != list(range(10))
+    assert sample(lines, None) == sample(lines, 500) == list(range(200))

@@ -11,7 +11,6 @@ from tests.equivalence import scorer_models
 from workflow_scripts.evaluate import first_line
 from workflow_scripts.evaluate import tasks as task_definitions
 from workflow_scripts.evaluate.cell import evaluate_task
-from workflow_scripts.evaluate.documents import sample
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.task_check import check
 from workflow_scripts.evaluate.tasks import (
@@ -30,16 +29,6 @@ from workflow_scripts.files.artifacts import ArtifactError
 def data(tmp_path_factory):
     folder = scorer_models.write_benchmarks(tmp_path_factory.mktemp("items") / "set")
     return scorer_models.write_probes(folder)
-
-
-def test_samples_are_nested_and_follow_content_not_order():
-    lines = [f'{{"n": {n}}}'.encode() for n in range(200)]
-    chosen = {items: sample(lines, items) for items in (1, 10, 50, 200)}
-    assert all(chosen[items] == sorted(chosen[items]) and len(chosen[items]) == items for items in chosen)
-    assert set(chosen[1]) < set(chosen[10]) < set(chosen[50]) < set(chosen[200])
-    assert {lines[i] for i in chosen[10]} == {lines[::-1][i] for i in sample(lines[::-1], 10)}
-    assert chosen[10] != list(range(10))
-    assert sample(lines, None) == sample(lines, 500) == list(range(200))
 
 
 def test_a_smaller_budget_evaluates_the_same_documents(data):
