@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.workflow.conftest import jobs_of
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.recipes import Plan
@@ -9,6 +11,7 @@ from workflow_scripts.plan.recipes import Plan
 FIRST, SECOND = (f"results/tiny/compressed/tiny/gptq-w3/text/seed-{seed}/compression.json" for seed in (0, 1))
 
 
+@pytest.mark.slow
 def test_more_seeds_make_more_copies_and_a_lost_cell_comes_back_alone(copied):
     config = copied.config()
     config["grids"]["tiny"]["blocks"]["copies"] = {

@@ -79,6 +79,7 @@ def test_an_edited_template_redraws_pages_and_judges_nothing(copied):
     assert jobs - {"localrule all:", "all"} == {*drawn, "Write the report of tiny"}
 
 
+@pytest.mark.slow
 def test_another_task_runs_each_cell_and_evaluates_that_task_alone(copied):
     """With the tasks in another order as well; nothing but the list changed."""
     config = copied.config()
