@@ -12,10 +12,8 @@ from workflow_scripts.evaluate.documents import FAULTS, LABELS, Line, Process, U
 from workflow_scripts.evaluate.tasks import EvaluationTask
 
 ENTRIES = [f"entry-{chr(ord('a') + i)}" for i in range(26)]
-ASKED, ACCEPTED = (
-    "asked",
-    "accepted",
-)  # in question or choices; as right answers, of which a text may stand for one
+# In question or choices; as right answers, of which a text may stand for one.
+ASKED, ACCEPTED = "asked", "accepted"
 DEEP = 3  # mappings within each other that are looked into
 
 Path = tuple[str, ...]

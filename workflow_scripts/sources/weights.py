@@ -57,7 +57,7 @@ def shards(folder: Path, where: str | None = None) -> list[Path]:
 
 
 def _named(folder: Path) -> str | None:
-    """The file that config.json names as the only one: this project's stored models do (compress/checkpoint.py)."""
+    """The file that config.json names as the only one: this project's stored models do (compress/stored_model.py)."""
     config = read_json(folder / "config.json", advice=AT_SOURCE) if (folder / "config.json").exists() else {}
     return config.get("transformers_weights") if isinstance(config, dict) else None
 
@@ -133,7 +133,7 @@ def tensors(headers: Headers) -> Iterator[tuple[str, "Tensor"]]:
 
 def require_numbers(where: str, headers: Headers) -> None:
     """ArtifactError for weights that are codes without their scales (whole numbers, 8-bit floats), or that hold NaN or
-    infinities in float32. Reads every weight once: 0.3 to 0.6 s per GB."""
+    infinities in float32. Reads every weight once."""
     entries = [each for header in headers.values() for each in header.items()]
     for name, entry in entries:
         numbers = entry["dtype"] in FLOATS or not name.endswith(("weight", "_proj", "bias"))

@@ -9,21 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 from tests.unit.compress import walked
-from tests.unit.sources.test_models import change_json, make_llama, make_tokenizer
+from tests.unit.sources.test_models import change_json, make_tokenizer
 from workflow_scripts.evaluate.block_attention import NotPackable
 from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.files.artifacts import ArtifactError, safetensors_header
 from workflow_scripts.sources import checkpoints
 from workflow_scripts.sources import models as sources
-
-
-@pytest.fixture
-def given(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "given"
-    make_llama().save_pretrained(folder)
-    make_tokenizer(bos=True).save_pretrained(folder)
-    return folder
 
 
 def fetched(given):

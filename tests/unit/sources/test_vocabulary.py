@@ -5,18 +5,9 @@ import json
 import pytest
 
 from tests import tiny_gguf
-from tests.unit.sources.test_models import MADE, change_json, make_llama, make_tokenizer
+from tests.unit.sources.test_models import MADE, change_json, make_tokenizer
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources import models as sources
-
-
-@pytest.fixture
-def given(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "given"
-    make_llama().save_pretrained(folder)
-    make_tokenizer(bos=True).save_pretrained(folder)
-    return folder
 
 
 def fetched(given):

@@ -10,21 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.unit.compress.walked import tiny
-from tests.unit.sources.test_models import MADE, change_json, make_llama, make_tokenizer
+from tests.unit.sources.test_models import MADE, change_json
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources import models as sources
 from workflow_scripts.sources.weights import finite, require_tied, shards, stored
 
 NORM = "model.layers.1.input_layernorm.weight"
-
-
-@pytest.fixture
-def given(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "given"
-    make_llama().save_pretrained(folder)
-    make_tokenizer(bos=True).save_pretrained(folder)
-    return folder
 
 
 def fetched(given):
