@@ -162,7 +162,7 @@ def _mostly_lost(metric: dict, pair: dict, shown: Callable[[dict | None], str]) 
         return []
     return [
         f"most of the loss stays: {best}, the better of the pair, leaves {shown(left[best])} of "
-        f"{shown({**metric['loss'], 'low': None})}, so the word speaks of the smaller part, which came back"
+        f"{shown({**metric['loss'], 'low': None})}; a word here is about the smaller part that came back"
     ]
 
 
