@@ -63,12 +63,12 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
 
 def _details(metric: dict, told: list[dict]) -> list[str]:
     """Sentences behind the numbers: tasks that are left out, the prompt beside LoRA, held-out facts."""
-    said = [f"Tasks left out: {', '.join(metric['absent_tasks'])}."] if metric["absent_tasks"] else []
+    sentences = [f"Tasks left out: {', '.join(metric['absent_tasks'])}."] if metric["absent_tasks"] else []
     retention = metric["verdict"].get("retention")
     if retention and retention["low"] is not None:
         value, low, high = (f"{100 * retention[end]:.0f} %" for end in ("value", "low", "high"))
-        said.append(f"The prompt brings back {value} [{low}, {high}] of LoRA's recovery.")
-    return said + [_told(row) for row in told]
+        sentences.append(f"The prompt brings back {value} [{low}, {high}] of LoRA's recovery.")
+    return sentences + [_told(row) for row in told]
 
 
 def _told(row: dict) -> str:

@@ -62,9 +62,9 @@ def compressors(results: Results, records: dict[str, dict], settings: dict[str, 
         row["job_seconds"] = record["manifest"]["seconds"]
         rows.append(row)
     table = pd.DataFrame(rows)
-    said = {"seed": len({row["seed"] for row in rows}) > 1, "format": "format" in table}
+    shown = {"seed": len({row["seed"] for row in rows}) > 1, "format": "format" in table}
     order = [
-        *(name for name in PLACE if said.get(name, True)),
+        *(name for name in PLACE if shown.get(name, True)),
         "bits",
         *(name for name in OF_CHECKPOINTS if name in table),
         "zeros",

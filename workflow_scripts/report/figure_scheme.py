@@ -90,9 +90,9 @@ def _scores(ax: Axes) -> None:
     ax.text(left - 0.8, top + 4.4, "question", fontsize=7.5, color=SOFT, ha="right", va="center")
     for start, (name, _, count, score) in zip((0, counts[0]), _PROMPTS, strict=True):
         centre = left + step * (start + count / 2) + (0.9 if start else 0)
-        said, font = f"$S_{{{1 if not start else 2}}}$ = {score}", "bold" if start else "normal"
+        label, font = f"$S_{{{1 if not start else 2}}}$ = {score}", "bold" if start else "normal"
         ax.text(centre, top + 4.6, name, fontsize=10, **_CENTRED)
-        ax.text(centre, 12.2, said, fontsize=9.5, weight=font, **_CENTRED)
+        ax.text(centre, 12.2, label, fontsize=9.5, weight=font, **_CENTRED)
     ax.text(50, 6.2, "argmax $S_i$  →  $P_2$", fontsize=10.5, color=INK, **_CENTRED)
 
 
@@ -106,11 +106,11 @@ def _winner(ax: Axes) -> None:
             _box(ax, x + 1.95 * i, 22, 1.75, 4.2, linewidth=0.8, **(off if lost else {"facecolor": colour}))
         if lost:
             ax.plot([x - 0.2, x + 1.95 * count], [21.6, 26.6], color="#9c1c1c", linewidth=1.4)
-        said = name + (" masked" if lost else "")
-        ax.text(x + 0.95 * count, 20.2, said, fontsize=8, **_CENTRED)
+        label = name + (" masked" if lost else "")
+        ax.text(x + 0.95 * count, 20.2, label, fontsize=8, **_CENTRED)
         x += 1.95 * count + 1.0
     for i in range(len(_WORDS)):
         _box(ax, x + 2.2 * i, 22, 2.0, 4.2, facecolor=_TEXT)
     ax.text(x + 4.4, 20.2, "question", fontsize=8, **_CENTRED)
-    said = "one choice per document, shared by\nall its answers, kept while generating"
-    ax.text(84, 12.2, said, fontsize=8.5, **_CENTRED)
+    label = "one choice per document, shared by\nall its answers, kept while generating"
+    ax.text(84, 12.2, label, fontsize=8.5, **_CENTRED)

@@ -63,8 +63,8 @@ def figure1(data: GridData, title: str) -> Figure:
             if not mine:
                 ax.axis("off")
                 so_far = "so far" if data.results.missing else "in this grid"
-                said = f"{model}: no cell of a {sweep} sweep\n{so_far}"
-                ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", color=SOFT)
+                message = f"{model}: no cell of a {sweep} sweep\n{so_far}"
+                ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", color=SOFT)
                 continue
             level(ax, data.average(next(iter(mine)), "dense"), "dense", "--")
             handles += _sweep(ax, data, lines, mine)
@@ -138,8 +138,8 @@ def figure2(data: GridData, title: str) -> Figure:
             if (group.model, group.compressor) == column:
                 handles.append(_prompt_path(ax, data, group, methods, corpora.index(group.corpus)))
         ax.set_title(", ".join(column))
-        said = f"held-out perplexity ({', '.join(protocols)}, per token)"
-        ax.set(xlabel=said, xscale="log")
+        label = f"held-out perplexity ({', '.join(protocols)}, per token)"
+        ax.set(xlabel=label, xscale="log")
         label_y(ax, AVERAGE)
         ax.margins(x=0.15)
         ax.xaxis.set_major_formatter("{x:g}")

@@ -178,16 +178,16 @@ def _applied(entry: dict) -> str:
 
 def _mixed(record: dict) -> str:
     """A record's rows that were served with several prompts at once: their times and shares."""
-    said = ""
+    caption = ""
     for entry in record["latencies"]:
         named = f" {_applied(entry)} on {record['place']['compressor']}"
         for member, value in entry.get("cached_ratio", {}).items():
             spread = f"{value['median']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-            said += f"{named}: ×{spread} of {member} cached."
+            caption += f"{named}: ×{spread} of {member} cached."
         if shares := entry.get("shares"):
             served = ", ".join(f"{member} {share:.0%}" for member, share in shares.items())
-            said += f"{named} served rows with {served}."
-    return said
+            caption += f"{named} served rows with {served}."
+    return caption
 
 
 def latency_intervals(records: list[dict]) -> str:

@@ -137,7 +137,7 @@ def _verdict(data: PageData) -> dict[str, Any]:
         "introduction": introduction(verdict, data.description) | _planned(data),
         "first": first_view(verdict, data.figures.get(HEADLINE)),
         "judged": groups,
-        "varied": any(part for said in verdicts for part in (said.get("components") or {}).values()),
+        "varied": any(part for row in verdicts for part in (row.get("components") or {}).values()),
         "lost_items": verdict["lost_items"],
         "told": verdict["parts"],
         "explained": EXPLAINED,
@@ -160,8 +160,8 @@ def _planned(data: PageData) -> dict[str, str]:
 
 def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
     """Sentences on parts that were planned and not run, and on limits of the plan."""
-    said = [f"Not run: {', '.join(not_run)}."] if not_run else []
-    return said + [f"{warning}." for warning in (forecast.warnings if forecast else [])]
+    lines = [f"Not run: {', '.join(not_run)}."] if not_run else []
+    return lines + [f"{warning}." for warning in (forecast.warnings if forecast else [])]
 
 
 def _figures(data: PageData) -> dict[str, Any]:

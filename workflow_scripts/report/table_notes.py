@@ -10,8 +10,8 @@ def _left_out(verdict: dict) -> str:
         model: [task for task, row in tasks.items() if not row["informative"]]
         for model, tasks in verdict["informative"].items()
     }
-    said = "; ".join(f"for {model} without {', '.join(tasks)}" for model, tasks in left.items() if tasks)
-    return f" ({said})" if said else ""
+    left_out = "; ".join(f"for {model} without {', '.join(tasks)}" for model, tasks in left.items() if tasks)
+    return f" ({left_out})" if left_out else ""
 
 
 def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:

@@ -228,8 +228,8 @@ def _note_missing_members(row: Row, choices: dict) -> None:
     if choices["missing"]:
         which = " at some seeds" if choices["seeds"] else ""
         missing = ", ".join(choices["missing"])
-        said = f"no single best, random choice or oracle{which}: not evaluated here {missing}"
-        row.note = "; ".join(filter(None, [row.note, said]))
+        remark = f"no single best, random choice or oracle{which}: not evaluated here {missing}"
+        row.note = "; ".join(filter(None, [row.note, remark]))
 
 
 def _choice_row(data: GridData, group: Group, way: dict, choices: dict) -> Row:

@@ -27,10 +27,10 @@ def rows(verdict: dict, expected: Mapping[str, Mapping[str, str]]) -> list[Expec
     for group in verdict["groups"]:
         label = expected.get(group["compressor"], {}).get(group["corpus"])
         if label is not None:
-            said = group["metrics"][verdict["metric"]]["verdict"]
-            support = (said["support"] or {}).get(label)
+            outcome = group["metrics"][verdict["metric"]]["verdict"]
+            support = (outcome["support"] or {}).get(label)
             place = group["model"], group["compressor"], group["corpus"]
-            found[place] = ExpectedVerdict(*place, label, said["word"], support, said["reason"])
+            found[place] = ExpectedVerdict(*place, label, outcome["word"], support, outcome["reason"])
     judged = {row[1:3] for row in found.values()}
     for compressor, labels in expected.items():
         for corpus, label in labels.items():
