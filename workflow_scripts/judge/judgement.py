@@ -29,7 +29,9 @@ from workflow_scripts.judge.tasks import task_tests
 from workflow_scripts.judge.verdict import Verdict
 from workflow_scripts.plan.layout import Group
 
-SCHEMA = 4  # of verdict.json; 3 had a placebo in `rates` and no `parts`; 2 and older had the verdicts of another rule
+SCHEMA = (
+    5  # of verdict.json; 4 and older had the verdicts of other rules; 3 a placebo in `rates` and no `parts`
+)
 
 
 @dataclass(frozen=True)
