@@ -114,11 +114,18 @@ def test_the_rules_import_only_plan_cluster_and_files():
         assert set(rooms) <= {"plan", "cluster", "files"}, file
 
 
-def test_the_check_sees_imports_inside_functions(tmp_path):
+def test_the_check_sees_imports_inside_functions_and_by_name(tmp_path):
     file = tmp_path / "module.py"
-    file.write_text("def f():\n    from torch import nn\n    import workflow_scripts.plan.cells\n")
-    assert {"torch", "workflow_scripts.plan.cells"} <= architecture.names(file)
-    assert architecture.names(file) & {"torch.nn"}
+    lines = ["from torch import nn", "import workflow_scripts.plan.cells", "importlib.import_module('peft')"]
+    file.write_text("\n    ".join(["def f():", *lines]))
+    assert architecture.names(file) == {"torch", "torch.nn", "workflow_scripts.plan.cells", "peft"}
+
+
+def test_a_relative_import_which_no_digest_sees_is_refused(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text("def f():\n    from ..judge import verdict\n")
+    with pytest.raises(ValueError, match=r"module.py:2: a relative import; write the whole name"):
+        architecture.names(file)
 
 
 @pytest.mark.parametrize("room", ROOMS)
