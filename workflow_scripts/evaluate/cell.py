@@ -268,13 +268,13 @@ def gold_answers(scorer: Scorer, task: EvaluationTask, logged: list[dict]) -> li
     return [loglik for loglik, _ in scorer.loglikelihood(requests, chosen=dict(scorer.selections))]
 
 
-def in_task(name: str, every: float = 30.0) -> Callable[[int, int], None]:
-    """A progress callback that logs at most every `every` seconds."""
+def in_task(name: str) -> Callable[[int, int], None]:
+    """A progress callback that logs once in 30 seconds at most."""
     last = time.time()
 
     def report(done: int, total: int) -> None:
         nonlocal last
-        if time.time() - last >= every:
+        if time.time() - last >= 30:
             last = time.time()
             log(f"{name}: {done} of {total} documents")
 

@@ -100,10 +100,10 @@ def point(axes: Axes, x: float, value: dict, colour: str, marker: str, size: flo
     mark(axes, x, value["value"], marker=marker, color=colour, markersize=size, zorder=3, **edge)
 
 
-def hollow(axes: Axes, x: float, y: float, colour: str, marker: str, size: float = 7) -> None:
+def hollow(axes: Axes, x: float, y: float, colour: str, marker: str) -> None:
     """A printed value of the paper."""
     edge = {"markeredgecolor": colour, "markeredgewidth": 1.2}
-    mark(axes, x, y, marker=marker, markerfacecolor="white", markersize=size, zorder=4, **edge)
+    mark(axes, x, y, marker=marker, markerfacecolor="white", markersize=7, zorder=4, **edge)
 
 
 def mark(axes: Axes, x: float, y: float, **look: Any) -> None:
