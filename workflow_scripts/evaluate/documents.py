@@ -184,7 +184,7 @@ def _one(name: str, line: Line, process: Process) -> list[Item]:
         try:
             return [Item(line, dict(row)) for row in process(table([line], [line.document]))]
         except FAULTS as error:
-            raise DocumentError(line, said(error, line.document)) from error
+            raise DocumentError(line, fault_in_words(error, line.document)) from error
 
 
 def _own_generators(process: Process) -> list[random.Random]:
@@ -226,7 +226,7 @@ class DocumentError(Unusable):
         self.line = line
 
 
-def said(error: Exception, document: dict) -> str:
+def fault_in_words(error: Exception, document: dict) -> str:
     """An error of a task's function or template about a document, in words."""
     if isinstance(error, Unusable):
         return str(error)
@@ -273,7 +273,7 @@ def _other_type(lines: list[Line], documents: list[dict], error: Exception) -> D
                 return DocumentError(
                     line, f"the field {key!r} is {str(value)[:60]!r}, of another type: {other}"
                 )
-    return DocumentError(lines[0], said(error, {}))
+    return DocumentError(lines[0], fault_in_words(error, {}))
 
 
 def labels_of(document: dict) -> list[str]:

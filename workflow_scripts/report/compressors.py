@@ -97,7 +97,7 @@ def of_checkpoint(checkpoint: dict) -> dict:
     }
 
 
-def place(table: pd.DataFrame) -> list[str]:
+def copy_columns(table: pd.DataFrame) -> list[str]:
     """The columns that identify a row's copy."""
     return [name for name in PLACE if name in table]
 
@@ -126,7 +126,7 @@ def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "sn
 def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     shown = columns(table)
     lines = ["# Compressed models", "", f"Grid `{grid}`; made by `{command}`.", ""]
-    places = place(table)
+    places = copy_columns(table)
     lines += [pipe([*places, *(head for head, _, _ in shown.values())])]
     lines += [pipe(["---"] * len(places) + ["--:"] * len(shown))]
     for row in _rows(table):
@@ -141,7 +141,7 @@ def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "s
     return template.render(
         rows=_rows(table),
         columns=columns(table),
-        place=place(table),
+        place=copy_columns(table),
         grid=grid,
         command=command,
         notes=_notes(table, missing),
