@@ -177,8 +177,9 @@ def task_of(
 
 
 def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) -> None:
-    """ArtifactError if the adapter was trained on a part of a task whose items' hashes don't tell their part, or if the
-    task's own function, which training does not run, chose other items than the sample. asked: items."""
+    """ArtifactError if the adapter was trained on a part of a task whose items are not assigned to parts by their hash,
+    or if the task's own function, which training does not run, leaves other items than the sample. asked: their number.
+    """
     if not isinstance(trained_on, dict):
         return
     if trained_on.get("task") == task.name and any(item.drawn for item in task.items):

@@ -231,10 +231,9 @@ def fault_in_words(error: Exception, document: dict) -> str:
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, KeyError) and error.args:
-        known = repr(error.args[0]) not in repr(
-            list(document.values())
-        )  # else a value that the task looks up
-        return f"the field {error.args[0]!r} is missing" if known else f"the task knows no {error.args[0]!r}"
+        name = repr(error.args[0])
+        is_value = name in repr(list(document.values()))  # one that the task looks up
+        return f"the task knows no {name}" if is_value else f"the field {name} is missing"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if undefined := re.match(r"'(.+)' is undefined", text):
         return f"the field {undefined[1]!r} is missing"
@@ -310,7 +309,7 @@ def require_fields(items: list[Item], templates: Iterable[object]) -> None:
 
 
 def fields_of(template: object) -> set[str]:
-    """The fields of a document that a template reads; none of one that asks which fields there are."""
+    """The fields that a template reads of a document; an empty set if the template tests which fields are there."""
     if not isinstance(template, str) or "if " in template or "{{" not in template:
         return set()
     return meta.find_undeclared_variables(Environment().parse(template))

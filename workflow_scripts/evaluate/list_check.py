@@ -1,7 +1,7 @@
-"""Whether the fields that a task takes as lists are lists: a text in such a place is asked letter by letter.
+"""Whether the fields that a task reads as lists hold lists: of a text the task would ask each letter.
 
-What a task takes is tried: a list of made-up entries is put into a field, and if the task asks or accepts them one by
-one, it wants a list there. A spreadsheet writes a list as the text "['north', 'south']".
+The check tries each field: it puts a list of made-up entries there, and if the task asks or accepts them one by one,
+the field must hold a list. A spreadsheet writes a list as the text "['north', 'south']".
 """
 
 import copy
@@ -12,7 +12,7 @@ from workflow_scripts.evaluate.documents import FAULTS, LABELS, Line, Process, U
 from workflow_scripts.evaluate.tasks import EvaluationTask
 
 ENTRIES = [f"entry-{chr(ord('a') + i)}" for i in range(26)]
-# In question or choices; as right answers, of which a text may stand for one.
+# Uses of a list: asked in the question or as choices; accepted as right answers, where a text counts as one answer.
 ASKED, ACCEPTED = "asked", "accepted"
 DEEP = 3  # mappings within each other that are looked into
 
@@ -63,7 +63,7 @@ class ListCheck:
         return ENTRIES[0] in asked and asked.replace(ENTRIES[0], "None") == self._made(line, path, None)[0]
 
     def _read_alike(self, line: Line, path: FieldPath, value: object) -> bool:
-        """Whether a text is JSON of a list, and the task reads as many answers in it, or asks it alike."""
+        """Whether a text is JSON that the task reads like the list in it: the same question, as many answers."""
         try:
             entries = json.loads(str(value))
         except ValueError:

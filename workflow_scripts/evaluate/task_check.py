@@ -23,9 +23,8 @@ from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, definit
 from workflow_scripts.files.artifacts import ArtifactError
 
 IMPOSSIBLE = -12345  # a label that no task has
-FEW = (
-    0.02  # the share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221
-)
+# The share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221.
+FEW = 0.02
 
 
 def check(data: Path, where: str, name: str, variant: dict) -> list[str]:

@@ -1,6 +1,6 @@
 """Requests that a run can't meet: paths of no result, sources and tasks that are not there.
 
-All of it is told before the first job, and in a dry run.
+They are reported before the first job, and in a dry run.
 """
 
 import importlib.util

@@ -22,7 +22,7 @@ NOTES = (
     "linears; job: with forward passes, loading and writing. Times can be compared only if host and threads are the "
     "same and nothing else ran.",
 )
-# Columns, as `columns` does.
+# Column -> its head, factor and digits as shown.
 OF_CHECKPOINTS = {"all_bits": ("all bits", 1, 2), "as_dense": ("as dense, %", 100, 1)}
 NOTE_ON_CHECKPOINTS = (
     "engine external: a checkpoint that somebody else compressed. format: how it stores its weights, what its "

@@ -84,7 +84,7 @@ def read_folder(source: Path, destination: Path, python: str = "") -> dict:
 
 
 def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
-    """The checkpoint of format `found` in `source`; `work` is an empty folder for what lies between."""
+    """The checkpoint of format `found` in `source`; `work` is an empty folder for intermediate files."""
     if found.name == "gguf":
         from workflow_scripts.compress.foreign.gguf_file import read_gguf
 

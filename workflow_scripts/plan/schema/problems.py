@@ -15,7 +15,7 @@ from workflow_scripts.plan.schema.keys import HINTS, NAME
 KeyPath = Sequence[str | int]
 # Depth of the entries of which one key selects the type; at this place pydantic's paths hold the type.
 SELECTED = {"models": 2, "corpora": 2, "benchmarks": 3, "compressors": 2, "methods": 2}
-MOST = 100  # mistakes that are told
+MOST = 100  # mistakes that a message lists
 LARGEST = 1e15  # of any number: parameters, tokens, widths
 KINDS = {  # JSON's word for a type -> the word for who writes YAML
     "array": "a list ([first, second])",
