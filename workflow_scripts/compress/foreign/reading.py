@@ -90,12 +90,12 @@ def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
 
         folder, sizes = read_gguf(source, work)
         libraries = {name: version(name) for name in ("gguf", "transformers")}
-        return Opened(_plain(folder, stored(folder)), folder, sizes, libraries)
+        return Opened(_plain(stored(folder)), folder, sizes, libraries)
     headers = stored(source)
     sizes = {name: _bytes(entry) for header in headers.values() for name, entry in header.items()}
     libraries = {"safetensors": version("safetensors")}
     if found.name == "plain":
-        return Opened(_plain(source, headers), source, sizes, libraries)
+        return Opened(_plain(headers), source, sizes, libraries)
     if found.name in LAYOUTS:
         entries, get = _lookup(headers)
         quantised, _ = quantisation(source)
@@ -106,7 +106,7 @@ def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
     libraries = read_elsewhere(found.name, source, work, python)
     activations, outside = read_activations(work / "activations.json")
     left_alone = [f"activations of {name}" for name in outside]
-    return Opened(_plain(work, stored(work)), source, sizes, libraries, activations, left_alone)
+    return Opened(_plain(stored(work)), source, sizes, libraries, activations, left_alone)
 
 
 def _located(tensors: Iterator[tuple[str, torch.Tensor]], source: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -154,8 +154,8 @@ def by_module(sizes: dict[str, int]) -> dict[str, int]:
     return modules
 
 
-def _plain(folder: Path, headers: dict[Path, dict]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a folder without quantisation."""
+def _plain(headers: dict[Path, dict]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of files without quantisation."""
     for file, header in headers.items():
         for name, entry in header.items():
             if entry["dtype"] not in FLOATS:
