@@ -22,6 +22,7 @@ from workflow_scripts.report.svg import NOTHING
 
 LineStyle = Literal["-", "--", "-.", ":"]
 INK, SOFT = "#1c2126", "#565d64"
+AVERAGE = "average accuracy (%)"  # label of an axis
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
 FAMILIES = {  # kind -> label, colour, marker, hatch
     "none": ("no recovery", "#000000", "P", ""),

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+from workflow_scripts.sources.weights import AT_SOURCE
 
 # Names of formats, as messages list them.
 KNOWN = "plain, gptq, awq (gemm), fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
-AT_SOURCE = "it must be mended at its source"
 PACKED = (  # compressed-tensors 0.19
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
