@@ -10,7 +10,7 @@ from pathlib import Path
 from lm_eval.api.task import Task
 
 from workflow_scripts.evaluate.answer_check import Alike, Asked, require_answers, require_distinct
-from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, labels_of, read_lines, said
+from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, fault_in_words, labels_of, read_lines
 from workflow_scripts.evaluate.generation import require_greedy
 from workflow_scripts.evaluate.list_check import ListCheck, hint
 from workflow_scripts.evaluate.repeat_check import (
@@ -23,9 +23,8 @@ from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, definit
 from workflow_scripts.files.artifacts import ArtifactError
 
 IMPOSSIBLE = -12345  # a label that no task has
-FEW = (
-    0.02  # the share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221
-)
+# The share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221.
+FEW = 0.02
 
 
 def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
@@ -95,7 +94,7 @@ def _check_documents(task: EvaluationTask, lists: ListCheck) -> list[str]:
         except Alike as error:
             alike[item.line.number] = error
         except FAULTS as error:
-            raise ArtifactError(f"{at}: {said(error, item.document)}") from error
+            raise ArtifactError(f"{at}: {fault_in_words(error, item.document)}") from error
     if not alike:
         return []
     first = min(alike)

@@ -1,6 +1,6 @@
 """Requests that a run can't meet: paths of no result, sources and tasks that are not there.
 
-All of it is told before the first job, and in a dry run.
+They are reported before the first job, and in a dry run.
 """
 
 import importlib.util
@@ -77,7 +77,7 @@ def _gone(where: Path) -> str | None:
     """Why a file or folder, or another part of a split GGUF file, can't be read; None if all is there."""
     if len(parts_of(where)) > 1:
         return missing_part(where)
-    return None if where.exists() else f"{where}: no such file or folder"
+    return None if where.exists() else f"{where.absolute()}: no such file or folder"
 
 
 def _tasks(plan: Plan, grid: str) -> Iterator[str]:

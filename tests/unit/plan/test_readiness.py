@@ -41,7 +41,7 @@ def local(config: dict, catalogue: str, *names: str) -> None:
 def test_a_local_source_that_is_not_there_is_named_by_its_key(shipped, place, key):
     local(shipped, *place)
     plan = Plan(load(shipped))
-    assert readiness.problems(plan, []) == [f"{key}: nowhere/it: no such file or folder"]
+    assert readiness.problems(plan, []) == [f"{key}: {Path.cwd()}/nowhere/it: no such file or folder"]
     assert readiness.problems(plan, [f"{CELLS}/a", "resources/b"]) == readiness.problems(plan, [])
     assert readiness.problems(plan, ["results/paper/report.html"]) == [], "paper does not use it"
     cell = plan.cells("smoke")[0].json
@@ -55,7 +55,7 @@ def test_a_local_source_that_is_not_there_is_named_by_its_key(shipped, place, ke
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("nowhere/it", "nowhere/it: no such file or folder"),
+        ("nowhere/it", "{here}/nowhere/it: no such file or folder"),
         (
             "a-00001-of-00002.gguf",
             "a-00002-of-00002.gguf: is missing; a-00001-of-00002.gguf is one of 2 parts",
@@ -72,7 +72,9 @@ def test_a_checkpoint_that_is_not_there_is_named_by_its_key(shipped, file, said)
         "corpora": ["wikipedia"],
         "methods": ["none"],
     }
-    assert readiness.problems(Plan(load(shipped)), []) == [f"compressors.small.path: {said}"]
+    assert readiness.problems(Plan(load(shipped)), []) == [
+        f"compressors.small.path: {said.format(here=Path.cwd())}"
+    ]
 
 
 def test_a_source_that_was_fetched_is_not_looked_for(shipped):

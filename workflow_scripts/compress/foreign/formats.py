@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+from workflow_scripts.sources.weights import AT_SOURCE
 
 # Names of formats, as messages list them.
 KNOWN = "plain, gptq, awq (gemm), fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
-AT_SOURCE = "it must be mended at its source"
-ENVIRONMENT = "make optimum"
 PACKED = (  # compressed-tensors 0.19
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
@@ -24,14 +23,12 @@ FUSED = ("weight_input", "weight_output")  # rotations that lie in the stored we
 class Format:
     """The form in which a checkpoint stores its weights.
 
-    name: as records and tables show it. environment: the command that makes the environment whose library reads it;
-    None for this one. runtime: what its makers quantise while the model runs (activations, the KV cache) and stays in
-    float32 here, in words; None for nothing. bits: of the stored weights, in words. simulated: what they quantise and
-    is quantised here too (kernels/activations.py); None for nothing.
+    name: as records and tables show it. runtime: what its makers quantise while the model runs (activations, the KV
+    cache) and stays in float32 here, in words; None for nothing. bits: of the stored weights, in words. simulated:
+    what they quantise and is quantised here too (kernels/activations.py); None for nothing.
     """
 
     name: str
-    environment: str | None
     runtime: str | None
     bits: str
     simulated: str | None = None
@@ -44,13 +41,13 @@ def identify(folder: Path) -> Format:
     """
     folder = Path(folder)
     if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
-        return Format("gguf", None, LLAMA_CPP, "as the file's tensor types say")
+        return Format("gguf", LLAMA_CPP, "as the file's tensor types say")
     file = folder / "config.json"
     config = read_json(file, advice=AT_SOURCE)
     _refuse_code(folder, config)
     quantised, file = quantisation(folder)
     if quantised is None:
-        return Format("plain", None, None, _types(folder))
+        return Format("plain", None, _types(folder))
     method = quantised.get("quant_method", "no quant_method")
     if not isinstance(method, str) or method not in METHODS:
         raise ArtifactError(
@@ -119,14 +116,14 @@ def _gptq(config: dict) -> Format:
     layout = config.get("checkpoint_format") or config.get("format") or "gptq"
     if layout not in ("gptq", "gptq_v2"):
         raise ArtifactError(f"checkpoint_format {layout!r}: of GPTQ's layouts, gptq and gptq_v2 are read")
-    return Format(layout, None, None, _integers(config.get("bits"), config.get("group_size")))
+    return Format(layout, None, _integers(config.get("bits"), config.get("group_size")))
 
 
 def _awq(config: dict) -> Format:
     layout = config.get("version") or config.get("checkpoint_format") or config.get("format") or "gemm"
     if str(layout).lower() != "gemm":
         raise ArtifactError(f"version {layout!r}: of AWQ's layouts, gemm is read")
-    return Format("awq", None, None, _integers(config.get("bits"), config.get("group_size")))
+    return Format("awq", None, _integers(config.get("bits"), config.get("group_size")))
 
 
 def _integers(bits: object, group_size: object) -> str:
@@ -140,22 +137,22 @@ def _fp8(config: dict) -> Format:
         raise ArtifactError(f"weight_block_size {block!r}: two sizes, like [128, 128], are needed")
     scheme = config.get("activation_scheme", "dynamic")
     per = f"one scale per block of {block[0]} x {block[1]}" if block else "one scale per tensor"
-    return Format("fp8", None, f"activations 8-bit float, {scheme}", f"8-bit float, {per}")
+    return Format("fp8", f"activations 8-bit float, {scheme}", f"8-bit float, {per}")
 
 
 def _bitsandbytes(config: dict) -> Format:
     if not config.get("load_in_4bit"):
         outliers = config.get("llm_int8_threshold", 6.0)
         runtime = f"activations 8-bit int per token, those of {outliers} and more in 16 bits"
-        return Format("bitsandbytes", ENVIRONMENT, runtime, "8-bit integers, one scale per row")
+        return Format("bitsandbytes", runtime, "8-bit integers, one scale per row")
     kind = config.get("bnb_4bit_quant_type", "fp4")
-    return Format("bitsandbytes", ENVIRONMENT, None, f"{kind}, groups of 64")
+    return Format("bitsandbytes", None, f"{kind}, groups of 64")
 
 
 def _compressed_tensors(config: dict) -> Format:
     sparsity = (config.get("sparsity_config") or {}).get("format", "dense")
     if sparsity == "sparse-bitmask" and not config.get("config_groups"):
-        return Format("sparse-bitmask", None, None, "kept weights and a bit for each place")
+        return Format("sparse-bitmask", None, "kept weights and a bit for each place")
     layout = config.get("format", "dense")
     for key, found, known in (("sparsity_config: format", sparsity, ("dense",)), ("format", layout, PACKED)):
         if found not in known:
@@ -168,7 +165,7 @@ def _compressed_tensors(config: dict) -> Format:
     weights = [group["weights"] for group in _groups(config) if group.get("weights")]
     words = sorted({f"{w['num_bits']}-bit {w['type']}, {_scaled(w)}" for w in weights})
     bits = "; ".join(words) or "no weights quantised"
-    return Format("compressed-tensors", ENVIRONMENT, _runtime(config), bits, _simulated(config))
+    return Format("compressed-tensors", _runtime(config), bits, _simulated(config))
 
 
 def _online(transforms: dict) -> str | None:
@@ -189,7 +186,7 @@ def _modelopt(config: dict) -> Format:
     runtime = f"activations {algorithm}" + (f", KV cache {cache}" if cache else "")
     # newer ones have config_groups
     in_words = ", ".join(filter(None, (_simulated(config), _runtime(config))))
-    return Format("modelopt", ENVIRONMENT, in_words or runtime, algorithm)
+    return Format("modelopt", in_words or runtime, algorithm)
 
 
 def _groups(config: dict) -> list[dict]:

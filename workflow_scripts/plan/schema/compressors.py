@@ -251,7 +251,6 @@ SOURCE_KEYS = {
     "gguf": (("parts", "file_sha256"), ()),
     "taught": (("lesson",), ()),
 }
-KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda, DropLayers, Svd, Recipe, External)
 AnyCompressor = Annotated[
     Dense | Gptq | SparseGpt | Rtn | Magnitude | Wanda | DropLayers | Svd | Recipe | External,
     Field(
