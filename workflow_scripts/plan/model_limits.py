@@ -244,7 +244,7 @@ def _of_experts(case: Case, count: int) -> Iterator[Excess]:
         said = f"is {reason}, so {case.compressor} can't be made of it; only dense can"
         yield _problem(f"models.{case.model}", 0, said)
     if mixtures.needs_linears(case.how):
-        said = f"{case.how.kind} adapts all linears of a layer, and {case.model} is {reason}"
+        said = f"adapts all linears of a layer, and {case.model} is {reason}"
         yield _problem(f"methods.{case.method}", 0, said)
 
 

@@ -49,4 +49,4 @@ def test_a_mixture_of_experts_is_told_before_any_job(found, count, local, shippe
             in told[1]
         )
         adapts = f"adapts all linears of a layer, and smollm2-135m is {mixture}"
-        assert told[0] == f"methods.eora-r4: eora {adapts}"
+        assert told[0] == f"methods.eora-r4: {adapts}"
