@@ -21,6 +21,7 @@ from workflow_scripts.evaluate.repeat_check import (
 )
 from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, definition, load_task, right_choices
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.plan import strata
 
 IMPOSSIBLE = -12345  # a label that no task has
 # The share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221.
@@ -30,7 +31,8 @@ FEW = 0.02
 def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
     """ArtifactError with the line of the first document that task `name` can't ask; `where` names the file.
 
-    variant: {task, num_fewshot} of the catalogue's entry, if it has one. Returns remarks on documents that are kept.
+    variant: {task, num_fewshot, strata} of the catalogue's entry, if it has one. Returns remarks on documents that are
+    kept.
     """
     try:
         with compiled_templates():
@@ -38,6 +40,8 @@ def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
             task = _loaded(data, name, variant)
             _require_greedy(task)
             remarks = _check_documents(task, ListCheck(task, asked.get("process_docs")))
+            lines = ((item.line.number, item.line.document) for item in task.items)
+            strata.require(variant.get("strata", {}), lines, f"task {name}: {data}")
             own = DEFINITIONS / f"{variant.get('task') or name}.yaml"  # pinned and tested with this package
             if has_functions(asked) and not own.exists():
                 require_repeatable(task, variant)

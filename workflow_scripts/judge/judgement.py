@@ -86,6 +86,7 @@ def judge_grid(
         "choices": choices(results, catalogue["methods"], resamples, seed),
         "changes": changes(results, resamples, seed),
         **({"chat": results.chats} if results.chats else {}),
+        **({"without_system": results.without_system} if results.without_system else {}),
         **({"strata": found} if ledger is not None and (found := strata(ledger, question.pair)) else {}),
     }
 

@@ -104,9 +104,13 @@ class Slices(Cells):
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
     def variant(self, task: str) -> dict:
-        """The variant in which a task is asked: {task, num_fewshot}; empty if the catalogue has no such task."""
+        """How a task is asked and its items are grouped: {task, num_fewshot, strata}; empty if the catalogue has no
+        such task."""
         asked = self.config.tasks.get(task)
-        return {} if asked is None else {"task": asked.task, "num_fewshot": asked.num_fewshot}
+        if asked is None:
+            return {}
+        strata = asked.strata.dump() if asked.strata else {}
+        return {"task": asked.task, "num_fewshot": asked.num_fewshot, "strata": strata}
 
     def source(
         self, catalogue: str, name: str, task: str | None = None

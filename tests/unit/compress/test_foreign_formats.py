@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from workflow_scripts.compress.foreign.formats import Format, identify
 from workflow_scripts.files.artifacts import ArtifactError
@@ -74,6 +76,14 @@ CASES = {
         {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "GEMM", "zero_point": True},
         Format("awq", None, "4-bit integers, groups of 64"),
     ),
+    "auto-round": (
+        {"quant_method": "auto-round", "bits": 2, "group_size": 64, "packing_format": "auto_round:auto_gptq"},
+        Format("auto-round-gptq", None, None, "2-bit integers, groups of 64"),
+    ),
+    "auto-round, awq": (
+        {"quant_method": "auto-round", "bits": 4, "group_size": -1, "packing_format": "auto_round:auto_awq"},
+        Format("auto-round-awq", None, None, "4-bit integers, one group per row"),
+    ),
     "fp8": (
         {"quant_method": "fp8", "weight_block_size": [128, 64], "activation_scheme": "dynamic"},
         Format("fp8", "activations 8-bit float, dynamic", "8-bit float, one scale per block of 128 x 64"),
@@ -130,6 +140,15 @@ def test_modelopts_older_file_tells_it_too(folder):
     assert identify(made) == Format("modelopt", "activations FP8", "FP8")
 
 
+def test_autogptqs_older_file_tells_it_too(folder):
+    made = folder(files=())
+    (made / "quantize_config.json").write_text(json.dumps({"bits": 3, "group_size": 64, "desc_act": True}))
+    save_file({"a.weight": torch.ones(2)}, made / "model.safetensors")
+    assert identify(made).name == "plain"
+    save_file({"a.g_idx": torch.zeros(2, dtype=torch.int32)}, made / "model.safetensors")
+    assert identify(made) == Format("gptq", None, None, "3-bit integers, groups of 64")
+
+
 REFUSED = {
     "layout of gptq": ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
     "layout of awq": (
@@ -153,6 +172,19 @@ REFUSED = {
         {"quant_method": "fp8", "weight_block_size": [128, 128, 128]},
         r"weight_block_size \[128, 128, 128\]: two sizes, like \[128, 128\]",
     ),
+    "packing of auto-round": (
+        {"quant_method": "auto-round", "packing_format": "auto_round:fp8_static"},
+        "packing_format 'auto_round:fp8_static': of AutoRound's.*; save it again as",
+    ),
+    "activations of auto-round": (
+        {"quant_method": "auto-round", "act_bits": 8},
+        "act_bits 8: activations are",
+    ),
+    "rotations of auto-round": (
+        {"quant_method": "auto-round", "rotation_config": {"x": 1}},
+        "rotation_config: it rotates activations",
+    ),
+    "gpt-oss": ({"quant_method": "mxfp4"}, "quant_method 'mxfp4' is gpt-oss's, a mixture of experts"),
     "another": ({"quant_method": "aqlm"}, "'aqlm' is a format that nothing here reads; known: plain, gptq"),
 }
 

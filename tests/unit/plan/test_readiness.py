@@ -7,7 +7,7 @@ import pytest
 from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.plan import readiness
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.layout import CORPUS
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 
@@ -126,3 +126,19 @@ def test_the_files_that_options_name_are_no_targets():
         "-n --configfile results/mine.yaml --report results/a.html -- results/smoke/report.html ./resources/x"
     )
     assert readiness.targets(words.split()) == ["results/smoke/report.html", "./resources/x"]
+
+
+def test_strata_that_no_document_has_are_named_before_any_job(shipped):
+    """The task was fetched before its entry named them; a file that will be fetched again is not looked at."""
+    shipped["tasks"]["sciq"]["strata"] = {"subject": "suport", "popularity": "mentions"}
+    plan = Plan(load(shipped))
+    manifest = Path(BENCHMARK.path(benchmarks="pypi", task="sciq"))
+    manifest.parent.mkdir(parents=True)
+    manifest.with_name("data.jsonl").write_text('{"question": "q"}\n\n{"question": "q", "support": "s"}\n')
+    write_json(manifest, {"recipe": "another"})
+    assert readiness.problems(plan, []) == []
+    write_json(manifest, {"recipe": plan.recipe("benchmarks", "pypi", "sciq")})
+    said = f"no document of {manifest.with_name('data.jsonl')} has the field 'suport'; they have question, support"
+    assert readiness.problems(plan, []) == [f"tasks.sciq.strata.subject: {said}; did you mean 'support'?"]
+    shipped["tasks"]["sciq"]["strata"]["subject"] = "support"
+    assert readiness.problems(Plan(load(shipped)), []) == []

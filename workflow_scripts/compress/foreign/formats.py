@@ -8,7 +8,7 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json, safetenso
 from workflow_scripts.sources.weights import AT_SOURCE
 
 # Names of formats, as messages list them.
-KNOWN = "plain, gptq, awq (gemm), fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
+KNOWN = "plain, gptq, awq (gemm), auto-round, fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
 PACKED = (  # compressed-tensors 0.19
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
@@ -65,9 +65,9 @@ def identify(folder: Path) -> Format:
 def quantisation(folder: Path) -> tuple[dict | None, Path]:
     """The quantisation that a checkpoint names (None if it is plain), and the file that names it.
 
-    ModelOpt's older checkpoints keep it in a file of their own, hf_quant_config.json.
+    Older makers keep it in a file of their own: ModelOpt in hf_quant_config.json, AutoGPTQ in quantize_config.json.
     """
-    own = folder / "hf_quant_config.json"
+    own, older = folder / "hf_quant_config.json", folder / "quantize_config.json"
     config = read_json(folder / "config.json", advice=AT_SOURCE)
     quantised = config.get("quantization_config") or config.get("compression_config")
     if quantised is None and own.exists():
@@ -76,12 +76,23 @@ def quantisation(folder: Path) -> tuple[dict | None, Path]:
         if not isinstance(inside, dict):
             raise ArtifactError(f"{own}: holds no object `quantization`; {AT_SOURCE}")
         return {"quant_method": "modelopt"} | inside, own
+    if quantised is None and older.exists() and _packed(folder):
+        found = read_json(older, advice=AT_SOURCE)
+        if not isinstance(found, dict):
+            raise ArtifactError(f"{older}: is no JSON object; {AT_SOURCE}")
+        return {"quant_method": "gptq"} | found, older
     if quantised is not None and not isinstance(quantised, dict):
         kind = type(quantised).__name__
         raise ArtifactError(
             f"{folder / 'config.json'}: quantization_config: is a {kind}, no object; {AT_SOURCE}"
         )
     return quantised, folder / "config.json"
+
+
+def _packed(folder: Path) -> bool:
+    """True if a linear of the folder is packed as GPTQ packs it."""
+    headers = (safetensors_header(file)[0] for file in folder.glob("*.safetensors"))
+    return any(name.endswith(".g_idx") for header in headers for name in header)
 
 
 def _refuse_code(folder: Path, config: dict) -> None:
@@ -124,6 +135,28 @@ def _awq(config: dict) -> Format:
     if str(layout).lower() != "gemm":
         raise ArtifactError(f"version {layout!r}: of AWQ's layouts, gemm is read")
     return Format("awq", None, _integers(config.get("bits"), config.get("group_size")))
+
+
+def _auto_round(config: dict) -> Format:
+    packing = config.get("packing_format") or "auto"
+    if packing not in AUTO_ROUND:
+        advice = "save it again as auto_round:auto_gptq, auto_round:auto_awq or llm_compressor"
+        raise ArtifactError(
+            f"packing_format {packing!r}: of AutoRound's, {', '.join(AUTO_ROUND)} are read; {advice}"
+        )
+    if (bits := config.get("act_bits")) is not None and bits <= 8:
+        raise ArtifactError(f"act_bits {bits}: activations are quantised by a kernel of AutoRound's own")
+    if config.get("rotation_config"):
+        raise ArtifactError("rotation_config: it rotates activations while the model runs")
+    words = _integers(config.get("bits"), config.get("group_size"))
+    return Format(AUTO_ROUND[packing], None, words)
+
+
+def _mxfp4(config: dict) -> Format:
+    raise ArtifactError(
+        "quant_method 'mxfp4' is gpt-oss's, a mixture of experts, which can't be judged; MXFP4 of other models is read "
+        "from compressed-tensors and ModelOpt"
+    )
 
 
 def _integers(bits: object, group_size: object) -> str:
@@ -235,9 +268,19 @@ def _scaled(arguments: dict) -> str:
 
 
 MODELOPT = ("NVFP4", "FP8", "MXFP8", "MXFP4")
+# AutoRound's packing_format -> the layout: GPTQ's (version 1, 2) without the groups of columns, or AWQ's.
+AUTO_ROUND = {
+    "auto": "auto-round-gptq",
+    "auto_round:auto_gptq": "auto-round-gptq",
+    "auto_round": "auto-round-gptq_v2",
+    "auto_round:gptqmodel": "auto-round-gptq_v2",
+    "auto_round:auto_awq": "auto-round-awq",
+}
 METHODS: dict[str, Callable[[dict], Format]] = {
     "gptq": _gptq,
     "awq": _awq,
+    "auto-round": _auto_round,
+    "mxfp4": _mxfp4,
     "fp8": _fp8,
     "bitsandbytes": _bitsandbytes,
     "compressed-tensors": _compressed_tensors,
