@@ -78,11 +78,11 @@ CASES = {
     ),
     "auto-round": (
         {"quant_method": "auto-round", "bits": 2, "group_size": 64, "packing_format": "auto_round:auto_gptq"},
-        Format("auto-round-gptq", None, None, "2-bit integers, groups of 64"),
+        Format("auto-round-gptq", None, "2-bit integers, groups of 64"),
     ),
     "auto-round, awq": (
         {"quant_method": "auto-round", "bits": 4, "group_size": -1, "packing_format": "auto_round:auto_awq"},
-        Format("auto-round-awq", None, None, "4-bit integers, one group per row"),
+        Format("auto-round-awq", None, "4-bit integers, one group per row"),
     ),
     "fp8": (
         {"quant_method": "fp8", "weight_block_size": [128, 64], "activation_scheme": "dynamic"},
@@ -146,7 +146,7 @@ def test_autogptqs_older_file_tells_it_too(folder):
     save_file({"a.weight": torch.ones(2)}, made / "model.safetensors")
     assert identify(made).name == "plain"
     save_file({"a.g_idx": torch.zeros(2, dtype=torch.int32)}, made / "model.safetensors")
-    assert identify(made) == Format("gptq", None, None, "3-bit integers, groups of 64")
+    assert identify(made) == Format("gptq", None, "3-bit integers, groups of 64")
 
 
 REFUSED = {
