@@ -122,7 +122,7 @@ def test_a_file_of_autoround_is_what_gptqmodel_unpacks(tmp_path):
 
 @pytest.mark.parametrize("name", ["symmetric-4", "symmetric-3", "asymmetric-2"])
 def test_files_in_autorounds_own_format_are_what_its_own_module_multiplies_with(name, tmp_path):
-    """autoround/README.md; without g_idx, and with zero points of 2 bits beyond 3."""
+    """autoround/README.md; without g_idx."""
     record = read_folder(AUTOROUND / name, tmp_path)
     assert record["format"] == "auto-round-gptq"
     found = load_file(tmp_path / "model.safetensors")
@@ -131,6 +131,16 @@ def test_files_in_autorounds_own_format_are_what_its_own_module_multiplies_with(
     for linear, digest in expected.items():
         weight = found[f"{linear}.weight"] + 0.0  # no -0
         assert hashlib.sha256(weight.numpy().tobytes()).hexdigest() == digest, linear
+
+
+def test_a_stored_zero_point_of_autoround_does_not_wrap_round():
+    """Its own module adds 1 to the stored number, as it is: `zeros += 1` in qlinear_torch_zp."""
+    weight = quantised(2, GROUPS["row"])
+    weight.zero[3] = 4
+    tensors = to_gptq(weight, 2)
+    tensors["qzeros"] = to_words(weight.zero.T - 1, 2)
+    found = read({f"fc.{part}": tensor for part, tensor in tensors.items()}, "auto-round-gptq")
+    assert torch.equal(found["fc.weight"], weight.dequantize())
 
 
 def test_autorounds_other_packings_are_gptqs_second_version_and_awq():
