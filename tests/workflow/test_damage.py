@@ -40,7 +40,7 @@ def content(checkout: Checkout, file: str):
 
 
 def said(output: str, rule: str) -> str:
-    """The last line that a failed job prints."""
+    """The last line that a failed job of the rule prints."""
     lines = [line for line in output.splitlines() if line.startswith(f"{rule}: ")]
     assert lines, output[-3000:]
     return lines[0]
@@ -61,10 +61,11 @@ def cut(file: Path) -> None:
 EXTRA = b'"perplexity": {"more": {"word": 1, "token": 1, "bits_per_byte": 1, "windows": 1, "tokens": 1},'
 TEXT, MODEL = "resources/corpora/text", "resources/models/tiny"
 SAMPLES = CELL.replace(".json", ".samples.parquet")
+BEFORE = "resources/models/tiny/model.safetensors"  # what the line of a refusal before any job begins with
 # what is damaged and how, the job that must notice, what is deleted to have it made again
 DAMAGES = {
-    "edited evaluation": (CELL, lambda file: edit(file, b'"perplexity": {', EXTRA), "judge", CELL),
-    "cut evaluation": (CELL, cut, "judge", CELL),
+    "edited evaluation": (CELL, lambda file: edit(file, b'"perplexity": {', EXTRA), "find_answers", CELL),
+    "cut evaluation": (CELL, cut, "find_answers", CELL),
     "cut samples": (SAMPLES, cut, "judge", CELL),
     "cut adapter": (f"{ADAPTER}/adapter_model.safetensors", cut, "evaluate_cell", ADAPTER),
     "edited training record": (
@@ -75,7 +76,7 @@ DAMAGES = {
     ),
     "cut compressed weights": (f"{COMPRESSED}/weights.safetensors", cut, "evaluate_cell", COMPRESSED),
     "cut text": (f"{TEXT}/heldout.jsonl", cut, "evaluate_cell", TEXT),
-    "cut model": (f"{MODEL}/model.safetensors", cut, "evaluate_cell", MODEL),
+    "cut model": (f"{MODEL}/model.safetensors", cut, BEFORE, MODEL),
 }
 
 
@@ -83,7 +84,7 @@ DAMAGES = {
 def test_a_damaged_file_is_named_and_made_again(copied, finished, damage):
     damaged, harm, rule, again = DAMAGES[damage]
     harm(copied.folder / damaged)
-    target = VERDICT if rule == "judge" else CELL
+    target = VERDICT if rule in ("find_answers", "judge") else CELL
     done = copied.snakemake("--force", target, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert Path(damaged).name in said(done.stdout, rule)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.plan.layout import (
     ADAPTER,
+    ANSWERS,
     BENCHMARK,
     CHECKPOINT,
     COMPRESSED,
@@ -41,6 +42,7 @@ from workflow_scripts.plan.recipes import Plan
 
 Names = Mapping[str, str]  # wildcard -> name
 REPORT = "report_grid"
+READ_CELLS = ("build_ledger", "judge", "draw_page")  # they read all evaluations, which only find_answers has as inputs
 DAMAGED = {"damaged": True}  # in place of a report's record
 
 
@@ -219,13 +221,18 @@ class Reruns:
     # ---------------------------------------------------------------------------------------- roll-ups
 
     def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
-        """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'."""
-        stamp = self.stamp(grid)
+        """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'. If
+        the job will run and reads evaluations, force also those that are deleted: it would leave them out."""
+        stamp, forced = self.stamp(grid), self.forced()
         found = self.recorded(path) if entry == REPORT else stamp.get("recipes", {}).get(entry)
         if found not in (None, self.plan.analysis(grid, entry)["recipe"]) or (
             entry == REPORT and stamp == DAMAGED
         ):
-            self.forced().add(path)
+            forced.add(path)
+        will_run = path in forced or not os.path.exists(path)
+        if entry in READ_CELLS and will_run and os.path.exists(ANSWERS.path(grid)):
+            cells = self.present(cell.json for cell in self.plan.cells(grid))
+            forced.update(cell for cell in cells if not os.path.exists(cell))
 
     def _is_rolled_up(self, grid: str) -> bool:
         """True if the grid's report was made by the planned recipe from the very files that are there now, and from

@@ -9,6 +9,7 @@ from workflow_scripts.files.artifacts import sha256_file, write_json
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import (
     ADAPTER,
+    ANSWERS,
     BENCHMARK,
     COMPRESSED,
     CORPUS,
@@ -21,7 +22,7 @@ from workflow_scripts.plan.layout import (
     companions,
 )
 from workflow_scripts.plan.recipes import ANALYSIS, Plan
-from workflow_scripts.plan.reruns import Reruns
+from workflow_scripts.plan.reruns import READ_CELLS, Reruns
 
 ROOT = Path(__file__).parents[3]
 PLACE = {
@@ -283,6 +284,33 @@ def test_a_roll_up_of_another_recipe_is_forced(plan, reruns, forced, entry, outd
 def test_a_roll_up_without_a_report_is_not_forced(plan, reruns, forced):
     for entry in (*ANALYSIS, "report_grid"):
         reruns.force_roll_up_if_outdated(entry, "results/smoke/report.json", "smoke")
+    assert forced == set()
+
+
+@pytest.mark.parametrize("entry", READ_CELLS)
+@pytest.mark.parametrize("why", ["missing", "forced", "outdated"])
+def test_deleted_cells_are_made_again_for_a_roll_up_that_will_run(plan, forced, entry, why):
+    path = f"results/smoke/{entry}"
+    rolled_up(plan, plan.counted("smoke"), **({entry: OTHER} if why == "outdated" else {}))
+    os.remove(MADE[EVALUATION])
+    Path(ANSWERS.path("smoke")).touch()
+    if why != "missing":
+        Path(path).touch()
+    if why == "forced":
+        forced.add(path)
+    Reruns(plan, lambda: forced).force_roll_up_if_outdated(entry, path, "smoke")
+    assert forced - {path} == {MADE[EVALUATION]}
+
+
+def test_a_deleted_cell_is_not_made_for_roll_ups_that_stand_or_show_what_there_is(plan, forced):
+    rolled_up(plan, plan.counted("smoke"))
+    os.remove(MADE[EVALUATION])
+    Path(ANSWERS.path("smoke")).touch()
+    for entry in READ_CELLS:
+        Path("results/smoke", entry).touch()
+        Reruns(plan, lambda: forced).force_roll_up_if_outdated(entry, f"results/smoke/{entry}", "smoke")
+    partial = Plan(plan.config.model_copy(update={"partial": True}))
+    Reruns(partial, lambda: forced).force_roll_up_if_outdated("judge", "results/smoke/nothing", "smoke")
     assert forced == set()
 
 
