@@ -11,7 +11,7 @@ from lm_eval.api.task import Task
 
 from workflow_scripts.evaluate.answer_check import Alike, Asked, require_answers, require_distinct
 from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, labels_of, read_lines, said
-from workflow_scripts.evaluate.generation import require_greedy
+from workflow_scripts.evaluate.generation import penalty_of
 from workflow_scripts.evaluate.list_check import ListCheck, hint
 from workflow_scripts.evaluate.open_book import with_passage
 from workflow_scripts.evaluate.repeat_check import (
@@ -73,7 +73,7 @@ def _require_greedy(task: EvaluationTask) -> None:
             f"task {task.name}: its definition samples answers (do_sample); they must be greedy"
         )
     try:
-        require_greedy(settings, None)
+        penalty_of(settings, None)
     except ValueError as error:
         raise ArtifactError(f"task {task.name}: {error}") from error
 

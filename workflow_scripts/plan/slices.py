@@ -105,8 +105,8 @@ class Slices(Cells):
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
     def variant(self, task: str) -> dict:
-        """The variant in which a task is asked, {task, num_fewshot}, and those of its templates (context, wordings) that
-        a method of any grid fills in; empty if the catalogue has no such task."""
+        """The variant in which a task is asked, {task, num_fewshot}, and those of its templates (context, wordings)
+        that a method of any grid fills in; empty if the catalogue has no such task."""
         asked = self.config.tasks.get(task)
         if asked is None:
             return {}

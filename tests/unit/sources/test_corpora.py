@@ -97,7 +97,7 @@ def test_a_source_whose_heldout_text_is_all_training_text_says_so(tmp_path):
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "train.txt").write_text(" ".join(passage(seed) for seed in range(3)))
     (tmp_path / "both" / "test.txt").write_text(passage(1))
-    with pytest.raises(ArtifactError, match="left for heldout: .* 1 held-out ones stand in training text"):
+    with pytest.raises(ArtifactError, match=r"left for heldout: .* 1 held-out ones stand in training text"):
         corpora.fetch("mine", {"source": "local", "path": "both"}, tmp_path / "out", tmp_path, **MADE)
 
 
