@@ -150,7 +150,7 @@ def test_a_penalty_of_repetition_is_applied_as_in_hflm(place, family):
 def test_a_penalty_that_is_none_is_refused(value):
     scorer = Scorer(scorer_models.model("llama"), scorer_models.tokenizer())
     scorer.model.generation_config.repetition_penalty = value
-    with pytest.raises(ValueError, match="repetition_penalty is .*; a number above 0 is right"):
+    with pytest.raises(ValueError, match=r"repetition_penalty is .*; a number above 0 is right"):
         scorer.generate_until(requests(CONTEXTS))
 
 

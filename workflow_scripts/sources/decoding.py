@@ -1,4 +1,4 @@
-"""Settings of generation that a model's folder brings, as transformers' `generate` takes them, and with it lm-eval's HFLM.
+"""Settings of generation that a model's folder brings, as transformers' `generate` and lm-eval's HFLM take them.
 
 An answer is greedy (`do_sample` is false), whatever generation_config.json says of sampling. A penalty of repetition is
 applied, as HFLM does; any other setting that would change a greedy answer is refused at the fetch.

@@ -15,12 +15,10 @@ from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.compress.stored_model import load_compressed
 from workflow_scripts.compress.task import Sources
-from workflow_scripts.evaluate.loading import load_cell
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.kernels.activations import attached
-from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import checkpoints
 
 EXTERNAL = {"algorithm": "external", "distilled": False}
@@ -64,17 +62,6 @@ def judged(sources, folder, here, **settings):
 def logits(model):
     with torch.no_grad():
         return model(torch.arange(3, 40)[None]).logits
-
-
-def test_a_checkpoint_answers_by_the_dense_models_settings_of_generation(sources, made, here):
-    """A GGUF file has none; a penalty of the dense model alone, or other ends, would pass for a loss."""
-    change_json(made / "generation_config.json", repetition_penalty=1.2, eos_token_id=[1, 7])
-    folder = judged(sources, made, here)
-    files = ModelFiles(sources / "model", folder, [])
-    model = load_cell(files, {"kind": "none"}, 0, "fp32", torch.device("cpu"))[0].model
-    own = AutoModelForCausalLM.from_pretrained(sources / "model").generation_config
-    assert model.generation_config.repetition_penalty is own.repetition_penalty is None
-    assert model.generation_config.eos_token_id == own.eos_token_id != [1, 7]
 
 
 def test_a_checkpoint_loads_to_the_bit_and_its_record_says_what_it_is(sources, made, here):
