@@ -1,7 +1,7 @@
 """YAML that a person wrote, read without surprises: each trap of YAML 1.1 is an error with its line.
 
-PyYAML alone lets the last of two equal keys win, reads 010 as 8, 0b11 as 3 and 12:30 as 750, takes 1e3 for text, and follows an
-anchor that holds itself.
+PyYAML alone lets the last of two equal keys win, reads 010 as 8, 0b11 as 3 and 12:30 as 750, takes 1e3 for text, and
+follows an anchor that holds itself.
 """
 
 import re
