@@ -29,10 +29,10 @@ def require_rows(
             )
     for file in ("config.json", "generation_config.json"):
         content = read_json(folder / file, advice=AT_SOURCE) if (folder / file).exists() else {}
-        for key, index in _special(content):
-            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < rows:
+        for key, value in _special(content):
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < rows:
                 raise ArtifactError(
-                    f"{where}: {file}: `{key}` is {index!r}, but its embeddings have {rows} rows (0 to {rows - 1}); "
+                    f"{where}: {file}: `{key}` is {value!r}, but its embeddings have {rows} rows (0 to {rows - 1}); "
                     f"{AT_SOURCE}"
                 )
 
