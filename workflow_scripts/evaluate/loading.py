@@ -35,7 +35,7 @@ def load_cell(
     """
     tokenizer = load_tokenizer(files.model)
     model = load_compressed(files.model, files.compressed, dtype=DTYPES[precision], device=device)
-    if is_whole(files.compressed):  # a checkpoint's own may differ, and a GGUF file has none
+    if is_whole(files.compressed):  # such a folder keeps none of its own
         model.generation_config = load_generation_config(files.model)
     contexts = _pieces(files, method, seed, tokenizer)
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
