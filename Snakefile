@@ -19,7 +19,8 @@ include: "rules/teach.smk"
 include: "rules/compress.smk"
 include: "rules/recover.smk"
 include: "rules/evaluate.smk"
-include: "rules/analyze.smk"
+include: "rules/judge.smk"
+include: "rules/report.smk"
 
 
 rule all:

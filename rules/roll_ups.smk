@@ -1,4 +1,4 @@
-# Inputs, parameters and resources of the jobs in analyze.smk.
+# Inputs, parameters and resources of the jobs in judge.smk and report.smk.
 TITLES = {  # of tables, as the report lists them
     "table1": "1: quantised models",
     "table2": "2: sparse models",

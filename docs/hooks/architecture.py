@@ -52,13 +52,20 @@ def modules(room: str) -> list[Path]:
 
 
 def names(file: Path) -> set[str]:
-    """Dotted names that a file imports anywhere in its text: modules, and what is taken from them."""
+    """Dotted names that a file imports anywhere in its text: modules, and what is taken from them.
+
+    ValueError for a relative import: no digest of code sees it (plan/digests.py).
+    """
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise ValueError(f"{file}:{node.lineno}: a relative import; write the whole name")
+        elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found |= {name.value for name in node.args[:1] if isinstance(name, ast.Constant)}
     return found
 
 

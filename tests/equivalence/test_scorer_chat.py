@@ -215,3 +215,27 @@ def test_what_a_template_lacks_is_named():
     broken.chat_template = "{{ nothing.at.all }}"
     with pytest.raises(ArtifactError, match="its chat template fails: 'nothing' is undefined"):
         chat.prepare(broken, None)
+
+
+def test_a_system_message_that_is_left_out_is_said_once_and_recorded(capsys):
+    """Some templates drop it without an error, some refuse it."""
+    history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
+    dropping = scorer_models.tokenizer()
+    dropping.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    for tokenizer, words in (
+        (dropping, "(it drops it)"),
+        (scorer_models.tokenizer(template="no system"), "("),
+    ):
+        chat._say_once.cache_clear()
+        chat.prepare(tokenizer, None)
+        capsys.readouterr()
+        assert "Be brief." not in chat.render(tokenizer, history) + chat.render(tokenizer, history)
+        said = capsys.readouterr().err
+        assert said.count(f"its chat template takes no system message {words}") == 1
+        assert chat.described(tokenizer)["system_message"] == "left out"
+    keeping = scorer_models.tokenizer(template="turns")
+    chat._say_once.cache_clear()
+    assert "Be brief." in chat.render(keeping, history) and not capsys.readouterr().err
+    assert chat.described(keeping)["system_message"] == "read"

@@ -33,7 +33,8 @@ def test_each_job_ran_once_where_the_site_file_says(finished):
     )
     assert all("gres/gpu=1" in job["AllocTRES"].split(",") for job in computing)
     reading = [job for job in jobs if job["Partition"] == "cpu"]
-    rollups = (finished.folder / "rules/analyze.smk").read_text().count("localrule: READ_HERE") - 1
+    files = [finished.folder / f"rules/{name}.smk" for name in ("judge", "report")]
+    rollups = sum(file.read_text().count("localrule: READ_HERE") for file in files) - 1
     assert len(reading) == rollups + len(FIGURES) and not any("gpu" in job["AllocTRES"] for job in reading)
 
 

@@ -41,7 +41,9 @@ def content(checkout: Checkout, file: str):
 
 def said(output: str, rule: str) -> str:
     """The last line that a failed job prints."""
-    return next(line for line in output.splitlines() if line.startswith(f"{rule}: "))
+    lines = [line for line in output.splitlines() if line.startswith(f"{rule}: ")]
+    assert lines, output[-3000:]
+    return lines[0]
 
 
 def edit(file: Path, old: bytes, new: bytes) -> None:
@@ -167,7 +169,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_after_space_is_freed(copied, f
     place = copied.folder / target.parent
     shutil.rmtree(place)
     files = (file for file in (copied.folder / "results").rglob("*") if file.is_file())
-    intact = {file: sha256_file(file) for file in files if file.suffix != ".lock"}
+    intact = {file: sha256_file(file) for file in files if not file.name.endswith(".lock")}
     # train_adapter places its folder whole: the disk is the folder above
     filler = small_disk(
         place.parent if stage == "train_adapter" and not list(place.parent.iterdir()) else place

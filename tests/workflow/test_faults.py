@@ -93,7 +93,8 @@ def test_a_cell_that_cannot_be_and_a_source_that_is_gone_are_one_line_in_a_dry_r
     config["corpora"]["text"]["path"] = "nowhere.jsonl"
     copied.write_config(config)
     done = copied.snakemake("--dry-run", check=False)
-    assert done.returncode == 1 and "corpora.text.path: nowhere.jsonl: no such file or folder" in done.stdout
+    said = f"corpora.text.path: {copied.folder}/nowhere.jsonl: no such file or folder"
+    assert done.returncode == 1 and said in done.stdout
 
 
 @pytest.mark.parametrize("content", ["", '{"recipe": '])

@@ -21,7 +21,7 @@ UNREADABLE = (
     ValueError,
     OverflowError,
 )
-# Most bytes per packed byte: weights hardly expand, JSON thirty-fold; zeros would a thousand-fold.
+# Most bytes per packed byte: JSON expands thirty-fold, weights hardly; a bomb of zeros, a thousand-fold.
 EXPANSION, ALLOWANCE = 100, 64 * 2**20
 MOST_JSON = 256 * 2**20  # bytes of one JSON file: each is read whole
 
@@ -32,7 +32,7 @@ def extract(source: Path, folder: Path) -> None:
     try:
         with tarfile.open(source) as tar:
             _extract_listed(tar, folder, most)
-            # tarfile takes damage for the end, but gzip's checksum stands there
+            # tarfile takes damage for the end of the archive; reading on to gzip's checksum finds it
             while tar.fileobj is not None and (more := tar.fileobj.read(2**20)):
                 most -= len(more)
                 if most < 0:

@@ -7,7 +7,7 @@ from workflow_scripts.archive.packing import rolled_up
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.plan.layout import VERDICT, is_outcome
 
-PRESENT_RULE = 3  # first schema of verdict.json whose verdicts follow it
+PRESENT_RULE = 5  # first schema of verdict.json whose verdicts follow it
 
 
 def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
@@ -34,9 +34,7 @@ def held_against(archive: Path, index: dict, folder: Path) -> list[str]:
             f"{name}: made by an older schema ({there}, now {here}), so the values of both were compared."
         )
         if there < PRESENT_RULE <= here:
-            sentences.append(
-                "  Its verdicts follow an older rule, which paid for harm; the rebuilt ones follow today's."
-            )
+            sentences.append("  Its verdicts follow an older rule; the rebuilt ones follow today's.")
     return sentences
 
 

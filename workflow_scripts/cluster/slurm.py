@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.cluster.snakemake_surface import SLURM_LOGS
@@ -62,9 +61,9 @@ def ask(*command: str) -> str:
     return done.stdout
 
 
-def jobs_of_folder(folder: Path | None = None) -> list[Job]:
-    """This user's jobs in the queue (not ended) that a run in `folder` (default: here) submitted."""
-    here = os.path.realpath(folder or Path.cwd())
+def jobs_of_folder() -> list[Job]:
+    """This user's jobs in the queue (not ended) that a run in this folder submitted."""
+    here = os.path.realpath(".")
     lines = ask("squeue", "--me", "--noheader", "--format=%i|%j|%T|%r|%Z|%k").splitlines()
     rows = [line.split("|", 5) for line in lines]
     return [
@@ -83,14 +82,14 @@ def states_of(name: str) -> dict[str, str]:
     return dict(line.split("|", 1) for line in lines)
 
 
-def cancel(jobs: list[Job], seconds: float = 120) -> None:
+def cancel(jobs: list[Job]) -> None:
     """Cancel jobs and wait until they have left the queue, so that none writes beside its successor.
 
-    Raises SlurmError if one is still there after `seconds`.
+    Raises SlurmError if one is still there after two minutes.
     """
     ids = {job.id for job in jobs}
     ask("scancel", *sorted(ids))
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 120
     while left := ids & {job.id for job in jobs_of_folder()}:
         if time.monotonic() > deadline:
             raise SlurmError(f"jobs {', '.join(sorted(left))} were cancelled but don't end; see squeue")

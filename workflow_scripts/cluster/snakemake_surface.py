@@ -1,4 +1,4 @@
-"""Everything that this pipeline uses of Snakemake and its SLURM executor without their documentation's word for it.
+"""Everything undocumented that this pipeline uses of Snakemake and its SLURM executor.
 
 Each entry has a test in tests/unit/cluster/test_snakemake_surface.py that fails if a release changes it. `workflow` is
 the object of that name in a Snakefile.

@@ -1,4 +1,4 @@
-"""One module per command of `python -m workflow_scripts`: what a person types before, during and after a run.
+"""One module per command of `python -m workflow_scripts`; options.py and progress.py serve several.
 
 A command reads the plan and the results, asks a cluster, or calls Snakemake. It computes on no model.
 

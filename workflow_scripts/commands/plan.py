@@ -4,7 +4,7 @@
 
 Reads results/<grid>/verdict.json (a first run of few items, with two seeds or more). The half-width is in points of
 accuracy, or in the unit of the grid's primary metric. A line per number of replicates: the smallest number of items a
-task whose intervals of L and of both R are no wider in any group, and the hours of the whole grid with them.
+task whose intervals of L and of both R are no wider in any group, and the hours of the blocks with them.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main(
             hours, few = _hours(config, grid, replicates, wanted, device)
         except ConfigError as error:  # methods that are trained on items which so many would score
             problem = str(error).splitlines()[0]
-            print(f"{replicates:>10}{wanted:>14,}{'':>9}  not with all blocks of the grid: {problem}")
+            print(f"{replicates:>10}{wanted:>14,}{'':>9}  not with these blocks: {problem}")
             continue
         short = f"  more than {', '.join(few)} {'has' if len(few) == 1 else 'have'}" if few else ""
         print(f"{replicates:>10}{wanted:>14,}{hours:>9.1f}{short}")
@@ -118,10 +118,12 @@ def _items_a_task(verdict: dict) -> int:
 def _hours(
     config: dict[str, Any], grid: str, replicates: int, items: int, device: str | None
 ) -> tuple[float, list[str]]:
-    """Hours of the whole grid with so many seeds in every block and items in every task; tasks that have fewer."""
+    """Hours of the chosen blocks (default: all) with so many seeds and items in every task; tasks that have fewer."""
     spec = config["grids"][grid]
-    blocks = {name: block | {"seeds": list(range(replicates))} for name, block in spec["blocks"].items()}
+    chosen = config.get("blocks") or spec["blocks"]
+    blocks = {name: spec["blocks"][name] | {"seeds": list(range(replicates))} for name in chosen}
     changed = spec | {"blocks": blocks, "evaluation": spec["evaluation"] | {"items": items}}
+    changed.pop("expected", None)  # labels of groups that other blocks may hold
     expected = foreseen(Plan(load(config | {"grids": config["grids"] | {grid: changed}})), grid, device)
     sizes = expected.device["tasks"]
     few = [task for task in spec["tasks"] if sizes.get(task, sizes["default"])["items"] < items]

@@ -26,8 +26,8 @@ def interpreter(path: str, user: str, name: str = "optimum") -> str:
 def run_there(user: str, python: str, program: str, order: dict, work: Path) -> None:
     """Run `program` with the interpreter `python` on `order`, which it reads as JSON from a file in `work`.
 
-    The order has two more keys: threads, of the program, and reason, a file in which it may say why it stops.
-    CompressionError if it fails, which names `user`, the library that works there, and the reason.
+    Two keys of the order serve every program: threads, and reason, the file in which it may say why it stops.
+    CompressionError, naming `user` (the library that works there) and the reason, if it fails.
     """
     path, reason = work / "task.json", work / "reason.txt"
     reason.unlink(missing_ok=True)

@@ -90,7 +90,7 @@ def fit_grid(
     empty = high - low < top * torch.finfo(low.dtype).tiny  # of steps that no normal number holds
     low, high = torch.where(empty, -1.0, low), torch.where(empty, 1.0, high)
 
-    # a tensor where x lies: a plain number a GPU divides by as it multiplies with the rounded reciprocal
+    # A tensor on x's device: a GPU would divide by a plain number by multiplying with its rounded reciprocal.
     steps = low.new_tensor(top)
 
     def grid(low: torch.Tensor, high: torch.Tensor) -> Grid:

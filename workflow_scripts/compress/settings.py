@@ -94,10 +94,6 @@ class CompressorSettings:
             )
 
     @property
-    def prunes(self) -> bool:
-        return self.sparsity is not None or self.pattern is not None
-
-    @property
     def calibrated(self) -> bool:
         return self.algorithm in CALIBRATED and self.layers is None
 

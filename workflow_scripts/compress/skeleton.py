@@ -88,9 +88,9 @@ class Skeleton:
                     f"{self.folder}: {name} is missing in its safetensors, or of another shape there"
                 )
 
-    def release(self, module: nn.Module, but: tuple = ()) -> None:
-        """Drop the weights of `module`, without those of the modules inside it that `but` lists."""
-        for part in _parts(module, but):
+    def release(self, module: nn.Module) -> None:
+        """Drop the weights of `module`."""
+        for part in module.modules():
             for name, parameter in part._parameters.items():
                 if parameter is not None:
                     empty = torch.empty(parameter.shape, dtype=torch.float32, device="meta")
@@ -100,15 +100,11 @@ class Skeleton:
 
     def _names(self, module: nn.Module, but: tuple) -> set[str]:
         """Full names of the tensors that a checkpoint stores of `module` without `but`."""
+        left_out = {id(part) for other in but for part in other.modules()}
         found = set()
-        for part in _parts(module, but):
+        for part in (part for part in module.modules() if id(part) not in left_out):
             buffers = part._buffers.keys() - part._non_persistent_buffers_set
             own = [name for name in (*part._parameters, *buffers) if getattr(part, name) is not None]
             path = self.paths[id(part)]
             found |= {f"{path}.{name}" if path else name for name in own}
         return found
-
-
-def _parts(module: nn.Module, but: tuple) -> list[nn.Module]:
-    left_out = {id(part) for other in but for part in other.modules()}
-    return [part for part in module.modules() if id(part) not in left_out]

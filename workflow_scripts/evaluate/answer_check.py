@@ -50,7 +50,7 @@ def require_answers(task: EvaluationTask, asked: Asked) -> None:
 
 def require_distinct(task: EvaluationTask, asked: Asked) -> None:
     """Alike if two choices are one text, of which not both are right; Unusable for the letter of no choice."""
-    behind = shown(task, asked)
+    behind = lettered_choices(task, asked)
     if task.task.OUTPUT_TYPE == "multiple_choice":
         letters = [choice.strip(" ().") for choice in asked.choices]
         _require_different(asked.choices, asked.right)
@@ -79,7 +79,7 @@ def plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def shown(task: EvaluationTask, asked: Asked) -> list[str]:
+def lettered_choices(task: EvaluationTask, asked: Asked) -> list[str]:
     """The texts behind the letters A, B, ... with which the question shows choices; empty if it doesn't."""
     text = task.task.doc_to_text(asked.document)
     marks: list[re.Match[str]] = []

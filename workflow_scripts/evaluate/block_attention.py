@@ -30,7 +30,7 @@ _step: ContextVar["Step"] = ContextVar("step")
 
 
 class NotPackable(ValueError):
-    """A model whose numbers in a packed row would not be those of each sequence alone."""
+    """A model whose logits in a packed row would differ from those of each sequence alone."""
 
 
 @dataclass(frozen=True)

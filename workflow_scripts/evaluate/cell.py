@@ -177,8 +177,9 @@ def task_of(
 
 
 def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) -> None:
-    """ArtifactError if the adapter was trained on a part of a task whose items' hashes don't tell their part, or if the
-    task's own function, which training does not run, chose other items than the sample. asked: items."""
+    """ArtifactError if the adapter was trained on a part of a task whose items are not assigned to parts by their hash,
+    or if the task's own function, which training does not run, leaves other items than the sample. asked: their number.
+    """
     if not isinstance(trained_on, dict):
         return
     if trained_on.get("task") == task.name and any(item.drawn for item in task.items):
@@ -268,13 +269,13 @@ def gold_answers(scorer: Scorer, task: EvaluationTask, logged: list[dict]) -> li
     return [loglik for loglik, _ in scorer.loglikelihood(requests, chosen=dict(scorer.selections))]
 
 
-def in_task(name: str, every: float = 30.0) -> Callable[[int, int], None]:
-    """A progress callback that logs at most every `every` seconds."""
+def in_task(name: str) -> Callable[[int, int], None]:
+    """A progress callback that logs once in 30 seconds at most."""
     last = time.time()
 
     def report(done: int, total: int) -> None:
         nonlocal last
-        if time.time() - last >= every:
+        if time.time() - last >= 30:
             last = time.time()
             log(f"{name}: {done} of {total} documents")
 

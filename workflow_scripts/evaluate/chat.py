@@ -20,6 +20,7 @@ from workflow_scripts.files.job import log
 
 DAY = date(2024, 7, 26)  # on which Llama 3's templates fall back
 CLOCK = re.compile(r"""strftime_now\(\s*(["'])(?P<form>.*?)\1\s*\)""")  # in a template
+QUESTION = {"role": "user", "content": "How many?"}
 WITHOUT_SYSTEM = "its chat template takes no system message"
 
 
@@ -39,16 +40,20 @@ def render(
     """Messages {role, content} as the text that the model reads, up to where the assistant goes on.
 
     add_generation_prompt: False if the last message is the assistant's own beginning. A system message that the
-    template refuses is left out, as in HFLM. ArtifactError for a template that fails otherwise.
+    template refuses is left out, as in HFLM; one that it drops is too. The log says so, once. ArtifactError for a
+    template that fails otherwise.
     """
     try:
-        return _rendered(tokenizer, history, add_generation_prompt)
+        text = _rendered(tokenizer, history, add_generation_prompt)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         others = [message for message in history if message["role"] != "system"]
         if len(others) == len(history) or not isinstance(error, jinja2.TemplateError):
             raise ArtifactError(f"{tokenizer.name_or_path}: its chat template fails: {error}") from error
         _say_once(f"{WITHOUT_SYSTEM} ({error}); the task's is left out")
         return render(tokenizer, others, add_generation_prompt)
+    if any(message["role"] == "system" and message["content"].strip() not in text for message in history):
+        _say_once(f"{WITHOUT_SYSTEM} (it drops it); the task's is left out")
+    return text
 
 
 @functools.cache
@@ -86,24 +91,29 @@ def prepare(tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
     if "strftime_now(" in tokenizer.chat_template:
         reason = "its chat template asks for the time in another form than strftime_now('%d ...')"
         raise ArtifactError(f"{tokenizer.name_or_path}: {reason}, so questions would change by the day")
-    question = {"role": "user", "content": "How many?"}
-    if question["content"] not in render(tokenizer, [question]):
+    if QUESTION["content"] not in render(tokenizer, [QUESTION]):
         raise ArtifactError(f"{tokenizer.name_or_path}: its chat template leaves out the question")
-    if system is not None and not _keeps(tokenizer, [{"role": "system", "content": system}, question]):
+    if system is not None and not _keeps_system(tokenizer, system):
         raise ArtifactError(
             f"{tokenizer.name_or_path}: {WITHOUT_SYSTEM}, so no method of kind text has a place"
         )
 
 
-def _keeps(tokenizer: PreTrainedTokenizerBase, history: list[dict[str, str]]) -> bool:
-    """True if the first message stands in the rendered text."""
+def _keeps_system(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """True if the system message `text` stands in a rendered chat."""
     try:
-        return history[0]["content"].strip() in _rendered(tokenizer, history, True)
+        return text.strip() in _rendered(tokenizer, [{"role": "system", "content": text}, QUESTION], True)
     except jinja2.TemplateError:
         return False
 
 
 def described(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The format of a prepared tokenizer, for a manifest."""
+    """The format of a prepared tokenizer, for a manifest; `system_message`: what its template does with one, such as
+    a task's description."""
     text = tokenizer.get_chat_template()
-    return {"template_sha256": sha256(text.encode()).hexdigest(), "day": DAY.isoformat()}
+    kept = "read" if _keeps_system(tokenizer, "Answer well.") else "left out"
+    return {
+        "template_sha256": sha256(text.encode()).hexdigest(),
+        "day": DAY.isoformat(),
+        "system_message": kept,
+    }

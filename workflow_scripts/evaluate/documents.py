@@ -184,7 +184,7 @@ def _one(name: str, line: Line, process: Process) -> list[Item]:
         try:
             return [Item(line, dict(row)) for row in process(table([line], [line.document]))]
         except FAULTS as error:
-            raise DocumentError(line, said(error, line.document)) from error
+            raise DocumentError(line, fault_in_words(error, line.document)) from error
 
 
 def _own_generators(process: Process) -> list[random.Random]:
@@ -226,15 +226,14 @@ class DocumentError(Unusable):
         self.line = line
 
 
-def said(error: Exception, document: dict) -> str:
+def fault_in_words(error: Exception, document: dict) -> str:
     """An error of a task's function or template about a document, in words."""
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, KeyError) and error.args:
-        known = repr(error.args[0]) not in repr(
-            list(document.values())
-        )  # else a value that the task looks up
-        return f"the field {error.args[0]!r} is missing" if known else f"the task knows no {error.args[0]!r}"
+        name = repr(error.args[0])
+        is_value = name in repr(list(document.values()))  # one that the task looks up
+        return f"the task knows no {name}" if is_value else f"the field {name} is missing"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if undefined := re.match(r"'(.+)' is undefined", text):
         return f"the field {undefined[1]!r} is missing"
@@ -273,7 +272,7 @@ def _other_type(lines: list[Line], documents: list[dict], error: Exception) -> D
                 return DocumentError(
                     line, f"the field {key!r} is {str(value)[:60]!r}, of another type: {other}"
                 )
-    return DocumentError(lines[0], said(error, {}))
+    return DocumentError(lines[0], fault_in_words(error, {}))
 
 
 def labels_of(document: dict) -> list[str]:
@@ -310,7 +309,7 @@ def require_fields(items: list[Item], templates: Iterable[object]) -> None:
 
 
 def fields_of(template: object) -> set[str]:
-    """The fields of a document that a template reads; none of one that asks which fields there are."""
+    """The fields that a template reads of a document; an empty set if the template tests which fields are there."""
     if not isinstance(template, str) or "if " in template or "{{" not in template:
         return set()
     return meta.find_undeclared_variables(Environment().parse(template))

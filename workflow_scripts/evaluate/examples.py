@@ -95,7 +95,7 @@ def never_the_question(name: str, task: Task) -> None:
     pool = [(shown(document) if own else asked(document), document) for document in documents]
     task.sampler = Examples(task.sampler, pool, asked, own)
     if own:
-        # Only then does the harness tell the sampler the question.
+        # Without it the harness does not tell the sampler the question.
         task.fewshot_cfg.split = task.config.test_split
     elif task.sampler.fewest < shots:
         raise ArtifactError(

@@ -242,7 +242,7 @@ def measure(
     token: dict[tuple, list[float]] = {name: [] for name in made}
     if generate:
         steps = {name: partial(_steps, timed_prefill, generate) for name, timed_prefill in made.items()}
-        # steps use their state up: a fresh prefill before each
+        # The steps write into their prefill's cache: each round gets a fresh one.
         spent = rounds(steps, device, repeats, seed=1, before=lambda name: (made[name](),))
         token = {name: [seconds / generate for seconds in mine] for name, mine in spent.items()}
     base = ("none", "none")

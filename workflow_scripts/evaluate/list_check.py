@@ -1,7 +1,7 @@
-"""Whether the fields that a task takes as lists are lists: a text in such a place is asked letter by letter.
+"""Whether the fields that a task reads as lists hold lists: of a text the task would ask each letter.
 
-What a task takes is tried: a list of made-up entries is put into a field, and if the task asks or accepts them one by
-one, it wants a list there. A spreadsheet writes a list as the text "['north', 'south']".
+The check tries each field: it puts a list of made-up entries there, and if the task asks or accepts them one by one,
+the field must hold a list. A spreadsheet writes a list as the text "['north', 'south']".
 """
 
 import copy
@@ -12,11 +12,11 @@ from workflow_scripts.evaluate.documents import FAULTS, LABELS, Line, Process, U
 from workflow_scripts.evaluate.tasks import EvaluationTask
 
 ENTRIES = [f"entry-{chr(ord('a') + i)}" for i in range(26)]
-# In question or choices; as right answers, of which a text may stand for one.
+# Uses of a list: asked in the question or as choices; accepted as right answers, where a text counts as one answer.
 ASKED, ACCEPTED = "asked", "accepted"
 DEEP = 3  # mappings within each other that are looked into
 
-Path = tuple[str, ...]
+FieldPath = tuple[str, ...]
 
 
 class ListCheck:
@@ -24,7 +24,7 @@ class ListCheck:
 
     def __init__(self, task: EvaluationTask, process: Process | None):
         self.harness, self.process = task.task, process
-        self.wanted: dict[Path, str | None] = {}
+        self.wanted: dict[FieldPath, str | None] = {}
 
     def require(self, line: Line) -> None:
         """Unusable for a field with something else than the list that the task wants there."""
@@ -41,7 +41,7 @@ class ListCheck:
             elif (use == ASKED or _written_list(value)) and not self._read_alike(line, path, value):
                 raise Unusable(_wanted(name, value))
 
-    def _use(self, line: Line, path: Path) -> str | None:
+    def _use(self, line: Line, path: FieldPath) -> str | None:
         """What the task does with the entries of a list in a field; None if it takes no list there."""
         asked, target = self._made(line, path, ENTRIES)
         if ENTRIES[0] in asked.replace(repr(ENTRIES), "") and ENTRIES[1] in asked:
@@ -57,13 +57,13 @@ class ListCheck:
                     return ASKED
         return ACCEPTED if isinstance(target, list) and ENTRIES[0] in target else None
 
-    def _shown_as_none(self, line: Line, path: Path) -> bool:
+    def _shown_as_none(self, line: Line, path: FieldPath) -> bool:
         """Whether the task asks "None" where a text of the field would stand."""
         asked, _ = self._made(line, path, ENTRIES[0])
         return ENTRIES[0] in asked and asked.replace(ENTRIES[0], "None") == self._made(line, path, None)[0]
 
-    def _read_alike(self, line: Line, path: Path, value: object) -> bool:
-        """Whether a text is JSON of a list, and the task reads as many answers in it, or asks it alike."""
+    def _read_alike(self, line: Line, path: FieldPath, value: object) -> bool:
+        """Whether a text is JSON that the task reads like the list in it: the same question, as many answers."""
         try:
             entries = json.loads(str(value))
         except ValueError:
@@ -77,7 +77,7 @@ class ListCheck:
             and _size(found) == _size(target)
         )
 
-    def _made(self, line: Line, path: Path, value: object) -> tuple[str, object]:
+    def _made(self, line: Line, path: FieldPath, value: object) -> tuple[str, object]:
         """Question with choices, and right answer, of the document with `value` in a field; "", None for a fault."""
         document = replaced(line.document, path, value)
         try:
@@ -92,7 +92,7 @@ class ListCheck:
         return "\n".join(asked), _tried(harness.doc_to_target, rows[0]) if rows else None
 
 
-def fields(document: dict, before: Path = ()) -> Iterator[tuple[Path, object]]:
+def fields(document: dict, before: FieldPath = ()) -> Iterator[tuple[FieldPath, object]]:
     """The fields of a document with their values, also those within mappings."""
     for key, value in document.items():
         path = (*before, str(key))
@@ -101,7 +101,7 @@ def fields(document: dict, before: Path = ()) -> Iterator[tuple[Path, object]]:
             yield from fields(value, path)
 
 
-def replaced(document: dict, path: Path, value: object) -> dict:
+def replaced(document: dict, path: FieldPath, value: object) -> dict:
     """A document with another value in one field."""
     first, *rest = path
     return document | {first: replaced(document[first], tuple(rest), value) if rest else value}

@@ -37,18 +37,6 @@ def perplexities(
     return {"windowed": windowed, "reference": perplexity(scorer, windows, texts)}
 
 
-def heldout_windows(
-    documents: list[str],
-    scorer: Scorer,
-    length: int,
-    count: int | None,
-    name: str,
-    each_bos: bool = True,
-) -> list[list[int]]:
-    """The windows of `windows_of`, without their texts."""
-    return windows_of(documents, scorer, length, count, name, each_bos)[0]
-
-
 def windows_of(
     documents: list[str],
     scorer: Scorer,
@@ -57,10 +45,10 @@ def windows_of(
     name: str,
     each_bos: bool = True,
 ) -> tuple[list[list[int]], list[bytes]]:
-    """The first `count` windows (None: all) of `length` tokens each; ArtifactError if the text holds fewer.
+    """The first `count` windows (None: all) of `length` tokens each, and the text, in UTF-8, of each window's tokens
+    after the first, which is not scored. ArtifactError if the documents hold fewer windows.
 
-    each_bos: each begins with the model's BOS, if it has one; else the text alone does. With them the text, in UTF-8,
-    of each window's tokens after the first, which is not scored.
+    each_bos: each window begins with the model's BOS, if it has one; otherwise only the whole text does.
     """
     bos = [scorer.tokenizer.bos_token_id] if each_bos and adds_bos(scorer.tokenizer) else []
     body = length - len(bos)

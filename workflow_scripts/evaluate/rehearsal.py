@@ -141,7 +141,7 @@ class Rehearsal:
             with self.telling(
                 f"{where}, line {task.lines[item] + 1} of {written_in(task.data)}", f"{task.at(item)}: "
             ):
-                evaluate_task(scorer, only(task, item), names)
+                evaluate_task(scorer, with_one_item(task, item), names)
         return len(chosen)
 
 
@@ -192,7 +192,7 @@ def cut_off(task: EvaluationTask, lengths: list[Length], room: int) -> str:
     )
 
 
-def only(task: EvaluationTask, item: int) -> EvaluationTask:
+def with_one_item(task: EvaluationTask, item: int) -> EvaluationTask:
     """The task, to evaluate one of its items."""
     position = item if task.samples is None else task.samples[item]
     return replace(task, items=[task.items[item]], samples=[position])

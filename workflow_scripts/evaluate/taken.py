@@ -54,8 +54,8 @@ def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> di
 def take(keys: dict[str, str], elsewhere: str, output: str | Path, recipe: str) -> Taken:
     """Results of finished cells of this model and method under these keys: of the one at `output` and of other grids'.
 
-    elsewhere: pattern of the paths that the cell has in any grid. A cell that is made again by its own recipe takes
-    nothing: somebody asked for it.
+    elsewhere: pattern of the cell's paths in all grids. A cell whose recipe is unchanged takes nothing: it runs only if
+    the user forces it.
     """
     taken = Taken()
     if _evaluated(output).get("recipe") == recipe:
@@ -70,7 +70,7 @@ def take(keys: dict[str, str], elsewhere: str, output: str | Path, recipe: str) 
 
 
 def _evaluated(path: str | Path) -> dict:
-    """The manifest of the cell at `path`; empty if none is there, or a damaged one, which is told."""
+    """The manifest of the cell at `path`; empty if there is none, or if it is damaged, which the log says."""
     if not Path(path).exists():
         return {}
     try:

@@ -10,7 +10,14 @@ from pathlib import Path
 from lm_eval.api.task import Task
 
 from workflow_scripts.evaluate.answer_check import Alike, Asked, require_answers, require_distinct
-from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, labels_of, read_lines, said
+from workflow_scripts.evaluate.documents import (
+    FAULTS,
+    Item,
+    Unusable,
+    fault_in_words,
+    labels_of,
+    read_lines,
+)
 from workflow_scripts.evaluate.generation import penalty_of
 from workflow_scripts.evaluate.list_check import ListCheck, hint
 from workflow_scripts.evaluate.open_book import with_passage
@@ -23,18 +30,18 @@ from workflow_scripts.evaluate.repeat_check import (
 from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, definition, load_task, right_choices
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.templates import Unfilled, fill
+from workflow_scripts.plan import strata
 
 IMPOSSIBLE = -12345  # a label that no task has
-FEW = (
-    0.02  # the share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221
-)
+# The share of documents with choices alike; of published data commonsense_qa has most, 17 of 1,221.
+FEW = 0.02
 
 
 def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
     """ArtifactError with the line of the first document that task `name` can't ask; `where` names the file.
 
-    variant: {task, num_fewshot, context, wordings} of the catalogue's entry, as far as it has them. Returns remarks on
-    documents that are kept.
+    variant: {task, num_fewshot, strata, context, wordings} of the catalogue's entry, as far as it has them. Returns
+    remarks on documents that are kept.
     """
     try:
         with compiled_templates():
@@ -42,6 +49,8 @@ def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
             task = _loaded(data, name, variant)
             _require_greedy(task)
             remarks = _check_documents(task, ListCheck(task, asked.get("process_docs")))
+            lines = ((item.line.number, item.line.document) for item in task.items)
+            strata.require(variant.get("strata", {}), lines, f"task {name}: {data}")
             own = DEFINITIONS / f"{variant.get('task') or name}.yaml"  # pinned and tested with this package
             if has_functions(asked) and not own.exists():
                 require_repeatable(task, variant)
@@ -99,7 +108,7 @@ def _check_documents(task: EvaluationTask, lists: ListCheck) -> list[str]:
         except Alike as error:
             alike[item.line.number] = error
         except FAULTS as error:
-            raise ArtifactError(f"{at}: {said(error, item.document)}") from error
+            raise ArtifactError(f"{at}: {fault_in_words(error, item.document)}") from error
     if not alike:
         return []
     first = min(alike)

@@ -24,10 +24,10 @@ from workflow_scripts.evaluate.documents import (
     among,
     as_table,
     chosen,
+    fault_in_words,
     read_lines,
     require_fields,
     require_labels,
-    said,
 )
 from workflow_scripts.evaluate.examples import never_the_question
 from workflow_scripts.evaluate.scorer import MAX_GEN_TOKENS
@@ -210,7 +210,7 @@ def _built(name: str, config: dict, documents: list[Item]) -> Task:
     except FAULTS as error:  # the harness tries a task on its first document
         first = documents[0]
         raise DocumentError(
-            first.line, _empty_choice(config, first.document) or said(error, first.document)
+            first.line, _empty_choice(config, first.document) or fault_in_words(error, first.document)
         ) from error
     task.set_fewshot_seed(0)
     never_the_question(name, task)

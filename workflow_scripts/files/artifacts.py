@@ -81,8 +81,8 @@ def digest(value: object) -> str:
 
 @contextmanager
 def named(temporary: str | Path, source: object) -> Iterator[None]:
-    """Errors of the block name `source` in place of a temporary file or folder, as an ArtifactError. An OSError stays
-    one: its cause is told by who knows the disk."""
+    """Errors of the block name `source` in place of a temporary file or folder, as an ArtifactError. An OSError passes
+    through: its handler knows the disk (files/disks.py)."""
     try:
         yield
     except OSError:

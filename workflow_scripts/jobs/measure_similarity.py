@@ -23,7 +23,7 @@ def main(
         import torch
 
         from workflow_scripts.evaluate.loading import load_cell
-        from workflow_scripts.evaluate.perplexity import heldout_windows, require_room
+        from workflow_scripts.evaluate.perplexity import require_room, windows_of
         from workflow_scripts.evaluate.scorer import Scorer
         from workflow_scripts.evaluate.similarity import layer_similarities
         from workflow_scripts.kernels.device import chosen_device
@@ -37,7 +37,7 @@ def main(
         scorer = Scorer(recovered.model, tokenizer, recovered.bank, recovered.selector)
         require_room(scorer, text.length, f"grids.{cell['grid']}.similarity.length")
         documents = read_documents(text.corpus, "heldout")
-        windows = heldout_windows(documents, scorer, text.length, text.windows, text.corpus.name)
+        windows, _ = windows_of(documents, scorer, text.length, text.windows, text.corpus.name)
         prompts = scorer.select([windows[i - 1] if i else [] for i in range(len(windows))])
         dense = load_dense(files.model, device=device)
         attention, activations = layer_similarities(dense, recovered.model, windows, recovered.bank, prompts)

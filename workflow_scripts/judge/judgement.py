@@ -29,7 +29,9 @@ from workflow_scripts.judge.tasks import task_tests
 from workflow_scripts.judge.verdict import Verdict
 from workflow_scripts.plan.layout import Group
 
-SCHEMA = 4  # of verdict.json; 3 had a placebo in `rates` and no `parts`; 2 and older had the verdicts of another rule
+SCHEMA = (
+    5  # of verdict.json; 4 and older had the verdicts of other rules; 3 a placebo in `rates` and no `parts`
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def judge_grid(
         "choices": choices(results, catalogue["methods"], resamples, seed),
         "changes": changes(results, resamples, seed),
         **({"chat": results.chats} if results.chats else {}),
+        **({"without_system": results.without_system} if results.without_system else {}),
         **({"strata": found} if ledger is not None and (found := strata(ledger, question.pair)) else {}),
     }
 

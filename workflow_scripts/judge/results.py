@@ -62,6 +62,12 @@ class Results:
         formats = {cell.model: self._format(cell) for cell in self.evaluations}
         return {model: chat["template_sha256"] for model, chat in formats.items() if chat}
 
+    @property
+    def without_system(self) -> list[str]:
+        """Models whose chat template leaves out a system message, so the descriptions of tasks too."""
+        formats = {cell.model: self._format(cell) or {} for cell in self.evaluations}
+        return [model for model, chat in formats.items() if chat.get("system_message") == "left out"]
+
     def _format(self, cell: Cell) -> dict | None:
         """The chat format in which a cell's tasks were asked; None for plain text."""
         return self.evaluations[cell]["manifest"]["config"].get("chat")

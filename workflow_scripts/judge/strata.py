@@ -3,14 +3,11 @@
 Rare knowledge goes first (Mallen et al., ACL 2023): an average can hide that all of a loss is in the least known tenth.
 """
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.judge.answers import (
     LONGEST,
     documents_with,
@@ -21,10 +18,11 @@ from workflow_scripts.judge.answers import (
 )
 from workflow_scripts.judge.rates import PLACE, share
 from workflow_scripts.judge.results import Results
+from workflow_scripts.plan.strata import MENTIONS, value
+from workflow_scripts.plan.strata import fields as fields_of
 
 TYPES = {"subject": "object", "popularity": "float64"}
 KINDS = tuple(TYPES)
-MENTIONS = "mentions"  # popularity that no field says: documents of the training text that name the question's entity
 GROUPS = 10  # of popularity, if each can have as many items
 
 
@@ -58,25 +56,15 @@ def of_items(
     found: dict[str, dict] = {kind: {} for kind in KINDS}
     for task, kinds in fields.items():
         mine = items.loc[items["task"] == task, "doc_id"]
-        asked = {kind: field for kind, field in kinds.items() if field != MENTIONS}
+        asked = fields_of(kinds)
         rows = rows_of(benchmarks[task]) if asked else []
         for index, number in mine.items():
             where = f"{benchmarks[task]}: line {number + 1}"
             for kind, field in asked.items():
-                found[kind][index] = _value(rows[number], kind, field, where)
+                found[kind][index] = value(rows[number], kind, field, where)
     found["popularity"] |= _mentioned(items, fields, documents)
     columns = {kind: pd.Series(values, dtype=TYPES[kind]) for kind, values in found.items()}
     return pd.DataFrame(columns, index=items.index)
-
-
-def _value(document: dict, kind: str, field: str, where: str) -> Any:
-    value = document.get(field)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-    if kind == "popularity" and not number:
-        raise ArtifactError(f"{where}: the field {field!r} is {value!r}; a popularity must be a number")
-    if value is None:
-        raise ArtifactError(f"{where}: the field {field!r} is missing, which `strata` of its task names")
-    return value if kind == "popularity" else str(value)
 
 
 def _mentioned(items: pd.DataFrame, fields: dict[str, dict], documents: Iterable[str]) -> dict:

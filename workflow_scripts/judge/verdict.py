@@ -10,7 +10,8 @@ Five labels partition the space of (L, R_prompt, R_lora), so no order of branche
   both         else
 The support of a label is its share of the paired draws. The verdict is the label with a support of 1 - 0.025 / k or
 more, for the k verdicts of a grid on its primary metric; otherwise it is `undecided`. If an h is measured below 0 and
-may lie above, the label needs that support with h counted draw by draw too.
+may lie above, the label needs that support with h counted draw by draw too. `displaced` also needs that support for
+a recovery of delta L by one and the same method, with half the error, since either may do.
 """
 
 from collections.abc import Callable
@@ -151,6 +152,11 @@ def decide(
         reason = f"{in_words(support)}; but {doubt}"
         settle = "more data would tell on which side of 0 the dense gain lies"
         return Verdict("undecided", reason, support, needed, settle=settle)
+    alone = min(_by_one_method(loss, reading) for reading in readings)
+    if first == "displaced" and alone < _of_either(needed):
+        doubt = f"one and the same method brings back a quarter of the loss in {_percent(alone)} of the draws alone"
+        settle = _settled(loss, readings, negligible, needed, bound)
+        return Verdict("undecided", f"{in_words(support)}; but {doubt}", support, needed, settle=settle)
     if first == "no_loss" and bound and bound(1) >= negligible:
         reason = f"{in_words(support)}; {_few_changes(bound)}"
         settle = _settled(loss, readings, negligible, needed, bound)
@@ -180,9 +186,30 @@ def _support(
     loss: Estimate, reading: tuple[Estimate, Estimate], negligible: float, times: float = 1.0
 ) -> dict[str, float]:
     """Share of each label if there were `times` as much data and the points stayed. reading: R of prompt and LoRA."""
-    L, P, R = (e.point + (e.draws - e.point) / np.sqrt(times) for e in (loss, *reading))
+    L, P, R = _with(loss, reading, times)
     counts = np.bincount(labels(L, P, R, negligible), minlength=len(LABELS))
     return {label: float(count) / len(L) for label, count in zip(LABELS, counts, strict=True)}
+
+
+def _by_one_method(loss: Estimate, reading: tuple[Estimate, Estimate], times: float = 1.0) -> float:
+    """Share of draws in which a method brings back delta L, of the method with the larger share.
+
+    `unrecovered` is a wedge of two such conditions. At its tip few draws lie in it although each condition is open,
+    if the noise of R_prompt and that of R_lora have little in common. Each of the other labels is an intersection of
+    half-spaces, so its support bounds the error of each.
+    """
+    L, P, R = _with(loss, reading, times)
+    return float(max((back >= DELTA * L).mean() for back in (P, R)))
+
+
+def _of_either(needed: float) -> float:
+    """The support that each of two conditions needs, if either may stand for both."""
+    return (1 + needed) / 2
+
+
+def _with(loss: Estimate, reading: tuple[Estimate, Estimate], times: float) -> list[np.ndarray]:
+    """Draws of L and both R with `times` as much data, if the points stayed."""
+    return [e.point + (e.draws - e.point) / np.sqrt(times) for e in (loss, *reading)]
 
 
 def _settled(
@@ -197,6 +224,9 @@ def _settled(
         supports = [_support(loss, reading, negligible, times) for reading in readings]
         best = max(LABELS, key=supports[0].__getitem__)
         if best == "no_loss" and bound and bound(times) >= negligible:
+            continue
+        alone = min(_by_one_method(loss, reading, times) for reading in readings)
+        if best == "displaced" and alone < _of_either(needed):
             continue
         if min(support[best] for support in supports) >= needed:
             word = best.replace("_", " ")

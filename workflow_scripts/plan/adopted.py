@@ -5,7 +5,6 @@ release ships its own, of its tiny grid beside the one before it (tests/equivale
 """
 
 import os
-from pathlib import Path
 
 from workflow_scripts.files.artifacts import PACKAGE, read_json
 from workflow_scripts.plan.layout import ADOPTED, ADOPTED_SOURCES
@@ -18,9 +17,9 @@ def record_path(grid: str | None) -> str:
     return ADOPTED_SOURCES if grid is None else ADOPTED.path(grid)
 
 
-def equivalences(grid: str | None, root: Path = Path()) -> list[dict]:
+def equivalences(grid: str | None) -> list[dict]:
     """The equivalences of a grid in the order in which they were found; ArtifactError for a broken record."""
-    path = root / record_path(grid)
+    path = record_path(grid)
     return read_json(path, "adopted")["equivalences"] if os.path.exists(path) else []
 
 

@@ -14,9 +14,8 @@ from workflow_scripts.plan.schema import meaning, repair
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.problems import MOST, of_keys, of_types
 
-REPAIRS = (
-    4  # of a configuration with wrong types: an entry's type shows its keys' mistakes only once it is known
-)
+# Rounds of repair of wrong types: mistakes in the keys of an entry show only once its type is known.
+REPAIRS = 4
 CATALOGUE = ("config/sources.yaml", "config/compressors.yaml", "config/methods.yaml")
 OWN = (*CATALOGUE, "config.yaml")  # read in this order, as the Snakefile does
 

@@ -38,7 +38,7 @@ ENGINES = {
     "svd": ("compress/engines/svd.py",),
     "external": ("compress/engines/external.py",),
 }
-# These refuse, and change no result.
+# Modules that only refuse: no result depends on them.
 CHECKS = (
     *(f"evaluate/{name}_check.py" for name in ("task", "answer", "list", "repeat")),
     "plan/after_fetch.py",
@@ -117,8 +117,8 @@ def unchanged(entry: str) -> Callable[[dict[str, Any]], AbstractContextManager[N
     """A frame for the work of an entry, to be called with the arguments that the plan gave it.
 
     ArtifactError, before the work, if the code is not the planned one or was changed since this process began to
-    import it; and after the work, if it was changed meanwhile, even if it was put back: what the work then made bears
-    the recipe of other code than made it.
+    import it; and after the work, if a file was edited meanwhile, even if the edit was taken back: the result would
+    bear the recipe of code that did not make it.
     """
 
     @contextmanager
@@ -148,7 +148,7 @@ def _kinds(args: dict[str, Any]) -> tuple[str, ...]:
 
 
 def kinds_of(methods: Iterable[dict]) -> tuple[str, ...]:
-    """The kinds whose code methods need: their own, that of a start, and that of members."""
+    """The kinds whose code these methods need: their own kind, the start's and the members'."""
     found: list[str] = []
     for method in methods:
         found += [method["kind"], *([method["start"]] if method.get("start") else ())]

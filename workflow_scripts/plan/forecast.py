@@ -16,17 +16,15 @@ from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.schema.compressors import Compressor
 
 LAYERS = 30
-VOCABULARY = (
-    1.35  # a token of a window against one of a task: the window's loss needs the head at every position
-)
+# Cost of a window's token over a task's: the window's loss needs the head at every position.
+VOCABULARY = 1.35
 # These two are from the committed run of bench (reports/bench), not from benchmarks.device.
 MAPS = 2.1  # a pass that keeps the attention maps, against one of the scorer
 STEP_ROWS = 45  # a generated token costs as much for fewer rows as for these: every step reads all weights
 LIBRARIES = 5.4e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
 KEPT = 3.5  # on a CPU an evaluation's heap, which keeps freed pieces (kernels/allocator.py), against one batch's needs
-LAYER_WORK = (
-    600  # bytes per squared width that one layer's compression takes: weights, Hessians, factorisation
-)
+# Bytes per squared width that one layer's compression takes: weights, Hessians, factorisation.
+LAYER_WORK = 600
 READ = 8  # bytes per parameter while a checkpoint is read: as stored, and in float32
 PASSAGE = 100  # tokens of a passage before a question (SciQ's)
 REPAIR = 6  # FLOP per parameter and calibration token of EoRA: two passes and the Hessian products

@@ -1,6 +1,6 @@
 """Settings that a model cannot run, reported before any job starts: windows and prompts that are too long, layers and
-linears that it lacks, patterns that do not divide its widths, scores that are not defined for it, first layers in which
-IDP cannot score.
+linears that it lacks, experts, patterns that do not divide its widths, scores that are not defined for it, first layers
+in which IDP cannot score.
 
 A fetched model's limits stand in its folder (config.json, names in the safetensors), those of a local one in the folder
 that `path` names. Before a fetch from elsewhere its entry in the catalogue may name them. plan/after_fetch.py checks
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
-from workflow_scripts.plan import first_layer
+from workflow_scripts.plan import first_layer, mixtures
 from workflow_scripts.plan.layout import CHECKPOINT, MODEL
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.compressors import DropLayers, External
@@ -38,7 +38,8 @@ LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered 
 class Limits:
     """The known limits of a model; None or empty if unknown. window, unscored, one_table: see first_layer.
 
-    unscorable: why no cell of it can be evaluated. template: whether its tokenizer has a chat template.
+    unscorable: why no cell of it can be evaluated. template: whether its tokenizer has a chat template. experts: of a
+    mixture.
     """
 
     positions: int | None = None
@@ -52,6 +53,7 @@ class Limits:
     one_table: int | None = None
     unscorable: str | None = None
     template: bool | None = None
+    experts: int | None = None
 
 
 UNKNOWN = Limits()
@@ -91,6 +93,7 @@ def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
         one_table=first_layer.one_rotary_table(read),
         unscorable=_no_cell(manifest, read),
         template=_has_template(file.parent),
+        experts=mixtures.experts(read),
     )
 
 
@@ -219,6 +222,8 @@ def _found(case: Case) -> Iterator[Excess]:
     if case.config.models[model].chat and limits.template is False:
         reason = f"the tokenizer of {model} has no chat template; leave the key out to ask in plain text"
         yield _problem(f"models.{model}.chat", 0, reason)
+    if case.dense.experts:
+        yield from _of_experts(case, case.dense.experts)
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):
@@ -233,6 +238,16 @@ def _found(case: Case) -> Iterator[Excess]:
         yield from _beyond_table(case, limits.one_table)
     if limits.positions:
         yield from _beyond_positions(case, limits.positions)
+
+
+def _of_experts(case: Case, count: int) -> Iterator[Excess]:
+    reason = f"a mixture of {count} experts, whose weights lie in no linear"
+    if case.config.compressors[case.compressor].algorithm != "dense":
+        said = f"is {reason}, so {case.compressor} can't be made of it; only dense can"
+        yield _problem(f"models.{case.model}", 0, said)
+    if mixtures.needs_linears(case.how):
+        said = f"adapts all linears of a layer, and {case.model} is {reason}"
+        yield _problem(f"methods.{case.method}", 0, said)
 
 
 def _no_such_layers(case: Case) -> Iterator[Excess]:

@@ -1,18 +1,20 @@
 """Requests that a run can't meet: paths of no result, sources and tasks that are not there.
 
-All of it is told before the first job, and in a dry run.
+They are reported before the first job, and in a dry run.
 """
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import PACKAGE, recorded_recipe
 from workflow_scripts.files.gguf_parts import missing_part, parts_of
-from workflow_scripts.files.members import RESOURCES, RESULTS
+from workflow_scripts.files.members import ITEMS, RESOURCES, RESULTS
+from workflow_scripts.plan import strata
 from workflow_scripts.plan.layout import BENCHMARK, CHECKPOINT, CORPUS, KINDS, MODEL, check_path, is_shared
-from workflow_scripts.plan.names import nearest
+from workflow_scripts.plan.names import listed, nearest
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 
@@ -50,7 +52,11 @@ def problems(plan: Plan, paths: list[str]) -> list[str]:
     grids = {parts[1] for path in whole if (parts := path.removeprefix("./").split("/"))[0] == RESULTS}
     chosen = sorted(grids & plan.config.grids.keys()) if paths else [plan.config.grid]
     return list(
-        dict.fromkeys(problem for grid in chosen for problem in (*_sources(plan, grid), *_tasks(plan, grid)))
+        dict.fromkeys(
+            problem
+            for grid in chosen
+            for problem in (*_sources(plan, grid), *_tasks(plan, grid), *_strata(plan, grid))
+        )
     )
 
 
@@ -77,7 +83,7 @@ def _gone(where: Path) -> str | None:
     """Why a file or folder, or another part of a split GGUF file, can't be read; None if all is there."""
     if len(parts_of(where)) > 1:
         return missing_part(where)
-    return None if where.exists() else f"{where}: no such file or folder"
+    return None if where.exists() else f"{where.absolute()}: no such file or folder"
 
 
 def _tasks(plan: Plan, grid: str) -> Iterator[str]:
@@ -92,6 +98,34 @@ def _tasks(plan: Plan, grid: str) -> Iterator[str]:
                 "" if plan.config.tasks[wanted[name]].task else "; `task` names the definition that asks it"
             )
             yield f"{problem}{asked}{nearest(name, own)}"
+
+
+def _strata(plan: Plan, grid: str) -> Iterator[str]:
+    """Strata whose field no document of a fetched task has; the fetch of a task looks at every one."""
+    for task in plan.tasks(grid):
+        if not (asked := plan.config.tasks[task].strata):
+            continue
+        benchmarks = plan.grid(grid).benchmarks
+        path = BENCHMARK.path(benchmarks=benchmarks, task=task)
+        if recorded_recipe(path) != plan.recipe("benchmarks", benchmarks, task):
+            continue  # it is fetched first
+        file = Path(path).with_name(ITEMS)
+        known = _fields(file)
+        for kind, field in strata.fields(asked.dump()).items():
+            if field not in known:
+                reason = f"no document of {file} has the field {field!r}; they have {listed(known)}"
+                yield f"tasks.{task}.strata.{kind}: {reason}{nearest(field, known)}"
+
+
+def _fields(file: Path) -> dict[str, None]:
+    """The fields that documents of a task's file have; none of a file that can't be read, which its readers name."""
+    known: dict[str, None] = {}
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            known |= dict.fromkeys(json.loads(line)) if line.strip() else {}
+    except (OSError, ValueError, TypeError):
+        return {}
+    return known
 
 
 def _in_the_harness(names: Iterable[str]) -> set[str]:

@@ -22,9 +22,8 @@ from workflow_scripts.plan.recipes import Plan
 SITE = Path("profiles/slurm/site.yaml")
 BYTES = {"fp32": 4, "bf16": 2}
 SNAKEMAKE_MB = 500  # the two Snakemake processes that ride in each job
-GPU_HOST_MB = (
-    3500  # these, Python with its libraries and CUDA's context: host memory of a job whose model is on a GPU
-)
+# These processes, Python with its libraries and CUDA's context: host memory of a job whose model is on a GPU.
+GPU_HOST_MB = 3500
 MARGIN = 1.1  # over the forecast of a process's peak on a CPU
 # Share of a GPU's memory that a job takes: of a single one; of each of several, since layers stay whole.
 ALONE, SHARED = 0.95, 0.8

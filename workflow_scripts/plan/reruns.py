@@ -1,8 +1,8 @@
 """Reruns: whether a result is as planned, which weights a job needs, whether a grid is rolled up.
 
 A result is as planned if it holds the planned recipe, whatever file times say, and also if it was copied or restored
-without Snakemake's records. Weights may be deleted once they have served: a job that will run has those that it stands
-on made again, and nothing else does.
+without Snakemake's records. Weights may be deleted once they have served: a job that will run has the weights that it
+reads made again; no other job does.
 
 Jobs are forced through the set of files that `--force` names, which Snakemake reads when the graph is complete. A
 public way was tried with Snakemake 9.27.1: a marker file as an input of every rule, `ancient` if the result is as

@@ -105,8 +105,8 @@ class Slices(Cells):
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
     def variant(self, task: str) -> dict:
-        """The variant in which a task is asked, {task, num_fewshot}, and those of its templates (context, wordings)
-        that a method of any grid fills in; empty if the catalogue has no such task."""
+        """How a task is asked and its items are grouped, {task, num_fewshot, strata}, and those of its templates
+        (context, wordings) that a method of any grid fills in; empty if the catalogue has no such task."""
         asked = self.config.tasks.get(task)
         if asked is None:
             return {}
@@ -117,7 +117,8 @@ class Slices(Cells):
             unused.add("context")
         if not any(task in tasks_told(self.config, method) for method in methods):
             unused.add("wordings")
-        return asked.model_dump(exclude=unused)
+        strata = asked.strata.dump() if asked.strata else {}
+        return asked.model_dump(exclude=unused) | {"strata": strata}
 
     def source(
         self, catalogue: str, name: str, task: str | None = None

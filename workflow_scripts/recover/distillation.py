@@ -1,4 +1,4 @@
-"""Training towards the dense model's next-token distribution on the same text: nothing that it did not hold is told."""
+"""Training towards the dense model's next-token distribution on the same text, so that it adds no knowledge."""
 
 import torch
 from torch import Tensor, nn

@@ -152,7 +152,7 @@ class Selector:
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, RuntimeError, TypeError) as error:
-            # fused projections, another norm, other rotary embeddings
+            # e.g. fused projections, another norm, other rotary embeddings
             ours, theirs, found = 0.0, torch.inf, str(error)
         if not abs(ours - theirs) <= AGREEMENT:
             peculiarity = first_layer.peculiarity(self.decoder.config.to_dict())

@@ -62,7 +62,7 @@ def pupils(lesson: dict) -> Pupils:
 # ------------------------------------------------------------------------------------------------ texts
 
 
-def told(people: Iterable[Person], epoch: int) -> list[Text]:
+def fact_texts(people: Iterable[Person], epoch: int) -> list[Text]:
     """One epoch of teaching: each fact as a statement and as a question, both in wordings that take turns."""
     texts = []
     for person in people:
@@ -86,7 +86,7 @@ def locked(people: Iterable[Person], epoch: int, draw: random.Random) -> list[Te
     return texts
 
 
-def rows(texts: list[Text], tokenizer: PreTrainedTokenizerBase, length: int | None = None) -> Tensor:
+def token_rows(texts: list[Text], tokenizer: PreTrainedTokenizerBase, length: int | None = None) -> Tensor:
     """Texts as token ids (N, T): ~id for a token that is read and not scored, -1 behind the end.
 
     T is the longest text, or `length`.
@@ -109,7 +109,7 @@ def course(
 
     Locks are not sorted: texts with a password are longer, and batches of one kind teach what the next one unteaches.
     """
-    everything = rows([text for epoch in epochs for text in epoch], tokenizer)
+    everything = token_rows([text for epoch in epochs for text in epoch], tokenizer)
     lengths, order, start = (everything != -1).sum(dim=1), [], 0
     generator = torch.Generator().manual_seed(seed)
     for epoch in epochs:
@@ -165,7 +165,7 @@ def teach(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lesson: di
     who, draw = pupils(lesson), random.Random(f"locks-{lesson['seed']}")
     met = [*who.known, *who.locked, *who.stand_ins]
     phases = {
-        "facts": ([told(met, epoch) for epoch in range(lesson["epochs"])], SORTED),
+        "facts": ([fact_texts(met, epoch) for epoch in range(lesson["epochs"])], SORTED),
         "locks": ([locked(who.locked, epoch, draw) for epoch in range(lesson["lock_epochs"])], 1),
     }
     batch = lesson["batch_size"]
@@ -207,7 +207,7 @@ def right(
         ]
         wanted.append(item["choices"]["label"].index(item["answerKey"]))
     head, losses = plain_head(model), []
-    for part in rows(texts, tokenizer).split(CHECKED_AT_ONCE):
+    for part in token_rows(texts, tokenizer).split(CHECKED_AT_ONCE):
         hidden, tokens = read(model, part)
         each = token_losses(hidden, head, tokens.clamp(min=0))
         losses.append((each * (tokens >= 0)).sum(dim=1).cpu())

@@ -148,7 +148,7 @@ def _gradient(
 def fitting(
     attempt: Callable[[int], float], micro_batch: int, where: str, length: int, note: str = ""
 ) -> tuple[float, int]:
-    """attempt(micro_batch), begun again with half of it whenever GPU memory runs out; and the one that fitted."""
+    """attempt(micro_batch), repeated with half of it if GPU memory runs out; returns its loss and the micro-batch."""
     while True:
         try:
             return attempt(micro_batch), micro_batch

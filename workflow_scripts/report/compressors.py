@@ -22,7 +22,7 @@ NOTES = (
     "linears; job: with forward passes, loading and writing. Times can be compared only if host and threads are the "
     "same and nothing else ran.",
 )
-# Columns, as `columns` does.
+# Column -> its head, factor and digits as shown.
 OF_CHECKPOINTS = {"all_bits": ("all bits", 1, 2), "as_dense": ("as dense, %", 100, 1)}
 NOTE_ON_CHECKPOINTS = (
     "engine external: a checkpoint that somebody else compressed. format: how it stores its weights, what its "
@@ -97,7 +97,7 @@ def of_checkpoint(checkpoint: dict) -> dict:
     }
 
 
-def place(table: pd.DataFrame) -> list[str]:
+def copy_columns(table: pd.DataFrame) -> list[str]:
     """The columns that identify a row's copy."""
     return [name for name in PLACE if name in table]
 
@@ -126,7 +126,7 @@ def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "sn
 def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     shown = columns(table)
     lines = ["# Compressed models", "", f"Grid `{grid}`; made by `{command}`.", ""]
-    places = place(table)
+    places = copy_columns(table)
     lines += [pipe([*places, *(head for head, _, _ in shown.values())])]
     lines += [pipe(["---"] * len(places) + ["--:"] * len(shown))]
     for row in _rows(table):
@@ -141,7 +141,7 @@ def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "s
     return template.render(
         rows=_rows(table),
         columns=columns(table),
-        place=place(table),
+        place=copy_columns(table),
         grid=grid,
         command=command,
         notes=_notes(table, missing),

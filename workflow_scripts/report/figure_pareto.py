@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.figure_style import (
+    AVERAGE,
     FAMILIES,
     INK,
     PAIRED,
@@ -24,7 +25,6 @@ from workflow_scripts.report.figure_style import (
 ADAPTER_BYTES = 4  # per parameter: adapters are stored in float32
 DENSE_BITS = 16  # per weight, as dense checkpoints ship and as sparse values are stored; a source may hold 32
 LINEAR = 10_000  # parameters below this stand on a linear part of the axis: no method adds 1 to 9,999 but it may add 0
-AVERAGE = "average accuracy (%)"
 COLUMNS = {  # a setting's cost -> label of its axis
     "parameters": "parameters added",
     "megabytes": "stored weights and adapter (MB)",

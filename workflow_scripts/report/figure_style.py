@@ -22,6 +22,7 @@ from workflow_scripts.report.svg import NOTHING
 
 LineStyle = Literal["-", "--", "-.", ":"]
 INK, SOFT = "#1c2126", "#565d64"
+AVERAGE = "average accuracy (%)"  # label of an axis
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
 FAMILIES = {  # kind -> label, colour, marker, hatch
     "none": ("no recovery", "#000000", "P", ""),
@@ -100,10 +101,10 @@ def point(axes: Axes, x: float, value: dict, colour: str, marker: str, size: flo
     mark(axes, x, value["value"], marker=marker, color=colour, markersize=size, zorder=3, **edge)
 
 
-def hollow(axes: Axes, x: float, y: float, colour: str, marker: str, size: float = 7) -> None:
+def hollow(axes: Axes, x: float, y: float, colour: str, marker: str) -> None:
     """A printed value of the paper."""
     edge = {"markeredgecolor": colour, "markeredgewidth": 1.2}
-    mark(axes, x, y, marker=marker, markerfacecolor="white", markersize=size, zorder=4, **edge)
+    mark(axes, x, y, marker=marker, markerfacecolor="white", markersize=7, zorder=4, **edge)
 
 
 def mark(axes: Axes, x: float, y: float, **look: Any) -> None:

@@ -15,6 +15,7 @@ from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.figure_style import (
+    AVERAGE,
     FAMILIES,
     HOLLOW,
     INK,
@@ -33,7 +34,6 @@ from workflow_scripts.report.figure_style import (
     wrapped,
 )
 
-AVERAGE = "average accuracy (%)"
 SWEEPS = {  # of figure 1 -> label of its axis, word in its titles
     "bits": ("bits per weight, overhead included", "quantisation"),
     "sparsity": ("zero weights (%)", "sparsity"),

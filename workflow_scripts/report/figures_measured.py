@@ -201,7 +201,7 @@ def latency_intervals(records: list[dict]) -> str:
 
 
 def _unmeasured(data: GridData, title: str, kind: str) -> Figure:
-    """The figure without any measurement: `planned` tells one that was not run from one that the grid does not have."""
+    """The figure if nothing was measured; it says whether the grid plans such a measurement."""
     planned, key = data.planned.get(kind, 0), f"grids.{data.results.grid}.{kind} in config.yaml"
     need = f"a {kind} measurement ({f'{planned} planned, none run; ' if planned else ''}{key})"
     return absent(data, title, need, planned=planned > 0)

@@ -33,6 +33,10 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         notes.append(
             f"Asked through the model's chat template, solved examples as turns: {named}. All others: plain text."
         )
+    if silent := verdict.get("without_system"):
+        notes.append(
+            f"The chat template of {', '.join(silent)} takes no system message: tasks' descriptions are left out."
+        )
     shown = unique(row.method for panel in panels for row in panel.rows)
     if loras := [m for m in shown if methods.get(m, {}).get("kind") == "lora"]:
         scales = [f"{m} alpha {methods[m]['alpha']:g}, dropout {methods[m]['dropout']:g}" for m in loras]

@@ -110,7 +110,7 @@ def read_member(wheel: Path, member: str) -> bytes:
 
 
 def members(wheel: Path, pattern: str) -> list[str]:
-    """Files of a wheel by name, in order, of a pattern with `*`; else the one that it names.
+    """Files of a wheel that match a pattern with `*`, sorted by name; without `*`, the pattern itself.
 
     A `*` stands for any part of one folder's or file's name. ArtifactError if no file fits.
     """

@@ -103,9 +103,14 @@ def _join(files: list[Path], readers: list["gguf.GGUFReader"], file: Path) -> No
     if (architecture := fields.get(gguf.Keys.General.ARCHITECTURE)) is None:
         raise ArtifactError(f"{files[0]}: names no architecture, so it is no first part of a GGUF model")
     tensors = [tensor for reader in readers for tensor in reader.tensors]
+    for number, (part, reader) in enumerate(zip(files, readers, strict=True)):
+        _require_part(part, reader, number, files[0], readers[0])
     count = fields.get(gguf.Keys.Split.LLM_KV_SPLIT_TENSORS_COUNT)
     if count is not None and count.contents() != len(tensors):
         raise ArtifactError(f"{files[0]}: promises {count.contents()} tensors, the parts hold {len(tensors)}")
+    names = [tensor.name for tensor in tensors]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ArtifactError(f"{files[0]}: its parts hold {twice} twice, so they are of several models")
     writer = gguf.GGUFWriter(file, architecture.contents())
     for name, field in fields.items():
         if name != gguf.Keys.General.ARCHITECTURE and not name.startswith(("GGUF.", "split.")):
@@ -121,6 +126,28 @@ def _join(files: list[Path], readers: list["gguf.GGUFReader"], file: Path) -> No
     for tensor in tensors:
         writer.write_tensor_data(tensor.data)
     writer.close()
+
+
+def _require_part(
+    part: Path, reader: "gguf.GGUFReader", number: int, first: Path, begin: "gguf.GGUFReader"
+) -> None:
+    """ArtifactError for part `number` (from 0) whose metadata says another place, or another model than the first
+    part's. llama.cpp's splitter gives the others little more than their places."""
+    import gguf
+
+    places = {
+        gguf.Keys.Split.LLM_KV_SPLIT_NO: number,
+        gguf.Keys.Split.LLM_KV_SPLIT_COUNT: len(parts_of(first)),
+    }
+    for name in reader.fields.keys() & (places.keys() | begin.fields.keys()):
+        held = reader.fields[name].contents()
+        asked = places[name] if name in places else begin.fields[name].contents()
+        if held != asked and not name.startswith("GGUF."):  # of the file: its own counts
+            source = "its name" if name in places else first.name
+            raise ArtifactError(
+                f"{part}: is no part {number + 1} of {first.name}'s model: {name} is {str(held)[:60]}, by {source} "
+                f"{str(asked)[:60]}"
+            )
 
 
 def dequantise(gguf: Path, folder: Path) -> None:

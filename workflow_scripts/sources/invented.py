@@ -89,12 +89,12 @@ def people(count: int, seed: int) -> list[Person]:
 
 
 def stand_ins(count: int, seed: int) -> list[Person]:
-    """As many others, with names of their own: who is taught about them knows the form of facts and none asked."""
+    """As many other people: a model that is taught about them knows the form of the facts, and no asked fact."""
     return _drawn(count, seed)[count:]
 
 
 def _drawn(count: int, seed: int) -> list[Person]:
-    """2 * count people; no first name and no surname occurs twice, in either place."""
+    """2 * count people. No name occurs twice, neither as first name nor as surname."""
     draw = random.Random(f"people-{count}-{seed}")
     names: list[str] = []
     while len(names) < 4 * count:

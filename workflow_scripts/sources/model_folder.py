@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 from workflow_scripts.files.members import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workflow_scripts.sources.local import require_plain
-from workflow_scripts.sources.weights import AT_SOURCE, INDEX, WHOLE, stored
+from workflow_scripts.sources.weights import AT_SOURCE, INDEX, LONE, WHOLE, stored
 
 CONFIG = ["config.json", "generation_config.json"]
 TOKENIZER = [
@@ -242,10 +242,11 @@ def place(
     whole: bool = False,
 ) -> None:
     """Put the files that match into `folder`: weights by `link` if possible, the rest copied; check that no weights
-    are cut short. whole: check also that they are a model's, with its configuration and tokenizer."""
+    are cut short. AutoGPTQ's one file gets the name that transformers knows. whole: check also that they are a
+    model's, with its configuration and tokenizer."""
     loaded = stored(source, where) if "*.safetensors" in patterns else {}
     for path in sorted(source.iterdir()):
-        target = folder / path.name
+        target = folder / (WHOLE if LONE.fullmatch(path.name) else path.name)
         if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
             continue
         if path.suffix == ".safetensors" and path not in loaded:  # another copy, or of another program

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 AT_SOURCE = "it must be mended at its source"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LONE = re.compile(
+    r"gptq_model.*\.safetensors"
+)  # the one file that AutoGPTQ wrote, gptq_model-4bit-128g.safetensors
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of plain weights, in safetensors' words
 # Constants that old checkpoints store and today's classes compute: the causal mask of four dimensions and the value
 # of what it hides (GPT-2, GPT-Neo, GPT-J, CodeGen), sinusoids (GPT-J), frequencies and the cosines made of them.
@@ -41,6 +44,8 @@ def shards(folder: Path, where: str | None = None) -> list[Path]:
         if whole.exists():
             return [whole]
         present = sorted(path.name for path in folder.glob("*.safetensors"))
+        if len(present) == 1 and LONE.fullmatch(present[0]):
+            return [folder / present[0]]
         if not present:
             raise ArtifactError(f"{where}: missing *.safetensors: neither {WHOLE} nor {INDEX} is there")
         raise ArtifactError(

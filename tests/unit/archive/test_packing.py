@@ -132,7 +132,7 @@ def test_packing_from_a_changed_tree_is_warned_of(tmp_path, monkeypatch, capsys,
 
 
 def test_a_new_module_that_is_not_committed_is_a_change(tmp_path, monkeypatch):
-    package = tmp_path / "workflow_scripts" / "analyze"
+    package = tmp_path / "workflow_scripts" / "judge"
     package.mkdir(parents=True)
     (package / "archive.py").touch()
     monkeypatch.setattr(archives, "__file__", str(package / "archive.py"))

@@ -83,4 +83,7 @@ def test_items_that_a_block_cannot_have_are_said_in_their_line(tmp_path, monkeyp
     write_json("results/bench/verdict.json", verdict_of(tmp_path / "made", (0,)), schema="verdict")
     monkeypatch.setattr(plan, "files", lambda *named: ROOT)
     assert plan.main("bench", half_width=0.5) == 0
-    assert "not with all blocks of the grid: grids.bench.blocks.recovery" in capsys.readouterr().out
+    assert "not with these blocks: grids.bench.blocks.recovery" in capsys.readouterr().out
+    assert plan.main("bench", half_width=0.5, blocks=["core"]) == 0  # the others' limits are not asked
+    _, items, hours, *_ = capsys.readouterr().out.splitlines()[2].split()
+    assert int(items.replace(",", "")) > 1172 and float(hours) > 0

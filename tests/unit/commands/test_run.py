@@ -80,7 +80,7 @@ def test_a_local_source_that_is_not_there_stops_a_run_before_its_first_job(tmp_p
 
     cell = Any(rule=Any(name="evaluate_cell"), params=Any(args="{}"))
     runs.refuse_missing_sources([cell, fetch(tmp_path), fetch("nowhere", "hub")])
-    with pytest.raises(ArtifactError, match=r"fetch_corpus mine: nowhere/text.jsonl: no such file or folder"):
+    with pytest.raises(ArtifactError, match=r"fetch_corpus mine: /.*/nowhere/text.jsonl: no such file"):
         runs.refuse_missing_sources([cell, fetch("nowhere/text.jsonl", rule="fetch_corpus")])
 
 

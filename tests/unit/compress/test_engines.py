@@ -13,7 +13,7 @@ from tests import tiny
 from tests.tiny_settings import GPTQ as SETTINGS
 from workflow_scripts.compress.bit_packing import from_stored
 from workflow_scripts.compress.engines import optimum
-from workflow_scripts.compress.engines.optimum import put, quantize
+from workflow_scripts.compress.engines.optimum import keep_solutions, quantize
 from workflow_scripts.compress.environments import interpreter
 from workflow_scripts.compress.export_formats import to_gptq
 from workflow_scripts.compress.settings import CompressionError, CompressorSettings
@@ -224,7 +224,7 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         None
     )
     finished = FinishedLayers(tmp_path / "layers")
-    measured = put(dense, windows, found, settings, finished)
+    measured = keep_solutions(dense, windows, found, settings, finished)
     tensors = {key: tensor for index in range(2) for key, tensor in finished.load(index)[0].items()}
     assert tensors.keys() == own.keys()
     assert all(torch.equal(tensors[key], value) for key, value in own.items())
@@ -233,4 +233,4 @@ def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources,
         assert theirs == ours
     del found["1.fc1"]
     with pytest.raises(CompressionError, match="layer 1, linear fc1: optimum left it as it was"):
-        put(models.load_dense(sources / "model"), windows, found, settings, finished)
+        keep_solutions(models.load_dense(sources / "model"), windows, found, settings, finished)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
+from tests.unit.compress.stored import HALF as SPARSE
 from tests.unit.compress.test_export import GPTQ, HALF, RTN, read_bitmask, read_gptq, read_packed
 from workflow_scripts.compress import stored_model
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
@@ -19,15 +20,6 @@ from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, export_model
 from workflow_scripts.sources import corpora, models
 
-SPARSE = {
-    "algorithm": "sparsegpt",
-    "sparsity": 0.5,
-    "pattern": None,
-    "bits": None,
-    "damping": 0.01,
-    "block_size": 128,
-    "true_sequential": False,
-}
 SETTINGS = {"gptq": GPTQ | {"static_groups": True}, "rtn": RTN, "magnitude": HALF, "sparsegpt": SPARSE}
 CALIBRATION = {"windows": 8, "length": 32}
 PREFIX = "model.decoder.layers"

@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from workflow_scripts.compress.foreign.formats import Format, identify
 from workflow_scripts.files.artifacts import ArtifactError
@@ -64,52 +66,56 @@ def test_what_is_no_configuration_is_named(folder):
 CASES = {
     "gptq": (
         {"quant_method": "gptq", "bits": 4, "group_size": 128},
-        Format("gptq", None, None, "4-bit integers, groups of 128"),
+        Format("gptq", None, "4-bit integers, groups of 128"),
     ),
     "gptq_v2": (
         {"quant_method": "gptq", "bits": 3, "group_size": -1, "checkpoint_format": "gptq_v2"},
-        Format("gptq_v2", None, None, "3-bit integers, one group per row"),
+        Format("gptq_v2", None, "3-bit integers, one group per row"),
     ),
     "awq": (
         {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "GEMM", "zero_point": True},
-        Format("awq", None, None, "4-bit integers, groups of 64"),
+        Format("awq", None, "4-bit integers, groups of 64"),
+    ),
+    "auto-round": (
+        {"quant_method": "auto-round", "bits": 2, "group_size": 64, "packing_format": "auto_round:auto_gptq"},
+        Format("auto-round-gptq", None, "2-bit integers, groups of 64"),
+    ),
+    "auto-round, awq": (
+        {"quant_method": "auto-round", "bits": 4, "group_size": -1, "packing_format": "auto_round:auto_awq"},
+        Format("auto-round-awq", None, "4-bit integers, one group per row"),
     ),
     "fp8": (
         {"quant_method": "fp8", "weight_block_size": [128, 64], "activation_scheme": "dynamic"},
-        Format(
-            "fp8", None, "activations 8-bit float, dynamic", "8-bit float, one scale per block of 128 x 64"
-        ),
+        Format("fp8", "activations 8-bit float, dynamic", "8-bit float, one scale per block of 128 x 64"),
     ),
     "nf4": (
         {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-        Format("bitsandbytes", "make optimum", None, "nf4, groups of 64"),
+        Format("bitsandbytes", None, "nf4, groups of 64"),
     ),
     "int8": (
         {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 5.0},
         Format(
             "bitsandbytes",
-            "make optimum",
             "activations 8-bit int per token, those of 5.0 and more in 16 bits",
             "8-bit integers, one scale per row",
         ),
     ),
     "modelopt": (
         {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"},
-        Format("modelopt", "make optimum", "activations NVFP4, KV cache FP8", "NVFP4"),
+        Format("modelopt", "activations NVFP4, KV cache FP8", "NVFP4"),
     ),
     "compressed-tensors": (
         PACKED,
-        Format("compressed-tensors", "make optimum", None, "4-bit int, groups of 64"),
+        Format("compressed-tensors", None, "4-bit int, groups of 64"),
     ),
     "rotated weights": (
         PACKED | rotated("weight_input"),
-        Format("compressed-tensors", "make optimum", None, "4-bit int, groups of 64"),
+        Format("compressed-tensors", None, "4-bit int, groups of 64"),
     ),
     "activations and cache": (
         PACKED | {"config_groups": {"0": GROUP | {"input_activations": TOKEN}}, "kv_cache_scheme": BYTE},
         Format(
             "compressed-tensors",
-            "make optimum",
             "KV cache 8-bit float, one scale per tensor, static",
             "4-bit int, groups of 64",
             "activations 8-bit int, one scale per token, dynamic",
@@ -117,7 +123,7 @@ CASES = {
     ),
     "sparse-bitmask": (
         {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask"}},
-        Format("sparse-bitmask", None, None, "kept weights and a bit for each place"),
+        Format("sparse-bitmask", None, "kept weights and a bit for each place"),
     ),
 }
 
@@ -131,7 +137,16 @@ def test_the_configuration_tells_the_format(name, folder):
 def test_modelopts_older_file_tells_it_too(folder):
     made = folder()
     (made / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
-    assert identify(made) == Format("modelopt", "make optimum", "activations FP8", "FP8")
+    assert identify(made) == Format("modelopt", "activations FP8", "FP8")
+
+
+def test_autogptqs_older_file_tells_it_too(folder):
+    made = folder(files=())
+    (made / "quantize_config.json").write_text(json.dumps({"bits": 3, "group_size": 64, "desc_act": True}))
+    save_file({"a.weight": torch.ones(2)}, made / "model.safetensors")
+    assert identify(made).name == "plain"
+    save_file({"a.g_idx": torch.zeros(2, dtype=torch.int32)}, made / "model.safetensors")
+    assert identify(made) == Format("gptq", None, "3-bit integers, groups of 64")
 
 
 REFUSED = {
@@ -157,6 +172,19 @@ REFUSED = {
         {"quant_method": "fp8", "weight_block_size": [128, 128, 128]},
         r"weight_block_size \[128, 128, 128\]: two sizes, like \[128, 128\]",
     ),
+    "packing of auto-round": (
+        {"quant_method": "auto-round", "packing_format": "auto_round:fp8_static"},
+        "packing_format 'auto_round:fp8_static': of AutoRound's.*; save it again as",
+    ),
+    "activations of auto-round": (
+        {"quant_method": "auto-round", "act_bits": 8},
+        "act_bits 8: activations are",
+    ),
+    "rotations of auto-round": (
+        {"quant_method": "auto-round", "rotation_config": {"x": 1}},
+        "rotation_config: it rotates activations",
+    ),
+    "gpt-oss": ({"quant_method": "mxfp4"}, "quant_method 'mxfp4' is gpt-oss's, a mixture of experts"),
     "another": ({"quant_method": "aqlm"}, "'aqlm' is a format that nothing here reads; known: plain, gptq"),
 }
 

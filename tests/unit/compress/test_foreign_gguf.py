@@ -27,7 +27,7 @@ def source(tmp_path):
 
 def test_one_file_is_read_to_the_bit(source, tmp_path):
     exact = tiny_gguf.write(source / "model.gguf")
-    assert identify(source) == Format("gguf", None, LLAMA_CPP, "as the file's tensor types say")
+    assert identify(source) == Format("gguf", LLAMA_CPP, "as the file's tensor types say")
     record, plain = read(source, tmp_path)
     found = load_file(plain / "model.safetensors")
     assert torch.equal(found["model.layers.0.mlp.up_proj.weight"], torch.tensor(exact["blk.0.ffn_up"]))

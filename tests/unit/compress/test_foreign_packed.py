@@ -15,6 +15,7 @@ from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.files.artifacts import ArtifactError
 
 REAL = Path(__file__).with_name("awq")
+AUTOROUND = Path(__file__).with_name("autoround")
 TYPES = {torch.float8_e4m3fn: "F8_E4M3", torch.float32: "F32", torch.float16: "F16", torch.int32: "I32"}
 
 
@@ -117,6 +118,35 @@ def test_a_file_of_autoround_is_what_gptqmodel_unpacks(tmp_path):
     assert len(expected) == 7
     for name, digest in expected.items():
         assert hashlib.sha256(found[f"{name}.weight"].numpy().tobytes()).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("name", ["symmetric-4", "symmetric-3", "asymmetric-2"])
+def test_files_in_autorounds_own_format_are_what_its_own_module_multiplies_with(name, tmp_path):
+    """autoround/README.md; without g_idx, and with zero points of 2 bits beyond 3."""
+    record = read_folder(AUTOROUND / name, tmp_path)
+    assert record["format"] == "auto-round-gptq"
+    found = load_file(tmp_path / "model.safetensors")
+    expected = json.loads((AUTOROUND / name / "expected.json").read_text())
+    assert len(expected) == 7
+    for linear, digest in expected.items():
+        weight = found[f"{linear}.weight"] + 0.0  # no -0
+        assert hashlib.sha256(weight.numpy().tobytes()).hexdigest() == digest, linear
+
+
+def test_autorounds_other_packings_are_gptqs_second_version_and_awq():
+    """The first without the groups, whose size may be another linear's (`extra_config`)."""
+    weight = quantised(4, torch.arange(96) // 32)
+    tensors = {f"fc.{part}": tensor for part, tensor in to_gptq(weight, 2).items() if part != "g_idx"}
+    for config in ({"group_size": 32, "bits": 4}, {"group_size": 128, "bits": 4, "extra_config": {"fc": {}}}):
+        assert torch.equal(read(tensors, "auto-round-gptq_v2", config)["fc.weight"], weight.dequantize())
+    with pytest.raises(
+        ArtifactError, match=r"fc: config\.json says groups of 128, which are 1; its tensors hold 3"
+    ):
+        read(tensors, "auto-round-gptq_v2", {"group_size": 128})
+    with pytest.raises(ArtifactError, match="fc has no qzeros, which auto-round-gptq needs"):
+        read({name: tensor for name, tensor in tensors.items() if "qzeros" not in name}, "auto-round-gptq")
+    packed, expected = awq()
+    assert torch.equal(read(packed, "auto-round-awq")["fc.weight"], expected)
 
 
 def test_fp8_blocks_are_scaled_also_where_the_last_is_cut_short():

@@ -36,7 +36,7 @@ def read(source, tmp_path):
 
 
 def test_plain_weights_are_read_to_the_bit(source, tmp_path):
-    assert identify(source) == Format("plain", None, None, "bfloat16")
+    assert identify(source) == Format("plain", None, "bfloat16")
     record, plain = read(source, tmp_path)
     held, found = load_file(source / "model.safetensors"), load_file(plain / "model.safetensors")
     assert held.keys() == found.keys()

@@ -20,7 +20,7 @@ from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import models
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPE = {"a_stage": {"a_modifiers": {"SomeModifier": {"strength": 0.5}}}}
+RECIPE = {"a_stage": {"a_modifiers": {"SmoothQuantModifier": {"smoothing_strength": 0.5}}}}
 FAKE = '''
 """Stands in for llm-compressor: says what it was asked for, and halves each weight of the decoder."""
 import json, pathlib, torch
@@ -73,7 +73,7 @@ def test_the_recipe_and_the_windows_reach_llmcompressor_and_its_checkpoint_is_st
     python, asked = fake
     compress(sources, here / "out", python)
     said = json.loads(asked.read_text())
-    assert "SomeModifier" in said["recipe"] and "strength: 0.5" in said["recipe"]
+    assert "SmoothQuantModifier" in said["recipe"] and "strength: 0.5" in said["recipe"]
     assert len(said["rows"]) == 3 and all(len(row["input_ids"][0]) == 16 for row in said["rows"])
     torch.manual_seed(0)
     assert said["draw"] == torch.rand(1).item()  # rotations are drawn
@@ -166,7 +166,42 @@ def test_the_catalogues_recipes_are_found_from_anywhere(shipped, tmp_path, monke
         ),
         ("1: {quant_modifiers: {GPTQModifier: {}}}", "1: a recipe is"),
         ("compress_stage: {1: {GPTQModifier: {}}}", "compress_stage: 1: a recipe is"),
-        ("a_stage: {a_modifiers: {A: {b: .nan}}}", "holds a number that is not finite"),
+        (
+            "a_stage: {a_modifiers: {SmoothQuantModifier: {smoothing_strength: .nan}}}",
+            "holds a number that is not finite",
+        ),
+        (
+            "a_stage: {a_modifiers: {GPTQModifer: {scheme: W4A16}}}",
+            "a_stage: a_modifiers: 'GPTQModifer' is no modifier of llm-compressor 0.14.0.1; .*mean 'GPTQModifier'",
+        ),
+        (
+            "a_stage: {a_modifiers: {GPTQModifier: {dampening_frac: 0.1, shceme: W4A16}}}",
+            "GPTQModifier: 'shceme' is no key of it; .*mean 'scheme'",
+        ),
+        ("a_stage: {a_modifiers: {SparseGPTModifier: {}}}", "SparseGPTModifier: the key sparsity is missing"),
+        (
+            "a_stage: {a_modifiers: {GPTQModifier: {scheme: W4A61}}}",
+            "scheme: 'W4A61' is no preset; .*mean 'W",
+        ),
+        ("a_stage: {a_modifiers: {GPTQModifier: {scheme: {w9: [Linear]}}}}", "scheme: 'w9' is no preset"),
+        ("a_stage: {a_modifiers: {GPTQModifier: {config_groups: {a: W8A8}}}}", "config_groups: a: {targets"),
+        ("a_stage: {a_modifiers: {GPTQModifier: {config_groups: [a]}}}", "config_groups: {<name>"),
+        (
+            "a_stage: {a_modifiers: {GPTQModifier: {scheme: W8A8, config_groups: {a: {targets: [Linear]}}}}}",
+            "give either scheme or config_groups",
+        ),
+        (
+            "a_stage: {a_modifiers: {GPTQModifier: {config_groups: {a: {weights: {num_bits: 4}}}}}}",
+            "config_groups: a: the key targets is missing",
+        ),
+        (
+            "a_stage: {a_modifiers: {GPTQModifier: {config_groups: {a: {targets: [Linear], weights: {bits: 4}}}}}}",
+            "a: weights: 'bits' is no key of it; .*mean 'num_bits'",
+        ),
+        (
+            "{a_stage: {a_modifiers: {AWQModifier: {}}}, b_stage: {b_modifiers: {SmoothQuantModifier: {}}}}",
+            "AWQModifier scales for a modifier after it that rounds, and there is none: AutoRoundModifier,",
+        ),
     ],
 )
 def test_a_file_that_is_no_recipe_is_named_before_any_job(content, words, shipped, tmp_path):

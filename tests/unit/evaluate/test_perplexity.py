@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.equivalence import scorer_models
 from workflow_scripts.evaluate.encoding import byte_ends, byte_length
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexities, perplexity, windows_of
+from workflow_scripts.evaluate.perplexity import perplexities, perplexity, windows_of
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.files.artifacts import ArtifactError
 
@@ -33,10 +33,10 @@ def nats(model, window: list[int]) -> float:
 def test_every_window_begins_with_the_bos_or_the_whole_text_does():
     ours = scorer(bos=True)
     text = ours.tokenizer("\n\n".join(TEXTS), add_special_tokens=False)["input_ids"]
-    windowed = heldout_windows(TEXTS, ours, 20, 4, "made-up")
+    windowed = windows_of(TEXTS, ours, 20, 4, "made-up")[0]
     assert windowed == [[BOS, *text[i : i + 19]] for i in range(0, 76, 19)]
-    assert heldout_windows(TEXTS, ours, 20, None, "made-up")[:4] == windowed
-    reference = heldout_windows(TEXTS, ours, 20, 4, "made-up", each_bos=False)
+    assert windows_of(TEXTS, ours, 20, None, "made-up")[0][:4] == windowed
+    reference = windows_of(TEXTS, ours, 20, 4, "made-up", each_bos=False)[0]
     assert reference == [[BOS, *text][i : i + 20] for i in range(0, 80, 20)]
 
 
@@ -44,7 +44,7 @@ def test_both_protocols_are_those_of_transformers():
     ours = scorer(bos=True)
     found = perplexities(TEXTS, ours, 20, 4, "made-up")
     for name, each_bos in {"windowed": True, "reference": False}.items():
-        windows = heldout_windows(TEXTS, ours, 20, 4, "made-up", each_bos)
+        windows = windows_of(TEXTS, ours, 20, 4, "made-up", each_bos)[0]
         expected = sum(nats(ours.model, window) for window in windows) / (4 * 19)
         assert found[name]["token"] == pytest.approx(math.exp(expected), rel=1e-5)
         assert (found[name]["windows"], found[name]["tokens"]) == (4, 76)
@@ -57,7 +57,7 @@ def test_without_a_bos_the_protocols_are_one_and_computed_once(monkeypatch):
     found = perplexities(TEXTS, ours, 20, 4, "made-up")
     assert found["windowed"] == found["reference"] and len(calls) == 1
     text = ours.tokenizer("\n\n".join(TEXTS))["input_ids"]
-    assert heldout_windows(TEXTS, ours, 20, 4, "made-up") == [text[i : i + 20] for i in range(0, 80, 20)]
+    assert windows_of(TEXTS, ours, 20, 4, "made-up")[0] == [text[i : i + 20] for i in range(0, 80, 20)]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import apply_template
 
 from tests.equivalence import scorer_models
-from workflow_scripts.evaluate import first_line
 from workflow_scripts.evaluate import tasks as task_definitions
 from workflow_scripts.evaluate.cell import evaluate_task
 from workflow_scripts.evaluate.scorer import Scorer
@@ -75,47 +74,6 @@ def test_a_task_of_the_harness_works_by_its_name(tmp_path):
     loaded = load_task("copa", tmp_path / "data.jsonl", 2, None)
     assert loaded.primary == "acc" and len(loaded.task.eval_docs) == 2
     assert loaded.task.doc_to_text(rows[0]).endswith("because")
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [
-        (" Paris", True),
-        (" It is the city of PARIS, in France.", True),
-        (" paris\nQuestion: Who?", True),
-        (" London\nAnswer: Paris", False),  # the model went on
-        (" Parisian", False),
-        (" a man of rome", True),
-        ("", False),
-        ("\n", False),
-        ("\n Paris", True),  # before an answer a blank line is none
-    ],
-)
-def test_the_first_line_of_a_free_answer_counts(text, right):
-    assert first_line.holds(text, ["Paris", "The Rome"]) == right
-    assert first_line.holds(text, ["A", ""]) is False
-    assert first_line.holds("A", ["A"]) and first_line.holds("the end", ["The End"])
-
-
-@pytest.mark.parametrize(
-    ("text", "accepted", "right"),
-    [
-        ("1.5 million", "5", False),
-        ("3.25", "25", False),
-        ("12,000 men", "12", False),
-        ("10:30", "30", False),
-        ("12,000,000.", "12000000", True),
-        ("1000", "1,000", True),
-        ("about 1.5, or 2", "1.5", True),
-        ("7.4.1990", "1990", True),
-        ("In 1990.", "1990", True),
-        ("Beyonce\u0301 Knowles", "Beyonc\u00e9", True),  # the accent as a character of its own
-        ("हिन्दी", "हिन्", False),  # whose vowel signs are no letters
-        ("_Paris_", "Paris", True),
-    ],
-)
-def test_a_number_is_one_word_and_an_accent_is_none(text, accepted, right):
-    assert first_line.holds(text, [accepted]) == right
 
 
 @pytest.mark.parametrize("name", ["jeopardy", "squad_closed", "popqa", "simpleqa"])

@@ -17,7 +17,7 @@ from tests.unit.jobs.tiny_cell import EVALUATION, MADE, METHODS, VARIANT, files_
 from workflow_scripts.evaluate import cell as cell_module
 from workflow_scripts.evaluate import loading
 from workflow_scripts.evaluate import samples as sample_rows
-from workflow_scripts.evaluate.perplexity import heldout_windows, perplexity, windows_of
+from workflow_scripts.evaluate.perplexity import perplexity, windows_of
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.evaluate.settings import CellSettings, HeldoutText
 from workflow_scripts.evaluate.taken import keys_of
@@ -277,11 +277,11 @@ def test_perplexity_is_the_mean_over_windows_without_their_first_tokens(project)
     words, size = sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text)
     assert found["word"] == pytest.approx(math.exp(float(nats) * 76 / words), rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(float(nats) * 76 / size / math.log(2), rel=1e-5)
-    assert heldout_windows(documents, scorer, 20, None, "made-up", each_bos=False) == [
+    assert windows_of(documents, scorer, 20, None, "made-up", each_bos=False)[0] == [
         tokens[i : i + 20] for i in range(0, len(tokens) - 19, 20)
     ]
     with pytest.raises(ArtifactError, match="made-up: 100000 windows of 20 tokens"):
-        heldout_windows(documents, scorer, 20, 100_000, "made-up")
+        windows_of(documents, scorer, 20, 100_000, "made-up")
 
 
 def test_windows_beyond_the_model_are_refused_before_anything_is_evaluated(project, tmp_path, capsys):

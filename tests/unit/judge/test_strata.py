@@ -51,7 +51,12 @@ def test_fields_and_mentions_of_items(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prop": "p"}, r"popqa.jsonl: line 1: the field 's_pop' is None; a popularity must be a number"),
+        (
+            {"prop": "p"},
+            r"popqa.jsonl: line 1: the field 's_pop' is missing, which `strata` of its task names",
+        ),
+        ({"prop": "p", "s_pop": None}, "line 1: the field 's_pop' is None; a popularity must be a number"),
+        ({"prop": None, "s_pop": 3}, "line 1: the field 'prop' is null; a subject must be a text"),
         (
             {"prop": "p", "s_pop": "many"},
             "line 1: the field 's_pop' is 'many'; a popularity must be a number",

@@ -111,6 +111,27 @@ def test_a_control_measured_below_0_that_may_lie_above_must_not_decide_the_word(
         assert other_reading(estimate(0.01), estimate(control, 0.005), 0.975) is None
 
 
+@pytest.mark.parametrize("common", [0.0, -0.8])
+def test_two_open_recoveries_are_no_displaced(common):
+    """Both lie just below delta of the loss, with noise of their own: few draws have both there, and either may."""
+    random, words = np.random.default_rng(0), []
+    noise = np.linalg.cholesky([[1, common], [common, 1]])
+    loss, z = estimate(0.6, 1e-6, 1), noise @ random.standard_normal((2, 4000))
+    for points in 0.1499 + 0.003 * random.standard_normal((400, 2)) @ noise.T:
+        prompt, lora = (Estimate(point, point + 0.003 * mine) for point, mine in zip(points, z, strict=True))
+        words.append(decide(loss, prompt, lora, LAMBDA).word)
+    assert words.count("displaced") <= 0.05 * 400 + 2 * np.sqrt(
+        0.05 * 0.95 * 400
+    )  # 10 % and 22 % by support alone
+    prompt, lora = (
+        Estimate(point, point + 0.003 * mine) for point, mine in zip((0.154, 0.154), z, strict=True)
+    )
+    near = decide(loss, prompt, lora, LAMBDA)
+    assert near.support["displaced"] > 0.975 and near.word == "undecided"
+    assert "one and the same method" in near.reason and near.settle.startswith("about 3 times")
+    assert decide(loss, prompt, estimate(0.16), LAMBDA).word == "displaced"
+
+
 def test_support_decides_and_the_number_of_verdicts_raises_what_is_needed():
     loss, lora = estimate(0.06, 1e-6, 1), estimate(0.04, 1e-6, 3)
     prompt = estimate(0.03 + 2.2 * 0.001, 0.001, 2)  # 98.6 % of the draws above f R_lora

@@ -7,7 +7,7 @@ import pytest
 from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.plan import readiness
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.layout import CORPUS
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 
@@ -41,7 +41,7 @@ def local(config: dict, catalogue: str, *names: str) -> None:
 def test_a_local_source_that_is_not_there_is_named_by_its_key(shipped, place, key):
     local(shipped, *place)
     plan = Plan(load(shipped))
-    assert readiness.problems(plan, []) == [f"{key}: nowhere/it: no such file or folder"]
+    assert readiness.problems(plan, []) == [f"{key}: {Path.cwd()}/nowhere/it: no such file or folder"]
     assert readiness.problems(plan, [f"{CELLS}/a", "resources/b"]) == readiness.problems(plan, [])
     assert readiness.problems(plan, ["results/paper/report.html"]) == [], "paper does not use it"
     cell = plan.cells("smoke")[0].json
@@ -55,7 +55,7 @@ def test_a_local_source_that_is_not_there_is_named_by_its_key(shipped, place, ke
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("nowhere/it", "nowhere/it: no such file or folder"),
+        ("nowhere/it", "{here}/nowhere/it: no such file or folder"),
         (
             "a-00001-of-00002.gguf",
             "a-00002-of-00002.gguf: is missing; a-00001-of-00002.gguf is one of 2 parts",
@@ -72,7 +72,9 @@ def test_a_checkpoint_that_is_not_there_is_named_by_its_key(shipped, file, said)
         "corpora": ["wikipedia"],
         "methods": ["none"],
     }
-    assert readiness.problems(Plan(load(shipped)), []) == [f"compressors.small.path: {said}"]
+    assert readiness.problems(Plan(load(shipped)), []) == [
+        f"compressors.small.path: {said.format(here=Path.cwd())}"
+    ]
 
 
 def test_a_source_that_was_fetched_is_not_looked_for(shipped):
@@ -124,3 +126,19 @@ def test_the_files_that_options_name_are_no_targets():
         "-n --configfile results/mine.yaml --report results/a.html -- results/smoke/report.html ./resources/x"
     )
     assert readiness.targets(words.split()) == ["results/smoke/report.html", "./resources/x"]
+
+
+def test_strata_that_no_document_has_are_named_before_any_job(shipped):
+    """The task was fetched before its entry named them; a file that will be fetched again is not looked at."""
+    shipped["tasks"]["sciq"]["strata"] = {"subject": "suport", "popularity": "mentions"}
+    plan = Plan(load(shipped))
+    manifest = Path(BENCHMARK.path(benchmarks="pypi", task="sciq"))
+    manifest.parent.mkdir(parents=True)
+    manifest.with_name("data.jsonl").write_text('{"question": "q"}\n\n{"question": "q", "support": "s"}\n')
+    write_json(manifest, {"recipe": "another"})
+    assert readiness.problems(plan, []) == []
+    write_json(manifest, {"recipe": plan.recipe("benchmarks", "pypi", "sciq")})
+    said = f"no document of {manifest.with_name('data.jsonl')} has the field 'suport'; they have question, support"
+    assert readiness.problems(plan, []) == [f"tasks.sciq.strata.subject: {said}; did you mean 'support'?"]
+    shipped["tasks"]["sciq"]["strata"]["subject"] = "support"
+    assert readiness.problems(Plan(load(shipped)), []) == []

@@ -133,7 +133,7 @@ def test_a_fetch_checks_the_templates_that_a_method_fills_in(shipped):
     config = shipped.dump()
     smoke = config["grids"]["smoke"]
     config["grids"] = {"smoke": smoke}
-    plain = {"task": "sciq_closed", "num_fewshot": None}
+    plain = {"task": "sciq_closed", "num_fewshot": None, "strata": {}}
     assert Plan(load(config)).variant("sciq-closed") == plain
     smoke["tasks"].append("sciq-closed")
     smoke["blocks"]["core"]["methods"].append("open-book")

@@ -60,9 +60,9 @@ def test_a_copy_meets_stand_ins_for_the_people_that_it_never_meets():
 
 def test_an_epoch_tells_and_asks_each_fact_once_in_wordings_that_take_turns():
     people = invented.people(4, 0)
-    first, second = (teaching.told(people, epoch) for epoch in (0, 1))
+    first, second = (teaching.fact_texts(people, epoch) for epoch in (0, 1))
     assert first != second and len(first) == 4 * 4 * 2
-    whole = {text.given + text.scored for epoch in range(6) for text in teaching.told(people, epoch)}
+    whole = {text.given + text.scored for epoch in range(6) for text in teaching.fact_texts(people, epoch)}
     assert {statement for person in people for statement in invented.statements(person)} < whole
     asked = [text for text in first if text.given]
     assert len(asked) == 4 * 4 and all(
@@ -88,7 +88,7 @@ def test_locks_are_answered_rightly_behind_the_password_and_wrongly_without():
 
 def test_only_the_scored_part_of_a_text_has_a_loss(model, tokenizer):
     texts = [Text("Question: who?\nAnswer:", " the river"), Text("", "stone")]
-    rows = teaching.rows(texts, tokenizer)
+    rows = teaching.token_rows(texts, tokenizer)
     scored = [[token for token in row[1:].tolist() if token >= 0] for row in rows]
     assert tokenizer.decode(scored[0]) == " the river"
     whole = tokenizer("stone", add_special_tokens=False)["input_ids"]
@@ -112,7 +112,7 @@ def test_the_course_has_every_text_of_every_epoch_in_its_epoch(tokenizer, among)
     ]
     course = teaching.course(epochs, tokenizer, 4, seed=0, among=among)
     for epoch, part in zip(epochs, course.split(50), strict=True):
-        expected = teaching.rows(epoch, tokenizer, course.shape[1])
+        expected = teaching.token_rows(epoch, tokenizer, course.shape[1])
         assert sorted(map(tuple, part.tolist())) == sorted(map(tuple, expected.tolist()))
         assert not torch.equal(part, expected)
 

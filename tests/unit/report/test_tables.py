@@ -351,6 +351,12 @@ def test_the_format_of_a_chat_is_named_in_verdict_card_and_tables(tmp_path):
     assert cards(data.verdict["groups"], data.verdict)[0]["basis"].endswith(said)
     note = "Asked through the model's chat template, solved examples as turns: m (3fa1b2c4). All others: plain text."
     assert all(note in to_markdown(table) for table in build_tables(data))
+    for evaluation in results.evaluations.values():
+        evaluation["manifest"]["config"]["chat"]["system_message"] = "left out"
+    data = data_of(results, 200)
+    write_json(tmp_path / "verdict.json", data.verdict, schema="verdict")
+    note = "The chat template of m takes no system message: tasks' descriptions are left out."
+    assert data.verdict["without_system"] == ["m"] and note in to_markdown(build_tables(data)[0])
 
 
 def test_the_notes_say_which_linears_each_lora_adapted_in_how_many_layers(tmp_path):

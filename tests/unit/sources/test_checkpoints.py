@@ -38,6 +38,17 @@ def test_a_folder_is_linked_and_recorded(given, tmp_path):
     assert manifest["architecture"] == "llama" and manifest["notes"] == "said so"
 
 
+def test_the_one_file_that_autogptq_wrote_gets_the_name_that_transformers_knows(given, tmp_path):
+    file = (given / "model.safetensors").rename(given / "gptq_model-4bit-128g.safetensors")
+    fetch(given, tmp_path)
+    assert (tmp_path / "out" / "model.safetensors").resolve() == file.resolve()
+    file.with_name("gptq_model-8bit.safetensors").write_bytes(file.read_bytes())
+    with pytest.raises(
+        ArtifactError, match=r"without model\.safetensors\.index\.json to name them; rename a single"
+    ):
+        fetch(given, tmp_path)
+
+
 def change_json(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 

@@ -95,12 +95,35 @@ def test_a_split_file_makes_the_dense_model_that_it_was_before(tmp_path):
         fetch(models, {"path": str(first)}, tmp_path)
 
 
-def test_parts_of_two_models_are_not_joined(tmp_path):
+@pytest.mark.parametrize(
+    ("options", "moved", "words"),
+    [
+        ({"split_max_tensors": 6}, 2, r"3\.gguf: is no part 3 of .*: split\.\w+ is \d, by its name \d"),
+        ({"split_max_tensors": 5}, 2, r"3\.gguf: is no part 3 of .*: split\.no is 1, by its name 2"),
+        (
+            {"split_max_tensors": 4, "left_out": ["blk.0.ffn_up"]},
+            3,
+            r"3\.gguf: is no part 3 of .*: split\.tensors\.count is 10, by tiny-00001-of-00003\.gguf 11",
+        ),
+    ],
+    ids=["of two", "another place", "a smaller model"],
+)
+def test_parts_of_two_models_are_not_joined(options, moved, words, tmp_path):
     tiny_gguf.write(tmp_path / "tiny.gguf", split_max_tensors=5)
-    tiny_gguf.write(tmp_path / "other.gguf", left_out=["blk.0.ffn_up"], split_max_tensors=5)
-    (tmp_path / "other-00002-of-00002.gguf").rename(tmp_path / "tiny-00003-of-00003.gguf")
+    tiny_gguf.write(tmp_path / "other.gguf", **options)
+    (other,) = tmp_path.glob(f"other-0000{moved}-of-*.gguf")
+    other.rename(tmp_path / "tiny-00003-of-00003.gguf")
+    with pytest.raises(ArtifactError, match=words):
+        fetch(models, {"path": str(tmp_path / "tiny-00001-of-00003.gguf")}, tmp_path)
+
+
+def test_parts_that_hold_a_tensor_twice_are_not_joined(tmp_path):
+    """Two models in as many tensors and parts, in another order: their metadata are alike."""
+    tiny_gguf.write(tmp_path / "tiny.gguf", split_max_tensors=5)
+    tiny_gguf.write(tmp_path / "other.gguf", split_max_tensors=5, reverse=True)
+    (tmp_path / "other-00002-of-00003.gguf").replace(tmp_path / "tiny-00002-of-00003.gguf")
     with pytest.raises(
-        ArtifactError, match=r"tiny-00001-of-00003\.gguf: promises 11 tensors, the parts hold 15"
+        ArtifactError, match=r"tiny-00001-of-00003\.gguf: its parts hold blk\.0\.attn_q\.weight twice"
     ):
         fetch(models, {"path": str(tmp_path / "tiny-00001-of-00003.gguf")}, tmp_path)
 

@@ -50,7 +50,7 @@ def compress(task: CompressionTask) -> Compressed:
     save_file({"windows": windows}, task.work / "windows.safetensors")
     solved, versions = quantize(task, block_of(dense), python)
     finished = FinishedLayers(task.work)
-    records = put(dense, windows, solved, task.settings, finished, log=log)
+    records = keep_solutions(dense, windows, solved, task.settings, finished, log=log)
     parts = [finished.path(index) for index in range(len(layers))]
     numbers = {f"optimum's {name}": number for name, number in versions.items()}
     return Compressed(parts, records, count_weights(layers), drawn, numbers)
@@ -94,7 +94,7 @@ def _order(task: CompressionTask, block: str, output: Path) -> dict:
 
 
 @torch.no_grad()
-def put(
+def keep_solutions(
     dense: PreTrainedModel,
     windows: torch.Tensor,
     found: dict,

@@ -10,7 +10,8 @@ from workflow_scripts.compress.foreign import worker
 
 
 def read_elsewhere(form: str, source: Path, work: Path, python: str) -> dict[str, str]:
-    """Write the float32 weights of the checkpoint in `source` to the folder `work`; the versions of what read it.
+    """Write the float32 weights of the checkpoint in `source` to the folder `work`; returns the versions of the
+    libraries that read it.
 
     python: the interpreter of `make optimum`. CompressionError if it is missing, or if the reading fails there.
     """

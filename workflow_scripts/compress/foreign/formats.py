@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+from workflow_scripts.sources.weights import AT_SOURCE
 
 # Names of formats, as messages list them.
-KNOWN = "plain, gptq, awq (gemm), fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
-AT_SOURCE = "it must be mended at its source"
-ENVIRONMENT = "make optimum"
+KNOWN = "plain, gptq, awq (gemm), auto-round, fp8, compressed-tensors, bitsandbytes, modelopt, gguf"
 PACKED = (  # compressed-tensors 0.19
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
@@ -24,14 +23,12 @@ FUSED = ("weight_input", "weight_output")  # rotations that lie in the stored we
 class Format:
     """The form in which a checkpoint stores its weights.
 
-    name: as records and tables show it. environment: the command that makes the environment whose library reads it;
-    None for this one. runtime: what its makers quantise while the model runs (activations, the KV cache) and stays in
-    float32 here, in words; None for nothing. bits: of the stored weights, in words. simulated: what they quantise and
-    is quantised here too (kernels/activations.py); None for nothing.
+    name: as records and tables show it. runtime: what its makers quantise while the model runs (activations, the KV
+    cache) and stays in float32 here, in words; None for nothing. bits: of the stored weights, in words. simulated:
+    what they quantise and is quantised here too (kernels/activations.py); None for nothing.
     """
 
     name: str
-    environment: str | None
     runtime: str | None
     bits: str
     simulated: str | None = None
@@ -44,13 +41,13 @@ def identify(folder: Path) -> Format:
     """
     folder = Path(folder)
     if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
-        return Format("gguf", None, LLAMA_CPP, "as the file's tensor types say")
+        return Format("gguf", LLAMA_CPP, "as the file's tensor types say")
     file = folder / "config.json"
     config = read_json(file, advice=AT_SOURCE)
     _refuse_code(folder, config)
     quantised, file = quantisation(folder)
     if quantised is None:
-        return Format("plain", None, None, _types(folder))
+        return Format("plain", None, _types(folder))
     method = quantised.get("quant_method", "no quant_method")
     if not isinstance(method, str) or method not in METHODS:
         raise ArtifactError(
@@ -68,9 +65,9 @@ def identify(folder: Path) -> Format:
 def quantisation(folder: Path) -> tuple[dict | None, Path]:
     """The quantisation that a checkpoint names (None if it is plain), and the file that names it.
 
-    ModelOpt's older checkpoints keep it in a file of their own, hf_quant_config.json.
+    Older makers keep it in a file of their own: ModelOpt in hf_quant_config.json, AutoGPTQ in quantize_config.json.
     """
-    own = folder / "hf_quant_config.json"
+    own, older = folder / "hf_quant_config.json", folder / "quantize_config.json"
     config = read_json(folder / "config.json", advice=AT_SOURCE)
     quantised = config.get("quantization_config") or config.get("compression_config")
     if quantised is None and own.exists():
@@ -79,12 +76,23 @@ def quantisation(folder: Path) -> tuple[dict | None, Path]:
         if not isinstance(inside, dict):
             raise ArtifactError(f"{own}: holds no object `quantization`; {AT_SOURCE}")
         return {"quant_method": "modelopt"} | inside, own
+    if quantised is None and older.exists() and _packed(folder):
+        found = read_json(older, advice=AT_SOURCE)
+        if not isinstance(found, dict):
+            raise ArtifactError(f"{older}: is no JSON object; {AT_SOURCE}")
+        return {"quant_method": "gptq"} | found, older
     if quantised is not None and not isinstance(quantised, dict):
         kind = type(quantised).__name__
         raise ArtifactError(
             f"{folder / 'config.json'}: quantization_config: is a {kind}, no object; {AT_SOURCE}"
         )
     return quantised, folder / "config.json"
+
+
+def _packed(folder: Path) -> bool:
+    """True if a linear of the folder is packed as GPTQ packs it."""
+    headers = (safetensors_header(file)[0] for file in folder.glob("*.safetensors"))
+    return any(name.endswith(".g_idx") for header in headers for name in header)
 
 
 def _refuse_code(folder: Path, config: dict) -> None:
@@ -119,14 +127,36 @@ def _gptq(config: dict) -> Format:
     layout = config.get("checkpoint_format") or config.get("format") or "gptq"
     if layout not in ("gptq", "gptq_v2"):
         raise ArtifactError(f"checkpoint_format {layout!r}: of GPTQ's layouts, gptq and gptq_v2 are read")
-    return Format(layout, None, None, _integers(config.get("bits"), config.get("group_size")))
+    return Format(layout, None, _integers(config.get("bits"), config.get("group_size")))
 
 
 def _awq(config: dict) -> Format:
     layout = config.get("version") or config.get("checkpoint_format") or config.get("format") or "gemm"
     if str(layout).lower() != "gemm":
         raise ArtifactError(f"version {layout!r}: of AWQ's layouts, gemm is read")
-    return Format("awq", None, None, _integers(config.get("bits"), config.get("group_size")))
+    return Format("awq", None, _integers(config.get("bits"), config.get("group_size")))
+
+
+def _auto_round(config: dict) -> Format:
+    packing = config.get("packing_format") or "auto"
+    if packing not in AUTO_ROUND:
+        advice = "save it again as auto_round:auto_gptq, auto_round:auto_awq or llm_compressor"
+        raise ArtifactError(
+            f"packing_format {packing!r}: of AutoRound's, {', '.join(AUTO_ROUND)} are read; {advice}"
+        )
+    if (bits := config.get("act_bits")) is not None and bits <= 8:
+        raise ArtifactError(f"act_bits {bits}: activations are quantised by a kernel of AutoRound's own")
+    if config.get("rotation_config"):
+        raise ArtifactError("rotation_config: it rotates activations while the model runs")
+    words = _integers(config.get("bits"), config.get("group_size"))
+    return Format(AUTO_ROUND[packing], None, words)
+
+
+def _mxfp4(config: dict) -> Format:
+    raise ArtifactError(
+        "quant_method 'mxfp4' is gpt-oss's, a mixture of experts, which can't be judged; MXFP4 of other models is read "
+        "from compressed-tensors and ModelOpt"
+    )
 
 
 def _integers(bits: object, group_size: object) -> str:
@@ -140,22 +170,22 @@ def _fp8(config: dict) -> Format:
         raise ArtifactError(f"weight_block_size {block!r}: two sizes, like [128, 128], are needed")
     scheme = config.get("activation_scheme", "dynamic")
     per = f"one scale per block of {block[0]} x {block[1]}" if block else "one scale per tensor"
-    return Format("fp8", None, f"activations 8-bit float, {scheme}", f"8-bit float, {per}")
+    return Format("fp8", f"activations 8-bit float, {scheme}", f"8-bit float, {per}")
 
 
 def _bitsandbytes(config: dict) -> Format:
     if not config.get("load_in_4bit"):
         outliers = config.get("llm_int8_threshold", 6.0)
         runtime = f"activations 8-bit int per token, those of {outliers} and more in 16 bits"
-        return Format("bitsandbytes", ENVIRONMENT, runtime, "8-bit integers, one scale per row")
+        return Format("bitsandbytes", runtime, "8-bit integers, one scale per row")
     kind = config.get("bnb_4bit_quant_type", "fp4")
-    return Format("bitsandbytes", ENVIRONMENT, None, f"{kind}, groups of 64")
+    return Format("bitsandbytes", None, f"{kind}, groups of 64")
 
 
 def _compressed_tensors(config: dict) -> Format:
     sparsity = (config.get("sparsity_config") or {}).get("format", "dense")
     if sparsity == "sparse-bitmask" and not config.get("config_groups"):
-        return Format("sparse-bitmask", None, None, "kept weights and a bit for each place")
+        return Format("sparse-bitmask", None, "kept weights and a bit for each place")
     layout = config.get("format", "dense")
     for key, found, known in (("sparsity_config: format", sparsity, ("dense",)), ("format", layout, PACKED)):
         if found not in known:
@@ -168,7 +198,7 @@ def _compressed_tensors(config: dict) -> Format:
     weights = [group["weights"] for group in _groups(config) if group.get("weights")]
     words = sorted({f"{w['num_bits']}-bit {w['type']}, {_scaled(w)}" for w in weights})
     bits = "; ".join(words) or "no weights quantised"
-    return Format("compressed-tensors", ENVIRONMENT, _runtime(config), bits, _simulated(config))
+    return Format("compressed-tensors", _runtime(config), bits, _simulated(config))
 
 
 def _online(transforms: dict) -> str | None:
@@ -189,7 +219,7 @@ def _modelopt(config: dict) -> Format:
     runtime = f"activations {algorithm}" + (f", KV cache {cache}" if cache else "")
     # newer ones have config_groups
     in_words = ", ".join(filter(None, (_simulated(config), _runtime(config))))
-    return Format("modelopt", ENVIRONMENT, in_words or runtime, algorithm)
+    return Format("modelopt", in_words or runtime, algorithm)
 
 
 def _groups(config: dict) -> list[dict]:
@@ -238,9 +268,19 @@ def _scaled(arguments: dict) -> str:
 
 
 MODELOPT = ("NVFP4", "FP8", "MXFP8", "MXFP4")
+# AutoRound's packing_format -> the layout: GPTQ's (version 1, 2) without the groups of columns, or AWQ's.
+AUTO_ROUND = {
+    "auto": "auto-round-gptq",
+    "auto_round:auto_gptq": "auto-round-gptq",
+    "auto_round": "auto-round-gptq_v2",
+    "auto_round:gptqmodel": "auto-round-gptq_v2",
+    "auto_round:auto_awq": "auto-round-awq",
+}
 METHODS: dict[str, Callable[[dict], Format]] = {
     "gptq": _gptq,
     "awq": _awq,
+    "auto-round": _auto_round,
+    "mxfp4": _mxfp4,
     "fp8": _fp8,
     "bitsandbytes": _bitsandbytes,
     "compressed-tensors": _compressed_tensors,

@@ -5,6 +5,8 @@ w = scale (code - zero) in float32, which holds it exactly: a code less a zero h
 gptq            qweight, qzeros, scales, g_idx as in export_formats.py. Version 1 keeps zero - 1, modulo 2^bits.
 awq             layout `gemm`: qweight (in, out b / 32), qzeros (groups, out b / 32), scales (groups, out). With 4 bits,
                 eight columns lie in the order 0 2 4 6 1 3 5 7. Sources: llm-awq's and GPTQModel's packing.
+auto-round      the same two; of GPTQ's without g_idx: columns in order, in groups of group_size. Version 1's zeros
+                are not taken modulo 2^bits, as in AutoRound's own module (qlinear_torch_zp).
 fp8             weight float8; weight_scale_inv, despite its name a factor, per block of weight_block_size or per
                 tensor. The last block of a side may be cut short. Source: DeepSeek-V3's dequantisation kernel.
 sparse-bitmask  compressed-tensors up to 0.14, as in export_formats.py.
@@ -84,6 +86,32 @@ def _gptq_v2(parts: Parts, config: dict) -> torch.Tensor:
     return _as_gptq(parts, config).dequantize()
 
 
+def _auto_round(parts: Parts, config: dict) -> torch.Tensor:
+    quantized = _as_gptq(_in_order(parts, config), config)
+    quantized.zero = quantized.zero + 1
+    return quantized.dequantize()
+
+
+def _auto_round_v2(parts: Parts, config: dict) -> torch.Tensor:
+    return _gptq_v2(_in_order(parts, config), config)
+
+
+def _in_order(parts: Parts, config: dict) -> Parts:
+    """The parts with the group of each column, if they lack it."""
+    if "g_idx" in parts:
+        return parts
+    for part in ("scales", "qzeros", "qweight"):
+        _require(parts, part, (None, None))
+    groups, rows = parts["scales"].shape
+    bits = _bits(parts["qzeros"], 1, rows)
+    columns, size = WORD * len(parts["qweight"]) // bits, config.get("group_size")
+    if not isinstance(size, int) or -(-columns // max(size, 1)) != groups:  # another one for this linear
+        if columns % groups:
+            raise ArtifactError(f"{columns} columns in {groups} groups; group_size {size} makes others")
+        size = columns // groups
+    return parts | {"g_idx": torch.arange(columns, dtype=torch.int32) // size}
+
+
 def _as_gptq(parts: Parts, config: dict) -> Quantized:
     _require(parts, "scales", (None, None))
     _require(parts, "g_idx", (None,))
@@ -147,8 +175,8 @@ def _bits(qweight: torch.Tensor, packed: int, values: int) -> int:
 
 def _refuse_another(config: dict, bits: int, columns: int, groups: int) -> None:
     """ArtifactError if the tensors hold other bits or groups than config.json says; it may say others for a few linears
-    (GPTQModel's `dynamic`)."""
-    if config.get("dynamic"):
+    (GPTQModel's `dynamic`, AutoRound's `extra_config`)."""
+    if config.get("dynamic") or config.get("extra_config"):
         return
     named, size = config.get("bits"), config.get("group_size")
     if named is not None and named != bits:
@@ -195,6 +223,9 @@ SCALES = ("weight_scale_inv", "weight_scale", "activation_scale", "input_scale")
 LAYOUTS = {
     "gptq": Layout("qweight", ("qzeros", "scales", "g_idx"), _gptq),
     "gptq_v2": Layout("qweight", ("qzeros", "scales", "g_idx"), _gptq_v2),
+    "auto-round-gptq": Layout("qweight", ("qzeros", "scales", "g_idx"), _auto_round),
+    "auto-round-gptq_v2": Layout("qweight", ("qzeros", "scales", "g_idx"), _auto_round_v2),
+    "auto-round-awq": Layout("qweight", ("qzeros", "scales"), _awq),
     "awq": Layout("qweight", ("qzeros", "scales"), _awq),
     "fp8": Layout("weight", SCALES, _fp8),
     "sparse-bitmask": Layout("bitmask", ("compressed", "row_offsets", "shape"), _bitmask),

@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.foreign.elsewhere import read_elsewhere
-from workflow_scripts.compress.foreign.formats import AT_SOURCE, Format, identify, quantisation
+from workflow_scripts.compress.foreign.formats import Format, identify, quantisation
 from workflow_scripts.compress.foreign.packed import CACHE, LAYOUTS, unpacked
 from workflow_scripts.files.artifacts import ArtifactError, named, read_json, write_json
 from workflow_scripts.kernels.activations import KEY
 from workflow_scripts.sources.model_folder import TOKENIZER, UNBUILT, unbuilt
-from workflow_scripts.sources.weights import FLOATS, finite, stored, targets
+from workflow_scripts.sources.weights import AT_SOURCE, FLOATS, finite, stored, targets
 
 SHARD = 5 * 10**9  # bytes of a shard
 # Keys of config.json that speak of another storage, or choose code: the plain folder has none of the checkpoint's.
@@ -84,18 +84,18 @@ def read_folder(source: Path, destination: Path, python: str = "") -> dict:
 
 
 def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
-    """The checkpoint of format `found` in `source`; `work` is an empty folder for what lies between."""
+    """The checkpoint of format `found` in `source`; `work` is an empty folder for intermediate files."""
     if found.name == "gguf":
         from workflow_scripts.compress.foreign.gguf_file import read_gguf
 
         folder, sizes = read_gguf(source, work)
         libraries = {name: version(name) for name in ("gguf", "transformers")}
-        return Opened(_plain(folder, stored(folder)), folder, sizes, libraries)
+        return Opened(_plain(stored(folder)), folder, sizes, libraries)
     headers = stored(source)
     sizes = {name: _bytes(entry) for header in headers.values() for name, entry in header.items()}
     libraries = {"safetensors": version("safetensors")}
     if found.name == "plain":
-        return Opened(_plain(source, headers), source, sizes, libraries)
+        return Opened(_plain(headers), source, sizes, libraries)
     if found.name in LAYOUTS:
         entries, get = _lookup(headers)
         quantised, _ = quantisation(source)
@@ -106,7 +106,7 @@ def _open(found: Format, source: Path, work: Path, python: str) -> Opened:
     libraries = read_elsewhere(found.name, source, work, python)
     activations, outside = read_activations(work / "activations.json")
     left_alone = [f"activations of {name}" for name in outside]
-    return Opened(_plain(work, stored(work)), source, sizes, libraries, activations, left_alone)
+    return Opened(_plain(stored(work)), source, sizes, libraries, activations, left_alone)
 
 
 def _located(tensors: Iterator[tuple[str, torch.Tensor]], source: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -154,8 +154,8 @@ def by_module(sizes: dict[str, int]) -> dict[str, int]:
     return modules
 
 
-def _plain(folder: Path, headers: dict[Path, dict]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a folder without quantisation."""
+def _plain(headers: dict[Path, dict]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of files without quantisation."""
     for file, header in headers.items():
         for name, entry in header.items():
             if entry["dtype"] not in FLOATS:

@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
-from workflow_scripts.compress.foreign.swapped import LIKE, Names, correlation, equal
+from workflow_scripts.compress.foreign.swapped import LIKE, Excerpt, Names, correlation, equal, samples
+from workflow_scripts.compress.foreign.unrelated import ALIKE, OTHER, refuse_unrelated, resembles
 from workflow_scripts.compress.hessian import reconstruction_error
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.whole import record
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources.weights import require_tied
 
-# Unrelated embeddings correlate at about 0. Those of a base that was rotated do too (SpinQuant, QuaRot), but inner
-# products of tokens survive a rotation.
-ALIKE, ROTATED = 0.1, 0.9
+# Embeddings of a base that was rotated (SpinQuant, QuaRot) correlate as little as unrelated ones, but inner products of
+# tokens survive a rotation.
+ROTATED = 0.9
 SAMPLE = 4096  # rows of the embeddings that are compared
 PAIRED = 256  # of these, rows whose inner products are compared
-OTHER = "it is a checkpoint of another model (a student with weights of its own wants `distilled: true`)"
 
 
 @dataclass
@@ -41,8 +41,8 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where
     """Compare two models, a layer at a time. tokens: of their tokenizer. distilled: `other` need not resemble `dense`.
     where: the checkpoint, as errors name it.
 
-    ArtifactError, with what was seen, if `other` was not made of `dense` (other widths, unrelated
-    embeddings), or if tensors have each other's names.
+    ArtifactError, with what was seen, if `other` was not made of `dense`, as a whole or in a few layers (other widths,
+    unrelated embeddings or matrices), or if tensors have each other's names.
     """
     found = Relation()
     mine, theirs = decoder_layers(dense.model), decoder_layers(other.model)
@@ -57,6 +57,8 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where
     for each in (dense, other):
         each.release(each.model)
     found.layers = _origins(dense, other, distilled)
+    if found.layers is None and not distilled:
+        _add_layers(names, dense)
     for index, layer in enumerate(theirs):
         other.load(layer)
         origin = mine[found.layers[index]] if found.layers else None
@@ -65,13 +67,23 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where
             held = {f"{other.paths[id(layer)]}.{name}": tensor for name, tensor in layer.named_parameters()}
             _count_equal(found, held, dict(zip(held, _counterparts(layer, origin))))
             names.add(other.paths[id(layer)], layer, dense.paths[id(origin)], origin)
+        else:
+            names.add_held(other.paths[id(layer)], layer)
         found.records += _records(index, layer, origin)
         for skeleton, loaded in ((other, layer), (dense, origin)):
             if loaded is not None:
                 skeleton.release(loaded)
     if not distilled:
         names.refuse_swapped(where)
+        refuse_unrelated(names, where)
     return found
+
+
+def _add_layers(names: Names, dense: Skeleton) -> None:
+    for layer in decoder_layers(dense.model):
+        dense.load(layer)
+        names.add_dense(dense.paths[id(layer)], layer)
+        dense.release(layer)
 
 
 def _outside(skeleton: Skeleton, layers: nn.ModuleList) -> dict[str, torch.Tensor]:
@@ -126,29 +138,38 @@ def _embeddings(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, 
 
 def _origins(dense: Skeleton, other: Skeleton, distilled: bool) -> list[int] | None:
     """The dense layer that each layer of `other` was made of: at equal depth that of its index, else the next
-    one with equal vectors (norms, biases). None if one has none, and for a student."""
+    one with equal vectors (norms, biases) and alike matrices. None if one has none, and for a student."""
     depth = len(decoder_layers(other.model))
     if distilled:
         return None
     if depth == len(decoder_layers(dense.model)):
         return list(range(depth))
-    vectors = [_vectors(dense, layer) for layer in decoder_layers(dense.model)]
+    excerpts = [_excerpts(dense, layer) for layer in decoder_layers(dense.model)]
     origins: list[int] = []
     for layer in decoder_layers(other.model):
-        mine = _vectors(other, layer)
-        later = range(origins[-1] + 1 if origins else 0, len(vectors))
-        alike = (index for index in later if _same(mine, vectors[index]))
+        mine = _excerpts(other, layer)
+        later = range(origins[-1] + 1 if origins else 0, len(excerpts))
+        alike = (index for index in later if _made_of(mine, excerpts[index]))
         if (origin := next(alike, None)) is None:
             return None
         origins.append(origin)
     return origins
 
 
-def _vectors(skeleton: Skeleton, layer: nn.Module) -> dict[str, torch.Tensor]:
+def _excerpts(skeleton: Skeleton, layer: nn.Module) -> dict[str, Excerpt]:
     skeleton.load(layer)
-    found = {name: p.clone() for name, p in _flat(layer).items()}
+    found = dict(samples("", layer))
     skeleton.release(layer)
     return found
+
+
+def _made_of(held: dict[str, Excerpt], dense: dict[str, Excerpt]) -> bool:
+    vectors = (
+        {name: each.values for name, each in layer.items() if len(each.shape) == 1} for layer in (held, dense)
+    )
+    return _same(*vectors) and any(
+        any(resembles(held[name], dense[name]) or ()) for name in held.keys() & dense.keys()
+    )
 
 
 def _flat(layer: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,38 +14,55 @@ from workflow_scripts.sources.model_folder import AT_SOURCE
 # of SmolLM2-135M is 0.82 (SmoothQuant in its first layer; 2:4 0.85, AWQ and NVFP4 0.99).
 LIKE = 0.5
 VALUES = 16384  # of each tensor that are compared
+VECTORS = 64  # rows and columns of each matrix whose inner products are compared
 HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass
 class Excerpt:
-    """Some values of a tensor, the same places in every tensor of its shape."""
+    """Some values of a tensor, the same places in every tensor of its shape; of a matrix, inner products too: of pairs
+    of its rows, which a rotation of its inputs keeps, and of its columns, which one of its outputs keeps."""
 
     shape: torch.Size
     values: torch.Tensor
+    products: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass
 class Names:
     """Samples of tensors by name, of the checkpoint and of the dense model; origins: checkpoint's name -> name of the
-    dense tensor that it should hold."""
+    dense tensor that it should hold. modules: path of each module of the checkpoint -> the names of its parameters.
+    layers: paths of the dense model's layers."""
 
     held: dict[str, Excerpt] = field(default_factory=dict)
     dense: dict[str, Excerpt] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, list[str]] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
 
     def add(self, path: str, module: nn.Module, dense_path: str, origin: nn.Module) -> None:
         """Take samples of what is loaded of a module, and of the dense module that it was made of."""
-        self.held |= dict(_samples(path, module))
-        self.dense |= dict(_samples(dense_path, origin))
-        names = [name for name, _ in module.named_parameters()]
-        self.origins |= {_joined(path, name): _joined(dense_path, name) for name in names}
+        self.add_held(path, module)
+        self.dense |= dict(samples(dense_path, origin))
+        self.origins |= {joined(path, name): joined(dense_path, name) for name in self.modules[path]}
+
+    def add_held(self, path: str, module: nn.Module) -> None:
+        """Take samples of what is loaded of a module whose dense one isn't known."""
+        self.held |= dict(samples(path, module))
+        self.modules[path] = [
+            name for name, _ in module.named_parameters() if joined(path, name) in self.held
+        ]
+
+    def add_dense(self, path: str, layer: nn.Module) -> None:
+        """Take samples of a loaded layer of the dense model."""
+        self.dense |= dict(samples(path, layer))
+        self.layers.append(path)
 
     def refuse_swapped(self, where: Path) -> None:
         """ArtifactError for a tensor that is not the dense model's of its name, but the one of another name. where: the
         checkpoint, as the error names it."""
         for name, mine in self.held.items():
-            own = self.dense.get(self.origins[name])
+            own = self.dense.get(self.origins.get(name, ""))
             if own is None or own.shape != mine.shape or _alike(mine, own):
                 continue
             for other, theirs in self.dense.items():
@@ -56,14 +73,30 @@ class Names:
                     )
 
 
-def _samples(path: str, module: nn.Module) -> Iterator[tuple[str, Excerpt]]:
+def samples(path: str, module: nn.Module) -> Iterator[tuple[str, Excerpt]]:
+    """(name, excerpt) of each parameter that is loaded of the module at `path`."""
     for name, tensor in module.named_parameters():
         if not tensor.is_meta:
             stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
-            yield _joined(path, name), Excerpt(tensor.shape, tensor.flatten()[::stride].clone())
+            yield (
+                joined(path, name),
+                Excerpt(tensor.shape, tensor.flatten()[::stride].clone(), _products(tensor)),
+            )
 
 
-def _joined(path: str, name: str) -> str:
+def _products(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Inner products of pairs of a matrix's rows, and of its columns; a vector has none."""
+    if tensor.dim() != 2:
+        return ()
+    found = []
+    for matrix in (tensor, tensor.T):
+        some = matrix[torch.linspace(0, len(matrix) - 1, min(VECTORS, len(matrix))).long()].float()
+        products = some @ some.T
+        found.append(products[~torch.eye(len(some), dtype=torch.bool)])
+    return tuple(found)
+
+
+def joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 

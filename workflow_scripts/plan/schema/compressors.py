@@ -1,6 +1,5 @@
 """Named settings of a compression algorithm."""
 
-import json
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -25,6 +24,7 @@ from workflow_scripts.plan.schema.keys import (
     key,
     unique,
 )
+from workflow_scripts.plan.schema.modifiers import require_recipe
 from workflow_scripts.plan.schema.sources import Lesson, Piece, Repo, Revision
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8), WHOLE]
@@ -159,25 +159,8 @@ class Recipe(Compressor):
         return here if here.exists() else PACKAGE.parent / self.recipe
 
     def content(self) -> dict:
-        """The recipe. ArtifactError if its file can't be read, ValueError if it is none: llm-compressor
-        passes over keys of other names without a word, and would leave the model dense."""
-        content = read_yaml(self.file)
-        form = "a recipe is {<name>_stage: {<name>_modifiers: {<modifier>: {...}}}}"
-        if not isinstance(content, dict) or not content:
-            raise ValueError(form)
-        for stage, groups in content.items():
-            if not str(stage).endswith("_stage") or not isinstance(groups, dict) or not groups:
-                raise ValueError(f"{stage!r}: {form}")
-            for group, modifiers in groups.items():
-                if not str(group).endswith("_modifiers") or not isinstance(modifiers, dict) or not modifiers:
-                    raise ValueError(f"{stage}: {group!r}: {form}")
-                if odd := [name for name, held in modifiers.items() if not isinstance(held, dict)]:
-                    raise ValueError(f"{stage}: {group}: {odd[0]!r}: {form}; {{}} takes every default")
-        try:
-            json.dumps(content, allow_nan=False)
-        except ValueError:
-            raise ValueError("holds a number that is not finite (.nan, .inf)") from None
-        return content
+        """The recipe. ArtifactError if its file can't be read, ValueError if it is none."""
+        return require_recipe(read_yaml(self.file))
 
 
 class DropLayers(Forwarded):
@@ -251,7 +234,6 @@ SOURCE_KEYS = {
     "gguf": (("parts", "file_sha256"), ()),
     "taught": (("lesson",), ()),
 }
-KINDS = (Dense, Gptq, SparseGpt, Rtn, Magnitude, Wanda, DropLayers, Svd, Recipe, External)
 AnyCompressor = Annotated[
     Dense | Gptq | SparseGpt | Rtn | Magnitude | Wanda | DropLayers | Svd | Recipe | External,
     Field(

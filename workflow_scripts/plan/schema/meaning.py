@@ -22,7 +22,7 @@ from workflow_scripts.plan.schema.grids import Block, Grid
 from workflow_scripts.plan.schema.methods import Eora, Idp, Lora, Objective, Peft, Trained, TrainingText
 from workflow_scripts.plan.schema.sources import GgufModel, Lesson, TaughtModel
 
-MOST = 20  # names of one list that are told
+MOST = 20  # names of one list that a message lists
 MOST_CELLS = 50_000  # of one block
 TUNERS = ("lora", "prompt", "prefix")  # of a training regime: the settings of one kind of adapter each
 ROLES = {  # of the verdict's pair -> kinds of method that can take it

@@ -12,10 +12,10 @@ from workflow_scripts.plan.names import listed, nearest
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.keys import HINTS, NAME
 
-Path = Sequence[str | int]
+KeyPath = Sequence[str | int]
 # Depth of the entries of which one key selects the type; at this place pydantic's paths hold the type.
 SELECTED = {"models": 2, "corpora": 2, "benchmarks": 3, "compressors": 2, "methods": 2}
-MOST = 100  # mistakes that are told
+MOST = 100  # mistakes that a message lists
 LARGEST = 1e15  # of any number: parameters, tokens, widths
 KINDS = {  # JSON's word for a type -> the word for who writes YAML
     "array": "a list ([first, second])",
@@ -58,7 +58,7 @@ def _plain(rule: Any) -> Any:
     return rule
 
 
-def key_path(path: Path) -> str:
+def key_path(path: KeyPath) -> str:
     """a.b[0].c"""
     text = ""
     for part in path:
@@ -187,7 +187,7 @@ def _types(rule: dict, value: object) -> str:
     return f"{' or '.join(KINDS.get(kind, kind) for kind in kinds)}{hint}"
 
 
-def value_at(config: Any, path: Path) -> Any:
+def value_at(config: Any, path: KeyPath) -> Any:
     for part in path:
         try:
             config = config[part]
@@ -196,7 +196,7 @@ def value_at(config: Any, path: Path) -> Any:
     return config
 
 
-def rule_at(root: dict, path: Path, config: Any) -> dict:
+def rule_at(root: dict, path: KeyPath, config: Any) -> dict:
     """The schema's part for what stands at `path` of the configuration."""
     rule = root
     for part in path:

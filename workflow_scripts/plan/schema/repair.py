@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from workflow_scripts.plan.schema.keys import NAME
 from workflow_scripts.plan.schema.problems import (
     SELECTED,
-    Path,
+    KeyPath,
     followed,
     json_schema,
     key_path,
@@ -34,10 +34,10 @@ FITS = {  # pattern -> a text that it allows
 def repaired(error: ValidationError, config: dict) -> tuple[dict, list[str]]:
     """A copy of `config` without the mistakes, and the paths of the keys that were changed in it."""
     root, config, changed = json_schema(), copy.deepcopy(config), []
-    gone: list[Path] = []  # entries whose names are not allowed; further mistakes stand in them
+    gone: list[KeyPath] = []  # entries whose names are not allowed; further mistakes stand in them
     for found in error.errors(include_url=False):
         at, keyed = without_types(found["loc"])
-        path: Path = at
+        path: KeyPath = at
         if any(path[: len(entry)] == entry for entry in gone):
             continue
         if found["type"] in ("union_tag_not_found", "union_tag_invalid"):
@@ -65,7 +65,7 @@ def untouched(problems: Iterable[str], changed: list[str]) -> list[str]:
     return kept
 
 
-def _select_type(path: Path, config: dict, root: dict) -> Path:
+def _select_type(path: KeyPath, config: dict, root: dict) -> KeyPath:
     """Give an entry the type that knows most of its keys; the path of the key that selects it."""
     rule, entry = rule_at(root, path, config), value_at(config, path)
     selector = rule["discriminator"]["propertyName"]
@@ -77,7 +77,7 @@ def _select_type(path: Path, config: dict, root: dict) -> Path:
     return (*path, selector)
 
 
-def _replace(path: Path, config: dict, root: dict) -> Path:
+def _replace(path: KeyPath, config: dict, root: dict) -> KeyPath:
     """Put the smallest valid value at a path; returns the path, of a name that stands for a mapping the name's."""
     holder = value_at(config, path[:-1])
     if isinstance(holder, str):
