@@ -30,7 +30,6 @@ CONFIG = "config.json"
 HINTS = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
 # Keys of config.json: inputs of decoder linears.
 WIDTHS = ("hidden_size", "intermediate_size", "ffn_dim", "n_embd")
-
 LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
 
 
