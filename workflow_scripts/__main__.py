@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import gettempdir
 
 COMMANDS = (
     *"new check run judge status preflight explain forecast plan".split(),
@@ -62,8 +63,11 @@ def _one_line_errors(command: Callable[..., int], values: dict) -> int:
     except BrokenPipeError:  # of `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{where}{cause(error, error.filename or 'x')}", file=sys.stderr)
+        if error.filename:
+            print(f"{error.filename}: {cause(error, error.filename)}", file=sys.stderr)
+        else:  # of a write: here, where a text names, or among temporary files
+            named = [Path(value) / "x" for value in values.values() if isinstance(value, str | Path)]
+            print(cause(error, "x", *named, Path(gettempdir()) / "x"), file=sys.stderr)
     return 1
 
 

@@ -186,7 +186,7 @@ def test_the_gold_answer_of_a_generation_begins_the_assistants_turn(pair, data):
         [Instance("loglikelihood", {}, (context, "Paris"), 0, ("any", 0, 1))]
     )
     assert item.row["gold"] == "Paris" and item.gold_bytes == len("Paris")
-    assert loaded.delimiter == " " and asked.delimiter == ""
+    assert loaded.delimiter({}) == " " and asked.delimiter({}) == ""
     assert item.row["gold_loglik"] == pytest.approx(loglik, abs=TOLERANCE)
 
 

@@ -105,7 +105,6 @@ def test_every_end_token_of_the_generation_config_ends_a_generation_as_in_hflm()
 @pytest.mark.parametrize(
     "changing",
     [
-        {"repetition_penalty": 1.5},
         {"no_repeat_ngram_size": 1},
         {"num_beams": 3},
         {"min_new_tokens": 5},
@@ -128,6 +127,31 @@ def test_settings_that_change_greedy_output_are_refused_by_name(changing, place)
         setattr(model.generation_config, key, value)
     with pytest.raises(ValueError, match=f"generates greedily; it has no {key}"):
         Scorer(model, tokenizer).generate_until(requests(CONTEXTS, **settings))
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+@pytest.mark.parametrize("place", ["request", "generation_config"])
+def test_a_penalty_of_repetition_is_applied_as_in_hflm(place, family):
+    model, tokenizer = scorer_models.model(family), scorer_models.tokenizer(bos=True)
+    plain, _ = both(model, tokenizer)
+    settings = {}
+    if place == "request":
+        settings = {"repetition_penalty": 1.3}
+        model.generation_config.repetition_penalty = 50.0  # the request's counts
+    else:
+        model.generation_config.repetition_penalty = 1.3
+    ours, theirs = both(model, tokenizer, **settings)
+    assert ours == theirs != plain
+    few, _ = both(model, tokenizer, CONTEXTS[:2], **settings)
+    assert few == ours[:2]  # whatever else is in the batch
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "1.1", float("nan"), True])
+def test_a_penalty_that_is_none_is_refused(value):
+    scorer = Scorer(scorer_models.model("llama"), scorer_models.tokenizer())
+    scorer.model.generation_config.repetition_penalty = value
+    with pytest.raises(ValueError, match=r"repetition_penalty is .*; a number above 0 is right"):
+        scorer.generate_until(requests(CONTEXTS))
 
 
 @pytest.mark.parametrize("unknown", ["max_length", "some_new_key"])

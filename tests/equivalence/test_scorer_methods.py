@@ -203,7 +203,7 @@ def test_a_gold_answer_is_scored_behind_the_prompt_that_its_document_was_generat
     task = SimpleNamespace(
         name="any",
         gold=lambda doc: "gold",
-        delimiter=" ",
+        delimiter=lambda document: " ",
     )
     logged = [{"doc": {}, "arguments": [(r.args[0], {})]} for r in asked("generate_until", settings)]
     found = gold_answers(ours, task, logged)

@@ -7,7 +7,7 @@ from tests.equivalence import scorer_models
 from tests.equivalence.idp_models import make_bank, prepended
 from tests.tiny_models import tiny_of
 from workflow_scripts.evaluate.document_scorer import Document
-from workflow_scripts.evaluate.generation import Stopping, generate_greedy
+from workflow_scripts.evaluate.generation import Decoding, generate_greedy
 from workflow_scripts.evaluate.row_packing import Sequence
 from workflow_scripts.evaluate.scorer import Scorer
 from workflow_scripts.plan.schema.methods import Lora, SoftPrompt
@@ -87,7 +87,7 @@ def test_generations_that_outgrow_the_window_are_those_of_whole_passes(family, p
     model = MODELS[family]()
     contexts = [list(tokens(count, count)) for count in (2, 5, 9, 30)]
     bank = None if prompt is None else make_bank(model, [PROMPTS[prompt]])
-    ends = Stopping(12, set(), lambda row: len(row) >= 12 or row[-1] % 7 == 0)  # rows stop at different steps
+    ends = Decoding(12, set(), lambda row: len(row) >= 12 or row[-1] % 7 == 0)  # rows stop at different steps
     found = [row for _, row in sorted(generate_greedy(model, contexts, ends, 100, bank, rows=2))]
     for context, row in zip(contexts, found, strict=True):
         text = list(context)

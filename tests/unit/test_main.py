@@ -88,3 +88,24 @@ def test_trouble_with_a_disk_is_one_line_of_every_command(
     assert main([command, *words]) == 1
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1 and "Traceback" not in told
+
+
+def test_a_full_disk_that_an_error_does_not_name_is_found_among_those_that_may_be_meant(
+    tmp_path, monkeypatch, capsys
+):
+    """A write names no file: the disk of the current folder was told, whichever was full."""
+
+    def fail(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workflow_scripts.commands.rebuild.main", fail)
+    full = tmp_path / "small"
+    monkeypatch.setattr(
+        "workflow_scripts.files.disks._full", lambda folder: f"{folder} is full" if folder == full else ""
+    )
+    assert main(["rebuild", "x", "--out", "small/out"]) == 1
+    assert capsys.readouterr().err == f"{full} is full\n"
+    assert main(["rebuild", "x"]) == 1
+    assert capsys.readouterr().err == "no space left on a disk\n"

@@ -284,6 +284,8 @@ def sizes(dense: str, parameters: float | None, what: str = "DENSE") -> dict:
         math.prod(entry["shape"]) for file in weights for entry in safetensors_header(file)[0].values()
     )
     config = read_json(path / "config.json", advice="it must be mended at its source")
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{what} {dense}: config.json is a {type(config).__name__}, no object of a model")
     known = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
     limits = {key: config[name] for key, name in known.items() if isinstance(config.get(name), int)}
     return {"parameters": float(parameters or counted), **limits}

@@ -9,10 +9,13 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from workflow_scripts.evaluate.documents import LABELS, Unusable, fields_of
 from workflow_scripts.evaluate.tasks import EvaluationTask
 
+# Steps of a filter that read an answer as it is written.
+WHOLE = {"take_first", "remove_whitespace", "lowercase"}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Letters of choices that stand in the question: "A. north", "(A) north", "A) north".
 LETTERED = re.compile(r"^[ \t]*\(?([A-Z])[.):]+(?=\s)", re.MULTILINE)
@@ -178,12 +181,66 @@ def _require_answer_scores(task: EvaluationTask, asked: Asked) -> None:
         scores = (_score(task, asked.document, [str(target)]) for target in targets)
         if next(scores) != 1 and _reads_whole(task) and 1 not in scores:
             raise Unusable(f"its right answer {str(asked.target)[:60]!r} does not count as right")
+        if patterns := _patterns(task):
+            _require_found(task, asked, [str(target) for target in targets], patterns)
+
+
+def _steps(task: EvaluationTask) -> list[dict]:
+    """The steps of the filter by which an answer is read; the first one's, if there are several."""
+    return [step for each in (task.task.config.filter_list or [])[:1] for step in each["filter"]]
 
 
 def _reads_whole(task: EvaluationTask) -> bool:
     """Whether an answer is scored as it is written, and not a number or a letter in it."""
-    steps = [step["function"] for each in (task.task.config.filter_list or [])[:1] for step in each["filter"]]
-    return set(steps) <= {"take_first", "remove_whitespace", "lowercase"}
+    return {step["function"] for step in _steps(task)} <= WHOLE
+
+
+def _patterns(task: EvaluationTask) -> list[str]:
+    """The patterns by which a part of an answer is found; none if it is found otherwise too, or read as a whole."""
+    steps = _steps(task)
+    if not {step["function"] for step in steps} <= {*WHOLE, "regex"}:
+        return []
+    return [step.get("regex_pattern", "") for step in steps if step["function"] == "regex"]
+
+
+def _require_found(task: EvaluationTask, asked: Asked, targets: list[str], patterns: list[str]) -> None:
+    """Unusable if nothing that the task's own filter could find in an answer counts as right (gsm8k's right answers
+    end in #### and a number; without these no answer equals them)."""
+    found = [part for target in targets for part in _filtered(task, asked.document, target)]
+    for pattern in patterns:
+        groups = [re.compile(group, re.DOTALL) for group in _groups(pattern)]
+        found += [match[0] for group in groups for target in targets for match in group.finditer(target)]
+    if not any(_score(task, asked.document, [part]) == 1 for part in dict.fromkeys(found)):
+        raise Unusable(
+            f"its right answer {str(asked.target)[:60]!r} holds nothing that the task's filter finds ({patterns[0]!r}) "
+            "and that counts as right"
+        )
+
+
+def _filtered(task: EvaluationTask, document: dict, text: str) -> list[str]:
+    """The answer that the task's filter reads in a text."""
+    answers: Any = [[text]]
+    for make in task.task._filters[0].filters:
+        answers = make().apply(answers, [document])
+    (answer,) = answers
+    return [answer] if isinstance(answer, str) else [str(part) for part in answer]
+
+
+def _groups(pattern: str) -> list[str]:
+    """The patterns inside of a pattern's capturing groups; the pattern itself, if it has none."""
+    opened: list[int | None] = []
+    groups, inside = [], False
+    for mark in re.finditer(r"\\.|[\[\]()]", pattern, re.DOTALL):
+        if mark[0] == "[":
+            inside = True
+        elif mark[0] == "]":
+            inside = False
+        elif mark[0] == "(" and not inside:
+            plain_group = pattern[mark.end() : mark.end() + 1] != "?"
+            opened.append(mark.end() if plain_group else None)
+        elif mark[0] == ")" and not inside and (start := opened.pop()) is not None:
+            groups.append(pattern[start : mark.start()])
+    return groups or [pattern]
 
 
 def _score(task: EvaluationTask, document: dict, answers: list) -> float:

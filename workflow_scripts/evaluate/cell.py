@@ -264,7 +264,7 @@ def gold_answers(scorer: Scorer, task: EvaluationTask, logged: list[dict]) -> li
     requests = []
     for i, sample in enumerate(logged):
         document, prompt = sample["doc"], sample["arguments"][0][0]
-        answer = f"{task.delimiter}{task.gold(document)}"
+        answer = f"{task.delimiter(document)}{task.gold(document)}"
         requests.append(Instance("loglikelihood", document, (prompt, answer), 0, (task.name, i, 1)))
     return [loglik for loglik, _ in scorer.loglikelihood(requests, chosen=dict(scorer.selections))]
 

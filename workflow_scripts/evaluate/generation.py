@@ -1,6 +1,6 @@
 """Greedy generation without waste: contexts are read unpadded, and take the places of rows that have stopped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +12,9 @@ from workflow_scripts.evaluate.block_attention import CausalModel, Step, step_in
 from workflow_scripts.evaluate.forward import head_at, run_row
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.recover.prompt_bank import PromptBank, keys_values
+from workflow_scripts.sources.decoding import CHANGING, PENALTY, require_greedy
 
-# Generation settings that change greedy output, and the value at which each doesn't (None, the default, never does).
-CHANGING: dict[str, object] = {
-    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
-    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1),
-    **dict.fromkeys(("penalty_alpha", "diversity_penalty", "min_length", "min_new_tokens"), 0),
-    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
-    **dict.fromkeys(("dola_layers", "constraints", "force_words_ids", "forced_bos_token_id"), None),
-    **dict.fromkeys(("forced_eos_token_id", "exponential_decay_length_penalty"), None),
-    **dict.fromkeys(("watermarking_config", "max_time"), None),
-    **{key: [] for key in ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "stop_strings")},
-    "sequence_bias": {},
-    "token_healing": False,
-}
-# Other keys that a request may have: read by the scorer, or of no effect without sampling or beams.
+# Keys that a request may have: read by the scorer, or of no effect without sampling or beams.
 READ = {"until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
 OF_SAMPLING = {"temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize_logits", "use_cache"}
@@ -34,32 +22,44 @@ ALLOWED = READ | OF_SAMPLING | {"length_penalty", "early_stopping", "renormalize
 SHARES = 4  # of a batch's rows: so many are read at once, and at most so many wait for each other
 
 
-def require_greedy(settings: dict, config: GenerationConfig | None) -> None:
-    """ValueError, naming the key, if a request's settings or the model's generation config change greedy output.
+def penalty_of(settings: dict, config: GenerationConfig | None) -> float:
+    """The penalty of repetition of a request's settings, or else of the model's generation config; 1 for none.
 
-    The harness hands the former to `model.generate`, which takes the latter too (Qwen2.5-Instruct's penalty of
-    repetition); sampling settings of a config don't count, as `do_sample` is false.
+    The harness hands the former to `model.generate`, which takes the latter too (Qwen2.5-Instruct has a penalty);
+    sampling settings of a config don't count, as `do_sample` is false. ValueError names a key of either that changes
+    greedy output otherwise.
     """
     for key, value in settings.items():
-        if key not in ALLOWED and not (key in CHANGING and value in (None, CHANGING[key])):
+        if key not in (*ALLOWED, *CHANGING, PENALTY):
             raise ValueError(
                 f"the scorer generates greedily; it has no {key} ({value!r} in the task's settings)"
             )
-    for key, neutral in CHANGING.items():
-        if (value := getattr(config, key, None)) not in (None, neutral):
-            raise ValueError(
-                f"the scorer generates greedily; it has no {key} ({value!r} in the model's generation_config; set it "
-                f"to {neutral!r} there to do without)"
-            )
+    asked = require_greedy(settings, "the task's settings")
+    own = require_greedy(config.to_dict() if config else {}, "the model's generation_config")
+    return own if settings.get(PENALTY) is None else asked
 
 
 @dataclass(frozen=True)
-class Stopping:
-    """Criteria that end a generation: `new_tokens` are made, an end token comes, or `stops(tokens so far)` holds."""
+class Decoding:
+    """How a generation goes on and ends: `new_tokens` are made, an end token comes, or `stops(tokens so far)` holds.
+
+    penalty: of tokens that the text or the continuation has (Keskar et al., arXiv 1909.05858): their logits are divided
+    by it, or multiplied if they are negative.
+    """
 
     new_tokens: int
     end_tokens: set[int]
     stops: Callable[[list[int]], bool]
+    penalty: float = 1.0
+
+    def choose(self, logits: torch.Tensor, texts: Iterable[list[int]]) -> list[int]:
+        """The greedy token of each row; logits: (rows, V), texts: the tokens that each row has read and made."""
+        if self.penalty != 1:
+            logits = logits.float().clone()
+            for row, text in zip(logits, texts, strict=True):
+                seen = torch.tensor(sorted({*text}), device=row.device)
+                row[seen] = torch.where(row[seen] < 0, row[seen] * self.penalty, row[seen] / self.penalty)
+        return logits.argmax(dim=-1).tolist()
 
 
 @dataclass
@@ -72,13 +72,13 @@ class Generated:
 def generate_greedy(
     model: CausalModel,
     contexts: list[list[int]],
-    stopping: Stopping,
+    decoding: Decoding,
     row_tokens: int,
     bank: PromptBank | None = None,
     prompt: int = 0,
     rows: int | None = None,
 ) -> Iterator[tuple[int, Generated]]:
-    """Continue each context greedily until the `stopping` criteria hold, behind the bank's prompt `prompt`.
+    """Continue each context greedily as `decoding` says, behind the bank's prompt `prompt`.
 
     Yields (index of the context, its continuation) as they end. At most `rows` of them are in work at a time (None:
     all); a context is read as soon as rows that have ended leave it room. An end token is kept: not every one is
@@ -88,14 +88,14 @@ def generate_greedy(
     most = rows if rows is not None and rows < len(contexts) else SHARES * len(contexts)
     groups = [[(n, Sequence(tuple(context), tuple(context)))] for n, context in enumerate(contexts)]
     unread = pack_rows(groups, row_tokens, max(1, most // SHARES))[::-1]
-    batch = Batch(model, min(most, len(contexts)), prefix + max(map(len, contexts)) + stopping.new_tokens - 1)
+    batch = Batch(model, min(most, len(contexts)), prefix + max(map(len, contexts)) + decoding.new_tokens - 1)
     found = [Generated([], False) for _ in contexts]
 
     def ended(member: int, token: int) -> bool:
         row = found[member]
         row.tokens.append(token)
-        row.stopped = token in stopping.end_tokens or stopping.stops(row.tokens)
-        return row.stopped or len(row.tokens) == stopping.new_tokens
+        row.stopped = token in decoding.end_tokens or decoding.stops(row.tokens)
+        return row.stopped or len(row.tokens) == decoding.new_tokens
 
     while unread or batch.members:
         if unread and len(batch.members) + len(unread[-1].members) <= most:
@@ -103,14 +103,16 @@ def generate_greedy(
             cache = bank.cache(prompt, 1, 1 + max(row.depths)) if bank is not None else DynamicCache()
             # every node of a context is in `scored`, as all of its tokens are targets
             last = torch.tensor([path[-1] for path in row.scored], device=model.device)
-            chosen = run_row(model, row, last, bank, prompt, cache).argmax(dim=-1).tolist()
             members, paths = row.members, {}
+            logits = run_row(model, row, last, bank, prompt, cache)
+            chosen = decoding.choose(logits, (contexts[member] for member in members))
             for k, (member, token) in enumerate(zip(members, chosen, strict=True)):
                 if not ended(member, token):
                     paths[member] = token, [*range(prefix), *(prefix + node for node in row.scored[k])]
             batch.take(paths, cache)
         else:
-            members, chosen = batch.members, batch.step()
+            members = batch.members
+            chosen = decoding.choose(batch.step(), (contexts[n] + found[n].tokens for n in members))
             batch.keep([slot for slot, token in enumerate(chosen) if not ended(members[slot], token)], chosen)
         living = set(batch.members)
         yield from ((member, found[member]) for member in members if member not in living)
@@ -181,8 +183,8 @@ class Batch:
         self.tokens += [token for token, _ in paths.values()]
         self.at += map(len, columns)
 
-    def step(self) -> list[int]:
-        """The next token of each row: a pass over the newest ones."""
+    def step(self) -> torch.Tensor:
+        """Logits (rows, V) of each row's next token: a pass over the newest ones."""
         device = self.model.device
         step = Step(torch.tensor(self.at, device=device)[:, None], max(self.at) + 1)
         for layer in self._layers:
@@ -194,7 +196,7 @@ class Batch:
                 past_key_values=Cache(layers=[*self._layers]),
                 use_cache=True,
             )
-        return output.logits[0].argmax(dim=-1).tolist()
+        return output.logits[0]
 
     def keep(self, going: list[int], tokens: list[int]) -> None:
         """Go on with these rows and the new tokens; the last ones move to where others have left."""

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from workflow_scripts.compress.stored_model import load_compressed
+from workflow_scripts.compress.stored_model import is_whole, load_compressed
 from workflow_scripts.evaluate.settings import CellSettings
 from workflow_scripts.files.artifacts import digest
 from workflow_scripts.kernels.activations import attached
@@ -15,6 +15,7 @@ from workflow_scripts.kernels.dtypes import DTYPES
 from workflow_scripts.recover.adapters import Recovered, attach
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources.corpora import read_documents, token_windows
+from workflow_scripts.sources.decoding import load_generation_config
 from workflow_scripts.sources.fetch import recorded_files
 from workflow_scripts.sources.models import adds_bos, load_tokenizer
 
@@ -28,11 +29,14 @@ def load_cell(
 ) -> tuple[Recovered, PreTrainedTokenizerBase]:
     """A cell's model with its method, and its tokenizer.
 
-    In float32 a LoRA is added to the weights that it adapts, which costs nothing then; bf16 would round the sum, and a
+    Its answers are decoded by the settings of the dense model's folder, also those of somebody else's checkpoint. In
+    float32 a LoRA is added to the weights that it adapts, which costs nothing then; bf16 would round the sum, and a
     LoRA beside linears with rounded inputs gets these inputs as they are.
     """
     tokenizer = load_tokenizer(files.model)
     model = load_compressed(files.model, files.compressed, dtype=DTYPES[precision], device=device)
+    if is_whole(files.compressed):  # such a folder keeps none of its own
+        model.generation_config = load_generation_config(files.model)
     contexts = _pieces(files, method, seed, tokenizer)
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
     if method["kind"] in ("lora", "eora") and precision == "fp32" and not attached(model):

@@ -1,16 +1,17 @@
 """Open book: the passage that holds an item's answer stands before its question."""
 
-import jinja2
 from lm_eval.utils import apply_template
 
 from workflow_scripts.evaluate.tasks import EvaluationTask
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.templates import Unfilled, fill
 
 
 def with_passage(task: EvaluationTask, template: str) -> EvaluationTask:
     """The task with `template`, filled in from each document's fields, before every question; its examples stay.
 
-    ArtifactError for a task whose prompt is no template, and for a document without the fields.
+    The template is the configuration's and runs in Jinja's sandbox; the question is the task's. ArtifactError for a
+    task whose prompt is no template, and for a document that does not fill the template in.
     """
     harness = task.task
     question = harness.config.doc_to_text
@@ -24,9 +25,13 @@ def with_passage(task: EvaluationTask, template: str) -> EvaluationTask:
     positions = range(len(documents)) if task.samples is None else task.samples
     for item, position in enumerate(positions):
         try:
-            apply_template(template, documents[position])
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            reason = f"the context {template!r} can't be filled in: {error}"
-            raise ArtifactError(f"{task.at(item)}: {reason}") from error
-    harness.config.doc_to_text = template + question
+            fill(template, documents[position], keep_trailing_newline=True)
+        except Unfilled as error:
+            raise ArtifactError(f"{task.at(item)}: the context {error}") from error
+
+    def asked(document: dict) -> str:
+        passage = fill(template, document, keep_trailing_newline=True)
+        return passage + str(apply_template(question, document))
+
+    harness.config.doc_to_text = asked
     return task

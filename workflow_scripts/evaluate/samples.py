@@ -126,7 +126,7 @@ def _generation(task: EvaluationTask, sample: dict, gold_loglik: float | None) -
         "gold": gold,
         "choice_logliks": None,
     }
-    return answer, len(f"{task.delimiter}{gold}".encode())
+    return answer, len(f"{task.delimiter(sample['doc'])}{gold}".encode())
 
 
 def summary(items: list[EvaluatedItem]) -> dict:

@@ -30,7 +30,7 @@ from workflow_scripts.evaluate import chat
 from workflow_scripts.evaluate.document_scorer import Document, DocumentScorer
 from workflow_scripts.evaluate.encoding import beginning_token, common_prefix, encode, encode_pairs
 from workflow_scripts.evaluate.forward import CPU_GENERATION_TOKENS, tokens_that_fit
-from workflow_scripts.evaluate.generation import Stopping, generate_greedy, require_greedy
+from workflow_scripts.evaluate.generation import Decoding, generate_greedy, penalty_of
 from workflow_scripts.evaluate.row_packing import Sequence
 
 MAX_GEN_TOKENS = 256  # of a generation that doesn't say: HFLM's default
@@ -171,10 +171,10 @@ class Scorer(DocumentScorer, LM):
             stored = self._recall(keys[i])
             if stored is not None:
                 texts[i], prompts[i] = self._generated(request, stored), stored["prompt"]
-            until, cap = self._settings(request.args[1])
+            until, cap, penalty = self._settings(request.args[1])
             context = self.prompt_tokens(encoded[request.args[0]], cap)
             self._require_positions(len(context) + cap - 1)
-            entries.append(((until, cap), context))
+            entries.append(((until, cap, penalty), context))
         unchosen = [i for i in range(len(entries)) if i not in prompts]
         prompts |= zip(unchosen, self.select([entries[i][1] for i in unchosen]), strict=True)
         equal = defaultdict(list)  # prompt, settings and context -> the requests that have them
@@ -184,7 +184,7 @@ class Scorer(DocumentScorer, LM):
         for done, rows, jobs in self._portions(waiting):
             if all(i in texts for job in jobs for i in equal[job]):
                 continue
-            prompt, (until, cap), _ = jobs[0]
+            prompt, (until, cap, penalty), _ = jobs[0]
 
             def stops(tokens: list[int], until: tuple[str, ...] = until) -> bool:
                 # special tokens count: `<|im_end|>` is a stop of many tasks
@@ -192,10 +192,10 @@ class Scorer(DocumentScorer, LM):
                 return any(stop in text for stop in until if stop)
 
             contexts = [list(context) for _, _, context in jobs]
-            stopping = Stopping(cap, self._end_tokens(), stops)
+            decoding = Decoding(cap, self._end_tokens(), stops, penalty)
             with self._running():
                 for k, row in generate_greedy(
-                    self.model, contexts, stopping, self._row_tokens, self.bank, prompt, rows
+                    self.model, contexts, decoding, self._row_tokens, self.bank, prompt, rows
                 ):
                     text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                     text = postprocess_generated_text(text, list(until), think_end_token=None)
@@ -211,21 +211,22 @@ class Scorer(DocumentScorer, LM):
         """The model's input before `cap` new tokens: the end of a long context, the beginning of text for none."""
         return context[-(self.max_length - cap) :] or [self.prefix_token_id]
 
-    def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int]:
-        """(stop sequences with the end-of-text string, most new tokens) of a request.
+    def _settings(self, gen_kwargs: dict) -> tuple[tuple[str, ...], int, float]:
+        """(stop sequences with the end-of-text string, most new tokens, penalty of repetition) of a request.
 
         ValueError if the request, or the model's own generation_config, asks for more than greedy decoding.
         """
         kwargs = normalize_gen_kwargs(gen_kwargs, MAX_GEN_TOKENS)
         if kwargs.get("do_sample"):
             raise ValueError(f"the scorer generates greedily; do_sample is true in {gen_kwargs}")
-        require_greedy(gen_kwargs, self.model.generation_config)
+        penalty = penalty_of(gen_kwargs, self.model.generation_config)
         end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
         cap = kwargs["max_gen_toks"]
         if not 0 < cap < self.max_length:
             raise ValueError(f"max_gen_toks {cap}: it must lie between 1 and {self.max_length - 1}")
         until = kwargs.get("until")
-        return tuple(handle_stop_sequences(list(until) if isinstance(until, list) else until, eos=end)), cap
+        stops = handle_stop_sequences(list(until) if isinstance(until, list) else until, eos=end)
+        return tuple(stops), cap, penalty
 
     def _end_tokens(self) -> set[int]:
         ids = getattr(self.model.generation_config, "eos_token_id", None)
@@ -239,7 +240,7 @@ class Scorer(DocumentScorer, LM):
         """
         start = 0
         while start < len(waiting):
-            prompt, (_, cap), longest = waiting[start]  # the longest context comes first
+            prompt, (_, cap, _), longest = waiting[start]  # the longest context comes first
             columns = len(longest) + cap  # of a row's keys and values, its prompt's among them
             if self.bank is not None:
                 columns += self.bank.prefixes[prompt].length

@@ -10,9 +10,17 @@ from pathlib import Path
 from lm_eval.api.task import Task
 
 from workflow_scripts.evaluate.answer_check import Alike, Asked, require_answers, require_distinct
-from workflow_scripts.evaluate.documents import FAULTS, Item, Unusable, fault_in_words, labels_of, read_lines
-from workflow_scripts.evaluate.generation import require_greedy
+from workflow_scripts.evaluate.documents import (
+    FAULTS,
+    Item,
+    Unusable,
+    fault_in_words,
+    labels_of,
+    read_lines,
+)
+from workflow_scripts.evaluate.generation import penalty_of
 from workflow_scripts.evaluate.list_check import ListCheck, hint
+from workflow_scripts.evaluate.open_book import with_passage
 from workflow_scripts.evaluate.repeat_check import (
     compiled_templates,
     has_functions,
@@ -21,6 +29,7 @@ from workflow_scripts.evaluate.repeat_check import (
 )
 from workflow_scripts.evaluate.tasks import DEFINITIONS, EvaluationTask, definition, load_task, right_choices
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.templates import Unfilled, fill
 from workflow_scripts.plan import strata
 
 IMPOSSIBLE = -12345  # a label that no task has
@@ -31,8 +40,8 @@ FEW = 0.02
 def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
     """ArtifactError with the line of the first document that task `name` can't ask; `where` names the file.
 
-    variant: {task, num_fewshot, strata} of the catalogue's entry, if it has one. Returns remarks on documents that are
-    kept.
+    variant: {task, num_fewshot, strata, context, wordings} of the catalogue's entry, as far as it has them. Returns
+    remarks on documents that are kept.
     """
     try:
         with compiled_templates():
@@ -45,6 +54,7 @@ def check(data: Path, where: str, name: str, variant: dict) -> list[str]:
             own = DEFINITIONS / f"{variant.get('task') or name}.yaml"  # pinned and tested with this package
             if has_functions(asked) and not own.exists():
                 require_repeatable(task, variant)
+            _require_filled(task, variant)
             return remarks
     except ArtifactError as error:
         words = str(error).replace(str(data), where)
@@ -72,7 +82,7 @@ def _require_greedy(task: EvaluationTask) -> None:
             f"task {task.name}: its definition samples answers (do_sample); they must be greedy"
         )
     try:
-        require_greedy(settings, None)
+        penalty_of(settings, None)
     except ValueError as error:
         raise ArtifactError(f"task {task.name}: {error}") from error
 
@@ -109,6 +119,20 @@ def _check_documents(task: EvaluationTask, lists: ListCheck) -> list[str]:
         )
     lines = ", ".join(map(str, list(alike)[:10])) + (", ..." if len(alike) > 10 else "")
     return [f"{counted} (lines {lines}); they are scored as the harness does"]
+
+
+def _require_filled(task: EvaluationTask, variant: dict) -> None:
+    """ArtifactError for a document that does not fill in the task's wordings or context."""
+    for item in task.items:
+        try:
+            for wording in variant.get("wordings", ()):
+                fill(wording, item.line.document)
+        except Unfilled as error:
+            raise ArtifactError(
+                f"task {task.name}: {task.data}: line {item.line.number}: the wording {error}"
+            ) from error
+    if "context" in variant:
+        with_passage(task, variant["context"])
 
 
 def _templates(words: str, name: str, variant: dict) -> str:

@@ -62,14 +62,16 @@ class EvaluationTask:
     capped: bool = False
     chat: Chat | None = None  # None: asked as plain text
 
-    @property
-    def delimiter(self) -> str:
-        """The text between a question and its answer; in a chat the answer begins a turn of its own."""
-        config, between = self.task.config, str(self.task.config.target_delimiter)
-        if self.chat is None:
-            return between
-        begun = config.gen_prefix  # the answer's own beginning, in the definitions that have one
-        return between if begun and not begun[-1].isspace() else ""
+    def delimiter(self, document: dict) -> str:
+        """The text between a generation's prompt and its gold answer; in a chat the answer begins a turn of its own.
+
+        Behind the answer's own beginning (`gen_prefix`, in the definitions that have one) a space, as in the harness's
+        examples, unless it ends with one.
+        """
+        begun = self.task.doc_to_prefix(document)
+        if begun:
+            return "" if begun[-1].isspace() else " "
+        return "" if self.chat is not None else str(self.task.config.target_delimiter)
 
     @property
     def lines(self) -> list[int]:

@@ -8,19 +8,25 @@ from pathlib import Path
 ENOUGH = 2**20  # bytes: a disk with less is full
 
 
-def cause(error: OSError, path: str | Path) -> str:
-    """An error's cause in words, with what is wrong with the disk of `path`."""
+def cause(error: OSError, path: str | Path, *others: str | Path) -> str:
+    """An error's cause in words, with what is wrong with the disk of `path`.
+
+    others: paths that may be meant as well, of an error that names none, as those of a write do.
+    """
     folder = _folder(path)
     match error.errno:
         case errno.ENOSPC:
-            return _full(folder) or f"no space left on the disk of {folder}"
+            full = [lack for each in map(_folder, (path, *others)) if (lack := _full(each))]
+            unknown = "a disk" if others else f"the disk of {folder}"
+            return full[0] if full else f"no space left on {unknown}"
         case errno.EDQUOT:
             return f"your quota on the disk of {folder} is used up: free some"
         case errno.EROFS:
             return f"the disk of {folder} is read-only: work in a folder where you may write"
         case errno.EACCES | errno.EPERM:
-            owner = folder.stat().st_uid
-            return f"{error.strerror}: user {os.getuid()} may not write to {folder} (of user {owner})"
+            closed = Path(path) if Path(path).is_file() and not os.access(path, os.W_OK) else folder
+            owner = closed.stat().st_uid
+            return f"{error.strerror}: user {os.getuid()} may not write to {closed} (of user {owner})"
         case _:
             return error.strerror or str(error)
 

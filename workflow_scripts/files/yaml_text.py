@@ -1,7 +1,7 @@
 """YAML that a person wrote, read without surprises: each trap of YAML 1.1 is an error with its line.
 
-PyYAML alone lets the last of two equal keys win, reads 010 as 8 and 12:30 as 750, takes 1e3 for text, and follows an
-anchor that holds itself.
+PyYAML alone lets the last of two equal keys win, reads 010 as 8, 0b11 as 3 and 12:30 as 750, takes 1e3 for text, and
+follows an anchor that holds itself.
 """
 
 import re
@@ -17,6 +17,7 @@ MOST_VALUES = 50_000  # in one file, each as often as anchors repeat it; the shi
 FLOAT = "tag:yaml.org,2002:float"
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 OCTAL = re.compile(r"[-+]?0[0-7_]+")
+BASES = {"b": "twos", "x": "sixteens"}  # of 0b11 and 0x1F
 # What a configuration is made of; !!set, !!binary, !!timestamp and the like make something else of a text.
 KINDS = {
     f"tag:yaml.org,2002:{kind}": words
@@ -70,6 +71,10 @@ class _Loader(yaml.SafeLoader):  # libyaml's crashes on a text that nests deeply
         if OCTAL.fullmatch(text):
             raise _error(
                 node, f"{text} counts by eights in YAML; write it without the 0, or '{text}' in quotes"
+            )
+        if base := BASES.get(text.lstrip("+-")[1:2]):
+            raise _error(
+                node, f"{text} counts by {base} in YAML; write the number, or '{text}' in quotes for text"
             )
         value = self.construct_yaml_int(node)
         if abs(value) > LARGEST:
@@ -131,7 +136,7 @@ def _too_many(node: yaml.Node) -> _Surprise:
 
 
 def _refuse_twice(node: yaml.MappingNode, loader: _Loader) -> None:
-    """Raises _Surprise for a key that a mapping names twice, also in another spelling (true and yes, 1 and 0x1); keys
+    """Raises _Surprise for a key that a mapping names twice, also in another spelling (true and yes, 1 and +1); keys
     that `<<` merges in may be named again."""
     seen: dict[Any, int] = {}
     for key, _ in node.value:

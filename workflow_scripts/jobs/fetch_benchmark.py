@@ -11,8 +11,8 @@ from workflow_scripts.sources.benchmarks import fetch
 def main(manifest: str, details: dict, variant: dict, name: str, spec: dict, recipe: str, code: str) -> None:
     """Fill the folder of `manifest` as the catalogue's entry says; `details` are its note, licence and path.
 
-    variant: {task, num_fewshot, strata} of the task `name` in the catalogue. It checks that the task can ask every
-    document, and that these have the fields of its strata.
+    variant: {task, num_fewshot, strata} of the task `name` in the catalogue, and its templates that methods fill in. It
+    checks that the task can ask every document, and that these have the fields of its strata and templates.
     """
 
     def check(data: Path, where: str) -> list[str]:

@@ -30,7 +30,6 @@ CONFIG = "config.json"
 HINTS = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
 # Keys of config.json: inputs of decoder linears.
 WIDTHS = ("hidden_size", "intermediate_size", "ffn_dim", "n_embd")
-
 LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
 
 
@@ -103,6 +102,8 @@ def _no_cell(manifest: Path, config: dict) -> str | None:
         return "it caps the attention's logits, which packed rows don't implement"
     if config.get("is_causal") is False:
         return "it attends to tokens ahead (`is_causal` is false), so it predicts no next token"
+    if isinstance(config.get("text_config"), dict):
+        return "its decoder is a part of a model with other inputs (`text_config`); save the language model alone"
     return _read_object(manifest).get("unscorable") if manifest.is_file() else None
 
 

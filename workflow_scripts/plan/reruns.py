@@ -42,7 +42,11 @@ from workflow_scripts.plan.recipes import Plan
 
 Names = Mapping[str, str]  # wildcard -> name
 REPORT = "report_grid"
-READ_CELLS = ("build_ledger", "judge", "draw_page")  # they read all evaluations, which only find_answers has as inputs
+READ_CELLS = (
+    "build_ledger",
+    "judge",
+    "draw_page",
+)  # they read all evaluations, which only find_answers has as inputs
 DAMAGED = {"damaged": True}  # in place of a report's record
 
 

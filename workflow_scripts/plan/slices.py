@@ -6,7 +6,8 @@ from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.schema.compressors import External, Recipe
 from workflow_scripts.plan.schema.grids import Regime
-from workflow_scripts.plan.schema.meaning import TUNERS
+from workflow_scripts.plan.schema.meaning import TUNERS, tasks_told
+from workflow_scripts.plan.schema.methods import Context
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
 
 # Keys of a source that serve readers or name its place. Results depend on what lies there, see plan/contents.py.
@@ -104,13 +105,20 @@ class Slices(Cells):
         return {key: source[key] for key in DESCRIPTIVE_KEYS if key in source}
 
     def variant(self, task: str) -> dict:
-        """How a task is asked and its items are grouped: {task, num_fewshot, strata}; empty if the catalogue has no
-        such task."""
+        """How a task is asked and its items are grouped, {task, num_fewshot, strata}, and those of its templates
+        (context, wordings) that a method of any grid fills in; empty if the catalogue has no such task."""
         asked = self.config.tasks.get(task)
         if asked is None:
             return {}
+        blocks = [block for grid in self.config.grids.values() for block in grid.blocks.values()]
+        methods = {method for block in blocks for method in block.methods}
+        unused = {"domain", "strata"}
+        if not any(isinstance(self.config.methods[method], Context) for method in methods):
+            unused.add("context")
+        if not any(task in tasks_told(self.config, method) for method in methods):
+            unused.add("wordings")
         strata = asked.strata.dump() if asked.strata else {}
-        return {"task": asked.task, "num_fewshot": asked.num_fewshot, "strata": strata}
+        return asked.model_dump(exclude=unused) | {"strata": strata}
 
     def source(
         self, catalogue: str, name: str, task: str | None = None

@@ -14,6 +14,7 @@ from workflow_scripts.files.gguf_parts import missing_part, parts_of
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import MANIFEST
 from workflow_scripts.sources import gguf_file
+from workflow_scripts.sources.architecture import unscorable
 from workflow_scripts.sources.fetch import extract_member, pypi_wheel
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.local import place_of
@@ -34,7 +35,6 @@ from workflow_scripts.sources.model_folder import (
     require_readable,
     unbuilt,
 )
-from workflow_scripts.sources.models import unscorable
 
 if TYPE_CHECKING:
     import gguf

@@ -2,7 +2,8 @@
 
 A corpus' folder holds train.jsonl and heldout.jsonl ({"text": ...} a line) and manifest.json. The two never share
 a document. A source with splits of its own keeps them (train and test, say), less what the held-out part repeats;
-of any other source, one document in ten is held out: those whose SHA-256 is 0 modulo 10 (`is_heldout`).
+of any other source, one document in ten is held out: those whose SHA-256 is 0 modulo 10 (`is_heldout`). Held-out
+documents of which half or more stands in training text, among other text or in other clothes, are left out (`unseen`).
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from workflow_scripts.sources.fetch import (
     write_lines,
 )
 from workflow_scripts.sources.local import require_plain
+from workflow_scripts.sources.overlap import shares
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "heldout")
 HELDOUT_SHARE = 10  # one document in ten
+SEEN = 0.5  # of a held-out document; stubs of one template share 0.44 of theirs in the sample of Wikipedia
 POOL = 8  # windows are drawn from a pool of this many times the text that they need
 
 
@@ -49,13 +52,15 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         origin, train, heldout = _from_path(name, spec)
     own_split = heldout is not None
     train, heldout, repeated = separate(train, heldout)
+    heldout, seen, overlap = unseen(train, heldout)
     if "invented" in spec:
         train = told(name, train, heldout, spec["invented"])
         origin["invented"] = spec["invented"]
     for split, documents in zip(SPLITS, (train, heldout), strict=True):
         if not documents:
+            told_of = f"; {seen} held-out ones stand in training text" if seen else ""
             raise ArtifactError(
-                f"{name}: no document left for {split}: {len(train) + len(heldout)} in all are too few"
+                f"{name}: no document left for {split}: {len(train) + len(heldout)} in all are too few{told_of}"
             )
     with whole_folder(folder) as temporary:
         for split, documents in zip(SPLITS, (train, heldout), strict=True):
@@ -72,6 +77,8 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
             "characters": {"train": sum(map(len, train)), "heldout": sum(map(len, heldout))},
             "split": "the source's own" if own_split else f"document hash, 1 in {HELDOUT_SHARE} held out",
             "repeated_documents_removed": repeated,
+            "overlapping_documents_removed": seen,
+            "heldout_overlap": overlap,
             "licence": spec.get("licence", ""),
             "notes": spec.get("note", ""),
         }
@@ -91,23 +98,32 @@ def separate(train: Iterable[str], heldout: Iterable[str] | None) -> tuple[list[
     """Train and held-out documents without a shared or repeated one, and how many repeats were left out.
 
     `heldout` is the source's own held-out part, or None: then `train` is split by document hash.
-    Documents are the same if they agree but for white space at their ends.
+    Documents are the same if they agree but for white space.
     """
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     kept: dict[str, list[str]] = {split: [] for split in SPLITS}
     repeated = 0
     parts = [("train", train)] if heldout is None else [("heldout", heldout), ("train", train)]
     for split, documents in parts:
         for text in documents:
-            if not text.strip():
+            key = " ".join(text.split())
+            if not key:
                 continue
-            key = _hash(text)
             if key in seen:
                 repeated += 1
                 continue
             seen.add(key)
             kept["heldout" if heldout is None and is_heldout(text) else split].append(text)
     return kept["train"], kept["heldout"], repeated
+
+
+def unseen(train: list[str], heldout: list[str]) -> tuple[list[str], int, float]:
+    """Held-out documents of which less than SEEN stands in training text; how many others there were; and the share of
+    the kept ones' text that stands there nevertheless (a mean over documents)."""
+    found = shares(heldout, train)
+    kept = found < SEEN
+    texts = [text for text, own in zip(heldout, kept, strict=True) if own]
+    return texts, len(heldout) - len(texts), float(found[kept].mean()) if texts else 0.0
 
 
 def told(name: str, train: list[str], heldout: list[str], facts: dict) -> list[str]:

@@ -4,11 +4,9 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import jinja2
-from jinja2.sandbox import SandboxedEnvironment
-
 from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.files.members import ITEMS
+from workflow_scripts.files.templates import Unfilled, fill
 from workflow_scripts.sources.fetch import numbered_lines, verified_manifest
 
 SALT = b"2310.00867:"  # fixed for good: another salt is another sample
@@ -31,17 +29,12 @@ def facts(folder: Path, wordings: Sequence[str]) -> Iterator[tuple[str, list[str
     wordings: Jinja templates over the item's fields. ArtifactError for a field that an item lacks.
     """
     verified_manifest(folder, "benchmark")
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
     file = Path(folder) / ITEMS
     for number, _, item in numbered_lines(file):
-        texts = []
-        for wording in wordings:
-            try:
-                texts.append(environment.from_string(wording).render(item))
-            except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-                raise ArtifactError(
-                    f"{file}: line {number}: the wording {wording!r} can't be filled in: {error}"
-                ) from error
+        try:
+            texts = [fill(wording, item) for wording in wordings]
+        except Unfilled as error:
+            raise ArtifactError(f"{file}: line {number}: the wording {error}") from error
         yield digest(item), texts
 
 

@@ -22,6 +22,13 @@ WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 # Keys of config.json: modules that a model is built of.
 COUNT = re.compile(r"(^n_layer|layers?|blocks?|experts?)$")
+# Keys of config.json that hold a number, by their ends: the least and the most that makes sense, and whether the least
+# itself does. transformers takes any number, and a model with these computes with it.
+RANGES = (
+    (re.compile(r"(positions|position_embeddings|theta|factor|scaling|multiplier|scalar)$"), 0, 1e12, False),
+    (re.compile(r"(size|dim|heads?|layers?|window|length|n_embd)$"), 0, 1e12, True),
+    (re.compile(r"(eps|epsilon|dropout|pdrop|drop)$"), 0, 1, True),
+)
 ADAPTER = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin"]
 # Keys by which transformers 5.23 reads another file. Of a tokenizer they are arguments of its class, whatever it is.
 FILES_OF_CONFIG = ("configuration_files", "transformers_weights")
@@ -62,6 +69,7 @@ def read_config(where: str, folder: Path) -> dict:
         )
         raise ArtifactError(f"{where}: config.json {what}: this is no transformers model; {AT_SOURCE}")
     _refuse_kernels(where, config)
+    _require_ranges(where, config)
     return config
 
 
@@ -75,6 +83,25 @@ def _refuse_kernels(where: str, config: dict) -> None:
             raise ArtifactError(
                 f"{where}: config.json: `{key}` is {value!r}, code of the hub; remove the key"
             )
+
+
+def _require_ranges(where: str, config: dict) -> None:
+    """ArtifactError for a number of config.json, also in a part or a list of it, that is outside of RANGES."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _require_ranges(where, value)
+            continue
+        numbers = [
+            each for each in (value if isinstance(value, list) else [value]) if type(each) in (int, float)
+        ]
+        for pattern, least, most, closed in RANGES:
+            if not pattern.search(key):
+                continue
+            if wrong := [n for n in numbers if not least <= n <= most or (n == least and not closed)]:
+                right = f"a number {'from' if closed else 'above'} {least} to {most:g}"
+                raise ArtifactError(
+                    f"{where}: config.json: `{key}` is {wrong[0]!r}, {right} is right; {AT_SOURCE}"
+                )
 
 
 def require_plain_files(where: str, source: Path, patterns: Iterable[str]) -> None:

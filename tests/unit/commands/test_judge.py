@@ -153,6 +153,16 @@ def test_words_that_name_no_model_are_refused(here, ran, monkeypatch, words, opt
     assert not ran
 
 
+@pytest.mark.parametrize("content", ["[]", "3", '"x"', "null"])
+def test_a_config_json_that_is_no_object_is_named(here, ran, content):
+    (here / "Some Model_v1" / "config.json").write_text(content)
+    with pytest.raises(
+        ArtifactError, match=r"DENSE .*Some Model_v1: config\.json is a \w+, no object of a model"
+    ):
+        judge.main(f"{here}/Some Model_v1", f"{here}/Some Model_v1")
+    assert not ran
+
+
 def test_a_wrong_option_is_told_by_its_key_before_anything_runs(here, ran):
     with pytest.raises(ConfigError, match=r"grids\.judge-Some-Model-v1\.evaluation\.items: 0 is not allowed"):
         judge.main("smollm2-135m", "Some Model_v1", items=0)

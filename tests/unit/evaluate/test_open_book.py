@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.equivalence import scorer_models
+from workflow_scripts.evaluate import task_check
 from workflow_scripts.evaluate.cell import task_of
 from workflow_scripts.evaluate.open_book import with_passage
 from workflow_scripts.evaluate.settings import CellSettings
@@ -73,6 +74,46 @@ def test_a_field_that_stands_for_the_prompt_is_still_read(tmp_path):
     loaded = load_task("sciq-closed", tmp_path / "data.jsonl", None, None, base="sciq_closed")
     loaded.task.config.doc_to_text = "question"
     assert prompts(with_passage(loaded, "{{ support }}"))[0] == "  It is right 0.\nWhich 0?"
+
+
+def test_a_template_runs_in_the_sandbox_and_is_named_with_its_line(data):
+    for template, said in (
+        ("{{ support.__class__.__mro__ }}", "access to attribute '__class__' .* is unsafe"),
+        ("{{ 1 // 0 }}", "by zero"),
+        ("{{ support", "is no Jinja template"),
+    ):
+        loaded = load_task("sciq-closed", data, None, None, base="sciq_closed")
+        with pytest.raises(ArtifactError, match=f"line 1: the context .*{said}"):
+            with_passage(loaded, template)
+
+
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [
+        (
+            {"context": "{{ support }}\n"},
+            "line 3: the context '.*' can't be filled in: a field of it is null",
+        ),
+        (
+            {"wordings": ["{{ question }}", "{{ support }}"]},
+            "line 3: the wording '{{ support }}' can't be filled",
+        ),
+        ({}, None),
+    ],
+)
+def test_a_row_that_does_not_fill_in_a_template_is_named_at_the_fetch(templates, said, tmp_path):
+    rows = [sciq(0), sciq(1), {key: value for key, value in sciq(2).items() if key != "support"}]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    variant = {"task": "sciq_closed", "num_fewshot": None} | templates
+
+    def checked():
+        return task_check.check(tmp_path / "mine.jsonl", "mine", "sciq-closed", variant)
+
+    if said is None:
+        assert checked() == []
+        return
+    with pytest.raises(ArtifactError, match=f"mine: {said}"):
+        checked()
 
 
 def test_what_has_no_passage_is_named(data, tmp_path):

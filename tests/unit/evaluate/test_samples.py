@@ -133,6 +133,23 @@ def test_gold_answers_stand_behind_the_delimiter(tmp_path):
     assert found == pytest.approx(expected.scores[0][0], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("begun", "between"),
+    [("The answer is", " "), ("The answer is ", ""), ("```python\n", ""), ("{{ question }}:", " ")],
+)
+def test_a_gold_answer_stands_behind_the_beginning_of_its_answer_as_in_examples(begun, between, tmp_path):
+    task = task_of("triviaqa", tmp_path)
+    task.task.config.gen_prefix = begun
+    task.task.config.target_delimiter = " "
+    document = next(iter(task.task.eval_docs))
+    shown = "".join(
+        m.content
+        for m in task.task.build_qa_turn(q="q", a="Zürich", gen_prefix=task.task.doc_to_prefix(document))
+    )
+    assert shown.strip().endswith(f"{task.task.doc_to_prefix(document)}{task.delimiter(document)}Zürich")
+    assert task.delimiter(document) == between
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_only_generations_that_met_our_cap_are_wrong_whatever_they_say(tmp_path, monkeypatch, ours):
     """Of three right answers the second was cut off; where the cap is the harness's own, its metric stands."""

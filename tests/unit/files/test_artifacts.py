@@ -255,6 +255,17 @@ def test_a_disk_without_room_for_more_files_is_named(tmp_path, monkeypatch):
     assert cause(error, tmp_path / "a.json") == said
 
 
+def test_a_file_of_another_user_is_named_with_its_owner(tmp_path, monkeypatch):
+    """The folder's owner was told: the user himself, who may write there."""
+    lock = tmp_path / ".lock"
+    error = PermissionError(errno.EACCES, "Permission denied")
+    assert f"may not write to {tmp_path} (of user" in cause(error, lock)
+    lock.touch()
+    os.chown(lock, 4321, -1) if os.getuid() == 0 else None
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert f"may not write to {lock} (of user {lock.stat().st_uid})" in cause(error, lock)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
 def test_a_file_that_cannot_be_written_says_why_and_leaves_nothing(tmp_path, monkeypatch, number):
     def refused(*_):

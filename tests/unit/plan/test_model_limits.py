@@ -288,6 +288,16 @@ def test_a_model_that_attends_to_tokens_ahead_stops_the_run(shipped):
         load(shipped)
 
 
+@pytest.mark.parametrize("kind", ["llama4", "gemma3", "mistral3", "qwen2_5_vl"])
+def test_a_decoder_inside_a_model_of_images_stops_the_run(kind, shipped):
+    """Its windows, positions and widths stand where no check of the configuration looks."""
+    fetched({"model_type": kind, "text_config": {"num_hidden_layers": 2}, "vision_config": {}})
+    with pytest.raises(
+        ConfigError, match=r"no cell of it can be evaluated: its decoder is a part of a model"
+    ):
+        load(shipped)
+
+
 def test_a_model_of_which_no_cell_can_be_evaluated_stops_the_run_once_it_is_fetched(shipped):
     folder = fetched({"model_type": "falcon"})
     for reason in (None, "FalconForCausalLM has no pluggable attention"):

@@ -129,6 +129,20 @@ def test_the_text_that_teaches_an_idp_to_choose_is_an_input_of_its_cells(shipped
         assert [file.path for file in files] == ["resources/corpora/wikitext2/manifest.json"] * changes
 
 
+def test_a_fetch_checks_the_templates_that_a_method_fills_in(shipped):
+    config = shipped.dump()
+    smoke = config["grids"]["smoke"]
+    config["grids"] = {"smoke": smoke}
+    plain = {"task": "sciq_closed", "num_fewshot": None, "strata": {}}
+    assert Plan(load(config)).variant("sciq-closed") == plain
+    smoke["tasks"].append("sciq-closed")
+    smoke["blocks"]["core"]["methods"].append("open-book")
+    assert Plan(load(config)).variant("sciq-closed") == plain | {"context": "{{ support.lstrip() }}\n"}
+    smoke["blocks"]["core"]["methods"].append("lora-r4-triviaqa-even")
+    assert len(Plan(load(config)).variant("triviaqa")["wordings"]) == 3
+    assert Plan(load(config)).variant("nobody") == {}
+
+
 def test_a_passage_is_given_to_the_open_book_cells_alone(shipped):
     config = shipped.dump()
     smoke = config["grids"]["smoke"]

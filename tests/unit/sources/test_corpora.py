@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.unit.sources.test_models import make_tokenizer
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources import corpora, hub
+from workflow_scripts.sources.overlap import shares
 
 MADE = {"recipe": "r", "code": "c"}
 
@@ -38,6 +40,65 @@ def test_hash_split_is_stable_disjoint_and_about_a_tenth():
 def test_own_splits_lose_what_heldout_repeats():
     train, heldout, repeated = corpora.separate(["a", "b ", "a", "c", "  "], ["b", "d", "d"])
     assert (train, heldout, repeated) == (["a", "c"], ["b", "d"], 3)
+
+
+WORDS = (
+    "north south east west river mountain valley harbour lantern copper silver winter summer orchard " * 3
+).split()
+
+
+def passage(seed, words=40):
+    """Text of its own: no two seeds share 64 letters."""
+    draw = random.Random(seed)
+    return " ".join(f"{draw.choice(WORDS)}{draw.randrange(1000)}" for _ in range(words))
+
+
+@pytest.mark.parametrize(
+    "dress",
+    [
+        lambda text: f"{passage('before', 90)}\n\n{text}\n\n{passage('after', 90)}",
+        lambda text: text.replace(" ", "\n  ").upper(),
+        lambda text: f"A header of its own, 12 May\n\n{text.replace(' ', ' - ')}",
+        lambda text: text.replace("e", "\u200be").replace("fi", "\ufb01"),
+    ],
+    ids=["inside a longer one", "other spaces and capitals", "a header and marks", "other forms of letters"],
+)
+def test_heldout_text_that_stands_in_training_text_is_left_out(dress, tmp_path):
+    own = passage("own")
+    (tmp_path / "both").mkdir()
+    for file, written in (("train", [passage(1), dress(passage(2))]), ("test", [passage(2), own])):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in written)
+        (tmp_path / "both" / f"{file}.jsonl").write_text(lines)
+    spec = {"source": "local", "path": "both"}
+    manifest = corpora.fetch("mine", spec, tmp_path / "out", tmp_path, **MADE)
+    assert texts(tmp_path / "out", "heldout") == [own]
+    assert manifest["overlapping_documents_removed"] + manifest["repeated_documents_removed"] == 1
+    assert manifest["heldout_overlap"] == 0
+
+
+def test_heldout_text_in_pieces_of_several_training_documents_is_left_out_and_a_quotation_is_told():
+    pieces = [passage(seed) for seed in range(4)]
+    train = [f"{passage(seed + 10)} {piece}" for seed, piece in enumerate(pieces)]
+    quoting = f"{passage(20, 200)} {pieces[0]}"
+    kept, seen, overlap = corpora.unseen(train, [" ".join(pieces), quoting, "short", passage(30)])
+    assert (kept, seen) == ([quoting, "short", passage(30)], 1)
+    assert 0.03 < overlap < 0.1  # a fifth of one in three
+
+
+@pytest.mark.parametrize("letters", [16, 31, 63, 64, 2**20 + 100])
+def test_windows_of_documents_of_any_length_are_found_where_they_stand(letters):
+    digits = random.Random(letters).choices("0123456789abcdef", k=letters)
+    text = "".join(digits)
+    assert shares([text], ["another", f"before, {text} after"]) == [1.0]
+    assert shares([text], [text[: letters // 2], text[::-1]])[0] < 0.6
+
+
+def test_a_source_whose_heldout_text_is_all_training_text_says_so(tmp_path):
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "train.txt").write_text(" ".join(passage(seed) for seed in range(3)))
+    (tmp_path / "both" / "test.txt").write_text(passage(1))
+    with pytest.raises(ArtifactError, match=r"left for heldout: .* 1 held-out ones stand in training text"):
+        corpora.fetch("mine", {"source": "local", "path": "both"}, tmp_path / "out", tmp_path, **MADE)
 
 
 def test_wikitext_articles_split_at_level_one_headings_only():

@@ -369,6 +369,9 @@ def test_a_damaged_tokenizer_is_named(given):
         ("llama", None),
         ("gemma3_text", None),
         ("falcon", "FalconForCausalLM has no pluggable"),
+        ("llama4_text", "Llama4ForCausalLM has no decoder of its own"),
+        ("modernbert-decoder", "ModernBertDecoderForCausalLM has no decoder of its own"),
+        *((kind, "is a part of a model with other inputs") for kind in ("llama4", "gemma3", "emu3")),
         ("t5", "no causal"),
     ],
 )

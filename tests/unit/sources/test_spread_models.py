@@ -81,7 +81,7 @@ def results(model) -> list:
             *generation.generate_greedy(
                 model,
                 [[5, 6, 7], [8, 9]],
-                generation.Stopping(4, {3}, lambda tokens: tokens[-1] == 60),
+                generation.Decoding(4, {3}, lambda tokens: tokens[-1] == 60),
                 1000,
                 bank,
             )

@@ -60,6 +60,13 @@ def test_a_special_id_beyond_the_embeddings_is_refused(file, key, value, given):
     refused(given, rf"{file}: `{key}` is -?\d+, but its embeddings have 100 rows")
 
 
+@pytest.mark.parametrize("value", ["1", [1, 1.5], [True]])
+def test_a_special_id_that_is_no_whole_number_is_refused(value, given):
+    """transformers checks config.json, and takes anything of generation_config.json: no answer would end there."""
+    change_json(given / "generation_config.json", eos_token_id=value)
+    refused(given, r"generation_config.json: `eos_token_id` is .*, but its embeddings have 100 rows")
+
+
 def test_no_padding_may_be_written_as_minus_one(given):
     change_json(given / "config.json", pad_token_id=-1)
     change_json(given / "generation_config.json", pad_token_id=-1)

@@ -223,7 +223,7 @@ class External(Uncalibrated):
         "A student with weights of its own: it need not resemble the dense model, and its widths may differ.",
         False,
     )
-    note: Absent[Line] = absent("A remark that reports print.")
+    note: Absent[Line] = absent("A remark, kept in the manifest.")
 
 
 # Keys of a checkpoint by its source: those that must be there, those that may.

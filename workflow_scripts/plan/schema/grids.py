@@ -19,6 +19,7 @@ from workflow_scripts.plan.schema.keys import (
     Precision,
     Seed,
     Share,
+    Template,
     Text,
     absent,
     key,
@@ -57,14 +58,14 @@ class Task(Entry):
         "examples",
     )
 
-    context: Absent[Text] = absent(
+    context: Absent[Template] = absent(
         "Jinja template over an item's fields that gives the passage with its answer, and the white space behind it; "
         "methods of kind context put it before the question."
     )
     strata: Absent[Strata] = absent(
         "How a report groups the items: lost and recovered by subject, or by tenths of popularity."
     )
-    wordings: Absent[Annotated[list[Text], Field(min_length=1), AfterValidator(unique)]] = absent(
+    wordings: Absent[Annotated[list[Template], Field(min_length=1), AfterValidator(unique)]] = absent(
         "Jinja templates over an item's fields that write its question and right answer as training text (for methods "
         "with corpus: {task, part}); each item is written in every wording."
     )

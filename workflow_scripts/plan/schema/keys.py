@@ -68,6 +68,16 @@ def unique(values: T) -> T:
     return values
 
 
+def _template(text: str) -> str:
+    from workflow_scripts.files.templates import Unfilled, compiled  # Jinja, which few processes need
+
+    try:
+        compiled(text)
+    except Unfilled as error:
+        raise PydanticCustomError("template", "no template", {"reason": str(error)}) from error
+    return text
+
+
 NAME = r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$"
 HINTS = {  # a pattern -> its words in messages, if no key describes it
     NAME: "Letters and digits joined by single '.', '_' or '-' (names become paths).",
@@ -83,6 +93,7 @@ Share = Annotated[StrictFloat, Field(ge=0, le=1), AS_WRITTEN]
 LearningRate = Annotated[StrictFloat, Field(gt=0, le=10), AS_WRITTEN]
 Name = Annotated[StrictStr, Field(pattern=NAME, max_length=80)]
 Text = Annotated[StrictStr, Field(min_length=1)]
+Template = Annotated[Text, AfterValidator(_template)]  # of Jinja, over an item's fields
 Flag = StrictBool
 Line = StrictStr  # text that may be empty
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]

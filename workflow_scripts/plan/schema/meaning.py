@@ -277,7 +277,7 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
         yield from _absent(f"{key}.pair.{role}", method, config.methods, "methods")
         if method in config.methods:
             kind = config.methods[method].kind
-            if facts := _facts(config, method):
+            if facts := tasks_told(config, method):
                 said = (
                     f"is trained on items of {listed(facts)}, so its answers are no recovery; choose another"
                 )
@@ -294,7 +294,7 @@ def _texts(config: Config, method: str) -> list[TrainingText]:
     return [text for text in texts if text is not None]
 
 
-def _facts(config: Config, method: str) -> list[str]:
+def tasks_told(config: Config, method: str) -> list[str]:
     """The tasks on whose items a method, or a member of it, is trained."""
     texts = _texts(config, method)
     named = [text.task for text in texts if text.task is not None]

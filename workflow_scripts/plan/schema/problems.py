@@ -168,6 +168,8 @@ def _words(found: ErrorDetails, path: tuple, keyed: bool, config: dict, root: di
             )
         case "listed_twice":
             return f"{key}: {listed(found['ctx']['values'])} is listed twice"
+        case "template":
+            return f"{key}: {found['ctx']['reason']}"
         case _:  # a type
             return f"{key}: {value!r} has the wrong type; allowed: {_types(rule, value)}"
 

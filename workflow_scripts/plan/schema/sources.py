@@ -69,8 +69,8 @@ class DataSetOnHub(OnHub):
 class Data(Entry):
     """Notes on a text or a task."""
 
-    licence: Absent[Line] = absent("Licence of the data, for the report.")
-    note: Absent[Line] = absent("A remark that reports print.")
+    licence: Absent[Line] = absent("Licence of the data, kept in the manifest.")
+    note: Absent[Line] = absent("A remark, kept in the manifest.")
 
 
 class LocalData(Data):
@@ -144,7 +144,7 @@ class DenseModel(Entry):
         "Tasks ask through the model's chat template, solved examples as turns of their own; methods of kind text are "
         "the system message. Calibration, training and held-out text stay plain. false if absent, as the paper."
     )
-    note: Absent[Line] = absent("A remark that reports print.")
+    note: Absent[Line] = absent("A remark, kept in the manifest.")
 
 
 class PypiModel(DenseModel, Packaged):

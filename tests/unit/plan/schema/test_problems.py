@@ -44,6 +44,12 @@ def problems_of(config, path, value):
             {"task": "piqa", "part": "odd"},
             ["corpus.task: tasks.piqa has no wordings"],
         ),
+        (
+            "tasks sciq-closed context",
+            "{{ support",
+            ["sciq-closed.context: '{{ support' is no Jinja template"],
+        ),
+        ("tasks sciq wordings", ["{{ question }}", "{{ a | nix }}"], ["sciq.wordings[1]: ", "'nix'"]),
         ("methods lora-r2 corpus", {"tasks": ["piqa"]}, ["corpus.tasks[0]: tasks.piqa has no wordings"]),
         ("methods lora-r2 corpus", {"tasks": ["trivia"]}, ["corpus.tasks[0]: 'trivia'", "'triviaqa'"]),
         (
