@@ -70,6 +70,7 @@ def judge_grid(
         _adjust([group for group in groups if (group["compressor"] in sparse) == prunes])
     return {
         "schema": SCHEMA,
+        "manifest": {},  # sealed when it is written
         "grid": results.grid,
         "pair": dict(question.pair),
         "metric": question.metric,

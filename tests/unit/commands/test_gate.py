@@ -1,6 +1,7 @@
 """The gate: 0 for wanted verdicts, 1 for others, 2 for open ones."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,14 @@ def test_the_status_follows_the_words(verdict, capsys, words, status):
     verdict(*words)
     assert main(["gate", "--grid", "smoke", "--want", "no_loss,displaced"]) == status
     assert [line.split(": ")[1].split(" ")[0] for line in capsys.readouterr().out.splitlines()] == list(words)
+
+
+def test_a_verdict_that_was_changed_by_hand_is_refused(verdict, capsys):
+    verdict("forgotten", "forgotten")
+    file = Path(VERDICT.path("smoke"))
+    file.write_text(file.read_text().replace('"word": "forgotten"', '"word": "displaced"'))
+    assert main(["gate", "--grid", "smoke", "--want", "displaced"]) == 1
+    assert "verdict.json: was changed after it was written" in capsys.readouterr().err
 
 
 def test_other_words_may_be_wanted(verdict):

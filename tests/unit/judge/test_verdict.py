@@ -197,6 +197,7 @@ def test_the_words_are_those_of_the_schema():
     group["metrics"] = dict.fromkeys(names, metric)
     document = {
         "schema": SCHEMA,
+        "manifest": {},
         "grid": "g",
         "pair": {"prompt": "p", "lora": "l"},
         "metric": "accuracy",
