@@ -3,7 +3,7 @@
 A corpus' folder holds train.jsonl and heldout.jsonl ({"text": ...} a line) and manifest.json. The two never share
 a document. A source with splits of its own keeps them (train and test, say), less what the held-out part repeats;
 of any other source, one document in ten is held out: those whose SHA-256 is 0 modulo 10 (`is_heldout`). Held-out
-documents of which half or more stands in training text, among other text or in other clothes, are left out (`unseen`).
+documents of which half or more stands in training text, among other text or in another spelling, are left out (`unseen`).
 """
 
 import hashlib
@@ -58,9 +58,9 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         origin["invented"] = spec["invented"]
     for split, documents in zip(SPLITS, (train, heldout), strict=True):
         if not documents:
-            told_of = f"; {seen} held-out ones stand in training text" if seen else ""
+            also = f"; {seen} held-out ones stand in training text" if seen else ""
             raise ArtifactError(
-                f"{name}: no document left for {split}: {len(train) + len(heldout)} in all are too few{told_of}"
+                f"{name}: no document left for {split}: {len(train) + len(heldout)} in all are too few{also}"
             )
     with whole_folder(folder) as temporary:
         for split, documents in zip(SPLITS, (train, heldout), strict=True):

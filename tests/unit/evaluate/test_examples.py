@@ -1,4 +1,4 @@
-"""Draws of a task's documents: samples are nested, and no solved example is the question itself in other clothes."""
+"""Draws of a task's documents: samples are nested, and no solved example is the question itself in another spelling."""
 
 import json
 
@@ -29,7 +29,7 @@ def prompts(folder, rows, name, shots):
 
 
 @pytest.mark.parametrize("case", DRESSED)
-def test_a_question_in_other_clothes_is_no_example_of_itself(case, tmp_path):
+def test_a_question_in_another_spelling_is_no_example_of_itself(case, tmp_path):
     rows = [{"question": text, "answer": OTHERS[0]["answer"]} for text in (QUESTION, DRESSED[case])] + OTHERS
     for number, prompt in enumerate(prompts(tmp_path, rows, "triviaqa", 4)):
         assert prompt.count("Question:") == 5
