@@ -165,6 +165,7 @@ def bitsandbytes(source: Path, destination: Path) -> None:
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        attn_implementation="eager",  # its makers' own may need a library that is missing here
     )
     model, found = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -244,7 +245,7 @@ def _plain(source: Path) -> "PreTrainedModel":
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
 
 
 def _tensors(folder: Path) -> "dict[str, torch.Tensor]":
