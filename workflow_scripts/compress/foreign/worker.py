@@ -88,6 +88,7 @@ def compressed_tensors(source: Path, destination: Path) -> None:
             part: value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
             for part, value in parts.items()
         }
+        _require_bits(source, name, scheme.weights.num_bits, parts)
         order = _of_groups(source, name, scheme.weights, parts, tensors)
         weight = compressor.decompress(parts, scheme)["weight"]
         tensors[f"{name}.weight"] = weight if order is None else weight[:, order.argsort()]
@@ -105,6 +106,23 @@ def _scheme(source: Path) -> dict[str, Any]:
         if weights.get("actorder") in (True, "group", "dynamic"):
             weights["actorder"] = None
     return scheme
+
+
+def _require_bits(source: Path, name: str, bits: int, parts: "dict[str, torch.Tensor]") -> None:
+    """SystemExit if a linear is packed with other bits than config.json says: unpacking would cut its codes."""
+    import torch
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    if "weight_packed" not in parts or "weight_shape" not in parts:
+        return
+    rows, columns = parts["weight_shape"].tolist()
+    held = tuple(parts["weight_packed"].shape)
+    asked = (rows, pack_to_int32(torch.zeros(1, columns, dtype=torch.int8), bits).shape[1])
+    if held != asked:
+        raise SystemExit(
+            f"{source}: {name}.weight_packed is {held}; {bits} bits, as config.json says, of {(rows, columns)} "
+            f"weights are {asked}"
+        )
 
 
 def _of_groups(
