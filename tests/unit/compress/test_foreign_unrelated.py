@@ -172,3 +172,31 @@ def test_a_shallower_model_needs_layers_of_the_dense_one(norm, tmp_path):
         ArtifactError, match=r"model\.layers\.0: none of its 7 matrices .* a part or shard of it is"
     ):
         relate(dense, Skeleton(folders["stranger"]), 5, False, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (
+            [0, 2, 1],
+            r"a\.2 is b\.1 of the dense model and stands behind b\.2: its layers are in another order",
+        ),
+        ([3, 2, 1, 0], r"a\.1 is b\.2 of the dense model and stands behind b\.3"),
+        ([0, 1, 3], None),
+        ([0, 1, 1, 2], None),  # layers that share their weights
+        ([0, 1, 2, 1, 2, 3], None),  # a deeper model, merged of itself
+        ([9, 8], None),  # of no dense layer
+    ],
+)
+def test_layers_of_a_shallower_model_in_another_order_are_refused(order, said):
+    names = Names()
+    with torch.no_grad():
+        for index in range(DEPTH):
+            names.add_dense(f"b.{index}", Layer(index))
+        for index, seed in enumerate(order):
+            names.add_held(f"a.{index}", Layer(seed, **all_by(two_bits)))
+    if said is None:
+        names.refuse_disordered(Path("folder"))
+        return
+    with pytest.raises(ArtifactError, match=f"folder: {said}"):
+        names.refuse_disordered(Path("folder"))

@@ -72,6 +72,34 @@ class Names:
                         f"{AT_SOURCE}"
                     )
 
+    def refuse_disordered(self, where: Path) -> None:
+        """ArtifactError for layers of a shallower model that are the dense model's in another order."""
+        unknown = [
+            path
+            for path, names in self.modules.items()
+            if path and not any(joined(path, name) in self.origins for name in names)
+        ]
+        last = 0
+        for path in unknown if len(unknown) <= len(self.layers) else ():
+            alike = [index for index, layer in enumerate(self.layers) if self._made_of(path, layer)]
+            if alike and max(alike) < last:
+                raise ArtifactError(
+                    f"{where}: {path} is {self.layers[max(alike)]} of the dense model and stands behind "
+                    f"{self.layers[last]}: its layers are in another order; {AT_SOURCE}"
+                )
+            last = max(last, min(alike, default=0))
+
+    def _made_of(self, path: str, layer: str) -> bool:
+        """True if a matrix of the checkpoint's layer is surely of this dense one."""
+        pairs = (
+            (self.held[joined(path, name)], self.dense.get(joined(layer, name)))
+            for name in self.modules[path]
+        )
+        return any(
+            own is not None and len(own.shape) == 2 and own.shape == mine.shape and _same(mine, own)
+            for mine, own in pairs
+        )
+
 
 def samples(path: str, module: nn.Module) -> Iterator[tuple[str, Excerpt]]:
     """(name, excerpt) of each parameter that is loaded of the module at `path`."""
