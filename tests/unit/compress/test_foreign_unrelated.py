@@ -200,3 +200,26 @@ def test_layers_of_a_shallower_model_in_another_order_are_refused(order, said):
         return
     with pytest.raises(ArtifactError, match=f"folder: {said}"):
         names.refuse_disordered(Path("folder"))
+
+
+@pytest.mark.parametrize("offset", [0, 1])  # norms of some families are 1 + vector
+def test_a_rotated_head_into_which_an_uneven_norm_was_taken_is_its_own(offset):
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(96, 96, generator=generator))[0]
+    norm = (1.5 * torch.randn(96, generator=generator)).exp()
+
+    def outside(head, norm):
+        module = nn.Module()
+        module.head, module.norm = nn.Parameter(head), nn.Parameter(norm - offset)
+        return module
+
+    head, other = (torch.randn(256, 96, generator=generator) for _ in range(2))
+    for rows, related in ((head, True), (other, False)):
+        names = Names()
+        with torch.no_grad():
+            names.add("", outside(rows * norm @ rotation, torch.ones(96)), "", outside(head, norm))
+        if related:
+            refuse_unrelated(names, Path("folder"))
+        else:
+            with pytest.raises(ArtifactError, match="head does not resemble the dense model's"):
+                refuse_unrelated(names, Path("folder"))
