@@ -61,6 +61,13 @@ def test_a_pack_quantized_export_is_read_back_to_the_bit(settings, sources, tmp_
     expected = load_compressed(sources / "model", tmp_path / "compressed").state_dict()
     assert found.keys() == expected.keys() - {"lm_head.weight"}  # which is the embedding
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    config = json.loads((out / "config.json").read_text())
+    (group,) = config["quantization_config"]["config_groups"].values()
+    group["weights"]["num_bits"] = 2 if group["weights"]["num_bits"] == 8 else 8
+    (out / "config.json").write_text(json.dumps(config))
+    (tmp_path / "again").mkdir()
+    with pytest.raises(CompressionError, match=r"weight_packed is .*; \d bits, as config\.json says, of \("):
+        read(out, tmp_path / "again")
 
 
 MIXED = """

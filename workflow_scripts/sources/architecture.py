@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.sources.model_folder import UNBUILT, unbuilt
+
 
 def unscorable(folder: Path) -> str | None:
     """Why no cell of a model can be evaluated, in words, as its class tells; None if it doesn't.
@@ -27,8 +29,12 @@ def unscorable(folder: Path) -> str | None:
             f"its decoder ({text.model_type}) is a part of a model with other inputs ({config.model_type}); save the "
             "language model alone, with a config.json of its own"
         )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            # A maker's own attention (flash_attention_2) may need a library that nothing here uses.
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    except UNBUILT as error:
+        return unbuilt(error)
     decoder, embeddings = model.get_decoder(), model.get_input_embeddings()
     if decoder is model or not any(module is embeddings for module in decoder.modules()):
         return f"{made.__name__} has no decoder of its own (`get_decoder`), before which prompts would stand"

@@ -176,7 +176,7 @@ def _experts(folder: Path) -> str | None:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     try:
         with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     except UNBUILT as error:
         return unbuilt(error)
     for name, parameter in model.named_parameters():

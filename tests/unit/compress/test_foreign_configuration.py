@@ -5,7 +5,7 @@ import pytest
 from workflow_scripts.compress.foreign.configuration import other_settings
 
 DENSE = {"num_hidden_layers": 2, "rms_norm_eps": 1e-5, "layer_types": ["full", "sliding"], "vocab_size": 9}
-DENSE |= {"tie_word_embeddings": False}
+DENSE |= {"tie_word_embeddings": False, "model_type": "llama"}
 DENSE |= {"rope_parameters": {"full": {"rope_theta": 1e6, "factor": None}}}
 
 
@@ -16,6 +16,7 @@ DENSE |= {"rope_parameters": {"full": {"rope_theta": 1e6, "factor": None}}}
         ({"vocab_size": 10, "torch_dtype": "float16"}, []),
         ({"rms_norm_eps": 9.999999747378752e-06}, []),  # 1e-5 in float32
         ({"rms_norm_eps": 1e-6}, ["rms_norm_eps"]),
+        ({"model_type": "gemma"}, ["model_type"]),  # which adds 1 to norms and scales embeddings
         ({"rope_parameters": {"full": {"rope_theta": 1e4, "factor": None}}}, ["rope_parameters"]),
         ({"rope_parameters": None, "hidden_act": "gelu"}, ["hidden_act", "rope_parameters"]),
         ({"tie_word_embeddings": True}, ["tie_word_embeddings"]),

@@ -149,6 +149,27 @@ def test_autogptqs_older_file_tells_it_too(folder):
     assert identify(made) == Format("gptq", None, "3-bit integers, groups of 64")
 
 
+@pytest.mark.parametrize(
+    ("said", "older", "agree"),
+    [
+        ({}, {"bits": 4, "checkpoint_format": "gptq_v2"}, False),
+        ({"checkpoint_format": "gptq_v2"}, {"bits": 4}, False),
+        ({}, {"bits": 4, "checkpoint_format": "gptq", "quant_method": "gptq"}, True),
+        ({"format": "gptq_v2"}, {"checkpoint_format": "gptq_v2"}, True),
+    ],
+)
+def test_two_files_that_name_other_layouts_of_gptq_are_refused(said, older, agree, folder):
+    made = folder({"quant_method": "gptq", "bits": 4} | said)
+    (made / "quantize_config.json").write_text(json.dumps(older))
+    if agree:
+        assert identify(made).name.startswith("gptq")
+        return
+    with pytest.raises(
+        ArtifactError, match=r"quantize_config\.json: the layout is gptq.*, and gptq.* in config"
+    ):
+        identify(made)
+
+
 REFUSED = {
     "layout of gptq": ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
     "layout of awq": (

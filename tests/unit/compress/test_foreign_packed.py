@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from workflow_scripts.compress.export_formats import to_bitmask, to_gptq, to_words
-from workflow_scripts.compress.foreign.packed import unpacked
+from workflow_scripts.compress.foreign.packed import LAYOUTS, unpacked
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.quantizer import Quantized
 from workflow_scripts.files.artifacts import ArtifactError
@@ -257,6 +257,14 @@ def test_tensors_of_another_shape_or_type_are_named(tensors, form, words):
 def test_a_linear_that_config_json_gives_other_bits_is_read_by_its_tensors():
     said = {"bits": 8, "group_size": 32, "dynamic": {"+:.*fc": {"bits": 4, "group_size": -1}}}
     assert read(GPTQ, "gptq_v2", said)["fc.weight"].shape == (64, 96)
+
+
+@pytest.mark.parametrize("form", LAYOUTS)
+def test_plain_weights_under_a_quantisation_that_config_json_names_are_refused(form):
+    with pytest.raises(
+        ArtifactError, match=rf"says {form}, and no linear is packed so .*remove `quantization_c"
+    ):
+        read({"fc.weight": torch.eye(8)}, form, {"bits": 4})
 
 
 @pytest.mark.parametrize(

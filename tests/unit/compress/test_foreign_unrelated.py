@@ -172,3 +172,54 @@ def test_a_shallower_model_needs_layers_of_the_dense_one(norm, tmp_path):
         ArtifactError, match=r"model\.layers\.0: none of its 7 matrices .* a part or shard of it is"
     ):
         relate(dense, Skeleton(folders["stranger"]), 5, False, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (
+            [0, 2, 1],
+            r"a\.2 is b\.1 of the dense model and stands behind b\.2: its layers are in another order",
+        ),
+        ([3, 2, 1, 0], r"a\.1 is b\.2 of the dense model and stands behind b\.3"),
+        ([0, 1, 3], None),
+        ([0, 1, 1, 2], None),  # layers that share their weights
+        ([0, 1, 2, 1, 2, 3], None),  # a deeper model, merged of itself
+        ([9, 8], None),  # of no dense layer
+    ],
+)
+def test_layers_of_a_shallower_model_in_another_order_are_refused(order, said):
+    names = Names()
+    with torch.no_grad():
+        for index in range(DEPTH):
+            names.add_dense(f"b.{index}", Layer(index))
+        for index, seed in enumerate(order):
+            names.add_held(f"a.{index}", Layer(seed, **all_by(two_bits)))
+    if said is None:
+        names.refuse_disordered(Path("folder"))
+        return
+    with pytest.raises(ArtifactError, match=f"folder: {said}"):
+        names.refuse_disordered(Path("folder"))
+
+
+@pytest.mark.parametrize("offset", [0, 1])  # norms of some families are 1 + vector
+def test_a_rotated_head_into_which_an_uneven_norm_was_taken_is_its_own(offset):
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(96, 96, generator=generator))[0]
+    norm = (1.5 * torch.randn(96, generator=generator)).exp()
+
+    def outside(head, norm):
+        module = nn.Module()
+        module.head, module.norm = nn.Parameter(head), nn.Parameter(norm - offset)
+        return module
+
+    head, other = (torch.randn(256, 96, generator=generator) for _ in range(2))
+    for rows, related in ((head, True), (other, False)):
+        names = Names()
+        with torch.no_grad():
+            names.add("", outside(rows * norm @ rotation, torch.ones(96)), "", outside(head, norm))
+        if related:
+            refuse_unrelated(names, Path("folder"))
+        else:
+            with pytest.raises(ArtifactError, match="head does not resemble the dense model's"):
+                refuse_unrelated(names, Path("folder"))

@@ -79,6 +79,21 @@ def test_attention_that_is_code_of_the_hub_is_refused(given, tmp_path, place):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_of_a_library_that_nothing_here_uses_is_no_reason_to_refuse(given, tmp_path, key):
+    change_json(given / "config.json", **{key: "flash_attention_2"})
+    assert fetch(given, tmp_path)["architecture"] == "llama"
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_act", "no such function"), ("dtype", "int3")])
+def test_a_config_json_that_no_model_can_be_built_of_is_one_line(given, tmp_path, key, value):
+    change_json(given / "config.json", **{key: value})
+    with pytest.raises(
+        ArtifactError, match=f"small: {given}: config.json is of no model that transformers can b"
+    ):
+        fetch(given, tmp_path)
+
+
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "quantize_config.json", "config.json"])
 def test_a_pipe_is_refused_and_never_opened(given, tmp_path, file):
     (given / file).unlink(missing_ok=True)

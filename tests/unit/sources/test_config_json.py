@@ -7,6 +7,7 @@ import pytest
 from tests.unit.sources.test_models import change_json
 from tests.unit.sources.test_vocabulary import fetched, refused
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.model_folder import read_config
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,11 @@ def test_other_values_that_fit_no_weights_or_no_type_are_refused_too(key, value,
 def test_numbers_that_published_models_have_pass(values, given):
     change_json(given / "config.json", **values)
     fetched(given)
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_a_group_of_minus_one_is_a_whole_row_of_a_quantised_checkpoint(key, given):
+    groups = {"linears": {"weights": {"num_bits": 8, "group_size": -1}}}
+    said = {"quant_method": "gptq", "bits": 4, "group_size": -1, "config_groups": groups}
+    change_json(given / "config.json", **{key: said})
+    assert read_config("small", given)[key] == said

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 SETTINGS = (
+    "model_type",
     *(
         "hidden_act",
         "hidden_activation",

@@ -86,7 +86,23 @@ def quantisation(folder: Path) -> tuple[dict | None, Path]:
         raise ArtifactError(
             f"{folder / 'config.json'}: quantization_config: is a {kind}, no object; {AT_SOURCE}"
         )
+    if quantised is not None and older.exists():
+        _require_agreement(older, quantised)
     return quantised, folder / "config.json"
+
+
+def _require_agreement(older: Path, quantised: dict) -> None:
+    """ArtifactError if AutoGPTQ's file names another layout than config.json: programs differ in which they read, and
+    the layouts of GPTQ in their zero points alone."""
+    found = read_json(older, advice=AT_SOURCE)
+    if quantised.get("quant_method") != "gptq" or not isinstance(found, dict):
+        return
+    both = [each.get("checkpoint_format") or each.get("format") or "gptq" for each in (quantised, found)]
+    if both in (["gptq", "gptq_v2"], ["gptq_v2", "gptq"]):
+        raise ArtifactError(
+            f"{older}: the layout is {both[1]}, and {both[0]} in config.json's quantization_config; which of them "
+            "counts? Correct the one or the other"
+        )
 
 
 def _packed(folder: Path) -> bool:

@@ -46,10 +46,15 @@ def unpacked(
     headers: name -> {dtype, ...} of all tensors; get: the tensor of a name; config: the checkpoint's
     quantization_config. placeless: those of some names for which the architecture has no place. AutoGPTQ gave every
     linear a bias: one without a place is left out if it is 0. ArtifactError names the linear that is incomplete or of
-    another layout.
+    another layout; it says so too if none is packed.
     """
     layout = LAYOUTS[form]
     linears = {name.rpartition(".")[0] for name, entry in headers.items() if _tells(name, entry, layout)}
+    if not linears:
+        raise ArtifactError(
+            f"config.json says {form}, and no linear is packed so (by its {layout.known_by}); remove "
+            "`quantization_config` if the weights are plain"
+        )
     biases = [name for name in headers if name.endswith(".bias") and name.rpartition(".")[0] in linears]
     spare = placeless(biases) if biases else set()
     for name in headers:

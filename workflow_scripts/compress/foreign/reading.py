@@ -122,7 +122,7 @@ def _placeless(source: Path, names: list[str]) -> set[str]:
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=True)
         with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     except UNBUILT as error:
         raise ArtifactError(f"{source}: {unbuilt(error)}") from error
     places = model.state_dict()

@@ -75,6 +75,7 @@ def relate(dense: Skeleton, other: Skeleton, tokens: int, distilled: bool, where
                 skeleton.release(loaded)
     if not distilled:
         names.refuse_swapped(where)
+        names.refuse_disordered(where)
         refuse_unrelated(names, where)
     return found
 

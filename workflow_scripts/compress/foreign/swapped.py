@@ -1,6 +1,6 @@
 """Tensors of a checkpoint that have each other's names: they fit by shape, so that no loader notices."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,13 @@ HALVES = (torch.bfloat16, torch.float16)
 @dataclass
 class Excerpt:
     """Some values of a tensor, the same places in every tensor of its shape; of a matrix, inner products too: of pairs
-    of its rows, which a rotation of its inputs keeps, and of its columns, which one of its outputs keeps."""
+    of its rows, which a rotation of its inputs keeps, and of its columns, which one of its outputs keeps. scaled: of
+    its rows once more, if a norm of its module were taken into it, as a rotation needs."""
 
     shape: torch.Size
     values: torch.Tensor
     products: tuple[torch.Tensor, ...] = ()
+    scaled: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass
@@ -72,28 +74,67 @@ class Names:
                         f"{AT_SOURCE}"
                     )
 
+    def refuse_disordered(self, where: Path) -> None:
+        """ArtifactError for layers of a shallower model that are the dense model's in another order."""
+        unknown = [
+            path
+            for path, names in self.modules.items()
+            if path and not any(joined(path, name) in self.origins for name in names)
+        ]
+        last = 0
+        for path in unknown if len(unknown) <= len(self.layers) else ():
+            alike = [index for index, layer in enumerate(self.layers) if self._made_of(path, layer)]
+            if alike and max(alike) < last:
+                raise ArtifactError(
+                    f"{where}: {path} is {self.layers[max(alike)]} of the dense model and stands behind "
+                    f"{self.layers[last]}: its layers are in another order; {AT_SOURCE}"
+                )
+            last = max(last, min(alike, default=0))
+
+    def _made_of(self, path: str, layer: str) -> bool:
+        """True if a matrix of the checkpoint's layer is surely of this dense one."""
+        pairs = (
+            (self.held[joined(path, name)], self.dense.get(joined(layer, name)))
+            for name in self.modules[path]
+        )
+        return any(
+            own is not None and len(own.shape) == 2 and own.shape == mine.shape and _same(mine, own)
+            for mine, own in pairs
+        )
+
 
 def samples(path: str, module: nn.Module) -> Iterator[tuple[str, Excerpt]]:
     """(name, excerpt) of each parameter that is loaded of the module at `path`."""
-    for name, tensor in module.named_parameters():
-        if not tensor.is_meta:
-            stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
-            yield (
-                joined(path, name),
-                Excerpt(tensor.shape, tensor.flatten()[::stride].clone(), _products(tensor)),
-            )
+    loaded = {name: tensor for name, tensor in module.named_parameters() if not tensor.is_meta}
+    vectors = [tensor for tensor in loaded.values() if tensor.dim() == 1]
+    for name, tensor in loaded.items():
+        stride = tensor.numel() // VALUES | 1  # odd, so that it meets the columns of a width that is even
+        values = tensor.flatten()[::stride].clone()
+        excerpt = Excerpt(tensor.shape, values, _products(tensor), _scaled(tensor, vectors))
+        yield joined(path, name), excerpt
+
+
+def _scaled(tensor: torch.Tensor, vectors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Inner products of a matrix's rows behind each of the norms that fit it; some families' norms are 1 + vector."""
+    if tensor.dim() != 2:
+        return ()
+    norms = [norm for vector in vectors if len(vector) == tensor.shape[1] for norm in (vector, vector + 1)]
+    return tuple(_of_pairs(_some(tensor) * norm) for norm in norms)
 
 
 def _products(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Inner products of pairs of a matrix's rows, and of its columns; a vector has none."""
     if tensor.dim() != 2:
         return ()
-    found = []
-    for matrix in (tensor, tensor.T):
-        some = matrix[torch.linspace(0, len(matrix) - 1, min(VECTORS, len(matrix))).long()].float()
-        products = some @ some.T
-        found.append(products[~torch.eye(len(some), dtype=torch.bool)])
-    return tuple(found)
+    return tuple(_of_pairs(_some(matrix)) for matrix in (tensor, tensor.T))
+
+
+def _some(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix[torch.linspace(0, len(matrix) - 1, min(VECTORS, len(matrix))).long()].float()
+
+
+def _of_pairs(rows: torch.Tensor) -> torch.Tensor:
+    return (rows @ rows.T)[~torch.eye(len(rows), dtype=torch.bool)]
 
 
 def joined(path: str, name: str) -> str:

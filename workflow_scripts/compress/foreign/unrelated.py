@@ -63,5 +63,6 @@ def resembles(mine: Excerpt, own: Excerpt) -> tuple[bool, bool] | None:
         return None
     left = mine.values != 0
     signs = correlation(mine.values[left].sign(), own.values[left].sign())
-    by_products = any(correlation(a, b) > LIKE for a, b in zip(mine.products, own.products, strict=True))
+    pairs = [*zip(mine.products, own.products, strict=True), *((mine.products[0], b) for b in own.scaled)]
+    by_products = any(correlation(a, b) > LIKE for a, b in pairs)
     return max(abs(correlation(mine.values, own.values)), abs(signs)) > ALIKE, by_products

@@ -88,6 +88,7 @@ def compressed_tensors(source: Path, destination: Path) -> None:
             part: value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
             for part, value in parts.items()
         }
+        _require_bits(source, name, scheme.weights.num_bits, parts)
         order = _of_groups(source, name, scheme.weights, parts, tensors)
         weight = compressor.decompress(parts, scheme)["weight"]
         tensors[f"{name}.weight"] = weight if order is None else weight[:, order.argsort()]
@@ -105,6 +106,23 @@ def _scheme(source: Path) -> dict[str, Any]:
         if weights.get("actorder") in (True, "group", "dynamic"):
             weights["actorder"] = None
     return scheme
+
+
+def _require_bits(source: Path, name: str, bits: int, parts: "dict[str, torch.Tensor]") -> None:
+    """SystemExit if a linear is packed with other bits than config.json says: unpacking would cut its codes."""
+    import torch
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    if "weight_packed" not in parts or "weight_shape" not in parts:
+        return
+    rows, columns = parts["weight_shape"].tolist()
+    held = tuple(parts["weight_packed"].shape)
+    asked = (rows, pack_to_int32(torch.zeros(1, columns, dtype=torch.int8), bits).shape[1])
+    if held != asked:
+        raise SystemExit(
+            f"{source}: {name}.weight_packed is {held}; {bits} bits, as config.json says, of {(rows, columns)} "
+            f"weights are {asked}"
+        )
 
 
 def _of_groups(
@@ -165,6 +183,7 @@ def bitsandbytes(source: Path, destination: Path) -> None:
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        attn_implementation="eager",  # its makers' own may need a library that is missing here
     )
     model, found = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -244,7 +263,7 @@ def _plain(source: Path) -> "PreTrainedModel":
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
 
 
 def _tensors(folder: Path) -> "dict[str, torch.Tensor]":
