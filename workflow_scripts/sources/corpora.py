@@ -3,7 +3,8 @@
 A corpus' folder holds train.jsonl and heldout.jsonl ({"text": ...} a line) and manifest.json. The two never share
 a document. A source with splits of its own keeps them (train and test, say), less what the held-out part repeats;
 of any other source, one document in ten is held out: those whose SHA-256 is 0 modulo 10 (`is_heldout`). Held-out
-documents of which half or more stands in training text, among other text or in another spelling, are left out (`unseen`).
+documents of which half or more stands in training text, among other text or in another spelling, are left out
+(`unseen`).
 """
 
 import hashlib

@@ -223,3 +223,29 @@ def test_a_rotated_head_into_which_an_uneven_norm_was_taken_is_its_own(offset):
         else:
             with pytest.raises(ArtifactError, match="head does not resemble the dense model's"):
                 refuse_unrelated(names, Path("folder"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(
+            lambda q: q.view(1, 2, 32, 96).transpose(1, 2).reshape(64, 96), id="Meta's rotary layout"
+        ),
+        pytest.param(torch.randn_like, id="another model's"),
+    ],
+)
+def test_queries_of_another_order_or_model_in_every_layer_are_named(change):
+    def layer(index, change):
+        made = Layer(index)
+        made.q_proj = nn.Linear(96, 64, bias=False)
+        made.q_proj.weight = nn.Parameter(change(made.value.detach()))
+        return made
+
+    names = Names()
+    with torch.no_grad():
+        for index in range(DEPTH):
+            names.add(f"a.{index}", layer(index, change), f"b.{index}", layer(index, lambda tensor: tensor))
+    with pytest.raises(
+        ArtifactError, match=r"a\.0\.q_proj\.weight does not resemble .* rows are in another order"
+    ):
+        refuse_unrelated(names, Path("folder"))

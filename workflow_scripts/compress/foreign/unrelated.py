@@ -3,7 +3,8 @@
 A matrix resembles the dense one if their values correlate, or the signs of what is left of it (columns may be scaled),
 or inner products of its rows or columns (its inputs or its outputs may be rotated). Rotated on both sides, as values
 and outputs of SpinQuant's attention, it resembles nothing: so a layer is judged by all its matrices, and a single
-matrix only if those of its name in most layers correlate.
+matrix only if those of its name in most layers correlate. Queries and keys alone are never rotated at their outputs,
+which positions are encoded into: each must resemble the dense one, row by row.
 """
 
 from pathlib import Path
@@ -14,9 +15,11 @@ from workflow_scripts.files.artifacts import ArtifactError
 # Correlation of matrices of two models: below 0.03 (SmolLM2's layers; inner products: 0.07). Of a compressed matrix and
 # its dense one: above 0.8, of inner products of rotated ones 0.78 (SpinQuant; scaled norms lie in them).
 ALIKE = 0.1
+ENCODED = ("q_proj.weight", "k_proj.weight")  # names of queries and keys
 STUDENT = "a student with weights of its own wants `distilled: true`"
 OTHER = f"it is a checkpoint of another model ({STUDENT})"
 MIXED = f"a part or shard of it is another model's ({STUDENT})"
+REORDERED = f"its rows are in another order (Meta's rotary layout?), or {MIXED}"
 
 
 def refuse_unrelated(names: Names, where: Path) -> None:
@@ -34,9 +37,11 @@ def refuse_unrelated(names: Names, where: Path) -> None:
             alike = [
                 each[name][0] for other, each in seen.items() if bool(other) == bool(path) and name in each
             ]
-            if not any(pair) and (not path or 2 * sum(alike) > len(alike)):
+            encoded = name.endswith(ENCODED)
+            if not any(pair) and (encoded or not path or 2 * sum(alike) > len(alike)):
+                why = REORDERED if encoded else MIXED
                 raise ArtifactError(
-                    f"{where}: {joined(path, name)} does not resemble the dense model's: {MIXED}"
+                    f"{where}: {joined(path, name)} does not resemble the dense model's: {why}"
                 )
 
 
@@ -51,18 +56,22 @@ def _seen(names: Names, path: str) -> dict[str, tuple[bool, bool]]:
         else:
             asked = [joined(layer, name) for layer in names.layers]
         dense = [names.dense[each] for each in asked if each in names.dense]
-        if seen := [pair for own in dense if (pair := resembles(mine, own)) is not None]:
+        rows = name.endswith(ENCODED)
+        if seen := [pair for own in dense if (pair := resembles(mine, own, rows)) is not None]:
             found[name] = (any(values for values, _ in seen), any(products for _, products in seen))
     return found
 
 
-def resembles(mine: Excerpt, own: Excerpt) -> tuple[bool, bool] | None:
-    """Whether a matrix resembles a dense one by its values, and by inner products of its rows or columns; None if that
-    can't be told: of a vector, another shape, or a constant matrix, which was pruned as a whole."""
+def resembles(mine: Excerpt, own: Excerpt, rows: bool = False) -> tuple[bool, bool] | None:
+    """Whether a matrix resembles a dense one by its values, and by inner products of its rows or (but for `rows`) of
+    its columns; None if that can't be told: of a vector, another shape, or a constant matrix, which was pruned as a
+    whole."""
     if not mine.products or mine.shape != own.shape or mine.values.min() == mine.values.max():
         return None
     left = mine.values != 0
     signs = correlation(mine.values[left].sign(), own.values[left].sign())
     pairs = [*zip(mine.products, own.products, strict=True), *((mine.products[0], b) for b in own.scaled)]
+    if rows:
+        del pairs[1]
     by_products = any(correlation(a, b) > LIKE for a, b in pairs)
     return max(abs(correlation(mine.values, own.values)), abs(signs)) > ALIKE, by_products
