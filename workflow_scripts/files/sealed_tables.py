@@ -6,18 +6,20 @@ filtered or sorted into other columns, would enter the verdict in silence.
 
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
 from workflow_scripts.files.artifacts import ArtifactError, atomic_path
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SEAL = b"content_sha256"  # among the metadata of the table's schema
 
 
-def write_table(path: str | Path, frame: pd.DataFrame) -> None:
+def write_table(path: str | Path, frame: "pd.DataFrame") -> None:
     """Write a table atomically, with its seal and without its index."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), SEAL: _content(table)})
@@ -25,7 +27,7 @@ def write_table(path: str | Path, frame: pd.DataFrame) -> None:
         parquet.write_table(table, temporary)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path) -> "pd.DataFrame":
     """Read a table; ArtifactError if it can't be read, bears no seal or was changed after it was written."""
     try:
         table = parquet.read_table(path)
@@ -36,8 +38,15 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return table.to_pandas()
 
 
+def seal_table(path: str | Path) -> None:
+    """Seal a table whose content is proved otherwise: an older archive's, whose SHA-256 its index lists."""
+    write_table(path, parquet.read_table(path).to_pandas())
+
+
 def _content(table: pa.Table) -> bytes:
     """Hexadecimal digest of names, types and values of a table's columns."""
+    from pandas.util import hash_pandas_object
+
     types = [(field.name, str(field.type)) for field in table.schema]
-    rows = pd.util.hash_pandas_object(table.to_pandas(), index=False).to_numpy(np.uint64)
-    return sha256(repr(types).encode() + rows.astype("<u8").tobytes()).hexdigest().encode()
+    rows = hash_pandas_object(table.to_pandas(), index=False).to_numpy("<u8")
+    return sha256(repr(types).encode() + rows.tobytes()).hexdigest().encode()
