@@ -156,7 +156,7 @@ def figure(name: str, ending: str = "svg") -> RollUp:
 
 
 # What the report shows, in every format.
-SHOWN = (
+REPORTED = (
     *(VERDICT, AUDIT, AUDIT_PAGE, PAGE),
     *(table(name, form) for name, forms in TABLES.items() for form in forms),
     *(figure(name, form) for name in FIGURES for form in ("svg", "pdf")),
