@@ -27,4 +27,6 @@ rule all:
     input:
         lambda wildcards: say_missing_files(config["grid"]),
         [cell.json for cell in PLAN.cells(config["grid"])],
+        # The report is made from these; without a place here, a deleted one would stay away for good.
+        [file.path(config["grid"]) for file in layout.REPORTED],
         layout.REPORT.path(config["grid"]),

@@ -12,6 +12,7 @@ import pytest
 from tests.unit import synthetic_results
 from tests.unit.synthetic_results import write_cell
 from workflow_scripts.files.artifacts import write_json
+from workflow_scripts.files.sealed_tables import write_table
 from workflow_scripts.jobs import audit_paper, draw_page, plot_figure, report_grid, tabulate
 from workflow_scripts.judge import ledger as ledgers
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
@@ -67,7 +68,7 @@ def _roll_up(plan: Plan) -> None:
     pair = plan.grid(GRID).pair.dump()
     found = read_results(cells)
     small = ledgers.build(found, pair)
-    large(small).to_parquet(results / "ledger.parquet")
+    write_table(results / "ledger.parquet", large(small))
     verdict = judge_grid(found, Question(pair), catalogue, Resampling(60), ledger=_answered(small))
     write_json(results / "verdict.json", verdict | {"late_changes": []}, schema="verdict")
     inputs = [str(results / "tables" / f"table{number}.html") for number in (1, 2, 3)]

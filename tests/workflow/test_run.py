@@ -172,6 +172,17 @@ def test_touching_every_file_reruns_nothing(copied):
     assert NOTHING in copied.snakemake("--dry-run").stdout
 
 
+@pytest.mark.parametrize(
+    "gone", ["verdict.json", "tables/table1.csv", "figures/figure5.pdf", "overview.html"]
+)
+def test_what_the_report_shows_is_made_again_once_deleted(copied, gone):
+    """A plain run said "Nothing to be done", and the command `run` "complete", without a verdict."""
+    (copied.folder / "results/tiny" / gone).unlink()
+    jobs = jobs_of(copied.snakemake("-n").stdout)
+    assert jobs and not any(job.startswith(("Evaluate", "Make", "Find", "Build")) for job in jobs)
+    assert any(job.startswith("Judge") for job in jobs) == (gone == "verdict.json")
+
+
 @pytest.mark.parametrize("metadata", [True, False], ids=["with metadata", "results alone"])
 def test_results_copied_into_a_fresh_clone_rerun_nothing(finished, tmp_path, metadata):
     clone = Checkout(product_copy(tmp_path / "clone"))

@@ -25,11 +25,13 @@ from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.files.locks import hold
 from workflow_scripts.files.scratch import temporary_sibling
+from workflow_scripts.files.sealed_tables import read_table
 from workflow_scripts.plan.adopted import record_path
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.layout import (
     ANALYSED,
     ANSWERS,
+    LEDGER,
     QUESTIONS,
     STAMP,
     Cell,
@@ -117,6 +119,8 @@ def _refuse_damaged(plan: Plan, grid: str) -> None:
     for file in filter(os.path.exists, plan.artefacts(grid)):
         if problem := damage(Path(file)):
             raise ArtifactError(f"{problem}; nothing was packed")
+    for table in filter(os.path.exists, (ANSWERS.path(grid), LEDGER.path(grid))):
+        read_table(table)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from workflow_scripts.archive.rebuilt import held_against
 from workflow_scripts.archive.unpacking import on_one_copy, opened, place_records, unpack
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
+from workflow_scripts.files.sealed_tables import seal_table
 from workflow_scripts.plan.config import write_complete
-from workflow_scripts.plan.layout import FIGURES, LOGS, REBUILT, REPORT, VERDICT
+from workflow_scripts.plan.layout import ANSWERS, FIGURES, LOGS, REBUILT, REPORT, VERDICT
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.summary import lines
 
@@ -66,6 +67,9 @@ def _unpack(archive: Path, index: dict, plan: Plan, folder: Path) -> None:
     unfinished.touch()
     try:
         unpack(archive, index, plan, folder)
+        answers = folder / ANSWERS.path(index["grid"])
+        if answers.exists():  # an older archive's bear no seal
+            seal_table(answers)
         if METADATA in index["files"]:
             place_records(archive, folder)
     except ArtifactError:

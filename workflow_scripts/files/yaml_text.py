@@ -14,6 +14,7 @@ from workflow_scripts.files.artifacts import ArtifactError, require_regular
 
 MOST_BYTES = 2**21
 MOST_VALUES = 50_000  # in one file, each as often as anchors repeat it; the shipped catalogue has 1,200
+LONG = 100  # characters of a text that count as one more value
 FLOAT = "tag:yaml.org,2002:float"
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 OCTAL = re.compile(r"[-+]?0[0-7_]+")
@@ -158,7 +159,7 @@ def _check(node: yaml.Node, counted: dict[int, int], above: frozenset[int], load
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         raise _error(node, f"the tag {tag[:40]} makes no text, number, list or mapping; leave it out")
     if isinstance(node, yaml.ScalarNode):
-        return 1
+        return 1 + len(node.value) // LONG
     if id(node) in above:
         raise _error(node, "an anchor holds itself (*alias inside its own &anchor)")
     if id(node) not in counted:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from workflow_scripts.files.artifacts import atomic_path, read_json
 from workflow_scripts.files.job import run
+from workflow_scripts.files.sealed_tables import read_table
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.digests import unchanged
@@ -46,7 +45,7 @@ def main(
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses."""
     data = PageData(
         read_grid(made.verdict, catalogue, measured, plan.planned),
-        pd.read_parquet(made.ledger),
+        read_table(made.ledger),
         evaluations=read_results(cells).evaluations,
         audit=read_json(made.audit, schema="audit"),
         figures={Path(figure).stem: Path(figure) for figure in made.figures},

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import atomic_path
 from workflow_scripts.files.job import run
 from workflow_scripts.files.members import ITEMS, text_of
+from workflow_scripts.files.sealed_tables import write_table
 from workflow_scripts.judge.answers import find
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.judge.strata import add
@@ -30,8 +30,7 @@ def main(
     answers = find(results, texts, data)
     if strata:
         answers = add(answers, results, texts, data, strata)
-    with atomic_path(output) as temporary:
-        answers.to_parquet(temporary, index=False)
+    write_table(output, answers)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.files.job import run
+from workflow_scripts.files.sealed_tables import read_table
 from workflow_scripts.judge.judgement import Question, judge_grid
 from workflow_scripts.judge.results import read_results, refuse_other_recipes
 from workflow_scripts.plan.digests import unchanged
@@ -25,7 +24,7 @@ def main(
     cell_recipes: those that were planned, by path; empty in a rebuild."""
     results = read_results(cells)
     refuse_other_recipes(results, cell_recipes or {})
-    verdict = judge_grid(results, question, catalogue, ledger=pd.read_parquet(ledger))
+    verdict = judge_grid(results, question, catalogue, ledger=read_table(ledger))
     late = late_changes(Path(output).with_name(QUESTIONS.name))
     write_json(output, verdict | {"late_changes": late}, schema="verdict")
 

@@ -155,6 +155,12 @@ def figure(name: str, ending: str = "svg") -> RollUp:
     return RollUp(f"figures/{name}.{ending}", f"plot_{name}")
 
 
+# What the report shows, in every format.
+REPORTED = (
+    *(VERDICT, AUDIT, AUDIT_PAGE, PAGE),
+    *(table(name, form) for name, forms in TABLES.items() for form in forms),
+    *(figure(name, form) for name in FIGURES for form in ("svg", "pdf")),
+)
 OUTCOMES = (VERDICT, AUDIT, table("*", "*"), figure("*", "*"))  # what a rebuild is held against
 ANALYSED = (VERDICT, LEDGER, AUDIT_PAGE, AUDIT, PAGE, REPORT, STAMP, *OUTCOMES[2:])  # made from measurements
 

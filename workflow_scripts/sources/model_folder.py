@@ -29,8 +29,8 @@ RANGES = (
     (re.compile(r"(size|dim|heads?|layers?|window|length|n_embd)$"), 0, 1e12, True),
     (re.compile(r"(eps|epsilon|dropout|pdrop|drop)$"), 0, 1, True),
 )
-# Keys of config.json that speak of the quantisation alone: there a size of -1 is a whole row.
-QUANTISATION = ("quantization_config", "compression_config")
+# Parts of config.json about stored weights, where -1 is one group a row; whoever reads these formats checks them.
+STORED = ("quantization_config", "compression_config")
 ADAPTER = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin"]
 # Keys by which transformers 5.23 reads another file. Of a tokenizer they are arguments of its class, whatever it is.
 FILES_OF_CONFIG = ("configuration_files", "transformers_weights")
@@ -90,9 +90,10 @@ def _refuse_kernels(where: str, config: dict) -> None:
 def _require_ranges(where: str, config: dict) -> None:
     """ArtifactError for a number of config.json, also in a part or a list of it, that is outside of RANGES."""
     for key, value in config.items():
+        if key in STORED:
+            continue
         if isinstance(value, dict):
-            if key not in QUANTISATION:
-                _require_ranges(where, value)
+            _require_ranges(where, value)
             continue
         numbers = [
             each for each in (value if isinstance(value, list) else [value]) if type(each) in (int, float)

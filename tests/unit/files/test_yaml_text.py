@@ -35,6 +35,10 @@ REFUSED = {
         r"line \d+: more than 50,000 values, each counted as often as anchors repeat it",
     ),
     "mappings of mappings": (MAPPINGS, "more than 50,000 values"),
+    "a long text in many places": (
+        f'a: &a "{"x" * 200_000}"\nb: [{",".join(["*a"] * 40_000)}]\n',
+        r"line 2: more than 50,000 values",
+    ),
     "100,000 names": ("a:\n" + "".join(f"- n{n}\n" for n in range(100_000)), "more than 50,000 values"),
     "a large file": ("a: " + "x" * MOST_BYTES, "larger than 2 MiB"),
     "deep": ("[" * 100_000, "nests too deeply"),

@@ -49,6 +49,12 @@ def test_the_one_file_that_autogptq_wrote_gets_the_name_that_transformers_knows(
         fetch(given, tmp_path)
 
 
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_one_group_a_row_is_minus_one_in_the_files_of_gptq_and_of_this_workflows_export(key, given, tmp_path):
+    change_json(given / "config.json", **{key: {"quant_method": "gptq", "bits": 4, "group_size": -1}})
+    assert "config.json" in fetch(given, tmp_path)["files"]
+
+
 def change_json(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
