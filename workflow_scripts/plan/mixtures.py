@@ -13,9 +13,7 @@ def experts(config: dict) -> int | None:
     """How many experts each layer of a mixture has, by its config.json; None for another model."""
     if any(config.get(flag) is False for flag in DENSE_FLAGS):
         return None
-    inside = config.get("text_config")
-    parts = (config, inside if isinstance(inside, dict) else {})
-    found = [part.get(key) for part in parts for key in EXPERTS]
+    found = [config.get(key) for key in EXPERTS]
     return max((count for count in found if isinstance(count, int) and count > 1), default=None)
 
 

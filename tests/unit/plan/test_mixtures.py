@@ -21,7 +21,6 @@ def shipped(tmp_path, monkeypatch):
     ("found", "count"),
     [
         ({"num_local_experts": 8}, 8),
-        ({"text_config": {"num_experts": 4}}, 4),
         ({"n_routed_experts": 1, "num_experts": None}, None),
         ({"num_experts": 64, "is_moe": False}, None),
     ],
