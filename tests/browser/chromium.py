@@ -71,7 +71,7 @@ class Browser:
             if session and left == session:
                 return None
             if message.get("id") == self._number:
-                if message.get("error", {}).get("message", "").startswith("No target"):
+                if message.get("error", {}).get("message", "").startswith(("No target", "No session")):
                     return None
                 assert "error" not in message, message["error"]
                 return message["result"]
