@@ -29,9 +29,8 @@ from workflow_scripts.judge.tasks import task_tests
 from workflow_scripts.judge.verdict import Verdict
 from workflow_scripts.plan.layout import Group
 
-SCHEMA = (
-    5  # of verdict.json; 4 and older had the verdicts of other rules; 3 a placebo in `rates` and no `parts`
-)
+# Of verdict.json. 4 and older had the verdicts of other rules; 3 a placebo in `rates` and no `parts`.
+SCHEMA = 5
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """Fetched sources, and a working directory of its own."""
 
+import shutil
+
 import pytest
 
 from tests import tiny
+from tests.unit.compress.stored import change, coarse
 from workflow_scripts.sources import corpora, models
 
 
@@ -23,3 +26,11 @@ def here(tmp_path, monkeypatch):
     """A working directory of its own: checkpoints lie in work/."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def made(sources, here):
+    """A checkpoint: the dense model in bfloat16, its first linear rounded coarsely."""
+    folder = shutil.copytree(sources / "local-model", here / "made")
+    change(folder, lambda tensors: {name: coarse(name, tensor) for name, tensor in tensors.items()})
+    return folder

@@ -1,5 +1,8 @@
 """Compressed models on disk, one per algorithm."""
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from tests import tiny_settings
 from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.task import Sources
@@ -41,3 +44,13 @@ def compressed(sources, folder, settings, calibration=CALIBRATION):
         made=Provenance("r", "c"),
     )
     return folder
+
+
+def coarse(name, tensor):
+    tensor = (tensor * 64).round() / 64 if name == "model.layers.0.self_attn.q_proj.weight" else tensor
+    return tensor.to(torch.bfloat16)
+
+
+def change(folder, function):
+    tensors = function(load_file(folder / "model.safetensors"))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")

@@ -1,14 +1,14 @@
 """Checkpoints that somebody else compressed: read, checked against the dense model, stored whole, loaded with proof."""
 
 import json
-import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.unit.compress.stored import change
 from workflow_scripts.compress.engines import external
 from workflow_scripts.compress.export_formats import to_gptq
 from workflow_scripts.compress.foreign.reading import read_folder
@@ -22,24 +22,6 @@ from workflow_scripts.kernels.activations import attached
 from workflow_scripts.sources import checkpoints
 
 EXTERNAL = {"algorithm": "external", "distilled": False}
-
-
-@pytest.fixture
-def made(sources, here):
-    """A checkpoint: the dense model in bfloat16, its first linear rounded coarsely."""
-    folder = shutil.copytree(sources / "local-model", here / "made")
-    change(folder, lambda tensors: {name: coarse(name, tensor) for name, tensor in tensors.items()})
-    return folder
-
-
-def coarse(name, tensor):
-    tensor = (tensor * 64).round() / 64 if name == "model.layers.0.self_attn.q_proj.weight" else tensor
-    return tensor.to(torch.bfloat16)
-
-
-def change(folder, function):
-    tensors = function(load_file(folder / "model.safetensors"))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
 
 
 def change_json(path, **values):

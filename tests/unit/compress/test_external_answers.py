@@ -4,13 +4,13 @@ import shutil
 
 import torch
 
-from tests.unit.compress.test_external import change_json, judged, made  # noqa: F401
+from tests.unit.compress.test_external import change_json, judged
 from workflow_scripts.evaluate.loading import load_cell
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources import models
 
 
-def test_a_checkpoint_answers_by_the_dense_models_settings_of_generation(sources, made, here):  # noqa: F811
+def test_a_checkpoint_answers_by_the_dense_models_settings_of_generation(sources, made, here):
     """A penalty of the dense model alone, or ends that the checkpoint lacks, would pass for a loss."""
     change_json(made / "generation_config.json", repetition_penalty=1.9, eos_token_id=[3])
     folder = judged(sources, made, here)

@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.unit.evaluate.test_task_check import one_process, written  # noqa: F401
+from tests.unit.evaluate.test_task_check import written
 from workflow_scripts.evaluate.answer_check import _groups
 from workflow_scripts.evaluate.task_check import check
 from workflow_scripts.files.artifacts import ArtifactError
 
+pytestmark = pytest.mark.usefixtures("one_process")
 GSM8K = "gsm8k", "gsm8k_cot"
 
 

@@ -13,11 +13,7 @@ from workflow_scripts.evaluate.task_check import check
 from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.sources.benchmarks import fetch
 
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
-    """Other processes take seconds; one test has them."""
-    monkeypatch.setattr(task_check, "has_functions", lambda definition: False)
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def written(folder, rows):
