@@ -5,8 +5,9 @@
 The grid has the shape of the paper's tables (12 methods, 9 of them trained, with more seeds). Seconds are CPU time:
 neighbours on the machine lengthen the wall time. Prints JSON, for each size: `list`, `snakemake -n`, which lists every
 job; `count`, `snakemake -n --quiet`; `finished`, the same where every result but the report is there; `bare`, the
-floor: the same files and dependencies in rules that hold nothing but input and output. Then seconds that a job pays to
-parse the workflow (an empty one deducted).
+floor: the same files and dependencies in rules that hold nothing but input and output; `keywords`, bare rules that also
+have the other keywords of ours, with constants. Then seconds that a job pays to parse the workflow (an empty one
+deducted).
 """
 
 import argparse
@@ -64,6 +65,19 @@ wildcard_constraints:
 rule all:
     input: NEEDS["all"]
 """
+KEYWORDS = """    log: {log!r}
+    conda: "conda.yaml"
+    threads: lambda wildcards: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 1000,
+        runtime=lambda wildcards, attempt: 10,
+        gpu=lambda wildcards: 0,
+    params:
+        args=lambda wildcards: "{arguments}",
+        code=lambda wildcards, output: "code",
+    message: "Make it"
+    script: "job.py"
+"""
 BARE_RULES = {
     artefact.rule: artefact.pattern.replace("{grid}", "scale")
     for artefact in (MODEL, CORPUS, BENCHMARK, COMPRESSED, ADAPTER, EVALUATION)
@@ -74,8 +88,8 @@ def plan_in(folder: Path) -> Plan:
     return Plan(load(read(*files(root=folder))))
 
 
-def bare(plan: Plan, folder: Path) -> Path:
-    """The plan's files and dependencies as a workflow of rules with input and output alone."""
+def bare(plan: Plan, folder: Path, keywords: str = "") -> Path:
+    """The plan's files and dependencies as a workflow of rules with input and output alone, or these keywords too."""
     grid, settings = "scale", plan.grid("scale")
     fetched = [path for path in plan.artefacts(grid) if path.startswith("resources/")]
     shared = [path for path in fetched if BENCHMARK.parse(path)]
@@ -92,7 +106,10 @@ def bare(plan: Plan, folder: Path) -> Path:
     text = BARE
     for rule, output in BARE_RULES.items():
         text += f"rule {rule}:\n    input: needs({output!r})\n    output: {output!r}\n"
+        text += keywords.format(log=f"{output}.log", arguments=1500 * "x")
     folder.mkdir()
+    (folder / "conda.yaml").write_text("dependencies: [python]\n")
+    (folder / "job.py").touch()
     (folder / "Snakefile").write_text(text)
     (folder / "needs.json").write_text(json.dumps(needs))
     catalogues = {"model": "models", "compressor": "compressors", "corpus": "corpora", "method": "methods"}
@@ -145,8 +162,9 @@ LINES = {
     "count": "-n --quiet",
     "finished": "-n --quiet, finished",
     "bare": "-n --quiet, bare rules",
+    "keywords": "-n --quiet, bare rules, all keywords",
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#999999", "#CC79A7")
 
 
 def draw(rows: list[dict], file: Path) -> None:
@@ -177,7 +195,8 @@ def main(sizes: list[int], figure: Path | None) -> None:
             row = {"cells": len(plan.cells("scale")), "jobs": len(plan.artefacts("scale"))}
             row["list"], row["count"] = seconds(clone, "-n"), seconds(clone, "-n", "--quiet")
             triggers = ("--rerun-triggers", "input", "params", "software-env")  # as the profile has them
-            row["bare"] = seconds(bare(plan, clone / "bare"), "-n", "--quiet", *triggers)
+            for name, keywords in (("bare", ""), ("keywords", KEYWORDS)):
+                row[name] = seconds(bare(plan, clone / name, keywords), "-n", "--quiet", *triggers)
             finish(plan, clone)
             row["finished"] = seconds(clone, "-n", "--quiet")
             rows.append({key: round(value, 2) for key, value in row.items()})

@@ -1,6 +1,7 @@
 # Reads the configuration, checks it, constrains the wildcards. Nothing here may import torch:
 # every job parses the Snakefile again.
 import functools
+import gc
 import os
 import re
 import signal
@@ -23,6 +24,11 @@ from workflow_scripts.plan import layout, questions, readiness, requests
 from workflow_scripts.plan.config import ConfigError, load, named_files, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Input, Reruns
+
+# A plan is millions of objects that all stay. Python's collector would look through them again and again: a fifth of
+# the time of a large dry run. The libraries stay as well.
+gc.freeze()
+gc.set_threshold(100_000, 100, 100)
 
 snakemake_surface.refuse_untried(snakemake.__version__)
 snakemake_surface.refuse_braces(workflow.basedir, os.getcwd())
@@ -99,35 +105,32 @@ wildcard_constraints:
 # ---- inputs and parameters: plan/reruns.py decides
 
 
-def rerun_if_outdated(artefact):
-    """Adds no file; forces the job if its output was made by another recipe. First of a rule's inputs.
+def inputs(artefact, **found):
+    """All inputs of the job that makes `artefact`, in one function: Snakemake's time grows with the number of functions.
 
-    Snakemake's own records of parameters do so too, but copied or restored results come without them. Snakemake does
-    not notice that an output is missing if no job uses it as input: lost samples and weights are forced here as well.
+    `found` names the files that the job reads, and gives them and their recipes for given wildcards; a file that is as
+    planned is `ancient`. Forces the job if its output was made by another recipe. Snakemake's own records of parameters
+    do so too, but copied or restored results come without them. Snakemake does not notice that an output is missing if
+    no job uses it as input: lost samples and weights are forced here as well.
     """
 
-    def inputs(wildcards):
+    def files(wildcards):
+        names = dict(wildcards.items())
         try:
-            RERUNS.force_if_outdated(artefact, wildcards)
+            RERUNS.force_if_outdated(artefact, names)
         except ValueError as error:  # a cell that can't be
             raise WorkflowError(str(error)) from None
-        return []
 
-    return inputs
+        def path(file):
+            return ancient(file.path) if RERUNS.is_ancient(file, artefact, names) else file.path
 
+        read = {name: of_job(names) for name, of_job in found.items()}
+        return {
+            name: path(files) if isinstance(files, Input) else [path(file) for file in files]
+            for name, files in read.items()
+        }
 
-def input_by_recipe(artefact, inputs):
-    """The files that the job of `artefact` reads, `ancient` if they are as planned; `inputs` names them and their
-    recipes for given wildcards."""
-
-    def path(file, wildcards):
-        return ancient(file.path) if RERUNS.is_ancient(file, artefact, wildcards) else file.path
-
-    def paths(wildcards):
-        found = inputs(wildcards)
-        return path(found, wildcards) if isinstance(found, Input) else [path(one, wildcards) for one in found]
-
-    return paths
+    return files
 
 
 def arguments(artefact):

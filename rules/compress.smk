@@ -1,9 +1,13 @@
 rule compress_model:
     input:
-        rerun_if_outdated(layout.COMPRESSED),
-        model=input_by_recipe(layout.COMPRESSED, RERUNS.model),
-        corpus=input_by_recipe(layout.COMPRESSED, RERUNS.calibration_text),
-        checkpoint=input_by_recipe(layout.COMPRESSED, RERUNS.checkpoint),
+        unpack(
+            inputs(
+                layout.COMPRESSED,
+                model=RERUNS.model,
+                corpus=RERUNS.calibration_text,
+                checkpoint=RERUNS.checkpoint,
+            )
+        ),
     output:
         compression=layout.COMPRESSED.pattern,
         weights=layout.COMPRESSED.companions[0],
@@ -28,9 +32,13 @@ rule compress_model:
 
 rule export_model:
     input:
-        rerun_if_outdated(layout.EXPORTED),
-        model=input_by_recipe(layout.EXPORTED, RERUNS.model),
-        compressed=input_by_recipe(layout.EXPORTED, RERUNS.compression),
+        unpack(
+            inputs(
+                layout.EXPORTED,
+                model=RERUNS.model,
+                compressed=RERUNS.compression,
+            )
+        ),
     output:
         layout.EXPORTED.pattern,
     log:

@@ -1,12 +1,16 @@
 rule evaluate_cell:
     input:
-        rerun_if_outdated(layout.EVALUATION),
-        model=input_by_recipe(layout.EVALUATION, RERUNS.model),
-        compressed=input_by_recipe(layout.EVALUATION, RERUNS.compression),
-        adapters=input_by_recipe(layout.EVALUATION, RERUNS.adapters),
-        benchmarks=input_by_recipe(layout.EVALUATION, RERUNS.benchmarks),
-        corpora=input_by_recipe(layout.EVALUATION, RERUNS.perplexity_text),
-        training_text=input_by_recipe(layout.EVALUATION, RERUNS.centring_text),
+        unpack(
+            inputs(
+                layout.EVALUATION,
+                model=RERUNS.model,
+                compressed=RERUNS.compression,
+                adapters=RERUNS.adapters,
+                benchmarks=RERUNS.benchmarks,
+                corpora=RERUNS.perplexity_text,
+                training_text=RERUNS.centring_text,
+            )
+        ),
     output:
         # `update`: a finished cell that runs again is there until the new one is; Snakemake puts it back if that fails.
         record=update(
@@ -45,12 +49,16 @@ rule evaluate_cell:
 
 rule measure_similarity:
     input:
-        rerun_if_outdated(layout.SIMILARITY),
-        model=input_by_recipe(layout.SIMILARITY, RERUNS.model),
-        compressed=input_by_recipe(layout.SIMILARITY, RERUNS.compression),
-        adapters=input_by_recipe(layout.SIMILARITY, RERUNS.adapters),
-        corpus=input_by_recipe(layout.SIMILARITY, RERUNS.similarity_text),
-        training_text=input_by_recipe(layout.SIMILARITY, RERUNS.centring_text),
+        unpack(
+            inputs(
+                layout.SIMILARITY,
+                model=RERUNS.model,
+                compressed=RERUNS.compression,
+                adapters=RERUNS.adapters,
+                corpus=RERUNS.similarity_text,
+                training_text=RERUNS.centring_text,
+            )
+        ),
     output:
         layout.SIMILARITY.pattern,
     log:
@@ -71,9 +79,13 @@ rule measure_similarity:
 
 rule measure_latency:
     input:
-        rerun_if_outdated(layout.LATENCY),
-        model=input_by_recipe(layout.LATENCY, RERUNS.model),
-        compressed=input_by_recipe(layout.LATENCY, RERUNS.compression),
+        unpack(
+            inputs(
+                layout.LATENCY,
+                model=RERUNS.model,
+                compressed=RERUNS.compression,
+            )
+        ),
     output:
         layout.LATENCY.pattern,
     log:

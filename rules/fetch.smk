@@ -7,7 +7,7 @@ localrules:
 
 rule fetch_model:
     input:
-        rerun_if_outdated(layout.MODEL),
+        unpack(inputs(layout.MODEL)),
     output:
         manifest=layout.MODEL.pattern,
     log:
@@ -28,7 +28,7 @@ rule fetch_model:
 
 rule fetch_checkpoint:
     input:
-        rerun_if_outdated(layout.CHECKPOINT),
+        unpack(inputs(layout.CHECKPOINT)),
     output:
         manifest=layout.CHECKPOINT.pattern,
     log:
@@ -49,7 +49,7 @@ rule fetch_checkpoint:
 
 rule fetch_corpus:
     input:
-        rerun_if_outdated(layout.CORPUS),
+        unpack(inputs(layout.CORPUS)),
     output:
         manifest=layout.CORPUS.pattern,
     log:
@@ -68,7 +68,7 @@ rule fetch_corpus:
 
 rule fetch_benchmark:
     input:
-        rerun_if_outdated(layout.BENCHMARK),
+        unpack(inputs(layout.BENCHMARK)),
     output:
         manifest=layout.BENCHMARK.pattern,
     log:

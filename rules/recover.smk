@@ -1,11 +1,15 @@
 rule train_adapter:
     input:
-        rerun_if_outdated(layout.ADAPTER),
-        model=input_by_recipe(layout.ADAPTER, RERUNS.model),
-        compressed=input_by_recipe(layout.ADAPTER, RERUNS.compression),
-        corpus=input_by_recipe(layout.ADAPTER, RERUNS.training_text),
-        family=input_by_recipe(layout.ADAPTER, RERUNS.family),
-        calibration_text=input_by_recipe(layout.ADAPTER, RERUNS.repair_text),
+        unpack(
+            inputs(
+                layout.ADAPTER,
+                model=RERUNS.model,
+                compressed=RERUNS.compression,
+                corpus=RERUNS.training_text,
+                family=RERUNS.family,
+                calibration_text=RERUNS.repair_text,
+            )
+        ),
     output:
         record=layout.ADAPTER.pattern,
         config=layout.ADAPTER.companions[0],

@@ -1,8 +1,12 @@
 # Models and checkpoints whose knowledge is known (grid truth): made where others are fetched.
 rule teach_model:
     input:
-        rerun_if_outdated(layout.MODEL),
-        base=input_by_recipe(layout.MODEL, RERUNS.base_of_model),
+        unpack(
+            inputs(
+                layout.MODEL,
+                base=RERUNS.base_of_model,
+            )
+        ),
     output:
         manifest=layout.MODEL.pattern,
     log:
@@ -26,8 +30,12 @@ rule teach_model:
 
 rule teach_checkpoint:
     input:
-        rerun_if_outdated(layout.CHECKPOINT),
-        base=input_by_recipe(layout.CHECKPOINT, RERUNS.base_of_checkpoint),
+        unpack(
+            inputs(
+                layout.CHECKPOINT,
+                base=RERUNS.base_of_checkpoint,
+            )
+        ),
     output:
         manifest=layout.CHECKPOINT.pattern,
     log:

@@ -31,8 +31,12 @@ class Slices(Cells):
         """Methods (members included), compressors and tasks that the grid uses, for labels of tables and figures."""
         cells = [*self.cells(grid), *self.adapters(grid)]
         return {
-            "methods": {cell.method: self.config.methods[cell.method].dump() for cell in cells},
-            "compressors": {cell.compressor: self.compressor(cell.compressor) for cell in cells},
+            "methods": {
+                name: self.config.methods[name].dump() for name in {cell.method: None for cell in cells}
+            },
+            "compressors": {
+                name: self.compressor(name) for name in {cell.compressor: None for cell in cells}
+            },
             "tasks": self.task_settings(grid),
         }
 
