@@ -3,14 +3,16 @@
   python -m workflow_scripts adopt --grid paper
   python -m workflow_scripts adopt --grid paper --profile slurm
 
-It looks only at results whose settings and inputs are as planned. A few of each rule and kind of method are made again
-below work/adopt/, from the stored inputs (`adopt` in the configuration says how many and which). If all of a code
-agree, results/<grid>/adopted.json records that today's code makes what the older one made, and its results count as
-planned. If one differs, nothing of that code is adopted and each difference is printed; exit status 1.
+It looks only at results whose settings and inputs are as planned. A few of each rule and kind of method, one of each
+architecture of model at least, are made again below work/adopt/, from the stored inputs (`adopt` in the configuration
+says how many and which). If all of a code agree, results/<grid>/adopted.json records that today's code makes what the
+older one made, and its results count as planned. If one differs, nothing of that code is adopted and each difference is
+printed; exit status 1.
 """
 
 import argparse
 import getpass
+import itertools
 import os
 import platform
 import random
@@ -19,7 +21,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +33,7 @@ from workflow_scripts.files.locks import held_by, hold
 from workflow_scripts.files.members import RESOURCES, RESULTS, WHEELS
 from workflow_scripts.files.provenance import processor
 from workflow_scripts.files.work_folders import WORK
-from workflow_scripts.judge.agreement import Agreement, agreement, on_one_kind_of_machine
+from workflow_scripts.judge.agreement import Agreement, agreement, on_one_kind_of_machine, other_weights
 from workflow_scripts.plan.adopted import equivalences, record_path
 from workflow_scripts.plan.config import files, write_complete
 from workflow_scripts.plan.forecast import foreseen, job_of
@@ -39,6 +43,7 @@ from workflow_scripts.plan.layout import (
     COMPRESSED,
     EVALUATION,
     LOGS,
+    MODEL,
     companions,
     lacks_companions,
 )
@@ -79,6 +84,11 @@ def main(
     plan = plan_of(files(*configfile), grid, blocks)
     if who := held_by(RESULTS):
         raise ArtifactError(f"A run works in this folder ({who}). Wait for it, or stop it.")
+    with hold(RESULTS):  # a run would put its own results in the place of those that are compared
+        return _adopt(plan, grid, profile, cores)
+
+
+def _adopt(plan: Plan, grid: str, profile: str | None, cores: str) -> int:
     older = older_results(plan, grid)
     if not older:
         print(f"Nothing to adopt: no result of grid '{grid}' differs from the plan in its code alone.")
@@ -112,7 +122,8 @@ def main(
 
 
 def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
-    """As many results of each rule and kind of method as the configuration says, those with all weights first."""
+    """As many results of each code and kind of method as the configuration says, and one of each architecture at least;
+    those with all weights first."""
     seconds = {(cost.kind, cost.name): cost.seconds for cost in foreseen(plan, grid).costs}
     drawn = random.Random(0)
     cheap = plan.config.adopt.choice == "cheapest"
@@ -123,15 +134,44 @@ def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
         return lacking, cost if cheap else drawn.random(), result.path
 
     groups: dict[tuple[str, str], list[Older]] = {}
-    for result in older:
-        groups.setdefault((result.artefact.rule, result.kind), []).append(result)
-    ordered = {group: sorted(results, key=order) for group, results in groups.items()}
-    cells = sorted((result for result in older if result.artefact == EVALUATION), key=order)
-    return [
-        Remade(result, _shown(plan, result, cells))
-        for results in ordered.values()
-        for result in results[: plan.config.adopt.samples]
+    for result in sorted(older, key=order):
+        groups.setdefault((result.new, result.kind), []).append(result)
+    cells = sorted(_finished_cells(plan, grid, older), key=order)
+    ranks = {result.artefact.rule: place for place, result in reversed([*enumerate(older)])}
+    samples = [
+        result for results in groups.values() for result in _spread(results, plan.config.adopt.samples)
     ]
+    samples.sort(key=lambda result: ranks[result.artefact.rule])  # in the workflow's order
+    return [Remade(result, _shown(plan, result, cells)) for result in samples]
+
+
+def _spread(results: list[Older], count: int) -> list[Older]:
+    """The first `count` results, one of each model architecture before a second of any, and one of each at least."""
+    by: dict[str, list[Older]] = {}
+    for result in results:
+        by.setdefault(_architecture(result), []).append(result)
+    turns = [result for turn in itertools.zip_longest(*by.values()) for result in turn if result is not None]
+    return turns[: max(count, len(by))]
+
+
+def _architecture(result: Older) -> str:
+    """`model_type` of the model that a result is of; empty of a source, and of a model that is not there."""
+    path = None if result.shared else MODEL.path(**result.names)
+    return read_json(path).get("architecture", "") if path and os.path.exists(path) else ""
+
+
+def _finished_cells(plan: Plan, grid: str, older: list[Older]) -> list[Older]:
+    """Cells that are there and are as planned, but for code that may be adopted."""
+    codes = {(result.shared, result.new, result.kind): result.old for result in older}
+    planned = as_if(plan, codes).artefacts(grid)
+    known = {result.path: result for result in older}
+    found = []
+    for cell in plan.cells(grid):
+        if recorded_digest(cell.json, "recipe") == planned[cell.json] and not lacks_companions(cell.json):
+            code, kind = plan.evaluate(cell)["code"], plan.config.methods[cell.method].kind
+            names = EVALUATION.parse(cell.json) or {}
+            found.append(known.get(cell.json) or Older(cell.json, EVALUATION, names, kind, code, code))
+    return found
 
 
 def _shown(plan: Plan, result: Older, cells: list[Older]) -> Older:
@@ -165,7 +205,7 @@ def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], fo
     for place in (None, grid):
         assumed = [_equivalence([result], []) for result in older if result.shared == (place is None)]
         known = equivalences(place)
-        _write(folder / record_path(place), known + list({found["new"]: found for found in assumed}.values()))
+        _write(folder / record_path(place), known + list({_of(found): found for found in assumed}.values()))
     write_complete(_absolute(plan.config.dump()) | {"grid": grid, "partial": False}, folder)
 
 
@@ -192,11 +232,21 @@ def _made_again(folder: Path, samples: list[Remade], profile: str | None, cores:
 
 
 def _agreement(sample: Remade, folder: Path) -> Agreement:
+    """ArtifactError if other code than the planned one made the sample again: it was edited meanwhile."""
+    for result in (sample.made, sample.shown):
+        if recorded_digest(folder / result.path, "code") != result.new:
+            raise ArtifactError(
+                f"{result.path}: the code was edited while it was made again; nothing was adopted, ask again"
+            )
     stored, again = Path(sample.shown.path), folder / sample.shown.path
     same = sample.shown.shared or on_one_kind_of_machine(
         read_json(stored)["manifest"], read_json(again)["manifest"]
     )
-    return agreement(sample.shown.artefact, stored, again, same)
+    found = agreement(sample.shown.artefact, stored, again, same)
+    if sample.made == sample.shown:
+        return found
+    weights = other_weights(Path(sample.made.path), folder / sample.made.path)
+    return replace(found, differences=[*weights, *found.differences])
 
 
 def decided(samples: list[Remade], found: dict[str, Agreement]) -> tuple[list[list[Remade]], list[Remade]]:
@@ -210,25 +260,33 @@ def decided(samples: list[Remade], found: dict[str, Agreement]) -> tuple[list[li
 
 def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str, Agreement]) -> None:
     """Write the equivalences; each says how many results count as planned with all of them."""
-    codes = {(mine[0].made.shared, mine[0].made.new): mine[0].made.old for mine in adopted}
+    rows: dict[tuple[str, str], list[Remade]] = {}  # kinds of one code may stand for several older ones
+    for sample in itertools.chain.from_iterable(adopted):
+        rows.setdefault((sample.made.new, sample.made.old), []).append(sample)
+    codes = {(s.made.shared, s.made.new, s.made.kind): s.made.old for mine in adopted for s in mine}
     before, after = plan.artefacts(grid), as_if(plan, codes).artefacts(grid)
-    counts: dict[tuple[str, str], int] = {}
-    for result in older_results(plan, grid):
-        now = recorded_digest(result.path, "recipe") == after[result.path] != before[result.path]
-        counts[result.artefact.rule, result.new] = counts.get((result.artefact.rule, result.new), 0) + now
+    counts = Counter(
+        (result.new, result.old)
+        for result in older_results(plan, grid)
+        if recorded_digest(result.path, "recipe") == after[result.path] != before[result.path]
+    )
     for place in (None, grid):
         fresh = [
             _equivalence(
                 [sample.made for sample in mine],
                 [_compared(sample, found[sample.made.path]) for sample in mine],
-                counts[mine[0].made.artefact.rule, mine[0].made.new],
+                counts[codes_of],
             )
-            for mine in adopted
+            for codes_of, mine in rows.items()
             if mine[0].made.shared == (place is None)
         ]
         if fresh:
             with hold(record_path(place)):
                 _write(Path(record_path(place)), equivalences(place) + fresh)
+
+
+def _of(found: dict) -> tuple[str, ...]:
+    return found["new"], *found["kinds"]
 
 
 def _write(path: Path, found: list[dict]) -> None:

@@ -1,7 +1,10 @@
 """Compare two results of one setting: bit for bit on one kind of processor, else their answers within a tolerance."""
 
+import math
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +13,17 @@ from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, SIMILARITY, Artefact, companions
 
 TOLERANCE = 1e-4  # nats of an answer's log-likelihood; of a similarity, its cosine
-# Columns of samples that must not differ at all.
-ANSWERS = ("correct", "acc_norm", "prediction", "selected_prompt")
-# Key of a record -> digest of what was made.
-WEIGHTS = {COMPRESSED: "weights_sha256", ADAPTER: "adapter_sha256"}
+NEAR = 0.01  # of an error or a loss in the record of weights that another kind of machine made: its share
+PLACE = ["task", "doc_id", "doc_hash"]
+# Log-likelihoods in samples and of tasks, and how many of them each is a sum or difference of (bits: per byte).
+LOGLIKS = {"gold_loglik": 1, "choice_logliks": 1, "margin": 2, "choice_loglik": 2, "bits_per_byte": 2}
+# Keys that say how, by whom and in how much time a result was made.
+UNCOMPARED = ("manifest", "seconds", "peak_memory_mb", "libraries")
+# The same of a source. Note and licence are the configuration's, and no path is part of a recipe.
+OF_SOURCES = ("name", "recipe", "code", "origin", "notes", "licence")
+DIGESTS = ("weights_sha256", "adapter_sha256", "base_sha256")
+Key = tuple[str, ...]  # of a value in a record, level by level
+Limit = Callable[[Key, float], float]  # the largest difference that agrees with a number in the stored record
 
 
 @dataclass(frozen=True)
@@ -31,17 +41,22 @@ def agreement(artefact: Artefact, stored: Path, again: Path, same_machine: bool)
     """Compares the result at `again` with that at `stored`, both JSON files with what was made beside them.
 
     same_machine: whether both were made on one kind of machine, so that every bit must agree. Weights and sources must
-    agree bit for bit on any.
+    agree bit for bit on any. Of a record all counts but times, memory, versions and manifest.
     """
     ours, theirs = read_json(stored), read_json(again)
     if artefact == EVALUATION:
         return _of_evaluations(stored, again, same_machine)
     if artefact == SIMILARITY:
         return _of_similarities(ours, theirs, same_machine)
-    if artefact in WEIGHTS:
-        key = WEIGHTS[artefact]
-        return _of_digests({key: ours[key]}, {key: theirs[key]})
-    return _of_digests(ours["files"], theirs["files"])
+    left_out = UNCOMPARED if artefact in (COMPRESSED, ADAPTER) else OF_SOURCES
+    return Agreement("bits", len(ours.get("files", [artefact])), 0.0, _differing(ours, theirs, left_out))
+
+
+def other_weights(stored: Path, again: Path) -> list[str]:
+    """Differences of two records of weights, of which two kinds of machine make others: counts and settings must be the
+    same, errors and losses within `NEAR`."""
+    left_out = (*UNCOMPARED, *DIGESTS)
+    return _differing(read_json(stored), read_json(again), left_out, lambda _, number: NEAR * abs(number))
 
 
 def on_one_kind_of_machine(one: dict, two: dict) -> bool:
@@ -52,83 +67,119 @@ def on_one_kind_of_machine(one: dict, two: dict) -> bool:
     return kinds[0] == kinds[1] if all(kinds) else one["host"] == two["host"]
 
 
-def _of_digests(ours: dict[str, str], theirs: dict[str, str]) -> Agreement:
-    names = sorted({*ours, *theirs})
-    differing = [
-        f"{name}: {str(ours.get(name))[:12]} -> {str(theirs.get(name))[:12]}"
-        for name in names
-        if ours.get(name) != theirs.get(name)
+# -------------------------------------------------------------------------------------------------- records
+
+
+def _differing(
+    ours: dict, theirs: dict, left_out: Collection[str], limit: Limit = lambda *_: 0.0
+) -> list[str]:
+    """Values of two records that differ, or that one of the two lacks, in words."""
+    one, two = dict(_values(ours, left_out)), dict(_values(theirs, left_out))
+    return [
+        f"{', '.join(key)}: {_shown(one.get(key))} -> {_shown(two.get(key))}"
+        for key in dict.fromkeys([*one, *two])
+        if key not in one or key not in two or not _agree(one[key], two[key], limit, key)
     ]
-    return Agreement("bits", len(names), differences=differing)
+
+
+def _values(record: Any, left_out: Collection[str], key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """The values of a record with their keys; of lists the place is the key. Keys that are left out are so on every
+    level."""
+    if not isinstance(record, dict | list):
+        yield key, record
+        return
+    children = record.items() if isinstance(record, dict) else enumerate(record)
+    for name, value in children:
+        if name not in left_out:
+            yield from _values(value, left_out, (*key, str(name)))
+
+
+def _agree(one: Any, two: Any, limit: Limit, key: Key) -> bool:
+    if isinstance(one, float) and isinstance(two, float):
+        return abs(one - two) <= limit(key, one)
+    return bool(one == two)
+
+
+def _shown(value: object) -> str:
+    return value[:12] if isinstance(value, str) else str(value)
 
 
 def _of_similarities(ours: dict, theirs: dict, same_machine: bool) -> Agreement:
-    pairs = [
-        (f"{kind}, layer {layer}", one, two)
-        for kind in ("attention", "activations")
-        for layer, (one, two) in enumerate(zip(ours[kind], theirs[kind], strict=True))
-    ]
-    most = max(abs(one - two) for _, one, two in pairs)
+    one, two = dict(_values(ours, UNCOMPARED)), dict(_values(theirs, UNCOMPARED))
+    cosines = [key for key in one if key[0] in ("attention", "activations") and key in two]
+    most = max((abs(one[key] - two[key]) for key in cosines), default=0.0)
     bits = same_machine or not most
-    limit = 0 if bits else TOLERANCE
-    differing = [f"{name}: {one:.6f} -> {two:.6f}" for name, one, two in pairs if abs(one - two) > limit]
-    return Agreement("bits" if bits else "answers", len(pairs), most, differing)
+    differing = _differing(ours, theirs, UNCOMPARED, lambda *_: 0.0 if bits else TOLERANCE)
+    return Agreement("bits" if bits else "answers", len(cosines), most, differing)
+
+
+# ---------------------------------------------------------------------------------------------- evaluations
 
 
 def _of_evaluations(stored: Path, again: Path, same_machine: bool) -> Agreement:
     ours, theirs = (pd.read_parquet(companions(str(path))[0]) for path in (stored, again))
-    place = ["task", "doc_id", "doc_hash"]
-    if not ours[place].equals(theirs[place]):
-        return Agreement("bits", len(ours), differences=["the items are others, or in another order"])
-    apart = _apart(ours, theirs)
-    bits = same_machine or (not apart.any() and not _other_answers(ours, theirs).any())
-    wrong = _other_answers(ours, theirs) | (apart > (0 if bits else TOLERANCE))
-    differing = [
-        f"{task} {doc_hash[:12]}: {one!r} -> {two!r}, gold log-likelihood {before:.6f} -> {after:.6f}"
-        for task, doc_hash, one, two, before, after in zip(
-            *(ours[wrong][name] for name in ("task", "doc_hash", "prediction")),
-            theirs[wrong]["prediction"],
-            ours[wrong]["gold_loglik"],
-            theirs[wrong]["gold_loglik"],
-            strict=True,
+    if list(ours) != list(theirs):
+        return Agreement("bits", len(ours), 0.0, ["the samples have other columns"])
+    if not ours[PLACE].equals(theirs[PLACE]):
+        return Agreement("bits", len(ours), 0.0, ["the items are others, or in another order"])
+    columns = [str(name) for name in ours if name not in PLACE]
+    apart = {name: _apart(ours[name], theirs[name]) for name in columns if name in LOGLIKS}
+    other = {name: ~_equal(ours[name], theirs[name]) for name in columns if name not in LOGLIKS}
+    most = max((float(values.max(initial=0)) for values in apart.values()), default=0.0)
+    record = read_json(stored), read_json(again)
+    bits = same_machine or not (most or _differing(*record, UNCOMPARED))
+    wrong = other | {
+        name: values > (0 if bits else LOGLIKS[name] * TOLERANCE) for name, values in apart.items()
+    }
+    differing = _rows(ours, theirs, wrong)
+    differing += _differing(*record, UNCOMPARED, (lambda *_: 0.0) if bits else _elsewhere(record[0]))
+    return Agreement("bits" if bits else "answers", len(ours), most, differing)
+
+
+def _rows(ours: pd.DataFrame, theirs: pd.DataFrame, wrong: dict[str, np.ndarray]) -> list[str]:
+    """The items of which a column is wrong, in words."""
+    found = []
+    for row in np.flatnonzero(np.logical_or.reduce([*wrong.values()])):
+        one, two = ours.iloc[row], theirs.iloc[row]
+        columns = ", ".join(name for name, rows in wrong.items() if rows[row])
+        found.append(
+            f"{one['task']} {one['doc_hash'][:12]}: {one['prediction']!r} -> {two['prediction']!r}, gold "
+            f"log-likelihood {one['gold_loglik']:.6f} -> {two['gold_loglik']:.6f} (other: {columns})"
         )
-    ]
-    differing += _other_perplexities(read_json(stored), read_json(again), 0 if bits else TOLERANCE)
-    return Agreement("bits" if bits else "answers", len(ours), float(apart.max(initial=0)), differing)
-
-
-def _apart(ours: pd.DataFrame, theirs: pd.DataFrame) -> np.ndarray:
-    """(items,) largest difference of an item's log-likelihoods: the gold answer's and those of its choices."""
-    gold = np.abs(ours["gold_loglik"].to_numpy() - theirs["gold_loglik"].to_numpy())
-    choices = [
-        0.0 if one is None or two is None else float(np.max(np.abs(np.subtract(one, two)), initial=0))
-        for one, two in zip(ours["choice_logliks"], theirs["choice_logliks"], strict=True)
-    ]
-    return np.maximum(gold, choices)
-
-
-def _other_answers(ours: pd.DataFrame, theirs: pd.DataFrame) -> np.ndarray:
-    """(items,) whether an answer, its mark or its prompt is another."""
-    same = [(ours[name] == theirs[name]) | (ours[name].isna() & theirs[name].isna()) for name in ANSWERS]
-    return ~np.logical_and.reduce([column.to_numpy(bool) for column in same])
-
-
-def _other_perplexities(ours: dict, theirs: dict, limit: float) -> list[str]:
-    """Perplexities per token whose logarithms (nats) differ by more than `limit`, or that one of the two lacks."""
-    one, two = _perplexities(ours), _perplexities(theirs)
-    return [
-        f"perplexity of {name}: {one.get(name)} -> {two.get(name)}"
-        for name in sorted({*one, *two})
-        if name not in one or name not in two or abs(np.log(one[name] / two[name])) > limit
-    ]
-
-
-def _perplexities(evaluation: dict) -> dict[str, float]:
-    """ "wikipedia, windowed" -> perplexity per token; an older evaluation has one figure of a corpus."""
-    found = {}
-    for corpus, figures in evaluation["perplexity"].items():
-        if "token" in figures:
-            found[corpus] = figures["token"]
-        else:
-            found |= {f"{corpus}, {protocol}": figure["token"] for protocol, figure in figures.items()}
     return found
+
+
+def _apart(ours: pd.Series, theirs: pd.Series) -> np.ndarray:
+    """(items,) largest difference of an item's numbers; infinite if one of the two lacks them."""
+    return np.array([_distance(one, two) for one, two in zip(ours, theirs, strict=True)])
+
+
+def _distance(one: Any, two: Any) -> float:
+    first, second = (
+        np.atleast_1d(np.asarray(np.nan if value is None else value, dtype=float)) for value in (one, two)
+    )
+    if first.shape != second.shape or (np.isnan(first) != np.isnan(second)).any():
+        return math.inf
+    return float(np.max(np.nan_to_num(np.abs(first - second)), initial=0))
+
+
+def _equal(ours: pd.Series, theirs: pd.Series) -> np.ndarray:
+    return np.asarray((ours == theirs) | (ours.isna() & theirs.isna()), dtype=bool)
+
+
+def _elsewhere(evaluation: dict) -> Limit:
+    """Limits of an evaluation's numbers on another kind of machine: those of its log-likelihoods, and for a perplexity
+    `TOLERANCE` nats per token; no share of answers may differ."""
+    stored = dict(_values(evaluation, UNCOMPARED))
+
+    def limit(key: Key, number: float) -> float:
+        name = key[-1]
+        if key[0] != "perplexity":
+            return LOGLIKS.get(name, 0) * TOLERANCE
+        nats = math.log(stored[*key[:-1], "token"]) or 1.0
+        if name == "bits_per_byte":
+            return TOLERANCE * number / nats
+        per_token = math.log(number) / nats if number > 1 else 1.0  # words have more tokens than one
+        return TOLERANCE * number * per_token
+
+    return limit

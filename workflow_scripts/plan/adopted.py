@@ -9,6 +9,7 @@ import os
 from workflow_scripts.files.artifacts import PACKAGE, read_json
 from workflow_scripts.plan.layout import ADOPTED, ADOPTED_SOURCES
 
+Codes = dict[tuple[str, str], str]
 RELEASED = PACKAGE / "plan" / "released.json"
 
 
@@ -23,7 +24,16 @@ def equivalences(grid: str | None) -> list[dict]:
     return read_json(path, "adopted")["equivalences"] if os.path.exists(path) else []
 
 
-def equivalent_codes(grid: str | None) -> dict[str, str]:
-    """Digest of code -> digest of the older code whose results it was shown to make, here or by the release."""
-    released = read_json(RELEASED, "adopted")["equivalences"] if RELEASED.exists() else []
-    return {found["new"]: found["old"] for found in [*released, *equivalences(grid)]}
+def released() -> list[dict]:
+    """The equivalences that the release ships."""
+    return read_json(RELEASED, "adopted")["equivalences"] if RELEASED.exists() else []
+
+
+def equivalent_codes(grid: str | None) -> Codes:
+    """(digest of code, kind of method) -> digest of the older code whose results of this kind it was shown to make,
+    here or by the release. One digest serves several kinds; evidence of one says nothing of another."""
+    return {
+        (found["new"], kind): found["old"]
+        for found in [*released(), *equivalences(grid)]
+        for kind in found["kinds"]
+    }

@@ -46,7 +46,8 @@ OF_MODEL = ("parameters", "learned_positions", *model_limits.HINTS, "chat")
 class Plan(Slices):
     """A checked configuration's cells and, for each artefact, its inputs and parameters.
 
-    equivalent: of a grid (None: what all grids share), digest of today's code -> digest that stands in recipes for it.
+    equivalent: of a grid (None: what all grids share), digest of today's code and kind of method -> digest that stands
+    in recipes for it.
     """
 
     CACHED: ClassVar[tuple[str, ...]] = (
@@ -55,7 +56,7 @@ class Plan(Slices):
     )
 
     def __init__(
-        self, config: Config, equivalent: Callable[[str | None], dict[str, str]] = adopted.equivalent_codes
+        self, config: Config, equivalent: Callable[[str | None], adopted.Codes] = adopted.equivalent_codes
     ):
         super().__init__(config)
         self.equivalent = functools.cache(equivalent)
@@ -72,7 +73,7 @@ class Plan(Slices):
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
         made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source)
-        return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from)
+        return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from, task or name)
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         settings = {"compressor": self.compressor(compressor)}
@@ -83,7 +84,7 @@ class Plan(Slices):
         if self.is_checkpoint(compressor):
             inputs.append(self.recipe("compressors", compressor))
         code = code_of("compress_model", engine_of(settings["compressor"]))
-        return self._with_recipe(grid, settings, code, inputs)
+        return self._with_recipe(grid, settings, code, inputs, self.config.compressors[compressor].algorithm)
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, seed: str, form: str) -> dict:
         if form != "plain" and self.config.compressors[compressor].whole:
@@ -109,7 +110,7 @@ class Plan(Slices):
             settings["calibration"] = self.grid(cell.grid).calibration.dump()
             inputs.append(self.recipe("corpora", cell.corpus))
         code = code_of("train_adapter", *kinds_of([settings["method"]]))
-        return self._with_recipe(cell.grid, settings, code, inputs)
+        return self._with_recipe(cell.grid, settings, code, inputs, settings["method"]["kind"])
 
     def evaluate(self, cell: Cell) -> dict:
         grid, tasks = self.grid(cell.grid), self.tasks(cell.grid)
@@ -131,7 +132,8 @@ class Plan(Slices):
             *(self.recipe("corpora", corpus) for corpus in grid.evaluation.perplexity.corpora),
             *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
-        return self._with_recipe(cell.grid, settings, self._evaluation_code("evaluate_cell", cell), inputs)
+        code = self._evaluation_code("evaluate_cell", cell)
+        return self._with_recipe(cell.grid, settings, code, inputs, settings["method"]["kind"])
 
     def _before_questions(self, cell: Cell, task: str) -> dict[str, object]:
         """The settings of a task that a cell's method changes."""
@@ -144,11 +146,11 @@ class Plan(Slices):
 
     def similarity(self, cell: Cell) -> dict:
         measured = self.grid(cell.grid).compared
-        settings = {"method": self.method(cell), "windows": measured.windows, "length": measured.length}
+        method = self.method(cell)
+        settings = {"method": method, "windows": measured.windows, "length": measured.length}
         inputs = [*self._attached(cell), self.recipe("corpora", measured.corpus)]
-        return self._with_recipe(
-            cell.grid, settings, self._evaluation_code("measure_similarity", cell), inputs
-        )
+        code = self._evaluation_code("measure_similarity", cell)
+        return self._with_recipe(cell.grid, settings, code, inputs, method["kind"])
 
     def artefacts(self, grid: str) -> dict[str, str]:
         """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
@@ -259,9 +261,12 @@ class Plan(Slices):
         code = code_of("measure_latency", *kinds)
         return self._with_recipe(grid, settings, code, [self.compressed_recipe(cells[0]), seed])
 
-    def _with_recipe(self, grid: str | None, settings: dict, code: str, inputs: list) -> dict:
-        """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes."""
-        stands_for = self.equivalent(grid).get(code, code)
+    def _with_recipe(
+        self, grid: str | None, settings: dict, code: str, inputs: list, kind: str | None = None
+    ) -> dict:
+        """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes. kind: of method,
+        algorithm or source, by which results are adopted; None if they are not."""
+        stands_for = code if kind is None else self.equivalent(grid).get((code, kind), code)
         return settings | {"code": code, "recipe": digest([settings, stands_for, inputs])}
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:

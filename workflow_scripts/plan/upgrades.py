@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import recorded_digest
+from workflow_scripts.plan.adopted import Codes
 from workflow_scripts.plan.layout import (
     BENCHMARK,
     CHECKPOINT,
@@ -42,29 +43,29 @@ class Older(NamedTuple):
 def older_results(plan: Plan, grid: str) -> list[Older]:
     """The grid's results that differ from the plan in their code alone, in the workflow's order.
 
-    If results of several older codes are there, those of the code that made most of them. Latencies are left out: no
-    comparison of two timings shows that the same was timed.
+    If results of several older codes are there, those of the code that made most of their kind. Latencies are left out:
+    no comparison of two timings shows that the same was timed.
     """
     found = [result for path in plan.artefacts(grid) if (result := _made_by_another(plan, path))]
     trial = as_if(plan, _commonest(found))
     planned, today = trial.artefacts(grid), plan.artefacts(grid)
     return [
-        result._replace(old=trial.equivalent(None if result.shared else grid)[result.new])
+        result._replace(old=trial.equivalent(None if result.shared else grid)[result.new, result.kind])
         for result in found
         if recorded_digest(result.path, "recipe") == planned[result.path] != today[result.path]
         and result.artefact != LATENCY
     ]
 
 
-def as_if(plan: Plan, codes: Mapping[tuple[bool, str], str]) -> Plan:
+def as_if(plan: Plan, codes: Mapping[tuple[bool, str, str], str]) -> Plan:
     """The plan if these codes were known to be equivalent, beside those that are.
 
-    codes: (whether all grids share its results, digest of today's code) -> digest of the older code.
+    codes: (whether all grids share its results, digest of today's code, kind) -> digest of the older code.
     """
 
-    def equivalent(grid: str | None) -> dict[str, str]:
-        shared = grid is None
-        return plan.equivalent(grid) | {new: old for (kind, new), old in codes.items() if kind == shared}
+    def equivalent(grid: str | None) -> Codes:
+        asked = {(new, kind): old for (shared, new, kind), old in codes.items() if shared == (grid is None)}
+        return plan.equivalent(grid) | asked
 
     return Plan(plan.config, equivalent)
 
@@ -79,15 +80,13 @@ def _made_by_another(plan: Plan, path: str) -> Older | None:
         return None
     new = Reruns(plan, set).arguments(artefact, names)["code"]
     known = plan.equivalent(None if artefact in SOURCES else names["grid"])
-    old = known.get(code, code)
-    return (
-        None
-        if old == known.get(new, new)
-        else Older(path, artefact, names, _kind(plan, artefact, names), old, new)
-    )
+    kind = kind_of(plan, artefact, names)
+    old = known.get((code, kind), code)
+    return None if old == known.get((new, kind), new) else Older(path, artefact, names, kind, old, new)
 
 
-def _kind(plan: Plan, artefact: Artefact, names: Mapping[str, str]) -> str:
+def kind_of(plan: Plan, artefact: Artefact, names: Mapping[str, str]) -> str:
+    """The kind of method, the algorithm or the source of a result: what is evidence for others of the same code."""
     if artefact in SOURCES:
         return names.get("task") or next(iter(names.values()))
     if artefact in (COMPRESSED, LATENCY):
@@ -95,8 +94,8 @@ def _kind(plan: Plan, artefact: Artefact, names: Mapping[str, str]) -> str:
     return plan.config.methods[names["method"]].kind
 
 
-def _commonest(found: list[Older]) -> dict[tuple[bool, str], str]:
-    counts: dict[tuple[bool, str], Counter[str]] = {}
+def _commonest(found: list[Older]) -> dict[tuple[bool, str, str], str]:
+    counts: dict[tuple[bool, str, str], Counter[str]] = {}
     for result in found:
-        counts.setdefault((result.shared, result.new), Counter())[result.old] += 1
+        counts.setdefault((result.shared, result.new, result.kind), Counter())[result.old] += 1
     return {code: olds.most_common(1)[0][0] for code, olds in counts.items()}

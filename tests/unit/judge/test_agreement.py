@@ -1,5 +1,6 @@
 """Two results of one setting: what agrees bit for bit, what agrees as answers, and how a difference is told."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 
 from tests.unit.synthetic_results import write_grid
 from workflow_scripts.files.artifacts import read_json, write_json
-from workflow_scripts.judge.agreement import TOLERANCE, agreement, on_one_kind_of_machine
+from workflow_scripts.judge.agreement import TOLERANCE, agreement, on_one_kind_of_machine, other_weights
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, CORPUS, EVALUATION, SIMILARITY, companions
 
 CELL = ("m", "gptq-w3", "wikipedia", "idp-50-100", 0)
@@ -60,12 +61,16 @@ def test_a_choices_log_likelihood_counts_too(twice):
         ("prediction", lambda value: "another"),
         ("correct", lambda value: not value),
         ("selected_prompt", lambda value: "prompt-26"),
+        ("question", lambda value: f"{value} "),
+        ("gold_loglik", lambda value: float("nan")),
+        ("margin", lambda value: None if value is not None else 0.0),
     ],
 )
 def test_another_answer_counts_on_any_machine(twice, column, value):
     changed(twice[1], column, value)
     (said,) = agreement(EVALUATION, *twice, False).differences
     assert column != "prediction" or "-> 'another'" in said
+    assert column in said or column == "gold_loglik"
 
 
 def test_other_items_are_no_agreement(twice):
@@ -82,15 +87,69 @@ def test_another_perplexity_counts(twice, protocols):
             record["perplexity"][corpus] = {"windowed": figure, "reference": other} if protocols else other
         write_json(path, record)
     (said,) = agreement(EVALUATION, *twice, False).differences
-    assert said.startswith("perplexity of wikipedia" + (", reference: " if protocols else ": "))
+    assert said.startswith("perplexity, wikipedia, " + ("reference, token: " if protocols else "token: "))
 
 
 def test_a_perplexity_that_one_lacks_counts(twice):
     record = read_json(twice[1])
     record["perplexity"] = {}
     write_json(twice[1], record)
-    (said,) = agreement(EVALUATION, *twice, False).differences
-    assert said.endswith("-> None")
+    said = agreement(EVALUATION, *twice, False).differences
+    assert said and all(line.startswith("perplexity, ") and line.endswith("-> None") for line in said)
+
+
+def test_choices_that_one_lacks_are_a_difference(twice):
+    samples = pd.read_parquet(companions(str(twice[1]))[0])
+    row = samples.index[samples["choice_logliks"].notna()][0]
+    for value in (lambda values: values[:-1], lambda values: None):
+        changed(twice[1], "choice_logliks", value, row)
+        assert len(agreement(EVALUATION, *twice, False).differences) == 1
+
+
+def test_other_columns_are_no_agreement(twice):
+    file = companions(str(twice[1]))[0]
+    pd.read_parquet(file).drop(columns="margin").to_parquet(file)
+    assert agreement(EVALUATION, *twice, False).differences == ["the samples have other columns"]
+
+
+@pytest.mark.parametrize(
+    "key", ["tasks arc_easy bits_per_byte", "tasks piqa acc_norm", "parameters trainable"]
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_a_number_of_the_record_counts_though_all_samples_agree(twice, key, same):
+    """An edit of the mean over items, or of the count of parameters, changes no item."""
+    record, (*place, last) = read_json(twice[1]), key.split()
+    values = record
+    for name in place:
+        values = values[name]
+    values[last] = (values[last] or 0) + (1 if isinstance(values[last], int) else 0.01)
+    write_json(twice[1], record)
+    (said,) = agreement(EVALUATION, *twice, same).differences
+    assert said.startswith(", ".join([*place, last]) + ": ")
+
+
+def test_perplexities_agree_within_the_tolerance_per_token_elsewhere(twice):
+    def move(factor: float) -> list[str]:
+        record = read_json(twice[0])
+        for figure in record["perplexity"].values():
+            nats = math.log(figure["token"])
+            for name in ("token", "word"):
+                figure[name] **= 1 + factor * TOLERANCE / nats
+            figure["bits_per_byte"] *= 1 + factor * TOLERANCE / nats
+        write_json(twice[1], record)
+        return agreement(EVALUATION, *twice, False).differences
+
+    assert move(0.9) == []
+    assert len(move(1.1)) == 3 * len(read_json(twice[0])["perplexity"])
+    move(0.9)
+    assert agreement(EVALUATION, *twice, True).differences
+
+
+def test_times_and_versions_do_not_count(twice):
+    record = read_json(twice[1])
+    record["manifest"] |= {"seconds": 9e9, "libraries": {}, "host": "elsewhere"}
+    write_json(twice[1], record)
+    assert agreement(EVALUATION, *twice, True).differences == []
 
 
 @pytest.mark.parametrize(
@@ -100,6 +159,11 @@ def test_a_perplexity_that_one_lacks_counts(twice):
         (ADAPTER, {"adapter_sha256": "a" * 64}, {"adapter_sha256": "b" * 64}),
         (CORPUS, {"files": {"train.jsonl": "a"}}, {"files": {"train.jsonl": "b"}}),
         (CORPUS, {"files": {"train.jsonl": "a"}}, {"files": {}}),
+        (CORPUS, {"files": {}, "documents": {"train": 7}}, {"files": {}, "documents": {"train": 8}}),
+        (COMPRESSED, {"effective_bits": 3.0}, {"effective_bits": 3.1}),
+        (COMPRESSED, {"layers": [{"error": 0.1}]}, {"layers": [{"error": 0.11}]}),
+        (ADAPTER, {"heldout_loss": {"after": 1.5}}, {"heldout_loss": {"after": 1.25}}),
+        (SIMILARITY, {"attention": [1.0]}, {"attention": [1.0, 0.5]}),
         (
             SIMILARITY,
             {"attention": [1.0, 0.5], "activations": [1.0, 0.5]},
@@ -113,6 +177,49 @@ def test_weights_sources_and_similarities(tmp_path, artefact, one, two):
         write_json(path, value)
     assert agreement(artefact, paths[0], paths[0], False).differences == []
     assert len(agreement(artefact, *paths, False).differences) == 1
+
+
+def test_of_weights_and_sources_times_and_descriptions_do_not_count(tmp_path):
+    made = {
+        "seconds": 1.0,
+        "layers": [{"seconds": 0.5}],
+        "peak_memory_mb": 7,
+        "checkpoint": {"libraries": {}},
+    }
+    other = {
+        "seconds": 2.0,
+        "layers": [{"seconds": 0.7}],
+        "peak_memory_mb": 9,
+        "checkpoint": {"libraries": {"a": "1"}},
+    }
+    fetched = {
+        "files": {},
+        "notes": "n",
+        "licence": "l",
+        "origin": {"path": "/a"},
+        "recipe": "r",
+        "code": "c",
+    }
+    again = {"files": {}, "notes": "m", "licence": "k", "origin": {"path": "/b"}, "recipe": "q", "code": "d"}
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for artefact, values in (
+        (COMPRESSED, (made, other)),
+        (ADAPTER, (made, other)),
+        (CORPUS, (fetched, again)),
+    ):
+        for path, value in zip(paths, values):
+            write_json(path, value)
+        assert agreement(artefact, *paths, True).differences == []
+
+
+def test_records_of_weights_that_two_machines_made_are_near_and_count_alike(tmp_path):
+    record = {"weights_sha256": "a" * 64, "effective_bits": 3.0, "layers": [{"error": 0.1, "levels": 8}]}
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    write_json(paths[0], record)
+    for error, levels, bits, differing in ((0.1005, 8, 3.0, 0), (0.102, 8, 3.0, 1), (0.1, 7, 3.1, 2)):
+        layers = [{"error": error, "levels": levels}]
+        write_json(paths[1], {"weights_sha256": "b" * 64, "effective_bits": bits, "layers": layers})
+        assert len(other_weights(*paths)) == differing
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json, write_json
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_digest, write_json
 from workflow_scripts.plan.adopted import equivalences, equivalent_codes, record_path
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, KINDS, LATENCY, MODEL, Cell, companions
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
-from workflow_scripts.plan.upgrades import as_if, older_results
+from workflow_scripts.plan.upgrades import as_if, kind_of, older_results
 
 ROOT = Path(__file__).parents[3]
 CELL = Cell("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia", "lora-r2", 0)
@@ -31,12 +31,18 @@ def own_folder(tmp_path, monkeypatch):
 
 def codes(plan: Plan) -> dict[str, str]:
     """Path of each artefact of `smoke` -> digest of today's code."""
+    return {path: code for path, (_, code, _) in places(plan).items()}
+
+
+def places(plan: Plan) -> dict[str, tuple[bool, str, str]]:
+    """Path of each artefact of `smoke` -> whether all grids share it, digest of today's code, kind of method."""
     reruns, found = Reruns(plan, set), {}
     for path in plan.artefacts("smoke"):
-        kind, names = next(
+        artefact, names = next(
             (k, n) for k in (MODEL, CORPUS, BENCHMARK, *KINDS.values()) if (n := k.parse(path))
         )
-        found[path] = reruns.arguments(kind, names)["code"]
+        shared = artefact in (MODEL, CORPUS, BENCHMARK)
+        found[path] = shared, reruns.arguments(artefact, names)["code"], kind_of(plan, artefact, names)
     return found
 
 
@@ -48,7 +54,7 @@ def older(letter: str, code: str) -> str:
 def make(plan: Plan, letter: str, only=lambda path: True) -> None:
     """The results of `smoke` as an older version of every code made them."""
     today = codes(plan)
-    by = {(path.startswith("resources/"), code): older(letter, code) for path, code in today.items()}
+    by = {place: older(letter, place[1]) for place in places(plan).values()}
     recipes = as_if(plan, by).artefacts("smoke")
     for path in filter(only, today):
         made = {"code": older(letter, today[path]), "recipe": recipes[path]}
@@ -60,7 +66,7 @@ def make(plan: Plan, letter: str, only=lambda path: True) -> None:
 def record(found: list, grid: str | None) -> None:
     """The evidence that `adopt` writes."""
     rows = {
-        result.new: {
+        (result.new, result.kind): {
             "rule": result.artefact.rule,
             "kinds": [result.kind],
             "old": result.old,
@@ -139,10 +145,42 @@ def test_evidence_of_one_grid_and_one_code_says_nothing_of_others(config):
     other = CELL._replace(grid="bench")
     assert plan.evaluate_recipe(other) == bare.evaluate_recipe(other)
     lora = bare.train(CELL)["code"]
-    assert lora not in equivalent_codes("smoke")
+    assert (lora, "lora") not in equivalent_codes("smoke")
     assert {
         result.kind for result in older_results(plan, "smoke") if result.artefact.rule == "train_adapter"
     } == {"lora"}
+
+
+def test_evidence_of_one_kind_of_method_says_nothing_of_another_of_the_same_code(config):
+    """One digest serves cells without a method and with prompts. Prompts' cells that come later, by a restore or with
+    another block, were not compared."""
+    make(Plan(config), "0", only=lambda path: "/evaluations/" not in path or "/none/" in path)
+    found = older_results(Plan(config), "smoke")
+    assert {result.kind for result in found if result.artefact.rule == "evaluate_cell"} == {"none"}
+    record(found, None)
+    record(found, "smoke")
+    make(Plan(config, lambda grid: {}), "0", only=lambda path: "/prompt-" in path)
+    none, prompt = CELL._replace(method="none"), CELL._replace(method="prompt-50")
+    plan = Plan(config)
+    assert plan.evaluate(none)["code"] == plan.evaluate(prompt)["code"]
+    assert plan.evaluate_recipe(none) == recorded_digest(none.json, "recipe")
+    assert plan.evaluate_recipe(prompt) != recorded_digest(prompt.json, "recipe")
+    assert prompt.json in {result.path for result in older_results(plan, "smoke")}
+
+
+def test_kinds_of_one_code_that_two_older_codes_made_are_both_found(config):
+    make(Plan(config), "0", only=lambda path: "/none/" in path or "/evaluations/" not in path)
+    plan = Plan(config)
+    recipes = as_if(
+        plan, {p: older("2" if p[2] == "prompt" else "0", p[1]) for p in places(plan).values()}
+    ).artefacts("smoke")
+    for path, (_, code, kind) in places(plan).items():
+        if kind == "prompt" and ("/evaluations/" in path or "/adapters/" in path):
+            write_json(path, {"manifest": {"code": older("2", code), "recipe": recipes[path]}})
+            for file in companions(path):
+                Path(file).touch()
+    found = {r.kind: r.old[:8] for r in older_results(plan, "smoke") if r.artefact.rule == "evaluate_cell"}
+    assert found == {"none": "0" * 8, "prompt": "2" * 8}
 
 
 def test_evidence_of_two_upgrades_leads_back_to_the_code_that_made_the_results(config):
@@ -150,25 +188,24 @@ def test_evidence_of_two_upgrades_leads_back_to_the_code_that_made_the_results(c
     today = Plan(config)
     make(today, "0", only=lambda path: "concat" not in path)
     now = codes(today)
-    first = {(p.startswith("resources/"), older("1", c)): older("0", c) for p, c in now.items()}
     for shared, grid in ((True, None), (False, "smoke")):
         rows = [
             {
                 "rule": "r",
-                "kinds": [],
-                "old": old,
-                "new": new,
+                "kinds": [kind],
+                "old": older("0", code),
+                "new": older("1", code),
                 "results": 1,
                 "compared": [],
                 "machine": {"host": "h", "cpu": "c", "python": "3"},
                 "user": "me",
                 "time": "now",
             }
-            for (kind, new), old in first.items()
-            if kind == shared
+            for place, code, kind in {*places(today).values()}
+            if place == shared
         ]
         write_json(record_path(grid), {"equivalences": rows, "manifest": {}}, "adopted")
-    by = {(p.startswith("resources/"), c): older("0", c) for p, c in now.items()}
+    by = {place: older("0", place[1]) for place in places(today).values()}
     recipes = as_if(Plan(config), by).artefacts("smoke")
     for path in (p for p in now if "concat" in p):
         write_json(path, {"manifest": {"code": older("1", now[path]), "recipe": recipes[path]}})
