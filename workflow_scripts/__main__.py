@@ -8,11 +8,20 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import gettempdir
+from typing import NoReturn
 
 COMMANDS = (
     *"new check run judge status preflight explain forecast plan".split(),
     *"archive rebuild restore compare adopt gate publish truth readme".split(),
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with 1 for words that it does not know, as every mistake does: argparse's 2 is the gate's word for open."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(1, f"{self.prog}: error: {message}\n")
 
 
 def summary_of(command: str) -> str:
@@ -23,7 +32,7 @@ def summary_of(command: str) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Run the command that `words` name; returns an exit status. A user's mistake is one line on stderr."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m workflow_scripts",
         description="Does compression make a language model forget knowledge, or only misplace it?",
         epilog="python -m workflow_scripts <command> --help explains a command and gives examples.",

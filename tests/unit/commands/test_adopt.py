@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.plan.test_upgrades import CELL, codes, make
+from tests.unit.plan.test_upgrades import CELL, codes, make, places
+from tests.unit.plan.test_upgrades import older as older_digest
 from workflow_scripts.commands import adopt
-from workflow_scripts.files.artifacts import read_json, recorded_digest, write_json
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_digest, write_json
+from workflow_scripts.files.locks import held_by, hold
 from workflow_scripts.judge.agreement import Agreement
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, companions
 from workflow_scripts.plan.recipes import Plan
-from workflow_scripts.plan.upgrades import older_results
+from workflow_scripts.plan.upgrades import as_if, older_results
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,6 +72,70 @@ def test_weights_of_another_kind_of_processor_are_shown_by_a_cell_that_stands_on
     shown = {sample.made.kind: sample.shown for sample in samples if sample.made.artefact == ADAPTER}
     assert {result.artefact for result in shown.values()} == {EVALUATION}
     assert shown["lora"].names["method"] == "lora-r2"
+
+
+def test_weights_are_shown_by_a_cell_whose_own_code_is_todays(plan):
+    """Only the solver was edited: no cell is to be adopted, but cells show whether its weights are the same."""
+    today = {kind: code for path, (_, code, kind) in places(plan).items() if COMPRESSED.parse(path)}
+    by = {
+        place: (older_digest("0", place[1]) if place[1] in today.values() else place[1])
+        for place in places(plan).values()
+    }
+    recipes = as_if(plan, by).artefacts("smoke")
+    for path, place in places(plan).items():
+        made = {
+            "code": by[place],
+            "recipe": recipes[path],
+            "device": "cuda",
+            "threads": 1,
+            "host": "h",
+            "cpu": "c",
+        }
+        write_json(path, made if place[0] else {"manifest": made})
+    samples = adopt.chosen(plan, "smoke", older_results(plan, "smoke"))
+    assert {sample.made.artefact for sample in samples} == {COMPRESSED}
+    assert {sample.shown.artefact for sample in samples} == {EVALUATION}
+
+
+def test_each_architecture_is_asked_before_a_second_result_of_any(plan):
+    found = older_results(plan, "smoke")
+    one = next(result for result in found if result.path == CELL.json)
+    same = [one._replace(path=f"{number}", names=one.names | {"model": "m"}) for number in range(3)]
+    other = one._replace(path="other", names=one.names | {"model": "o"})
+    for model, architecture in (("m", "llama"), ("o", "opt")):
+        write_json(f"resources/models/{model}/manifest.json", {"architecture": architecture})
+    for count, paths in ((1, ["0", "other"]), (2, ["0", "other"]), (3, ["0", "other", "1"])):
+        assert [result.path for result in adopt._spread([*same, other], count)] == paths
+
+
+def test_each_code_of_a_kind_is_asked(plan):
+    """A LoRA that starts from EoRA needs other code than one that does not."""
+    found = [result for result in older_results(plan, "smoke") if result.artefact == ADAPTER]
+    lora = next(result for result in found if result.kind == "lora")
+    started = lora._replace(new="f" * 64)
+    samples = [sample.made for sample in adopt.chosen(plan, "smoke", [*found, started])]
+    assert {sample.new for sample in samples if sample.kind == "lora"} == {lora.new, started.new}
+
+
+def test_nothing_is_adopted_if_the_code_was_edited_meanwhile(plan):
+    sample = next(
+        s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.kind == "none"
+    )
+    again = Path("work") / sample.made.path
+    write_json(again, {"manifest": read_json(sample.made.path)["manifest"] | {"code": "f" * 64}})
+    with pytest.raises(
+        ArtifactError, match="the code was edited while it was made again; nothing was adopted"
+    ):
+        adopt._agreement(sample, Path("work"))
+
+
+def test_no_run_may_begin_meanwhile(plan, monkeypatch):
+    """It would put today's results in the place of those that are compared with today's."""
+    monkeypatch.setattr(adopt, "plan_of", lambda *_: plan)
+    monkeypatch.setattr(adopt, "_adopt", lambda *_: held_by("results") is None)
+    with hold("results"), pytest.raises(ArtifactError, match="A run works in this folder"):
+        adopt.main("smoke")
+    assert adopt.main("smoke") == 0
 
 
 def test_in_the_working_folder_the_samples_alone_are_missing_and_the_rest_counts_as_planned(

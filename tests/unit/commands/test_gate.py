@@ -70,6 +70,15 @@ def test_a_word_that_is_no_verdict_and_a_grid_without_one_are_told(verdict, caps
     assert "results/bench/verdict.json: grid 'bench' has no verdict yet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["gate", "--wnat", "displaced"], ["gate", "--want"], ["gaet"]])
+def test_words_that_are_no_command_do_not_end_as_an_open_verdict(verdict, capsys, words):
+    """Who publishes what is open must not publish after a slip of the pen."""
+    verdict("forgotten", "forgotten")
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 1 and "error: " in capsys.readouterr().err
+
+
 def test_a_verdict_for_another_metric_is_not_read(verdict):
     """The grid's primary metric decides, whatever the others say."""
     verdict("displaced", "displaced")
