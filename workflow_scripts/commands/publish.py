@@ -21,11 +21,12 @@ from workflow_scripts.plan.recipes import plan_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_grid(parser, "smoke")
-    parser.add_argument("--uri", required=True, help="of the tracking server, http://... or a data base")
+    parser.add_argument("--uri", required=True, help="of the tracking server, http://...")
 
 
 def main(grid: str, uri: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
-    """Send the cells; returns an exit status. Raises ArtifactError without the library, or without a finished cell."""
+    """Send the cells; returns an exit status. Raises ArtifactError without the library, without a finished cell, and
+    if the server does not take them."""
     try:
         mlflow = importlib.import_module("mlflow")
     except ModuleNotFoundError:
@@ -34,10 +35,15 @@ def main(grid: str, uri: str, blocks: list[str] | None = None, configfile: Seque
     there = [cell.json for cell in plan.cells(grid) if Path(cell.json).exists()]
     if not there:
         raise ArtifactError(f"grid '{grid}' has no finished cell yet: make run GRID={grid}")
-    client = mlflow.MlflowClient(uri)
-    experiment = client.get_experiment_by_name(grid)
-    number = experiment.experiment_id if experiment else client.create_experiment(grid)
-    sent = sum(_send(mlflow, client, number, path) for path in there)
+    try:
+        client = mlflow.MlflowClient(uri)
+        experiment = client.get_experiment_by_name(grid)
+        number = experiment.experiment_id if experiment else client.create_experiment(grid)
+        sent = sum(_send(mlflow, client, number, path) for path in there)
+    except ModuleNotFoundError as error:  # of a data base, for which the slim library lacks parts
+        raise ArtifactError(f"{uri}: mlflow needs {error.name} for it: pip install mlflow") from None
+    except mlflow.exceptions.MlflowException as error:
+        raise ArtifactError(f"{uri}: {str(error).partition(chr(10))[0]}") from error
     print(f"{sent} of {len(there)} finished cells sent to {uri}, experiment '{grid}'; the others were there")
     return 0
 

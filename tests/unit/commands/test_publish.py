@@ -16,6 +16,10 @@ from workflow_scripts.plan.recipes import plan_of
 URI = "file:/somewhere"
 
 
+class Refused(Exception):
+    """As mlflow raises it."""
+
+
 class Server(ModuleType):
     """The part of mlflow that the command calls: entities are tuples, runs are kept."""
 
@@ -25,6 +29,7 @@ class Server(ModuleType):
         self.entities = SimpleNamespace(
             Metric=lambda *parts: parts, Param=lambda *parts: parts, RunTag=lambda *parts: parts
         )
+        self.exceptions = SimpleNamespace(MlflowException=Refused)
 
     def MlflowClient(self, uri):
         assert uri == URI
@@ -97,6 +102,25 @@ def test_without_the_library_one_line_says_how_to_get_it(cells, monkeypatch, cap
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert main(["publish", "--grid", "smoke", "--uri", URI]) == 1
     assert capsys.readouterr().err == "mlflow is not installed here: pip install mlflow-skinny\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Refused("API request failed\nwith more lines"), "API request failed"),
+        (ModuleNotFoundError("No module", name="alembic"), "mlflow needs alembic for it: pip install mlflow"),
+    ],
+)
+def test_a_server_that_takes_nothing_is_one_line(cells, monkeypatch, capsys, error, said):
+    server = Server()
+
+    def refuse(name):
+        raise error
+
+    monkeypatch.setattr(server, "get_experiment_by_name", refuse, raising=False)
+    monkeypatch.setitem(sys.modules, "mlflow", server)
+    assert main(["publish", "--grid", "smoke", "--uri", URI]) == 1
+    assert capsys.readouterr().err == f"{URI}: {said}\n"
 
 
 def test_a_grid_without_a_finished_cell_is_named(configured, monkeypatch, capsys):
