@@ -60,7 +60,8 @@ def evaluate_cell(
     made = replace(made, device=str(device))
     inputs = hashes(files, data, settings.method)
     key = fingerprint(files, inputs, settings, made.code)
-    keys = keys_of([identity(files), made.code, device.type, settings.chat], inputs, settings)
+    code = data.stands_for or made.code
+    keys = keys_of([identity(files), code, device.type, settings.chat], inputs, settings)
     taken = take(keys, data.elsewhere, output, made.recipe)
     store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
     recovered, scorer = scorer_of(files, settings, cell, device, store)

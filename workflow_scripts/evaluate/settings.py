@@ -28,11 +28,13 @@ class EvaluationData:
     """Folders that a cell is evaluated on: benchmarks, each named like its task, and corpora for the perplexity.
 
     elsewhere: pattern of the paths of this cell's JSON in any grid; results that suit are taken over from there.
+    stands_for: digest of the older code whose results were adopted for this cell's; empty if its own code counts.
     """
 
     benchmarks: list[Folder]
     corpora: list[Folder]
     elsewhere: str
+    stands_for: str = ""
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,11 @@ class Plan(Slices):
         code = self._evaluation_code("evaluate_cell", cell)
         return self._with_recipe(cell.grid, settings, code, inputs, settings["method"]["kind"])
 
+    def adopted_code(self, cell: Cell) -> str:
+        """The older code whose results were adopted for those of a cell's code; empty if none were."""
+        code, kind = self._evaluation_code("evaluate_cell", cell), self.config.methods[cell.method].kind
+        return self.equivalent(cell.grid).get((code, kind), "")
+
     def _before_questions(self, cell: Cell, task: str) -> dict[str, object]:
         """The settings of a task that a cell's method changes."""
         method = self.config.methods[cell.method]

@@ -138,6 +138,20 @@ def test_another_list_of_tasks_evaluates_only_what_is_new(project, tmp_path, mon
     assert asked == [folder.name for folder in rest], "other libraries"
 
 
+def test_what_an_adopted_code_evaluated_is_taken_over_too(project, tmp_path, monkeypatch):
+    """After an upgrade and `adopt`, another list of tasks costs only what is new, as before it."""
+    monkeypatch.chdir(tmp_path)
+    output = Path(EVALUATION_PATH.path(**place("none")))
+    older, today = "a" * 64, "b" * 64
+    first = run(project, "none", output, made=replace(MADE, code=older, recipe="1" * 64))
+    for adopted, recipe in ((older, "2" * 64), ("", "3" * 64)):
+        made = replace(MADE, code=today, recipe=recipe)
+        record = run(project, "none", output, made=made, stands_for=adopted)
+        assert bool(record["manifest"]["taken_over"]) == bool(adopted)
+        assert (record["manifest"]["keys"] == first["manifest"]["keys"]) == bool(adopted)
+        assert record["manifest"]["code"] == today
+
+
 @pytest.mark.parametrize("change", [{"items": 3}, {"generation_tokens": 1}, {"precision": "bf16"}])
 def test_what_was_asked_otherwise_is_evaluated_anew(change):
     """Keys of a task and of a text."""

@@ -44,12 +44,18 @@ def files_of(project: dict, members: list[str]) -> ModelFiles:
 
 
 def run(
-    project: dict, method: str, output: Path, chat: bool = False, made: Provenance = MADE, **changes
+    project: dict,
+    method: str,
+    output: Path,
+    chat: bool = False,
+    made: Provenance = MADE,
+    stands_for: str = "",
+    **changes,
 ) -> dict:
     """Evaluate a cell into `output`; returns its JSON."""
     settings, members = METHODS[method]
     elsewhere = layout.EVALUATION.path(**(place(method) | {"grid": "*"}))
-    data = EvaluationData(project["benchmarks"], [project["corpus"]], elsewhere)
+    data = EvaluationData(project["benchmarks"], [project["corpus"]], elsewhere, stands_for)
     tasks = {f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in data.benchmarks}
     asked = CellSettings(settings, tasks, EVALUATION | changes, chat)
     written = output, output.with_suffix(".samples.parquet")

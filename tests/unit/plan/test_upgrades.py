@@ -135,6 +135,8 @@ def test_with_evidence_results_are_as_planned_and_the_manifest_still_gets_todays
         reruns.force_if_outdated(result.artefact, result.names)
     assert forced == set()
     assert plan.evaluate(CELL)["code"] == Plan(config, lambda grid: {}).evaluate(CELL)["code"]
+    assert plan.adopted_code(CELL) == older("0", plan.evaluate(CELL)["code"])
+    assert Plan(config, lambda grid: {}).adopted_code(CELL) == ""
 
 
 def test_evidence_of_one_grid_and_one_code_says_nothing_of_others(config):
