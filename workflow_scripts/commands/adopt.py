@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from workflow_scripts.archive.soundness import damage
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
 from workflow_scripts.files.locks import held_by, hold
@@ -94,6 +95,9 @@ def _adopt(plan: Plan, grid: str, profile: str | None, cores: str) -> int:
         print(f"Nothing to adopt: no result of grid '{grid}' differs from the plan in its code alone.")
         return 0
     samples = chosen(plan, grid, older)
+    for path in sorted(set[str]().union(*(sample.paths for sample in samples))):
+        if problem := damage(Path(path)):
+            raise ArtifactError(f"{problem}; nothing was made again or adopted: delete it, or put it back")
     print(f"{len(older)} results differ from the plan in their code alone; {len(samples)} are made again:")
     print("\n".join(f"  {sample.made.path}" for sample in samples), flush=True)
     place = WORK / "adopt" / grid

@@ -129,6 +129,19 @@ def test_nothing_is_adopted_if_the_code_was_edited_meanwhile(plan):
         adopt._agreement(sample, Path("work"))
 
 
+def test_a_damaged_result_is_named_before_anything_is_made_again(plan, monkeypatch):
+    monkeypatch.setattr(adopt, "scratch", lambda *_: pytest.fail("something is made again"))
+    sample = next(
+        s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.kind == "none"
+    )
+    path = Path(sample.made.path)
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
+    with pytest.raises(
+        ArtifactError, match=f"{path}: was changed after it was written.*nothing was made again"
+    ):
+        adopt._adopt(plan, "smoke", None, "1")
+
+
 def test_no_run_may_begin_meanwhile(plan, monkeypatch):
     """It would put today's results in the place of those that are compared with today's."""
     monkeypatch.setattr(adopt, "plan_of", lambda *_: plan)
