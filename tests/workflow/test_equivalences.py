@@ -56,4 +56,10 @@ def test_recipes_accept_what_a_release_ships(grid, tmp_path, monkeypatch):
     monkeypatch.setattr(adopted, "RELEASED", tmp_path / "released.json")
     assert adopted.equivalent_codes(grid) == {}
     write_json(adopted.RELEASED, {"equivalences": [row], "manifest": {}}, "adopted")
-    assert adopted.equivalent_codes(grid) == {"b" * 64: "a" * 64}
+    assert adopted.equivalent_codes(grid) == {("b" * 64, "lora"): "a" * 64}
+    write_json(
+        adopted.record_path("tiny"), {"equivalences": [row | {"new": "c" * 64}], "manifest": {}}, "adopted"
+    )
+    monkeypatch.setattr(adopted, "PACKAGE", tmp_path / "package")
+    assert adopted.evidence_of("tiny", ["b" * 64]) == "released.json"
+    assert adopted.evidence_of("tiny", ["c" * 64]) == "results/tiny/adopted.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workflow_scripts.commands.options import add_configfile
 from workflow_scripts.files.artifacts import ArtifactError, read_json
-from workflow_scripts.plan.adopted import record_path
+from workflow_scripts.plan.adopted import evidence_of
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import (
     BENCHMARK,
@@ -110,7 +110,8 @@ def manifest_lines(cell: Cell, planned: dict) -> list[str]:
     ]
     code = "today's"
     if manifest["code"] != planned["code"]:
-        evidence = f"adopted: {planned['code'][:16]} makes the same, {record_path(cell.grid)}"
+        record = evidence_of(cell.grid, (manifest["code"], planned["code"]))
+        evidence = f"adopted: {planned['code'][:16]} makes the same, {record}"
         code = evidence if as_planned else f"today's is {planned['code'][:16]}"
     lines.append(f"code     {manifest['code'][:16]} ({code})")
     for key in ("started", "seconds", "peak_memory_mb", "host", "device", "threads", "python"):

@@ -5,6 +5,7 @@ release ships its own, of its tiny grid beside the one before it (tests/equivale
 """
 
 import os
+from collections.abc import Iterable
 
 from workflow_scripts.files.artifacts import PACKAGE, read_json
 from workflow_scripts.plan.layout import ADOPTED, ADOPTED_SOURCES
@@ -27,6 +28,13 @@ def equivalences(grid: str | None) -> list[dict]:
 def released() -> list[dict]:
     """The equivalences that the release ships."""
     return read_json(RELEASED, "adopted")["equivalences"] if RELEASED.exists() else []
+
+
+def evidence_of(grid: str, codes: Iterable[str]) -> str:
+    """Path of the record that says of one of these codes which older one's results it makes: the grid's, or the one
+    that the release ships."""
+    here = {row["new"] for row in equivalences(grid)} & {*codes}
+    return record_path(grid) if here else str(RELEASED.relative_to(PACKAGE.parent))
 
 
 def equivalent_codes(grid: str | None) -> Codes:

@@ -316,10 +316,22 @@ def cell_row(data: PageData, cell: Cell) -> dict:
             "data_sha256": {task: scores["data_sha256"] for task, scores in evaluation["tasks"].items()},
             **evaluation["manifest"],
         }
-        if codes := [row["new"] for row in data.adopted if row["old"] == evaluation["manifest"]["code"]]:
+        if data.adopted and (codes := adopted_for(data.adopted, evaluation["manifest"])):
             shown["adopted for code"] = codes
         row |= {"manifest": evaluation["manifest"], "shown": json.dumps(shown, indent=1)}
     return row
+
+
+def adopted_for(equivalences: list[dict], manifest: dict) -> list[str]:
+    """Codes that were found, after a cell was made by its own, to make the same of its kind of method.
+
+    Equivalences in the order in which they were found; each leads back to the first code of its chain.
+    """
+    code, kind = manifest["code"], manifest["config"]["method"]["kind"]
+    rows = [row for row in equivalences if kind in row["kinds"]]
+    own = next((place for place, row in enumerate(rows) if row["new"] == code), None)
+    first, later = (code, rows) if own is None else (rows[own]["old"], rows[own + 1 :])
+    return [row["new"] for row in later if row["old"] == first]
 
 
 def libraries(evaluations: dict[Cell, dict]) -> str:

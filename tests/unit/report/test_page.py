@@ -48,6 +48,26 @@ def test_the_verdict_stands_first(grid):
     )
 
 
+def test_a_cell_names_the_codes_that_were_found_to_make_it_since():
+    """a was adopted for b, then a's and b's for c; prompts were not asked about at c."""
+    rows = [
+        {"old": "a", "new": "b", "kinds": ["none", "prompt"]},
+        {"old": "a", "new": "c", "kinds": ["none"]},
+        {"old": "x", "new": "y", "kinds": ["none"]},
+    ]
+    found = {
+        (code, kind): pages.adopted_for(rows, {"code": code, "config": {"method": {"kind": kind}}})
+        for code in "abcx"
+        for kind in ("none", "prompt")
+    }
+    assert {key: codes for key, codes in found.items() if codes} == {
+        ("a", "none"): ["b", "c"],
+        ("b", "none"): ["c"],
+        ("a", "prompt"): ["b"],
+        ("x", "none"): ["y"],
+    }
+
+
 def test_text_from_config_and_data_is_escaped(grid):
     page = grid[2]
     assert "A &lt;b&gt;made-up&lt;/b&gt; grid." in page
