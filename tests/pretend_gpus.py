@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device("cpu")
@@ -103,6 +104,55 @@ class _Watch(TorchFunctionMode):
     def _run(self, function, args, kwargs):
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **kwargs)
+
+
+class Counts(TorchDispatchMode):
+    """launches: operations that compute, in forward and backward passes, each a kernel or a few. waits: places at which
+    the host reads a GPU's value, so that it can queue no further work before the GPU is done.
+
+    Enter it inside `pretend_gpus`. Operations are the CPU's: a GPU fuses some and splits others.
+    """
+
+    READING = frozenset(("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"))
+    OF_SIZE = frozenset(
+        ("nonzero", "masked_select", "_unique2", "equal")
+    )  # their result, or its shape, is data
+
+    def __init__(self):
+        super().__init__()
+        self.launches = self.waits = 0
+
+    def __enter__(self):
+        self._reading = _Reading(self)
+        super().__enter__()
+        self._reading.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._reading.__exit__(*error)
+        return super().__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = [index for index in tree_leaves(args[1:2]) if getattr(index, "dtype", None) == torch.bool]
+        self.waits += name in self.OF_SIZE or (name in ("index", "index_put_") and bool(masks))
+        self.launches += not func.is_view and name != "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+class _Reading(TorchFunctionMode):
+    """Counts the reading of values that lie on a pretended GPU."""
+
+    def __init__(self, counts: Counts):
+        super().__init__()
+        self.counts = counts
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], Placed):
+            moved = function is torch.Tensor.to and _moved(args, kwargs) == CPU
+            self.counts.waits += moved or getattr(function, "__name__", "") in Counts.READING
+        return function(*args, **kwargs)
 
 
 REAL = torch.cuda.is_available()

@@ -112,16 +112,16 @@ class Learner:
         keys, values = self.prefix()
         leaves = [tensor.detach().requires_grad_() for tensor in (*keys, *values)]
         scored = rows[:, 1:].numel()
-        total = 0.0
+        losses = []
         for part in rows.split(micro_batch):
             hidden = self.read(part, leaves[: len(keys)], leaves[len(keys) :])
             with self.linears.in_use():
                 loss = self.loss(hidden[:, :-1], part) / scored
             loss.backward()
-            total += loss.item()
+            losses.append(loss.detach())
         if leaves:
             torch.autograd.backward([*keys, *values], [leaf.grad for leaf in leaves])
-        return total
+        return sum(torch.stack(losses).tolist())  # the host waits for a GPU once a step
 
     def loss(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Summed over rows (B, T) but for their first tokens: of the text, or against the teacher."""

@@ -82,12 +82,13 @@ def train(learner: Trainable, training: dict, windows: Tensor, seed: int, folder
         state = _restore(values, learner.parameters, optimizer)
         log(f"[train] continues from step {state.step} of {steps}")
     progress = Progress(steps, batch * windows.shape[1], windows.numel(), state.step)
+    windows = windows.to(learner.model.device)  # at once: a copy from the host would hold up each step
     clock = saved = time.monotonic()
     with _signals() as pending:
         while state.step < steps:
             rate = learning_rate(state.step, steps, training)
             optimizer.param_groups[0]["lr"] = rate
-            rows = windows[state.step * batch : (state.step + 1) * batch].to(learner.model.device)
+            rows = windows[state.step * batch : (state.step + 1) * batch]
             loss = _gradient(learner, optimizer, rows, state, seed)
             # a finite loss may have a gradient that isn't, which a step would carry into the next checkpoint
             if not math.isfinite(loss) or not _finite(p.grad for p in learner.parameters):
@@ -113,8 +114,11 @@ def train(learner: Trainable, training: dict, windows: Tensor, seed: int, folder
 
 
 def _finite(tensors: Iterable[Tensor | None]) -> bool:
-    """True if all of the tensors are there and finite."""
-    return all(tensor is not None and bool(tensor.isfinite().all()) for tensor in tensors)
+    """True if all of the tensors are there and finite; the host waits for a GPU once."""
+    found = list(tensors)
+    present = [tensor for tensor in found if tensor is not None]
+    flags = [tensor.isfinite().all().to(present[0].device) for tensor in present]
+    return len(present) == len(found) and bool(torch.stack(flags).all())
 
 
 def _diverged(what: str, step: int, steps: int, rate: float, checkpoint: Path) -> TrainingError:
