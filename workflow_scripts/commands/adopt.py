@@ -18,7 +18,6 @@ import platform
 import random
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from typing import NamedTuple
 
 from workflow_scripts.archive.soundness import damage
 from workflow_scripts.commands.options import add_grid
+from workflow_scripts.commands.run import follow
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
 from workflow_scripts.files.locks import held_by, hold
 from workflow_scripts.files.members import RESOURCES, RESULTS, WHEELS
@@ -229,7 +229,7 @@ def _made_again(folder: Path, samples: list[Remade], profile: str | None, cores:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile")]
     command += ["--directory", str(folder), "--quiet", "rules", "host", "reason"]
     command += ["--profile", profile] if profile else ["--cores", cores]
-    return subprocess.run([*command, "--", *targets], check=False).returncode == 0
+    return follow([*command, "--", *targets]) == 0
 
 
 # ------------------------------------------------------------------------------------------------- adoptions

@@ -174,7 +174,11 @@ def follow(command: list[str]) -> int:
     SIGTERM is passed on; the terminal sends Ctrl-C to both. `subprocess.run` would kill Snakemake a quarter of a second
     after Ctrl-C, before it could cancel its jobs.
     """
-    signal.signal(signal.SIGINT, lambda *_: None)
+    interrupted = signal.signal(signal.SIGINT, lambda *_: None)
     process = subprocess.Popen(command)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    return process.wait()
+    terminated = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
+        signal.signal(signal.SIGTERM, terminated)

@@ -1,5 +1,10 @@
 """What `adopt` makes again, the folder for it, and what it decides; tests/workflow/test_adopt.py runs it whole."""
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -140,6 +145,32 @@ def test_a_damaged_result_is_named_before_anything_is_made_again(plan, monkeypat
         ArtifactError, match=f"{path}: was changed after it was written.*nothing was made again"
     ):
         adopt._adopt(plan, "smoke", None, "1")
+
+
+def test_ctrl_c_leaves_snakemake_to_cancel_its_jobs_and_adopts_nothing(plan, monkeypatch, capsys):
+    """`subprocess.run` would kill it, and jobs on a cluster would go on."""
+    snakemake = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(7)); signal.pause()"
+    monkeypatch.setattr(adopt, "scratch", lambda *_: None)
+    real, made = adopt.follow, []
+
+    def interrupted(command: list[str]) -> int:
+        threading.Timer(
+            1.0, lambda: [os.kill(pid, signal.SIGINT) for pid in (made[0].pid, os.getpid())]
+        ).start()
+        return real([sys.executable, "-c", snakemake])
+
+    class Process(subprocess.Popen):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(adopt, "follow", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert adopt._adopt(plan, "smoke", None, "1") == 1
+    assert made[0].returncode == 7 and signal.getsignal(signal.SIGINT) == before
+    assert "nothing was adopted" in capsys.readouterr().out
+    assert not Path("results/smoke/adopted.json").exists()
 
 
 def test_no_run_may_begin_meanwhile(plan, monkeypatch):
