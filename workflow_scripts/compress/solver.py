@@ -16,6 +16,7 @@ from workflow_scripts.compress.hessian import inverse_factor
 from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, grid_ends, read_codes
 from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 
+EQUAL = 0.01  # share of equal scores above which they are no coincidence of rounding: in bfloat16 weights it is 0.0005
 TILE = 32  # columns updated one by one; the rest of the block follows in one matrix product
 
 
@@ -117,14 +118,16 @@ def _sweep(
 
 
 def smallest(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """True at the entries to prune: all below the (int(n s) + 1)-th smallest of n, and this one, as in the reference.
+    """True at the entries to prune: all up to the (int(n s) + 1)-th smallest of n, inclusive, as in the reference.
 
-    If several equal it, only the first of them are pruned, until int(n s) are: all of them could be the whole layer.
+    If more than EQUAL of all equal that one, only the first of them are pruned, until int(n s) are: all of them could
+    be the whole layer.
     """
     count = int(scores.numel() * sparsity)
     threshold = scores.flatten().kthvalue(count + 1).values
     below, equal = scores < threshold, scores == threshold
-    room = torch.where(equal.sum() == 1, 1, count - below.sum())
+    many = equal.sum() > max(1, EQUAL * scores.numel())
+    room = torch.where(many, count - below.sum(), equal.sum())
     return below | (equal & (equal.flatten().cumsum(0).view(scores.shape) <= room))
 
 

@@ -311,6 +311,17 @@ def test_every_algorithm_has_its_solver_and_no_other_is_taken_in_its_place(algor
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.7])
+def test_a_few_equal_weights_are_pruned_together_as_in_the_reference(share):
+    """Weights of a bfloat16 model: some hundred of a layer share each magnitude."""
+    draw = torch.Generator().manual_seed(0)
+    W = torch.randn(96, 512, generator=draw).bfloat16().float()
+    threshold = W.abs().flatten().sort().values[int(W.numel() * share)]
+    assert (W.abs() == threshold).sum() > 1
+    found = baselines.magnitude(W, CompressorSettings("magnitude", sparsity=share)).weight
+    torch.testing.assert_close(found, W.masked_fill(W.abs() <= threshold, 0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.7])
 @pytest.mark.parametrize("levels", [[1.0], [-1.0, 1.0], [1.0, 2.0], [0.0, 1.0, 2.0]])
 def test_equal_weights_lose_the_asked_share_and_no_more(levels, share):
     """The reference prunes all that equal the threshold: of equal weights the whole layer."""
