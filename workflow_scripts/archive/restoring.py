@@ -14,6 +14,7 @@ from workflow_scripts.files.artifacts import (
     read_json,
     recorded_recipe,
     sha256_file,
+    write_json,
 )
 from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.plan.adopted import record_path
@@ -128,18 +129,26 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
 
 @contextmanager
 def _adoptions(archive: Path, index: dict, root: Path) -> Iterator[None]:
-    """Put the evidence of adopted results below `root`, for the plan reads it when it is first asked for a recipe; take
-    it away again if the block raises."""
-    placed = []
+    """Add the archive's evidence of adopted results to that below `root`, for the plan reads it when it is first asked
+    for a recipe; take it away again if the block raises. Of a code and kind that both name, what is here stays."""
+    before: dict[Path, bytes | None] = {}
     for name in map(record_path, (None, index["grid"])):
-        if name in index["files"] and not (root / name).exists():
-            _put(archive / name, root / name)
-            placed.append(root / name)
+        file = root / name
+        here = read_json(file, "adopted")["equivalences"] if file.exists() else []
+        there = read_json(archive / name, "adopted")["equivalences"] if name in index["files"] else []
+        known = {(row["new"], kind) for row in here for kind in row["kinds"]}
+        fresh = [row for row in there if not known & {(row["new"], kind) for kind in row["kinds"]}]
+        if fresh:
+            before[file] = file.read_bytes() if file.exists() else None
+            write_json(file, {"equivalences": [*here, *fresh], "manifest": {}}, "adopted")
     try:
         yield
     except BaseException:
-        for file in placed:
+        for file, bytes_before in before.items():
             file.unlink()
+            if bytes_before is not None:
+                with atomic_path(file) as temporary:
+                    temporary.write_bytes(bytes_before)
         raise
 
 

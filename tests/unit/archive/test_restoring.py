@@ -72,6 +72,35 @@ def test_wrong_samples_are_refused_at_every_call_and_nothing_is_written(finished
         assert not Path(record_path(None)).exists()
 
 
+def equivalence(old: str, new: str, kind: str) -> dict:
+    made = {"host": "h", "cpu": "c", "python": "3"}
+    row = {"rule": "evaluate_cell", "kinds": [kind], "old": old * 64, "new": new * 64, "results": 1}
+    return row | {"compared": [], "machine": made, "user": "u", "time": "t"}
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_an_archives_evidence_is_added_to_that_which_is_here(finished, readable, capsys):
+    """Of one code and kind that both name, what is here stays; nothing does if the restore fails."""
+    here, both = equivalence("a", "b", "none"), equivalence("c", "d", "lora")
+    other, fresh = equivalence("e", "d", "lora"), equivalence("a", "b", "prompt")
+    mine = Path(record_path("smoke"))
+    write_json(finished / mine, {"equivalences": [other, fresh], "manifest": {}}, "adopted")
+    write_json(mine, {"equivalences": [here, both], "manifest": {}}, "adopted")
+    before = mine.read_bytes()
+    for record in Path("results").rglob("seed-0.json"):
+        record.unlink()
+    if not readable:
+        for samples in finished.rglob("samples.parquet"):
+            samples.write_bytes(samples.read_bytes()[:-9])
+    write_index(finished)
+    if readable:
+        restored(capsys)
+        assert read_json(mine, "adopted")["equivalences"] == [here, both, fresh]
+    else:
+        assert main(["restore", "it"]) == 1
+        assert mine.read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", ["cut", "other", "gone", "record"])
 def test_only_a_whole_result_counts_as_present(finished, damage, capsys):
     assert "Restored 0 cells" in restored(capsys)
