@@ -1,11 +1,12 @@
 """Snakemake on a SLURM cluster of this machine: what a job costs, and a grid's order and makespan with sleeping jobs.
 
-    python -m benchmarks.cluster --jobs 200
+    python -m benchmarks.cluster --jobs 200 [--arrays]
     python -m benchmarks.cluster --grid paper --faster 1000 --figure docs/gantt.svg
 
-`--jobs`: so many jobs of one GPU that do nothing, through profiles/slurm. `--grid`: the grid's jobs that compute on a
-model as jobs that sleep for their forecast time over `--faster`, with the grid's dependencies. Counted from
-SLURM's own accounting: each job once, none lost, none before what it reads has ended.
+`--jobs`: so many jobs of one GPU that do nothing, through profiles/slurm; `--arrays`: in the executor's job arrays (all
+their tasks bear one comment, so numbers tell them apart). `--grid`: the grid's jobs that compute on a model as jobs
+that sleep for their forecast time over `--faster`, with the grid's dependencies. Counted from SLURM's own accounting:
+each job once, none lost, none before what it reads has ended.
 tests/slurm/local_slurm.py starts the cluster (root, Debian). Prints JSON: beside the run's wall time the least that is
 possible (the work over the GPUs, the longest chain) and the CPU time that a job took, of its own and of the main
 process: neighbours on the machine lengthen the wall time.
@@ -95,7 +96,7 @@ def bounds(jobs: dict[str, dict]) -> dict:
     }
 
 
-def run(folder: Path, jobs: dict[str, dict]) -> tuple[float, float, list[dict]]:
+def run(folder: Path, jobs: dict[str, dict], options: list[str]) -> tuple[float, float, list[dict]]:
     """Wall time of the run, CPU time of its main process (s), and SLURM's rows of its jobs."""
     kinds = list(dict.fromkeys(name.split("/")[0] for name in jobs))
     targets = "rule all:\n    input: [f'{name}.done' for name in JOBS]\nwildcard_constraints: job='.+'\n"
@@ -123,6 +124,7 @@ def run(folder: Path, jobs: dict[str, dict]) -> tuple[float, float, list[dict]]:
         "5",
         "--quiet",
         "all",
+        *options,
     ]
     started = time.time()
     done = subprocess.run(
@@ -203,16 +205,16 @@ def draw(rows: list[dict], file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
-def main(jobs: dict[str, dict], figure: Path | None) -> None:
+def main(jobs: dict[str, dict], figure: Path | None, arrays: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, LocalSlurm(Path(folder) / "cluster"):
         work = Path(folder) / "work"
         work.mkdir()
-        wall, main_cpu, rows = run(work, jobs)
+        wall, main_cpu, rows = run(work, jobs, ["--slurm-array-jobs", "all"] if arrays else [])
         job_cpu = cpu_seconds()
-    count = Counter(row["Comment"] for row in rows)
-    lost = [name for name in jobs if comment(name) not in count]
+    count = Counter(row["JobIDRaw" if arrays else "Comment"] for row in rows)
+    lost = list(jobs)[len(count) :] if arrays else [name for name in jobs if comment(name) not in count]
     twice = [name for name, times in count.items() if times > 1]
-    early = [] if lost else too_early(jobs, rows)
+    early = [] if lost or arrays else too_early(jobs, rows)
     began, ended = (
         choose(seconds_of(row[key]) for row in rows) for choose, key in ((min, "Start"), (max, "End"))
     )
@@ -243,6 +245,7 @@ def main(jobs: dict[str, dict], figure: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, help="trivial jobs")
+    parser.add_argument("--arrays", action="store_true", help="send trivial jobs in job arrays")
     parser.add_argument("--grid", help="a grid of config.yaml as sleeping jobs")
     parser.add_argument("--blocks", type=lambda names: names.split(","), help="of the grid, joined by commas")
     parser.add_argument("--device", default="a100-80g")
@@ -251,9 +254,11 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if (arguments.jobs is None) == (arguments.grid is None):
         parser.error("give --jobs or --grid")
+    if arguments.arrays and arguments.grid:
+        parser.error("--arrays is tried with --jobs alone: the order of jobs is read from their comments")
     chosen = (
         trivial(arguments.jobs)
         if arguments.jobs
         else sleeping(arguments.grid, arguments.blocks, arguments.device, arguments.faster)
     )
-    main(chosen, arguments.figure)
+    main(chosen, arguments.figure, arguments.arrays)
