@@ -6,9 +6,10 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from tempfile import gettempdir
-from typing import NoReturn
+from typing import NoReturn, cast
 
 COMMANDS = (
     *"new check run judge status preflight explain forecast plan".split(),
@@ -72,8 +73,8 @@ def _one_line_errors(command: Callable[..., int], values: dict) -> int:
     except BrokenPipeError:  # of `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.filename:
-            print(f"{error.filename}: {cause(error, error.filename)}", file=sys.stderr)
+        if place := error.filename2 or error.filename:  # of a copy, that which is written
+            print(f"{place}: {cause(error, place)}", file=sys.stderr)
         else:  # of a write: here, where a text names, or among temporary files
             named = [Path(value) / "x" for value in values.values() if isinstance(value, str | Path)]
             print(cause(error, "x", *named, Path(gettempdir()) / "x"), file=sys.stderr)
@@ -81,4 +82,7 @@ def _one_line_errors(command: Callable[..., int], values: dict) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a locale without a character must not end a command
+        # A minus sign that became a question mark would be lost.
+        cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

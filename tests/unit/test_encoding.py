@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.docs.examples import ROOT
 
 TEXT = {"open": 1, "read_text": 0, "write_text": 1}  # function -> the place of its mode, or of its encoding
@@ -27,6 +29,47 @@ def without_encoding(source: str) -> list[int]:
         if not binary and not (name != "open" and given):
             lines.append(call.lineno)
     return lines
+
+
+COMMAND = r"""
+import runpy, sys
+from workflow_scripts.commands import status
+status.main = lambda **_: print("\u2212 0.10 \u2014 \udce9") or 0
+sys.argv = ["workflow_scripts", "status", "--grid", "smoke"]
+runpy.run_module("workflow_scripts", run_name="__main__")
+"""
+JOB = r"""
+from types import SimpleNamespace
+from workflow_scripts.files.job import job
+with job(SimpleNamespace(log=["log"], rule="tabulate", output=["table"])):
+    print("\u2212 0.10 \u2014 \udce9", flush=True)
+    raise ValueError("\u2014 \udce9")
+"""
+
+
+def in_locale(name: str, program: str, folder) -> subprocess.CompletedProcess:
+    """Run a program in a locale whose encoding is the terminal's, as Python without its UTF-8 mode takes it."""
+    own = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": name, "PYTHONPATH": str(ROOT)}
+    own["PYTHONIOENCODING"] = "" if name == "C" else "latin-1"
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=os.environ | own, capture_output=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["C", "latin-1"])
+def test_a_command_ends_well_where_the_terminal_lacks_a_character(name, tmp_path):
+    """A run ended in UnicodeEncodeError after hours. A minus sign must not become a question mark."""
+    done = in_locale(name, COMMAND, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == rb"\u2212 0.10 \u2014 \udce9" + b"\n"
+
+
+@pytest.mark.parametrize("name", ["C", "latin-1"])
+def test_a_jobs_log_is_utf_8_in_every_locale(name, tmp_path):
+    done = in_locale(name, JOB, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "tabulate: table: \u2014 \\udce9 (log: log)\n"
+    assert (tmp_path / "log").read_text(encoding="utf-8").startswith("\u2212 0.10 \u2014 \\udce9\n")
 
 
 def test_no_file_is_opened_in_the_locales_encoding():

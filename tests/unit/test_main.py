@@ -73,6 +73,10 @@ def test_further_options_of_a_run_go_to_snakemake(tmp_path, monkeypatch):
         ),
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied: user "),
         (OSError("[Errno 28] Error writing bytes to file"), "[Errno 28] Error writing bytes to file"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "from", None, "to/x"),
+            "to/x: no space left on the disk of",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["archive", "rebuild", "readme", "compare", "status"])

@@ -3,14 +3,14 @@
 import gzip
 import json
 import lzma
-import shutil
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from workflow_scripts.archive.packing import INDEX
 from workflow_scripts.files.artifacts import ArtifactError, named_once
+from workflow_scripts.files.disks import cause
 
 UNREADABLE = (
     tarfile.TarError,
@@ -24,13 +24,29 @@ UNREADABLE = (
 # Most bytes per packed byte: JSON expands thirty-fold, weights hardly; a bomb of zeros, a thousand-fold.
 EXPANSION, ALLOWANCE = 100, 64 * 2**20
 MOST_JSON = 256 * 2**20  # bytes of one JSON file: each is read whole
+MOST_FOLDERS = 100_000  # members that are folders; tarfile keeps each in memory
+MOST_HEADER = 2**16  # bytes of a header that holds a long name
+LONG_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers are small: tarfile reads them whole before it gives the member out."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise ValueError(f"it holds {member.name!r:.100} with holes")
+        if member.type in LONG_HEADERS and member.size > MOST_HEADER:
+            raise ValueError(f"it holds a header of {member.size:,} bytes, which no name needs")
+        return member
 
 
 def extract(source: Path, folder: Path) -> None:
     """Unpack the archive into an empty folder; ArtifactError, one line, if it can't be or holds anything else."""
     most = expanded(source.stat().st_size)
     try:
-        with tarfile.open(source) as tar:
+        with tarfile.open(source, tarinfo=_Member) as tar:
             _extract_listed(tar, folder, most)
             # tarfile takes damage for the end of the archive; reading on to gzip's checksum finds it
             while tar.fileobj is not None and (more := tar.fileobj.read(2**20)):
@@ -44,8 +60,7 @@ def extract(source: Path, folder: Path) -> None:
     except OSError as error:
         if error.errno is None:
             raise ArtifactError(f"{source}: can't be unpacked: {error}; take another copy") from error
-        free = shutil.disk_usage(folder).free
-        reason = f"{error.strerror} in {folder.parent} ({free / 1e9:.1f} GB free); set TMPDIR to a folder with more"
+        reason = f"{cause(error, folder)}; or set TMPDIR to a folder of another disk"
         raise ArtifactError(f"{source}: can't be unpacked: {reason}") from error
 
 
@@ -57,10 +72,13 @@ def expanded(size: int) -> int:
 def _extract_listed(tar: tarfile.TarFile, folder: Path, most: int) -> None:
     """Extract archive.json, which stands first, and what it lists. tarfile.ReadError for anything else."""
     listed: set[str] | None = None
-    seen, total = set(), 0
+    seen, total, folders = set(), 0, 0
     for member in tar:
         name = str(PurePosixPath(member.name))
         if member.isdir():
+            folders += 1
+            if folders > MOST_FOLDERS:
+                raise tarfile.ReadError(f"it holds more than {MOST_FOLDERS:,} folders")
             continue
         total += member.size
         if not member.isreg():

@@ -7,11 +7,13 @@ metadata.json    Snakemake's records of the files
 results/<grid>/, resources/   as in the working folder; of resources the manifests, of compressed models the records
 """
 
+import gzip
 import os
 import shlex
 import shutil
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from pyarrow import parquet
 from workflow_scripts.archive.soundness import damage
 from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.files.disks import cause
 from workflow_scripts.files.locks import hold
 from workflow_scripts.files.scratch import temporary_sibling
 from workflow_scripts.files.sealed_tables import read_table
@@ -79,6 +82,7 @@ def pack_grid(grid: str, output: Path, small: bool = False, configfiles: Sequenc
     rebuild makes all but the weights again). Raises ArtifactError if the report is missing or out of date, and if a
     result is damaged. configfiles: named in the command that makes a missing report.
     """
+    output = Path(os.path.realpath(output))  # a link stays, and what it leads to is replaced
     config = _reported_config(grid, configfiles)
     plan = Plan(load(config))
     _refuse_damaged(plan, grid)
@@ -136,6 +140,11 @@ def _replaced(output: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+        except OSError as error:
+            places = [place for place in (error.filename, error.filename2) if place]
+            if places and str(temporary) not in str(places[-1]):  # a result that can't be read
+                raise
+            raise ArtifactError(f"{output}: can't be written: {cause(error, output)}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             put_back(output)  # if the new one could not take its place
@@ -149,6 +158,7 @@ def former_content(archive: Path) -> Path:
 
 def put_back(archive: Path) -> None:
     """Put an archive's folder back if a writer was killed after it had moved it away."""
+    archive = Path(os.path.realpath(archive))
     if not archive.exists() and former_content(archive).is_dir():
         os.replace(former_content(archive), archive)
 
@@ -172,6 +182,9 @@ def _reported_config(grid: str, configfiles: Sequence[str] = ()) -> dict:
     for file, sha in recorded["files"].items():
         if file not in here or lacks_companions(file) or sha256_file(file) != sha:
             changed.add(file)
+    for file, sha in recorded.get("roll_ups", {}).items():  # none in a report of an older version
+        if not os.path.exists(file) or sha256_file(file) != sha:
+            changed.add(file)
     if changed:
         raise ArtifactError(
             f"{min(changed)}: not as in the report of grid '{grid}' ({len(changed)} such); {again}"
@@ -180,8 +193,29 @@ def _reported_config(grid: str, configfiles: Sequence[str] = ()) -> dict:
 
 
 def _refuse_foreign(output: Path) -> None:
+    """ArtifactError if the archive would take the place of something else, or if nothing can take that place."""
+    if os.path.ismount(output):
+        raise ArtifactError(
+            f"{output}: a disk is mounted there, so no archive takes its place; give a folder in it"
+        )
     if output.is_dir() and any(output.iterdir()) and not (output / INDEX).is_file():
         raise ArtifactError(f"{output}: a folder that is not empty and no archive; give another OUT")
+    if output.exists() and output.is_dir() == output.name.endswith(SUFFIX):
+        kind, other = ("folder", "file") if output.is_dir() else ("file", "folder")
+        raise ArtifactError(f"{output}: a {kind}, and an archive of this name is a {other}; give another OUT")
+    if output.exists() and not output.is_dir() and not _is_packed(output):
+        raise ArtifactError(f"{output}: a file that is no archive; give another OUT")
+
+
+def _is_packed(file: Path) -> bool:
+    """True if a file begins as `_write_tar` begins one."""
+    if not file.is_file():  # a pipe would be waited for
+        return False
+    try:
+        with gzip.open(file) as handle:
+            return tarfile.TarInfo.frombuf(handle.read(tarfile.BLOCKSIZE), "utf-8", "strict").name == INDEX
+    except (OSError, EOFError, ValueError, zlib.error, tarfile.HeaderError):
+        return False
 
 
 def copy(source: Path, target: Path) -> None:

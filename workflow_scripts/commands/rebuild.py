@@ -16,6 +16,7 @@ from pathlib import Path
 from workflow_scripts.archive.packing import METADATA, packed_by
 from workflow_scripts.archive.rebuilt import held_against
 from workflow_scripts.archive.unpacking import on_one_copy, opened, place_records, unpack
+from workflow_scripts.cluster.snakemake_surface import refuse_closed_cache
 from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
 from workflow_scripts.files.sealed_tables import seal_table
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(source: str, out: str | None = None, cores: int = 1) -> int:
     """Rebuild into the folder `out`, which must be new or empty; returns an exit status."""
+    refuse_closed_cache()
     with opened(Path(source)) as (archive, index, plan):
         grid = index["grid"]
         folder = Path(out or REBUILT.format(grid=grid))
@@ -61,9 +63,8 @@ def _unpack(archive: Path, index: dict, plan: Plan, folder: Path) -> None:
     unfinished = folder / UNFINISHED
     if folder.exists() and any(folder.iterdir()) and not unfinished.exists():
         raise ArtifactError(f"{folder}: is not empty; remove it or give another OUT")
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     unfinished.touch()
     try:
         unpack(archive, index, plan, folder)
@@ -73,9 +74,18 @@ def _unpack(archive: Path, index: dict, plan: Plan, folder: Path) -> None:
         if METADATA in index["files"]:
             place_records(archive, folder)
     except ArtifactError:
-        shutil.rmtree(folder)
+        _clear(folder)
         raise
     unfinished.unlink()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a folder holds; a disk may be mounted there, so the folder itself stays."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _run(folder: Path, target: str, cores: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tests.unit.synthetic_results import plan, write_cell
+from workflow_scripts.__main__ import main
 from workflow_scripts.archive import packing as archives
 from workflow_scripts.archive.packing import CONFIG, FORMAT, INDEX, SAMPLES
 from workflow_scripts.files.artifacts import read_json, sha256_file, write_json
@@ -78,3 +80,17 @@ def evaluation(folder: Path) -> Path:
 def packed(folder: Path) -> Path:
     archives._write_tar(folder, Path(f"{folder}.tar.gz"))
     return Path(f"{folder}.tar.gz")
+
+
+def refusals(source: Path, capsys) -> list[str]:
+    """What each command says of an archive: one line, and nothing is written by then, here or a folder up."""
+    before = sorted(Path("..").rglob("*"))
+    lines = []
+    for command in (["rebuild"], ["restore"], ["compare", "--out", "difference.json", str(source)]):
+        assert main([*command, str(source)]) == 1
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and len(said.err) < 400, said.err
+        assert said.err.startswith(f"{source}: ") and not re.search("archive-|compare-|delete", said.err)
+        lines.append(said.err)
+    assert sorted(Path("..").rglob("*")) == before
+    return lines

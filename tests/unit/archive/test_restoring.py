@@ -1,7 +1,10 @@
 """Archives hold whole results alone, and a restore puts whole results back, whatever lay there before."""
 
+import errno
+import gzip
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -179,6 +182,89 @@ def test_an_archive_survives_a_writer_whose_new_one_cannot_take_its_place(finish
         assert index["grid"] == "smoke"
 
 
+def test_a_link_in_the_archives_place_stays_and_leads_to_the_new_one(finished):
+    """The link was moved away, and the next archive ended in "Not a directory"."""
+    os.mkdir("disk")
+    Path("there").symlink_to("disk")
+    for _ in range(2):
+        pack_grid("smoke", Path("there"))
+        assert Path("there").is_symlink() and Path("disk", INDEX).is_file()
+    os.replace("disk", packing.former_content(Path("disk").resolve()))  # as a writer leaves it that is killed
+    with opened(Path("there")) as (_, index, _):
+        assert index["grid"] == "smoke"
+
+
+def holds(content: bytes):
+    return lambda file: file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("out", "make", "says"),
+    [
+        ("notes.md", holds(b"mine"), "a file, and an archive of this name is a folder"),
+        ("notes", os.mkfifo, "a file, and an archive of this name is a folder"),
+        ("data.tar.gz", holds(b"mine"), "a file that is no archive"),
+        ("other.tar.gz", holds(gzip.compress(b"mine" * 1000)), "a file that is no archive"),
+        ("cut.tar.gz", holds(gzip.compress(b"mine" * 1000)[:20]), "a file that is no archive"),
+        ("pipe.tar.gz", os.mkfifo, "a file that is no archive"),
+        ("folder.tar.gz", Path.mkdir, "a folder, and an archive of this name is a file"),
+        ("/proc", lambda _: None, "a disk is mounted there"),
+    ],
+)
+def test_an_archive_takes_the_place_of_no_other_file(finished, out, make, says):
+    """A file of the user's was replaced by the archive's folder."""
+    make(Path(out))
+    before = Path(out).read_bytes() if Path(out).is_file() else None
+    with pytest.raises(ArtifactError, match=f"{re.escape(out)}: {says}"):
+        pack_grid("smoke", Path(out))
+    assert before is None or Path(out).read_bytes() == before
+
+
+@pytest.mark.parametrize("fails", ["copy", "merge"])
+def test_a_disk_without_room_for_an_archive_is_named_while_it_is_full(finished, fails, monkeypatch, capsys):
+    """The results' disk was named, whose file was copied; and once the half archive was gone, no disk was full."""
+    (Path("small")).mkdir()
+
+    def full(*places):
+        raise OSError(
+            errno.ENOSPC, "No space left on device", *([places[0], None, places[1]] if places else [])
+        )
+
+    def inodes(folder):
+        writing = list(Path("small").resolve().glob(".x.*.tmp"))
+        return (
+            "no room for more files (inodes) on the small disk" if folder.name == "small" and writing else ""
+        )
+
+    monkeypatch.setattr("workflow_scripts.files.disks._full", inodes)
+    if fails == "copy":
+        monkeypatch.setattr(shutil, "copyfile", full)
+    else:
+        monkeypatch.setattr(packing, "_merge_samples", lambda *_: full())
+    assert main(["archive", "--grid", "smoke", "--out", "small/x"]) == 1
+    out = Path("small/x").resolve()
+    said = "no room for more files (inodes) on the small disk"
+    assert capsys.readouterr().err == f"{out}: can't be written: {said}\n"
+    assert os.listdir("small") == []
+
+
+def test_a_result_that_can_not_be_read_is_not_a_disk_that_can_not_be_written(finished, monkeypatch, capsys):
+    def closed(source, target):
+        raise PermissionError(errno.EACCES, "Permission denied", source)
+
+    monkeypatch.setattr(shutil, "copyfile", closed)
+    assert main(["archive", "--grid", "smoke", "--out", "x"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("results/smoke/") and "can't be written" not in said
+
+
+def test_an_archive_takes_the_place_of_an_older_one(finished):
+    for _ in range(2):
+        pack_grid("smoke", Path("again.tar.gz"))
+    with opened(Path("again.tar.gz")) as (_, index, _):
+        assert index["grid"] == "smoke"
+
+
 def test_what_a_killed_rebuild_left_is_replaced(it, monkeypatch):
     monkeypatch.setattr(rebuild, "_run", lambda *_: 3)
     monkeypatch.setattr(rebuild, "unpack", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -187,6 +273,23 @@ def test_what_a_killed_rebuild_left_is_replaced(it, monkeypatch):
     monkeypatch.setattr(rebuild, "unpack", lambda archive, index, plan, folder: (folder / "done").touch())
     assert main(["rebuild", "it", "--out", "made"]) == 3
     assert sorted(os.listdir("made")) == ["config", "config.yaml", "done"]
+
+
+def test_a_rebuild_goes_into_the_folder_of_a_disk(it, monkeypatch):
+    """A folder at which a disk is mounted can be emptied, not removed."""
+    removed = shutil.rmtree
+
+    def busy(path, *rest, **options):
+        if Path(path).name == "disk":
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        removed(path, *rest, **options)
+
+    Path("disk", "results").mkdir(parents=True)
+    Path("disk", rebuild.UNFINISHED).touch()  # of a rebuild that was killed
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    monkeypatch.setattr(rebuild, "_run", lambda *_: 3)
+    assert main(["rebuild", "it", "--out", "disk"]) == 3
+    assert evaluation(Path("disk")).is_file()
 
 
 def test_records_bring_no_software_environment_along(it):

@@ -1,7 +1,6 @@
 """Archives that are not sound: one line names the archive and its trouble, and nothing has been written by then."""
 
 import base64
-import gzip
 import json
 import re
 import shutil
@@ -12,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import compute, parquet
 
-from tests.unit.archive.conftest import evaluation, packed, write_index
+from tests.unit.archive.conftest import evaluation, packed, refusals, write_index
 from workflow_scripts.__main__ import main
 from workflow_scripts.archive.packing import CONFIG, INDEX, METADATA, SAMPLES
 from workflow_scripts.archive.unpacking import on_one_copy, opened, unpack
@@ -24,20 +23,6 @@ from workflow_scripts.plan.layout import COMPRESSED, EVALUATION, VERDICT
 from workflow_scripts.plan.recipes import Plan
 
 ROOT = Path(__file__).parents[3]
-
-
-def refusals(source: Path, capsys) -> list[str]:
-    """What each command says of an archive: one line, and nothing is written by then, here or a folder up."""
-    before = sorted(Path("..").rglob("*"))
-    lines = []
-    for command in (["rebuild"], ["restore"], ["compare", "--out", "difference.json", str(source)]):
-        assert main([*command, str(source)]) == 1
-        said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1 and len(said.err) < 400, said.err
-        assert said.err.startswith(f"{source}: ") and not re.search("archive-|compare-|delete", said.err)
-        lines.append(said.err)
-    assert sorted(Path("..").rglob("*")) == before
-    return lines
 
 
 # ---------------------------------------------------------------------------------------------------- sound
@@ -323,41 +308,6 @@ def test_members_outside_the_archive_and_links_are_not_unpacked(it, name, capsys
         tar.addfile(member)
     assert all("can't be unpacked: " in line for line in refusals(Path("evil.tar.gz"), capsys))
     assert not Path("/outside").exists()
-
-
-def bomb(tar: tarfile.TarFile, name: str, size: int) -> None:
-    """Add zeros, which compress a thousand-fold."""
-    member = tarfile.TarInfo(name)
-    member.size = size
-    with open("/dev/zero", "rb") as zeros:
-        tar.addfile(member, zeros)
-
-
-@pytest.mark.parametrize(
-    ("name", "listed", "says"),
-    [
-        ("results/smoke/evaluations/zeros.json", True, "would expand to"),
-        ("results/smoke/adapters/zeros.safetensors", True, "would expand to"),
-        ("zeros", False, "it holds 'zeros', which archive.json does not list"),
-    ],
-)
-def test_an_archive_that_expands_without_end_is_refused_before_it_is_written(it, name, listed, says, capsys):
-    if listed:
-        files = json.loads((it / INDEX).read_text())["files"]
-        write_index(it, files=files | {name: "0" * 64})
-    with tarfile.open("bomb.tar.gz", "w:gz", compresslevel=9) as tar:
-        tar.add(it, ".")
-        bomb(tar, name, 300 * 2**20)
-    assert Path("bomb.tar.gz").stat().st_size < 10**6
-    assert all(says in line for line in refusals(Path("bomb.tar.gz"), capsys))
-
-
-def test_an_archive_that_goes_on_after_its_end_is_refused(it, capsys):
-    with gzip.open("long.tar.gz", "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-        tar.add(it, ".")
-        for _ in range(200):
-            file.write(bytes(2**20))
-    assert all("it goes on after its last file" in line for line in refusals(Path("long.tar.gz"), capsys))
 
 
 def test_samples_of_more_rows_than_the_evaluations_have_items_are_refused(it, capsys):
