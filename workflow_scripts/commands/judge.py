@@ -26,7 +26,7 @@ import yaml
 
 from workflow_scripts.commands import forecast, run
 from workflow_scripts.files.artifacts import ArtifactError, atomic_path, read_json, safetensors_header
-from workflow_scripts.files.gguf_parts import PART, missing_part, parts_of
+from workflow_scripts.files.gguf_parts import PART, missing_part, parts_of, require_header
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.names import listed
 from workflow_scripts.plan.schema.compressors import External
@@ -37,6 +37,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 REPOSITORY = re.compile(r"(?P<repo>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(@(?P<revision>[^@]+))?")
 GGUF = ".gguf"
 LONGEST = 40  # characters of a name that is made of a folder's or a repository's; it stands in paths
+USUAL = "smoke"  # the grid whose tasks are asked
 PAIR = {"prompt": "idp-50-100", "lora": "lora-r2"}
 RECOVERIES = ["none", "lora-r2", "prompt-50", "prompt-100", "idp-50-100"]
 CONTROLS = ["prompt-100-untrained", "instruction", "fewshot-4"]
@@ -162,6 +163,17 @@ def same_files(config: dict) -> bool:
     return len(places) == 2 and any(places[0]) and places[0] == places[1]
 
 
+def usual_tasks(config: Config, benchmarks: str) -> list[str]:
+    """Tasks of the smoke grid that a set of task data has; ArtifactError if there is no such set, or no such grid."""
+    if benchmarks not in config.benchmarks:
+        raise ArtifactError(f"--benchmarks {benchmarks}: no such set; there are {listed(config.benchmarks)}")
+    if USUAL not in config.grids:
+        raise ArtifactError(
+            f"grids.{USUAL}: is missing, whose tasks are asked here; put it back into config.yaml"
+        )
+    return [task for task in config.grids[USUAL].tasks if task in config.benchmarks[benchmarks]]
+
+
 def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> tuple[str, dict]:
     """A grid's name, and the configuration that adds it, the dense model and the checkpoint to `config`.
 
@@ -187,16 +199,10 @@ def configuration(config: Config, dense: str, compressed: str, asked: Asked) -> 
         checkpoint = {"algorithm": "external", "model": model, "distilled": asked.distilled}
         checkpoint |= given | ({"file": asked.file} if asked.file else {})
         compressors[compressor] = checkpoint
-    if data := config.benchmarks.get(asked.benchmarks):
-        tasks = [task for task in config.grids["smoke"].tasks if task in data]
-    else:
-        raise ArtifactError(
-            f"--benchmarks {asked.benchmarks}: no such set; there are {listed(config.benchmarks)}"
-        )
     grid = {
         "description": f"{compressed} beside {dense}.",
         "benchmarks": asked.benchmarks,
-        "tasks": tasks,
+        "tasks": usual_tasks(config, asked.benchmarks),
         "training": asked.training,
         "device": asked.device,
         "calibration": {"windows": 1, "length": 2},  # nothing is calibrated
@@ -296,6 +302,8 @@ def _of_gguf(path: Path, what: str) -> dict:
     import gguf
 
     try:
+        for part in parts_of(path):
+            require_header(part)
         readers = [gguf.GGUFReader(part) for part in parts_of(path)]
     except (ValueError, LookupError) as error:
         raise ArtifactError(f"{what} {path}: cut short, or no GGUF file ({error})") from error

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SCHEMAS = Path(__file__).with_name("schemas")
+MOST_HEADER = 100_000_000  # bytes of a safetensors header, as the format's library has it
 AGAIN = "delete it and it will be computed again"
 
 
@@ -47,7 +48,7 @@ def safetensors_header(path: str | Path) -> tuple[dict, int]:
     with open(path, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         try:
-            if size < 8 + length:
+            if min(size, MOST_HEADER) < 8 + length:
                 raise ValueError(f"a header of {length} bytes in {size}")
             header = json.loads(handle.read(length), object_pairs_hook=named_once)
             header.pop("__metadata__", None)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.files.gguf_parts import missing_part, parts_of
+from workflow_scripts.files.gguf_parts import missing_part, parts_of, require_header
 from workflow_scripts.sources.fetch import expect_sha256, open_member, pypi_wheel
 from workflow_scripts.sources.local import require_plain
 from workflow_scripts.sources.weights import AT_SOURCE, require_complete
@@ -80,6 +80,7 @@ def opened(file: Path) -> "gguf.GGUFReader":
     import gguf
 
     try:
+        require_header(file)
         return gguf.GGUFReader(file)
     except (ValueError, LookupError) as error:
         raise ArtifactError(f"{file}: cut short, or no GGUF file ({error})") from error

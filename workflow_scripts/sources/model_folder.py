@@ -20,8 +20,8 @@ TOKENIZER = [
 ]
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
-# Keys of config.json: modules that a model is built of.
-COUNT = re.compile(r"(^n_layer|layers?|blocks?|experts?)$")
+# Keys of config.json: modules that a model is built of, and what tables are made of as it is.
+COUNT = re.compile(r"(^n_layer|layers?|blocks?|experts?|labels|head_dim|rotary_dim)$")
 # Keys of config.json that hold a number, by their ends: the least and the most that makes sense, and whether the least
 # itself does. transformers takes any number, and a model with these computes with it.
 RANGES = (

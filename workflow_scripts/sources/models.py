@@ -289,12 +289,14 @@ def load_whole(
     except UNBUILT as error:
         raise ArtifactError(f"{where or folder}: {unbuilt(error)}") from error
     except RuntimeError as error:
-        if "CONVERSION" not in str(error):
-            raise
-        raise ArtifactError(
-            f"{where or folder}: its weights can't be put together to config.json's architecture: parts of a tensor "
-            f"are missing, stand there twice or have other shapes; {AT_SOURCE}"
-        ) from error
+        if "CONVERSION" in str(error):
+            raise ArtifactError(
+                f"{where or folder}: its weights can't be put together to config.json's architecture: parts of a "
+                f"tensor are missing, stand there twice or have other shapes; {AT_SOURCE}"
+            ) from error
+        if placed:  # nothing is computed there but tables of config.json's numbers
+            raise ArtifactError(f"{where or folder}: {unbuilt(error)}") from error
+        raise
     model, found = loaded
     require_architecture(where or str(folder), model, found, stored(Path(folder), where))
     if not spread:

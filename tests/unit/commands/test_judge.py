@@ -9,6 +9,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from tests import tiny_gguf
+from workflow_scripts.__main__ import main
 from workflow_scripts.commands import judge, run
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.config import ConfigError, files, load, read
@@ -151,6 +152,16 @@ def test_words_that_name_no_model_are_refused(here, ran, monkeypatch, words, opt
     with pytest.raises(ArtifactError, match=message):
         judge.main(*words, **options)
     assert not ran
+
+
+def test_a_configuration_without_the_grid_of_the_usual_tasks_is_named(here, ran, capsys):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["grids"]["mine"] = config["grids"].pop("smoke")
+    Path("config.yaml").write_text(yaml.safe_dump(config | {"grid": "mine"}))
+    for words in (["judge", HERE, HERE], ["new", HERE]):
+        assert main(words) == 1
+        said = "grids.smoke: is missing, whose tasks are asked here; put it back into config.yaml\n"
+        assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '"x"', "null"])

@@ -1,6 +1,7 @@
 """GGUF models: whole, in split files, or in several wheels; as a dense model and as a checkpoint."""
 
 import json
+import struct
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny_gguf
+from workflow_scripts.files import gguf_parts
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.gguf_parts import parts_of
 from workflow_scripts.sources import checkpoints, gguf_file, models
@@ -134,6 +136,33 @@ def test_an_architecture_that_is_not_known_is_named(tmp_path):
     file.write_bytes(file.read_bytes().replace(b"llama", b"lhama"))
     with pytest.raises(ArtifactError, match=r"tiny: .*tiny\.gguf: .*lhama"):
         fetch(models, {"path": str(file)}, tmp_path)
+
+
+KEY = struct.pack("<Q", 1) + b"x"
+WITHOUT_END = 10**15
+VALUES = {
+    "array": struct.pack("<IIQ", gguf_parts.ARRAY, 4, WITHOUT_END),
+    "array of strings": struct.pack("<IIQ", gguf_parts.ARRAY, gguf_parts.STRING, WITHOUT_END),
+    "array of arrays": struct.pack("<IIQ", gguf_parts.ARRAY, gguf_parts.ARRAY, WITHOUT_END),
+    "string": struct.pack("<IQ", gguf_parts.STRING, WITHOUT_END),
+    "type": struct.pack("<I", 77),
+}
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_header_that_goes_on_after_the_end_of_the_file_is_refused(tmp_path, value, order):
+    """gguf's reader went through an array of 10^15 numbers in a file of 100 bytes."""
+    begin = struct.pack("<IQQ", 3, 0, 1)
+    if order == "big":
+        swapped = [struct.pack(">IQQ", 3, 0, 1), KEY[7::-1] + KEY[8:]]
+        number = {4: "I", 8: "Q", 12: "IQ", 16: "IIQ"}[len(VALUES[value])]
+        content = b"".join(swapped) + struct.pack(f">{number}", *struct.unpack(f"<{number}", VALUES[value]))
+    else:
+        content = begin + KEY + VALUES[value]
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + content + bytes(64))
+    with pytest.raises(ArtifactError, match=r"m\.gguf: cut short, or no GGUF file"):
+        gguf_file.opened(tmp_path / "m.gguf")
 
 
 def test_names_of_parts():

@@ -156,12 +156,15 @@ def test_tensors_of_every_type_are_as_long_as_their_shape(dtype, shape, tmp_path
         {"num_hidden_layers": 10**9},
         {"num_local_experts": 10**9},
         {"text_config": {"num_hidden_layers": 1e12}},
+        {"num_labels": 10**6},
+        {"head_dim": 10**7},
     ],
 )
 def test_more_modules_than_tensors_are_refused_before_they_are_built(changed, given):
     change_json(given / "config.json", **changed)
     refused(
-        given, r"config.json: `num_(hidden_layers|local_experts)` is 1.*, but the weights hold \d+ tensors"
+        given,
+        r"config.json: `(num_(hidden_layers|local_experts|labels)|head_dim)` is 1.*, but the weights hold \d+ tensors",
     )
 
 

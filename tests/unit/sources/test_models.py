@@ -177,6 +177,11 @@ def test_codes_without_their_scales_are_no_weights(tmp_path, model_folder, dtype
         sources.fetch("tiny", spec, tmp_path / "out", tmp_path, **MADE)
 
 
+# Factors of other lengths than half a head's.
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64}
+LONG_ROPE |= {"short_factor": [1.0] * 3, "long_factor": [1.0] * 3}
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -187,6 +192,7 @@ def test_codes_without_their_scales_are_no_weights(tmp_path, model_folder, dtype
         ({"model_type": "nope"}, "model type `nope`"),
         ({"model_type": "t5"}, "Unrecognized configuration class"),
         ({"rope_parameters": {"rope_type": "zzz", "rope_theta": 1e4}}, "KeyError: 'zzz'"),
+        ({"rope_parameters": LONG_ROPE}, "broadcast"),
     ],
 )
 def test_a_value_of_config_json_that_builds_no_model_is_told_in_one_line(
