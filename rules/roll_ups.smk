@@ -29,7 +29,7 @@ def counted(files):
 
     def inputs(wildcards):
         present = RERUNS.present(files(wildcards.grid))
-        return ancient(present) if RERUNS.is_rolled_up(wildcards.grid) else present
+        return ancient(present) if RERUNS.is_reported(wildcards.grid) else present
 
     return inputs
 

@@ -183,6 +183,31 @@ def test_what_the_report_shows_is_made_again_once_deleted(copied, gone):
     assert any(job.startswith("Judge") for job in jobs) == (gone == "verdict.json")
 
 
+@pytest.mark.parametrize("edited", ["tables/table1.csv", "figures/figure4.pdf", "overview.html"])
+def test_what_the_report_shows_is_made_again_once_edited(copied, edited):
+    file = copied.folder / "results/tiny" / edited
+    before = file.read_bytes()
+    file.write_bytes(before + b" ")
+    done = copied.displaced("archive", "--grid", "tiny")
+    assert (
+        done.returncode == 1 and f"results/tiny/{edited}: not as in the report of grid 'tiny'" in done.stdout
+    )
+    copied.snakemake()
+    assert file.read_bytes() == before and NOTHING in copied.snakemake("-n").stdout
+
+
+def test_a_report_is_not_written_without_a_cell_that_its_tables_show(copied):
+    """Snakemake's report of it ended in "marked for report but does not exist"."""
+    cell = next(c for c in plan(copied).cells("tiny") if c.method == "lora-r2")
+    for file in (cell.json, "results/tiny/report.html"):
+        (copied.folder / file).unlink()
+    jobs = jobs_of(copied.snakemake("-n", "results/tiny/report.html").stdout)
+    assert (
+        "Evaluate tiny gptq-w3 text lora-r2 (seed 0)" in jobs
+        and "Judge tiny: paired statistics and verdict" in jobs
+    )
+
+
 @pytest.mark.parametrize("metadata", [True, False], ids=["with metadata", "results alone"])
 def test_results_copied_into_a_fresh_clone_rerun_nothing(finished, tmp_path, metadata):
     clone = Checkout(product_copy(tmp_path / "clone"))

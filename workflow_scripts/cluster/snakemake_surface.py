@@ -5,10 +5,14 @@ the object of that name in a Snakefile.
 """
 
 import base64
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.disks import cause
 
 FIRST_UNTRIED = 10  # major version of Snakemake
 
@@ -38,6 +42,23 @@ def refuse_braces(*folders: str) -> None:
             raise SystemExit(
                 f"Nothing was started: {folder}: Snakemake takes braces in a path for wildcards; rename the folder"
             )
+
+
+def refuse_closed_cache() -> None:
+    """ArtifactError if Snakemake could not write its cache: it would answer with a traceback."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(_closed(cache, cause(error, cache / "x"))) from error
+    if not os.access(cache, os.W_OK):
+        raise ArtifactError(_closed(cache, "can't be written"))
+
+
+def _closed(cache: Path, why: str) -> str:
+    return (
+        f"{cache}: {why}. Snakemake keeps its cache there: set XDG_CACHE_HOME to a folder where you may write"
+    )
 
 
 def recorded_path(record: Path) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.archive.soundness import damage
+from workflow_scripts.cluster.snakemake_surface import refuse_closed_cache
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.run import follow
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
@@ -83,6 +84,7 @@ def main(
 ) -> int:
     """Make samples again, compare them and record what agrees; returns an exit status, 1 if something differs."""
     plan = plan_of(files(*configfile), grid, blocks)
+    refuse_closed_cache()
     if who := held_by(RESULTS):
         raise ArtifactError(f"A run works in this folder ({who}). Wait for it, or stop it.")
     with hold(RESULTS):  # a run would put its own results in the place of those that are compared

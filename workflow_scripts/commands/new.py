@@ -14,7 +14,6 @@ import math
 import shlex
 import subprocess
 import sys
-import tempfile
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from typing import Any
 
 import yaml
 
-from workflow_scripts.commands.judge import name_of, sizes, source
+from workflow_scripts.cluster.snakemake_surface import refuse_closed_cache
+from workflow_scripts.commands.judge import name_of, sizes, source, usual_tasks
 from workflow_scripts.commands.run import SNAKEMAKE, follow
 from workflow_scripts.files.artifacts import ArtifactError, atomic_path
+from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.plan import model_limits
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import BENCHMARK, MODEL
@@ -70,10 +71,11 @@ def main(
 
     choices: fields of `Chosen`. Raises ArtifactError or ConfigError for anything that no grid can be made of.
     """
+    refuse_closed_cache()
     config, chosen = load(read(*files())), Chosen(**choices)
     called, file = _place(config, name or name_of(model, ()), out)
     _require_names(config, chosen)
-    tasks = [task for task in config.grids["smoke"].tasks if task in config.benchmarks[chosen.benchmarks]]
+    tasks = usual_tasks(config, chosen.benchmarks)
     entry = source(model, "MODEL") | sizes(model, parameters, "MODEL")
     if entry["source"] == "local" and entry["path"].endswith(".gguf"):
         entry["source"] = "gguf"
@@ -127,19 +129,10 @@ def _commands(called: str, file: Path) -> list[str]:
 
 def _fetch(name: str, entry: dict, tasks: list[str]) -> int:
     """Fetch the model and the tasks; Snakemake's exit status."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as handle:
-        yaml.safe_dump({"models": {name: entry}}, handle)
-        handle.flush()
-        words = [
-            "--quiet",
-            "host",
-            "reason",
-            "--configfile",
-            handle.name,
-            "--",
-            MODEL.path(model=name),
-            *tasks,
-        ]
+    with scratch_folder("new") as folder:
+        file = folder / "model.yaml"
+        file.write_text(yaml.safe_dump({"models": {name: entry}}), encoding="utf-8")
+        words = ["--quiet", "host", "reason", "--configfile", str(file), "--", MODEL.path(model=name), *tasks]
         status = follow([*SNAKEMAKE, *words])
     if status:
         print("Nothing was written: see the lines above.", file=sys.stderr)
@@ -155,7 +148,9 @@ def _figures(config: Config, name: str, chosen: Chosen, tasks: list[str]) -> dic
         "benchmarks": [str(folder) for folder in benchmarks],
         "tasks": {task: config.tasks[task].dump() for task in tasks},
     }
-    done = subprocess.run(PROGRAM, input=json.dumps(asked), text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        PROGRAM, input=json.dumps(asked), encoding="utf-8", errors="replace", capture_output=True, check=False
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise ArtifactError(f"{name}: can't be counted: {lines[0]}")

@@ -18,19 +18,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import psutil
 
 from workflow_scripts.cluster import runs, slurm
+from workflow_scripts.cluster.snakemake_surface import refuse_closed_cache
 from workflow_scripts.commands import progress
 from workflow_scripts.commands.options import add_grid, grid_words, warning
-from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.files.locks import held_by, last_held
 from workflow_scripts.files.members import RESULTS
 from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import untaught
-from workflow_scripts.plan.layout import REPORT, VERDICT, Cell, lacks_companions
+from workflow_scripts.plan.layout import REPORT, STAMP, VERDICT, Cell, lacks_companions
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.report.summary import lines
 
@@ -63,7 +63,9 @@ def main(
     without the jobs that failed, and would compute everything that doesn't stand on them.
     """
     plan = plan_of(files(*configfile), grid, blocks)  # Snakemake answers an unreadable file with a traceback
-    _refuse_cache()
+    refuse_closed_cache()
+    if not os.access(".", os.W_OK):
+        raise ArtifactError(f"{os.getcwd()}: can't be written, so nothing can run here")
     started, before = time.time(), last_held(RESULTS)
     if who := held_by(RESULTS):
         raise ArtifactError(f"Another run works in this folder ({who}). Wait for it, or stop it.")
@@ -93,6 +95,11 @@ def main(
             f"Snakemake ended, but grid '{grid}' is not complete: {len(lacking)} of {len(plan.cells(grid))} cells are "
             f"missing or not as planned. Make the first: {plan.command(grid, '--force')} {lacking[0]}"
         )
+    if not _is_judged(plan, grid):
+        raise ArtifactError(
+            f"Snakemake ended, but the verdict of grid '{grid}' was not made from its cells as they are now. Make it: "
+            f"{plan.command(grid)} {REPORT.path(grid)}"
+        )
     minutes = (time.time() - started) / 60
     print(f"\nGrid '{grid}' is complete ({minutes:.1f} min in this run).")
     print("\n".join([*lines(read_json(VERDICT.path(grid))), *minded]))
@@ -112,18 +119,17 @@ def _unfinished(before: float | None) -> str:
     return "\n".join(["The run did not finish. Failed jobs:", *failed])
 
 
-def _refuse_cache() -> None:
-    """Raises ArtifactError if Snakemake could not write its cache: it would answer with a traceback."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    if not os.access(there, os.W_OK):
-        raise ArtifactError(
-            f"{there}: can't be written, and Snakemake keeps its cache there: set XDG_CACHE_HOME"
-        )
-
-
 def _is_made(plan: Plan, cell: Cell) -> bool:
     return recorded_recipe(cell.json) == plan.evaluate_recipe(cell) and not lacks_companions(cell.json)
+
+
+def _is_judged(plan: Plan, grid: str) -> bool:
+    """True if the report, the last that a run makes, is the planned one and was made from the cells that are there."""
+    stamp = STAMP.path(grid)
+    if recorded_recipe(stamp) != plan.analysis(grid, "report_grid")["recipe"]:
+        return False
+    files = read_json(stamp)["files"]
+    return all(files.get(cell.json) == sha256_file(cell.json) for cell in plan.cells(grid))
 
 
 def _cancel_orphans(resume: bool, profile: str | None, resume_command: str) -> bool:

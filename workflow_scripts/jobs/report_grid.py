@@ -11,6 +11,7 @@ from workflow_scripts.files.artifacts import sha256_file, write_json
 from workflow_scripts.files.job import run
 from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.plan.digests import unchanged
+from workflow_scripts.plan.layout import SEALED
 from workflow_scripts.report.snakemake_report import write_report
 from workflow_scripts.report.svg import notes_of
 
@@ -30,7 +31,7 @@ def main(
     """Write `output` (one offline HTML file) about the jobs that made the grid's evaluations and `contents.inputs`.
 
     `stamp` (JSON) says what the report was made from: the recipe, those of the roll-ups (by entry), the SHA-256 of
-    every counted file, the configuration. Files that a partial run lacks are left out.
+    every counted file and of every roll-up, the configuration. Files that a partial run lacks are left out.
     """
     results = Path(output).parent
     if config["grid"] != results.name:
@@ -39,9 +40,17 @@ def main(
     evaluations = [file for file in counted if file in contents.cells]
     targets = [*evaluations, *filter(_shows_something, contents.inputs)]
     write_report(targets, config, work_folder(output), Path(output))
-    made_from = {file: sha256_file(file) for file in counted}
-    write_json(stamp, {"recipe": recipe, "recipes": recipes, "files": made_from, "config": config})
+    hashes = {file: sha256_file(file) for file in counted}
+    roll_ups = {file: sha256_file(file) for file in _roll_ups(results)}
+    made_from = {"recipe": recipe, "recipes": recipes, "files": hashes, "roll_ups": roll_ups}
+    write_json(stamp, made_from | {"config": config})
     clear_work(output)
+
+
+def _roll_ups(results: Path) -> list[str]:
+    """The grid's roll-ups that are there, in every format, and the report."""
+    files = (results.parents[1] / file.path(results.name) for file in SEALED)
+    return [str(file) for file in files if file.exists()]
 
 
 def _shows_something(file: str) -> bool:

@@ -161,6 +161,10 @@ REPORTED = (
     *(table(name, form) for name, forms in TABLES.items() for form in forms),
     *(figure(name, form) for name in FIGURES for form in ("svg", "pdf")),
 )
+SEALED = (
+    REPORT,
+    *(file for file in REPORTED if file != VERDICT),
+)  # by the stamp; a verdict bears a seal of its own
 OUTCOMES = (VERDICT, AUDIT, table("*", "*"), figure("*", "*"))  # what a rebuild is held against
 ANALYSED = (VERDICT, LEDGER, AUDIT_PAGE, AUDIT, PAGE, REPORT, STAMP, *OUTCOMES[2:])  # made from measurements
 

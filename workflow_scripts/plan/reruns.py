@@ -31,21 +31,26 @@ from workflow_scripts.plan.layout import (
     LATENCY,
     MODEL,
     NO_CORPUS,
+    REPORT,
+    REPORTED,
+    SEALED,
     SIMILARITY,
     STAMP,
     Artefact,
     Cell,
+    RollUp,
     is_shared,
     lacks_companions,
 )
 from workflow_scripts.plan.recipes import Plan
 
 Names = Mapping[str, str]  # wildcard -> name
-REPORT = "report_grid"
+REPORT_RULE = "report_grid"
 READ_CELLS = (
     "build_ledger",
     "judge",
     "draw_page",
+    REPORT_RULE,
 )  # they read all evaluations, which only find_answers has as inputs
 DAMAGED = {"damaged": True}  # in place of a report's record
 
@@ -67,7 +72,8 @@ class Reruns:
         self.plan, self.forced = plan, forced
         self.recorded = functools.cache(recorded_recipe)  # the jobs of a plan ask for the same files
         self.stamp = functools.cache(_stamp)
-        self.is_rolled_up = functools.cache(self._is_rolled_up)
+        self.is_reported = functools.cache(self._is_reported)
+        self.changed_roll_ups = functools.cache(self._changed_roll_ups)
 
     # ------------------------------------------------------------------------------------- one artefact
 
@@ -225,24 +231,47 @@ class Reruns:
     # ---------------------------------------------------------------------------------------- roll-ups
 
     def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
-        """Force the job of `entry` if `path` was made by another recipe: the grid's report records its roll-ups'. If
-        the job will run and reads evaluations, force also those that are deleted: it would leave them out."""
+        """Force the job of `entry` if `path` was made by another recipe, or if a file that it made was changed since:
+        the grid's report records both. If the job will run and reads evaluations, force also those that are deleted: it
+        would leave them out."""
         stamp, forced = self.stamp(grid), self.forced()
-        found = self.recorded(path) if entry == REPORT else stamp.get("recipes", {}).get(entry)
+        found = self.recorded(path) if entry == REPORT_RULE else stamp.get("recipes", {}).get(entry)
         if found not in (None, self.plan.analysis(grid, entry)["recipe"]) or (
-            entry == REPORT and stamp == DAMAGED
+            entry == REPORT_RULE and stamp == DAMAGED
         ):
             forced.add(path)
-        will_run = path in forced or not os.path.exists(path)
+        rule = next((file.rule for file in SEALED if file.path(grid) == path), entry)
+        if any(file.rule == rule for file in self.changed_roll_ups(grid)):
+            forced.add(path)
+        shown = [file.path(grid) for file in (REPORT, *REPORTED)] if entry == REPORT_RULE else []
+        will_run = path in forced or not all(map(os.path.exists, (path, *shown)))
         if entry in READ_CELLS and will_run and os.path.exists(ANSWERS.path(grid)):
             cells = self.present(cell.json for cell in self.plan.cells(grid))
             forced.update(cell for cell in cells if not os.path.exists(cell))
 
-    def _is_rolled_up(self, grid: str) -> bool:
+    def is_rolled_up(self, grid: str) -> bool:
+        """True if the grid's report and all that it shows are as the plan and the results that are there make them."""
+        return self.is_reported(grid) and not self.changed_roll_ups(grid)
+
+    def _changed_roll_ups(self, grid: str) -> list[RollUp]:
+        """Roll-ups that the report shows, and the report, that were changed since it was made, as by a spreadsheet that
+        saved a table; none without a report on the results that are there now."""
+        recorded = self.stamp(grid).get("roll_ups", {}) if self.is_reported(grid) else {}
+        paths = {file: file.path(grid) for file in SEALED}
+        return [
+            file
+            for file, path in paths.items()
+            if path in recorded and os.path.exists(path) and sha256_file(path) != recorded[path]
+        ]
+
+    def _is_reported(self, grid: str) -> bool:
         """True if the grid's report was made by the planned recipe from the very files that are there now, and from
         all of them: a partial report is outdated as soon as there is more."""
         path = STAMP.path(grid)
-        if self.recorded(path) != self.plan.analysis(grid, REPORT)["recipe"] or self.stamp(grid) == DAMAGED:
+        if (
+            self.recorded(path) != self.plan.analysis(grid, REPORT_RULE)["recipe"]
+            or self.stamp(grid) == DAMAGED
+        ):
             return False
         files = self.stamp(grid)["files"]
         return files.keys() == {*self.present(self.plan.counted(grid))} and all(

@@ -13,11 +13,12 @@ import pytest
 
 from workflow_scripts.__main__ import main
 from workflow_scripts.cluster import runs
-from workflow_scripts.commands import run
-from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.commands import new, run
+from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.job import as_text
 from workflow_scripts.plan.config import files
-from workflow_scripts.plan.recipes import plan_of
+from workflow_scripts.plan.layout import STAMP, VERDICT
+from workflow_scripts.plan.recipes import Plan, plan_of
 
 ROOT = Path(__file__).parents[3]
 CHILD = """
@@ -121,14 +122,68 @@ def test_jobs_that_are_left_and_a_silent_cluster_are_one_line_each(on_the_cluste
         runs.begin(on_cluster=True)
 
 
-def test_a_cache_that_snakemake_could_not_write_is_named(on_the_cluster, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["run", "adopt", "new", "rebuild"])
+def test_a_cache_that_snakemake_could_not_write_is_named(on_the_cluster, monkeypatch, capsys, command):
     monkeypatch.setattr(run, "follow", lambda command: pytest.fail("it ran"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(on_the_cluster / "cache"))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert main(["run", "--grid", "smoke"]) == 1
-    assert capsys.readouterr().err == (
-        f"{on_the_cluster}: can't be written, and Snakemake keeps its cache there: set XDG_CACHE_HOME\n"
-    )
+    monkeypatch.setattr(new, "follow", lambda command: pytest.fail("it ran"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it ran"))
+    words = {
+        "run": ["--grid", "smoke"],
+        "adopt": ["--grid", "smoke"],
+        "new": ["somewhere"],
+        "rebuild": ["archive"],
+    }[command]
+    (on_the_cluster / "file").touch()
+    cache = on_the_cluster / "file" / "cache"
+    for variable, cache, why in (
+        ("XDG_CACHE_HOME", on_the_cluster / "file", "File exists"),
+        ("HOME", on_the_cluster / "file" / ".cache", "Not a directory"),
+        ("HOME", Path("/proc/nobody/.cache"), "No such file or directory"),
+        ("XDG_CACHE_HOME", on_the_cluster, "can't be written"),
+    ):
+        with monkeypatch.context() as closed:
+            closed.delenv("XDG_CACHE_HOME", raising=False)
+            closed.setenv(variable, str(cache.parent if variable == "HOME" else cache))
+            closed.setattr(os, "access", lambda path, mode: False)
+            assert main([command, *words]) == 1
+        assert capsys.readouterr().err == (
+            f"{cache}: {why}. Snakemake keeps its cache there: set XDG_CACHE_HOME to a folder where you may write\n"
+        )
+
+
+def report(plan: Plan, **changes: str) -> None:
+    """A verdict, and the record of a report on the cells that are there; changes: other digests, by path."""
+    files = {cell.json: sha256_file(cell.json) for cell in plan.cells("smoke") if Path(cell.json).exists()}
+    recipe = plan.analysis("smoke", "report_grid")["recipe"]
+    write_json(STAMP.path("smoke"), {"recipe": recipe, "files": files} | changes)
+    write_json(VERDICT.path("smoke"), {})
+
+
+@pytest.mark.parametrize(
+    "stale", ["a cell made again", "a cell that came later", "another recipe", "no report"]
+)
+def test_a_run_is_complete_only_if_its_verdict_is_of_its_cells(on_the_cluster, monkeypatch, capsys, stale):
+    """`run --until evaluate_cell` printed the verdict of the cells that had been there before."""
+    shutil.rmtree(".snakemake")  # no cluster
+    plan = plan_of(files("mine.yaml"), "smoke")
+    for cell in plan.cells("smoke"):
+        Path(cell.samples).parent.mkdir(parents=True, exist_ok=True)
+        Path(cell.samples).touch()
+        Path(cell.json).write_text(f'{{"manifest": {{"recipe": "{plan.evaluate_recipe(cell)}"}}}}')
+    first = Path(plan.cells("smoke")[0].json)
+    text = first.read_text()
+    if stale == "a cell that came later":
+        first.unlink()
+    report(plan, **({"recipe": "0" * 64} if stale == "another recipe" else {}))
+    first.write_text(text + " " * (stale == "a cell made again"))
+    if stale == "no report":
+        Path(STAMP.path("smoke")).unlink()
+    monkeypatch.setattr(run, "follow", lambda command: 0)
+    assert main(["run", "--grid", "smoke", "--configfile", "mine.yaml"]) == 1
+    said = capsys.readouterr()
+    assert "complete" not in said.out
+    assert "the verdict of grid 'smoke' was not made from its cells as they are now" in said.err
+    assert "snakemake --configfile mine.yaml -- results/smoke/report.html" in said.err
 
 
 @pytest.mark.parametrize("lost", [0, 1, 15])
@@ -140,8 +195,8 @@ def test_a_run_is_complete_only_if_its_cells_are_there(on_the_cluster, monkeypat
         Path(cell.samples).touch()
         Path(cell.json).write_text(f'{{"manifest": {{"recipe": "{plan.evaluate_recipe(cell)}"}}}}')
     monkeypatch.setattr(run, "follow", lambda command: 0)
-    monkeypatch.setattr(run, "read_json", lambda path: {})
     monkeypatch.setattr(run, "lines", lambda verdict: [])
+    report(plan)
     assert main(["run", "--grid", "smoke", "--configfile", "mine.yaml"]) == (1 if lost else 0)
     said = capsys.readouterr()
     if not lost:

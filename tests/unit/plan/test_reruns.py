@@ -5,21 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.files.artifacts import sha256_file, write_json
+from workflow_scripts.files.artifacts import read_json, sha256_file, write_json
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
+    AUDIT,
     BENCHMARK,
     COMPRESSED,
     CORPUS,
     EVALUATION,
     EXPORTED,
+    FIGURES,
     LATENCY,
     MODEL,
+    PAGE,
+    REPORT,
+    REPORTED,
     SIMILARITY,
+    STAMP,
     Artefact,
     companions,
+    figure,
+    table,
 )
 from workflow_scripts.plan.recipes import ANALYSIS, Plan
 from workflow_scripts.plan.reruns import READ_CELLS, Reruns
@@ -287,6 +295,26 @@ def test_a_roll_up_without_a_report_is_not_forced(plan, reruns, forced):
     assert forced == set()
 
 
+def shown() -> list[str]:
+    """The report and all that it shows; their folders are made."""
+    files = [file.path("smoke") for file in (REPORT, *REPORTED)]
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    return files
+
+
+@pytest.mark.parametrize("gone", ["report.html", "tables/table2.md", "figures/figure4.svg"])
+def test_deleted_cells_are_made_again_for_a_report_that_lacks_something(plan, forced, gone):
+    """Snakemake's report of them ended in "marked for report but does not exist"."""
+    rolled_up(plan, plan.counted("smoke"))
+    os.remove(MADE[EVALUATION])
+    for file in (ANSWERS.path("smoke"), *shown()):
+        Path(file).touch()
+    Path("results/smoke", gone).unlink()
+    Reruns(plan, lambda: forced).force_roll_up_if_outdated("report_grid", STAMP.path("smoke"), "smoke")
+    assert forced == {MADE[EVALUATION]}
+
+
 @pytest.mark.parametrize("entry", READ_CELLS)
 @pytest.mark.parametrize("why", ["missing", "forced", "outdated"])
 def test_deleted_cells_are_made_again_for_a_roll_up_that_will_run(plan, forced, entry, why):
@@ -295,7 +323,10 @@ def test_deleted_cells_are_made_again_for_a_roll_up_that_will_run(plan, forced, 
     os.remove(MADE[EVALUATION])
     Path(ANSWERS.path("smoke")).touch()
     if why != "missing":
-        Path(path).touch()
+        for file in (path, *shown()):
+            Path(file).touch()
+    if why == "outdated" and entry == "report_grid":
+        path = STAMP.path("smoke")
     if why == "forced":
         forced.add(path)
     Reruns(plan, lambda: forced).force_roll_up_if_outdated(entry, path, "smoke")
@@ -305,13 +336,47 @@ def test_deleted_cells_are_made_again_for_a_roll_up_that_will_run(plan, forced, 
 def test_a_deleted_cell_is_not_made_for_roll_ups_that_stand_or_show_what_there_is(plan, forced):
     rolled_up(plan, plan.counted("smoke"))
     os.remove(MADE[EVALUATION])
-    Path(ANSWERS.path("smoke")).touch()
+    for file in (ANSWERS.path("smoke"), *shown()):
+        Path(file).touch()
     for entry in READ_CELLS:
         Path("results/smoke", entry).touch()
         Reruns(plan, lambda: forced).force_roll_up_if_outdated(entry, f"results/smoke/{entry}", "smoke")
     partial = Plan(plan.config.model_copy(update={"partial": True}))
     Reruns(partial, lambda: forced).force_roll_up_if_outdated("judge", "results/smoke/nothing", "smoke")
     assert forced == set()
+
+
+@pytest.mark.parametrize(
+    ("edited", "entry", "path"),
+    [
+        ("tables/table2.csv", "tabulate", table("table1").path("smoke")),
+        ("tables/changes.md", "tabulate", table("table1").path("smoke")),
+        ("figures/figure4.pdf", "plot_figure", figure("figure4").path("smoke")),
+        ("paper_audit.html", "audit_paper", AUDIT.path("smoke")),
+        ("overview.html", "draw_page", PAGE.path("smoke")),
+        ("report.html", "report_grid", STAMP.path("smoke")),
+    ],
+)
+def test_what_the_report_shows_is_made_again_once_changed(plan, forced, edited, entry, path):
+    """A table that a spreadsheet saved was served by the next report, and packed."""
+    rolled_up(plan, plan.counted("smoke"))
+    for file in shown():
+        Path(file).write_text("made")
+    stamp = read_json(STAMP.path("smoke"))
+    stamp["roll_ups"] = {file: sha256_file(file) for file in shown()}
+    write_json(STAMP.path("smoke"), stamp)
+    entries = {**{figure(name).path("smoke"): "plot_figure" for name in FIGURES}, path: entry}
+    for one, rule in entries.items():
+        Reruns(plan, lambda: forced).force_roll_up_if_outdated(rule, one, "smoke")
+    assert forced == set() and Reruns(plan, set).is_rolled_up("smoke")
+    Path("results/smoke", edited).write_text("edited")
+    for one, rule in entries.items():
+        Reruns(plan, lambda: forced).force_roll_up_if_outdated(rule, one, "smoke")
+    assert forced == {path}
+    reruns = Reruns(plan, set)
+    assert not reruns.is_rolled_up("smoke") and reruns.is_reported("smoke")
+    put(MADE[EVALUATION], OTHER)  # there are other results: all is made again in any case
+    assert Reruns(plan, set).changed_roll_ups("smoke") == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"recipe": ', '{"files": 3}'])
