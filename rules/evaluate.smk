@@ -38,6 +38,7 @@ rule evaluate_cell:
     params:
         args=arguments(layout.EVALUATION),
         code=code_of(layout.EVALUATION),
+        contents=untracked(lambda wildcards: as_text(PLAN.definitions(wildcards.grid))),
         elsewhere=untracked(
             lambda wildcards: layout.EVALUATION.path(**dict(wildcards.items()) | {"grid": "*"})
         ),

@@ -69,6 +69,32 @@ def test_files_from_the_future_cost_no_result(copied):
     assert "Nothing to be done" in copied.snakemake("--dry-run", cell.json).stdout
 
 
+SBATCH = """#!/bin/sh
+case "$*" in *--test-only*) exit 0;; esac
+echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1
+"""
+SCONTROL = "#!/bin/sh\necho 'PartitionName=main Default=YES MaxTime=UNLIMITED State=UP'\n"
+
+
+@pytest.mark.slow
+def test_a_finished_cell_stays_if_its_job_can_not_be_sent(copied, tmp_path, monkeypatch):
+    """Of a job that is sent to a cluster Snakemake keeps no older version."""
+    for name, text in {"sbatch": SBATCH, "scontrol": SCONTROL}.items() | dict.fromkeys(
+        ("squeue", "sacct", "sacctmgr", "sinfo", "scancel"), "#!/bin/sh\n"
+    ).items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    cell = next(c for c in Plan(load(copied.config())).cells("tiny") if c.method == "lora-r2")
+    files = [copied.folder / file for file in (cell.json, cell.samples, *companions(cell.training))]
+    finished = [file.read_bytes() for file in files]
+    sent = ("--profile", "profiles/slurm", "--config", "grid=tiny", "--retries", "1")
+    for target in (cell.json, cell.training):
+        done = copied.snakemake(*sent, "--force", "--", target, check=False)
+        assert done.returncode == 1 and "SLURM sbatch failed" in done.stdout
+        assert [file.read_bytes() for file in files] == finished
+
+
 def test_what_the_loader_refuses_is_refused_whoever_reads_the_file(copied):
     (copied.folder / "mine.yaml").write_text("activation_memory: 3\nactivation_memory: 4\n")
     said = "mine.yaml: line 2: the key 'activation_memory' stands in line 1 already"

@@ -11,13 +11,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_origin, get_type_hints
 
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.disks import full_disks
 from workflow_scripts.files.members import WORK
 
 if TYPE_CHECKING:
+    from io import TextIOWrapper
+
     from snakemake.iocontainers import Snakemake
 
 FINISHED = "Finished."  # a line in the log of a job that wrote all of its output
@@ -33,8 +35,35 @@ def run(main: Callable[..., None], frame: Callable[[dict[str, Any]], AbstractCon
     snakemake = getattr(main, "__globals__", {}).get("snakemake")
     if snakemake is None:
         raise RuntimeError(f"{main.__module__}: an entry runs only as the script of a Snakemake rule")
-    with job(snakemake), put_back_times(snakemake), frame(_planned(snakemake)):
+    with (
+        job(snakemake),
+        _whole_or_none(snakemake.output),
+        put_back_times(snakemake),
+        frame(_planned(snakemake)),
+    ):
         main(**arguments(main, snakemake))
+
+
+@contextmanager
+def _whole_or_none(outputs: Iterable[str]) -> Iterator[None]:
+    """Remove what a job that fails has written: its code may have been edited. Snakemake does so too, but not on a
+    cluster (profiles/slurm), where it would remove the results of jobs that were never sent."""
+    before = {file: _version(file) for file in outputs}
+    try:
+        yield
+    except BaseException:
+        for file, version in before.items():
+            if _version(file) != version:
+                Path(file).unlink(missing_ok=True)
+        raise
+
+
+def _version(file: str) -> tuple[int, int] | None:
+    """Values that change when a file is written; None without it."""
+    if not os.path.exists(file):
+        return None
+    stat = os.stat(file)
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def arguments(function: Callable[..., Any], snakemake: "Snakemake") -> dict[str, Any]:
@@ -79,9 +108,10 @@ def arguments_in(text: str) -> dict[str, Any]:
 
 
 def _planned(snakemake: "Snakemake") -> dict[str, Any]:
-    """The parameter `args`, with the code's digest, which may stand beside it."""
+    """The parameter `args`, with the digests of the code and of other contents, which may stand beside it."""
     params = dict(snakemake.params.items())
-    return arguments_in(params["args"]) | {key: params[key] for key in ("code",) if key in params}
+    found = arguments_in(params["args"]) | {key: params[key] for key in ("code",) if key in params}
+    return found | ({"contents": arguments_in(params["contents"])} if "contents" in params else {})
 
 
 def _given(snakemake: "Snakemake") -> dict[str, list]:
@@ -165,6 +195,8 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
     with open(file, "w", encoding="utf-8") as handle:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):  # whatever the locale: the log is UTF-8
+        cast("TextIOWrapper", stream).reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         yield
         with contextlib.suppress(OSError):  # the log's disk may be full, the output is there
@@ -177,7 +209,12 @@ def job(snakemake: "Snakemake") -> Iterator[None]:
         cause = " ".join(str(error).split()) or type(error).__name__
         if " on the disk of " not in cause:
             cause += full_disks(snakemake.output[0], file, WORK / "x")
-        os.write(terminal, f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {file})\n".encode())
+        os.write(
+            terminal,
+            f"{snakemake.rule}: {snakemake.output[0]}: {cause} (log: {file})\n".encode(
+                errors="backslashreplace"
+            ),
+        )
         raise SystemExit(1) from None
     finally:
         os.close(terminal)

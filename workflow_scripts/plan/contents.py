@@ -11,6 +11,7 @@ from workflow_scripts.plan.digests import OPTIONAL, import_closure
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Model
 
+REPORTS = "reports"
 # Modules that read a folder of reports/: an entry that imports one depends on the folder.
 READERS = {"judge/paper.py": "paper", "report/rendering.py": "templates"}
 PIECE = 2**20  # bytes of a large file that count, at its beginning and at its end
@@ -19,7 +20,7 @@ PIECE = 2**20  # bytes of a large file that count, at its beginning and at its e
 @functools.cache
 def of_reports(entry: str) -> dict:
     """Digests of the files that an entry reads beside results: the paper's tables, templates, texts of a report."""
-    root = PACKAGE.parent / "reports"
+    root = PACKAGE.parent / REPORTS
     read = import_closure(f"jobs/{entry}.py", (), OPTIONAL)
     folders = [folder for module, folder in READERS.items() if module in read]
     own = [root / "workflow.rst"] if entry == "report_grid" else []

@@ -114,11 +114,12 @@ def _modules(kinds: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def unchanged(entry: str) -> Callable[[dict[str, Any]], AbstractContextManager[None]]:
-    """A frame for the work of an entry, to be called with the arguments that the plan gave it.
+    """A frame for the work of an entry, to be called with the arguments that the plan gave it. `contents` among them
+    are the digests of other files of the checkout that it reads (task definitions, templates), by path.
 
-    ArtifactError, before the work, if the code is not the planned one or was changed since this process began to
-    import it; and after the work, if a file was edited meanwhile, even if the edit was taken back: the result would
-    bear the recipe of code that did not make it.
+    ArtifactError, before the work, if code or contents are not the planned ones or were changed since this process
+    began to import them; and after the work, if a file was edited meanwhile, even if the edit was taken back: the
+    result would bear the recipe of code that did not make it.
     """
 
     @contextmanager
@@ -126,16 +127,17 @@ def unchanged(entry: str) -> Callable[[dict[str, Any]], AbstractContextManager[N
         files = [
             PACKAGE / name for name in import_closure(f"jobs/{entry}.py", _modules(_kinds(args)), OPTIONAL)
         ]
-        watched = files + _definitions(args)
+        contents = {PACKAGE.parent / name: sha for name, sha in args.get("contents", {}).items()}
+        watched = [*files, *contents]
         before = _states(watched)
-        _refuse_other_code(files, args["code"])
+        _refuse_others(files, args["code"], contents)
         # A time in the future comes from a clock that was set back.
         if late := [file for file in watched if _process_start() < before[file][0] / 1e9 <= time.time()]:
             raise ArtifactError(_said(late[0], "was edited while this job began"))
         yield
         if late := [file for file, state in _states(watched).items() if state != before[file]]:
             raise ArtifactError(_said(late[0], "was edited while this job ran"))
-        _refuse_other_code(files, args["code"])
+        _refuse_others(files, args["code"], contents)
 
     return frame
 
@@ -156,13 +158,6 @@ def kinds_of(methods: Iterable[dict]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _definitions(args: dict[str, Any]) -> list[Path]:
-    """The definitions of tasks that a job reads; its recipe holds their digests."""
-    names = {settings.get("task") or name for name, settings in args.get("tasks", {}).items()}
-    paths = [PACKAGE / "evaluate/tasks" / f"{name}.yaml" for name in sorted(names)]
-    return [path for path in paths if path.is_file()]
-
-
 def _states(files: list[Path]) -> dict[Path, tuple[int, ...]]:
     """Values that change with every edit, also if it is undone: the file system sets the first, nobody else can."""
     found = {file: os.stat(file) for file in files}
@@ -176,10 +171,12 @@ def _process_start() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _refuse_other_code(files: list[Path], planned: str) -> None:
-    contents = {str(file.relative_to(PACKAGE)): sha256_file(file) for file in files}
-    if digest(contents) != planned:
+def _refuse_others(files: list[Path], planned: str, contents: dict[Path, str]) -> None:
+    code = {str(file.relative_to(PACKAGE)): sha256_file(file) for file in files}
+    if digest(code) != planned:
         raise ArtifactError(_said(files[0], "or a module that it imports is not the code that was planned"))
+    if others := [file for file, sha in contents.items() if sha256_file(file) != sha]:
+        raise ArtifactError(_said(others[0], "is not the file that was planned"))
 
 
 def _said(file: Path, trouble: str) -> str:

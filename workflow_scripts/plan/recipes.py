@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from workflow_scripts.files.artifacts import digest, sha256_file
 from workflow_scripts.plan import adopted, contents, model_limits
 from workflow_scripts.plan.config import load, named_files, read
-from workflow_scripts.plan.definitions import definition_digest
+from workflow_scripts.plan.definitions import definition_digest, definition_files
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
 from workflow_scripts.plan.layout import (
@@ -140,6 +140,10 @@ class Plan(Slices):
         code, kind = self._evaluation_code("evaluate_cell", cell), self.config.methods[cell.method].kind
         return self.equivalent(cell.grid).get((code, kind), "")
 
+    def definitions(self, grid: str) -> dict[str, str]:
+        """Our definitions of the grid's tasks, which its evaluations read: path in the checkout -> digest."""
+        return definition_files(frozenset(self.config.tasks[task].task or task for task in self.tasks(grid)))
+
     def _before_questions(self, cell: Cell, task: str) -> dict[str, object]:
         """The settings of a task that a cell's method changes."""
         method = self.config.methods[cell.method]
@@ -238,8 +242,9 @@ class Plan(Slices):
         if entry == "report_grid":
             settings["counted"] = self.counted(grid)
             settings["recipes"] = {other: self.analysis(grid, other)["recipe"] for other in ANALYSIS}
-        inputs.append(contents.of_reports(entry))
-        return self._with_recipe(None, settings, code_of(entry), inputs)
+        inputs.append(read := contents.of_reports(entry))
+        made = self._with_recipe(None, settings, code_of(entry), inputs)
+        return made | {"contents": {f"{contents.REPORTS}/{name}": sha for name, sha in read.items()}}
 
     def question(self, grid: str) -> dict[str, Any]:
         """The grid's question, with the digests of the judging code and of the configuration (plan/questions.py)."""

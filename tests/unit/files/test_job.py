@@ -2,7 +2,7 @@
 
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from snakemake.iocontainers import Namedlist
 
-from workflow_scripts.files import job
+from workflow_scripts.files import artifacts, job
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import Folder, arguments, arguments_in, as_text, run
 from workflow_scripts.files.provenance import Provenance
@@ -140,6 +140,34 @@ def test_an_entry_outside_snakemake_is_refused():
         RuntimeError, match=f"{__name__}: an entry runs only as the script of a Snakemake rule"
     ):
         run(main, nullcontext)
+
+
+@pytest.mark.parametrize("fails", ["work", "check after it"])
+def test_a_job_that_fails_leaves_nothing_that_it_wrote(tmp_path, monkeypatch, fails):
+    """On a cluster Snakemake keeps the outputs of a failed job: they may belong to a finished cell."""
+    monkeypatch.chdir(tmp_path)
+    new, old, left = (Path(name) for name in ("new", "old", "left"))
+    for file in (old, left):
+        file.write_text("finished")
+
+    def main(outputs: list[str]) -> None:
+        for file in (new, old):
+            artifacts.write_json(file, {})
+        if fails == "work":
+            raise ArtifactError("no")
+
+    @contextmanager
+    def frame(args):
+        yield
+        raise ArtifactError("edited meanwhile")
+
+    made = made_up(output=named(new="new", old="old", left="left"))
+    monkeypatch.setitem(main.__globals__, "snakemake", made)
+    monkeypatch.setattr(job, "job", nullcontext)
+    monkeypatch.setattr(job, "put_back_times", nullcontext)
+    with pytest.raises(ArtifactError, match="no" if fails == "work" else "edited meanwhile"):
+        run(main, frame)
+    assert not new.exists() and not old.exists() and left.read_text() == "finished"
 
 
 def test_an_input_from_the_future_costs_no_result(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.artifacts import ArtifactError, sha256_file
 from workflow_scripts.plan import digests
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.digests import OPTIONAL, import_closure
@@ -61,11 +61,18 @@ def test_code_that_is_edited_while_a_job_runs_and_put_back_keeps_nothing(package
         put_back(file, text)
 
 
-def test_a_tasks_definition_that_is_edited_while_a_job_runs_keeps_nothing(package):
-    (package / "evaluate/tasks").mkdir(parents=True)
+@pytest.fixture
+def defined(package):
+    """A task's definition, and the arguments of a job that was planned with it."""
     file = package / "evaluate/tasks/piqa.yaml"
+    file.parent.mkdir(parents=True)
     file.write_text("task: piqa\n")
-    args = {"tasks": {"mine": {"task": "piqa"}, "sciq": {"task": None}}, "code": digests.code_of("entry")}
+    contents = {str(file.relative_to(package.parent)): sha256_file(file)}
+    return file, {"code": digests.code_of("entry"), "contents": contents}
+
+
+def test_a_tasks_definition_that_is_edited_while_a_job_runs_keeps_nothing(defined):
+    file, args = defined
     with (
         pytest.raises(ArtifactError, match=r"tasks/piqa.yaml was edited while"),
         digests.unchanged("entry")(args),
@@ -73,6 +80,28 @@ def test_a_tasks_definition_that_is_edited_while_a_job_runs_keeps_nothing(packag
         file.write_text("task: piqb\n")
         time.sleep(0.02)
         file.write_text("task: piqa\n")
+
+
+def test_a_tasks_definition_that_is_not_the_planned_one_starts_no_work(defined, monkeypatch):
+    """It was edited while other cells ran, and put back later: the cell bore the recipe of the other definition."""
+    file, args = defined
+    file.write_text("task: piqb\n")
+    monkeypatch.setattr(digests, "_process_start", lambda: time.time() + 1)
+    with (
+        pytest.raises(ArtifactError, match=r"piqa\.yaml is not the file that was planned"),
+        digests.unchanged("entry")(args),
+    ):
+        raise AssertionError("it ran")
+
+
+def test_jobs_are_planned_with_the_other_files_that_they_read():
+    plan = Plan(load(read(*files(root=ROOT))))
+    cell = plan.definitions("smoke")
+    assert "workflow_scripts/evaluate/tasks/piqa.yaml" in cell and len(cell) == len(plan.tasks("smoke"))
+    assert "reports/workflow.rst" in plan.analysis("smoke", "report_grid")["contents"]
+    assert "reports/templates/report_page.html.j2" in plan.analysis("smoke", "draw_page")["contents"]
+    for planned in (cell, plan.analysis("smoke", "draw_page")["contents"]):
+        assert all(sha256_file(ROOT / file) == sha for file, sha in planned.items())
 
 
 def test_code_that_is_not_the_planned_one_starts_no_work(package):
