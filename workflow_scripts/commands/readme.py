@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workflow_scripts.archive.unpacking import opened
-from workflow_scripts.files.artifacts import ArtifactError, atomic_path, check, read_json
+from workflow_scripts.files.artifacts import ArtifactError, atomic_path, check, read_json, require_regular
 from workflow_scripts.judge.judgement import SCHEMA
 from workflow_scripts.plan.layout import VERDICT
 from workflow_scripts.report.readme import region, replaced
@@ -47,9 +47,14 @@ def main(archive: str = ARCHIVE, readme: str = "README.md", recovery: str = RECO
     pages = {}
     for page, text in ((readme, region), (recovery, figures)):
         try:
+            require_regular(page)
             pages[page] = replaced(Path(page).read_text(encoding="utf-8"), results_of(archive, text))
+        except UnicodeDecodeError as error:
+            raise ArtifactError(
+                f"{page}: is no UTF-8 text (byte {error.start + 1}); save it as UTF-8"
+            ) from error
         except ArtifactError as error:
-            raise ArtifactError(f"{page}: {error}") from error
+            raise ArtifactError(f"{page}: {str(error).removeprefix(f'{page}: ')}") from error
     for page, whole in pages.items():
         with atomic_path(page) as temporary:
             temporary.write_text(whole, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 import time
@@ -104,7 +105,8 @@ def whole_folder(folder: Path, source: object = None) -> Iterator[Path]:
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hold(folder):
-        for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):
+        own = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.tmp")  # not those of `folder`.2
+        for abandoned in filter(lambda path: own.fullmatch(path.name), folder.parent.iterdir()):
             shutil.rmtree(abandoned)
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         temporary.mkdir()

@@ -4,6 +4,9 @@ import errno
 import json
 import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -132,6 +135,18 @@ def test_damaged_weights_are_named(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"model\.safetensors: cut short, or no safetensors file"):
         artifacts.safetensors_header(tmp_path / "model.safetensors")
+
+
+def test_a_header_as_long_as_the_weights_is_not_read(tmp_path):
+    """A file of 20 GB whose first bytes say so was read into memory whole."""
+    file = tmp_path / "model.safetensors"
+    with file.open("wb") as handle:  # of holes: it takes no room
+        handle.write((2**35).to_bytes(8, "little"))
+        handle.truncate(2**35 + 8)
+    with pytest.raises(
+        ArtifactError, match=r"model\.safetensors: cut short, .*a header of 34359738368 bytes"
+    ):
+        artifacts.safetensors_header(file)
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
@@ -290,6 +305,30 @@ def test_a_lock_of_another_user_is_named(tmp_path, monkeypatch):
             ArtifactError, match=r"results/x: .*x\.lock.*Permission denied: user \d+ may not write"
         ):
             take()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
+def test_what_another_users_killed_writer_left_stops_nobody(tmp_path):
+    """In a folder where each user removes only his own files."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    host = socket.gethostname().replace(".", "-")
+    left = shared / f".value.json.{host}.{int(gone.stdout)}.abcdef12.tmp"
+    left.touch()
+    if not (child := os.fork()):
+        try:
+            os.chdir(shared)  # other users can't enter the folders above
+            os.setuid(65534)
+            artifacts.write_json("value.json", {})
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert left.exists() and (shared / "value.json").exists()
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_and_that_of_a_living_one_stays(tmp_path):

@@ -1,5 +1,6 @@
 """The README's results come from the committed archive."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -145,3 +146,23 @@ def test_a_page_without_the_region_and_an_archive_of_an_older_verdict_are_one_li
     assert main(words) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{tmp_path}/README.md: no region between") and "put both lines" in line
+
+
+def latin(page):
+    page.write_bytes(b"# T\xe9")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (latin, "is no UTF-8 text (byte 4); save it as UTF-8"),
+        (os.mkfifo, "is no regular file; name one"),
+        (Path.mkdir, "is no regular file; name one"),
+        (lambda page: None, "No such file or directory"),
+    ],
+)
+def test_a_page_that_is_no_text_is_one_line(tmp_path, make, says, capsys):
+    page = tmp_path / "README.md"
+    make(page)
+    assert main(["readme", "--archive", "nowhere", "--readme", str(page)]) == 1
+    assert capsys.readouterr().err == f"{page}: {says}\n"

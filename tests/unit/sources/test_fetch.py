@@ -114,6 +114,16 @@ def test_folder_is_whole_or_absent(tmp_path, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["a"]
 
 
+def test_a_folder_whose_name_begins_another_leaves_its_writer_alone(tmp_path, monkeypatch):
+    """`qwen2` removed what the fetch of `qwen2.5-0.5b` was writing."""
+    monkeypatch.chdir(tmp_path)
+    with locks.whole_folder(tmp_path / "qwen2.5-0.5b") as temporary:
+        (temporary / "a").write_text("half")
+        with locks.whole_folder(tmp_path / "qwen2"):
+            pass
+        assert (temporary / "a").exists()
+
+
 def test_second_writer_stops(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with locks.whole_folder(tmp_path / "one"):  # noqa: SIM117
