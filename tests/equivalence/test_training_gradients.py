@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny_models import FAMILIES, VOCABULARY
+from tests.tiny_models import FAMILIES, VOCABULARY, tiny_of
 from workflow_scripts.recover import adapters
 from workflow_scripts.recover.distillation import Teacher
 from workflow_scripts.recover.learner import OPENING, Learner
@@ -62,6 +62,29 @@ def test_loss_and_gradient_are_pefts(family, name):
     for one, other in zip(ours, gradients(learner), strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
         assert other.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("Cohere", {"logit_scale": 0.25}), ("Granite", {"logits_scaling": 8.0}), ("NanoChat", {})],
+)
+def test_loss_and_gradient_are_those_of_scaled_and_capped_logits(family, settings, name):
+    method = METHODS[name] | {"targets": {"default": ["all-linear"]}}
+    adapted = adapters.create(tiny_of(family, **settings), method, 0, make_windows()[0])
+    learner, rows = Learner(adapted), make_windows(5)
+    with torch.no_grad():
+        for parameter in learner.parameters:
+            parameter += 0.1 * torch.randn_like(parameter)
+    loss = learner.accumulate(rows, micro_batch=5)
+    ours = gradients(learner)
+    adapted.zero_grad()
+    reference = peft_loss(adapted, rows)
+    reference.backward()
+    assert loss == pytest.approx(reference.item(), abs=1e-5)
+    assert learner.heldout_loss(rows, 5) == pytest.approx(loss, abs=1e-5)
+    for one, other in zip(ours, gradients(learner), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,6 +7,7 @@ training, the gradient of the hidden states, formed while the chunk's softmax is
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -15,21 +16,70 @@ from transformers import PreTrainedModel
 
 # Logits alive at once: 64 MiB in float32 pass through a processor's cache, 1 GiB fill a GPU.
 CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
+# Keys of config.json: by the first ones families multiply their logits, or divide them; tanh of the others caps them.
+SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+PROBE = (-100.0, 100.0)  # logits that show both, and the share that half precision may round off
+ROUNDING = 0.01
 
 
-def plain_head(model: PreTrainedModel) -> nn.Linear:
-    """The model's output layer, if its logits are nothing but `hidden @ weight.T + bias`; ValueError otherwise."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        raise ValueError(
-            f"{type(model).__name__}: the output layer is {type(head).__name__}, not a plain Linear"
+class ChangedHead(nn.Module):
+    """An output layer, and what its model does to the logits: cap tanh(scale z / cap), scale z without a cap."""
+
+    def __init__(self, layer: nn.Linear, scale: float, cap: float | None):
+        super().__init__()
+        self.layer, self.scale, self.cap = layer, scale, cap
+        self.out_features = layer.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return _changed(self.layer(hidden), self.scale, self.cap)
+
+
+Head = nn.Linear | ChangedHead
+
+
+def _changed(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+    scaled = logits * scale
+    return scaled if cap is None else (scaled / cap).tanh() * cap
+
+
+@torch.no_grad()
+def output_head(model: PreTrainedModel) -> Head:
+    """The model's output layer, with a scale and a cap of its logits if the model has them.
+
+    The model itself is asked, with logits put in place of the layer's: by a key of this name Granite divides, and
+    HyperCLOVA X multiplies. ValueError for a layer that is no Linear, and for logits that are changed otherwise.
+    """
+    layer, name = model.get_output_embeddings(), type(model).__name__
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f"{name}: the output layer is {type(layer).__name__}, not a plain Linear")
+    put = torch.linspace(*PROBE, layer.out_features, device=layer.weight.device, dtype=layer.weight.dtype)
+    handle = layer.register_forward_hook(lambda _, __, output: put.expand_as(output))
+    try:
+        found = (
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits[0, -1].float()
         )
-    for key, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
-        if getattr(model.config, key, neutral) not in (None, neutral):
-            raise ValueError(
-                f"{type(model).__name__}: config.{key} changes the logits after the output layer"
-            )
-    return head
+    finally:
+        handle.remove()
+    config = model.config.get_text_config()
+    named = [value for key in SCALES if (value := getattr(config, key, None))]
+    caps = [None, *(value for key in CAPS if (value := getattr(config, key, None)))]
+    put, found = put.float().cpu(), found.cpu()
+
+    def difference(changes: tuple[float, float | None]) -> float:
+        return float((_changed(put, *changes) - found).norm() / found.norm())
+
+    nearest = min(product([1.0, *named, *(1 / value for value in named)], caps), key=difference)
+    if difference(nearest) < ROUNDING:
+        return layer if nearest == (1, None) else ChangedHead(layer, *nearest)
+    raise ValueError(
+        f"{name}: it changes the logits after its output layer otherwise than by {', '.join((*SCALES, *CAPS))} of "
+        "config.json, so no adapter of it can be trained"
+    )
 
 
 def _chunks(hidden: Tensor, vocabulary: int) -> Iterator[slice]:
@@ -37,14 +87,14 @@ def _chunks(hidden: Tensor, vocabulary: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def _at_head(hidden: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _at_head(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
     """hidden (N, d) and targets (N,) where the head is: of a model on several GPUs it need not be where text enters."""
     device = head.weight.device
     return hidden.reshape(-1, hidden.shape[-1]).to(device), targets.reshape(-1).to(device)
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+def token_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target in nats, float32.
 
     hidden (..., d), targets (...) -> (...): loss = logsumexp(z) - z[target] with z = head(hidden).
@@ -59,7 +109,7 @@ def token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for rows in _chunks(hidden, head.out_features):
@@ -81,7 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return gradient * outer.to(gradient.dtype), None, None
 
 
-def linear_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """Sum of the targets' negative log-likelihoods in nats, differentiable in `hidden` alone.
 
     hidden (..., d), targets (...) -> scalar float32. The gradient (softmax(z) - one_hot) W is made in the forward
@@ -101,7 +151,7 @@ class Distillation:
     divergence; the rest is the text's own cross-entropy.
     """
 
-    head: nn.Linear
+    head: Head
     temperature: float = 1.0
     mixture: float = 1.0
 
@@ -109,7 +159,7 @@ class Distillation:
 class _LinearDistillation(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: nn.Linear, targets: Tensor, taught: Tensor, wanted: Distillation
+        ctx: Any, hidden: Tensor, head: Head, targets: Tensor, taught: Tensor, wanted: Distillation
     ) -> Tensor:
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
@@ -140,7 +190,7 @@ class _LinearDistillation(torch.autograd.Function):
 
 
 def linear_distillation(
-    hidden: Tensor, head: nn.Linear, targets: Tensor, taught: Tensor, wanted: Distillation
+    hidden: Tensor, head: Head, targets: Tensor, taught: Tensor, wanted: Distillation
 ) -> Tensor:
     """Sum over tokens of mixture T^2 KL(p || q) + (1 - mixture) (-log q_1[target]), nats, differentiable in `hidden`.
 

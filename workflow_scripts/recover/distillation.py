@@ -1,11 +1,11 @@
 """Training towards the dense model's next-token distribution on the same text, so that it adds no knowledge."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from workflow_scripts.kernels.causal_attention import causal_attention
-from workflow_scripts.kernels.losses import Distillation, linear_distillation, plain_head
+from workflow_scripts.kernels.losses import Distillation, Head, linear_distillation, output_head
 from workflow_scripts.kernels.packed_linears import PackedLinears
 
 
@@ -15,11 +15,11 @@ class Teacher:
     def __init__(self, model: PreTrainedModel, training: dict):
         self.decoder = model.eval().requires_grad_(False).get_decoder()
         self.wanted = Distillation(
-            plain_head(model), training.get("temperature", 1.0), training.get("mixture", 1.0)
+            output_head(model), training.get("temperature", 1.0), training.get("mixture", 1.0)
         )
         self.linears = PackedLinears(model)
 
-    def loss(self, hidden: Tensor, head: nn.Linear, rows: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, head: Head, rows: Tensor) -> Tensor:
         """`linear_distillation` of the learner's hidden states (B, T - 1, d) on rows (B, T), first tokens left out."""
         with self.linears.in_use():
             with torch.no_grad(), causal_attention(self.decoder):

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from workflow_scripts.files.job import log
-from workflow_scripts.kernels.losses import plain_head, token_losses
+from workflow_scripts.kernels.losses import output_head, token_losses
 from workflow_scripts.recover.idp import SCORES, Selector
 from workflow_scripts.recover.prompt_bank import PromptBank
 
@@ -84,7 +84,7 @@ def continuation_losses(
     rows = torch.tensor([piece[:size] for piece in pieces], device=model.device)
     first = torch.tensor(lengths)[:, None] - 1  # of the losses, which begin with the second token's
     columns = first + torch.arange(CONTINUATION)
-    found = []
+    head, found = output_head(model), []
     for index in range(len(bank)):
         losses = []
         for part in rows.split(AT_A_TIME):
@@ -92,6 +92,6 @@ def continuation_losses(
             hidden = model.get_decoder()(
                 input_ids=part, past_key_values=cache, use_cache=True
             ).last_hidden_state
-            losses.append(token_losses(hidden[:, :-1], plain_head(model), part[:, 1:]).cpu())
+            losses.append(token_losses(hidden[:, :-1], head, part[:, 1:]).cpu())
         found.append(torch.cat(losses).gather(1, columns).mean(1).double())
     return torch.stack(found, 1).numpy()

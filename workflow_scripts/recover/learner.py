@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from workflow_scripts.kernels.causal_attention import causal_attention
-from workflow_scripts.kernels.losses import linear_cross_entropy, plain_head, token_losses
+from workflow_scripts.kernels.losses import linear_cross_entropy, output_head, token_losses
 from workflow_scripts.kernels.packed_linears import PackedLinears
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
 from workflow_scripts.recover.distillation import Teacher
@@ -44,7 +44,7 @@ class Learner:
         self.teacher = teacher
         self.adapted = adapted.eval()
         self.model = cast(PreTrainedModel, adapted.get_base_model())  # PEFT calls any base a Module
-        self.head = plain_head(self.model)
+        self.head = output_head(self.model)
         self.parameters = trained_parameters(adapted)
         self.linears = PackedLinears(self.model, differentiable=True)
         self.kind = adapted.active_peft_config.peft_type.value

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.files.job import log
-from workflow_scripts.kernels.losses import plain_head, token_losses
+from workflow_scripts.kernels.losses import output_head, token_losses
 from workflow_scripts.recover.training import train
 from workflow_scripts.sources import invented
 from workflow_scripts.sources.invented import ATTRIBUTES, Person
@@ -130,7 +130,7 @@ class FullLearner:
     def __init__(self, model: PreTrainedModel):
         self.model = model.eval()  # the loop wants no dropout: a step depends on its number alone
         self.parameters = list(model.parameters())
-        self.head = plain_head(model)
+        self.head = output_head(model)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
 
@@ -206,7 +206,7 @@ def right(
             for choice in item["choices"]["text"]
         ]
         wanted.append(item["choices"]["label"].index(item["answerKey"]))
-    head, losses = plain_head(model), []
+    head, losses = output_head(model), []
     for part in token_rows(texts, tokenizer).split(CHECKED_AT_ONCE):
         hidden, tokens = read(model, part)
         each = token_losses(hidden, head, tokens.clamp(min=0))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny_models import tiny_llama
+from tests.tiny_models import tiny_llama, tiny_of
 from workflow_scripts.kernels import losses
 
 
@@ -51,16 +51,44 @@ def test_trainable_head_is_refused(problem):
         losses.linear_cross_entropy(hidden, head, targets)
 
 
-def test_heads_that_do_more_than_a_linear_are_refused():
+def test_a_head_that_is_a_linear_alone_is_the_models_own():
     model = tiny_llama()
-    assert losses.plain_head(model) is model.lm_head
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping"):
-        losses.plain_head(model)
-    del model.config.final_logit_softcapping
+    assert losses.output_head(model) is model.lm_head
+    model.config.final_logit_softcapping = 30.0  # a key that Llama doesn't read
+    assert losses.output_head(model) is model.lm_head
+
+
+SCALED = {
+    "cohere": ("Cohere", {"logit_scale": 0.0625}),
+    "granite": ("Granite", {"logits_scaling": 8.0}),
+    "granite-nearly-1": ("Granite", {"logits_scaling": 1.004}),
+    "hyperclovax": ("HyperCLOVAX", {"logits_scaling": 8.0}),
+    "gemma2": ("Gemma2", {"final_logit_softcapping": 0.5, "head_dim": 8}),
+    "nanochat": ("NanoChat", {"final_logit_softcapping": 15.0}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", SCALED)
+def test_a_scale_and_a_cap_of_the_logits_are_the_models_own(family, dtype):
+    name, settings = SCALED[family]
+    model = tiny_of(name, **settings).to(dtype)
+    head = losses.output_head(model)
+    ids = torch.tensor([[3, 50, 7, 96]])
+    hidden = model.get_decoder()(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(head(hidden), model(input_ids=ids).logits)
+    assert (head.scale, head.cap) != (1, None) and head.out_features == model.vocab_size
+
+
+def test_heads_whose_logits_no_key_explains_are_refused():
+    model = tiny_of("Granite", logits_scaling=8.0)
+    model.register_forward_hook(lambda _, __, output: setattr(output, "logits", output.logits.square()))
+    with pytest.raises(ValueError, match="GraniteForCausalLM: it changes the logits after its output layer"):
+        losses.output_head(model)
+    model = tiny_llama()
     model.lm_head = nn.Sequential(model.lm_head)
     with pytest.raises(ValueError, match="not a plain Linear"):
-        losses.plain_head(model)
+        losses.output_head(model)
 
 
 # ---------------------------------------------------------------------------------------- distillation
