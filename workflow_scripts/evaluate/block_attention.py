@@ -16,12 +16,11 @@ from peft import PeftModel
 from transformers import AttentionInterface, PreTrainedModel
 
 from workflow_scripts.evaluate.row_packing import PackedRow, RowBlock
+from workflow_scripts.kernels.attention_asked import special_options
 from workflow_scripts.plan import first_layer
 
 CausalModel = PreTrainedModel | PeftModel  # with a LoRA it is the latter
 NAME, STEP = "packed_blocks", "padded_step"
-# Options of an attention beside weighing by softmax(q k^T), as transformers' layers pass it on.
-MORE = ("softcap", "s_aux", "position_bias")
 # The cost of one attention call beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
 OVERHEAD = {"cpu": 1_000, "cuda": 300_000}
 
@@ -174,7 +173,7 @@ def attend(
 
 
 def _refuse_more(module: torch.nn.Module, options: dict) -> None:
-    if special := [name for name in MORE if options.get(name) is not None]:
+    if special := special_options(options):
         raise NotPackable(
             f"{type(module).__name__} attends with {', '.join(special)}, which packed rows don't implement"
         )

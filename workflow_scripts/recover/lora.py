@@ -1,5 +1,6 @@
 """LoRA: y = W x + (alpha / r) B A x with A (r, in) and B (out, r); W frozen. Source: Hu et al. (ICLR 2022)."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +16,27 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from workflow_scripts.compress.decoder import decoder_layers, linears_of
+from workflow_scripts.plan import mixtures
 
 ALL_LINEAR = "all-linear"  # of `targets`, as plan/schema/methods.py spells it
+
+# Names of linears that choose a mixture's experts, or weigh one.
+ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")
 
 
 def lora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
     """PEFT's configuration. `targets` maps config.model_type (or `default`) to names of decoder linears.
 
     PEFT trains the targets that it finds and passes over the others; here a target that is no linear of the decoder
-    layers is a ValueError. Embedding and head are none: where they are tied, an adapter on one would change both when
-    it is merged, and the head takes no gradient in training. The paper prints neither alpha nor dropout nor the
-    layers; docs/explanation/definitions.md says which layers give its counts.
+    layers is a ValueError, as is one that routes tokens to experts: it is no projection. Embedding and head are none:
+    where they are tied, an adapter on one would change both when it is merged, and the head takes no gradient in
+    training. The paper prints neither alpha nor dropout nor the layers; docs/explanation/definitions.md says which
+    layers give its counts.
     """
     targets, model_type = method["targets"], model.config.model_type
-    linears = list(dict.fromkeys(name for layer in decoder_layers(model) for name in linears_of(layer)))
+    found = dict.fromkeys(name for layer in decoder_layers(model) for name in linears_of(layer))
+    mixture = mixtures.experts(model.config.to_dict()) is not None
+    linears = [name for name in found if not (mixture and ROUTER.search(name))]
     chosen = list(targets.get(model_type) or targets["default"])
     if chosen == [ALL_LINEAR]:
         chosen = linears

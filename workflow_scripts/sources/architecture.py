@@ -18,6 +18,8 @@ def unscorable(folder: Path) -> str | None:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+    from workflow_scripts.kernels.attention_asked import unpackable
+
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     made: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if made is None:
@@ -38,4 +40,4 @@ def unscorable(folder: Path) -> str | None:
     decoder, embeddings = model.get_decoder(), model.get_input_embeddings()
     if decoder is model or not any(module is embeddings for module in decoder.modules()):
         return f"{made.__name__} has no decoder of its own (`get_decoder`), before which prompts would stand"
-    return None
+    return unpackable(model)

@@ -29,6 +29,8 @@ RANGES = (
     (re.compile(r"(size|dim|heads?|layers?|window|length|n_embd)$"), 0, 1e12, True),
     (re.compile(r"(eps|epsilon|dropout|pdrop|drop)$"), 0, 1, True),
 )
+# Keys of training and of new weights, which no pass of a model reads: `mtp_loss_scaling_factor` is 0 in Bailing's.
+UNREAD = re.compile(r"(^|_)(loss|train|init|initializer|capacity)_")
 # Parts of config.json about stored weights, where -1 is one group a row; whoever reads these formats checks them.
 STORED = ("quantization_config", "compression_config")
 ADAPTER = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin"]
@@ -90,7 +92,7 @@ def _refuse_kernels(where: str, config: dict) -> None:
 def _require_ranges(where: str, config: dict) -> None:
     """ArtifactError for a number of config.json, also in a part or a list of it, that is outside of RANGES."""
     for key, value in config.items():
-        if key in STORED:
+        if key in STORED or UNREAD.search(key):
             continue
         if isinstance(value, dict):
             _require_ranges(where, value)
@@ -168,14 +170,20 @@ def _texts(content: dict) -> Iterator[tuple[str, str]]:
 def file_with_code(where: str, folder: Path) -> str | None:
     """The file of a model's folder whose `auto_map` names Python code of the model's own; None if there is none.
 
-    ArtifactError for code that lies elsewhere: in another repository, or outside of the folder.
+    ArtifactError for code that lies elsewhere: in another repository, or outside of the folder; and for an `auto_map`
+    with null, which transformers can't read.
     """
     found = None
     for name in ("config.json", "tokenizer_config.json"):
         content = _read_object(where, folder / name) if (folder / name).exists() else {}
         for code in _maps(content):
-            found = found or name
-            for text in filter(None, code):
+            texts = [text for text in code if text]
+            if not texts and None in code:
+                raise ArtifactError(
+                    f"{where}: {name}: `auto_map` is null, which transformers can't read; remove the key"
+                )
+            found = found or (name if texts else None)
+            for text in texts:
                 if not re.fullmatch(r"\w+\.\w+", str(text)):
                     raise ArtifactError(
                         f"{where}: {name}: `auto_map` names {text!r}, code outside of the folder; put the module there"

@@ -261,7 +261,8 @@ def require_tied(
     matrices are one.
     """
     parts = (model.get_input_embeddings(), model.get_output_embeddings())
-    if not model.config.get_text_config(decoder=True).tie_word_embeddings or parts[1] is None:
+    config = model.config.get_text_config(decoder=True)
+    if not getattr(config, "tie_word_embeddings", False) or parts[1] is None:
         return
     modules = {
         f"{name}.weight" for name, module in model.named_modules() if any(module is part for part in parts)

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, OPTConfig
 
-from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_opt
+from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_of, tiny_opt
 from tests.unit.compress import walked
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.files.artifacts import ArtifactError
@@ -301,6 +301,24 @@ def test_gemma_270m_has_all_its_linears_where_q_k_v_would_be_a_fourth():
     assert lora.adapted_linears(adapted) == dict.fromkeys(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 18
     )
+
+
+ROUTED = {  # family, last name of what routes, settings
+    "phimoe": ("Phimoe", "router", {"num_local_experts": 4}),
+    "jetmoe": ("JetMoe", "layer", {"num_local_experts": 4, "kv_channels": 8}),
+    "qwen2_moe": ("Qwen2Moe", "shared_expert_gate", {"num_experts": 4, "moe_intermediate_size": 24}),
+    "hunyuan": ("HunYuanMoEV1", "wg", {"num_experts": 4, "head_dim": 8}),
+}
+
+
+@pytest.mark.parametrize("family", ROUTED)
+def test_what_routes_tokens_to_experts_is_no_projection(family):
+    name, router, settings = ROUTED[family]
+    adapted = adapters.create(tiny_of(name, **settings), LORA | {"targets": {"default": ["all-linear"]}}, 0)
+    found = lora.adapted_linears(adapted)
+    assert found and router not in found
+    with pytest.raises(ValueError, match=f"has no linear {router} in its decoder layers"):
+        adapters.create(tiny_of(name, **settings), LORA | {"targets": {"default": [router]}}, 0)
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head", "input_layernorm", "q_projj"])

@@ -16,6 +16,7 @@ from workflow_scripts.sources.model_folder import read_config
         *(("max_position_embeddings", 0), ("max_position_embeddings", -5), ("n_positions", -1)),
         *(("rope_theta", 0), ("rope_theta", -1.0), ("rms_norm_eps", -1e-6), ("rms_norm_eps", 1e6)),
         *(("vocab_size", -1), ("hidden_size", -32), ("num_attention_heads", -4), ("num_key_value_heads", -1)),
+        *(("routed_scaling_factor", 0), ("partial_rotary_factor", 0), ("embedding_multiplier", 0)),
         *(("head_dim", -8), ("sliding_window", -3), ("logits_scaling", 0), ("attention_dropout", 2)),
         *(("rope_parameters", {"rope_theta": -1}), ("rope_scaling", {"type": "linear", "factor": 0})),
         ("rope_scaling", {"type": "longrope", "short_factor": [1.0, -1.0]}),
@@ -49,6 +50,7 @@ def test_other_values_that_fit_no_weights_or_no_type_are_refused_too(key, value,
     "values",
     [
         {"pad_token_id": -1, "sliding_window": None, "image_token_index": -200, "num_local_experts": 0},
+        {"mtp_loss_scaling_factor": 0.0, "initializer_factor": 0, "moe_train_capacity_factor": 0},
         {"attention_dropout": 0.1, "max_window_layers": 0, "rms_norm_eps": 1e-5, "rope_theta": 1e9},
     ],
 )

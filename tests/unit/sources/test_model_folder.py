@@ -8,10 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tests.unit.compress import walked
 from tests.unit.sources.test_models import change_json, make_tokenizer
-from workflow_scripts.evaluate.block_attention import NotPackable
-from workflow_scripts.evaluate.self_check import require_packable
 from workflow_scripts.files.artifacts import ArtifactError, safetensors_header
 from workflow_scripts.sources import checkpoints
 from workflow_scripts.sources import models as sources
@@ -267,6 +264,19 @@ def test_trusted_code_outside_of_the_folder_is_refused(file, code, given, tmp_pa
         sources.fetch("tiny", spec, tmp_path / "out", tmp_path, recipe="r", code="c")
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_an_auto_map_without_code_is_none(file, given):
+    change_json(given / file, auto_map={})
+    fetched(given)
+
+
+@pytest.mark.parametrize("code", [None, {"AutoConfig": None}, {"AutoTokenizer": [None, None]}])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_an_auto_map_of_null_is_named(file, code, given):
+    change_json(given / file, auto_map=code)
+    refused(given, f"{file}: `auto_map` is null, which transformers can't read; remove the key")
+
+
 def test_code_of_a_tokenizer_is_refused_unless_allowed(given, tmp_path):
     change_json(given / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Tokenizer", None]})
     (given / "own.py").write_text("raise SystemExit('this ran')\n")
@@ -364,32 +374,3 @@ def test_a_tokenizer_that_draws_its_tokens_is_refused(file, part, drawn, said, g
 def test_a_damaged_tokenizer_is_named(given):
     (given / "tokenizer.json").write_text('{"version": "1.0"}')
     refused(given, "its tokenizer can't be loaded")
-
-
-@pytest.mark.parametrize(
-    ("family", "said"),
-    [
-        ("llama", None),
-        ("gemma3_text", None),
-        ("falcon", "FalconForCausalLM has no pluggable"),
-        ("llama4_text", "Llama4ForCausalLM has no decoder of its own"),
-        ("modernbert-decoder", "ModernBertDecoderForCausalLM has no decoder of its own"),
-        *((kind, "is a part of a model with other inputs") for kind in ("llama4", "gemma3", "emu3")),
-        ("t5", "no causal"),
-    ],
-)
-def test_the_manifest_says_if_no_cell_of_a_model_can_be_evaluated(family, said, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
-    found = sources.unscorable(tmp_path)
-    assert found is None if said is None else said in found
-
-
-@pytest.mark.parametrize("family", walked.FAMILIES)
-def test_the_manifest_says_what_the_scorers_own_check_finds(family, tmp_path):
-    model = walked.tiny(family)
-    model.config.save_pretrained(tmp_path)
-    if sources.unscorable(tmp_path) is None:
-        require_packable(model)
-    else:
-        with pytest.raises(NotPackable):
-            require_packable(model)

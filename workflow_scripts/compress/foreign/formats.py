@@ -113,7 +113,7 @@ def _packed(folder: Path) -> bool:
 
 def _refuse_code(folder: Path, config: dict) -> None:
     """ArtifactError for a checkpoint whose loading would run code that came with it."""
-    if "auto_map" in config:
+    if config.get("auto_map"):
         raise ArtifactError(
             f"{folder / 'config.json'}: `auto_map` names Python code of the checkpoint's own, which is never run; "
             "choose a checkpoint of an architecture that transformers has"
