@@ -171,7 +171,7 @@ def configuration(
     positions = min(filter(None, (limits.positions, limits.one_table)), default=None)
     prompts = _prompts(name, positions)
     room = WINDOW if positions is None else positions - PROMPTS[prompts[-1]]
-    chooses = len(prompts) > 1 and limits.unscored is None
+    chooses = len(prompts) > 1 and limits.unscored is None and "idp" not in limits.unfit
     methods = ["none", LORA, *prompts, *([CHOICE] if chooses else [])]
     training, regime = _training(config, chosen.training, room)
     steps = math.ceil(regime["tokens"] / (regime["batch_size"] * regime["sequence_length"]))

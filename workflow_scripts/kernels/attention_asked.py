@@ -36,11 +36,11 @@ def special_options(options: dict) -> list[str]:
 
 
 @torch.no_grad()
-def unpackable(model: PreTrainedModel) -> str | None:
+def unpackable(model: PreTrainedModel, cache: DynamicCache) -> str | None:
     """Why rows of many documents can't be packed for a model on the meta device, in words; None if a pass doesn't tell.
 
-    Two passes: over a text, and over the next tokens behind its cached keys, as behind a prompt. A pass that depends on
-    values (experts that are looped over) ends without an answer.
+    Two passes: over a text, and over the next tokens behind its cached keys, as behind a prompt. `cache`, an empty one,
+    takes up keys and values. A pass that depends on values (experts that are looped over) ends without an answer.
     """
     config, name = model.config, type(model).__name__
     layers = config.get_text_config(decoder=True).num_hidden_layers
@@ -48,7 +48,6 @@ def unpackable(model: PreTrainedModel) -> str | None:
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # whose shapes no value decides
     _asked.clear()
-    cache = DynamicCache()
     try:
         for start in (0, TOKENS):
             positions = torch.arange(start, start + TOKENS, device="meta")[None]

