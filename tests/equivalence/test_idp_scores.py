@@ -64,6 +64,8 @@ SCORED = {
         "Gemma3",
         {"head_dim": 8, "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention"]},
     ),
+    "rotation of a part of each head, every second number": ("Glm4", {"head_dim": 8}),
+    "rotation of a part of each head, its first half": ("Nemotron", {}),
     "norm after attention": (
         "OPT",
         {"ffn_dim": 48, "do_layer_norm_before": False, "word_embed_proj_dim": 16},
@@ -86,6 +88,7 @@ def test_every_model_that_is_scored_is_scored_by_its_own_attention(case):
 UNSCORED = {
     "caps the attention's logits": ("Gemma2", {"head_dim": 8, "attn_logit_softcapping": 2.0}),
     "rotates only a part of each head": ("StableLm", {}),
+    "rotates only a part of each head .*size of tensor": ("Phi", {}),
     "is of a kind that the scores don't know .*q_proj": ("Phi3", {}),
     "is of a kind that the scores don't know .*input_layernorm": ("Olmo2", {}),
     "attends to tokens ahead": ("Gemma3", {"head_dim": 8, "use_bidirectional_attention": True}),

@@ -29,14 +29,18 @@ def chunk(config: dict) -> int | None:
 
 def peculiarity(config: dict) -> str | None:
     """The difference of the first layer from those that the scores know, in words; None if config.json shows none."""
-    rotary = config.get("rope_parameters") or {}
     if config.get("attn_logit_softcapping"):
         return "caps the attention's logits"
     if config.get("use_bidirectional_attention"):
         return "attends to tokens ahead"
-    if rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)) < 1:
-        return "rotates only a part of each head"
     return None
+
+
+def rotates_a_part(config: dict) -> bool:
+    """True if only a part of each head is rotated: the scores follow classes whose rotation says which (GLM-4,
+    Nemotron), and not those whose attention cuts the heads itself (Phi, StableLM)."""
+    rotary = config.get("rope_parameters") or {}
+    return rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)) < 1
 
 
 def one_rotary_table(config: dict) -> int | None:

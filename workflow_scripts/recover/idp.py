@@ -155,8 +155,9 @@ class Selector:
             # e.g. fused projections, another norm, other rotary embeddings
             ours, theirs, found = 0.0, torch.inf, str(error)
         if not abs(ours - theirs) <= AGREEMENT:
-            peculiarity = first_layer.peculiarity(self.decoder.config.to_dict())
-            kind = peculiarity or "is of a kind that the scores don't know"
+            config = self.decoder.config.to_dict()
+            part = "rotates only a part of each head" if first_layer.rotates_a_part(config) else None
+            kind = first_layer.peculiarity(config) or part or "is of a kind that the scores don't know"
             raise ValueError(
                 f"{name}: IDP can't choose prompts for this model: its first layer {kind} ({found})"
             )

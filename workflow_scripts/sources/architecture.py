@@ -86,6 +86,8 @@ def _unselectable(model: "PreTrainedModel") -> str | None:
         return "its first layer has no attention with query and key projections of their own"
     if not hasattr(layer, "input_layernorm"):
         return "its first layer has no norm before its attention"
+    if hasattr(attention, "rotary_ndims"):
+        return "its first layer rotates only a part of each head, which its attention cuts off itself"
     norms = {name: module for name, module in attention.named_children() if "norm" in name}
     own = (attention.head_dim,)
     if strange := [

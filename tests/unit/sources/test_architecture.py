@@ -60,6 +60,7 @@ def test_the_manifest_says_what_the_scorers_own_check_finds(family, tmp_path):
         ("olmo2", "idp", "no norm before its attention"),
         ("olmoe", "idp", "norms queries and keys otherwise"),
         ("hunyuan_v1_dense", "idp", "norms queries and keys otherwise"),
+        ("phi", "idp", "rotates only a part of each head"),
         ("gpt2", "idp", "positions are neither rotary nor"),
         ("minicpm3", "idp", "query and key projections of their own"),
         ("minicpm3", "prefix", "its keys and values, or those of its layers, differ"),
@@ -74,7 +75,9 @@ def test_the_manifest_says_which_methods_a_model_cannot_have(family, kind, said,
     assert unscorable is None and said in unfit[kind]
 
 
-@pytest.mark.parametrize("family", ["llama", "opt", "gemma3_text", "qwen3", "granite", "cohere", "mistral"])
+@pytest.mark.parametrize(
+    "family", ["llama", "opt", "gemma3_text", "qwen3", "granite", "cohere", "mistral", "glm4"]
+)
 def test_a_model_that_may_have_every_method(family, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
     assert limits(tmp_path) == (None, {})
