@@ -42,8 +42,8 @@ class Asked:
 def require_answers(task: EvaluationTask, asked: Asked) -> None:
     """Unusable for a document of `task` whose labels contradict it, or whose right answer never counts as right."""
     if task.task.OUTPUT_TYPE == "multiple_choice":
-        _require_agreement(task, asked)
         _require_choice_scores(task, asked)
+        _require_agreement(task, asked)
     else:
         _require_answer_scores(task, asked)
 

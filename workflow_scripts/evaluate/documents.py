@@ -241,6 +241,8 @@ def fault_in_words(error: Exception, document: dict) -> str:
         list, lacking[2]
     ):
         text += " (a list is needed)"
+    if text == "substring not found":
+        text = "a text that the task looks for stands in none of its fields (winogrande's sentences have a _)"
     labels = "".join(f"; its `{key}` is {str(document[key])[:60]!r}" for key in labels_of(document))
     return f"{type(error).__name__}: {text[:200]}{labels}"
 

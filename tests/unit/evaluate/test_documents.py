@@ -329,6 +329,11 @@ def test_blank_lines_are_passed_over_and_lines_keep_their_numbers(tmp_path):
             "the task knows no '3'",
         ),
         (
+            "winogrande",
+            {"sentence": "The is.", "option1": "a", "option2": "b", "answer": "1"},
+            "a text that the task looks for stands in none of its fields .winogrande's sentences have a _",
+        ),
+        (
             "arc_easy",
             {
                 "id": "q",

@@ -37,3 +37,11 @@ def test_groups_of_a_pattern():
     assert _groups(r"answer is \(?([A-J])\)?") == ["[A-J]"]
     assert _groups(r"(?<=is )(.*)(?=.)") == [".*"] and _groups("[(]x") == ["[(]x"]
     assert _groups(r"(-?[$0-9.,]{2,})|(-?[0-9]+)") == ["-?[$0-9.,]{2,}", "-?[0-9]+"]
+
+
+def test_a_task_that_scores_shares_is_told_before_its_labels_are(tmp_path):
+    """truthfulqa_mc2 takes the share of probability on all right choices."""
+    choices = {"choices": ["a", "b", "c"], "labels": [1, 1, 0]}
+    rows = [{"question": f"q{n}", "mc1_targets": choices, "mc2_targets": choices} for n in range(3)]
+    with pytest.raises(ArtifactError, match=r"line 1: its acc can be 0\.\d+, neither right nor wrong"):
+        check(written(tmp_path, rows), "mine.jsonl", "truthfulqa_mc2", {})
