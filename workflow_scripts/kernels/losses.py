@@ -24,11 +24,12 @@ ROUNDING = 0.01
 
 
 class ChangedHead(nn.Module):
-    """An output layer, and what its model does to the logits: cap tanh(scale z / cap), scale z without a cap."""
+    """An output layer, and what its model does around it: z = W (before h) + b, then cap tanh(scale z / cap), or
+    scale z without a cap."""
 
-    def __init__(self, layer: nn.Linear, scale: float, cap: float | None):
+    def __init__(self, layer: nn.Linear, before: float, scale: float, cap: float | None):
         super().__init__()
-        self.layer, self.scale, self.cap = layer, scale, cap
+        self.layer, self.before, self.scale, self.cap = layer, before, scale, cap
         self.out_features = layer.out_features
 
     @property
@@ -36,50 +37,72 @@ class ChangedHead(nn.Module):
         return self.layer.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return _changed(self.layer(hidden), self.scale, self.cap)
+        return _changed(self.layer(hidden * self.before), self.scale, self.cap)
 
 
 Head = nn.Linear | ChangedHead
 
 
-def _changed(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+def _changed(logits: Tensor, scale: float, cap: float | None = None) -> Tensor:
     scaled = logits * scale
     return scaled if cap is None else (scaled / cap).tanh() * cap
 
 
-@torch.no_grad()
 def output_head(model: PreTrainedModel) -> Head:
-    """The model's output layer, with a scale and a cap of its logits if the model has them.
+    """The model's output layer, with a scale of its input and a scale and a cap of its logits if the model has them.
 
-    The model itself is asked, with logits put in place of the layer's: by a key of this name Granite divides, and
-    HyperCLOVA X multiplies. ValueError for a layer that is no Linear, and for logits that are changed otherwise.
+    The model itself is asked: by a key of one name Granite divides logits, HyperCLOVA X multiplies them, and MiniCPM 3
+    divides the hidden states. ValueError for a layer that is no Linear, and for what no key of config.json explains.
     """
     layer, name = model.get_output_embeddings(), type(model).__name__
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"{name}: the output layer is {type(layer).__name__}, not a plain Linear")
-    put = torch.linspace(*PROBE, layer.out_features, device=layer.weight.device, dtype=layer.weight.dtype)
-    handle = layer.register_forward_hook(lambda _, __, output: put.expand_as(output))
-    try:
-        found = (
-            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits[0, -1].float()
-        )
-    finally:
-        handle.remove()
     config = model.config.get_text_config()
     named = [value for key in SCALES if (value := getattr(config, key, None))]
+    scales = [1.0, *named, *(1 / value for value in named)]
     caps = [None, *(value for key in CAPS if (value := getattr(config, key, None)))]
-    put, found = put.float().cpu(), found.cpu()
-
-    def difference(changes: tuple[float, float | None]) -> float:
-        return float((_changed(put, *changes) - found).norm() / found.norm())
-
-    nearest = min(product([1.0, *named, *(1 / value for value in named)], caps), key=difference)
-    if difference(nearest) < ROUNDING:
-        return layer if nearest == (1, None) else ChangedHead(layer, *nearest)
+    hidden, entered, put, found = _observed(model, layer)
+    before = min(scales, key=lambda scale: _difference(_changed(hidden, scale), entered))
+    scale, cap = min(product(scales, caps), key=lambda changes: _difference(_changed(put, *changes), found))
+    rests = _difference(_changed(hidden, before), entered), _difference(_changed(put, scale, cap), found)
+    if max(rests) < ROUNDING:
+        return layer if (before, scale, cap) == (1, 1, None) else ChangedHead(layer, before, scale, cap)
     raise ValueError(
-        f"{name}: it changes the logits after its output layer otherwise than by {', '.join((*SCALES, *CAPS))} of "
-        "config.json, so no adapter of it can be trained"
+        f"{name}: it changes the hidden states before its output layer, or the logits behind it, otherwise than by "
+        f"{', '.join((*SCALES, *CAPS))} of config.json, so no adapter of it can be trained"
     )
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+@torch.no_grad()
+def _observed(model: PreTrainedModel, layer: nn.Linear) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of three tokens, as a padding token's state may be 0: the decoder's hidden states, those that enter the output
+    layer (both (3 d,)), logits that are put in place of the layer's, and the model's own from them (both (V,)).
+
+    float32, on the CPU.
+    """
+    seen: dict[str, Tensor] = {}
+    put = torch.linspace(*PROBE, layer.out_features, device=layer.weight.device, dtype=layer.weight.dtype)
+
+    def enter(_: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        seen["entered"] = args[0]
+        return put.expand_as(output)
+
+    def leave(_: nn.Module, __: tuple, output: Any) -> None:
+        seen["hidden"] = output.last_hidden_state
+
+    handles = [layer.register_forward_hook(enter), model.get_decoder().register_forward_hook(leave)]
+    try:
+        logits = model(input_ids=torch.arange(3, device=model.device)[None]).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = (seen["hidden"].flatten(), seen["entered"].flatten(), put, logits[0, -1])
+    hidden, entered, put, changed = (each.float().cpu() for each in found)
+    return hidden, entered, put, changed
 
 
 def _chunks(hidden: Tensor, vocabulary: int) -> Iterator[slice]:

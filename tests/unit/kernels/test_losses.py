@@ -63,6 +63,16 @@ SCALED = {
     "granite": ("Granite", {"logits_scaling": 8.0}),
     "granite-nearly-1": ("Granite", {"logits_scaling": 1.004}),
     "hyperclovax": ("HyperCLOVAX", {"logits_scaling": 8.0}),
+    "minicpm3": (
+        "MiniCPM3",
+        {
+            "dim_model_base": 4,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "v_head_dim": 8,
+        },
+    ),
     "gemma2": ("Gemma2", {"final_logit_softcapping": 0.5, "head_dim": 8}),
     "nanochat": ("NanoChat", {"final_logit_softcapping": 15.0}),
 }
@@ -77,13 +87,17 @@ def test_a_scale_and_a_cap_of_the_logits_are_the_models_own(family, dtype):
     ids = torch.tensor([[3, 50, 7, 96]])
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state
     torch.testing.assert_close(head(hidden), model(input_ids=ids).logits)
-    assert (head.scale, head.cap) != (1, None) and head.out_features == model.vocab_size
+    assert (head.before, head.scale, head.cap) != (1, 1, None) and head.out_features == model.vocab_size
 
 
 def test_heads_whose_logits_no_key_explains_are_refused():
     model = tiny_of("Granite", logits_scaling=8.0)
     model.register_forward_hook(lambda _, __, output: setattr(output, "logits", output.logits.square()))
-    with pytest.raises(ValueError, match="GraniteForCausalLM: it changes the logits after its output layer"):
+    with pytest.raises(ValueError, match="GraniteForCausalLM: it changes the hidden states before"):
+        losses.output_head(model)
+    model = tiny_of("Granite", logits_scaling=8.0)
+    model.lm_head.register_forward_pre_hook(lambda _, args: (args[0] + 1,))
+    with pytest.raises(ValueError, match="so no adapter of it can be trained"):
         losses.output_head(model)
     model = tiny_llama()
     model.lm_head = nn.Sequential(model.lm_head)
