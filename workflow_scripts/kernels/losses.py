@@ -79,30 +79,32 @@ def _difference(one: Tensor, other: Tensor) -> float:
 
 @torch.no_grad()
 def _observed(model: PreTrainedModel, layer: nn.Linear) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of three tokens, as a padding token's state may be 0: the decoder's hidden states, those that enter the output
-    layer (both (3 d,)), logits that are put in place of the layer's, and the model's own from them (both (V,)).
+    """Hidden states that are put in place of the decoder's, those that enter the output layer (both (d,)), logits that
+    are put in place of the layer's, and the model's own from them (both (V,)).
 
-    float32, on the CPU.
+    float32, on the CPU. No weight enters: one that is NaN is found by the first step.
     """
-    seen: dict[str, Tensor] = {}
-    put = torch.linspace(*PROBE, layer.out_features, device=layer.weight.device, dtype=layer.weight.dtype)
+    entered: list[Tensor] = []
+    sizes = (layer.in_features, layer.out_features)
+    probes = [torch.linspace(*PROBE, n, device=layer.weight.device, dtype=layer.weight.dtype) for n in sizes]
+
+    def leave(_: nn.Module, __: tuple, output: Any) -> Any:
+        output.last_hidden_state = probes[0].expand_as(output.last_hidden_state)
+        return output
 
     def enter(_: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        seen["entered"] = args[0]
-        return put.expand_as(output)
+        entered.append(args[0][0, -1])
+        return probes[1].expand_as(output)
 
-    def leave(_: nn.Module, __: tuple, output: Any) -> None:
-        seen["hidden"] = output.last_hidden_state
-
-    handles = [layer.register_forward_hook(enter), model.get_decoder().register_forward_hook(leave)]
+    handles = [model.get_decoder().register_forward_hook(leave), layer.register_forward_hook(enter)]
     try:
-        logits = model(input_ids=torch.arange(3, device=model.device)[None]).logits
+        logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits
     finally:
         for handle in handles:
             handle.remove()
-    found = (seen["hidden"].flatten(), seen["entered"].flatten(), put, logits[0, -1])
-    hidden, entered, put, changed = (each.float().cpu() for each in found)
-    return hidden, entered, put, changed
+    found = (probes[0], entered[0], probes[1], logits[0, -1])
+    hidden, before, put, changed = (each.float().cpu() for each in found)
+    return hidden, before, put, changed
 
 
 def _chunks(hidden: Tensor, vocabulary: int) -> Iterator[slice]:
