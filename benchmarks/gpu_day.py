@@ -4,9 +4,10 @@
     python -m benchmarks.gpu_day --folder FOLDER --page docs/explanation/gpu.md
 
 Each part is a command with a time of its own; its output is kept as soon as it ends. A part that was done in FOLDER is
-not run again, a part that failed or ran out of time is. No part begins that would end after --seconds. Nothing is
-downloaded: the model, items and text of grid `bench` must lie in resources/ (carry the folder there). --rehearse runs
-the same parts on the processor, with small shapes. --page writes the JSON's figures between the marks of a page.
+not run again, a part that failed or ran out of time is. Seconds that a part leaves over go to those after it; no part
+begins that would end after --seconds. --parts names those to run. Nothing is downloaded: the model, items and text of
+grid `bench` must lie in resources/ (carry the folder there). --rehearse runs the same parts on the processor, on
+small shapes. --page writes the JSON's figures between the marks of a page.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +51,7 @@ def _split(seconds: int, title: str, common: str, on_gpu: str, here: str) -> Par
 
 SCORER = f"benchmarks.evaluate --model {MODEL} --tasks {' '.join(TASKS)} --methods none prompt-100"
 TRAINING = "benchmarks.train --precision bf16 --allocator equal --methods prompt-100 lora-r4 ptune-100"
+TINY = "--layers 1 --width 256 --intermediate 512 --heads 4 --rows 2 --length 64 --repeats 1"
 FLOAT = "--items 1 --threads 1"
 BF16 = "--precision bf16 --harness-precision bf16"
 CUDA = "--device cuda --items 50 --batch 16 --repeats 3"
@@ -59,27 +61,34 @@ NARROW = (
 )
 PARTS = {
     "path": _split(
-        120, "Every entry, against the processor", "pytest -q tests/unit/test_gpu_path.py", "", ""
+        105, "Every entry, against the processor", "pytest -q tests/unit/test_gpu_path.py", "", ""
     ),
     "golden": _split(
-        40, "Published solvers' figures", "tests.golden tests/golden/data", "--device cuda", "--device cpu"
+        35, "Published solvers' figures", "tests.golden tests/golden/data", "--device cuda", "--device cpu"
     ),
-    "compress": _split(60, "One layer of LLaMA-7B's width, 3-bit GPTQ", "benchmarks.memory", WIDE, NARROW),
+    "compress": _split(50, "One layer of LLaMA-7B's width, 3-bit GPTQ", "benchmarks.memory", WIDE, NARROW),
     "latency": _split(
-        60,
+        45,
         "Inference, 8 layers of that width",
         "benchmarks.latency",
         "--layers 8 --repeats 3 --generate 4",
         "--device cpu --layers 1 --repeats 1 --generate 1 --batch 1 --sequence 8",
     ),
-    "score-fp32": _split(80, "Scorer beside HFLM, float32", SCORER, CUDA, FLOAT),
-    "score-bf16": _split(60, "Scorer beside HFLM, bfloat16", f"{SCORER} {BF16}", CUDA, FLOAT),
+    "score-fp32": _split(70, "Scorer beside HFLM, float32", SCORER, CUDA, FLOAT),
+    "score-bf16": _split(45, "Scorer beside HFLM, bfloat16", f"{SCORER} {BF16}", CUDA, FLOAT),
     "train": _split(
-        110,
-        "Training beside PEFT with Trainer",
+        135,
+        "Training beside PEFT with Trainer, compiled too",
         TRAINING,
-        "--device cuda --shapes 16x1024",
-        "--shapes 1x128 --steps 2 --threads 1",
+        "--device cuda --shapes 16x1024 --compile-seconds 25",
+        "--shapes 1x128 --steps 2 --threads 1 --compile-seconds 25",
+    ),
+    "exports": _split(
+        50,
+        "Exports in vLLM, GPTQModel and compressed-tensors",
+        "benchmarks.exports",
+        "--device cuda --seconds 40",
+        TINY,
     ),
 }
 
@@ -93,14 +102,11 @@ def main() -> int:
     if missing := [path for path in NEEDED if not (ROOT / path).exists()]:
         print(f"Not there: {', '.join(missing)}. Carry resources/ of grid bench here.", file=sys.stderr)
         return 1
-    found = day(arguments.folder, arguments.seconds, arguments.rehearse)
+    found = day(arguments.folder, arguments.seconds, arguments.rehearse, arguments.parts)
     record.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{record}: {len(found['parts'])} of {len(PARTS)} parts")
-    return (
-        0
-        if len(found["parts"]) == len(PARTS) and not any(p["status"] for p in found["parts"].values())
-        else 1
-    )
+    asked = [found["parts"].get(name) for name in arguments.parts]
+    return 0 if all(one and not one["status"] for one in asked) else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -109,34 +115,43 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, default=Path("gpu-day"))
     parser.add_argument("--seconds", type=int, default=535, help="of all parts (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--rehearse", action="store_true", help="small shapes, on the processor")
     parser.add_argument("--page", type=Path, help="write the figures into this page, run nothing")
     return parser.parse_args()
 
 
-def day(folder: Path, seconds: float, rehearse: bool, clock: Callable[[], float] = time.monotonic) -> dict:
-    """Run the parts that are not done; {where, parts: {name: its record}} of all that ended."""
+def day(
+    folder: Path,
+    seconds: float,
+    rehearse: bool,
+    names: Collection[str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict:
+    """Run the parts of `names` (None: all) that are not done; {where, parts: {name: its record}} of all that ended."""
     folder.mkdir(parents=True, exist_ok=True)
     end, parts = clock() + seconds, {}
-    for name, part in PARTS.items():
+    for name in PARTS:
         file = folder / f"{name}.json"
-        done = json.loads(file.read_text()) if file.exists() else None
-        if done is None or done["status"]:
-            left = end - clock()
-            if left < part.seconds:
-                print(f"{name}: not begun, {left:.0f} s are left of {part.seconds}", flush=True)
-                continue
-            done = run(part, rehearse)
-            file.write_text(json.dumps(done))
-            print(f"{name}: status {done['status']}, {done['seconds']:.0f} s", flush=True)
-        parts[name] = done
-    return {"where": where(), "parts": parts}
+        if file.exists():
+            parts[name] = json.loads(file.read_text())
+    waiting = [name for name in names or PARTS if name not in parts or parts[name]["status"]]
+    while waiting:
+        part, left = PARTS[name := waiting.pop(0)], end - clock()
+        if left < part.seconds:
+            print(f"{name}: not begun, {left:.0f} s are left of {part.seconds}", flush=True)
+            continue
+        limit = max(part.seconds, left - sum(PARTS[later].seconds for later in waiting))
+        done = parts[name] = run(part, None if rehearse else limit)
+        (folder / f"{name}.json").write_text(json.dumps(done))
+        print(f"{name}: status {done['status']}, {done['seconds']:.0f} s", flush=True)
+    return {"where": where(), "parts": {name: parts[name] for name in PARTS if name in parts}}
 
 
-def run(part: Part, rehearse: bool) -> dict:
-    """A part's record: command, status (124: out of time), seconds, last lines of its output."""
-    words = part.rehearsed if rehearse else part.words
-    limit, begin = (None if rehearse else part.seconds), time.monotonic()
+def run(part: Part, limit: float | None) -> dict:
+    """A part's record: command, status (124: out of time), seconds, last lines of its output. limit: seconds, None in
+    a rehearsal."""
+    words, begin = part.rehearsed if limit is None else part.words, time.monotonic()
     # a session of its own, so that what the part started ends with it and leaves the GPU to the next
     process = subprocess.Popen(
         [sys.executable, "-m", *words],

@@ -28,27 +28,25 @@ def main() -> None:
         parser.error(f"{args.tokenizer} has no tokenizer.json; --tokenizer names a fetched model's folder")
     if args.folder.exists():
         parser.error(f"{args.folder} is there already")
-    args.folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    make(args.folder, args.tokenizer, args.layers, args.width, args.intermediate, args.heads)
 
+
+def make(folder: Path, tokenizer: Path, layers: int, width: int, intermediate: int, heads: int) -> None:
+    """The model as a fetched one in `folder`, with the tokenizer of another."""
     from transformers import AutoConfig
 
     from workflow_scripts.sources.models import fetch
 
-    vocabulary = AutoConfig.from_pretrained(args.tokenizer).vocab_size
-    with tempfile.TemporaryDirectory(dir=args.folder.absolute().parent) as scratch:
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    vocabulary = AutoConfig.from_pretrained(tokenizer).vocab_size
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as scratch:
         weights = Path(scratch)
-        write(weights, args.layers, args.width, args.intermediate, args.heads, vocabulary)
+        write(weights, layers, width, intermediate, heads, vocabulary)
         for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(args.tokenizer / name, weights / name)
-        fetch(
-            args.folder.name,
-            {"source": "local", "path": str(weights)},
-            args.folder,
-            weights,
-            recipe="random",
-            code="random",
-        )
-        for link in args.folder.glob("*.safetensors"):  # the fetch links to the weights, which would go
+            shutil.copyfile(tokenizer / name, weights / name)
+        source = {"source": "local", "path": str(weights)}
+        fetch(folder.name, source, folder, weights, recipe="random", code="random")
+        for link in folder.glob("*.safetensors"):  # the fetch links to the weights, which would go
             weights_file = link.resolve()
             link.unlink()
             weights_file.rename(link)

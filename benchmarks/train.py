@@ -3,13 +3,15 @@
     python -m benchmarks.train [--methods prompt-100 ...] [--shapes 8x256 ...] [--steps N] [--allocator equal shipped]
 
 Every run is a process of its own; ours and theirs take turns, on the same windows, batch, precision, seed and AdamW
-settings. `equal`: both with the allocator settings of `keep_memory`; `shipped`: PEFT with glibc's. Printed: tokens per
-second (median step after the first), their ratio, ours over the floor (twice the forward pass of the text alone, which
-is what frozen weights cost, and the head), and the final losses. --clock cpu counts processor time, for a machine that
-others use too (with --threads 1: waiting threads burn processor time). --precision bf16 also prints the cosine of our
-gradient to float32's on the same (bfloat16) weights, over the whole adapter, moved a little from its start. --distil
-compares ours with itself towards the dense model's distribution (kl_dense) instead. Exit status 1 if final losses
-differ by more than 0.5 %, in bf16 if a cosine is below 0.99, with --distil if it takes more than 1.6 times as long.
+settings. `equal`: both with the allocator settings of `keep_memory`; `shipped`: PEFT with glibc's. PEFT has its best
+settings: transformers' SDPA, fused AdamW, and with --compile-seconds a second run with torch.compile of each layer; a
+compiled run that fails, compiles nothing or takes longer says so. Printed: tokens per second (median step after the
+first), ours over the faster of PEFT's, ours over the floor (twice the forward pass of the text alone, which is what
+frozen weights cost, and the head), and the final losses. --clock cpu counts processor time, for a machine that others
+use too (with --threads 1: waiting threads burn processor time). --precision bf16 also prints the cosine of our gradient
+to float32's on the same (bfloat16) weights, over the whole adapter, moved a little from its start. --distil compares
+ours with itself towards the dense model's distribution (kl_dense) instead. Exit status 1 if final losses differ by more
+than 0.5 %, in bf16 if a cosine is below 0.99, with --distil if it takes more than 1.6 times as long.
 """
 
 import argparse
@@ -55,41 +57,64 @@ def main() -> None:
     if args.distil:
         sys.exit(distil(args))
     print(
-        f"{'method':11} {'shape':7} {'allocator':9} {'ours':>6} {'PEFT':>6} {'ratio':>6} {'floor':>6}  final loss"
+        f"{'method':11} {'shape':7} {'allocator':9} {'ours':>6} {'PEFT':>6} {'compiled':>8} {'ratio':>6} {'floor':>6}  "
+        "final loss"
     )
     differ = False
     for name in args.methods:
-        for shape in args.shapes:
-            for allocator in args.allocator:
-                job = {"method": name, "shape": shape, "model": str(args.model), "corpus": str(args.corpus)}
-                job |= {
-                    "steps": args.steps,
-                    "threads": args.threads,
-                    "clock": args.clock,
-                    "precision": args.precision,
-                    "device": args.device,
-                }
-                runs = {"ours": [], "peft": []}
-                for _ in range(args.repeats):
-                    for who, results in runs.items():
-                        keep = who == "ours" or allocator == "equal"
-                        results.append(start(job | {"who": who, "keep_memory": keep}))
-                ours, theirs = (statistics.median(r["speed"] for r in runs[who]) for who in ("ours", "peft"))
-                floor = statistics.median(run["floor"] for run in runs["ours"])
-                losses = [runs[who][0]["loss"] for who in ("ours", "peft")]
-                differ |= abs(losses[0] - losses[1]) > TOLERANCE * losses[1]
-                print(
-                    f"{name:11} {shape:7} {allocator:9} {ours:6.0f} {theirs:6.0f} {ours / theirs:5.2f}x "
-                    f"{ours / floor:6.2f}  {losses[0]:.4f} {losses[1]:.4f}",
-                    flush=True,
-                )
-        if args.precision == "bf16":
-            cosine = start(job | {"who": "gradient", "keep_memory": True})["cosine"]
-            differ |= cosine < COSINE
-            print(
-                f"{name:11} {args.shapes[-1]:7} cosine of the gradient to float32's: {cosine:.4f}", flush=True
-            )
+        job = {"method": name, "model": str(args.model), "corpus": str(args.corpus)}
+        job |= {key: getattr(args, key) for key in ("steps", "threads", "clock", "precision", "device")}
+        for shape, allocator in itertools.product(args.shapes, args.allocator):
+            differ |= compare(args, job | {"shape": shape}, allocator)
+    if args.precision == "bf16":  # of all methods in one process
+        shape = args.shapes[-1]
+        job |= {"shape": shape, "who": "gradient", "keep_memory": True, "methods": args.methods}
+        for name, found in start(job).items():
+            differ |= found < COSINE
+            print(f"{name:11} {shape:7} cosine of the gradient to float32's: {found:.4f}", flush=True)
     sys.exit(differ)
+
+
+def compare(args: argparse.Namespace, job: dict, allocator: str) -> bool:
+    """Print the line of one method, shape and allocator; whether final losses differ."""
+    runs: dict[str, list[dict]] = {"ours": [], "peft": [], "compiled": []}
+    limits, why = {"ours": None, "peft": None}, None
+    if args.compile_seconds:
+        limits["compiled"] = args.compile_seconds
+    for _ in range(args.repeats):
+        for who, limit in list(limits.items()):
+            asked = job | {"who": who, "keep_memory": who == "ours" or allocator == "equal"}
+            found = start(asked) if limit is None else compiled(asked, limit)
+            if isinstance(found, str):  # it is not tried again
+                why = found
+                del limits[who]
+            else:
+                runs[who].append(found)
+    speeds = {who: statistics.median(run["speed"] for run in found) for who, found in runs.items() if found}
+    floor = statistics.median(run["floor"] for run in runs["ours"])
+    losses = [found[0]["loss"] for found in runs.values() if found]
+    best = max(speed for who, speed in speeds.items() if who != "ours")
+    faster = f"{speeds['compiled']:8.0f}" if "compiled" in speeds else f"{'-':>8}"
+    print(
+        f"{job['method']:11} {job['shape']:7} {allocator:9} {speeds['ours']:6.0f} {speeds['peft']:6.0f} {faster} "
+        f"{speeds['ours'] / best:5.2f}x {speeds['ours'] / floor:6.2f}  {' '.join(f'{x:.4f}' for x in losses)}",
+        flush=True,
+    )
+    about = why or (f"{runs['compiled'][0]['graphs']} graphs" if runs["compiled"] else "not asked for")
+    print(f"{'':11} PEFT: attention {runs['peft'][0]['attention']}, torch.compile: {about}", flush=True)
+    return any(abs(losses[0] - loss) > TOLERANCE * loss for loss in losses[1:])
+
+
+def compiled(job: dict, seconds: int) -> dict | str:
+    """The compiled peer's run, or why there is none: PyTorch compiles on some machines alone, and it takes minutes."""
+    try:
+        done = process(job, seconds)
+    except subprocess.TimeoutExpired:
+        return f"out of time after {seconds} s"
+    if done.returncode:
+        return f"failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found if found["graphs"] else "failed: no graph was compiled"
 
 
 def distil(args: argparse.Namespace) -> bool:
@@ -118,6 +143,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--allocator", nargs="+", default=["equal", "shipped"], choices=["equal", "shipped"])
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps; the first is not timed")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument(
+        "--compile-seconds", type=int, default=0, help="of a run of PEFT compiled (default: no such run)"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
@@ -130,16 +158,24 @@ def arguments() -> argparse.Namespace:
 
 
 def start(job: dict) -> dict:
-    environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"])}
-    command = [sys.executable, "-m", "benchmarks.train", "--worker", json.dumps(job)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = process(job)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+        raise SystemExit(f"{' '.join(done.args)}\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def process(job: dict, seconds: int | None = None) -> subprocess.CompletedProcess:
+    """`worker` in a process of its own; TimeoutExpired, with the process ended, after `seconds`."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"])}
+    command = [sys.executable, "-m", "benchmarks.train", "--worker", json.dumps(job)]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=seconds
+    )
+
+
 def worker(job: dict) -> dict:
-    """One run: {speed (tokens per second), loss (of the last step), floor}; of "gradient": {cosine}."""
+    """One run: {speed (tokens per second), loss (of the last step), floor, attention, graphs (that were compiled)};
+    of "gradient": {method: cosine}."""
     import torch
 
     from workflow_scripts.kernels.allocator import keep_memory
@@ -158,14 +194,14 @@ def worker(job: dict) -> dict:
     tokenizer = load_tokenizer(job["model"])
     documents = read_documents(job["corpus"], "train")
     windows = token_windows(documents, tokenizer, length, rows * job["steps"], 0, adds_bos(tokenizer))
-    method = METHODS[job["method"]]
     if job["who"] == "gradient":
-        models = (model, load_dense(job["model"], dtype=dtype, device=job["device"]).float())
-        directions = [gradient(model, method, windows[:rows]) for model in models]
-        return {"cosine": torch.cosine_similarity(*directions, dim=0).item()}
+        return {name: cosine(job, dtype, METHODS[name], windows[:rows]) for name in job["methods"]}
+    method = METHODS[job["method"]]
     adapted = create(model, method, 0, windows[0])
     times = [clock()]
-    run = {"ours": ours, "peft": peft}.get(job["who"])
+    run = {"ours": ours, "peft": peft, "compiled": peft}.get(job["who"])
+    if job["who"] == "compiled":
+        compile_layers(adapted, job.get("backend", "inductor"))
     if job["who"] == "distilled":
         run = partial(ours, teacher=Teacher(load_dense(job["model"], dtype=dtype, device=job["device"]), {}))
     losses = run(adapted, windows, rows, RATES[method["kind"]], lambda: times.append(clock()))
@@ -173,7 +209,13 @@ def worker(job: dict) -> dict:
     floor = None
     if job["who"] == "ours":
         floor = rows * length / floor_seconds(model, windows[:rows].to(model.device), clock)
-    return {"speed": rows * length / seconds, "loss": losses[-1], "floor": floor}
+    return {
+        "speed": rows * length / seconds,
+        "loss": losses[-1],
+        "floor": floor,
+        "attention": model.config._attn_implementation,
+        "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+    }
 
 
 def wall(device: str):
@@ -186,6 +228,17 @@ def wall(device: str):
         return time.perf_counter()
 
     return now
+
+
+def cosine(job: dict, dtype, method: dict, rows) -> float:
+    """Of our gradient in `dtype` to that in float32, on the same weights."""
+    import torch
+
+    from workflow_scripts.sources.models import load_dense
+
+    models = [load_dense(job["model"], dtype=dtype, device=job["device"]) for _ in range(2)]
+    directions = [gradient(model, method, rows) for model in (models[0], models[1].float())]
+    return torch.cosine_similarity(*directions, dim=0).item()
 
 
 def gradient(model, method: dict, rows):
@@ -240,7 +293,7 @@ def peft(adapted, windows, rows: int, rate: float, tick) -> list[float]:
             weight_decay=1e-5,
             lr_scheduler_type="constant",
             max_grad_norm=0.0,
-            optim="adamw_torch",
+            optim="adamw_torch_fused",
             logging_steps=1,
             report_to="none",
             save_strategy="no",
@@ -256,6 +309,22 @@ def peft(adapted, windows, rows: int, rate: float, tick) -> list[float]:
         trainer = Trainer(model=adapted, args=settings, train_dataset=data, callbacks=[Tick()])
         trainer.train()
         return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def compile_layers(adapted, backend: str) -> None:
+    """Each decoder layer in its place: equal layers share their code, where the model as a whole compiles for minutes.
+
+    Trainer's own torch_compile compiles the whole; accelerate's regional compilation fails on PEFT's prompts (1.15)."""
+    import torch
+
+    from workflow_scripts.compress.decoder import decoder_layers
+
+    layers = decoder_layers(adapted)
+    # a prefix's cache is indexed by the layer's number, so each layer has a graph of its own; never eager in silence
+    torch._dynamo.config.recompile_limit = 2 * len(layers)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    for layer in layers:
+        layer.compile(backend=backend)
 
 
 def floor_seconds(model, rows, clock) -> float:

@@ -1,0 +1,99 @@
+"""Training beside its peer: PEFT's best settings, and a compiled peer that is tried, bounded and never hidden."""
+
+import subprocess
+from argparse import Namespace
+
+import pytest
+
+from benchmarks import train
+from tests import tiny
+from workflow_scripts.sources import corpora, models
+
+ARGS = Namespace(repeats=2, compile_seconds=7)
+JOB = {"method": "prompt-100", "shape": "1x128", "threads": 1}
+
+
+def answers(monkeypatch, compiled):
+    """`worker` replaced: ours 120, PEFT 100 tokens a second, `compiled` of the third; the jobs that were asked for."""
+    asked = []
+
+    def process(job, seconds=None):
+        asked.append((job["who"], seconds))
+        speeds = {"ours": 120, "peft": 100}
+        if job["who"] == "compiled":
+            return compiled(job, seconds)
+        return done(
+            f'{{"speed": {speeds[job["who"]]}, "loss": 2.0, "floor": 150, "attention": "sdpa", "graphs": 0}}'
+        )
+
+    monkeypatch.setattr(train, "process", process)
+    return asked
+
+
+def done(output, returncode=0, stderr=""):
+    return subprocess.CompletedProcess(["x"], returncode, output, stderr)
+
+
+def run(speed, loss=2.0, graphs=2):
+    return lambda job, seconds: done(
+        f'{{"speed": {speed}, "loss": {loss}, "floor": null, "attention": "sdpa", "graphs": {graphs}}}'
+    )
+
+
+@pytest.mark.parametrize(("speed", "ratio"), [(240, "0.50x"), (50, "1.20x")])
+def test_the_faster_peer_counts_and_both_are_shown(speed, ratio, monkeypatch, capsys):
+    asked = answers(monkeypatch, run(speed))
+    assert not train.compare(ARGS, JOB, "equal")
+    line, about = capsys.readouterr().out.splitlines()
+    assert line.split()[3:7] == ["120", "100", str(speed), ratio] and line.split()[-3:] == ["2.0000"] * 3
+    assert "sdpa" in about and "2 graphs" in about
+    assert asked == [("ours", None), ("peft", None), ("compiled", 7)] * 2
+
+
+def late(job, seconds):
+    raise subprocess.TimeoutExpired("x", seconds)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "said"),
+    [
+        (late, "out of time after 7 s"),
+        (
+            lambda job, seconds: done("", 1, "Traceback\nInvalidCxxCompiler: none\n"),
+            "InvalidCxxCompiler: none",
+        ),
+        (run(900, graphs=0), "no graph was compiled"),
+    ],
+)
+def test_a_peer_that_does_not_compile_says_why(compiled, said, monkeypatch, capsys):
+    asked = answers(monkeypatch, compiled)
+    assert not train.compare(ARGS, JOB, "equal")
+    line, about = capsys.readouterr().out.splitlines()
+    assert line.split()[3:7] == ["120", "100", "-", "1.20x"] and said in about
+    assert [who for who, _ in asked].count("compiled") == 1  # it is not tried again
+
+
+def test_a_compiled_peer_of_another_loss_is_an_error(monkeypatch):
+    answers(monkeypatch, run(240, loss=2.1))
+    assert train.compare(ARGS, JOB, "equal")
+
+
+def test_a_peer_that_is_not_to_compile_does_not(monkeypatch, capsys):
+    asked = answers(monkeypatch, late)
+    train.compare(Namespace(repeats=1, compile_seconds=0), JOB, "equal")
+    assert [who for who, _ in asked] == ["ours", "peft"] and "not asked for" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["lora-r4", "ptune-50"])
+def test_layers_are_compiled_in_their_place(method, tmp_path):
+    """Dynamo's graphs without a compiler behind them: with Inductor this takes minutes on a processor."""
+    local = {"source": "local", "path": str(tiny.write_model(tmp_path / "local"))}
+    models.fetch("tiny", local, tmp_path / "model", tmp_path, recipe="r", code="c")
+    text = {"source": "local", "path": str(tiny.write_corpus(tmp_path / "text.jsonl"))}
+    corpora.fetch("words", text, tmp_path / "corpus", tmp_path, recipe="r", code="c")
+    job = JOB | {"method": method, "shape": "1x64", "steps": 3, "clock": "wall", "precision": "fp32"}
+    job |= {"device": "cpu", "model": str(tmp_path / "model"), "corpus": str(tmp_path / "corpus")}
+    job |= {"keep_memory": False, "backend": "eager"}
+    plain, compiled = (train.start(job | {"who": who}) for who in ("peft", "compiled"))
+    assert plain["attention"] == "sdpa" and plain["graphs"] == 0 < compiled["graphs"]
+    assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-5)
