@@ -29,6 +29,7 @@ PACKAGES = {
     "compressed-tensors": ("compressed-tensors",),
 }
 COMPRESSOR = {"algorithm": "rtn", "bits": 4, "group_size": 128, "symmetric": True, "clip": "none"}
+CUDA = "PyTorch with CUDA"
 TOLERANCE = 0.05  # nats, of the mean
 LISTED = (
     "import json; from importlib.metadata import distributions as d; "
@@ -50,7 +51,8 @@ def main() -> None:
         print(line("-", own, own["reference"], "this package, float16, dense weights"), flush=True)
         for form in args.forms:
             for program, packages in {"vllm": ("vllm",), "transformers": PACKAGES[form]}.items():
-                python, missing = having(installed, packages)
+                needed = (*packages, "transformers", *([CUDA] if args.device == "cuda" else []))
+                python, missing = having(installed, needed)
                 if missing:
                     print(f"{form:19}{program} not to be had: {', '.join(missing)} not installed", flush=True)
                     continue
@@ -86,8 +88,10 @@ def arguments() -> argparse.Namespace:
 
 
 def versions(python: str) -> dict[str, str]:
-    """{package: version} of an environment."""
-    return json.loads(subprocess.run([python, "-c", LISTED], capture_output=True, check=True).stdout)
+    """{package: version} of an environment; CUDA is among them unless PyTorch is the build for processors."""
+    there = json.loads(subprocess.run([python, "-c", LISTED], capture_output=True, check=True).stdout)
+    torch = there.get("torch", "+cpu")
+    return there if torch.endswith("+cpu") else there | {CUDA: torch}
 
 
 def having(installed: dict[str, dict], packages: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -80,6 +80,17 @@ def test_the_environment_that_has_all_is_taken():
     assert exports.having(installed, ("vllm",)) == ("a", ["vllm"])
 
 
+@pytest.mark.parametrize(
+    ("torch_version", "there"), [("2.13.0+cpu", False), ("2.13.0+cu130", True), ("2.13.0", True)]
+)
+def test_an_environment_for_processors_is_no_environment_for_a_gpu(torch_version, there, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/sh\necho '{{"torch": "{torch_version}"}}'\n""")
+    python.chmod(0o755)
+    lacking = [] if there else [exports.CUDA]
+    assert exports.having({"it": exports.versions(str(python))}, ("torch", exports.CUDA)) == ("it", lacking)
+
+
 def test_losses_are_those_of_each_next_token():
     class Model(torch.nn.Module):
         device = torch.device("cpu")

@@ -38,6 +38,27 @@ def test_a_second_run_goes_on_with_what_is_not_done(parts, tmp_path, capsys):
     assert second["parts"]["good"] == first["good"] and second["where"]["libraries"]["torch"]
 
 
+def test_only_parts_that_are_named_are_run_and_the_others_kept(parts, tmp_path):
+    day(tmp_path, 100, rehearse=True, names=["good"])
+    found = day(tmp_path, 100, rehearse=True, names=["bad"])["parts"]
+    assert {name: one["status"] for name, one in found.items()} == {"good": 0, "bad": 1}
+
+
+def test_seconds_that_are_left_over_go_to_the_parts_after(parts, tmp_path, monkeypatch):
+    limits, now = [], [0.0]
+
+    def run(part, limit):
+        limits.append(limit)
+        now[0] += 5
+        return {"command": "", "status": 0, "seconds": 5, "output": []}
+
+    monkeypatch.setattr(gpu_day, "run", run)
+    for name, seconds in {"good": 20, "bad": 30, "endless": 40, "late": 10}.items():
+        parts[name] = part("", seconds)
+    day(tmp_path, 100, rehearse=False, clock=lambda: now[0])
+    assert limits == [20, 45, 80, 85]  # 5, 10 and 15 s were used: none may end after 100
+
+
 def test_the_page_is_written_from_the_record_and_again(parts, tmp_path):
     del parts["endless"], parts["late"]
     found = json.loads(json.dumps(day(tmp_path, 100, rehearse=True)))
@@ -56,8 +77,14 @@ def test_all_parts_fit_nine_minutes_and_are_commands_that_exist():
             or (gpu_day.ROOT / (module.replace(".", "/"))).with_suffix(".py").exists()
             or (gpu_day.ROOT / module.replace(".", "/") / "__main__.py").exists()
         )
-    for option in ("--device cuda", "--precision bf16", "16x1024"):
+    for option in ("--device cuda", "--precision bf16", "16x1024", "prompt-100 lora-r4 ptune-100"):
         assert any(option in " ".join(one.words) for one in gpu_day.PARTS.values())
+
+
+def test_the_compiled_peer_and_each_reader_end_before_their_part():
+    for name, option, share in (("train", "--compile-seconds", 3), ("exports", "--seconds", 1)):
+        words = gpu_day.PARTS[name].words
+        assert share * int(words[words.index(option) + 1]) < gpu_day.PARTS[name].seconds
 
 
 def test_what_must_be_carried_there_is_named(tmp_path, monkeypatch, capsys):

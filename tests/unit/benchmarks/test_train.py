@@ -4,6 +4,7 @@ import subprocess
 from argparse import Namespace
 
 import pytest
+import torch
 
 from benchmarks import train
 from tests import tiny
@@ -84,8 +85,18 @@ def test_a_peer_that_is_not_to_compile_does_not(monkeypatch, capsys):
     assert [who for who, _ in asked] == ["ours", "peft"] and "not asked for" in capsys.readouterr().out
 
 
+@pytest.fixture
+def dynamo():
+    """Nothing compiled before, and the settings as they were afterwards."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
+        yield
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("method", ["lora-r4", "ptune-50"])
-def test_layers_are_compiled_in_their_place(method, tmp_path):
+def test_layers_are_compiled_in_their_place(method, tmp_path, dynamo):
     """Dynamo's graphs without a compiler behind them: with Inductor this takes minutes on a processor."""
     local = {"source": "local", "path": str(tiny.write_model(tmp_path / "local"))}
     models.fetch("tiny", local, tmp_path / "model", tmp_path, recipe="r", code="c")
@@ -94,6 +105,6 @@ def test_layers_are_compiled_in_their_place(method, tmp_path):
     job = JOB | {"method": method, "shape": "1x64", "steps": 3, "clock": "wall", "precision": "fp32"}
     job |= {"device": "cpu", "model": str(tmp_path / "model"), "corpus": str(tmp_path / "corpus")}
     job |= {"keep_memory": False, "backend": "eager"}
-    plain, compiled = (train.start(job | {"who": who}) for who in ("peft", "compiled"))
+    plain, compiled = (train.worker(job | {"who": who}) for who in ("peft", "compiled"))
     assert plain["attention"] == "sdpa" and plain["graphs"] == 0 < compiled["graphs"]
     assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-5)
