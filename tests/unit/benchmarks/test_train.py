@@ -96,7 +96,7 @@ def dynamo():
 
 
 @pytest.mark.parametrize("method", ["lora-r4", "ptune-50"])
-def test_layers_are_compiled_in_their_place(method, tmp_path, dynamo):
+def test_both_train_alike_and_layers_are_compiled_in_their_place(method, tmp_path, dynamo):
     """Dynamo's graphs without a compiler behind them: with Inductor this takes minutes on a processor."""
     local = {"source": "local", "path": str(tiny.write_model(tmp_path / "local"))}
     models.fetch("tiny", local, tmp_path / "model", tmp_path, recipe="r", code="c")
@@ -105,6 +105,7 @@ def test_layers_are_compiled_in_their_place(method, tmp_path, dynamo):
     job = JOB | {"method": method, "shape": "1x64", "steps": 3, "clock": "wall", "precision": "fp32"}
     job |= {"device": "cpu", "model": str(tmp_path / "model"), "corpus": str(tmp_path / "corpus")}
     job |= {"keep_memory": False, "backend": "eager"}
-    plain, compiled = (train.worker(job | {"who": who}) for who in ("peft", "compiled"))
+    mine, plain, compiled = (train.worker(job | {"who": who}) for who in ("ours", "peft", "compiled"))
+    assert mine["floor"] > 0 and mine["loss"] == pytest.approx(plain["loss"], rel=1e-3)
     assert plain["attention"] == "sdpa" and plain["graphs"] == 0 < compiled["graphs"]
     assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-5)
