@@ -45,6 +45,7 @@ def test_an_edit_that_changes_no_result_is_adopted_and_nothing_but_the_pages_run
     assert work(copied)[0] == MODULES["recover/lora.py"]
 
 
+@pytest.mark.slow
 def test_what_is_adopted_is_judged_archived_rebuilt_and_restored(copied, tmp_path):
     """The verdict refuses cells of another recipe than the planned one; adopted ones are as planned everywhere."""
     words = ('"""LoRA: ', '"""LoRA (low-rank adaptation): ')

@@ -10,6 +10,7 @@ from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.plan import adopted
 
 
+@pytest.mark.slow
 def test_what_a_release_made_otherwise_is_named_and_the_rest_is_equivalent(copied, tmp_path, capfd):
     """The release's LoRA is not merged into the weights: its training makes the same, its cells do not."""
     assert equivalences.compare(copied.folder, tmp_path / "same") == (set(), [])

@@ -183,7 +183,10 @@ def test_what_the_report_shows_is_made_again_once_deleted(copied, gone):
     assert any(job.startswith("Judge") for job in jobs) == (gone == "verdict.json")
 
 
-@pytest.mark.parametrize("edited", ["tables/table1.csv", "figures/figure4.pdf", "overview.html"])
+@pytest.mark.parametrize(
+    "edited",
+    ["tables/table1.csv", "figures/figure4.pdf", pytest.param("overview.html", marks=pytest.mark.slow)],
+)
 def test_what_the_report_shows_is_made_again_once_edited(copied, edited):
     file = copied.folder / "results/tiny" / edited
     before = file.read_bytes()

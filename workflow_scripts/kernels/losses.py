@@ -89,7 +89,9 @@ def _observed(model: PreTrainedModel, layer: nn.Linear) -> tuple[Tensor, Tensor,
     probes = [torch.linspace(*PROBE, n, device=layer.weight.device, dtype=layer.weight.dtype) for n in sizes]
 
     def leave(_: nn.Module, __: tuple, output: Any) -> Any:
-        output.last_hidden_state = probes[0].expand_as(output.last_hidden_state)
+        output.last_hidden_state = (
+            probes[0].to(output.last_hidden_state.device).expand_as(output.last_hidden_state)
+        )
         return output
 
     def enter(_: nn.Module, args: tuple, output: Tensor) -> Tensor:
