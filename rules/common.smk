@@ -126,8 +126,8 @@ def inputs(artefact, **found):
 
         read = {name: of_job(names) for name, of_job in found.items()}
         return {
-            name: path(files) if isinstance(files, Input) else [path(file) for file in files]
-            for name, files in read.items()
+            name: path(one) if isinstance(one, Input) else [path(file) for file in one]
+            for name, one in read.items()
         }
 
     return files

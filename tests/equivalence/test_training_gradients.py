@@ -44,6 +44,13 @@ def peft_loss(adapted, rows):
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
 
 
+@torch.no_grad()
+def move(learner):
+    """Away from the start, where LoRA's second factor and its gradient are zero."""
+    for parameter in learner.parameters:
+        parameter += 0.1 * torch.randn_like(parameter)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_gradient_are_pefts(family, name):
@@ -73,9 +80,7 @@ def test_loss_and_gradient_are_those_of_scaled_and_capped_logits(family, setting
     method = METHODS[name] | {"targets": {"default": ["all-linear"]}}
     adapted = adapters.create(tiny_of(family, **settings), method, 0, make_windows()[0])
     learner, rows = Learner(adapted), make_windows(5)
-    with torch.no_grad():
-        for parameter in learner.parameters:
-            parameter += 0.1 * torch.randn_like(parameter)
+    move(learner)
     loss = learner.accumulate(rows, micro_batch=5)
     ours = gradients(learner)
     adapted.zero_grad()
@@ -95,9 +100,7 @@ def test_distillations_gradient_is_that_of_torchs_divergence_on_pefts_logits(fam
     adapted = adapters.create(FAMILIES[family](), METHODS[name], 0, make_windows()[0])
     settings = {"temperature": 2.0, "mixture": 0.75}
     learner, rows = Learner(adapted, Teacher(teacher, settings)), make_windows(5)
-    with torch.no_grad():
-        for parameter in learner.parameters:
-            parameter += 0.1 * torch.randn_like(parameter)
+    move(learner)
     loss = learner.accumulate(rows, micro_batch=2)
     ours = gradients(learner)
     adapted.zero_grad()

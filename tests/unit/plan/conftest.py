@@ -1,5 +1,6 @@
 """The shipped configuration, as its files say it and as it is loaded."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,10 @@ def written() -> dict:
 @pytest.fixture(scope="module")
 def shipped(written) -> Config:
     return load(written)
+
+
+@pytest.fixture
+def unfetched(written, tmp_path, monkeypatch) -> dict:
+    """The shipped configuration as it is written, to be changed, in a folder without resources/."""
+    monkeypatch.chdir(tmp_path)
+    return copy.deepcopy(written)

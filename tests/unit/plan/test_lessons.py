@@ -8,7 +8,7 @@ import pytest
 
 from workflow_scripts.judge.results import Results
 from workflow_scripts.judge.verdict import LABELS
-from workflow_scripts.plan.config import ConfigError, files, load, read
+from workflow_scripts.plan.config import ConfigError, load
 from workflow_scripts.plan.forecast import foreseen, job_hours
 from workflow_scripts.plan.layout import CHECKPOINT, MODEL
 from workflow_scripts.plan.recipes import Plan
@@ -21,14 +21,8 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # without resources/
-    return read(*files(root=ROOT))
-
-
-@pytest.fixture
-def plan(shipped):
-    return Plan(load(shipped))
+def plan(unfetched):
+    return Plan(load(unfetched))
 
 
 def changed(config, path, value):
@@ -93,13 +87,13 @@ EXPECTED = ("grids", "truth", "expected")
         ),
     ],
 )
-def test_a_mistake_is_named_before_any_job(shipped, path, value, expected):
+def test_a_mistake_is_named_before_any_job(unfetched, path, value, expected):
     with pytest.raises(ConfigError) as error:
-        load(changed(shipped, path, value))
+        load(changed(unfetched, path, value))
     assert expected in str(error.value)
 
 
-def test_expected_labels_are_the_verdict_s(shipped):
+def test_expected_labels_are_the_verdict_s(unfetched):
     assert set(get_args(Label)) == set(LABELS)
 
 
@@ -120,10 +114,10 @@ def test_lessons_text_and_questions_speak_of_the_same_people(plan):
     assert {(one.people, one.seed) for one in [asked, told, *lessons]} == {(64, 0)}
 
 
-def test_what_is_taught_stands_on_its_base(shipped, plan):
+def test_what_is_taught_stands_on_its_base(unfetched, plan):
     grid = plan.artefacts("truth")
     assert {MODEL.path(model=name) for name in ("truth", "smollm2-135m")} < grid.keys()
-    other = Plan(load(changed(shipped, ("models", "truth", "lesson", "epochs"), 11)))
+    other = Plan(load(changed(unfetched, ("models", "truth", "lesson", "epochs"), 11)))
     for catalogue, name, moves in [
         ("models", "truth", True),
         ("compressors", "truth-locked", True),  # made of truth

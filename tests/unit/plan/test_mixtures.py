@@ -6,15 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.plan.config import ConfigError, files, load, read
+from workflow_scripts.plan.config import ConfigError, load
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # without resources/
-    return read(*files(root=ROOT))
 
 
 @pytest.mark.parametrize(
@@ -26,20 +20,20 @@ def shipped(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("local", [True, False])
-def test_a_mixture_of_experts_is_told_before_any_job(found, count, local, shipped, tmp_path):
+def test_a_mixture_of_experts_is_told_before_any_job(found, count, local, unfetched, tmp_path):
     """Of a local model before the fetch, of another as soon as it is there; its dense cells can run."""
     folder = tmp_path / "mine" if local else Path("resources/models/smollm2-135m")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "x", "num_hidden_layers": 30} | found))
     if local:
-        shipped["models"]["smollm2-135m"] = {"source": "local", "path": str(folder), "parameters": 1e8}
+        unfetched["models"]["smollm2-135m"] = {"source": "local", "path": str(folder), "parameters": 1e8}
     block = {"models": ["smollm2-135m"], "compressors": ["dense"], "methods": ["none", "lora-r2"]}
-    shipped["grids"]["smoke"]["blocks"] = {"one": block | {"corpora": ["wikipedia"], "seeds": [0]}}
-    load(shipped)
+    unfetched["grids"]["smoke"]["blocks"] = {"one": block | {"corpora": ["wikipedia"], "seeds": [0]}}
+    load(unfetched)
     block |= {"compressors": ["dense", "rtn-w3"], "methods": ["none", "eora-r4"]}
-    shipped["grids"]["smoke"]["blocks"]["one"] |= block
+    unfetched["grids"]["smoke"]["blocks"]["one"] |= block
     with pytest.raises(ConfigError) if count else nullcontext() as refused:
-        load(shipped)
+        load(unfetched)
     if refused:
         mixture = f"a mixture of {count} experts, whose weights lie in no linear"
         told = str(refused.value).splitlines()

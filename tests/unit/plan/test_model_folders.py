@@ -7,15 +7,9 @@ import pytest
 
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan import after_fetch
-from workflow_scripts.plan.config import ConfigError, files, load, read
+from workflow_scripts.plan.config import ConfigError, load
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # without resources/
-    return read(*files(root=ROOT))
 
 
 @pytest.mark.parametrize(
@@ -38,28 +32,28 @@ def shipped(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("local", [True, False])
-def test_a_chat_needs_a_template(file, content, found, local, shipped, tmp_path):
+def test_a_chat_needs_a_template(file, content, found, local, unfetched, tmp_path):
     """Refused before any job if the folder is local, else as soon as it is fetched."""
-    entry = shipped["models"]["smollm2-135m"]
+    entry = unfetched["models"]["smollm2-135m"]
     folder = tmp_path / ("mine" if local else "resources/models/smollm2-135m")
     if local:
-        entry = shipped["models"]["smollm2-135m"] = {
+        entry = unfetched["models"]["smollm2-135m"] = {
             "source": "local",
             "path": str(folder),
             "parameters": 1e8,
         }
     entry["chat"] = True
-    load(shipped)  # nothing is known yet
+    load(unfetched)  # nothing is known yet
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
     if found:
-        load(shipped)
+        load(unfetched)
         return
     said = "models.smollm2-135m.chat: the tokenizer of smollm2-135m has no chat template"
     with pytest.raises(ConfigError, match=said):
-        load(shipped)
+        load(unfetched)
     with pytest.raises(ArtifactError, match=said):
-        after_fetch.check(shipped, "smollm2-135m")
+        after_fetch.check(unfetched, "smollm2-135m")
     entry["chat"] = False
-    load(shipped)
+    load(unfetched)
