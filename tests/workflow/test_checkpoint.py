@@ -88,6 +88,7 @@ def test_another_checkpoint_reruns_its_own_cells_and_nothing_else(judged, tmp_pa
     assert all(NAME in job for job in jobs) and len(jobs) == 6
 
 
+@pytest.mark.slow
 def test_fewer_layers_and_factors_run_and_are_timed(judged):
     targets = [
         *(cell.json for cell in plan(judged).cells("shallow")),

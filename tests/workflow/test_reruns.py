@@ -172,7 +172,12 @@ def test_lost_adapter_is_made_again_for_a_cell_that_is_forced(copied):
     cell = f"results/tiny/evaluations/{STEM}.json"
     jobs = set(jobs_of(copied.snakemake("--dry-run", "--force", cell).stdout))
     assert jobs == trainings(["prompt-5"]) | evaluations(["prompt-5"])
-    copied.snakemake("--force", cell)
+
+
+@pytest.mark.slow
+def test_a_forced_cell_makes_its_lost_adapter_again(copied):
+    (copied.folder / ADAPTER).unlink()
+    copied.snakemake("--force", f"results/tiny/evaluations/{STEM}.json")
     assert (copied.folder / ADAPTER).exists()
 
 

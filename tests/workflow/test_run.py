@@ -268,6 +268,7 @@ def test_a_missing_cell_is_shown_as_missing_where_asked(copied):
     assert table[table.method != "prompt-8"].Average.notna().all()
 
 
+@pytest.mark.slow
 def test_a_partial_report_is_made_again_when_there_is_more(copied):
     """A cell that comes later must reach the tables and the page, and not the verdict alone."""
     cell = next(c for c in plan(copied).cells("tiny") if c.method == "prompt-8")

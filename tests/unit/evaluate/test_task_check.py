@@ -350,7 +350,9 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("case", FUNCTIONS)
+@pytest.mark.parametrize(
+    "case", ["hash", *(pytest.param(c, marks=pytest.mark.slow) for c in FUNCTIONS if c != "hash")]
+)
 def test_a_task_that_asks_otherwise_in_another_process_is_refused(case, tmp_path, monkeypatch):
     """Their other processes read the definition where this one does."""
     (tmp_path / "odd.yaml").write_text(
