@@ -5,11 +5,11 @@ CPU tensor without dimensions, and a CPU index, may meet a GPU's tensor; assignm
 passes run unwatched: they follow the forward pass. What needs a GPU stays open: kernels, their rounding, memory, speed.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device("cpu")
@@ -155,6 +155,38 @@ class _Reading(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+class Graph:
+    """A CUDA graph: it keeps the operations with the very tensors that they met, and repeats them there.
+
+    What the host computed between them, it does not compute again. A replay is one launch, whatever it holds.
+    """
+
+    def __init__(self):
+        self.steps = []
+
+    def replay(self):
+        torch.zeros(())  # counted
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            for operation, args, kwargs, found in self.steps:
+                tree_map(lambda old, new: old.copy_(new), found, operation(*args, **kwargs))
+
+
+class _Recording(TorchDispatchMode):
+    """Takes down what is launched inside; what the host would have to wait for ends it, as on a GPU."""
+
+    def __init__(self, graph: Graph, capture_error_mode: str = "global"):
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ == "_local_scalar_dense":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        found = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.graph.steps.append((func, args, kwargs or {}, found))
+        return found
+
+
 REAL = torch.cuda.is_available()
 
 
@@ -173,5 +205,8 @@ def pretend_gpus(monkeypatch, free: int = 2**33):
     """Inside, "cuda:0" and "cuda:1" are there, with `free` bytes of memory each."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (free, free))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", _Recording)
     with _Watch():
         yield

@@ -82,18 +82,18 @@ def test_a_generated_token_of_all_rows_waits_once(rows, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "most"),
     [
-        ({"algorithm": "gptq", "bits": 3}, 7.2),
-        ({"algorithm": "gptq", "bits": 3, "group_size": 32}, 7.8),
-        ({"algorithm": "gptq", "bits": 3, "group_size": 32, "act_order": True, "static_groups": True}, 7.6),
-        ({"algorithm": "sparsegpt", "sparsity": 0.5}, 5.3),
-        ({"algorithm": "sparsegpt", "pattern": "2:4"}, 6.2),
+        ({"algorithm": "gptq", "bits": 3}, 0.36),
+        ({"algorithm": "gptq", "bits": 3, "group_size": 32}, 1.02),
+        ({"algorithm": "gptq", "bits": 3, "group_size": 32, "act_order": True, "static_groups": True}, 0.96),
+        ({"algorithm": "sparsegpt", "sparsity": 0.5}, 0.43),
+        ({"algorithm": "sparsegpt", "pattern": "2:4"}, 0.31),
     ],
     ids=["gptq", "groups", "static", "sparsegpt", "2:4"],
 )
-def test_a_column_of_the_sweep_launches_no_more_than_stated_and_a_block_waits_once(
+def test_a_column_of_the_sweep_launches_no_more_than_stated_and_waits_for_nothing(
     settings, most, monkeypatch
 ):
-    """Division by the step, rounding, two ends, the step again, the error, its division, the update of the tile."""
+    """A tile of 32 columns is one graph, with copies to and from it; a column alone would take five to eight."""
 
     def solved(columns: int) -> Counts:
         draw = torch.Generator().manual_seed(0)
@@ -105,7 +105,7 @@ def test_a_column_of_the_sweep_launches_no_more_than_stated_and_a_block_waits_on
 
     with pretend_gpus(monkeypatch):
         few, more = solved(256), solved(512)
-    assert more.waits - few.waits == 256 // 128
+    assert more.waits == few.waits
     assert (more.launches - few.launches) / 256 <= most
 
 

@@ -15,6 +15,7 @@ import torch
 from workflow_scripts.compress.hessian import inverse_factor
 from workflow_scripts.compress.quantizer import Quantized, fit_grid, fit_groups, grid_ends, read_codes
 from workflow_scripts.compress.settings import CompressionError, CompressorSettings
+from workflow_scripts.compress.tile import Tile, TileSolver
 
 EQUAL = 0.01  # share of equal scores above which they are no coincidence of rounding: in bfloat16 weights it is 0.0005
 TILE = 32  # columns updated one by one; the rest of the block follows in one matrix product
@@ -84,35 +85,28 @@ def _sweep(
 ) -> torch.Tensor:
     """The sweep over columns. W (C, R) is used up; returns Q (C, R), both in processing order."""
     Q = torch.empty_like(W)
-    n, m = settings.n_of_m
+    m = settings.n_of_m[1]
     tile, size = TILE // m * m or m, settings.block_size // m * m or m  # of whole m columns
+    solve_tile = TileSolver(tile, settings.n_of_m if settings.pattern else None)
     for start in range(0, len(W), size):
         stop = min(start + size, len(W))
         block, E = W[start:stop].clone(), torch.empty_like(W[start:stop])  # (B, R)
         factor = U[start:stop, start:stop]
-        d = factor.diagonal()[:, None]
-        divisors = factor.diagonal().tolist()
         mask = None
         if settings.pattern:
             mask = torch.zeros_like(block, dtype=torch.bool)
         elif settings.sparsity is not None:
-            scores = (block / d).square().split(rows, dim=1)
+            scores = (block / factor.diagonal()[:, None]).square().split(rows, dim=1)
             mask = torch.cat([smallest(part, settings.sparsity) for part in scores], 1)
+        if grids:
+            grids.fit(start, stop, W)
         for first in range(0, stop - start, tile):
             last = min(first + tile, stop - start)
-            for i in range(first, last):
-                if settings.pattern and mask is not None and i % m == 0:
-                    score = (block[i : i + m] / d[i : i + m]).square()
-                    mask[i : i + m].scatter_(0, score.topk(n, dim=0, largest=False).indices, True)
-                w, q, e = block[i], Q[start + i], E[i]
-                kept = w if mask is None else w.masked_fill(mask[i], 0)
-                if grids:
-                    grids.round(start + i, W, kept, out=q)
-                else:
-                    q.copy_(kept)
-                torch.sub(w, q, out=e).div_(divisors[i])
-                block[i + 1 : last].addr_(factor[i, i + 1 : last], e, alpha=-1)
-            block[last:].addmm_(factor[first:last, last:].T, E[first:last], alpha=-1)
+            here, there = slice(first, last), slice(start + first, start + last)
+            grid = grids.of_columns(there) if grids else ()
+            pruned = None if mask is None else mask[here]
+            solve_tile(Tile(block[here], Q[there], E[here], factor[here, here], pruned, grid))
+            block[last:].addmm_(factor[here, last:].T, E[here], alpha=-1)
         W[stop:].addmm_(U[start:stop, stop:].T, E, alpha=-1)
     return Q
 
@@ -155,7 +149,7 @@ class Grids:
         self.size = settings.group_size or len(W)
         self.static = settings.static_groups or not settings.group_size
         self.order = order
-        self.positions = order.tolist()
+        self.groups = self.group_of_column().tolist()
         self.options = (self.bits, settings.symmetric, settings.clip, half)
         self.importance: torch.Tensor | None = None  # (C,) as processed
         if settings.clip == "hessian":
@@ -170,16 +164,25 @@ class Grids:
             self.zero = torch.zeros_like(self.scale)
         self.low, self.high = grid_ends(self.zero, self.bits)
 
-    def round(self, position: int, W: torch.Tensor, column: torch.Tensor, out: torch.Tensor) -> None:
-        """Round `column` (R,), at `position` of the sweep, into `out`; W (C, R) as updated up to its block."""
-        group = (self.positions[position] if self.static else position) // self.size
-        if not self.static and position % self.size == 0:
-            here = slice(position, position + self.size)
+    def fit(self, start: int, stop: int, W: torch.Tensor) -> None:
+        """Fit the grids of the groups that begin in a block, if they are not static; W (C, R) as updated up to it."""
+        if self.static:
+            return
+        for first in range(-(-start // self.size) * self.size, stop, self.size):
+            group, here = first // self.size, slice(first, first + self.size)
             importance = self.importance[here] if self.importance is not None else None
             self.scale[group], self.zero[group] = fit_grid(W[here].T, *self.options, importance)
             self.low[group], self.high[group] = grid_ends(self.zero[group], self.bits)
-        scale = self.scale[group]
-        torch.div(column, scale, out=out).round_().clamp_(self.low[group], self.high[group]).mul_(scale)
+
+    def of_columns(self, columns: slice) -> tuple[torch.Tensor, ...]:
+        """Scale, smallest and largest value, each (columns, R), of these columns in processing order."""
+        groups = self.groups[columns]
+        if min(groups) == max(groups):  # a view
+            return tuple(
+                part[groups[0]].expand(len(groups), -1) for part in (self.scale, self.low, self.high)
+            )
+        chosen = self.group_of_column()[columns]
+        return tuple(part.index_select(0, chosen) for part in (self.scale, self.low, self.high))
 
     def group_of_column(self) -> torch.Tensor:
         """Group of each column, in processing order."""
