@@ -232,7 +232,8 @@ class Plan(Slices):
             settings["planned"] = {kind: len(jobs) for kind, jobs in measured.items()}
         if entry == "draw_page":  # its forecast's constants are no code
             settings["description"] = self.grid(grid).description
-            settings["adopted"] = [*adopted.equivalences(None), *adopted.equivalences(grid)]
+            of_cells = [row for row in adopted.released() if row["rule"] == "evaluate_cell"]
+            settings["adopted"] = [*of_cells, *adopted.equivalences(None), *adopted.equivalences(grid)]
             counted = list(self.blocks(grid))
             left_out = [name for name in self.grid(grid).blocks if name not in counted]
             settings["blocks"] = {"counted": counted, "left_out": left_out}

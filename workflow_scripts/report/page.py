@@ -103,7 +103,7 @@ def build_page(data: PageData) -> str:
         "audit": data.audit if data.audit["cells"] else None,  # else its own page has the paper's statements
         "cost": cost(data),
         "cells": [cell_row(data, cell) for cell in data.grid.results.planned],
-        "adopted": data.adopted,
+        "adopted": adopted_here(data),
         "libraries": libraries(data.evaluations),
     }
     context["sections"] = sections(context)
@@ -320,6 +320,12 @@ def cell_row(data: PageData, cell: Cell) -> dict:
             shown["adopted for code"] = codes
         row |= {"manifest": evaluation["manifest"], "shown": json.dumps(shown, indent=1)}
     return row
+
+
+def adopted_here(data: PageData) -> list[dict]:
+    """The equivalences that count: a release brings those of cells that another grid has, or that it made again."""
+    codes = {evaluation["manifest"]["code"] for evaluation in data.evaluations.values()}
+    return [row for row in data.adopted if row["rule"] != "evaluate_cell" or row["old"] in codes]
 
 
 def adopted_for(equivalences: list[dict], manifest: dict) -> list[str]:

@@ -234,3 +234,12 @@ def test_evidence_that_was_changed_is_refused(config):
     path.write_text(path.read_text().replace(value["equivalences"][0]["old"], "f" * 64))
     with pytest.raises(ArtifactError, match=r"results/smoke/adopted\.json: was changed after it was written"):
         Plan(config).evaluate(CELL)
+
+
+def test_the_page_is_told_of_the_evidence_that_a_release_brings_for_cells(shipped, monkeypatch):
+    rows = [
+        {"rule": rule, "old": "a", "new": "b", "kinds": ["none"]}
+        for rule in ("evaluate_cell", "train_adapter")
+    ]
+    monkeypatch.setattr("workflow_scripts.plan.adopted.released", lambda: rows)
+    assert Plan(shipped).analysis("smoke", "draw_page")["adopted"] == rows[:1]

@@ -5,6 +5,7 @@ import gzip
 import html
 import json
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -66,6 +67,16 @@ def test_a_cell_names_the_codes_that_were_found_to_make_it_since():
         ("a", "prompt"): ["b"],
         ("x", "none"): ["y"],
     }
+
+
+def test_of_the_equivalences_that_a_release_brings_those_of_the_grids_cells_are_shown():
+    cells = {1: {"manifest": {"code": "a"}}, 2: {"manifest": {"code": "today"}}}
+    rows = [
+        {"rule": "evaluate_cell", "old": "a", "new": "today"},
+        {"rule": "evaluate_cell", "old": "other", "new": "today"},
+        {"rule": "train_adapter", "old": "t", "new": "u"},
+    ]
+    assert pages.adopted_here(SimpleNamespace(adopted=rows, evaluations=cells)) == [rows[0], rows[2]]
 
 
 def test_text_from_config_and_data_is_escaped(grid):
