@@ -208,5 +208,6 @@ def pretend_gpus(monkeypatch, free: int = 2**33):
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", _Recording)
-    with _Watch():
+    with torch.library._scoped_library("aten", "IMPL") as library, _Watch():
+        library.impl("mm.dtype", lambda one, other, dtype: one.to(dtype) @ other.to(dtype), "CPU")
         yield

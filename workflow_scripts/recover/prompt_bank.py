@@ -15,6 +15,7 @@ from torch.nn import Module, Parameter
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from workflow_scripts.kernels.exact_linear import exact_linears
 from workflow_scripts.plan.first_layer import one_rotary_table
 
 
@@ -74,7 +75,8 @@ def keys_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 def in_float32(decoder: Module) -> Iterator[None]:
     """Inside, each module of `decoder` works with a float32 copy of its own weights, made and dropped call by call.
 
-    Autograd keeps the weight that a copy was made from, so that never more than a module's copy exists.
+    Autograd keeps the weight that a copy was made from, so that never more than a module's copy exists. A GPU's linears
+    need no copy (`exact_linear`).
     """
     made: dict[int, Parameter] = {}  # by the copy's storage
 
@@ -104,17 +106,19 @@ def in_float32(decoder: Module) -> Iterator[None]:
         return weight.detach().float().as_strided(*view)
 
     hooks = []
-    for module in decoder.modules():
-        if any(weight.dtype != torch.float32 for weight in module.parameters(recurse=False)):
-            hooks.append(module.register_forward_pre_hook(enter))
-            hooks.append(module.register_forward_hook(leave, always_call=True))
-    saved = torch.autograd.graph.saved_tensors_hooks(keep, give) if hooks else nullcontext()
-    try:
-        with saved:
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with exact_linears(decoder) as exact:
+        for module in decoder.modules():
+            own = module.parameters(recurse=False)
+            if module not in exact and any(weight.dtype != torch.float32 for weight in own):
+                hooks.append(module.register_forward_pre_hook(enter))
+                hooks.append(module.register_forward_hook(leave, always_call=True))
+        saved = torch.autograd.graph.saved_tensors_hooks(keep, give) if hooks else nullcontext()
+        try:
+            with saved:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def expanded_cache(keys: Sequence[Tensor], values: Sequence[Tensor], batch: int) -> DynamicCache:
