@@ -130,7 +130,7 @@ def inputs(artefact, **found):
             for name, one in read.items()
         }
 
-    return files
+    return unpack(files)
 
 
 def arguments(artefact):

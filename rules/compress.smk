@@ -1,12 +1,10 @@
 rule compress_model:
     input:
-        unpack(
-            inputs(
-                layout.COMPRESSED,
-                model=RERUNS.model,
-                corpus=RERUNS.calibration_text,
-                checkpoint=RERUNS.checkpoint,
-            )
+        inputs(
+            layout.COMPRESSED,
+            model=RERUNS.model,
+            corpus=RERUNS.calibration_text,
+            checkpoint=RERUNS.checkpoint,
         ),
     output:
         compression=layout.COMPRESSED.pattern,
@@ -32,12 +30,10 @@ rule compress_model:
 
 rule export_model:
     input:
-        unpack(
-            inputs(
-                layout.EXPORTED,
-                model=RERUNS.model,
-                compressed=RERUNS.compression,
-            )
+        inputs(
+            layout.EXPORTED,
+            model=RERUNS.model,
+            compressed=RERUNS.compression,
         ),
     output:
         layout.EXPORTED.pattern,

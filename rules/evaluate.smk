@@ -1,15 +1,13 @@
 rule evaluate_cell:
     input:
-        unpack(
-            inputs(
-                layout.EVALUATION,
-                model=RERUNS.model,
-                compressed=RERUNS.compression,
-                adapters=RERUNS.adapters,
-                benchmarks=RERUNS.benchmarks,
-                corpora=RERUNS.perplexity_text,
-                training_text=RERUNS.centring_text,
-            )
+        inputs(
+            layout.EVALUATION,
+            model=RERUNS.model,
+            compressed=RERUNS.compression,
+            adapters=RERUNS.adapters,
+            benchmarks=RERUNS.benchmarks,
+            corpora=RERUNS.perplexity_text,
+            training_text=RERUNS.centring_text,
         ),
     output:
         # `update`: a finished cell that runs again is there until the new one is; Snakemake puts it back if that fails.
@@ -51,15 +49,13 @@ rule evaluate_cell:
 
 rule measure_similarity:
     input:
-        unpack(
-            inputs(
-                layout.SIMILARITY,
-                model=RERUNS.model,
-                compressed=RERUNS.compression,
-                adapters=RERUNS.adapters,
-                corpus=RERUNS.similarity_text,
-                training_text=RERUNS.centring_text,
-            )
+        inputs(
+            layout.SIMILARITY,
+            model=RERUNS.model,
+            compressed=RERUNS.compression,
+            adapters=RERUNS.adapters,
+            corpus=RERUNS.similarity_text,
+            training_text=RERUNS.centring_text,
         ),
     output:
         layout.SIMILARITY.pattern,
@@ -81,12 +77,10 @@ rule measure_similarity:
 
 rule measure_latency:
     input:
-        unpack(
-            inputs(
-                layout.LATENCY,
-                model=RERUNS.model,
-                compressed=RERUNS.compression,
-            )
+        inputs(
+            layout.LATENCY,
+            model=RERUNS.model,
+            compressed=RERUNS.compression,
         ),
     output:
         layout.LATENCY.pattern,

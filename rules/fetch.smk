@@ -7,7 +7,7 @@ localrules:
 
 rule fetch_model:
     input:
-        unpack(inputs(layout.MODEL)),
+        inputs(layout.MODEL),
     output:
         manifest=layout.MODEL.pattern,
     log:
@@ -28,7 +28,7 @@ rule fetch_model:
 
 rule fetch_checkpoint:
     input:
-        unpack(inputs(layout.CHECKPOINT)),
+        inputs(layout.CHECKPOINT),
     output:
         manifest=layout.CHECKPOINT.pattern,
     log:
@@ -49,7 +49,7 @@ rule fetch_checkpoint:
 
 rule fetch_corpus:
     input:
-        unpack(inputs(layout.CORPUS)),
+        inputs(layout.CORPUS),
     output:
         manifest=layout.CORPUS.pattern,
     log:
@@ -68,7 +68,7 @@ rule fetch_corpus:
 
 rule fetch_benchmark:
     input:
-        unpack(inputs(layout.BENCHMARK)),
+        inputs(layout.BENCHMARK),
     output:
         manifest=layout.BENCHMARK.pattern,
     log:

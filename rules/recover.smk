@@ -1,14 +1,12 @@
 rule train_adapter:
     input:
-        unpack(
-            inputs(
-                layout.ADAPTER,
-                model=RERUNS.model,
-                compressed=RERUNS.compression,
-                corpus=RERUNS.training_text,
-                family=RERUNS.family,
-                calibration_text=RERUNS.repair_text,
-            )
+        inputs(
+            layout.ADAPTER,
+            model=RERUNS.model,
+            compressed=RERUNS.compression,
+            corpus=RERUNS.training_text,
+            family=RERUNS.family,
+            calibration_text=RERUNS.repair_text,
         ),
     output:
         record=layout.ADAPTER.pattern,

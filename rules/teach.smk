@@ -1,11 +1,9 @@
 # Models and checkpoints whose knowledge is known (grid truth): made where others are fetched.
 rule teach_model:
     input:
-        unpack(
-            inputs(
-                layout.MODEL,
-                base=RERUNS.base_of_model,
-            )
+        inputs(
+            layout.MODEL,
+            base=RERUNS.base_of_model,
         ),
     output:
         manifest=layout.MODEL.pattern,
@@ -30,11 +28,9 @@ rule teach_model:
 
 rule teach_checkpoint:
     input:
-        unpack(
-            inputs(
-                layout.CHECKPOINT,
-                base=RERUNS.base_of_checkpoint,
-            )
+        inputs(
+            layout.CHECKPOINT,
+            base=RERUNS.base_of_checkpoint,
         ),
     output:
         manifest=layout.CHECKPOINT.pattern,

@@ -143,11 +143,11 @@ def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
     for result in sorted(older, key=order):
         groups.setdefault((result.new, result.kind), []).append(result)
     cells = sorted(_finished_cells(plan, grid, older), key=order)
-    ranks = {result.artefact.rule: place for place, result in reversed([*enumerate(older)])}
+    rules = list(dict.fromkeys(result.artefact.rule for result in older))  # in the workflow's order
     samples = [
         result for results in groups.values() for result in _spread(results, plan.config.adopt.samples)
     ]
-    samples.sort(key=lambda result: ranks[result.artefact.rule])  # in the workflow's order
+    samples.sort(key=lambda result: rules.index(result.artefact.rule))
     return [Remade(result, _shown(plan, result, cells)) for result in samples]
 
 
