@@ -81,21 +81,32 @@ def test_packed_scores_beyond_the_window_are_those_of_each_sequence_alone(family
             assert score == pytest.approx(reference(model, prompt, sequence), abs=2e-4)
 
 
-@pytest.mark.parametrize("prompt", [None, 0, 1])
+@pytest.mark.parametrize("prompts", [None, [1, 1, 1, 1], [0, 1, 1, 0]])
 @pytest.mark.parametrize("family", MODELS)
-def test_generations_that_outgrow_the_window_are_those_of_whole_passes(family, prompt):
+def test_generations_that_outgrow_the_window_are_those_of_whole_passes(family, prompts):
+    """Behind no prompt, a prompt, and prompts of different length in one batch."""
     model = MODELS[family]()
     contexts = [list(tokens(count, count)) for count in (2, 5, 9, 30)]
-    bank = None if prompt is None else make_bank(model, [PROMPTS[prompt]])
+    bank = None if prompts is None else make_bank(model, PROMPTS)
     ends = Decoding(12, set(), lambda row: len(row) >= 12 or row[-1] % 7 == 0)  # rows stop at different steps
-    found = [row for _, row in sorted(generate_greedy(model, contexts, ends, 100, bank, rows=2))]
-    for context, row in zip(contexts, found, strict=True):
+    found = [row for _, row in sorted(generate_greedy(model, contexts, ends, 100, bank, prompts, rows=2))]
+    for n, (context, row) in enumerate(zip(contexts, found, strict=True)):
         text = list(context)
         for token in row.tokens:
-            embeddings = torch.empty(0, 32) if prompt is None else PROMPTS[prompt]
+            embeddings = torch.empty(0, 32) if prompts is None else PROMPTS[prompts[n]]
             assert int(prepended(model, embeddings, text)[-1].argmax()) == token
             text.append(token)
     assert max(len(row.tokens) for row in found) > 6
+
+
+def test_prompts_of_a_bank_share_the_passes_of_generation():
+    model, passes = MODELS["mistral"](), []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    contexts, ends = [[3, 4], [5, 6, 7], [8], [9, 10]], Decoding(8, set(), lambda _: False)
+    bank = make_bank(model, PROMPTS)
+    passes.clear()
+    assert len(list(generate_greedy(model, contexts, ends, 100, bank, [0, 1, 0, 1]))) == 4
+    assert len(passes) == 2 + 7  # a prompt's contexts are read together, and give their first tokens
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mistral"])

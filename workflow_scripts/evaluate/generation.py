@@ -75,20 +75,26 @@ def generate_greedy(
     decoding: Decoding,
     row_tokens: int,
     bank: PromptBank | None = None,
-    prompt: int = 0,
+    prompts: list[int] | None = None,
     rows: int | None = None,
 ) -> Iterator[tuple[int, Generated]]:
-    """Continue each context greedily as `decoding` says, behind the bank's prompt `prompt`.
+    """Continue each context greedily as `decoding` says, behind its prompt of the bank (None: the first one).
 
     Yields (index of the context, its continuation) as they end. At most `rows` of them are in work at a time (None:
-    all); a context is read as soon as rows that have ended leave it room. An end token is kept: not every one is
-    special, and the harness keeps it. row_tokens: context tokens per forward pass.
+    all); a context is read as soon as rows that have ended leave it room. Each prompt's contexts are read in passes of
+    their own, and all continue in the same ones. An end token is kept: not every one is special, and the harness keeps
+    it. row_tokens: context tokens per forward pass.
     """
-    prefix = bank.prefixes[prompt].length if bank is not None else 0
+    prompts = prompts or [0] * len(contexts)
+    prefixes = [bank.prefixes[prompt].length if bank is not None else 0 for prompt in prompts]
     most = rows if rows is not None and rows < len(contexts) else SHARES * len(contexts)
-    groups = [[(n, Sequence(tuple(context), tuple(context)))] for n, context in enumerate(contexts)]
-    unread = pack_rows(groups, row_tokens, max(1, most // SHARES))[::-1]
-    batch = Batch(model, min(most, len(contexts)), prefix + max(map(len, contexts)) + decoding.new_tokens - 1)
+    groups: dict[int, list] = {}
+    for n, (prompt, context) in enumerate(zip(prompts, contexts, strict=True)):
+        groups.setdefault(prompt, []).append([(n, Sequence(tuple(context), tuple(context)))])
+    read = (pack_rows(group, row_tokens, max(1, most // SHARES)) for group in groups.values())
+    unread = [row for packed in read for row in packed][::-1]
+    longest = max(prefix + len(context) for prefix, context in zip(prefixes, contexts, strict=True))
+    batch = Batch(model, min(most, len(contexts)), longest + decoding.new_tokens - 1)
     found = [Generated([], False) for _ in contexts]
 
     def ended(member: int, token: int) -> bool:
@@ -100,10 +106,11 @@ def generate_greedy(
     while unread or batch.members:
         if unread and len(batch.members) + len(unread[-1].members) <= most:
             row = unread.pop()
+            members, paths = row.members, {}
+            prompt, prefix = prompts[members[0]], prefixes[members[0]]
             cache = bank.cache(prompt, 1, 1 + max(row.depths)) if bank is not None else DynamicCache()
             # every node of a context is in `scored`, as all of its tokens are targets
             last = torch.tensor([path[-1] for path in row.scored], device=model.device)
-            members, paths = row.members, {}
             logits = run_row(model, row, last, bank, prompt, cache)
             chosen = decoding.choose(logits, (contexts[member] for member in members))
             for k, (member, token) in enumerate(zip(members, chosen, strict=True)):

@@ -8,7 +8,7 @@ have rounds of their own, each after an untimed call of every variant. Variants:
   prompt_cached     the same prompt from cached keys and values: what this pipeline evaluates with
   prefix            trained keys and values in the cache (as cheap as prompt_cached, by construction)
   idp               two cached prompts, scoring and selection included; one pass over all rows if they all choose one
-  idp_mixed         the same, but each prompt is made to serve as many rows, in a pass of its own
+  idp_mixed         the same, but each prompt is made to serve as many rows: a prefill for each, then all rows together
   concat            both prompts, one after the other, cached
   lora              two more matrix products per adapted linear
   lora_merged       the product added to the weight: the plain model again
@@ -21,7 +21,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -29,18 +30,53 @@ from typing import cast
 import torch
 from peft import PeftModel
 from peft.utils import load_peft_weights
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.evaluate.forward import head_at
 from workflow_scripts.recover.adapters import attach, create, save
 from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.lora import merge
-from workflow_scripts.recover.prompt_bank import PromptBank
+from workflow_scripts.recover.prompt_bank import PromptBank, keys_values
 
 LOW_RANK = ("lora", "eora")  # kinds that are two more matrix products
 PIECES = (16, 96)  # number and tokens of an IDP's text
-State = tuple[DynamicCache, torch.Tensor, int]  # of a prefill: cache, next tokens (batch, 1), their position
 COVERAGE = 0.95  # of an interval of a median, where the rounds suffice
+
+
+@dataclass
+class State:
+    """Of a prefill: its cache; the next tokens (batch, 1) and their positions (batch, 1); which of the cache's columns
+    (batch, columns) each row has, None if it has all."""
+
+    cache: DynamicCache
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+def merged(states: list[State]) -> State:
+    """The rows of all states in one: empty columns stand before the keys and values of shorter ones."""
+    if len(states) == 1:
+        return states[0]
+    read = [keys_values(state.cache) for state in states]
+    lengths = [layers[0][0].shape[2] for layers in read]
+    missing = [max(lengths) - length for length in lengths]
+
+    def stacked(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([pad(part, (0, 0, more, 0)) for part, more in zip(parts, missing, strict=True)])
+
+    layers = [
+        (stacked(keys for keys, _ in parts), stacked(values for _, values in parts)) for parts in zip(*read)
+    ]
+    masks = [
+        pad(torch.ones_like(state.tokens).expand(-1, length), (more, 0))
+        for state, length, more in zip(states, lengths, missing, strict=True)
+    ]
+    tokens, positions = (
+        torch.cat([getattr(state, name) for state in states]) for name in ("tokens", "positions")
+    )
+    return State(DynamicCache(layers), tokens, positions, torch.cat(masks))
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -116,13 +152,15 @@ class Prefill:
         self.ids, self.contexts = ids.to(model.device), ids.tolist()
 
     @torch.inference_mode()
-    def __call__(self) -> list[State]:
-        """(cache, next tokens (batch, 1), next position) after the prefill; IDP serves each prompt's rows in turn."""
+    def __call__(self) -> State:
+        """The state after the prefill; IDP serves each prompt's rows in turn."""
         chosen = self.choose()
-        return [
-            self._run(index, self.ids[[row for row, c in enumerate(chosen) if c == index]])
-            for index in sorted(set(chosen))
-        ]
+        return merged(
+            [
+                self._run(index, self.ids[[row for row, c in enumerate(chosen) if c == index]])
+                for index in sorted(set(chosen))
+            ]
+        )
 
     def choose(self) -> list[int]:
         """The prompt of each row."""
@@ -160,18 +198,25 @@ class Prefill:
         last = torch.arange(len(ids), device=ids.device) * length + length - 1
         with head_at(self.model, last):
             output = self.model(**arguments, use_cache=True)
-        return output.past_key_values, output.logits[0].argmax(-1, keepdim=True), start
+        tokens = output.logits[0].argmax(-1, keepdim=True)
+        return State(output.past_key_values, tokens, torch.full_like(tokens, start))
 
     @torch.inference_mode()
-    def generate(self, state: list[State], tokens: int) -> None:
-        """`tokens` greedy steps from a prefill's state, which they use up."""
-        for cache, token, start in state:
-            for step in range(tokens):
-                positions = torch.full_like(token, start + step)
-                output = self.model(
-                    input_ids=token, position_ids=positions, past_key_values=cache, use_cache=True
-                )
-                token = output.logits[:, -1].argmax(-1, keepdim=True)
+    def generate(self, state: State, count: int) -> torch.Tensor:
+        """`count` greedy steps from a prefill's state, which they use up; the tokens (batch, 1 + count)."""
+        tokens, mask = [state.tokens], state.mask
+        for step in range(count):
+            if mask is not None:
+                mask = pad(mask, (0, 1), value=1)
+            output = self.model(
+                input_ids=tokens[-1],
+                position_ids=state.positions + step,
+                past_key_values=state.cache,
+                attention_mask=mask,
+                use_cache=True,
+            )
+            tokens.append(output.logits[:, -1].argmax(-1, keepdim=True))
+        return torch.cat(tokens, 1)
 
 
 def variants(
@@ -226,8 +271,8 @@ def variants(
     return made
 
 
-def _steps(prefill: Prefill, tokens: int, state: list[State]) -> None:
-    prefill.generate(state, tokens)
+def _steps(prefill: Prefill, count: int, state: State) -> None:
+    prefill.generate(state, count)
 
 
 def measure(

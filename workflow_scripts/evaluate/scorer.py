@@ -180,26 +180,26 @@ class Scorer(DocumentScorer, LM):
         equal = defaultdict(list)  # prompt, settings and context -> the requests that have them
         for i, (settings, context) in enumerate(entries):
             equal[prompts[i], settings, tuple(context)].append(i)
-        waiting = sorted(equal, key=lambda job: (job[0], job[1], -len(job[2])))
+        waiting = sorted(equal, key=lambda job: (job[1], -len(job[2]), job[0]))
         for done, rows, jobs in self._portions(waiting):
             if all(i in texts for job in jobs for i in equal[job]):
                 continue
-            prompt, (until, cap, penalty), _ = jobs[0]
+            until, cap, penalty = jobs[0][1]
 
             def stops(tokens: list[int], until: tuple[str, ...] = until) -> bool:
                 # special tokens count: `<|im_end|>` is a stop of many tasks
                 text = self.tokenizer.decode(tokens, skip_special_tokens=False)
                 return any(stop in text for stop in until if stop)
 
-            contexts = [list(context) for _, _, context in jobs]
+            contexts, chosen = [list(context) for _, _, context in jobs], [prompt for prompt, _, _ in jobs]
             decoding = Decoding(cap, self._end_tokens(), stops, penalty)
             with self._running():
                 for k, row in generate_greedy(
-                    self.model, contexts, decoding, self._row_tokens, self.bank, prompt, rows
+                    self.model, contexts, decoding, self._row_tokens, self.bank, chosen, rows
                 ):
                     text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
                     text = postprocess_generated_text(text, list(until), think_end_token=None)
-                    answer = {"text": text, "stopped": row.stopped, "prompt": prompt}
+                    answer = {"text": text, "stopped": row.stopped, "prompt": chosen[k]}
                     for i in equal[jobs[k]]:
                         if i not in texts:
                             self._remember(keys[i], answer)
@@ -233,20 +233,21 @@ class Scorer(DocumentScorer, LM):
         return {self.eot_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
 
     def _portions(self, waiting: list) -> Iterator[tuple[int, int, list]]:
-        """Portions of equal prompt and settings out of (prompt, settings, context): (number up to its end, rows that
-        its batch has room for, the portion).
+        """Portions of equal settings out of (prompt, settings, context): (number up to its end, rows that its batch has
+        room for, the portion).
 
         A continued run generates an unfinished portion as a whole: batches are those of an uninterrupted run.
         """
+        prefix = max((prefix.length for prefix in self.bank.prefixes), default=0) if self.bank else 0
         start = 0
         while start < len(waiting):
-            prompt, (_, cap, _), longest = waiting[start]  # the longest context comes first
-            columns = len(longest) + cap  # of a row's keys and values, its prompt's among them
-            if self.bank is not None:
-                columns += self.bank.prefixes[prompt].length
+            _, settings, longest = waiting[start]  # the longest context comes first
+            columns = (
+                prefix + len(longest) + settings[1]
+            )  # of a row's keys and values, its prompt's among them
             rows = max(1, self._generation_tokens // columns)
             most, end = start + PORTION * rows, start + 1
-            while end < min(most, len(waiting)) and waiting[end][:2] == waiting[start][:2]:
+            while end < min(most, len(waiting)) and waiting[end][1] == settings:
                 end += 1
             yield end, rows, waiting[start:end]
             start = end

@@ -1,12 +1,13 @@
 """How latency is measured: order of the calls, warm-ups, pairs within rounds, and what its intervals cover."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from tests.tiny_models import tiny_llama
+from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama
 from tests.tiny_settings import LORA
 from workflow_scripts.evaluate import latency
 from workflow_scripts.files.artifacts import SCHEMAS
@@ -116,14 +117,30 @@ def test_a_prefill_ends_in_the_greedy_token_of_its_last_position(kind):
         bank,
         embeddings=prompt if kind == "embeddings" else None,
     )
-    ((_, token, start),) = prefill()
+    state = prefill()
     embedded = model.get_input_embeddings()(prefill.ids)
     if kind != "text":
         embedded = torch.cat([prompt.expand(3, -1, -1), embedded], dim=1)
     with torch.no_grad():
         expected = model(inputs_embeds=embedded).logits[:, -1].argmax(-1, keepdim=True)
-    assert torch.equal(token, expected) and len(expected.unique()) > 1
-    assert start == embedded.shape[1]
+    assert torch.equal(state.tokens, expected) and len(expected.unique()) > 1
+    assert set(state.positions.flatten().tolist()) == {embedded.shape[1]} and state.mask is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_prompts_of_different_length_continue_in_one_pass_as_alone(family):
+    model, draw = FAMILIES[family](), torch.Generator().manual_seed(0)
+    prefixes = [Prefix(str(n), *encode(model, torch.randn(n, 32, generator=draw))) for n in (5, 9)]
+    ids = torch.randint(VOCABULARY, (4, 7), generator=draw)
+    selector = SimpleNamespace(select=lambda contexts: (torch.tensor([0] * len(contexts)),))
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    together = latency.Prefill(model, ids, PromptBank(prefixes), selector, mixed=True)
+    found = together.generate(together(), 6)
+    assert len(passes) == 2 + 6 and found.shape == (4, 7)
+    for prompt, prefix in enumerate(prefixes):  # the rows of the first prompt come first
+        alone = latency.Prefill(model, ids[prompt::2], PromptBank([prefix]))
+        assert torch.equal(found[2 * prompt :][:2], alone.generate(alone(), 6))
 
 
 @pytest.mark.parametrize("choice", [{"calibrated": True}, {"score": "learned"}])
