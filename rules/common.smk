@@ -102,6 +102,11 @@ wildcard_constraints:
     seed=layout.NUMBER,
 
 
+def shown(made, **how):
+    """The output file `made`, which the report shows unless it has nothing of the grid to show."""
+    return made.pattern if made.name in PLAN.config.unshown else report(made.pattern, **how)
+
+
 # ---- inputs and parameters: plan/reruns.py decides
 
 

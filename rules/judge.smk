@@ -72,8 +72,8 @@ rule audit_paper:
         verdict=rolled_up(layout.VERDICT),
     output:
         layout.AUDIT.pattern,
-        html=report(
-            layout.AUDIT_PAGE.pattern,
+        html=shown(
+            layout.AUDIT_PAGE,
             caption="../reports/captions/audit.rst",
             category="Paper audit",
             labels={"page": "The paper's statements, recomputed"},

@@ -51,8 +51,8 @@ for figure in layout.FIGURES:
             similarities=similarities if figure == "figure5" else [],
             latencies=latencies if figure in ("latency", "pareto") else [],
         output:
-            report(
-                layout.figure(figure).pattern,
+            shown(
+                layout.figure(figure),
                 caption=f"../reports/captions/{figure}.rst",
                 category="Figures",
                 labels={"figure": figure},

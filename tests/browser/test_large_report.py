@@ -22,6 +22,7 @@ from workflow_scripts.plan.config import files, load, read, write_complete
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.data import MeasuredFiles
 from workflow_scripts.report.figures import FIGURES
+from workflow_scripts.report.svg import notes_of
 
 GRID = "paper"
 ITEMS = {  # of the harness's tasks
@@ -148,6 +149,14 @@ def test_every_page_of_the_report_opens_whatever_its_size(report, folder):
         report.wait_for(f"document.title === {title!r} && document.readyState === 'complete'", inside=True)
     assert [url for url in report.requests if not url.startswith(("file:", "data:", "blob:"))] == []
     assert report.errors == []
+
+
+def test_the_menu_has_the_figures_that_show_something(report, folder):
+    figures = (folder / "results" / GRID / "figures").glob("*.svg")
+    drawn = {figure.stem for figure in figures if notes_of(figure) is not None}
+    assert "figure4" in drawn and not {"latency", "training"} & drawn  # none was measured
+    listed = report.js("Object.keys(results).filter(path => path.endsWith('.svg'))")
+    assert {Path(path).stem for path in listed} == drawn
 
 
 def test_the_whole_page_is_one_click_from_the_verdict_and_shows_every_task(report):

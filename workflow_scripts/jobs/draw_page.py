@@ -43,6 +43,7 @@ def main(
     cells: list[str], catalogue: dict, made: Made, measured: MeasuredFiles, plan: Planned, output: str
 ) -> None:
     """cells: paths of all cells that the grid plans; catalogue: {methods, compressors, tasks} that it uses."""
+    whole = Plan(load(plan.config)) if plan.config else None
     data = PageData(
         read_grid(made.verdict, catalogue, measured, plan.planned),
         read_table(made.ledger),
@@ -51,8 +52,9 @@ def main(
         figures={Path(figure).stem: Path(figure) for figure in made.figures},
         description=plan.description,
         blocks=plan.blocks,
-        forecast=foreseen(Plan(load(plan.config)), plan.grid) if plan.config else None,
+        forecast=foreseen(whole, plan.grid) if whole else None,
         adopted=plan.adopted,
+        expected=whole.grid(plan.grid).expected if whole else None,
     )
     with atomic_path(output) as temporary:
         temporary.write_text(build_page(data), encoding="utf-8")

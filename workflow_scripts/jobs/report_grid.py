@@ -7,11 +7,11 @@ that cell, and each grid's report belongs into its own folder.
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import sha256_file, write_json
+from workflow_scripts.files.artifacts import read_json, sha256_file, write_json
 from workflow_scripts.files.job import run
 from workflow_scripts.files.work_folders import clear_work, work_folder
+from workflow_scripts.plan import layout
 from workflow_scripts.plan.digests import unchanged
-from workflow_scripts.plan.layout import SEALED
 from workflow_scripts.report.snakemake_report import write_report
 from workflow_scripts.report.svg import notes_of
 
@@ -38,8 +38,9 @@ def main(
         config = config | {"grid": results.name, "blocks": None}
     counted = [file for file in contents.counted if Path(file).exists()]
     evaluations = [file for file in counted if file in contents.cells]
-    targets = [*evaluations, *filter(_shows_something, contents.inputs)]
-    write_report(targets, config, work_folder(output), Path(output))
+    unshown = [str(Path(file).relative_to(results)) for file in contents.inputs if not shows_something(file)]
+    shown = config | {"unshown": unshown}
+    write_report([*evaluations, *contents.inputs], shown, work_folder(output), Path(output))
     hashes = {file: sha256_file(file) for file in counted}
     roll_ups = {file: sha256_file(file) for file in _roll_ups(results)}
     made_from = {"recipe": recipe, "recipes": recipes, "files": hashes, "roll_ups": roll_ups}
@@ -49,12 +50,16 @@ def main(
 
 def _roll_ups(results: Path) -> list[str]:
     """The grid's roll-ups that are there, in every format, and the report."""
-    files = (results.parents[1] / file.path(results.name) for file in SEALED)
+    files = (results.parents[1] / file.path(results.name) for file in layout.SEALED)
     return [str(file) for file in files if file.exists()]
 
 
-def _shows_something(file: str) -> bool:
-    return not file.endswith(".svg") or notes_of(Path(file)) is not None
+def shows_something(file: str) -> bool:
+    """Whether a page or figure speaks of the grid: a figure has its data, the audit a cell that the paper prints."""
+    path = Path(file)
+    if path.name == layout.AUDIT_PAGE.name:
+        return bool(read_json(path.with_name(layout.AUDIT.name), schema="audit")["cells"])
+    return path.suffix != ".svg" or notes_of(path) is not None
 
 
 if __name__ == "__main__":

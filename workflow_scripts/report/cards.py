@@ -1,5 +1,6 @@
 """Cards: one per verdict, its sentences and numbers ready to be shown on the report's first view and on the page."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from workflow_scripts.judge.verdict import LABELS
@@ -16,12 +17,17 @@ from workflow_scripts.report.summary import (
 )
 
 
-def cards(groups: list[dict], verdict: dict) -> list[dict[str, Any]]:
-    """One card per judged group: word, meaning, support of each label, numbers, cautions, and the other metrics."""
-    return [_card(group, verdict) for group in groups]
+def cards(
+    groups: list[dict], verdict: dict, expected: Mapping[str, Mapping[str, str]] | None = None
+) -> list[dict[str, Any]]:
+    """One card per judged group: word, meaning, support of each label, numbers, cautions, and the other metrics.
+
+    expected: compressor -> corpus -> the label that was expected before the run, of a grid of known truth.
+    """
+    return [_card(group, verdict, expected or {}) for group in groups]
 
 
-def _card(group: dict, whole: dict) -> dict[str, Any]:
+def _card(group: dict, whole: dict, expected: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     name, pair = whole["metric"], whole["pair"]
     metric, (factor, digits, of) = group["metrics"][name], scale(name)
     verdict = metric["verdict"]
@@ -34,6 +40,7 @@ def _card(group: dict, whole: dict) -> dict[str, Any]:
         "word": word,
         "shown": spoken(word) + (", of one copy" if verdict["of_one_copy"] else ""),
         "meaning": _capital(verdict["meaning"].removeprefix(f"{word}: ")),  # the word stands before it
+        "expected": expected.get(group["compressor"], {}).get(group["corpus"]),
         "basis": basis(metric, "") + in_chat(whole, group["model"]),
         "support": _support(verdict),
         "reason": verdict["reason"],

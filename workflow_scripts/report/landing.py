@@ -1,32 +1,35 @@
 """The report's first view: the verdict as cards, the headline figure, and the way from there to the whole page."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.judge.verdict import INFERENCE_LIMITS
+from workflow_scripts.judge.results import unique
+from workflow_scripts.judge.verdict import INFERENCE_LIMITS, LABELS, MEANING
 from workflow_scripts.report.cards import cards
 from workflow_scripts.report.rendering import TEMPLATES, environment
 from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
 from workflow_scripts.report.svg import image
+from workflow_scripts.report.truth import rows, total
 
 HEADLINE = "figure4"  # the figure beside the verdicts
 LINE = 9_000  # characters: docutils refuses lines above 10,000
 SHOWN = "Average accuracy against the parameters that"
 
 
-def landing(verdict: dict, description: str, figure: Path | None, page: str) -> str:
+def landing(verdict: dict, settings: dict, figure: Path | None, page: str) -> str:
     """HTML without blank or long lines, as reStructuredText's `raw` needs it; a browser joins the figure's pieces.
 
-    description: the grid's; figure: the headline's SVG; page: the whole page's path, as Snakemake's report lists it.
+    settings: the grid's; figure: the headline's SVG; page: the whole page's path, as Snakemake's report lists it.
     """
     html = (
         environment()
         .get_template("landing.html.j2")
         .render(
             grid=verdict["grid"],
-            introduction=introduction(verdict, description),
-            first=first_view(verdict, figure),
+            introduction=introduction(verdict, settings["description"]),
+            first=first_view(verdict, figure, settings.get("expected")),
             page=page,
         )
     )
@@ -61,21 +64,43 @@ def introduction(verdict: dict, description: str) -> dict[str, Any]:
     }
 
 
-def first_view(verdict: dict, figure: Path | None) -> dict[str, Any]:
-    """Cards, headline figure, and what the intervals cover."""
+def first_view(
+    verdict: dict, figure: Path | None, expected: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Any]:
+    """Cards, headline figure, and what the intervals cover; expected: labels named before the run, if any were."""
     groups = judged(verdict)
     return {
-        "cards": cards(groups, verdict),
+        "cards": cards(groups, verdict, expected),
+        "truth": total(rows(verdict, expected)) if expected else "",
+        "meanings": {label: MEANING[label].rpartition(": ")[2] for label in LABELS},
         "unjudged": unjudged(verdict) if groups else [],
         "covered": covered(groups, verdict["metric"]) if groups else "",
         "limits": INFERENCE_LIMITS,
-        "headline": figure and _headline(figure),
+        "headline": figure and _headline(figure, groups, verdict["metric"]),
     }
 
 
-def _headline(figure: Path) -> dict[str, str]:
+def _headline(figure: Path, groups: list[dict], metric: str) -> dict[str, str]:
     return {
         "source": image(figure),
         "alt": f"{SHOWN} each method adds, with 95 percent intervals; the tables hold the numbers.",
-        "caption": f"{SHOWN} a method adds.",
+        "caption": " ".join([f"{SHOWN} a method adds.", *apart(groups, metric)]),
     }
+
+
+def apart(groups: list[dict], metric: str) -> list[str]:
+    """Sentences on how the figure's average differs from the cards' numbers: in its tasks, or in the metric."""
+    if metric != "accuracy":
+        return [f"The cards' numbers are {NAMES[metric]}."] if groups else []
+    counts = unique(
+        (len(group["metrics"]["accuracy_all_tasks"]["items"]), len(group["metrics"]["accuracy"]["items"]))
+        for group in groups
+    )
+    if all(every == judged_by for every, judged_by in counts):
+        return []
+    every, judged_by = (
+        " or ".join(str(count) for count in unique(side)) for side in zip(*counts, strict=True)
+    )
+    return [
+        f"It averages all {every} tasks, the cards the {judged_by} that the dense model answers above chance."
+    ]

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ EXPLAINED = {  # above the page's tables
     "bits per byte count bits saved; all are means over the informative tasks.",
     "gains": "The gain of every method. Gain (g): beyond no recovery, on the same compressed copies. Dense gain (h): "
     "the same on the dense model. Brought back: R = g - max(0, h). Left: L - R. Recovery: R over L, undefined if the "
-    "interval of the loss holds 0. Could find: the smallest gain (or R) that this sample finds with 80 % power.",
+    "interval of the loss holds 0. Detectable: the smallest gain (or R) that this sample finds with 80 % power.",
     "lost": "Lost items that come back. For two copies k and k': of the items that the dense model has right and copy "
     "k' has wrong, the share that copy k has right with the method (back), and without it (by chance). rho is their "
     "difference, pooled over all pairs of copies, so that an item is never called lost and found by the same noise. "
@@ -77,7 +78,7 @@ class PageData:
 
     evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line;
     blocks: {counted, left_out} by name; forecast: the expected cost of the grid; adopted: equivalences of code
-    (plan/adopted.py).
+    (plan/adopted.py); expected: compressor -> corpus -> the label that was expected before the run.
     """
 
     grid: GridData
@@ -89,6 +90,7 @@ class PageData:
     blocks: dict[str, list[str]] | None = None
     forecast: Forecast | None = None
     adopted: list[dict] = field(default_factory=list)
+    expected: Mapping[str, Mapping[str, str]] | None = None
 
 
 def build_page(data: PageData) -> str:
@@ -132,12 +134,15 @@ def _verdict(data: PageData) -> dict[str, Any]:
     verdict = data.grid.verdict
     groups = judged(verdict)
     verdicts = [metric["verdict"] for g in groups for metric in g["metrics"].values() if "verdict" in metric]
+    parts = [part for row in verdicts for part in (row.get("components") or {}).values() if part]
     return {
         "grid": data.grid.results.grid,
         "introduction": introduction(verdict, data.description) | _planned(data),
-        "first": first_view(verdict, data.figures.get(HEADLINE)),
+        "first": first_view(verdict, data.figures.get(HEADLINE), data.expected),
         "judged": groups,
-        "varied": any(part for row in verdicts for part in (row.get("components") or {}).values()),
+        "varied": any(
+            part["replicates"] is not None for part in parts
+        ),  # one copy shows no variance between copies
         "lost_items": verdict["lost_items"],
         "told": verdict["parts"],
         "explained": EXPLAINED,
@@ -154,7 +159,9 @@ def _planned(data: PageData) -> dict[str, str]:
     counted = ""
     if blocks.get("left_out"):
         word = "block" if len(blocks["counted"]) == 1 else "blocks"
-        counted = f"Counted: {word} {', '.join(blocks['counted'])}; not {', '.join(blocks['left_out'])}."
+        counted = (
+            f"Counted: {word} {', '.join(blocks['counted'])}; left out: {', '.join(blocks['left_out'])}."
+        )
     return {"counted": counted, "not_run": " ".join(_shortcomings(not_run, data.forecast))}
 
 

@@ -60,6 +60,7 @@ def environment() -> jinja2.Environment:
         "plain": plain,
         "place": place,
         "spoken": spoken,
+        "measure": measure,
         "scale": scale,
         "estimate": estimate,
     }
@@ -84,6 +85,11 @@ def place(group: dict) -> str:
 def spoken(word: str) -> str:
     """A name as text: `no_loss` is "no loss"."""
     return word.replace("_", " ")
+
+
+def measure(metric: str) -> str:
+    """A metric with the unit of its differences: "choice loglik (nats)"."""
+    return f"{spoken(metric)} ({scale(metric)[2]})"
 
 
 def signed_interval(estimate: dict, digits: int = 2) -> str:

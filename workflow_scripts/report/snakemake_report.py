@@ -60,7 +60,7 @@ def _with_verdict(config: dict, results: Path) -> dict:
     figure = results / layout.figure(HEADLINE).name
     html = landing(
         read_json(results / layout.VERDICT.name, schema="verdict"),
-        settings["description"],
+        settings,
         figure if figure.exists() else None,
         layout.PAGE.path(grid),
     )

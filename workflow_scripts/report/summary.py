@@ -85,11 +85,20 @@ def headline(verdict: dict) -> str:
 
 
 def basis(metric: dict, kind: str = "informative ") -> str:
-    """ "1,200 items of 6 informative tasks, 5 replicates"."""
-    items, replicates = metric["items"], metric["verdict"]["replicates"]
+    """ "1,200 items of 6 informative tasks, 5 compressed copies"."""
+    items, verdict = metric["items"], metric["verdict"]
     tasks = f"{len(items)} {kind}{'task' if len(items) == 1 else 'tasks'}"
-    copies = f"{replicates} {'replicate' if replicates == 1 else 'replicates'}"
-    return f"{sum(items.values()):,} items of {tasks}, {copies}"
+    return f"{sum(items.values()):,} items of {tasks}, {_copies(verdict)}"
+
+
+def _copies(verdict: dict) -> str:
+    """The replicates of a verdict by what differs between them: compressed copies, or trainings on one copy."""
+    replicates = verdict["replicates"]
+    if replicates == 1:
+        return "1 compressed copy"
+    if ONE_COPY in verdict["limits"]:
+        return f"{replicates} trainings of 1 compressed copy"
+    return f"{replicates} compressed copies"
 
 
 def in_chat(verdict: dict, model: str) -> str:

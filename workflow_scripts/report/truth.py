@@ -56,9 +56,11 @@ def to_markdown(found: list[ExpectedVerdict]) -> str:
         words = [word.replace("_", " ") for word in (row.expected, row.found)]
         support = "" if row.support is None else f"{100 * row.support:.1f} %"
         lines.append(pipe([row.compressor, row.corpus, *words, support, outcome(row), row.reason]))
+    return "\n".join([*lines, "", total(found)])
+
+
+def total(found: list[ExpectedVerdict]) -> str:
+    """The count of verdicts that are as expected and of those that say another word."""
     counts = [outcome(row) for row in found]
-    wrong = counts.count("differs")
-    total = (
-        f"{counts.count('as expected')} of {len(found)} verdicts are as expected, {wrong} say another word."
-    )
-    return "\n".join([*lines, "", total])
+    same, other = counts.count("as expected"), counts.count("differs")
+    return f"{same} of {len(found)} verdicts are as expected, {other} {'says' if other == 1 else 'say'} another word."

@@ -44,7 +44,7 @@ def test_the_table_counts_what_is_as_expected_and_what_is_another_word():
     lines = table.splitlines()
     assert lines[2] == "| locked | text | no loss | no loss | 99.8 % | as expected | no loss 99.8 % |"
     assert "| undecided | 99.8 % | undecided |" in lines[3] and "| both |  | differs |" in lines[4]
-    assert lines[-1] == "1 of 3 verdicts are as expected, 1 say another word."
+    assert lines[-1] == "1 of 3 verdicts are as expected, 1 says another word."
 
 
 def test_the_command_reads_the_grid_s_expectations_and_verdict(tmp_path, monkeypatch, capsys):

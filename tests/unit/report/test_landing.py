@@ -8,7 +8,8 @@ from docutils.core import publish_parts
 from tests.unit.synthetic_results import data_of, study, write_grid
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.judge.results import read_results
-from workflow_scripts.report.landing import landing, style, with_frames
+from workflow_scripts.judge.verdict import LABELS
+from workflow_scripts.report.landing import apart, landing, style, with_frames
 
 HOSTILE = "</script><script>window.hacked=1</script>"
 
@@ -20,15 +21,43 @@ def view(tmp_path_factory):
     figure = folder / "figure4.svg"
     figure.write_text(f"<svg>{'x' * 50_000}</svg>")
     results = read_results(write_grid(folder, truth, 12))
-    return landing(data_of(results, 60).verdict, HOSTILE, figure, "results/synthetic/overview.html")
+    settings = {"description": HOSTILE, "expected": {"gptq-w3": {"wikipedia": "no_loss"}}}
+    return landing(data_of(results, 60).verdict, settings, figure, "results/synthetic/overview.html")
 
 
 def test_a_card_for_each_verdict_the_figure_and_a_link_to_the_whole_page(view):
     places = re.findall('<p class="place"><span>(.*?)</span> <span>(.*?)</span>', view)
     assert [place for place, _ in places] == ["m · gptq-w3 · wikipedia", "m · sparsegpt-50 · wikipedia"]
-    assert all(re.fullmatch(r"\d+ items of \d tasks, 1 replicate", basis) for _, basis in places)
+    assert all(re.fullmatch(r"\d+ items of \d tasks, 1 compressed copy", basis) for _, basis in places)
     assert view.count("Lost by compression: L = ") == 2 and view.count("brought back R") == 2
     assert 'data-page="results/synthetic/overview.html"' in view and view.count("<img") == 1
+
+
+def test_the_view_says_what_its_words_and_letters_mean(view):
+    said = "<code>idp-50-100</code> redirects the input, <code>lora-r4</code> adds trained parameters."
+    assert said in view and "<strong>Displaced</strong>: the first" in view
+    key = view.partition("How to read the cards")[2].partition("</details>")[0]
+    assert all(f"<strong>{label.replace('_', ' ')}</strong>: " in key for label in LABELS)
+    assert "R = g − max(0, h)" in key and ": :" not in key
+
+
+def test_labels_that_were_expected_stand_beside_the_verdicts_and_are_counted(view):
+    assert view.count("Expected before the run: ") == 1 and "<strong>no loss</strong>.</p>" in view
+    assert re.search("[01] of 1 verdicts are as expected, [01] says? another word[.]", view)
+
+
+def test_the_caption_says_how_the_figures_average_differs_from_the_cards():
+    def group(every: int, judged: int) -> dict:
+        counts = {"accuracy_all_tasks": every, "accuracy": judged}
+        return {"metrics": {name: {"items": dict.fromkeys(range(n), 9)} for name, n in counts.items()}}
+
+    assert apart([group(9, 9)], "accuracy") == apart([], "accuracy") == []
+    said = "It averages all {} tasks, the cards the {} that the dense model answers above chance."
+    assert apart([group(9, 5), group(9, 5)], "accuracy") == [said.format(9, 5)]
+    assert apart([group(9, 5), group(9, 6)], "accuracy") == [said.format(9, "5 or 6")]
+    assert apart([group(9, 5)], "choice_loglik") == [
+        "The cards' numbers are log-likelihood among the choices."
+    ]
 
 
 def test_no_text_of_the_configuration_is_code(view):

@@ -14,7 +14,7 @@ from tests.unit.report.test_figures import SIMILARITY
 from tests.unit.synthetic_page import GAINS, analysed
 from tests.unit.synthetic_results import CATALOGUE, HOSTILE, METHODS, PAIR, PARAMETERS, study, write_grid
 from workflow_scripts.files.artifacts import read_json, write_json
-from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge
+from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge, report_grid
 from workflow_scripts.judge.judgement import Question
 from workflow_scripts.judge.verdict import MEANING
 from workflow_scripts.plan.forecast import Forecast
@@ -113,6 +113,19 @@ def test_every_planned_cell_has_the_command_that_runs_it_again(grid):
     assert grid[2].count("not run or failed") >= 1
 
 
+def test_numbers_of_the_intervals_have_units(grid):
+    gains = grid[2].split('aria-label="Gains"')[1].split("</table>")[0]
+    measures = set(re.findall('<td class="text" data-value="[a-z_]+">([a-z ]+ [(][a-z]+[)])</td>', gains))
+    units = {
+        "accuracy (points)",
+        "accuracy all tasks (points)",
+        "choice loglik (nats)",
+        "bits per byte (bits)",
+    }
+    assert measures == units
+    assert "The variance behind it" not in grid[2]  # one copy shows nothing of the variance between copies
+
+
 def test_images_have_alternative_texts_and_tables_captions(grid):
     page = grid[2]
     assert all('alt="' in tag and 'alt=""' not in tag for tag in re.findall(r"<img[^>]*>", page))
@@ -136,7 +149,7 @@ def test_planned_measurements_that_were_not_run_are_named(grid):
     assert (
         "Not run: 3 of 3 planned measurements of similarity, 1 of 2 planned measurements of latency." in first
     )
-    assert "Counted: block core; not seeds, figure-1." in first
+    assert "Counted: block core; left out: seeds, figure-1." in first
     assert pages.unmeasured({"similarity": 0, "latency": 1}, {"latency": {"a.json": {}}}) == {}
 
 
@@ -190,12 +203,14 @@ def test_a_card_says_what_its_word_means(tmp_path, word, prompt):
 
 def test_the_paper_is_audited_on_the_page_only_if_the_grid_has_a_cell_that_it_prints(grid, tmp_path):
     assert 'id="audit"' not in grid[2]
+    assert not report_grid.shows_something(str(grid[0] / "paper_audit.html"))
     truth = {("llama-7b", *cell[1:]): value for cell, value in study("m", GAINS).items()}
     monkey = pytest.MonkeyPatch()
     monkey.setattr("tests.unit.synthetic_page.LOST", ("llama-7b", "gptq-w3", "wikipedia", "prompt-50", 0))
     results, _ = analysed(tmp_path, truth=truth)
     monkey.undo()
     assert '<h2 id="audit">' in (results / "overview.html").read_text()
+    assert report_grid.shows_something(str(results / "paper_audit.html"))
 
 
 def test_the_bars_show_what_became_of_the_items_that_the_dense_model_has_right(grid):
@@ -219,7 +234,9 @@ def test_the_bars_show_what_became_of_the_items_that_the_dense_model_has_right(g
 def test_a_figure_has_one_caption_and_its_command_behind_a_button(grid):
     page = grid[2]
     assert page.count("<figcaption>") == page.count("<figure") == 2
-    figure = page[page.index('<figure><img src="data:image/svg+xml') :].partition("</figure>")[0]
+    figure = page[page.index('<figure class="drawn"><img src="data:image/svg+xml') :].partition("</figure>")[
+        0
+    ]
     assert "Scores drawn here are made up." in figure and 'alt="Prompts encoded once' in figure
     command = "snakemake results/synthetic/figures/figure3.svg"
     assert f'<details class="command"><summary>Command</summary><code>{command}' in figure
@@ -276,7 +293,7 @@ def test_long_questions_are_cut_at_their_beginning():
 def test_the_summary_names_the_verdict_and_three_numbers(grid):
     verdict = read_json(grid[0] / "verdict.json")
     text = lines(verdict)
-    assert text[0].startswith("m, gptq-w3, wikipedia: ") and "informative tasks, 1 replicate" in text[1]
+    assert text[0].startswith("m, gptq-w3, wikipedia: ") and "informative tasks, 1 compressed copy" in text[1]
     assert [line.split("points")[0].strip()[:4] for line in text[2:5]] == ["lost", "back", "back"]
 
 

@@ -38,6 +38,11 @@ class Config(Entry):
         "its files again.",
         [],
     )
+    unshown: list[Text] = key(
+        "Figures and pages of `grid` that its report leaves out, since they have nothing of the grid to show. The "
+        "report fills it in.",
+        [],
+    )
     rebuilt: Flag = key(
         "Results come from an archive and keep their recipes, of whatever code. `make rebuild` sets it.",
         False,
