@@ -118,6 +118,18 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(browser, results, name)
     assert widths[0] <= widths[1] > 300
 
 
+def test_words_and_intervals_of_a_table_stay_whole_in_a_narrow_window(page):
+    """A line of an interval, and of the method without a name of its own, is not broken inside."""
+    page.resize(800)
+    unfold(page)
+    lines = "Math.round(e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight))"
+    assert page.js(f"Math.max(...Array.from(document.querySelectorAll('.means td small'), e => {lines}))") == 1
+    broken = "e => { const r = document.createRange(); r.setStart(e.firstChild, 5); r.setEnd(e.firstChild, 17);"
+    broken += " return r.getClientRects().length }"
+    cells = "document.querySelectorAll('.tasks td.text[data-value=none]')"
+    assert page.js(f"Math.max(...Array.from({cells}, {broken}))") == 1
+
+
 def test_the_table_of_contents_stays_in_view(page):
     page.js("document.getElementById('cells').scrollIntoView()")
     seen = page.js("document.querySelector('nav').getBoundingClientRect().toJSON()")
