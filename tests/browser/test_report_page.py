@@ -123,8 +123,12 @@ def test_words_and_intervals_of_a_table_stay_whole_in_a_narrow_window(page):
     page.resize(800)
     unfold(page)
     lines = "Math.round(e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight))"
-    assert page.js(f"Math.max(...Array.from(document.querySelectorAll('.means td small'), e => {lines}))") == 1
-    broken = "e => { const r = document.createRange(); r.setStart(e.firstChild, 5); r.setEnd(e.firstChild, 17);"
+    assert (
+        page.js(f"Math.max(...Array.from(document.querySelectorAll('.means td small'), e => {lines}))") == 1
+    )
+    broken = (
+        "e => { const r = document.createRange(); r.setStart(e.firstChild, 5); r.setEnd(e.firstChild, 17);"
+    )
     broken += " return r.getClientRects().length }"
     cells = "document.querySelectorAll('.tasks td.text[data-value=none]')"
     assert page.js(f"Math.max(...Array.from({cells}, {broken}))") == 1

@@ -38,8 +38,9 @@ def figures(verdict: dict, index: dict, archive: str) -> str:
             "shows",
         )
         lines += _table(heads, told)
-    if ways := list(_ways(verdict)):
-        lines += _table(("model", "way to choose", "average", "IDP minus it"), ways)
+    if choices := verdict["choices"]:
+        heads = ("model", "IDP", *(f"IDP minus {name}" for name in _ways(choices[0])))
+        lines += _table(heads, ([place(one), one["method"], *_ways(one).values()] for one in choices))
     return "\n".join(lines)
 
 
@@ -58,14 +59,14 @@ def _methods(verdict: dict, metric: str) -> Iterator[list[str]]:
 def _told(verdict: dict) -> Iterator[list[str]]:
     for row in verdict["parts"]:
         if row["metric"] == "accuracy":
-            numbers = [
-                points(value) for value in (row["untrained"]["recovered"], row["learned"], row["known_apart"])
-            ]
-            yield [place(row), row["task"], ", ".join(row["methods"].values()), *numbers, row["shows"] or "—"]
+            numbers = [points(value) for value in (row["untrained"]["recovered"], row["learned"])]
+            apart = points(row["known_apart"]) if row["known_apart"] else "no item was known"
+            methods = ", ".join(row["methods"].values())
+            yield [place(row), row["task"], methods, *numbers, apart, row["shows"] or "—"]
 
 
-def _ways(verdict: dict) -> Iterator[list[str]]:
-    for choice in verdict["choices"]:
-        for way in choice["ways"]:
-            average = f"{100 * way['average']['value']:.1f} %"
-            yield [place(choice), way["name"], average, points(way["behind"])]
+def _ways(choice: dict) -> dict[str, str]:
+    """Another way to choose among an IDP's prompts -> how far the IDP is ahead of it."""
+    return {
+        way["name"].removesuffix(f" of {choice['method']}"): points(way["behind"]) for way in choice["ways"]
+    }

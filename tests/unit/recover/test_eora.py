@@ -396,5 +396,5 @@ def test_a_repair_is_timed_beside_the_weights_and_merged(tmp_path):
     methods = {"none": {"kind": "none"}, "eora-r4": EORA}
     timed = latency.variants(tiny_llama(), None, methods, tmp_path, 2, 8)
     assert set(timed) == {("none", "none"), ("eora-r4", "eora"), ("eora-r4", "eora_merged")}
-    (tokens,) = timed["eora-r4", "eora"]()
-    assert tokens[1].shape == (2, 1)
+    state = timed["eora-r4", "eora"]()
+    assert state.tokens.shape == (2, 1)
