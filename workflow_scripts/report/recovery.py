@@ -39,8 +39,8 @@ def figures(verdict: dict, index: dict, archive: str) -> str:
         )
         lines += _table(heads, told)
     if choices := verdict["choices"]:
-        heads = ("model", "IDP", *(f"IDP minus {name}" for name in _ways(choices[0])))
-        lines += _table(heads, ([place(one), one["method"], *_ways(one).values()] for one in choices))
+        behind = ("model", "IDP", *(f"IDP minus {name}" for name in _ways(choices[0])))
+        lines += _table(behind, ([place(one), one["method"], *_ways(one).values()] for one in choices))
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from workflow_scripts.plan.config import load
 from workflow_scripts.plan.layout import COMPRESSED, EVALUATION, VERDICT
 from workflow_scripts.plan.recipes import Plan
 
-ROOT = Path(__file__).parents[3]
+FORMAT_1 = Path(__file__).parent / "format-1"  # of commit a664cef's reports/bench: the cells without a method
 
 
 # ---------------------------------------------------------------------------------------------------- sound
@@ -34,8 +34,8 @@ def test_a_folder_and_a_file_open_alike(it):
             assert (folder / CONFIG).is_file() and index["grid"] == "smoke" and plan.cells("smoke")
 
 
-def test_the_committed_archive_opens_in_todays_layout(tmp_path):
-    bench = ROOT / "reports/bench"
+def test_an_archive_of_format_1_opens_in_todays_layout(tmp_path):
+    bench = FORMAT_1
     assert read_json(bench / INDEX)["format"] == 1
     with opened(bench) as (folder, index, plan):
         records = {name for name in index["files"] if COMPRESSED.parse(name)}
@@ -49,8 +49,8 @@ def test_the_committed_archive_opens_in_todays_layout(tmp_path):
 
 
 def test_results_of_older_schemas_are_read_item_by_item(tmp_path):
-    """The committed archive has evaluations and samples of an older release, and a verdict."""
-    with opened(ROOT / "reports/bench") as (folder, index, plan):
+    """Evaluations and samples of an older code, and a verdict."""
+    with opened(FORMAT_1) as (folder, index, plan):
         unpack(folder, index, plan, tmp_path)
         cells = [cell for cell in plan.cells("bench") if (tmp_path / cell.json).exists()]
     assert len(cells) == len({name for name in index["files"] if EVALUATION.parse(name)}) > 0
@@ -61,7 +61,7 @@ def test_results_of_older_schemas_are_read_item_by_item(tmp_path):
             mine = samples.loc[task]
             assert len(mine) == result["n"] and mine["correct"].mean() == pytest.approx(result["acc"])
             assert mine["gold_loglik"].mean() == pytest.approx(result["gold_loglik"])
-    verdict = read_json(ROOT / "reports/bench" / VERDICT.path("bench"), "verdict")
+    verdict = read_json(FORMAT_1 / VERDICT.path("bench"), "verdict")
     assert results_of(verdict).planned.keys() == {*plan.cells("bench")}
 
 
