@@ -145,5 +145,6 @@ def test_functions_fit_on_a_screen_and_take_few_parameters(folder):
 def test_no_file_has_more_than_400_lines(folder):
     kinds = ("py", "smk", "yaml", "j2", "js")
     files = [file for kind in kinds for file in (ROOT / folder).rglob(f"*.{kind}")]
-    written = [file for file in files if "config/judge/" not in file.as_posix()]  # by `judge`
+    by_commands = ("config/judge/", "tests/unit/archive/format-1/")  # by `judge` and `archive`
+    written = [file for file in files if not any(folder in file.as_posix() for folder in by_commands)]
     assert written and not [file for file in written if file.read_bytes().count(b"\n") > 400]
