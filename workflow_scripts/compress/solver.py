@@ -68,7 +68,7 @@ def solve(
 
     restore = order.argsort()
     Q = Q[restore].T
-    group = grids.group_of_column()[restore] if grids else None
+    group = grids.group[restore] if grids else None
     linears, start = [], 0
     for count in rows:
         part = slice(start, start + count)
@@ -148,8 +148,9 @@ class Grids:
         self.bits = settings.bits
         self.size = settings.group_size or len(W)
         self.static = settings.static_groups or not settings.group_size
-        self.order = order
-        self.groups = self.group_of_column().tolist()
+        # Of each column, in processing order: on the device, and on the host.
+        self.group = (order if self.static else torch.arange(len(order), device=order.device)) // self.size
+        self.groups = self.group.tolist()
         self.options = (self.bits, settings.symmetric, settings.clip, half)
         self.importance: torch.Tensor | None = None  # (C,) as processed
         if settings.clip == "hessian":
@@ -181,14 +182,8 @@ class Grids:
             return tuple(
                 part[groups[0]].expand(len(groups), -1) for part in (self.scale, self.low, self.high)
             )
-        chosen = self.group_of_column()[columns]
+        chosen = self.group[columns]
         return tuple(part.index_select(0, chosen) for part in (self.scale, self.low, self.high))
-
-    def group_of_column(self) -> torch.Tensor:
-        """Group of each column, in processing order."""
-        return (
-            self.order if self.static else torch.arange(len(self.order), device=self.order.device)
-        ) // self.size
 
     def read_back(self, Q: torch.Tensor, rows: slice, group: torch.Tensor) -> SolvedLinear:
         """Codes of the rows of Q (rows, columns), which lie on the grids, and the weight that they rebuild."""

@@ -60,7 +60,8 @@ def _told(verdict: dict) -> Iterator[list[str]]:
     for row in verdict["parts"]:
         if row["metric"] == "accuracy":
             numbers = [points(value) for value in (row["untrained"]["recovered"], row["learned"])]
-            apart = points(row["known_apart"]) if row["known_apart"] else "no item was known"
+            none = "no item was known" if not row["untrained"]["known"] else "every item was known"
+            apart = points(row["known_apart"]) if row["known_apart"] else none
             methods = ", ".join(row["methods"].values())
             yield [place(row), row["task"], methods, *numbers, apart, row["shows"] or "—"]
 
