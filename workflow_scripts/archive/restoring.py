@@ -40,9 +40,11 @@ class Restored:
     """Outcome of a restore: names of the archive's results by what was done with them.
 
     bare: records whose weights or texts no archive holds. answers, rolled_up: whether answers and report are in place.
+    small: whether the adapters come without weights.
     """
 
     grid: str
+    small: bool = False
     restored: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     other_recipe: list[str] = field(default_factory=list)
@@ -54,8 +56,9 @@ class Restored:
         """The outcome, for the terminal."""
         cells = sum(EVALUATION.parse(name) is not None for name in self.restored)
         adapters = sum(ADAPTER.parse(name) is not None for name in self.restored)
+        weights = ", these without weights: a job that needs one makes it again" if self.small else ""
         lines = [
-            f"Restored {cells} cells and {adapters} adapters; {len(self.present)} results were here already."
+            f"Restored {cells} cells and {adapters} adapters{weights}; {len(self.present)} results were here already."
         ]
         if self.other_recipe:
             lines.append(
@@ -82,20 +85,16 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
     """Copy each result whose recorded recipe is the planned one below `root`, unless it is there already.
 
     A result is there if it has that recipe and is whole; one that is damaged is replaced. All is checked before the
-    first file is written, each file takes its place whole, and a JSON comes after the files that it describes. Raises
-    ArtifactError for a small archive, for one with damaged results, and for a grid that the configuration lacks.
+    first file is written, each file takes its place whole, and a JSON comes after the files that it describes. A small
+    archive brings adapters without weights: a job that needs one has it made again. Raises
+    ArtifactError for an archive with damaged results, and for a grid that the configuration lacks.
     """
     grid = index["grid"]
-    if index["small"]:
-        raise ArtifactError(
-            f"{archive}: a small archive holds no weights of adapters: `make rebuild` reads it, a restore needs one "
-            "that was made without SMALL"
-        )
     if grid not in plan.config.grids:
         raise ArtifactError(
             f"grid '{grid}' is not in your configuration; the archive's own is the config.yaml in it"
         )
-    done, samples = Restored(grid), []
+    done, samples = Restored(grid, index["small"]), []
     cells = {cell.json: cell for cell in plan.cells(grid)}
     with scratch_folder("restore") as split:
         with _adoptions(archive, index, root):
@@ -104,7 +103,7 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
                     continue
                 if recorded_recipe(archive / name) != recipe:
                     done.other_recipe.append(name)
-                elif _is_present(root / name, recipe):
+                elif _is_present(root / name, recipe, index["small"]):
                     done.present.append(name)
                 elif problem := damage(archive / name):
                     raise ArtifactError(f"{problem}; take another copy, nothing was restored")
@@ -119,7 +118,7 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
                     _put(source, root / file)
     if (asked := QUESTIONS.path(grid)) in index["files"] and not (root / asked).exists():
         _put(archive / asked, root / asked)
-    done.bare = [name for name in done.restored if _is_bare(root / name)]
+    done.bare = [name for name in (*done.present, *done.restored) if _is_bare(root / name)]
     done.answers = _answers(archive, index, plan, root, done)
     done.rolled_up = done.answers and _roll_ups(archive, index, plan, root)
     if METADATA in index["files"]:
@@ -152,9 +151,10 @@ def _adoptions(archive: Path, index: dict, root: Path) -> Iterator[None]:
         raise
 
 
-def _is_present(path: Path, recipe: str) -> bool:
-    """True if the result of a recipe is there and whole; a compressed model's weights are no matter."""
-    incomplete = lacks_companions(str(path)) and not COMPRESSED.parse(path)
+def _is_present(path: Path, recipe: str, small: bool) -> bool:
+    """True if the result of a recipe is there and whole; weights that the archive does not hold are no matter."""
+    bare = COMPRESSED.parse(path) or (small and ADAPTER.parse(path))
+    incomplete = lacks_companions(str(path)) and not bare
     return recorded_recipe(path) == recipe and not incomplete and damage(path) is None
 
 

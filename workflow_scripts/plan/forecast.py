@@ -166,15 +166,17 @@ def export_cost(plan: Plan, model: str, compressor: str, device: dict) -> Cost:
 def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     p, training = _parameters(plan, cell.model), plan.training(cell.grid, cell.method)
     tokens = training.get("tokens", 0) if getattr(plan.config.methods[cell.method], "trained", True) else 0
+    text = training["micro_batch"] * training["sequence_length"] * width(p) * device["bytes"]
+    forward = (1 if device["gpu"] else KEPT) * 40 * text
     heldout = 3 * training["heldout_windows"] * training["sequence_length"]
     taught = training.get("objective") == "kl_dense"  # a forward pass of the dense model beside each step
     seconds = 4 * p * tokens / device["train"] + 2 * p * tokens * taught / device["forward"]
     seconds += 2 * p * heldout / device["forward"] + _loading(p, device)
-    activations = (
-        training["micro_batch"] * training["sequence_length"] * width(p) * LAYERS * 24 * device["bytes"]
-    )
-    memory = LIBRARIES + _weights(p, device, copies=2) + activations
-    memory += taught * _weights(p, device, copies=1)
+    memory = LIBRARIES + taught * (_weights(p, device, copies=1) + forward)
+    if tokens:
+        memory += _weights(p, device, copies=2) + 24 * LAYERS * text
+    else:  # the loss of the held-out text alone
+        memory += _weights(p, device, copies=1) + max(forward, READ * p)
     if plan.repairs(cell):
         calibration = plan.grid(cell.grid).calibration
         seconds += REPAIR * p * calibration.windows * calibration.length / device["compress"]

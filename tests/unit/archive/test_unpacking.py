@@ -317,12 +317,6 @@ def test_samples_of_more_rows_than_the_evaluations_have_items_are_refused(it, ca
     assert all("rows of" in line and "have 54 items" in line for line in refusals(it, capsys))
 
 
-def test_a_small_archive_is_no_source_of_a_restore_and_is_named_as_it_was_given(it, capsys):
-    write_index(it, small=True)
-    assert main(["restore", str(packed(it))]) == 1
-    assert capsys.readouterr().err.startswith("it.tar.gz: a small archive holds no weights of adapters")
-
-
 def test_trouble_while_it_is_used_names_the_archive_too(it):
     with (
         pytest.raises(ArtifactError, match=r"^it\.tar\.gz/results: bad$"),
