@@ -68,6 +68,8 @@ def test_a_cell_restored_from_a_small_archive_needs_no_weights(finished, clone, 
     text = call(clone, "restore", small)
     assert "11 cells and 5 adapters, these without weights: a job that needs one makes it again" in text
     assert "Restored 0 cells and 0 adapters" in call(clone, "restore", small)
+    for record in clone.folder.glob("results/tiny/compressed/**/compression.json"):
+        record.touch()  # as if made again, as the restore says
     rules = clone.snakemake("--dry-run").stdout
     assert "Evaluate" not in rules and "Make lora-r2" not in rules, rules
     cell = next(c for c in Plan(load(clone.config())).cells("tiny") if c.method == "lora-r2")

@@ -104,10 +104,11 @@ class Reruns:
         return of_models[artefact](**names)
 
     def is_finished(self, artefact: Artefact, names: Names) -> bool:
-        """True if the artefact is as planned and complete, and nobody forces it."""
+        """True if the artefact is as planned, with its samples, and nobody forces it. Weights that are gone are no
+        matter: a job that needs them forces it."""
         path = artefact.path(**names)
         planned = self.recorded(path) == self.arguments(artefact, names)["recipe"]
-        return planned and path not in self.forced() and not lacks_companions(path)
+        return planned and path not in self.forced() and not _lacks_samples(artefact, path)
 
     def is_ancient(self, file: Input, artefact: Artefact, names: Names) -> bool:
         """True if the time of a file that the artefact's job reads is ignored.
@@ -124,7 +125,7 @@ class Reruns:
         will run, force also the jobs whose weights it needs and which are deleted."""
         path, recipe = artefact.path(**names), self.arguments(artefact, names)["recipe"]
         recorded, forced = self.recorded(path), self.forced()
-        if recorded and (recorded != recipe or (artefact == EVALUATION and lacks_companions(path))):
+        if recorded and (recorded != recipe or _lacks_samples(artefact, path)):
             forced.add(path)
         if recorded != recipe or path in forced:
             forced.update(filter(_lacks_weights, self.stands_on(artefact, names)))
@@ -298,6 +299,10 @@ class Reruns:
 def _unrecovered(names: Names) -> Cell:
     """The cell without recovery at the place of a result."""
     return Cell.of({**names, "method": "none"})
+
+
+def _lacks_samples(artefact: Artefact, path: str) -> bool:
+    return artefact == EVALUATION and lacks_companions(path)
 
 
 def _lacks_weights(path: str) -> bool:

@@ -6,8 +6,6 @@ import pytest
 
 from benchmarks import device
 from workflow_scripts.__main__ import main
-from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.devices import device_table
 from workflow_scripts.plan.forecast import (
@@ -152,29 +150,6 @@ def test_the_forecast_of_smoke_is_within_30_percent_of_a_real_run(plan):
     costs = foreseen(plan, "smoke").costs
     for kind, seconds in measured.items():
         assert sum(c.seconds for c in costs if c.kind == kind) == pytest.approx(seconds, rel=0.3)
-
-
-def test_the_forecast_of_bench_is_within_30_percent_of_the_committed_run(plan):
-    """The committed run of the core block (36 jobs, on a machine that did other work too): every kind of job.
-
-    Of the constants benchmarks.device measured all but MAPS and STEP_ROWS, which are from this run.
-    """
-    root = ROOT / "reports" / "bench"
-    files = [file for kind in layout.KINDS for file in (root / "results" / "bench" / kind).rglob("*.json")]
-    measured = measured_seconds(
-        {layout.with_copy(str(file.relative_to(root))): read_json(file) for file in files}
-    )
-    rows = {row["kind"]: row for row in compare(foreseen(plan, "bench").costs, measured)}
-    assert {kind: row["jobs"] for kind, row in rows.items()} == {
-        "compress_model": 3,
-        "train_adapter": 9,
-        "evaluate_cell": 15,
-        "measure_similarity": 8,
-        "measure_latency": 1,
-        "total": 36,
-    }
-    for row in rows.values():
-        assert row["ratio"] == pytest.approx(1, abs=0.3), row
 
 
 def test_packed_copies_count_on_a_cpu_up_to_what_is_packed(monkeypatch):

@@ -109,11 +109,11 @@ WEIGHTS = {  # jobs that read weights -> the artefacts whose deleted weights are
 
 def expected(artefact: Artefact, state: str) -> tuple[set[str], bool]:
     """(forced files, whether the artefact is finished) if all weights that its job may read are deleted."""
-    path, beside = MADE[artefact], bool(companions(MADE[artefact]))
+    path = MADE[artefact]
     lost_samples = artefact == EVALUATION and state == "incomplete"
     own = {path} if state in ("outdated", "as planned, asked for by --force") or lost_samples else set()
     will_run = own or state in ("absent", "no recipe")
-    finished = state == "as planned" or (state == "incomplete" and not beside)
+    finished = state == "as planned" or (state == "incomplete" and not lost_samples)
     return own | (WEIGHTS.get(artefact, set()) if will_run else set()), finished
 
 
