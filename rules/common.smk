@@ -43,6 +43,8 @@ try:
     # Archives and reports keep the list that is there.
     config.setdefault("called_with", named_files(snakemake_surface.configfiles(workflow)))
     PLAN = Plan(load(config))
+    for grid in (None, PLAN.config.grid):
+        PLAN.equivalent(grid)  # a damaged record of adopted results is named here, not by a job
     SITE = requests.read_site(Path(workflow.basedir, requests.SITE))
 except (ConfigError, ArtifactError) as error:
     # A WorkflowError would come with a line of this file, which needs no correction; so below.

@@ -21,11 +21,12 @@ from pathlib import Path
 import yaml
 
 from workflow_scripts.files.artifacts import read_json, recorded_digest, write_json
-from workflow_scripts.plan.adopted import RELEASED, record_path
+from workflow_scripts.plan.adopted import RELEASED, record_path, released
 from workflow_scripts.plan.config import ConfigError, load, write_complete
 from workflow_scripts.plan.layout import KINDS, LATENCY
 from workflow_scripts.plan.recipes import Plan
-from workflow_scripts.plan.upgrades import SOURCES
+from workflow_scripts.plan.reruns import Reruns
+from workflow_scripts.plan.upgrades import SOURCES, artefact_of
 
 ROOT = Path(__file__).parents[1]
 GRID = "tiny"
@@ -93,7 +94,8 @@ def run_release(release: str, folder: Path) -> Path:
 
 
 def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
-    """Rules whose results today's code does not make alike, and the equivalences of the others."""
+    """Rules whose results today's code does not make alike, and the equivalences of the others, those among them that
+    were shipped before and lead to today's code."""
     config = yaml.safe_load((made / "config.yaml").read_text()) | {"adopt": {"samples": EVERY}}
     shutil.copytree(made / "resources", folder / "resources", symlinks=True)
     shutil.copytree(made / "results", folder / "results", symlinks=True)
@@ -111,19 +113,19 @@ def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
         changed = {
             rule
             for path, recipe in plan.artefacts(GRID).items()
-            if recorded_digest(path, "recipe") != recipe and (rule := _rule(path)) != LATENCY.rule
+            if recorded_digest(path, "recipe") != recipe
+            and (rule := artefact_of(path)[0].rule) != LATENCY.rule
         }
+        reruns = Reruns(plan, set)
+        codes = {reruns.arguments(*artefact_of(path))["code"] for path in plan.artefacts(GRID)}
+        shipped = [row for row in released() if row["new"] in codes]
         records = [Path(record_path(place)) for place in (None, GRID)]
-        found = [
+        found = shipped + [
             one for path in records if path.exists() for one in read_json(path, "adopted")["equivalences"]
         ]
     finally:
         os.chdir(before)
     return changed, found
-
-
-def _rule(path: str) -> str:
-    return next(kind.rule for kind in (*SOURCES, *KINDS.values()) if kind.parse(path))
 
 
 def numbers(changelog: str) -> str:

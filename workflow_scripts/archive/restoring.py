@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflow_scripts.archive.packing import METADATA, copy, rolled_up
-from workflow_scripts.archive.soundness import damage
+from workflow_scripts.archive.soundness import damage, is_bare
 from workflow_scripts.archive.unpacking import place_records, split_samples
 from workflow_scripts.files.artifacts import (
     ArtifactError,
@@ -21,11 +21,8 @@ from workflow_scripts.plan.adopted import record_path
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
-    BENCHMARK,
     COMPRESSED,
-    CORPUS,
     EVALUATION,
-    MODEL,
     QUESTIONS,
     REPORT,
     STAMP,
@@ -33,6 +30,8 @@ from workflow_scripts.plan.layout import (
     lacks_companions,
 )
 from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.schema.configuration import Config
+from workflow_scripts.plan.upgrades import older_results, outdated_by
 
 
 @dataclass
@@ -40,11 +39,13 @@ class Restored:
     """Outcome of a restore: names of the archive's results by what was done with them.
 
     bare: records whose weights or texts no archive holds. answers, rolled_up: whether answers and report are in place.
-    small: whether the adapters come without weights.
+    small: whether the adapters come without weights. older: results that differ from today's plan in their code alone.
     """
 
     grid: str
     small: bool = False
+    older: list[str] = field(default_factory=list)
+    evidence: bool = True
     restored: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     other_recipe: list[str] = field(default_factory=list)
@@ -60,6 +61,15 @@ class Restored:
         lines = [
             f"Restored {cells} cells and {adapters} adapters{weights}; {len(self.present)} results were here already."
         ]
+        if self.older:
+            lines.append(
+                f"{len(self.older)} of them differ from today's plan in their code alone: keep them with `make adopt "
+                f"GRID={self.grid}`, or a run makes them again."
+            )
+        if not self.evidence:
+            lines.append(
+                "Its evidence of adopted results is left out: with it results here would be made again."
+            )
         if self.other_recipe:
             lines.append(
                 f"Left out, since today's code or configuration would make them differently ({len(self.other_recipe)}):"
@@ -81,8 +91,9 @@ class Restored:
         return lines
 
 
-def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
-    """Copy each result whose recorded recipe is the planned one below `root`, unless it is there already.
+def restore(archive: Path, index: dict, plan: Plan) -> Restored:
+    """Copy each result whose recorded recipe is the planned one, unless it is here already; also one that an older code
+    made, if nothing is here.
 
     A result is there if it has that recipe and is whole; one that is damaged is replaced. All is checked before the
     first file is written, each file takes its place whole, and a JSON comes after the files that it describes. A small
@@ -97,13 +108,18 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
     done, samples = Restored(grid, index["small"]), []
     cells = {cell.json: cell for cell in plan.cells(grid)}
     with scratch_folder("restore") as split:
-        with _adoptions(archive, index, root):
+        with _adoptions(archive, index, plan.config) as done.evidence:
+            older = {result.path for result in older_results(plan, grid, archive)}
             for name, recipe in plan.artefacts(grid).items():
                 if name not in index["files"]:
                     continue
-                if recorded_recipe(archive / name) != recipe:
+                recorded = recorded_recipe(archive / name)
+                is_older = name in older and recorded_recipe(name) in (None, recorded)
+                if recorded != recipe and not is_older:
                     done.other_recipe.append(name)
-                elif _is_present(root / name, recipe, index["small"]):
+                    continue
+                done.older += [name] if is_older else []
+                if _is_present(Path(name), recorded, index["small"]):
                     done.present.append(name)
                 elif problem := damage(archive / name):
                     raise ArtifactError(f"{problem}; take another copy, nothing was restored")
@@ -115,43 +131,60 @@ def restore(archive: Path, index: dict, plan: Plan, root: Path) -> Restored:
             for file in (*companions(name), name):
                 source = (archive if file in index["files"] else split) / file
                 if source.exists():
-                    _put(source, root / file)
-    if (asked := QUESTIONS.path(grid)) in index["files"] and not (root / asked).exists():
-        _put(archive / asked, root / asked)
-    done.bare = [name for name in (*done.present, *done.restored) if _is_bare(root / name)]
-    done.answers = _answers(archive, index, plan, root, done)
-    done.rolled_up = done.answers and _roll_ups(archive, index, plan, root)
+                    _put(source, Path(file))
+    if (asked := QUESTIONS.path(grid)) in index["files"] and not Path(asked).exists():
+        _put(archive / asked, Path(asked))
+    done.bare = [name for name in (*done.present, *done.restored) if is_bare(Path(name))]
+    done.answers = _answers(archive, index, plan, done)
+    done.rolled_up = done.answers and _roll_ups(archive, index, plan)
     if METADATA in index["files"]:
-        place_records(archive, root)
+        place_records(archive, Path())
     return done
 
 
 @contextmanager
-def _adoptions(archive: Path, index: dict, root: Path) -> Iterator[None]:
-    """Add the archive's evidence of adopted results to that below `root`, for the plan reads it when it is first asked
-    for a recipe; take it away again if the block raises. Of a code and kind that both name, what is here stays."""
-    before: dict[Path, bytes | None] = {}
-    for name in map(record_path, (None, index["grid"])):
-        file = root / name
+def _adoptions(archive: Path, index: dict, config: Config) -> Iterator[bool]:
+    """Add the archive's evidence of adopted results to that which is here, for a plan reads it when it is first asked
+    for a recipe; take it away again if the block raises. Gives whether it counts.
+
+    Of a code and kind that both name, what is here stays. None counts if results here would no longer be as planned.
+    """
+    grid, before = index["grid"], dict[Path, bytes | None]()
+    now = Plan(config)
+    now.artefacts(grid)
+    for name in map(record_path, (None, grid)):
+        file = Path(name)
         here = read_json(file, "adopted")["equivalences"] if file.exists() else []
         there = read_json(archive / name, "adopted")["equivalences"] if name in index["files"] else []
         known = {(row["new"], kind) for row in here for kind in row["kinds"]}
-        fresh = [row for row in there if not known & {(row["new"], kind) for kind in row["kinds"]}]
+        fresh = [
+            row | {"kinds": kinds}
+            for row in there
+            if (kinds := [kind for kind in row["kinds"] if (row["new"], kind) not in known])
+        ]
         if fresh:
             before[file] = file.read_bytes() if file.exists() else None
             write_json(file, {"equivalences": [*here, *fresh], "manifest": {}}, "adopted")
+    counts = not (before and outdated_by(now, Plan(config), grid))
+    if not counts:
+        _put_back(before)
+        before = {}
     try:
-        yield
+        yield counts
     except BaseException:
-        for file, bytes_before in before.items():
-            file.unlink()
-            if bytes_before is not None:
-                with atomic_path(file) as temporary:
-                    temporary.write_bytes(bytes_before)
+        _put_back(before)
         raise
 
 
-def _is_present(path: Path, recipe: str, small: bool) -> bool:
+def _put_back(contents: dict[Path, bytes | None]) -> None:
+    for file, content in contents.items():
+        file.unlink()
+        if content is not None:
+            with atomic_path(file) as temporary:
+                temporary.write_bytes(content)
+
+
+def _is_present(path: Path, recipe: str | None, small: bool) -> bool:
     """True if the result of a recipe is there and whole; weights that the archive does not hold are no matter."""
     bare = COMPRESSED.parse(path) or (small and ADAPTER.parse(path))
     incomplete = lacks_companions(str(path)) and not bare
@@ -164,15 +197,7 @@ def _put(source: Path, target: Path) -> None:
         copy(source, temporary)
 
 
-def _is_bare(path: Path) -> bool:
-    """True if a record is there without its weights or texts."""
-    if COMPRESSED.parse(path):
-        return lacks_companions(str(path))
-    fetched = any(artefact.parse(path) for artefact in (MODEL, CORPUS, BENCHMARK))
-    return fetched and len(list(path.parent.iterdir())) == 1
-
-
-def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored) -> bool:
+def _answers(archive: Path, index: dict, plan: Plan, done: Restored) -> bool:
     """Put answers.parquet back if its recipe and all results are those of today; returns whether it is there.
 
     It can't be made again before the training text is back, which an archive does not hold.
@@ -180,12 +205,12 @@ def _answers(archive: Path, index: dict, plan: Plan, root: Path, done: Restored)
     name = ANSWERS.path(index["grid"])
     same = index["answers_recipe"] == plan.analysis(index["grid"], "find_answers")["recipe"]
     if not same or name not in index["files"] or done.other_recipe:
-        return (root / name).exists()
-    _put(archive / name, root / name)
+        return Path(name).exists()
+    _put(archive / name, Path(name))
     return True
 
 
-def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
+def _roll_ups(archive: Path, index: dict, plan: Plan) -> bool:
     """Put the report and all that it shows back if today's code would make the same; returns whether it did."""
     grid = index["grid"]
     stamp = STAMP.path(grid)
@@ -193,8 +218,8 @@ def _roll_ups(archive: Path, index: dict, plan: Plan, root: Path) -> bool:
     if stamp not in index["files"] or recorded_recipe(archive / stamp) != recipe:
         return False
     files = read_json(archive / stamp)["files"]
-    if any(not (root / file).exists() or sha256_file(root / file) != sha for file, sha in files.items()):
+    if any(not Path(file).exists() or sha256_file(Path(file)) != sha for file, sha in files.items()):
         return False
     for name in filter(index["files"].__contains__, rolled_up(grid, archive)):
-        _put(archive / name, root / name)
+        _put(archive / name, Path(name))
     return True

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
-from workflow_scripts.plan.layout import ADAPTER, EVALUATION, companions
+from workflow_scripts.plan.layout import (
+    ADAPTER,
+    BENCHMARK,
+    COMPRESSED,
+    CORPUS,
+    EVALUATION,
+    MODEL,
+    companions,
+    lacks_companions,
+)
 
 
 def damage(record: Path) -> str | None:
@@ -25,3 +34,11 @@ def damage(record: Path) -> str | None:
         if sha and Path(file).exists() and sha256_file(file) != sha:
             return f"{file}: is not the file that {record.name} describes (SHA-256)"
     return None
+
+
+def is_bare(record: Path) -> bool:
+    """True if the record of a source or of a compressed model is there without its texts or weights."""
+    if COMPRESSED.parse(record):
+        return lacks_companions(str(record))
+    fetched = any(artefact.parse(record) for artefact in (MODEL, CORPUS, BENCHMARK))
+    return fetched and record.exists() and len(list(record.parent.iterdir())) == 1

@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.archive.soundness import damage
+from workflow_scripts.archive.soundness import damage, is_bare
 from workflow_scripts.cluster.snakemake_surface import refuse_closed_cache
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.run import follow
@@ -51,7 +51,7 @@ from workflow_scripts.plan.layout import (
 )
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.reruns import Reruns
-from workflow_scripts.plan.upgrades import Older, as_if, older_results
+from workflow_scripts.plan.upgrades import Older, as_if, older_results, outdated_by, outvoted
 
 SHOWN = 5  # differences of one result that are printed
 
@@ -92,10 +92,28 @@ def main(
 
 
 def _adopt(plan: Plan, grid: str, profile: str | None, cores: str) -> int:
-    older = older_results(plan, grid)
+    older, left = older_results(plan, grid), outvoted(plan, grid)
+    if left:
+        print(
+            f"{len(left)} results of other codes are not asked about, {left[0].path} among them: a recipe takes one "
+            "code of a kind, and as many of their kind are as planned. A run makes them again."
+        )
     if not older:
-        print(f"Nothing to adopt: no result of grid '{grid}' differs from the plan in its code alone.")
+        more = "" if left else f": no result of grid '{grid}' differs from the plan in its code alone"
+        print(f"Nothing to adopt{more}.")
         return 0
+    adopted_codes = as_if(plan, {result.place: result.old for result in older})
+    if outdated := outdated_by(plan, adopted_codes, grid):
+        print(
+            f"{len(outdated)} results that are as planned, {outdated[0]} among them, are no longer so if the more "
+            "numerous ones of older code are adopted: a run makes them again."
+        )
+    bare = [path for path in plan.artefacts(grid) if is_bare(Path(path)) and not COMPRESSED.parse(path)]
+    if bare and not all(result.shared for result in older):
+        raise ArtifactError(
+            "these are here as records without their files, and samples need them; nothing was made again or adopted. "
+            f"First: snakemake --force {' '.join(bare)}"
+        )
     samples = chosen(plan, grid, older)
     for path in sorted(set[str]().union(*(sample.paths for sample in samples))):
         if problem := damage(Path(path)):
@@ -168,7 +186,7 @@ def _architecture(result: Older) -> str:
 
 def _finished_cells(plan: Plan, grid: str, older: list[Older]) -> list[Older]:
     """Cells that are there and are as planned, but for code that may be adopted."""
-    codes = {(result.shared, result.new, result.kind): result.old for result in older}
+    codes = {result.place: result.old for result in older}
     planned = as_if(plan, codes).artefacts(grid)
     known = {result.path: result for result in older}
     found = []
@@ -176,7 +194,7 @@ def _finished_cells(plan: Plan, grid: str, older: list[Older]) -> list[Older]:
         if recorded_digest(cell.json, "recipe") == planned[cell.json] and not lacks_companions(cell.json):
             code, kind = plan.evaluate(cell)["code"], plan.config.methods[cell.method].kind
             names = EVALUATION.parse(cell.json) or {}
-            found.append(known.get(cell.json) or Older(cell.json, EVALUATION, names, kind, code, code))
+            found.append(known.get(cell.json) or Older(cell.json, EVALUATION, names, kind, code, code, code))
     return found
 
 
@@ -217,13 +235,21 @@ def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], fo
 
 def _absolute(config: dict) -> dict:
     """The configuration as it reads from another folder."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().absolute())
+
     entries = [entry for name in ("models", "compressors", "corpora") for entry in config[name].values()]
     entries += [entry for tasks in config["benchmarks"].values() for entry in tasks.values()]
     for entry in entries:
         if entry.get("path"):
-            entry["path"] = str(Path(entry["path"]).expanduser().absolute())
-    python = Path(config["optimum_python"]).expanduser().absolute()
-    return config | {"optimum_python": str(python), "called_with": []}
+            entry["path"] = absolute(entry["path"])
+        if entry.get("parts"):
+            entry["parts"] = [absolute(part) for part in entry["parts"]]
+        if entry.get("recipe") and Path(entry["recipe"]).expanduser().exists():
+            entry["recipe"] = absolute(entry["recipe"])
+    pythons = {key: absolute(config[key]) for key in ("optimum_python", "llmcompressor_python")}
+    return config | pythons | {"called_with": []}
 
 
 def _made_again(folder: Path, samples: list[Remade], profile: str | None, cores: str) -> bool:
@@ -269,7 +295,7 @@ def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str,
     rows: dict[tuple[str, str], list[Remade]] = {}  # kinds of one code may stand for several older ones
     for sample in itertools.chain.from_iterable(adopted):
         rows.setdefault((sample.made.new, sample.made.old), []).append(sample)
-    codes = {(s.made.shared, s.made.new, s.made.kind): s.made.old for mine in adopted for s in mine}
+    codes = {sample.made.place: sample.made.old for mine in adopted for sample in mine}
     before, after = plan.artefacts(grid), as_if(plan, codes).artefacts(grid)
     counts = Counter(
         (result.new, result.old)

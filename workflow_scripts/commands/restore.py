@@ -2,7 +2,8 @@
 
   python -m workflow_scripts restore archives/bench.tar.gz
 
-A result is restored if today's code and configuration would make it by the same recipe. The others are listed.
+A result is restored if today's code and configuration would make it by the same recipe, or if its code alone is another
+and nothing is there: `adopt` keeps such results. The others are listed.
 """
 
 import argparse
@@ -27,6 +28,6 @@ def main(source: str, configfile: Sequence[str] = ()) -> int:
     """Restore into the working folder; returns an exit status (1 if nothing could be restored)."""
     plan = Plan(load(read(*files(*configfile))))
     with opened(Path(source)) as (archive, index, _), hold(RESULTS):
-        done = restore(archive, index, plan, Path())
+        done = restore(archive, index, plan)
     print("\n".join(done.lines()))
     return 0 if done.restored or done.present else 1

@@ -73,7 +73,8 @@ class Plan(Slices):
         if catalogue == "models":
             spec["allow_remote_code"] = name in self.config.trusted_code
         made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source)
-        return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from, task or name)
+        kind = f"{name}/{task}" if task else name
+        return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from, kind)
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         settings = {"compressor": self.compressor(compressor)}

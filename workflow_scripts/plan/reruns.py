@@ -113,12 +113,13 @@ class Reruns:
     def is_ancient(self, file: Input, artefact: Artefact, names: Names) -> bool:
         """True if the time of a file that the artefact's job reads is ignored.
 
-        So it is if the file is as planned: to touch, clone or copy it costs nothing. A computed file counts by its
-        time all the same if the artefact is not finished: Snakemake passes over a job behind another job that runs if
-        all files between them are ancient.
+        So it is if the file is as planned: to touch, clone or copy it costs nothing. A computed file, or a source that
+        is fetched again, counts by its time all the same if the artefact is not finished: Snakemake passes over a job
+        behind another job that runs if all files between them are ancient.
         """
         planned = self.recorded(file.path) == file.recipe
-        return planned and (is_shared(file.path) or self.is_finished(artefact, names))
+        stays = is_shared(file.path) and file.path not in self.forced()
+        return planned and (stays or self.is_finished(artefact, names))
 
     def force_if_outdated(self, artefact: Artefact, names: Names) -> None:
         """Force the job if its output was made by another recipe, or if an evaluation lacks its samples. If the job

@@ -1,7 +1,8 @@
 """Results that an older code made: their settings and inputs are as planned, the code alone is another."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import recorded_digest
@@ -25,7 +26,8 @@ SOURCES = (MODEL, CHECKPOINT, CORPUS, BENCHMARK)
 
 
 class Older(NamedTuple):
-    """A result of an older code. kind: its kind of method, or algorithm; old, new: digests of the code."""
+    """A result of an older code. kind: its kind of method, or algorithm; old, new: digests of the code, and of the one
+    that stands in recipes today."""
 
     path: str
     artefact: Artefact
@@ -33,26 +35,63 @@ class Older(NamedTuple):
     kind: str
     old: str
     new: str
+    stands: str
 
     @property
     def shared(self) -> bool:
         """True if all grids use it."""
         return self.artefact in SOURCES
 
+    @property
+    def place(self) -> tuple[bool, str, str]:
+        """What one equivalence is about."""
+        return self.shared, self.new, self.kind
 
-def older_results(plan: Plan, grid: str) -> list[Older]:
-    """The grid's results that differ from the plan in their code alone, in the workflow's order.
 
-    If results of several older codes are there, those of the code that made most of their kind. Latencies are left out:
-    no comparison of two timings shows that the same was timed.
+def older_results(plan: Plan, grid: str, root: Path = Path()) -> list[Older]:
+    """The grid's results below `root` that differ from the plan in their code alone, in the workflow's order.
+
+    A recipe takes one code of a kind. So if results of several older ones are there, these are of the code that made
+    most, and there are none if as many are as planned (`outvoted`). Latencies are left out: no comparison of two
+    timings shows that the same was timed.
     """
-    found = [result for path in plan.artefacts(grid) if (result := _made_by_another(plan, path))]
-    trial = as_if(plan, _commonest(found))
-    planned, today = trial.artefacts(grid), plan.artefacts(grid)
+    return _differing_in_code(plan, grid, root, lambda older, planned: older > planned)
+
+
+def outvoted(plan: Plan, grid: str) -> list[Older]:
+    """Results that differ from the plan in their code alone, while as many of their kind are as planned."""
+    return _differing_in_code(plan, grid, Path(), lambda older, planned: older <= planned)
+
+
+def outdated_by(plan: Plan, other: Plan, grid: str) -> list[str]:
+    """Paths of results that are as planned, and would not be by the other plan."""
+    then = other.artefacts(grid)
     return [
-        result._replace(old=trial.equivalent(None if result.shared else grid)[result.new, result.kind])
+        path
+        for path, recipe in plan.artefacts(grid).items()
+        if recorded_digest(path, "recipe") == recipe != then[path]
+    ]
+
+
+def _differing_in_code(plan: Plan, grid: str, root: Path, asked: Callable[[int, int], bool]) -> list[Older]:
+    """asked: whether a kind's older code counts, by the number of its results and of those that are as planned."""
+    today, found, made = plan.artefacts(grid), list[Older](), dict[tuple[bool, str, str], Counter[str]]()
+    planned = Counter[tuple[bool, str, str]]()
+    for path, recipe in today.items():
+        result = _result(plan, path, root)
+        if result and recorded_digest(root / path, "recipe") == recipe:
+            planned[result.place] += 1
+        elif result and result.old != result.stands:
+            found.append(result)
+            made.setdefault(result.place, Counter())[result.old] += 1
+    commonest = {place: codes.most_common(1)[0] for place, codes in made.items()}
+    codes = {place: old for place, (old, count) in commonest.items() if asked(count, planned[place])}
+    trial = as_if(plan, codes).artefacts(grid)
+    return [
+        result._replace(old=codes[result.place])
         for result in found
-        if recorded_digest(result.path, "recipe") == planned[result.path] != today[result.path]
+        if result.place in codes
+        and recorded_digest(root / result.path, "recipe") == trial[result.path] != today[result.path]
         and result.artefact != LATENCY
     ]
 
@@ -70,32 +109,27 @@ def as_if(plan: Plan, codes: Mapping[tuple[bool, str, str], str]) -> Plan:
     return Plan(plan.config, equivalent)
 
 
-def _made_by_another(plan: Plan, path: str) -> Older | None:
-    """The result at `path` if it is there and another code made it."""
-    artefact, names = next(
-        (kind, names) for kind in (*SOURCES, *KINDS.values()) if (names := kind.parse(path))
-    )
-    code = recorded_digest(path, "code")
-    if code is None or (artefact == EVALUATION and lacks_companions(path)):
+def _result(plan: Plan, path: str, root: Path) -> Older | None:
+    """The result at `path` below `root`; None if there is none."""
+    artefact, names = artefact_of(path)
+    code = recorded_digest(root / path, "code")
+    if code is None or (artefact == EVALUATION and root == Path() and lacks_companions(path)):
         return None
-    new = Reruns(plan, set).arguments(artefact, names)["code"]
+    new, kind = Reruns(plan, set).arguments(artefact, names)["code"], kind_of(plan, artefact, names)
     known = plan.equivalent(None if artefact in SOURCES else names["grid"])
-    kind = kind_of(plan, artefact, names)
-    old = known.get((code, kind), code)
-    return None if old == known.get((new, kind), new) else Older(path, artefact, names, kind, old, new)
+    old, stands = known.get((code, kind), code), known.get((new, kind), new)
+    return Older(path, artefact, names, kind, old, new, stands)
+
+
+def artefact_of(path: str) -> tuple[Artefact, dict[str, str]]:
+    """The kind of source or result that lies at `path`, and the names in the path."""
+    return next((kind, names) for kind in (*SOURCES, *KINDS.values()) if (names := kind.parse(path)))
 
 
 def kind_of(plan: Plan, artefact: Artefact, names: Mapping[str, str]) -> str:
     """The kind of method, the algorithm or the source of a result: what is evidence for others of the same code."""
     if artefact in SOURCES:
-        return names.get("task") or next(iter(names.values()))
+        return "/".join(names.values())
     if artefact in (COMPRESSED, LATENCY):
         return plan.config.compressors[names["compressor"]].algorithm
     return plan.config.methods[names["method"]].kind
-
-
-def _commonest(found: list[Older]) -> dict[tuple[bool, str, str], str]:
-    counts: dict[tuple[bool, str, str], Counter[str]] = {}
-    for result in found:
-        counts.setdefault((result.shared, result.new, result.kind), Counter())[result.old] += 1
-    return {code: olds.most_common(1)[0][0] for code, olds in counts.items()}

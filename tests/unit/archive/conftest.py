@@ -54,7 +54,7 @@ def sound(tmp_path_factory) -> Path:
         archives._merge_samples(cells, folder / SAMPLES)
         for cell in cells:
             evaluation = read_json(cell.json)
-            evaluation["manifest"]["recipe"] = made.evaluate_recipe(cell)
+            evaluation["manifest"] |= {key: made.evaluate(cell)[key] for key in ("recipe", "code")}
             write_json(cell.json, evaluation)
             archives.copy(Path(cell.json), folder / cell.json)
     finally:

@@ -16,8 +16,12 @@ from workflow_scripts.archive import packing
 from workflow_scripts.archive.packing import INDEX, pack_grid
 from workflow_scripts.archive.unpacking import opened, place_records
 from workflow_scripts.commands import rebuild
-from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
+from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
+from workflow_scripts.plan import recipes
 from workflow_scripts.plan.adopted import record_path
+from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.layout import EVALUATION, Cell
+from workflow_scripts.plan.recipes import Plan
 
 
 def samples_of(record: Path) -> Path:
@@ -102,6 +106,52 @@ def test_an_archives_evidence_is_added_to_that_which_is_here(finished, readable,
     else:
         assert main(["restore", "it"]) == 1
         assert mine.read_bytes() == before
+
+
+def test_evidence_of_another_kind_of_the_same_code_is_added(finished, capsys):
+    both = equivalence("a", "b", "none") | {"kinds": ["none", "prompt"]}
+    write_json(finished / record_path("smoke"), {"equivalences": [both], "manifest": {}}, "adopted")
+    write_json(
+        record_path("smoke"), {"equivalences": [equivalence("c", "b", "none")], "manifest": {}}, "adopted"
+    )
+    write_index(finished)
+    restored(capsys)
+    [_, added] = read_json(record_path("smoke"), "adopted")["equivalences"]
+    assert added["old"] == "a" * 64 and added["kinds"] == ["prompt"]
+
+
+def edited(monkeypatch) -> None:
+    """Today's code of evaluations is another than that which made the archive."""
+    today = recipes.code_of
+
+    def code_of(entry, *kinds):
+        code = today(entry, *kinds)
+        return digest(code) if entry == "evaluate_cell" else code
+
+    monkeypatch.setattr(recipes, "code_of", code_of)
+
+
+def test_evidence_that_would_outdate_results_here_is_left_out(finished, capsys):
+    """It says that today's code makes what an older one made; but results of today's are here."""
+    cell = Cell.of(EVALUATION.parse(evaluation(Path())))
+    plan = Plan(load(read(*files())))
+    kind = plan.config.methods[cell.method].kind
+    row = equivalence("0", "0", kind) | {"new": plan.evaluate(cell)["code"]}
+    write_json(finished / record_path("smoke"), {"equivalences": [row], "manifest": {}}, "adopted")
+    write_index(finished)
+    assert "Its evidence of adopted results is left out" in restored(capsys)
+    assert not Path(record_path("smoke")).exists()
+
+
+def test_results_of_an_older_code_are_restored_where_nothing_is_and_named(finished, monkeypatch, capsys):
+    edited(monkeypatch)
+    for record in Path("results").rglob("seed-0.json"):
+        record.unlink()
+    said = restored(capsys)
+    assert "Restored 2 cells" in said and "2 of them differ from today's plan in their code alone" in said
+    assert "2 results were here already" in restored(capsys)
+    write_json(record, read_json(record) | {"manifest": {"recipe": "f" * 64}})
+    assert "Left out" in restored(capsys), "another result is here"
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone", "record"])

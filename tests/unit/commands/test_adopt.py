@@ -38,6 +38,8 @@ def plan(config, tmp_path, monkeypatch):
         if path.startswith("results/"):
             machine = {"device": "cpu", "threads": 1, "host": "there", "cpu": adopt.processor()}
             write_json(path, {"manifest": read_json(path)["manifest"] | machine})
+        else:
+            Path(path).with_name("text").touch()
     return plan
 
 
@@ -147,6 +149,15 @@ def test_a_damaged_result_is_named_before_anything_is_made_again(plan, monkeypat
         adopt._adopt(plan, "smoke", None, "1")
 
 
+def test_sources_that_are_records_alone_are_named_before_anything_is_made_again(plan, monkeypatch):
+    """A restored archive has no texts: the samples' jobs failed one after the other."""
+    monkeypatch.setattr(adopt, "scratch", lambda *_: pytest.fail("something is made again"))
+    source = Path("resources/corpora/wikipedia/manifest.json")
+    source.with_name("text").unlink()
+    with pytest.raises(ArtifactError, match=f"nothing was made again or adopted.*--force {source}$"):
+        adopt._adopt(plan, "smoke", None, "1")
+
+
 def test_ctrl_c_leaves_snakemake_to_cancel_its_jobs_and_adopts_nothing(plan, monkeypatch, capsys):
     """`subprocess.run` would kill it, and jobs on a cluster would go on."""
     snakemake = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(7)); signal.pause()"
@@ -171,6 +182,20 @@ def test_ctrl_c_leaves_snakemake_to_cancel_its_jobs_and_adopts_nothing(plan, mon
     assert made[0].returncode == 7 and signal.getsignal(signal.SIGINT) == before
     assert "nothing was adopted" in capsys.readouterr().out
     assert not Path("results/smoke/adopted.json").exists()
+
+
+def test_paths_of_the_configuration_hold_in_another_folder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
+    config = Plan(load(config)).config.dump() | {"llmcompressor_python": "other/bin/python"}
+    config["models"] |= {"mine": {"source": "gguf", "parts": ["a.gguf"]}}
+    config["compressors"] = {"own": {"recipe": "mine.yaml"}, "shipped": {"recipe": "recipes/fp8.yaml"}}
+    found = adopt._absolute(config)
+    here = Path.cwd()
+    assert found["llmcompressor_python"] == f"{here}/other/bin/python"
+    assert found["models"]["mine"]["parts"] == [f"{here}/a.gguf"]
+    assert found["compressors"]["own"]["recipe"] == f"{here}/mine.yaml"
+    assert found["compressors"]["shipped"]["recipe"] == "recipes/fp8.yaml"
 
 
 def test_no_run_may_begin_meanwhile(plan, monkeypatch):

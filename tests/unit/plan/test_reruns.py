@@ -192,6 +192,16 @@ def test_a_computed_file_counts_by_time_for_a_job_that_will_run(reruns, forced, 
     assert not reruns.is_ancient(reruns.compression(CELL), EVALUATION, CELL)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_source_that_is_fetched_again_counts_by_time_for_a_job_that_will_run(reruns, forced, finished):
+    """After a model had moved, a missing cell was not made: Snakemake fetched the model and ended."""
+    put_planned(reruns, MODEL)
+    forced.add(MADE[MODEL])
+    if finished:
+        put_planned(reruns, EVALUATION)
+    assert reruns.is_ancient(reruns.model(CELL), EVALUATION, CELL) == finished
+
+
 def test_a_file_of_another_recipe_counts_by_time(reruns):
     put(MADE[MODEL], OTHER)
     put(MADE[COMPRESSED], OTHER)

@@ -8,10 +8,10 @@ import pytest
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_digest, write_json
 from workflow_scripts.plan.adopted import equivalences, equivalent_codes, record_path
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, KINDS, LATENCY, MODEL, Cell, companions
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, LATENCY, MODEL, Cell, companions
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
-from workflow_scripts.plan.upgrades import as_if, kind_of, older_results
+from workflow_scripts.plan.upgrades import artefact_of, as_if, kind_of, older_results, outdated_by, outvoted
 
 ROOT = Path(__file__).parents[3]
 CELL = Cell("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia", "lora-r2", 0)
@@ -38,9 +38,7 @@ def places(plan: Plan) -> dict[str, tuple[bool, str, str]]:
     """Path of each artefact of `smoke` -> whether all grids share it, digest of today's code, kind of method."""
     reruns, found = Reruns(plan, set), {}
     for path in plan.artefacts("smoke"):
-        artefact, names = next(
-            (k, n) for k in (MODEL, CORPUS, BENCHMARK, *KINDS.values()) if (n := k.parse(path))
-        )
+        artefact, names = artefact_of(path)
         shared = artefact in (MODEL, CORPUS, BENCHMARK)
         found[path] = shared, reruns.arguments(artefact, names)["code"], kind_of(plan, artefact, names)
     return found
@@ -61,6 +59,16 @@ def make(plan: Plan, letter: str, only=lambda path: True) -> None:
         write_json(path, made if path.startswith("resources/") else {"manifest": made})
         for file in companions(path):
             Path(file).touch()
+
+
+def make_one(plan: Plan, path: str, letter: str) -> None:
+    """One result as an older version of its own code alone made it."""
+    place = places(plan)[path]
+    code = older(letter, place[1])
+    recipe = as_if(plan, {place: code}).artefacts("smoke")[path]
+    write_json(path, {"manifest": {"code": code, "recipe": recipe}})
+    for file in companions(path):
+        Path(file).touch()
 
 
 def record(found: list, grid: str | None) -> None:
@@ -224,6 +232,39 @@ def test_of_several_older_codes_that_of_most_results_is_asked_about(config):
     found = older_results(Plan(config), "smoke")
     assert {result.old[:8] for result in found} == {"0" * 8}
     assert CELL.json not in {result.path for result in found}
+
+
+def test_an_adopted_code_is_not_asked_again_because_of_a_few_results_of_another(config):
+    """Each adoption took the one before it back, for a recipe takes one code of a kind."""
+    make(Plan(config), "0")
+    record(found := older_results(Plan(config), "smoke"), None)
+    record(found, "smoke")
+    plan = Plan(config)
+    make_one(plan, CELL.json, "2")
+    assert [result.path for result in outvoted(plan, "smoke")] == [CELL.json]
+    assert older_results(plan, "smoke") == []
+    by = {result.place: result.old for result in outvoted(plan, "smoke")}
+    others = set(outdated_by(plan, as_if(plan, by), "smoke"))
+    assert others and all("/evaluations/" in path and "/lora-r2/" in path for path in others)
+
+
+def test_results_of_todays_code_stay_if_they_are_more(config):
+    plan = Plan(config)
+    recipes, now = plan.artefacts("smoke"), codes(plan)
+    for path in now:
+        if path != CELL.json and not LATENCY.parse(path):
+            made = {"code": now[path], "recipe": recipes[path]}
+            write_json(path, made if path.startswith("resources/") else {"manifest": made})
+            for file in companions(path):
+                Path(file).touch()
+    make_one(plan, CELL.json, "0")
+    assert older_results(plan, "smoke") == []
+    assert [result.path for result in outvoted(plan, "smoke")] == [CELL.json]
+
+
+def test_two_sets_of_a_tasks_data_are_two_kinds(config):
+    names = [{"benchmarks": data, "task": "arc_easy"} for data in ("pypi", "hub")]
+    assert len({kind_of(Plan(config), BENCHMARK, of) for of in names}) == 2
 
 
 def test_evidence_that_was_changed_is_refused(config):
