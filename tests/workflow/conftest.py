@@ -14,7 +14,7 @@ from tests import tiny
 from workflow_scripts.plan.config import write_complete
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ("Snakefile", "envs", "rules", "profiles", "reports", "workflow_scripts")
+PRODUCT = ("Snakefile", "envs", "rules", "profiles", "recipes", "reports", "workflow_scripts")
 
 
 TOKEN = "hf_aSecretThatNoFileMayHold"

@@ -198,6 +198,18 @@ def test_lost_weights_are_made_again_for_a_forced_cell_and_for_a_measurement_beh
         assert jobs == compression | evaluations(["lora-r2"])
 
 
+def test_a_cell_is_made_though_its_model_was_moved_away(copied):
+    """Snakemake passed over the cell behind the model that it fetched again, and ended with 0."""
+    links = [file for file in (copied.folder / "resources/models/tiny").iterdir() if file.is_symlink()]
+    for file in links:
+        file.unlink()
+        file.symlink_to(copied.folder / "gone")
+    cell = "results/tiny/evaluations/tiny/gptq-w3/text/lora-r2/seed-0.json"
+    (copied.folder / cell).unlink()
+    jobs = set(jobs_of(copied.snakemake("--dry-run", cell).stdout))
+    assert links and jobs == {"Fetch the model tiny"} | evaluations(["lora-r2"])
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
