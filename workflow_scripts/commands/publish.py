@@ -2,14 +2,16 @@
 
   python -m workflow_scripts publish --grid bench --uri http://tracking:5000
 
-It reads results and sends them; no job of a run ever does. A cell whose recipe is there already is not sent again. It
-needs a library that the environment leaves out: pip install mlflow-skinny.
+It reads results and sends them; no job of a run ever does. A cell whose recipe is there already is not sent again. A
+run in MLflow that was cut short stands there as failed until the next call finishes it. It needs a library that the
+environment leaves out: pip install mlflow-skinny.
 """
 
 import argparse
 import importlib
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +51,34 @@ def main(grid: str, uri: str, blocks: list[str] | None = None, configfile: Seque
 
 
 def _send(mlflow: Any, client: Any, experiment: str, path: str) -> bool:
-    """Send one cell, unless its recipe is there."""
+    """Send one cell, unless its recipe is there in a finished run."""
     record = read_json(path, "evaluation")
     recipe = record["manifest"]["recipe"]
-    if client.search_runs([experiment], f"tags.recipe = '{recipe}'", max_results=1):
+    # the recipe stands in a run from its start, so that one which was cut short is found again and finished
+    found = client.search_runs([experiment], f"tags.recipe = '{recipe}'", max_results=1)
+    if found and found[0].info.status == "FINISHED":
         return False
-    kinds, now = mlflow.entities, int(time.time() * 1000)
-    run = client.create_run(experiment, run_name="/".join(str(name) for name in record["cell"].values()))
+    name = "/".join(str(part) for part in record["cell"].values())
+    run = found[0] if found else client.create_run(experiment, tags={"recipe": recipe}, run_name=name)
+    try:
+        _fill(mlflow.entities, client, run.info.run_id, record, path)
+    except BaseException:
+        with suppress(Exception):  # a server that is gone is told by the first error
+            client.set_terminated(run.info.run_id, "FAILED")
+        raise
+    client.set_terminated(run.info.run_id)
+    return True
+
+
+def _fill(kinds: Any, client: Any, run: str, record: dict, path: str) -> None:
+    now = int(time.time() * 1000)
     client.log_batch(
-        run.info.run_id,
+        run,
         metrics=[kinds.Metric(key, value, now, 0) for key, value in figures(record)],
         params=[kinds.Param(key, str(value)) for key, value in record["cell"].items()],
         tags=[kinds.RunTag("code", record["manifest"]["code"])],
     )
-    client.log_artifact(run.info.run_id, path)
-    client.set_tag(run.info.run_id, "recipe", recipe)  # last, so that a run which was cut short is sent again
-    client.set_terminated(run.info.run_id)
-    return True
+    client.log_artifact(run, path)
 
 
 def figures(record: dict) -> Iterator[tuple[str, float]]:

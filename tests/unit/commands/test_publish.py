@@ -21,7 +21,9 @@ class Refused(Exception):
 
 
 class Server(ModuleType):
-    """The part of mlflow that the command calls: entities are tuples, runs are kept."""
+    """The part of mlflow that the command calls: entities are tuples, runs are kept; `refuses` names what fails."""
+
+    refuses = ""
 
     def __init__(self):
         super().__init__("mlflow")
@@ -43,23 +45,35 @@ class Server(ModuleType):
 
     def search_runs(self, experiments, query, max_results):
         assert experiments == ["7"]
-        return [run for run in self.runs.values() if query == f"tags.recipe = '{run.get('recipe')}'"]
+        return [
+            SimpleNamespace(info=SimpleNamespace(run_id=number, status=run["status"]))
+            for number, run in self.runs.items()
+            if query == f"tags.recipe = '{run.get('recipe')}'"
+        ]
 
-    def create_run(self, experiment, run_name):
-        self.runs[run_name] = {}
-        return SimpleNamespace(info=SimpleNamespace(run_id=run_name))
+    def create_run(self, experiment, tags=None, run_name=None):
+        number = f"{len(self.runs)}"
+        self.runs[number] = {"name": run_name, "status": "RUNNING"} | (tags or {})
+        return SimpleNamespace(info=SimpleNamespace(run_id=number, status="RUNNING"))
 
     def log_batch(self, run, metrics, params, tags):
+        self._may("log_batch")
         self.runs[run] |= {"metrics": {name: value for name, value, *_ in metrics}, "params": dict(params)}
 
     def log_artifact(self, run, path):
+        self._may("log_artifact")
         self.runs[run]["artifact"] = path
 
     def set_tag(self, run, key, value):
         self.runs[run][key] = value
 
-    def set_terminated(self, run):
-        self.runs[run]["ended"] = True
+    def set_terminated(self, run, status="FINISHED"):
+        self._may("set_terminated")
+        self.runs[run]["status"] = status
+
+    def _may(self, call):
+        if call in self.refuses.split():
+            raise self.error
 
 
 @pytest.fixture
@@ -89,13 +103,39 @@ def test_each_recipe_is_sent_once_with_all_numbers(cells, monkeypatch, capsys):
     assert len(server.runs) == len(recipes) and {run["recipe"] for run in server.runs.values()} == recipes
     run = next(iter(server.runs.values()))
     record = json.loads(Path(run["artifact"]).read_text())
-    assert run["metrics"]["average"] == record["average"] and run["ended"]
+    assert run["metrics"]["average"] == record["average"] and run["status"] == "FINISHED"
     for task, result in record["tasks"].items():
         assert run["metrics"][f"tasks/{task}/acc"] == result["acc"]
     assert run["params"] == {key: str(value) for key, value in record["cell"].items()}
     before = dict(server.runs)
     assert main(["publish", "--grid", "smoke", "--uri", URI]) == 0
     assert server.runs == before and "0 of 2 finished cells sent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("refuses", "error"),
+    [
+        ("log_batch", Refused("the server is full")),
+        ("log_artifact", PermissionError(13, "Permission denied", "/mlruns")),
+        ("log_artifact set_terminated", Refused("no answer")),
+    ],
+)
+def test_a_run_that_was_cut_short_is_finished_by_the_next_call(cells, monkeypatch, capsys, refuses, error):
+    server = Server()
+    server.refuses, server.error = refuses, error
+    monkeypatch.setitem(sys.modules, "mlflow", server)
+    for _ in range(2):
+        assert main(["publish", "--grid", "smoke", "--uri", URI]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    open_or_failed = "RUNNING" if "set_terminated" in refuses else "FAILED"
+    assert [run["status"] for run in server.runs.values()] == [open_or_failed]
+    server.refuses = ""
+    assert main(["publish", "--grid", "smoke", "--uri", URI]) == 0
+    recipes = {read_json(path)["manifest"]["recipe"] for path in cells}
+    assert [run["recipe"] for run in server.runs.values()] == [
+        *recipes
+    ]  # both cells of `study` have the same
+    assert all(run["status"] == "FINISHED" and run["artifact"] for run in server.runs.values())
 
 
 def test_without_the_library_one_line_says_how_to_get_it(cells, monkeypatch, capsys):
