@@ -4,8 +4,8 @@
 
 Reads results/<grid>/verdict.json and nothing else: for the CI of people who publish compressed models. A
 verdict of the grid's primary metric is open if it is `undecided`, or `unavailable` because cells are missing. Without
-a verdict, and for words that it does not know, the command ends with 1. (`make` ends with 2 whatever its command ends
-with: a script asks the command.)
+a verdict, and for words that it does not know, the command ends with 1. CI asks this command, not `make gate`: make
+ends with 2 whatever its command fails with.
 """
 
 import argparse

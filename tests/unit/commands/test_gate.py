@@ -1,13 +1,14 @@
 """The gate: 0 for wanted verdicts, 1 for others, 2 for open ones."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.unit.synthetic_results import CATALOGUE, PAIR, study, write_grid
 from workflow_scripts.__main__ import main
-from workflow_scripts.files.artifacts import read_json, write_json
+from workflow_scripts.files.artifacts import PACKAGE, read_json, write_json
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.layout import VERDICT
@@ -89,3 +90,16 @@ def test_a_verdict_for_another_metric_is_not_read(verdict):
                 metric["verdict"]["word"] = "forgotten"
     write_json(VERDICT.path("smoke"), found, "verdict")
     assert main(["gate"]) == 0
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_makes_own_status_tells_nothing_and_its_help_says_so(tmp_path, status):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\nexit {status}\n")
+    python.chmod(0o755)
+    make = ["make", "-C", str(PACKAGE.parent), f"VENV={tmp_path}"]
+    assert subprocess.run([*make, "gate"], capture_output=True, check=False).returncode == 2
+    shown = subprocess.run([*make, "help"], capture_output=True, text=True, check=True).stdout
+    (line,) = (line for line in shown.splitlines() if line.startswith("gate "))
+    assert "fails with 2, as make does; CI asks python -m workflow_scripts gate" in line
