@@ -17,7 +17,6 @@ row by row: PEFT is wrong for left-padded batches. Exit status 1 if an answer di
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
+from benchmarks.rows import add_output, keep
 from workflow_scripts.evaluate.forward import float32_head
 from workflow_scripts.evaluate.row_packing import PackedRow
 from workflow_scripts.evaluate.scorer import Scorer
@@ -75,14 +75,15 @@ def main() -> None:
         del dense
         harness, ours = Contestant(Harness, args, folder), Contestant(Ours, args, folder)
         for name in args.methods:
-            mine = [compare(name, task, harness, ours, args) for task in args.tasks]
+            mine = []
+            for task in args.tasks:
+                mine.append(compare(name, task, harness, ours, args))
+                keep(args.output, **figures(mine[-1]))
             print(line(total(mine)), flush=True)
+            keep(args.output, **figures(total(mine)))
             records += mine
         harness.dismiss()
         ours.dismiss()
-    if args.output:
-        settings = {key: str(value) for key, value in vars(args).items()}
-        args.output.write_text(json.dumps({"arguments": settings, "records": records}, indent=1))
     exact = (args.precision, args.harness_precision) == ("fp32", "fp32")
     sys.exit(1 if exact and any(map(differs, records)) else 0)
 
@@ -108,7 +109,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--row-tokens", type=int, help="ours: tokens per forward pass")
     parser.add_argument("--harness-allocator", choices=["kept", "shipped"], default="kept")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--output", type=Path, help="JSON of all records")
+    add_output(parser)
     return parser.parse_args()
 
 
@@ -308,6 +309,22 @@ def total(records: list[dict]) -> dict:
         "method": records[0]["method"],
         "task": "all",
         "difference": max(r["difference"] for r in records),
+    }
+
+
+def figures(r: dict) -> dict:
+    """A record as a row of --output."""
+    return {
+        "method": r["method"],
+        "task": r["task"],
+        "items": r["items"],
+        "largest_difference_nats": r["difference"],
+        "other_predictions": r["predictions"],
+        "other_flags": r["flags"],
+        "HFLM_s": r["harness"],
+        "ours_s": r["ours"],
+        "HFLM_/_ours": r["harness"] / r["ours"],
+        "ours_/_floor": r["ours"] / r["floor"],
     }
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.rows import add_output, keep
 from workflow_scripts.plan.layout import EXPORTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,17 +49,22 @@ def main() -> None:
             f"random Llama, {args.layers} layers of width {args.width}, 4 bits, {args.rows} x {args.length} tokens, "
             f"{args.device}\n{'form':19}{'mean nats':>9} {'largest':>8} {'prefill s':>9}  program"
         )
-        print(line("-", own, own["reference"], "this package, float16, dense weights"), flush=True)
+        plain = "this package, float16, dense weights"
+        print(line("-", own, own["reference"], plain), flush=True)
+        keep(args.output, **figures("-", plain, own, own["reference"]))
         for form in args.forms:
             for program, packages in {"vllm": ("vllm",), "transformers": PACKAGES[form]}.items():
                 needed = (*packages, "transformers", *([CUDA] if args.device == "cuda" else []))
                 python, missing = having(installed, needed)
                 if missing:
-                    print(f"{form:19}{program} not to be had: {', '.join(missing)} not installed", flush=True)
+                    why = f"not to be had: {', '.join(missing)} not installed"
+                    print(f"{form:19}{program} {why}", flush=True)
+                    keep(args.output, **figures(form, program, why))
                     continue
                 found = read(python, program, folder / form, folder, args)
                 named = {name: installed[python][name] for name in (program, *packages)}
                 about = ", ".join(f"{name} {number}" for name, number in named.items())
+                keep(args.output, **figures(form, about, found, own["reference"]))
                 if isinstance(found, str):
                     print(f"{form:19}{found}: {about}", flush=True)
                     wrong = True
@@ -84,6 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=120, help="of one reading")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    add_output(parser)
     return parser.parse_args()
 
 
@@ -152,11 +159,25 @@ def mean_difference(found: dict, reference) -> float:
     return (found["losses"] - reference).abs().mean().item()
 
 
+def largest_difference(found: dict, reference) -> float:
+    return (found["losses"] - reference).abs().max().item()
+
+
 def line(form: str, found: dict, reference, about: str) -> str:
-    largest = (found["losses"] - reference).abs().max().item()
-    return (
-        f"{form:19}{mean_difference(found, reference):9.5f} {largest:8.5f} {found['seconds']:9.4f}  {about}"
-    )
+    mean, largest = mean_difference(found, reference), largest_difference(found, reference)
+    return f"{form:19}{mean:9.5f} {largest:8.5f} {found['seconds']:9.4f}  {about}"
+
+
+def figures(form: str, program: str, found: dict | str, reference=None) -> dict:
+    """A reading, or why there is none, as a row of --output."""
+    row = {"form": form, "program": program}
+    if isinstance(found, str):
+        return row | {"mean_nats": None, "largest_nats": None, "prefill_s": None, "outcome": found}
+    nats = {
+        "mean_nats": mean_difference(found, reference),
+        "largest_nats": largest_difference(found, reference),
+    }
+    return row | nats | {"prefill_s": found["seconds"], "outcome": "read"}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from benchmarks.rows import add_output, keep
 from workflow_scripts.plan import config
 from workflow_scripts.plan.recipes import Plan
 
@@ -41,7 +42,7 @@ SIZES = {
 }
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,7 +52,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     for name in ("batch", "sequence", "generate", "repeats"):
         parser.add_argument(f"--{name}", type=int, help="default: the grid's")
-    args = parser.parse_args()
+    add_output(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
 
     import torch
     import transformers
@@ -66,7 +72,7 @@ def main() -> None:
         for name in ("batch", "sequence", "generate", "repeats")
     )
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch sees no GPU; --device cpu computes on the processor")
+        raise SystemExit("PyTorch sees no GPU; --device cpu computes on the processor")
     device = torch.device(args.device)
     family, shape = SIZES[args.model]
     settings = getattr(transformers, f"{family}Config")(num_hidden_layers=args.layers, **shape)
@@ -93,6 +99,23 @@ def main() -> None:
             f"{row['method']:14} {row['variant']:14} {time['median']:8.4f} {interval:>18} "
             f"{row['prefill_ratio']['median']:7.3f}x  {token}{shares}{ratios}"
         )
+        keep(args.output, **figures(row))
+
+
+def figures(row: dict) -> dict:
+    """A row of `measure` as a row of --output."""
+    time = row["prefill"]
+    return {
+        "method": row["method"],
+        "variant": row["variant"],
+        "prefill_s": time["median"],
+        "interval_s": [time["low"], time["high"]],
+        "of_the_plain_model": row["prefill_ratio"]["median"],
+        "a_token_ms": 1000 * row["token"]["median"] if row["token"] else None,
+        "rows_of_each_prompt": row.get("shares"),
+        "of_each_cached_prompt": {name: m["median"] for name, m in row.get("cached_ratio", {}).items()}
+        or None,
+    }
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.rows import add_output, keep
+
 LAYERS, WINDOWS, LENGTH = 32, 128, 2048  # of the extrapolation
 A100, PASSES, SOLVE, LAUNCHES, LAUNCH = 19.5e12, 0.4, 0.2, 12, 5e-6
 
@@ -45,7 +47,8 @@ def main() -> None:
     )
     for layers in args.layers:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            task = {key: value for key, value in vars(args).items() if key not in ("write", "compress")}
+            own = ("write", "compress", "output")
+            task = {key: value for key, value in vars(args).items() if key not in own}
             task |= {"layers": layers, "folder": folder}
             start("--write", task)
             found = start("--compress", task)
@@ -56,6 +59,9 @@ def main() -> None:
             f"{found['passes']:8.1f} {found['solve']:8.1f} {found['seconds']:8.1f}",
             flush=True,
         )
+        sizes = {"peak_MB": found["peak_mb"], "imports_MB": found["imports_mb"], "GPU_MB": found["gpu_mb"]}
+        seconds = {"s_per_layer": each, "passes_s": found["passes"], "solve_s": found["solve"]}
+        keep(args.output, layers=layers, **sizes, **seconds, total_s=found["seconds"])
     layer_mb = 4 * (4 * args.width**2 + 3 * args.width * args.intermediate) / 2**20
     print(f"a layer's weights in float32: {layer_mb:.0f} MB")
     extrapolate(args, found)
@@ -84,6 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where layers are worked on")
     parser.add_argument("--folder", help="where the models are written (default: the system's)")
+    add_output(parser)
     parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--compress", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -26,6 +26,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from benchmarks.rows import add_output, keep
+
 ATTENTION_AND_MLP = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 METHODS = {
     "prompt-100": {"kind": "prompt", "tokens": 100, "init": "vocabulary"},
@@ -46,6 +48,7 @@ STANDARD = ("prompt-100", "ptune-50", "lora-r2")
 RATES = {"prompt": 1e-2, "prefix": 1e-3, "lora": 1e-3}
 TOLERANCE = 0.005  # of the final loss
 COSINE = 0.99
+NAMES = {"ours": "ours", "peft": "PEFT", "compiled": "PEFT_compiled"}
 DISTILLED = 1.6  # times the plain loop's time that distillation may take
 
 
@@ -72,6 +75,7 @@ def main() -> None:
         for name, found in start(job).items():
             differ |= found < COSINE
             print(f"{name:11} {shape:7} cosine of the gradient to float32's: {found:.4f}", flush=True)
+            keep(args.output, method=name, shape=shape, cosine_of_the_gradient_to_float32=found)
     sys.exit(differ)
 
 
@@ -102,6 +106,10 @@ def compare(args: argparse.Namespace, job: dict, allocator: str) -> bool:
     )
     about = why or (f"{runs['compiled'][0]['graphs']} graphs" if runs["compiled"] else "not asked for")
     print(f"{'':11} PEFT: attention {runs['peft'][0]['attention']}, torch.compile: {about}", flush=True)
+    row = {key: job[key] for key in ("method", "shape")} | {"allocator": allocator}
+    row |= {f"{name}_tokens/s": speeds.get(who) for who, name in NAMES.items()}
+    row |= {"ours_/_faster_PEFT": speeds["ours"] / best, "ours_/_floor": speeds["ours"] / floor}
+    keep(args.output, **row, final_losses=losses, PEFT_attention=runs["peft"][0]["attention"], compiled=about)
     return any(abs(losses[0] - loss) > TOLERANCE * loss for loss in losses[1:])
 
 
@@ -131,6 +139,7 @@ def distil(args: argparse.Namespace) -> bool:
         text, kl = map(statistics.median, runs.values())
         slow |= text / kl > DISTILLED
         print(f"{name:11} {shape:7} {text:6.0f} {kl:6.0f} {text / kl:5.2f}x", flush=True)
+        keep(args.output, method=name, shape=shape, **{"text_tokens/s": text, "kl_tokens/s": kl})
     return slow
 
 
@@ -153,6 +162,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("resources/models/smollm2-135m"))
     parser.add_argument("--corpus", type=Path, default=Path("resources/corpora/wikipedia"))
     parser.add_argument("--distil", action="store_true", help="ours with kl_dense beside ours without")
+    add_output(parser)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 

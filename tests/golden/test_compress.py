@@ -158,7 +158,11 @@ def _rewritten(folder, change):
 
 
 def test_command_passes_and_prints_a_line_per_method(tmp_path, capsys):
-    assert main([_rewritten(tmp_path, lambda arrays, figures: None)]) == 0
+    rows = tmp_path / "rows"
+    assert main([_rewritten(tmp_path, lambda arrays, figures: None)], output=rows) == 0
+    row = json.loads(rows.read_text())
+    assert row.pop("largest_deviation_of_those_that_hold") < 1e-6
+    assert row == {"file": "changed.npz", "figures": 1, "failed": 0}
     line, summary = capsys.readouterr().out.splitlines()
     assert line.startswith("ok") and "rtn_b4_row_asym" in line and "0.015935041" in line
     assert summary == "1 figures in 1 files, 0 failed"

@@ -1,5 +1,6 @@
 """Exports in other programs: read by one that is there, the others named, and wrong weights are found."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -31,14 +32,19 @@ def test_every_format_has_its_packages():
     assert set(exports.PACKAGES) == set(exports.EXPORTS)
 
 
-def test_a_form_is_read_or_what_it_lacks_is_named(called, monkeypatch):
+def test_a_form_is_read_or_what_it_lacks_is_named(called, monkeypatch, tmp_path):
     real = exports.versions
     lacking = ("vllm", "gptqmodel", "optimum")
     monkeypatch.setattr(
         exports, "versions", lambda python: {k: v for k, v in real(python).items() if k not in lacking}
     )
-    status, lines = called("--forms", "plain", "gptq")
+    status, lines = called("--forms", "plain", "gptq", "--output", str(tmp_path / "rows"))
     assert status == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [f"{row['mean_nats']:.5f}" for row in (rows[0], rows[2])] == [
+        line.split()[1] for line in (lines[-5], lines[-3])
+    ]
+    assert rows[-1]["outcome"] == "not to be had: gptqmodel, optimum not installed"
     assert lines[-4].split() == "plain vllm not to be had: vllm not installed".split()
     assert (
         lines[-3].startswith("plain") and float(lines[-3].split()[1]) < 0.01 and "transformers" in lines[-3]

@@ -1,5 +1,6 @@
 """Training beside its peer: PEFT's best settings, and a compiled peer that is tried, bounded and never hidden."""
 
+import json
 import subprocess
 from argparse import Namespace
 
@@ -10,7 +11,7 @@ from benchmarks import train
 from tests import tiny
 from workflow_scripts.sources import corpora, models
 
-ARGS = Namespace(repeats=2, compile_seconds=7)
+ARGS = Namespace(repeats=2, compile_seconds=7, output=None)
 JOB = {"method": "prompt-100", "shape": "1x128", "threads": 1}
 
 
@@ -74,6 +75,16 @@ def test_a_peer_that_does_not_compile_says_why(compiled, said, monkeypatch, caps
     assert [who for who, _ in asked].count("compiled") == 1  # it is not tried again
 
 
+def test_the_figures_are_kept_as_they_are_printed(monkeypatch, tmp_path):
+    answers(monkeypatch, run(240))
+    file = tmp_path / "rows"
+    for _ in range(2):
+        train.compare(Namespace(repeats=1, compile_seconds=7, output=file), JOB, "equal")
+    row, other = map(json.loads, file.read_text().splitlines())
+    assert row == other and row["method"] == "prompt-100" and row["ours_/_faster_PEFT"] == 0.5
+    assert [row[f"{name}_tokens/s"] for name in ("ours", "PEFT", "PEFT_compiled")] == [120, 100, 240]
+
+
 def test_a_compiled_peer_of_another_loss_is_an_error(monkeypatch):
     answers(monkeypatch, run(240, loss=2.1))
     assert train.compare(ARGS, JOB, "equal")
@@ -81,7 +92,7 @@ def test_a_compiled_peer_of_another_loss_is_an_error(monkeypatch):
 
 def test_a_peer_that_is_not_to_compile_does_not(monkeypatch, capsys):
     asked = answers(monkeypatch, late)
-    train.compare(Namespace(repeats=1, compile_seconds=0), JOB, "equal")
+    train.compare(Namespace(repeats=1, compile_seconds=0, output=None), JOB, "equal")
     assert [who for who, _ in asked] == ["ours", "peft"] and "not asked for" in capsys.readouterr().out
 
 
