@@ -277,7 +277,7 @@ def in_page(text: str, parts: list[dict]) -> str:
         raise ValueError("No part was run on a GPU; a rehearsal is no result.")
     places = {json.dumps(one["where"]): one["where"] for one in measured}
     lines = [line for place in places.values() for line in _section(place, measured)]
-    return "\n".join([before + begin, *lines, end + after])
+    return "\n".join([f"{before}{begin}\n", *lines, end + after])
 
 
 def _section(place: dict, parts: list[dict]) -> Iterator[str]:
