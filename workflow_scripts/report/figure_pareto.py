@@ -1,6 +1,6 @@
 """The Pareto view: average accuracy against what a method costs, in parameters, bytes and time."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.data import GridData
+from workflow_scripts.report.figure_lines import Name, place_names
 from workflow_scripts.report.figure_style import (
     AVERAGE,
     FAMILIES,
@@ -20,6 +21,7 @@ from workflow_scripts.report.figure_style import (
     legend,
     panels,
     point,
+    short_number,
 )
 
 ADAPTER_BYTES = 4  # per parameter: adapters are stored in float32
@@ -51,20 +53,20 @@ def pareto(data: GridData, title: str) -> Figure:
     if not shown:
         return absent(data, title, "a compressed model whose tasks are all there")
     figure, axes = panels(len(shown), len(COLUMNS), 3.0, 11, sharey="row")
-    handles = []
+    handles, names = [], []
     for row, (model, found) in zip(axes, shown.items(), strict=True):
         for ax, measure in zip(row, COLUMNS, strict=True):
             handles += _panel(ax, found, measure)
+            names += _front(ax, found, measure)
         row[0].set(ylabel=AVERAGE, title=model)
     legend(figure, handles, 6)
-    _key(figure, shown)
     notes = [
         "Numbered and named below: no setting is both cheaper and better.",
         f"Bytes: decoder linears as stored, the dense model's at {DENSE_BITS} bits, and the adapter in float32. Time: "
         "medians; if a compressor was not timed, those of the dense model, since both compute in one precision.",
         PAIRED,
     ]
-    return finish(figure, data, notes)
+    return place_names(finish(figure, data, notes, _key(shown)), names)
 
 
 def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:
@@ -74,7 +76,7 @@ def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:
         family, colour, marker, _ = FAMILIES[setting.kind]
         point(ax, getattr(setting, measure), setting.accuracy, colour, marker)
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=family))
-    _front(ax, drawn, measure, _numbered(found))
+    ax.margins(x=0.1)
     if not drawn:
         ax.set_xticks([])
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=SOFT)
@@ -83,7 +85,7 @@ def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:
         ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
         top = max((s.parameters for s in drawn), default=LINEAR)
         powers = [10**n for n in range(4, 12) if 10**n <= 2 * top]
-        ax.set_xticks([0, *powers], ["0", *(f"{power:,}" for power in powers)], fontsize=7.5)
+        ax.set_xticks([0, *powers], ["0", *map(short_number, powers)])
         ax.minorticks_off()
     elif measure == "megabytes" and drawn:
         ax.set_xscale("log")
@@ -151,14 +153,13 @@ def front(found: list[Setting], measure: str) -> list[Setting]:
     return best
 
 
-def _front(ax: Axes, drawn: list[Setting], measure: str, numbered: list[Setting]) -> None:
-    line = front(drawn, measure)
+def _front(ax: Axes, found: list[Setting], measure: str) -> list[Name]:
+    """The line that joins the settings of the front; returns their numbers, as names."""
+    line = front([s for s in found if getattr(s, measure) is not None], measure)
     xs, ys = [getattr(s, measure) for s in line], [s.accuracy["value"] for s in line]
     ax.step(xs, ys, where="post", color=INK, linewidth=0.9, alpha=0.6, zorder=1)
-    numbers = {s.label: n for n, s in enumerate(numbered, 1)}
-    place: dict[str, Any] = {"xytext": (-3, 5), "textcoords": "offset points", "ha": "right"}
-    for x, y, setting in zip(xs, ys, line, strict=True):
-        ax.annotate(str(numbers[setting.label]), (x, y), fontsize=8.5, color=INK, weight="bold", **place)
+    numbers = {s.label: str(n) for n, s in enumerate(_numbered(found), 1)}
+    return [Name(ax, x, y, numbers[s.label]) for x, y, s in zip(xs, ys, line, strict=True)]
 
 
 def _numbered(found: list[Setting]) -> list[Setting]:
@@ -171,14 +172,10 @@ def _numbered(found: list[Setting]) -> list[Setting]:
     return sorted(members.values(), key=lambda s: (-s.accuracy["value"], s.label))
 
 
-def _key(figure: Figure, shown: dict[str, list[Setting]]) -> None:
-    """The names of the numbered settings, under the panels."""
-    several = len(shown) > 1
-    names = [
-        f"{number} {f'{model} ' if several else ''}{setting.label}"
+def _key(shown: dict[str, list[Setting]]) -> list[str]:
+    """The names of the numbered settings, for below the panels."""
+    return [
+        f"{number} {f'{model} ' if len(shown) > 1 else ''}{setting.label}"
         for model, found in shown.items()
         for number, setting in enumerate(_numbered(found), 1)
     ]
-    unmarked = [Line2D([], [], linestyle="none", label=name) for name in names]
-    place: dict[str, Any] = {"loc": "outside lower left", "ncols": 2, "handlelength": 0, "handletextpad": 0}
-    figure.legend(handles=unmarked, fontsize=9, **place)

@@ -1,6 +1,7 @@
 """One look for all figures: readable in grey and by the colour-blind, text as text, the same bytes every time."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from workflow_scripts.report.svg import NOTHING
 
 LineStyle = Literal["-", "--", "-.", ":"]
 INK, SOFT = "#1c2126", "#565d64"
+KEPT = "\N{NO-BREAK SPACE}"  # where a line of text is not broken
 AVERAGE = "average accuracy (%)"  # label of an axis
 # Okabe and Ito's palette (no yellow); each family also has its own marker and, in bars, its own hatch.
 FAMILIES = {  # kind -> label, colour, marker, hatch
@@ -146,17 +148,30 @@ def label_y(axes: Axes, label: str) -> None:
         axes.set_ylabel(label)
 
 
+def short_number(value: float, _: int | None = None) -> str:
+    """A large number on an axis: 30k, 1M, 1.5B."""
+    for factor, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:g}{letter}"
+    return f"{value:g}"
+
+
 def name_of(group: Group) -> str:
     """A panel's title."""
     return f"{group.model}, {group.compressor}\n({group.corpus})"
 
 
-def finish(figure: Figure, data: GridData, notes: list[str]) -> Figure:
-    """Keep the notes for the figure's one caption, as its label; planned cells that are missing are named in it too."""
+def finish(figure: Figure, data: GridData, notes: list[str], key: Sequence[str] = ()) -> Figure:
+    """Keep the notes for the figure's one caption, as its label; below the panels the key and the missing cells."""
     figure.set_label(" ".join(notes))
-    if missing := data.results.missing_in_words():
-        lines = textwrap.wrap(missing, int(12.5 * figure.get_figwidth()))
-        figure.supxlabel("\n".join(lines), fontsize=8, color=SOFT, x=0.01, ha="left")
+    width = int(12 * figure.get_figwidth())
+    missing = data.results.missing_in_words().replace(" / ", f"{KEPT}/{KEPT}")
+    texts = (",  ".join(entry.replace(" ", KEPT) for entry in key), missing)
+    below = [line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False)]
+    if below:
+        figure.supxlabel(
+            "\n".join(below).replace(KEPT, " "), fontsize=8.5, color=INK if key else SOFT, x=0.01, ha="left"
+        )
     return figure
 
 

@@ -1,12 +1,10 @@
 """Figures 1, 2, 4 and 6: accuracy against compression, perplexity, size and prompt length."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from workflow_scripts.judge import paper
 from workflow_scripts.judge.catalogue import member_names, sparsity
@@ -14,6 +12,7 @@ from workflow_scripts.judge.perplexity import heldout, protocol
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.data import GridData
+from workflow_scripts.report.figure_lines import JOINED, Name, beside, draw_series, place_names
 from workflow_scripts.report.figure_style import (
     AVERAGE,
     FAMILIES,
@@ -22,6 +21,7 @@ from workflow_scripts.report.figure_style import (
     PAIRED,
     SERIES,
     SOFT,
+    LineStyle,
     absent,
     finish,
     hollow,
@@ -31,9 +31,11 @@ from workflow_scripts.report.figure_style import (
     name_of,
     panels,
     point,
+    short_number,
     wrapped,
 )
 
+PROMPT = "prompt-"  # of the names of prompts, left out in figure 2
 SWEEPS = {  # of figure 1 -> label of its axis, word in its titles
     "bits": ("bits per weight, overhead included", "quantisation"),
     "sparsity": ("zero weights (%)", "sparsity"),
@@ -130,40 +132,44 @@ def figure2(data: GridData, title: str) -> Figure:
     if not shown:
         return absent(data, title, "a compressed model with and without a trained prompt")
     columns = unique((g.model, g.compressor) for g in shown)
-    figure, axes = wrapped(len(columns))
-    corpora, handles = unique(g.corpus for g in shown), []
+    figure, axes = wrapped(len(columns), height=3.1)
+    corpora, handles, names = unique(g.corpus for g in shown), [], []
     protocols = unique(protocol(data.evaluation(g, m)) for g, methods in shown.items() for m in methods)
     for ax, column in zip(axes, columns, strict=True):
         for group, methods in shown.items():
             if (group.model, group.compressor) == column:
-                handles.append(_prompt_path(ax, data, group, methods, corpora.index(group.corpus)))
+                look = SERIES[corpora.index(group.corpus) % len(SERIES)]
+                names += _prompt_path(ax, data, group, methods, look)
+                colour, marker, style = look
+                handles.append(
+                    Line2D([], [], color=colour, marker=marker, linestyle=style, label=group.corpus)
+                )
         ax.set_title(", ".join(column))
         label = f"held-out perplexity ({', '.join(protocols)}, per token)"
         ax.set(xlabel=label, xscale="log")
         label_y(ax, AVERAGE)
         ax.margins(x=0.15)
+        low, high = ax.get_xlim()
+        few = (
+            MaxNLocator(5, steps=[1, 2, 5, 10]) if high < 3 * low else LogLocator(subs=(1, 2, 5), numticks=9)
+        )
+        ax.xaxis.set_major_locator(few)
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter("{x:g}")
-        ax.tick_params(axis="x", which="minor", labelsize=7)
+        ax.xaxis.set_minor_locator(NullLocator())
     legend(figure, handles)
-    return finish(figure, data, [PAIRED, "Numbers at the marks: prompt tokens."])
+    notes = [PAIRED, f"Named by prompt: 50 is {PROMPT}50.", JOINED]
+    return place_names(finish(figure, data, notes), names)
 
 
-def _prompt_path(ax: Axes, data: GridData, group: Group, methods: list[str], number: int) -> Line2D:
-    """One corpus of figure 2, the `number`-th; returns the legend's handle."""
-    colour, marker, style = SERIES[number % len(SERIES)]
-    # Labels of two corpora don't meet.
-    place: dict[str, Any] = {"xytext": (5, 4 if number % 2 == 0 else -10), "textcoords": "offset points"}
+def _prompt_path(
+    ax: Axes, data: GridData, group: Group, methods: list[str], look: tuple[str, str, LineStyle]
+) -> list[Name]:
+    """One corpus of figure 2: lines from the shortest to the longest prompt; returns the names of all points."""
     cells = {m: data.cell(group, m) for m in methods}
     perplexities = {m: x for m, cell in cells.items() if (x := heldout(data.results, cell)) is not None}
-    values = [(x, data.drawn_average(group, m), m) for m, x in perplexities.items()]
-    heights = [y["value"] for _, y, _ in values]
-    ax.plot([x for x, *_ in values], heights, style, color=colour, linewidth=0.9, alpha=0.7)
-    for x, y, method in values:
-        point(ax, x, y, colour, marker, 7 if method == "none" else 6)
-        label = "none" if method == "none" else str(data.tokens(method))
-        ax.annotate(label, (x, y["value"]), fontsize=8, color=colour, weight="bold", **place)
-    return Line2D([], [], color=colour, marker=marker, linestyle=style, label=group.corpus)
+    points = {m: (x, data.drawn_average(group, m)) for m, x in perplexities.items()}
+    draw_series(ax, data.methods, points, look)
+    return [Name(ax, x, y["value"], method.removeprefix(PROMPT)) for method, (x, y) in points.items()]
 
 
 def figure4(data: GridData, title: str) -> Figure:
@@ -171,39 +177,53 @@ def figure4(data: GridData, title: str) -> Figure:
     groups = [g for g in data.groups() if data.average(g, "none")]
     if not groups:
         return absent(data, title, "a compressed model with and without a recovery method")
-    figure, axes = wrapped(len(groups))
-    handles = []
+    figure, axes = wrapped(len(groups), height=3.1)
+    handles, names = [], []
     for ax, group in zip(axes, groups, strict=True):
         _levels(ax, data, group)
-        for kind in FAMILIES:
-            handles += _family(ax, data, group, kind)
+        sizes = {kind: found for kind in FAMILIES if (found := _sizes(data, group, kind))}
+        names += _families(ax, data, group, sizes, log=True)
+        looks = [FAMILIES[kind] for kind in sizes]
+        handles += [Line2D([], [], color=colour, marker=marker, label=t) for t, colour, marker, _ in looks]
+        ax.margins(x=0.1)
         ax.set(xscale="log", xlabel="parameters added")
         label_y(ax, AVERAGE)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=9))
+        low, high = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 1e4 * low else (1,), numticks=9))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.xaxis.set_major_formatter(FuncFormatter(short_number))
         ax.set_title(name_of(group))
     legend(figure, handles, 5)
     methods = unique(m for g in groups for m in data.results.methods(g))
-    return finish(figure, data, [PAIRED, *_hollow_note(data, groups, methods)])
+    notes = [PAIRED, JOINED, *_hollow_note(data, groups, methods)]
+    return place_names(finish(figure, data, notes), names)
 
 
-def _family(ax: Axes, data: GridData, group: Group, kind: str) -> list[Line2D]:
-    """The group's trained methods of one kind; returns the legend's handle, if there are any."""
-    label, colour, marker, _ = FAMILIES[kind]
-    family = []
+def _sizes(data: GridData, group: Group, kind: str) -> dict[str, float]:
+    """The group's trained methods of one kind -> the parameters that they add."""
+    found = {}
     for method in data.results.methods(group):
-        value, settings = data.average(group, method), data.methods[method]
-        belongs = settings["kind"] == kind and settings.get("trained", True)
-        if value and belongs and (size := _parameters(data, group, method)):  # a log axis has no place for 0
-            family.append((size, value, method))
-    family.sort(key=lambda entry: entry[0])
-    heights = [value["value"] for _, value, _ in family]
-    ax.plot([size for size, *_ in family], heights, color=colour, linewidth=0.9, alpha=0.6)
-    for size, value, method in family:
-        point(ax, size, value, colour, marker, 6.5)
-        _printed(ax, size, _printed_average(data, group, method), colour, marker)
-    return [Line2D([], [], color=colour, marker=marker, label=label)] if family else []
+        settings = data.methods[method]
+        shown = settings["kind"] == kind and settings.get("trained", True) and data.average(group, method)
+        if shown and (size := _parameters(data, group, method)):  # a log axis has no place for 0
+            found[method] = size
+    return found
+
+
+def _families(
+    ax: Axes, data: GridData, group: Group, sizes: dict[str, dict[str, float]], log: bool
+) -> list[Name]:
+    """Methods by kind at their places on the x axis; returns the names that are to stand beside them."""
+    places = beside({method: size for found in sizes.values() for method, size in found.items()}, log)
+    names = []
+    for kind, found in sizes.items():
+        _, colour, marker, _ = FAMILIES[kind]
+        ordered = sorted(found, key=lambda method: found[method])
+        points = {method: (places[method], data.drawn_average(group, method)) for method in ordered}
+        names += draw_series(ax, data.methods, points, (colour, marker, "-"))
+        for method, (x, _) in points.items():
+            _printed(ax, x, _printed_average(data, group, method), colour, marker)
+    return names
 
 
 def figure6(data: GridData, title: str) -> Figure:
@@ -212,18 +232,24 @@ def figure6(data: GridData, title: str) -> Figure:
     shown = [group for group, methods in dynamic.items() if methods]
     if not shown:
         return absent(data, title, "an IDP cell whose tasks are all there")
-    figure, axes = wrapped(len(shown))
+    figure, axes = wrapped(len(shown), height=3.1)
+    names = []
     for ax, group in zip(axes, shown, strict=True):
         _levels(ax, data, group)
-        _by_length(ax, data, group, "prompt", {m: data.tokens(m) for m in _trained_prompts(data, group)})
-        _by_length(ax, data, group, "idp", {m: _mean_length(data, m) for m in dynamic[group]})
+        lengths = {
+            "prompt": {m: data.tokens(m) for m in _trained_prompts(data, group)},
+            "idp": {m: _mean_length(data, m) for m in dynamic[group]},
+        }
+        names += _families(ax, data, group, lengths, log=False)
         ax.set(xlabel="prompt tokens (IDP: mean of its prompts)")
         label_y(ax, AVERAGE)
         ax.set_title(name_of(group))
     labels = {"idp": "IDP", "prompt": "one prompt of that length"}
     looks = [(text, *FAMILIES[kind][1:3]) for kind, text in labels.items()]
     legend(figure, [Line2D([], [], color=colour, marker=marker, label=t) for t, colour, marker in looks])
-    return finish(figure, data, [PAIRED])
+    methods = unique(m for g in shown for m in [*_trained_prompts(data, g), *dynamic[g]])
+    notes = [PAIRED, JOINED, *_hollow_note(data, shown, methods)]
+    return place_names(finish(figure, data, notes), names)
 
 
 def _levels(ax: Axes, data: GridData, group: Group) -> None:
@@ -241,17 +267,6 @@ def _dynamic(data: GridData, group: Group) -> list[str]:
 
 def _mean_length(data: GridData, method: str) -> float:
     return float(np.mean([data.tokens(member) for member in member_names(data.methods[method])]))
-
-
-def _by_length(ax: Axes, data: GridData, group: Group, kind: str, lengths: dict[str, float]) -> None:
-    """One line of figure 6; lengths: method -> tokens."""
-    _, colour, marker, _ = FAMILIES[kind]
-    points = [(tokens, data.drawn_average(group, method)) for method, tokens in lengths.items()]
-    points.sort(key=lambda entry: entry[0])
-    xs, heights = [x for x, _ in points], [y["value"] for _, y in points]
-    ax.plot(xs, heights, ":" if kind == "prompt" else "-", color=colour, linewidth=1)
-    for x, y in points:
-        point(ax, x, y, colour, marker, 7 if kind == "idp" else 5)
 
 
 def _trained_prompts(data: GridData, group: Group) -> list[str]:

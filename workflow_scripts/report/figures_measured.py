@@ -6,11 +6,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import Cell, result_of
 from workflow_scripts.report.data import GridData
+from workflow_scripts.report.figure_lines import Name, spread_names
 from workflow_scripts.report.figure_style import (
     FAMILIES,
     LineStyle,
@@ -20,6 +21,7 @@ from workflow_scripts.report.figure_style import (
     legend,
     name_of,
     panels,
+    short_number,
     wrapped,
 )
 
@@ -37,7 +39,7 @@ _VARIANTS = {  # how a method was applied -> its family, words beside its name
     "eora": ("eora", ", unmerged"),
     "eora_merged": ("eora", ", merged"),
 }
-SMOOTHED = 5  # points of a training curve whose mean is drawn
+SMOOTHED = 5  # points of a training curve whose mean is drawn; of a long curve a twentieth
 _STYLES: list[LineStyle] = ["-", "--", "-.", ":"]
 
 
@@ -62,41 +64,49 @@ def training(data: GridData, title: str) -> Figure:
     records = data.records("training")
     if not records:
         return absent(data, title, "a trained adapter")
-    cells = {path: Cell.of(result_of(path)[1]) for path in records}
+    cells = {path: Cell.of(result_of(path)[1]) for path in records if records[path]["loss_curve"]}
     groups = unique(cell.group for cell in cells.values())
+    if not groups:
+        return absent(data, title, "an adapter that is trained, not computed")
     styles = method_style(data, unique(cell.method for cell in cells.values()))
-    figure, axes = wrapped(len(groups))
+    figure, axes = wrapped(len(groups), height=3.1)
+    ends: dict[tuple[Axes, str], Name] = {}
     for ax, group in zip(axes, groups, strict=True):
         for path, cell in cells.items():
-            if cell.group == group and records[path]["loss_curve"]:
-                _loss_curve(ax, records[path], styles[cell.method])
+            if cell.group == group:
+                end = _loss_curve(ax, records[path], styles[cell.method])
+                ends.setdefault((ax, cell.method), Name(ax, *end, cell.method))
         ax.set(xlabel="training tokens")
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_major_formatter(FuncFormatter(short_number))
         label_y(ax, "loss (nats per token)")
         ax.set_title(name_of(group))
-    legend(figure, _handles(styles, markerfacecolor="white"), 5)
-    note = (
-        f"Faint: training loss; lines: its mean over {SMOOTHED} neighbouring points. Hollow marks: loss on held-out "
-        "windows after training."
-    )
-    return finish(figure, data, [note])
+    notes = [
+        f"Faint: training loss; lines: its running mean ({SMOOTHED} points, or a twentieth of a long curve). Hollow "
+        "marks: loss on held-out windows after training."
+    ]
+    towards = [m for m in styles if (data.methods[m].get("training") or {}).get("objective") == "kl_dense"]
+    if towards:
+        notes.append(f"Training loss of {', '.join(towards)}: divergence from the dense model.")
+    return spread_names(finish(figure, data, notes), ends.values())
 
 
-def _loss_curve(ax: Axes, record: dict, look: tuple[str, str, LineStyle]) -> None:
+def _loss_curve(ax: Axes, record: dict, look: tuple[str, str, LineStyle]) -> tuple[float, float]:
+    """One adapter's curve; returns its end."""
     colour, marker, style = look
     tokens, losses = zip(*record["loss_curve"], strict=True)
     ax.plot(tokens, losses, "-", color=colour, linewidth=0.7, alpha=0.25)
-    smooth = pd.Series(losses).rolling(SMOOTHED, center=True, min_periods=1).mean()
+    smooth = pd.Series(losses).rolling(max(SMOOTHED, len(losses) // 20), center=True, min_periods=1).mean()
     ax.plot(tokens, smooth, style, color=colour, linewidth=1.4)
     heldout = record["heldout_loss"]["after"]
     ax.plot(tokens[-1], heldout, marker, markeredgecolor=colour, markerfacecolor="white", markersize=6)
+    return tokens[-1], smooth.iloc[-1]
 
 
-def _handles(styles: dict[str, tuple[str, str, LineStyle]], **options: Any) -> list[Line2D]:
+def _handles(styles: dict[str, tuple[str, str, LineStyle]]) -> list[Line2D]:
     """A legend's handles, one per method."""
     return [
-        Line2D([], [], color=colour, marker=marker, linestyle=style, label=method, **options)
+        Line2D([], [], color=colour, marker=marker, linestyle=style, label=method)
         for method, (colour, marker, style) in styles.items()
     ]
 
