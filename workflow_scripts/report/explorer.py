@@ -15,13 +15,17 @@ KNOWN = {  # outcomes of items that the dense model has right -> their look, in 
     "lost": "lost",
 }
 SCOPES = ("domain", "subject")  # columns whose values have bars of their own; few ledgers have subjects
+POPULARITY = "popularity"  # a number, which few ledgers have: verdict.json's strata of it have bars
 GROUP = ["model", "compressor", "corpus", "seed"]
 QUESTION, ANSWER = 500, 80  # characters shown
 
 
-def bars(ledger: pd.DataFrame) -> list[dict]:
-    """The outcomes of items that the dense model has right: their shares in each compressed model, and in each domain
-    and subject of it, all replicates together. {place, scope, items, parts: [{name, look, percent}]}."""
+def bars(ledger: pd.DataFrame, strata: list[dict]) -> list[dict]:
+    """The outcomes of items that the dense model has right: their shares in each compressed model, and in each
+    domain, subject and stratum of popularity, all replicates together.
+
+    strata: verdict.json's. Rows are {place, scope, items, parts: [{name, look, percent}]}.
+    """
     known = ledger[ledger["outcome"].isin(KNOWN)] if len(ledger) else ledger
     if not len(known):
         return []
@@ -30,6 +34,8 @@ def bars(ledger: pd.DataFrame) -> list[dict]:
         scopes = {"all": group}
         for column in (name for name in SCOPES if name in group):
             scopes |= {str(name): part for name, part in group.groupby(column, sort=False)}
+        if POPULARITY in group:
+            scopes |= _by_popularity(group, strata)
         for scope, part in scopes.items():
             shares = part["outcome"].value_counts(normalize=True)
             parts = [
@@ -40,6 +46,17 @@ def bars(ledger: pd.DataFrame) -> list[dict]:
             place = f"{model} · {compressor} · {corpus}"
             rows.append({"place": place, "scope": scope, "items": len(part), "parts": parts})
     return rows
+
+
+def _by_popularity(items: pd.DataFrame, strata: list[dict]) -> dict[str, pd.DataFrame]:
+    """The items of each of a compressed model's strata by popularity, by their names."""
+    found = {}
+    for row in strata:
+        if row["kind"] == POPULARITY and all((items[key] == row[key]).all() for key in GROUP[:3]):
+            inside = items[POPULARITY].between(row["low"], row["high"]) & (items["task"] == row["task"])
+            if inside.any():
+                found[f"{row['task']}, {POPULARITY} {row['stratum']}"] = items[inside]
+    return found
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:

@@ -18,17 +18,22 @@ LINE = 9_000  # characters: docutils refuses lines above 10,000
 SHOWN = "Average accuracy against the parameters that"
 
 
-def landing(verdict: dict, settings: dict, figure: Path | None, page: str) -> str:
+def landing(
+    verdict: dict, settings: dict, figure: Path | None, page: str, blocks: list[str] | None = None
+) -> str:
     """HTML without blank or long lines, as reStructuredText's `raw` needs it; a browser joins the figure's pieces.
 
-    settings: the grid's; figure: the headline's SVG; page: the whole page's path, as Snakemake's report lists it.
+    settings: the grid's; figure: the headline's SVG; page: the whole page's path, as Snakemake's report lists it;
+    blocks: those that are counted, None for all.
     """
+    left_out = [name for name in settings.get("blocks", {}) if blocks and name not in blocks]
     html = (
         environment()
         .get_template("landing.html.j2")
         .render(
             grid=verdict["grid"],
-            introduction=introduction(verdict, settings["description"]),
+            introduction=introduction(verdict, settings["description"])
+            | {"counted": counted(blocks or [], left_out)},
             first=first_view(verdict, figure, settings.get("expected")),
             page=page,
         )
@@ -62,6 +67,12 @@ def introduction(verdict: dict, description: str) -> dict[str, Any]:
         "metric": NAMES[verdict["metric"]],
         "lacking": lacking if cells["missing"] else "",
     }
+
+
+def counted(blocks: list[str], left_out: list[str]) -> str:
+    """The blocks of the grid that count and those that don't, in words; empty if all of them count."""
+    word = "block" if len(blocks) == 1 else "blocks"
+    return f"Counted: {word} {', '.join(blocks)}; left out: {', '.join(left_out)}." if left_out else ""
 
 
 def first_view(

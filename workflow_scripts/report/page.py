@@ -20,7 +20,7 @@ from workflow_scripts.report.data import GridData
 from workflow_scripts.report.explorer import KNOWN, bars, explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
-from workflow_scripts.report.landing import HEADLINE, first_view, introduction
+from workflow_scripts.report.landing import HEADLINE, counted, first_view, introduction
 from workflow_scripts.report.rendering import environment
 from workflow_scripts.report.summary import judged
 from workflow_scripts.report.svg import image, notes_of
@@ -40,6 +40,7 @@ SECTIONS = {  # of the page, by id; a grid has those that it can fill
     "cost": "Cost",
     "cells": "Cells",
 }
+FOLDED = ("figure3", "figure5", "training", "latency")  # figures that no verdict is read from
 EXPLAINED = {  # above the page's tables
     "support": "Support of each label: its share of the paired draws of L, R(prompt) and R(lora). The column needed "
     "says how much a word needs. Components: standard deviations that items, replicates (copies and training) and both "
@@ -156,13 +157,10 @@ def _planned(data: PageData) -> dict[str, str]:
         f"{count['planned'] - count['made']} of {count['planned']} planned measurements of {kind}"
         for kind, count in unmeasured(data.grid.planned, data.grid.measured).items()
     ]
-    counted = ""
-    if blocks.get("left_out"):
-        word = "block" if len(blocks["counted"]) == 1 else "blocks"
-        counted = (
-            f"Counted: {word} {', '.join(blocks['counted'])}; left out: {', '.join(blocks['left_out'])}."
-        )
-    return {"counted": counted, "not_run": " ".join(_shortcomings(not_run, data.forecast))}
+    return {
+        "counted": counted(blocks.get("counted", []), blocks.get("left_out", [])),
+        "not_run": " ".join(_shortcomings(not_run, data.forecast)),
+    }
 
 
 def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
@@ -182,12 +180,12 @@ def _figures(data: PageData) -> dict[str, Any]:
             "notes": notes[name],
             "source": image(data.figures[name]),
             "command": data.grid.command(layout.figure(name)),
+            "folded": name in FOLDED,
         }
         for name, (function, title) in FIGURES.items()
         if notes.get(name) is not None and name != HEADLINE
     ]
-    missing = [str(cell) for cell in data.grid.results.missing]
-    return {"figures": figures, "missing": missing}
+    return {"figures": figures, "missing": data.grid.results.missing_in_words()}
 
 
 def _ledger(data: PageData) -> dict[str, Any]:
@@ -195,6 +193,7 @@ def _ledger(data: PageData) -> dict[str, Any]:
     methods, pair = data.grid.methods, data.grid.verdict["pair"]
     recovery = [method for method in methods if method != "none"]
     explored = explorer(data.ledger, ["dense", "none", *recovery], ["dense", "none", *pair.values()])
+    shares = bars(data.ledger, data.grid.verdict.get("strata", []))
     untrained = [method for method in recovery if not methods[method].get("trained", True)]
     return {
         "selections": selections(data.grid.results),
@@ -203,7 +202,8 @@ def _ledger(data: PageData) -> dict[str, Any]:
         "back_by": {role: f"back by {method}" for role, method in pair.items()},
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],
         "outcomes": OUTCOMES,
-        "bars": bars(data.ledger),
+        "bars": [row for row in shares if row["scope"] == "all"],
+        "bars_of_parts": shares,
         "known": KNOWN,
         "explored": explored,
         "explorer_data": packed(explored),

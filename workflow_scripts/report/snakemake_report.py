@@ -63,5 +63,6 @@ def _with_verdict(config: dict, results: Path) -> dict:
         settings,
         figure if figure.exists() else None,
         layout.PAGE.path(grid),
+        config.get("blocks"),
     )
     return config | {"grids": config["grids"] | {grid: settings | {"description": html}}}

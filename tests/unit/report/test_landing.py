@@ -25,6 +25,15 @@ def view(tmp_path_factory):
     return landing(data_of(results, 60).verdict, settings, figure, "results/synthetic/overview.html")
 
 
+def test_the_view_names_the_blocks_that_are_left_out(tmp_path):
+    truth = study("m", {"lora-r4": 0.1, "idp-50-100": 0.1})
+    verdict = data_of(read_results(write_grid(tmp_path, truth, 12)), 60).verdict
+    settings = {"description": "", "blocks": {"core": {}, "recovery": {}, "seeds": {}}}
+    said = landing(verdict, settings, None, "overview.html", ["core", "recovery"])
+    assert "Counted: blocks core, recovery; left out: seeds." in said
+    assert "Counted" not in landing(verdict, settings, None, "overview.html")
+
+
 def test_a_card_for_each_verdict_the_figure_and_a_link_to_the_whole_page(view):
     places = re.findall('<p class="place"><span>(.*?)</span> <span>(.*?)</span>', view)
     assert [place for place, _ in places] == ["m · gptq-w3 · wikipedia", "m · sparsegpt-50 · wikipedia"]

@@ -215,7 +215,7 @@ def test_the_paper_is_audited_on_the_page_only_if_the_grid_has_a_cell_that_it_pr
 
 def test_the_bars_show_what_became_of_the_items_that_the_dense_model_has_right(grid):
     ledger = pd.read_parquet(grid[0] / "ledger.parquet")
-    rows = explorers.bars(ledger)
+    rows = explorers.bars(ledger, [])
     assert rows[0]["scope"] == "all" and {row["scope"] for row in rows[1:]} == {"world", "common", "language"}
     assert rows[0]["items"] == int(ledger["correct/dense"].sum()) == sum(row["items"] for row in rows[1:])
     for row in rows:
@@ -223,12 +223,26 @@ def test_the_bars_show_what_became_of_the_items_that_the_dense_model_has_right(g
     kept = (ledger["outcome"] == "kept").sum() / rows[0]["items"]
     assert rows[0]["parts"][0] == {"name": "kept", "look": "kept", "percent": pytest.approx(100 * kept)}
     assert 'class="shares"' in grid[2]
-    assert explorers.bars(ledger.iloc[:0]) == []
+    assert explorers.bars(ledger.iloc[:0], []) == []
     strata = ledger.assign(subject=ledger["doc_id"].map({0: "rare", 1: "popular"}))  # most items have none
-    by_subject = {row["scope"]: row for row in explorers.bars(strata)}
+    by_subject = {row["scope"]: row for row in explorers.bars(strata, [])}
     right = strata[strata["correct/dense"].astype(bool)]
     assert by_subject["rare"]["items"] == (right["subject"] == "rare").sum() > 0
     assert set(by_subject) - {row["scope"] for row in rows} == {"rare", "popular"}
+
+
+def test_the_bars_of_popularity_follow_the_strata_of_the_verdict(grid):
+    ledger = pd.read_parquet(grid[0] / "ledger.parquet")
+    ledger = ledger.assign(popularity=ledger["doc_id"].where(ledger["task"] == "piqa").astype(float))
+    place = {key: ledger[key].iloc[0] for key in ("model", "compressor", "corpus")}
+    rare = place | {"task": "piqa", "kind": "popularity", "stratum": "0 to 3", "low": 0.0, "high": 3.0}
+    other = rare | {"compressor": "another", "stratum": "4"}
+    rows = {row["scope"]: row for row in explorers.bars(ledger, [rare, other])}
+    inside = ledger[
+        (ledger["task"] == "piqa") & (ledger["doc_id"] <= 3) & ledger["correct/dense"].astype(bool)
+    ]
+    assert rows["piqa, popularity 0 to 3"]["items"] == len(inside) > 0
+    assert not any(scope.endswith("popularity 4") for scope in rows)
 
 
 def test_a_figure_has_one_caption_and_its_command_behind_a_button(grid):
