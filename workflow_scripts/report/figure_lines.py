@@ -15,7 +15,8 @@ from workflow_scripts.judge.catalogue import member_names
 from workflow_scripts.report.figure_style import INK, SOFT, point
 
 SIZES = {"tokens": None, "rank": "alpha", "r": "lora_alpha"}  # of a method -> the setting that grows with it
-JOINED = "A line joins methods that differ in size alone; those of equal size stand side by side."
+JOINED = "A line joins methods that differ in size alone."
+BESIDE = "Methods of equal size stand side by side."
 FONT = 7  # points
 WIDTH, HEIGHT = 0.6 * FONT, 1.25 * FONT  # of a character; measuring the text would tie the bytes to a font
 MARK = 4.0  # points from a mark's centre to its edge

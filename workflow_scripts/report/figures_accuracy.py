@@ -12,7 +12,7 @@ from workflow_scripts.judge.perplexity import heldout, protocol
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan.layout import NO_CORPUS, Group
 from workflow_scripts.report.data import GridData
-from workflow_scripts.report.figure_lines import JOINED, Name, beside, draw_series, place_names
+from workflow_scripts.report.figure_lines import BESIDE, JOINED, Name, beside, draw_series, place_names
 from workflow_scripts.report.figure_style import (
     AVERAGE,
     FAMILIES,
@@ -195,7 +195,7 @@ def figure4(data: GridData, title: str) -> Figure:
         ax.set_title(name_of(group))
     legend(figure, handles, 5)
     methods = unique(m for g in groups for m in data.results.methods(g))
-    notes = [PAIRED, JOINED, *_hollow_note(data, groups, methods)]
+    notes = [PAIRED, JOINED, BESIDE, *_hollow_note(data, groups, methods)]
     return place_names(finish(figure, data, notes), names)
 
 
@@ -248,7 +248,7 @@ def figure6(data: GridData, title: str) -> Figure:
     looks = [(text, *FAMILIES[kind][1:3]) for kind, text in labels.items()]
     legend(figure, [Line2D([], [], color=colour, marker=marker, label=t) for t, colour, marker in looks])
     methods = unique(m for g in shown for m in [*_trained_prompts(data, g), *dynamic[g]])
-    notes = [PAIRED, JOINED, *_hollow_note(data, shown, methods)]
+    notes = [PAIRED, JOINED, BESIDE, *_hollow_note(data, shown, methods)]
     return place_names(finish(figure, data, notes), names)
 
 
