@@ -26,7 +26,7 @@ METHODS = {
 def build(folder: Path) -> Path:
     """The product as a clone has it, with an environment that is installed."""
     product_copy(folder)
-    for name in ("Makefile", "config", "config.yaml", "recipes", "slurm", "reports/bench"):
+    for name in ("Makefile", "config", "config.yaml", "slurm", "reports/bench"):
         assert name not in PRODUCT
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
