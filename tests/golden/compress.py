@@ -158,6 +158,14 @@ def ties(W: torch.Tensor, grid: Quantized) -> torch.Tensor:
     return (steps - steps.floor() - 0.5).abs() < 1e-5
 
 
+def tied_zeros(W: torch.Tensor, grid: Quantized) -> torch.Tensor:
+    """Rows (rows, 1) whose zero lies half-way between two levels: 2^b - 1 steps from a smallest weight to its negative.
+
+    The last bit decides at which end a level is missing.
+    """
+    return ties(W, grid).gather(1, W.argmin(1, keepdim=True)) & (W.amin(1, keepdim=True) < 0)
+
+
 def check(path, device: str = "cpu") -> list[Row]:
     """A row per method of an NPZ file: float64 figure and outputs to 1e-6, float32 figure to 1e-2."""
     path = Path(path)
@@ -194,6 +202,8 @@ def _check_method(
     single = run(W.float(), H.float(), settings, device).weight.double()
     if settings.algorithm == "rtn":
         single = torch.where(ties(W, solved.quantized), solved.weight, single)
+    elif settings.bits and not settings.symmetric and not settings.group_size:
+        single = torch.where(tied_zeros(W, solved.quantized), solved.weight, single)
     single_deviation = abs(reconstruction_error(W, single, H) - reference) / scale
     note = f"float32 {single_deviation:.1e}" + (f", {'/'.join(compared)} {outputs:.1e}" if compared else "")
     worst = max(deviation, outputs)

@@ -90,6 +90,25 @@ def test_the_float32_run_is_compared_too(slip, passes, tmp_path, monkeypatch):
     assert check(file)[0].passed == passes
 
 
+def test_a_zero_half_way_between_two_levels_is_not_compared_in_float32(tmp_path, monkeypatch):
+    """Rows of which the largest weight is minus the smallest; the last bit of the grid's step chooses their zero."""
+    settings = parse("gptq_b3_row_asym")
+    with np.load(DATA / "random_64x128.npz") as data:
+        W, H = torch.from_numpy(data["W"]), torch.from_numpy(data["H"])
+    largest = (1.01 * W[:8].abs().amax(1)).half().double()
+    W[:8, 0], W[:8, 1] = largest, -largest
+    W[:8] *= 16  # so that these rows are most of the figure
+    solved, single = (golden.run(W.to(kind), H.to(kind), settings) for kind in (torch.float64, torch.float32))
+    other = (solved.quantized.zero != single.quantized.zero).flatten()
+    assert other[:8].any() and not other[8:].any()
+    assert golden.tied_zeros(W, solved.quantized).flatten().tolist() == [True] * 8 + [False] * 56
+    figures = {"gptq_b3_row_asym": {"rel_err": golden.reconstruction_error(W, solved.weight, H)}}
+    np.savez(tmp_path / "tied.npz", errors_json=json.dumps(figures), W=W.numpy(), H=H.numpy())
+    assert check(tmp_path / "tied.npz")[0].passed
+    monkeypatch.setattr(golden, "tied_zeros", lambda W, grid: torch.zeros(len(W), 1, dtype=torch.bool))
+    assert not check(tmp_path / "tied.npz")[0].passed
+
+
 def test_the_device_that_is_asked_for_computes(tmp_path, monkeypatch):
     run, places = golden.run, []
 
