@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
@@ -118,21 +120,27 @@ def place_names(figure: Figure, names: Iterable[Name]) -> Figure:
 
 def _points(axes: Axes, x: float, y: float) -> Place:
     """A place of the axes in whole points: the layout's last digits differ between processors."""
-    found = axes.transData.transform((x, y)) * 72 / axes.get_figure(root=True).dpi
+    found = axes.transData.transform((x, y)) * _scale(axes)
     return round(found[0]), round(found[1])
+
+
+def _scale(axes: Axes) -> float:
+    """Points of a pixel."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return 72 / figure.dpi
 
 
 class _Room:
     """The room of axes, in points: marks and names, which no name may cover, and lines, which it should not cross."""
 
     def __init__(self, axes: Axes):
-        scale = 72 / axes.get_figure(root=True).dpi
-        self.frame = Bbox(axes.get_window_extent().get_points() * scale)
+        self.frame = Bbox(axes.get_window_extent().get_points() * _scale(axes))
         self.marks: list[Bbox] = []
         self.lines: list[Bbox] = []
         self.taken: dict[Name, Bbox] = {}
         for line in axes.lines:
-            ends = list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+            ends: list[Place] = list(zip(*map(np.asarray, line.get_data()), strict=True))
             if line.get_linestyle() == "None":
                 self.marks += [_around(_points(axes, *end), MARK) for end in ends]
             elif line.get_transform() == axes.transData:
@@ -142,6 +150,7 @@ class _Room:
                 y = _points(axes, axes.get_xlim()[0], ends[0][1])[1]
                 self.lines.append(Bbox.from_extents(self.frame.x0, y - 0.5, self.frame.x1, y + 0.5))
         for drawn in axes.collections:  # intervals
+            assert isinstance(drawn, LineCollection)
             for low, high in drawn.get_segments():
                 self.lines.append(Bbox([_points(axes, *low), _points(axes, *high)]).padded(0.5))
 

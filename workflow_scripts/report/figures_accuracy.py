@@ -236,7 +236,7 @@ def figure6(data: GridData, title: str) -> Figure:
     names = []
     for ax, group in zip(axes, shown, strict=True):
         _levels(ax, data, group)
-        lengths = {
+        lengths: dict[str, dict[str, float]] = {
             "prompt": {m: data.tokens(m) for m in _trained_prompts(data, group)},
             "idp": {m: _mean_length(data, m) for m in dynamic[group]},
         }
