@@ -169,9 +169,9 @@ def finish(figure: Figure, data: GridData, notes: list[str], key: Sequence[str] 
     texts = (",  ".join(entry.replace(" ", KEPT) for entry in key), missing)
     below = [line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False)]
     if below:
-        figure.supxlabel(
-            "\n".join(below).replace(KEPT, " "), fontsize=8.5, color=INK if key else SOFT, x=0.01, ha="left"
-        )
+        size, colour = (8.5, INK) if key else (8, SOFT)
+        text = "\n".join(below).replace(KEPT, " ")
+        figure.supxlabel(text, fontsize=size, color=colour, x=0.01, ha="left")
     return figure
 
 

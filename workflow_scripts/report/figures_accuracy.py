@@ -35,6 +35,7 @@ from workflow_scripts.report.figure_style import (
     wrapped,
 )
 
+FEW = 8  # methods whose names have room in a panel of the usual height
 PROMPT = "prompt-"  # of the names of prompts, left out in figure 2
 SWEEPS = {  # of figure 1 -> label of its axis, word in its titles
     "bits": ("bits per weight, overhead included", "quantisation"),
@@ -177,7 +178,8 @@ def figure4(data: GridData, title: str) -> Figure:
     groups = [g for g in data.groups() if data.average(g, "none")]
     if not groups:
         return absent(data, title, "a compressed model with and without a recovery method")
-    figure, axes = wrapped(len(groups), height=3.1)
+    crowded = max(len(data.results.methods(group)) for group in groups) > FEW
+    figure, axes = wrapped(len(groups), height=3.1 if crowded else 2.7)
     handles, names = [], []
     for ax, group in zip(axes, groups, strict=True):
         _levels(ax, data, group)
