@@ -97,8 +97,8 @@ def restore(archive: Path, index: dict, plan: Plan) -> Restored:
 
     A result is there if it has that recipe and is whole; one that is damaged is replaced. All is checked before the
     first file is written, each file takes its place whole, and a JSON comes after the files that it describes. A small
-    archive brings adapters without weights: a job that needs one has it made again. Raises
-    ArtifactError for an archive with damaged results, and for a grid that the configuration lacks.
+    archive brings adapters without weights: a job that needs one has it made again. Raises ArtifactError for an archive
+    with damaged results, and for a grid that the configuration lacks.
     """
     grid = index["grid"]
     if grid not in plan.config.grids:
@@ -151,7 +151,6 @@ def _adoptions(archive: Path, index: dict, config: Config) -> Iterator[bool]:
     """
     grid, before = index["grid"], dict[Path, bytes | None]()
     now = Plan(config)
-    now.artefacts(grid)
     for name in map(record_path, (None, grid)):
         file = Path(name)
         here = read_json(file, "adopted")["equivalences"] if file.exists() else []
@@ -163,6 +162,7 @@ def _adoptions(archive: Path, index: dict, config: Config) -> Iterator[bool]:
             if (kinds := [kind for kind in row["kinds"] if (row["new"], kind) not in known])
         ]
         if fresh:
+            now.artefacts(grid)  # it keeps the recipes that hold without the evidence
             before[file] = file.read_bytes() if file.exists() else None
             write_json(file, {"equivalences": [*here, *fresh], "manifest": {}}, "adopted")
     counts = not (before and outdated_by(now, Plan(config), grid))

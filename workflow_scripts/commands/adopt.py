@@ -95,8 +95,8 @@ def _adopt(plan: Plan, grid: str, profile: str | None, cores: str) -> int:
     older, left = older_results(plan, grid), outvoted(plan, grid)
     if left:
         print(
-            f"{len(left)} results of other codes are not asked about, {left[0].path} among them: a recipe takes one "
-            "code of a kind, and as many of their kind are as planned. A run makes them again."
+            f"Not asked about: {len(left)} results of other codes, {left[0].path} among them. A recipe takes one code "
+            "of a kind, and as many results of it are as planned. A run makes these again."
         )
     if not older:
         more = "" if left else f": no result of grid '{grid}' differs from the plan in its code alone"
@@ -105,8 +105,8 @@ def _adopt(plan: Plan, grid: str, profile: str | None, cores: str) -> int:
     adopted_codes = as_if(plan, {result.place: result.old for result in older})
     if outdated := outdated_by(plan, adopted_codes, grid):
         print(
-            f"{len(outdated)} results that are as planned, {outdated[0]} among them, are no longer so if the more "
-            "numerous ones of older code are adopted: a run makes them again."
+            f"An adoption outdates {len(outdated)} results that are as planned, {outdated[0]} among them: a run makes "
+            "them again. A recipe takes one code of a kind, and more results are of the older one."
         )
     bare = [path for path in plan.artefacts(grid) if is_bare(Path(path)) and not COMPRESSED.parse(path)]
     if bare and not all(result.shared for result in older):
