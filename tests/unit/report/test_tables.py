@@ -196,6 +196,9 @@ def test_rows_of_several_seeds_say_what_their_intervals_cover(tmp_path):
     assert row_of(table, "prompt-50").note == "mean of 2 seeds; intervals cover items and 2 replicates"
     assert row_of(table, "lora-r4").entries["arc_easy"].low is None  # one cell's interval is not the mean's
     assert row_of(table, "none").entries["arc_easy"].low is not None
+    truth |= {("m", "gptq-w3", "wikipedia", "none", s): 0.5 for s in (1, 2)}
+    table = tables_of(tmp_path / "copies", truth)[0]
+    assert row_of(table, "none").note == "mean of 3 seeds; intervals cover items and 3 replicates"
 
 
 def test_a_mean_over_a_missing_task_is_missing(tmp_path):
