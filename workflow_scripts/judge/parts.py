@@ -2,9 +2,13 @@
 
 After Deeb and Roger (2024, arXiv:2410.08827). No text told the answers of the *untrained* half, so a gain there is
 access. The gain in the *trained* half minus that in the other is learning. Two controls: the dense model with the same
-adapters (h), and the items that the dense model has wrong, which no access can bring back. The dense model's answers
-alone say which items it knew, so both terms of a gain are held to the same condition. Twins that were trained on `even`
-and on `odd` are crossed: each item then counts once as trained and once as untrained, by another adapter.
+adapters (h), and the items that the dense model never knew, which no access can bring back. Twins that were trained on
+`even` and on `odd` are crossed: each item then counts once as trained and once as untrained, by another adapter.
+
+A single answer of the dense model is noisy, and the copy without an adapter shares that noise: items chosen by it fall
+with any adapter, however little that does. The dense model with the adapter shares the noise of the copy with it, and
+errs the other way. So an item is *known* if the dense model has it right without and with an adapter that was not told
+it, in every replicate, and *never known* if it has it wrong each time. Items between are in neither.
 """
 
 import json
@@ -86,9 +90,8 @@ class HeldOutFacts:
         gains = {place: self._gain(place[0], found) for place, found in estimates.items()}
         sides = {side: self._side(side, estimates, gains) for side in SIDES}
         learned = gains["trained", "items"] - gains["untrained", "items"]
-        told_apart = None
-        if all(("untrained", stratum) in gains for stratum in STRATA[1:]):
-            told_apart = gains["untrained", "known"] - gains["untrained", "never_known"]
+        known, never = (gains.get(("untrained", stratum)) for stratum in STRATA[1:])
+        told_apart = known - never if known and never else None
         return {
             **self.group._asdict(),
             "task": self.family.task,
@@ -135,8 +138,8 @@ def parts(results: Results, methods: dict[str, dict], resamples: int, seed: int)
     """verdict.json's `parts`: per compressed group, family and metric the gains on trained and untrained items.
 
     Intervals are the verdict's, over the items of one task. `shows` names what whole intervals above 0 show: access, if
-    R of the untrained items is and their gain is larger among items that the dense model knew than among those that it
-    never knew; learning, if telling adds to the gain. Groups whose cells share no seed have no row.
+    R of the untrained items is and their gain is larger among known items than among those never known; learning, if
+    telling adds to the gain. Groups whose cells share no seed have no row.
     """
     found = [
         told
@@ -165,18 +168,22 @@ def _told(results: Results, group: Group, family: Family) -> Iterator[HeldOutFac
         return
     family = replace(family, methods={part: arm.method for part, arm in adapters.items()})
     cells = unique(cell for arm in measured for cell in arm.cells)
-    known = results.items(dense.cells[0])["correct"]
+    answers = paired_items(results, cells, "correct")[family.task].set_axis(cells, axis=1)
     pairs = [(base, adapters), *([(dense, controls)] if controlled else [])]
     for name, metric in METRICS.items():
         frame = paired_items(results, cells, metric.column).get(family.task) if metric.judged else None
         if frame is None:
             continue
         frame = metric.sign * frame.set_axis(cells, axis=1)
-        right = known.reindex(frame.index).astype(bool).to_numpy()
+        strata = [np.full(len(frame), True)]
+        if controlled:
+            untold = ("untrained", _plain(family, "untrained"))
+            right = _side(answers.loc[frame.index], [(dense, controls)], untold, seeds)[1]
+            strata += [(right == 1).all(axis=1), (right == 0).all(axis=1)]
         samples = {}
         for side in SIDES:
             joined, values = _side(frame, pairs, (side, _plain(family, side)), seeds)
-            for stratum, chosen in zip(STRATA, (np.full(len(frame), True), right, ~right), strict=True):
+            for stratum, chosen in zip(STRATA, strata, strict=False):
                 places = chosen & ~np.isnan(values).any(axis=1)
                 label = f"{family.task} {stratum} {'+'.join(unique(_parts_of(frame)[places]))}"
                 if places.any():

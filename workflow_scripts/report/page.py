@@ -57,8 +57,9 @@ EXPLAINED = {  # above the page's tables
     "told": "Held-out facts. Adapters that were told the answers of one half of a task's items, on that half (trained) "
     "and on the other (untrained). R of the untrained items is access: no text told them. Learned: the gain of the "
     "trained items minus that of the untrained. Known apart: of the untrained items, the gain among those that the "
-    "dense model has right minus the gain among those that it has wrong, which no access can bring back. A word needs "
-    "whole intervals above 0: access the first and the third, learning the second.",
+    "dense model has right without and with such an adapter minus the gain among those that it has wrong both times, "
+    "which no access can bring back. A word needs whole intervals above 0: access the first and the third, learning "
+    "the second.",
     "rates": "Recovered: of the items that compression lost, the share right with the method. Untaught: the same among "
     "those for which no document of the training text holds an accepted alias together with the question's entity "
     "(it may still say it in other words). Chance: the same share among items that neither the dense "

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, write_grid
 from workflow_scripts.files.artifacts import check
@@ -58,10 +59,40 @@ def form(model, items, trained):
 
 def everywhere(model, items, trained):
     """The dense model gains in the untrained items as much as the copy does."""
-    return right(model, items) | (items % 5 == 1) | (items % 5 == 4)
+    return right(model, items) | (items % 5 == 4)
 
 
-def plant(folder, answered, adapters=ADAPTERS, seeds=(0,), control=True, items=ITEMS):
+def accessed_and_learned_everywhere(model, items, trained):
+    """What both models learn alike hides nothing of what the copy alone gets back."""
+    return everywhere(model, items, trained) | (items % 5 == 1)
+
+
+class Noisy:
+    """Every answer is drawn: half of the items are known with 0.9, half with 0.3, and the copy knows less of them.
+
+    Answers of one kind, without an adapter or with one, share half of their noise, whatever the model. back: what an
+    adapter adds to the copy's chance of a known item.
+    """
+
+    def __init__(self, back: float, items: int):
+        rng = np.random.default_rng(5)
+        known = np.arange(items) % 2 == 0
+        self.right = {}
+        for adapted in (False, True):
+            shared = rng.normal(size=items)
+            for model in PLACES:
+                lost = (0.2 - back * adapted) * known * (model != "dense")
+                noise = (shared + rng.normal(size=items)) / np.sqrt(2)
+                self.right[model, adapted] = norm.cdf(noise) < np.where(known, 0.9, 0.3) - lost
+
+    def plain(self, model, items):
+        return self.right[model, False][items]
+
+    def adapted(self, model, items, trained):
+        return self.right[model, True][items]
+
+
+def plant(folder, answered, adapters=ADAPTERS, seeds=(0,), control=True, items=ITEMS, plain=right):
     """verdict.json's `parts` of a grid whose adapted cells answer as `answered` says."""
     cells = {(*place, "none", 0): 0.5 for place in PLACES.values()}
     for seed in seeds:
@@ -73,7 +104,7 @@ def plant(folder, answered, adapters=ADAPTERS, seeds=(0,), control=True, items=I
         mine = samples["task"] == TASK
         numbers = samples.loc[mine, "doc_id"].to_numpy()
         model, method = path.split("/")[-4], path.split("/")[-2]
-        flags = right(model, numbers)
+        flags = plain(model, numbers)
         if method in adapters:
             part = adapters[method]["corpus"]["part"]
             trained = np.array([part_of(doc_hash) == part for doc_hash in samples.loc[mine, "doc_hash"]])
@@ -95,6 +126,7 @@ def plant(folder, answered, adapters=ADAPTERS, seeds=(0,), control=True, items=I
         (nothing, "neither"),
         (form, "neither"),
         (everywhere, "neither"),
+        (accessed_and_learned_everywhere, "access"),
     ],
 )
 @pytest.mark.parametrize("crossed", [True, False])
@@ -107,7 +139,17 @@ def test_planted_answers_are_told_apart(tmp_path, answered, shows, crossed):
     assert row["methods"] == (NAMES if crossed else {"even": "lora-even"})
     half = ITEMS if crossed else ITEMS // 2
     assert row["trained"]["items"] == row["untrained"]["items"] == half
-    assert row["untrained"]["known"] + row["untrained"]["never_known"] == half
+    same = answered not in (everywhere, accessed_and_learned_everywhere)
+    assert (row["untrained"]["known"] + row["untrained"]["never_known"] == half) == same
+
+
+@pytest.mark.parametrize(("back", "shows"), [(0.0, "neither"), (0.2, "access")])
+def test_noise_of_the_answers_is_no_access_and_hides_none(tmp_path, back, shows):
+    """Items that one answer of the dense model chose would fall by half of their noise, or rise, with any adapter."""
+    noisy = Noisy(back, 1000)
+    row = plant(tmp_path, noisy.adapted, items=1000, plain=noisy.plain)["accuracy"]
+    assert row["shows"] == shows
+    assert back or row["known_apart"]["low"] < 0 < row["known_apart"]["high"]
 
 
 def test_gains_are_the_shares_that_were_planted(tmp_path):
