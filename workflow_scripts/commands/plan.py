@@ -66,7 +66,7 @@ def main(
         f"Half-width of {half_width:g} for L and R of every group of '{grid}', seen so far with {items} items a task:"
     )
     print(f"{'replicates':>10}{'items a task':>14}{'hours':>9}")
-    for replicates in REPLICATES if all(part.count > 1 for part in seen) else (1,):
+    for replicates in REPLICATES if any(part.count > 1 for part in seen) else (1,):
         times = needed_items(seen, half_width / factor, replicates)
         if times is None:
             print(f"{replicates:>10}{'never':>14}")
@@ -81,8 +81,9 @@ def main(
         short = f"  more than {', '.join(few)} {'has' if len(few) == 1 else 'have'}" if few else ""
         print(f"{replicates:>10}{wanted:>14,}{hours:>9.1f}{short}")
     if any(part.count < 2 for part in seen):
+        whose = " (here items alone count)" if any(part.count > 1 for part in seen) else ""
         print(
-            "One copy shows nothing of the variance between copies: run the pair with seeds: [0, 1, 2] first."
+            f"One copy shows nothing of the variance between copies{whose}: run the pair with seeds: [0, 1, 2] first."
         )
     return 0
 

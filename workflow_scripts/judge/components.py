@@ -35,10 +35,13 @@ class Components:
         return float(np.nansum([self.items, self.replicates, self.residual]))
 
     def half_width(self, items: float = 1.0, replicates: int | None = None, level: float = LEVEL) -> float:
-        """Half of the interval for `items` times as many items and this many replicates (default: those measured).
+        """Half of the interval to expect for `items` times as many items and this many replicates (default: those
+        measured).
 
         The interval is the one of `arms.Estimates`: a normal deviation of items, and t of the replicates' means, whose
-        variance holds the residual. inf for one replicate if several were measured: it can't know the others'.
+        variance holds the residual. Means that agree by chance make the interval of one run narrower than this, for
+        here their variance is no less than the residual's. inf for one replicate if several were measured: it can't
+        know the others'.
         """
         count = replicates or self.count
         of_items = (self.items - self.unseen) / items + self.unseen / items**2
@@ -58,14 +61,13 @@ class Components:
 
     def to_json(self) -> dict[str, float | int | None]:
         """Standard deviations of the three parts (fractions, nats or bits), their shares of the sum of their squares
-        (None with one replicate), freedom, half-width, replicates."""
+        (None with one replicate), freedom, replicates."""
         parts = {name: getattr(self, name) for name in ("items", "replicates", "residual")}
         whole = sum(parts.values())
         return {
             **{name: finite(np.sqrt(part)) for name, part in parts.items()},
             **{f"{name}_share": finite(part / whole) if whole else None for name, part in parts.items()},
             "freedom": finite(self.freedom),
-            "half_width": finite(self.half_width()),
             "count": self.count,
             "unseen": finite(np.sqrt(self.unseen)),
         }

@@ -5,9 +5,12 @@ from functools import cached_property, partial
 from typing import Any
 
 from workflow_scripts.judge.arms import DENSE, Arm, Column, PairedItems, covered_by, detectable, replicates_of
+from workflow_scripts.judge.components import Components
 from workflow_scripts.judge.statistics import Estimate, finite, lost_bound, ratio
 from workflow_scripts.judge.verdict import Verdict, decide, needed_support, other_reading, recovered
 from workflow_scripts.plan.layout import Group
+
+NUMBERS = {"loss": "the loss", "prompt": "what the prompt brings back", "lora": "what LoRA brings back"}
 
 
 class Judged:
@@ -229,15 +232,14 @@ class Judged:
         return "the cells of the pair have no seed and compressed copy in common"
 
 
-def _larger(parts: dict) -> str:
-    """The larger part of the variance of the quantity that decides: "items make 80 % of the variance"."""
+def _larger(parts: dict[str, Components]) -> str:
+    """What makes the variance of the number that is known worst: more items lessen the first share, more replicates
+    the second, both the third."""
     if any(part.count < 2 for part in parts.values()):
         return "one copy shows nothing of the variance between copies, so seeds come first"
-    of_items = sum(part.items + part.residual for part in parts.values())
-    whole = sum(part.variance for part in parts.values())
-    if whole <= sum(part.unseen for part in parts.values()):
+    if all(part.variance <= part.unseen for part in parts.values()):
         return "no answer changed, so nothing is known of the variance"
-    share = of_items / whole
-    return f"{'items' if share >= 0.5 else 'replicates'} make {max(share, 1 - share):.0%} of the variance".replace(
-        "%", " %"
-    )
+    name, worst = max(parts.items(), key=lambda named: named[1].variance)
+    shares = (100 * part / worst.variance for part in (worst.items, worst.replicates, worst.residual))
+    items, replicates, both = (f"{share:.0f} %" for share in shares)
+    return f"of the variance of {NUMBERS[name]} items make {items}, replicates {replicates}, both together {both}"

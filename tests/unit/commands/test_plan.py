@@ -58,6 +58,18 @@ def test_the_table_has_a_line_per_number_of_replicates(tmp_path, monkeypatch, ca
             assert max(part.half_width(wanted / 40, count) for part in parts) <= 0.03
 
 
+def test_a_group_of_one_copy_leaves_the_others_their_replicates(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    verdict, alone = (verdict_of(tmp_path / str(len(seeds)), seeds) for seeds in ((0, 1, 2), (0,)))
+    verdict["groups"] += [group | {"corpus": "c4"} for group in alone["groups"]]
+    write_json("results/bench/verdict.json", verdict)
+    monkeypatch.setattr(plan, "files", lambda *named: ROOT)
+    assert plan.main("bench", half_width=3.0, blocks=["core"]) == 0
+    *_, rows, note = capsys.readouterr().out.splitlines()
+    assert rows.split()[0] == str(plan.REPLICATES[-1]) and "never" not in rows
+    assert note.startswith("One copy") and "(here items alone count)" in note
+
+
 def test_without_a_verdict_or_its_components_the_command_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plan, "files", lambda *named: ROOT)

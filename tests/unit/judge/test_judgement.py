@@ -5,6 +5,8 @@ import pytest
 
 from tests.unit.synthetic_results import CATALOGUE, COPIES, PAIR, judged, study, write_grid
 from workflow_scripts.files.artifacts import check
+from workflow_scripts.judge.components import Components
+from workflow_scripts.judge.judged import NUMBERS
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.statistics import holm
@@ -161,8 +163,18 @@ def test_replicates_are_covered_and_their_variance_has_a_part_of_its_own(tmp_pat
     assert loss["replicates"] == pytest.approx(0.03 / 3**0.5, rel=0.2) and loss["count"] == 3
     assert back["replicates"] < loss["replicates"] / 2  # a copy's own level leaves the gain on it alone
     half = (metric["loss"]["high"] - metric["loss"]["low"]) / 2
-    assert half == pytest.approx(loss["half_width"], rel=0.25)
+    assert half == pytest.approx(Components.of_json(loss).half_width(), rel=0.25)
     assert metric["verdict"]["replicates"] == 3 and not metric["verdict"]["of_one_copy"]
+
+
+def test_what_would_settle_it_names_the_shares_of_the_number_that_is_known_worst(tmp_path):
+    metric = replicated(tmp_path, noise=0.3, moved=0.03)["groups"][0]["metrics"]["accuracy"]["verdict"]
+    parts = metric["components"]
+    worst = max(parts, key=lambda name: sum(parts[name][k] ** 2 for k in ("items", "replicates", "residual")))
+    shares = [f"{100 * parts[worst][f'{k}_share']:.0f} %" for k in ("items", "replicates", "residual")]
+    assert metric["settle"].endswith(
+        "of the variance of {} items make {}, replicates {}, both together {}".format(NUMBERS[worst], *shares)
+    )
 
 
 def test_replicates_of_training_on_one_copy_say_that_they_cover_no_other_copy(tmp_path):
