@@ -46,9 +46,9 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         f"chance, {items} paired items, with 95 % intervals. {covered(groups, metric)} *Brought back*: beyond "
         "the method's gain on the dense model; harm to the dense model earns nothing.",
         "",
-        f"| compressed model | lost | brought back by `{pair['prompt']}` | brought back by `{pair['lora']}` "
+        f"| compressed model | replicates | lost | brought back by `{pair['prompt']}` | brought back by `{pair['lora']}` "
         f"| verdict (support) | {' | '.join(f'by {NAMES[other]}' for other in _others(metric))} |",
-        "|---|--:|--:|--:|---|---|---|",
+        "|---|--:|--:|--:|--:|---|---|---|",
         *(_row(group, pair, metric) for group in groups),
         "",
     ]
@@ -80,7 +80,9 @@ def _row(group: dict, pair: dict, metric: str) -> str:
     found, shown = group["metrics"][metric], unit(metric)
     brought = [brought_back(found, method, shown) for method in pair.values()]
     words = [headline(group["metrics"][other]["verdict"]) for other in _others(metric)]
-    cells = [place(group), shown(found.get("loss")), *brought, f"**{headline(found['verdict'])}**", *words]
+    replicates = str(found["verdict"]["replicates"])
+    word = f"**{headline(found['verdict'])}**"
+    cells = [place(group), replicates, shown(found.get("loss")), *brought, word, *words]
     return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"
 
 

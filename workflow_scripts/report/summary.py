@@ -57,7 +57,7 @@ def covered(groups: list[dict], metric: str) -> str:
     verdicts = [group["metrics"][metric]["verdict"] for group in groups]
     shared = all(ONE_COPY in verdict["limits"] for verdict in verdicts if verdict["replicates"] > 1)
     what = "training alone; the compressed copy is one" if shared else "calibration text and training"
-    alone = " If one replicate is named they cover items only." if 1 in replicates else ""
+    alone = " With one replicate they cover items only." if 1 in replicates else ""
     return f"They cover the choice of items and of {several} replicates ({what}).{alone}"
 
 
