@@ -103,6 +103,13 @@ def test_no_heavy_library_is_loaded_to_plan_a_run_or_to_explain_a_command(progra
     assert not loaded & HEAVY
 
 
+def test_a_cell_without_a_lora_does_not_load_peft():
+    program = "import sys, workflow_scripts.evaluate.cell; print('peft' in sys.modules)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_light_room_stands_on_light_rooms_alone():
     for room in LIGHT:
         assert set(architecture.arrows(room)) <= set(LIGHT), room

@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from peft import PeftModel
 from transformers import AttentionInterface, PreTrainedModel
 
 from workflow_scripts.evaluate.row_packing import PackedRow, RowBlock
 from workflow_scripts.kernels.attention_asked import special_options
 from workflow_scripts.plan import first_layer
 
-CausalModel = PreTrainedModel | PeftModel  # with a LoRA it is the latter
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+CausalModel: TypeAlias = "PreTrainedModel | PeftModel"  # with a LoRA it is the latter
 NAME, STEP = "packed_blocks", "padded_step"
 # The cost of one attention call beside its pairs, in (query, key) pairs of one layer: about 50 microseconds each.
 OVERHEAD = {"cpu": 1_000, "cuda": 300_000}

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lm_eval.models.utils import resolve_max_length
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from workflow_scripts.evaluate.block_attention import CausalModel
 from workflow_scripts.evaluate.forward import CPU_TOKENS, score_row, tokens_that_fit
 from workflow_scripts.evaluate.row_packing import Sequence, pack_rows
 from workflow_scripts.evaluate.self_check import require_packable
@@ -49,7 +49,7 @@ class DocumentScorer:
     CPU, what fits in memory elsewhere). store: answers of an earlier, interrupted run.
     """
 
-    model: PreTrainedModel | PeftModel
+    model: CausalModel
     tokenizer: PreTrainedTokenizerBase
     bank: PromptBank | None = None
     selector: Selector | None = None

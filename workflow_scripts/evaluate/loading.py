@@ -4,7 +4,6 @@ from dataclasses import replace
 from importlib import metadata
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.compress.stored_model import is_whole, load_compressed
@@ -40,6 +39,8 @@ def load_cell(
     contexts = _pieces(files, method, seed, tokenizer)
     recovered: Recovered = attach(model, tokenizer, method, files.adapters, contexts=contexts)
     if method["kind"] in ("lora", "eora") and precision == "fp32" and not attached(model):
+        from peft import PeftModel
+
         from workflow_scripts.recover.lora import merge
 
         assert isinstance(recovered.model, PeftModel)  # of a LoRA

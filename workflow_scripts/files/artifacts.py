@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -136,15 +136,18 @@ def check(value: object, schema: str, name: str | Path) -> None:
 
 def non_finite(value: object, key: str = "$") -> str | None:
     """JSON path of a number in `value` that is NaN or infinite; None if all are finite."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return key
+    children: Iterable[tuple[Any, Any]]
     if isinstance(value, dict):
-        children = ((f"{key}.{name}", child) for name, child in value.items())
+        children, place = value.items(), "{}.{}"
     elif isinstance(value, list | tuple):
-        children = ((f"{key}[{index}]", child) for index, child in enumerate(value))
+        children, place = enumerate(value), "{}[{}]"
     else:
-        return None
-    return next((bad for name, child in children if (bad := non_finite(child, name))), None)
+        return key if isinstance(value, float) and not math.isfinite(value) else None
+    for name, child in children:  # texts and integers, nearly all of a document, need no call
+        deep = isinstance(child, float | dict | list | tuple)
+        if deep and (bad := non_finite(child, place.format(key, name))):
+            return bad
+    return None
 
 
 def _content_sha256(value: dict) -> str:

@@ -1,31 +1,25 @@
 """Adapters in PEFT's format: made, saved, counted, and attached to a model.
 
 `PeftModel.from_pretrained` loads what is saved here. `attach` turns every soft prompt into a bank of prefixes
-(`prompt_bank`); LoRA stays PEFT's own model.
+(`prompt_bank`); LoRA stays PEFT's own model. PEFT is imported where it makes an adapter: a cell may need none.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from peft import (
-    PeftConfig,
-    PeftModel,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    PromptTuningInit,
-    get_peft_model,
-    initialize_kv_prefix_from_past_key_values,
-)
-from peft.utils import load_peft_weights
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
-from workflow_scripts.files.members import ADAPTER_CONFIG
+from workflow_scripts.files.members import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workflow_scripts.recover.idp import Selector
 from workflow_scripts.recover.prompt_bank import Prefix, PromptBank, encode, positions_behind_prompts
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
 
 # Keys of d_inter in config.json, by family.
 INNER_WIDTHS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
@@ -36,7 +30,7 @@ PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING", "lora": "LOR
 class Recovered:
     """A model ready to be evaluated. Without a bank the model is called as it is."""
 
-    model: PreTrainedModel | PeftModel
+    model: "PreTrainedModel | PeftModel"
     bank: PromptBank | None
     selector: Selector | None  # None: always prefix 0
     parameters: dict  # {trainable, effective, base}, of a LoRA also linears
@@ -45,13 +39,15 @@ class Recovered:
 # ------------------------------------------------------------------------------------------------- making
 
 
-def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | None = None) -> PeftModel:
+def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | None = None) -> "PeftModel":
     """A new adapter of kind lora, eora, peft, prompt or prefix around the frozen model, initialised by `seed`.
 
     prompt: embeddings of vocabulary entries drawn by the seed, or N(0, 1). prefix: keys and values of the first
     tokens of `window` (T,), a piece of training text, or PEFT's N(0, 1). ValueError for a model whose text no soft
     prompt can stand before.
     """
+    from peft import get_peft_model, initialize_kv_prefix_from_past_key_values
+
     if method["kind"] in ("prompt", "prefix"):
         positions_behind_prompts(model)  # an error here, not after training, in the evaluation
     with torch.random.fork_rng():
@@ -76,7 +72,9 @@ def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | Non
     return adapted
 
 
-def _peft_config(model: PreTrainedModel, method: dict) -> PeftConfig:
+def _peft_config(model: PreTrainedModel, method: dict) -> "PeftConfig":
+    from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
+
     kind = method["kind"]
     if kind == "lora":
         from workflow_scripts.recover.lora import lora_config
@@ -100,7 +98,7 @@ def _peft_config(model: PreTrainedModel, method: dict) -> PeftConfig:
     return PromptTuningConfig(**common, prompt_tuning_init=start, token_dim=width)
 
 
-def save(adapted: PeftModel, folder: Path, base: str) -> None:
+def save(adapted: "PeftModel", folder: Path, base: str) -> None:
     """adapter_config.json and adapter_model.safetensors; `base` names the model instead of a path of this machine."""
     adapted.active_peft_config.base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
@@ -110,7 +108,7 @@ def save(adapted: PeftModel, folder: Path, base: str) -> None:
 # --------------------------------------------------------------------------------------------- parameters
 
 
-def trained_parameters(adapted: PeftModel) -> list[torch.nn.Parameter]:
+def trained_parameters(adapted: "PeftModel") -> list[torch.nn.Parameter]:
     """The parameters that the optimiser moves: all that require a gradient."""
     return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
 
@@ -159,7 +157,7 @@ def _trained(folder: Path) -> tuple[str, Tensor]:
         raise ArtifactError(
             f"{file}: peft_type: {peft_type!r} is no soft prompt; idp and concat join prompts only"
         )
-    return kinds[peft_type], load_peft_weights(str(folder), device="cpu")["prompt_embeddings"]
+    return kinds[peft_type], load_file(folder / ADAPTER_WEIGHTS)["prompt_embeddings"]
 
 
 @torch.no_grad()

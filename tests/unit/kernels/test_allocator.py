@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import weakref
 from types import ModuleType
 
 import pytest
@@ -15,6 +16,22 @@ def test_the_collector_works_again_after_an_error():
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled()
+
+
+def test_the_collector_passes_over_what_was_there_and_sees_what_comes_later():
+    class Cycle:
+        def __init__(self):
+            self.own = self
+
+    with collector_at_rest():
+        imported = Cycle()
+    try:
+        assert not any(each is imported for each in gc.get_objects())
+        later = weakref.ref(Cycle())
+        gc.collect()
+        assert later() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_an_evaluation_imports_its_libraries_while_the_collector_rests(monkeypatch, tmp_path):
