@@ -11,6 +11,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; test proces
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: one worker then has them all and makes what they share once, the other takes unit tests."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], object]], Path]:
     """A function: `made_once(name, make)` is a folder that `make(folder)` filled, in one worker of the session."""
