@@ -6,6 +6,7 @@ from workflow_scripts.files.job import run
 from workflow_scripts.files.members import ITEMS, text_of
 from workflow_scripts.files.sealed_tables import write_table
 from workflow_scripts.judge.answers import find
+from workflow_scripts.judge.open_book import add_passages
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.judge.strata import add
 from workflow_scripts.plan.digests import unchanged
@@ -17,9 +18,11 @@ def main(
     benchmarks: dict[str, str],
     output: str,
     strata: dict[str, dict] | None = None,
+    contexts: dict[str, str] | None = None,
 ) -> None:
     """cells: paths of all cells that the grid plans; corpora: a path's corpus -> manifests of each that the pair's
-    adapters are trained on there; benchmarks: task -> manifest; strata: task -> fields of its items (judge/strata.py).
+    adapters are trained on there; benchmarks: task -> manifest; strata: task -> fields of its items (judge/strata.py);
+    contexts: task -> template of its passage (judge/open_book.py).
     """
     texts = {
         name: [Path(manifest).with_name(text_of("train")) for manifest in manifests]
@@ -30,6 +33,8 @@ def main(
     answers = find(results, texts, data)
     if strata:
         answers = add(answers, results, texts, data, strata)
+    if contexts:
+        answers = add_passages(answers, results, data, contexts)
     write_table(output, answers)
 
 

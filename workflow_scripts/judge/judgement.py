@@ -19,6 +19,7 @@ from workflow_scripts.judge.choices import choices
 from workflow_scripts.judge.judged import Judged
 from workflow_scripts.judge.lost import recovered_items
 from workflow_scripts.judge.metrics import ACCURACY, ALL_TASKS, METRICS, informative_tasks
+from workflow_scripts.judge.open_book import open_book
 from workflow_scripts.judge.parts import parts
 from workflow_scripts.judge.rates import shares
 from workflow_scripts.judge.results import Results
@@ -67,6 +68,7 @@ def judge_grid(
     sparse = {name for name, settings in catalogue["compressors"].items() if sparsity(settings)}
     for prunes in (False, True):  # these stand in tables of their own
         _adjust([group for group in groups if (group["compressor"] in sparse) == prunes])
+    opened = [] if ledger is None else list(open_book(results, ledger, catalogue["methods"]))
     return {
         "schema": SCHEMA,
         "manifest": {},  # sealed when it is written
@@ -87,6 +89,7 @@ def judge_grid(
         "changes": changes(results, resamples, seed),
         **({"chat": results.chats} if results.chats else {}),
         **({"without_system": results.without_system} if results.without_system else {}),
+        **({"open_book": opened} if opened else {}),
         **({"strata": found} if ledger is not None and (found := strata(ledger, question.pair)) else {}),
     }
 

@@ -24,6 +24,7 @@ OUTCOMES = {
     "gained": "wrong before compression, right after it or with a method of the pair",
 }
 INDEX = ["model", "compressor", "corpus", "seed", "task", "doc_hash", "occurrence"]
+IN_PASSAGE = "answer_in_passage"  # of judge/open_book.py, if the grid has a method of kind context
 _MEASURES = ("correct", "margin", "gold_loglik", "selected_prompt")
 
 
@@ -45,14 +46,14 @@ def build(results: Results, pair: dict[str, str]) -> pd.DataFrame:
 
 
 def add_answers(ledger: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Add `answer_in_training_text` from the table of `answers.find`, null if it does not know, and the strata of
-    judge/strata.py if it has some."""
+    """Add `answer_in_training_text` from the table of `answers.find`, null if it does not know, and
+    `answer_in_passage` and the strata of judge/strata.py if it has some."""
     if not len(ledger):
         return ledger.assign(answer_in_training_text=pd.array([], dtype="boolean"))
     keys = ["corpus", "task", "doc_id"]
     found = ledger[keys].merge(answers, on=keys, how="left", validate="many_to_one")
-    strata = {name: found[name].to_numpy() for name in KINDS if name in found}
-    return ledger.assign(answer_in_training_text=found["known"].astype("boolean").to_numpy(), **strata)
+    more = {name: found[name].array for name in (IN_PASSAGE, *KINDS) if name in found}
+    return ledger.assign(answer_in_training_text=found["known"].astype("boolean").to_numpy(), **more)
 
 
 def _seeds(results: Results, group: Group) -> list[int]:

@@ -221,6 +221,11 @@ class Plan(Slices):
                 task: BENCHMARK.path(benchmarks=self.grid(grid).benchmarks, task=task)
                 for task in self.tasks(grid)
             }
+            places = [
+                (c, task) for c in self.cells(grid) for task in self.tasks(grid) if self.has_passage(c, task)
+            ]
+            if contexts := {task: self.config.tasks[task].context for _, task in places}:
+                settings["contexts"] = contexts
         if entry == "judge":
             made = (
                 {}

@@ -66,6 +66,10 @@ EXPLAINED = {  # above the page's tables
     "nor the compressed model got right. It is a lower bound of the effect of noise, since lost items lie nearer to "
     "the decision boundary. Fairer references are the recovered share of an untrained prompt",
     "copies": " and, with two copies, rho above",
+    "opened": "Items that compression lost closed-book, asked again with their passage. The shares are of those whose "
+    "passage holds an accepted answer, word for word. Right open-book: the fact was lost, the skill of reading was "
+    "not. Lost open-book too: the dense model has it right with the passage, the compressed one wrong. Dense right "
+    "open-book: the control. Wilson intervals, 95 %.",
     "strata": "The items of a task by subject, or by popularity in groups of equal size (equal popularities stay "
     "together). Known: share that the dense model has right. Lost: share of these that the compressed model has wrong. "
     "Back by a method: share of the lost that it has right. First seed; Wilson intervals, 95 %.",
@@ -199,6 +203,7 @@ def _ledger(data: PageData) -> dict[str, Any]:
     return {
         "selections": selections(data.grid.results),
         "rates": data.grid.verdict["rates"],
+        "opened": data.grid.verdict.get("open_book", []),
         "strata": data.grid.verdict.get("strata", []),
         "back_by": {role: f"back by {method}" for role, method in pair.items()},
         "placebos": [method for method in untrained if f"correct/{method}" in data.ledger],

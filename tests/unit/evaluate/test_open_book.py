@@ -43,11 +43,13 @@ def prompts(loaded):
 
 
 def test_the_closed_variant_asks_without_the_passage_and_open_book_gives_back_the_harness_own_prompt(data):
+    data.write_text(data.read_text() + json.dumps(sciq(5, support="")) + "\n")  # as one in nine of SciQ's
     closed = load_task("sciq-closed", data, None, None, base="sciq_closed")
     own = load_task("sciq", data, None, None)
     assert prompts(closed)[0] == "Question: Which 0?\nAnswer:"
     opened = with_passage(load_task("sciq-closed", data, None, None, base="sciq_closed"), PASSAGE)
     assert prompts(opened) == prompts(own) and prompts(own)[0].startswith("It is right 0.\n\nQuestion: ")
+    assert prompts(own)[-1] == "\nQuestion: Which 5?\nAnswer:"  # its own line break, without a passage too
 
 
 def test_a_cell_has_the_passage_only_if_its_method_gives_it(data):

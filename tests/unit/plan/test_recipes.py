@@ -149,6 +149,8 @@ def test_a_passage_is_given_to_the_open_book_cells_alone(shipped):
     smoke["tasks"].append("sciq-closed")
     smoke["blocks"]["core"]["methods"].append("open-book")
     plan = Plan(load(config))
+    assert plan.analysis("smoke", "find_answers")["contexts"] == {"sciq-closed": "{{ support.lstrip() }}\n"}
+    assert "contexts" not in Plan(shipped).analysis("smoke", "find_answers")
     (cell,) = (c for c in plan.cells("smoke") if c[2:5] == ("gptq-w3-g64", "wikipedia", "open-book"))
     given = plan.evaluate(cell)["tasks"]
     assert [task for task in given if "context" in given[task]] == ["sciq-closed"]
