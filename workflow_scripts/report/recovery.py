@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from workflow_scripts.plan.layout import Cell
 from workflow_scripts.report.rendering import pipe
 from workflow_scripts.report.summary import NAMES, judged, place, points, unit
+from workflow_scripts.report.tables import selection_shares
 
 BLOCK = "recovery"  # of the grid: the methods that tell repair, redirection and learning apart
 
@@ -39,8 +41,8 @@ def figures(verdict: dict, index: dict, archive: str) -> str:
         )
         lines += _table(heads, told)
     if choices := verdict["choices"]:
-        behind = ("model", "IDP", *(f"IDP minus {name}" for name in _ways(choices[0])))
-        lines += _table(behind, ([place(one), one["method"], *_ways(one).values()] for one in choices))
+        behind = ("model", "IDP", "chose", *(f"IDP minus {name}" for name in _ways(choices[0])))
+        lines += _table(behind, _choices(verdict))
     return "\n".join(lines)
 
 
@@ -64,6 +66,16 @@ def _told(verdict: dict) -> Iterator[list[str]]:
             apart = points(row["known_apart"]) if row["known_apart"] else none
             methods = ", ".join(row["methods"].values())
             yield [place(row), row["task"], methods, *numbers, apart, row["shows"] or "—"]
+
+
+def _choices(verdict: dict) -> Iterator[list[str]]:
+    """chose: a prompt that is taken for every item is no choice, whatever it is ahead of."""
+    for one in verdict["choices"]:
+        cells = {
+            (one["model"], one["compressor"], one["corpus"], one["method"], seed) for seed in one["seeds"]
+        }
+        scores = [row for row in verdict["scores"] if tuple(row[name] for name in Cell._fields[1:]) in cells]
+        yield [place(one), one["method"], selection_shares(scores), *_ways(one).values()]
 
 
 def _ways(choice: dict) -> dict[str, str]:

@@ -108,8 +108,11 @@ def test_the_recovery_page_has_r_g_and_h_of_every_method_and_access_against_lear
     assert f"| triviaqa | lora-facts | {points(told['untrained']['recovered'])}" in page
     (choice,) = (c for c in verdict["choices"] if c["compressor"] == "gptq-w3")
     behind = " | ".join(points(way["behind"]) for way in choice["ways"])
-    assert "IDP minus single best | IDP minus random choice | IDP minus oracle" in page
-    assert f"| {choice['method']} | {behind} |" in page
+    assert "| chose | IDP minus single best | IDP minus random choice | IDP minus oracle" in page
+    (cell,) = (c for c in results.evaluations if c[2:5] == ("gptq-w3", "wikipedia", "idp-50-100"))
+    chosen = results.items(cell)["selected_prompt"].value_counts(normalize=True)
+    shares = ", ".join(f"{name} {100 * chosen[name]:.0f} %" for name in sorted(chosen.index))
+    assert f"| {choice['method']} | {shares} | {behind} |" in page
     left = figures(verdict, INDEX, "reports/bench")
     assert left == "No figures yet: `reports/bench` holds no cell of the block `recovery`."
 
