@@ -239,16 +239,22 @@ def test_distillation_draws_the_compressed_model_to_the_dense_one(project, monke
     assert 0 < sum(losses[-8:]) < sum(losses[:8]) < 8 * record["heldout_loss"]["before"]
 
 
-def test_distillation_of_the_dense_model_itself_starts_at_no_loss(project, monkeypatch):
+def test_distillation_of_the_dense_model_itself_starts_at_no_loss_but_for_a_prompts_own_distortion(
+    project, monkeypatch
+):
     monkeypatch.chdir(project)
     model = Path("resources/models/tiny")
     dense = {"algorithm": "dense"}
     compress_model.main(Sources(model), "uncompressed/compression.json", dense, Provenance("r", "c"))
     files, made = ModelFiles(model, Path("uncompressed")), Provenance("r", "c", seed=1, device="cpu")
     texts = train_adapter.Texts(Path("resources/corpora/text"))
-    settings, output = TRAINING | {"objective": "kl_dense"}, "adapters/kl-dense/seed-1/training.json"
-    train_adapter.main(files, texts, output, LORA, settings, 10, made)
-    assert read_json(output)["loss_curve"][0][1] == pytest.approx(0, abs=1e-6)
+    curves = {}
+    for method in (LORA, PROMPT, PREFIX):
+        output = f"adapters/kl-dense-{method['kind']}/seed-1/training.json"
+        train_adapter.main(files, texts, output, method, TRAINING | {"objective": "kl_dense"}, 10, made)
+        curves[method["kind"]] = [loss for _, loss in read_json(output)["loss_curve"]]
+    assert curves["lora"] == pytest.approx([0] * 8, abs=1e-6)  # and stays there
+    assert min(curves["prompt"][0], curves["prefix"][0]) > 1e-4
 
 
 def test_an_adapter_may_be_trained_on_a_tasks_own_items(project, monkeypatch):
