@@ -46,8 +46,9 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         f"chance, {items} paired items, with 95 % intervals. {covered(groups, metric)} *Brought back*: beyond "
         "the method's gain on the dense model; harm to the dense model earns nothing.",
         "",
-        f"| compressed model | replicates | lost | brought back by `{pair['prompt']}` | brought back by `{pair['lora']}` "
-        f"| verdict (support) | {' | '.join(f'by {NAMES[other]}' for other in _others(metric))} |",
+        f"| compressed model | replicates | lost | brought back by `{pair['prompt']}` "
+        f"| brought back by `{pair['lora']}` | verdict (support) "
+        f"| {' | '.join(f'by {NAMES[other]}' for other in _others(metric))} |",
         "|---|--:|--:|--:|--:|---|---|---|",
         *(_row(group, pair, metric) for group in groups),
         "",
