@@ -6,6 +6,7 @@ rule train_adapter:
             compressed=RERUNS.compression,
             corpus=RERUNS.training_text,
             family=RERUNS.family,
+            asked=RERUNS.asked,
             calibration_text=RERUNS.repair_text,
         ),
     output:

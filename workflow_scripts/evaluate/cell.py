@@ -68,7 +68,7 @@ def evaluate_cell(
     for adapter in files.adapters:  # that its job succeeded is known by now
         clear_work(adapter)
     loaded = time.time()
-    told = [artifacts.read_json(adapter / TRAINING)["method"].get("corpus") for adapter in files.adapters]
+    told = [_told(artifacts.read_json(adapter / TRAINING), inputs) for adapter in files.adapters]
     new = [folder for folder in data.benchmarks if folder.name not in taken.results]
     suite: dict[str, EvaluationTask | None] = {folder.name: None for folder in data.benchmarks}
     suite |= {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
@@ -175,6 +175,19 @@ def task_of(
     if settings.chat:
         loaded = replace(loaded, chat=Chat(settings.system))
     return with_passage(loaded, task["context"]) if "context" in task else loaded
+
+
+def _told(record: dict, inputs: dict[str, str]) -> object:
+    """`corpus` of the method of an adapter's record; a family with the tasks whose file is that of one of its own.
+
+    inputs: hashes of the cell, by name.
+    """
+    corpus = record["method"].get("corpus")
+    if not isinstance(corpus, dict) or "tasks" not in corpus:
+        return corpus
+    files = {record["manifest"]["inputs"][f"items of {task}"] for task in corpus["tasks"]}
+    same = [name.removeprefix("benchmark ") for name, sha256 in inputs.items() if sha256 in files]
+    return {"tasks": [*corpus["tasks"], *same]}
 
 
 def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) -> None:

@@ -131,6 +131,10 @@ class Cells:
         """The tasks on whose unscored items adapters are trained."""
         return [task for adapter in adapters for task in self.training_text(adapter).tasks or ()]
 
+    def asked(self, adapter: Cell) -> list[str]:
+        """The tasks whose questions an adapter of a family may not be told: all of the grid."""
+        return self.tasks(adapter.grid) if self.training_text(adapter).tasks else []
+
     def training_corpora(self, grid: str) -> dict[str, list[str]]:
         """Corpus of a path -> the corpora that the pair's adapters are trained on there."""
         pair = [method for _, method in self.grid(grid).pair.items()]

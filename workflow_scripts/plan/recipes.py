@@ -106,7 +106,7 @@ class Plan(Slices):
         if tasks := text.tasks or ([] if text.task is None else [text.task]):
             grid, wordings = self.grid(cell.grid), {task: self.config.tasks[task].wordings for task in tasks}
             settings["wordings"] = wordings if text.task is None else wordings[text.task]
-            settings["scored"] = {task: grid.evaluation.items if task in grid.tasks else 0 for task in tasks}
+            settings["scored"] = dict.fromkeys(grid.tasks if text.tasks else tasks, grid.evaluation.items)
         if self.repairs(cell):
             settings["calibration"] = self.grid(cell.grid).calibration.dump()
             inputs.append(self.recipe("corpora", cell.corpus))
@@ -296,8 +296,9 @@ class Plan(Slices):
         return self.fetch(catalogue, name, task)["recipe"]
 
     def text_recipes(self, adapter: Cell, text: TrainingText) -> list[str]:
-        """Recipes of a training text: a corpus, items of a task, or the path's corpus and items of several tasks."""
-        tasks = text.tasks or ([] if text.task is None else [text.task])
+        """Recipes of a training text: a corpus, items of a task, or the path's corpus and items of several tasks, with
+        the tasks of the grid, whose questions are left out."""
+        tasks = [*text.tasks, *self.asked(adapter)] if text.tasks else [text.task] if text.task else []
         found = [self.recipe("benchmarks", self.grid(adapter.grid).benchmarks, task) for task in tasks]
         if text.task is None:
             found.insert(0, self.recipe("corpora", text.corpus or adapter.corpus))

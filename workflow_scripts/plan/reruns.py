@@ -200,6 +200,10 @@ class Reruns:
             for task in self.plan.training_text(Cell.of(names)).tasks or ()
         ]
 
+    def asked(self, names: Names) -> list[Input]:
+        """The tasks whose questions an adapter of a family may not be told."""
+        return [self.benchmark(names["grid"], task) for task in self.plan.asked(Cell.of(names))]
+
     def repair_text(self, names: Names) -> list[Input]:
         """The calibration text of an adapter that is computed, or starts, from weights and such text."""
         return [self.corpus(names["corpus"])] if self.plan.repairs(Cell.of(names)) else []

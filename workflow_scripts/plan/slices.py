@@ -6,9 +6,10 @@ from workflow_scripts.plan.cells import Cells
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.schema.compressors import External, Recipe
 from workflow_scripts.plan.schema.grids import Regime
-from workflow_scripts.plan.schema.meaning import TUNERS, tasks_told
+from workflow_scripts.plan.schema.meaning import TUNERS
 from workflow_scripts.plan.schema.methods import Context
 from workflow_scripts.plan.schema.sources import Benchmark, Corpus, Lesson, Model
+from workflow_scripts.plan.schema.training_text import tasks_told
 
 # Keys of a source that serve readers or name its place. Results depend on what lies there, see plan/contents.py.
 DESCRIPTIVE_KEYS = ("note", "licence", "path")

@@ -51,7 +51,7 @@ def make_adapter(
     repair = texts.repaired(files, method, made, kept)
     base = load_compressed(files.model, files.compressed, DTYPES[training["precision"]], device)
     tokenizer = load_tokenizer(files.model)
-    windows, heldout = texts.windows(tokenizer, method, training, request.seed)
+    windows, heldout, told = texts.windows(tokenizer, method, training, request.seed)
     adapted = create(base, method, request.seed, windows[0] if len(windows) else None)
     if repair is not None:
         repair.put(adapted, trained_on=method["kind"] != "eora")
@@ -64,6 +64,7 @@ def make_adapter(
         "method": method,
         "training": training,
         **_course(state, training, windows.numel()),
+        **({"items": {"told": len(told.facts), "left_out": told.left_out}} if told is not None else {}),
         **({"repair": repair.summary()} if repair is not None else {}),
         "heldout_loss": losses,
         "parameters": _counts(adapted, method, base.config),

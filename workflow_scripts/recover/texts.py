@@ -20,6 +20,7 @@ from workflow_scripts.recover.windows import (
     heldout_windows,
     training_windows,
 )
+from workflow_scripts.sources.facts import Told
 from workflow_scripts.sources.fetch import recorded_files
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ class Texts:
     """Text that an adapter is made from.
 
     corpus: folder of the training text, or of a task whose items are written in `wordings`. scored: how many items of a
-    task the grid scores (None: all). family: folders of tasks whose other items are the training text; wordings are
-    then by task, and the corpus lends its held-out text. calibration_text,
+    task the grid scores (None: all). family: folders of tasks of whose items those are the training text whose question
+    no task of the grid (`asked`: their folders) scores; wordings are then by task, and the corpus lends its held-out
+    text. calibration_text,
     calibration: for a repair (EoRA), folder of the corpus in the adapter's path and the grid's {windows, length}; a
     copy that was calibrated itself names its own. activation_memory: GiB of calibration activations that stay in
     memory; no result depends on it.
@@ -41,6 +43,7 @@ class Texts:
     corpus: Folder
     wordings: list[str] | dict[str, list[str]] | None = None
     family: list[Folder] = field(default_factory=list)
+    asked: list[Folder] = field(default_factory=list)
     scored: dict[str, int | None] = field(default_factory=dict)
     calibration_text: Folder | None = None
     calibration: dict | None = None
@@ -49,7 +52,7 @@ class Texts:
     def inputs(self) -> dict[str, str]:
         """Hashes by name."""
         found = {"corpus": self.corpus, "calibration text": self.calibration_text}
-        found |= {f"items of {folder.name}": folder for folder in self.family}
+        found |= {f"items of {folder.name}": folder for folder in (*self.family, *self.asked)}
         return {name: _text_hash(folder) for name, folder in found.items() if folder is not None}
 
     def repaired(self, files: ModelFiles, method: dict, made: Provenance, kept: Path) -> "Repair | None":
@@ -67,22 +70,26 @@ class Texts:
 
     def windows(
         self, tokenizer: PreTrainedTokenizerBase, method: dict, training: dict, seed: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows that the method is trained on, none for a method that isn't, and held-out windows."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Told | None]:
+        """Windows that the method is trained on, none for a method that isn't, held-out windows, and the items that are
+        told in them, if they are text of items."""
+        told = None
         if method["kind"] == "eora":
             heldout = heldout_windows(self.corpus, tokenizer, training)
-            return heldout[:0], heldout
+            return heldout[:0], heldout, None
         if isinstance(self.wordings, dict):
-            windows = family_windows(self.family, tokenizer, training, seed, self.wordings, self.scored)
+            windows, told = family_windows(
+                self.family, tokenizer, training, seed, self.wordings, self.asked, self.scored
+            )
             heldout = heldout_windows(self.corpus, tokenizer, training)
         elif self.wordings is not None:
             part, asked = method["corpus"]["part"], self.scored[self.corpus.name]
-            windows, heldout = fact_windows(
+            windows, heldout, told = fact_windows(
                 self.corpus, tokenizer, training, seed, part, self.wordings, asked
             )
         else:
             windows, heldout = training_windows(self.corpus, tokenizer, training, seed)
-        return windows if method.get("trained", True) else windows[:0], heldout
+        return windows if method.get("trained", True) else windows[:0], heldout, told
 
 
 def _text_hash(folder: Path) -> str:

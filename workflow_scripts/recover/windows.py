@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workflow_scripts.plan.parts import part_of
 from workflow_scripts.sources.corpora import read_documents, token_windows
-from workflow_scripts.sources.facts import facts, scored, unscored_facts
+from workflow_scripts.sources.facts import Told, apart, facts, scored, unscored_facts
 from workflow_scripts.sources.models import adds_bos
 
 
@@ -32,19 +32,18 @@ def fact_windows(
     part: str,
     wordings: list[str],
     items: int | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, Told]:
     """As `training_windows` from questions and right answers of a task's items: of one part (`even` or `odd`) to train
-    on, of the other held out.
+    on, of the other held out; and what is told. A question that stands in both parts is told in none.
 
     items: as many as the grid scores (None: all). No others are trained on, so that a short budget tells each of them.
     """
-    asked, told, heldout = scored(benchmark, items), [], []
-    for doc_hash, texts in facts(benchmark, wordings):
-        if part_of(doc_hash) != part:
-            heldout += texts
-        elif doc_hash in asked:
-            told += texts
-    return _drawn(told, tokenizer, training, seed), _heldout(heldout, tokenizer, training)
+    asked, every = scored(benchmark, items), list(facts(benchmark, wordings))
+    others = [fact for fact in every if part_of(fact.doc_hash) != part]
+    mine = [fact for fact in every if part_of(fact.doc_hash) == part and fact.doc_hash in asked]
+    told = apart(mine, {fact.question for fact in others})
+    heldout = [text for fact in others for text in fact.texts]
+    return _drawn(told.texts, tokenizer, training, seed), _heldout(heldout, tokenizer, training), told
 
 
 def family_windows(
@@ -53,18 +52,17 @@ def family_windows(
     training: dict,
     seed: int,
     wordings: dict[str, list[str]],
+    grid: Sequence[Path],
     scored: dict[str, int | None],
-) -> torch.Tensor:
-    """Training windows (N, T) from questions and right answers of a family of tasks, of items that no cell scores.
+) -> tuple[torch.Tensor, Told]:
+    """Training windows (N, T) from questions and right answers of a family of tasks, of items whose question no cell
+    scores; and what is told.
 
-    benchmarks: the tasks' folders, named like them. scored: items of each task that the grid scores (None: all).
+    benchmarks, grid: folders of the family's and of the grid's tasks, named like them. scored: items of each task of
+    the grid that it scores (None: all).
     """
-    documents = [
-        text
-        for folder in benchmarks
-        for text in unscored_facts(folder, wordings[folder.name], scored[folder.name])
-    ]
-    return _drawn(documents, tokenizer, training, seed)
+    told = unscored_facts(benchmarks, wordings, grid, scored)
+    return _drawn(told.texts, tokenizer, training, seed), told
 
 
 def heldout_windows(corpus: Path, tokenizer: PreTrainedTokenizerBase, training: dict) -> torch.Tensor:

@@ -1,8 +1,16 @@
-"""A task's items as text that tells their answers, for adapters that are trained on some of them."""
+"""Items of tasks as text that tells their answers, for adapters that are trained on some of them.
 
-from collections.abc import Iterator, Sequence
+What is scored is a question, whatever the task or the file that asks it: the same question in another item, also with
+words before it or after it, would tell its answer.
+"""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.files.members import ITEMS
@@ -10,6 +18,9 @@ from workflow_scripts.files.templates import Unfilled, fill
 from workflow_scripts.sources.fetch import numbered_lines, verified_manifest
 
 SALT = b"2310.00867:"  # fixed for good: another salt is another sample
+# Fields that hold an item's question, as tasks name them.
+FIELDS = ("question", "question_stem", "problem", "goal", "ctx", "sentence", "query", "text")
+SHORTEST = 16  # letters of a question that is looked for among other text; shorter ones are compared whole
 
 
 def sample(lines: list[bytes], items: int | None) -> list[int]:
@@ -23,8 +34,27 @@ def sample(lines: list[bytes], items: int | None) -> list[int]:
     return sorted(order[:items])
 
 
-def facts(folder: Path, wordings: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """(doc_hash, texts) of each item of a task's folder: its question and right answer in every wording.
+class Fact(NamedTuple):
+    """An item's doc_hash, its question, and its question and right answer in every wording."""
+
+    doc_hash: str
+    question: str
+    texts: list[str]
+
+
+class Told(NamedTuple):
+    """The items that an adapter is told, and the number of those left out since their question is scored elsewhere."""
+
+    facts: list[Fact]
+    left_out: int
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for fact in self.facts for text in fact.texts]
+
+
+def facts(folder: Path, wordings: Sequence[str]) -> Iterator[Fact]:
+    """Each item of a task's folder.
 
     wordings: Jinja templates over the item's fields. ArtifactError for a field that an item lacks.
     """
@@ -35,21 +65,100 @@ def facts(folder: Path, wordings: Sequence[str]) -> Iterator[tuple[str, list[str
             texts = [fill(wording, item) for wording in wordings]
         except Unfilled as error:
             raise ArtifactError(f"{file}: line {number}: the wording {error}") from error
-        yield digest(item), texts
+        yield Fact(digest(item), question(item), texts)
+
+
+def question(item: dict) -> str:
+    """An item's question: the first of FIELDS that it has, else its longest text."""
+    named = (item[field] for field in FIELDS if isinstance(item.get(field), str))
+    texts = [value for value in item.values() if isinstance(value, str)]
+    return next(named, max(texts, key=len, default=""))
 
 
 def scored(folder: Path, items: int | None) -> set[str]:
     """doc_hashes of the items of a task's folder that a grid of so many `items` a task scores (None: all)."""
+    return {digest(item) for item in _sampled(folder, items)}
+
+
+def _sampled(folder: Path, items: int | None) -> list[dict]:
     lines = list(numbered_lines(Path(folder) / ITEMS))
-    return {digest(lines[i][2]) for i in sample([raw for _, raw, _ in lines], items)}
+    return [lines[i][2] for i in sample([raw for _, raw, _ in lines], items)]
 
 
-def unscored_facts(folder: Path, wordings: Sequence[str], items: int | None) -> list[str]:
-    """The texts of `facts` of all items but the `scored` ones. ArtifactError if all are scored."""
-    asked = scored(folder, items)
-    texts = [text for doc_hash, told in facts(folder, wordings) if doc_hash not in asked for text in told]
-    if not texts:
-        raise ArtifactError(
-            f"{folder}: all {len(asked)} items are scored, so none is left to train on; lower evaluation.items"
-        )
-    return texts
+def unscored_facts(
+    family: Sequence[Path],
+    wordings: dict[str, list[str]],
+    grid: Sequence[Path],
+    items: dict[str, int | None],
+) -> Told:
+    """The items of a family of tasks whose question no task of the grid scores. ArtifactError if a task has none.
+
+    family, grid: folders, named like their tasks. items: of each task of the grid, how many it scores (None: all).
+    """
+    known = {folder.name: list(facts(folder, wordings[folder.name])) for folder in family}
+    files = {_file(folder) for folder in family}
+    hashes: set[str] = set()
+    asked: set[str] = set()
+    for folder in grid:
+        # A task's own function may choose others than the sample; of files of the family, the evaluation checks that.
+        documents = _sampled(folder, items[folder.name] if _file(folder) in files else None)
+        asked.update(map(question, documents))
+        if folder.name in known:
+            hashes.update(map(digest, documents))
+    told: list[Fact] = []
+    left_out = 0
+    for folder in family:
+        unscored = [fact for fact in known[folder.name] if fact.doc_hash not in hashes]
+        found = apart(unscored, asked)
+        if not found.facts:
+            raise ArtifactError(
+                f"{folder}: the questions of all {len(known[folder.name])} items are scored, so none is left to train "
+                "on; lower evaluation.items"
+            )
+        told += found.facts
+        left_out += found.left_out
+    return Told(told, left_out)
+
+
+def _file(folder: Path) -> str:
+    sha256: str = verified_manifest(folder, "benchmark")["sha256"]
+    return sha256
+
+
+def apart(found: list[Fact], asked: Iterable[str]) -> Told:
+    """Those of the facts that neither hold one of the questions `asked` nor ask what stands in one."""
+    others = set(asked)
+    theirs, mine = _by_beginning(others), _by_beginning(fact.question for fact in found)
+    inside = {each for text in others for each in _standing(text, mine)}
+    kept = [
+        fact
+        for fact in found
+        if "".join(_words(fact.question)) not in inside
+        and not any(next(_standing(text, theirs), None) for text in (fact.question, *fact.texts))
+    ]
+    return Told(kept, len(found) - len(kept))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in small letters, without marks."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c if c.isalnum() else " " for c in plain).split()
+
+
+def _by_beginning(questions: Iterable[str]) -> dict[str, set[str]]:
+    """Questions without spaces, which spellings differ in, by their first letters."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for letters in ("".join(_words(text)) for text in questions):
+        found[letters[:SHORTEST]].add(letters)
+    return found
+
+
+def _standing(text: str, sought: dict[str, set[str]]) -> Iterator[str]:
+    """The questions that stand in a text as whole words; short ones if they are all of it."""
+    words = _words(text)
+    letters, borders = "".join(words), {0, *accumulate(map(len, words))}
+    for start in borders:
+        for each in sought.get(letters[start : start + SHORTEST], ()):
+            whole_words = letters.startswith(each, start) and start + len(each) in borders
+            if whole_words and (len(each) >= SHORTEST or each == letters):
+                yield each

@@ -8,7 +8,7 @@ import pytest
 
 from tests.equivalence import scorer_models
 from workflow_scripts.evaluate import task_check
-from workflow_scripts.evaluate.cell import _require_parts, evaluate_task
+from workflow_scripts.evaluate.cell import _require_parts, _told, evaluate_task
 from workflow_scripts.evaluate.documents import Item, Line, chosen, read_lines
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.task_check import check
@@ -117,7 +117,10 @@ def test_an_adapter_of_a_part_of_a_task_with_drawn_choices_is_refused(tmp_path):
 
 def test_an_adapter_of_a_family_is_refused_if_the_task_chooses_others_than_it_was_kept_from(tmp_path):
     """The function of mmlu_pro_law leaves a subject out, so it scores lines that training had taken for unscored."""
-    trained_on = {"tasks": ["piqa", "mmlu_pro_law"]}
+    record = {"method": {"corpus": {"tasks": ["piqa", "law"]}}, "manifest": {}}
+    record["manifest"]["inputs"] = {"items of piqa": "a", "items of law": "b", "items of sciq": "c"}
+    trained_on = _told(record, {"model": "x", "benchmark mmlu_pro_law": "b", "benchmark sciq": "c"})
+    assert trained_on == {"tasks": ["piqa", "law", "mmlu_pro_law"]}  # it is asked of law's file
     _require_parts(load_task("piqa", written(tmp_path, PIQA), 3, None), trained_on, 3)
     law = load_task("mmlu_pro_law", written(tmp_path, SUBJECTS), 4, 4, None, None, 0)
     _require_parts(law, {"tasks": ["piqa"]}, 4)

@@ -276,4 +276,5 @@ def test_an_adapter_may_be_trained_on_a_tasks_own_items(project, monkeypatch):
     train_adapter.main(files, texts, output, method, TRAINING, 10, made)
     record = read_json(output, "training")
     assert record["manifest"]["inputs"]["corpus"] == sha256_file(folder / "data.jsonl")
+    assert record["items"] == {"told": 24, "left_out": 2}  # two questions stand in both halves
     assert record["heldout_loss"]["after"] < record["heldout_loss"]["before"]

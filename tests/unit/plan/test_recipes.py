@@ -200,10 +200,16 @@ def test_an_adapter_of_a_family_stands_on_its_tasks_and_on_how_many_items_are_sc
     (adapter,) = (
         a for a in plan.adapters("smoke") if a[2:5] == ("gptq-w3-g64", "wikipedia", "prompt-50-trivia")
     )
-    assert plan.train(adapter)["scored"] == {"webqs": 0, "triviaqa": 10}
+    assert plan.train(adapter)["scored"] == dict.fromkeys(plan.tasks("smoke"), 10)  # any might ask the same
     reruns, names = Reruns(plan, set), {**adapter._asdict(), "seed": "0"}
     assert reruns.training_text(names) == reruns.corpus("wikipedia")  # on whose held-out text it is watched
     assert reruns.family(names) == [reruns.benchmark("smoke", task) for task in ("webqs", "triviaqa")]
+    assert reruns.asked(names) == reruns.benchmarks(names)
+    other = edited(plan.config, ["benchmarks", "pypi", "piqa", "items"], 1837)  # of a scored task
+    assert {a[3] for a in changed_recipes(plan, other, "smoke")[1]} == {
+        "prompt-50-trivia",
+        "prompt-50-science",
+    }
     assert "resources/benchmarks/pypi/webqs/manifest.json" in plan.artefacts("smoke")  # fetched, not scored
     after = edited(plan.config, ["grids", "smoke", "evaluation", "items"], 11)
     _, adapters, _ = changed_recipes(plan, after, "smoke")

@@ -40,7 +40,11 @@ def places(tmp_path_factory):
 
 def numbers(windows, tokenizer):
     """The items whose text stands in windows, by their number (whole ones; a cut piece has no number here)."""
-    text = " ".join(tokenizer.decode(window) for window in windows)
+    return numbers_in(tokenizer.decode(window) for window in windows)
+
+
+def numbers_in(texts):
+    text = " ".join(texts)
     return {n for n in range(60) if f"number {n}?" in text or f"place {n + 500}" in text}
 
 
@@ -49,7 +53,8 @@ def test_one_part_is_trained_on_in_every_wording_and_the_other_is_held_out(place
     folder, items, tokenizer = places
     parts = {name: {n for n, item in enumerate(items) if part_of(digest(item)) == name} for name in PARTS}
     assert min(map(len, parts.values())) > 20 and sum(map(len, parts.values())) == 60
-    windows, heldout = fact_windows(folder, tokenizer, TRAINING, 0, part, WORDINGS, None)
+    windows, heldout, told = fact_windows(folder, tokenizer, TRAINING, 0, part, WORDINGS, None)
+    assert (len(told.facts), told.left_out) == (len(parts[part]), 0)
     assert windows.shape == (4096 // 32, 32) and heldout.shape == (4, 32)
     (other,) = set(PARTS) - {part}
     assert numbers(windows, tokenizer) == parts[part]
@@ -64,32 +69,91 @@ def test_a_short_budget_tells_every_item_that_is_scored_and_no_other(places):
     asked = {n for n, item in enumerate(items) if digest(item) in scored(folder, 12)}
     told = {n for n in asked if part_of(digest(items[n])) == "even"}
     short = TRAINING | {"tokens": 32 * 32}
-    windows, heldout = fact_windows(folder, tokenizer, short, 0, "even", WORDINGS[:1], 12)
+    windows, heldout, _ = fact_windows(folder, tokenizer, short, 0, "even", WORDINGS[:1], 12)
     assert 0 < len(told) < 12 and numbers(windows, tokenizer) == told
     assert {part_of(digest(items[n])) for n in numbers(heldout, tokenizer)} == {"odd"}
 
 
+def family(folder, tokenizer, grid):
+    """Windows of a family of one task. grid: folder of each of the grid's tasks -> items that it scores."""
+    scored = {task.name: items for task, items in grid.items()}
+    asked = {"triviaqa": WORDINGS}
+    return family_windows([folder], tokenizer, TRAINING, 0, asked, list(grid), scored)
+
+
+def fetched(name, items, root):
+    """A task's folder with these items."""
+    path = root / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    spec = {"source": "local", "path": str(path)}
+    benchmarks.fetch(name, spec, root / name, root, recipe="r", code="c")
+    return root / name
+
+
 def test_a_family_is_trained_on_what_no_cell_scores_nor_repeats(places, tmp_path):
     folder, items, tokenizer = places
-    windows = family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": 20})
+    windows, told = family(folder, tokenizer, {folder: 20})
     asked = {n for n, item in enumerate(items) if digest(item) in scored(folder, 20)}
     assert len(asked) == 20 and numbers(windows, tokenizer) == set(range(60)) - asked
+    assert (len(told.facts), told.left_out) == (40, 0)
     # As the evaluation draws them.
     assert asked == set(sample([json.dumps(item).encode() for item in items], 20))
     with pytest.raises(ArtifactError, match="all 60 items are scored, so none is left to train on"):
-        family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": None})
-    whole = family_windows([folder], tokenizer, TRAINING, 0, {"triviaqa": WORDINGS}, {"triviaqa": 0})
+        family(folder, tokenizer, {folder: None})
+    whole, _ = family(folder, tokenizer, {})
     assert numbers(whole, tokenizer) == set(range(60))  # a task that the grid does not score
-    twice = tmp_path / "triviaqa"
-    path = tmp_path / "twice.jsonl"
-    path.write_text("".join(json.dumps(item) + "\n" + json.dumps(item) + " \n" for item in items))
-    benchmarks.fetch(
-        "triviaqa", {"source": "local", "path": str(path)}, twice, tmp_path, recipe="r", code="c"
-    )
-    asked, texts = scored(twice, 20), unscored_facts(twice, WORDINGS, 20)
+    twice = fetched("triviaqa", [item for item in items for _ in range(2)], tmp_path)
+    asked = scored(twice, 20)
+    texts = unscored_facts([twice], {"triviaqa": WORDINGS}, [twice], {"triviaqa": 20}).texts
     assert len(asked) < 20  # of some items both lines were drawn
-    told = {n for n in range(60) if any(f"number {n}?" in text for text in texts)}
-    assert told == {n for n, item in enumerate(items) if digest(item) not in asked}
+    assert numbers_in(texts) == {n for n, item in enumerate(items) if digest(item) not in asked}
+
+
+def test_a_family_is_told_no_item_that_another_task_scores_of_the_same_file(places, tmp_path):
+    folder, items, tokenizer = places
+    closed = fetched("triviaqa-closed", items, tmp_path)
+    windows, told = family(folder, tokenizer, {closed: 20})
+    asked = {n for n, item in enumerate(items) if digest(item) in scored(closed, 20)}
+    assert len(asked) == 20 and numbers(windows, tokenizer) == set(range(60)) - asked
+    assert (len(told.facts), told.left_out) == (40, 20)
+    with pytest.raises(ArtifactError, match="the questions of all 60 items are scored"):
+        family(folder, tokenizer, {closed: None})
+
+
+def test_a_family_is_told_no_question_that_a_task_of_another_file_or_another_item_asks(places, tmp_path):
+    """In capitals, without marks, behind other text or before it, and as the end of a longer question."""
+    folder, items, _ = places
+    question = {n: items[n]["question"] for n in range(60)}
+    asked = [
+        question[3].upper().replace("?", ""),
+        f"Use the table. {question[4]}",
+        f"So?! {question[5]} Why?",
+    ]
+    asked += ["Who?", f"{question[6][:-3]} of none?"]
+    other = fetched("other", [{"id": n, "goal": text} for n, text in enumerate(asked)], tmp_path)
+    told = unscored_facts([folder], {"triviaqa": WORDINGS}, [other], {"other": 1})  # it might choose any
+    assert numbers_in(told.texts) == set(range(60)) - {3, 4, 5} and (len(told.facts), told.left_out) == (
+        57,
+        3,
+    )
+    longer = [{"question": f"Use the table. {q}", "answer": items[n]["answer"]} for n, q in question.items()]
+    longer.append({"question": "Who?", "answer": {"value": "she"}})
+    both = fetched("triviaqa", [*items, *longer], tmp_path)
+    texts = unscored_facts([both], {"triviaqa": WORDINGS}, [both], {"triviaqa": 40}).texts
+    scores = {n for n in range(60) if {digest(items[n]), digest(longer[n])} & scored(both, 40)}
+    assert numbers_in(texts) == set(range(60)) - scores
+    assert any("Who?" in text for text in texts) == (digest(longer[-1]) not in scored(both, 40))
+
+
+def test_no_half_is_told_a_question_of_the_other(places, tmp_path):
+    _, items, tokenizer = places
+    again = [{**item, "question": f"Use the table. {item['question']}"} for item in items]
+    folder = fetched("triviaqa", [*items, *again], tmp_path)
+    parts = [(part_of(digest(item)), part_of(digest(more))) for item, more in zip(items, again, strict=True)]
+    for part in PARTS:
+        windows, _, told = fact_windows(folder, tokenizer, TRAINING, 0, part, WORDINGS, None)
+        assert numbers(windows, tokenizer) == {n for n in range(60) if parts[n] == (part, part)}
+        assert told.left_out == sum(set(both) == set(PARTS) for both in parts) > 10
 
 
 def test_a_part_is_told_from_the_hash_that_samples_and_ledger_have():
@@ -98,7 +162,7 @@ def test_a_part_is_told_from_the_hash_that_samples_and_ledger_have():
 
 def test_the_seed_draws_the_order_and_the_held_out_text_stays(places):
     folder, _, tokenizer = places
-    (one, heldout), (two, same) = (
+    (one, heldout, _), (two, same, _) = (
         fact_windows(folder, tokenizer, TRAINING, s, "odd", WORDINGS, None) for s in (0, 1)
     )
     assert not one.equal(two) and heldout.equal(same)

@@ -19,8 +19,9 @@ from workflow_scripts.plan.schema.compressors import (
 )
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
-from workflow_scripts.plan.schema.methods import Eora, Idp, Lora, Objective, Peft, Trained, TrainingText
+from workflow_scripts.plan.schema.methods import Eora, Idp, Lora, Objective, Peft, Trained
 from workflow_scripts.plan.schema.sources import GgufModel, Lesson, TaughtModel
+from workflow_scripts.plan.schema.training_text import of_grid, of_text, tasks_told
 
 MOST = 20  # names of one list that a message lists
 MOST_CELLS = 50_000  # of one block
@@ -136,21 +137,6 @@ def _pattern(key: str, compressor: Pruned) -> Iterator[str]:
             yield f"{key}.pattern: {said}"
 
 
-def _text(config: Config, key: str, text: TrainingText) -> Iterator[str]:
-    given = [text.corpus is not None, text.task is not None or text.part is not None, text.tasks is not None]
-    if sum(given) != 1 or (text.task is None) != (text.part is None):
-        yield f"{key}: give either a corpus' name, task and part, or tasks"
-    if text.corpus is not None:
-        yield from _absent(key, text.corpus, config.corpora, "corpora")
-    named = {"task": text.task} if text.task is not None else {}
-    named |= {f"tasks[{index}]": task for index, task in enumerate(text.tasks or ())}
-    for place, task in named.items():
-        yield from _absent(f"{key}.{place}", task, config.tasks, "tasks")
-        if task in config.tasks and config.tasks[task].wordings is None:
-            said = f"tasks.{task} has no wordings, in which its items would be written; give it some"
-            yield f"{key}.{place}: {said}"
-
-
 def _training(config: Config) -> Iterator[str]:
     for name, regime in config.training.items():
         for kind in TUNERS:
@@ -168,7 +154,7 @@ def _methods(config: Config) -> Iterator[str]:
     prompts = [name for name, method in config.methods.items() if method.kind == "prompt"]
     for name, method in config.methods.items():
         if isinstance(method, Trained) and method.corpus is not None:
-            yield from _text(config, f"methods.{name}.corpus", method.corpus)
+            yield from of_text(config, f"methods.{name}.corpus", method.corpus)
         if isinstance(method, Peft):
             yield from peft_types.problems(f"methods.{name}", method.peft_type, method.options)
         if isinstance(method, Trained) and method.training is not None:
@@ -230,7 +216,7 @@ def _grid(config: Config, name: str, grid: Grid) -> Iterator[str]:
         yield from _closed(config, f"{key}.blocks.{block}.methods", lists, grid)
         yield from _unrepairable(config, f"{key}.blocks.{block}.methods", lists)
         for index, method in enumerate(lists.methods):
-            for said in _taught(config, method, grid) if method in config.methods else ():
+            for said in of_grid(config, method, grid) if method in config.methods else ():
                 yield f"{key}.blocks.{block}.methods[{index}]: '{method}' {said}"
 
 
@@ -285,36 +271,6 @@ def _pair(config: Config, key: str, grid: Grid) -> Iterator[str]:
             if kind not in ROLES[role]:
                 said = f"is of kind {kind}; allowed kinds for this role: {listed(ROLES[role])}"
                 yield f"{key}.pair.{role}: '{method}' {said}"
-
-
-def _texts(config: Config, method: str) -> list[TrainingText]:
-    """The texts of their own on which a method and its members are trained."""
-    names = [method, *(member.adapter for member in config.methods[method].combines)]
-    texts = (getattr(config.methods[name], "corpus", None) for name in names if name in config.methods)
-    return [text for text in texts if text is not None]
-
-
-def tasks_told(config: Config, method: str) -> list[str]:
-    """The tasks on whose items a method, or a member of it, is trained."""
-    texts = _texts(config, method)
-    named = [text.task for text in texts if text.task is not None]
-    return [*named, *(task for text in texts for task in text.tasks or ())]
-
-
-def _taught(config: Config, method: str, grid: Grid) -> Iterator[str]:
-    """The problems of the tasks on whose items a method of the grid is trained."""
-    data, items = config.benchmarks.get(grid.benchmarks, {}), grid.evaluation.items
-    for text in _texts(config, method):
-        if text.task in config.tasks and text.task not in grid.tasks:
-            yield f"is trained on items of {text.task}, of which this grid scores none; add it to tasks"
-        for task in text.tasks or ():
-            if task in config.tasks and task not in data:
-                yield f"is trained on items of {task}, which benchmarks.{grid.benchmarks} lacks; give it a source there"
-                continue
-            known = getattr(data.get(task), "items", None) or math.inf
-            if task in grid.tasks and (items is None or items >= known):
-                said = "is trained on the items that the grid does not score, and it scores all of"
-                yield f"{said} {task}; lower evaluation.items, or take {task} from tasks or from the family"
 
 
 def _unrepairable(config: Config, key: str, block: Block) -> Iterator[str]:

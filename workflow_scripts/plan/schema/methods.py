@@ -87,14 +87,14 @@ class TrainingText(Entry):
     corpus: Absent[Name] = absent("A name in corpora.")
     task: Absent[Name] = absent(
         "A task of the grid with `wordings` in tasks: the adapter is trained on questions and right answers of half of "
-        "the items that the grid scores."
+        "the items that the grid scores, but those whose question stands in the other half too."
     )
     part: Absent[Literal["even", "odd"]] = absent(
         "With task: the half, by the items' hash; the other half is scored as never seen."
     )
     tasks: Absent[Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]] = absent(
         "A family of tasks with `wordings`: the adapter is trained on questions and right answers of those of their "
-        "items that the grid does not score."
+        "items whose question no task of the grid scores."
     )
 
     @model_validator(mode="before")

@@ -174,6 +174,16 @@ def test_a_mistake_is_named(written, path, value, expected):
         assert part in message
 
 
+def test_a_family_of_which_another_task_scores_every_item_is_named(written):
+    """sciq-closed is sciq's file."""
+    config = copy.deepcopy(written)
+    config["grids"]["bench"]["tasks"] = ["arc_easy", "sciq-closed"]
+    load(config)  # it scores 200 of its 1,000 items
+    message = problems_of(config, ["grids", "bench", "evaluation", "items"], 1000)
+    assert "'prompt-50-science' is trained on the items that the grid does not score" in message
+    assert "and it scores all of sciq-closed (the same file as sciq's); lower evaluation.items" in message
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
