@@ -40,7 +40,8 @@ class Recovered:
 
 
 def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | None = None) -> "PeftModel":
-    """A new adapter of kind lora, eora, peft, prompt or prefix around the frozen model, initialised by `seed`.
+    """A new adapter of kind lora, eora, peft, prompt or prefix around the frozen model, initialised by `seed`; its
+    parameters are float32 whatever the model is.
 
     prompt: embeddings of vocabulary entries drawn by the seed, or N(0, 1). prefix: keys and values of the first
     tokens of `window` (T,), a piece of training text, or PEFT's N(0, 1). ValueError for a model whose text no soft
@@ -53,11 +54,12 @@ def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | Non
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if method["kind"] == "peft":
-            from workflow_scripts.recover.peft_methods import peft_config, require_sound, sums
+            from workflow_scripts.recover.peft_methods import in_float32, peft_config, require_sound, sums
 
             before, config = sums(model), peft_config(method, model)
             adapted = get_peft_model(model, config)
             require_sound(adapted, before)
+            in_float32(adapted)
             return adapted
         adapted = get_peft_model(model, _peft_config(model, method))
     if method["kind"] == "prefix" and method["init"] == "text":

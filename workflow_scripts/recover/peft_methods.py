@@ -7,7 +7,9 @@ from typing import Any, cast, get_type_hints
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import load_peft_weights, set_peft_model_state_dict
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 
@@ -88,6 +90,25 @@ def sums(model: PreTrainedModel) -> dict[str, float]:
     }
 
 
+def in_float32(adapted: PeftModel) -> bool:
+    """Keep every trained parameter in float32, and say whether one was not: those of LN_TUNING, copies of the norms,
+    have the type of the frozen model, and steps of a usual size are lost in bfloat16. Such norms compute in float32.
+    """
+    others = [each for each in adapted.parameters() if each.requires_grad and each.dtype != torch.float32]
+    for parameter in others:
+        parameter.data = parameter.data.float()
+    for module in adapted.modules() if others else ():
+        if isinstance(module, LNTuningLayer):
+            dtype = module.get_base_layer().get_parameter("weight").dtype
+            for norm in module.ln_tuning_layers.values():
+                norm.register_forward_pre_hook(lambda _, inputs: tuple(each.float() for each in inputs))
+                norm.register_forward_hook(lambda _, inputs, found, dtype=dtype: found.to(dtype))
+    return bool(others)
+
+
 def load(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The model with a saved adapter as modules beside its weights, in evaluation mode."""
-    return PeftModel.from_pretrained(model, str(folder)).eval()
+    """The model with a saved adapter as modules beside its weights, in evaluation mode; the adapter in float32."""
+    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    if in_float32(adapted):  # what PEFT has rounded
+        set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
+    return adapted.requires_grad_(False).eval()

@@ -78,6 +78,45 @@ def test_loss_gradient_and_saved_adapter_are_pefts_own(name, family, tmp_path):
     assert recovered.bank is None
 
 
+KINDS = {
+    "lora": {
+        "kind": "lora",
+        "rank": 2,
+        "alpha": 16,
+        "dropout": 0.0,
+        "targets": {"default": ["q_proj"]},
+        "layers": None,
+    },
+    "prompt": {"kind": "prompt", "tokens": 3, "init": "vocabulary"},
+    "prefix": {"kind": "prefix", "tokens": 3, "init": "text"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", [*PEFT_TYPES, *KINDS])
+def test_in_bfloat16_an_adapter_is_float32_is_moved_by_a_step_and_is_loaded_as_it_was_trained(
+    name, family, tmp_path
+):
+    asked = KINDS.get(name) or method(name)
+    adapted = adapters.create(FAMILIES[family](dtype=torch.bfloat16), asked, 0, ROWS[0])
+    learner = Learner(adapted)
+    assert {parameter.dtype for parameter in learner.parameters} == {torch.float32}
+    learner.accumulate(ROWS, micro_batch=2)
+    before = [parameter.detach().clone() for parameter in learner.parameters]
+    torch.optim.AdamW(learner.parameters, lr=2e-4, weight_decay=0.0).step()
+    for one, other in zip(before, learner.parameters, strict=True):
+        there = other.grad.abs() > 1e-6
+        assert (one != other)[there].float().mean() > 0.95 or not there.any()
+    adapters.save(adapted, tmp_path, "tiny")
+    if name in PEFT_TYPES:
+        recovered = adapters.attach(FAMILIES[family](dtype=torch.bfloat16), None, asked, [tmp_path]).model
+        loaded = dict(recovered.named_parameters())
+        for key, parameter in adapted.named_parameters():
+            assert torch.equal(parameter, loaded[key]) and parameter.dtype == loaded[key].dtype, key
+        with torch.no_grad():
+            assert torch.equal(recovered(input_ids=ROWS).logits, adapted(input_ids=ROWS).logits)
+
+
 @pytest.mark.parametrize("name", ["DORA", "IA3", "VERA"])
 def test_the_loop_trains_it_and_the_seed_decides_the_start(name, tmp_path):
     settings = {
