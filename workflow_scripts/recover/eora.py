@@ -43,6 +43,10 @@ from workflow_scripts.files.members import COMPRESSION
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.sources.models import verify
 
+STORED = (torch.float32, torch.float16, torch.bfloat16)  # types in which checkpoints store weights
+# Of embeddings and head in a copy, as GGUF files quantise them: most that the error is of the dense one (codes of two
+# bits: 0.3), and that its scale by least squares is off 1.
+QUANTISED, OFF_SCALE = 0.4, 0.1
 INPUTS = "of the repaired layers before; inside a layer, of the dense linears"
 
 
@@ -157,7 +161,7 @@ def repair(
     windows: calibration token ids (count, length). kept: folder of the finished layers, from which a killed run goes
     on. activation_memory: GiB of activations that stay in memory, more lie in a file in `kept`. All factors of the
     dense model itself are zero, and no Hessian is computed. ArtifactError for a copy of another shape, or with other
-    weights beside its linears (norms), of whose linears W - What is not the error.
+    weights beside those of its linears (norms, biases, embeddings, head), of whose linears W - What is not the error.
     """
     started = time.monotonic()
     proof = read_json(files.compressed / COMPRESSION, "compression")
@@ -172,6 +176,7 @@ def repair(
         raise ArtifactError(
             f"{files.compressed}: {len(layers)} layers cannot be repaired after the dense model's {len(dense_layers)}"
         )
+    _require_its_frame(skeleton, model, files.compressed)
     clock = time.monotonic()
     activations = Activations(model, layers, windows, device, activation_memory * 2**30, kept)
     embedding_seconds = time.monotonic() - clock
@@ -266,7 +271,7 @@ def _zeros(linear: nn.Module, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _require_its_copy(dense: nn.Module, layer: nn.Module, where: str) -> None:
-    """ArtifactError if a compressed layer has linears of another shape, or other weights beside them."""
+    """ArtifactError if a compressed layer has linears of another shape, or other weights beside theirs."""
     mine, theirs = layer_linears(layer), layer_linears(dense)
     for name, linear in theirs.items():
         shape = tuple(get_weight(linear).shape)
@@ -275,10 +280,50 @@ def _require_its_copy(dense: nn.Module, layer: nn.Module, where: str) -> None:
             raise ArtifactError(
                 f"{where}, {name}: the copy's weight is {there}, the dense one {shape}; EoRA repairs equal shapes only"
             )
-    within = {id(parameter) for linear in theirs.values() for parameter in linear.parameters()}
-    for name, parameter in dense.named_parameters():
-        if id(parameter) not in within and not torch.equal(parameter, layer.get_parameter(name)):
-            raise ArtifactError(
-                f"{where}, {name}: differs from the dense model's, so a linear's W - What is not its error; "
-                "EoRA can't repair this copy"
-            )
+    repaired = {f"{name}.weight" for name in theirs}
+    beside, others = dict(layer.named_parameters()), dict(dense.named_parameters())
+    for name, parameter in others.items():
+        if name not in repaired and not _is_stored(parameter, beside.get(name)):
+            raise ArtifactError(_differs(f"{where}, {name}"))
+    for name in beside.keys() - others.keys():
+        if beside[name].any():  # a bias of zeros, as some libraries write it, adds nothing
+            raise ArtifactError(_differs(f"{where}, {name}"))
+
+
+def _require_its_frame(skeleton: Skeleton, model: PreTrainedModel, where: Path) -> None:
+    """ArtifactError if a copy has other weights outside of its layers; embeddings and head may be quantised."""
+    inside = {id(module) for layer in decoder_layers(skeleton.model) for module in layer.modules()}
+    there = dict(model.named_parameters(remove_duplicate=False))
+    for path, module in skeleton.model.named_modules():
+        if id(module) in inside or not module._parameters:
+            continue
+        skeleton.load(module, but=tuple(module.children()))
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            other = there.get(name)
+            if not _is_stored(parameter, other) and not _is_quantised(parameter, other):
+                raise ArtifactError(_differs(f"{where}: {name}"))
+    skeleton.release(skeleton.model)
+
+
+def _differs(what: str) -> str:
+    return (
+        f"{what}: differs from the dense model's, so a linear's W - What is not its error; "
+        "EoRA can't repair this copy"
+    )
+
+
+def _is_stored(dense: Tensor, other: Tensor | None) -> bool:
+    """True if a copy's tensor is the dense one, or that in a type in which checkpoints store it."""
+    if other is None or dense.shape != other.shape:
+        return False
+    return any(torch.equal(dense.to(dtype).to(other.dtype), other) for dtype in STORED)
+
+
+def _is_quantised(dense: Tensor, other: Tensor | None) -> bool:
+    """True if a copy's matrix is the dense one on a coarse grid, not on another scale. Vocabularies may be padded."""
+    if other is None or dense.dim() != 2 or other.dim() != 2 or dense.shape[1] != other.shape[1]:
+        return False
+    rows = min(len(dense), len(other))
+    mine, theirs = dense[:rows], other[:rows].float()
+    scale, error = (mine * theirs).sum() / mine.square().sum(), (theirs - mine).norm() / mine.norm()
+    return bool((scale - 1).abs() < OFF_SCALE and error < QUANTISED)

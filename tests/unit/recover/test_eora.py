@@ -11,19 +11,17 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from tests import tiny
 from tests.tiny_models import tiny_llama
+from tests.unit.recover import copies
+from tests.unit.recover.copies import CORPUS, EORA, GRID, files_of, windows_of
 from workflow_scripts.compress import stored_model
-from workflow_scripts.compress.task import Sources, calibration_windows
 from workflow_scripts.evaluate import latency
-from workflow_scripts.files.artifacts import ArtifactError, read_json
+from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model, train_adapter
+from workflow_scripts.jobs import train_adapter
 from workflow_scripts.recover import eora
 from workflow_scripts.recover.adapters import attach
-from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.recover.windows import heldout_windows
-from workflow_scripts.sources import corpora, models
 from workflow_scripts.sources.models import load_dense, load_tokenizer
 
 ROOT = Path(__file__).parents[3]
@@ -130,7 +128,6 @@ def test_an_error_of_lower_rank_is_repaired_whole_and_none_by_zeros():
 
 # ------------------------------------------------------------------------------------------ whole models
 
-EORA = {"kind": "eora", "rank": 4}
 LORA = {
     "kind": "lora",
     "rank": 4,
@@ -140,44 +137,11 @@ LORA = {
     "layers": [1],
     "start": "eora",
 }
-GRID = {"windows": 8, "length": 64}
-COMPRESSORS = {
-    "rtn": {"algorithm": "rtn", "bits": 2},
-    "gptq": {"algorithm": "gptq", "bits": 2, "act_order": True, "static_groups": True, "damping": 0.01},
-    "sparsegpt": {"algorithm": "sparsegpt", "pattern": "2:4", "damping": 0.01},
-    "svd": {"algorithm": "svd", "ratio": 0.5},  # stored as a whole model
-    "shorter": {"algorithm": "drop-layers", "layers": [0]},
-    "dense": {"algorithm": "dense"},
-}
-CORPUS = Path("resources/corpora/text")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A working directory with a fetched model of each family, a corpus, and compressed models."""
-    root = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        local = {"source": "local", "path": str(tiny.write_corpus(root / "made/text.jsonl"))}
-        corpora.fetch("text", local, CORPUS, root / "cache", recipe="r", code="c")
-        for family in ("llama", "opt"):
-            local = {"source": "local", "path": str(tiny.write_model(root / "made" / family, family))}
-            folder = Path("resources/models", family)
-            models.fetch(family, local, folder, root / "cache", recipe="r", code="c")
-            for name, settings in COMPRESSORS.items():
-                calibration = GRID if name in ("gptq", "sparsegpt") else None
-                sources = Sources(folder, CORPUS if calibration else None)
-                output = f"compressed/{family}/{name}/compression.json"
-                compress_model.main(sources, output, settings, Provenance("r", "c"), calibration)
-    return root
-
-
-def files_of(family, compressor):
-    return ModelFiles(Path("resources/models", family), Path("compressed", family, compressor))
-
-
-def windows_of(family):
-    return calibration_windows(Path("resources/models", family), CORPUS, GRID, 0)[0]
+    return copies.written(tmp_path_factory.mktemp("project"))
 
 
 @pytest.mark.parametrize("compressor", ["rtn", "gptq", "sparsegpt", "svd"])
@@ -261,41 +225,6 @@ def test_activations_beyond_their_memory_lie_in_a_file_and_change_no_bit(project
     filed, _ = made("gptq", EORA, SETTINGS, activation_memory=0)
     assert (filed / "adapter_model.safetensors").read_bytes() == in_memory
     assert len(folders) == 1 and folders[0].is_relative_to("work")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            lambda layer: layer.input_layernorm.weight.data.mul_(1.5),
-            "layer 1, input_layernorm.weight: differs",
-        ),
-        (
-            lambda layer: setattr(layer.mlp, "up_proj", torch.nn.Linear(32, 48, bias=False)),
-            r"\(48, 32\).*\(64, 32\)",
-        ),
-    ],
-)
-def test_a_copy_whose_error_is_not_its_weights_difference_is_refused(
-    project, monkeypatch, tmp_path, change, said
-):
-    monkeypatch.chdir(project)
-
-    def changed(*folders):
-        model = stored_model.load_compressed(*folders)
-        change(model.model.layers[1])
-        return model
-
-    monkeypatch.setattr(eora, "load_compressed", changed)
-    monkeypatch.setattr(eora.Activations, "advance", lambda self, index, layer: None)
-    with pytest.raises(ArtifactError, match=said):
-        eora.repair(files_of("llama", "gptq"), windows_of("llama"), EORA, "cpu", tmp_path)
-
-
-def test_a_copy_of_fewer_layers_is_refused(project, monkeypatch, tmp_path):
-    monkeypatch.chdir(project)
-    with pytest.raises(ArtifactError, match="shorter: 1 layers cannot be repaired after the dense model's 2"):
-        eora.repair(files_of("llama", "shorter"), windows_of("llama"), EORA, "cpu", tmp_path)
 
 
 SETTINGS = {"sequence_length": 32, "micro_batch": 4, "precision": "fp32", "heldout_windows": 4}
