@@ -1,9 +1,12 @@
 """A learned choice among prompts: logistic regression on the first-layer scores, fitted on text that no task holds.
 
 The pieces are cut from held-out text: a context, and what follows it. A piece's right prompt is the one behind
-which the rest is likeliest; a piece counts by how much that choice matters (largest minus smallest loss, nats). The
-features of a context are all of IDP's scores of every prompt, standardised over the pieces. No item of a task and no
-answer is looked at.
+which the rest is likeliest; a piece counts by how much that choice matters: its stake, largest minus smallest loss,
+divided by the mean stake. So weights have no unit and sum to the number of pieces, and the regularisation (C = 1 of
+scikit-learn) is that of as many pieces without weights, whether losses are sums or means, in nats or bits.
+
+The features of a context are all of IDP's scores of every prompt, standardised over the pieces. No item of a task and
+no answer is looked at.
 """
 
 from collections import Counter
@@ -45,7 +48,8 @@ class LearnedSelector(Selector):
         self.only = right[0] if len(set(right.tolist())) == 1 else None  # the best prompt of every piece
         if self.only is None:
             self.classifier = LogisticRegression(max_iter=1000)
-            self.classifier.fit((features - self.mean) / self.spread, right, sample_weight=matters)
+            scaled = (features - self.mean) / self.spread
+            self.classifier.fit(scaled, right, sample_weight=matters / matters.mean())
         chosen = self._chosen(features)
         log(
             f"learned choice, on its own {len(pieces)} pieces: right for {np.mean(chosen == right):.0%}, the most "

@@ -100,6 +100,21 @@ def test_pieces_without_a_stake_teach_nothing(monkeypatch):
     assert coefficients[1] > 0
 
 
+def test_the_unit_of_the_losses_changes_no_choice(monkeypatch):
+    """A right choice of the minority is not regularised away because losses are small numbers."""
+
+    def rule(features):
+        return (features[:, 1] > np.quantile(features[:, 1], 0.75)).astype(int)
+
+    shares = []
+    for unit in (1.0, 1e-3):
+        DRAW.manual_seed(5)
+        chosen = fitted(monkeypatch, tiny_llama(), rule, lambda count, unit=unit: np.full(count, unit))
+        shares.append(chosen.classifier.coef_)
+    np.testing.assert_allclose(shares[0], shares[1], rtol=1e-3)
+    assert np.abs(shares[0]).max() > 0.5
+
+
 def test_one_prompt_that_is_always_best_is_always_chosen(monkeypatch):
     chosen = fitted(monkeypatch, tiny_llama(), lambda features: np.ones(len(features), dtype=int))
     picks, probabilities = chosen.select([[3, 4, 5], list(range(40))])
