@@ -54,13 +54,9 @@ def create(model: PreTrainedModel, method: dict, seed: int, window: Tensor | Non
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if method["kind"] == "peft":
-            from workflow_scripts.recover.peft_methods import in_float32, peft_config, require_sound, sums
+            from workflow_scripts.recover import peft_methods
 
-            before, config = sums(model), peft_config(method, model)
-            adapted = get_peft_model(model, config)
-            require_sound(adapted, before)
-            in_float32(adapted)
-            return adapted
+            return peft_methods.create(model, method)
         adapted = get_peft_model(model, _peft_config(model, method))
     if method["kind"] == "prefix" and method["init"] == "text":
         if window is None or len(window) < method["tokens"]:

@@ -56,7 +56,7 @@ def make_adapter(
     if repair is not None:
         repair.put(adapted, trained_on=method["kind"] != "eora")
     settings = training | {"checkpoint_minutes": request.checkpoint_minutes}
-    learner = Learner(adapted, _teacher(files, training, device))
+    learner = Learner(adapted, _teacher(files, training, device) if len(windows) else None)
     state, losses = _trained(learner, settings, windows, heldout, request.seed, kept)
     save(adapted, folder, files.model.name)
     used = {"method": method, "training": training, "bos": adds_bos(tokenizer)}

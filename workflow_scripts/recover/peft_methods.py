@@ -3,33 +3,48 @@
 import importlib
 import re
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights, set_peft_model_state_dict
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 
 from workflow_scripts.compress.decoder import decoder_layers, layer_linears
-from workflow_scripts.plan.schema.peft_types import PEFT_TYPES
+from workflow_scripts.plan.schema.peft_types import PEFT_TYPES, problems
 
 PEFTS_OWN_TARGETS = ("IA3",)  # whose targets are no choice among linears, but part of the method
+# Of PEFT, on options that fit their types and not each other, or not the model.
+REFUSALS = (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def create(model: PreTrainedModel, method: dict) -> PeftModel:
+    """A new adapter of method.peft_type with method.options around the model, in float32.
+
+    ValueError for options of another type than PEFT's class says, or that PEFT refuses; for a target that no decoder
+    layer has, or that lies outside of them.
+    """
+    name, before = method["peft_type"], sums(model)
+    try:
+        adapted = get_peft_model(model, peft_config(method, model))
+    except REFUSALS as error:
+        cause = " ".join(str(error).split())
+        raise ValueError(f"peft_type {name} with options {method['options']}: {cause}") from error
+    require_sound(adapted, before)
+    in_float32(adapted)
+    return adapted
 
 
 def peft_config(method: dict, model: PreTrainedModel) -> PeftConfig:
     """PEFT's configuration of method.peft_type with method.options, by default on all linears of the decoder layers,
-    of LN_TUNING on their norms.
-
-    ValueError for an option of another type than its class says, and for a target that no decoder layer has.
-    """
+    of LN_TUNING on their norms."""
     folder, name, fixed = PEFT_TYPES[method["peft_type"]]
     config = getattr(importlib.import_module(f"peft.tuners.{folder}.config"), name)
-    hints, options = get_type_hints(config), method["options"]
-    for option, value in options.items():
-        _require_type(option, value, hints[option], name)
+    options = method["options"]
+    if mistakes := list(problems("method", method["peft_type"], options)):
+        raise ValueError("; ".join(mistakes))
     parts = [part for layer in decoder_layers(model) for part, _ in layer.named_modules()]
     for target in _listed(options.get("target_modules")):
         if not any(f".{part}".endswith(f".{target}") for part in parts):
@@ -47,14 +62,6 @@ def _norms(model: PreTrainedModel) -> str:
     inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
     named = ((name, module) for name, module in model.named_modules() if id(module) in inside)
     return "|".join(re.escape(name) for name, module in named if type(module).__name__.endswith("Norm"))
-
-
-def _require_type(option: str, value: Any, hint: Any, name: str) -> None:
-    try:
-        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
-    except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]
-        raise ValueError(f"options.{option}: {value!r} is refused by PEFT's {name}: {reason}") from None
 
 
 def _listed(targets: Any) -> list[str]:

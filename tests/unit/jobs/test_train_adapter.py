@@ -12,6 +12,7 @@ from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model, train_adapter
+from workflow_scripts.recover import making
 from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.model_files import ModelFiles
 from workflow_scripts.recover.training import TrainingError
@@ -255,6 +256,13 @@ def test_distillation_of_the_dense_model_itself_starts_at_no_loss_but_for_a_prom
         curves[method["kind"]] = [loss for _, loss in read_json(output)["loss_curve"]]
     assert curves["lora"] == pytest.approx([0] * 8, abs=1e-6)  # and stays there
     assert min(curves["prompt"][0], curves["prefix"][0]) > 1e-4
+
+
+def test_a_placebo_that_is_not_trained_needs_no_teacher(project, monkeypatch):
+    monkeypatch.setattr(making, "load_dense", None)  # a call would fail
+    placebo = PROMPT | {"trained": False}
+    _, record = run(project, monkeypatch, "adapters/kl-placebo/seed-1", placebo, objective="kl_dense")
+    assert record["steps"] == 0 and record["heldout_loss"]["after"] == record["heldout_loss"]["before"]
 
 
 def test_an_adapter_may_be_trained_on_a_tasks_own_items(project, monkeypatch):

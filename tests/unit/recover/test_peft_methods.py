@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from tests.tiny_models import VOCABULARY, tiny_llama, tiny_opt
 from workflow_scripts.evaluate import latency
 from workflow_scripts.plan.schema.peft_types import OURS, PEFT_TYPES, REFUSED, known_options, problems
-from workflow_scripts.recover import adapters
+from workflow_scripts.recover import adapters, peft_methods
 from workflow_scripts.recover.learner import Learner
 from workflow_scripts.recover.training import train
 
@@ -150,29 +150,35 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"r": "four"}, "options.r: 'four' is refused by PEFT's LoraConfig: .*valid integer"),
+        (
+            {"r": "8"},
+            "type DORA with .*: method.options.r: '8' has the wrong type; PEFT's LoraConfig wants int",
+        ),
+        ({"r": 0}, r"peft_type DORA with options {'r': 0}: `r` should be a positive integer"),
+        ({"layers_pattern": "h"}, "peft_type DORA with options .*: When `layers_pattern` is specified"),
         (
             {"target_modules": ["q_proj", "q_projj"]},
             "target_modules: no decoder layer of this model has a q_projj",
         ),
-        ({"target_modules": "lm_head"}, "lm_head would be adapted, which lies outside the decoder layers"),
+        ({"target_modules": ".*lm_head"}, "lm_head would be adapted, which lies outside the decoder layers"),
         (
             {"target_modules": ".*(embed_tokens|q_proj)"},
             "model.embed_tokens would be adapted, which lies outside",
-        ),
-        (
-            {"init_lora_weights": "pissa"},
-            "this start changes the frozen model .*, which no saved adapter keeps",
-        ),
-        (
-            {"init_lora_weights": "olora"},
-            "this start changes the frozen model .*, which no saved adapter keeps",
         ),
     ],
 )
 def test_what_peft_takes_and_gets_wrong_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         adapters.create(tiny_llama(), method("DORA", **options), 0)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_that_changes_the_frozen_model_is_refused_if_a_later_peft_has_one_by_another_name(start):
+    model = tiny_llama()
+    before = peft_methods.sums(model)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=start))
+    with pytest.raises(ValueError, match=r"this start changes the frozen model .*, which no saved adapter"):
+        peft_methods.require_sound(adapted, before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -208,14 +214,42 @@ def test_options_are_those_of_the_installed_peft():
         ("DORA", {"use_dora": False}, "m.options.use_dora: is set by the name DORA; remove it"),
         ("DORA", {"lora_dropout": 0.1}, "m.options.lora_dropout: is not allowed: it would have no effect"),
         *((name, {}, f"m.peft_type: {name} is not allowed: it ") for name in REFUSED),
-        *(("VERA", {option: None}, f"m.options.{option}: is not allowed: it would ") for option in OURS),
+        *(("VERA", {option: None}, f"m.options.{option}: is not allowed: it (would|is) ") for option in OURS),
+        ("DORA", {"r": "8"}, "m.options.r: '8' has the wrong type; PEFT's LoraConfig wants int"),
+        ("DORA", {"r": True}, "m.options.r: True has the wrong type"),
+        ("DORA", {"r": 8.0}, "m.options.r: 8.0 has the wrong type"),
+        ("DORA", {"rank_pattern": [1]}, r"m.options.rank_pattern: \[1\] has the wrong type; .*dict"),
+        ("FOURIERFT", {"scaling": "150"}, "m.options.scaling: '150' has the wrong type; .* wants float"),
+        ("MISS", {"init_weights": "bet"}, r"m.options.init_weights: 'bet' has .* bool \| Literal\['bat'"),
+        ("DORA", {"target_modules": ["q_proj", 3]}, "m.options.target_modules: .* has the wrong type"),
+        ("DORA", {"target_modules": ["q_proj", "lm_head"]}, "m.options.target_modules: lm_head lies outside"),
+        ("IA3", {"target_modules": "model.embed_tokens"}, "target_modules: model.embed_tokens lies outside"),
+        *(
+            ("RSLORA", {"init_lora_weights": start}, f"m.options.init_lora_weights: {start!r} is not allowed")
+            for start in ("eva", "corda", "loftq", "lora_ga", "pissa", "pissa_niter_4", "olora", "mica", 1)
+        ),
     ],
 )
 def test_a_wrong_name_or_option_is_told_before_any_job(name, options, said):
     import re
 
     (found,) = problems("m", name, options)
-    assert re.match(said, found)
+    assert re.search(said, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("DORA", {"r": 8, "lora_alpha": 4, "init_lora_weights": "gaussian", "rank_pattern": {"q_proj": 4}}),
+        ("RSLORA", {"init_lora_weights": False, "layers_to_transform": [0], "target_modules": ["q_proj"]}),
+        ("FOURIERFT", {"scaling": 150, "random_loc_seed": None}),
+        ("MISS", {"init_weights": "bat"}),
+        ("ROAD", {"variant": "road_2"}),
+        ("OFT", {"eps": 1e-5, "coft": True, "target_modules": ".*q_proj"}),
+    ],
+)
+def test_options_of_pefts_own_types_are_accepted(name, options):
+    assert list(problems("m", name, options)) == []
 
 
 def test_it_is_timed_as_modules(tmp_path):

@@ -19,7 +19,7 @@ from workflow_scripts.plan.schema.compressors import (
 )
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.grids import Block, Grid
-from workflow_scripts.plan.schema.methods import Eora, Idp, Lora, Objective, Peft, Trained
+from workflow_scripts.plan.schema.methods import Eora, Idp, Lora, Objective, Peft, SoftPrompt, Trained
 from workflow_scripts.plan.schema.sources import GgufModel, Lesson, TaughtModel
 from workflow_scripts.plan.schema.training_text import of_grid, of_text, tasks_told
 
@@ -148,6 +148,8 @@ def _aimless(key: str, settings: Objective) -> Iterator[str]:
     for setting in ("temperature", "mixture"):
         if getattr(settings, setting) is not None and settings.objective != "kl_dense":
             yield f"{key}.{setting}: has no effect without objective: kl_dense beside it"
+    if settings.objective == "kl_dense" and settings.mixture == 0:
+        yield f"{key}.mixture: 0 leaves nothing of kl_dense; give a weight above 0, or objective: text without it"
 
 
 def _methods(config: Config) -> Iterator[str]:
@@ -159,6 +161,8 @@ def _methods(config: Config) -> Iterator[str]:
             yield from peft_types.problems(f"methods.{name}", method.peft_type, method.options)
         if isinstance(method, Trained) and method.training is not None:
             yield from _aimless(f"methods.{name}.training", method.training)
+        if isinstance(method, SoftPrompt) and not method.trained and method.training is not None:
+            yield f"methods.{name}.training: has no effect with trained: false; remove it"
         if isinstance(method, Idp) and method.score == "learned" and method.calibrated:
             yield f"methods.{name}.calibrated: has no effect with score: learned; remove it"
         for index, member in enumerate(method.combines):

@@ -1,6 +1,7 @@
 """Methods of PEFT that may be asked for by name, and the options that their configuration classes know.
 
-PEFT loads PyTorch, which this room never does. The options are read from the text of PEFT's own classes.
+PEFT loads PyTorch, which this room never does. The options and their types are read from the text of PEFT's own
+classes. What only a model can tell, whether it has the targets, `make check` and the training job find out.
 """
 
 import ast
@@ -8,7 +9,9 @@ import functools
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Optional, Union
+
+from pydantic import TypeAdapter, ValidationError
 
 from workflow_scripts.plan.names import unknown
 
@@ -46,6 +49,8 @@ REFUSED = {
         ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING"), _PROMPT
     ),
 }
+_VARIANT = "is a method of its own, with a step or a loss that the training loop does not run"
+_WITHOUT_IT = "would have no effect: it is read by a start that is not allowed here"
 OURS = {  # options that are no one's choice, or that this pipeline could not keep its word with
     "modules_to_save": "would train whole modules, a tied head among them",
     "trainable_token_indices": "would train the embedding, and with it a tied head",
@@ -53,7 +58,34 @@ OURS = {  # options that are no one's choice, or that this pipeline could not ke
     "layer_replication": "would change the model's depth",
     "alora_invocation_tokens": "would switch the adapter on in the middle of a text",
     "target_parameters": "would reach beyond the decoder's linears",
+    "use_qalora": "would have no effect: only PEFT's own layers of GPTQ read it",
+    "qalora_group_size": "would have no effect: only PEFT's own layers of GPTQ read it",
+    "megatron_config": "would have no effect: only layers of Megatron read it",
+    "megatron_core": "would have no effect: only layers of Megatron read it",
+    "fan_in_fan_out": "would have no effect: PEFT sets it by the layer",
+    "ensure_weight_tying": "would have no effect: embedding and head are not adapted",
+    "runtime_config": "would change no result",
+    "save_only_topk_weights": "would save another adapter than was trained",
+    **dict.fromkeys(("loftq_config", "eva_config", "corda_config", "lora_ga_config"), _WITHOUT_IT),
+    **dict.fromkeys(
+        ("velora_config", "monteclora_config", "use_bdlora", "arrow_config", "kasa_config"), _VARIANT
+    ),
 }
+STARTS = (True, False, "gaussian", "orthogonal")  # of init_lora_weights
+# Names of embeddings and heads in families of models.
+OUTSIDE = (
+    "embed_tokens",
+    "embed_positions",
+    "lm_head",
+    "wte",
+    "wpe",
+    "embed_in",
+    "embed_out",
+    "word_embeddings",
+)
+OTHER_START = (
+    "others change the frozen weights, which no saved adapter keeps, or need a step that is not run here"
+)
 DROPOUT = "would have no effect: the model stays in evaluation mode"
 
 
@@ -65,7 +97,7 @@ def problems(key: str, name: str, options: dict[str, Any]) -> Iterator[str]:
         yield unknown(f"{key}.peft_type", name, PEFT_TYPES, "method of PEFT that can be trained here")
     else:
         known = [option for option in known_options(name) if option not in OURS and "dropout" not in option]
-        for option in options:
+        for option, value in options.items():
             where = f"{key}.options.{option}"
             if option in OURS:
                 yield f"{where}: is not allowed: it {OURS[option]}"
@@ -75,20 +107,58 @@ def problems(key: str, name: str, options: dict[str, Any]) -> Iterator[str]:
                 yield f"{where}: is set by the name {name}; remove it"
             elif known and option not in known:
                 yield unknown(where, option, known, f"option of PEFT's {PEFT_TYPES[name][1]}")
+            elif option == "init_lora_weights" and not (value in STARTS and isinstance(value, bool | str)):
+                yield f"{where}: {value!r} is not allowed; allowed: true, false, gaussian, orthogonal; {OTHER_START}"
+            elif known and not _fits(value, known_options(name)[option]):
+                wanted = f"PEFT's {PEFT_TYPES[name][1]} wants {known_options(name)[option]}"
+                yield f"{where}: {value!r} has the wrong type; {wanted}"
+            elif option == "target_modules" and (outside := _outside(value)):
+                yield f"{where}: {outside} lies outside the decoder layers; name others"
+
+
+def _outside(targets: list[str] | str | None) -> str | None:
+    """The first target that is an embedding or a head by its name; other names only a model can tell."""
+    named = [targets] if isinstance(targets, str) else targets or ()
+    return next((target for target in named if target.rpartition(".")[2] in OUTSIDE), None)
+
+
+class _Known(dict[str, Any]):
+    """Names in an annotation; a class of PEFT's own counts as any."""
+
+    def __missing__(self, name: str) -> Any:
+        return Any
+
+
+_NAMES = {"Any": Any, "Literal": Literal, "Optional": Optional, "Union": Union}
+_NAMES |= {kind.__name__: kind for kind in (bool, int, float, str, list, tuple, dict, set)}
+
+
+def _fits(value: object, annotation: str) -> bool:
+    """True if a value is of the type that an annotation of PEFT's says: '8', true and 8.0 are no int."""
+    try:
+        TypeAdapter(eval(annotation, {"__builtins__": {}}, _Known(_NAMES))).validate_python(
+            value, strict=True
+        )
+    except ValidationError:
+        return False
+    return True
 
 
 @functools.cache
-def known_options(name: str) -> tuple[str, ...]:
-    """The fields of the configuration class of a method of PEFT; none if PEFT is not installed here."""
+def known_options(name: str) -> dict[str, str]:
+    """Fields of the configuration class of a method of PEFT -> their types as written there; none if PEFT is not
+    installed here."""
     folder, wanted, _ = PEFT_TYPES[name]
     found = importlib.util.find_spec("peft")  # finds the package without running it
     if found is None or found.origin is None:
-        return ()
+        return {}
     file = Path(found.origin).parent / "tuners" / folder / "config.py"
     (definition,) = (
         node
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef) and node.name == wanted
     )
-    fields = (node.target for node in definition.body if isinstance(node, ast.AnnAssign))
-    return tuple(target.id for target in fields if isinstance(target, ast.Name))
+    fields = (node for node in definition.body if isinstance(node, ast.AnnAssign))
+    return {
+        node.target.id: ast.unparse(node.annotation) for node in fields if isinstance(node.target, ast.Name)
+    }

@@ -76,6 +76,16 @@ def problems_of(config, path, value):
             ["training.objective: 'kl_dens'", "'kl_dense'"],
         ),
         ("methods lora-r2 training", {"temperature": 2.0}, ["lora-r2.training.temperature: has no effect"]),
+        (
+            "methods lora-r2-kl training",
+            {"objective": "kl_dense", "mixture": 0.0},
+            ["lora-r2-kl.training.mixture: 0 leaves nothing of kl_dense"],
+        ),
+        (
+            "methods prompt-100-untrained training",
+            {"objective": "kl_dense"},
+            ["prompt-100-untrained.training: has no effect with trained: false"],
+        ),
         ("training bench prompt mixture", 0.5, ["training.bench.prompt.mixture: has no effect without"]),
         ("methods eora-r4 rank", 128, ["methods.eora-r4.rank: 128", "from 2 to 64"]),
         ("methods lora-r4-eora start", "eroa", ["lora-r4-eora.start: 'eroa'", "did you mean 'eora'?"]),
