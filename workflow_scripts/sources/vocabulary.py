@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
-from workflow_scripts.sources.weights import AT_SOURCE
+from workflow_scripts.files.source_files import AT_SOURCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

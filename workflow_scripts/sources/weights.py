@@ -6,17 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
+from workflow_scripts.files.artifacts import ArtifactError, safetensors_header
+from workflow_scripts.files.source_files import AT_SOURCE, INDEX, named_alone, places_in, shards
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-AT_SOURCE = "it must be mended at its source"
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-LONE = re.compile(
-    r"gptq_model.*\.safetensors"
-)  # the one file that AutoGPTQ wrote, gptq_model-4bit-128g.safetensors
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of plain weights, in safetensors' words
 # Constants that old checkpoints store and today's classes compute: the causal mask of four dimensions and the value
 # of what it hides (GPT-2, GPT-Neo, GPT-J, CodeGen), sinusoids (GPT-J), frequencies and the cosines made of them.
@@ -30,60 +26,6 @@ CONSTANTS = (
 Headers = dict[Path, dict]  # safetensors file -> its tensors {name: {dtype, shape, data_offsets}}
 
 
-def shards(folder: Path, where: str | None = None) -> list[Path]:
-    """The safetensors files of a folder that transformers loads; `where` names the folder in errors.
-
-    ArtifactError for weights that it would not find, an index that can't be read, or both a whole file and an index of
-    others: programs differ in which of them they use.
-    """
-    where = where or str(folder)
-    whole, index = folder / WHOLE, folder / INDEX
-    if named := _named(folder):
-        return [folder / named]
-    if not index.exists():
-        if whole.exists():
-            return [whole]
-        present = sorted(path.name for path in folder.glob("*.safetensors"))
-        if len(present) == 1 and LONE.fullmatch(present[0]):
-            return [folder / present[0]]
-        if not present:
-            raise ArtifactError(f"{where}: missing *.safetensors: neither {WHOLE} nor {INDEX} is there")
-        raise ArtifactError(
-            f"{where}: its weights are {', '.join(present[:3])}, without {INDEX} to name them; rename a single file to "
-            f"{WHOLE}, or save the model again (transformers: `save_pretrained`)"
-        )
-    files = [folder / name for name in sorted({*_places(index, where).values()})]
-    if whole.exists() and files != [whole]:
-        raise ArtifactError(
-            f"{where}: holds {WHOLE}, and {INDEX} names others ({files[0].name}); which of them counts? Remove "
-            "the other"
-        )
-    return files
-
-
-def _named(folder: Path) -> str | None:
-    """The file that config.json names as the only one: this project's stored models do (compress/stored_model.py)."""
-    config = read_json(folder / "config.json", advice=AT_SOURCE) if (folder / "config.json").exists() else {}
-    return config.get("transformers_weights") if isinstance(config, dict) else None
-
-
-def _places(index: Path, where: str) -> dict[str, str]:
-    """Tensor -> file, of an index."""
-    found = read_json(index, advice=AT_SOURCE)
-    places = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
-        raise ArtifactError(f"{where}: {index.name}: `weight_map` maps no names to files; {AT_SOURCE}")
-    if odd := [shard for shard in places.values() if Path(shard).name != shard]:
-        raise ArtifactError(f"{where}: {index.name}: {odd[0]!r} is no file of the folder; {AT_SOURCE}")
-    if not places:
-        raise ArtifactError(f"{where}: {index.name}: `weight_map` is empty; {AT_SOURCE}")
-    if gone := sorted({shard for shard in places.values() if not (index.parent / shard).exists()}):
-        raise ArtifactError(f"{where}: missing {', '.join(gone)}, which {index.name} names")
-    if not isinstance(found.get("metadata"), dict):
-        raise ArtifactError(f"{where}: {index.name}: lacks `metadata`, which transformers reads; {AT_SOURCE}")
-    return places
-
-
 def stored(folder: Path, where: str | None = None) -> Headers:
     """The tensors of the files that transformers loads (`shards`), by their headers.
 
@@ -92,8 +34,8 @@ def stored(folder: Path, where: str | None = None) -> Headers:
     """
     where = where or str(folder)
     headers = {file: _header(file) for file in shards(folder, where)}
-    if (index := folder / INDEX).exists() and not _named(folder):
-        for name, shard in _places(index, where).items():
+    if (index := folder / INDEX).exists() and not named_alone(folder):
+        for name, shard in places_in(index, where).items():
             if name not in headers[folder / shard]:
                 raise ArtifactError(
                     f"{where}: {shard}: lacks the tensor {name}, which {index.name} promises; {AT_SOURCE}"

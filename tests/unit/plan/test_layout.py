@@ -161,7 +161,7 @@ SPELLERS = {"plan/layout.py", "files/members.py"}
 NO_PATHS = {
     "commands/adopt.py: results",  # a key of its records
     "plan/schema/configuration.py: results",  # a unit on the reference page
-    "sources/corpora.py: .jsonl",  # files of a folder that the user names
+    "files/source_files.py: .jsonl",  # files of a folder that the user names
 }
 
 

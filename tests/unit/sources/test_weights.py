@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.unit.compress.walked import tiny
 from tests.unit.sources.test_models import MADE, change_json
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.files.source_files import shards
 from workflow_scripts.sources import models as sources
-from workflow_scripts.sources.weights import finite, require_tied, shards, stored
+from workflow_scripts.sources.weights import finite, require_tied, stored
 
 NORM = "model.layers.1.input_layernorm.weight"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, safetensors_header
-from workflow_scripts.sources.weights import AT_SOURCE
+from workflow_scripts.files.source_files import AT_SOURCE
 
 # Names of formats, as messages list them.
 KNOWN = "plain, gptq, awq (gemm), auto-round, fp8, compressed-tensors, bitsandbytes, modelopt, gguf"

@@ -20,9 +20,10 @@ from workflow_scripts.compress.foreign.elsewhere import read_elsewhere
 from workflow_scripts.compress.foreign.formats import Format, identify, quantisation
 from workflow_scripts.compress.foreign.packed import CACHE, LAYOUTS, unpacked
 from workflow_scripts.files.artifacts import ArtifactError, named, read_json, write_json
+from workflow_scripts.files.source_files import AT_SOURCE, TOKENIZER
 from workflow_scripts.kernels.activations import KEY
-from workflow_scripts.sources.model_folder import TOKENIZER, UNBUILT, unbuilt
-from workflow_scripts.sources.weights import AT_SOURCE, FLOATS, finite, stored, targets
+from workflow_scripts.sources.model_folder import UNBUILT, unbuilt
+from workflow_scripts.sources.weights import FLOATS, finite, stored, targets
 
 SHARD = 5 * 10**9  # bytes of a shard
 # Keys of config.json that speak of another storage, or choose code: the plain folder has none of the checkpoint's.

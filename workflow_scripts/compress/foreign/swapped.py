@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.sources.model_folder import AT_SOURCE
+from workflow_scripts.files.source_files import AT_SOURCE
 
 # Correlation of weights: near 0 between two layers, above 0.8 between a weight of one bit and its dense one. The least
 # of SmolLM2-135M is 0.82 (SmoothQuant in its first layer; 2:4 0.85, AWQ and NVFP4 0.99).
