@@ -23,6 +23,10 @@ MAPS = 2.1  # a pass that keeps the attention maps, against one of the scorer
 STEP_ROWS = 45  # a generated token costs as much for fewer rows as for these: every step reads all weights
 LIBRARIES = 5.4e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
 KEPT = 3.5  # on a CPU an evaluation's heap, which keeps freed pieces (kernels/allocator.py), against one batch's needs
+SCORED, GENERATED = (
+    768,
+    8_192,
+)  # tokens of a batch on a CPU that is scored, or generates (evaluate/forward.py)
 # Bytes per squared width that one layer's compression takes: weights, Hessians, factorisation.
 LAYER_WORK = 600
 READ = 8  # bytes per parameter while a checkpoint is read: as stored, and in float32
@@ -173,8 +177,9 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     seconds = 4 * p * tokens / device["train"] + 2 * p * tokens * taught / device["forward"]
     seconds += 2 * p * heldout / device["forward"] + _loading(p, device)
     memory = LIBRARIES + taught * (_weights(p, device, copies=1) + forward)
-    if tokens:
-        memory += _weights(p, device, copies=2) + 24 * LAYERS * text
+    if tokens:  # on a CPU one weight at a time is transposed before it is packed, the output head's too
+        head = 0 if device["gpu"] else LARGE_VOCABULARY * width(p) * device["bytes"]
+        memory += _weights(p, device, copies=2) + max(24 * LAYERS * text, head)
     else:  # the loss of the held-out text alone
         memory += _weights(p, device, copies=1) + max(forward, READ * p)
     if plan.repairs(cell):
@@ -200,9 +205,26 @@ def evaluation_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     read = tokens + VOCABULARY * len(text.corpora) * (text.windows or 160) * text.length
     seconds = 2 * p * read / device["forward"] + generated * p / 1e9 / device["generate"]
     seconds += _loading(p, device) + device["harness"]
-    activations = 16 * text.length * width(p) * 40 * device["bytes"]
-    memory = LIBRARIES + _weights(p, device, copies=1) + (1 if device["gpu"] else KEPT) * activations
+    memory = LIBRARIES + _weights(p, device, copies=1) + _answering(plan, cell, device)
     return Cost("evaluate_cell", cell.stem, seconds, items * CELL_BYTES_PER_ITEM, memory)
+
+
+def _answering(plan: Plan, cell: Cell, device: dict) -> float:
+    """Bytes that an evaluation's batches take beside its model."""
+    p, text = _parameters(plan, cell.model), plan.grid(cell.grid).evaluation.perplexity
+    per_token = width(p) * 40 * device["bytes"]
+    if device["gpu"]:
+        return 16 * text.length * per_token
+    method, sizes = plan.config.methods[cell.method], device["tasks"]
+    # A LoRA is merged into weights of the process's own; those of the dense file stay mapped.
+    merged = p * device["bytes"] if method.kind in ("lora", "eora") else 0
+    tasks = plan.tasks(cell.grid)
+    if any("generated" in sizes.get(task, {"generated": "perhaps"}) for task in tasks):
+        return merged + KEPT * GENERATED * per_token
+    # A row is as long as its longest document, here taken for twice the mean of its task; it has logits everywhere.
+    mean = max(sizes[task]["tokens"] for task in tasks) * (1 + getattr(method, "shots", 0)) + PASSAGE
+    row = max(SCORED, text.length, 2 * mean)
+    return merged + row * (KEPT * per_token + LARGE_VOCABULARY * device["bytes"])
 
 
 def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:

@@ -11,8 +11,16 @@ from workflow_scripts.cluster.slurm import minutes
 from workflow_scripts.commands.status import Work, comment_of, planned
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.forecast import forecast, foreseen, job_of, load_constants
-from workflow_scripts.plan.layout import KINDS, result_of, with_copy
+from workflow_scripts.plan.forecast import (
+    GENERATED,
+    SCORED,
+    evaluation_cost,
+    forecast,
+    foreseen,
+    job_of,
+    load_constants,
+)
+from workflow_scripts.plan.layout import KINDS, Cell, result_of, with_copy
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.requests import Requests, read_site
 
@@ -27,6 +35,8 @@ PLACE = {
 }
 OWN = {key: value for key, value in load_constants("a100-80g").items() if key not in ("name", "tasks")}
 RULES = ("compress_model", "train_adapter", "evaluate_cell", "measure_similarity", "measure_latency")
+# The code that trained the prompts of `truth`, and the bytes that it kept of each step (CHANGELOG), mended since.
+LEAKY, LEAK = "a5d84748d6ebbec9b4720231d2374be043a84f35d194b388b1ee14f7a85db90a", 2e6
 
 
 @pytest.fixture(scope="module")
@@ -145,25 +155,49 @@ def test_requests_grow_by_attempt_within_the_partitions_limit(requests):
     assert requests.extra() == "--signal=USR1@300"
 
 
-def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more():
-    """Peaks in the committed archive of `bench`, measured on CPUs: each is below the forecast and, by 5 %, below the
-    request, less what Snakemake itself takes. In the median of its kind the forecast is at most a third above the
-    peak, the request at most a half. (A heap keeps a gigabyte more or less of one and the same job.)"""
-    root = ROOT / "reports/bench"
+@pytest.mark.parametrize("grid", ["bench", "truth"])
+def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(grid):
+    """Peaks in the committed archives, measured on CPUs: each is below the forecast and, by 5 %, below the request,
+    less what Snakemake itself takes. In the median of its kind the forecast is at most 1.35 of the peak, the
+    request 1.5. (A heap keeps a gigabyte more or less of one and the same job.)"""
+    root = ROOT / "reports" / grid
     plan = Plan(load(yaml.safe_load((root / "config.yaml").read_text())))
     requests = Requests(plan, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
-    costs = {(cost.kind, cost.name): cost for cost in foreseen(plan, "bench").costs}
-    ratios: dict[str, list[tuple[float, float]]] = {rule: [] for rule in RULES}
+    costs = {(cost.kind, cost.name): cost for cost in foreseen(plan, grid).costs}
+    ratios: dict[str, list[tuple[float, float]]] = {}
     for kind in KINDS:
-        for file in (root / "results/bench" / kind).rglob("*.json"):
+        for file in (root / "results" / grid / kind).rglob("*.json"):
             artefact, names = result_of(path := with_copy(str(file)))
-            job, peak = job_of(path), 2**20 * read_json(file)["manifest"]["peak_memory_mb"]
+            record = read_json(file)
+            job, peak = job_of(path), 2**20 * record["manifest"]["peak_memory_mb"]
+            if record["manifest"]["code"] == LEAKY:
+                peak -= LEAK * record["steps"]
             asked = 1e6 * requests.mem_mb(artefact.rule, names, 1) - 5e8
             assert peak <= costs[job].memory and 1.05 * peak < asked, (job, costs[job].memory / peak)
-            ratios[artefact.rule].append((costs[job].memory / peak, asked / peak))
+            ratios.setdefault(artefact.rule, []).append((costs[job].memory / peak, asked / peak))
+    assert {"compress_model", "train_adapter", "evaluate_cell"} <= ratios.keys() <= {*RULES}
     for rule, found in ratios.items():
         foreseen_over, asked_over = np.median(found, axis=0)
-        assert foreseen_over <= 4 / 3 and asked_over < 3 / 2, (rule, foreseen_over, asked_over)
+        assert foreseen_over <= 1.35 and asked_over < 3 / 2, (rule, foreseen_over, asked_over)
+
+
+def test_a_task_that_generates_asks_for_its_batches(plan):
+    """Also one that the forecast does not know; tasks that are scored alone take rows of a few hundred tokens."""
+    from workflow_scripts.evaluate import forward
+
+    assert (SCORED, GENERATED) == (forward.CPU_TOKENS, forward.CPU_GENERATION_TOKENS)
+    cpu = load_constants("cpu-2")
+
+    def memory(task: str, method: str = "none") -> float:
+        settings = plan.grid("smoke").model_copy(update={"tasks": [task]})
+        tasks = plan.config.tasks | {"mine": plan.config.tasks["arc_easy"]}
+        changed = {"grids": plan.config.grids | {"smoke": settings}, "tasks": tasks}
+        small = Cell("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia", method, 0)
+        return evaluation_cost(Plan(plan.config.model_copy(update=changed)), small, cpu).memory
+
+    assert memory("arc_easy") < 2.5e9 < 4e9 < memory("triviaqa") == memory("mine")
+    # four bytes a parameter of weights that a LoRA is merged into
+    assert memory("arc_easy", "lora-r2") - memory("arc_easy") == pytest.approx(4 * 134.5e6)
 
 
 def test_smaller_jobs_ask_for_less(plan, requests):
