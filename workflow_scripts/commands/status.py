@@ -79,11 +79,12 @@ def comment_of(grid: str, work: Work) -> str:
 
 
 class JobState(NamedTuple):
-    """State of a job: one of STATES, the reason, and the seconds that it took if it is done."""
+    """State of a job: one of STATES, the reason, and the seconds that it took if it is done; None if it took results
+    of another cell over, which says nothing of its rule's time."""
 
     state: str
     reason: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
 
 
 def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | None = None) -> JobState:
@@ -100,7 +101,7 @@ def state(grid: str, work: Work, queue: dict[str, slurm.Job], started: float | N
         except (LookupError, TypeError):
             damage = f"{work.result}: is no result, it has no manifest; {AGAIN}"
     if manifest and manifest["recipe"] == work.recipe and not incomplete:
-        return JobState("done", seconds=manifest["seconds"])
+        return JobState("done", seconds=None if manifest.get("taken_over") else manifest["seconds"])
     job = queue.get(comment_of(grid, work))
     if who := held_by(work.writes):
         return JobState("running", who)
@@ -164,13 +165,14 @@ def _not_taught(costs: list[Cost]) -> list[Cost]:
 
 def seconds_left(costs: list[Cost], found: dict[tuple[str, str], JobState]) -> float:
     """Forecast seconds of the jobs left, scaled per rule by measured over forecast time of the jobs done."""
-    measured = {key: value.seconds for key, value in found.items() if value.state == "done"}
+    done = {key: value.seconds for key, value in found.items() if value.state == "done"}
+    measured = {key: seconds for key, seconds in done.items() if seconds is not None}
     left = 0.0
     for rule in dict.fromkeys(cost.kind for cost in costs):
         mine = [cost for cost in costs if cost.kind == rule]
         known = compare(mine, measured)  # a row for the rule, one in total
         scale = known[0]["measured"] / known[0]["forecast"] if known else 1.0
-        left += scale * sum(cost.seconds for cost in mine if (rule, cost.name) not in measured)
+        left += scale * sum(cost.seconds for cost in mine if (rule, cost.name) not in done)
     return left
 
 

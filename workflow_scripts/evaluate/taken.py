@@ -24,12 +24,15 @@ OF_TASKS = ("items", "generation_tokens", "precision")
 
 @dataclass
 class Taken:
-    """From finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input."""
+    """From finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input.
+
+    An origin is the cell that evaluated it, which may be overwritten since: {path, recipe, host, device, started}.
+    """
 
     results: dict[str, dict] = field(default_factory=dict)
     rows: dict[str, list[dict]] = field(default_factory=dict)
     perplexity: dict[str, dict] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, dict] = field(default_factory=dict)
 
 
 def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> dict[str, str]:
@@ -89,10 +92,12 @@ def _described(path: str, manifest: dict) -> bool:
 
 def _add(taken: Taken, names: Iterable[str], path: str) -> None:
     record = read_json(path, "evaluation")
+    manifest = record["manifest"]
+    origin = {"path": path} | {key: manifest[key] for key in ("recipe", "host", "device", "started")}
     rows = pyarrow.parquet.read_table(samples_of(path)).to_pylist()
     for name in names:
         kind, _, short = name.partition(" ")
-        taken.origins[name] = path
+        taken.origins[name] = manifest["taken_over"].get(name) or origin
         if kind == "corpus":
             taken.perplexity[short] = record["perplexity"][short]
         else:

@@ -306,8 +306,10 @@ def job_of(path: object) -> tuple[str, str]:
 
 
 def measured_seconds(records: dict[str, dict]) -> dict[tuple[str, str], float]:
-    """(kind, name) of each job -> the seconds in its manifest. records: path -> JSON of what the job wrote."""
-    return {job_of(path): record["manifest"]["seconds"] for path, record in records.items()}
+    """(kind, name) of each job -> the seconds in its manifest, but for cells that took results over: theirs are not
+    what such a job costs. records: path -> JSON of what the job wrote."""
+    manifests = {path: record["manifest"] for path, record in records.items()}
+    return {job_of(path): made["seconds"] for path, made in manifests.items() if not made.get("taken_over")}
 
 
 def _parameters(plan: Plan, model: str) -> float:

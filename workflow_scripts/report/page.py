@@ -237,13 +237,15 @@ def cost(data: PageData) -> dict | None:
     records = {str(results.planned[cell]): evaluation for cell, evaluation in data.evaluations.items()}
     for kind in data.grid.measured.values():
         records |= kind
+    made = [r["manifest"] for r in records.values() if not r["manifest"].get("taken_over")]
     return {
         "command": forecast.command,
         "counted": "these blocks" if blocks.get("left_out") else "the whole grid",
         "device": forecast.device,
         "hours": job_hours(forecast.costs, forecast.device) / forecast.device["at_once"],
         "rows": compare(forecast.costs, measured_seconds(records)),
-        "hosts": unique(f"{r['manifest']['host']} ({r['manifest']['device']})" for r in records.values()),
+        "taken_over": len(records) - len(made),
+        "hosts": unique(f"{each['host']} ({each['device']})" for each in made),
     }
 
 

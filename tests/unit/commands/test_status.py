@@ -37,8 +37,8 @@ def log(text: str, file: Path = LOG, age: float = 0) -> None:
     os.utime(file, (time.time() - age,) * 2)
 
 
-def made(recipe: str = RECIPE) -> Path:
-    write_json(RESULT, {"acc": 0.25, "manifest": {"recipe": recipe, "seconds": 7.0}})
+def made(recipe: str = RECIPE, **manifest) -> Path:
+    write_json(RESULT, {"acc": 0.25, "manifest": {"recipe": recipe, "seconds": 7.0} | manifest})
     Path(RESULT).with_suffix(".samples.parquet").touch()
     return Path(RESULT)
 
@@ -46,6 +46,8 @@ def made(recipe: str = RECIPE) -> Path:
 def test_what_is_made_is_done():
     made()
     assert state("tiny", WORK, {}) == JobState("done", seconds=7.0)
+    made(taken_over={"benchmark sciq": {}})
+    assert state("tiny", WORK, {}) == JobState("done", seconds=None)
     made("b" * 64)
     assert state("tiny", WORK, {}) == JobState("waiting", "made by another recipe")
 
@@ -125,12 +127,15 @@ def test_a_killed_job_is_not_given_its_last_line_as_the_reason():
 
 
 def test_time_left_is_scaled_by_what_is_done():
-    costs = [Cost("evaluate_cell", name, 100.0, 0, 0) for name in "abc"]
+    """By jobs that did all of their work."""
+    costs = [Cost("evaluate_cell", name, 100.0, 0, 0) for name in "abcd"]
     found = {
         ("evaluate_cell", "a"): JobState("done", seconds=200.0),
         ("evaluate_cell", "b"): JobState("damaged"),
+        ("evaluate_cell", "d"): JobState("done", seconds=None),
     }
     assert seconds_left(costs, found) == 400.0
+    assert seconds_left(costs[-1:], found) == 0.0
 
 
 def test_the_log_of_a_job_says_that_it_finished(tmp_path, capfd):

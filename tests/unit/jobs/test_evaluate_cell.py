@@ -114,8 +114,10 @@ def test_another_list_of_tasks_evaluates_only_what_is_new(project, tmp_path, mon
         for name, origin in record["manifest"]["taken_over"].items():
             kind, _, short = name.partition(" ")
             part = "tasks" if kind == "benchmark" else "perplexity"
-            assert record[part][short] == donors[origin][part][short]
-        donors[str(output)] = record
+            assert record[part][short] == donors[origin["recipe"]][part][short]
+            assert origin["started"] == donors[origin["recipe"]]["manifest"]["started"]
+            assert name not in donors[origin["recipe"]]["manifest"]["taken_over"], "where it was evaluated"
+        donors[recipe] = record
         return record
 
     evaluated(rest, "test", "1" * 64)

@@ -17,7 +17,7 @@ from workflow_scripts.files.artifacts import read_json, write_json
 from workflow_scripts.jobs import audit_paper, build_ledger, draw_page, find_answers, judge, report_grid
 from workflow_scripts.judge.judgement import Question
 from workflow_scripts.judge.verdict import MEANING
-from workflow_scripts.plan.forecast import Forecast
+from workflow_scripts.plan.forecast import Cost, Forecast, job_of, load_constants
 from workflow_scripts.report import explorer as explorers
 from workflow_scripts.report import page as pages
 from workflow_scripts.report.data import MeasuredFiles
@@ -158,6 +158,19 @@ def test_a_training_that_teaches_nothing_is_said_where_missing_measurements_are(
     said = "training.smoke.tokens: lora-r2 gets 3 optimiser steps."
     assert pages._shortcomings([], warned) == [said] and pages._shortcomings([], None) == []
     assert pages._shortcomings(["1 of 2 cells"], warned) == ["Not run: 1 of 2 cells.", said]
+
+
+def test_a_cell_that_took_results_over_is_no_cost_of_its_kind():
+    made = {"seconds": 9.0, "host": "a", "device": "cpu"}
+    taken = {"seconds": 1.0, "host": "b", "device": "cpu", "taken_over": {"benchmark sciq": {}}}
+    cells = dict(zip("pq", ({"manifest": made}, {"manifest": taken})))
+    paths = {name: f"results/smoke/evaluations/m/dense/none/{name}/seed-0.json" for name in cells}
+    costs = [Cost(*job_of(path), 9.0, 0, 0) for path in paths.values()]
+    grid = SimpleNamespace(results=SimpleNamespace(planned=paths), measured={})
+    forecast = Forecast(load_constants("cpu-2"), costs, "", [])
+    found = pages.cost(SimpleNamespace(forecast=forecast, grid=grid, evaluations=cells, blocks=None))
+    assert found["taken_over"] == 1 and found["hosts"] == ["a (cpu)"]
+    assert found["rows"][0] | {"jobs": 1, "ratio": 1.0} == found["rows"][0]
 
 
 def test_similarity_is_summed_up_with_the_layer_that_is_furthest_off():
