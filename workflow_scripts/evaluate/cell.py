@@ -21,7 +21,7 @@ from workflow_scripts.evaluate.perplexity import perplexities, require_room
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
 from workflow_scripts.evaluate.settings import CellSettings, EvaluationData
 from workflow_scripts.evaluate.store import AnswerStore
-from workflow_scripts.evaluate.taken import Taken, keys_of, take
+from workflow_scripts.evaluate.taken import About, Taken, keys_of, take
 from workflow_scripts.evaluate.tasks import EvaluationTask, load_task
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.job import log
@@ -58,72 +58,83 @@ def evaluate_cell(
     torch.set_num_threads(made.threads)
     device = chosen_device(made.device)
     made = replace(made, device=str(device))
+    used = {key: value for key, value in asdict(settings).items() if key != "chat"}
     inputs = hashes(files, data, settings.method)
     key = fingerprint(files, inputs, settings, made.code)
     code = data.stands_for or made.code
     keys = keys_of([identity(files), code, device.type, settings.chat], inputs, settings)
     taken = take(keys, data.elsewhere, output, made.recipe)
-    store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
-    recovered, scorer = scorer_of(files, settings, cell, device, store)
+    origins = dict(taken.origins)
+    about = taken.about
+    if about is None or keys.keys() > origins.keys():
+        store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
+        about = _evaluate_rest(
+            files, data, settings, cell, device, inputs, store, taken, (made.started, begun)
+        )
+        store.close()
     for adapter in files.adapters:  # that its job succeeded is known by now
         clear_work(adapter)
-    loaded = time.time()
-    told = [_told(artifacts.read_json(adapter / TRAINING), inputs) for adapter in files.adapters]
-    new = [folder for folder in data.benchmarks if folder.name not in taken.results]
-    suite: dict[str, EvaluationTask | None] = {folder.name: None for folder in data.benchmarks}
-    suite |= {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
-    log(
-        f"setup {time.time() - made.started:.1f} s (imports {begun - made.started:.1f}, model {loaded - begun:.1f}, "
-        f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
-    )
-    names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
-    asking = scorer if settings.system is None else replace(scorer, bank=None)
-    results, rows = _results(asking, suite, names, settings, inputs, taken)
-    texts = {
-        f.name: taken.perplexity.get(f.name) or _perplexity(scorer, f, settings.evaluation)
-        for f in data.corpora
-    }
-    store.close()
+    results = {folder.name: taken.results[folder.name] for folder in data.benchmarks}
+    rows = [row for name in results for row in taken.rows[name]]
     samples.write_samples(samples_path, rows)
     outcome = {
         "cell": cell,
         "tasks": results,
         "domains": samples.domain_means(results),
         "average": sum(result["primary"] for result in results.values()) / len(results),
-        "perplexity": texts,
-        "parameters": recovered.parameters,
-        "selection": samples.shares(rows, names),
-        "manifest": made.manifest(_used(settings, recovered, scorer.tokenizer), inputs),
+        "perplexity": {folder.name: taken.perplexity[folder.name] for folder in data.corpora},
+        "parameters": about.parameters,
+        "selection": samples.shares(rows, about.prompts),
+        "manifest": made.manifest(used | about.config, inputs),
     }
-    outcome["manifest"] |= {"keys": keys, "taken_over": taken.origins}
+    outcome["manifest"] |= {"keys": keys, "taken_over": origins}
     outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
     artifacts.write_json(output, outcome, "evaluation")
     clear_work(output)
 
 
-def _results(
-    scorer: Scorer,
-    suite: dict[str, EvaluationTask | None],
-    names: list[str],
+def _evaluate_rest(
+    files: ModelFiles,
+    data: EvaluationData,
     settings: CellSettings,
+    cell: dict,
+    device: torch.device,
     inputs: dict[str, str],
-    taken: Taken,
-) -> tuple[dict[str, dict], list[dict]]:
-    """Results by task, and the rows of all; a task that is None is taken over."""
-    results, rows = {}, []
-    for number, (name, task) in enumerate(suite.items(), 1):
-        if task is None:
-            results[name], mine = taken.results[name], taken.rows[name]
-        else:
-            items = _evaluated(scorer, task, names, f"[{number}/{len(suite)}] {name}")
-            mine = [item.row for item in items]
-            results[name] = samples.summary(items) | {
-                "domain": settings.tasks[name]["domain"],
-                "version": task.version,
-                "data_sha256": inputs[f"benchmark {name}"],
-            }
-        rows += mine
-    return results, rows
+    store: AnswerStore,
+    found: Taken,
+    clock: tuple[float, float],
+) -> About:
+    """Load the cell's model and add to `found` the tasks and texts that it lacks. clock: when the process and its work
+    began."""
+    started, begun = clock
+    recovered, scorer = scorer_of(files, settings, cell, device, store)
+    loaded = time.time()
+    told = [_told(artifacts.read_json(adapter / TRAINING), inputs) for adapter in files.adapters]
+    new = [folder for folder in data.benchmarks if folder.name not in found.results]
+    tasks = {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
+    log(
+        f"setup {time.time() - started:.1f} s (imports {begun - started:.1f}, model {loaded - begun:.1f}, "
+        f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
+    )
+    names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
+    asking = scorer if settings.system is None else replace(scorer, bank=None)
+    for number, (name, task) in enumerate(tasks.items(), 1):
+        items = _evaluated(asking, task, names, f"[{number}/{len(tasks)}] {name}")
+        found.rows[name] = [item.row for item in items]
+        found.results[name] = samples.summary(items) | {
+            "domain": settings.tasks[name]["domain"],
+            "version": task.version,
+            "data_sha256": inputs[f"benchmark {name}"],
+        }
+    for corpus in data.corpora:
+        if corpus.name not in found.perplexity:
+            found.perplexity[corpus.name] = _perplexity(scorer, corpus, settings.evaluation)
+    config: dict[str, Any] = {"bos": adds_bos(scorer.tokenizer)}
+    if settings.chat:
+        config["chat"] = described(scorer.tokenizer)
+    if recovered.selector:  # the score that `auto` stood for is named
+        config["method"] = settings.method | {"score": recovered.selector.score}
+    return About(recovered.parameters, names, config)
 
 
 def hashes(files: ModelFiles, data: EvaluationData, method: dict) -> dict[str, str]:
@@ -231,17 +242,6 @@ def _perplexity(scorer: Scorer, corpus: Path, evaluation: dict) -> dict:
     figures = ", ".join(f"{figure['token']:.3f} ({protocol})" for protocol, figure in found.items())
     log(f"perplexity {corpus.name}: {figures}, {time.time() - start:.1f} s")
     return found
-
-
-def _used(settings: CellSettings, recovered: Recovered, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """The configuration's slice for the manifest; the score that `auto` stood for is named."""
-    used = {**asdict(settings), "bos": adds_bos(tokenizer)}
-    del used["chat"]
-    if settings.chat:
-        used["chat"] = described(tokenizer)
-    if recovered.selector:
-        used["method"] = settings.method | {"score": recovered.selector.score}
-    return used
 
 
 def evaluate_task(scorer: Scorer, task: EvaluationTask, names: list[str]) -> list[samples.EvaluatedItem]:

@@ -21,18 +21,32 @@ DATA = ("benchmark ", "corpus ")  # how the names of inputs begin that a cell is
 # Keys of a grid's evaluation that a task's rows depend on.
 OF_TASKS = ("items", "generation_tokens", "precision")
 
+OF_MODEL = ("bos", "chat", "method")  # keys of a manifest's `config`
+
+
+@dataclass(frozen=True)
+class About:
+    """What a cell's files say of its model with its method, whatever is asked: parameters, names of the prompts that it
+    chooses among, and the parts of the manifest's `config` that are known of the loaded model alone."""
+
+    parameters: dict
+    prompts: list[str]
+    config: dict
+
 
 @dataclass
 class Taken:
     """From finished cells: `results` and `rows` by task, `perplexity` by corpus, `origins` by the name of the input.
 
     An origin is the cell that evaluated it, which may be overwritten since: {path, recipe, host, device, started}.
+    about: as one of these cells has it; None if there is none.
     """
 
     results: dict[str, dict] = field(default_factory=dict)
     rows: dict[str, list[dict]] = field(default_factory=dict)
     perplexity: dict[str, dict] = field(default_factory=dict)
     origins: dict[str, dict] = field(default_factory=dict)
+    about: About | None = None
 
 
 def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> dict[str, str]:
@@ -94,6 +108,9 @@ def _add(taken: Taken, names: Iterable[str], path: str) -> None:
     record = read_json(path, "evaluation")
     manifest = record["manifest"]
     origin = {"path": path} | {key: manifest[key] for key in ("recipe", "host", "device", "started")}
+    prompts = [name for name in record["selection"] or () if name != "by_task"]
+    config = {key: value for key, value in manifest["config"].items() if key in OF_MODEL}
+    taken.about = About(record["parameters"], prompts, config)
     rows = pyarrow.parquet.read_table(samples_of(path)).to_pylist()
     for name in names:
         kind, _, short = name.partition(" ")
