@@ -64,13 +64,12 @@ def evaluate_cell(
     code = data.stands_for or made.code
     keys = keys_of([identity(files), code, device.type, settings.chat], inputs, settings)
     taken = take(keys, data.elsewhere, output, made.recipe)
+    log(f"setup: imports {begun - made.started:.1f} s, inputs {time.time() - begun:.1f} s")
     origins = dict(taken.origins)
     about = taken.about
     if about is None or keys.keys() > origins.keys():
         store = AnswerStore(work_folder(output, key) / "answers.jsonl", key)
-        about = _evaluate_rest(
-            files, data, settings, cell, device, inputs, store, taken, (made.started, begun)
-        )
+        about = _evaluate_rest(files, data, settings, cell, device, store, taken)
         store.close()
     for adapter in files.adapters:  # that its job succeeded is known by now
         clear_work(adapter)
@@ -99,22 +98,19 @@ def _evaluate_rest(
     settings: CellSettings,
     cell: dict,
     device: torch.device,
-    inputs: dict[str, str],
     store: AnswerStore,
     found: Taken,
-    clock: tuple[float, float],
 ) -> About:
-    """Load the cell's model and add to `found` the tasks and texts that it lacks. clock: when the process and its work
-    began."""
-    started, begun = clock
+    """Load the cell's model and add to `found` the tasks and texts that it lacks."""
+    begun = time.time()
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
     told = [_told(artifacts.read_json(adapter / TRAINING), inputs) for adapter in files.adapters]
     new = [folder for folder in data.benchmarks if folder.name not in found.results]
     tasks = {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
     log(
-        f"setup {time.time() - started:.1f} s (imports {begun - started:.1f}, model {loaded - begun:.1f}, "
-        f"tasks {time.time() - loaded:.1f}); {len(store)} answers from an earlier run, {store.damaged} damaged"
+        f"setup: model {loaded - begun:.1f} s, tasks {time.time() - loaded:.1f} s; "
+        f"{len(store)} answers from an earlier run, {store.damaged} damaged"
     )
     names = [prefix.name for prefix in recovered.bank.prefixes] if recovered.bank else []
     asking = scorer if settings.system is None else replace(scorer, bank=None)
@@ -124,7 +120,7 @@ def _evaluate_rest(
         found.results[name] = samples.summary(items) | {
             "domain": settings.tasks[name]["domain"],
             "version": task.version,
-            "data_sha256": inputs[f"benchmark {name}"],
+            "data_sha256": benchmarks.verify(task.data.parent)["sha256"],
         }
     for corpus in data.corpora:
         if corpus.name not in found.perplexity:
