@@ -22,7 +22,7 @@ stale = $(if $(filter $(shell $(call hash,$(2))),$(shell cat $(1)/installed 2>/d
 LOCKS := envs/torch-cpu.txt envs/cpu.lock
 STALE := $(call stale,$(VENV),$(LOCKS))
 
-.PHONY: stale environment help install demo new run check judge resume status preflight adopt gate equivalences test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
+.PHONY: stale environment help install demo new run check judge resume status preflight adopt gate publish equivalences test coverage test-slow test-slurm lint explain forecast plan docs optimum llmcompressor audit archive rebuild restore compare truth
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -130,6 +130,9 @@ adopt: $(VENV)/installed ## after an upgrade: keep results whose code alone chan
 
 gate: environment ## whether all verdicts are wanted: make gate GRID=bench WANT=no_loss,displaced (fails with 2, as make does; CI asks python -m workflow_scripts gate: 1 if not, 2 if open)
 	$(DISPLACED) gate --grid $(GRID) $(if $(WANT),--want $(WANT))
+
+publish: environment ## finished cells to MLflow, each once: make publish GRID=bench URI=http://tracking:5000
+	$(DISPLACED) publish $(CHOSEN) --uri $(or $(URI),$(error name the tracking server: make publish GRID=bench URI=http://tracking:5000))
 
 equivalences: $(VENV)/installed ## whether each stage makes the numbers of the last release, or CHANGELOG.md says otherwise
 	$(BIN)/python -m tests.equivalences

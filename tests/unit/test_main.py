@@ -1,6 +1,7 @@
 """`python -m workflow_scripts`: the list of commands, their help, and what becomes of a wrong option."""
 
 import errno
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,17 @@ def test_every_command_is_listed_with_its_summary(capsys):
     assert all(f"{command} {summary_of(command)}" in listed for command in COMMANDS)
     files = {path.stem for path in (ROOT / "workflow_scripts/commands").glob("[!_]*.py")}
     assert files == {*COMMANDS, "options", "progress"}
+
+
+def test_the_reference_has_every_command_and_every_variable_of_make():
+    page = (ROOT / "docs/reference/commands.md").read_text()
+    table = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert {*re.findall(r"`(\w+)`", table)} >= {*COMMANDS}
+    makefile = (ROOT / "Makefile").read_text()
+    variables = {*re.findall(r"\$\((?:if|or) \$\(([A-Z_]+)\)", makefile)} - {"STALE"}
+    listed = page.partition("## make")[2].partition("are given as")[0]
+    assert {*re.findall(r"`([A-Z_]+)`", listed)} == variables | {"GRID", "SMOKE"}
+    assert {*COMMANDS} - {*re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)} == {"readme"}
 
 
 def test_the_list_imports_no_command():

@@ -1,6 +1,7 @@
 """A GPU's minutes: parts are resumed where they ran, none outlives its time, the page follows the record."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -240,3 +241,17 @@ def test_words_that_it_does_not_know_are_refused(words, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         gpu_day.main()
     assert ended.value.code == 2 and words[-1] in capsys.readouterr().err
+
+
+def test_the_command_writes_where_it_is_called(tmp_path):
+    (tmp_path / "day1").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "day1" / "gpu_day.json").write_text('{"parts": []}')
+    (tmp_path / "page.md").write_text(PAGE)
+    command = [ROOT / "benchmarks" / "gpu_day.sh", "day1", "--page", "page.md"]
+    own = {"cwd": tmp_path, "env": os.environ | {"PYTHON": sys.executable}}
+    done = subprocess.run(command, **own, check=False, capture_output=True, text=True)
+    assert "No part was run on a GPU" in done.stderr, "it read the record and the page there"
+    ignored = ["git", "check-ignore", "--quiet", "gpu-day/gpu_day.json"]  # the folder by default
+    assert subprocess.run(ignored, cwd=ROOT, check=False).returncode == 0
