@@ -20,7 +20,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 from workflow_scripts.cluster import runs, snakemake_surface
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import as_text
-from workflow_scripts.plan import layout, questions, readiness, requests
+from workflow_scripts.plan import adopted, layout, questions, readiness, requests
 from workflow_scripts.plan.config import ConfigError, load, named_files, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Input, Reruns
@@ -63,8 +63,9 @@ if IS_MAIN:
         raise SystemExit(f"Nothing was started: {error}") from None
     if "--unlock" not in sys.argv and (problems := readiness.problems(PLAN, asked)):
         raise SystemExit("\n".join(["Nothing was started:", *problems]))
-    if state := runs.state_of_folder():
-        print(state, file=sys.stderr)
+    for said in (runs.state_of_folder(), *map(adopted.older_record, (None, PLAN.config.grid))):
+        if said:
+            print(said, file=sys.stderr)
 
 # SLURM sends SIGUSR1 to every process of a job before its time ends. Training has a handler for it (a checkpoint);
 # Snakemake has none and would die of it. A signal that is ignored here is ignored in the processes that jobs start, too.

@@ -29,7 +29,7 @@ def test_an_edit_that_changes_no_result_is_adopted_and_nothing_but_the_pages_run
     before = (copied.folder / CELL).read_bytes()
     done = adopt(copied)
     assert done.returncode == 0, done.stdout
-    assert "Adopted: train_adapter (lora)" in done.stdout and "Adopted: evaluate_cell (lora)" in done.stdout
+    assert all(f"Adopted: {rule} (lora on gptq" in done.stdout for rule in ("train_adapter", "evaluate_cell"))
     assert (copied.folder / CELL).read_bytes() == before
     assert set(jobs_of(copied.snakemake("--dry-run").stdout)) - {"all"} <= PAGES | {"localrule all:"}
     rows = read_json(copied.folder / "results/tiny/adopted.json", "adopted")["equivalences"]
@@ -77,7 +77,8 @@ def test_an_edit_that_changes_answers_is_refused_item_by_item_and_the_rest_is_ad
     done = adopt(copied)
     assert done.returncode == 1
     assert f"{CELL}: " in done.stdout and "gold log-likelihood" in done.stdout
-    assert "Adopted: train_adapter (lora)" in done.stdout and "Adopted: evaluate_cell" not in done.stdout
+    assert "Adopted: train_adapter (lora on gptq" in done.stdout
+    assert "Adopted: evaluate_cell" not in done.stdout
     assert work(copied)[0] == evaluations(["lora-r2"])
     again = copied.folder / "work/adopt/tiny/evaluate_cell" / CELL
     assert read_json(again)["tasks"] != read_json(copied.folder / CELL)["tasks"]

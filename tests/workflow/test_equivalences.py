@@ -1,12 +1,12 @@
 """Today's code beside a release: a stage that makes other numbers is found, and must be in the changelog."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests import equivalences
 from tests.workflow.test_adopt import UNMERGED, edit
-from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.plan import adopted
 
 
@@ -56,11 +56,9 @@ def test_recipes_accept_what_a_release_ships(grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(adopted, "RELEASED", tmp_path / "released.json")
     assert adopted.equivalent_codes(grid) == {}
-    write_json(adopted.RELEASED, {"equivalences": [row], "manifest": {}}, "adopted")
+    adopted.write_rows(adopted.RELEASED, [row])
     assert adopted.equivalent_codes(grid) == {("b" * 64, "lora"): "a" * 64}
-    write_json(
-        adopted.record_path("tiny"), {"equivalences": [row | {"new": "c" * 64}], "manifest": {}}, "adopted"
-    )
+    adopted.write_rows(Path(adopted.record_path("tiny")), [row | {"new": "c" * 64}])
     monkeypatch.setattr(adopted, "PACKAGE", tmp_path / "package")
     assert adopted.evidence_of("tiny", ["b" * 64]) == "released.json"
     assert adopted.evidence_of("tiny", ["c" * 64]) == "results/tiny/adopted.json"

@@ -14,10 +14,9 @@ from workflow_scripts.files.artifacts import (
     read_json,
     recorded_recipe,
     sha256_file,
-    write_json,
 )
 from workflow_scripts.files.scratch import scratch_folder
-from workflow_scripts.plan.adopted import record_path
+from workflow_scripts.plan.adopted import record_path, rows, write_rows
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
@@ -153,8 +152,8 @@ def _adoptions(archive: Path, index: dict, config: Config) -> Iterator[bool]:
     now = Plan(config)
     for name in map(record_path, (None, grid)):
         file = Path(name)
-        here = read_json(file, "adopted")["equivalences"] if file.exists() else []
-        there = read_json(archive / name, "adopted")["equivalences"] if name in index["files"] else []
+        here = rows(file) if file.exists() else []
+        there = rows(archive / name) if name in index["files"] else []
         known = {(row["new"], kind) for row in here for kind in row["kinds"]}
         fresh = [
             row | {"kinds": kinds}
@@ -164,7 +163,7 @@ def _adoptions(archive: Path, index: dict, config: Config) -> Iterator[bool]:
         if fresh:
             now.artefacts(grid)  # it keeps the recipes that hold without the evidence
             before[file] = file.read_bytes() if file.exists() else None
-            write_json(file, {"equivalences": [*here, *fresh], "manifest": {}}, "adopted")
+            write_rows(file, [*here, *fresh])
     counts = not (before and outdated_by(now, Plan(config), grid))
     if not counts:
         _put_back(before)

@@ -3,11 +3,11 @@
   python -m workflow_scripts adopt --grid paper
   python -m workflow_scripts adopt --grid paper --profile slurm
 
-It looks only at results whose settings and inputs are as planned. A few of each rule and kind of method, one of each
-architecture of model at least, are made again below work/adopt/, from the stored inputs (`adopt` in the configuration
-says how many and which). If all of a code agree, results/<grid>/adopted.json records that today's code makes what the
-older one made, and its results count as planned. If one differs, nothing of that code is adopted and each difference is
-printed; exit status 1.
+It looks only at results whose settings and inputs are as planned. A few of each rule and method, one of each kind
+(plan/kinds.py) and architecture of model at least, are made again below work/adopt/, from the stored inputs (`adopt` in
+the configuration says how many and which). If all of a code agree, results/<grid>/adopted.json records that today's
+code makes what the older one made, and its results count as planned. If one differs, nothing of that code is adopted
+and each difference is printed; exit status 1.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,15 +30,16 @@ from workflow_scripts.archive.soundness import damage, is_bare
 from workflow_scripts.cluster.snakemake_surface import refuse_closed_cache
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.run import follow
-from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest, write_json
+from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json, recorded_digest
 from workflow_scripts.files.locks import held_by, hold
 from workflow_scripts.files.members import RESOURCES, RESULTS, WHEELS
 from workflow_scripts.files.provenance import processor
 from workflow_scripts.files.work_folders import WORK
 from workflow_scripts.judge.agreement import Agreement, agreement, on_one_kind_of_machine, other_weights
-from workflow_scripts.plan.adopted import equivalences, record_path
+from workflow_scripts.plan.adopted import equivalences, older_record, record_path, write_rows
 from workflow_scripts.plan.config import files, write_complete
 from workflow_scripts.plan.forecast import foreseen, job_of
+from workflow_scripts.plan.kinds import ON
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ADOPTED,
@@ -92,6 +93,8 @@ def main(
 
 
 def _adopt(plan: Plan, grid: str, profile: str | None, cores: str) -> int:
+    for line in filter(None, map(older_record, (None, grid))):
+        print(line)
     older, left = older_results(plan, grid), outvoted(plan, grid)
     if left:
         print(
@@ -146,36 +149,51 @@ def _adopt(plan: Plan, grid: str, profile: str | None, cores: str) -> int:
 
 
 def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
-    """As many results of each code and kind of method as the configuration says, and one of each architecture at least;
+    """As many results of each code and method as the configuration says, one of each kind and architecture at least;
     those with all weights first."""
     seconds = {(cost.kind, cost.name): cost.seconds for cost in foreseen(plan, grid).costs}
     drawn = random.Random(0)
     cheap = plan.config.adopt.choice == "cheapest"
 
+    def lacking(result: Older) -> int:
+        return sum(map(lacks_companions, Reruns(plan, set).stands_on(result.artefact, result.names)))
+
     def order(result: Older) -> tuple:
-        lacking = sum(map(lacks_companions, Reruns(plan, set).stands_on(result.artefact, result.names)))
         cost = 0.0 if result.shared else seconds.get(job_of(result.path), 0.0)
-        return lacking, cost if cheap else drawn.random(), result.path
+        return lacking(result), cost if cheap else drawn.random(), result.path
 
     groups: dict[tuple[str, str], list[Older]] = {}
     for result in sorted(older, key=order):
-        groups.setdefault((result.new, result.kind), []).append(result)
+        groups.setdefault((result.new, result.kind.partition(ON)[0]), []).append(result)
     cells = sorted(_finished_cells(plan, grid, older), key=order)
     rules = list(dict.fromkeys(result.artefact.rule for result in older))  # in the workflow's order
     samples = [
-        result for results in groups.values() for result in _spread(results, plan.config.adopt.samples)
+        result
+        for results in groups.values()
+        for result in _spread(results, plan.config.adopt.samples, lacking)
     ]
     samples.sort(key=lambda result: rules.index(result.artefact.rule))
     return [Remade(result, _shown(plan, result, cells)) for result in samples]
 
 
-def _spread(results: list[Older], count: int) -> list[Older]:
-    """The first `count` results, one of each model architecture before a second of any, and one of each at least."""
-    by: dict[str, list[Older]] = {}
-    for result in results:
-        by.setdefault(_architecture(result), []).append(result)
-    turns = [result for turn in itertools.zip_longest(*by.values()) for result in turn if result is not None]
-    return turns[: max(count, len(by))]
+def _spread(results: list[Older], count: int, lacking: Callable[[Older], int]) -> list[Older]:
+    """`count` of the results, or one of each kind and architecture if that is more. Each is one of those that lack
+    fewest weights, with as many names (model, compressor, corpus, method, seed) that no other has as can be; of equal
+    ones the first."""
+
+    def kind(result: Older) -> tuple[str, str]:
+        return result.kind, _architecture(result)
+
+    found: list[Older] = []
+    left, missing = list(results), set(map(kind, results))
+    while left and (missing or len(found) < count):
+        seen = {item for result in found for item in result.names.items()}
+        wanted = [result for result in left if not missing or kind(result) in missing]
+        best = max(wanted, key=lambda result: (-lacking(result), len(result.names.items() - seen)))
+        found.append(best)
+        left.remove(best)
+        missing.discard(kind(best))
+    return found
 
 
 def _architecture(result: Older) -> str:
@@ -192,7 +210,7 @@ def _finished_cells(plan: Plan, grid: str, older: list[Older]) -> list[Older]:
     found = []
     for cell in plan.cells(grid):
         if recorded_digest(cell.json, "recipe") == planned[cell.json] and not lacks_companions(cell.json):
-            code, kind = plan.evaluate(cell)["code"], plan.config.methods[cell.method].kind
+            code, kind = plan.evaluate(cell)["code"], plan.evaluation_kind(cell)
             names = EVALUATION.parse(cell.json) or {}
             found.append(known.get(cell.json) or Older(cell.json, EVALUATION, names, kind, code, code, code))
     return found
@@ -229,7 +247,8 @@ def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], fo
     for place in (None, grid):
         assumed = [_equivalence([result], []) for result in older if result.shared == (place is None)]
         known = equivalences(place)
-        _write(folder / record_path(place), known + list({_of(found): found for found in assumed}.values()))
+        if found := known + list({_of(row): row for row in assumed}.values()):
+            write_rows(folder / record_path(place), found)
     write_complete(_absolute(plan.config.dump()) | {"grid": grid, "partial": False}, folder)
 
 
@@ -314,16 +333,11 @@ def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str,
         ]
         if fresh:
             with hold(record_path(place)):
-                _write(Path(record_path(place)), equivalences(place) + fresh)
+                write_rows(Path(record_path(place)), equivalences(place) + fresh)
 
 
 def _of(found: dict) -> tuple[str, ...]:
     return found["new"], *found["kinds"]
-
-
-def _write(path: Path, found: list[dict]) -> None:
-    if found:
-        write_json(path, {"equivalences": found, "manifest": {}}, "adopted")
 
 
 def _equivalence(results: list[Older], compared: list[dict], count: int = 0) -> dict:
@@ -370,7 +384,7 @@ def lines(
         ways = ", ".join(sorted({found[sample.made.path].how for sample in mine}))
         first = mine[0].made
         text.append(
-            f"Adopted: {first.artefact.rule} ({', '.join(sorted({sample.made.kind for sample in mine}))}), made by "
+            f"Adopted: {first.artefact.rule} ({'; '.join(sorted({sample.made.kind for sample in mine}))}), made by "
             f"code {first.old[:12]}; {len(mine)} made again by {first.new[:12]}, equal by {ways}"
         )
     if refused:

@@ -54,6 +54,7 @@ def main(
         blocks=plan.blocks,
         forecast=foreseen(whole, plan.grid) if whole else None,
         adopted=plan.adopted,
+        kinds={cell: whole.evaluation_kind(cell) for cell in whole.cells(plan.grid)} if whole else {},
         expected=whole.grid(plan.grid).expected if whole else None,
     )
     with atomic_path(output) as temporary:

@@ -4,12 +4,13 @@ The command `adopt` writes the records, after it made some results again and com
 release ships its own, of its tiny grid beside the one before it (tests/equivalences.py).
 """
 
-import os
 from collections.abc import Iterable
+from pathlib import Path
 
-from workflow_scripts.files.artifacts import PACKAGE, read_json
+from workflow_scripts.files.artifacts import PACKAGE, read_json, write_json
 from workflow_scripts.plan.layout import ADOPTED, ADOPTED_SOURCES
 
+SCHEMA = 2  # kinds of results (plan/kinds.py); records without the key have kinds of methods, whatever they stand on
 Codes = dict[tuple[str, str], str]
 RELEASED = PACKAGE / "plan" / "released.json"
 
@@ -21,14 +22,40 @@ def record_path(grid: str | None) -> str:
 
 def equivalences(grid: str | None) -> list[dict]:
     """The equivalences of a grid in the order in which they were found; ArtifactError for a broken record."""
-    path = record_path(grid)
+    path = Path(record_path(grid))
+    return rows(path) if path.exists() else []
+
+
+def rows(path: Path) -> list[dict]:
+    """The equivalences of a record; none of an older version's."""
+    record = _read(path)
+    return record["equivalences"] if record.get("schema") == SCHEMA else []
+
+
+def older_record(grid: str | None) -> str | None:
+    """A line on a record of an older version, which does not count; None if there is none."""
+    path = Path(record_path(grid))
+    if not path.exists() or _read(path).get("schema") == SCHEMA:
+        return None
+    return (
+        f"{path} does not count: it is of an older version, in which evidence of one kind of method held for any "
+        "compressor. What it had adopted runs again, unless `adopt` finds new evidence before the next run."
+    )
+
+
+def write_rows(path: Path, found: list[dict]) -> None:
+    """Write a record."""
+    write_json(path, {"schema": SCHEMA, "equivalences": found, "manifest": {}}, "adopted")
+
+
+def _read(path: Path) -> dict:
     advice = "take it from a copy or an archive; without it the results that it speaks of are made again"
-    return read_json(path, "adopted", advice)["equivalences"] if os.path.exists(path) else []
+    return read_json(path, "adopted", advice)
 
 
 def released() -> list[dict]:
     """The equivalences that the release ships."""
-    return read_json(RELEASED, "adopted")["equivalences"] if RELEASED.exists() else []
+    return rows(RELEASED) if RELEASED.exists() else []
 
 
 def evidence_of(grid: str, codes: Iterable[str]) -> str:
@@ -39,7 +66,7 @@ def evidence_of(grid: str, codes: Iterable[str]) -> str:
 
 
 def equivalent_codes(grid: str | None) -> Codes:
-    """(digest of code, kind of method) -> digest of the older code whose results of this kind it was shown to make,
+    """(digest of code, kind of result) -> digest of the older code whose results of this kind it was shown to make,
     here or by the release. One digest serves several kinds; evidence of one says nothing of another."""
     return {
         (found["new"], kind): found["old"]

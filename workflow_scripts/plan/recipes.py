@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from workflow_scripts.files.artifacts import digest, sha256_file
-from workflow_scripts.plan import adopted, contents, model_limits
+from workflow_scripts.plan import adopted, contents
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.definitions import definition_digest, definition_files
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
+from workflow_scripts.plan.kinds import OF_MODEL, Kinds
 from workflow_scripts.plan.layout import (
     BENCHMARK,
     CHECKPOINT,
@@ -29,7 +30,7 @@ from workflow_scripts.plan.layout import (
 )
 from workflow_scripts.plan.schema.configuration import Config
 from workflow_scripts.plan.schema.methods import FewShot, TrainingText
-from workflow_scripts.plan.slices import DESCRIPTIVE_KEYS, Slices, lesson_of
+from workflow_scripts.plan.slices import DESCRIPTIVE_KEYS, lesson_of
 
 FETCHES = {
     "models": "fetch_model",
@@ -39,19 +40,17 @@ FETCHES = {
 }
 OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
 ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
-# Keys of a model that serve forecasts, checks, or its evaluations alone.
-OF_MODEL = ("parameters", "learned_positions", *model_limits.HINTS, "chat")
 
 
-class Plan(Slices):
+class Plan(Kinds):
     """A checked configuration's cells and, for each artefact, its inputs and parameters.
 
-    equivalent: of a grid (None: what all grids share), digest of today's code and kind of method -> digest that stands
-    in recipes for it.
+    equivalent: of a grid (None: what all grids share), digest of today's code and kind of result (plan/kinds.py) ->
+    digest that stands in recipes for it.
     """
 
     CACHED: ClassVar[tuple[str, ...]] = (
-        *Slices.CACHED,
+        *Kinds.CACHED,
         *("fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis"),
     )
 
@@ -74,8 +73,8 @@ class Plan(Slices):
         if catalogue == "models":
             spec["allow_remote_code"] = trusted
         made_from = [self.recipe("models", lesson.base)] if lesson else contents.of_source(source, trusted)
-        kind = f"{name}/{task}" if task else name
-        return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from, kind)
+        kinds = self.source_kinds(catalogue, name, task)
+        return self._with_recipe(None, {"name": task or name, "spec": spec}, code, made_from, *kinds)
 
     def compress(self, grid: str, model: str, compressor: str, corpus: str, seed: str) -> dict:
         settings = {"compressor": self.compressor(compressor)}
@@ -86,7 +85,7 @@ class Plan(Slices):
         if self.is_checkpoint(compressor):
             inputs.append(self.recipe("compressors", compressor))
         code = code_of("compress_model", engine_of(settings["compressor"]))
-        return self._with_recipe(grid, settings, code, inputs, self.config.compressors[compressor].algorithm)
+        return self._with_recipe(grid, settings, code, inputs, self.compressor_kind(compressor))
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, seed: str, form: str) -> dict:
         if form != "plain" and self.config.compressors[compressor].whole:
@@ -112,7 +111,7 @@ class Plan(Slices):
             settings["calibration"] = self.grid(cell.grid).calibration.dump()
             inputs.append(self.recipe("corpora", cell.corpus))
         code = code_of("train_adapter", *kinds_of([settings["method"]]))
-        return self._with_recipe(cell.grid, settings, code, inputs, settings["method"]["kind"])
+        return self._with_recipe(cell.grid, settings, code, inputs, self.adapter_kind(cell))
 
     def evaluate(self, cell: Cell) -> dict:
         grid, tasks = self.grid(cell.grid), self.tasks(cell.grid)
@@ -135,12 +134,12 @@ class Plan(Slices):
             *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
         code = self._evaluation_code("evaluate_cell", cell)
-        return self._with_recipe(cell.grid, settings, code, inputs, settings["method"]["kind"])
+        return self._with_recipe(cell.grid, settings, code, inputs, self.evaluation_kind(cell))
 
     def adopted_code(self, cell: Cell) -> str:
         """The older code whose results were adopted for those of a cell's code; empty if none were."""
-        code, kind = self._evaluation_code("evaluate_cell", cell), self.config.methods[cell.method].kind
-        return self.equivalent(cell.grid).get((code, kind), "")
+        code = self._evaluation_code("evaluate_cell", cell)
+        return self.equivalent(cell.grid).get((code, self.evaluation_kind(cell)), "")
 
     def definitions(self, grid: str) -> dict[str, str]:
         """Our definitions of the grid's tasks, which its evaluations read: path in the checkout -> digest."""
@@ -157,11 +156,10 @@ class Plan(Slices):
 
     def similarity(self, cell: Cell) -> dict:
         measured = self.grid(cell.grid).compared
-        method = self.method(cell)
-        settings = {"method": method, "windows": measured.windows, "length": measured.length}
+        settings = {"method": self.method(cell), "windows": measured.windows, "length": measured.length}
         inputs = [*self._attached(cell), self.recipe("corpora", measured.corpus)]
         code = self._evaluation_code("measure_similarity", cell)
-        return self._with_recipe(cell.grid, settings, code, inputs, method["kind"])
+        return self._with_recipe(cell.grid, settings, code, inputs, self.similarity_kind(cell))
 
     def artefacts(self, grid: str) -> dict[str, str]:
         """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
@@ -279,13 +277,16 @@ class Plan(Slices):
         code = code_of("measure_latency", *kinds)
         return self._with_recipe(grid, settings, code, [self.compressed_recipe(cells[0]), seed])
 
-    def _with_recipe(
-        self, grid: str | None, settings: dict, code: str, inputs: list, kind: str | None = None
-    ) -> dict:
-        """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes. kind: of method,
-        algorithm or source, by which results are adopted; None if they are not."""
-        stands_for = code if kind is None else self.equivalent(grid).get((code, kind), code)
-        return settings | {"code": code, "recipe": digest([settings, stands_for, inputs])}
+    def _with_recipe(self, grid: str | None, settings: dict, code: str, inputs: list, *kinds: str) -> dict:
+        """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes. kinds: by which
+        results are adopted; none if they are not."""
+        recipe = digest([settings, self.stands_for(grid, code, kinds), inputs])
+        return settings | {"code": code, "recipe": recipe}
+
+    def stands_for(self, grid: str | None, code: str, kinds: Iterable[str]) -> str:
+        """The digest that stands in recipes for that of a code, by evidence of the first kind that has some."""
+        known = self.equivalent(grid)
+        return next((known[code, kind] for kind in kinds if (code, kind) in known), code)
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
         return code_of(entry, *kinds_of([self.method(cell)]))

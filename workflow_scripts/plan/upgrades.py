@@ -8,6 +8,7 @@ from typing import NamedTuple
 from workflow_scripts.files.artifacts import recorded_digest
 from workflow_scripts.plan.adopted import Codes
 from workflow_scripts.plan.layout import (
+    ADAPTER,
     BENCHMARK,
     CHECKPOINT,
     COMPRESSED,
@@ -16,18 +17,25 @@ from workflow_scripts.plan.layout import (
     KINDS,
     LATENCY,
     MODEL,
+    SIMILARITY,
     Artefact,
+    Cell,
     lacks_companions,
 )
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 
-SOURCES = (MODEL, CHECKPOINT, CORPUS, BENCHMARK)
+SOURCES = {  # -> their catalogue in the configuration, and the wildcard that names an entry
+    MODEL: ("models", "model"),
+    CHECKPOINT: ("compressors", "compressor"),
+    CORPUS: ("corpora", "corpus"),
+    BENCHMARK: ("benchmarks", "benchmarks"),
+}
 
 
 class Older(NamedTuple):
-    """A result of an older code. kind: its kind of method, or algorithm; old, new: digests of the code, and of the one
-    that stands in recipes today."""
+    """A result of an older code. kind: plan/kinds.py, of a source its name; old, new: digests of the code, and of the
+    one that stands in recipes today."""
 
     path: str
     artefact: Artefact
@@ -115,10 +123,11 @@ def _result(plan: Plan, path: str, root: Path) -> Older | None:
     code = recorded_digest(root / path, "code")
     if code is None or (artefact == EVALUATION and root == Path() and lacks_companions(path)):
         return None
-    new, kind = Reruns(plan, set).arguments(artefact, names)["code"], kind_of(plan, artefact, names)
-    known = plan.equivalent(None if artefact in SOURCES else names["grid"])
-    old, stands = known.get((code, kind), code), known.get((new, kind), new)
-    return Older(path, artefact, names, kind, old, new, stands)
+    new, kinds = Reruns(plan, set).arguments(artefact, names)["code"], kinds_of(plan, artefact, names)
+    old, stands = (
+        plan.stands_for(None if artefact in SOURCES else names["grid"], of, kinds) for of in (code, new)
+    )
+    return Older(path, artefact, names, kinds[0], old, new, stands)
 
 
 def artefact_of(path: str) -> tuple[Artefact, dict[str, str]]:
@@ -126,10 +135,16 @@ def artefact_of(path: str) -> tuple[Artefact, dict[str, str]]:
     return next((kind, names) for kind in (*SOURCES, *KINDS.values()) if (names := kind.parse(path)))
 
 
-def kind_of(plan: Plan, artefact: Artefact, names: Mapping[str, str]) -> str:
-    """The kind of method, the algorithm or the source of a result: what is evidence for others of the same code."""
-    if artefact in SOURCES:
-        return "/".join(names.values())
+def kinds_of(plan: Plan, artefact: Artefact, names: Mapping[str, str]) -> tuple[str, ...]:
+    """Kinds of which evidence counts for a result (plan/kinds.py), its own first."""
+    of_cells = {
+        ADAPTER: plan.adapter_kind,
+        EVALUATION: plan.evaluation_kind,
+        SIMILARITY: plan.similarity_kind,
+    }
+    if artefact in of_cells:
+        return (of_cells[artefact](Cell.of(names)),)
     if artefact in (COMPRESSED, LATENCY):
-        return plan.config.compressors[names["compressor"]].algorithm
-    return plan.config.methods[names["method"]].kind
+        return (plan.compressor_kind(names["compressor"]),)
+    catalogue, place = SOURCES[artefact]
+    return plan.source_kinds(catalogue, names[place], names.get("task"))

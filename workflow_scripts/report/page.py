@@ -84,7 +84,8 @@ class PageData:
 
     evaluations: of the cells that were evaluated; figures: name -> SVG file; description: the grid's, one line;
     blocks: {counted, left_out} by name; forecast: the expected cost of the grid; adopted: equivalences of code
-    (plan/adopted.py); expected: compressor -> corpus -> the label that was expected before the run.
+    (plan/adopted.py); kinds: of the cells (plan/kinds.py); expected: compressor -> corpus -> the label that was
+    expected before the run.
     """
 
     grid: GridData
@@ -96,6 +97,7 @@ class PageData:
     blocks: dict[str, list[str]] | None = None
     forecast: Forecast | None = None
     adopted: list[dict] = field(default_factory=list)
+    kinds: dict[Cell, str] = field(default_factory=dict)
     expected: Mapping[str, Mapping[str, str]] | None = None
 
 
@@ -331,7 +333,8 @@ def cell_row(data: PageData, cell: Cell) -> dict:
             "data_sha256": {task: scores["data_sha256"] for task, scores in evaluation["tasks"].items()},
             **evaluation["manifest"],
         }
-        if data.adopted and (codes := adopted_for(data.adopted, evaluation["manifest"])):
+        code = evaluation["manifest"]["code"]
+        if data.adopted and (codes := adopted_for(data.adopted, code, data.kinds[cell])):
             shown["adopted for code"] = codes
         row |= {"manifest": evaluation["manifest"], "shown": json.dumps(shown, indent=1)}
     return row
@@ -343,12 +346,11 @@ def adopted_here(data: PageData) -> list[dict]:
     return [row for row in data.adopted if row["rule"] != "evaluate_cell" or row["old"] in codes]
 
 
-def adopted_for(equivalences: list[dict], manifest: dict) -> list[str]:
-    """Codes that were found, after a cell was made by its own, to make the same of its kind of method.
+def adopted_for(equivalences: list[dict], code: str, kind: str) -> list[str]:
+    """Codes that were found, after a cell of this kind was made by `code`, to make the same of it.
 
     Equivalences in the order in which they were found; each leads back to the first code of its chain.
     """
-    code, kind = manifest["code"], manifest["config"]["method"]["kind"]
     rows = [row for row in equivalences if kind in row["kinds"]]
     own = next((place for place, row in enumerate(rows) if row["new"] == code), None)
     first, later = (code, rows) if own is None else (rows[own]["old"], rows[own + 1 :])

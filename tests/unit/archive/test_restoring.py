@@ -18,7 +18,7 @@ from workflow_scripts.archive.unpacking import opened, place_records
 from workflow_scripts.commands import rebuild
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
 from workflow_scripts.plan import recipes
-from workflow_scripts.plan.adopted import record_path
+from workflow_scripts.plan.adopted import record_path, write_rows
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import EVALUATION, Cell
 from workflow_scripts.plan.recipes import Plan
@@ -70,7 +70,7 @@ def test_wrong_samples_are_refused_at_every_call_and_nothing_is_written(finished
     for adopted in map(
         record_path, (None, "smoke")
     ):  # evidence that the plan reads before it checks a result
-        write_json(finished / adopted, {"equivalences": [], "manifest": {}}, schema="adopted")
+        write_rows(finished / adopted, [])
     write_index(finished)
     for _ in range(2):
         assert main(["restore", "it"]) == 1
@@ -91,8 +91,8 @@ def test_an_archives_evidence_is_added_to_that_which_is_here(finished, readable,
     here, both = equivalence("a", "b", "none"), equivalence("c", "d", "lora")
     other, fresh = equivalence("e", "d", "lora"), equivalence("a", "b", "prompt")
     mine = Path(record_path("smoke"))
-    write_json(finished / mine, {"equivalences": [other, fresh], "manifest": {}}, "adopted")
-    write_json(mine, {"equivalences": [here, both], "manifest": {}}, "adopted")
+    write_rows(finished / mine, [other, fresh])
+    write_rows(mine, [here, both])
     before = mine.read_bytes()
     for record in Path("results").rglob("seed-0.json"):
         record.unlink()
@@ -110,10 +110,8 @@ def test_an_archives_evidence_is_added_to_that_which_is_here(finished, readable,
 
 def test_evidence_of_another_kind_of_the_same_code_is_added(finished, capsys):
     both = equivalence("a", "b", "none") | {"kinds": ["none", "prompt"]}
-    write_json(finished / record_path("smoke"), {"equivalences": [both], "manifest": {}}, "adopted")
-    write_json(
-        record_path("smoke"), {"equivalences": [equivalence("c", "b", "none")], "manifest": {}}, "adopted"
-    )
+    write_rows(finished / record_path("smoke"), [both])
+    write_rows(Path(record_path("smoke")), [equivalence("c", "b", "none")])
     write_index(finished)
     restored(capsys)
     [_, added] = read_json(record_path("smoke"), "adopted")["equivalences"]
@@ -135,9 +133,8 @@ def test_evidence_that_would_outdate_results_here_is_left_out(finished, capsys):
     """It says that today's code makes what an older one made; but results of today's are here."""
     cell = Cell.of(EVALUATION.parse(evaluation(Path())))
     plan = Plan(load(read(*files())))
-    kind = plan.config.methods[cell.method].kind
-    row = equivalence("0", "0", kind) | {"new": plan.evaluate(cell)["code"]}
-    write_json(finished / record_path("smoke"), {"equivalences": [row], "manifest": {}}, "adopted")
+    row = equivalence("0", "0", plan.evaluation_kind(cell)) | {"new": plan.evaluate(cell)["code"]}
+    write_rows(finished / record_path("smoke"), [row])
     write_index(finished)
     assert "Its evidence of adopted results is left out" in restored(capsys)
     assert not Path(record_path("smoke")).exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.plan.test_upgrades import CELL, codes, make, places
+from tests.unit.plan.test_upgrades import CELL, GPTQ, codes, make, places
 from tests.unit.plan.test_upgrades import older as older_digest
 from workflow_scripts.commands import adopt
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_digest, write_json
@@ -18,7 +18,7 @@ from workflow_scripts.judge.agreement import Agreement
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import ADAPTER, COMPRESSED, EVALUATION, companions
 from workflow_scripts.plan.recipes import Plan
-from workflow_scripts.plan.upgrades import as_if, older_results
+from workflow_scripts.plan.upgrades import Older, as_if, older_results
 
 ROOT = Path(__file__).parents[3]
 
@@ -53,22 +53,20 @@ def test_of_each_rule_and_kind_of_method_one_is_made_again(plan):
 
 
 def test_the_cheapest_first_but_those_whose_weights_are_there_before(plan):
-    """Compression with GPTQ and SparseGPT costs the same here, evaluation too: the path decides, if no weights lack."""
+    """Both prompts cost the same here: the path decides, if no weights lack."""
     older = older_results(plan, "smoke")
-    none = next(
-        s.made
-        for s in adopt.chosen(plan, "smoke", older)
-        if (s.made.artefact, s.made.kind) == (EVALUATION, "none")
-    )
-    assert none.names["compressor"] == "dense"
-    for file in companions(COMPRESSED.path(**none.names)):
+
+    def prompt() -> Older:
+        samples = adopt.chosen(plan, "smoke", older)
+        return next(
+            s.made for s in samples if (s.made.artefact, s.made.kind) == (EVALUATION, f"prompt on {GPTQ}")
+        )
+
+    one, other = prompt(), CELL._replace(method="prompt-50")
+    assert one.names["method"] == "prompt-100"
+    for file in companions(ADAPTER.path(**one.names)):
         Path(file).unlink()
-    none = next(
-        s.made
-        for s in adopt.chosen(plan, "smoke", older)
-        if (s.made.artefact, s.made.kind) == (EVALUATION, "none")
-    )
-    assert none.names["compressor"] == "gptq-w3-g64"
+    assert prompt().names["method"] == other.method
 
 
 def test_weights_of_another_kind_of_processor_are_shown_by_a_cell_that_stands_on_them(plan):
@@ -78,7 +76,7 @@ def test_weights_of_another_kind_of_processor_are_shown_by_a_cell_that_stands_on
     samples = adopt.chosen(plan, "smoke", older_results(plan, "smoke"))
     shown = {sample.made.kind: sample.shown for sample in samples if sample.made.artefact == ADAPTER}
     assert {result.artefact for result in shown.values()} == {EVALUATION}
-    assert shown["lora"].names["method"] == "lora-r2"
+    assert shown[f"lora on {GPTQ}"].names["method"] == "lora-r2"
 
 
 def test_weights_are_shown_by_a_cell_whose_own_code_is_todays(plan):
@@ -112,21 +110,21 @@ def test_each_architecture_is_asked_before_a_second_result_of_any(plan):
     for model, architecture in (("m", "llama"), ("o", "opt")):
         write_json(f"resources/models/{model}/manifest.json", {"architecture": architecture})
     for count, paths in ((1, ["0", "other"]), (2, ["0", "other"]), (3, ["0", "other", "1"])):
-        assert [result.path for result in adopt._spread([*same, other], count)] == paths
+        assert [result.path for result in adopt._spread([*same, other], count, lambda _: 0)] == paths
 
 
 def test_each_code_of_a_kind_is_asked(plan):
     """A LoRA that starts from EoRA needs other code than one that does not."""
     found = [result for result in older_results(plan, "smoke") if result.artefact == ADAPTER]
-    lora = next(result for result in found if result.kind == "lora")
+    lora = next(result for result in found if result.kind == f"lora on {GPTQ}")
     started = lora._replace(new="f" * 64)
     samples = [sample.made for sample in adopt.chosen(plan, "smoke", [*found, started])]
-    assert {sample.new for sample in samples if sample.kind == "lora"} == {lora.new, started.new}
+    assert {sample.new for sample in samples if sample.kind == lora.kind} == {lora.new, started.new}
 
 
 def test_nothing_is_adopted_if_the_code_was_edited_meanwhile(plan):
     sample = next(
-        s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.kind == "none"
+        s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.kind == "none on dense"
     )
     again = Path("work") / sample.made.path
     write_json(again, {"manifest": read_json(sample.made.path)["manifest"] | {"code": "f" * 64}})
@@ -139,7 +137,7 @@ def test_nothing_is_adopted_if_the_code_was_edited_meanwhile(plan):
 def test_a_damaged_result_is_named_before_anything_is_made_again(plan, monkeypatch):
     monkeypatch.setattr(adopt, "scratch", lambda *_: pytest.fail("something is made again"))
     sample = next(
-        s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.kind == "none"
+        s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.kind == "none on dense"
     )
     path = Path(sample.made.path)
     path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
@@ -225,7 +223,7 @@ def test_in_the_working_folder_the_samples_alone_are_missing_and_the_rest_counts
             assert Path(path).is_symlink() and Path(path).read_bytes() == before[path]
 
 
-@pytest.mark.parametrize("differing", [None, "lora", "none"])
+@pytest.mark.parametrize("differing", [None, f"lora on {GPTQ}", "none on dense"])
 def test_a_code_is_adopted_if_all_that_it_made_agrees(plan, differing):
     samples = [
         s for s in adopt.chosen(plan, "smoke", older_results(plan, "smoke")) if s.made.artefact == EVALUATION
@@ -235,14 +233,11 @@ def test_a_code_is_adopted_if_all_that_it_made_agrees(plan, differing):
         for s in samples
     }
     adopted, refused = adopt.decided(samples, found)
-    kinds = [{s.made.kind for s in mine} for mine in adopted]
+    methods = [{s.made.kind.partition(" on ")[0] for s in mine} for mine in adopted]
     assert [s.made.kind for s in refused] == ([differing] if differing else [])
-    own, shared = [{"lora"}], [{"none", "prompt", "prefix", "concat"}]  # IDP has modules of its own, too
-    assert sorted(map(sorted, kinds)) == sorted(
-        map(
-            sorted, [*([] if differing == "none" else shared), *([] if differing == "lora" else own), {"idp"}]
-        )
-    )
+    own, shared = {"lora"}, {"none", "prompt", "prefix", "concat"}  # IDP has modules of its own, too
+    expected = {None: [own, shared], f"lora on {GPTQ}": [shared], "none on dense": [own]}[differing]
+    assert sorted(map(sorted, methods)) == sorted(map(sorted, [*expected, {"idp"}]))
 
 
 def test_the_record_counts_what_it_made_planned_and_is_all_that_is_written(plan):

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_digest, write_json
-from workflow_scripts.plan.adopted import equivalences, equivalent_codes, record_path
+from workflow_scripts.plan.adopted import equivalences, equivalent_codes, record_path, write_rows
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import BENCHMARK, CORPUS, LATENCY, MODEL, Cell, companions
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
-from workflow_scripts.plan.upgrades import artefact_of, as_if, kind_of, older_results, outdated_by, outvoted
+from workflow_scripts.plan.upgrades import artefact_of, as_if, kinds_of, older_results, outdated_by, outvoted
 
 ROOT = Path(__file__).parents[3]
+GPTQ = "gptq group_size act_order static_groups"
 CELL = Cell("smoke", "smollm2-135m", "gptq-w3-g64", "wikipedia", "lora-r2", 0)
 
 
@@ -40,7 +41,7 @@ def places(plan: Plan) -> dict[str, tuple[bool, str, str]]:
     for path in plan.artefacts("smoke"):
         artefact, names = artefact_of(path)
         shared = artefact in (MODEL, CORPUS, BENCHMARK)
-        found[path] = shared, reruns.arguments(artefact, names)["code"], kind_of(plan, artefact, names)
+        found[path] = shared, reruns.arguments(artefact, names)["code"], kinds_of(plan, artefact, names)[0]
     return found
 
 
@@ -88,9 +89,7 @@ def record(found: list, grid: str | None) -> None:
         for result in found
         if result.shared == (grid is None)
     }
-    write_json(
-        record_path(grid), {"equivalences": [*equivalences(grid), *rows.values()], "manifest": {}}, "adopted"
-    )
+    write_rows(Path(record_path(grid)), [*equivalences(grid), *rows.values()])
 
 
 def test_nothing_is_older_before_a_run_and_after_one(config):
@@ -109,7 +108,9 @@ def test_results_that_differ_in_their_code_alone_are_found_but_no_timings(config
     assert {result.path for result in found} == {p for p in plan.artefacts("smoke") if not LATENCY.parse(p)}
     assert all(result.old == older("0", result.new) for result in found)
     kinds = Counter(result.kind for result in found if result.artefact.rule == "evaluate_cell")
-    assert kinds == {"none": 3, "lora": 2, "prompt": 4, "prefix": 2, "idp": 2, "concat": 2}
+    each = {"none": 1, "lora": 1, "prompt": 2, "prefix": 1, "idp": 1, "concat": 1}
+    stored = (GPTQ, "sparsegpt sparsity")
+    assert kinds == {"none on dense": 1} | {f"{kind} on {of}": n for kind, n in each.items() for of in stored}
 
 
 def test_a_result_of_another_setting_or_input_is_none(config):
@@ -150,15 +151,15 @@ def test_with_evidence_results_are_as_planned_and_the_manifest_still_gets_todays
 def test_evidence_of_one_grid_and_one_code_says_nothing_of_others(config):
     make(Plan(config), "0")
     found = older_results(Plan(config), "smoke")
-    record([result for result in found if result.kind != "lora"], "smoke")
+    record([result for result in found if not result.kind.startswith("lora")], "smoke")
     plan, bare = Plan(config), Plan(config, lambda grid: {})
     other = CELL._replace(grid="bench")
     assert plan.evaluate_recipe(other) == bare.evaluate_recipe(other)
     lora = bare.train(CELL)["code"]
-    assert (lora, "lora") not in equivalent_codes("smoke")
+    assert (lora, bare.adapter_kind(CELL)) not in equivalent_codes("smoke")
     assert {
         result.kind for result in older_results(plan, "smoke") if result.artefact.rule == "train_adapter"
-    } == {"lora"}
+    } == {f"lora on {GPTQ}", "lora on sparsegpt sparsity"}
 
 
 def test_evidence_of_one_kind_of_method_says_nothing_of_another_of_the_same_code(config):
@@ -166,7 +167,9 @@ def test_evidence_of_one_kind_of_method_says_nothing_of_another_of_the_same_code
     another block, were not compared."""
     make(Plan(config), "0", only=lambda path: "/evaluations/" not in path or "/none/" in path)
     found = older_results(Plan(config), "smoke")
-    assert {result.kind for result in found if result.artefact.rule == "evaluate_cell"} == {"none"}
+    assert {result.kind for result in found if result.artefact.rule == "evaluate_cell"} == {
+        f"none on {of}" for of in ("dense", GPTQ, "sparsegpt sparsity")
+    }
     record(found, None)
     record(found, "smoke")
     make(Plan(config, lambda grid: {}), "0", only=lambda path: "/prompt-" in path)
@@ -182,14 +185,18 @@ def test_kinds_of_one_code_that_two_older_codes_made_are_both_found(config):
     make(Plan(config), "0", only=lambda path: "/none/" in path or "/evaluations/" not in path)
     plan = Plan(config)
     recipes = as_if(
-        plan, {p: older("2" if p[2] == "prompt" else "0", p[1]) for p in places(plan).values()}
+        plan, {p: older("2" if p[2].startswith("prompt on") else "0", p[1]) for p in places(plan).values()}
     ).artefacts("smoke")
     for path, (_, code, kind) in places(plan).items():
-        if kind == "prompt" and ("/evaluations/" in path or "/adapters/" in path):
+        if kind.startswith("prompt on") and ("/evaluations/" in path or "/adapters/" in path):
             write_json(path, {"manifest": {"code": older("2", code), "recipe": recipes[path]}})
             for file in companions(path):
                 Path(file).touch()
-    found = {r.kind: r.old[:8] for r in older_results(plan, "smoke") if r.artefact.rule == "evaluate_cell"}
+    found = {
+        r.kind.split()[0]: r.old[:8]
+        for r in older_results(plan, "smoke")
+        if r.artefact.rule == "evaluate_cell"
+    }
     assert found == {"none": "0" * 8, "prompt": "2" * 8}
 
 
@@ -214,7 +221,7 @@ def test_evidence_of_two_upgrades_leads_back_to_the_code_that_made_the_results(c
             for place, code, kind in {*places(today).values()}
             if place == shared
         ]
-        write_json(record_path(grid), {"equivalences": rows, "manifest": {}}, "adopted")
+        write_rows(Path(record_path(grid)), rows)
     by = {place: older("0", place[1]) for place in places(today).values()}
     recipes = as_if(Plan(config), by).artefacts("smoke")
     for path in (p for p in now if "concat" in p):
@@ -240,31 +247,32 @@ def test_an_adopted_code_is_not_asked_again_because_of_a_few_results_of_another(
     record(found := older_results(Plan(config), "smoke"), None)
     record(found, "smoke")
     plan = Plan(config)
-    make_one(plan, CELL.json, "2")
-    assert [result.path for result in outvoted(plan, "smoke")] == [CELL.json]
+    one = CELL._replace(method="prompt-50").json  # of two results of its kind
+    make_one(plan, one, "2")
+    assert [result.path for result in outvoted(plan, "smoke")] == [one]
     assert older_results(plan, "smoke") == []
     by = {result.place: result.old for result in outvoted(plan, "smoke")}
     others = set(outdated_by(plan, as_if(plan, by), "smoke"))
-    assert others and all("/evaluations/" in path and "/lora-r2/" in path for path in others)
+    assert others and all("/evaluations/" in path and "/prompt-100/" in path for path in others)
 
 
 def test_results_of_todays_code_stay_if_they_are_more(config):
     plan = Plan(config)
-    recipes, now = plan.artefacts("smoke"), codes(plan)
+    recipes, now, one = plan.artefacts("smoke"), codes(plan), CELL._replace(method="prompt-50").json
     for path in now:
-        if path != CELL.json and not LATENCY.parse(path):
+        if path != one and not LATENCY.parse(path):
             made = {"code": now[path], "recipe": recipes[path]}
             write_json(path, made if path.startswith("resources/") else {"manifest": made})
             for file in companions(path):
                 Path(file).touch()
-    make_one(plan, CELL.json, "0")
+    make_one(plan, one, "0")
     assert older_results(plan, "smoke") == []
-    assert [result.path for result in outvoted(plan, "smoke")] == [CELL.json]
+    assert [result.path for result in outvoted(plan, "smoke")] == [one]
 
 
 def test_two_sets_of_a_tasks_data_are_two_kinds(config):
     names = [{"benchmarks": data, "task": "arc_easy"} for data in ("pypi", "hub")]
-    assert len({kind_of(Plan(config), BENCHMARK, of) for of in names}) == 2
+    assert len({kinds_of(Plan(config), BENCHMARK, of)[0] for of in names}) == 2
 
 
 def test_evidence_that_was_changed_is_refused(config):

@@ -15,7 +15,11 @@ CATALOGUES = ("models", "corpora", "benchmarks", "tasks", "compressors", "method
 class Adoption(Entry):
     """Results that `adopt` makes again before it adopts those of an older code (docs/howto/upgrade.md)."""
 
-    samples: Count = key("Results of each rule and kind of method that are made again.", 2, "results")
+    samples: Count = key(
+        "Results of each rule and method that are made again; one of each kind, if that is more.",
+        2,
+        "results",
+    )
     choice: Literal["cheapest", "random"] = key(
         "Which: those with the least forecast cost, or any (always the same ones).", "cheapest"
     )
