@@ -2,11 +2,11 @@
 
     python -m tests.equivalences [--release TAG] [--write]
 
-The release's own code runs its tiny grid in a worktree of the tag; `adopt` then makes each of these results again by
-today's code and compares. A stage (rule) of which a result differs, or can't be compared because settings or paths are
-others, must be named in `backticks` under *Numbers* in the newest part of CHANGELOG.md; else exit status 1. Exit status
-2 if this clone has no release tag. --write keeps the equivalences in workflow_scripts/plan/released.json, which recipes
-accept: commit it with the release.
+The release's own code runs its tiny grid (tests/tiny_sources.py) in a worktree of the tag; `adopt` then makes each of
+these results again by today's code and compares. A stage (rule) of which a result differs, or can't be compared because
+settings or paths are others, must be named in `backticks` under *Numbers* in the newest part of CHANGELOG.md; else exit
+status 1. Exit status 2 if this clone has no release tag. --write keeps the equivalences in
+workflow_scripts/plan/released.json, which recipes accept: commit it with the release.
 """
 
 import argparse
@@ -20,26 +20,28 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.files.artifacts import read_json, recorded_digest, write_json
-from workflow_scripts.plan.adopted import RELEASED, record_path, released
+from tests import tiny_sources
+from workflow_scripts.files.artifacts import recorded_digest
+from workflow_scripts.plan.adopted import RELEASED, equivalences, released, write_rows
 from workflow_scripts.plan.config import ConfigError, load, write_complete
 from workflow_scripts.plan.layout import KINDS, LATENCY
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
-from workflow_scripts.plan.upgrades import SOURCES, artefact_of
+from workflow_scripts.plan.upgrades import SOURCES, artefact_of, kinds_of
 
 ROOT = Path(__file__).parents[1]
 GRID = "tiny"
 EVERY = 1_000  # samples of each rule and kind: all that there are
 # Run by the release: its own test fixtures know how to make its tiny grid, in a copy of the product.
 MAKE = """
-import sys
+import os, sys
 from pathlib import Path
-from tests import tiny
+from tests import tiny_sources
 from tests.workflow.conftest import Checkout, product_copy
 folder = Path(sys.argv[1])
 checkout = Checkout(product_copy(folder / "clone"))
-checkout.write_config(tiny.config(folder / "sources"))
+checkout.write_config(tiny_sources.config(folder / "sources", checkout.folder))
+os.environ |= tiny_sources.environment(folder / "sources")
 checkout.snakemake()
 """
 
@@ -54,7 +56,7 @@ def main() -> int:
         made = run_release(release, Path(folder))
         changed, found = compare(made, Path(folder) / "today")
     if arguments.write:
-        write_json(RELEASED, {"equivalences": found, "manifest": {}}, "adopted")
+        write_rows(RELEASED, found)
     missing = sorted(
         rule for rule in changed if f"`{rule}`" not in numbers((ROOT / "CHANGELOG.md").read_text())
     )
@@ -105,7 +107,8 @@ def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
         print(f"Nothing can be compared, today's code refuses the release's configuration:\n{error}")
         return {artefact.rule for artefact in (*SOURCES, *KINDS.values()) if artefact != LATENCY}, []
     command = [sys.executable, "-m", "workflow_scripts", "adopt", "--grid", GRID, "--cores", "2"]
-    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    offline = tiny_sources.environment(made.parent / "sources")
+    subprocess.run(command, cwd=folder, env=os.environ | offline | {"PYTHONPATH": str(ROOT)}, check=False)
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -118,14 +121,28 @@ def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
         }
         reruns = Reruns(plan, set)
         codes = {reruns.arguments(*artefact_of(path))["code"] for path in plan.artefacts(GRID)}
-        shipped = [row for row in released() if row["new"] in codes]
-        records = [Path(record_path(place)) for place in (None, GRID)]
-        found = shipped + [
-            one for path in records if path.exists() for one in read_json(path, "adopted")["equivalences"]
-        ]
+        kept = [row for row in released() if row["new"] in codes]
+        found = kept + shipped(plan, GRID, [*equivalences(None), *equivalences(GRID)])
     finally:
         os.chdir(before)
     return changed, found
+
+
+def shipped(plan: Plan, grid: str, found: list[dict]) -> list[dict]:
+    """Equivalences as a release ships them: of sources by the way in which they are fetched, for users' have other
+    names; a source without such a way is left out."""
+    places = [artefact_of(path) for path in plan.artefacts(grid)]
+    ways = {
+        (artefact.rule, own): way
+        for artefact, names in places
+        if artefact in SOURCES
+        for own, *way in [kinds_of(plan, artefact, names)]
+    }
+    rows = []
+    for row in found:
+        kinds = {way for kind in row["kinds"] for way in ways.get((row["rule"], kind), [kind])}
+        rows += [row | {"kinds": sorted(kinds)}] if kinds else []
+    return rows
 
 
 def numbers(changelog: str) -> str:

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import equivalences
+from tests import equivalences, tiny_sources
+from tests.workflow.conftest import Checkout, product_copy
 from tests.workflow.test_adopt import UNMERGED, edit
 from workflow_scripts.plan import adopted
+from workflow_scripts.plan.config import load
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.reruns import Reruns
+from workflow_scripts.plan.upgrades import SOURCES, artefact_of, as_if, kinds_of
 
 
 @pytest.mark.slow
@@ -46,6 +51,61 @@ def test_a_clone_without_tags_has_no_release(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["equivalences"])
     assert equivalences.main() == 2
     assert "no tag" in capsys.readouterr().err
+
+
+def renamed(value: object, names: dict[str, str]) -> object:
+    """A configuration in which entries have other names."""
+    if isinstance(value, dict):
+        return {names.get(key, key): renamed(entry, names) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [renamed(entry, names) for entry in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def test_what_a_release_ships_holds_for_users_names(tmp_path, monkeypatch):
+    """It was shipped by the tiny grid's own names: of a user's grid nothing counted as planned."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(adopted, "RELEASED", tmp_path / "released.json")
+    tiny = tiny_sources.config(tmp_path / "sources", tmp_path)
+    names = {name: f"my-{name}" for kind in ("models", "corpora") for name in tiny[kind]}
+    mine = renamed(tiny, names)
+    grid = mine["grids"]["my-tiny"] | {"benchmarks": "mine"}
+    mine |= {"benchmarks": {"mine": tiny["benchmarks"]["local"]}, "grids": {"my-tiny": grid}}
+    plan, users = Plan(load(tiny)), Plan(load(mine))
+    codes = {(place := _place(plan, path)): place[1][::-1] for path in plan.artefacts("tiny")}
+    rows = [
+        {"rule": "any", "kinds": [kind], "old": old, "new": new, "results": 1, "compared": []}
+        | {"machine": {"host": "h", "cpu": "c", "python": "3"}, "user": "u", "time": "t"}
+        for (_, new, kind), old in codes.items()
+    ]
+    rules = {_place(plan, path)[1:]: artefact_of(path)[0].rule for path in plan.artefacts("tiny")}
+    rows = [row | {"rule": rules[row["new"], row["kinds"][0]]} for row in rows]
+    own = {(place := _place(users, path)): place[1][::-1] for path in users.artefacts("my-tiny")}
+    before = as_if(users, own).artefacts("my-tiny")
+    assert not {*before.values()} & {*users.artefacts("my-tiny").values()}
+    adopted.write_rows(adopted.RELEASED, equivalences.shipped(plan, "tiny", rows))
+    after = Plan(users.config).artefacts("my-tiny")
+    assert {path for path in before if before[path] != after[path]} == set()
+
+
+@pytest.mark.slow
+def test_each_source_of_the_release_is_fetched_without_a_network(tmp_path, monkeypatch):
+    checkout = Checkout(product_copy(tmp_path / "clone"))
+    config = tiny_sources.config(tmp_path / "sources", checkout.folder)
+    checkout.write_config(config)
+    for name, value in tiny_sources.environment(tmp_path / "sources").items():
+        monkeypatch.setenv(name, value)
+    sources = [path for path in Plan(load(config)).artefacts("tiny") if path.startswith("resources/")]
+    assert len(sources) == len(config["models"]) + len(config["corpora"]) + len(config["benchmarks"]["local"])
+    cells = [f"results/tiny/evaluations/{model}/dense/none/none/seed-0.json" for model in ("filed", "cached")]
+    checkout.snakemake("--", *sources, *cells)
+    assert all((checkout.folder / path).exists() for path in (*sources, *cells))
+
+
+def _place(plan: Plan, path: str) -> tuple[bool, str, str]:
+    artefact, names = artefact_of(path)
+    code = Reruns(plan, set).arguments(artefact, names)["code"]
+    return artefact in SOURCES, code, kinds_of(plan, artefact, names)[0]
 
 
 @pytest.mark.parametrize("grid", [None, "tiny"])
