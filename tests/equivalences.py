@@ -4,9 +4,9 @@
 
 The release's own code runs its tiny grid (tests/tiny_sources.py) in a worktree of the tag; `adopt` then makes each of
 these results again by today's code and compares. A stage (rule) of which a result differs, or can't be compared because
-settings or paths are others, must be named in `backticks` under *Numbers* in the newest part of CHANGELOG.md; else exit
-status 1. Exit status 2 if this clone has no release tag. --write keeps the equivalences in
-workflow_scripts/plan/released.json, which recipes accept: commit it with the release.
+settings or paths are others, must have a line of its own under *Numbers* in the newest part of CHANGELOG.md, which
+begins with "- `stage`: "; else exit status 1. Exit status 2 if HEAD has no release before it: nothing is compared.
+--write keeps the equivalences in workflow_scripts/plan/released.json, which recipes accept: commit it with the release.
 """
 
 import argparse
@@ -50,19 +50,21 @@ def main() -> int:
     arguments = _arguments()
     release = arguments.release or last_release()
     if release is None:
-        print("No release to compare with: this clone has no tag (git fetch --tags).", file=sys.stderr)
+        print(
+            "Nothing was compared: HEAD has no tag before it in this clone (git fetch --tags).",
+            file=sys.stderr,
+        )
         return 2
     with tempfile.TemporaryDirectory() as folder:
         made = run_release(release, Path(folder))
         changed, found = compare(made, Path(folder) / "today")
     if arguments.write:
         write_rows(RELEASED, found)
-    missing = sorted(
-        rule for rule in changed if f"`{rule}`" not in numbers((ROOT / "CHANGELOG.md").read_text())
-    )
+    missing = sorted(changed - stated((ROOT / "CHANGELOG.md").read_text()))
     print("\n".join(told(release, changed, found)))
     if missing:
-        print(f"CHANGELOG.md says nothing of these under Numbers: {', '.join(missing)}", file=sys.stderr)
+        lines = " ".join(f"'- `{rule}`: ...'" for rule in missing)
+        print(f"CHANGELOG.md lacks lines under Numbers: {lines}", file=sys.stderr)
     return bool(missing)
 
 
@@ -76,10 +78,14 @@ def _arguments() -> argparse.Namespace:
 
 
 def last_release(folder: Path = ROOT) -> str | None:
-    """The newest tag that HEAD descends from; None without one."""
-    command = ["git", "describe", "--tags", "--abbrev=0"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    """The last tag before HEAD; a tag of HEAD itself is the release that is made. None without one."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    own = [f"--exclude={tag}" for tag in git("tag", "--points-at", "HEAD").split()]
+    return git("describe", "--tags", "--abbrev=0", *own) or None
 
 
 def run_release(release: str, folder: Path) -> Path:
@@ -145,11 +151,12 @@ def shipped(plan: Plan, grid: str, found: list[dict]) -> list[dict]:
     return rows
 
 
-def numbers(changelog: str) -> str:
-    """What the newest part of a changelog has under Numbers."""
+def stated(changelog: str) -> set[str]:
+    """Stages of which the newest part of a changelog has a line of their own under Numbers."""
     newest = re.split(r"^## ", changelog, flags=re.MULTILINE)[1]
     parts = re.split(r"^### ", newest, flags=re.MULTILINE)
-    return "".join(part for part in parts if part.startswith("Numbers\n"))
+    numbers = "".join(part for part in parts if part.startswith("Numbers\n"))
+    return set(re.findall(r"^- `(\w+)`: \S", numbers, flags=re.MULTILINE))
 
 
 def told(release: str, changed: set[str], found: list[dict]) -> list[str]:

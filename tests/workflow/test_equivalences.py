@@ -10,7 +10,8 @@ from tests.workflow.conftest import Checkout, product_copy
 from tests.workflow.test_adopt import UNMERGED, edit
 from workflow_scripts.plan import adopted
 from workflow_scripts.plan.config import load
-from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.layout import KINDS
+from workflow_scripts.plan.recipes import ANALYSIS, Plan
 from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.upgrades import SOURCES, artefact_of, as_if, kinds_of
 
@@ -38,10 +39,50 @@ def test_a_configuration_that_today_refuses_compares_nothing(copied, tmp_path, c
     assert "unheard" in capsys.readouterr().out
 
 
-def test_only_the_newest_numbers_count():
-    text = "# Changelog\n\n## Unreleased\n\n### Numbers\n\n`judge` moves.\n\n### Fixed\n\n`a`\n\n## 1\n\n### Numbers\n"
-    assert equivalences.numbers(text) == "Numbers\n\n`judge` moves.\n\n"
-    assert equivalences.numbers("## 2\n\n### Added\n\n## 1\n\n### Numbers\n\n`b`\n") == ""
+def test_a_stage_counts_as_stated_by_a_line_of_its_own_in_the_newest_numbers_alone():
+    """One sentence that named all seven stages passed whatever moved."""
+    text = "## Unreleased\n\n### Numbers\n\n{}\n\n### Fixed\n\n- `a`: b\n\n## 1\n\n### Numbers\n\n- `c`: d\n"
+    told = text.format("- `judge`: intervals\n  are wider.\n- `evaluate_cell`: perplexity")
+    assert equivalences.stated(told) == {"judge", "evaluate_cell"}
+    for line in (
+        "Nothing compares: `judge`, `evaluate_cell`.",
+        "- `judge`, `evaluate_cell`: moves",
+        "- `judge`:",
+    ):
+        assert equivalences.stated(text.format(line)) == set()
+    assert equivalences.stated("## 2\n\n### Added\n\n## 1\n\n### Numbers\n\n- `b`: c\n") == set()
+
+
+def test_the_changelog_names_stages_that_there_are():
+    text = (equivalences.ROOT / "CHANGELOG.md").read_text()
+    rules = {artefact.rule for artefact in (*SOURCES, *KINDS.values())} | {*ANALYSIS}
+    assert equivalences.stated(text) <= rules and "evaluate_cell" in equivalences.stated(text)
+
+
+@pytest.mark.parametrize(("changelog", "status"), [("- `judge`: x", 1), ("- `train_adapter`: x", 0)])
+def test_a_stage_that_moved_and_is_not_stated_fails(changelog, status, tmp_path, monkeypatch, capsys):
+    (tmp_path / "CHANGELOG.md").write_text(f"## Unreleased\n\n### Numbers\n\n{changelog}\n")
+    monkeypatch.setattr(equivalences, "ROOT", tmp_path)
+    monkeypatch.setattr(equivalences, "last_release", lambda: "v1")
+    monkeypatch.setattr(equivalences, "run_release", lambda *_: tmp_path)
+    monkeypatch.setattr(equivalences, "compare", lambda *_: ({"train_adapter"}, []))
+    monkeypatch.setattr("sys.argv", ["equivalences"])
+    assert equivalences.main() == status
+    assert ("lacks lines under Numbers: '- `train_adapter`: ...'" in capsys.readouterr().err) == bool(status)
+
+
+def test_the_last_release_is_the_tag_before_head(tmp_path):
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=u", "-c", "user.email=u@u"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "--quiet")
+    for tag in ("v1", "v2"):
+        git("commit", "--allow-empty", "-m", tag)
+        git("tag", tag)
+    assert equivalences.last_release(tmp_path) == "v1"
+    git("commit", "--allow-empty", "-m", "later")
+    assert equivalences.last_release(tmp_path) == "v2"
 
 
 def test_a_clone_without_tags_has_no_release(tmp_path, monkeypatch, capsys):
@@ -50,7 +91,7 @@ def test_a_clone_without_tags_has_no_release(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(equivalences, "last_release", lambda: None)
     monkeypatch.setattr("sys.argv", ["equivalences"])
     assert equivalences.main() == 2
-    assert "no tag" in capsys.readouterr().err
+    assert "Nothing was compared: HEAD has no tag before it" in capsys.readouterr().err
 
 
 def renamed(value: object, names: dict[str, str]) -> object:
