@@ -2,7 +2,8 @@
 
   python -m workflow_scripts publish --grid bench --uri http://tracking:5000
 
-It reads results and sends them; no job of a run ever does. A cell whose recipe is there already is not sent again. A
+It reads results and sends them; no job of a run ever does. A cell of other settings or code than the planned ones is
+left out, as it is no result of the grid. A cell whose recipe is there already is not sent again. A
 run in MLflow that was cut short stands there as failed until the next call finishes it. It needs a library that the
 environment leaves out: pip install mlflow-skinny.
 """
@@ -18,7 +19,9 @@ from typing import Any
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.files.artifacts import ArtifactError, read_json
 from workflow_scripts.plan.config import files
+from workflow_scripts.plan.layout import EVALUATION
 from workflow_scripts.plan.recipes import plan_of
+from workflow_scripts.plan.reruns import Reruns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +37,12 @@ def main(grid: str, uri: str, blocks: list[str] | None = None, configfile: Seque
     except ModuleNotFoundError:
         raise ArtifactError("mlflow is not installed here: pip install mlflow-skinny") from None
     plan = plan_of(files(*configfile), grid, blocks)
-    there = [cell.json for cell in plan.cells(grid) if Path(cell.json).exists()]
+    reruns, cells = Reruns(plan, set), plan.cells(grid)
+    there = [cell.json for cell in cells if reruns.is_finished(EVALUATION, EVALUATION.parse(cell.json) or {})]
+    if outdated := [cell.json for cell in cells if cell.json not in there and Path(cell.json).exists()]:
+        print(
+            f"Left out, as a run makes them again: {len(outdated)} cells not as planned, {outdated[0]} among them"
+        )
     if not there:
         raise ArtifactError(f"grid '{grid}' has no finished cell yet: make run GRID={grid}")
     try:

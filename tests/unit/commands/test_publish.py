@@ -9,8 +9,9 @@ import pytest
 
 from tests.unit.synthetic_results import study, write_grid
 from workflow_scripts.__main__ import main
-from workflow_scripts.files.artifacts import PACKAGE, read_json
+from workflow_scripts.files.artifacts import PACKAGE, read_json, write_json
 from workflow_scripts.plan.config import files
+from workflow_scripts.plan.layout import companions
 from workflow_scripts.plan.recipes import plan_of
 
 URI = "file:/somewhere"
@@ -88,10 +89,15 @@ def configured(tmp_path, monkeypatch):
 def cells(configured, tmp_path):
     """Two finished cells of grid smoke."""
     made = write_grid(tmp_path / "elsewhere", study("m", {"lora-r4": 0.2}), 5)
-    planned = plan_of(files(), "smoke").cells("smoke")[:2]
+    plan = plan_of(files(), "smoke")
+    planned = plan.cells("smoke")[:2]
     for cell, source in zip(planned, made, strict=False):
-        Path(cell.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(cell.json).write_bytes(Path(source).read_bytes())
+        record = read_json(source)
+        write_json(
+            cell.json, record | {"manifest": record["manifest"] | {"recipe": plan.evaluate_recipe(cell)}}
+        )
+        for file in companions(cell.json):
+            Path(file).touch()
     return [cell.json for cell in planned]
 
 
@@ -110,6 +116,19 @@ def test_each_recipe_is_sent_once_with_all_numbers(cells, monkeypatch, capsys):
     before = dict(server.runs)
     assert main(["publish", "--grid", "smoke", "--uri", URI]) == 0
     assert server.runs == before and "0 of 2 finished cells sent" in capsys.readouterr().out
+
+
+def test_a_cell_that_is_not_as_planned_is_no_result_of_the_grid(cells, monkeypatch, capsys):
+    """One of other settings was sent as the grid's."""
+    server = Server()
+    monkeypatch.setitem(sys.modules, "mlflow", server)
+    record = read_json(cells[0])
+    write_json(cells[0], record | {"manifest": record["manifest"] | {"recipe": "f" * 64}})
+    assert main(["publish", "--grid", "smoke", "--uri", URI]) == 0
+    assert [run["artifact"] for run in server.runs.values()] == cells[1:]
+    said = capsys.readouterr().out
+    assert f"1 cells not as planned, {cells[0]} among them" in said
+    assert "1 of 1 finished cells sent" in said
 
 
 @pytest.mark.parametrize(
@@ -132,9 +151,7 @@ def test_a_run_that_was_cut_short_is_finished_by_the_next_call(cells, monkeypatc
     server.refuses = ""
     assert main(["publish", "--grid", "smoke", "--uri", URI]) == 0
     recipes = {read_json(path)["manifest"]["recipe"] for path in cells}
-    assert [run["recipe"] for run in server.runs.values()] == [
-        *recipes
-    ]  # both cells of `study` have the same
+    assert {run["recipe"] for run in server.runs.values()} == recipes
     assert all(run["status"] == "FINISHED" and run["artifact"] for run in server.runs.values())
 
 
