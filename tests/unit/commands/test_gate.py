@@ -48,6 +48,27 @@ def test_the_status_follows_the_words(verdict, capsys, words, status):
     assert [line.split(": ")[1].split(" ")[0] for line in capsys.readouterr().out.splitlines()] == list(words)
 
 
+def test_support_and_copies_stand_beside_the_word_and_groups_without_a_verdict_are_named(verdict, capsys):
+    """A no_loss of one copy passed as any other, and a group without the pair in silence."""
+    verdict("no_loss", "no_loss")
+    file = VERDICT.path("smoke")
+    found = read_json(file)
+    found["groups"][0]["metrics"][found["metric"]]["verdict"]["of_one_copy"] = True
+    other = json.loads(json.dumps(found["groups"][0])) | {
+        "compressor": "gptq-w8",
+        "seeds": {"none": [0]},
+        "missing": [],
+    }
+    for metric in other["metrics"].values():
+        metric["methods"] = {}
+    write_json(file, found | {"groups": [*found["groups"], other]}, "verdict")
+    assert main(["gate"]) == 0
+    first, _, passed = capsys.readouterr().out.splitlines()
+    assert "no_loss (wanted); of one copy; support: " in first and " %" in first
+    assert first.endswith(" tasks, 1 compressed copy")
+    assert passed == f"m, gptq-w8, {other['corpus']}: no_loss (passed over: the pair is not planned for it)"
+
+
 def test_a_verdict_that_was_changed_by_hand_is_refused(verdict, capsys):
     verdict("forgotten", "forgotten")
     file = Path(VERDICT.path("smoke"))
