@@ -21,6 +21,7 @@ from workflow_scripts.archive.packing import (
     SAMPLES,
     copy,
     measured,
+    packed_by,
     put_back,
 )
 from workflow_scripts.cluster.snakemake_surface import RECORDS, elsewhere, is_record, recorded_path
@@ -35,7 +36,7 @@ from workflow_scripts.files.artifacts import (
 )
 from workflow_scripts.files.scratch import scratch_folder
 from workflow_scripts.judge.results import read_results
-from workflow_scripts.plan.config import load, read
+from workflow_scripts.plan.config import ConfigError, load, read
 from workflow_scripts.plan.layout import STAMP, Cell, with_copy
 from workflow_scripts.plan.names import unknown
 from workflow_scripts.plan.recipes import Plan
@@ -92,11 +93,17 @@ def on_one_copy(index: dict, plan: Plan) -> list[Cell]:
 # ------------------------------------------------------------------------------------------------- checking
 
 
+class _OtherVersion(ArtifactError):
+    """A sound archive, which another version of this code reads."""
+
+
 @contextmanager
 def _damage(source: Path, folder: Path) -> Iterator[None]:
     """Errors of the block become one line. It never advises to delete a file: an archive's can't be computed again."""
     try:
         yield
+    except _OtherVersion as error:
+        raise ArtifactError(f"{source}: {error}") from error
     except (ArtifactError, OSError, RecursionError) as error:
         text = " ".join(str(error).replace(f"{folder}/", "").partition("; delete ")[0].split())
         text = text if len(text) <= 300 else f"{text[:200]} ... {text[-100:]}"
@@ -143,9 +150,19 @@ def _is_whole(folder: Path, name: str, sha: str) -> bool:
 
 
 def _plan(folder: Path, index: dict) -> Plan:
-    """The plan of config.yaml. Raises ArtifactError if that is no configuration, or has no such grid."""
+    """The plan of config.yaml. Raises ArtifactError if that is no configuration, or one of another version, or has no
+    such grid."""
     try:
-        plan = Plan(load(read(folder / CONFIG)))
+        config = read(folder / CONFIG)
+        try:
+            plan = Plan(load(config))
+        except ConfigError as error:
+            if index["format"] == FORMAT:
+                raise
+            first, maker = str(error).splitlines()[0].strip(), packed_by(index["commit"])
+            raise _OtherVersion(
+                f"{CONFIG} is of an older version ({first}); {maker} packed the archive and reads it"
+            ) from error
     except (ValueError, RecursionError) as error:  # a ConfigError is a ValueError
         raise ArtifactError(f"{CONFIG}: {str(error).removeprefix(f'{folder / CONFIG}: ')}") from error
     if index["grid"] not in plan.config.grids:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+import yaml
 from pyarrow import compute, parquet
 
 from tests.unit.archive.conftest import evaluation, packed, refusals, write_index
@@ -46,6 +47,22 @@ def test_an_archive_of_format_1_opens_in_todays_layout(tmp_path):
     for name in records:
         there = bench / name.replace("/seed-0/", "/")
         assert (tmp_path / name).read_bytes() == there.read_bytes() and not (tmp_path / name).is_symlink()
+
+
+def test_an_archive_whose_configuration_is_of_an_older_version_names_the_code_that_reads_it(it):
+    """IDP members had a `corpus` of their own before 0.1.0: the archive was called damaged."""
+    config = yaml.safe_load((it / CONFIG).read_text())
+    config["methods"]["idp-50-corpora"]["members"] = [{"adapter": "prompt-50", "corpus": "wikipedia"}]
+    (it / CONFIG).write_text(yaml.safe_dump(config))
+    write_index(it, format=1)
+    with pytest.raises(ArtifactError) as found, opened(it):
+        pass
+    said = str(found.value)
+    assert "config.yaml is of an older version" in said and "corpus: unknown key" in said
+    assert (
+        "the code of commit aaaaaaaaaaaa packed the archive and reads it" in said
+        and "take another copy" not in said
+    )
 
 
 def test_results_of_older_schemas_are_read_item_by_item(tmp_path):
