@@ -122,13 +122,20 @@ def _groups(
         one.estimates = mine
     verdicts = len(results.groups())  # a group without the pair may have no loss, which is a word too
     return (
-        [_compressed_group(results, group, judged, verdicts) for group in results.groups()],
+        [
+            _compressed_group(results, group, judged, informative, verdicts)
+            for group in results.groups()
+        ],
         [_dense_group(group, judged) for group in results.dense_groups()],
     )
 
 
 def _compressed_group(
-    results: Results, group: Group, judged: dict[tuple[Group, str], Judged], verdicts: int
+    results: Results,
+    group: Group,
+    judged: dict[tuple[Group, str], Judged],
+    informative: dict[str, dict],
+    verdicts: int,
 ) -> dict[str, Any]:
     """Estimates, tests and verdicts of one (model, compressor, corpus). verdicts: k, of the whole grid."""
     arms = {arm.method: arm for arm in group_arms(results, group) if arm.compressor == group.compressor}
@@ -136,8 +143,7 @@ def _compressed_group(
     for name, metric in METRICS.items():
         one = judged.get((group, name))
         if one is None:
-            reason = "its cells share no item of an informative task with a value"
-            reason = reason if "none" in arms else f"{group} / none has not been evaluated"
+            reason = _no_items(group, "none" in arms, informative.get(group.model))
             empty: dict[str, Any] = {"items": {}, "absent_tasks": list(results.tasks), "methods": {}}
             metrics[name] = empty | (
                 {"verdict": Verdict("unavailable", reason).to_json()} if metric.judged else {}
@@ -157,6 +163,20 @@ def _compressed_group(
         "tasks": task_tests(results, arms, results.first(group.model, "dense", group.corpus, "none")),
         "family": {},
     }
+
+
+def _no_items(group: Group, evaluated: bool, tasks: dict[str, dict] | None) -> str:
+    """Why no item counts. evaluated: the group's model without a method; tasks: `informative_tasks` of its model."""
+    if not evaluated:
+        return f"{group} / none has not been evaluated"
+    if tasks is None or any(row["informative"] for row in tasks.values()):
+        return "its cells share no item of an informative task with a value"
+    items = sum(row["n"] for row in tasks.values())
+    which = f"none of the {len(tasks)} tasks" if len(tasks) > 1 else f"{next(iter(tasks))} not"
+    return (
+        f"the dense model answers {which} above chance with {items:,} items, so there is no knowledge that compression "
+        "could lose; more items or easier tasks may show some"
+    )
 
 
 def _missing_cells(results: Results, group: Group) -> list[str]:

@@ -36,7 +36,7 @@ MEANING = {
     "both": "both: redirecting the input brings back between a quarter and three quarters of what added parameters do",
     "unrecovered": "neither method brings back a quarter of the loss",
     "undecided": "undecided: what was measured supports more than one reading",
-    "unavailable": "unavailable: cells that the rule needs are missing",
+    "unavailable": "unavailable: what was evaluated can't give a verdict",
 }
 INFERENCE_LIMITS = (
     "LoRA can redirect the input too, so its success alone does not show that facts were learned again; and neither "

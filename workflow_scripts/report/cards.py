@@ -32,7 +32,8 @@ def _card(group: dict, whole: dict, expected: Mapping[str, Mapping[str, str]]) -
     metric, (factor, digits, of) = group["metrics"][name], scale(name)
     verdict = metric["verdict"]
     word = verdict["word"]
-    rows = [(method, metric["methods"].get(method)) for method in dict.fromkeys(pair.values())]
+    methods = dict.fromkeys(pair.values()) if metric["items"] else ()  # else there is no number
+    rows = [(method, metric["methods"].get(method)) for method in methods]
     told = [row for row in whole["parts"] if row["metric"] == "accuracy" and place(row) == place(group)]
     return {
         "label": f"{group['model']}, {group['compressor']}, {group['corpus']}",

@@ -64,9 +64,11 @@ def covered(groups: list[dict], metric: str) -> str:
 def group_lines(group: dict, verdict: dict) -> list[str]:
     """Headline and numbers of one group."""
     metric, shown = group["metrics"][verdict["metric"]], unit(verdict["metric"])
+    rows = [f"{place(group)}: {headline(metric['verdict'])}"]
+    if not metric["items"]:
+        return rows
     without = f"; without {', '.join(metric['absent_tasks'])}" if metric["absent_tasks"] else ""
-    grounds = f"  {basis(metric)}{without}{in_chat(verdict, group['model'])}"
-    rows = [f"{place(group)}: {headline(metric['verdict'])}", grounds]
+    rows.append(f"  {basis(metric)}{without}{in_chat(verdict, group['model'])}")
     rows.append(f"  lost by compression        {shown(metric.get('loss'))}")
     rows += [
         f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()
@@ -87,6 +89,8 @@ def headline(verdict: dict) -> str:
 def basis(metric: dict, kind: str = "informative ") -> str:
     """ "1,200 items of 6 informative tasks, 5 compressed copies"."""
     items, verdict = metric["items"], metric["verdict"]
+    if not items:
+        return "no item counts"
     tasks = f"{len(items)} {kind}{'task' if len(items) == 1 else 'tasks'}"
     return f"{sum(items.values()):,} items of {tasks}, {_copies(verdict)}"
 
@@ -119,7 +123,7 @@ def scale(metric: str) -> tuple[float, int, str]:
 
 def _spread(estimate: dict | None, factor: float, digits: int, name: str) -> str:
     if estimate is None or estimate["value"] is None:
-        return "— (not run)"
+        return "—"
     ends = (
         ""
         if estimate["low"] is None
@@ -186,10 +190,11 @@ def brought_back(metric: dict, method: str, shown: Callable[[dict | None], str])
 
 
 def recovery(metric: dict, method: str, shown: Callable[[dict | None], str]) -> tuple[str, str]:
-    """R, or the gain without a dense control, and its terms; the second is empty if the method was not run."""
+    """R, or the gain without a dense control, and its terms; the second is empty if the method was not run or no item
+    counts."""
     row = metric["methods"].get(method)
     if row is None:
-        return "— (not run)", ""
+        return "— (not run)" if metric["items"] else "—", ""
     if row["recovered"] is None:
         return shown(row["gain"]), "gain, not controlled: not run on the dense model"
     gain, control = (shown({**row[name], "low": None}).rpartition(" ")[0] for name in ("gain", "dense_gain"))

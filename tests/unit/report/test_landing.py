@@ -63,6 +63,7 @@ def test_the_caption_says_how_the_figures_average_differs_from_the_cards():
     assert apart([group(9, 9)], "accuracy") == apart([], "accuracy") == []
     said = "It averages all {} tasks, the cards the {} that the dense model answers above chance."
     assert apart([group(9, 5), group(9, 5)], "accuracy") == [said.format(9, 5)]
+    assert apart([group(4, 0)], "accuracy") == []  # no task is informative: the cards have no number
     assert apart([group(9, 5), group(9, 6)], "accuracy") == [said.format(9, "5 or 6")]
     assert apart([group(9, 5)], "choice_loglik") == [
         "The cards' numbers are log-likelihood among the choices."
