@@ -11,7 +11,11 @@ from workflow_scripts.files.artifacts import read_json, sha256_file, write_json
 from workflow_scripts.files.job import run
 from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.plan import layout
+from workflow_scripts.plan.config import load
 from workflow_scripts.plan.digests import unchanged
+from workflow_scripts.plan.forecast import untaught
+from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.report.landing import shortcomings, unmeasured
 from workflow_scripts.report.snakemake_report import write_report
 from workflow_scripts.report.svg import notes_of
 
@@ -40,12 +44,21 @@ def main(
     evaluations = [file for file in counted if file in contents.cells]
     unshown = [str(Path(file).relative_to(results)) for file in contents.inputs if not shows_something(file)]
     shown = config | {"unshown": unshown}
-    write_report([*evaluations, *contents.inputs], shown, work_folder(output), Path(output))
+    minded = shortcomings(_unmeasured(contents.counted), untaught(Plan(load(config)), results.name))
+    write_report([*evaluations, *contents.inputs], shown, work_folder(output), Path(output), minded)
     hashes = {file: sha256_file(file) for file in counted}
     roll_ups = {file: sha256_file(file) for file in _roll_ups(results)}
     made_from = {"recipe": recipe, "recipes": recipes, "files": hashes, "roll_ups": roll_ups}
     write_json(stamp, made_from | {"config": config})
     clear_work(output)
+
+
+def _unmeasured(counted: list[str]) -> dict[str, dict]:
+    """Measurements among the counted files that are not there."""
+    kinds = {"similarity": layout.SIMILARITY, "latency": layout.LATENCY}
+    planned = {kind: [file for file in counted if made.parse(file)] for kind, made in kinds.items()}
+    measured = {kind: [file for file in files if Path(file).exists()] for kind, files in planned.items()}
+    return unmeasured({kind: len(files) for kind, files in planned.items()}, measured)
 
 
 def _roll_ups(results: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """The report's first view: the verdict as cards, the headline figure, and the way from there to the whole page."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,17 @@ SHOWN = "Average accuracy against the parameters that"
 
 
 def landing(
-    verdict: dict, settings: dict, figure: Path | None, page: str, blocks: list[str] | None = None
+    verdict: dict,
+    settings: dict,
+    figure: Path | None,
+    page: str,
+    blocks: list[str] | None = None,
+    not_run: str = "",
 ) -> str:
     """HTML without blank or long lines, as reStructuredText's `raw` needs it; a browser joins the figure's pieces.
 
     settings: the grid's; figure: the headline's SVG; page: the whole page's path, as Snakemake's report lists it;
-    blocks: those that are counted, None for all.
+    blocks: those that are counted, None for all; not_run: of `shortcomings`.
     """
     left_out = [name for name in settings.get("blocks", {}) if blocks and name not in blocks]
     html = (
@@ -33,7 +38,7 @@ def landing(
         .render(
             grid=verdict["grid"],
             introduction=introduction(verdict, settings["description"])
-            | {"counted": counted(blocks or [], left_out)},
+            | {"counted": counted(blocks or [], left_out), "not_run": not_run},
             first=first_view(verdict, figure, settings.get("expected")),
             page=page,
         )
@@ -73,6 +78,24 @@ def counted(blocks: list[str], left_out: list[str]) -> str:
     """The blocks of the grid that count and those that don't, in words; empty if all of them count."""
     word = "block" if len(blocks) == 1 else "blocks"
     return f"Counted: {word} {', '.join(blocks)}; left out: {', '.join(left_out)}." if left_out else ""
+
+
+def unmeasured(planned: Mapping[str, int], measured: Mapping[str, Collection]) -> dict[str, dict]:
+    """similarity and latency -> {planned, made}, if measurements of the plan are missing."""
+    counts = {
+        kind: {"planned": count, "made": len(measured.get(kind, ()))} for kind, count in planned.items()
+    }
+    return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
+
+
+def shortcomings(lacking: Mapping[str, dict], warnings: list[str]) -> str:
+    """Sentences on measurements that are planned and were not run (of `unmeasured`), and on limits of the plan."""
+    counts = [
+        f"{count['planned'] - count['made']} of {count['planned']} planned measurements of {kind}"
+        for kind, count in lacking.items()
+    ]
+    lines = [f"Not run: {', '.join(counts)}."] if counts else []
+    return " ".join(lines + [f"{warning}." for warning in warnings])
 
 
 def first_view(

@@ -20,7 +20,7 @@ from workflow_scripts.report.data import GridData
 from workflow_scripts.report.explorer import KNOWN, bars, explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
-from workflow_scripts.report.landing import HEADLINE, counted, first_view, introduction
+from workflow_scripts.report.landing import HEADLINE, counted, first_view, introduction, shortcomings, unmeasured
 from workflow_scripts.report.rendering import environment
 from workflow_scripts.report.summary import judged
 from workflow_scripts.report.svg import image, notes_of
@@ -159,21 +159,11 @@ def _verdict(data: PageData) -> dict[str, Any]:
 
 def _planned(data: PageData) -> dict[str, str]:
     """The parts of the plan that were left out or not run, in words."""
-    blocks = data.blocks or {}
-    not_run = [
-        f"{count['planned'] - count['made']} of {count['planned']} planned measurements of {kind}"
-        for kind, count in unmeasured(data.grid.planned, data.grid.measured).items()
-    ]
+    blocks, warnings = data.blocks or {}, data.forecast.warnings if data.forecast else []
     return {
         "counted": counted(blocks.get("counted", []), blocks.get("left_out", [])),
-        "not_run": " ".join(_shortcomings(not_run, data.forecast)),
+        "not_run": shortcomings(unmeasured(data.grid.planned, data.grid.measured), warnings),
     }
-
-
-def _shortcomings(not_run: list[str], forecast: Forecast | None) -> list[str]:
-    """Sentences on parts that were planned and not run, and on limits of the plan."""
-    lines = [f"Not run: {', '.join(not_run)}."] if not_run else []
-    return lines + [f"{warning}." for warning in (forecast.warnings if forecast else [])]
 
 
 def _figures(data: PageData) -> dict[str, Any]:
@@ -310,14 +300,6 @@ def similarity_row(record: dict) -> dict:
             "layer": values.index(min(values)),
         }
     return row | {"name": str(Cell.of(cell)), "text": record["text"]}
-
-
-def unmeasured(planned: dict[str, int], measured: dict[str, dict]) -> dict[str, dict]:
-    """similarity and latency -> {planned, made}, if measurements of the plan are missing."""
-    counts = {
-        kind: {"planned": count, "made": len(measured.get(kind, {}))} for kind, count in planned.items()
-    }
-    return {kind: count for kind, count in counts.items() if count["made"] < count["planned"]}
 
 
 def cell_row(data: PageData, cell: Cell) -> dict:

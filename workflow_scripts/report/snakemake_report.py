@@ -13,12 +13,12 @@ from workflow_scripts.report.landing import HEADLINE, landing, style, with_frame
 CONFIG, STYLE = "config.yaml", "style.css"  # of the report, in its work folder
 
 
-def write_report(targets: list[str], config: dict, work: Path, output: Path) -> None:
+def write_report(targets: list[str], config: dict, work: Path, output: Path, not_run: str = "") -> None:
     """Write `output`, one offline HTML file, about the jobs that made `targets`; config: with the grid that is shown.
 
-    work: folder of the report's configuration and stylesheet. ArtifactError with Snakemake's last line if it fails.
+    not_run: shortcomings of the plan and its run, in sentences. work: folder of the report's configuration and stylesheet. ArtifactError with Snakemake's last line if it fails.
     """
-    shown = _with_verdict(config, output.parent)
+    shown = _with_verdict(config, output.parent, not_run)
     (work / CONFIG).write_text(yaml.safe_dump(shown, sort_keys=False), encoding="utf-8")
     (work / STYLE).write_text(style(), encoding="utf-8")
     with atomic_path(output) as temporary:
@@ -53,7 +53,7 @@ def _report(targets: list[str], work: Path, path: Path) -> None:
         html.unlink(missing_ok=True)
 
 
-def _with_verdict(config: dict, results: Path) -> dict:
+def _with_verdict(config: dict, results: Path, not_run: str) -> dict:
     """The configuration with the report's first view as the grid's description: reports/workflow.rst shows it."""
     grid = results.name
     settings = config["grids"][grid]
@@ -64,5 +64,6 @@ def _with_verdict(config: dict, results: Path) -> dict:
         figure if figure.exists() else None,
         layout.PAGE.path(grid),
         config.get("blocks"),
+        not_run,
     )
     return config | {"grids": config["grids"] | {grid: settings | {"description": html}}}

@@ -25,12 +25,14 @@ def view(tmp_path_factory):
     return landing(data_of(results, 60).verdict, settings, figure, "results/synthetic/overview.html")
 
 
-def test_the_view_names_the_blocks_that_are_left_out(tmp_path):
+def test_the_view_names_the_blocks_that_are_left_out_and_what_was_not_run(tmp_path):
     truth = study("m", {"lora-r4": 0.1, "idp-50-100": 0.1})
     verdict = data_of(read_results(write_grid(tmp_path, truth, 12)), 60).verdict
     settings = {"description": "", "blocks": {"core": {}, "recovery": {}, "seeds": {}}}
     said = landing(verdict, settings, None, "overview.html", ["core", "recovery"])
     assert "Counted: blocks core, recovery; left out: seeds." in said
+    said = landing(verdict, settings, None, "overview.html", not_run="Not run: 1 of 2 measurements.")
+    assert '<strong class="problem">Not run: 1 of 2 measurements.</strong>' in said
     assert "Counted" not in landing(verdict, settings, None, "overview.html")
 
 

@@ -151,13 +151,6 @@ def test_planned_measurements_that_were_not_run_are_named(grid):
     assert pages.unmeasured({"similarity": 0, "latency": 1}, {"latency": {"a.json": {}}}) == {}
 
 
-def test_a_training_that_teaches_nothing_is_said_where_missing_measurements_are():
-    warned = Forecast({}, [], "", ["training.smoke.tokens: lora-r2 gets 3 optimiser steps"])
-    said = "training.smoke.tokens: lora-r2 gets 3 optimiser steps."
-    assert pages._shortcomings([], warned) == [said] and pages._shortcomings([], None) == []
-    assert pages._shortcomings(["1 of 2 cells"], warned) == ["Not run: 1 of 2 cells.", said]
-
-
 def test_a_cell_that_took_results_over_is_no_cost_of_its_kind():
     made = {"seconds": 9.0, "host": "a", "device": "cpu"}
     taken = {"seconds": 1.0, "host": "b", "device": "cpu", "taken_over": {"benchmark sciq": {}}}
