@@ -73,6 +73,11 @@ class GridData:
         tasks = self.verdict["informative"].get(model, {})
         return [task for task, row in tasks.items() if row["informative"]]
 
+    def covers(self, group: Group, method: str) -> str:
+        """The coverage of the interval of a method's Average, in words."""
+        accuracy = self.accuracy(group)
+        return accuracy.get("methods", {}).get(method, {}).get("covers", accuracy.get("loss_covers", "items"))
+
     def average(self, group: Group, method: str) -> dict | None:
         """{value, low, high} in percent of a method's Average; `dense` and `none` included; None if missing.
 

@@ -14,10 +14,10 @@ from workflow_scripts.report.figure_style import (
     AVERAGE,
     FAMILIES,
     INK,
-    PAIRED,
     SOFT,
     absent,
     finish,
+    intervals,
     legend,
     panels,
     point,
@@ -60,11 +60,13 @@ def pareto(data: GridData, title: str) -> Figure:
             names += _front(ax, found, measure)
         row[0].set(ylabel=AVERAGE, title=model)
     legend(figure, handles, 6)
+    groups = [group for group in data.results.groups() if group.model in shown]
+    drawn = {g: [m for m in ("none", *data.results.methods(g)) if data.average(g, m)] for g in groups}
     notes = [
         "Numbered and named below: no setting is both cheaper and better.",
         f"Bytes: decoder linears as stored, the dense model's at {DENSE_BITS} bits, and the adapter in float32. Time: "
         "medians; if a compressor was not timed, those of the dense model, since both compute in one precision.",
-        PAIRED,
+        intervals(data, drawn),
     ]
     return place_names(finish(figure, data, notes, _key(shown)), names)
 

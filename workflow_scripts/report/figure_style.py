@@ -1,7 +1,7 @@
 """One look for all figures: readable in grey and by the colour-blind, text as text, the same bytes every time."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from matplotlib.transforms import Bbox
 from matplotlib.typing import RcKeyType
 
 from workflow_scripts.files.artifacts import atomic_path
+from workflow_scripts.judge.arms import covered_by
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.svg import NOTHING
@@ -39,7 +40,7 @@ FAMILIES = {  # kind -> label, colour, marker, hatch
     "context": ("open book", "#7F7F7F", "p", "oo"),
     "fewshot": ("few-shot examples", "#56B4E9", "*", "++"),
 }
-PAIRED = "Intervals: 95 %, bootstrap over items. Methods share their items: compare them by the tables' paired gains."
+PAIRED = "Methods share their items: compare them by the tables' paired gains."
 HOLLOW = "Hollow marks: printed in the paper, which does not say for which corpus."
 SERIES: list[tuple[str, str, LineStyle]] = [  # colour, marker, line style for corpora and compressors
     ("#0072B2", "o", "-"),
@@ -159,6 +160,24 @@ def short_number(value: float, _: int | None = None) -> str:
 def name_of(group: Group) -> str:
     """A panel's title."""
     return f"{group.model}, {group.compressor}\n({group.corpus})"
+
+
+def intervals(data: GridData, shown: Mapping[Group, Sequence[str]]) -> str:
+    """What the intervals of the drawn averages cover, and how to compare them. shown: group -> methods.
+
+    An interval over replicates too is wider than one over items alone: a reader would take it for a worse method.
+    """
+    covered = {(group, m): data.covers(group, m) for group, methods in shown.items() for m in methods}
+    several = {setting for setting, covers in covered.items() if covers != covered_by(1)}
+    if len(several) == len(covered):
+        return f"Intervals: 95 %, bootstrap over items{' and replicates' if several else ''}. {PAIRED}"
+    names = [
+        f"{', '.join(found)} ({group.compressor}, {group.corpus})"
+        for group, methods in shown.items()
+        if (found := [method for method in methods if (group, method) in several])
+    ]
+    also = f"; of {'; '.join(names)} over replicates too, which makes these wider, not worse" if names else ""
+    return f"Intervals: 95 %, bootstrap over items{also}. {PAIRED}"
 
 
 def finish(figure: Figure, data: GridData, notes: list[str], key: Sequence[str] = ()) -> Figure:

@@ -18,13 +18,13 @@ from workflow_scripts.report.figure_style import (
     FAMILIES,
     HOLLOW,
     INK,
-    PAIRED,
     SERIES,
     SOFT,
     LineStyle,
     absent,
     finish,
     hollow,
+    intervals,
     label_y,
     legend,
     level,
@@ -83,7 +83,7 @@ def figure1(data: GridData, title: str) -> Figure:
             ax.set_title(f"{model}: {word}")
         row[0].set_ylabel(AVERAGE)
     legend(figure, handles, 3)
-    return finish(figure, data, [PAIRED, *_hollow_note(data, groups, ["none"])])
+    return finish(figure, data, [intervals(data, {group: ["none"] for group in groups}), *_hollow_note(data, groups, ["none"])])
 
 
 def _bits(data: GridData, group: Group) -> float:
@@ -158,7 +158,7 @@ def figure2(data: GridData, title: str) -> Figure:
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_locator(NullLocator())
     legend(figure, handles)
-    notes = [PAIRED, f"Named by prompt: 50 is {PROMPT}50.", JOINED]
+    notes = [intervals(data, shown), f"Named by prompt: 50 is {PROMPT}50.", JOINED]
     return place_names(finish(figure, data, notes), names)
 
 
@@ -180,11 +180,12 @@ def figure4(data: GridData, title: str) -> Figure:
         return absent(data, title, "a compressed model with and without a recovery method")
     crowded = max(len(data.results.methods(group)) for group in groups) > FEW
     figure, axes = wrapped(len(groups), height=3.1 if crowded else 2.7)
-    handles, names = [], []
+    handles, names, drawn = [], [], {}
     for ax, group in zip(axes, groups, strict=True):
         _levels(ax, data, group)
         sizes = {kind: found for kind in FAMILIES if (found := _sizes(data, group, kind))}
         names += _families(ax, data, group, sizes, log=True)
+        drawn[group] = [method for found in sizes.values() for method in found]
         looks = [FAMILIES[kind] for kind in sizes]
         handles += [Line2D([], [], color=colour, marker=marker, label=t) for t, colour, marker, _ in looks]
         ax.margins(x=0.1)
@@ -197,7 +198,7 @@ def figure4(data: GridData, title: str) -> Figure:
         ax.set_title(name_of(group))
     legend(figure, handles, 5)
     methods = unique(m for g in groups for m in data.results.methods(g))
-    notes = [PAIRED, JOINED, BESIDE, *_hollow_note(data, groups, methods)]
+    notes = [intervals(data, drawn), JOINED, BESIDE, *_hollow_note(data, groups, methods)]
     return place_names(finish(figure, data, notes), names)
 
 
@@ -249,8 +250,9 @@ def figure6(data: GridData, title: str) -> Figure:
     labels = {"idp": "IDP", "prompt": "one prompt of that length"}
     looks = [(text, *FAMILIES[kind][1:3]) for kind, text in labels.items()]
     legend(figure, [Line2D([], [], color=colour, marker=marker, label=t) for t, colour, marker in looks])
-    methods = unique(m for g in shown for m in [*_trained_prompts(data, g), *dynamic[g]])
-    notes = [PAIRED, JOINED, BESIDE, *_hollow_note(data, shown, methods)]
+    drawn = {g: [*_trained_prompts(data, g), *dynamic[g]] for g in shown}
+    methods = unique(m for found in drawn.values() for m in found)
+    notes = [intervals(data, drawn), JOINED, BESIDE, *_hollow_note(data, shown, methods)]
     return place_names(finish(figure, data, notes), names)
 
 

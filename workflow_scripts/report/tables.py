@@ -171,8 +171,7 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     if value := _value(data.informative_accuracy(group), method):
         row.entries[INFORMATIVE] = _entry(value)
     problems = _problems(evaluations, len(planned))
-    covers = accuracy.get("methods", {}).get(method, {}).get("covers", accuracy.get("loss_covers", "items"))
-    row.problem, row.note = "; ".join(problems), "; ".join(_remarks(evaluations, len(planned), covers))
+    row.problem, row.note = "; ".join(problems), "; ".join(_remarks(evaluations, len(planned), data.covers(group, method)))
     return row
 
 

@@ -232,6 +232,18 @@ def test_the_notes_of_a_figure_stand_in_its_file_and_not_in_the_drawing(full, tm
     assert b"bootstrap over items" in (tmp_path / "figure4.pdf").read_bytes()
 
 
+def test_wider_intervals_of_methods_with_several_replicates_are_explained(full, tmp_path):
+    """Over copies too they are wider than those of a method with one: more evidence must not look like less."""
+    truth = study("m", {"lora-r4": 0.1, "prompt-50": 0.05})
+    truth |= {(*place[:4], 1): value for place, value in truth.items() if place[3] == "lora-r4"}
+    svg("figure4", data_of(tmp_path, truth), tmp_path)
+    also = "; of lora-r4 (gptq-w3, wikipedia) over replicates too, which makes these wider, not worse. "
+    assert notes_of(tmp_path / "figure4.svg").startswith(f"Intervals: 95 %, bootstrap over items{also}Methods")
+    for name in ("figure1", "figure2", "figure6", "pareto"):
+        svg(name, full, tmp_path)
+        assert "Intervals: 95 %, bootstrap over items. " in notes_of(tmp_path / f"{name}.svg")
+
+
 @pytest.mark.parametrize("name", ["figure1", "figure4", "figure5", "figure6", "pareto", "training"])
 def test_the_panels_of_a_row_have_equal_y_axes(name, full):
     panels = [axes for axes in FIGURES[name][0](full, "").axes if axes.axison]
