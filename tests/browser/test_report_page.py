@@ -156,6 +156,21 @@ def test_verdict_figure_and_the_first_rows_of_the_table_stand_on_the_first_scree
     assert page.js("scrollY") == 0
 
 
+def test_a_key_has_the_colour_of_the_bars_that_it_explains(page):
+    """The cards' bars have labels of the same names in colours of their own."""
+    for bar, keys in ((".bars .shares", ".bars-key"), (".card .support", ".card .legend")):
+        colours = page.js(
+            f"""Array.from(document.querySelectorAll('{keys} .key'), key => {{
+                const part = document.querySelector('{bar}').appendChild(document.createElement('span'))
+                part.className = key.className.replace('key ', '')
+                const [ours, shown] = [key, part].map(e => getComputedStyle(e).backgroundColor)
+                part.remove()
+                return [ours, shown]
+            }})"""
+        )
+        assert len(colours) > 1 and all(ours == shown for ours, shown in colours)
+
+
 def test_the_reasons_of_a_verdict_open_by_the_keyboard(page):
     page.js("document.querySelector('.card summary').focus()")
     page.press("Enter")
