@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.synthetic_page import analysed
+from tests.unit.synthetic_page import GAINS, analysed
+from tests.unit.synthetic_results import METHODS, PARAMETERS, study
 
 AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
 PAGES = (
@@ -25,7 +26,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return analysed(tmp_path_factory.mktemp("pages"), items=12)[0]
+    """With adapters that were told the answers of one half of a task's items."""
+    facts = METHODS["lora-r4"] | {"corpus": {"task": "triviaqa", "part": "even"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "lora-facts", facts)
+        patch.setitem(PARAMETERS, "lora-facts", 0)
+        truth = study("m", GAINS | {"lora-facts": 0.1})
+        return analysed(tmp_path_factory.mktemp("pages"), items=12, truth=truth)[0]
 
 
 @pytest.fixture
@@ -100,6 +107,13 @@ def test_every_column_of_a_table_is_seen_in_a_wide_and_in_a_narrow_window(browse
         browser.js(
             f"document.querySelectorAll('.dense tbody {cells}').forEach(c => c.firstChild.textContent = '{text}')"
         )
+    browser.js(
+        "document.querySelectorAll('td.text').forEach(c => { c.innerHTML = c.innerHTML"
+        ".replace(/^m (?=[·/])/, 'smollm2-135m ').replace('gptq-w3 ', 'gptq-w3-g64 ')"
+        ".replace(/lora-(r4|facts)/, 'lora-r4-arc-easy-even') })"
+    )
+    numbers = "document.querySelectorAll('[aria-label=Training] td:not(.text)')"
+    browser.js(f"{numbers}.forEach(c => {{ c.textContent = '1,234,567' }})")
     boxes = "Array.from(document.querySelectorAll('.scroll'))"
     found = browser.js(
         f"{boxes}.map(box => [box.scrollWidth, box.clientWidth, box.getAttribute('aria-label')])"
