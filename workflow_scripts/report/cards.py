@@ -9,6 +9,7 @@ from workflow_scripts.report.summary import (
     NAMES,
     basis,
     cautions,
+    chosen,
     headline,
     in_chat,
     points,
@@ -59,7 +60,7 @@ def _card(group: dict, whole: dict, expected: Mapping[str, Mapping[str, str]]) -
             }
             for method, row in rows
         ],
-        "cautions": cautions(metric, pair, unit(name)),
+        "cautions": [*cautions(metric, pair, unit(name)), *chosen(whole, group)],
         "settle": verdict["settle"] and _capital(verdict["settle"]),
         "details": _details(metric, told),
         "others": [

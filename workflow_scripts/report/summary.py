@@ -9,6 +9,7 @@ NAMES = {  # metric -> in a sentence
     "choice_loglik": "log-likelihood among the choices",
     "bits_per_byte": "bits per byte of the answer",
 }
+ONE_PROMPT = 0.95  # of the items: a prompt that is chosen for as many is the method
 
 
 def lines(verdict: dict) -> list[str]:
@@ -73,7 +74,8 @@ def group_lines(group: dict, verdict: dict) -> list[str]:
     rows += [
         f"  back by {method:<18} {brought_back(metric, method, shown)}" for method in verdict["pair"].values()
     ]
-    rows += [f"  mind: {caution}" for caution in cautions(metric, verdict["pair"], shown)]
+    minded = [*cautions(metric, verdict["pair"], shown), *chosen(verdict, group)]
+    rows += [f"  mind: {caution}" for caution in minded]
     if settle := metric["verdict"]["settle"]:
         rows.append(f"  {settle}")
     return rows
@@ -157,6 +159,9 @@ def cautions(metric: dict, pair: dict, shown: Callable[[dict | None], str] = poi
 def _mostly_lost(metric: dict, pair: dict, shown: Callable[[dict | None], str]) -> list[str]:
     """The caution that neither method brings back half of the loss, beside a word that speaks of what came back.
 
+    It is certain if the intervals of both recovery ratios lie below a half. Else it is open, and an undecided card,
+    which says so already, is spared it.
+
     The rule holds the prompt against LoRA. If LoRA brings back nothing, a prompt that opens half of the knowledge is
     called displaced although the other half may be gone.
     """
@@ -173,10 +178,26 @@ def _mostly_lost(metric: dict, pair: dict, shown: Callable[[dict | None], str]) 
     best = min(left, key=lambda method: left[method]["value"])
     if left[best]["value"] <= metric["loss"]["value"] / 2:
         return []
-    return [
-        f"most of the loss stays: {best}, the better of the pair, leaves {shown(left[best])} of "
-        f"{shown({**metric['loss'], 'low': None})}; a word here is about the smaller part that came back"
-    ]
+    leaves = (
+        f"{best}, the better of the pair, leaves {shown(left[best])} of {shown({**metric['loss'], 'low': None})}"
+    )
+    back = [row["recovery"] for row in rows.values() if row]
+    if all(ratio and ratio["high"] is not None and ratio["high"] < 0.5 for ratio in back):
+        return [f"most of the loss stays: {leaves}; a word here is about the smaller part that came back"]
+    return [] if verdict["word"] == "undecided" else [f"whether most of the loss stays can't be told: {leaves}"]
+
+
+def chosen(verdict: dict, group: dict) -> list[str]:
+    """The caution that the pair's prompt method chose one prompt for nearly all items of the group's cells."""
+    method = verdict["pair"]["prompt"]
+    place = {key: group[key] for key in ("model", "compressor", "corpus")} | {"method": method}
+    rows = [row for row in verdict["scores"] if all(row[key] == value for key, value in place.items())]
+    selections = [row["selection"] for row in rows if row["selection"]]
+    for prompt in {name: None for shares in selections for name in shares if name != "by_task"}:
+        share = sum(shares.get(prompt, 0) for shares in selections) / len(selections)
+        if share >= ONE_PROMPT:
+            return [f"{method} chose {prompt} for {100 * share:.0f} % of the items, so it speaks of that one prompt"]
+    return []
 
 
 def _lowered(sentence: str) -> str:
