@@ -15,10 +15,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from workflow_scripts.commands.options import add_grid, grid_words
+from workflow_scripts.commands.options import add_grid, grid_words, warning
 from workflow_scripts.commands.run import SNAKEMAKE, follow
 from workflow_scripts.files.artifacts import ArtifactError, recorded_recipe
 from workflow_scripts.plan.config import files
+from workflow_scripts.plan.forecast import warnings
 from workflow_scripts.plan.layout import BENCHMARK, CHECK_LOG, CORPUS, MODEL, Cell
 from workflow_scripts.plan.recipes import Plan, plan_of
 
@@ -48,8 +49,10 @@ def main(grid: str, blocks: list[str] | None = None, configfile: Sequence[str] =
         ).returncode
     if status not in (0, PROBLEMS):
         raise ArtifactError(f"check ended with {status}: see {log}")
+    minded = [warning(text) for text in warnings(plan, grid)]
+    print("".join(f"{line}\n" for line in minded), end="")
     if not status:
-        print(f"No problem was found. Next: {plan.make('run', grid)}")
+        print(f"No {'other ' if minded else ''}problem was found. Next: {plan.make('run', grid)}")
     return 1 if status else 0
 
 

@@ -29,7 +29,7 @@ from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_
 from workflow_scripts.files.locks import held_by, last_held
 from workflow_scripts.files.members import RESULTS
 from workflow_scripts.plan.config import files
-from workflow_scripts.plan.forecast import untaught
+from workflow_scripts.plan.forecast import warnings
 from workflow_scripts.plan.layout import REPORT, STAMP, VERDICT, Cell, lacks_companions
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.report.summary import lines
@@ -82,7 +82,7 @@ def main(
     command += snakemake_options
     if DRY.intersection(snakemake_options):
         return follow(command)
-    minded = [warning(text) for text in untaught(plan, grid)]
+    minded = [warning(text) for text in warnings(plan, grid)]
     print("".join(f"{line}\n" for line in minded), end="", flush=True)
     with progress.shown(progress.Watch(plan, grid).line):
         status = follow([*command, "--until", first]) if first else 0

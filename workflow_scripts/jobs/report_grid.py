@@ -13,7 +13,7 @@ from workflow_scripts.files.work_folders import clear_work, work_folder
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.digests import unchanged
-from workflow_scripts.plan.forecast import untaught
+from workflow_scripts.plan.forecast import warnings
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.landing import shortcomings, unmeasured
 from workflow_scripts.report.snakemake_report import write_report
@@ -44,7 +44,7 @@ def main(
     evaluations = [file for file in counted if file in contents.cells]
     unshown = [str(Path(file).relative_to(results)) for file in contents.inputs if not shows_something(file)]
     shown = config | {"unshown": unshown}
-    minded = shortcomings(_unmeasured(contents.counted), untaught(Plan(load(config)), results.name))
+    minded = shortcomings(_unmeasured(contents.counted), warnings(Plan(load(config)), results.name))
     write_report([*evaluations, *contents.inputs], shown, work_folder(output), Path(output), minded)
     hashes = {file: sha256_file(file) for file in counted}
     roll_ups = {file: sha256_file(file) for file in _roll_ups(results)}

@@ -75,8 +75,35 @@ def foreseen(plan: Plan, grid: str, device: str | None = None) -> Forecast:
     """The forecast of a grid on a device by name; on the grid's own if none is named."""
     constants = load_constants(device or plan.grid(grid).device)
     return Forecast(
-        constants, forecast(plan, grid, constants), plan.make("forecast", grid), untaught(plan, grid)
+        constants, forecast(plan, grid, constants), plan.make("forecast", grid), warnings(plan, grid)
     )
+
+
+def warnings(plan: Plan, grid: str) -> list[str]:
+    """What the grid can't show, whatever its results, a line each."""
+    return untaught(plan, grid) + unjudged(plan, grid)
+
+
+def unjudged(plan: Plan, grid: str) -> list[str]:
+    """A line for each set of cells that the verdict needs and no counted block plans."""
+    planned = {(c.model, c.compressor, c.corpus, c.method): None for c in plan.cells(grid)}
+    pair = tuple(dict.fromkeys(plan.grid(grid).pair.dump().values()))
+    groups = dict.fromkeys(p[:3] for p in planned if p[1] != "dense" and p[3] in pair)
+    key = f"grids.{grid}.pair"
+    if not groups and any(p[1] != "dense" and p[3] != "none" for p in planned):
+        return [f"{key}: no block that counts has {' or '.join(pair)} on a compressed model, so no verdict is given"]
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for model, compressor, corpus in groups:
+        copies = [(model, compressor, at, "none") in planned for at in (corpus, NO_CORPUS)]
+        needs = {f"none on {compressor}": any(copies)}
+        needs["none on dense"] = (model, "dense", NO_CORPUS, "none") in planned
+        needs |= {f"{m} on {c}": (model, c, corpus, m) in planned for c in (compressor, "dense") for m in pair}
+        if absent := tuple(name for name, there in needs.items() if not there):
+            lacking.setdefault(absent, []).append(f"{model} / {compressor} / {corpus}")
+    return [
+        f"{key}: no verdict can be given on {listed(places, 3)}, since no block that counts has {' or '.join(absent)}"
+        for absent, places in lacking.items()
+    ]
 
 
 def untaught(plan: Plan, grid: str) -> list[str]:

@@ -85,9 +85,11 @@ def test_every_kind_of_method_is_tried_and_nothing_is_written_to_results(tried, 
     methods = [*tiny.config(tmp_path / "again")["grids"]["tiny"]["blocks"]["core"]["methods"], *OTHER_KINDS]
     status, lines = tried(here=False, blocks={"core": block(*methods[1:])})
     assert status == 0, lines
-    assert [line.partition(":")[0] for line in lines[:-1]] == [f"tiny, {method}" for method in methods]
-    assert all(line.endswith(": ok") for line in lines[:-1])
-    assert lines[-1] == "No problem was found. Next: make run GRID=tiny"
+    tries = [line for line in lines if not line.startswith("Warning: ")]
+    assert len(tries) == len(lines) - 2  # a training of few steps, a grid without the pair
+    assert [line.partition(":")[0] for line in tries[:-1]] == [f"tiny, {method}" for method in methods]
+    assert all(line.endswith(": ok") for line in tries[:-1])
+    assert lines[-1] == "No other problem was found. Next: make run GRID=tiny"
     assert not Path("results").exists() and not Path("work").exists()
     assert "it/s" in Path("logs/check-tiny.log").read_text()  # what libraries say
 

@@ -71,7 +71,7 @@ def test_the_figures_are_counted_and_the_printed_commands_run(written, monkeypat
     monkeypatch.setattr(check, "follow", fetching.fetch)
     monkeypatch.setattr(check.subprocess, "run", fetching.run_here(rehearsal, monkeypatch))
     assert main(["check", *words]) == 0
-    assert f"No problem was found. Next: {commands[-1]}" in capsys.readouterr().out
+    assert f"No other problem was found. Next: {commands[-1]}" in capsys.readouterr().out
 
 
 def short(folder: Path) -> None:

@@ -19,6 +19,7 @@ from workflow_scripts.plan.forecast import (
     measured_seconds,
     summary,
     training_cost,
+    unjudged,
     untaught,
 )
 from workflow_scripts.plan.layout import Cell
@@ -237,3 +238,23 @@ def test_the_shipped_grids_can_teach():
     assert {grid: untaught(plan, grid) for grid in plan.config.grids} == {
         grid: [] for grid in plan.config.grids
     }
+
+
+def test_a_grid_that_can_give_no_verdict_is_named_before_it_runs():
+    def of(block, **changed):
+        config = read(*files(root=ROOT), over={"grid": "bench", "blocks": ["core"]})
+        config["grids"]["bench"]["blocks"]["core"] |= changed
+        plan = Plan(load(config | {"blocks": [block]}))
+        assert foreseen(plan, "bench").warnings == untaught(plan, "bench") + unjudged(plan, "bench")
+        return unjudged(plan, "bench")
+
+    assert of("core") == of("figure-1") == []  # without recovery nobody expects a verdict
+    place = "smollm2-135m / gptq-w3-g64 / wikipedia"
+    said = f"grids.bench.pair: no verdict can be given on {place}, since no block that counts has "
+    assert of("core", methods=["none", "lora-r2"], compressors=["dense", "gptq-w3-g64"]) == [
+        f"{said}idp-50-100 on gptq-w3-g64 or idp-50-100 on dense"
+    ]
+    assert of("core", compressors=["gptq-w3-g64"])[0].startswith(f"{said}none on dense or ")
+    assert of("core", methods=["none", "prompt-50"]) == [
+        "grids.bench.pair: no block that counts has idp-50-100 or lora-r2 on a compressed model, so no verdict is given"
+    ]
