@@ -1,6 +1,7 @@
 """A headless Chromium over its DevTools protocol: real keys, real layout, every request seen."""
 
 import asyncio
+import base64
 import shutil
 import subprocess
 import tempfile
@@ -136,6 +137,14 @@ class Browser:
         """The size of the window's content in pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._run(self._call("Emulation.setDeviceMetricsOverride", **size))
+
+    def print(self) -> bytes:
+        """The page as a PDF file."""
+        return base64.b64decode(self._run(self._call("Page.printToPDF"))["data"])
+
+    def show_as(self, media: str) -> None:
+        """Draw the page for this medium: print, screen."""
+        self._run(self._call("Emulation.setEmulatedMedia", media=media))
 
     def press(self, key: str) -> None:
         """A real key press, as from a keyboard."""
