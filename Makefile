@@ -41,13 +41,13 @@ run: $(VENV)/installed ## a grid: make run GRID=bench [BLOCKS=core,seeds], or GR
 	$(DISPLACED) run $(CHOSEN) $(ON)
 
 new: $(VENV)/installed ## a configuration for a model of your own: make new MODEL=<folder or repo@revision> [NAME=...] [OUT=file] [ITEMS=100]
-	$(DISPLACED) new $(or $(MODEL),$(error name the model: make new MODEL=<folder, GGUF file or repo@revision>)) $(if $(NAME),--name $(NAME)) $(if $(OUT),--out $(OUT)) $(if $(ITEMS),--items $(ITEMS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS))
+	$(DISPLACED) new "$(or $(MODEL),$(error name the model: make new MODEL=<folder, GGUF file or repo@revision>))" $(if $(NAME),--name "$(NAME)") $(if $(OUT),--out "$(OUT)") $(if $(ITEMS),--items $(ITEMS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS))
 
 check: $(VENV)/installed ## every method on the longest items, before a run: make check GRID=mine CONFIG=mine.yaml
 	$(DISPLACED) check $(CHOSEN)
 
 judge: $(VENV)/installed ## a compressed model that somebody else made: make judge DENSE=<folder or repo@revision> COMPRESSED=... [ITEMS=100] [SEEDS=3] [TRAINING=smoke] [NAME=...] [CHAT=1]
-	$(DISPLACED) judge "$(or $(DENSE),$(error name the dense model: make judge DENSE=<name, folder or repo@revision> COMPRESSED=...))" "$(or $(COMPRESSED),$(error name the compressed model: make judge DENSE=... COMPRESSED=<folder or repo@revision>))" $(if $(ITEMS),--items $(ITEMS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(NAME),--name $(NAME)) $(if $(CHAT),--chat) $(ON)
+	$(DISPLACED) judge "$(or $(DENSE),$(error name the dense model: make judge DENSE=<name, folder or repo@revision> COMPRESSED=...))" "$(or $(COMPRESSED),$(error name the compressed model: make judge DENSE=... COMPRESSED=<folder or repo@revision>))" $(if $(ITEMS),--items $(ITEMS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TRAINING),--training $(TRAINING)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(NAME),--name "$(NAME)") $(if $(CHAT),--chat) $(ON)
 
 resume: $(VENV)/installed ## go on after a killed run: make resume GRID=paper PROFILE=slurm
 	$(DISPLACED) run --resume $(CHOSEN) $(ON)
@@ -117,13 +117,13 @@ audit: ## known vulnerabilities of the libraries in every envs/*.lock (pip-audit
 	.venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip || status=1; done; exit $$status
 
 archive: $(VENV)/installed ## pack a grid: make archive GRID=bench [OUT=reports/bench] [SMALL=1]
-	$(DISPLACED) archive --grid $(GRID) $(if $(OUT),--out $(OUT)) $(if $(SMALL),--small) $(OVER)
+	$(DISPLACED) archive --grid $(GRID) $(if $(OUT),--out "$(OUT)") $(if $(SMALL),--small) $(OVER)
 
 rebuild: $(VENV)/installed ## all that follows from an archive, without a model: make rebuild FROM=reports/bench [OUT=folder]
-	$(DISPLACED) rebuild $(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench)) $(if $(OUT),--out $(OUT))
+	$(DISPLACED) rebuild "$(or $(FROM),$(error name the archive: make rebuild FROM=reports/bench))" $(if $(OUT),--out "$(OUT)")
 
 restore: $(VENV)/installed ## an archive's cells and adapters back into results/: make restore FROM=archives/bench.tar.gz
-	$(DISPLACED) restore $(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz)) $(OVER)
+	$(DISPLACED) restore "$(or $(FROM),$(error name the archive: make restore FROM=archives/bench.tar.gz))" $(OVER)
 
 adopt: $(VENV)/installed ## after an upgrade: keep results whose code alone changed, if samples made again agree: make adopt GRID=paper
 	$(DISPLACED) adopt $(CHOSEN) $(ON)
@@ -138,7 +138,7 @@ equivalences: $(VENV)/installed ## whether each stage makes the numbers of the l
 	$(BIN)/python -m tests.equivalences
 
 compare: environment ## two archives, item by item: make compare A=one.tar.gz B=two.tar.gz [OUT=report.json]
-	$(DISPLACED) compare $(or $(A),$(error name two archives: make compare A=... B=...)) $(or $(B),$(error name two archives: make compare A=... B=...)) $(if $(OUT),--out $(OUT))
+	$(DISPLACED) compare "$(or $(A),$(error name two archives: make compare A=... B=...))" "$(or $(B),$(error name two archives: make compare A=... B=...))" $(if $(OUT),--out "$(OUT)")
 
 # Two steps, because PyTorch's build without CUDA comes from its own index (envs/README.md). No resolver, no compiler;
 # --no-compile leaves byte code to the first import of what is really used (half the time).

@@ -1,7 +1,9 @@
 """All variants of the environment hold the same pins, and these tests run with them."""
 
 import importlib.util
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -54,6 +56,34 @@ def test_every_lock_is_audited(tmp_path):
     assert done.returncode and set(done.stdout.split()) == {
         f"envs/{path.name}" for path in ENVS.glob("*.lock")
     }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["new", "MODEL=/x/my model", "NAME=of mine", "OUT=a b.yaml"],
+        ["judge", "DENSE=/x/my model", "COMPRESSED=y z", "NAME=of mine"],
+        ["archive", "GRID=smoke", "OUT=a folder"],
+        ["rebuild", "FROM=an archive", "OUT=a folder"],
+        ["restore", "FROM=an archive"],
+        ["compare", "A=an archive", "B=an other", "OUT=a b.json"],
+    ],
+)
+def test_a_path_with_a_space_is_one_word(words):
+    done = subprocess.run(
+        ["make", "--dry-run", "--directory", ROOT, *words], text=True, capture_output=True, check=True
+    )
+    [line] = [line for line in done.stdout.splitlines() if f" -m workflow_scripts {words[0]} " in line]
+    assert {word.partition("=")[2] for word in words[1:]} <= set(shlex.split(line))
+
+
+def test_an_option_is_no_folder_of_the_tiny_model(tmp_path):
+    command, path = [sys.executable, "-m", "tests.tiny", "--help"], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | path, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 1 and done.stderr == "python -m tests.tiny FOLDER\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 PYTHON = """#!/bin/sh

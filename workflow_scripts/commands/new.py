@@ -103,11 +103,11 @@ def _place(config: Config, called: str, out: str | None) -> tuple[str, Path]:
     """The name of the model and its grid, and the file; ArtifactError if one of them is taken."""
     if called in config.models or called in config.grids:
         raise ArtifactError(
-            f"{called}: the catalogue has a model or a grid of this name; choose another by --name"
+            f"{called}: the catalogue has a model or a grid of this name; choose another by --name (NAME= of make)"
         )
     file = Path(out or f"{called}.yaml")
     if file.exists():
-        raise ArtifactError(f"{file}: is there already; choose another by --out, or delete it")
+        raise ArtifactError(f"{file}: is there already; choose another by --out (OUT= of make), or delete it")
     return called, file
 
 
