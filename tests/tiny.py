@@ -161,7 +161,7 @@ def main(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("python -m tests.tiny FOLDER")
     print(
         f"Wrote {main(Path(sys.argv[1]))}: a file of your own stands behind it, --configfile FOLDER/tiny.yaml mine.yaml"
