@@ -11,7 +11,8 @@ from workflow_scripts.report.landing import style
 SNAKEMAKE = """<style>.h-screen {{ height: 100vh }} .w-screen {{ width: 100vw }} .overflow-auto {{ overflow: auto }}
 .flex {{ display: flex }}</style><style>{style}</style><div id="app"><div class="flex w-screen h-screen">
 <nav class="h-screen overflow-auto">menu</nav><div class="grow flex h-screen overflow-auto"><div class="flex"><div>
-<div class="prose"><div class="landing">{cards}</div></div></div><div id="rulegraph">rules</div></div></div></div></div>"""
+<div class="prose"><div class="landing">{cards}</div></div></div><div id="rulegraph">rules</div>
+</div></div></div></div>"""
 pytestmark = pytest.mark.slow
 
 

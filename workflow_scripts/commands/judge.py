@@ -125,7 +125,9 @@ def main(
     present = load(read(*files()))
     grid, config = configuration(present, dense, compressed, asked)
     if grid in present.grids:
-        raise ArtifactError(f"--name {grid}: a grid of this name is there already; choose another (NAME= of make)")
+        raise ArtifactError(
+            f"--name {grid}: a grid of this name is there already; choose another (NAME= of make)"
+        )
     load(read(*files(), over=config | {"grid": grid}))  # before a name or a number of it becomes a file
     file = FOLDER / f"{grid}.yaml"
     _refuse_another(file, config)
@@ -338,6 +340,6 @@ def _refuse_another(file: Path, config: dict) -> None:
     for catalogue in ("models", "compressors"):
         if old.get(catalogue) != config[catalogue]:
             raise ArtifactError(
-                f"{file}: judges other {catalogue} under this name; choose another by --name (NAME= of make), or delete "
-                "the file"
+                f"{file}: judges other {catalogue} under this name; choose another by --name (NAME= of make), or "
+                "delete the file"
             )

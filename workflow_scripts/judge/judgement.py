@@ -122,10 +122,7 @@ def _groups(
         one.estimates = mine
     verdicts = len(results.groups())  # a group without the pair may have no loss, which is a word too
     return (
-        [
-            _compressed_group(results, group, judged, informative, verdicts)
-            for group in results.groups()
-        ],
+        [_compressed_group(results, group, judged, informative, verdicts) for group in results.groups()],
         [_dense_group(group, judged) for group in results.dense_groups()],
     )
 

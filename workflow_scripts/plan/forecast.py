@@ -91,13 +91,17 @@ def unjudged(plan: Plan, grid: str) -> list[str]:
     groups = dict.fromkeys(p[:3] for p in planned if p[1] != "dense" and p[3] in pair)
     key = f"grids.{grid}.pair"
     if not groups and any(p[1] != "dense" and p[3] != "none" for p in planned):
-        return [f"{key}: no block that counts has {' or '.join(pair)} on a compressed model, so no verdict is given"]
+        return [
+            f"{key}: no block that counts has {' or '.join(pair)} on a compressed model, so no verdict is given"
+        ]
     lacking: dict[tuple[str, ...], list[str]] = {}
     for model, compressor, corpus in groups:
         copies = [(model, compressor, at, "none") in planned for at in (corpus, NO_CORPUS)]
         needs = {f"none on {compressor}": any(copies)}
         needs["none on dense"] = (model, "dense", NO_CORPUS, "none") in planned
-        needs |= {f"{m} on {c}": (model, c, corpus, m) in planned for c in (compressor, "dense") for m in pair}
+        needs |= {
+            f"{m} on {c}": (model, c, corpus, m) in planned for c in (compressor, "dense") for m in pair
+        }
         if absent := tuple(name for name, there in needs.items() if not there):
             lacking.setdefault(absent, []).append(f"{model} / {compressor} / {corpus}")
     return [

@@ -60,7 +60,7 @@ def _card(group: dict, whole: dict, expected: Mapping[str, Mapping[str, str]]) -
             }
             for method, row in rows
         ],
-        "cautions": [*cautions(metric, pair, unit(name)), *chosen(whole, group)],
+        "cautions": [*cautions(metric, pair, lambda found: _minus(unit(name)(found))), *chosen(whole, group)],
         "settle": verdict["settle"] and _capital(verdict["settle"]),
         "details": _details(metric, told),
         "others": [
@@ -88,9 +88,13 @@ def _told(row: dict) -> str:
     )
     methods = ", ".join(row["methods"].values())
     return (
-        f"Untold facts of {row['task']} by {methods}: {points(untold)} ({shown}); telling adds "
-        f"{points(row['learned'])}."
+        f"Held-out facts of {row['task']} by {methods}: untold ones {_minus(points(untold))}, telling adds "
+        f"{_minus(points(row['learned']))}; by the rule: {shown}."
     )
+
+
+def _minus(numbers: str) -> str:
+    return numbers.replace("-", "−")
 
 
 def _support(verdict: dict) -> list[dict[str, Any]]:

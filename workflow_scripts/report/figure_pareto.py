@@ -68,7 +68,7 @@ def pareto(data: GridData, title: str) -> Figure:
         "medians; if a compressor was not timed, those of the dense model, since both compute in one precision.",
         intervals(data, drawn),
     ]
-    return place_names(finish(figure, data, notes, _key(shown)), names)
+    return place_names(finish(figure, notes, _key(shown)), names)
 
 
 def _panel(ax: Axes, found: list[Setting], measure: str) -> list[Line2D]:

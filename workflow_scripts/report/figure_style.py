@@ -180,18 +180,19 @@ def intervals(data: GridData, shown: Mapping[Group, Sequence[str]]) -> str:
     return f"Intervals: 95 %, bootstrap over items{also}. {PAIRED}"
 
 
-def finish(figure: Figure, data: GridData, notes: list[str], key: Sequence[str] = ()) -> Figure:
-    """Keep the notes for the figure's one caption, as its label; below the panels the key and the missing cells."""
+def finish(figure: Figure, notes: list[str], key: Sequence[str] = ()) -> Figure:
+    """Keep the notes for the figure's one caption, as its label; below the panels the key. The page names the cells
+    that no figure has, once."""
     figure.set_label(" ".join(notes))
-    width = int(12 * figure.get_figwidth())
-    missing = data.results.missing_in_words().replace(" / ", f"{KEPT}/{KEPT}")
-    texts = (",  ".join(entry.replace(" ", KEPT) for entry in key), missing)
-    below = [line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False)]
-    if below:
-        size, colour = (8.5, INK) if key else (8, SOFT)
-        text = "\n".join(below).replace(KEPT, " ")
-        figure.supxlabel(text, fontsize=size, color=colour, x=0.01, ha="left")
+    if key:
+        _below(figure, ",  ".join(entry.replace(" ", KEPT) for entry in key), 8.5, INK)
     return figure
+
+
+def _below(figure: Figure, text: str, size: float, colour: str) -> None:
+    lines = textwrap.wrap(text, int(12 * figure.get_figwidth()), break_on_hyphens=False)
+    text = "\n".join(lines).replace(KEPT, " ")
+    figure.supxlabel(text, fontsize=size, color=colour, x=0.01, ha="left")
 
 
 def absent(data: GridData, title: str, need: str, planned: bool = False) -> Figure:
@@ -203,7 +204,9 @@ def absent(data: GridData, title: str, need: str, planned: bool = False) -> Figu
     lacks = "Nothing to draw so far, for want of" if so_far else "Not in this grid:"
     text = textwrap.fill(f"{lacks} {need}.", 85)
     axes.text(0, 0.5, text, fontsize=9, va="top", color=SOFT, transform=axes.transAxes)
-    return finish(figure, data, [NOTHING])
+    if missing := data.results.missing_in_words():
+        _below(figure, missing.replace(" / ", f"{KEPT}/{KEPT}"), 8, SOFT)
+    return finish(figure, [NOTHING])
 
 
 def save(figure: Figure, outputs: list[str], title: str) -> None:

@@ -34,7 +34,7 @@ def figure7(data: GridData, title: str) -> Figure:
     ]
     if any(len(data.results.seeds(*group, method)) > 1 for group, trio in trios.items() for method in trio):
         notes.append("Of several replicates a task shows the first, Average their mean.")
-    return finish(figure, data, notes)
+    return finish(figure, notes)
 
 
 def _draw(ax: Axes, data: GridData, group: Group, trio: list[str]) -> list[Patch]:

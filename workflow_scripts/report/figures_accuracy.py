@@ -83,7 +83,10 @@ def figure1(data: GridData, title: str) -> Figure:
             ax.set_title(f"{model}: {word}")
         row[0].set_ylabel(AVERAGE)
     legend(figure, handles, 3)
-    return finish(figure, data, [intervals(data, {group: ["none"] for group in groups}), *_hollow_note(data, groups, ["none"])])
+    return finish(
+        figure,
+        [intervals(data, {group: ["none"] for group in groups}), *_hollow_note(data, groups, ["none"])],
+    )
 
 
 def _bits(data: GridData, group: Group) -> float:
@@ -159,7 +162,7 @@ def figure2(data: GridData, title: str) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
     legend(figure, handles)
     notes = [intervals(data, shown), f"Named by prompt: 50 is {PROMPT}50.", JOINED]
-    return place_names(finish(figure, data, notes), names)
+    return place_names(finish(figure, notes), names)
 
 
 def _prompt_path(
@@ -199,7 +202,7 @@ def figure4(data: GridData, title: str) -> Figure:
     legend(figure, handles, 5)
     methods = unique(m for g in groups for m in data.results.methods(g))
     notes = [intervals(data, drawn), JOINED, BESIDE, *_hollow_note(data, groups, methods)]
-    return place_names(finish(figure, data, notes), names)
+    return place_names(finish(figure, notes), names)
 
 
 def _sizes(data: GridData, group: Group, kind: str) -> dict[str, float]:
@@ -253,7 +256,7 @@ def figure6(data: GridData, title: str) -> Figure:
     drawn = {g: [*_trained_prompts(data, g), *dynamic[g]] for g in shown}
     methods = unique(m for found in drawn.values() for m in found)
     notes = [intervals(data, drawn), JOINED, BESIDE, *_hollow_note(data, shown, methods)]
-    return place_names(finish(figure, data, notes), names)
+    return place_names(finish(figure, notes), names)
 
 
 def _levels(ax: Axes, data: GridData, group: Group) -> None:

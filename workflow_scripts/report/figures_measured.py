@@ -88,7 +88,7 @@ def training(data: GridData, title: str) -> Figure:
     towards = [m for m in styles if (data.methods[m].get("training") or {}).get("objective") == "kl_dense"]
     if towards:
         notes.append(f"Training loss of {', '.join(towards)}: divergence from the dense model.")
-    return spread_names(finish(figure, data, notes), ends.values())
+    return spread_names(finish(figure, notes), ends.values())
 
 
 def _loss_curve(ax: Axes, record: dict, look: tuple[str, str, LineStyle]) -> tuple[float, float]:
@@ -139,7 +139,7 @@ def figure5(data: GridData, title: str) -> Figure:
             ax.set_title(f"{name_of(group)} {label}")
     legend(figure, _handles(styles), 5)
     note = "Attention over text tokens only: the prompt's columns removed, rows renormalised."
-    return finish(figure, data, [note, *_incomplete(data, "similarity")])
+    return finish(figure, [note, *_incomplete(data, "similarity")])
 
 
 def latency(data: GridData, title: str) -> Figure:
@@ -162,7 +162,7 @@ def latency(data: GridData, title: str) -> Figure:
         f"{latency_intervals(records)}; × is the ratio to no method, paired within rounds. Device: {devices}."
     )
     note += "".join(_mixed(record) for record in records)
-    return finish(figure, data, [note, *_incomplete(data, "latency")])
+    return finish(figure, [note, *_incomplete(data, "latency")])
 
 
 def _times(ax: Axes, entries: list[dict], measure: str) -> None:

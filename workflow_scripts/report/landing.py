@@ -130,7 +130,9 @@ def apart(groups: list[dict], metric: str) -> list[str]:
         (len(group["metrics"]["accuracy_all_tasks"]["items"]), len(group["metrics"]["accuracy"]["items"]))
         for group in groups
     )
-    counts = [(every, judged_by) for every, judged_by in counts if judged_by]  # of the others no card has a number
+    counts = [
+        (every, judged_by) for every, judged_by in counts if judged_by
+    ]  # of the others no card has a number
     if all(every == judged_by for every, judged_by in counts):
         return []
     every, judged_by = (

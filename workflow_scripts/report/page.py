@@ -20,7 +20,14 @@ from workflow_scripts.report.data import GridData
 from workflow_scripts.report.explorer import KNOWN, bars, explorer
 from workflow_scripts.report.figures import FIGURES
 from workflow_scripts.report.figures_measured import latency_intervals
-from workflow_scripts.report.landing import HEADLINE, counted, first_view, introduction, shortcomings, unmeasured
+from workflow_scripts.report.landing import (
+    HEADLINE,
+    counted,
+    first_view,
+    introduction,
+    shortcomings,
+    unmeasured,
+)
 from workflow_scripts.report.rendering import environment
 from workflow_scripts.report.summary import judged
 from workflow_scripts.report.svg import image, notes_of

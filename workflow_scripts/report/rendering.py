@@ -53,6 +53,7 @@ def environment() -> jinja2.Environment:
     made.filters |= {
         "shares": shares,
         "number": number,
+        "detectable": detectable,
         "signed": signed,
         "interval": interval,
         "signed_interval": signed_interval,
@@ -117,6 +118,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
+def detectable(row: Row) -> str:
+    """The smallest gain that is found; "> 67.9" if it lies above the largest that can be."""
+    return f"> {row.most:.1f}" if row.finds_nothing else number(row.detectable, 1)
+
+
 def signed(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:+z.{digits}f}".replace("-", "−")
 
@@ -157,7 +163,7 @@ def to_markdown(table: Table) -> str:
             gain = " ".join(filter(None, [signed(row.gain.value, 1), interval(row.gain, 1)]))
             remarks = "; ".join(filter(None, [row.problem, row.note]))
             method = row.method + (f" ({remarks})" if remarks else "")
-            means = [average, gain, informative, number(row.detectable, 1)]
+            means = [average, gain, informative, detectable(row)]
             entries = [_markdown_entry(row.entries[column], column) for column in table.tasks]
             lines.append(pipe([row.model, row.corpus, row.type, method, *means, row.param, *entries]))
         lines.append("")
@@ -191,7 +197,7 @@ def to_latex(table: Table) -> str:
             method = latex(row.method) + (rf" {{\tiny ({latex(remarks)})}}" if remarks else "")
             average, informative = (_latex_entry(row.entries[column], column) for column in MEANS)
             cells = [latex(row.model), latex(row.corpus), method, average, _latex_gain(row), informative]
-            cells += [latex(number(row.detectable, 1)), latex(row.param)]
+            cells += [latex(detectable(row)), latex(row.param)]
             cells += [_latex_entry(row.entries[column], column) for column in table.tasks]
             parts.append(" & ".join(cells) + r" \\")
         parts += [r"\bottomrule", r"\end{tabular}}"]

@@ -16,7 +16,8 @@ CONFIG, STYLE = "config.yaml", "style.css"  # of the report, in its work folder
 def write_report(targets: list[str], config: dict, work: Path, output: Path, not_run: str = "") -> None:
     """Write `output`, one offline HTML file, about the jobs that made `targets`; config: with the grid that is shown.
 
-    not_run: shortcomings of the plan and its run, in sentences. work: folder of the report's configuration and stylesheet. ArtifactError with Snakemake's last line if it fails.
+    not_run: shortcomings of the plan and its run, in sentences. work: folder of the report's configuration and
+    stylesheet. ArtifactError with Snakemake's last line if it fails.
     """
     shown = _with_verdict(config, output.parent, not_run)
     (work / CONFIG).write_text(yaml.safe_dump(shown, sort_keys=False), encoding="utf-8")

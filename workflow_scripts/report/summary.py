@@ -178,13 +178,13 @@ def _mostly_lost(metric: dict, pair: dict, shown: Callable[[dict | None], str]) 
     best = min(left, key=lambda method: left[method]["value"])
     if left[best]["value"] <= metric["loss"]["value"] / 2:
         return []
-    leaves = (
-        f"{best}, the better of the pair, leaves {shown(left[best])} of {shown({**metric['loss'], 'low': None})}"
-    )
+    leaves = f"{best}, the better of the pair, leaves {shown(left[best])} of {shown({**metric['loss'], 'low': None})}"
     back = [row["recovery"] for row in rows.values() if row]
     if all(ratio and ratio["high"] is not None and ratio["high"] < 0.5 for ratio in back):
         return [f"most of the loss stays: {leaves}; a word here is about the smaller part that came back"]
-    return [] if verdict["word"] == "undecided" else [f"whether most of the loss stays can't be told: {leaves}"]
+    return (
+        [] if verdict["word"] == "undecided" else [f"whether most of the loss stays can't be told: {leaves}"]
+    )
 
 
 def chosen(verdict: dict, group: dict) -> list[str]:
@@ -196,7 +196,9 @@ def chosen(verdict: dict, group: dict) -> list[str]:
     for prompt in {name: None for shares in selections for name in shares if name != "by_task"}:
         share = sum(shares.get(prompt, 0) for shares in selections) / len(selections)
         if share >= ONE_PROMPT:
-            return [f"{method} chose {prompt} for {100 * share:.0f} % of the items, so it speaks of that one prompt"]
+            return [
+                f"{method} chose {prompt} for {100 * share:.0f} % of the items, so it speaks of that one prompt"
+            ]
     return []
 
 

@@ -14,6 +14,13 @@ def _left_out(verdict: dict) -> str:
     return f" ({left_out})" if left_out else ""
 
 
+def _beyond(panels: list[Panel]) -> str:
+    """The meaning of ">" before a number, if a row has one."""
+    rows = [row for panel in panels for row in panel.rows]
+    said = " (> before it: not even the largest gain that can be, from no recovery to every answer right)"
+    return said if any(row.finds_nothing for row in rows) else ""
+
+
 def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:
     level = f"{verdict['settings']['level']:.0%}".replace("%", " %")
     notes = [
@@ -25,7 +32,7 @@ def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> lis
         "Gain: Average minus that of no recovery on the same copies, with its own interval, not adjusted for the "
         "number of methods (the CSV has p_holm, Holm-adjusted over the Averages of quantised models together, or of "
         "sparse ones); detectable: the smallest gain that this sample finds with 80 % power, check it before you call "
-        "a gain zero.",
+        f"a gain zero{_beyond(panels)}.",
         "param: parameters that the method adds, counted as in the paper's appendix; — marks a missing number.",
     ]
     if chats := verdict.get("chat"):

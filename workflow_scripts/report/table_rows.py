@@ -34,6 +34,17 @@ class Row:
     note: str = ""
     adapted: str = ""  # of a LoRA: its linears, their layers, its parameters
 
+    @property
+    def most(self) -> float:
+        """The largest gain that can be: from no recovery to every answer right."""
+        average, gain = self.entries["Average"].value, self.gain.value
+        return 100.0 if average is None or gain is None else 100 - (average - gain)
+
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether not even the largest gain would be found."""
+        return self.detectable is not None and self.detectable > self.most
+
 
 @dataclass
 class Panel:

@@ -171,7 +171,10 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     if value := _value(data.informative_accuracy(group), method):
         row.entries[INFORMATIVE] = _entry(value)
     problems = _problems(evaluations, len(planned))
-    row.problem, row.note = "; ".join(problems), "; ".join(_remarks(evaluations, len(planned), data.covers(group, method)))
+    row.problem, row.note = (
+        "; ".join(problems),
+        "; ".join(_remarks(evaluations, len(planned), data.covers(group, method))),
+    )
     return row
 
 

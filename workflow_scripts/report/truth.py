@@ -1,5 +1,6 @@
 """Verdicts beside the labels that a grid of known truth expected: one row per compressed copy and text."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -60,7 +61,9 @@ def to_markdown(found: list[ExpectedVerdict]) -> str:
 
 
 def total(found: list[ExpectedVerdict]) -> str:
-    """The count of verdicts that are as expected and of those that say another word."""
-    counts = [outcome(row) for row in found]
-    same, other = counts.count("as expected"), counts.count("differs")
-    return f"{same} of {len(found)} verdicts are as expected, {other} {'says' if other == 1 else 'say'} another word."
+    """The count of verdicts that are as expected, of those that say another word, and of those without one."""
+    counts = Counter(map(outcome, found))
+    other = counts["differs"]
+    rest = [f"{counts[word]} {word}" for word in ("undecided", "unavailable", MISSING) if counts[word]]
+    said = [f"{other} {'says' if other == 1 else 'say'} another word", *rest]
+    return f"{counts['as expected']} of {len(found)} verdicts are as expected, {', '.join(said)}."

@@ -44,7 +44,7 @@ def test_the_table_counts_what_is_as_expected_and_what_is_another_word():
     lines = table.splitlines()
     assert lines[2] == "| locked | text | no loss | no loss | 99.8 % | as expected | no loss 99.8 % |"
     assert "| undecided | 99.8 % | undecided |" in lines[3] and "| both |  | differs |" in lines[4]
-    assert lines[-1] == "1 of 3 verdicts are as expected, 1 says another word."
+    assert lines[-1] == "1 of 3 verdicts are as expected, 1 says another word, 1 undecided."
 
 
 def test_the_command_reads_the_grid_s_expectations_and_verdict(tmp_path, monkeypatch, capsys):
@@ -59,5 +59,5 @@ def test_the_command_reads_the_grid_s_expectations_and_verdict(tmp_path, monkeyp
     assert truth.main("truth") == 0
     said = capsys.readouterr().out
     expected = sum(len(words) for words in truth.plan_of(shipped, "truth").grid("truth").expected.values())
-    assert said.count(MISSING) == 2 * expected
-    assert f"0 of {expected} verdicts are as expected, 0 say another word." in said
+    assert said.count(MISSING) == 2 * expected + 1
+    assert f"0 of {expected} verdicts are as expected, 0 say another word, {expected} not judged." in said

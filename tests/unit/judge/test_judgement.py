@@ -77,6 +77,7 @@ def test_a_harm_to_the_dense_model_earns_nothing_and_is_told(tmp_path):
     assert row["recovered"] == row["gain"] and row["dense_gain"]["value"] < -0.2
     (harm,) = cautions(metric, PAIR)
     assert harm.startswith("idp-50-100 harms the dense model (-2") and f"  mind: {harm}" in lines(verdict)
+    assert "harms the dense model (−2" in landing(verdict, {"description": ""}, None, "overview.html")
 
 
 def test_a_word_about_the_smaller_part_of_a_loss_says_that_most_of_it_stays(tmp_path):
@@ -288,7 +289,9 @@ def test_a_grid_whose_tasks_are_all_at_chance_says_so_and_calls_no_finished_cell
     check(verdict, "verdict", "verdict.json")
     found = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
     assert found["word"] == "unavailable" and "missing" not in found["meaning"]
-    assert found["reason"].startswith("the dense model answers none of the 2 tasks above chance with 24 items")
+    assert found["reason"].startswith(
+        "the dense model answers none of the 2 tasks above chance with 24 items"
+    )
     [said] = lines(verdict)
     assert said == f"m, gptq-w3, wikipedia: unavailable ({found['reason']})"
     view = landing(verdict, {"description": ""}, None, "overview.html")

@@ -54,7 +54,7 @@ def test_the_view_says_what_its_words_and_letters_mean(view):
 
 def test_labels_that_were_expected_stand_beside_the_verdicts_and_are_counted(view):
     assert view.count("Expected before the run: ") == 1 and "<strong>no loss</strong>.</p>" in view
-    assert re.search("[01] of 1 verdicts are as expected, [01] says? another word[.]", view)
+    assert re.search("[01] of 1 verdicts are as expected, [01] says? another word(, 1 undecided)?[.]", view)
 
 
 def test_the_caption_says_how_the_figures_average_differs_from_the_cards():

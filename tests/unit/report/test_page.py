@@ -178,9 +178,10 @@ def test_access_and_learning_stand_on_the_card_and_in_a_table(tmp_path, monkeypa
     page = (results / "overview.html").read_text()
     card = html.unescape(page[page.index('class="card"') : page.index("</section>")])
     (row,) = (r for r in read_json(results / "verdict.json")["parts"] if r["metric"] == "accuracy")
-    assert "Untold facts of triviaqa by lora-facts" in card and points(row["untrained"]["recovered"]) in card
+    untold, told = (points(x).replace("-", "−") for x in (row["untrained"]["recovered"], row["learned"]))
+    assert f"Held-out facts of triviaqa by lora-facts: untold ones {untold}, telling adds {told}; by" in card
     assert row["shows"] in ("access", "learning", "both", "neither")
-    assert f"({row['shows']}); telling adds {points(row['learned'])}" in card
+    assert f"{told}; by the rule: {row['shows']}." in card
     table = page.split('aria-label="Held-out facts"')[1].split("</table>")[0]
     assert table.count("<tr>") == 1 + 2 and "lora-facts" in table  # accuracy and bits per byte
 
