@@ -105,7 +105,8 @@ def _evaluate_rest(
     begun = time.time()
     recovered, scorer = scorer_of(files, settings, cell, device, store)
     loaded = time.time()
-    told = [_told(artifacts.read_json(adapter / TRAINING), inputs) for adapter in files.adapters]
+    hashed = {folder.name: benchmarks.verify(folder)["sha256"] for folder in data.benchmarks}
+    told = [_told(artifacts.read_json(adapter / TRAINING), hashed) for adapter in files.adapters]
     new = [folder for folder in data.benchmarks if folder.name not in found.results]
     tasks = {folder.name: task_of(folder, settings, scorer.tokenizer, told) for folder in new}
     log(
@@ -120,7 +121,7 @@ def _evaluate_rest(
         found.results[name] = samples.summary(items) | {
             "domain": settings.tasks[name]["domain"],
             "version": task.version,
-            "data_sha256": benchmarks.verify(task.data.parent)["sha256"],
+            "data_sha256": hashed[name],
         }
     for corpus in data.corpora:
         if corpus.name not in found.perplexity:
@@ -184,17 +185,16 @@ def task_of(
     return with_passage(loaded, task["context"]) if "context" in task else loaded
 
 
-def _told(record: dict, inputs: dict[str, str]) -> object:
+def _told(record: dict, hashed: dict[str, str]) -> object:
     """`corpus` of the method of an adapter's record; a family with the tasks whose file is that of one of its own.
 
-    inputs: hashes of the cell, by name.
+    hashed: task -> SHA-256 of its file, of the cell's tasks.
     """
     corpus = record["method"].get("corpus")
     if not isinstance(corpus, dict) or "tasks" not in corpus:
         return corpus
     files = {record["manifest"]["inputs"][f"items of {task}"] for task in corpus["tasks"]}
-    same = [name.removeprefix("benchmark ") for name, sha256 in inputs.items() if sha256 in files]
-    return {"tasks": [*corpus["tasks"], *same]}
+    return {"tasks": [*corpus["tasks"], *(name for name, sha256 in hashed.items() if sha256 in files)]}
 
 
 def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) -> None:
