@@ -1,4 +1,4 @@
-"""The tiny grid with a source of each kind that needs no network, for `make equivalences` (tests/equivalences.py).
+"""The tiny grid for `make equivalences`: each kind of source that needs no network, each method on each compressor.
 
 Hub models lie in a hub cache, wheels in the folder where a fetch keeps them. Not here: data sets of the hub, pickled
 weights, most readers of wheels, checkpoints of somebody else, and what is taught (docs/howto/upgrade.md).
@@ -51,6 +51,10 @@ def config(folder: Path, checkout: Path) -> dict:
         wheel(wheels, f"piece-{number}", {"tiny.gguf.part": piece}) | {"file": "tiny.gguf.part"}
         for number, piece in enumerate((whole[:half], whole[half:]))
     ]
+    topics = [{"question": f"what is near the {word}?", "answer": [word]} for word in tiny.WORDS[: len(rows)]]
+    data["topics.jar"] = zipped(
+        {"topics.txt": "".join(json.dumps(topic) + "\n" for topic in topics).encode()}
+    )
     carried = {"source": "pypi"} | wheel(wheels, "carrier", data)
     size = {"parameters": PARAMETERS}
     found["models"] |= {
@@ -73,6 +77,7 @@ def config(folder: Path, checkout: Path) -> dict:
         "arc-requests": ("arc_easy", "arc.jsonl.gz", "arc"),
         "arc-arrow": ("arc_easy", "arc.arrow", "arrow"),
         "lambada-requests": ("lambada_openai", "lambada.jsonl.gz", "lambada"),
+        "webqs-topics": ("webqs", "topics.jar!topics.txt", "webqs"),
     }
     for name, (task, file, reader) in tasks.items():
         found["benchmarks"]["local"][name] = carried | {"file": file, "reader": reader, "items": len(rows)}
@@ -81,6 +86,7 @@ def config(folder: Path, checkout: Path) -> dict:
     grid["tasks"] += [*tasks]
     grid["evaluation"]["perplexity"]["corpora"] = [*found["corpora"]]
     grid["blocks"]["dense"]["models"] = [*found["models"]]
+    grid["blocks"]["core"]["compressors"] = [*found["compressors"]]
     return found
 
 
@@ -103,10 +109,17 @@ def hub_model(folder: Path) -> dict:
 def wheel(folder: Path, package: str, files: dict[str, bytes]) -> dict:
     """Keys that pin a wheel with these files, after it was written."""
     path = folder / f"{package.replace('-', '_')}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
+    path.write_bytes(zipped(files))
+    return {"package": package, "version": "1.0", "sha256": sha256_file(path)}
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A zip archive, the same bytes at any time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name), content)
-    return {"package": package, "version": "1.0", "sha256": sha256_file(path)}
+    return buffer.getvalue()
 
 
 def write_gguf(model: Path, file: Path) -> Path:

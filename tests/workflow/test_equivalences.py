@@ -9,7 +9,7 @@ from tests import equivalences, tiny_sources
 from tests.workflow.conftest import Checkout, product_copy
 from tests.workflow.test_adopt import UNMERGED, edit
 from workflow_scripts.plan import adopted
-from workflow_scripts.plan.config import load
+from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import KINDS
 from workflow_scripts.plan.recipes import ANALYSIS, Plan
 from workflow_scripts.plan.reruns import Reruns
@@ -103,29 +103,33 @@ def renamed(value: object, names: dict[str, str]) -> object:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def test_what_a_release_ships_holds_for_users_names(tmp_path, monkeypatch):
-    """It was shipped by the tiny grid's own names: of a user's grid nothing counted as planned."""
+@pytest.mark.parametrize("grid", ["my-tiny", "smoke"])
+def test_what_a_release_ships_holds_for_users_names(grid, tmp_path, monkeypatch):
+    """It was shipped by the tiny grid's own names: of a user's grid, and of smoke, nothing counted as planned."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(adopted, "RELEASED", tmp_path / "released.json")
     tiny = tiny_sources.config(tmp_path / "sources", tmp_path)
     names = {name: f"my-{name}" for kind in ("models", "corpora") for name in tiny[kind]}
     mine = renamed(tiny, names)
-    grid = mine["grids"]["my-tiny"] | {"benchmarks": "mine"}
-    mine |= {"benchmarks": {"mine": tiny["benchmarks"]["local"]}, "grids": {"my-tiny": grid}}
-    plan, users = Plan(load(tiny)), Plan(load(mine))
-    codes = {(place := _place(plan, path)): place[1][::-1] for path in plan.artefacts("tiny")}
+    mine |= {"benchmarks": {"mine": tiny["benchmarks"]["local"]}}
+    mine["grids"]["my-tiny"]["benchmarks"] = "mine"
+    plan = Plan(load(tiny))
+    users = Plan(load(mine if grid == "my-tiny" else read(*files(root=equivalences.ROOT))))
+    before = as_if(users, {place: place[1][::-1] for place in _places(users, grid).values()}).artefacts(grid)
+    assert not {*before.values()} & {*users.artefacts(grid).values()}
+    about = {
+        "results": 1,
+        "compared": [],
+        "machine": {"host": "h", "cpu": "c", "python": "3"},
+        "user": "u",
+        "time": "t",
+    }
     rows = [
-        {"rule": "any", "kinds": [kind], "old": old, "new": new, "results": 1, "compared": []}
-        | {"machine": {"host": "h", "cpu": "c", "python": "3"}, "user": "u", "time": "t"}
-        for (_, new, kind), old in codes.items()
+        {"rule": artefact_of(path)[0].rule, "kinds": [kind], "old": code[::-1], "new": code} | about
+        for path, (_, code, kind) in _places(plan, "tiny").items()
     ]
-    rules = {_place(plan, path)[1:]: artefact_of(path)[0].rule for path in plan.artefacts("tiny")}
-    rows = [row | {"rule": rules[row["new"], row["kinds"][0]]} for row in rows]
-    own = {(place := _place(users, path)): place[1][::-1] for path in users.artefacts("my-tiny")}
-    before = as_if(users, own).artefacts("my-tiny")
-    assert not {*before.values()} & {*users.artefacts("my-tiny").values()}
     adopted.write_rows(adopted.RELEASED, equivalences.shipped(plan, "tiny", rows))
-    after = Plan(users.config).artefacts("my-tiny")
+    after = Plan(users.config).artefacts(grid)
     assert {path for path in before if before[path] != after[path]} == set()
 
 
@@ -143,10 +147,14 @@ def test_each_source_of_the_release_is_fetched_without_a_network(tmp_path, monke
     assert all((checkout.folder / path).exists() for path in (*sources, *cells))
 
 
-def _place(plan: Plan, path: str) -> tuple[bool, str, str]:
-    artefact, names = artefact_of(path)
-    code = Reruns(plan, set).arguments(artefact, names)["code"]
-    return artefact in SOURCES, code, kinds_of(plan, artefact, names)[0]
+def _places(plan: Plan, grid: str) -> dict[str, tuple[bool, str, str]]:
+    """Path of each artefact -> whether all grids share it, digest of its code, its own kind."""
+    found, reruns = {}, Reruns(plan, set)
+    for path in plan.artefacts(grid):
+        artefact, names = artefact_of(path)
+        code = reruns.arguments(artefact, names)["code"]
+        found[path] = artefact in SOURCES, code, kinds_of(plan, artefact, names)[0]
+    return found
 
 
 @pytest.mark.parametrize("grid", [None, "tiny"])
