@@ -15,7 +15,7 @@ from workflow_scripts.judge.statistics import holm
 from workflow_scripts.judge.verdict import ONE_COPY
 from workflow_scripts.report.landing import landing
 from workflow_scripts.report.rendering import signed
-from workflow_scripts.report.summary import cautions, chosen, covered, lines, points
+from workflow_scripts.report.summary import cautions, covered, lines, points
 
 
 def word(verdict, metric="accuracy"):
@@ -102,17 +102,6 @@ def test_a_word_about_the_smaller_part_of_a_loss_says_that_most_of_it_stays(tmp_
         tmp_path / "more", {"idp-50-100": 0.2, "lora-r4": 0.0}, losses={"gptq-w3": 0.25}, items=200
     )
     assert cautions(verdict["groups"][0]["metrics"]["accuracy"], PAIR) == []
-
-
-def test_a_dynamic_prompt_that_chose_one_prompt_for_all_items_is_told_on_card_and_console(tmp_path):
-    verdict = judged(tmp_path, {"idp-50-100": 0.2, "lora-r4": 0.2})
-    [group] = verdict["groups"]
-    assert chosen(verdict, group) == []  # 90 % of the items
-    [row] = [r for r in verdict["scores"] if (r["compressor"], r["method"]) == ("gptq-w3", "idp-50-100")]
-    row["selection"] |= {"prompt-50": 0.97, "prompt-100": 0.03}
-    said = "idp-50-100 chose prompt-50 for 97 % of the items, so it speaks of that one prompt"
-    assert f"  mind: {said}" in lines(verdict)
-    assert f"Mind: {said}." in landing(verdict, {"description": ""}, None, "overview.html")
 
 
 def test_without_a_dense_control_the_verdict_is_unavailable_and_says_why(tmp_path):

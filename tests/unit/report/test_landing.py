@@ -5,11 +5,12 @@ import re
 import pytest
 from docutils.core import publish_parts
 
-from tests.unit.synthetic_results import data_of, study, write_grid
+from tests.unit.synthetic_results import data_of, judged, study, write_grid
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.judge.results import read_results
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.landing import apart, landing, style, with_frames
+from workflow_scripts.report.summary import chosen, lines
 
 HOSTILE = "</script><script>window.hacked=1</script>"
 
@@ -50,6 +51,17 @@ def test_the_view_says_what_its_words_and_letters_mean(view):
     key = view.partition("How to read the cards")[2].partition("</details>")[0]
     assert all(f"<strong>{label.replace('_', ' ')}</strong>: " in key for label in LABELS)
     assert "R = g − max(0, h)" in key and ": :" not in key
+
+
+def test_a_dynamic_prompt_that_chose_one_prompt_for_all_items_is_told_on_card_and_console(tmp_path):
+    verdict = judged(tmp_path, {"idp-50-100": 0.2, "lora-r4": 0.2})
+    [group] = verdict["groups"]
+    assert chosen(verdict, group) == []  # 90 % of the items
+    [row] = [r for r in verdict["scores"] if (r["compressor"], r["method"]) == ("gptq-w3", "idp-50-100")]
+    row["selection"] |= {"prompt-50": 0.97, "prompt-100": 0.03}
+    said = "idp-50-100 chose prompt-50 for 97 % of the items, so it speaks of that one prompt"
+    assert f"  mind: {said}" in lines(verdict)
+    assert f"Mind: {said}." in landing(verdict, {"description": ""}, None, "overview.html")
 
 
 def test_labels_that_were_expected_stand_beside_the_verdicts_and_are_counted(view):
