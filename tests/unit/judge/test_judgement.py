@@ -1,7 +1,5 @@
 """Verdicts from files: a planted truth is found, a missing control is admitted, a missing task is named."""
 
-import html
-
 import pandas as pd
 import pytest
 
@@ -266,25 +264,6 @@ def test_only_informative_tasks_carry_the_verdict_and_the_dense_model_alone_deci
         metrics["accuracy"]["absent_tasks"] == metrics["bits_per_byte"]["absent_tasks"] == ["sciq", "webqs"]
     )
     assert metrics["accuracy_all_tasks"]["absent_tasks"] == [] and len(metrics["accuracy"]["items"]) == 7
-
-
-def test_a_grid_whose_tasks_are_all_at_chance_says_so_and_calls_no_finished_cell_missing(tmp_path):
-    truth = study("m", {"idp-50-100": 0.05, "lora-r4": 0.0}, dense=0.15, losses={"gptq-w3": 0.1})
-    paths = write_grid(tmp_path, truth, 12, 0.02)
-    for samples in map(samples_beside, paths):
-        frame = pd.read_parquet(samples)
-        frame[frame["task"].isin(["sciq", "arc_easy"])].to_parquet(samples, index=False)
-    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(100))
-    check(verdict, "verdict", "verdict.json")
-    found = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
-    assert found["word"] == "unavailable" and "missing" not in found["meaning"]
-    assert found["reason"].startswith(
-        "the dense model answers none of the 2 tasks above chance with 24 items"
-    )
-    [said] = lines(verdict)
-    assert said == f"m, gptq-w3, wikipedia: unavailable ({found['reason']})"
-    view = landing(verdict, {"description": ""}, None, "overview.html")
-    assert "not run" not in view and html.escape(found["reason"], quote=False) in view and "—" not in view
 
 
 def test_the_number_of_verdicts_counts_groups_without_the_pair_too_since_they_may_have_no_loss(tmp_path):

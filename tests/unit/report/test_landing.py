@@ -1,13 +1,16 @@
 """The report's first view: cards, headline figure, one link; lines that reStructuredText takes; frames of any size."""
 
 import re
+from html import escape
 
+import pandas as pd
 import pytest
 from docutils.core import publish_parts
 
-from tests.unit.synthetic_results import data_of, judged, study, write_grid
-from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.judge.results import read_results
+from tests.unit.synthetic_results import CATALOGUE, PAIR, data_of, judged, study, write_grid
+from workflow_scripts.files.artifacts import ArtifactError, check
+from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
+from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.landing import apart, landing, style, with_frames
 from workflow_scripts.report.summary import chosen, lines
@@ -62,6 +65,25 @@ def test_a_dynamic_prompt_that_chose_one_prompt_for_all_items_is_told_on_card_an
     said = "idp-50-100 chose prompt-50 for 97 % of the items, so it speaks of that one prompt"
     assert f"  mind: {said}" in lines(verdict)
     assert f"Mind: {said}." in landing(verdict, {"description": ""}, None, "overview.html")
+
+
+def test_a_grid_whose_tasks_are_all_at_chance_says_so_and_calls_no_finished_cell_missing(tmp_path):
+    truth = study("m", {"idp-50-100": 0.05, "lora-r4": 0.0}, dense=0.15, losses={"gptq-w3": 0.1})
+    paths = write_grid(tmp_path, truth, 12, 0.02)
+    for samples in map(samples_beside, paths):
+        frame = pd.read_parquet(samples)
+        frame[frame["task"].isin(["sciq", "arc_easy"])].to_parquet(samples, index=False)
+    verdict = judge_grid(read_results(paths), Question(PAIR), CATALOGUE, Resampling(100))
+    check(verdict, "verdict", "verdict.json")
+    found = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
+    assert found["word"] == "unavailable" and "missing" not in found["meaning"]
+    assert found["reason"].startswith(
+        "the dense model answers none of the 2 tasks above chance with 24 items"
+    )
+    [said] = lines(verdict)
+    assert said == f"m, gptq-w3, wikipedia: unavailable ({found['reason']})"
+    view = landing(verdict, {"description": ""}, None, "overview.html")
+    assert "not run" not in view and escape(found["reason"], quote=False) in view and "—" not in view
 
 
 def test_labels_that_were_expected_stand_beside_the_verdicts_and_are_counted(view):
