@@ -19,7 +19,7 @@ KINDS = {
     # tests/workflow judges a checkpoint and adopts, tests/unit/commands checks, writes new files, plans, gates and
     # publishes, tests/unit/report writes the README, tests/unit/benchmarks simulates
     "by other tests": rf"(make|{RUN}) (adopt|check|gate|judge|new|plan|publish|readme|truth)( .*)?"
-    r"|python -m benchmarks.verdict.*|python -m pytest tests/golden .*",
+    r"|python -m benchmarks\.(train|verdict) .*|python -m benchmarks.verdict|python -m pytest tests/golden .*",
     "elsewhere": r"make (preflight|resume|test-slow|test-slurm)( .*)?|make (audit|optimum|llmcompressor|install|lint)"
     r"|make equivalences|python -m tests.mutations|pip install mlflow-skinny"
     r"|python -m tests\.tiny .*|snakemake .*/tiny/tiny\.yaml .*"

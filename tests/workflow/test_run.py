@@ -88,7 +88,7 @@ def test_the_table_of_scores_repeats_what_the_cell_chose_and_answered(finished):
 def test_the_report_stands_alone(finished):
     report = (finished.folder / "results/tiny/report.html").read_text()
     view = Scripts(report).texts["workflow-desc"]
-    assert "Lost by compression: L = " in view, "the verdict is not on the first page"
+    assert "the dense model answers none of the" in view, "the verdict is not on the first page"
     assert "data:image/svg+xml" in view and 'data-page=\\"results/tiny/overview.html\\"' in view
     for listed in ("1: quantised models", "Changed answers", "Verdict, tables, figures, ledger, cost"):
         assert f'"{listed}"' in report, f"the report lists a path in place of '{listed}'"

@@ -17,7 +17,6 @@ from matplotlib.transforms import Bbox
 from matplotlib.typing import RcKeyType
 
 from workflow_scripts.files.artifacts import atomic_path
-from workflow_scripts.judge.arms import covered_by
 from workflow_scripts.plan.layout import Group
 from workflow_scripts.report.data import GridData
 from workflow_scripts.report.svg import NOTHING
@@ -168,7 +167,7 @@ def intervals(data: GridData, shown: Mapping[Group, Sequence[str]]) -> str:
     An interval over replicates too is wider than one over items alone: a reader would take it for a worse method.
     """
     covered = {(group, m): data.covers(group, m) for group, methods in shown.items() for m in methods}
-    several = {setting for setting, covers in covered.items() if covers != covered_by(1)}
+    several = {setting for setting, covers in covered.items() if "replicates" in covers}
     if len(several) == len(covered):
         return f"Intervals: 95 %, bootstrap over items{' and replicates' if several else ''}. {PAIRED}"
     names = [

@@ -232,7 +232,7 @@ def test_the_script_hands_all_its_words_on(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines() == ["-m", "benchmarks.gpu_day", *words]
+    assert done.stdout.splitlines() == ["-P", "-m", "benchmarks.gpu_day", *words]
 
 
 @pytest.mark.parametrize("words", [["gpu-day", "--rehearsal"], ["gpu-day", "golden"], ["--parts", "goldn"]])

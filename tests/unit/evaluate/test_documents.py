@@ -119,7 +119,7 @@ def test_an_adapter_of_a_family_is_refused_if_the_task_chooses_others_than_it_wa
     """The function of mmlu_pro_law leaves a subject out, so it scores lines that training had taken for unscored."""
     record = {"method": {"corpus": {"tasks": ["piqa", "law"]}}, "manifest": {}}
     record["manifest"]["inputs"] = {"items of piqa": "a", "items of law": "b", "items of sciq": "c"}
-    trained_on = _told(record, {"model": "x", "benchmark mmlu_pro_law": "b", "benchmark sciq": "c"})
+    trained_on = _told(record, {"mmlu_pro_law": "b", "sciq": "c"})
     assert trained_on == {"tasks": ["piqa", "law", "mmlu_pro_law"]}  # it is asked of law's file
     _require_parts(load_task("piqa", written(tmp_path, PIQA), 3, None), trained_on, 3)
     law = load_task("mmlu_pro_law", written(tmp_path, SUBJECTS), 4, 4, None, None, 0)

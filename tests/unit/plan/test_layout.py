@@ -162,6 +162,7 @@ NO_PATHS = {
     "commands/adopt.py: results",  # a key of its records
     "plan/schema/configuration.py: results",  # a unit on the reference page
     "files/source_files.py: .jsonl",  # files of a folder that the user names
+    "plan/kinds.py: .jsonl",  # a form of such a file
 }
 
 
