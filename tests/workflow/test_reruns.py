@@ -92,8 +92,8 @@ def test_another_task_runs_each_cell_and_evaluates_that_task_alone(copied):
     copied.snakemake()
     for log in copied.folder.glob("logs/tiny/evaluate_cell/**/*.log"):
         text = log.read_text()
-        assert "benchmark lambada_openai" in text and f"[3/3] {tasks[0]}: 6 items" in text
-        assert "[1/3]" not in text and "[2/3]" not in text
+        assert "benchmark lambada_openai" in text and f"[1/1] {tasks[0]}: 6 items" in text
+        assert text.count(": 6 items") == 1
 
 
 def edited(checkout, path, value):
