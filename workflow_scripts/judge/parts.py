@@ -168,7 +168,10 @@ def _told(results: Results, group: Group, family: Family) -> Iterator[HeldOutFac
         return
     family = replace(family, methods={part: arm.method for part, arm in adapters.items()})
     cells = unique(cell for arm in measured for cell in arm.cells)
-    answers = paired_items(results, cells, "correct")[family.task].set_axis(cells, axis=1)
+    answers = paired_items(results, cells, "correct").get(family.task)
+    if answers is None:
+        return
+    answers = answers.set_axis(cells, axis=1)
     pairs = [(base, adapters), *([(dense, controls)] if controlled else [])]
     for name, metric in METRICS.items():
         frame = paired_items(results, cells, metric.column).get(family.task) if metric.judged else None

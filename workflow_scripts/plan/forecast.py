@@ -23,10 +23,8 @@ MAPS = 2.1  # a pass that keeps the attention maps, against one of the scorer
 STEP_ROWS = 45  # a generated token costs as much for fewer rows as for these: every step reads all weights
 LIBRARIES = 5.4e8  # bytes of memory before any weight: interpreter, PyTorch, the harness
 KEPT = 3.5  # on a CPU an evaluation's heap, which keeps freed pieces (kernels/allocator.py), against one batch's needs
-SCORED, GENERATED = (
-    768,
-    8_192,
-)  # tokens of a batch on a CPU that is scored, or generates (evaluate/forward.py)
+# Tokens of a batch on a CPU that is scored, or generates (evaluate/forward.py).
+SCORED, GENERATED = 768, 8_192
 # Bytes per squared width that one layer's compression takes: weights, Hessians, factorisation.
 LAYER_WORK = 600
 READ = 8  # bytes per parameter while a checkpoint is read: as stored, and in float32

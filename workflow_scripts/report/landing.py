@@ -10,7 +10,7 @@ from workflow_scripts.judge.verdict import INFERENCE_LIMITS, LABELS, MEANING
 from workflow_scripts.report.cards import cards
 from workflow_scripts.report.rendering import TEMPLATES, environment
 from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
-from workflow_scripts.report.svg import image
+from workflow_scripts.report.svg import image, notes_of
 from workflow_scripts.report.truth import rows, total
 
 HEADLINE = "figure4"  # the figure beside the verdicts
@@ -118,7 +118,9 @@ def _headline(figure: Path, groups: list[dict], metric: str) -> dict[str, str]:
     return {
         "source": image(figure),
         "alt": f"{SHOWN} each method adds, with 95 percent intervals; the tables hold the numbers.",
-        "caption": " ".join([f"{SHOWN} a method adds.", *apart(groups, metric)]),
+        "caption": " ".join(
+            [f"{SHOWN} a method adds.", *apart(groups, metric), notes_of(figure) or ""]
+        ).strip(),
     }
 
 

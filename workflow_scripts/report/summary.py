@@ -192,14 +192,19 @@ def chosen(verdict: dict, group: dict) -> list[str]:
     method = verdict["pair"]["prompt"]
     place = {key: group[key] for key in ("model", "compressor", "corpus")} | {"method": method}
     rows = [row for row in verdict["scores"] if all(row[key] == value for key, value in place.items())]
-    selections = [row["selection"] for row in rows if row["selection"]]
-    for prompt in {name: None for shares in selections for name in shares if name != "by_task"}:
-        share = sum(shares.get(prompt, 0) for shares in selections) / len(selections)
-        if share >= ONE_PROMPT:
-            return [
-                f"{method} chose {prompt} for {100 * share:.0f} % of the items, so it speaks of that one prompt"
-            ]
-    return []
+    return [
+        f"{method} chose {prompt} for {100 * share:.0f} % of the items, so its numbers are those of one prompt"
+        for prompt, share in prompt_shares(rows).items()
+        if share >= ONE_PROMPT
+    ]
+
+
+def prompt_shares(rows: list[dict]) -> dict[str, float]:
+    """Prompt -> the share of documents for which IDP chose it, mean over seeds; empty of other methods. rows: with a
+    `selection`, of evaluations or of verdict.json's `scores`."""
+    seeds = [row["selection"] for row in rows if row["selection"]]
+    names = dict.fromkeys(name for shares in seeds for name in shares if name != "by_task")
+    return {name: sum(shares.get(name, 0.0) for shares in seeds) / len(seeds) for name in names}
 
 
 def _lowered(sentence: str) -> str:

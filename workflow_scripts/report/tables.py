@@ -13,6 +13,7 @@ from workflow_scripts.judge.results import unique
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.layout import Cell, Group
 from workflow_scripts.report.data import GridData
+from workflow_scripts.report.summary import prompt_shares
 from workflow_scripts.report.table_notes import notes
 from workflow_scripts.report.table_rows import INFORMATIVE, Panel, Row, Table, TableEntry
 
@@ -171,10 +172,8 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
     if value := _value(data.informative_accuracy(group), method):
         row.entries[INFORMATIVE] = _entry(value)
     problems = _problems(evaluations, len(planned))
-    row.problem, row.note = (
-        "; ".join(problems),
-        "; ".join(_remarks(evaluations, len(planned), data.covers(group, method))),
-    )
+    row.problem = "; ".join(problems)
+    row.note = "; ".join(_remarks(evaluations, len(planned), data.covers(group, method)))
     return row
 
 
@@ -285,10 +284,8 @@ def _value(accuracy: dict, method: str) -> dict | None:
 
 def selection_shares(evaluations: list[dict]) -> str:
     """ "prompt-50 91 %, prompt-100 9 %": the share of documents for which IDP chose each prompt, mean over seeds."""
-    seeds = [evaluation["selection"] for evaluation in evaluations if evaluation["selection"]]
-    names = unique(name for shares in seeds for name in shares if name != "by_task")
-    means = {name: sum(shares.get(name, 0.0) for shares in seeds) / len(seeds) for name in names}
-    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in means.items())
+    shares = prompt_shares(evaluations)
+    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in shares.items())
 
 
 def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:

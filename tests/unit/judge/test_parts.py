@@ -185,6 +185,12 @@ def test_replicates_are_covered_and_a_missing_control_leaves_the_word_open(tmp_p
     assert row["untrained"]["gain"]["low"] > 0
 
 
+def test_adapters_of_a_task_that_no_cell_answered_have_no_row(tmp_path, monkeypatch):
+    for name, settings in ADAPTERS.items():
+        monkeypatch.setitem(METHODS, name, settings | {"corpus": settings["corpus"] | {"task": "nq_open"}})
+    assert plant(tmp_path, learned, items=20) == {}
+
+
 def test_twins_differ_in_the_part_alone():
     other = EVEN | {"rank": 8}
     prompt = {"kind": "prompt", "tokens": 5, "corpus": "wikipedia"}

@@ -155,10 +155,10 @@ def test_requests_grow_by_attempt_within_the_partitions_limit(requests):
     assert requests.extra() == "--signal=USR1@300"
 
 
-@pytest.mark.parametrize("grid", ["bench", "truth"])
-def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(grid):
+@pytest.mark.parametrize(("grid", "most"), [("bench", 4 / 3), ("truth", 1.35)])
+def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(grid, most):
     """Peaks in the committed archives, measured on CPUs: each is below the forecast and, by 5 %, below the request,
-    less what Snakemake itself takes. In the median of its kind the forecast is at most 1.35 of the peak, the
+    less what Snakemake itself takes. In the median of its kind the forecast is at most `most` of the peak, the
     request 1.5. (A heap keeps a gigabyte more or less of one and the same job.)"""
     root = ROOT / "reports" / grid
     plan = Plan(load(yaml.safe_load((root / "config.yaml").read_text())))
@@ -178,7 +178,7 @@ def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(grid):
     assert {"compress_model", "train_adapter", "evaluate_cell"} <= ratios.keys() <= {*RULES}
     for rule, found in ratios.items():
         foreseen_over, asked_over = np.median(found, axis=0)
-        assert foreseen_over <= 1.35 and asked_over < 3 / 2, (rule, foreseen_over, asked_over)
+        assert foreseen_over <= most and asked_over < 3 / 2, (rule, foreseen_over, asked_over)
 
 
 def test_a_task_that_generates_asks_for_its_batches(plan):

@@ -62,7 +62,7 @@ def test_a_dynamic_prompt_that_chose_one_prompt_for_all_items_is_told_on_card_an
     assert chosen(verdict, group) == []  # 90 % of the items
     [row] = [r for r in verdict["scores"] if (r["compressor"], r["method"]) == ("gptq-w3", "idp-50-100")]
     row["selection"] |= {"prompt-50": 0.97, "prompt-100": 0.03}
-    said = "idp-50-100 chose prompt-50 for 97 % of the items, so it speaks of that one prompt"
+    said = "idp-50-100 chose prompt-50 for 97 % of the items, so its numbers are those of one prompt"
     assert f"  mind: {said}" in lines(verdict)
     assert f"Mind: {said}." in landing(verdict, {"description": ""}, None, "overview.html")
 
