@@ -35,7 +35,7 @@ def analysed(folder: Path, items: int = 8, truth: dict | None = None) -> tuple[P
     judge.main(cells, Question(PAIR), CATALOGUE, results / "ledger.parquet", results / "verdict.json")
     tables = [str(results / "tables" / f"{name}.html") for name in ("table1", "table2", "table3", "changes")]
     tabulate.main(results / "verdict.json", CATALOGUE, MeasuredFiles(), tables)
-    figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "figure4")]
+    figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "gains")]
     for path in figures:
         plot_figure.main(Path(path).stem, results / "verdict.json", CATALOGUE, MeasuredFiles(), {}, [path])
     audit = (results / "paper_audit.json", results / "paper_audit.html")

@@ -133,7 +133,7 @@ AUDIT, AUDIT_PAGE = (RollUp(f"paper_audit.{ending}", "audit_paper") for ending i
 PAGE = RollUp("overview.html", "draw_page")  # everything on one page; the report shows it
 # The stamp names the files that the report was made from.
 REPORT, STAMP = (RollUp(f"report.{ending}", "report_grid") for ending in ("html", "json"))
-FIGURES = (*(f"figure{number}" for number in range(1, 8)), "pareto", "training", "latency")
+FIGURES = (*(f"figure{number}" for number in range(1, 8)), "gains", "pareto", "training", "latency")
 # Name of a table -> its formats.
 TABLES = {f"table{number}": ("csv", "md", "tex", "html") for number in (1, 2, 3)} | dict.fromkeys(
     ("changes", "compressors"), ("csv", "md", "html")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from workflow_scripts.report.data import GridData
+from workflow_scripts.report.figure_gains import gains
 from workflow_scripts.report.figure_pareto import pareto
 from workflow_scripts.report.figure_scheme import figure3
 from workflow_scripts.report.figure_style import save, use_style
@@ -20,6 +21,7 @@ FIGURES: dict[str, tuple[Callable[[GridData, str], Figure], str]] = {
     "figure5": (figure5, "Figure 5. Similarity to the dense model by layer"),
     "figure6": (figure6, "Figure 6. Dynamic prompting against prompt length"),
     "figure7": (figure7, "Figure 7. Change of each task"),
+    "gains": (gains, "Gains beside the loss"),
     "pareto": (pareto, "Accuracy against cost"),
     "training": (training, "Training curves"),
     "latency": (latency, "Latency"),

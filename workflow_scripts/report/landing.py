@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.files.artifacts import ArtifactError
-from workflow_scripts.judge.results import unique
 from workflow_scripts.judge.verdict import INFERENCE_LIMITS, LABELS, MEANING
 from workflow_scripts.report.cards import cards
 from workflow_scripts.report.rendering import TEMPLATES, environment
@@ -13,9 +12,9 @@ from workflow_scripts.report.summary import NAMES, covered, judged, unjudged
 from workflow_scripts.report.svg import image, notes_of
 from workflow_scripts.report.truth import rows, total
 
-HEADLINE = "figure4"  # the figure beside the verdicts
+HEADLINE = "gains"  # the figure beside the verdicts
 LINE = 9_000  # characters: docutils refuses lines above 10,000
-SHOWN = "Average accuracy against the parameters that"
+ALT = "Gain of each method on the compressed and on the dense model, beside what compression lost"
 
 
 def landing(
@@ -110,36 +109,10 @@ def first_view(
         "unjudged": unjudged(verdict) if groups else [],
         "covered": covered(groups, verdict["metric"]) if groups else "",
         "limits": INFERENCE_LIMITS,
-        "headline": figure and _headline(figure, groups, verdict["metric"]),
+        "headline": figure
+        and {
+            "source": image(figure),
+            "alt": f"{ALT}, with 95 percent intervals; the tables hold the numbers.",
+            "caption": notes_of(figure) or "",
+        },
     }
-
-
-def _headline(figure: Path, groups: list[dict], metric: str) -> dict[str, str]:
-    return {
-        "source": image(figure),
-        "alt": f"{SHOWN} each method adds, with 95 percent intervals; the tables hold the numbers.",
-        "caption": " ".join(
-            [f"{SHOWN} a method adds.", *apart(groups, metric), notes_of(figure) or ""]
-        ).strip(),
-    }
-
-
-def apart(groups: list[dict], metric: str) -> list[str]:
-    """Sentences on how the figure's average differs from the cards' numbers: in its tasks, or in the metric."""
-    if metric != "accuracy":
-        return [f"The cards' numbers are {NAMES[metric]}."] if groups else []
-    counts = unique(
-        (len(group["metrics"]["accuracy_all_tasks"]["items"]), len(group["metrics"]["accuracy"]["items"]))
-        for group in groups
-    )
-    counts = [
-        (every, judged_by) for every, judged_by in counts if judged_by
-    ]  # of the others no card has a number
-    if all(every == judged_by for every, judged_by in counts):
-        return []
-    every, judged_by = (
-        " or ".join(str(count) for count in unique(side)) for side in zip(*counts, strict=True)
-    )
-    return [
-        f"It averages all {every} tasks, the cards the {judged_by} that the dense model answers above chance."
-    ]

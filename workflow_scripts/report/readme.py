@@ -5,7 +5,7 @@ from collections import Counter
 from workflow_scripts.archive.packing import packed_by
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.plan.layout import figure
-from workflow_scripts.report.landing import HEADLINE
+from workflow_scripts.report.landing import ALT, HEADLINE
 from workflow_scripts.report.summary import (
     NAMES,
     brought_back,
@@ -64,8 +64,7 @@ def region(verdict: dict, index: dict, archive: str) -> str:
             "",
         ]
     lines += [
-        f"![Average accuracy against the parameters that each method adds, with 95 % intervals]"
-        f"({archive}/{figure(HEADLINE).path(grid)})",
+        f"![{ALT}, with 95 % intervals]({archive}/{figure(HEADLINE).path(grid)})",
         "",
         f"[`{archive}`]({archive}) holds everything behind these numbers; `make rebuild FROM={archive}` makes the "
         f"report again without a model. It was packed by {packed_by(index['commit'])}.",

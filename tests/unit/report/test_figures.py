@@ -144,6 +144,7 @@ SAYS = {
     "figure5": ["cosine similarity to dense", "token activations", "lora-r4"],
     "figure6": ["mean of its prompts"],
     "figure7": ["prompt-50 alone", "idp-50-100", "Average", "winogrande"],
+    "gains": ["gain g on the compressed model", "lost by compression", "points of accuracy", "idp-50-100"],
     "pareto": [
         "parameters added",
         "forward pass (s)",

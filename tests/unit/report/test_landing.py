@@ -12,7 +12,7 @@ from workflow_scripts.files.artifacts import ArtifactError, check
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.verdict import LABELS
-from workflow_scripts.report.landing import apart, landing, style, with_frames
+from workflow_scripts.report.landing import landing, style, with_frames
 from workflow_scripts.report.summary import chosen, lines
 
 HOSTILE = "</script><script>window.hacked=1</script>"
@@ -22,7 +22,7 @@ HOSTILE = "</script><script>window.hacked=1</script>"
 def view(tmp_path_factory):
     folder = tmp_path_factory.mktemp("landing")
     truth = study("m", {"lora-r4": 0.1, "idp-50-100": 0.1}, losses={"gptq-w3": 0.2, "sparsegpt-50": 0.1})
-    figure = folder / "figure4.svg"
+    figure = folder / "gains.svg"
     figure.write_text(f"<svg>{'x' * 50_000}</svg>")
     results = read_results(write_grid(folder, truth, 12))
     settings = {"description": HOSTILE, "expected": {"gptq-w3": {"wikipedia": "no_loss"}}}
@@ -89,21 +89,6 @@ def test_a_grid_whose_tasks_are_all_at_chance_says_so_and_calls_no_finished_cell
 def test_labels_that_were_expected_stand_beside_the_verdicts_and_are_counted(view):
     assert view.count("Expected before the run: ") == 1 and "<strong>no loss</strong>.</p>" in view
     assert re.search("[01] of 1 verdicts are as expected, [01] says? another word(, 1 undecided)?[.]", view)
-
-
-def test_the_caption_says_how_the_figures_average_differs_from_the_cards():
-    def group(every: int, judged: int) -> dict:
-        counts = {"accuracy_all_tasks": every, "accuracy": judged}
-        return {"metrics": {name: {"items": dict.fromkeys(range(n), 9)} for name, n in counts.items()}}
-
-    assert apart([group(9, 9)], "accuracy") == apart([], "accuracy") == []
-    said = "It averages all {} tasks, the cards the {} that the dense model answers above chance."
-    assert apart([group(9, 5), group(9, 5)], "accuracy") == [said.format(9, 5)]
-    assert apart([group(4, 0)], "accuracy") == []  # no task is informative: the cards have no number
-    assert apart([group(9, 5), group(9, 6)], "accuracy") == [said.format(9, "5 or 6")]
-    assert apart([group(9, 5)], "choice_loglik") == [
-        "The cards' numbers are log-likelihood among the choices."
-    ]
 
 
 def test_no_text_of_the_configuration_is_code(view):

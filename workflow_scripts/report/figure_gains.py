@@ -1,0 +1,113 @@
+"""The headline figure: what each method brings back, beside what compression took, on the verdict's own metric."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from workflow_scripts.judge.results import unique
+from workflow_scripts.plan.layout import Group
+from workflow_scripts.report.data import GridData
+from workflow_scripts.report.figure_style import (
+    FAMILIES,
+    INK,
+    SOFT,
+    absent,
+    finish,
+    legend,
+    mark,
+    name_of,
+    wrapped,
+)
+from workflow_scripts.report.summary import NAMES, scale
+
+ROW = 0.2  # inches of a method
+BAND = "#e3e6e9"
+BESIDE = 0.22  # of a row: how far g stands above the row's middle, and h below it
+
+
+def gains(data: GridData, title: str) -> Figure:
+    """Gain of each method on the compressed and on the dense model, beside the loss, on the verdict's metric."""
+    metric = data.verdict["metric"]
+    shown = {
+        group: found for group in data.groups() if (found := data.judged(group)["metrics"][metric])["items"]
+    }
+    shown = {group: found for group, found in shown.items() if found["methods"]}
+    if not shown:
+        return absent(data, title, "a recovery method of a model with an informative task")
+    pair = list(dict.fromkeys(data.verdict["pair"].values()))
+    kinds = list(FAMILIES)
+    run = unique(method for found in shown.values() for method in found["methods"])
+    rest = sorted((m for m in run if m not in pair), key=lambda m: kinds.index(data.methods[m]["kind"]))
+    rows = [*(method for method in pair if method in run), *rest]
+    height = max(1.6, ROW * len(rows))
+    figure, axes = wrapped(len(shown), height=height, width=1.8 + 2.6 * min(len(shown), 3), sharex=True)
+    for ax, (group, found) in zip(axes, shown.items(), strict=True):
+        _panel(ax, data, group, found, rows)
+    for label in (label for ax in axes for label in ax.get_yticklabels() if label.get_text() in pair):
+        label.set_fontweight("bold")
+    legend(
+        figure,
+        [
+            Line2D([], [], color=INK, marker="o", label="gain g on the compressed model"),
+            Line2D([], [], color=INK, marker="o", markerfacecolor="white", label="gain h on the dense model"),
+            Patch(facecolor=BAND, edgecolor=SOFT, label="lost by compression, L"),
+        ],
+        3,
+    )
+    return finish(figure, _notes(shown, NAMES[metric]))
+
+
+def _panel(ax: Axes, data: GridData, group: Group, found: dict, rows: list[str]) -> None:
+    factor, _, unit = scale(data.verdict["metric"])
+    if loss := found["loss"]:
+        if loss["low"] is not None:
+            ax.axvspan(factor * loss["low"], factor * loss["high"], color=BAND, linewidth=0, zorder=0)
+        ax.axvline(factor * loss["value"], color=SOFT, linewidth=1.1, linestyle="--", zorder=1)
+    ax.axvline(0, color=INK, linewidth=1.1, zorder=1)
+    for y, method in enumerate(rows):
+        row = found["methods"].get(method, {})
+        _, colour, marker, _ = FAMILIES[data.methods[method]["kind"]]
+        for number, place, fill in (("gain", -BESIDE, colour), ("dense_gain", BESIDE, "white")):
+            if value := row.get(number):
+                width = 1.4 if fill == colour else 0.8
+                if value["low"] is not None:
+                    ends = factor * value["low"], factor * value["high"]
+                    ax.hlines(y + place, *ends, color=colour, linewidth=width, zorder=2)
+                mark(
+                    ax,
+                    factor * value["value"],
+                    y + place,
+                    marker=marker,
+                    markersize=5,
+                    markerfacecolor=fill,
+                    markeredgecolor=colour,
+                    zorder=3,
+                )
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel=f"{unit} of {NAMES[data.verdict['metric']]}", title=name_of(group))
+
+
+def _notes(shown: dict[Group, dict], metric: str) -> list[str]:
+    """What the marks mean, and which intervals cover replicates: those are wider, and say nothing worse."""
+    notes = [
+        f"Differences of {metric} over the tasks of the verdict, with 95 % intervals. A method whose g reaches the "
+        "band brings back what was lost, unless its h is as large: then it adds what the dense model lacked too. "
+        "In bold: the pair that the verdict was asked of."
+    ]
+    covers = {
+        group: {m: row["gain_covers"] for m, row in found["methods"].items()}
+        for group, found in shown.items()
+    }
+    if len({said for found in covers.values() for said in found.values()}) > 1:
+        several = [
+            f"{', '.join(names)} ({group.compressor}, {group.corpus})"
+            for group, found in covers.items()
+            if (names := [method for method, said in found.items() if "replicates" in said])
+        ]
+        notes.append(
+            f"Intervals over replicates too, which makes them wider, not worse: {'; '.join(several)}."
+        )
+    return notes
