@@ -93,9 +93,9 @@ def _panel(ax: Axes, data: GridData, group: Group, found: dict, rows: list[str])
 def _notes(shown: dict[Group, dict], metric: str) -> list[str]:
     """What the marks mean, and which intervals cover replicates: those are wider, and say nothing worse."""
     notes = [
-        f"Differences of {metric} over the tasks of the verdict, with 95 % intervals. The dashed line and its band are "
-        "the loss: a method whose g reaches the line brings all of it back, unless its h is as large. Then it adds what "
-        "the dense model lacked too. In bold: the pair that the verdict was asked of."
+        f"Differences of {metric} over the tasks of the verdict, with 95 % intervals. The dashed line and its band "
+        "are the loss: a method whose g reaches the line brings all of it back, unless its h is as large. Then it adds "
+        "what the dense model lacked too. In bold: the pair that the verdict was asked of."
     ]
     covers = {
         group: {m: row["gain_covers"] for m, row in found["methods"].items()}
