@@ -1,5 +1,6 @@
 """The headline figure: what each method brings back, beside what compression took, on the verdict's own metric."""
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -41,9 +42,12 @@ def gains(data: GridData, title: str) -> Figure:
     rest = sorted((m for m in run if m not in pair), key=lambda m: kinds.index(data.methods[m]["kind"]))
     rows = [*(method for method in pair if method in run), *rest]
     height = max(1.6, ROW * len(rows))
-    figure, axes = wrapped(len(shown), height=height, width=1.8 + 2.6 * min(len(shown), 3), sharex=True)
+    figure, axes = wrapped(len(shown), height=height, width=1.8 + 2.6 * min(len(shown), 3))
     for ax, (group, found) in zip(axes, shown.items(), strict=True):
         _panel(ax, data, group, found, rows)
+    ends = np.array([ax.get_xlim() for ax in axes])
+    for ax in axes:  # equal axes; `sharex` would leave a panel above an empty place without numbers
+        ax.set_xlim(ends.min(), ends.max())
     for label in (label for ax in axes for label in ax.get_yticklabels() if label.get_text() in pair):
         label.set_fontweight("bold")
     legend(
