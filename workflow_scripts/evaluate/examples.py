@@ -5,7 +5,7 @@ twice in a file with another number, capital or full stop, to a document that th
 its answers where they stand), and to examples that a definition brings itself (gsm8k_cot).
 """
 
-import unicodedata
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -13,8 +13,12 @@ from lm_eval.api.samplers import ContextSampler, FirstNSampler
 from lm_eval.api.task import Task
 
 from workflow_scripts.files.artifacts import ArtifactError
+from workflow_scripts.sources.overlap import words
 
-MARKS = frozenset(".,;:!?…¿¡。，？！'\"`´‘’‚“”„«»‹›()")  # tell no question from another, unlike -, / and *
+# A word without marks and characters of no width, which tell no question from another, unlike -, / and *.
+WORD = re.compile(
+    "[^\\s.,;:!?¿¡。'\"`‘’‚“”„«»‹›()\u00ad\u0301\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
+)
 
 Question = frozenset[tuple[str, ...]]  # a document asks another's question if they share an element
 
@@ -59,9 +63,9 @@ class Examples(ContextSampler):
 
 
 def words_of(texts: Iterable[object]) -> list[str]:
-    """The words of texts in order of the alphabet, in small letters, without marks and characters of no width."""
-    plain = unicodedata.normalize("NFKC", " ".join(map(str, texts)).casefold())
-    return sorted("".join(c for c in plain if c not in MARKS and unicodedata.category(c) != "Cf").split())
+    """The words of texts in order of the alphabet; marks part no words here, as in U.S."""
+    written = " ".join(map(str, texts)).split()
+    return sorted(filter(None, ("".join(words(each, WORD)) for each in written)))
 
 
 def never_the_question(name: str, task: Task) -> None:

@@ -41,7 +41,7 @@ def fact_windows(
     asked, every = scored(benchmark, items), list(facts(benchmark, wordings))
     others = [fact for fact in every if part_of(fact.doc_hash) != part]
     mine = [fact for fact in every if part_of(fact.doc_hash) == part and fact.doc_hash in asked]
-    told = apart(mine, {fact.question for fact in others})
+    told = apart(mine, (text for fact in others for text in fact.questions))
     heldout = [text for fact in others for text in fact.texts]
     return _drawn(told.texts, tokenizer, training, seed), _heldout(heldout, tokenizer, training), told
 

@@ -4,7 +4,6 @@ What is scored is a question, whatever the task or the file that asks it: the sa
 words before it or after it, would tell its answer.
 """
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
@@ -16,9 +15,10 @@ from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.files.members import ITEMS
 from workflow_scripts.files.templates import Unfilled, fill
 from workflow_scripts.sources.fetch import numbered_lines, verified_manifest
+from workflow_scripts.sources.overlap import words
 
 SALT = b"2310.00867:"  # fixed for good: another salt is another sample
-# Fields that hold an item's question, as tasks name them.
+# Fields that hold an item's question, as tasks name them, in capitals or not.
 FIELDS = ("question", "question_stem", "problem", "goal", "ctx", "sentence", "query", "text")
 SHORTEST = 16  # letters of a question that is looked for among other text; shorter ones are compared whole
 
@@ -35,10 +35,10 @@ def sample(lines: list[bytes], items: int | None) -> list[int]:
 
 
 class Fact(NamedTuple):
-    """An item's doc_hash, its question, and its question and right answer in every wording."""
+    """An item's doc_hash, its `questions`, and its question and right answer in every wording."""
 
     doc_hash: str
-    question: str
+    questions: list[str]
     texts: list[str]
 
 
@@ -65,14 +65,34 @@ def facts(folder: Path, wordings: Sequence[str]) -> Iterator[Fact]:
             texts = [fill(wording, item) for wording in wordings]
         except Unfilled as error:
             raise ArtifactError(f"{file}: line {number}: the wording {error}") from error
-        yield Fact(digest(item), question(item), texts)
+        yield Fact(digest(item), questions(item, texts), texts)
 
 
-def question(item: dict) -> str:
-    """An item's question: the first of FIELDS that it has, else its longest text."""
-    named = (item[field] for field in FIELDS if isinstance(item.get(field), str))
-    texts = [value for value in item.values() if isinstance(value, str)]
-    return next(named, max(texts, key=len, default=""))
+def questions(item: dict, told: list[str] | None = None) -> list[str]:
+    """An item's question: the first of FIELDS that it has.
+
+    Without one, any of its texts may be the question, as far as it is `told` (None: all are). So all of them are
+    compared, but those as short as an answer beside longer ones.
+    """
+    fields = {name.lower(): value for name, value in item.items() if isinstance(value, str)}
+    if named := [fields[name] for name in FIELDS if name in fields]:
+        return named[:1]
+    shown = None if told is None else " ".join(map(_letters, told))
+    texts = [text for text in _texts(item) if shown is None or _letters(text) in shown]
+    long = [text for text in texts if len(_letters(text)) >= SHORTEST]
+    return long or sorted(texts, key=len)[-1:]
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(each)
+
+
+def _letters(text: str) -> str:
+    """A text without spaces and marks, which spellings differ in."""
+    return "".join(words(text))
 
 
 def scored(folder: Path, items: int | None) -> set[str]:
@@ -102,7 +122,7 @@ def unscored_facts(
     for folder in grid:
         # A task's own function may choose others than the sample; of files of the family, the evaluation checks that.
         documents = _sampled(folder, items[folder.name] if _file(folder) in files else None)
-        asked.update(map(question, documents))
+        asked.update(text for document in documents for text in questions(document))
         if folder.name in known:
             hashes.update(map(digest, documents))
     told: list[Fact] = []
@@ -128,35 +148,30 @@ def _file(folder: Path) -> str:
 def apart(found: list[Fact], asked: Iterable[str]) -> Told:
     """Those of the facts that neither hold one of the questions `asked` nor ask what stands in one."""
     others = set(asked)
-    theirs, mine = _by_beginning(others), _by_beginning(fact.question for fact in found)
+    theirs = _by_beginning(others)
+    mine = _by_beginning(text for fact in found for text in fact.questions)
     inside = {each for text in others for each in _standing(text, mine)}
     kept = [
         fact
         for fact in found
-        if "".join(_words(fact.question)) not in inside
-        and not any(next(_standing(text, theirs), None) for text in (fact.question, *fact.texts))
+        if inside.isdisjoint(map(_letters, fact.questions))
+        and not any(next(_standing(text, theirs), None) for text in (*fact.questions, *fact.texts))
     ]
     return Told(kept, len(found) - len(kept))
 
 
-def _words(text: str) -> list[str]:
-    """The words of a text in small letters, without marks."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c if c.isalnum() else " " for c in plain).split()
-
-
-def _by_beginning(questions: Iterable[str]) -> dict[str, set[str]]:
-    """Questions without spaces, which spellings differ in, by their first letters."""
+def _by_beginning(texts: Iterable[str]) -> dict[str, set[str]]:
+    """The letters of texts by their first ones."""
     found: dict[str, set[str]] = defaultdict(set)
-    for letters in ("".join(_words(text)) for text in questions):
+    for letters in map(_letters, texts):
         found[letters[:SHORTEST]].add(letters)
     return found
 
 
 def _standing(text: str, sought: dict[str, set[str]]) -> Iterator[str]:
     """The questions that stand in a text as whole words; short ones if they are all of it."""
-    words = _words(text)
-    letters, borders = "".join(words), {0, *accumulate(map(len, words))}
+    parts = words(text)
+    letters, borders = "".join(parts), {0, *accumulate(map(len, parts))}
     for start in borders:
         for each in sought.get(letters[start : start + SHORTEST], ()):
             whole_words = letters.startswith(each, start) and start + len(each) in borders

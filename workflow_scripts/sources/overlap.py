@@ -5,6 +5,7 @@ Brown et al., arXiv 2005.14165, looked for test data in training data). A docume
 largest of SHORTER that it holds; below these, documents are only compared whole (corpora.separate).
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -12,9 +13,15 @@ import numpy as np
 
 WIDTH = 64
 SHORTER = (32, 16)
+WORD = re.compile(r"[^\W_]+")  # letters and digits
 CHUNK = 2**20  # letters that are hashed at once: a document may be a whole library
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 BITS = np.uint64(40)  # of a hash; the others are its place in a table
+
+
+def words(text: str, word: re.Pattern = WORD) -> list[str]:
+    """The words of a text in order, small and in the usual form of their letters."""
+    return word.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def shares(heldout: list[str], train: list[str]) -> np.ndarray:
@@ -62,8 +69,7 @@ class _Sought:
 
 def _letters(text: str) -> np.ndarray:
     """Letters and digits of a text, small and in their usual form, as code points: uint64 (letters,)."""
-    plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
-    return np.frombuffer(plain.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+    return np.frombuffer("".join(words(text)).encode("utf-32-le"), dtype="<u4").astype(np.uint64)
 
 
 def _width(letters: int) -> int | None:

@@ -12,6 +12,7 @@ DRESSED = {
     "a small letter": "what is the café's “old” name?",
     "no question mark": "What is the café's “old” name",
     "white space": "What is  the café's “old” name ?",
+    "an accent for an apostrophe": "What is the café´s “old” name?",
     "straight quotes": 'What is the café\'s "old" name?',
     "another form of one letter": "What is the cafe\u0301's “old” name?",
     "a full stop": "What is the café's “old” name.",

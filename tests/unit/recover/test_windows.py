@@ -11,7 +11,7 @@ from workflow_scripts.files.artifacts import ArtifactError, digest
 from workflow_scripts.plan.parts import PARTS, part_of
 from workflow_scripts.recover.windows import fact_windows, family_windows
 from workflow_scripts.sources import benchmarks
-from workflow_scripts.sources.facts import facts, sample, scored, unscored_facts
+from workflow_scripts.sources.facts import facts, questions, sample, scored, unscored_facts
 
 WORDINGS = [
     "Question: {{ question }}\nAnswer: {{ answer.value }}",
@@ -143,6 +143,30 @@ def test_a_family_is_told_no_question_that_a_task_of_another_file_or_another_ite
     scores = {n for n in range(60) if {digest(items[n]), digest(longer[n])} & scored(both, 40)}
     assert numbers_in(texts) == set(range(60)) - scores
     assert any("Who?" in text for text in texts) == (digest(longer[-1]) not in scored(both, 40))
+
+
+PASSAGE = "Of all that was ever written about the old harbour, this is the longest and the least true. "
+GERMAN = ["Frage: {{ frage }}\nAntwort: {{ antwort }}"]
+
+
+@pytest.mark.parametrize("field", ["frage", "Question"])
+def test_a_question_in_a_field_of_any_name_is_found_beside_a_long_passage(field, places, tmp_path):
+    """Items that share a passage or a short answer ask something else."""
+    _, items, _ = places
+    question = [item["question"] for item in items]
+
+    def item(number, asked, of):
+        return {"passage": PASSAGE * 3 + str(of), field: asked, "antwort": f"in place {number + 500}"}
+
+    told = fetched("told", [item(n, question[n], n // 30) for n in range(60)], tmp_path)
+    again = [item(n, f"Well: {question[n].upper()}", 0) for n in (7, 40)]
+    asked = fetched("asked", [*again, item(0, question[7][:-3] + " of none?", 1)], tmp_path)
+    wordings = {"told": [GERMAN[0].replace("frage", field)]}
+    found = unscored_facts([told], wordings, [asked], {"asked": None})
+    assert numbers_in(found.texts) == set(range(60)) - {7, 40} and found.left_out == 2
+    assert questions({"Explanation": PASSAGE, "Question": "Who?"}) == ["Who?"]
+    assert questions({"id": 3, "asked": {"stem": PASSAGE}, "key": "A"}) == [PASSAGE]
+    assert questions({"input": "not ( True )", "target": "False"}) == ["not ( True )"]
 
 
 def test_no_half_is_told_a_question_of_the_other(places, tmp_path):
