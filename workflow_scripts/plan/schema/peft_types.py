@@ -5,11 +5,13 @@ classes. What only a model can tell, whether it has the targets, `make check` an
 """
 
 import ast
+import builtins
 import functools
 import importlib.util
+import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -86,6 +88,7 @@ OUTSIDE = (
 OTHER_START = (
     "others change the frozen weights, which no saved adapter keeps, or need a step that is not run here"
 )
+TYPES = vars(builtins) | vars(typing)  # by the names that annotations have
 DROPOUT = "would have no effect: the model stays in evaluation mode"
 
 
@@ -122,32 +125,29 @@ def _outside(targets: list[str] | str | None) -> str | None:
     return next((target for target in named if target.rpartition(".")[2] in OUTSIDE), None)
 
 
-class _Known(dict[str, Any]):
-    """Names in an annotation; a class of PEFT's own counts as any."""
-
-    def __missing__(self, name: str) -> Any:
-        return Any
-
-
-_NAMES = {"Any": Any, "Literal": Literal, "Optional": Optional, "Union": Union}
-_NAMES |= {kind.__name__: kind for kind in (bool, int, float, str, list, tuple, dict, set)}
-
-
 def _fits(value: object, annotation: str) -> bool:
     """True if a value is of the type that an annotation of PEFT's says: '8', true and 8.0 are no int."""
     try:
-        TypeAdapter(eval(annotation, {"__builtins__": {}}, _Known(_NAMES))).validate_python(
-            value, strict=True
-        )
+        TypeAdapter(_type(ast.parse(annotation, mode="eval").body)).validate_python(value, strict=True)
     except ValidationError:
         return False
     return True
 
 
+def _type(node: ast.AST) -> Any:
+    """The type, or the values, that a part of an annotation says; a class of PEFT's own counts as any."""
+    if isinstance(node, ast.Tuple):
+        return tuple(map(_type, node.elts))
+    if isinstance(node, ast.BinOp):
+        return _type(node.left) | _type(node.right)
+    if isinstance(node, ast.Subscript):
+        return _type(node.value)[_type(node.slice)]
+    return node.value if isinstance(node, ast.Constant) else TYPES.get(getattr(node, "id", ""), Any)
+
+
 @functools.cache
 def known_options(name: str) -> dict[str, str]:
-    """Fields of the configuration class of a method of PEFT -> their types as written there; none if PEFT is not
-    installed here."""
+    """Options of a method of PEFT -> their types as its class writes them; none if PEFT is not installed here."""
     folder, wanted, _ = PEFT_TYPES[name]
     found = importlib.util.find_spec("peft")  # finds the package without running it
     if found is None or found.origin is None:
