@@ -17,14 +17,17 @@ from workflow_scripts.plan.schema.peft_types import PEFT_TYPES, problems
 
 PEFTS_OWN_TARGETS = ("IA3",)  # whose targets are no choice among linears, but part of the method
 # Of PEFT, on options that fit their types and not each other, or not the model.
-REFUSALS = (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+REFUSALS = (
+    *(ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError),
+    re.error,
+)
 
 
 def create(model: PreTrainedModel, method: dict) -> PeftModel:
     """A new adapter of method.peft_type with method.options around the model, in float32.
 
     ValueError for options of another type than PEFT's class says, or that PEFT refuses; for a target that no decoder
-    layer has, or that lies outside of them.
+    layer has, or that lies outside of them; for a pattern that decides about no adapted module.
     """
     name, before = method["peft_type"], sums(model)
     try:
@@ -33,6 +36,7 @@ def create(model: PreTrainedModel, method: dict) -> PeftModel:
         cause = " ".join(str(error).split())
         raise ValueError(f"peft_type {name} with options {method['options']}: {cause}") from error
     require_sound(adapted, before)
+    _require_used(adapted, method["options"])
     in_float32(adapted)
     return adapted
 
@@ -86,6 +90,22 @@ def require_sound(adapted: PeftModel, before: dict[str, float]) -> None:
         raise ValueError(
             f"options: this start changes the frozen model ({changed[0]}), which no saved adapter keeps"
         )
+
+
+def _require_used(adapted: PeftModel, options: dict[str, Any]) -> None:
+    """ValueError for a key of rank_pattern or the like from which no adapted module takes its value: none has such a
+    name, or those that have it take their value from a key before."""
+    modules = adapted.get_base_model().named_modules()
+    names = [name for name, module in modules if isinstance(module, BaseTunerLayer)]
+    for option, given in options.items():
+        if option.endswith("_pattern") and isinstance(given, dict):
+            before = r".*\." if option == "n_frequency_pattern" else r"(.*\.)?"  # as PEFT matches names
+            used = {next((key for key in given if re.match(f"{before}({key})$", name)), "") for name in names}
+            if unused := [key for key in given if key not in used]:
+                named = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+                raise ValueError(
+                    f"options.{option}: no adapted module takes its value from {unused[0]}; adapted are {named}"
+                )
 
 
 @torch.no_grad()

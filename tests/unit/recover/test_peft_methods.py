@@ -155,6 +155,7 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
             "type DORA with .*: method.options.r: '8' has the wrong type; PEFT's LoraConfig wants int",
         ),
         ({"r": 0}, r"peft_type DORA with options {'r': 0}: `r` should be a positive integer"),
+        ({"rank_pattern": {"(q": 4}}, r"peft_type DORA with options .*: missing \)"),
         ({"layers_pattern": "h"}, "peft_type DORA with options .*: When `layers_pattern` is specified"),
         (
             {"target_modules": ["q_proj", "q_projj"]},
@@ -170,6 +171,37 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
 def test_what_peft_takes_and_gets_wrong_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         adapters.create(tiny_llama(), method("DORA", **options), 0)
+
+
+WHOLE = "model.layers.1.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "unused"),
+    [
+        ("DORA", {"rank_pattern": {"q_projj": 4}}, "q_projj"),
+        ("DORA", {"target_modules": ["v_proj"], "alpha_pattern": {"v_proj": 4, WHOLE: 8}}, WHOLE),
+        ("DELORA", {"rank_pattern": {".*proj": 4, "q_proj": 3}}, "q_proj"),
+        ("DELORA", {"lambda_pattern": {"model.q_proj": 4}}, "model.q_proj"),
+        ("FOURIERFT", {"n_frequency_pattern": {WHOLE: 10}}, WHOLE),
+        ("DORA", {"rank_pattern": {"q_proj": 4, WHOLE: 3}}, WHOLE),
+        ("DORA", {"rank_pattern": {WHOLE: 3, "q_proj": 4}}, None),
+        ("RSLORA", {"rank_pattern": {r"layers\.1\..*": 3}}, None),
+        ("FOURIERFT", {"n_frequency_pattern": {"q_proj": 10}}, None),
+    ],
+)
+def test_a_pattern_that_decides_about_no_adapted_module_is_refused(name, options, unused):
+    """PEFT passes over it, and all modules have the rank of the others."""
+
+    def parameters(**options):
+        adapted = adapters.create(tiny_llama(), method(name, **options), 0)
+        return sum(parameter.numel() for parameter in adapters.trained_parameters(adapted))
+
+    if unused is None:
+        assert parameters(**options) != parameters()
+    else:
+        with pytest.raises(ValueError, match=f"_pattern: no adapted module takes its value from {unused};"):
+            parameters(**options)
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
@@ -215,6 +247,7 @@ def test_options_are_those_of_the_installed_peft():
         ("DORA", {"lora_dropout": 0.1}, "m.options.lora_dropout: is not allowed: it would have no effect"),
         *((name, {}, f"m.peft_type: {name} is not allowed: it ") for name in REFUSED),
         *(("VERA", {option: None}, f"m.options.{option}: is not allowed: it (would|is) ") for option in OURS),
+        ("HIRA", {"rank_pattern": {"q_proj": 4}}, "m.options.rank_pattern: is not allowed: it would have no"),
         ("DORA", {"r": "8"}, "m.options.r: '8' has the wrong type; PEFT's LoraConfig wants int"),
         ("DORA", {"r": True}, "m.options.r: True has the wrong type"),
         ("DORA", {"r": 8.0}, "m.options.r: 8.0 has the wrong type"),

@@ -66,6 +66,7 @@ OURS = {  # options that are no one's choice, or that this pipeline could not ke
     "megatron_core": "would have no effect: only layers of Megatron read it",
     "fan_in_fan_out": "would have no effect: PEFT sets it by the layer",
     "ensure_weight_tying": "would have no effect: embedding and head are not adapted",
+    "HIRA.rank_pattern": "would have no effect: PEFT gives all modules of HiRA one rank",
     "runtime_config": "would change no result",
     "save_only_topk_weights": "would save another adapter than was trained",
     **dict.fromkeys(("loftq_config", "eva_config", "corda_config", "lora_ga_config"), _WITHOUT_IT),
@@ -102,8 +103,8 @@ def problems(key: str, name: str, options: dict[str, Any]) -> Iterator[str]:
         known = [option for option in known_options(name) if option not in OURS and "dropout" not in option]
         for option, value in options.items():
             where = f"{key}.options.{option}"
-            if option in OURS:
-                yield f"{where}: is not allowed: it {OURS[option]}"
+            if reason := OURS.get(option) or OURS.get(f"{name}.{option}"):
+                yield f"{where}: is not allowed: it {reason}"
             elif "dropout" in option:
                 yield f"{where}: is not allowed: it {DROPOUT}"
             elif option in PEFT_TYPES[name][2]:
