@@ -86,6 +86,8 @@ def evaluate_cell(
         "selection": samples.shares(rows, about.prompts),
         "manifest": made.manifest(used | about.config, inputs),
     }
+    if untold := _left_out(files.adapters):
+        outcome["left_out"] = untold
     outcome["manifest"] |= {"keys": keys, "taken_over": origins}
     outcome["manifest"]["samples_sha256"] = artifacts.sha256_file(samples_path)
     artifacts.write_json(output, outcome, "evaluation")
@@ -195,6 +197,17 @@ def _told(record: dict, hashed: dict[str, str]) -> object:
         return corpus
     files = {record["manifest"]["inputs"][f"items of {task}"] for task in corpus["tasks"]}
     return {"tasks": [*corpus["tasks"], *(name for name, sha256 in hashed.items() if sha256 in files)]}
+
+
+def _left_out(adapters: Iterable[Path]) -> list[str]:
+    """doc_hash of the items that adapters of a part were not told, since the other part asks their question too."""
+    found: set[str] = set()
+    for adapter in adapters:
+        record = artifacts.read_json(adapter / TRAINING)
+        corpus = record["method"].get("corpus")
+        if isinstance(corpus, dict) and "part" in corpus:
+            found.update(record.get("items", {}).get("left_out", ()))
+    return sorted(found)
 
 
 def _require_parts(task: EvaluationTask, trained_on: object, asked: int | None) -> None:

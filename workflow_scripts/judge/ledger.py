@@ -3,7 +3,8 @@
 One row per (model, compressor, corpus, seed, task, item). Columns `correct/<method>`, `margin/<method>`,
 `gold_loglik/<method>` and, for a method that chooses among prompts, `selected_prompt/<method>`; null if the
 group lacks the method. `prediction/<method>` for dense, none (the compressed model) and the pair that the config names;
-`outcome` reads that pair. `part` is the half of its task that an item belongs to (plan/parts.py).
+`outcome` reads that pair. `part` is the half of its task that an item belongs to (plan/parts.py); null if both
+halves ask its question, so that neither was told to an adapter.
 """
 
 import pandas as pd
@@ -89,7 +90,8 @@ def _part(
             part[f"prediction/{method}"] = results.texts(cells[method], "prediction")["prediction"].reindex(
                 part.index
             )
-    part["part"] = [part_of(doc_hash) for doc_hash in part.index.get_level_values("doc_hash")]
+    hashes, left_out = part.index.get_level_values("doc_hash"), results.left_out(cells.values())
+    part["part"] = [None if doc_hash in left_out else part_of(doc_hash) for doc_hash in hashes]
     part["outcome"] = outcomes(part, {role: m for role, m in pair.items() if m in cells})
     part = part.reset_index()
     for position, (name, value) in enumerate([*group._asdict().items(), ("seed", seed)]):

@@ -3,7 +3,8 @@
 After Deeb and Roger (2024, arXiv:2410.08827). No text told the answers of the *untrained* half, so a gain there is
 access. The gain in the *trained* half minus that in the other is learning. Two controls: the dense model with the same
 adapters (h), and the items that the dense model never knew, which no access can bring back. Twins that were trained on
-`even` and on `odd` are crossed: each item then counts once as trained and once as untrained, by another adapter.
+`even` and on `odd` are crossed: each item then counts once as trained and once as untrained, by another adapter. Items
+that an adapter was not told, since both parts ask their question, count on no side.
 
 A single answer of the dense model is noisy, and the copy without an adapter shares that noise: items chosen by it fall
 with any adapter, however little that does. The dense model with the adapter shares the noise of the copy with it, and
@@ -172,12 +173,14 @@ def _told(results: Results, group: Group, family: Family) -> Iterator[HeldOutFac
     if answers is None:
         return
     answers = answers.set_axis(cells, axis=1)
+    left_out = results.left_out(cells)
     pairs = [(base, adapters), *([(dense, controls)] if controlled else [])]
     for name, metric in METRICS.items():
         frame = paired_items(results, cells, metric.column).get(family.task) if metric.judged else None
         if frame is None:
             continue
         frame = metric.sign * frame.set_axis(cells, axis=1)
+        frame = frame[~frame.index.get_level_values("doc_hash").isin(left_out)]
         strata = [np.full(len(frame), True)]
         if controlled:
             untold = ("untrained", _plain(family, "untrained"))

@@ -132,6 +132,10 @@ class Results:
             self._items[cell] = items
         return self._items[cell]
 
+    def left_out(self, cells: Iterable[Cell]) -> set[str]:
+        """doc_hash of the items that no half of a task told, since both ask their question."""
+        return {doc_hash for cell in cells for doc_hash in self.evaluations[cell].get("left_out", ())}
+
     def texts(self, cell: Cell, *columns: str) -> pd.DataFrame:
         """Text columns (question, gold, prediction) of a cell's items; read each time, since they are large."""
         return self._read(cell, columns)

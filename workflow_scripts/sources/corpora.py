@@ -23,6 +23,7 @@ from workflow_scripts.files.source_files import texts_in
 from workflow_scripts.sources import hub, invented
 from workflow_scripts.sources.fetch import (
     expect_sha256,
+    made_of,
     numbered_lines,
     pypi_wheel,
     read_lines,
@@ -68,12 +69,7 @@ def fetch(name: str, spec: dict, folder: Path, cache: Path, *, recipe: str, code
         for split, documents in zip(SPLITS, (train, heldout), strict=True):
             write_lines(temporary / text_of(split), ({"text": text} for text in documents))
         manifest = {
-            "name": name,
-            "recipe": recipe,
-            "code": code,
-            "source": spec["source"],
-            "revision": origin.pop("revision"),
-            "origin": origin,
+            **made_of(name, spec, origin, recipe, code),
             "files": {text_of(split): sha256_file(temporary / text_of(split)) for split in SPLITS},
             "documents": {"train": len(train), "heldout": len(heldout)},
             "characters": {"train": sum(map(len, train)), "heldout": sum(map(len, heldout))},

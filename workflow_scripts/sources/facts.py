@@ -43,10 +43,10 @@ class Fact(NamedTuple):
 
 
 class Told(NamedTuple):
-    """The items that an adapter is told, and the number of those left out since their question is scored elsewhere."""
+    """The items that an adapter is told, and doc_hash of those left out since their question is scored elsewhere."""
 
     facts: list[Fact]
-    left_out: int
+    left_out: list[str]
 
     @property
     def texts(self) -> list[str]:
@@ -125,8 +125,7 @@ def unscored_facts(
         asked.update(text for document in documents for text in questions(document))
         if folder.name in known:
             hashes.update(map(digest, documents))
-    told: list[Fact] = []
-    left_out = 0
+    told = Told([], [])
     for folder in family:
         unscored = [fact for fact in known[folder.name] if fact.doc_hash not in hashes]
         found = apart(unscored, asked)
@@ -135,9 +134,9 @@ def unscored_facts(
                 f"{folder}: the questions of all {len(known[folder.name])} items are scored, so none is left to train "
                 "on; lower evaluation.items"
             )
-        told += found.facts
-        left_out += found.left_out
-    return Told(told, left_out)
+        told.facts.extend(found.facts)
+        told.left_out.extend(found.left_out)
+    return told
 
 
 def _file(folder: Path) -> str:
@@ -151,13 +150,14 @@ def apart(found: list[Fact], asked: Iterable[str]) -> Told:
     theirs = _by_beginning(others)
     mine = _by_beginning(text for fact in found for text in fact.questions)
     inside = {each for text in others for each in _standing(text, mine)}
-    kept = [
-        fact
-        for fact in found
-        if inside.isdisjoint(map(_letters, fact.questions))
-        and not any(next(_standing(text, theirs), None) for text in (*fact.questions, *fact.texts))
-    ]
-    return Told(kept, len(found) - len(kept))
+    told = Told([], [])
+    for fact in found:
+        held = any(next(_standing(text, theirs), None) for text in (*fact.questions, *fact.texts))
+        if held or not inside.isdisjoint(map(_letters, fact.questions)):
+            told.left_out.append(fact.doc_hash)
+        else:
+            told.facts.append(fact)
+    return told
 
 
 def _by_beginning(texts: Iterable[str]) -> dict[str, set[str]]:

@@ -29,6 +29,15 @@ from workflow_scripts.files.artifacts import (
 from workflow_scripts.files.members import MANIFEST
 
 
+def made_of(name: str, spec: dict, origin: dict, recipe: str, code: str) -> dict:
+    """The beginning of a manifest. origin: what was read, and its revision."""
+    made = {"name": name, "recipe": recipe, "code": code, "source": spec["source"]}
+    return made | {
+        "revision": origin["revision"],
+        "origin": {k: origin[k] for k in origin if k != "revision"},
+    }
+
+
 def pypi_wheel(package: str, version: str, sha256: str, cache: Path) -> Path:
     """Path of a verified wheel in `cache`; downloaded with `pip download --no-deps` if it is not there yet.
 

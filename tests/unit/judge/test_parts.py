@@ -6,8 +6,9 @@ import pytest
 from scipy.stats import norm
 
 from tests.unit.synthetic_results import CATALOGUE, METHODS, PAIR, PARAMETERS, write_grid
-from workflow_scripts.files.artifacts import check
+from workflow_scripts.files.artifacts import check, read_json, write_json
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
+from workflow_scripts.judge.ledger import build
 from workflow_scripts.judge.parts import families
 from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.plan.parts import part_of
@@ -92,8 +93,13 @@ class Noisy:
         return self.right[model, True][items]
 
 
-def plant(folder, answered, adapters=ADAPTERS, seeds=(0,), control=True, items=ITEMS, plain=right):
-    """verdict.json's `parts` of a grid whose adapted cells answer as `answered` says."""
+def plant(
+    folder, answered, adapters=ADAPTERS, seeds=(0,), control=True, items=ITEMS, plain=right, left_out=0
+):
+    """verdict.json's `parts` of a grid whose adapted cells answer as `answered` says.
+
+    left_out: how many items no adapter was told, since both halves ask their question.
+    """
     cells = {(*place, "none", 0): 0.5 for place in PLACES.values()}
     for seed in seeds:
         cells |= {("m", "gptq-w3", "wikipedia", method, seed): 0.5 for method in ("none", *adapters)}
@@ -107,7 +113,10 @@ def plant(folder, answered, adapters=ADAPTERS, seeds=(0,), control=True, items=I
         flags = plain(model, numbers)
         if method in adapters:
             part = adapters[method]["corpus"]["part"]
-            trained = np.array([part_of(doc_hash) == part for doc_hash in samples.loc[mine, "doc_hash"]])
+            hashes = samples.loc[mine, "doc_hash"]
+            trained = np.array([part_of(doc_hash) == part for doc_hash in hashes]) & (numbers >= left_out)
+            untold = {"left_out": list(hashes[numbers < left_out])}
+            write_json(path, read_json(path) | untold, schema="evaluation")
             flags = answered(model, numbers, trained)
         samples.loc[mine, "correct"] = flags
         samples.to_parquet(file, index=False)
@@ -183,6 +192,20 @@ def test_replicates_are_covered_and_a_missing_control_leaves_the_word_open(tmp_p
     row = plant(tmp_path / "alone", accessed, control=False)["accuracy"]
     assert row["shows"] is None and row["untrained"]["recovered"] is None
     assert row["untrained"]["gain"]["low"] > 0
+
+
+@pytest.mark.parametrize("crossed", [True, False])
+def test_an_item_that_no_half_was_told_is_on_no_side(tmp_path, crossed):
+    adapters = ADAPTERS if crossed else {"lora-even": EVEN}
+    row = plant(tmp_path, lambda model, items, trained: trained, adapters, left_out=40)["accuracy"]
+    assert row["trained"]["items"] + row["untrained"]["items"] == (ITEMS - 40) * (2 if crossed else 1)
+    if crossed:  # every told item is right
+        already = right("gptq-w3", np.arange(40, ITEMS)).mean()
+        assert row["trained"]["gain"]["value"] == pytest.approx(1 - already)
+    ledger = build(read_results([str(path) for path in sorted(tmp_path.rglob("seed-*.json"))]), PAIR)
+    untold = ledger[(ledger["task"] == TASK) & (ledger["doc_id"] < 40)]
+    assert len(untold) and untold["part"].isna().all()
+    assert set(ledger.drop(untold.index)["part"]) == {"even", "odd"}
 
 
 def test_adapters_of_a_task_that_no_cell_answered_have_no_row(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def test_one_part_is_trained_on_in_every_wording_and_the_other_is_held_out(place
     parts = {name: {n for n, item in enumerate(items) if part_of(digest(item)) == name} for name in PARTS}
     assert min(map(len, parts.values())) > 20 and sum(map(len, parts.values())) == 60
     windows, heldout, told = fact_windows(folder, tokenizer, TRAINING, 0, part, WORDINGS, None)
-    assert (len(told.facts), told.left_out) == (len(parts[part]), 0)
+    assert (len(told.facts), told.left_out) == (len(parts[part]), [])
     assert windows.shape == (4096 // 32, 32) and heldout.shape == (4, 32)
     (other,) = set(PARTS) - {part}
     assert numbers(windows, tokenizer) == parts[part]
@@ -95,7 +95,7 @@ def test_a_family_is_trained_on_what_no_cell_scores_nor_repeats(places, tmp_path
     windows, told = family(folder, tokenizer, {folder: 20})
     asked = {n for n, item in enumerate(items) if digest(item) in scored(folder, 20)}
     assert len(asked) == 20 and numbers(windows, tokenizer) == set(range(60)) - asked
-    assert (len(told.facts), told.left_out) == (40, 0)
+    assert (len(told.facts), told.left_out) == (40, [])
     # As the evaluation draws them.
     assert asked == set(sample([json.dumps(item).encode() for item in items], 20))
     with pytest.raises(ArtifactError, match="all 60 items are scored, so none is left to train on"):
@@ -115,7 +115,8 @@ def test_a_family_is_told_no_item_that_another_task_scores_of_the_same_file(plac
     windows, told = family(folder, tokenizer, {closed: 20})
     asked = {n for n, item in enumerate(items) if digest(item) in scored(closed, 20)}
     assert len(asked) == 20 and numbers(windows, tokenizer) == set(range(60)) - asked
-    assert (len(told.facts), told.left_out) == (40, 20)
+    assert len(told.facts) == 40
+    assert {*told.left_out} == {digest(items[n]) for n in asked} and len(told.left_out) == 20
     with pytest.raises(ArtifactError, match="the questions of all 60 items are scored"):
         family(folder, tokenizer, {closed: None})
 
@@ -132,10 +133,8 @@ def test_a_family_is_told_no_question_that_a_task_of_another_file_or_another_ite
     asked += ["Who?", f"{question[6][:-3]} of none?"]
     other = fetched("other", [{"id": n, "goal": text} for n, text in enumerate(asked)], tmp_path)
     told = unscored_facts([folder], {"triviaqa": WORDINGS}, [other], {"other": 1})  # it might choose any
-    assert numbers_in(told.texts) == set(range(60)) - {3, 4, 5} and (len(told.facts), told.left_out) == (
-        57,
-        3,
-    )
+    assert numbers_in(told.texts) == set(range(60)) - {3, 4, 5} and len(told.facts) == 57
+    assert {*told.left_out} == {digest(items[n]) for n in (3, 4, 5)}
     longer = [{"question": f"Use the table. {q}", "answer": items[n]["answer"]} for n, q in question.items()]
     longer.append({"question": "Who?", "answer": {"value": "she"}})
     both = fetched("triviaqa", [*items, *longer], tmp_path)
@@ -163,7 +162,7 @@ def test_a_question_in_a_field_of_any_name_is_found_beside_a_long_passage(field,
     asked = fetched("asked", [*again, item(0, question[7][:-3] + " of none?", 1)], tmp_path)
     wordings = {"told": [GERMAN[0].replace("frage", field)]}
     found = unscored_facts([told], wordings, [asked], {"asked": None})
-    assert numbers_in(found.texts) == set(range(60)) - {7, 40} and found.left_out == 2
+    assert numbers_in(found.texts) == set(range(60)) - {7, 40} and len(found.left_out) == 2
     assert questions({"Explanation": PASSAGE, "Question": "Who?"}) == ["Who?"]
     assert questions({"id": 3, "asked": {"stem": PASSAGE}, "key": "A"}) == [PASSAGE]
     assert questions({"input": "not ( True )", "target": "False"}) == ["not ( True )"]
@@ -177,7 +176,8 @@ def test_no_half_is_told_a_question_of_the_other(places, tmp_path):
     for part in PARTS:
         windows, _, told = fact_windows(folder, tokenizer, TRAINING, 0, part, WORDINGS, None)
         assert numbers(windows, tokenizer) == {n for n in range(60) if parts[n] == (part, part)}
-        assert told.left_out == sum(set(both) == set(PARTS) for both in parts) > 10
+        assert len(told.left_out) == sum(set(both) == set(PARTS) for both in parts) > 10
+        assert {part_of(doc_hash) for doc_hash in told.left_out} == {part}
 
 
 def test_a_part_is_told_from_the_hash_that_samples_and_ledger_have():
