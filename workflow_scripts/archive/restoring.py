@@ -16,7 +16,7 @@ from workflow_scripts.files.artifacts import (
     sha256_file,
 )
 from workflow_scripts.files.scratch import scratch_folder
-from workflow_scripts.plan.adopted import record_path, rows, write_rows
+from workflow_scripts.plan.adopted import older_record, record_path, rows, write_rows
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
@@ -39,12 +39,14 @@ class Restored:
 
     bare: records whose weights or texts no archive holds. answers, rolled_up: whether answers and report are in place.
     small: whether the adapters come without weights. older: results that differ from today's plan in their code alone.
+    unread: a line on each record of evidence that is of an older version.
     """
 
     grid: str
     small: bool = False
     older: list[str] = field(default_factory=list)
     evidence: bool = True
+    unread: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     other_recipe: list[str] = field(default_factory=list)
@@ -69,6 +71,7 @@ class Restored:
             lines.append(
                 "Its evidence of adopted results is left out: with it results here would be made again."
             )
+        lines += [f"The archive's {line}" for line in self.unread]
         if self.other_recipe:
             lines.append(
                 f"Left out, since today's code or configuration would make them differently ({len(self.other_recipe)}):"
@@ -105,6 +108,8 @@ def restore(archive: Path, index: dict, plan: Plan) -> Restored:
             f"grid '{grid}' is not in your configuration; the archive's own is the config.yaml in it"
         )
     done, samples = Restored(grid, index["small"]), []
+    held = [place for place in (None, grid) if record_path(place) in index["files"]]
+    done.unread = [line for place in held if (line := older_record(place, archive))]
     cells = {cell.json: cell for cell in plan.cells(grid)}
     with scratch_folder("restore") as split:
         with _adoptions(archive, index, plan.config) as done.evidence:

@@ -32,10 +32,10 @@ def rows(path: Path) -> list[dict]:
     return record["equivalences"] if record.get("schema") == SCHEMA else []
 
 
-def older_record(grid: str | None) -> str | None:
-    """A line on a record of an older version, which does not count; None if there is none."""
-    path = Path(record_path(grid))
-    if not path.exists() or _read(path).get("schema") == SCHEMA:
+def older_record(grid: str | None, root: Path = Path()) -> str | None:
+    """A line on a record of an older version below `root`, which does not count; None if there is none."""
+    path = record_path(grid)
+    if not (root / path).exists() or _read(root / path).get("schema") == SCHEMA:
         return None
     return (
         f"{path} does not count: it is of an older version, in which evidence of one kind of method held for any "

@@ -118,6 +118,16 @@ def test_evidence_of_another_kind_of_the_same_code_is_added(finished, capsys):
     assert added["old"] == "a" * 64 and added["kinds"] == ["prompt"]
 
 
+def test_evidence_of_an_older_version_is_named_and_added_to_none(finished, capsys):
+    """It was passed over in silence, and what it had adopted ran again."""
+    record = record_path("smoke")
+    rows = [equivalence("a", "b", "none")]
+    write_json(finished / record, {"equivalences": rows, "manifest": {}}, "adopted")
+    write_index(finished)
+    assert f"The archive's {record} does not count: it is of an older version" in restored(capsys)
+    assert not Path(record).exists()
+
+
 def edited(monkeypatch) -> None:
     """Today's code of evaluations is another than that which made the archive."""
     today = recipes.code_of
