@@ -40,7 +40,7 @@ rule evaluate_cell:
         elsewhere=untracked(
             lambda wildcards: layout.EVALUATION.path(**dict(wildcards.items()) | {"grid": "*"})
         ),
-        stands_for=untracked(lambda wildcards: PLAN.adopted_code(layout.Cell.of(wildcards))),
+        stands_for=untracked(lambda wildcards: PLAN.adopted_codes(layout.Cell.of(wildcards))),
     message:
         "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     script:

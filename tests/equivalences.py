@@ -136,7 +136,7 @@ def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
 
 def shipped(plan: Plan, grid: str, found: list[dict]) -> list[dict]:
     """Equivalences as a release ships them: of sources by the way in which they are fetched, for users' have other
-    names; a source without such a way is left out."""
+    names, and of evaluations for all tasks; a source without such a way is left out."""
     places = [artefact_of(path) for path in plan.artefacts(grid)]
     ways = {
         (artefact.rule, own): way
@@ -147,7 +147,8 @@ def shipped(plan: Plan, grid: str, found: list[dict]) -> list[dict]:
     rows = []
     for row in found:
         kinds = {way for kind in row["kinds"] for way in ways.get((row["rule"], kind), [kind])}
-        rows += [row | {"kinds": sorted(kinds)}] if kinds else []
+        row = {key: value for key, value in row.items() if key != "tasks"} | {"kinds": sorted(kinds)}
+        rows += [row] if kinds else []
     return rows
 
 

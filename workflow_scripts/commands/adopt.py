@@ -245,7 +245,7 @@ def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], fo
     if WHEELS.exists():  # with these a source is fetched again without a network
         (folder / WHEELS).symlink_to(WHEELS.resolve())
     for place in (None, grid):
-        assumed = [_equivalence([result], []) for result in older if result.shared == (place is None)]
+        assumed = [_equivalence(plan, [result], []) for result in older if result.shared == (place is None)]
         known = equivalences(place)
         if found := known + list({_of(row): row for row in assumed}.values()):
             write_rows(folder / record_path(place), found)
@@ -324,6 +324,7 @@ def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str,
     for place in (None, grid):
         fresh = [
             _equivalence(
+                plan,
                 [sample.made for sample in mine],
                 [_compared(sample, found[sample.made.path]) for sample in mine],
                 counts[codes_of],
@@ -340,9 +341,12 @@ def _of(found: dict) -> tuple[str, ...]:
     return found["new"], *found["kinds"]
 
 
-def _equivalence(results: list[Older], compared: list[dict], count: int = 0) -> dict:
+def _equivalence(plan: Plan, results: list[Older], compared: list[dict], count: int = 0) -> dict:
+    artefact, names = results[0].artefact, results[0].names
+    asked = {"tasks": plan.tasks(names["grid"])} if artefact == EVALUATION else {}
     return {
-        "rule": results[0].artefact.rule,
+        "rule": artefact.rule,
+        **asked,
         "kinds": sorted({result.kind for result in results}),
         "old": results[0].old,
         "new": results[0].new,

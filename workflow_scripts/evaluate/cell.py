@@ -61,8 +61,12 @@ def evaluate_cell(
     used = {key: value for key, value in asdict(settings).items() if key != "chat"}
     inputs = hashes(files, data, settings.method)
     key = fingerprint(files, inputs, settings, made.code)
-    code = data.stands_for or made.code
-    keys = keys_of([identity(files), code, device.type, settings.chat], inputs, settings)
+    own = identity(files)
+
+    def model(name: str) -> list:
+        return [own, data.stands_for.get(name, made.code), device.type, settings.chat]
+
+    keys = keys_of(model, inputs, settings)
     taken = take(keys, data.elsewhere, output, made.recipe)
     log(f"setup: imports {begun - made.started:.1f} s, inputs {time.time() - begun:.1f} s")
     origins = dict(taken.origins)

@@ -1,6 +1,6 @@
 """Settings of evaluations and measurements. They import no library: an entry takes its lock before it loads any."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workflow_scripts.files.job import Folder
 
@@ -28,13 +28,13 @@ class EvaluationData:
     """Folders that a cell is evaluated on: benchmarks, each named like its task, and corpora for the perplexity.
 
     elsewhere: pattern of the paths of this cell's JSON in any grid; results that suit are taken over from there.
-    stands_for: digest of the older code whose results were adopted for this cell's; empty if its own code counts.
+    stands_for: names of benchmarks and corpora -> digest of the older code whose results were adopted for this cell's.
     """
 
     benchmarks: list[Folder]
     corpora: list[Folder]
     elsewhere: str
-    stands_for: str = ""
+    stands_for: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

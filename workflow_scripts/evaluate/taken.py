@@ -5,7 +5,7 @@ the task's settings and definition, its data, and how many items and tokens are 
 """
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,8 +49,9 @@ class Taken:
     about: About | None = None
 
 
-def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> dict[str, str]:
-    """Name of each benchmark and corpus among `inputs` -> key. model: JSON value for all that answers come from."""
+def keys_of(model: Callable[[str], object], inputs: dict[str, str], settings: CellSettings) -> dict[str, str]:
+    """Name of each benchmark and corpus among `inputs` -> key. model: name -> JSON value for all that its answers
+    come from: the adopted code of one may be another than that of the next."""
     attached = {name: sha for name, sha in inputs.items() if not name.startswith(DATA)}
     asked, found = settings.evaluation, {}
     for name, sha in inputs.items():
@@ -64,7 +65,7 @@ def keys_of(model: object, inputs: dict[str, str], settings: CellSettings) -> di
             about = [short, shape, asked["precision"]]
         else:
             continue
-        found[name] = digest([model, attached, settings.method, sha, about])
+        found[name] = digest([model(name), attached, settings.method, sha, about])
     return found
 
 

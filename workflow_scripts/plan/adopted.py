@@ -12,6 +12,7 @@ from workflow_scripts.plan.layout import ADOPTED, ADOPTED_SOURCES
 
 SCHEMA = 2  # kinds of results (plan/kinds.py); records without the key have kinds of methods, whatever they stand on
 Codes = dict[tuple[str, str], str]
+TEXTS = "held-out text"  # the part of an evaluation that is no task; no name has a space
 RELEASED = PACKAGE / "plan" / "released.json"
 
 
@@ -67,9 +68,16 @@ def evidence_of(grid: str, codes: Iterable[str]) -> str:
 
 def equivalent_codes(grid: str | None) -> Codes:
     """(digest of code, kind of result) -> digest of the older code whose results of this kind it was shown to make,
-    here or by the release. One digest serves several kinds; evidence of one says nothing of another."""
+    here or by the release. One digest serves several kinds; evidence of one says nothing of another. A grid's evidence
+    of evaluations has an entry for each part that its cells were asked (`of_part`); a release's holds for all."""
     return {
-        (found["new"], kind): found["old"]
+        (found["new"], of_part(kind, part)): found["old"]
         for found in [*released(), *equivalences(grid)]
         for kind in found["kinds"]
+        for part in ([*found["tasks"], TEXTS] if "tasks" in found else [None])
     }
+
+
+def of_part(kind: str, part: str | None) -> str:
+    """The kind of an evaluation's part, a task or TEXTS; the kind itself for None."""
+    return kind if part is None else f"{kind}, of {part}"

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from workflow_scripts.files.artifacts import digest, sha256_file
 from workflow_scripts.plan import adopted, contents
+from workflow_scripts.plan.adopted import TEXTS, of_part
 from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.definitions import definition_digest, definition_files
 from workflow_scripts.plan.devices import DEVICES
@@ -45,8 +46,8 @@ ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", 
 class Plan(Kinds):
     """A checked configuration's cells and, for each artefact, its inputs and parameters.
 
-    equivalent: of a grid (None: what all grids share), digest of today's code and kind of result (plan/kinds.py) ->
-    digest that stands in recipes for it.
+    equivalent: of a grid (None: what all grids share), digest of today's code and kind of result (plan/kinds.py), or of
+    an evaluation's part -> digest that stands in recipes for it.
     """
 
     CACHED: ClassVar[tuple[str, ...]] = (
@@ -134,12 +135,17 @@ class Plan(Kinds):
             *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
         code = self._evaluation_code("evaluate_cell", cell)
-        return self._with_recipe(cell.grid, settings, code, inputs, self.evaluation_kind(cell))
+        return self._with_recipe(cell.grid, settings, code, inputs, self.evaluation_kind(cell), parts=tasks)
 
-    def adopted_code(self, cell: Cell) -> str:
-        """The older code whose results were adopted for those of a cell's code; empty if none were."""
-        code = self._evaluation_code("evaluate_cell", cell)
-        return self.equivalent(cell.grid).get((code, self.evaluation_kind(cell)), "")
+    def adopted_codes(self, cell: Cell) -> dict[str, str]:
+        """Names of a cell's benchmarks and corpora -> the first code whose results were adopted for those of its own,
+        from one code to the next; without those of which none were."""
+        grid, code = self.grid(cell.grid), self._evaluation_code("evaluate_cell", cell)
+        kind = self.evaluation_kind(cell)
+        parts = {f"benchmark {task}": task for task in self.tasks(cell.grid)}
+        parts |= dict.fromkeys((f"corpus {name}" for name in grid.evaluation.perplexity.corpora), TEXTS)
+        first = {name: self._first_code(cell.grid, code, kind, part) for name, part in parts.items()}
+        return {name: found for name, found in first.items() if found != code}
 
     def definitions(self, grid: str) -> dict[str, str]:
         """Our definitions of the grid's tasks, which its evaluations read: path in the checkout -> digest."""
@@ -277,16 +283,40 @@ class Plan(Kinds):
         code = code_of("measure_latency", *kinds)
         return self._with_recipe(grid, settings, code, [self.compressed_recipe(cells[0]), seed])
 
-    def _with_recipe(self, grid: str | None, settings: dict, code: str, inputs: list, *kinds: str) -> dict:
+    def _with_recipe(
+        self,
+        grid: str | None,
+        settings: dict,
+        code: str,
+        inputs: list,
+        *kinds: str,
+        parts: Iterable[str | None] = (None,),
+    ) -> dict:
         """A rule's parameters: its settings, the digest of its code, and the recipe of what it makes. kinds: by which
-        results are adopted; none if they are not."""
-        recipe = digest([settings, self.stands_for(grid, code, kinds), inputs])
+        results are adopted; none if they are not. parts: of an evaluation, its tasks."""
+        recipe = digest([settings, self.stands_for(grid, code, kinds, parts), inputs])
         return settings | {"code": code, "recipe": recipe}
 
-    def stands_for(self, grid: str | None, code: str, kinds: Iterable[str]) -> str:
-        """The digest that stands in recipes for that of a code, by evidence of the first kind that has some."""
+    def stands_for(
+        self, grid: str | None, code: str, kinds: Iterable[str], parts: Iterable[str | None] = (None,)
+    ) -> str:
+        """The digest that stands in recipes for that of a code, by evidence of the first kind that has some of every
+        part, and of each the same."""
+        for kind in kinds:
+            found = {self._older_code(grid, code, kind, part) for part in parts}
+            if len(found) == 1 and (older := found.pop()):
+                return older
+        return code
+
+    def _older_code(self, grid: str | None, code: str, kind: str, part: str | None) -> str | None:
         known = self.equivalent(grid)
-        return next((known[code, kind] for kind in kinds if (code, kind) in known), code)
+        return known.get((code, of_part(kind, part)), known.get((code, kind))) if known else None
+
+    def _first_code(self, grid: str, code: str, kind: str, part: str) -> str:
+        codes = [code]
+        while (older := self._older_code(grid, codes[-1], kind, part)) and older not in codes:
+            codes.append(older)
+        return codes[-1]
 
     def _evaluation_code(self, entry: str, cell: Cell) -> str:
         return code_of(entry, *kinds_of([self.method(cell)]))

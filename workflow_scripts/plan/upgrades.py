@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import recorded_digest
-from workflow_scripts.plan.adopted import Codes
+from workflow_scripts.plan.adopted import TEXTS, Codes, of_part
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
@@ -111,7 +111,13 @@ def as_if(plan: Plan, codes: Mapping[tuple[bool, str, str], str]) -> Plan:
     """
 
     def equivalent(grid: str | None) -> Codes:
-        asked = {(new, kind): old for (shared, new, kind), old in codes.items() if shared == (grid is None)}
+        parts = [None, TEXTS, *(plan.tasks(grid) if grid else ())]
+        asked = {
+            (new, of_part(kind, part)): old
+            for (shared, new, kind), old in codes.items()
+            if shared == (grid is None)
+            for part in parts
+        }
         return plan.equivalent(grid) | asked
 
     return Plan(plan.config, equivalent)
@@ -124,9 +130,9 @@ def _result(plan: Plan, path: str, root: Path) -> Older | None:
     if code is None or (artefact == EVALUATION and root == Path() and lacks_companions(path)):
         return None
     new, kinds = Reruns(plan, set).arguments(artefact, names)["code"], kinds_of(plan, artefact, names)
-    old, stands = (
-        plan.stands_for(None if artefact in SOURCES else names["grid"], of, kinds) for of in (code, new)
-    )
+    grid = None if artefact in SOURCES else names["grid"]
+    parts = plan.tasks(names["grid"]) if artefact == EVALUATION else [None]
+    old, stands = (plan.stands_for(grid, of, kinds, parts) for of in (code, new))
     return Older(path, artefact, names, kinds[0], old, new, stands)
 
 

@@ -248,7 +248,10 @@ def test_the_record_counts_what_it_made_planned_and_is_all_that_is_written(plan)
     adopt._record(plan, "smoke", adopted, found)
     record = Path("results/smoke/adopted.json")
     rows = read_json(record, "adopted")["equivalences"]
-    assert sum(row["results"] for row in rows if row["rule"] == "evaluate_cell") == 15
+    of_cells = [row for row in rows if row["rule"] == "evaluate_cell"]
+    assert sum(row["results"] for row in of_cells) == 15
+    assert [row for row in rows if "tasks" in row] == of_cells
+    assert all(row["tasks"] == plan.tasks("smoke") for row in of_cells)
     assert {row["new"] for row in rows} <= {*codes(plan).values()}
     assert {file: file.read_bytes() for file in Path("results").rglob("*.json") if file != record} == before
     assert Path("resources/adopted.json").exists()

@@ -30,6 +30,11 @@ from workflow_scripts.plan.layout import companions
 from workflow_scripts.sources.corpora import read_documents
 
 
+def one_model(_: str) -> str:
+    """All that answers come from, the same of each task and text."""
+    return "all"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_json_and_samples_agree(project, tmp_path, method):
     record = run(project, method, tmp_path / "seed-0.json")
@@ -145,16 +150,19 @@ def test_another_list_of_tasks_evaluates_only_what_is_new(project, tmp_path, mon
 
 
 def test_what_an_adopted_code_evaluated_is_taken_over_too(project, tmp_path, monkeypatch):
-    """After an upgrade and `adopt`, another list of tasks costs only what is new, as before it."""
+    """After an upgrade and `adopt`, another list of tasks costs only what is new, as before it. A task of which the
+    evidence says nothing is evaluated anew: the pair compared answers of two codes."""
     monkeypatch.chdir(tmp_path)
     output = Path(EVALUATION_PATH.path(**place("none")))
     older, today = "a" * 64, "b" * 64
     first = run(project, "none", output, made=replace(MADE, code=older, recipe="1" * 64))
-    for adopted, recipe in ((older, "2" * 64), ("", "3" * 64)):
-        made = replace(MADE, code=today, recipe=recipe)
-        record = run(project, "none", output, made=made, stands_for=adopted)
-        assert bool(record["manifest"]["taken_over"]) == bool(adopted)
-        assert (record["manifest"]["keys"] == first["manifest"]["keys"]) == bool(adopted)
+    keys = first["manifest"]["keys"]
+    all_names, own, rest = [*keys], [*keys][:1], [*keys][1:]
+    for number, (adopted, taken) in enumerate(((all_names, all_names), (rest, rest), ([], own))):
+        made = replace(MADE, code=today, recipe=str(number) * 64)
+        record = run(project, "none", output, made=made, stands_for=dict.fromkeys(adopted, older))
+        assert [*record["manifest"]["taken_over"]] == taken
+        assert [name for name in keys if record["manifest"]["keys"][name] == keys[name]] == adopted
         assert record["manifest"]["code"] == today
 
 
@@ -163,22 +171,23 @@ def test_what_was_asked_otherwise_is_evaluated_anew(change):
     """Keys of a task and of a text."""
     settings = CellSettings({"kind": "none"}, {"piqa": VARIANT | {"domain": "common"}}, EVALUATION)
     inputs = {"model": "m", "benchmark piqa": "p", "corpus made-up": "c"}
-    keys = keys_of("all", inputs, settings)
-    other = keys_of("all", inputs, replace(settings, evaluation=EVALUATION | change))
+    keys = keys_of(one_model, inputs, settings)
+    other = keys_of(one_model, inputs, replace(settings, evaluation=EVALUATION | change))
     assert keys["benchmark piqa"] != other["benchmark piqa"]
     assert (keys["corpus made-up"] != other["corpus made-up"]) == ("precision" in change)
     for changed in (inputs | {"model": "n"}, inputs | {"benchmark piqa": "q"}):
-        assert keys_of("all", changed, settings)["benchmark piqa"] != keys["benchmark piqa"]
+        assert keys_of(one_model, changed, settings)["benchmark piqa"] != keys["benchmark piqa"]
     assert (
-        keys_of("all", inputs, replace(settings, method={"kind": "x"}))["benchmark piqa"]
+        keys_of(one_model, inputs, replace(settings, method={"kind": "x"}))["benchmark piqa"]
         != keys["benchmark piqa"]
     )
     assert (
-        keys_of("all", inputs | {"corpus made-up": "d"}, settings)["benchmark piqa"] == keys["benchmark piqa"]
+        keys_of(one_model, inputs | {"corpus made-up": "d"}, settings)["benchmark piqa"]
+        == keys["benchmark piqa"]
     )
     assert (
         keys_of(
-            "all",
+            one_model,
             inputs | {"benchmark sciq": "s"},
             replace(settings, tasks=settings.tasks | {"sciq": {"task": None}}),
         )["benchmark piqa"]

@@ -49,13 +49,13 @@ def run(
     output: Path,
     chat: bool = False,
     made: Provenance = MADE,
-    stands_for: str = "",
+    stands_for: dict[str, str] | None = None,
     **changes,
 ) -> dict:
     """Evaluate a cell into `output`; returns its JSON."""
     settings, members = METHODS[method]
     elsewhere = layout.EVALUATION.path(**(place(method) | {"grid": "*"}))
-    data = EvaluationData(project["benchmarks"], [project["corpus"]], elsewhere, stands_for)
+    data = EvaluationData(project["benchmarks"], [project["corpus"]], elsewhere, stands_for or {})
     tasks = {f.name: VARIANT | {"domain": DOMAINS.get(f.name, "world")} for f in data.benchmarks}
     asked = CellSettings(settings, tasks, EVALUATION | changes, chat)
     written = output, output.with_suffix(".samples.parquet")

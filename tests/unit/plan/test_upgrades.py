@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_digest, write_json
-from workflow_scripts.plan.adopted import equivalences, equivalent_codes, record_path, write_rows
+from workflow_scripts.plan.adopted import (
+    TEXTS,
+    equivalences,
+    equivalent_codes,
+    of_part,
+    record_path,
+    write_rows,
+)
 from workflow_scripts.plan.config import files, load, read
-from workflow_scripts.plan.layout import BENCHMARK, CORPUS, LATENCY, MODEL, Cell, companions
+from workflow_scripts.plan.layout import BENCHMARK, CORPUS, EVALUATION, LATENCY, MODEL, Cell, companions
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Reruns
 from workflow_scripts.plan.upgrades import artefact_of, as_if, kinds_of, older_results, outdated_by, outvoted
@@ -72,8 +79,8 @@ def make_one(plan: Plan, path: str, letter: str) -> None:
         Path(file).touch()
 
 
-def record(found: list, grid: str | None) -> None:
-    """The evidence that `adopt` writes."""
+def record(found: list, grid: str | None, tasks: list[str] | None = None) -> None:
+    """The evidence that `adopt` writes. tasks: that the cells were asked; None: of a release, which holds for all."""
     rows = {
         (result.new, result.kind): {
             "rule": result.artefact.rule,
@@ -85,6 +92,7 @@ def record(found: list, grid: str | None) -> None:
             "machine": {"host": "h", "cpu": "c", "python": "3"},
             "user": "me",
             "time": "now",
+            **({"tasks": tasks} if tasks and result.artefact == EVALUATION else {}),
         }
         for result in found
         if result.shared == (grid is None)
@@ -144,8 +152,8 @@ def test_with_evidence_results_are_as_planned_and_the_manifest_still_gets_todays
         reruns.force_if_outdated(result.artefact, result.names)
     assert forced == set()
     assert plan.evaluate(CELL)["code"] == Plan(config, lambda grid: {}).evaluate(CELL)["code"]
-    assert plan.adopted_code(CELL) == older("0", plan.evaluate(CELL)["code"])
-    assert Plan(config, lambda grid: {}).adopted_code(CELL) == ""
+    assert {*plan.adopted_codes(CELL).values()} == {older("0", plan.evaluate(CELL)["code"])}
+    assert Plan(config, lambda grid: {}).adopted_codes(CELL) == {}
 
 
 def test_evidence_of_one_grid_and_one_code_says_nothing_of_others(config):
@@ -179,6 +187,39 @@ def test_evidence_of_one_kind_of_method_says_nothing_of_another_of_the_same_code
     assert plan.evaluate_recipe(none) == recorded_digest(none.json, "recipe")
     assert plan.evaluate_recipe(prompt) != recorded_digest(prompt.json, "recipe")
     assert prompt.json in {result.path for result in older_results(plan, "smoke")}
+
+
+def test_evidence_of_evaluations_holds_for_the_tasks_that_were_compared(config):
+    """An edit of generation was adopted by cells that generate nothing. Then a task that generates was added: some
+    cells took its answers from another grid's, by the older code, others were evaluated by today's."""
+    make(Plan(config), "0")
+    *compared, added = config.grids["smoke"].tasks
+    found = older_results(Plan(config), "smoke")
+    record(found, None)
+    record(found, "smoke", compared)
+    plan = Plan(config)
+    assert plan.train_recipe(CELL) == recorded_digest(CELL.training, "recipe")
+    assert plan.evaluate_recipe(CELL) != recorded_digest(CELL.json, "recipe")
+    codes = plan.adopted_codes(CELL)
+    assert {*codes} == {*(f"benchmark {task}" for task in compared), "corpus wikipedia"}
+    assert {*codes.values()} == {older("0", plan.evaluate(CELL)["code"])}
+    again = older_results(plan, "smoke")
+    assert {result.artefact for result in again} == {EVALUATION} and CELL.json in {r.path for r in again}
+    record(again, "smoke", [*compared, added])
+    assert older_results(Plan(config), "smoke") == []
+    assert f"benchmark {added}" in Plan(config).adopted_codes(CELL)
+
+
+def test_a_task_is_taken_over_from_the_first_code_of_its_chain(config):
+    """Two upgrades with a task added between them: the first tasks' answers bear the code of before both."""
+    bare = Plan(config, lambda grid: {})
+    today, kind = bare.evaluate(CELL)["code"], bare.evaluation_kind(CELL)
+    first, *_ = config.grids["smoke"].tasks
+    parts = [of_part(kind, part) for part in (*config.grids["smoke"].tasks, TEXTS)]
+    known = {(today, part): "b" * 64 for part in parts} | {("b" * 64, parts[0]): "a" * 64}
+    codes = Plan(config, lambda grid: known).adopted_codes(CELL)
+    assert codes.pop(f"benchmark {first}") == "a" * 64 and {*codes.values()} == {"b" * 64}
+    assert Plan(config, lambda grid: known | {("a" * 64, parts[0]): today}).adopted_codes(CELL)
 
 
 def test_kinds_of_one_code_that_two_older_codes_made_are_both_found(config):
