@@ -236,9 +236,10 @@ def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], fo
     left_out = {file for sample in samples for path in sample.paths for file in (path, *companions(path))}
     whole = {str(Path(sample.made.path).parent) for sample in samples if sample.made.shared}
     for root in (Path(RESULTS, grid), Path(RESOURCES)):
-        for file in root.rglob("*"):
+        places = os.walk(root, followlinks=True)  # a folder may be a link to another disk
+        for file in (Path(parent, name) for parent, _, names in places for name in names):
             inside = str(file) in left_out or str(file.parent) in whole or file.is_relative_to(WHEELS)
-            if not (file.is_dir() or inside or ".locks" in file.parts or file.name == ADOPTED.name):
+            if not (inside or ".locks" in file.parts or file.name == ADOPTED.name):
                 target = folder / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(file.resolve() if file.exists() else os.readlink(file))

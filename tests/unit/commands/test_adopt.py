@@ -223,6 +223,19 @@ def test_in_the_working_folder_the_samples_alone_are_missing_and_the_rest_counts
             assert Path(path).is_symlink() and Path(path).read_bytes() == before[path]
 
 
+def test_folders_that_are_links_to_another_disk_are_there_too(plan, tmp_path):
+    """The model was fetched and all copies were compressed again, before a cell was made."""
+    for number, folder in enumerate((Path("resources/models"), Path("results/smoke/compressed"))):
+        folder.rename(disk := tmp_path / f"disk {number}")
+        folder.symlink_to(disk)
+    older = older_results(plan, "smoke")
+    samples = [s for s in adopt.chosen(plan, "smoke", older) if s.made.artefact == EVALUATION]
+    place = Path("work/adopt/smoke/evaluate_cell")
+    adopt.scratch(plan, "smoke", older, samples, place)
+    made_before = [path for path in plan.artefacts("smoke") if "/evaluations/" not in path]
+    assert [path for path in made_before if not (place / path).exists()] == []
+
+
 @pytest.mark.parametrize("differing", [None, f"lora on {GPTQ}", "none on dense"])
 def test_a_code_is_adopted_if_all_that_it_made_agrees(plan, differing):
     samples = [
