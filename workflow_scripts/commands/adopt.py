@@ -248,7 +248,7 @@ def scratch(plan: Plan, grid: str, older: list[Older], samples: list[Remade], fo
     for place in (None, grid):
         assumed = [_equivalence(plan, [result], []) for result in older if result.shared == (place is None)]
         known = equivalences(place)
-        if found := known + list({_of(row): row for row in assumed}.values()):
+        if found := known + list({(row["new"], *row["kinds"]): row for row in assumed}.values()):
             write_rows(folder / record_path(place), found)
     write_complete(_absolute(plan.config.dump()) | {"grid": grid, "partial": False}, folder)
 
@@ -336,10 +336,6 @@ def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str,
         if fresh:
             with hold(record_path(place)):
                 write_rows(Path(record_path(place)), equivalences(place) + fresh)
-
-
-def _of(found: dict) -> tuple[str, ...]:
-    return found["new"], *found["kinds"]
 
 
 def _equivalence(plan: Plan, results: list[Older], compared: list[dict], count: int = 0) -> dict:
