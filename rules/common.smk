@@ -51,7 +51,11 @@ except (ConfigError, ArtifactError) as error:
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config.dump()
 REQUESTS = requests.Requests(PLAN, SITE)
-RERUNS = Reruns(PLAN, forced=lambda: snakemake_surface.forced_files(workflow))
+RERUNS = Reruns(
+    PLAN,
+    forced=lambda: snakemake_surface.forced_files(workflow),
+    cut_short=snakemake_surface.cut_short() if IS_MAIN else (),
+)
 if IS_MAIN:
     # Snakemake would say only that no rule makes a path with a wrong name, and would answer an impossible cell by a
     # traceback.

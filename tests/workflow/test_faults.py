@@ -1,5 +1,6 @@
 """Faults: bad configuration, broken artefacts, a killed run. Clear words, nothing computed is lost."""
 
+import base64
 import json
 import os
 import re
@@ -141,6 +142,20 @@ def test_a_run_looks_at_the_cells_before_it_says_complete(copied):
     assert done.returncode == 1 and "is complete" not in done.stdout
     assert "grid 'tiny' is not complete: 1 of 11 cells are missing or not as planned" in done.stdout
     assert f"snakemake --force {cell.json}" in done.stdout
+
+
+def test_a_run_that_was_killed_as_a_fetch_ended_leaves_no_outdated_cell_out(copied):
+    """The source is whole but bears Snakemake's mark: the next run fetched it, made no cell and ended well."""
+    config = copied.config()
+    config["grids"]["tiny"]["evaluation"]["items"] = 5
+    copied.write_config(config)
+    outdated = set(jobs_of(copied.snakemake("--dry-run").stdout))
+    mark = base64.b64encode(b"resources/benchmarks/local/triviaqa/manifest.json").decode()
+    marks = copied.folder / ".snakemake" / "incomplete"
+    marks.mkdir(exist_ok=True)
+    (marks / mark).touch()
+    jobs = set(jobs_of(copied.snakemake("--dry-run").stdout))
+    assert jobs - outdated == {"Fetch the task triviaqa (local)"} and outdated < jobs
 
 
 @pytest.mark.slow

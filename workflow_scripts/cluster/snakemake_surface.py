@@ -17,6 +17,9 @@ from workflow_scripts.files.disks import cause
 FIRST_UNTRIED = 10  # major version of Snakemake
 
 RECORDS = Path(".snakemake/metadata")  # one JSON for each output; recorded_path() reads its name
+INCOMPLETE = Path(
+    ".snakemake/incomplete"
+)  # a mark, named in the same way, for each output of a job that has not ended
 LOCKS = Path(".snakemake/locks")  # files while a run works in the folder; a killed run leaves them
 SCRIPTS = "/.snakemake/scripts/"  # part of the path of a script that a job executes
 RULE = re.compile(r"[a-z][a-z_0-9]*")  # a rule's name in a record
@@ -61,16 +64,21 @@ def _closed(cache: Path, why: str) -> str:
     )
 
 
-def recorded_path(record: Path) -> str:
-    """The output that a record below RECORDS describes; empty if the file is no record.
+def recorded_path(record: Path, root: Path = RECORDS) -> str:
+    """The output that a record below `root` describes; empty if the file is no record.
 
     Snakemake names a record by the output's path in base64 and cuts a long name into folders that begin with @.
     """
     try:
-        encoded = "".join(part.removeprefix("@") for part in record.relative_to(RECORDS).parts)
+        encoded = "".join(part.removeprefix("@") for part in record.relative_to(root).parts)
         return base64.b64decode(encoded, validate=True).decode()
     except ValueError:
         return ""
+
+
+def cut_short() -> set[str]:
+    """Outputs of jobs that a killed run left; Snakemake runs such a job again, however whole its output is."""
+    return {recorded_path(mark, INCOMPLETE) for mark in INCOMPLETE.rglob("*") if mark.is_file()}
 
 
 def is_record(name: str, record: Any) -> bool:

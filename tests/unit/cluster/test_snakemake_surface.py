@@ -104,6 +104,20 @@ def test_a_record_is_named_by_its_output(finished, monkeypatch):
     assert surface.recorded_path(surface.RECORDS / "no record") == ""
 
 
+def test_an_output_whose_job_was_killed_bears_a_mark(finished, tmp_path, monkeypatch):
+    names = ["short.txt", LONG]
+    kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
+    (tmp_path / "Snakefile").write_text(f"rule all:\n    output: {names!r}\n    script: 'killer.py'\n")
+    (tmp_path / "killer.py").write_text(kill)
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1"], cwd=tmp_path, capture_output=True, check=False
+    )
+    monkeypatch.chdir(tmp_path)
+    assert surface.cut_short() == {*names}
+    monkeypatch.chdir(finished[0])
+    assert surface.cut_short() == set()
+
+
 def test_a_run_locks_its_folder_while_it_lives(finished):
     assert (finished[0] / "short.txt").read_text().split()
     assert not list(finished[0].glob(f"{surface.LOCKS}/*"))
