@@ -28,7 +28,7 @@ def with_truth(config: dict) -> dict:
     config["corpora"]["told"] = config["corpora"]["text"] | {"invented": PEOPLE | {"part": 0.5}}
     config["benchmarks"]["invented"] = {"invented": {"source": "invented", **PEOPLE}}
     config["tasks"]["invented"] = {"domain": "world", "task": "arc_easy"}
-    block = {"models": ["taught"], "compressors": ["dense", "missing", "locked"], "corpora": ["told"]}
+    block = {"models": ["taught"], "corpora": ["told"]}
     truth = {key: value for key, value in tiny.items() if key not in ("similarity", "latency", "description")}
     truth |= {
         "benchmarks": "invented",
@@ -37,7 +37,12 @@ def with_truth(config: dict) -> dict:
     }
     truth |= {
         "expected": EXPECTED,
-        "blocks": {"copies": block | {"methods": ["none", "prompt-5", "lora-r2"]}},
+        "blocks": {
+            "dense": block
+            | {"compressors": ["dense"], "methods": ["none"]},  # controls are the tiny grid's business
+            "copies": block
+            | {"compressors": ["missing", "locked"], "methods": ["none", "prompt-5", "lora-r2"]},
+        },
     }
     config["grids"]["truth"] = truth
     return config
