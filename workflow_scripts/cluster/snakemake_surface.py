@@ -17,9 +17,8 @@ from workflow_scripts.files.disks import cause
 FIRST_UNTRIED = 10  # major version of Snakemake
 
 RECORDS = Path(".snakemake/metadata")  # one JSON for each output; recorded_path() reads its name
-INCOMPLETE = Path(
-    ".snakemake/incomplete"
-)  # a mark, named in the same way, for each output of a job that has not ended
+# A mark, named in the same way, for each output of a job that has not ended.
+INCOMPLETE = Path(".snakemake/incomplete")
 LOCKS = Path(".snakemake/locks")  # files while a run works in the folder; a killed run leaves them
 SCRIPTS = "/.snakemake/scripts/"  # part of the path of a script that a job executes
 RULE = re.compile(r"[a-z][a-z_0-9]*")  # a rule's name in a record

@@ -30,10 +30,8 @@ BESIDE = 0.22  # of a row: how far g stands above the row's middle, and h below 
 def gains(data: GridData, title: str) -> Figure:
     """Gain of each method on the compressed and on the dense model, beside the loss, on the verdict's metric."""
     metric = data.verdict["metric"]
-    shown = {
-        group: found for group in data.groups() if (found := data.judged(group)["metrics"][metric])["items"]
-    }
-    shown = {group: found for group, found in shown.items() if found["methods"]}
+    judged = {group: data.judged(group)["metrics"][metric] for group in data.groups()}
+    shown = {group: found for group, found in judged.items() if found["items"] and found["methods"]}
     if not shown:
         return absent(data, title, "a recovery method of a model with an informative task")
     pair = list(dict.fromkeys(data.verdict["pair"].values()))

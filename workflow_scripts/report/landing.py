@@ -109,10 +109,14 @@ def first_view(
         "unjudged": unjudged(verdict) if groups else [],
         "covered": covered(groups, verdict["metric"]) if groups else "",
         "limits": INFERENCE_LIMITS,
-        "headline": figure
-        and {
-            "source": image(figure),
-            "alt": f"{ALT}, with 95 percent intervals; the tables hold the numbers.",
-            "caption": notes_of(figure) or "",
-        },
+        "headline": _headline(figure) if figure else None,
     }
+
+
+def _headline(figure: Path) -> dict[str, str] | None:
+    """The headline figure; None if it has nothing to show: the cards say why."""
+    notes = notes_of(figure)
+    if notes is None:
+        return None
+    alt = f"{ALT}, with 95 percent intervals; the tables hold the numbers."
+    return {"source": image(figure), "alt": alt, "caption": notes}

@@ -14,6 +14,7 @@ from workflow_scripts.judge.results import read_results, samples_beside
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.landing import landing, style, with_frames
 from workflow_scripts.report.summary import chosen, lines
+from workflow_scripts.report.svg import NOTHING
 
 HOSTILE = "</script><script>window.hacked=1</script>"
 
@@ -112,3 +113,13 @@ def test_snakemakes_report_gets_the_script_and_one_that_is_cut_off_is_an_error()
 
 def test_the_style_closes_no_element():
     assert "</" not in style() and ".landing" in style() and ".card" in style()
+
+
+def test_a_headline_figure_without_data_is_left_out(tmp_path):
+    """Its text alternative would speak of gains that it does not show."""
+    truth = study("m", {"lora-r4": 0.1, "idp-50-100": 0.1})
+    verdict = data_of(read_results(write_grid(tmp_path, truth, 12)), 60).verdict
+    figure = tmp_path / "gains.svg"
+    for notes, images in (("Differences of accuracy.", 1), (NOTHING, 0)):
+        figure.write_text(f"<svg><dc:description>{notes}</dc:description></svg>")
+        assert landing(verdict, {"description": ""}, figure, "overview.html").count("<img") == images
