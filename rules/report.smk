@@ -38,40 +38,38 @@ rule tabulate:
         "../workflow_scripts/jobs/tabulate.py"
 
 
-for figure in layout.FIGURES:
-
-    rule:
-        name:
-            f"plot_{figure}"
-        input:
-            rerun_roll_up_if_outdated("plot_figure", layout.figure(figure)),
-            verdict=rolled_up(layout.VERDICT),
-            trainings=trainings if figure == "training" else [],
-            compressions=compressions if figure in ("figure1", "pareto") else [],
-            similarities=similarities if figure == "figure5" else [],
-            latencies=latencies if figure in ("latency", "pareto") else [],
-        output:
+rule plot_figures:
+    input:
+        rerun_roll_up_if_outdated("plot_figures", layout.figure(layout.FIGURES[0])),
+        verdict=rolled_up(layout.VERDICT),
+        trainings=trainings,
+        compressions=compressions,
+        similarities=similarities,
+        latencies=latencies,
+    output:
+        [
             shown(
-                layout.figure(figure),
-                caption=f"../reports/captions/{figure}.rst",
+                layout.figure(name),
+                caption=f"../reports/captions/{name}.rst",
                 category="Figures",
-                labels={"figure": figure},
-            ),
-            layout.figure(figure, "pdf").pattern,
-        log:
-            layout.figure(figure).log,
-        localrule: READ_HERE
-        conda:
-            "../envs/conda.yaml"
-        resources:
-            **READING_JOB,
-        params:
-            args=roll_up_arguments("plot_figure"),
-            figure=figure,
-        message:
-            "Draw {params.figure} of {wildcards.grid}"
-        script:
-            "../workflow_scripts/jobs/plot_figure.py"
+                labels={"figure": name},
+            )
+            for name in layout.FIGURES
+        ],
+        [layout.figure(name, "pdf").pattern for name in layout.FIGURES],
+    log:
+        layout.figure(layout.FIGURES[0]).log,
+    localrule: READ_HERE
+    conda:
+        "../envs/conda.yaml"
+    resources:
+        **READING_JOB,
+    params:
+        args=roll_up_arguments("plot_figures"),
+    message:
+        "Figures of {wildcards.grid}"
+    script:
+        "../workflow_scripts/jobs/plot_figures.py"
 
 
 rule draw_page:

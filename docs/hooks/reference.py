@@ -268,14 +268,13 @@ def blocks():
         r'^include: "(rules/\w+\.smk)"', (ROOT / "Snakefile").read_text(encoding="utf-8"), re.MULTILINE
     ):
         text = (ROOT / include).read_text(encoding="utf-8")
-        heads = list(re.finditer(r"^ *rule ?(\w*):\n", text, re.MULTILINE))
+        heads = list(re.finditer(r"^rule (\w+):\n", text, re.MULTILINE))
         local = re.search(r"localrules:\n((?:    \w+,?\n)+)", text)
         names = re.findall(r"\w+", local[1]) if local else []
         for head, after in zip(heads, [*heads[1:], None]):
             block = text[head.end() : after and after.start()]
-            name = head[1] or re.search(r'name:\s*f?"([^"]+)"', block)[1]
-            where = "main process" if name in names else "a job"
-            yield name, block, "main process, or a job in `cpu_partition`" if "READ_HERE" in block else where
+            where = "main process" if head[1] in names else "a job"
+            yield head[1], block, "main process, or a job in `cpu_partition`" if "READ_HERE" in block else where
 
 
 def outputs(block: str) -> list[str]:

@@ -13,7 +13,7 @@ from tests.unit import synthetic_results
 from tests.unit.synthetic_results import write_cell
 from workflow_scripts.files.artifacts import write_json
 from workflow_scripts.files.sealed_tables import write_table
-from workflow_scripts.jobs import audit_paper, draw_page, plot_figure, report_grid, tabulate
+from workflow_scripts.jobs import audit_paper, draw_page, plot_figures, report_grid, tabulate
 from workflow_scripts.judge import ledger as ledgers
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results
@@ -77,8 +77,7 @@ def _roll_up(plan: Plan) -> None:
     tabulate.main(results / "verdict.json", catalogue, MeasuredFiles(), inputs)
     audit_paper.main(results / "verdict.json", results / "paper_audit.json", results / "paper_audit.html")
     figures = [str(results / "figures" / f"{name}.svg") for name in FIGURES]
-    for path in figures:
-        plot_figure.main(Path(path).stem, results / "verdict.json", catalogue, MeasuredFiles(), {}, [path])
+    plot_figures.main(results / "verdict.json", catalogue, MeasuredFiles(), {}, figures)
     made = draw_page.Made(
         results / "verdict.json", results / "ledger.parquet", results / "paper_audit.json", figures
     )

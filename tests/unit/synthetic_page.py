@@ -11,7 +11,7 @@ from workflow_scripts.jobs import (
     draw_page,
     find_answers,
     judge,
-    plot_figure,
+    plot_figures,
     tabulate,
 )
 from workflow_scripts.judge.judgement import Question
@@ -36,8 +36,7 @@ def analysed(folder: Path, items: int = 8, truth: dict | None = None) -> tuple[P
     tables = [str(results / "tables" / f"{name}.html") for name in ("table1", "table2", "table3", "changes")]
     tabulate.main(results / "verdict.json", CATALOGUE, MeasuredFiles(), tables)
     figures = [str(results / "figures" / f"{name}.svg") for name in ("figure3", "gains")]
-    for path in figures:
-        plot_figure.main(Path(path).stem, results / "verdict.json", CATALOGUE, MeasuredFiles(), {}, [path])
+    plot_figures.main(results / "verdict.json", CATALOGUE, MeasuredFiles(), {}, figures)
     audit = (results / "paper_audit.json", results / "paper_audit.html")
     audit_paper.main(results / "verdict.json", *audit)
     made = draw_page.Made(results / "verdict.json", results / "ledger.parquet", audit[0], figures)

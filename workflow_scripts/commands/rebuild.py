@@ -21,13 +21,12 @@ from workflow_scripts.commands.options import add_archive
 from workflow_scripts.files.artifacts import PACKAGE, ArtifactError, read_json
 from workflow_scripts.files.sealed_tables import seal_table
 from workflow_scripts.plan.config import write_complete
-from workflow_scripts.plan.layout import ANSWERS, FIGURES, LOGS, REBUILT, REPORT, VERDICT
+from workflow_scripts.plan.layout import ANSWERS, LOGS, REBUILT, REPORT, VERDICT
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.summary import lines
 
 UNFINISHED = ".unfinished"  # in the folder until the archive is unpacked
-ROLL_UPS = ("build_ledger", "judge", "tabulate", "audit_paper", "draw_page", "report_grid")
-RULES = (*ROLL_UPS, *(f"plot_{name}" for name in FIGURES))
+RULES = ("build_ledger", "judge", "tabulate", "plot_figures", "audit_paper", "draw_page", "report_grid")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

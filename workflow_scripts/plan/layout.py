@@ -152,7 +152,7 @@ def table(name: str, ending: str = "html") -> RollUp:
 
 def figure(name: str, ending: str = "svg") -> RollUp:
     """A figure of the grid, svg or pdf."""
-    return RollUp(f"figures/{name}.{ending}", f"plot_{name}")
+    return RollUp(f"figures/{name}.{ending}", "plot_figures")
 
 
 # What the report shows, in every format.

@@ -40,7 +40,7 @@ FETCHES = {
     "benchmarks": "fetch_benchmark",
 }
 OF_USE = ("algorithm", "model", "distilled")  # keys of a checkpoint that say nothing of where it comes from
-ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figure", "audit_paper", "draw_page")
+ANALYSIS = ("find_answers", "build_ledger", "judge", "tabulate", "plot_figures", "audit_paper", "draw_page")
 
 
 class Plan(Kinds):
@@ -238,7 +238,7 @@ class Plan(Kinds):
                 else {cell.json: self.evaluate_recipe(cell) for cell in self.cells(grid)}
             )
             settings["cell_recipes"] = made
-        if entry in ("plot_figure", "draw_page"):
+        if entry in ("plot_figures", "draw_page"):
             measured = {"similarity": self.similarity_cells(grid), "latency": self.latency_places(grid)}
             settings["planned"] = {kind: len(jobs) for kind, jobs in measured.items()}
         if entry == "draw_page":  # its forecast's constants are no code

@@ -247,8 +247,7 @@ class Reruns:
             entry == REPORT_RULE and stamp == DAMAGED
         ):
             forced.add(path)
-        rule = next((file.rule for file in SEALED if file.path(grid) == path), entry)
-        if any(file.rule == rule for file in self.changed_roll_ups(grid)):
+        if any(file.rule == entry for file in self.changed_roll_ups(grid)):
             forced.add(path)
         shown = [file.path(grid) for file in (REPORT, *REPORTED)] if entry == REPORT_RULE else []
         will_run = path in forced or not all(map(os.path.exists, (path, *shown)))

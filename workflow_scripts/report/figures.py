@@ -1,4 +1,4 @@
-"""Every figure by name: one Snakemake rule draws one figure of one grid."""
+"""Every figure by name: title and the function that draws it."""
 
 from collections.abc import Callable
 

@@ -137,7 +137,7 @@ def test_an_entry_depends_on_the_folders_of_reports_that_it_reads():
         "find_answers": set(),
         "build_ledger": set(),
         "judge": set(),
-        "plot_figure": {"paper"},
+        "plot_figures": {"paper"},
         "tabulate": {"paper", "templates"},
         "audit_paper": {"paper", "templates"},
         "draw_page": {"paper", "templates"},

@@ -203,9 +203,8 @@ def test_rules_and_templates_take_their_paths_from_the_layout():
 
 
 def test_every_roll_up_has_the_log_of_its_rule_and_is_found_by_the_pattern_of_its_kind():
-    assert layout.figure("pareto").log == "logs/{grid}/plot_pareto.log" and layout.AUDIT.log.endswith(
-        "audit_paper.log"
-    )
+    assert layout.figure("pareto").log == "logs/{grid}/plot_figures.log"
+    assert layout.AUDIT.log.endswith("audit_paper.log")
     for roll_up in (
         layout.VERDICT,
         layout.AUDIT,
