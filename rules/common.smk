@@ -145,24 +145,25 @@ def inputs(artefact, **found):
     return unpack(files)
 
 
-def arguments(artefact):
-    """The parameters of a job, its recipe among them. The recipe covers the digest of its code, which is left out."""
-
-    def parameters(wildcards):
-        tracked = RERUNS.arguments(artefact, wildcards)
-        return as_text({key: value for key, value in tracked.items() if key != "code"})
-
-    return parameters
-
-
 def untracked(parameter):
     """A parameter that no result depends on: Snakemake tracks none that is derived from `output`."""
     return lambda wildcards, output: parameter(wildcards)
 
 
-def code_of(artefact):
-    """The digest of a job's code, for the manifest."""
-    return untracked(lambda wildcards: RERUNS.arguments(artefact, wildcards)["code"])
+def parameters(artefact, **besides):
+    """The parameters of a job as two texts, since Snakemake's time grows with the number of functions: `args`, its recipe
+    among them, and `beside`, what no result depends on. The recipe covers the digest of the code, which is of those.
+    """
+
+    def args(wildcards):
+        tracked = RERUNS.arguments(artefact, wildcards)
+        return as_text({key: value for key, value in tracked.items() if key != "code"})
+
+    def beside(wildcards):
+        values = {name: of_job(wildcards) for name, of_job in besides.items()}
+        return as_text({"code": RERUNS.arguments(artefact, wildcards)["code"], **values})
+
+    return {"args": args, "beside": untracked(beside)}
 
 
 # ---- resources

@@ -17,11 +17,12 @@ rule compress_model:
     resources:
         **model_job("compress_model"),
     params:
-        args=arguments(layout.COMPRESSED),
-        code=code_of(layout.COMPRESSED),
-        activation_memory=untracked(lambda wildcards: config["activation_memory"]),
-        optimum_python=untracked(lambda wildcards: config["optimum_python"]),
-        llmcompressor_python=untracked(lambda wildcards: config["llmcompressor_python"]),
+        **parameters(
+            layout.COMPRESSED,
+            activation_memory=lambda wildcards: config["activation_memory"],
+            optimum_python=lambda wildcards: config["optimum_python"],
+            llmcompressor_python=lambda wildcards: config["llmcompressor_python"],
+        ),
     message:
         "Compress {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed})"
     script:
@@ -48,8 +49,7 @@ rule export_model:
         mem_mb=lambda wildcards, attempt: REQUESTS.mem_mb("export_model", wildcards, attempt),
         runtime=lambda wildcards, attempt: REQUESTS.runtime("export_model", wildcards, attempt),
     params:
-        args=arguments(layout.EXPORTED),
-        code=code_of(layout.EXPORTED),
+        **parameters(layout.EXPORTED),
     message:
         "Export {wildcards.model} with {wildcards.compressor} on {wildcards.corpus} (seed {wildcards.seed}) as {wildcards.form}"
     script:

@@ -34,13 +34,12 @@ rule evaluate_cell:
     resources:
         **model_job("evaluate_cell"),
     params:
-        args=arguments(layout.EVALUATION),
-        code=code_of(layout.EVALUATION),
-        contents=untracked(lambda wildcards: as_text(PLAN.definitions(wildcards.grid))),
-        elsewhere=untracked(
-            lambda wildcards: layout.EVALUATION.path(**dict(wildcards.items()) | {"grid": "*"})
+        **parameters(
+            layout.EVALUATION,
+            contents=lambda wildcards: PLAN.definitions(wildcards.grid),
+            elsewhere=lambda wildcards: layout.EVALUATION.path(**dict(wildcards.items()) | {"grid": "*"}),
+            stands_for=lambda wildcards: PLAN.adopted_codes(layout.Cell.of(wildcards)),
         ),
-        stands_for=untracked(lambda wildcards: PLAN.adopted_codes(layout.Cell.of(wildcards))),
     message:
         "Evaluate {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method} (seed {wildcards.seed})"
     script:
@@ -67,8 +66,7 @@ rule measure_similarity:
     resources:
         **model_job("measure_similarity"),
     params:
-        args=arguments(layout.SIMILARITY),
-        code=code_of(layout.SIMILARITY),
+        **parameters(layout.SIMILARITY),
     message:
         "Similarity to dense: {wildcards.model} {wildcards.compressor} {wildcards.corpus} {wildcards.method}"
     script:
@@ -93,8 +91,7 @@ rule measure_latency:
     resources:
         **model_job("measure_latency"),
     params:
-        args=arguments(layout.LATENCY),
-        code=code_of(layout.LATENCY),
+        **parameters(layout.LATENCY),
     message:
         "Latency of {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:

@@ -17,9 +17,7 @@ rule fetch_model:
     conda:
         "../envs/conda.yaml"
     params:
-        args=arguments(layout.MODEL),
-        code=code_of(layout.MODEL),
-        details=untracked(lambda wildcards: PLAN.details("models", wildcards.model)),
+        **parameters(layout.MODEL, details=lambda wildcards: PLAN.details("models", wildcards.model)),
     message:
         "Fetch the model {wildcards.model}"
     script:
@@ -38,9 +36,9 @@ rule fetch_checkpoint:
     conda:
         "../envs/conda.yaml"
     params:
-        args=arguments(layout.CHECKPOINT),
-        code=code_of(layout.CHECKPOINT),
-        details=untracked(lambda wildcards: PLAN.details("compressors", wildcards.compressor)),
+        **parameters(
+            layout.CHECKPOINT, details=lambda wildcards: PLAN.details("compressors", wildcards.compressor)
+        ),
     message:
         "Fetch the checkpoint {wildcards.compressor}"
     script:
@@ -57,9 +55,7 @@ rule fetch_corpus:
     conda:
         "../envs/conda.yaml"
     params:
-        args=arguments(layout.CORPUS),
-        code=code_of(layout.CORPUS),
-        details=untracked(lambda wildcards: PLAN.details("corpora", wildcards.corpus)),
+        **parameters(layout.CORPUS, details=lambda wildcards: PLAN.details("corpora", wildcards.corpus)),
     message:
         "Fetch the corpus {wildcards.corpus}"
     script:
@@ -76,10 +72,11 @@ rule fetch_benchmark:
     conda:
         "../envs/conda.yaml"
     params:
-        args=arguments(layout.BENCHMARK),
-        code=code_of(layout.BENCHMARK),
-        details=untracked(lambda wildcards: PLAN.details("benchmarks", wildcards.benchmarks, wildcards.task)),
-        variant=untracked(lambda wildcards: PLAN.variant(wildcards.task)),
+        **parameters(
+            layout.BENCHMARK,
+            details=lambda wildcards: PLAN.details("benchmarks", wildcards.benchmarks, wildcards.task),
+            variant=lambda wildcards: PLAN.variant(wildcards.task),
+        ),
     message:
         "Fetch the task {wildcards.task} ({wildcards.benchmarks})"
     script:

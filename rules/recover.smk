@@ -21,10 +21,11 @@ rule train_adapter:
     resources:
         **model_job("train_adapter"),
     params:
-        args=arguments(layout.ADAPTER),
-        code=code_of(layout.ADAPTER),
-        activation_memory=untracked(lambda wildcards: config["activation_memory"]),
-        checkpoint_minutes=untracked(lambda wildcards: PLAN.regime(wildcards.grid).checkpoint_minutes),
+        **parameters(
+            layout.ADAPTER,
+            activation_memory=lambda wildcards: config["activation_memory"],
+            checkpoint_minutes=lambda wildcards: PLAN.regime(wildcards.grid).checkpoint_minutes,
+        ),
     message:
         "Make {wildcards.method} (seed {wildcards.seed}) for {wildcards.model} {wildcards.compressor} {wildcards.corpus}"
     script:

@@ -17,9 +17,7 @@ rule teach_model:
     resources:
         **model_job("teach_model"),
     params:
-        args=arguments(layout.MODEL),
-        code=code_of(layout.MODEL),
-        details=untracked(lambda wildcards: PLAN.details("models", wildcards.model)),
+        **parameters(layout.MODEL, details=lambda wildcards: PLAN.details("models", wildcards.model)),
     message:
         "Teach the model {wildcards.model}"
     script:
@@ -44,9 +42,9 @@ rule teach_checkpoint:
     resources:
         **model_job("teach_checkpoint"),
     params:
-        args=arguments(layout.CHECKPOINT),
-        code=code_of(layout.CHECKPOINT),
-        details=untracked(lambda wildcards: PLAN.details("compressors", wildcards.compressor)),
+        **parameters(
+            layout.CHECKPOINT, details=lambda wildcards: PLAN.details("compressors", wildcards.compressor)
+        ),
     message:
         "Teach the copy {wildcards.compressor}"
     script:

@@ -85,7 +85,7 @@ def refuse_missing_sources(jobs: Iterable[Any]) -> None:
     for job in jobs:
         if job.rule.name in FETCHES:
             args = arguments_in(job.params.args)
-            path = Path(job.params.details.get("path", "")).expanduser().absolute()
+            path = Path(arguments_in(job.params.beside)["details"].get("path", "")).expanduser().absolute()
             if args["spec"]["source"] == "local" and not path.exists():
                 raise ArtifactError(
                     f"{job.rule.name} {args['name']}: {path}: no such file or folder (`path`)"

@@ -70,9 +70,10 @@ def arguments(function: Callable[..., Any], snakemake: "Snakemake") -> dict[str,
     """The arguments of a function, found in a Snakemake job by the names of its parameters.
 
     A parameter gets the value of the same name among the rule's inputs, outputs and parameters, the keys in its
-    parameter `args` (`as_text` wrote it), and these: `threads`; `config`; `inputs` and `outputs`, lists of all files;
-    `output`, the first of them, which errors name; `cell`, the wildcards as a dict. A wildcard counts if nothing else
-    has its name: an input `model` is the file of the model that the wildcard `model` names. A seed is an int.
+    parameters `args` and `beside` (`as_text` wrote them), and these: `threads`; `config`; `inputs` and `outputs`, lists
+    of all files; `output`, the first of them, which errors name; `cell`, the wildcards as a dict. A wildcard counts if
+    nothing else has its name: an input `model` is the file of the model that the wildcard `model` names. A seed is an
+    int.
 
     Annotations matter in three cases. `Folder` (or a list of it, or None for no file) asks for the folder of a file, a
     list for a plain list, and a dataclass for a value whose fields are filled by the same rule.
@@ -94,7 +95,7 @@ def arguments(function: Callable[..., Any], snakemake: "Snakemake") -> dict[str,
 
 
 def as_text(args: dict[str, Any]) -> str:
-    """Arguments as the value of a rule's parameter `args`: JSON in which no tag can stand.
+    """Arguments as the value of one of a rule's parameters: JSON in which no tag can stand.
 
     Snakemake's report embeds parameters in a script as they are, and a "</script>" of a description would end it.
     """
@@ -110,8 +111,8 @@ def arguments_in(text: str) -> dict[str, Any]:
 def _planned(snakemake: "Snakemake") -> dict[str, Any]:
     """The parameter `args`, with the digests of the code and of other contents, which may stand beside it."""
     params = dict(snakemake.params.items())
-    found = arguments_in(params["args"]) | {key: params[key] for key in ("code",) if key in params}
-    return found | ({"contents": arguments_in(params["contents"])} if "contents" in params else {})
+    beside = arguments_in(params.get("beside", "{}"))
+    return arguments_in(params["args"]) | {key: beside[key] for key in ("code", "contents") if key in beside}
 
 
 def _given(snakemake: "Snakemake") -> dict[str, list]:
@@ -130,6 +131,7 @@ def _given(snakemake: "Snakemake") -> dict[str, list]:
         dict(snakemake.input.items()),
         dict(snakemake.output.items()),
         arguments_in(params.pop("args", "{}")),
+        arguments_in(params.pop("beside", "{}")),
         params,
         about,
     ]

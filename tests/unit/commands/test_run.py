@@ -77,7 +77,8 @@ def test_snakemake_may_clean_up(by, tmp_path):
 def test_a_local_source_that_is_not_there_stops_a_run_before_its_first_job(tmp_path):
     def fetch(path, source="local", rule="fetch_model"):
         arguments = {"name": "mine", "spec": {"source": source}}
-        return Any(rule=Any(name=rule), params=Any(args=as_text(arguments), details={"path": str(path)}))
+        beside = as_text({"details": {"path": str(path)}})
+        return Any(rule=Any(name=rule), params=Any(args=as_text(arguments), beside=beside))
 
     cell = Any(rule=Any(name="evaluate_cell"), params=Any(args="{}"))
     runs.refuse_missing_sources([cell, fetch(tmp_path), fetch("nowhere", "hub")])
