@@ -274,7 +274,11 @@ def blocks():
         for head, after in zip(heads, [*heads[1:], None]):
             block = text[head.end() : after and after.start()]
             where = "main process" if head[1] in names else "a job"
-            yield head[1], block, "main process, or a job in `cpu_partition`" if "READ_HERE" in block else where
+            yield (
+                head[1],
+                block,
+                "main process, or a job in `cpu_partition`" if "READ_HERE" in block else where,
+            )
 
 
 def outputs(block: str) -> list[str]:
