@@ -156,7 +156,7 @@ def test_every_link_between_pages_leads_somewhere():
 
 def test_the_readme_counts_cells_and_adapters_as_they_are_planned():
     plan = Plan(config.load(config.read(*config.files(root=ROOT))))
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert {name for name, *_ in rows} == plan.config.grids.keys()
     for name, cells, adapters in rows:
         assert (int(cells), int(adapters)) == (len(plan.cells(name)), len(plan.adapters(name))), name

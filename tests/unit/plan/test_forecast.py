@@ -210,7 +210,7 @@ def test_chosen_blocks_are_forecast_alone(capsys):
 
 def test_unknown_names_are_answered_with_the_known_ones(capsys):
     assert main(["forecast", "--grid", "papr", "--device", "cpu-2"]) == 1
-    assert "smoke, bench, engines, truth, paper" in capsys.readouterr().err
+    assert "smoke, bench, open-book, engines, truth, paper" in capsys.readouterr().err
     assert main(["forecast", "--grid", "smoke", "--device", "abacus"]) == 1
     assert "cpu-2, a100-80g" in capsys.readouterr().err
     assert main(["forecast", "--grid", "smoke", "--device", "cpu-2", "--price", "1.5"]) == 0
