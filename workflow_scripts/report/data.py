@@ -64,10 +64,6 @@ class GridData:
         """A group's statistics of accuracy over all tasks; of a dense group those without a test."""
         return self._judged[group]["metrics"]["accuracy_all_tasks"]
 
-    def informative_accuracy(self, group: Group) -> dict:
-        """The same over the informative tasks, on which the verdict is given."""
-        return self._judged[group]["metrics"]["accuracy"]
-
     def informative(self, model: str) -> list[str]:
         """The informative tasks of a model; none if its dense cell is missing."""
         tasks = self.verdict["informative"].get(model, {})
@@ -83,9 +79,8 @@ class GridData:
 
         None too if a task of the grid is missing: a mean over fewer tasks is no point of a figure.
         """
-        accuracy, role = self.accuracy(group), {"dense": "dense", "none": "compressed"}.get(method)
-        row = accuracy.get("methods", {}).get(method) or {}
-        value = accuracy.get(role) if role else row.get("value")
+        accuracy = self.accuracy(group)
+        value = value_of(accuracy, method)
         if not value or accuracy.get("absent_tasks"):
             return None
         return {key: None if number is None else 100 * number for key, number in value.items()}
@@ -112,13 +107,16 @@ class GridData:
             (c for c in self.verdict["choices"] if _group(c) == group and c["method"] == method), None
         )
 
-    def score(self, cell: Cell) -> dict:
-        """Tasks and domains of an evaluated cell with their intervals."""
-        return self.results.evaluations[cell]
-
     @cached_property
     def _judged(self) -> dict[Group, dict]:
         return {_group(row): row for row in (*self.verdict["groups"], *self.verdict["dense_groups"])}
+
+
+def value_of(statistics: dict, method: str) -> dict | None:
+    """{value, low, high} of a method, `dense` or `none` in a group's statistics of a metric; None if it is missing."""
+    role = {"dense": "dense", "none": "compressed"}.get(method)
+    judged = statistics.get("methods", {}).get(method)
+    return statistics.get(role) if role else judged and judged["value"]
 
 
 def _group(row: dict) -> Group:

@@ -14,7 +14,6 @@ class TableEntry:
     low: float | None = None
     high: float | None = None
     printed: float | None = None
-    note: str = ""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from workflow_scripts.judge.perplexity import compared, protocol
 from workflow_scripts.judge.results import unique
 from workflow_scripts.plan import layout
 from workflow_scripts.plan.layout import Cell, Group
-from workflow_scripts.report.data import GridData
+from workflow_scripts.report.data import GridData, value_of
 from workflow_scripts.report.summary import prompt_shares
 from workflow_scripts.report.table_notes import notes
 from workflow_scripts.report.table_rows import INFORMATIVE, Panel, Row, Table, TableEntry
@@ -166,13 +166,12 @@ def _row(data: GridData, group: Group, method: str, printed: dict[str, float]) -
         row.entries[column] = entry
     if len(cells) == 1:  # intervals of tasks and domains are those of one cell
         _add_intervals(data, cells[0], row)
-    accuracy = data.accuracy(group)
-    _add_statistics(row, accuracy, method)
+    metrics = data.judged(group)["metrics"]
+    _add_statistics(row, metrics["accuracy_all_tasks"], method)
     row.entries[INFORMATIVE] = TableEntry(_mean(evaluations, data.informative(group.model)))
-    if value := _value(data.informative_accuracy(group), method):
+    if value := value_of(metrics["accuracy"], method):
         row.entries[INFORMATIVE] = _entry(value)
-    problems = _problems(evaluations, len(planned))
-    row.problem = "; ".join(problems)
+    row.problem = "; ".join(_problems(evaluations, len(planned)))
     row.note = "; ".join(_remarks(evaluations, len(planned), data.covers(group, method)))
     return row
 
@@ -254,7 +253,7 @@ def _choice_row(data: GridData, group: Group, way: dict, choices: dict) -> Row:
 
 def _add_intervals(data: GridData, cell: Cell, row: Row) -> None:
     """The intervals of a cell's tasks and domains."""
-    score = data.score(cell)
+    score = data.results.evaluations[cell]
     found = score["tasks"] | {DOMAINS[domain]: mean for domain, mean in score["domains"].items()}
     for column, entry in row.entries.items():
         if column != "Average" and column in found and entry.value is not None:
@@ -263,23 +262,12 @@ def _add_intervals(data: GridData, cell: Cell, row: Row) -> None:
 
 def _add_statistics(row: Row, accuracy: dict, method: str) -> None:
     """The interval of the Average, gain, p and detectable gain, of the group's accuracy over all tasks."""
-    judged, value, mean = (
-        accuracy.get("methods", {}).get(method),
-        _value(accuracy, method),
-        row.entries["Average"],
-    )
-    if value and mean.value is not None:
+    judged, mean = accuracy.get("methods", {}).get(method), row.entries["Average"]
+    if (value := value_of(accuracy, method)) and mean.value is not None:
         mean.low, mean.high = _percent(value["low"]), _percent(value["high"])
     if judged and judged["gain"]:
         row.gain = _entry(judged["gain"])
         row.p_holm, row.detectable = judged.get("p_holm"), _percent(judged["detectable"])
-
-
-def _value(accuracy: dict, method: str) -> dict | None:
-    """{value, low, high} of a row in the statistics of its group; None if it is missing."""
-    role = {"dense": "dense", "none": "compressed"}.get(method)
-    judged = accuracy.get("methods", {}).get(method)
-    return accuracy.get(role) if role else judged and judged["value"]
 
 
 def selection_shares(evaluations: list[dict]) -> str:
