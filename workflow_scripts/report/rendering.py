@@ -119,8 +119,8 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def detectable(row: Row) -> str:
-    """The smallest gain that is found; "> 67.9" if it lies above the largest that can be."""
-    return f"> {row.most:.1f}" if row.finds_nothing else number(row.detectable, 1)
+    """The smallest gain that is found; empty if it lies above the largest that can be."""
+    return "" if row.finds_nothing else number(row.detectable, 1)
 
 
 def signed(value: float | None, digits: int = 2) -> str:

@@ -15,10 +15,9 @@ def _left_out(verdict: dict) -> str:
 
 
 def _beyond(panels: list[Panel]) -> str:
-    """The meaning of ">" before a number, if a row has one."""
-    rows = [row for panel in panels for row in panel.rows]
-    said = " (> before it: not even the largest gain that can be, from no recovery to every answer right)"
-    return said if any(row.finds_nothing for row in rows) else ""
+    """The meaning of an empty detectable gain, if a row has one."""
+    said = " (empty: not even the largest gain that can be, from no recovery to every answer right, would be found)"
+    return said if any(row.finds_nothing for panel in panels for row in panel.rows) else ""
 
 
 def notes(number: int, panels: list[Panel], verdict: dict, methods: dict) -> list[str]:

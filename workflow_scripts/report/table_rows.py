@@ -34,15 +34,11 @@ class Row:
     adapted: str = ""  # of a LoRA: its linears, their layers, its parameters
 
     @property
-    def most(self) -> float:
-        """The largest gain that can be: from no recovery to every answer right."""
-        average, gain = self.entries["Average"].value, self.gain.value
-        return 100.0 if average is None or gain is None else 100 - (average - gain)
-
-    @property
     def finds_nothing(self) -> bool:
-        """Whether not even the largest gain would be found."""
-        return self.detectable is not None and self.detectable > self.most
+        """Whether not even the largest gain that can be, from no recovery to every answer right, would be found."""
+        average, gain = self.entries["Average"].value, self.gain.value
+        most = 100.0 if average is None or gain is None else 100 - (average - gain)
+        return self.detectable is not None and self.detectable > most
 
 
 @dataclass
