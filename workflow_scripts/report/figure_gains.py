@@ -18,6 +18,7 @@ from workflow_scripts.report.figure_style import (
     legend,
     mark,
     name_of,
+    over_replicates,
     wrapped,
 )
 from workflow_scripts.report.summary import NAMES, scale
@@ -99,17 +100,10 @@ def _notes(shown: dict[Group, dict], metric: str) -> list[str]:
         "are the loss: a method whose g reaches the line brings all of it back, unless its h is as large. Then it adds "
         "what the dense model lacked too. In bold: the pair that the verdict was asked of."
     ]
-    covers = {
-        group: {m: row["gain_covers"] for m, row in found["methods"].items()}
-        for group, found in shown.items()
+    covered = {
+        (g, m): row["gain_covers"] for g, found in shown.items() for m, row in found["methods"].items()
     }
-    if len({said for found in covers.values() for said in found.values()}) > 1:
-        several = [
-            f"{', '.join(names)} ({group.compressor}, {group.corpus})"
-            for group, found in covers.items()
-            if (names := [method for method, said in found.items() if "replicates" in said])
-        ]
-        notes.append(
-            f"Intervals over replicates too, which makes them wider, not worse: {'; '.join(several)}."
-        )
+    if len(set(covered.values())) > 1:
+        wider = "Intervals over replicates too, which makes them wider, not worse"
+        notes.append(f"{wider}: {over_replicates(covered)}.")
     return notes

@@ -167,16 +167,23 @@ def intervals(data: GridData, shown: Mapping[Group, Sequence[str]]) -> str:
     An interval over replicates too is wider than one over items alone: a reader would take it for a worse method.
     """
     covered = {(group, m): data.covers(group, m) for group, methods in shown.items() for m in methods}
-    several = {setting for setting, covers in covered.items() if "replicates" in covers}
-    if len(several) == len(covered):
-        return f"Intervals: 95 %, bootstrap over items{' and replicates' if several else ''}. {PAIRED}"
-    names = [
-        f"{', '.join(found)} ({group.compressor}, {group.corpus})"
-        for group, methods in shown.items()
-        if (found := [method for method in methods if (group, method) in several])
-    ]
-    also = f"; of {'; '.join(names)} over replicates too, which makes these wider, not worse" if names else ""
+    if all("replicates" in covers for covers in covered.values()):
+        return f"Intervals: 95 %, bootstrap over items{' and replicates' if covered else ''}. {PAIRED}"
+    names = over_replicates(covered)
+    also = f"; of {names} over replicates too, which makes these wider, not worse" if names else ""
     return f"Intervals: 95 %, bootstrap over items{also}. {PAIRED}"
+
+
+def over_replicates(covered: Mapping[tuple[Group, str], str]) -> str:
+    """ "lora-r2, idp-50-100 (gptq-w3, c4); lora-r2 (rtn-w3, c4)": the methods whose intervals cover replicates too.
+
+    covered: (group, method) -> what its interval covers.
+    """
+    named: dict[Group, list[str]] = {}
+    for (group, method), covers in covered.items():
+        if "replicates" in covers:
+            named.setdefault(group, []).append(method)
+    return "; ".join(f"{', '.join(names)} ({g.compressor}, {g.corpus})" for g, names in named.items())
 
 
 def finish(figure: Figure, notes: list[str], key: Sequence[str] = ()) -> Figure:
