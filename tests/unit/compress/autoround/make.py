@@ -1,4 +1,4 @@
-"""Writes a folder of autoround/: a tiny Llama in AutoRound's own format, and expected.json (README.md).
+"""Writes a folder of autoround/, a tiny Llama in AutoRound's own format with expected.json, or awq/ (README.md there).
 
 python make.py FOLDER PACKING BITS SYMMETRIC
 """
@@ -42,6 +42,8 @@ def main(folder, packing, bits, symmetric):
         low_cpu_mem_usage=False,
     )
     rounded.quantize_and_save(folder, format=packing)
+    if packing == "auto_awq":  # GPTQModel says what to expect of it
+        return
     (made,) = Path(folder).iterdir()
     tensors, digests = load_file(made / "model.safetensors"), {}
     for name in sorted(key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")):
