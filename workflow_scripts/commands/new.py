@@ -183,7 +183,7 @@ def configuration(
     return f"""\
 models:
   {name}:
-{_indented(entry, 4)}
+{_indented(entry)}
     # {found["parameters"]:,} parameters in {found["layers"]} decoder layers, counted.
     # {"A BOS begins every text" if found["bos"] else "No BOS begins a text"}, as the tokenizer has it.
     # {_reach(limits)}
@@ -233,7 +233,7 @@ def _training(config: Config, name: str, room: int) -> tuple[str, dict]:
         return "", regime
     shorter = {**config.training[name].dump(), "sequence_length": room}
     short = f"{name}-{room}"
-    return f"\ntraining:\n  {short}:\n{_indented(shorter, 4)}\n", regime | {
+    return f"\ntraining:\n  {short}:\n{_indented(shorter)}\n", regime | {
         "name": short,
         "sequence_length": room,
     }
@@ -253,6 +253,6 @@ def _why_no_choice(limits: model_limits.Limits, positions: int | None) -> str:
     return f"its first layer {limits.unscored}" if limits.unscored else f"it takes {positions} tokens"
 
 
-def _indented(values: dict, by: int) -> str:
+def _indented(values: dict) -> str:
     text = yaml.safe_dump(values, sort_keys=False, width=10_000)
-    return "".join(f"{' ' * by}{line}\n" for line in text.splitlines()).rstrip()
+    return "".join(f"    {line}\n" for line in text.splitlines()).rstrip()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.judge import audit_claims, audit_sizes, paper
-from workflow_scripts.judge.findings import Finding, finding
+from workflow_scripts.judge.findings import DOES_NOT_HOLD, HOLDS, UNKNOWN, Finding, finding
 from workflow_scripts.judge.results import Results
 from workflow_scripts.plan.layout import Group
 
@@ -37,10 +37,7 @@ def audit(rows: pd.DataFrame, results: Results | None = None, verdict: dict | No
         *same_label(rows),
         *(finding for claim in (*audit_sizes.CLAIMS, *audit_claims.CLAIMS) for finding in claim(rows)),
     ]
-    counts = {
-        word: sum(f.verdict == word for f in findings)
-        for word in ("holds", "does not hold", "cannot be known")
-    }
+    counts = {word: sum(f.verdict == word for f in findings) for word in (HOLDS, DOES_NOT_HOLD, UNKNOWN)}
     return {
         "source": "Hoang, Cho, Merth, Rastegari and Wang, ICML 2024 (PMLR 235), Tables 1 to 3 as printed",
         "counts": counts,

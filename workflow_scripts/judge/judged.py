@@ -155,7 +155,7 @@ class Judged:
         control = self.dense_gain(arm, seeds)
         if control is None:
             return row
-        back, loss = recovered(self.gain(arm, seeds), control), self._loss_over(seeds)
+        back, loss = recovered(self.gain(arm, seeds), control), self.difference(self._loss(seeds))
         row |= {
             "dense_gain": control.to_json(),
             "recovered": back.to_json(),
@@ -165,9 +165,6 @@ class Judged:
             "residual": (loss - back).to_json(),
         }
         return row
-
-    def _loss_over(self, seeds: tuple[int, ...]) -> Estimate:
-        return self.estimates[DENSE, seeds] - self.estimates[self.base.key, seeds]
 
     def verdict(self, verdicts: int) -> dict[str, Any]:
         """The word of this metric with its support, and the pair's numbers that it is made of."""

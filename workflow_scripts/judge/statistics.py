@@ -213,13 +213,13 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
     return {"gained": gained, "lost": lost, "p": float(p)}
 
 
-def paired_interval(gained: int, lost: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     """Interval of a difference of paired shares, (gained - lost) / n: the adjusted Wald interval of Agresti and Min
     (2005), half an item added to each cell of the 2 x 2 table, so that no change still has a width."""
     if n == 0:
         return float("nan"), float("nan")
     size, changed, shift = n + 2, gained + lost + 1, gained - lost
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(changed - shift**2 / size) / size
+    half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(changed - shift**2 / size) / size
     return float(max(-1.0, shift / size - half)), float(min(1.0, shift / size + half))
 
 
@@ -232,11 +232,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return p.tolist()
 
 
-def proportion_interval(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+def proportion_interval(successes: int, n: int) -> tuple[float, float]:
     """Wilson interval of a share; (nan, nan) without items."""
     if n == 0:
         return float("nan"), float("nan")
-    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    low, high = proportion_confint(successes, n, alpha=1 - LEVEL, method="wilson")
     return float(low), float(high)
 
 

@@ -120,6 +120,11 @@ def _at_head(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tenso
     return hidden.reshape(-1, hidden.shape[-1]).to(device), targets.reshape(-1).to(device)
 
 
+def _require_frozen(head: Head) -> None:
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        raise ValueError("the output layer must be frozen: this loss gives it no gradient")
+
+
 @torch.no_grad()
 def token_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target in nats, float32.
@@ -164,8 +169,7 @@ def linear_cross_entropy(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     hidden (..., d), targets (...) -> scalar float32. The gradient (softmax(z) - one_hot) W is made in the forward
     pass. A head that wants a gradient of its own is a ValueError: it would silently get none.
     """
-    if any(parameter.requires_grad for parameter in head.parameters()):
-        raise ValueError("the output layer must be frozen: this loss gives it no gradient")
+    _require_frozen(head)
     flat, wanted = _at_head(hidden, head, targets)
     return _LinearCrossEntropy.apply(flat, head, wanted)
 
@@ -225,8 +229,7 @@ def linear_distillation(
     states of both models; targets (...). Source: Hinton, Vinyals, Dean (2015). ValueError for heads of different
     vocabularies and for a head that wants a gradient of its own.
     """
-    if any(parameter.requires_grad for parameter in head.parameters()):
-        raise ValueError("the output layer must be frozen: this loss gives it no gradient")
+    _require_frozen(head)
     if head.out_features != wanted.head.out_features:
         raise ValueError(
             f"the model scores {head.out_features} tokens, its teacher {wanted.head.out_features}; "

@@ -54,7 +54,8 @@ def _draw(ax: Axes, data: GridData, group: Group, trio: list[str]) -> list[Patch
             if change["low"] is not None:
                 ends = 100 * change["low"], 100 * change["high"]
                 ax.vlines(x, *ends, color=INK, linewidth=0.9, path_effects=_HALO)
-        handles.append(Patch(facecolor=colour, label=_trio_label(data, method), **look))
+        label = method if data.methods[method]["kind"] == "idp" else f"{method} alone"
+        handles.append(Patch(facecolor=colour, label=label, **look))
     ax.axhline(0, color=INK, linewidth=0.9)
     ax.axvline(len(tasks) - 0.5, color=SOFT, linewidth=0.7, linestyle=":")
     ax.set_xticks(range(len(names)), names, fontsize=8)
@@ -73,7 +74,3 @@ def _trio(data: GridData, group: Group) -> list[str] | None:
         if len(members) > 1 and all(data.results.first(*group, name) for name in (*trio, "none")):
             return trio
     return None
-
-
-def _trio_label(data: GridData, method: str) -> str:
-    return f"{method}" if data.methods[method]["kind"] == "idp" else f"{method} alone"

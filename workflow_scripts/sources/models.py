@@ -112,7 +112,7 @@ def seal(folder: Path, about: dict) -> dict:
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     manifest = about | {
         "files": files,
-        "weights_sha256": weights_sha256(files),
+        "weights_sha256": digest({name: sha for name, sha in files.items() if name.endswith(".safetensors")}),
         "architecture": config["model_type"],
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "unscorable": unscorable,
@@ -120,11 +120,6 @@ def seal(folder: Path, about: dict) -> dict:
     }
     write_json(folder / MANIFEST, manifest, schema="model")
     return manifest
-
-
-def weights_sha256(files: dict[str, str]) -> str:
-    """One hash for a model's weights: the digest of {file name: SHA-256} over its safetensors files."""
-    return digest({name: value for name, value in files.items() if name.endswith(".safetensors")})
 
 
 # -------------------------------------------------------------------------------------------- sources
