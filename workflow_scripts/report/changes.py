@@ -1,11 +1,9 @@
 """Changed answers as CSV, Markdown and HTML: the numbers of judge/changes.py, drawn from verdict.json."""
 
-from typing import Any
-
 import pandas as pd
 
 from workflow_scripts.plan.layout import AXES
-from workflow_scripts.report.rendering import environment, number, pipe
+from workflow_scripts.report.rendering import environment, number, pipe, records
 
 MEASURES = ("flips", "changed", "kl")
 NOTES = (
@@ -43,22 +41,16 @@ def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str 
     head = ["model", "compressor", "corpus", "method", "seed", "items", "flips %", "changed %", "KL"]
     lines = ["# Changed answers", "", f"Grid `{grid}`; made by `{command}`.", ""]
     lines += [pipe(head), pipe(["---"] * 5 + ["--:"] * 4)]
-    for row in table[table["task"] == "all"].to_dict("records"):
-        values = [number(100 * row["flips"]), number(100 * row["changed"]), number(_known(row["kl"]), 4)]
+    for row in records(table[table["task"] == "all"]):
+        values = [number(100 * row["flips"]), number(100 * row["changed"]), number(row["kl"], 4)]
         lines.append(pipe([*(row[key] for key in AXES), row["n"], *values]))
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(missing))]) + "\n"
 
 
 def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """One page with a sortable table that needs nothing beside itself."""
-    rows = [{key: _known(value) for key, value in row.items()} for row in table.to_dict("records")]
     template = environment().get_template("changes_page.html.j2")
-    return template.render(rows=rows, grid=grid, command=command, notes=_notes(missing))
-
-
-def _known(value: Any) -> Any:
-    """The number; None if it is missing."""
-    return None if pd.isna(value) else value
+    return template.render(rows=records(table), grid=grid, command=command, notes=_notes(missing))
 
 
 def _notes(missing: str) -> list[str]:

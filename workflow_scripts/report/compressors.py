@@ -9,7 +9,7 @@ import pandas as pd
 from workflow_scripts.judge.perplexity import compared, references
 from workflow_scripts.judge.results import Results
 from workflow_scripts.plan.layout import Cell, result_of
-from workflow_scripts.report.rendering import environment, number, pipe
+from workflow_scripts.report.rendering import environment, number, pipe, records
 
 PLACE = ("model", "compressor", "corpus", "seed", "engine", "format")
 PERPLEXITY = ("ppl/", "ppl reference/")  # how columns begin
@@ -113,11 +113,6 @@ def columns(table: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
     return shown | {"solve_seconds": ("solve, s", 1, 1), "job_seconds": ("job, s", 1, 0)}
 
 
-def _rows(table: pd.DataFrame) -> list[dict]:
-    """Rows with None if a value is missing."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
 def to_csv(table: pd.DataFrame, grid: str, missing: str = "", command: str = "snakemake") -> str:
     """Shares as fractions, times in seconds, empty if there is no number."""
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
@@ -129,7 +124,7 @@ def to_markdown(table: pd.DataFrame, grid: str, missing: str = "", command: str 
     places = copy_columns(table)
     lines += [pipe([*places, *(head for head, _, _ in shown.values())])]
     lines += [pipe(["---"] * len(places) + ["--:"] * len(shown))]
-    for row in _rows(table):
+    for row in records(table):
         values = [number(row[c] and f * row[c], digits) for c, (_, f, digits) in shown.items()]
         lines.append(pipe([*("" if row[name] is None else str(row[name]) for name in places), *values]))
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(table, missing))]) + "\n"
@@ -139,7 +134,7 @@ def to_html(table: pd.DataFrame, grid: str, missing: str = "", command: str = "s
     """One page with a sortable table that needs nothing beside itself."""
     template = environment().get_template("compressors_page.html.j2")
     return template.render(
-        rows=_rows(table),
+        rows=records(table),
         columns=columns(table),
         place=copy_columns(table),
         grid=grid,

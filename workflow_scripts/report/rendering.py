@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 
 from workflow_scripts.judge.verdict import LABELS
 from workflow_scripts.report.summary import scale
 from workflow_scripts.report.table_rows import INFORMATIVE, MEANS, Row, Table, TableEntry
-from workflow_scripts.report.tables import DOMAINS, SUBJECTS
+from workflow_scripts.report.tables import DOMAINS, SUBJECTS, percent
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"
@@ -74,13 +75,14 @@ def plain(value: float | None) -> str | float:
     return "" if value is None else value
 
 
-def percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
 def place(group: dict) -> str:
     """A judged group's place on the page."""
     return f"{group['model']} · {group['compressor']} · {group['corpus']}"
+
+
+def records(table: pd.DataFrame) -> list[dict]:
+    """The rows of a table, with None if a value is missing."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def spoken(word: str) -> str:

@@ -240,8 +240,8 @@ def _choice_row(data: GridData, group: Group, way: dict, choices: dict) -> Row:
     entries[INFORMATIVE] = TableEntry()
     remarks, mean, behind = [way["note"]], entries["Average"], way["behind"]
     if mean.value is not None:
-        mean.low, mean.high = _percent(way["average"]["low"]), _percent(way["average"]["high"])
-        low, high = _percent(behind["low"]), _percent(behind["high"])
+        mean.low, mean.high = percent(way["average"]["low"]), percent(way["average"]["high"])
+        low, high = percent(behind["low"]), percent(behind["high"])
         ends = "" if low is None or high is None else f" [{low:+z.2f}, {high:+z.2f}]"
         remarks.append(f"IDP minus it: {100 * behind['value']:+z.2f}{ends}".replace("-", "−"))
     if len(choices["seeds"]) > 1:
@@ -257,17 +257,17 @@ def _add_intervals(data: GridData, cell: Cell, row: Row) -> None:
     found = score["tasks"] | {DOMAINS[domain]: mean for domain, mean in score["domains"].items()}
     for column, entry in row.entries.items():
         if column != "Average" and column in found and entry.value is not None:
-            entry.low, entry.high = _percent(found[column]["low"]), _percent(found[column]["high"])
+            entry.low, entry.high = percent(found[column]["low"]), percent(found[column]["high"])
 
 
 def _add_statistics(row: Row, accuracy: dict, method: str) -> None:
     """The interval of the Average, gain, p and detectable gain, of the group's accuracy over all tasks."""
     judged, mean = accuracy.get("methods", {}).get(method), row.entries["Average"]
     if (value := value_of(accuracy, method)) and mean.value is not None:
-        mean.low, mean.high = _percent(value["low"]), _percent(value["high"])
+        mean.low, mean.high = percent(value["low"]), percent(value["high"])
     if judged and judged["gain"]:
         row.gain = _entry(judged["gain"])
-        row.p_holm, row.detectable = judged.get("p_holm"), _percent(judged["detectable"])
+        row.p_holm, row.detectable = judged.get("p_holm"), percent(judged["detectable"])
 
 
 def selection_shares(evaluations: list[dict]) -> str:
@@ -283,9 +283,9 @@ def _mean(evaluations: list[dict], tasks: list[str]) -> float | None:
 
 
 def _entry(estimate: dict) -> TableEntry:
-    value, low, high = (_percent(estimate[end]) for end in ("value", "low", "high"))
+    value, low, high = (percent(estimate[end]) for end in ("value", "low", "high"))
     return TableEntry(value, low, high)
 
 
-def _percent(fraction: float | None) -> float | None:
+def percent(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
