@@ -309,10 +309,12 @@ class Plan(Kinds):
         return code
 
     def _older_code(self, grid: str | None, code: str, kind: str, part: str | None) -> str | None:
+        """The code whose results `code` was shown to make, by evidence of a kind's part or of the kind."""
         known = self.equivalent(grid)
-        return known.get((code, of_part(kind, part)), known.get((code, kind))) if known else None
+        return known.get((code, of_part(kind, part)), known.get((code, kind)))
 
     def _first_code(self, grid: str, code: str, kind: str, part: str) -> str:
+        """The last of the older codes that lead from `code` back to one another."""
         codes = [code]
         while (older := self._older_code(grid, codes[-1], kind, part)) and older not in codes:
             codes.append(older)
