@@ -81,6 +81,11 @@ def write_model(folder: Path, family: str = "llama") -> Path:
     return folder
 
 
+def change_json(path: Path, **values: object) -> None:
+    """Give keys of a JSON file other values."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def with_another_config(model: Path, folder: Path) -> Path:
     """A fetched model's copy in `folder`: the same weights, other position encodings."""
     shutil.copytree(model, folder)

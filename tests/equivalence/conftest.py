@@ -5,16 +5,14 @@ import torch
 from safetensors.torch import save_file
 
 from tests import tiny
-from workflow_scripts.sources import corpora, models
+from tests.tiny_copies import fetch_corpus, fetch_model
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     root = tmp_path_factory.mktemp("sources")
-    folder = tiny.write_model(root / "local")
-    models.fetch("tiny", {"source": "local", "path": str(folder)}, root / "model", root, recipe="r", code="c")
-    text = {"source": "local", "path": str(tiny.write_corpus(root / "text.jsonl"))}
-    corpora.fetch("words", text, root / "corpus", root, recipe="r", code="c")
+    fetch_model(tiny.write_model(root / "local"), root / "model")
+    fetch_corpus(root / "corpus")
     return root
 
 

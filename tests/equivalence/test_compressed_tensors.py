@@ -11,14 +11,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import tiny_settings
 from tests.equivalence.optimum import MARKS, read, there
+from tests.tiny import change_json
+from tests.tiny_copies import compressed
 from tests.tiny_settings import RTN
 from workflow_scripts.compress.export_formats import to_words
 from workflow_scripts.compress.foreign.activations import read_activations
 from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.compress.stored_model import load_compressed
-from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model, export_model
+from workflow_scripts.jobs import export_model
 from workflow_scripts.kernels.activations import Scheme, attach, rounded
 
 pytestmark = MARKS
@@ -39,22 +40,9 @@ CALIBRATION = {"windows": 8, "length": 32}
 )
 def test_a_pack_quantized_export_is_read_back_to_the_bit(settings, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    calibrated, made = settings["algorithm"] == "gptq", Provenance("r", "c")
-    compress_model.main(
-        Sources(sources / "model", sources / "corpus" if calibrated else None),
-        tmp_path / "compressed" / "compression.json",
-        compressor=settings,
-        calibration=CALIBRATION if calibrated else None,
-        made=made,
-    )
+    folder, made = compressed(sources / "model", tmp_path / "compressed", settings), Provenance("r", "c")
     out = tmp_path / "exported"
-    export_model.main(
-        sources / "model",
-        tmp_path / "compressed",
-        out / "export.json",
-        form="compressed-tensors",
-        made=made,
-    )
+    export_model.main(sources / "model", folder, out / "export.json", form="compressed-tensors", made=made)
     record, found = read(out, tmp_path)
     assert (record["format"], record["runtime_quantisation"]) == ("compressed-tensors", None)
     assert record["libraries"]["compressed-tensors"] == "0.19.0"
@@ -192,8 +180,7 @@ def test_layouts_of_2024_are_read(sources, tmp_path):
         "global_compression_ratio": 1.2,
     }
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"compression_config": said}))
+    change_json(out / "config.json", compression_config=said)
     record, found = read(out, tmp_path)
     assert record["runtime_quantisation"] == "KV cache 8-bit float, one scale per tensor, static"
     assert found.keys() == dense.keys() and len(expected) == 6

@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.equivalence.optimum import MARKS, PYTHON
+from tests.tiny_copies import compressed, fetch_corpus, fetch_model
 from tests.tiny_settings import GPTQ, RTN
 from workflow_scripts.compress.stored_model import load_compressed
-from workflow_scripts.compress.task import Machine, Sources
+from workflow_scripts.compress.task import Machine
 from workflow_scripts.files.artifacts import read_json
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model, export_model
-from workflow_scripts.sources import corpora, models
+from workflow_scripts.jobs import export_model
 
 pytestmark = MARKS
 CALIBRATION = {"windows": 8, "length": 64}
@@ -47,9 +47,8 @@ def sources(tmp_path_factory):
         if ".layers." in name and parameter.dim() == 2:
             parameter.data[3].abs_()
     model.save_pretrained(folder)
-    models.fetch("tiny", {"source": "local", "path": str(folder)}, root / "model", root, recipe="r", code="c")
-    text = {"source": "local", "path": str(tiny.write_corpus(root / "text.jsonl"))}
-    corpora.fetch("words", text, root / "corpus", root, recipe="r", code="c")
+    fetch_model(folder, root / "model")
+    fetch_corpus(root / "corpus")
     return root
 
 
@@ -65,17 +64,10 @@ def sources(tmp_path_factory):
 )
 def test_both_engines_leave_the_same_files_and_come_close(settings, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    common = {"calibration": CALIBRATION, "made": Provenance("r", "c")}
-    own, other = tmp_path / "own", tmp_path / "optimum"
-    places = Sources(sources / "model", sources / "corpus")
-    compress_model.main(places, own / "compression.json", compressor=settings, **common)
-    compress_model.main(
-        places,
-        other / "compression.json",
-        compressor=settings | {"engine": "optimum"},
-        machine=Machine(optimum_python=str(PYTHON)),
-        **common,
-    )
+    own = compressed(sources / "model", tmp_path / "own", settings)
+    machine = Machine(optimum_python=str(PYTHON))
+    by_optimum = settings | {"engine": "optimum"}
+    other = compressed(sources / "model", tmp_path / "optimum", by_optimum, machine=machine)
     load_compressed(sources / "model", other)  # refuses what is not as its proof says
     ours, theirs = (read_json(folder / "compression.json", schema="compression") for folder in (own, other))
     assert theirs["compressor"] == ours["compressor"] and theirs["calibration"] == ours["calibration"]
@@ -101,14 +93,7 @@ def test_both_engines_leave_the_same_files_and_come_close(settings, sources, tmp
 )
 def test_transformers_loads_the_export_with_gptqmodel(settings, form, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    calibrated = settings["algorithm"] == "gptq"
-    compress_model.main(
-        Sources(sources / "model", sources / "corpus" if calibrated else None),
-        tmp_path / "compressed" / "compression.json",
-        compressor=settings,
-        calibration=CALIBRATION if calibrated else None,
-        made=Provenance("r", "c"),
-    )
+    compressed(sources / "model", tmp_path / "compressed", settings)
     folder = tmp_path / "exported"
     export_model.main(
         sources / "model",

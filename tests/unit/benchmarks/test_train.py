@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import train
 from tests import tiny
-from workflow_scripts.sources import corpora, models
+from tests.tiny_copies import fetch_corpus, fetch_model
 
 ARGS = Namespace(repeats=2, compile_seconds=7, output=None)
 JOB = {"method": "prompt-100", "shape": "1x128", "threads": 1}
@@ -109,10 +109,8 @@ def dynamo():
 @pytest.mark.parametrize("method", ["lora-r4", "ptune-50"])
 def test_both_train_alike_and_layers_are_compiled_in_their_place(method, tmp_path, dynamo):
     """Dynamo's graphs without a compiler behind them: with Inductor this takes minutes on a processor."""
-    local = {"source": "local", "path": str(tiny.write_model(tmp_path / "local"))}
-    models.fetch("tiny", local, tmp_path / "model", tmp_path, recipe="r", code="c")
-    text = {"source": "local", "path": str(tiny.write_corpus(tmp_path / "text.jsonl"))}
-    corpora.fetch("words", text, tmp_path / "corpus", tmp_path, recipe="r", code="c")
+    fetch_model(tiny.write_model(tmp_path / "local"), tmp_path / "model")
+    fetch_corpus(tmp_path / "corpus")
     job = JOB | {"method": method, "shape": "1x64", "steps": 3, "clock": "wall", "precision": "fp32"}
     job |= {"device": "cpu", "model": str(tmp_path / "model"), "corpus": str(tmp_path / "corpus")}
     job |= {"keep_memory": False, "backend": "eager"}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.docs import stage
+from tests.tiny import change_json
 from tests.unit.commands import fetching
 from workflow_scripts.__main__ import main
 from workflow_scripts.commands import check, new
@@ -75,8 +76,7 @@ def test_the_figures_are_counted_and_the_printed_commands_run(written, monkeypat
 
 
 def short(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 140}))
+    change_json(folder / "config.json", max_position_embeddings=140)
 
 
 def fused(folder: Path) -> None:
@@ -115,11 +115,7 @@ def test_a_model_in_which_idp_can_not_choose_has_another_pair(written):
 
 
 def test_a_model_that_takes_too_little_text_is_refused(written, capsys):
-    def tiny_window(folder):
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
-
-    tiny_window(Path("models/mine"))
+    change_json(Path("models/mine/config.json"), max_position_embeddings=64)
     assert main(["new", "models/mine"]) == 1
     assert "mine: takes 64 tokens, too few for a prompt of 50 and text behind it" in capsys.readouterr().err
     assert not Path("mine.yaml").exists()

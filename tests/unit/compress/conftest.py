@@ -5,19 +5,16 @@ import shutil
 import pytest
 
 from tests import tiny
+from tests.tiny_copies import fetch_corpus, fetch_model
 from tests.unit.compress.stored import change, coarse
-from workflow_scripts.sources import corpora, models
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """Folders of a tiny model and corpus, fetched as local sources."""
     root = tmp_path_factory.mktemp("sources")
-    model, corpus = tiny.write_model(root / "local-model"), tiny.write_corpus(root / "text.jsonl")
-    models.fetch("tiny", {"source": "local", "path": str(model)}, root / "model", root, recipe="r", code="c")
-    corpora.fetch(
-        "words", {"source": "local", "path": str(corpus)}, root / "corpus", root, recipe="r", code="c"
-    )
+    fetch_model(tiny.write_model(root / "local-model"), root / "model")
+    fetch_corpus(root / "corpus")
     return root
 
 

@@ -1,13 +1,9 @@
-"""Compressed models on disk, one per algorithm."""
+"""Settings of each algorithm, and ways to change a folder's weights."""
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny_settings
-from workflow_scripts.compress.settings import CompressorSettings
-from workflow_scripts.compress.task import Sources
-from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model
 
 GPTQ = tiny_settings.GPTQ | {"group_size": 24, "static_groups": True}
 HALF = {
@@ -31,19 +27,6 @@ SETTINGS = {
     "magnitude": {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None},
     "rtn": {"algorithm": "rtn", "bits": 3, "group_size": None, "symmetric": False, "clip": "none"},
 }
-CALIBRATION = {"windows": 8, "length": 32}
-
-
-def compressed(sources, folder, settings, calibration=CALIBRATION):
-    corpus = sources / "corpus" if CompressorSettings(**settings).calibrated else None
-    compress_model.main(
-        Sources(sources / "model", corpus),
-        folder / "compression.json",
-        compressor=settings,
-        calibration=calibration if corpus else None,
-        made=Provenance("r", "c"),
-    )
-    return folder
 
 
 def coarse(name, tensor):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.tiny_copies import compressed, fetch_corpus, fetch_model
 from tests.tiny_settings import GPTQ as SETTINGS
 from workflow_scripts.compress.bit_packing import from_stored
 from workflow_scripts.compress.engines import optimum
@@ -20,11 +21,9 @@ from workflow_scripts.compress.settings import CompressionError, CompressorSetti
 from workflow_scripts.compress.task import CompressionTask, Machine, Sources
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model
 from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.recipes import Plan
-from workflow_scripts.sources import corpora, models
+from workflow_scripts.sources import models
 
 ROOT = Path(__file__).parents[3]
 CALIBRATION = {"windows": 8, "length": 32}
@@ -38,10 +37,8 @@ def shipped():
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     root = tmp_path_factory.mktemp("sources")
-    model, corpus = tiny.write_model(root / "local", "opt"), tiny.write_corpus(root / "text.jsonl")
-    models.fetch("tiny", {"source": "local", "path": str(model)}, root / "model", root, recipe="r", code="c")
-    text = {"source": "local", "path": str(corpus)}
-    corpora.fetch("words", text, root / "corpus", root, recipe="r", code="c")
+    fetch_model(tiny.write_model(root / "local", "opt"), root / "model")
+    fetch_corpus(root / "corpus")
     return root
 
 
@@ -85,14 +82,8 @@ def test_what_optimum_does_not_know_is_named(shipped, key, value, words):
 
 
 def by_optimum(sources, tmp_path, calibration, python):
-    compress_model.main(
-        Sources(sources / "model", sources / "corpus"),
-        tmp_path / "out" / "compression.json",
-        SETTINGS | {"engine": "optimum"},
-        Provenance("r", "c"),
-        calibration,
-        Machine(optimum_python=python),
-    )
+    settings, machine = SETTINGS | {"engine": "optimum"}, Machine(optimum_python=python)
+    compressed(sources / "model", tmp_path / "out", settings, calibration, machine=machine)
 
 
 def test_a_missing_environment_names_its_command(sources, tmp_path, monkeypatch):
@@ -206,12 +197,9 @@ def test_settings_reach_optimum_in_its_process(changes, sources, fake_python, tm
 def test_what_the_other_engine_packed_is_stored_and_measured_as_our_own(sources, tmp_path, monkeypatch):
     """Our own solution, handed over as optimum hands over its: the same tensors and figures come out."""
     monkeypatch.chdir(tmp_path)
-    output = tmp_path / "own" / "compression.json"
-    compress_model.main(
-        Sources(sources / "model", sources / "corpus"), output, SETTINGS, Provenance("r", "c"), CALIBRATION
-    )
-    own = load_file(tmp_path / "own" / "weights.safetensors")
-    records = read_json(output)["layers"]
+    folder = compressed(sources / "model", tmp_path / "own", SETTINGS)
+    own = load_file(folder / "weights.safetensors")
+    records = read_json(folder / "compression.json")["layers"]
     settings, found = CompressorSettings(**SETTINGS), {}
     for record in records:
         name = f"{record['layer']}.{record['linear']}"

@@ -1,5 +1,6 @@
 """Exported folders, read back without this package's code: the weights that were evaluated, to the last bit."""
 
+import functools
 import json
 
 import pytest
@@ -7,18 +8,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests import tiny
+from tests import tiny, tiny_copies
+from tests.tiny_copies import fetch_corpus, fetch_model
 from tests.tiny_settings import GPTQ, RTN
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.export_formats import from_words, to_words
 from workflow_scripts.compress.foreign.reading import read_folder
 from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.compress.stored_model import load_compressed
-from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model, export_model
-from workflow_scripts.sources import corpora, models
+from workflow_scripts.jobs import export_model
 
 HALF = {"algorithm": "magnitude", "sparsity": 0.5, "pattern": None}
 SETTINGS = {
@@ -33,7 +33,6 @@ SETTINGS = {
     "half": HALF,
     "2of4": HALF | {"sparsity": None, "pattern": "2:4"},
 }
-CALIBRATION = {"windows": 8, "length": 32}
 
 
 @pytest.fixture(scope="module")
@@ -48,34 +47,21 @@ def sources(tmp_path_factory):
                 for linear in layer_linears(layer).values():
                     get_weight(linear)[3].abs_()
         model.save_pretrained(folder)
-        models.fetch(
-            family, {"source": "local", "path": str(folder)}, root / family, root, recipe="r", code="c"
-        )
-    text = {"source": "local", "path": str(tiny.write_corpus(root / "text.jsonl"))}
-    corpora.fetch("words", text, root / "corpus", root, recipe="r", code="c")
+        fetch_model(folder, root / family)
+    fetch_corpus(root / "corpus")
     return root
 
 
 @pytest.fixture(scope="module")
 def compressed(sources, tmp_path_factory):
     """(settings' name, family) -> folder of the compressed model, made once."""
-    made, root = {}, tmp_path_factory.mktemp("compressed")
+    root = tmp_path_factory.mktemp("compressed")
 
-    def make(name, family="opt"):
-        if (name, family) not in made:
-            settings, folder = SETTINGS[name], root / f"{family}-{name}"
-            calibrated = settings["algorithm"] == "gptq"
-            compress_model.main(
-                Sources(sources / family, sources / "corpus" if calibrated else None),
-                folder / "compression.json",
-                compressor=settings,
-                calibration=CALIBRATION if calibrated else None,
-                made=Provenance("r", "c"),
-            )
-            made[name, family] = folder
-        return made[name, family]
+    @functools.cache
+    def make(name, family):
+        return tiny_copies.compressed(sources / family, root / f"{family}-{name}", SETTINGS[name])
 
-    return make
+    return lambda name, family="opt": make(name, family)
 
 
 def exported(sources, compressed, name, form, folder, family="opt"):

@@ -1,5 +1,6 @@
 """Exports of half-precision models: exact, or in float32 and said so; and one linear in memory at a time."""
 
+import functools
 import json
 import weakref
 
@@ -8,20 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests import tiny
+from tests import tiny, tiny_copies
+from tests.tiny_copies import fetch_corpus, fetch_model
 from tests.unit.compress.stored import HALF as SPARSE
 from tests.unit.compress.test_export import GPTQ, HALF, RTN, read_bitmask, read_gptq, read_packed
 from workflow_scripts.compress import stored_model
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.stored_model import load_compressed
-from workflow_scripts.compress.task import Sources
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model, export_model
-from workflow_scripts.sources import corpora, models
+from workflow_scripts.jobs import export_model
 
 SETTINGS = {"gptq": GPTQ | {"static_groups": True}, "rtn": RTN, "magnitude": HALF, "sparsegpt": SPARSE}
-CALIBRATION = {"windows": 8, "length": 32}
 PREFIX = "model.decoder.layers"
 
 
@@ -32,30 +31,19 @@ def sources(tmp_path_factory):
     for name in ("bfloat16", "float16"):
         folder = tiny.write_model(root / f"local-{name}", "opt")
         AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, name)).save_pretrained(folder)
-        spec = {"source": "local", "path": str(folder)}
-        assert models.fetch(name, spec, root / name, root, recipe="r", code="c")["dtype"] == name
-    text = {"source": "local", "path": str(tiny.write_corpus(root / "text.jsonl"))}
-    corpora.fetch("words", text, root / "corpus", root, recipe="r", code="c")
+        assert fetch_model(folder, root / name)["dtype"] == name
+    fetch_corpus(root / "corpus")
     return root
 
 
 @pytest.fixture(scope="module")
 def compressed(sources, tmp_path_factory):
     """(dense dtype, settings' name) -> folder of the compressed model, made once."""
-    made, root = {}, tmp_path_factory.mktemp("compressed")
+    root = tmp_path_factory.mktemp("compressed")
 
+    @functools.cache
     def make(source, name):
-        if (source, name) not in made:
-            folder, calibrated = root / f"{source}-{name}", name in ("gptq", "sparsegpt")
-            compress_model.main(
-                Sources(sources / source, sources / "corpus" if calibrated else None),
-                folder / "compression.json",
-                compressor=SETTINGS[name],
-                calibration=CALIBRATION if calibrated else None,
-                made=Provenance("r", "c"),
-            )
-            made[source, name] = folder
-        return made[source, name]
+        return tiny_copies.compressed(sources / source, root / f"{source}-{name}", SETTINGS[name])
 
     return make
 
@@ -128,19 +116,12 @@ def test_a_dense_model_whose_files_are_wider_than_its_configuration_says_is_writ
     sources, tmp_path
 ):
     local = tiny.write_model(tmp_path / "local", "opt")
-    config = json.loads((local / "config.json").read_text()) | {"dtype": "float16"}
-    (local / "config.json").write_text(json.dumps(config))
+    tiny.change_json(local / "config.json", dtype="float16")
     tensors = load_file(local / "model.safetensors")
     tensors = {key: value.half() if "embed" in key else value for key, value in tensors.items()}
     save_file(tensors, local / "model.safetensors", metadata={"format": "pt"})
-    spec = {"source": "local", "path": str(local)}
-    models.fetch("mixed", spec, tmp_path / "mixed", tmp_path, recipe="r", code="c")
-    compress_model.main(
-        Sources(tmp_path / "mixed"),
-        tmp_path / "c" / "compression.json",
-        compressor=HALF,
-        made=Provenance("r", "c"),
-    )
+    fetch_model(local, tmp_path / "mixed")
+    tiny_copies.compressed(tmp_path / "mixed", tmp_path / "c", HALF)
     folder = tmp_path / "plain"
     export_model.main(
         tmp_path / "mixed", tmp_path / "c", folder / "export.json", form="plain", made=Provenance("r", "c")

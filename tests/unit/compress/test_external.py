@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.tiny import change_json
 from tests.unit.compress.stored import change
 from workflow_scripts.compress.engines import external
 from workflow_scripts.compress.export_formats import to_gptq
@@ -22,10 +23,6 @@ from workflow_scripts.kernels.activations import attached
 from workflow_scripts.sources import checkpoints
 
 EXTERNAL = {"algorithm": "external", "distilled": False}
-
-
-def change_json(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def judged(sources, folder, here, **settings):
@@ -207,9 +204,7 @@ def another_end(folder):
 
 
 def lower_case(folder):
-    state = json.loads((folder / "tokenizer.json").read_text())
-    state["normalizer"] = {"type": "Lowercase"}
-    (folder / "tokenizer.json").write_text(json.dumps(state))
+    change_json(folder / "tokenizer.json", normalizer={"type": "Lowercase"})
 
 
 def misnamed(folder):

@@ -4,10 +4,11 @@ import shutil
 
 import torch
 
-from tests.unit.compress.test_external import change_json, judged
+from tests.tiny import change_json
+from tests.tiny_copies import fetch_model
+from tests.unit.compress.test_external import judged
 from workflow_scripts.evaluate.loading import load_cell
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.sources import models
 
 
 def test_a_checkpoint_answers_by_the_dense_models_settings_of_generation(sources, made, here):
@@ -16,8 +17,7 @@ def test_a_checkpoint_answers_by_the_dense_models_settings_of_generation(sources
     folder = judged(sources, made, here)
     dense = shutil.copytree(sources / "local-model", here / "dense")
     change_json(dense / "generation_config.json", repetition_penalty=1.2, eos_token_id=[1, 7])
-    spec = {"source": "local", "path": str(dense)}
-    models.fetch("small", spec, here / "model", here, recipe="r", code="c")
+    fetch_model(dense, here / "model")
     files = ModelFiles(here / "model", folder, [])
     model = load_cell(files, {"kind": "none"}, 0, "fp32", torch.device("cpu"))[0].model
     assert model.generation_config.repetition_penalty == 1.2

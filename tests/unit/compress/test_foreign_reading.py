@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
+from tests.tiny import change_json
 from workflow_scripts.compress.foreign import reading, worker
 from workflow_scripts.compress.foreign.formats import Format, identify
 from workflow_scripts.files.artifacts import ArtifactError
@@ -123,9 +124,7 @@ def test_a_tensor_in_two_shards_is_refused(source, tmp_path, monkeypatch):
 
 
 def test_an_unknown_format_is_refused_by_name(source):
-    config = json.loads((source / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "mystery"}
-    (source / "config.json").write_text(json.dumps(config))
+    change_json(source / "config.json", quantization_config={"quant_method": "mystery"})
     with pytest.raises(
         ArtifactError, match=r"quantization_config: 'mystery' is a format that nothing here reads"
     ):

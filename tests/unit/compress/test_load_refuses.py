@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.unit.compress.stored import SETTINGS, compressed
+from tests.tiny_copies import compressed
+from tests.unit.compress.stored import SETTINGS
 from workflow_scripts.compress.bit_packing import from_stored, pack_bits
 from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.stored_model import load_compressed
@@ -183,7 +184,7 @@ def claim(key, value):
     ],
 )
 def test_a_load_refuses(name, change, said, sources, here):
-    folder = compressed(sources, here / name, SETTINGS[name])
+    folder = compressed(sources / "model", here / name, SETTINGS[name])
     rewritten(folder, change)
     with pytest.raises(artifacts.ArtifactError, match=re.escape(said)):
         load_compressed(sources / "model", folder)
@@ -191,7 +192,7 @@ def test_a_load_refuses(name, change, said, sources, here):
 
 @pytest.mark.parametrize(("name", "change", "said"), NOT_THE_FORM, ids=[said for _, _, said in NOT_THE_FORM])
 def test_a_load_refuses_what_is_not_the_stored_form(name, change, said, sources, here):
-    folder = compressed(sources, here / name, SETTINGS[name])
+    folder = compressed(sources / "model", here / name, SETTINGS[name])
     rewritten(folder, change)
     with pytest.raises(artifacts.ArtifactError, match=re.escape(said)):
         load_compressed(sources / "model", folder)
@@ -199,7 +200,7 @@ def test_a_load_refuses_what_is_not_the_stored_form(name, change, said, sources,
 
 @pytest.mark.parametrize("key", ["bytes_on_disk", "effective_bits"])
 def test_a_load_refuses_another_size_than_the_file_has(key, sources, here):
-    folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
+    folder = compressed(sources / "model", here / "gptq", SETTINGS["gptq"])
     rewritten(folder, lambda tensors, proof: proof.update({key: proof[key] - 1}), size=False)
     with pytest.raises(
         artifacts.ArtifactError, match=rf"compression.json: {key} .* but weights.safetensors holds"
@@ -208,7 +209,7 @@ def test_a_load_refuses_another_size_than_the_file_has(key, sources, here):
 
 
 def test_a_load_refuses_changed_weights(sources, here):
-    folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
+    folder = compressed(sources / "model", here / "gptq", SETTINGS["gptq"])
     rewritten(folder, lambda tensors, proof: tensors["0.mlp.up_proj.zero"].add_(1), rehash=False)
     with pytest.raises(artifacts.ArtifactError, match=r"not the file that compression.json describes"):
         load_compressed(sources / "model", folder)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny_copies import compressed
 from workflow_scripts.compress.settings import CompressionError
 from workflow_scripts.compress.stored_model import load_compressed
-from workflow_scripts.compress.task import Machine, Sources
+from workflow_scripts.compress.task import Machine
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model
 from workflow_scripts.plan.config import ConfigError, files, load, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.sources import models
@@ -59,14 +58,9 @@ def fake(tmp_path):
 
 
 def compress(sources, folder, python):
-    compress_model.main(
-        Sources(sources / "model", sources / "corpus"),
-        folder / "compression.json",
-        {"algorithm": "recipe", "engine": "llmcompressor", "recipe": RECIPE},
-        Provenance("r", "c"),
-        {"windows": 3, "length": 16},
-        Machine(llmcompressor_python=python),
-    )
+    settings = {"algorithm": "recipe", "engine": "llmcompressor", "recipe": RECIPE}
+    calibration, machine = {"windows": 3, "length": 16}, Machine(llmcompressor_python=python)
+    compressed(sources / "model", folder, settings, calibration, machine=machine)
 
 
 def test_the_recipe_and_the_windows_reach_llmcompressor_and_its_checkpoint_is_stored(sources, fake, here):

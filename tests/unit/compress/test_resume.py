@@ -3,12 +3,12 @@
 import pytest
 
 from tests import tiny
-from tests.unit.compress.stored import CALIBRATION, SETTINGS
+from tests.tiny_copies import CALIBRATION, fetch_corpus, fetch_model
+from tests.unit.compress.stored import SETTINGS
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.compress.walk import FinishedLayers
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
-from workflow_scripts.sources import corpora, models
 
 GPTQ = SETTINGS["gptq"]
 
@@ -18,19 +18,10 @@ def sources(tmp_path_factory):
     """Two tiny models and two corpora, fetched as local sources."""
     root = tmp_path_factory.mktemp("sources")
     for name, family in (("model", "llama"), ("other-model", "opt")):
-        local = tiny.write_model(root / f"local-{name}", family)
-        models.fetch(name, {"source": "local", "path": str(local)}, root / name, root, recipe="r", code="c")
+        fetch_model(tiny.write_model(root / f"local-{name}", family), root / name)
     for name, seed in (("corpus", 1), ("other-corpus", 2)):
-        local = tiny.write_corpus(root / f"{name}.jsonl", seed=seed)
-        corpora.fetch(name, {"source": "local", "path": str(local)}, root / name, root, recipe="r", code="c")
+        fetch_corpus(root / name, seed)
     return root
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory of its own: checkpoints lie in work/."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def compressed(sources, folder, model="model", corpus="corpus", seed=0, **changes):

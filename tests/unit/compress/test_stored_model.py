@@ -5,23 +5,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.unit.compress.stored import CALIBRATION, GPTQ, SETTINGS, compressed
+from tests.tiny_copies import CALIBRATION, compressed
+from tests.unit.compress.stored import GPTQ, SETTINGS
 from workflow_scripts.compress.bit_packing import from_stored, pack_bits, to_stored, unpack_bits
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.settings import CompressorSettings
 from workflow_scripts.compress.skeleton import Skeleton
 from workflow_scripts.compress.solver import solve
 from workflow_scripts.compress.stored_model import join, load_compressed
-from workflow_scripts.compress.task import Machine, Sources
+from workflow_scripts.compress.task import Machine
 from workflow_scripts.files import artifacts
 from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model
 from workflow_scripts.sources import models
 
 
 def test_calibration_beyond_the_models_positions_is_refused(sources, here):
     with pytest.raises(ValueError, match=r"calibration\.length: 513 tokens exceed the model's 512 positions"):
-        compressed(sources, here, GPTQ, {"windows": 1, "length": 513})
+        compressed(sources / "model", here, GPTQ, {"windows": 1, "length": 513})
 
 
 @pytest.mark.parametrize("shape", [(5, 29), (1, 8), (5, 64), (3, 1), (300, 1000)])
@@ -62,7 +62,7 @@ def test_a_compressed_model_comes_back_as_it_was_evaluated(name, sources, here, 
         real(self, module)
 
     monkeypatch.setattr(Skeleton, "release", watched)
-    folder = compressed(sources, here / name, SETTINGS[name])
+    folder = compressed(sources / "model", here / name, SETTINGS[name])
     model = load_compressed(sources / "model", folder)
     assert all(torch.equal(value, evaluated[key]) for key, value in model.state_dict().items())
     assert not model.training
@@ -71,7 +71,7 @@ def test_a_compressed_model_comes_back_as_it_was_evaluated(name, sources, here, 
 
 
 def test_the_proof_says_what_is_stored(sources, here):
-    folder = compressed(sources, here / "gptq", SETTINGS["gptq"])
+    folder = compressed(sources / "model", here / "gptq", SETTINGS["gptq"])
     proof = artifacts.read_json(folder / "compression.json", schema="compression")
     model = load_compressed(sources / "model", folder)
     linears = [m for layer in decoder_layers(model) for m in layer_linears(layer).values()]
@@ -103,18 +103,16 @@ def test_the_seed_draws_the_copy(sources, here):
     """Copy 0 has the windows and bits of a compression without a seed; each other seed has its own."""
     weights = {}
     for seed in (None, 0, 1, 2):
-        proof_at = here / f"seed-{seed}" / "compression.json"
         made = Provenance("r", "c", seed=seed)
-        places = Sources(sources / "model", sources / "corpus")
-        compress_model.main(places, proof_at, compressor=SETTINGS["gptq"], calibration=CALIBRATION, made=made)
-        proof = artifacts.read_json(proof_at, schema="compression")
+        folder = compressed(sources / "model", here / f"seed-{seed}", SETTINGS["gptq"], made=made)
+        proof = artifacts.read_json(folder / "compression.json", schema="compression")
         assert proof["calibration"]["seed"] == proof["manifest"]["seed"] == (seed or 0)
         weights[seed] = proof["weights_sha256"]
     assert weights[None] == weights[0] and len(set(weights.values())) == 3
 
 
 def test_dense_stores_no_tensor(sources, here):
-    folder = compressed(sources, here / "dense", SETTINGS["dense"])
+    folder = compressed(sources / "model", here / "dense", SETTINGS["dense"])
     proof = artifacts.read_json(folder / "compression.json", schema="compression")
     assert load_file(folder / "weights.safetensors") == {} and proof["layers"] == []
     assert proof["effective_bits"] == 32 and proof["calibration"] is None
@@ -144,24 +142,14 @@ def test_parts_are_joined_as_the_library_would_write_them_in_one(tmp_path):
 
 
 def test_where_activations_lie_changes_no_weight_and_no_recipe(sources, here):
-    held = compressed(sources, here / "held", SETTINGS["gptq"])
-    compress_model.main(
-        Sources(sources / "model", sources / "corpus"),
-        here / "filed" / "compression.json",
-        compressor=SETTINGS["gptq"],
-        calibration=CALIBRATION,
-        made=Provenance("r", "c"),
-        machine=Machine(activation_memory=0),
-    )
-    assert (held / "weights.safetensors").read_bytes() == (
-        here / "filed" / "weights.safetensors"
-    ).read_bytes()
-    proofs = [artifacts.read_json(path / "compression.json")["manifest"] for path in (held, here / "filed")]
+    held = compressed(sources / "model", here / "held", SETTINGS["gptq"])
+    machine = Machine(activation_memory=0)
+    filed = compressed(sources / "model", here / "filed", SETTINGS["gptq"], machine=machine)
+    assert (held / "weights.safetensors").read_bytes() == (filed / "weights.safetensors").read_bytes()
+    proofs = [artifacts.read_json(path / "compression.json")["manifest"] for path in (held, filed)]
     assert proofs[0]["config"] == proofs[1]["config"] and proofs[0]["recipe"] == proofs[1]["recipe"]
 
 
 def test_a_text_that_is_too_short_is_refused(sources, here):
     with pytest.raises(artifacts.ArtifactError, match="windows of 512 tokens"):
-        compressed(sources, here / "gptq", SETTINGS["gptq"], {"windows": 4096, "length": 512})
-    with pytest.raises(ValueError, match="length: 4096 tokens exceed the model's 512 positions"):
-        compressed(sources, here / "gptq", SETTINGS["gptq"], {"windows": 512, "length": 4096})
+        compressed(sources / "model", here / "gptq", SETTINGS["gptq"], {"windows": 4096, "length": 512})

@@ -7,15 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests import tiny_copies
+from tests.tiny_copies import fetch_model
 from tests.unit.compress.walked import tiny
 from workflow_scripts.compress.decoder import decoder_layers, get_weight, layer_linears
 from workflow_scripts.compress.engines.svd import rank_of, truncate
 from workflow_scripts.compress.settings import CompressionError, CompressorSettings
 from workflow_scripts.compress.stored_model import load_compressed
-from workflow_scripts.compress.task import Sources
 from workflow_scripts.files.artifacts import read_json
-from workflow_scripts.files.provenance import Provenance
-from workflow_scripts.jobs import compress_model
 from workflow_scripts.sources import corpora, models
 
 CALIBRATION = {"windows": 12, "length": 32}
@@ -36,21 +35,13 @@ def dense(request, sources, here):
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(sources / "local-model" / name, folder / name)
-    spec = {"source": "local", "path": str(folder)}
-    models.fetch("tiny", spec, here / "dense", here, recipe="r", code="c")
+    fetch_model(folder, here / "dense")
+    (here / "corpus").symlink_to(sources / "corpus")
     return here / "dense"
 
 
-def compressed(dense, settings, sources, here):
-    calibrated = CompressorSettings(**settings).calibrated
-    compress_model.main(
-        Sources(dense, sources / "corpus" if calibrated else None),
-        here / "compressed" / "compression.json",
-        compressor=settings,
-        calibration=CALIBRATION if calibrated else None,
-        made=Provenance("r", "c"),
-    )
-    return here / "compressed"
+def compressed(dense, settings, here):
+    return tiny_copies.compressed(dense, here / "compressed", settings, CALIBRATION)
 
 
 def logits(model):
@@ -60,7 +51,7 @@ def logits(model):
 
 @pytest.mark.parametrize("dense", FAMILIES, indirect=True)
 def test_named_layers_are_left_out_as_if_they_were_deleted_by_hand(dense, sources, here):
-    folder = compressed(dense, {"algorithm": "drop-layers", "layers": [2, 1]}, sources, here)
+    folder = compressed(dense, {"algorithm": "drop-layers", "layers": [2, 1]}, here)
     by_hand = AutoModelForCausalLM.from_pretrained(here / "local")
     layers = decoder_layers(by_hand)
     per_layer = sum(get_weight(linear).numel() for linear in layer_linears(layers[0]).values())
@@ -77,7 +68,7 @@ def test_named_layers_are_left_out_as_if_they_were_deleted_by_hand(dense, source
 
 
 def test_the_layers_of_least_influence_go(dense, sources, here):
-    folder = compressed(dense, {"algorithm": "drop-layers", "count": 2}, sources, here)
+    folder = compressed(dense, {"algorithm": "drop-layers", "count": 2}, here)
     tokenizer = models.load_tokenizer(dense)
     windows = corpora.token_windows(
         corpora.read_documents(sources / "corpus", "train"), tokenizer, 32, 12, 0, models.adds_bos(tokenizer)
@@ -100,7 +91,7 @@ def test_the_layers_of_least_influence_go(dense, sources, here):
     assert proof["calibration"]["tokens"] == windows.numel()
     named = [index for index in range(4) if index not in kept]
     expected = logits(load_compressed(dense, folder))
-    again = compressed(dense, {"algorithm": "drop-layers", "layers": named}, sources, here)
+    again = compressed(dense, {"algorithm": "drop-layers", "layers": named}, here)
     assert torch.equal(logits(load_compressed(dense, again)), expected)
 
 
@@ -114,7 +105,7 @@ def test_the_layers_of_least_influence_go(dense, sources, here):
 )
 def test_layers_that_the_model_lacks_are_refused(dense, sources, here, settings, message):
     with pytest.raises(CompressionError, match=message):
-        compressed(dense, {"algorithm": "drop-layers", **settings}, sources, here)
+        compressed(dense, {"algorithm": "drop-layers", **settings}, here)
 
 
 # -------------------------------------------------------------------------------------------------- SVD
@@ -155,7 +146,7 @@ def test_a_linear_of_32_x_64_has_two_factors_if_these_are_smaller(settings, rank
 @pytest.mark.parametrize("dense", FAMILIES, indirect=True)
 def test_every_linear_is_truncated_and_nothing_else_changes(dense, sources, here):
     settings = CompressorSettings("svd", ratio=0.4)
-    folder = compressed(dense, {"algorithm": "svd", "ratio": 0.4}, sources, here)
+    folder = compressed(dense, {"algorithm": "svd", "ratio": 0.4}, here)
     found, by_hand = load_compressed(dense, folder), AutoModelForCausalLM.from_pretrained(here / "local")
     size = weights = 0
     truncated = set()
@@ -185,7 +176,7 @@ def test_a_truncation_that_was_killed_continues_to_the_same_bits(dense, sources,
     from workflow_scripts.compress.engines import svd
 
     settings = {"algorithm": "svd", "rank": 4}
-    whole = (compressed(dense, settings, sources, here) / "weights.safetensors").read_bytes()
+    whole = (compressed(dense, settings, here) / "weights.safetensors").read_bytes()
     (here / "compressed" / "compression.json").unlink()
     truncated, calls = svd._truncate_layer, []
 
@@ -197,8 +188,8 @@ def test_a_truncation_that_was_killed_continues_to_the_same_bits(dense, sources,
 
     monkeypatch.setattr(svd, "_truncate_layer", killed)
     with pytest.raises(KeyboardInterrupt):
-        compressed(dense, settings, sources, here)
-    folder = compressed(dense, settings, sources, here)
+        compressed(dense, settings, here)
+    folder = compressed(dense, settings, here)
     assert calls == [0, 1, 2, 2, 3]
     assert (folder / "weights.safetensors").read_bytes() == whole
     assert json.loads((folder / "config.json").read_text())["transformers_weights"] == "weights.safetensors"

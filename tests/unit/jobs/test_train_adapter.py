@@ -8,6 +8,7 @@ import pytest
 from peft import PeftModel
 
 from tests import tiny, tiny_settings
+from tests.tiny_copies import compressed, fetch_corpus, fetch_model
 from workflow_scripts.compress.task import Sources
 from workflow_scripts.evaluate.cell import _left_out
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
@@ -45,13 +46,9 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        local = {"source": "local", "path": str(tiny.write_model(root / "made/model"))}
-        models.fetch("tiny", local, Path("resources/models/tiny"), root / "cache", recipe="r", code="c")
-        local = {"source": "local", "path": str(tiny.write_corpus(root / "made/text.jsonl"))}
-        corpora.fetch("text", local, Path("resources/corpora/text"), root / "cache", recipe="r", code="c")
-        compress_model.main(
-            Sources(Path("resources/models/tiny")), "compressed/compression.json", RTN, Provenance("r", "c")
-        )
+        fetch_model(tiny.write_model(root / "made/model"), Path("resources/models/tiny"))
+        fetch_corpus(Path("resources/corpora/text"))
+        compressed(Path("resources/models/tiny"), Path("compressed"), RTN)
     return root
 
 

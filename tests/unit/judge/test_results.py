@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.tiny import change_json
 from tests.unit.synthetic_results import plan, write_cell, write_grid
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.judge.results import (
@@ -115,9 +116,7 @@ def test_samples_that_are_valid_but_others_are_refused(tmp_path):
 
 def test_a_broken_evaluation_names_the_key(tmp_path):
     (path,) = write_grid(tmp_path, {DENSE: 0.7}, items=5)
-    evaluation = json.loads(Path(path).read_text())
-    evaluation["average"] = 70
-    Path(path).write_text(json.dumps(evaluation))
+    change_json(Path(path), average=70)
     with pytest.raises(ArtifactError, match="average"):
         read_results([path])
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from tests.tiny_copies import fetch_corpus, fetch_model
 from workflow_scripts.compress.task import Sources, calibration_windows
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.jobs import compress_model
 from workflow_scripts.recover.model_files import ModelFiles
-from workflow_scripts.sources import corpora, models
 
 EORA = {"kind": "eora", "rank": 4}
 GRID = {"windows": 8, "length": 64}
@@ -28,12 +28,10 @@ def written(root):
     """The folder, now a working directory with a fetched model of each family, a corpus, and compressed models."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        local = {"source": "local", "path": str(tiny.write_corpus(root / "made/text.jsonl"))}
-        corpora.fetch("text", local, CORPUS, root / "cache", recipe="r", code="c")
+        fetch_corpus(CORPUS)
         for family in ("llama", "opt"):
-            local = {"source": "local", "path": str(tiny.write_model(root / "made" / family, family))}
             folder = Path("resources/models", family)
-            models.fetch(family, local, folder, root / "cache", recipe="r", code="c")
+            fetch_model(tiny.write_model(root / "made" / family, family), folder)
             for name, settings in COMPRESSORS.items():
                 calibration = GRID if name in ("gptq", "sparsegpt") else None
                 sources = Sources(folder, CORPUS if calibration else None)

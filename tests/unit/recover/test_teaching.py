@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.tiny_copies import fetch_model
 from workflow_scripts.recover import teaching
 from workflow_scripts.recover.teaching import FullLearner, TeachingError, Text
 from workflow_scripts.recover.training import Stopped
@@ -31,8 +32,7 @@ LESSON = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     root = tmp_path_factory.mktemp("base")
-    spec = {"source": "local", "path": str(tiny.write_model(root / "made"))}
-    models.fetch("tiny", spec, root / "model", root, recipe="r", code="c")
+    fetch_model(tiny.write_model(root / "made"), root / "model")
     return root / "model"
 
 

@@ -1,6 +1,5 @@
 """Checkpoints that somebody else compressed: fetched as they are, never anything that could run code."""
 
-import json
 import os
 import zipfile
 
@@ -9,6 +8,7 @@ import pytest
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from tests import tiny, tiny_gguf
+from tests.tiny import change_json
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
 from workflow_scripts.sources import checkpoints
 
@@ -53,10 +53,6 @@ def test_the_one_file_that_autogptq_wrote_gets_the_name_that_transformers_knows(
 def test_one_group_a_row_is_minus_one_in_the_files_of_gptq_and_of_this_workflows_export(key, given, tmp_path):
     change_json(given / "config.json", **{key: {"quant_method": "gptq", "bits": 4, "group_size": -1}})
     assert "config.json" in fetch(given, tmp_path)["files"]
-
-
-def change_json(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.unit.sources.test_models import change_json
+from tests.tiny import change_json
 from tests.unit.sources.test_vocabulary import fetched, refused
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources.model_folder import read_config

@@ -8,7 +8,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tests.unit.sources.test_models import change_json, make_tokenizer
+from tests.tiny import change_json
+from tests.unit.sources.test_models import make_tokenizer
 from workflow_scripts.files.artifacts import ArtifactError, safetensors_header
 from workflow_scripts.sources import checkpoints
 from workflow_scripts.sources import models as sources

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.tiny import change_json
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources import models as sources
 
@@ -58,10 +59,6 @@ def model_folder(tmp_path):
     make_llama().save_pretrained(folder)
     make_tokenizer(bos=True).save_pretrained(folder)
     return folder
-
-
-def change_json(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 # ------------------------------------------------------------------------------------------------ BOS

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests import tiny_gguf
-from tests.unit.sources.test_models import MADE, change_json, make_tokenizer
+from tests.tiny import change_json
+from tests.unit.sources.test_models import MADE, make_tokenizer
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.sources import models as sources
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.tiny import change_json
 from tests.unit.compress.walked import tiny
-from tests.unit.sources.test_models import MADE, change_json
+from tests.unit.sources.test_models import MADE
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.source_files import shards
 from workflow_scripts.sources import models as sources
