@@ -175,8 +175,7 @@ class Judged:
         seeds = self.pair_seeds or self.base.seeds
         loss = self.loss(seeds)
         prompt, lora = (self.recovery(self.pair[role]) for role in ("prompt", "lora"))
-        if loss is None:  # the dense model has been evaluated, so only the group's own cell can be missing
-            return Verdict("unavailable", f"{self.group} / none has not been evaluated").to_json()
+        assert loss is not None  # both models have been evaluated
         needed = needed_support(verdicts)
         others = (
             self._other_recovery(self.pair["prompt"], needed),
