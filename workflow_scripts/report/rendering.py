@@ -57,7 +57,6 @@ def environment() -> jinja2.Environment:
         "detectable": detectable,
         "signed": signed,
         "interval": interval,
-        "signed_interval": signed_interval,
         "percent": percent,
         "plain": plain,
         "place": place,

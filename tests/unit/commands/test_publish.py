@@ -65,9 +65,6 @@ class Server(ModuleType):
         self._may("log_artifact")
         self.runs[run]["artifact"] = path
 
-    def set_tag(self, run, key, value):
-        self.runs[run][key] = value
-
     def set_terminated(self, run, status="FINISHED"):
         self._may("set_terminated")
         self.runs[run]["status"] = status

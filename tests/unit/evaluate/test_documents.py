@@ -7,7 +7,6 @@ import re
 import pytest
 
 from tests.equivalence import scorer_models
-from workflow_scripts.evaluate import task_check
 from workflow_scripts.evaluate.cell import _require_parts, _told, evaluate_task
 from workflow_scripts.evaluate.documents import Item, Line, chosen, read_lines
 from workflow_scripts.evaluate.scorer import RequestError, Scorer
@@ -38,16 +37,12 @@ SUBJECTS = [
     }
     for i in range(12)
 ]
+pytestmark = pytest.mark.usefixtures("one_process")
+
 PIQA = [
     {"goal": f"open {w}", "sol1": f"with the {w}", "sol2": f"by {w}", "label": i % 2}
     for i, w in enumerate("abcdef")
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
-    """Other processes, in which the check asks too, take seconds (test_task_check.py)."""
-    monkeypatch.setattr(task_check, "has_functions", lambda definition: False)
 
 
 def written(folder, rows, name="data.jsonl"):
