@@ -224,10 +224,6 @@ def test_bf16_forward_passes_leave_the_solve_in_float32(family, tmp_path, monkey
 
 
 def test_trouble_names_layer_and_linear(tmp_path):
-    with pytest.raises(
-        CompressionError, match=r"layer 0, linear mlp.down_proj: 48 calibration tokens for 64 inputs"
-    ):
-        walked(tiny(), tmp_path / "few", W3, windows(2, 24))
     model = tiny()
     decoder_layers(model)[1].mlp.up_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(
