@@ -17,6 +17,7 @@ os.environ.update(PYTHONPATH=workflow.basedir)
 # Many container images forbid byte code: every job would compile its libraries anew, 20 s each on a slow core.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+from workflow_scripts.archive import soundness
 from workflow_scripts.cluster import runs, snakemake_surface
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import as_text
@@ -51,12 +52,9 @@ except (ConfigError, ArtifactError) as error:
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config.dump()
 REQUESTS = requests.Requests(PLAN, SITE)
-RERUNS = Reruns(
-    PLAN,
-    forced=lambda: snakemake_surface.forced_files(workflow),
-    cut_short=snakemake_surface.cut_short() if IS_MAIN else (),
-)
+RERUNS = Reruns(PLAN, forced=lambda: snakemake_surface.forced_files(workflow))
 if IS_MAIN:
+    runs.keep_what_is_whole(lambda path: soundness.is_whole(path, RERUNS))
     # Snakemake would say only that no rule makes a path with a wrong name, and would answer an impossible cell by a
     # traceback.
     asked = readiness.targets(sys.argv[1:])

@@ -144,18 +144,33 @@ def test_a_run_looks_at_the_cells_before_it_says_complete(copied):
     assert f"snakemake --force {cell.json}" in done.stdout
 
 
-def test_a_run_that_was_killed_as_a_fetch_ended_leaves_no_outdated_cell_out(copied):
-    """The source is whole but bears Snakemake's mark: the next run fetched it, made no cell and ended well."""
+MARKED = {
+    "read by all cells": "resources/benchmarks/local/triviaqa/manifest.json",
+    "read through a finished adapter": "resources/corpora/other/manifest.json",
+    "no source": "results/tiny/compressed/tiny/gptq-w3/text/seed-0/weights.safetensors",
+}
+
+
+@pytest.mark.parametrize("path", MARKED.values(), ids=MARKED)
+def test_a_run_that_was_killed_as_a_job_ended_leaves_no_outdated_cell_out(copied, path):
+    """The output is whole but bears Snakemake's mark: the next run made it again, no cell behind it, and ended well."""
     config = copied.config()
     config["grids"]["tiny"]["evaluation"]["items"] = 5
     copied.write_config(config)
     outdated = set(jobs_of(copied.snakemake("--dry-run").stdout))
-    mark = base64.b64encode(b"resources/benchmarks/local/triviaqa/manifest.json").decode()
-    marks = copied.folder / ".snakemake" / "incomplete"
-    marks.mkdir(exist_ok=True)
-    (marks / mark).touch()
-    jobs = set(jobs_of(copied.snakemake("--dry-run").stdout))
-    assert jobs - outdated == {"Fetch the task triviaqa (local)"} and outdated < jobs
+    mark = copied.folder / ".snakemake" / "incomplete" / base64.b64encode(path.encode()).decode()
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    assert set(jobs_of(copied.snakemake("--dry-run").stdout)) == outdated
+
+
+def test_an_output_that_lacks_something_stays_marked(copied):
+    path = "results/tiny/evaluations/tiny/gptq-w3/text/none/seed-0.json"
+    (copied.folder / path).with_name("seed-0.samples.parquet").write_bytes(b"")
+    mark = copied.folder / ".snakemake" / "incomplete" / base64.b64encode(path.encode()).decode()
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    assert "Evaluate tiny gptq-w3 text none (seed 0)" in jobs_of(copied.snakemake("--dry-run").stdout)
 
 
 @pytest.mark.slow

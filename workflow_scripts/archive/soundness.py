@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
-from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file
+from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_recipe, sha256_file
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
+    CHECKPOINT,
     COMPRESSED,
     CORPUS,
     EVALUATION,
+    KINDS,
     MODEL,
     companions,
     lacks_companions,
 )
+from workflow_scripts.plan.reruns import Reruns
 
 
 def damage(record: Path) -> str | None:
@@ -34,6 +37,21 @@ def damage(record: Path) -> str | None:
         if sha and Path(file).exists() and sha256_file(file) != sha:
             return f"{file}: is not the file that {record.name} describes (SHA-256)"
     return None
+
+
+def is_whole(path: str, reruns: Reruns) -> bool:
+    """True if the source or result at `path`, or beside which it lies, is as planned and has all that it describes. A
+    job writes its JSON last."""
+    for artefact in (MODEL, CHECKPOINT, CORPUS, BENCHMARK, *KINDS.values()):
+        if names := artefact.parse(path):
+            record = artefact.path(**names)
+            try:
+                planned = reruns.arguments(artefact, names)["recipe"]
+            except (KeyError, ValueError):  # a name that the configuration has no more, a cell that can't be
+                return False
+            made = recorded_recipe(record) == planned and not lacks_companions(record)
+            return made and damage(Path(record)) is None
+    return False
 
 
 def is_bare(record: Path) -> bool:

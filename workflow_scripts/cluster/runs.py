@@ -1,13 +1,13 @@
 """One run at a time works in a folder, on one machine or on a cluster."""
 
 import os
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from workflow_scripts.cluster import slurm
-from workflow_scripts.cluster.snakemake_surface import LOCKS, SCRIPTS
+from workflow_scripts.cluster.snakemake_surface import LOCKS, SCRIPTS, cut_short
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import arguments_in
 from workflow_scripts.files.locks import held_by, hold
@@ -49,6 +49,16 @@ def state_of_folder() -> str | None:
     if who := held_by(RESULTS) or ", ".join(f"pid {process.pid}" for process in living()):
         return f"A run works in this folder: {who}. Wait for it, or stop it."
     return f"An earlier run was killed in this folder: {RESUME}."
+
+
+def keep_what_is_whole(is_whole: Callable[[str], bool]) -> None:
+    """Take off the marks of a killed run's jobs that had written all. Else Snakemake makes their outputs again, and
+    passes over outdated jobs that read these through finished results alone."""
+    if not locked():  # else a job may be writing
+        for output, mark in cut_short().items():
+            if is_whole(output):
+                with suppress(OSError):  # in a folder that can't be written to nothing runs
+                    mark.unlink()
 
 
 def begin(on_cluster: bool) -> None:

@@ -75,9 +75,10 @@ def recorded_path(record: Path, root: Path = RECORDS) -> str:
         return ""
 
 
-def cut_short() -> set[str]:
-    """Outputs of jobs that a killed run left; Snakemake runs such a job again, however whole its output is."""
-    return {recorded_path(mark, INCOMPLETE) for mark in INCOMPLETE.rglob("*") if mark.is_file()}
+def cut_short() -> dict[str, Path]:
+    """Outputs of jobs that a killed run left -> their marks; Snakemake runs such a job again, however whole its output
+    is."""
+    return {recorded_path(mark, INCOMPLETE): mark for mark in INCOMPLETE.rglob("*") if mark.is_file()}
 
 
 def is_record(name: str, record: Any) -> bool:

@@ -14,7 +14,7 @@ set of strings) and for `--force PATH`. Weights cannot be inputs either: finishe
 
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,12 +65,11 @@ class Input(NamedTuple):
 class Reruns:
     """Decides which jobs of a plan run again.
 
-    forced: returns Snakemake's set of files that are made whatever their state; this class adds to it. cut_short:
-    outputs of a killed run's jobs, which Snakemake adds to it when the graph is complete.
+    forced: returns Snakemake's set of files that are made whatever their state; this class adds to it.
     """
 
-    def __init__(self, plan: Plan, forced: Callable[[], set[str]], cut_short: Collection[str] = ()):
-        self.plan, self.forced, self.cut_short = plan, forced, cut_short
+    def __init__(self, plan: Plan, forced: Callable[[], set[str]]):
+        self.plan, self.forced = plan, forced
         self.recorded = functools.cache(recorded_recipe)  # the jobs of a plan ask for the same files
         self.stamp = functools.cache(_stamp)
         self.is_reported = functools.cache(self._is_reported)
@@ -119,7 +118,7 @@ class Reruns:
         behind another job that runs if all files between them are ancient.
         """
         planned = self.recorded(file.path) == file.recipe
-        stays = is_shared(file.path) and file.path not in self.forced() and file.path not in self.cut_short
+        stays = is_shared(file.path) and file.path not in self.forced()
         return planned and (stays or self.is_finished(artefact, names))
 
     def force_if_outdated(self, artefact: Artefact, names: Names) -> None:
