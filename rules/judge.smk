@@ -1,11 +1,15 @@
 # From evaluations to the verdict. These jobs only read files. Answers, ledger and verdict read every evaluation, but only
-# the first names them as inputs: the others come after it, and Snakemake's time grows with inputs times rules.
+# the first names them as inputs: the others come after it, and Snakemake's time grows with inputs times rules. It names
+# also what a measurement may have made again, deleted weights: Snakemake passes over an outdated job behind a job that
+# runs, unless a chain of jobs that run leads there, and finished cells do not run.
 
 
 rule find_answers:
     input:
         rerun_roll_up_if_outdated("find_answers", layout.ANSWERS),
         evaluations,
+        compressions,
+        measured,
     output:
         layout.ANSWERS.pattern,
     log:

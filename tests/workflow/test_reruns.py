@@ -198,6 +198,22 @@ def test_lost_weights_are_made_again_for_a_forced_cell_and_for_a_measurement_beh
         assert jobs == compression | evaluations(["lora-r2"])
 
 
+def test_outdated_roll_ups_are_made_though_a_measurement_has_weights_made_again(copied):
+    """The report was written on a verdict of the pair before."""
+    config = copied.config()
+    config["grids"]["tiny"]["pair"]["prompt"] = "prompt-8"
+    config["grids"]["tiny"]["similarity"]["windows"] = 3
+    copied.write_config(config)
+    all_there = set(jobs_of(copied.snakemake("--dry-run").stdout))
+    for lost, again in (
+        (ADAPTER.replace("prompt-5", "prompt-8"), "Make prompt-8 (seed 0) for tiny gptq-w3 text"),
+        (COMPRESSED, "Compress tiny with gptq-w3 on text (seed 0)"),
+    ):
+        (copied.folder / lost).rename(kept := copied.folder / "kept")
+        assert set(jobs_of(copied.snakemake("--dry-run").stdout)) == {*all_there, again}
+        kept.rename(copied.folder / lost)
+
+
 def test_a_cell_is_made_though_its_model_was_moved_away(copied):
     """Snakemake passed over the cell behind the model that it fetched again, and ended with 0."""
     links = [file for file in (copied.folder / "resources/models/tiny").iterdir() if file.is_symlink()]
