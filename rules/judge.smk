@@ -8,8 +8,7 @@ rule find_answers:
     input:
         rerun_roll_up_if_outdated("find_answers", layout.ANSWERS),
         evaluations,
-        compressions,
-        measured,
+        remade,
     output:
         layout.ANSWERS.pattern,
     log:

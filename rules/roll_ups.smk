@@ -56,14 +56,7 @@ def say_missing_files(grid):
 evaluations = counted(lambda grid: [cell.json for cell in PLAN.cells(grid)])
 trainings = counted(lambda grid: [adapter.training for adapter in PLAN.adapters(grid)])
 compressions = counted(lambda grid: list(dict.fromkeys(map(PLAN.compression, PLAN.cells(grid)))))
-# Adapters that a similarity reads.
-measured = counted(
-    lambda grid: list(
-        dict.fromkeys(
-            member.training for cell in PLAN.similarity_cells(grid) for member in PLAN.members(cell)
-        )
-    )
-)
+remade = counted(PLAN.remade_to_measure)
 similarities = counted(lambda grid: [cell.similarity for cell in PLAN.similarity_cells(grid)])
 latencies = counted(PLAN.latency_places)
 tables = rolled_up(*(layout.table(f"table{number}") for number in (1, 2, 3)))

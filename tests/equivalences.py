@@ -136,12 +136,11 @@ def compare(made: Path, folder: Path) -> tuple[set[str], list[dict]]:
 
 def shipped(plan: Plan, grid: str, found: list[dict]) -> list[dict]:
     """Equivalences as a release ships them: of sources by the way in which they are fetched, for users' have other
-    names, and of evaluations for all tasks; a source without such a way is left out."""
+    names, of results for all models, and of evaluations for all tasks; a source without such a way is left out."""
     places = [artefact_of(path) for path in plan.artefacts(grid)]
     ways = {
         (artefact.rule, own): way
         for artefact, names in places
-        if artefact in SOURCES
         for own, *way in [kinds_of(plan, artefact, names)]
     }
     rows = []

@@ -16,7 +16,7 @@ from workflow_scripts.files.artifacts import (
     sha256_file,
 )
 from workflow_scripts.files.scratch import scratch_folder
-from workflow_scripts.plan.adopted import older_record, record_path, rows, write_rows
+from workflow_scripts.plan.adopted import asked_about, older_record, record_path, rows, write_rows
 from workflow_scripts.plan.layout import (
     ADAPTER,
     ANSWERS,
@@ -151,7 +151,7 @@ def _adoptions(archive: Path, index: dict, config: Config) -> Iterator[bool]:
     """Add the archive's evidence of adopted results to that which is here, for a plan reads it when it is first asked
     for a recipe; take it away again if the block raises. Gives whether it counts.
 
-    Of a code and kind that both name, what is here stays. None counts if results here would no longer be as planned.
+    Of what both name, what is here stays: later rows count. None counts if results here would no longer be as planned.
     """
     grid, before = index["grid"], dict[Path, bytes | None]()
     now = Plan(config)
@@ -159,16 +159,16 @@ def _adoptions(archive: Path, index: dict, config: Config) -> Iterator[bool]:
         file = Path(name)
         here = rows(file) if file.exists() else []
         there = rows(archive / name) if name in index["files"] else []
-        known = {(row["new"], kind) for row in here for kind in row["kinds"]}
+        known = {key for row in here for key in asked_about(row)}
         fresh = [
             row | {"kinds": kinds}
             for row in there
-            if (kinds := [kind for kind in row["kinds"] if (row["new"], kind) not in known])
+            if (kinds := [kind for kind in row["kinds"] if not known.issuperset(asked_about(row, [kind]))])
         ]
         if fresh:
             now.artefacts(grid)  # it keeps the recipes that hold without the evidence
             before[file] = file.read_bytes() if file.exists() else None
-            write_rows(file, [*here, *fresh])
+            write_rows(file, [*fresh, *here])
     counts = not (before and outdated_by(now, Plan(config), grid))
     if not counts:
         _put_back(before)

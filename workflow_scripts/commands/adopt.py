@@ -177,12 +177,12 @@ def chosen(plan: Plan, grid: str, older: list[Older]) -> list[Remade]:
 
 
 def _spread(results: list[Older], count: int, lacking: Callable[[Older], int]) -> list[Older]:
-    """`count` of the results, or one of each kind and architecture if that is more. Each is one of those that lack
-    fewest weights, with as many names (model, compressor, corpus, method, seed) that no other has as can be; of equal
-    ones the first."""
+    """`count` of the results, or one of each kind, architecture and older code if that is more. Each is one of those
+    that lack fewest weights, with as many names (model, compressor, corpus, method, seed) that no other has as can be;
+    of equal ones the first."""
 
-    def kind(result: Older) -> tuple[str, str]:
-        return result.kind, _architecture(result)
+    def kind(result: Older) -> tuple[str, str, str]:
+        return result.kind, _architecture(result), result.old
 
     found: list[Older] = []
     left, missing = list(results), set(map(kind, results))
@@ -315,18 +315,19 @@ def _record(plan: Plan, grid: str, adopted: list[list[Remade]], found: dict[str,
     rows: dict[tuple[str, str], list[Remade]] = {}  # kinds of one code may stand for several older ones
     for sample in itertools.chain.from_iterable(adopted):
         rows.setdefault((sample.made.new, sample.made.old), []).append(sample)
-    codes = {sample.made.place: sample.made.old for mine in adopted for sample in mine}
-    before, after = plan.artefacts(grid), as_if(plan, codes).artefacts(grid)
+    older = [result for result in older_results(plan, grid) if (result.new, result.old) in rows]
+    before = plan.artefacts(grid)
+    after = as_if(plan, {result.place: result.old for result in older}).artefacts(grid)
     counts = Counter(
         (result.new, result.old)
-        for result in older_results(plan, grid)
+        for result in older
         if recorded_digest(result.path, "recipe") == after[result.path] != before[result.path]
     )
     for place in (None, grid):
         fresh = [
             _equivalence(
                 plan,
-                [sample.made for sample in mine],
+                [result for result in older if (result.new, result.old) == codes_of],
                 [_compared(sample, found[sample.made.path]) for sample in mine],
                 counts[codes_of],
             )
@@ -344,7 +345,7 @@ def _equivalence(plan: Plan, results: list[Older], compared: list[dict], count: 
     return {
         "rule": artefact.rule,
         **asked,
-        "kinds": sorted({result.kind for result in results}),
+        "kinds": sorted({result.own for result in results}),
         "old": results[0].old,
         "new": results[0].new,
         "results": count,

@@ -10,6 +10,7 @@ from workflow_scripts.judge.results import read_results
 from workflow_scripts.plan.config import load
 from workflow_scripts.plan.digests import unchanged
 from workflow_scripts.plan.forecast import foreseen
+from workflow_scripts.plan.kinds import of_model
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.report.data import MeasuredFiles, read_grid
 from workflow_scripts.report.page import PageData, build_page
@@ -54,7 +55,11 @@ def main(
         blocks=plan.blocks,
         forecast=foreseen(whole, plan.grid) if whole else None,
         adopted=plan.adopted,
-        kinds={cell: whole.evaluation_kind(cell) for cell in whole.cells(plan.grid)} if whole else {},
+        kinds=(
+            {cell: of_model(whole.evaluation_kind(cell), cell.model) for cell in whole.cells(plan.grid)}
+            if whole
+            else {}
+        ),
         expected=whole.grid(plan.grid).expected if whole else None,
     )
     with atomic_path(output) as temporary:

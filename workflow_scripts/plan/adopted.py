@@ -4,7 +4,7 @@ The command `adopt` writes the records, after it made some results again and com
 release ships its own, of its tiny grid beside the one before it (tests/equivalences.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import PACKAGE, read_json, write_json
@@ -70,14 +70,16 @@ def equivalent_codes(grid: str | None) -> Codes:
     """(digest of code, kind of result) -> digest of the older code whose results of this kind it was shown to make,
     here or by the release. One digest serves several kinds; evidence of one says nothing of another. A grid's evidence
     of evaluations has an entry for each part that its cells were asked (`of_part`); a release's holds for all."""
-    return {
-        (found["new"], of_part(kind, part)): found["old"]
-        for found in [*released(), *equivalences(grid)]
-        for kind in found["kinds"]
-        for part in ([*found["tasks"], TEXTS] if "tasks" in found else [None])
-    }
+    return {key: row["old"] for row in [*released(), *equivalences(grid)] for key in asked_about(row)}
+
+
+def asked_about(row: dict, kinds: Iterable[str] | None = None) -> Iterator[tuple[str, str]]:
+    """What an equivalence holds for, a key of `Codes` each; with `kinds`, of these alone."""
+    for kind in row["kinds"] if kinds is None else kinds:
+        for part in [*row["tasks"], TEXTS] if "tasks" in row else [None]:
+            yield row["new"], of_part(kind, part)
 
 
 def of_part(kind: str, part: str | None) -> str:
-    """The kind of an evaluation's part, a task or TEXTS; the kind itself for None."""
+    """The kind of results of one model, or of an evaluation's part, a task or TEXTS; the kind itself for None."""
     return kind if part is None else f"{kind}, of {part}"

@@ -172,6 +172,12 @@ class Cells:
         methods = measured.methods if measured else ()
         return [cell for cell in self.cells(grid) if cell.method in methods and cell.compressor != "dense"]
 
+    def remade_to_measure(self, grid: str) -> list[str]:
+        """Compressed models of the grid, and adapters that a similarity reads: a measurement has their weights made
+        again if these were deleted."""
+        adapters = [member.training for cell in self.similarity_cells(grid) for member in self.members(cell)]
+        return list(dict.fromkeys([*map(self.compression, self.cells(grid)), *adapters]))
+
     def latency_places(self, grid: str) -> dict[str, dict]:
         """Path of each latency measurement of the grid -> its model, compressor, corpus and seed.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_origin
 
 from workflow_scripts.plan import model_limits
+from workflow_scripts.plan.adopted import of_part
 from workflow_scripts.plan.layout import Cell
 from workflow_scripts.plan.schema.compressors import External, Recipe
 from workflow_scripts.plan.schema.keys import Entry
@@ -96,6 +97,12 @@ class Kinds(Slices):
         if (objective := settings.get("objective", "text")) != "text":
             found += [objective, *(key for key in ("temperature", "mixture") if key in settings)]
         return ", ".join([" ".join(found), *words(self.regime(grid), ())])
+
+
+def of_model(kind: str, model: str) -> tuple[str, str]:
+    """Kinds of which evidence counts for a result: its own, of this model, since code may depend on the architecture,
+    and the one for which a release's counts."""
+    return of_part(kind, model), kind
 
 
 def words(entry: Entry, without: Collection[str]) -> list[str]:

@@ -18,7 +18,7 @@ from workflow_scripts.plan.config import load, named_files, read
 from workflow_scripts.plan.definitions import definition_digest, definition_files
 from workflow_scripts.plan.devices import DEVICES
 from workflow_scripts.plan.digests import code_of, engine_of, kinds_of
-from workflow_scripts.plan.kinds import OF_MODEL, Kinds
+from workflow_scripts.plan.kinds import OF_MODEL, Kinds, of_model
 from workflow_scripts.plan.layout import (
     BENCHMARK,
     CHECKPOINT,
@@ -86,7 +86,9 @@ class Plan(Kinds):
         if self.is_checkpoint(compressor):
             inputs.append(self.recipe("compressors", compressor))
         code = code_of("compress_model", engine_of(settings["compressor"]))
-        return self._with_recipe(grid, settings, code, inputs, self.compressor_kind(compressor))
+        return self._with_recipe(
+            grid, settings, code, inputs, *of_model(self.compressor_kind(compressor), model)
+        )
 
     def export(self, grid: str, model: str, compressor: str, corpus: str, seed: str, form: str) -> dict:
         if form != "plain" and self.config.compressors[compressor].whole:
@@ -112,7 +114,9 @@ class Plan(Kinds):
             settings["calibration"] = self.grid(cell.grid).calibration.dump()
             inputs.append(self.recipe("corpora", cell.corpus))
         code = code_of("train_adapter", *kinds_of([settings["method"]]))
-        return self._with_recipe(cell.grid, settings, code, inputs, self.adapter_kind(cell))
+        return self._with_recipe(
+            cell.grid, settings, code, inputs, *of_model(self.adapter_kind(cell), cell.model)
+        )
 
     def evaluate(self, cell: Cell) -> dict:
         grid, tasks = self.grid(cell.grid), self.tasks(cell.grid)
@@ -135,16 +139,17 @@ class Plan(Kinds):
             *(self.recipe("corpora", corpus) for corpus in self.choosing_text(cell)),
         ]
         code = self._evaluation_code("evaluate_cell", cell)
-        return self._with_recipe(cell.grid, settings, code, inputs, self.evaluation_kind(cell), parts=tasks)
+        kinds = of_model(self.evaluation_kind(cell), cell.model)
+        return self._with_recipe(cell.grid, settings, code, inputs, *kinds, parts=tasks)
 
     def adopted_codes(self, cell: Cell) -> dict[str, str]:
         """Names of a cell's benchmarks and corpora -> the first code whose results were adopted for those of its own,
         from one code to the next; without those of which none were."""
         grid, code = self.grid(cell.grid), self._evaluation_code("evaluate_cell", cell)
-        kind = self.evaluation_kind(cell)
+        kinds = of_model(self.evaluation_kind(cell), cell.model)
         parts = {f"benchmark {task}": task for task in self.tasks(cell.grid)}
         parts |= dict.fromkeys((f"corpus {name}" for name in grid.evaluation.perplexity.corpora), TEXTS)
-        first = {name: self._first_code(cell.grid, code, kind, part) for name, part in parts.items()}
+        first = {name: self._first_code(cell.grid, code, kinds, part) for name, part in parts.items()}
         return {name: found for name, found in first.items() if found != code}
 
     def definitions(self, grid: str) -> dict[str, str]:
@@ -165,7 +170,9 @@ class Plan(Kinds):
         settings = {"method": self.method(cell), "windows": measured.windows, "length": measured.length}
         inputs = [*self._attached(cell), self.recipe("corpora", measured.corpus)]
         code = self._evaluation_code("measure_similarity", cell)
-        return self._with_recipe(cell.grid, settings, code, inputs, self.similarity_kind(cell))
+        return self._with_recipe(
+            cell.grid, settings, code, inputs, *of_model(self.similarity_kind(cell), cell.model)
+        )
 
     def artefacts(self, grid: str) -> dict[str, str]:
         """Path of everything that the grid fetches, computes or measures -> its recipe, in the workflow's order."""
@@ -313,10 +320,10 @@ class Plan(Kinds):
         known = self.equivalent(grid)
         return known.get((code, of_part(kind, part)), known.get((code, kind)))
 
-    def _first_code(self, grid: str, code: str, kind: str, part: str) -> str:
+    def _first_code(self, grid: str, code: str, kinds: Iterable[str], part: str) -> str:
         """The last of the older codes that lead from `code` back to one another."""
         codes = [code]
-        while (older := self._older_code(grid, codes[-1], kind, part)) and older not in codes:
+        while (older := self.stands_for(grid, codes[-1], kinds, (part,))) not in codes:
             codes.append(older)
         return codes[-1]
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from workflow_scripts.files.artifacts import recorded_digest
 from workflow_scripts.plan.adopted import TEXTS, Codes, of_part
+from workflow_scripts.plan.kinds import of_model
 from workflow_scripts.plan.layout import (
     ADAPTER,
     BENCHMARK,
@@ -51,9 +52,14 @@ class Older(NamedTuple):
         return self.artefact in SOURCES
 
     @property
+    def own(self) -> str:
+        """The kind for which evidence of its grid holds."""
+        return self.kind if self.shared else of_part(self.kind, self.names["model"])
+
+    @property
     def place(self) -> tuple[bool, str, str]:
         """What one equivalence is about."""
-        return self.shared, self.new, self.kind
+        return self.shared, self.new, self.own
 
 
 def older_results(plan: Plan, grid: str, root: Path = Path()) -> list[Older]:
@@ -133,7 +139,7 @@ def _result(plan: Plan, path: str, root: Path) -> Older | None:
     grid = None if artefact in SOURCES else names["grid"]
     parts = plan.tasks(names["grid"]) if artefact == EVALUATION else [None]
     old, stands = (plan.stands_for(grid, of, kinds, parts) for of in (code, new))
-    return Older(path, artefact, names, kinds[0], old, new, stands)
+    return Older(path, artefact, names, kinds[0 if grid is None else -1], old, new, stands)
 
 
 def artefact_of(path: str) -> tuple[Artefact, dict[str, str]]:
@@ -149,8 +155,8 @@ def kinds_of(plan: Plan, artefact: Artefact, names: Mapping[str, str]) -> tuple[
         SIMILARITY: plan.similarity_kind,
     }
     if artefact in of_cells:
-        return (of_cells[artefact](Cell.of(names)),)
+        return of_model(of_cells[artefact](Cell.of(names)), names["model"])
     if artefact in (COMPRESSED, LATENCY):
-        return (plan.compressor_kind(names["compressor"]),)
+        return of_model(plan.compressor_kind(names["compressor"]), names["model"])
     catalogue, place = SOURCES[artefact]
     return plan.source_kinds(catalogue, names[place], names.get("task"))

@@ -3,7 +3,7 @@
 import base64
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class PageData:
     blocks: dict[str, list[str]] | None = None
     forecast: Forecast | None = None
     adopted: list[dict] = field(default_factory=list)
-    kinds: dict[Cell, str] = field(default_factory=dict)
+    kinds: dict[Cell, tuple[str, ...]] = field(default_factory=dict)
     expected: Mapping[str, Mapping[str, str]] | None = None
 
 
@@ -335,12 +335,12 @@ def adopted_here(data: PageData) -> list[dict]:
     return [row for row in data.adopted if row["rule"] != "evaluate_cell" or row["old"] in codes]
 
 
-def adopted_for(equivalences: list[dict], code: str, kind: str) -> list[str]:
-    """Codes that were found, after a cell of this kind was made by `code`, to make the same of it.
+def adopted_for(equivalences: list[dict], code: str, kinds: Collection[str]) -> list[str]:
+    """Codes that were found, after a cell of these kinds was made by `code`, to make the same of it.
 
     Equivalences in the order in which they were found; each leads back to the first code of its chain.
     """
-    rows = [row for row in equivalences if kind in row["kinds"]]
+    rows = [row for row in equivalences if not {*kinds}.isdisjoint(row["kinds"])]
     own = next((place for place, row in enumerate(rows) if row["new"] == code), None)
     first, later = (code, rows) if own is None else (rows[own]["old"], rows[own + 1 :])
     return [row["new"] for row in later if row["old"] == first]

@@ -18,7 +18,7 @@ from workflow_scripts.archive.unpacking import opened, place_records
 from workflow_scripts.commands import rebuild
 from workflow_scripts.files.artifacts import ArtifactError, digest, read_json, sha256_file, write_json
 from workflow_scripts.plan import recipes
-from workflow_scripts.plan.adopted import record_path, write_rows
+from workflow_scripts.plan.adopted import equivalent_codes, record_path, write_rows
 from workflow_scripts.plan.config import files, load, read
 from workflow_scripts.plan.layout import EVALUATION, Cell
 from workflow_scripts.plan.recipes import Plan
@@ -102,7 +102,7 @@ def test_an_archives_evidence_is_added_to_that_which_is_here(finished, readable,
     write_index(finished)
     if readable:
         restored(capsys)
-        assert read_json(mine, "adopted")["equivalences"] == [here, both, fresh]
+        assert read_json(mine, "adopted")["equivalences"] == [fresh, here, both]
     else:
         assert main(["restore", "it"]) == 1
         assert mine.read_bytes() == before
@@ -114,8 +114,20 @@ def test_evidence_of_another_kind_of_the_same_code_is_added(finished, capsys):
     write_rows(Path(record_path("smoke")), [equivalence("c", "b", "none")])
     write_index(finished)
     restored(capsys)
-    [_, added] = read_json(record_path("smoke"), "adopted")["equivalences"]
+    [added, _] = read_json(record_path("smoke"), "adopted")["equivalences"]
     assert added["old"] == "a" * 64 and added["kinds"] == ["prompt"]
+
+
+def test_evidence_of_more_tasks_is_added_and_what_is_here_counts(finished, capsys):
+    """It was adopted here for one task; the archive's evidence of two was left out, and its cells ran again."""
+    more = equivalence("a", "b", "none") | {"tasks": ["arc_easy", "boolq"]}
+    mine = equivalence("c", "b", "none") | {"tasks": ["arc_easy"]}
+    write_rows(finished / record_path("smoke"), [more])
+    write_rows(Path(record_path("smoke")), [mine])
+    write_index(finished)
+    restored(capsys)
+    found = {kind.rpartition(" ")[2]: old[0] for (_, kind), old in equivalent_codes("smoke").items()}
+    assert found == {"arc_easy": "c", "boolq": "a", "text": "c"}
 
 
 def test_evidence_of_an_older_version_is_named_and_added_to_none(finished, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from workflow_scripts.commands.adopt import _equivalence
 from workflow_scripts.files.artifacts import ArtifactError, read_json, recorded_digest, write_json
 from workflow_scripts.plan.adopted import (
     TEXTS,
@@ -187,6 +188,31 @@ def test_evidence_of_one_kind_of_method_says_nothing_of_another_of_the_same_code
     assert plan.evaluate_recipe(none) == recorded_digest(none.json, "recipe")
     assert plan.evaluate_recipe(prompt) != recorded_digest(prompt.json, "recipe")
     assert prompt.json in {result.path for result in older_results(plan, "smoke")}
+
+
+def test_evidence_holds_for_the_models_whose_results_were_there(config):
+    """An edit of one architecture was adopted by results of another: results of the first that came later, restored
+    from an archive, counted as planned though nobody had compared any."""
+    raw = config.dump()
+    raw["models"]["other"] = raw["models"]["smollm2-135m"]
+    raw["grids"]["smoke"]["blocks"]["core"]["models"].append("other")
+    both, later = load(raw), CELL._replace(model="other")
+
+    def comes_later(path: str) -> bool:
+        return path.startswith("results/") and "/other/" in path
+
+    make(Plan(both), "0", only=lambda path: not comes_later(path))
+    found = older_results(Plan(both), "smoke")
+    record(found, None)
+    rows = [_equivalence(Plan(both), [one], []) for one in found if not one.shared]
+    write_rows(Path(record_path("smoke")), rows)
+    make(Plan(both, lambda grid: {}), "0", only=comes_later)
+    plan = Plan(both)
+    assert plan.evaluate_recipe(CELL) == recorded_digest(CELL.json, "recipe")
+    mine = (plan.compression(later), later.training, later.json)
+    assert [path for path in mine if plan.artefacts("smoke")[path] == recorded_digest(path, "recipe")] == []
+    assert plan.adopted_codes(later) == {} != plan.adopted_codes(CELL)
+    assert {*mine} <= {result.path for result in older_results(plan, "smoke")}
 
 
 def test_evidence_of_evaluations_holds_for_the_tasks_that_were_compared(config):

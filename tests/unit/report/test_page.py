@@ -57,7 +57,7 @@ def test_a_cell_names_the_codes_that_were_found_to_make_it_since():
         {"old": "x", "new": "y", "kinds": ["none"]},
     ]
     found = {
-        (code, kind): pages.adopted_for(rows, code, kind) for code in "abcx" for kind in ("none", "prompt")
+        (code, kind): pages.adopted_for(rows, code, {kind}) for code in "abcx" for kind in ("none", "prompt")
     }
     assert {key: codes for key, codes in found.items() if codes} == {
         ("a", "none"): ["b", "c"],
