@@ -10,7 +10,7 @@ GPTQ = "tiny gptq-w3 text"
 SPARSE = "tiny sparsegpt-50 text"
 TRAINED = ["lora-r2", "prompt-5", "prompt-5-other", "prompt-8", "ptune-5"]
 METHODS = ["none", *TRAINED, "idp-5-8", "idp-5-corpora", "concat-5-8"]
-ROLLUP = ("Find ", "Build ", "Judge ", "Tables ", "Draw ", "Audit ", "Write ")
+ROLLUP = ("Find ", "Build ", "Judge ", "Tables ", "Figures ", "Draw ", "Audit ", "Write ")
 
 
 def evaluations(methods):

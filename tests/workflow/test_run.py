@@ -284,7 +284,7 @@ def test_a_partial_report_is_made_again_when_there_is_more(copied):
         "Judge tiny: paired statistics and verdict",
         "Build the item ledger of tiny",
         "Tables of tiny",
-        "Draw figure4 of tiny",
+        "Figures of tiny",
         "Draw the overview page of tiny",
         "Write the report of tiny",
     }
