@@ -17,11 +17,10 @@ os.environ.update(PYTHONPATH=workflow.basedir)
 # Many container images forbid byte code: every job would compile its libraries anew, 20 s each on a slow core.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from workflow_scripts.archive import soundness
 from workflow_scripts.cluster import runs, snakemake_surface
 from workflow_scripts.files.artifacts import ArtifactError
 from workflow_scripts.files.job import as_text
-from workflow_scripts.plan import adopted, layout, questions, readiness, requests
+from workflow_scripts.plan import adopted, layout, questions, readiness, requests, soundness
 from workflow_scripts.plan.config import ConfigError, load, named_files, read
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.reruns import Input, Reruns

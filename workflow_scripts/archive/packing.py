@@ -22,7 +22,6 @@ import pyarrow
 import yaml
 from pyarrow import parquet
 
-from workflow_scripts.archive.soundness import damage
 from workflow_scripts.cluster.snakemake_surface import RECORDS, recorded_path
 from workflow_scripts.files.artifacts import ArtifactError, read_json, sha256_file, write_json
 from workflow_scripts.files.disks import cause
@@ -43,6 +42,7 @@ from workflow_scripts.plan.layout import (
     lacks_companions,
 )
 from workflow_scripts.plan.recipes import Plan
+from workflow_scripts.plan.soundness import damage
 
 FORMAT = 2  # 1 is the layout in which a compressed model had one copy, without a seed in its path
 INDEX, CONFIG, SAMPLES, METADATA = "archive.json", "config.yaml", "samples.parquet", "metadata.json"

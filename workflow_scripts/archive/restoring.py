@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflow_scripts.archive.packing import METADATA, copy, rolled_up
-from workflow_scripts.archive.soundness import damage, is_bare
 from workflow_scripts.archive.unpacking import place_records, split_samples
 from workflow_scripts.files.artifacts import (
     ArtifactError,
@@ -30,6 +29,7 @@ from workflow_scripts.plan.layout import (
 )
 from workflow_scripts.plan.recipes import Plan
 from workflow_scripts.plan.schema.configuration import Config
+from workflow_scripts.plan.soundness import damage, is_bare
 from workflow_scripts.plan.upgrades import older_results, outdated_by
 
 

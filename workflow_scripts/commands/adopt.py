@@ -26,7 +26,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.archive.soundness import damage, is_bare
 from workflow_scripts.cluster.snakemake_surface import refuse_closed_cache
 from workflow_scripts.commands.options import add_grid
 from workflow_scripts.commands.run import follow
@@ -52,6 +51,7 @@ from workflow_scripts.plan.layout import (
 )
 from workflow_scripts.plan.recipes import Plan, plan_of
 from workflow_scripts.plan.reruns import Reruns
+from workflow_scripts.plan.soundness import damage, is_bare
 from workflow_scripts.plan.upgrades import Older, as_if, older_results, outdated_by, outvoted
 
 SHOWN = 5  # differences of one result that are printed
