@@ -148,8 +148,8 @@ def untracked(parameter):
 
 
 def parameters(artefact, **besides):
-    """The parameters of a job as two texts, since Snakemake's time grows with the number of functions: `args`, its recipe
-    among them, and `beside`, what no result depends on. The recipe covers the digest of the code, which is of those.
+    """The parameters of a job as two texts: `args`, with its recipe, and `beside`, on which no result depends. Two, since
+    Snakemake's time grows with the number of functions. The code's digest is in `beside`: the recipe covers it.
     """
 
     def args(wildcards):

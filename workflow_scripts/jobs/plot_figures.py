@@ -19,7 +19,10 @@ def main(
     for output in outputs:
         files[Path(output).stem].append(output)
     for name, forms in files.items():
-        draw(name, data, forms)
+        try:
+            draw(name, data, forms)
+        except Exception as error:  # the job's line names its first output, whichever figure fails
+            raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":
