@@ -32,6 +32,7 @@ gc.set_threshold(100_000, 100, 100)
 
 snakemake_surface.refuse_untried(snakemake.__version__)
 snakemake_surface.refuse_braces(workflow.basedir, os.getcwd())
+snakemake_surface.look_for_scripts_once()
 IS_MAIN = snakemake_surface.is_main(workflow)
 
 try:

@@ -17,7 +17,7 @@ class Cells:
     """A checked configuration's cells, their adapters and compressed models, grid by grid."""
 
     # Computed once: nobody changes what they return.
-    CACHED: ClassVar[tuple[str, ...]] = ("cells", "check", "_limits")
+    CACHED: ClassVar[tuple[str, ...]] = ("cells", "copy", "members", "check", "_unfit", "_limits")
 
     def __init__(self, config: Config):
         self.config = config
@@ -70,8 +70,7 @@ class Cells:
                 "ask for that"
             )
         self._check_members(cell)
-        case = model_limits.Case(self.config, self._limits(cell.model), *cell[:3], cell.method)
-        if found := model_limits.problems(case):
+        if found := self._unfit(*cell[:3], cell.method):
             raise ValueError(f"{path(cell)} can't be: {'; '.join(found)}")
         return cell
 
@@ -193,6 +192,11 @@ class Cells:
             | {"seed": str(copy.seed)}
             for group, copy in timed.items()
         }
+
+    def _unfit(self, grid: str, model: str, compressor: str, method: str) -> list[str]:
+        """The settings of such cells that their model cannot run."""
+        case = model_limits.Case(self.config, self._limits(model), grid, model, compressor, method)
+        return model_limits.problems(case)
 
     def _limits(self, model: str) -> model_limits.Limits:
         return model_limits.known(self.config, model)

@@ -213,7 +213,7 @@ class Cell(NamedTuple):
     @classmethod
     def of(cls, names: Mapping) -> "Cell":
         """The cell of wildcards, or of the names in a path; more names than a cell has are ignored."""
-        return cls(**{name: names[name] for name in cls._fields} | {"seed": int(names["seed"])})
+        return cls._make([*(names[name] for name in cls._fields[:-1]), int(names["seed"])])
 
     @property
     def group(self) -> Group:

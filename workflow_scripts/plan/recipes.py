@@ -52,7 +52,7 @@ class Plan(Kinds):
 
     CACHED: ClassVar[tuple[str, ...]] = (
         *Kinds.CACHED,
-        *("fetch", "compress", "train", "evaluate", "similarity", "latency", "analysis"),
+        *("fetch", "compress", "train", "evaluate", "similarity", "latency", "measured", "analysis"),
     )
 
     def __init__(
@@ -221,9 +221,7 @@ class Plan(Kinds):
         asked = {task: self.config.tasks[task].strata for task in self.tasks(grid)}
         if strata := {task: fields.dump() for task, fields in asked.items() if fields}:
             settings["strata"] = strata
-        inputs: list[object] = [self.evaluate_recipe(cell) for cell in self.cells(grid)]
-        inputs += [self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)]
-        inputs += [self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()]
+        inputs: list[object] = [*self.measured(grid)]
         if entry == "find_answers":
             settings["corpora"] = {
                 corpus: [CORPUS.path(corpus=name) for name in names]
@@ -264,6 +262,14 @@ class Plan(Kinds):
         inputs.append(read := contents.of_reports(entry))
         made = self._with_recipe(None, settings, code_of(entry), inputs)
         return made | {"contents": {f"{contents.REPORTS}/{name}": sha for name, sha in read.items()}}
+
+    def measured(self, grid: str) -> list[str]:
+        """Recipes of the grid's evaluations and measurements, which every roll-up stands on."""
+        return [
+            *(self.evaluate_recipe(cell) for cell in self.cells(grid)),
+            *(self.similarity(cell)["recipe"] for cell in self.similarity_cells(grid)),
+            *(self.latency(grid, **place)["recipe"] for place in self.latency_places(grid).values()),
+        ]
 
     def question(self, grid: str) -> dict[str, Any]:
         """The grid's question, with the digests of the judging code and of the configuration (plan/questions.py)."""
@@ -309,7 +315,7 @@ class Plan(Kinds):
     ) -> str:
         """The digest that stands in recipes for that of a code, by evidence of the first kind that has some of every
         part, and of each the same."""
-        for kind in kinds:
+        for kind in kinds if self.equivalent(grid) else ():
             found = {self._older_code(grid, code, kind, part) for part in parts}
             if len(found) == 1 and (older := found.pop()):
                 return older

@@ -71,6 +71,7 @@ class Reruns:
     def __init__(self, plan: Plan, forced: Callable[[], set[str]]):
         self.plan, self.forced = plan, forced
         self.recorded = functools.cache(recorded_recipe)  # the jobs of a plan ask for the same files
+        self.lacks_weights = functools.cache(_lacks_weights)
         self.stamp = functools.cache(_stamp)
         self.is_reported = functools.cache(self._is_reported)
         self.changed_roll_ups = functools.cache(self._changed_roll_ups)
@@ -117,9 +118,10 @@ class Reruns:
         is fetched again, counts by its time all the same if the artefact is not finished: Snakemake passes over a job
         behind another job that runs if all files between them are ancient.
         """
-        planned = self.recorded(file.path) == file.recipe
+        if self.recorded(file.path) != file.recipe:
+            return False
         stays = is_shared(file.path) and file.path not in self.forced()
-        return planned and (stays or self.is_finished(artefact, names))
+        return stays or self.is_finished(artefact, names)
 
     def force_if_outdated(self, artefact: Artefact, names: Names) -> None:
         """Force the job if its output was made by another recipe, or if an evaluation lacks its samples. If the job
@@ -129,7 +131,7 @@ class Reruns:
         if recorded and (recorded != recipe or _lacks_samples(artefact, path)):
             forced.add(path)
         if recorded != recipe or path in forced:
-            forced.update(filter(_lacks_weights, self.stands_on(artefact, names)))
+            forced.update(filter(self.lacks_weights, self.stands_on(artefact, names)))
 
     def stands_on(self, artefact: Artefact, names: Names) -> list[str]:
         """Artefacts whose weights the job reads, and those that these need if they must be made again."""

@@ -127,6 +127,47 @@ def test_a_jobs_script_runs_from_snakemakes_folder(finished):
     assert surface.SCRIPTS in (finished[0] / "made.txt").read_text()
 
 
+@pytest.mark.parametrize(("once", "opened"), [("surface.look_for_scripts_once()", 2), ("", 4)])
+def test_a_rules_script_is_opened_once_for_all_jobs_of_a_plan(tmp_path, once, opened):
+    head = SNAKEFILE.partition("def note")[0]
+    (tmp_path / "Snakefile").write_text(
+        f"""{head}{once}
+from snakemake.sourcecache import SourceCache
+read = SourceCache.open
+def counted(self, file, *arguments):
+    print("opened", os.path.basename(str(file)))
+    return read(self, file, *arguments)
+SourceCache.open = counted
+rule all:
+    input: "1.a", "2.a", "1.b", "2.b"
+rule a:
+    output: "{{number}}.a"
+    script: "made.py"
+rule b:
+    output: "{{number}}.b"
+    script: "made.py"
+"""
+    )
+    (tmp_path / "notes.jsonl").touch()
+    (tmp_path / "made.py").write_text("")
+
+    def dry_run():
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "-n", "--quiet"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = dry_run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("opened made") == opened
+    (tmp_path / "made.py").unlink()
+    done = dry_run()
+    assert done.returncode == 1 and "No such file" in done.stdout
+
+
 def test_processes_know_their_part(finished):
     folder, (parsed, asked, *_) = finished
     assert parsed["main"] and asked == {"here": True, "cluster": False}

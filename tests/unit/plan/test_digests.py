@@ -170,3 +170,25 @@ def test_the_lists_of_kinds_are_in_no_recipe():
     """Registering a new kind of method or engine makes no model, adapter or cell again."""
     for entry in ("fetch_model", "compress_model", "train_adapter", "evaluate_cell"):
         assert "plan/digests.py" not in import_closure(f"jobs/{entry}.py", (), OPTIONAL)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "def function():\n    {}",
+        "class Some:\n    async def method(self):\n        {}",
+        "if VALUE:\n    pass\nelse:\n    {}",
+        "for one in VALUE:\n    pass\nelse:\n    {}",
+        "while VALUE:\n    {}",
+        "with VALUE:\n    {}",
+        "try:\n    {}\nfinally:\n    pass",
+        "try:\n    pass\nexcept OSError:\n    {}",
+        "try:\n    pass\nexcept* OSError:\n    {}",
+        "try:\n    pass\nfinally:\n    {}",
+        "match VALUE:\n    case 1:\n        {}",
+    ],
+)
+@pytest.mark.parametrize("line", ["from workflow_scripts import other", "import workflow_scripts.other"])
+def test_an_import_counts_wherever_it_stands(package, block, line):
+    (package / "used.py").write_text(block.format(line) + "\n")
+    assert import_closure(ENTRY) == (ENTRY, "other.py", "used.py")

@@ -151,12 +151,11 @@ def test_a_local_model_that_was_moved_is_linked_anew_for_the_job_that_reads_it(r
     reruns.force_if_outdated(artefact, NAMES[artefact])
     assert forced == set(), "a finished result needs no weights"
     Path(MADE[artefact]).unlink()
-    fresh = Reruns(reruns.plan, lambda: forced)
-    fresh.force_if_outdated(artefact, NAMES[artefact])
+    Reruns(reruns.plan, lambda: forced).force_if_outdated(artefact, NAMES[artefact])
     assert forced == {MADE[MODEL]}
     forced.clear()
     Path("disk").touch()
-    fresh.force_if_outdated(artefact, NAMES[artefact])
+    Reruns(reruns.plan, lambda: forced).force_if_outdated(artefact, NAMES[artefact])
     assert forced == set()
 
 
