@@ -52,7 +52,11 @@ except (ConfigError, ArtifactError) as error:
     raise SystemExit(f"The configuration has errors, nothing was started:\n{error}") from None
 config = PLAN.config.dump()
 REQUESTS = requests.Requests(PLAN, SITE)
-RERUNS = Reruns(PLAN, forced=lambda: snakemake_surface.forced_files(workflow))
+RERUNS = Reruns(
+    PLAN,
+    forced=lambda: snakemake_surface.forced_files(workflow),
+    has_record=lambda path: snakemake_surface.has_record(workflow, path),
+)
 if IS_MAIN:
     runs.keep_what_is_whole(lambda path: soundness.is_whole(path, RERUNS))
     # Snakemake would say only that no rule makes a path with a wrong name, and would answer an impossible cell by a

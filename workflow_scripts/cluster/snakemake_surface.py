@@ -160,6 +160,13 @@ def forced_files(workflow: Any) -> set[str]:
     return workflow.dag.forcefiles
 
 
+def has_record(workflow: Any, path: str) -> bool:
+    """True if Snakemake knows by what a file was made; of a file that was copied without its records it does not."""
+    from snakemake.io import IOFile
+
+    return workflow.persistence.metadata(IOFile(path)) is not None
+
+
 def values_of_wildcard(name: str, jobs: Iterable[Any]) -> list[str]:
     """The values of a wildcard in these jobs, sorted."""
     return sorted({job.wildcards[name] for job in jobs if hasattr(job.wildcards, name)})

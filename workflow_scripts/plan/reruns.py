@@ -52,6 +52,7 @@ READ_CELLS = (
     "draw_page",
     REPORT_RULE,
 )  # they read all evaluations, which only find_answers has as inputs
+READ_MEASUREMENTS = ("plot_figures", "draw_page", REPORT_RULE)  # the others stand on evaluations alone
 DAMAGED = {"damaged": True}  # in place of a report's record
 
 
@@ -65,15 +66,23 @@ class Input(NamedTuple):
 class Reruns:
     """Decides which jobs of a plan run again.
 
-    forced: returns Snakemake's set of files that are made whatever their state; this class adds to it.
+    forced: returns Snakemake's set of files that are made whatever their state; this class adds to it. has_record: says
+    whether Snakemake knows by what a file was made.
     """
 
-    def __init__(self, plan: Plan, forced: Callable[[], set[str]]):
-        self.plan, self.forced = plan, forced
+    def __init__(
+        self,
+        plan: Plan,
+        forced: Callable[[], set[str]],
+        has_record: Callable[[str], bool] = lambda path: True,
+    ):
+        self.plan, self.forced, self.has_record = plan, forced, has_record
         self.recorded = functools.cache(recorded_recipe)  # the jobs of a plan ask for the same files
         self.lacks_weights = functools.cache(_lacks_weights)
         self.stamp = functools.cache(_stamp)
+        self.sha256 = functools.cache(sha256_file)
         self.is_reported = functools.cache(self._is_reported)
+        self.other_results = functools.cache(self._other_results)
         self.changed_roll_ups = functools.cache(self._changed_roll_ups)
 
     # ------------------------------------------------------------------------------------- one artefact
@@ -239,14 +248,20 @@ class Reruns:
     # ---------------------------------------------------------------------------------------- roll-ups
 
     def force_roll_up_if_outdated(self, entry: str, path: str, grid: str) -> None:
-        """Force the job of `entry` if `path` was made by another recipe, or if a file that it made was changed since:
-        the grid's report records both. If the job will run and reads evaluations, force also those that are deleted: it
-        would leave them out."""
+        """Force the job of `entry` if `path` was made by another recipe, or from other results, or if a file that it
+        made was changed since: the grid's report records all three. If the job will run and reads evaluations, force
+        also those that are deleted: it would leave them out."""
         stamp, forced = self.stamp(grid), self.forced()
         found = self.recorded(path) if entry == REPORT_RULE else stamp.get("recipes", {}).get(entry)
-        if found not in (None, self.plan.analysis(grid, entry)["recipe"]) or (
-            entry == REPORT_RULE and stamp == DAMAGED
-        ):
+        there = os.path.exists(path)
+        if found is None:  # `restore` puts answers back without a record
+            outdated = there and entry != "find_answers" and not self.has_record(path)
+        else:
+            outdated = found != self.plan.analysis(grid, entry)["recipe"]
+        if outdated or (entry == REPORT_RULE and stamp == DAMAGED):
+            forced.add(path)
+        # A result that was put in place with an older time is not newer than the roll-up, which is all Snakemake sees.
+        if there and self.other_results(grid, entry) and not _is_newer(path, STAMP.path(grid)):
             forced.add(path)
         if any(file.rule == entry for file in self.changed_roll_ups(grid)):
             forced.add(path)
@@ -262,28 +277,37 @@ class Reruns:
 
     def _changed_roll_ups(self, grid: str) -> list[RollUp]:
         """Roll-ups that the report shows, and the report, that were changed since it was made, as by a spreadsheet that
-        saved a table; none without a report on the results that are there now."""
-        recorded = self.stamp(grid).get("roll_ups", {}) if self.is_reported(grid) else {}
+        saved a table; without those that are made of other results in any case."""
+        recorded = self.stamp(grid).get("roll_ups", {})
         paths = {file: file.path(grid) for file in SEALED}
         return [
             file
             for file, path in paths.items()
-            if path in recorded and os.path.exists(path) and sha256_file(path) != recorded[path]
+            if path in recorded
+            and os.path.exists(path)
+            and sha256_file(path) != recorded[path]
+            and not self.other_results(grid, file.rule)
         ]
+
+    def _other_results(self, grid: str, entry: str) -> list[str]:
+        """Results that a roll-up of the grid stands on and that its report was not made from; none without a report."""
+        if "files" not in self.stamp(grid):
+            return []
+        known, cells = self.stamp(grid)["files"], [cell.json for cell in self.plan.cells(grid)]
+        read = self.plan.counted(grid) if entry in READ_MEASUREMENTS else cells
+        return [file for file in read if os.path.exists(file) and self.sha256(file) != known.get(file)]
 
     def _is_reported(self, grid: str) -> bool:
         """True if the grid's report was made by the planned recipe from the very files that are there now, and from
         all of them: a partial report is outdated as soon as there is more."""
-        path = STAMP.path(grid)
-        if (
-            self.recorded(path) != self.plan.analysis(grid, REPORT_RULE)["recipe"]
-            or self.stamp(grid) == DAMAGED
-        ):
+        planned = self.recorded(STAMP.path(grid)) == self.plan.analysis(grid, REPORT_RULE)["recipe"]
+        if not planned or "files" not in self.stamp(grid):
             return False
-        files = self.stamp(grid)["files"]
-        return files.keys() == {*self.present(self.plan.counted(grid))} and all(
-            os.path.exists(file) and sha256_file(file) == sha and not lacks_companions(file)
-            for file, sha in files.items()
+        files = self.stamp(grid)["files"].keys()
+        return (
+            files == {*self.present(self.plan.counted(grid))}
+            and all(os.path.exists(file) and not lacks_companions(file) for file in files)
+            and not self.other_results(grid, REPORT_RULE)
         )
 
     def present(self, files: Iterable[str]) -> list[str]:
@@ -328,3 +352,8 @@ def _stamp(grid: str) -> dict:
     except ArtifactError:
         return DAMAGED  # the report is made again, and says so as a job
     return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else DAMAGED
+
+
+def _is_newer(path: str, other: str) -> bool:
+    """True if a file was made after another."""
+    return os.stat(path).st_mtime_ns > os.stat(other).st_mtime_ns

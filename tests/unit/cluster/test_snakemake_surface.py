@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,11 @@ note(
 )
 
 def force(wildcards):
-    note(here=surface.runs_here(workflow), cluster=surface.on_cluster(workflow))
+    note(
+        here=surface.runs_here(workflow),
+        cluster=surface.on_cluster(workflow),
+        recorded=[path for path in ("short.txt", {LONG!r}, "own.yaml") if surface.has_record(workflow, path)],
+    )
     if "force" in config:
         surface.forced_files(workflow).add("short.txt")
     return []
@@ -170,12 +175,18 @@ rule b:
 
 def test_processes_know_their_part(finished):
     folder, (parsed, asked, *_) = finished
-    assert parsed["main"] and asked == {"here": True, "cluster": False}
+    assert parsed["main"] and asked == {"here": True, "cluster": False, "recorded": []}
     parsed, asked, *_ = run(folder, "--dry-run")[1]
     assert parsed["main"] and asked["cluster"]
     for mode in ("subprocess", "remote"):
         parsed, asked, *_ = run(folder, "--mode", mode, "short.txt")[1]
         assert not parsed["main"] and asked["cluster"] == (mode == "remote")
+
+
+def test_an_input_function_can_ask_whether_snakemake_made_a_file(finished, tmp_path):
+    assert run(finished[0], "--dry-run")[1][1]["recorded"] == ["short.txt", LONG]
+    copied = shutil.copytree(finished[0], tmp_path / "copied", ignore=shutil.ignore_patterns(".snakemake"))
+    assert run(copied, "--dry-run")[1][1]["recorded"] == []
 
 
 def test_files_on_the_command_line_are_known(finished):
