@@ -110,7 +110,7 @@ def _ways(
                 "name": f"{way} of {dynamic.name}",
                 "note": note or _best_in_words(results, dynamic),
                 "accuracy": {task: float(v[:, k::STEP].mean()) for task, v in values.items()},
-                "average": average.to_json(),
+                "average": average.share_to_json(),
                 "behind": behind.to_json(),
             }
         )

@@ -125,22 +125,26 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         """The metric of a compressed group, without its verdict: dense, compressed, loss, methods."""
-        loss, sign = self.loss(self._all(self.base)[1]), self.sample.metric.sign
-        dense = self.estimates[DENSE, self.base.seeds] if self.lost else None
+        loss = self.loss(self._all(self.base)[1])
         return {
-            "dense": (dense * sign).to_json() if dense else None,
-            "compressed": (self.estimates[self._all(self.base)] * sign).to_json(),
+            "dense": self._mean((DENSE, self.base.seeds)) if self.lost else None,
+            "compressed": self._mean(self._all(self.base)),
             "loss": loss.to_json() if loss else None,
             "loss_detectable": detectable(loss) if loss else None,
             "loss_covers": covered_by(len(self.base.seeds)),
             "methods": {arm.method: self._method(arm) for arm in self.methods},
         }
 
+    def _mean(self, column: Column) -> dict[str, Any]:
+        """An arm's own mean on the metric's scale."""
+        metric, mean = self.sample.metric, self.estimates[column]
+        return mean.share_to_json() if metric.binary else (mean * metric.sign).to_json()
+
     def _method(self, arm: Arm) -> dict[str, Any]:
         """One method: its value, gain g, the dense model's h, R, and what of the loss is left."""
         seeds = self.gain_seeds(arm)
         row: dict[str, Any] = {
-            "value": (self.estimates[self._all(arm)] * self.sample.metric.sign).to_json(),
+            "value": self._mean(self._all(arm)),
             **dict.fromkeys(("gain", "p", "detectable", "dense_gain", "recovered", "recovered_detectable")),
             **dict.fromkeys(("recovery", "residual")),
             "covers": covered_by(len(arm.seeds)),

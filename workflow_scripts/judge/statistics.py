@@ -65,6 +65,11 @@ class Estimate:
         low, high = self.interval()
         return {"value": finite(self.point), "low": finite(low), "high": finite(high)}
 
+    def share_to_json(self) -> dict:
+        """The same of a share: the normal draws of `unseen_changes` pass 0 and 1, its interval does not."""
+        found = self.to_json()
+        return {end: None if value is None else min(1.0, max(0.0, value)) for end, value in found.items()}
+
 
 def ratio(part: Estimate, whole: Estimate, level: float = LEVEL) -> dict:
     """part / whole as Estimate.to_json gives one; whole's own interval must lie above 0.

@@ -46,6 +46,15 @@ def test_equal_answers_are_no_loss_if_there_are_enough_of_them(tmp_path):
     assert word(few, "choice_loglik") == "no_loss"  # equal to the last digit
 
 
+def test_the_interval_of_a_share_ends_at_0_and_1(tmp_path):
+    truth = study("m", {"idp-50-100": 0.0, "lora-r4": -0.98}, losses={"gptq-w3": 0.0}, dense=0.98)
+    metric = judge_grid(
+        read_results(write_grid(tmp_path, truth, 10, 0.0)), Question(PAIR), CATALOGUE, Resampling(300)
+    )["groups"][0]["metrics"]["accuracy"]
+    assert metric["dense"]["high"] == metric["compressed"]["high"] == 1
+    assert metric["methods"]["lora-r4"]["value"]["low"] == 0
+
+
 def test_what_an_adapter_also_gives_the_dense_model_is_no_recovery(tmp_path):
     truth = study("m", {"idp-50-100": 0.15, "lora-r4": 0.15}, losses={"gptq-w3": 0.25}, dense=0.6)
     truth |= {("m", "dense", "wikipedia", method, 0): 0.75 for method in PAIR.values()}
