@@ -133,7 +133,7 @@ def decide(
         return Verdict("undecided", "a task with a single shared item has no interval; evaluate more items")
     if prompt is None or lora is None:
         share = float((loss.draws < negligible).mean())
-        reason = f"no loss {_percent(share)}"
+        reason = f"no loss {percent(share)} %"
         if share < needed:
             return Verdict("unavailable", reason, None, needed)
         if bound and bound(1) >= negligible:
@@ -148,13 +148,13 @@ def decide(
         return Verdict("undecided", in_words(support), support, needed, settle=settle)
     least = min(_support(loss, reading, negligible)[first] for reading in readings)
     if least < needed:
-        doubt = f"{first.replace('_', ' ')} {_percent(least)} if a dense gain that was measured below 0 may lie above"
+        doubt = f"{first.replace('_', ' ')} {percent(least)} % if a dense gain that was measured below 0 may lie above"
         reason = f"{in_words(support)}; but {doubt}"
         settle = "more data would tell on which side of 0 the dense gain lies"
         return Verdict("undecided", reason, support, needed, settle=settle)
     alone = min(_by_one_method(loss, reading) for reading in readings)
     if first == "displaced" and alone < _of_either(needed):
-        doubt = f"one and the same method brings back a quarter of the loss in {_percent(alone)} of the draws alone"
+        doubt = f"one and the same method brings back a quarter of the loss in {percent(alone)} % of the draws alone"
         settle = _settled(loss, readings, negligible, needed, bound)
         return Verdict("undecided", f"{in_words(support)}; but {doubt}", support, needed, settle=settle)
     if first == "no_loss" and bound and bound(1) >= negligible:
@@ -172,14 +172,15 @@ def in_words(support: dict[str, float]) -> str:
     """ "displaced 72 %, both 27 %, unrecovered 1 %": the labels with a support of half a percent or more."""
     order = sorted(support, key=lambda label: -support[label])
     return ", ".join(
-        f"{label.replace('_', ' ')} {_percent(support[label])}" for label in order if support[label] >= 0.005
+        f"{label.replace('_', ' ')} {percent(support[label])} %" for label in order if support[label] >= 0.005
     )
 
 
-def _percent(share: float) -> str:
-    """Rounded down above 99, so that 100 % stands for every draw."""
-    text = f"{100 * share:.0f}" if share <= 0.99 or share == 1 else f"{np.floor(1000 * share) / 10:.1f}"
-    return f"{text} %"
+def percent(share: float, digits: int = 0) -> str:
+    """Support in percent, rounded down above 99, so that 100 stands for every draw."""
+    return (
+        f"{100 * share:.{digits}f}" if share <= 0.99 or share == 1 else f"{np.floor(1000 * share) / 10:.1f}"
+    )
 
 
 def _support(

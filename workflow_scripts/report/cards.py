@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflow_scripts.judge.verdict import LABELS
-from workflow_scripts.report.rendering import estimate, place, spoken
+from workflow_scripts.report.rendering import estimate, place, spoken, support
 from workflow_scripts.report.summary import (
     NAMES,
     basis,
@@ -99,11 +99,11 @@ def _minus(numbers: str) -> str:
 
 def _support(verdict: dict) -> list[dict[str, Any]]:
     """Label, its word and its support in percent, for the bar; empty if the rule was not applied."""
-    support = verdict["support"] or {}
+    found = verdict["support"] or {}
     return [
-        {"label": label, "shown": spoken(label), "percent": 100 * support[label]}
+        {"label": label, "shown": spoken(label), "percent": support(found[label])}
         for label in LABELS
-        if support.get(label, 0) >= 0.005
+        if found.get(label, 0) >= 0.005
     ]
 
 

@@ -10,9 +10,10 @@ import jinja2
 import pandas as pd
 
 from workflow_scripts.judge.verdict import LABELS
+from workflow_scripts.judge.verdict import percent as in_percent
 from workflow_scripts.report.summary import scale
 from workflow_scripts.report.table_rows import INFORMATIVE, MEANS, Row, Table, TableEntry
-from workflow_scripts.report.tables import DOMAINS, SUBJECTS, percent
+from workflow_scripts.report.tables import DOMAINS, percent
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 MISSING = "—"
@@ -53,6 +54,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "shares": shares,
+        "support": support,
         "number": number,
         "detectable": detectable,
         "signed": signed,
@@ -113,6 +115,11 @@ def shares(part: dict) -> str:
     """ "31 / 57 / 12 %": of items, replicates and both in a variance; a dash with one replicate."""
     found = [part[f"{name}_share"] for name in ("items", "replicates", "residual")]
     return MISSING if None in found else f"{' / '.join(f'{100 * share:.0f}' for share in found)} %"
+
+
+def support(share: float | None) -> float | None:
+    """A label's share of the draws in percent, rounded as in the words of a verdict; None if it is missing."""
+    return None if share is None else float(in_percent(share, 1))
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -180,7 +187,7 @@ def to_latex(table: Table) -> str:
     for panel in table.panels:
         columns = ["Model", "Corpus", "Method", "Average", "Gain", INFORMATIVE, "Detectable", "Param"]
         columns += table.tasks
-        caption = f"{latex(SUBJECTS[table.number])}: {latex(panel.title)}."
+        caption = f"{latex(table.title.partition('. ')[2])}: {latex(panel.title)}."
         parts += [
             r"\begin{table*}[t]",
             r"\centering",

@@ -41,6 +41,14 @@ def build_tables(data: GridData) -> list[Table]:
     return [_table(data, number) for number in SUBJECTS]
 
 
+def subject(number: int, compressors: list[dict]) -> str:
+    """A table's subject. Table 1 takes all that is not sparse: checkpoints of others and fewer layers too."""
+    if number != 1 or all(settings.get("bits") for settings in compressors):
+        return SUBJECTS[number]
+    quantised = any(settings.get("bits") for settings in compressors)
+    return "Quantised and other compressed models" if quantised else "Compressed models"
+
+
 def columns_of(tasks: dict) -> dict[str, list[str]]:
     """Column -> tasks that it averages, in the paper's order: each domain's tasks and their mean; last the Average."""
     order = [*paper.TASKS.values(), *(task for task in tasks if task not in paper.TASKS.values())]
@@ -101,7 +109,7 @@ def _table(data: GridData, number: int) -> Table:
     return Table(
         number,
         data.results.grid,
-        f"Table {number}. {SUBJECTS[number]}",
+        f"Table {number}. {subject(number, [data.compressors[panel.compressor] for panel in panels])}",
         [*columns_of(data.tasks), INFORMATIVE],
         panels,
         notes(number, panels, data.verdict, data.methods),
@@ -115,7 +123,8 @@ def _incomplete(panels: list[Panel]) -> list[str]:
     lacking: dict[str, list[str]] = {}
     for panel in panels:
         for row in (row for row in panel.rows if row.problem):
-            lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(row.method)
+            shown = "none (compressed)" if row.method == "none" else row.method
+            lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(shown)
     return [f"{group}: {', '.join(methods)}" for group, methods in lacking.items()]
 
 

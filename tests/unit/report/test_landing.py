@@ -11,7 +11,7 @@ from tests.unit.synthetic_results import CATALOGUE, PAIR, data_of, judged, study
 from workflow_scripts.files.artifacts import ArtifactError, check
 from workflow_scripts.judge.judgement import Question, Resampling, judge_grid
 from workflow_scripts.judge.results import read_results, samples_beside
-from workflow_scripts.judge.verdict import LABELS
+from workflow_scripts.judge.verdict import LABELS, in_words
 from workflow_scripts.report.landing import landing, style, with_frames
 from workflow_scripts.report.summary import chosen, lines
 from workflow_scripts.report.svg import NOTHING
@@ -39,6 +39,17 @@ def test_the_view_names_the_blocks_that_are_left_out_and_what_was_not_run(tmp_pa
     said = landing(verdict, settings, None, "overview.html", not_run="Not run: 1 of 2 measurements.")
     assert '<strong class="problem">Not run: 1 of 2 measurements.</strong>' in said
     assert "Counted" not in landing(verdict, settings, None, "overview.html")
+
+
+def test_the_support_on_a_card_is_rounded_as_in_the_words(tmp_path):
+    """Down above 99: 100 % stands for every draw."""
+    verdict = data_of(read_results(write_grid(tmp_path, study("m", {"lora-r4": 0.1}), 12)), 60).verdict
+    judged_as = verdict["groups"][0]["metrics"]["accuracy"]["verdict"]
+    judged_as["support"] = dict.fromkeys(LABELS, 0.0) | {"no_loss": 0.9945, "unrecovered": 0.0055}
+    said = landing(verdict, {"description": ""}, None, "overview.html")
+    assert "no loss 99.4 %" in said and in_words(judged_as["support"]).startswith("no loss 99.4 %")
+    judged_as["support"] |= {"no_loss": 0.9998}
+    assert "no loss 99.9 %" in landing(verdict, {"description": ""}, None, "overview.html")
 
 
 def test_a_card_for_each_verdict_the_figure_and_a_link_to_the_whole_page(view):

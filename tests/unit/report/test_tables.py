@@ -16,7 +16,7 @@ from workflow_scripts.judge.results import read_results
 from workflow_scripts.report.cards import cards
 from workflow_scripts.report.rendering import RENDERERS, latex, to_csv, to_html, to_latex, to_markdown
 from workflow_scripts.report.summary import lines
-from workflow_scripts.report.tables import build_tables, columns_of, describe, million
+from workflow_scripts.report.tables import build_tables, columns_of, describe, million, subject
 
 GAINS = {
     "lora-r2": 0.05,
@@ -136,9 +136,10 @@ def test_a_missing_cell_is_shown_and_named_never_averaged(tables):
 
 
 def test_an_incomplete_set_of_seeds_says_so(tmp_path):
-    truth = study("m", {"lora-r4": 0.1}) | {("m", "gptq-w3", "wikipedia", "lora-r4", s): 0.6 for s in (1, 2)}
-    row = row_of(tables_of(tmp_path, truth, skip={("m", "gptq-w3", "wikipedia", "lora-r4", 2)})[0], "lora-r4")
-    assert row.problem == "mean of 2 of 3 seeds"
+    seeds = [("m", "gptq-w3", "wikipedia", "none", s) for s in (0, 1, 2)]
+    table = tables_of(tmp_path, study("m", {"lora-r4": 0.1}) | dict.fromkeys(seeds, 0.6), skip={seeds[2]})[0]
+    assert row_of(table, "none").problem == "mean of 2 of 3 seeds"
+    assert table.missing == ["m / gptq-w3 / wikipedia: none (compressed)"]  # not: nothing is missing
 
 
 def test_a_mean_over_some_seeds_is_labelled_in_every_format(tmp_path):
@@ -340,6 +341,13 @@ def test_every_format_has_a_renderer_that_gives_the_same_text_again(tables):
 )
 def test_parameters_are_written_as_in_the_paper(count, text):
     assert million(count) == text
+
+
+def test_a_table_without_quantised_models_is_not_called_theirs():
+    gptq, other = {"algorithm": "gptq", "bits": 3}, {"algorithm": "drop-layers"}
+    assert subject(1, []) == subject(1, [gptq]) == "Quantised models"
+    assert subject(1, [gptq, other]) == "Quantised and other compressed models"
+    assert subject(1, [other]) == "Compressed models"
 
 
 def test_compressors_are_described_by_their_settings():
