@@ -178,9 +178,11 @@ def _prompt_path(
 
 def figure4(data: GridData, title: str) -> Figure:
     """Average accuracy against the parameters that a method adds."""
-    groups = [g for g in data.groups() if data.average(g, "none")]
+    groups = [
+        g for g in data.groups() if data.average(g, "none") and any(_sizes(data, g, k) for k in FAMILIES)
+    ]
     if not groups:
-        return absent(data, title, "a compressed model with and without a recovery method")
+        return absent(data, title, "a compressed model with and without a method that adds parameters")
     crowded = max(len(data.results.methods(group)) for group in groups) > FEW
     figure, axes = wrapped(len(groups), height=3.1 if crowded else 2.7)
     handles, names, drawn = [], [], {}

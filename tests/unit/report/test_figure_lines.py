@@ -1,5 +1,6 @@
 """A line joins only methods that differ in size; names and ticks cover nothing and stay within the figure."""
 
+import copy
 import itertools
 
 import pytest
@@ -79,6 +80,14 @@ def test_ticks_and_names_cover_no_other_and_no_text_leaves_the_figure(name, crow
             assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
             inside = figure.bbox.padded(1)
             assert all(inside.contains(*box.min) and inside.contains(*box.max) for box in boxes)
+
+
+def test_figure_4_has_no_panel_for_a_model_whose_methods_add_no_parameters(crowd):
+    """Like an untrained prompt and an open book."""
+    bare = copy.copy(crowd)
+    bare.methods = {name: method | {"trained": False} for name, method in crowd.methods.items()}
+    figure = FIGURES["figure4"][0](bare, "")
+    assert not any(axes.lines for axes in figure.axes)
 
 
 def test_a_large_number_on_an_axis_is_short():
