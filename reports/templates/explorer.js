@@ -53,7 +53,7 @@
           .join(" ").trim());
       });
       if (data.methods.length > data.detailed.length) {
-        var others = cell(tr, "", "text given");
+        var others = cell(tr, "", "text given others");
         data.methods.forEach(function (name, index) {
           if (data.detailed.indexOf(index) >= 0) return;
           var other = others.appendChild(document.createElement("span"));

@@ -148,6 +148,26 @@ def test_words_and_intervals_of_a_table_stay_whole_in_a_narrow_window(page):
     assert page.js(f"Math.max(...Array.from({cells}, {broken}))") == 1
 
 
+@pytest.mark.parametrize("width", [1400, 800])
+def test_of_the_ledger_more_than_one_question_is_seen_and_the_words_of_answers_stay_whole(page, width):
+    """As with the methods of a large grid beside the pair."""
+    page.resize(width)
+    page.js(
+        "document.querySelectorAll('#ledger-body tr').forEach(row => { const others = row.lastElementChild;"
+        "const one = others.firstElementChild; one.lastChild.textContent = ' idp-50-100-calibrated';"
+        "for (let n = others.children.length; n < 18; n++) others.append(one.cloneNode(true));"
+        "row.querySelectorAll('.given small').forEach(s => { s.textContent = 'building materials (-1.88)' }) })"
+    )
+    rows = page.js("document.querySelector('#ledger-body tr').offsetHeight")
+    words = (
+        "e => { const r = document.createRange(); r.setStart(e.firstChild, 9); r.setEnd(e.firstChild, 18);"
+    )
+    words += " return r.getClientRects().length }"
+    broken = page.js(f"Math.max(...Array.from(document.querySelectorAll('td.given small'), {words}))")
+    page.resize(1280)
+    assert rows < page.js("document.querySelector('.items').clientHeight") and broken == 1
+
+
 def test_the_table_of_contents_stays_in_view(page):
     page.js("document.getElementById('cells').scrollIntoView()")
     seen = page.js("document.querySelector('nav').getBoundingClientRect().toJSON()")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from tests.unit.report.test_figures import SIMILARITY
+from tests.unit.report.test_figures import SIMILARITY, TRAINING
 from tests.unit.synthetic_page import GAINS, analysed
 from tests.unit.synthetic_results import CATALOGUE, HOSTILE, METHODS, PAIR, PARAMETERS, study, write_grid
 from workflow_scripts.files.artifacts import read_json, write_json
@@ -21,6 +21,7 @@ from workflow_scripts.plan.forecast import Cost, Forecast, job_of, load_constant
 from workflow_scripts.report import explorer as explorers
 from workflow_scripts.report import page as pages
 from workflow_scripts.report.data import MeasuredFiles
+from workflow_scripts.report.rendering import environment
 from workflow_scripts.report.summary import lines, points
 
 
@@ -162,6 +163,15 @@ def test_a_cell_that_took_results_over_is_no_cost_of_its_kind():
     found = pages.cost(SimpleNamespace(forecast=forecast, grid=grid, evaluations=cells, blocks=None))
     assert found["taken_over"] == 1 and found["hosts"] == ["a (cpu)"]
     assert found["rows"][0] | {"jobs": 1, "ratio": 1.0} == found["rows"][0]
+
+
+def test_an_adapter_that_takes_no_step_has_no_learning_rate():
+    path = "results/g/adapters/m/gptq-w3/wikipedia/eora-r4/seed-0/training.json"
+    record = {**TRAINING, "training": {}}
+    table = (
+        environment().get_template("measured.html.j2").module.trainings([pages.training_row(path, record)])
+    )
+    assert "None" not in table and '<td data-value="">—</td>' in table
 
 
 def test_similarity_is_summed_up_with_the_layer_that_is_furthest_off():
