@@ -83,6 +83,7 @@ def main(
     data = [BENCHMARK.path(benchmarks=chosen.benchmarks, task=task) for task in tasks]
     if status := _fetch(called, entry, data):
         return status
+    print(f"Counting {called} and the longest item of {len(tasks)} tasks, a minute or two")
     found = _figures(config, called, chosen, tasks)
     entry |= {"parameters": found["parameters"]}
     limits = model_limits.known(load(read(*files(), over={"models": {called: entry}})), called)
