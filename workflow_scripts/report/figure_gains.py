@@ -58,7 +58,7 @@ def gains(data: GridData, title: str) -> Figure:
         ],
         3,
     )
-    return finish(figure, _notes(shown, NAMES[metric]))
+    return finish(figure, _notes(shown, NAMES[metric], data.verdict["parts"]))
 
 
 def _panel(ax: Axes, data: GridData, group: Group, found: dict, rows: list[str]) -> None:
@@ -93,13 +93,22 @@ def _panel(ax: Axes, data: GridData, group: Group, found: dict, rows: list[str])
     ax.set(xlabel=f"{unit} of {NAMES[data.verdict['metric']]}", title=name_of(group))
 
 
-def _notes(shown: dict[Group, dict], metric: str) -> list[str]:
-    """What the marks mean, and which intervals cover replicates: those are wider, and say nothing worse."""
+def _notes(shown: dict[Group, dict], metric: str, parts: list[dict]) -> list[str]:
+    """What the marks mean, which methods were told answers (`parts` of the verdict), and which intervals cover
+    replicates: those are wider, and say nothing worse."""
     notes = [
         f"Differences of {metric} over the tasks of the verdict, with 95 % intervals. The dashed line and its band "
         "are the loss: a method whose g reaches the line brings all of it back, unless its h is as large. Then it adds "
         "what the dense model lacked too. In bold: the pair that the verdict was asked of."
     ]
+    run = {method for found in shown.values() for method in found["methods"]}
+    told = unique(
+        f"{name} ({row['task']})" for row in parts for name in row["methods"].values() if name in run
+    )
+    if told:
+        notes.append(
+            f"Told half of a task's answers, so a part of their gains is learned: {', '.join(told)}."
+        )
     covered = {
         (g, m): row["gain_covers"] for g, found in shown.items() for m, row in found["methods"].items()
     }

@@ -39,6 +39,16 @@ def test_gains_stand_at_the_verdicts_own_numbers_the_pair_first(tmp_path):
     )
 
 
+def test_methods_that_were_told_answers_are_named(tmp_path):
+    data = data_of(read_results(write_grid(tmp_path, study("m", GAINS))), 100)
+    draw("gains", data, [str(tmp_path / "untold.svg")])
+    told = {"task": "arc_easy", "methods": {"even": "lora-r4", "odd": "not-run"}}
+    data.verdict["parts"] = [told | {"metric": metric} for metric in ("accuracy", "bits")]
+    draw("gains", data, [str(tmp_path / "told.svg")])
+    words = "Told half of a task's answers, so a part of their gains is learned: lora-r4 (arc_easy)."
+    assert words in notes_of(tmp_path / "told.svg") and "Told" not in notes_of(tmp_path / "untold.svg")
+
+
 def test_methods_over_several_replicates_are_named_since_their_intervals_are_wider(tmp_path):
     truth = study("m", GAINS)
     more = {(*place[:4], 1): value for place, value in truth.items() if place[3] in ("none", "lora-r4")}
