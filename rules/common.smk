@@ -158,12 +158,12 @@ def parameters(artefact, **besides):
     """
 
     def args(wildcards):
-        tracked = RERUNS.arguments(artefact, wildcards)
+        tracked = RERUNS.arguments(artefact, dict(wildcards.items()))
         return as_text({key: value for key, value in tracked.items() if key != "code"})
 
     def beside(wildcards):
         values = {name: of_job(wildcards) for name, of_job in besides.items()}
-        return as_text({"code": RERUNS.arguments(artefact, wildcards)["code"], **values})
+        return as_text({"code": RERUNS.arguments(artefact, dict(wildcards.items()))["code"], **values})
 
     return {"args": args, "beside": untracked(beside)}
 

@@ -77,7 +77,10 @@ class Reruns:
         has_record: Callable[[str], bool] = lambda path: True,
     ):
         self.plan, self.forced, self.has_record = plan, forced, has_record
-        self.recorded = functools.cache(recorded_recipe)  # the jobs of a plan ask for the same files
+        # The jobs of a plan ask for the same files.
+        self.recorded = functools.cache(recorded_recipe)
+        for name in ("corpus", "benchmark"):
+            setattr(self, name, functools.cache(getattr(self, name)))
         self.lacks_weights = functools.cache(_lacks_weights)
         self.stamp = functools.cache(_stamp)
         self.sha256 = functools.cache(sha256_file)
