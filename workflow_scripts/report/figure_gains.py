@@ -106,9 +106,7 @@ def _notes(shown: dict[Group, dict], metric: str, parts: list[dict]) -> list[str
         f"{name} ({row['task']})" for row in parts for name in row["methods"].values() if name in run
     )
     if told:
-        notes.append(
-            f"Told half of a task's answers, so a part of their gains is learned: {', '.join(told)}."
-        )
+        notes.append(f"Told half of a task's answers, so their gains may be learned: {', '.join(told)}.")
     covered = {
         (g, m): row["gain_covers"] for g, found in shown.items() for m, row in found["methods"].items()
     }

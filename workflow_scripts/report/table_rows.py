@@ -34,6 +34,11 @@ class Row:
     adapted: str = ""  # of a LoRA: its linears, their layers, its parameters
 
     @property
+    def named(self) -> str:
+        """The method as tables name it."""
+        return "none (compressed)" if self.method == "none" else self.method
+
+    @property
     def finds_nothing(self) -> bool:
         """Whether not even the largest gain that can be, from no recovery to every answer right, would be found."""
         average, gain = self.entries["Average"].value, self.gain.value

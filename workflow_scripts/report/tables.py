@@ -123,8 +123,7 @@ def _incomplete(panels: list[Panel]) -> list[str]:
     lacking: dict[str, list[str]] = {}
     for panel in panels:
         for row in (row for row in panel.rows if row.problem):
-            shown = "none (compressed)" if row.method == "none" else row.method
-            lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(shown)
+            lacking.setdefault(f"{row.model} / {panel.compressor} / {row.corpus}", []).append(row.named)
     return [f"{group}: {', '.join(methods)}" for group, methods in lacking.items()]
 
 

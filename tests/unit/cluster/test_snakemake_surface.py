@@ -153,7 +153,6 @@ rule b:
     script: "made.py"
 """
     )
-    (tmp_path / "notes.jsonl").touch()
     (tmp_path / "made.py").write_text("")
 
     def dry_run():

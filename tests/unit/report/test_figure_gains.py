@@ -45,7 +45,7 @@ def test_methods_that_were_told_answers_are_named(tmp_path):
     told = {"task": "arc_easy", "methods": {"even": "lora-r4", "odd": "not-run"}}
     data.verdict["parts"] = [told | {"metric": metric} for metric in ("accuracy", "bits")]
     draw("gains", data, [str(tmp_path / "told.svg")])
-    words = "Told half of a task's answers, so a part of their gains is learned: lora-r4 (arc_easy)."
+    words = "Told half of a task's answers, so their gains may be learned: lora-r4 (arc_easy)."
     assert words in notes_of(tmp_path / "told.svg") and "Told" not in notes_of(tmp_path / "untold.svg")
 
 
