@@ -144,12 +144,12 @@ def inputs(artefact, **found):
             for name, one in read.items()
         }
 
-    return unpack(files)
+    return unpack(snakemake_surface.signed(files))
 
 
 def untracked(parameter):
     """A parameter that no result depends on: Snakemake tracks none that is derived from `output`."""
-    return lambda wildcards, output: parameter(wildcards)
+    return snakemake_surface.signed(lambda wildcards, output: parameter(wildcards))
 
 
 def parameters(artefact, **besides):
@@ -165,7 +165,7 @@ def parameters(artefact, **besides):
         values = {name: of_job(wildcards) for name, of_job in besides.items()}
         return as_text({"code": RERUNS.arguments(artefact, dict(wildcards.items()))["code"], **values})
 
-    return {"args": args, "beside": untracked(beside)}
+    return {"args": snakemake_surface.signed(args), "beside": untracked(beside)}
 
 
 # ---- resources

@@ -5,9 +5,10 @@ the object of that name in a Snakefile.
 """
 
 import base64
+import inspect
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ def look_for_scripts_once() -> None:
             found.add(job.rule)
 
     ScriptProcessor.process_job = process_job
+
+
+def signed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with its signature as an attribute: Snakemake asks for it several times a job, and `inspect` works
+    it out anew each time if there is none."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
 
 
 def refuse_closed_cache() -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import snakemake
 import snakemake_executor_plugin_slurm as slurm_executor
+from snakemake.common import get_function_params
 
 from workflow_scripts.cluster import snakemake_surface as surface
 
@@ -170,6 +171,20 @@ rule b:
     (tmp_path / "made.py").unlink()
     done = dry_run()
     assert done.returncode == 1 and "No such file" in done.stdout
+
+
+def test_a_signed_function_is_asked_for_its_parameters_at_no_cost(monkeypatch):
+    asked = []
+    work_out = inspect._signature_from_function
+    monkeypatch.setattr(
+        inspect,
+        "_signature_from_function",
+        lambda *given, **more: asked.append(given) or work_out(*given, **more),
+    )
+    signed = surface.signed(lambda wildcards, output: None)
+    asked.clear()
+    assert [*get_function_params(signed)] == ["wildcards", "output"] and not asked
+    assert [*get_function_params(lambda wildcards, output: None)] == ["wildcards", "output"] and asked
 
 
 def test_processes_know_their_part(finished):
