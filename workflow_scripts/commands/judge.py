@@ -28,6 +28,7 @@ from workflow_scripts.commands import forecast, run
 from workflow_scripts.files.artifacts import ArtifactError, atomic_path, read_json, safetensors_header
 from workflow_scripts.files.gguf_parts import PART, missing_part, parts_of, require_header
 from workflow_scripts.plan.config import files, load, read
+from workflow_scripts.plan.model_limits import HINTS
 from workflow_scripts.plan.names import listed
 from workflow_scripts.plan.schema.compressors import External
 from workflow_scripts.plan.schema.configuration import Config
@@ -294,13 +295,12 @@ def sizes(dense: str, parameters: float | None, what: str = "DENSE") -> dict:
     config = read_json(path / "config.json", advice="it must be mended at its source")
     if not isinstance(config, dict):
         raise ArtifactError(f"{what} {dense}: config.json is a {type(config).__name__}, no object of a model")
-    known = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
-    limits = {key: config[name] for key, name in known.items() if isinstance(config.get(name), int)}
+    limits = {key: config[name] for key, name in HINTS.items() if isinstance(config.get(name), int)}
     return {"parameters": float(parameters or counted), **limits}
 
 
 def _of_gguf(path: Path, what: str) -> dict:
-    """`parameters`, `positions` and `layers` of a GGUF model by its headers."""
+    """`parameters` and limits of a GGUF model by its headers."""
     import gguf
 
     try:
@@ -316,6 +316,8 @@ def _of_gguf(path: Path, what: str) -> dict:
     known = {"positions": gguf.Keys.LLM.CONTEXT_LENGTH, "layers": gguf.Keys.LLM.BLOCK_COUNT}
     keys = {key: name.format(arch=architecture) for key, name in known.items()}
     limits = {key: int(fields[name].contents()) for key, name in keys.items() if name in fields}
+    if gguf.Keys.Tokenizer.LIST in fields:
+        limits["vocabulary"] = len(fields[gguf.Keys.Tokenizer.LIST].data)
     counted = sum(int(tensor.n_elements) for reader in readers for tensor in reader.tensors)
     return {"parameters": float(counted), **limits}
 

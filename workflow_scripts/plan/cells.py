@@ -17,7 +17,7 @@ class Cells:
     """A checked configuration's cells, their adapters and compressed models, grid by grid."""
 
     # Computed once: nobody changes what they return.
-    CACHED: ClassVar[tuple[str, ...]] = ("cells", "copy", "members", "check", "_unfit", "_limits")
+    CACHED: ClassVar[tuple[str, ...]] = ("cells", "copy", "members", "check", "_unfit", "limits")
 
     def __init__(self, config: Config):
         self.config = config
@@ -195,8 +195,9 @@ class Cells:
 
     def _unfit(self, grid: str, model: str, compressor: str, method: str) -> list[str]:
         """The settings of such cells that their model cannot run."""
-        case = model_limits.Case(self.config, self._limits(model), grid, model, compressor, method)
+        case = model_limits.Case(self.config, self.limits(model), grid, model, compressor, method)
         return model_limits.problems(case)
 
-    def _limits(self, model: str) -> model_limits.Limits:
+    def limits(self, model: str) -> model_limits.Limits:
+        """What is known of a model's limits."""
         return model_limits.known(self.config, model)

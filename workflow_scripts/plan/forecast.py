@@ -35,7 +35,7 @@ PACKED_BYTES = 4 * 2**30  # packed copies of weights beside a model on a CPU, at
 # weights and of the dense files' pages; bytes per squared width while the largest linear is unpacked and converted.
 EXPORTED, CONVERTED = 6, 100
 EXPORT_SECONDS = 3e-8  # per parameter, on one core: unpacked, checked, converted
-LARGE_VOCABULARY = 130_000  # rows of an embedding, which is in memory before the first layer is
+LARGE_VOCABULARY = 130_000  # of a model of which it is not known
 # ways of applying a method that are timed: prepended, cached; unmerged, merged; as it chooses, mixed
 VARIANTS = {"prompt": 2, "lora": 2, "eora": 2, "idp": 2}
 # Teaching: texts of a person per epoch of facts, of locks, and in the check at the end; tokens of a text; bytes per
@@ -163,7 +163,9 @@ def teaching_cost(plan: Plan, catalogue: str, name: str, device: dict) -> Cost:
     seconds += 2 * p * lesson.people * (1 + lesson.locked) * CHECKED_TEXTS * TEXT_TOKENS / device[
         "forward"
     ] + _loading(p, device)
-    activations = lesson.batch_size * TEXT_TOKENS * (width(p) * LAYERS * 24 + LARGE_VOCABULARY) * 4
+    activations = (
+        lesson.batch_size * TEXT_TOKENS * (width(p) * LAYERS * 24 + _vocabulary(plan, lesson.base)) * 4
+    )
     return Cost(rule, name, seconds, 4 * p, LIBRARIES + TAUGHT_COPIES * 4 * p + activations)
 
 
@@ -175,7 +177,8 @@ def compression_cost(plan: Plan, copy: Cell, device: dict) -> Cost:
     seconds = 6 * p * tokens / device["compress"] + solves / device["solve"] + _loading(p, device)
     disk = 0 if settings.algorithm == "dense" else p * _bits(settings) / 8
     whole = READ * p if settings.algorithm == "external" else 0  # its own library holds the model at once
-    layer = max(LAYER_WORK * width(p) ** 2, 4 * LARGE_VOCABULARY * width(p))
+    # The embeddings are in memory before the first layer is.
+    layer = max(LAYER_WORK * width(p) ** 2, READ * _vocabulary(plan, copy.model) * width(p))
     activations = tokens * width(p) * 4
     if settings.algorithm == "dense":  # no weight is read
         memory = LIBRARIES
@@ -206,8 +209,10 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     seconds = 4 * p * tokens / device["train"] + 2 * p * tokens * taught / device["forward"]
     seconds += 2 * p * heldout / device["forward"] + _loading(p, device)
     memory = LIBRARIES + taught * (_weights(p, device, copies=1) + forward)
-    if tokens:  # on a CPU one weight at a time is transposed before it is packed, the output head's too
-        head = 0 if device["gpu"] else LARGE_VOCABULARY * width(p) * device["bytes"]
+    if (
+        tokens
+    ):  # on a CPU one weight at a time is transposed beside itself and then packed, the output head's too
+        head = 0 if device["gpu"] else 2 * _vocabulary(plan, cell.model) * width(p) * device["bytes"]
         memory += _weights(p, device, copies=2) + max(24 * LAYERS * text, head)
     else:  # the loss of the held-out text alone
         memory += _weights(p, device, copies=1) + max(forward, READ * p)
@@ -248,12 +253,12 @@ def _answering(plan: Plan, cell: Cell, device: dict) -> float:
     # A LoRA is merged into weights of the process's own; those of the dense file stay mapped.
     merged = p * device["bytes"] if method.kind in ("lora", "eora") else 0
     tasks = plan.tasks(cell.grid)
-    if any("generated" in sizes.get(task, {"generated": "perhaps"}) for task in tasks):
-        return merged + KEPT * GENERATED * per_token
     # A row is as long as its longest document, here taken for twice the mean of its task; it has logits everywhere.
-    mean = max(sizes[task]["tokens"] for task in tasks) * (1 + getattr(method, "shots", 0)) + PASSAGE
-    row = max(SCORED, text.length, 2 * mean)
-    return merged + row * (KEPT * per_token + LARGE_VOCABULARY * device["bytes"])
+    size = max(sizes.get(task, sizes["default"])["tokens"] for task in tasks)
+    row = max(SCORED, text.length, 2 * (size * (1 + getattr(method, "shots", 0)) + PASSAGE))
+    generates = any("generated" in sizes.get(task, {"generated": "perhaps"}) for task in tasks)
+    batch = (GENERATED if generates else row) * per_token
+    return merged + KEPT * (batch + row * _vocabulary(plan, cell.model) * device["bytes"])
 
 
 def similarity_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
@@ -343,6 +348,11 @@ def measured_seconds(records: dict[str, dict]) -> dict[tuple[str, str], float]:
 
 def _parameters(plan: Plan, model: str) -> float:
     return float(plan.config.models[model].parameters)
+
+
+def _vocabulary(plan: Plan, model: str) -> int:
+    """Rows of the embeddings, and logits of a position."""
+    return plan.limits(model).vocabulary or LARGE_VOCABULARY
 
 
 def _bits(settings: Compressor) -> int:

@@ -28,7 +28,7 @@ from workflow_scripts.plan.schema.sources import LocalModel
 
 CONFIG = "config.json"
 # Key of the catalogue -> key of config.json.
-HINTS = {"positions": "max_position_embeddings", "layers": "num_hidden_layers"}
+HINTS = {"positions": "max_position_embeddings", "layers": "num_hidden_layers", "vocabulary": "vocab_size"}
 # Keys of config.json: inputs of decoder linears.
 WIDTHS = ("hidden_size", "intermediate_size", "ffn_dim", "n_embd")
 LAYER = re.compile(r"(^|\.)\d+\.")  # of the names of modules inside a numbered layer
@@ -44,6 +44,7 @@ class Limits:
 
     positions: int | None = None
     layers: int | None = None
+    vocabulary: int | None = field(default=None, compare=False)  # refuses nothing: forecasts use it
     learned_positions: bool | None = None
     widths: tuple[int, ...] = ()
     type: str | None = None

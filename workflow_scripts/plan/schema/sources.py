@@ -137,6 +137,10 @@ class DenseModel(Entry):
         unit="tokens",
     )
     layers: Absent[Count] = absent("Decoder layers; as `positions`.", unit="layers")
+    vocabulary: Absent[Count] = absent(
+        "Tokens that the model knows: a position has as many logits, which count in the memory of jobs; as `positions`.",
+        unit="tokens",
+    )
     learned_positions: Absent[Flag] = absent(
         "Position embeddings are learned (OPT) and not rotary; as `positions`."
     )
