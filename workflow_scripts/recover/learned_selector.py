@@ -5,8 +5,8 @@ which the rest is likeliest; a piece counts by how much that choice matters: its
 divided by the mean stake. So weights have no unit and sum to the number of pieces, and the regularisation (C = 1 of
 scikit-learn) is that of as many pieces without weights, whether losses are sums or means, in nats or bits.
 
-The features of a context are all of IDP's scores of every prompt, standardised over the pieces. No item of a task and
-no answer is looked at.
+The features of a context are all of IDP's scores of every prompt, standardised over the pieces; logits are none where
+the first layer has a window, beyond which they are not defined. No item of a task and no answer is looked at.
 """
 
 from collections import Counter
@@ -37,7 +37,8 @@ class LearnedSelector(Selector):
         if not pieces or min(map(len, pieces)) < longest:
             raise ValueError(f"learned: needs pieces of at least {longest} tokens of held-out text")
         super().__init__(model, bank)
-        defined = [score for score in SCORES if not (self.learned and score.startswith("joint"))]
+        undefined = [*["joint"] * self.learned, *["logit"] * (self.window is not None)]
+        defined = [score for score in SCORES if not score.startswith(tuple(undefined))]
         self.every = [Selector(model, bank, score) for score in defined]
         self.score = "learned"
         lengths = [CONTEXTS[index % len(CONTEXTS)] for index in range(len(pieces))]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_opt
+from tests.tiny_models import FAMILIES, VOCABULARY, tiny_llama, tiny_of, tiny_opt
 from workflow_scripts.evaluate import loading
 from workflow_scripts.recover import learned_selector
 from workflow_scripts.recover.learned_selector import (
@@ -122,10 +122,12 @@ def test_one_prompt_that_is_always_best_is_always_chosen(monkeypatch):
 
 
 def test_only_scores_that_are_defined_for_the_model_are_features():
-    for model, scores in ((tiny_llama(), 6), (tiny_opt(positions=256), 4)):
+    """Text beyond a first layer's window, where a mean of logits is not, has scores too."""
+    sliding = tiny_of("Mistral", sliding_window=64)
+    for model, scores in ((tiny_llama(), 6), (tiny_opt(positions=256), 4), (sliding, 4)):
         bank, _ = bank_of(model)
         chosen = LearnedSelector(model, bank, pieces(12))
-        assert chosen._features([[3, 4, 5]]).shape == (1, 2 * scores)
+        assert chosen._features([[3, 4, 5] * 30]).shape == (1, 2 * scores)
         assert chosen.score == "learned"
 
 
