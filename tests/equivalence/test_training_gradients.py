@@ -9,8 +9,8 @@ from torch import nn
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_of
 from workflow_scripts.recover import adapters
 from workflow_scripts.recover.distillation import Teacher
-from workflow_scripts.recover.learner import OPENING, Learner
-from workflow_scripts.recover.prompt_bank import encode
+from workflow_scripts.recover.learner import Learner
+from workflow_scripts.recover.prompt_bank import OPENING, encode
 from workflow_scripts.recover.training import train
 
 TARGETS = {"llama": ["q_proj", "v_proj", "down_proj"], "opt": ["q_proj", "v_proj", "fc2"]}
@@ -204,6 +204,16 @@ def test_lora_in_bfloat16_reads_the_first_tokens_in_float32(family):
         assert not off[:, :OPENING].any()
         assert off[:, OPENING:].any() == (length > OPENING)
         torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_in_bfloat16_on_its_own_teacher_has_neither_loss_nor_gradient(family):
+    """Adam makes full steps of a gradient of rounding errors: the dense control would move by itself."""
+    model, teacher = (FAMILIES[family](dtype=torch.bfloat16) for _ in range(2))
+    rows = make_windows(3, OPENING + 6)
+    learner = Learner(adapters.create(model, METHODS["lora"], 0, rows[0]), Teacher(teacher, {}))
+    assert learner.accumulate(rows, micro_batch=2) == 0
+    assert not any(parameter.grad.any() for parameter in learner.parameters)
 
 
 def test_the_pass_in_float32_holds_one_copy_at_a_time_and_leaves_the_weights(monkeypatch):

@@ -22,18 +22,14 @@ from workflow_scripts.kernels.packed_linears import PackedLinears
 from workflow_scripts.recover.adapters import prefix_keys_values, trained_parameters
 from workflow_scripts.recover.distillation import Teacher
 from workflow_scripts.recover.prompt_bank import (
+    behind_opening,
     encode,
-    exact_pass,
     expanded_cache,
     learned_positions,
     positions_behind_prompts,
 )
 from workflow_scripts.recover.training import fitting
 from workflow_scripts.sources.models import most_positions
-
-# First tokens of a window that LoRA reads in float32 if the model is in bfloat16: on SmolLM2-135M the cosine of its
-# gradient to the exact one is 0.88 without, 0.72 with one, 0.9993 to 0.9996 with two, four and eight.
-OPENING = 8
 
 
 class Learner:
@@ -96,13 +92,12 @@ class Learner:
 
     def read(self, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         """`hidden` with packed weights; LoRA in bfloat16 reads the first OPENING tokens in float32."""
-        opening = []
-        if self.opens:
-            embedded = self.model.get_input_embeddings()(rows[:, :OPENING])
-            first, keys, values = exact_pass(self.model, embedded)
-            opening, rows = [first], rows[:, OPENING:]
-        with self.linears.in_use(), self.added():
-            return torch.cat([*opening, self.hidden(rows, keys, values)], dim=1) if rows.numel() else first
+
+        def packed(rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+            with self.linears.in_use(), self.added():
+                return self.hidden(rows, keys, values)
+
+        return behind_opening(self.model, rows, packed) if self.opens else packed(rows, keys, values)
 
     def accumulate(self, rows: Tensor, micro_batch: int) -> float:
         """Add the gradient of the mean loss over rows (B, T) to the parameters; returns that loss.
@@ -127,7 +122,7 @@ class Learner:
         """Summed over rows (B, T) but for their first tokens: of the text, or against the teacher."""
         if self.teacher is None:
             return linear_cross_entropy(hidden, self.head, rows[:, 1:])
-        return self.teacher.loss(hidden, self.head, rows)
+        return self.teacher.loss(hidden, self.head, rows, self.opens)
 
     @torch.no_grad()
     def heldout_loss(self, windows: Tensor, micro_batch: int, with_adapter: bool = True) -> float:

@@ -4,7 +4,7 @@ A prompt of n vectors is encoded alone at positions 0..n-1, once; the text start
 In a causal model the prompt's keys and values don't depend on the text, so attending to the cached ones is exact.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +17,10 @@ from transformers.cache_utils import CacheLayerMixin
 
 from workflow_scripts.kernels.exact_linear import exact_linears
 from workflow_scripts.plan.first_layer import one_rotary_table
+
+# First tokens of a window that LoRA, and its teacher, read in float32 if the model is in bfloat16: on SmolLM2-135M the
+# cosine of LoRA's gradient to the exact one is 0.88 without, 0.72 with one, 0.9993 to 0.9996 with two, four and eight.
+OPENING = 8
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ def exact_pass(model: PreTrainedModel, embeddings: Tensor) -> tuple[Tensor, list
     keys = [keys.to(model.dtype) for keys, _ in keys_values(cache)]
     values = [values.to(model.dtype) for _, values in keys_values(cache)]
     return output.last_hidden_state.to(model.dtype), keys, values
+
+
+def behind_opening(model: PreTrainedModel, rows: Tensor, read: Callable[..., Tensor]) -> Tensor:
+    """Last hidden states (B, T, d) of rows (B, T): of the first OPENING tokens by `exact_pass`, of the others by
+    read(rows, keys, values) behind these."""
+    opening, keys, values = exact_pass(model, model.get_input_embeddings()(rows[:, :OPENING]))
+    others = rows[:, OPENING:]
+    return torch.cat([opening, read(others, keys, values)], dim=1) if others.numel() else opening
 
 
 def keys_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
