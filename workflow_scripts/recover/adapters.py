@@ -75,13 +75,9 @@ def _peft_config(model: PreTrainedModel, method: dict) -> "PeftConfig":
 
     kind = method["kind"]
     if kind == "lora":
-        from workflow_scripts.recover.lora import lora_config
+        from workflow_scripts.recover.lora import lora_config, require_layers
 
-        layers = model.config.num_hidden_layers
-        if beyond := [layer for layer in method["layers"] or () if layer >= layers]:
-            raise ValueError(
-                f"layers: {beyond[0]} is not allowed; the model has the layers 0 to {layers - 1}"
-            )
+        require_layers("layers", method["layers"] or (), model)
         return lora_config(method, model)
     if kind == "eora":
         from workflow_scripts.recover.eora import eora_config

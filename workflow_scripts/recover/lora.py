@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,13 @@ def lora_config(method: dict, model: PreTrainedModel) -> LoraConfig:
         layers_to_transform=method["layers"],
         bias="none",
     )
+
+
+def require_layers(key: str, named: Iterable[int], model: PreTrainedModel) -> None:
+    """ValueError for a layer that the model lacks: PEFT passes over it."""
+    count = model.config.num_hidden_layers
+    if beyond := [layer for layer in named if not 0 <= layer < count]:
+        raise ValueError(f"{key}: {beyond[0]} is not allowed; the model has the layers 0 to {count - 1}")
 
 
 def _names(target: str, linear: str) -> bool:

@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 
 from workflow_scripts.compress.decoder import decoder_layers, layer_linears
 from workflow_scripts.plan.schema.peft_types import PEFT_TYPES, problems
+from workflow_scripts.recover.lora import require_layers
 
 PEFTS_OWN_TARGETS = ("IA3",)  # whose targets are no choice among linears, but part of the method
+NAMING = ("target_modules", "exclude_modules", "feedforward_modules")  # options that name modules
 # Of PEFT, on options that fit their types and not each other, or not the model.
 REFUSALS = (
     *(ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError),
@@ -50,9 +52,11 @@ def peft_config(method: dict, model: PreTrainedModel) -> PeftConfig:
     if mistakes := list(problems("method", method["peft_type"], options)):
         raise ValueError("; ".join(mistakes))
     parts = [part for layer in decoder_layers(model) for part, _ in layer.named_modules()]
-    for target in _listed(options.get("target_modules")):
-        if not any(f".{part}".endswith(f".{target}") for part in parts):
-            raise ValueError(f"options.target_modules: no decoder layer of this model has a {target}")
+    for option in NAMING:
+        for target in _listed(options.get(option)):
+            if not any(f".{part}".endswith(f".{target}") for part in parts):
+                raise ValueError(f"options.{option}: no decoder layer of this model has a {target}")
+    require_layers("options.layers_to_transform", _listed(options.get("layers_to_transform")), model)
     if "target_modules" not in options and method["peft_type"] == "LN_TUNING":
         options = options | {"target_modules": _norms(model)}
     elif "target_modules" not in options and method["peft_type"] not in PEFTS_OWN_TARGETS:
@@ -68,8 +72,8 @@ def _norms(model: PreTrainedModel) -> str:
     return "|".join(re.escape(name) for name, module in named if type(module).__name__.endswith("Norm"))
 
 
-def _listed(targets: Any) -> list[str]:
-    return list(targets) if isinstance(targets, list | tuple | set) else []  # a string is a pattern of PEFT's
+def _listed(named: Any) -> list:
+    return list(named) if isinstance(named, list | tuple | set) else []  # a string is a pattern of PEFT's
 
 
 def require_sound(adapted: PeftModel, before: dict[str, float]) -> None:
