@@ -19,6 +19,8 @@ KNOWLEDGE = (
     "arc_easy",
     "arc_challenge",
     "sciq",
+    "sciq-closed",
+    "squad-closed",
     "webqs",
     "triviaqa",
     "nq_open",
