@@ -55,7 +55,9 @@ def test_alias_and_entity_must_stand_in_one_document():
     assert found("webqs", "Who wrote Ulysses?", "James Joyce") is True or found(
         "webqs", "Who wrote Ulysses?", "James Joyce"
     )
-    assert found("sciq-closed", "Who wrote Ulysses?", "James Joyce")  # asked without the passage, it asks for knowledge
+    assert found(
+        "sciq-closed", "Who wrote Ulysses?", "James Joyce"
+    )  # asked without the passage, it asks for knowledge
     assert not found("webqs", "Who wrote Dublin?", "James Joyce")
     assert not found("webqs", "Who wrote Ulysses?", "Homer")
     assert not found("webqs", "Who wrote Ulysses?", "Jam")  # whole words only

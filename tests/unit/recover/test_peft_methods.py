@@ -161,7 +161,10 @@ def test_dora_is_no_sum_so_the_loop_leaves_its_forward_pass_alone():
             {"target_modules": ["q_proj", "q_projj"]},
             "target_modules: no decoder layer of this model has a q_projj",
         ),
-        ({"exclude_modules": ["q_projj"]}, "options.exclude_modules: no decoder layer of this model has a q_p"),
+        (
+            {"exclude_modules": ["q_projj"]},
+            "options.exclude_modules: no decoder layer of this model has a q_p",
+        ),
         ({"layers_to_transform": [0, 2]}, "options.layers_to_transform: 2 is not allowed; .* layers 0 to 1"),
         ({"target_modules": ".*lm_head"}, "lm_head would be adapted, which lies outside the decoder layers"),
         (
