@@ -138,7 +138,7 @@ class DenseModel(Entry):
     )
     layers: Absent[Count] = absent("Decoder layers; as `positions`.", unit="layers")
     vocabulary: Absent[Count] = absent(
-        "Tokens that the model knows: a position has as many logits, which count in the memory of jobs; as `positions`.",
+        "Tokens that the model knows: a position has as many logits, which take memory in most jobs; as `positions`.",
         unit="tokens",
     )
     learned_positions: Absent[Flag] = absent(
