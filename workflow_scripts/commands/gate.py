@@ -4,12 +4,13 @@
 
 Reads results/<grid>/verdict.json and nothing else: for the CI of people who publish compressed models. Each verdict is
 printed with its support and copies. Compressed models for which the pair was not planned are named and passed over. A
-verdict of the grid's primary metric is open if it is `undecided`, or `unavailable` because cells are missing. Without
-a verdict, and for words that it does not know, the command ends with 1. CI asks this command, not `make gate`: make
-ends with 2 whatever its command fails with.
+verdict of the grid's primary metric is open if it is `undecided` or `unavailable`, or if planned cells of it are
+missing: it would pass by the first copy that looks well. Without a verdict, and for words that it does not know, the
+command ends with 1. CI asks this command, not `make gate`: make ends with 2 whatever its command fails with.
 """
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 from workflow_scripts.files.artifacts import ArtifactError, read_json
@@ -46,16 +47,25 @@ def main(grid: str, want: list[str]) -> int:
     metrics = {place(group): group["metrics"][verdict["metric"]] for group in judged(verdict)}
     found = {name: metric["verdict"]["word"] for name, metric in metrics.items()}
     found |= dict.fromkeys(unjudged(verdict), "unavailable")
+    missing = {place(group): _missing(group, verdict["pair"].values()) for group in verdict["groups"]}
+    statuses = set()
     for name, word in found.items():
-        passes = "open" if word in OPEN else "wanted" if word in want else "not wanted"
-        print(f"{name}: {word} ({passes}){_grounds(metrics[name]) if name in metrics else ''}")
+        status = "open" if word in OPEN or missing[name] else "wanted" if word in want else "not wanted"
+        statuses.add(status)
+        lacks = f", {missing[name]} planned cells are missing" if missing[name] else ""
+        print(f"{name}: {word} ({status}{lacks}){_grounds(metrics[name]) if name in metrics else ''}")
     for group in verdict["groups"]:
         if (name := place(group)) not in found:
             word = group["metrics"][verdict["metric"]]["verdict"]["word"]
             print(f"{name}: {word} (passed over: the pair is not planned for it)")
     if not found:
         raise ArtifactError(f"{path}: judges no compressed model")
-    return 1 if {*found.values()} - {*want, *OPEN} else 2 if {*found.values()} & {*OPEN} else 0
+    return 1 if "not wanted" in statuses else 2 if "open" in statuses else 0
+
+
+def _missing(group: dict, pair: Collection[str]) -> int:
+    """How many cells of a group's verdict are planned and not there: those without a method and those of the pair."""
+    return sum(cell.split(" / ")[3] in ("none", *pair) for cell in group["missing"])
 
 
 def _grounds(metric: dict) -> str:

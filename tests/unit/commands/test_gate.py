@@ -69,6 +69,19 @@ def test_support_and_copies_stand_beside_the_word_and_groups_without_a_verdict_a
     assert passed == f"m, gptq-w8, {other['corpus']}: no_loss (passed over: the pair is not planned for it)"
 
 
+@pytest.mark.parametrize(
+    ("method", "status"), [("lora-r4", 2), ("none", 2), ("ptune-50", 0)], ids=["pair", "none", "another"]
+)
+def test_a_word_by_a_part_of_the_planned_copies_is_open(verdict, capsys, method, status):
+    """A partial report of the first of three seeds passed, so one could stop as soon as it looked well."""
+    verdict("displaced", "displaced")
+    found = read_json(VERDICT.path("smoke"))
+    found["groups"][0]["missing"] = [f"m / rtn-w3 / none / {method} / seed {seed}" for seed in (1, 2)]
+    write_json(VERDICT.path("smoke"), found, "verdict")
+    assert main(["gate"]) == status
+    assert ("displaced (open, 2 planned cells are missing); " in capsys.readouterr().out) == (status == 2)
+
+
 def test_a_verdict_that_was_changed_by_hand_is_refused(verdict, capsys):
     verdict("forgotten", "forgotten")
     file = Path(VERDICT.path("smoke"))
