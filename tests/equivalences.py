@@ -5,7 +5,7 @@
 The release's own code runs its tiny grid (tests/tiny_sources.py) in a worktree of the tag; `adopt` then makes each of
 these results again by today's code and compares. A stage (rule) of which a result differs, or can't be compared because
 settings or paths are others, must have a line of its own under *Numbers* in the newest part of CHANGELOG.md, which
-begins with "- `stage`: "; else exit status 1. Exit status 2 if HEAD has no release before it: nothing is compared.
+begins with "- `stage`: "; else exit status 1. Exit status 2 if there is no such release: nothing is compared.
 --write keeps the equivalences in workflow_scripts/plan/released.json, which recipes accept: commit it with the release.
 """
 
@@ -55,6 +55,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    if not _git("rev-parse", "--verify", "--quiet", f"{release}^{{commit}}"):
+        print(f"Nothing was compared: this clone has no release '{release}'.", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         made = run_release(release, Path(folder))
         changed, found = compare(made, Path(folder) / "today")
@@ -79,13 +82,14 @@ def _arguments() -> argparse.Namespace:
 
 def last_release(folder: Path = ROOT) -> str | None:
     """The last tag before HEAD; a tag of HEAD itself is the release that is made. None without one."""
+    own = [f"--exclude={tag}" for tag in _git("tag", "--points-at", "HEAD", folder=folder).split()]
+    return _git("describe", "--tags", "--abbrev=0", *own, folder=folder) or None
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
 
-    own = [f"--exclude={tag}" for tag in git("tag", "--points-at", "HEAD").split()]
-    return git("describe", "--tags", "--abbrev=0", *own) or None
+def _git(*words: str, folder: Path = ROOT) -> str:
+    """git's answer; empty if it fails."""
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def run_release(release: str, folder: Path) -> Path:

@@ -64,6 +64,7 @@ def test_a_stage_that_moved_and_is_not_stated_fails(changelog, status, tmp_path,
     (tmp_path / "CHANGELOG.md").write_text(f"## Unreleased\n\n### Numbers\n\n{changelog}\n")
     monkeypatch.setattr(equivalences, "ROOT", tmp_path)
     monkeypatch.setattr(equivalences, "last_release", lambda: "v1")
+    monkeypatch.setattr(equivalences, "_git", lambda *_: "v1's commit")
     monkeypatch.setattr(equivalences, "run_release", lambda *_: tmp_path)
     monkeypatch.setattr(equivalences, "compare", lambda *_: ({"train_adapter"}, []))
     monkeypatch.setattr("sys.argv", ["equivalences"])
@@ -92,6 +93,12 @@ def test_a_clone_without_tags_has_no_release(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["equivalences"])
     assert equivalences.main() == 2
     assert "Nothing was compared: HEAD has no tag before it" in capsys.readouterr().err
+
+
+def test_a_release_that_is_none_is_told_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["equivalences", "--release", "v9.9"])
+    assert equivalences.main() == 2
+    assert capsys.readouterr().err == "Nothing was compared: this clone has no release 'v9.9'.\n"
 
 
 def renamed(value: object, names: dict[str, str]) -> object:

@@ -10,6 +10,7 @@ environment leaves out: pip install mlflow-skinny.
 
 import argparse
 import importlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -32,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(grid: str, uri: str, blocks: list[str] | None = None, configfile: Sequence[str] = ()) -> int:
     """Send the cells; returns an exit status. Raises ArtifactError without the library, without a finished cell, and
     if the server does not take them."""
+    # mlflow's own 7 tries are four silent minutes for a wrong address; what was cut short the next call finishes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:
         mlflow = importlib.import_module("mlflow")
     except ModuleNotFoundError:

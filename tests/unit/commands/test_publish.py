@@ -1,6 +1,7 @@
 """Finished cells go to MLflow once, with their numbers, and only when somebody asks."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -175,6 +176,18 @@ def test_a_server_that_takes_nothing_is_one_line(cells, monkeypatch, capsys, err
     monkeypatch.setitem(sys.modules, "mlflow", server)
     assert main(["publish", "--grid", "smoke", "--uri", URI]) == 1
     assert capsys.readouterr().err == f"{URI}: {said}\n"
+
+
+@pytest.mark.parametrize(("own", "tries"), [(None, "2"), ("9", "9")])
+def test_an_address_where_nobody_answers_is_told_in_seconds(configured, monkeypatch, own, tries):
+    """mlflow's seven tries took four minutes without a line."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.setenv(name, own or "")  # so that it is put back
+    if own is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setitem(sys.modules, "mlflow", Server())
+    main(["publish", "--grid", "smoke", "--uri", URI])
+    assert os.environ[name] == tries
 
 
 def test_a_grid_without_a_finished_cell_is_named(configured, monkeypatch, capsys):
