@@ -217,11 +217,13 @@ def _finished_cells(plan: Plan, grid: str, older: list[Older]) -> list[Older]:
 
 
 def _shown(plan: Plan, result: Older, cells: list[Older]) -> Older:
-    """The result that shows whether another is the same: itself, or a cell that stands on weights which another kind of
-    processor made."""
+    """The result that shows whether another is the same: itself, or, of weights which another kind of processor made, a
+    cell that stands on them and on the fewest others: an adapter on a model that is made again is trained again."""
     if result.artefact in (COMPRESSED, ADAPTER) and not _made_on_this_kind(result):
         reruns = Reruns(plan, set)
-        return next((c for c in cells if result.path in reruns.stands_on(c.artefact, c.names)), result)
+        weights = {cell.path: reruns.stands_on(cell.artefact, cell.names) for cell in cells}
+        showing = (cell for cell in cells if result.path in weights[cell.path])
+        return min(showing, key=lambda cell: len(weights[cell.path]), default=result)
     return result
 
 
@@ -291,8 +293,10 @@ def _agreement(sample: Remade, folder: Path) -> Agreement:
                 f"{result.path}: the code was edited while it was made again; nothing was adopted, ask again"
             )
     stored, again = Path(sample.shown.path), folder / sample.shown.path
-    same = sample.shown.shared or on_one_kind_of_machine(
-        read_json(stored)["manifest"], read_json(again)["manifest"]
+    # Weights of another kind of machine have other bits, and so have the answers of a cell that stands on them.
+    same = sample.shown.shared or all(
+        on_one_kind_of_machine(read_json(path)["manifest"], read_json(folder / path)["manifest"])
+        for path in sample.paths
     )
     found = agreement(sample.shown.artefact, stored, again, same)
     if sample.made == sample.shown:

@@ -77,6 +77,23 @@ def test_weights_of_another_kind_of_processor_are_shown_by_a_cell_that_stands_on
     shown = {sample.made.kind: sample.shown for sample in samples if sample.made.artefact == ADAPTER}
     assert {result.artefact for result in shown.values()} == {EVALUATION}
     assert shown[f"lora on {GPTQ}"].names["method"] == "lora-r2"
+    models = [sample.shown for sample in samples if sample.made.artefact == COMPRESSED]
+    assert {result.names["method"] for result in models} == {"none"}  # no adapter is trained again
+
+
+@pytest.mark.parametrize(("cpu", "how"), [("another", "answers"), (None, "bits")])
+def test_a_cell_on_weights_of_another_kind_of_processor_need_not_have_their_bits(plan, monkeypatch, cpu, how):
+    """Weights of one kind of node, a cell of another: log-likelihoods 1e-6 apart refused them."""
+    older = {result.path: result for result in older_results(plan, "smoke")}
+    cell = next(result for result in older.values() if result.path == CELL.json)
+    made = older[ADAPTER.path(**cell.names)]
+    for result in (made, cell):
+        manifest = read_json(result.path)["manifest"]
+        write_json(Path("work") / result.path, {"manifest": manifest | {"code": result.new}})
+    write_json(made.path, {"manifest": read_json(made.path)["manifest"] | ({"cpu": cpu} if cpu else {})})
+    ways = {True: "bits", False: "answers"}
+    monkeypatch.setattr(adopt, "agreement", lambda _, stored, again, same: Agreement(ways[same], 1))
+    assert adopt._agreement(adopt.Remade(made, cell), Path("work")).how == how
 
 
 def test_weights_are_shown_by_a_cell_whose_own_code_is_todays(plan):
