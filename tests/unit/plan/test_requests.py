@@ -35,6 +35,7 @@ PLACE = {
 }
 OWN = {key: value for key, value in load_constants("a100-80g").items() if key not in ("name", "tasks")}
 RULES = ("compress_model", "train_adapter", "evaluate_cell", "measure_similarity", "measure_latency")
+VOCABULARIES = {"smollm2-135m": 49_152, "gemma": 262_144, "truth": 49_152}
 # The code that trained the prompts of `truth`, and the bytes that it kept of each step (CHANGELOG), mended since.
 LEAKY, LEAK = "a5d84748d6ebbec9b4720231d2374be043a84f35d194b388b1ee14f7a85db90a", 2e6
 
@@ -155,18 +156,18 @@ def test_requests_grow_by_attempt_within_the_partitions_limit(requests):
     assert requests.extra() == "--signal=USR1@300"
 
 
-@pytest.mark.parametrize(("grid", "most"), [("bench", 4 / 3), ("truth", 1.35)])
-def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(plan, grid, most):
+@pytest.mark.parametrize(("grid", "most"), [("bench", 4 / 3), ("truth", 1.35), ("gemma", 4 / 3)])
+def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(grid, most):
     """Peaks in the committed archives, measured on CPUs: each is below the forecast and, by 5 %, below the request,
     less what Snakemake itself takes. In the median of its kind the forecast is at most `most` of the peak, the
     request 1.5. (A heap keeps a gigabyte more or less of one and the same job.)"""
     root = ROOT / "reports" / grid
     config = yaml.safe_load((root / "config.yaml").read_text())
-    for name, model in config["models"].items():  # an archive may be older than this key
-        model["vocabulary"] = plan.config.models[name].vocabulary
-    archived = Plan(load(config))
-    requests = Requests(archived, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
-    costs = {(cost.kind, cost.name): cost for cost in foreseen(archived, grid).costs}
+    for name in VOCABULARIES.keys() & config["models"].keys():  # the archives are older than this key
+        config["models"][name]["vocabulary"] = VOCABULARIES[name]
+    plan = Plan(load(config))
+    requests = Requests(plan, read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
+    costs = {(cost.kind, cost.name): cost for cost in foreseen(plan, grid).costs}
     ratios: dict[str, list[tuple[float, float]]] = {}
     for kind in KINDS:
         for file in (root / "results" / grid / kind).rglob("*.json"):
@@ -182,24 +183,6 @@ def test_without_a_gpu_the_host_holds_what_was_measured_and_little_more(plan, gr
     for rule, found in ratios.items():
         foreseen_over, asked_over = np.median(found, axis=0)
         assert foreseen_over <= most and asked_over < 3 / 2, (rule, foreseen_over, asked_over)
-
-
-def test_a_large_vocabulary_asks_for_its_logits_and_embeddings(plan):
-    """Gemma 3 270M, on two cores with 100 items a task, in MB: evaluations took 9,201 to 9,258, with a merged LoRA
-    9,626, GPTQ 1,860, and trainings 7,502 at most."""
-    gemma = {"parameters": 2.68e8, "vocabulary": 262_144, "positions": 32_768}
-    other = plan.config.models["smollm2-135m"].model_copy(update=gemma)
-    config = plan.config.model_copy(update={"models": plan.config.models | {"smollm2-135m": other}})
-    requests = Requests(Plan(config), read_site(Path("no site file")) | {"hardware": load_constants("cpu-2")})
-    cell = {"grid": "bench", "model": "smollm2-135m", "corpus": "wikipedia", "seed": "0"}
-    for rule, method, peak in (
-        ("compress_model", "none", 1_860),
-        ("evaluate_cell", "none", 9_258),
-        ("evaluate_cell", "lora-r2", 9_626),
-        ("train_adapter", "lora-r2", 7_502),
-    ):
-        asked = requests.mem_mb(rule, cell | {"compressor": "gptq-w3-g64", "method": method}, 1) - 500
-        assert 1.05 * peak < asked < 3 / 2 * peak, (rule, method, asked / peak)
 
 
 def test_a_task_that_generates_asks_for_its_batches(plan):
