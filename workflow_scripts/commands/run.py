@@ -32,6 +32,7 @@ from workflow_scripts.plan.config import files
 from workflow_scripts.plan.forecast import warnings
 from workflow_scripts.plan.layout import REPORT, STAMP, VERDICT, Cell, lacks_companions
 from workflow_scripts.plan.recipes import Plan, plan_of
+from workflow_scripts.plan.upgrades import older_results
 from workflow_scripts.report.summary import lines
 
 STOPPING = 30  # seconds until the processes of a cancelled job, if its node is this machine, must have ended
@@ -80,6 +81,12 @@ def main(
     command = [*SNAKEMAKE, "--quiet", "host", "reason", *grid_words(grid, blocks, configfile)]
     command += ["--profile", profile] if profile else ["--resources", f"mem_mb={_free_memory_mb()}"]
     command += snakemake_options
+    if older := len(older_results(plan, grid)):
+        print(
+            f"{older} results differ from the plan in their code alone, and a run makes them again. If today's code "
+            f"makes the same, they can be kept: `{plan.make('adopt', grid)}` makes a few again and compares.",
+            flush=True,
+        )
     if DRY.intersection(snakemake_options):
         return follow(command)
     minded = [warning(text) for text in warnings(plan, grid)]

@@ -17,8 +17,10 @@ from workflow_scripts.commands import new, run
 from workflow_scripts.files.artifacts import ArtifactError, sha256_file, write_json
 from workflow_scripts.files.job import as_text
 from workflow_scripts.plan.config import files
+from workflow_scripts.plan.kinds import of_model
 from workflow_scripts.plan.layout import STAMP, VERDICT
 from workflow_scripts.plan.recipes import Plan, plan_of
+from workflow_scripts.plan.upgrades import as_if
 
 ROOT = Path(__file__).parents[3]
 CHILD = """
@@ -213,6 +215,24 @@ def test_a_dry_run_claims_nothing(on_the_cluster, monkeypatch, capsys):
     monkeypatch.setattr(run, "follow", lambda command: 0)
     assert main(["run", "--grid", "smoke", "--dry-run"]) == 0
     assert "complete" not in capsys.readouterr().out
+
+
+def test_results_of_an_older_code_may_be_kept_and_a_run_says_so(on_the_cluster, monkeypatch, capsys):
+    shutil.rmtree(".snakemake")
+    plan = plan_of(files(), "smoke")
+    cell = plan.cells("smoke")[0]
+    monkeypatch.setattr(run, "follow", lambda command: 0)
+    for older in (False, True):
+        if older:
+            code = "0" * 64
+            kind = of_model(plan.evaluation_kind(cell), cell.model)[0]
+            then = as_if(plan, {(False, plan.evaluate(cell)["code"], kind): code})
+            manifest = {"code": code, "recipe": then.evaluate_recipe(cell)}
+            write_json(cell.json, {"manifest": manifest})
+            Path(cell.samples).touch()
+        assert main(["run", "--grid", "smoke", "--dry-run"]) == 0
+        said = capsys.readouterr().out
+        assert ("1 results differ" in said and "`make adopt GRID=smoke`" in said) == older
 
 
 @pytest.mark.parametrize("status", [0, 1])
