@@ -210,9 +210,9 @@ def _finished_cells(plan: Plan, grid: str, older: list[Older]) -> list[Older]:
     found = []
     for cell in plan.cells(grid):
         if recorded_digest(cell.json, "recipe") == planned[cell.json] and not lacks_companions(cell.json):
-            code, kind = plan.evaluate(cell)["code"], plan.evaluation_kind(cell)
-            names = EVALUATION.parse(cell.json) or {}
-            found.append(known.get(cell.json) or Older(cell.json, EVALUATION, names, kind, code, code, code))
+            names, code = EVALUATION.parse(cell.json) or {}, plan.evaluate(cell)["code"]
+            as_planned = Older(cell.json, EVALUATION, names, plan.evaluation_kind(cell), code, code, code)
+            found.append(known.get(cell.json, as_planned))
     return found
 
 
@@ -275,11 +275,10 @@ def _absolute(config: dict) -> dict:
 
 
 def _made_again(folder: Path, samples: list[Remade], profile: str | None, cores: str) -> bool:
-    targets = sorted({path for sample in samples for path in sample.paths})
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(PACKAGE.parent / "Snakefile")]
     command += ["--directory", str(folder), "--quiet", "rules", "host", "reason"]
     command += ["--profile", profile] if profile else ["--cores", cores]
-    return follow([*command, "--", *targets]) == 0
+    return follow([*command, "--", *sorted({path for sample in samples for path in sample.paths})]) == 0
 
 
 # ------------------------------------------------------------------------------------------------- adoptions
@@ -292,13 +291,12 @@ def _agreement(sample: Remade, folder: Path) -> Agreement:
             raise ArtifactError(
                 f"{result.path}: the code was edited while it was made again; nothing was adopted, ask again"
             )
-    stored, again = Path(sample.shown.path), folder / sample.shown.path
     # Weights of another kind of machine have other bits, and so have the answers of a cell that stands on them.
     same = sample.shown.shared or all(
         on_one_kind_of_machine(read_json(path)["manifest"], read_json(folder / path)["manifest"])
         for path in sample.paths
     )
-    found = agreement(sample.shown.artefact, stored, again, same)
+    found = agreement(sample.shown.artefact, Path(sample.shown.path), folder / sample.shown.path, same)
     if sample.made == sample.shown:
         return found
     weights = other_weights(Path(sample.made.path), folder / sample.made.path)

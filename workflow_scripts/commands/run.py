@@ -81,12 +81,7 @@ def main(
     command = [*SNAKEMAKE, "--quiet", "host", "reason", *grid_words(grid, blocks, configfile)]
     command += ["--profile", profile] if profile else ["--resources", f"mem_mb={_free_memory_mb()}"]
     command += snakemake_options
-    if older := len(older_results(plan, grid)):
-        print(
-            f"{older} results differ from the plan in their code alone, and a run makes them again. If today's code "
-            f"makes the same, they can be kept: `{plan.make('adopt', grid)}` makes a few again and compares.",
-            flush=True,
-        )
+    _say_older(plan, grid)
     if DRY.intersection(snakemake_options):
         return follow(command)
     minded = [warning(text) for text in warnings(plan, grid)]
@@ -112,6 +107,16 @@ def main(
     print("\n".join([*lines(read_json(VERDICT.path(grid))), *minded]))
     print(f"Report, to open in a browser: {REPORT.path(grid)}")
     return 0
+
+
+def _say_older(plan: Plan, grid: str) -> None:
+    """A line on results that an upgrade outdates and evidence may keep."""
+    if older := len(older_results(plan, grid)):
+        print(
+            f"{older} results differ from the plan in their code alone, and a run makes them again. If today's code "
+            f"makes the same, they can be kept: `{plan.make('adopt', grid)}` makes a few again and compares.",
+            flush=True,
+        )
 
 
 def _unfinished(before: float | None) -> str:
