@@ -209,9 +209,8 @@ def training_cost(plan: Plan, cell: Cell, device: dict) -> Cost:
     seconds = 4 * p * tokens / device["train"] + 2 * p * tokens * taught / device["forward"]
     seconds += 2 * p * heldout / device["forward"] + _loading(p, device)
     memory = LIBRARIES + taught * (_weights(p, device, copies=1) + forward)
-    if (
-        tokens
-    ):  # on a CPU one weight at a time is transposed beside itself and then packed, the output head's too
+    if tokens:
+        # On a CPU one weight at a time is transposed and packed; of the head two copies, as the records have it.
         head = 0 if device["gpu"] else 2 * _vocabulary(plan, cell.model) * width(p) * device["bytes"]
         memory += _weights(p, device, copies=2) + max(24 * LAYERS * text, head)
     else:  # the loss of the held-out text alone
