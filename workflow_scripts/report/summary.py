@@ -1,5 +1,6 @@
 """The numbers that matter, in words: printed at the end of a run, in the README and on the report's first screen."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from workflow_scripts.judge.verdict import ONE_COPY
@@ -188,15 +189,19 @@ def _mostly_lost(metric: dict, pair: dict, shown: Callable[[dict | None], str]) 
 
 
 def chosen(verdict: dict, group: dict) -> list[str]:
-    """The caution that the pair's prompt method chose one prompt for nearly all items of the group's cells."""
+    """The caution that the pair's prompt method chose one prompt for nearly all items of each of the group's cells."""
     method = verdict["pair"]["prompt"]
     place = {key: group[key] for key in ("model", "compressor", "corpus")} | {"method": method}
     rows = [row for row in verdict["scores"] if all(row[key] == value for key, value in place.items())]
-    return [
-        f"{method} chose {prompt} for {100 * share:.0f} % of the items, so its numbers are those of one prompt"
-        for prompt, share in prompt_shares(rows).items()
-        if share >= ONE_PROMPT
-    ]
+    seeds = [prompt_shares([row]) for row in rows if row["selection"]]
+    first = [max(shares, key=shares.__getitem__) for shares in seeds]
+    most = [shares[prompt] for shares, prompt in zip(seeds, first, strict=True)]
+    if not most or min(most) < ONE_PROMPT:
+        return []
+    named = ", ".join(f"{prompt} for {count}" for prompt, count in Counter(first).most_common())
+    one = first[0] if len(set(first)) == 1 else f"one prompt a seed ({named} of {len(seeds)} seeds)"
+    share = f"{100 * sum(most) / len(most):.0f} %"
+    return [f"{method} chose {one} for {share} of the items, so its numbers are those of one prompt"]
 
 
 def prompt_shares(rows: list[dict]) -> dict[str, float]:

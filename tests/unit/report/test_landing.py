@@ -79,6 +79,27 @@ def test_a_dynamic_prompt_that_chose_one_prompt_for_all_items_is_told_on_card_an
     assert f"Mind: {said}." in landing(verdict, {"description": ""}, None, "overview.html")
 
 
+def test_a_dynamic_prompt_that_chose_another_single_prompt_for_each_seed_is_told(tmp_path):
+    verdict = judged(tmp_path, {"idp-50-100": 0.2, "lora-r4": 0.2})
+    [group] = [g for g in verdict["groups"] if g["compressor"] == "gptq-w3"]
+    [row] = [r for r in verdict["scores"] if (r["compressor"], r["method"]) == ("gptq-w3", "idp-50-100")]
+
+    def told(*shares: float) -> list[str]:
+        """shares: of prompt-50, by seed."""
+        seeds = [
+            row | {"seed": n, "selection": {"prompt-50": s, "prompt-100": 1 - s}}
+            for n, s in enumerate(shares)
+        ]
+        return chosen(verdict | {"scores": seeds}, group)
+
+    assert told(1.0, 0.0, 0.98) == [
+        "idp-50-100 chose one prompt a seed (prompt-50 for 2, prompt-100 for 1 of 3 seeds) for 99 % of the items, so "
+        "its numbers are those of one prompt"
+    ]
+    assert told(1.0, 0.5, 1.0) == []  # the second seed chose
+    assert told(1.0, 0.96) and "prompt-50 for 98 %" in told(1.0, 0.96)[0]
+
+
 def test_a_grid_whose_tasks_are_all_at_chance_says_so_and_calls_no_finished_cell_missing(tmp_path):
     truth = study("m", {"idp-50-100": 0.05, "lora-r4": 0.0}, dense=0.15, losses={"gptq-w3": 0.1})
     paths = write_grid(tmp_path, truth, 12, 0.02)
