@@ -154,3 +154,18 @@ def test_a_text_that_would_change_the_rotary_table_of_its_row_is_refused(made):
     ours.score(exact[:1])
     with pytest.raises(ValueError, match="a text of 33 tokens"):
         ours.score(exact)
+
+
+def test_rows_with_the_most_logits_run_first():
+    """What a heap frees it keeps: a larger row after a smaller one would take fresh memory beside it."""
+    model = scorer_models.model("llama")
+    ours, rows = Scorer(model, scorer_models.tokenizer(), row_tokens=16), []
+    ours.score(
+        [scorer_module.Document([1], [ours.sequence([1], [2])])]
+    )  # the check of the first pass is no row
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, logits: rows.append(logits.shape[1]))
+    texts = {length: list(range(10 * length, 11 * length)) for length in (4, 16, 9, 2, 12)}
+    ours.score([scorer_module.Document(ids[:1], [ours.sequence(ids[:1], ids[1:])]) for ids in texts.values()])
+    handle.remove()
+    assert rows == [15, 12, 11]  # 16 tokens, then 2, 4 and 9, then 12

@@ -28,6 +28,7 @@ from workflow_scripts.files.job import log
 from workflow_scripts.files.members import ITEMS, TRAINING, text_of
 from workflow_scripts.files.provenance import Provenance
 from workflow_scripts.files.work_folders import clear_work, work_folder
+from workflow_scripts.kernels.allocator import return_memory
 from workflow_scripts.kernels.device import chosen_device
 from workflow_scripts.recover.adapters import Recovered
 from workflow_scripts.recover.model_files import ModelFiles
@@ -123,6 +124,7 @@ def _evaluate_rest(
     asking = scorer if settings.system is None else replace(scorer, bank=None)
     for number, (name, task) in enumerate(tasks.items(), 1):
         items = _evaluated(asking, task, names, f"[{number}/{len(tasks)}] {name}")
+        return_memory()  # the next task's batches fit no pieces of this one's
         found.rows[name] = [item.row for item in items]
         found.results[name] = samples.summary(items) | {
             "domain": settings.tasks[name]["domain"],

@@ -162,7 +162,8 @@ class DocumentScorer:
                 for n, (chosen, sequences) in enumerate(jobs)
                 if chosen == prompt
             ]
-            for row in pack_rows(groups, self._row_tokens):
+            # The most logits first: memory that is freed, and kept, has room for all that come later.
+            for row in sorted(pack_rows(groups, self._row_tokens), key=lambda row: -len(row.predicting)):
                 if not any(jobs[n] in missing for n, _ in row.members):
                     continue
                 targets = [jobs[n][1][k].targets for n, k in row.members]

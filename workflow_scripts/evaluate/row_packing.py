@@ -55,6 +55,11 @@ class PackedRow:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def predicting(self) -> set[int]:
+        """The nodes whose logits are needed."""
+        return {node for path in self.scored for node in path}
+
     def add(self, sequence: Sequence, member: object) -> None:
         node, path = -1, []
         for depth, token in enumerate(sequence.inputs):
