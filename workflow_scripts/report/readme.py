@@ -43,13 +43,12 @@ def region(verdict: dict, index: dict, archive: str) -> str:
     lines = [
         f"**Verdicts: {', '.join(f'{count} {word}' for word, count in words.items())}.** Grid `{grid}`, "
         f"blocks that were run: {blocks}. 0-shot {NAMES[metric]} over the tasks that the dense model answers above "
-        f"chance, {items} paired items, with 95 % intervals. {covered(groups, metric)} *Brought back*: beyond "
-        "the method's gain on the dense model; harm to the dense model earns nothing.",
+        f"chance ({_tasks(groups, metric)}), {items} paired items, with 95 % intervals. {covered(groups, metric)} "
+        "*Brought back*: beyond the method's gain on the dense model; harm to the dense model earns nothing.",
         "",
         f"| compressed model | replicates | lost | brought back by `{pair['prompt']}` "
-        f"| brought back by `{pair['lora']}` | verdict (support) "
-        f"| {' | '.join(f'by {NAMES[other]}' for other in _others(metric))} |",
-        "|---|--:|--:|--:|--:|---|---|---|",
+        f"| brought back by `{pair['lora']}` | verdict (support) |",
+        "|---|--:|--:|--:|--:|---|",
         *(_row(group, pair, metric) for group in groups),
         "",
     ]
@@ -60,7 +59,7 @@ def region(verdict: dict, index: dict, archive: str) -> str:
         left = unjudged(verdict)
         without = f" No verdict yet for {'; '.join(left)}." if left else ""
         lines += [
-            f"{len(missing)} of {verdict['cells']['planned']} planned cells of the grid were not run.{without}",
+            f"{len(missing)} of the {verdict['cells']['planned']} cells of these blocks were not run.{without}",
             "",
         ]
     lines += [
@@ -72,17 +71,24 @@ def region(verdict: dict, index: dict, archive: str) -> str:
     return "\n".join(lines)
 
 
-def _others(metric: str) -> list[str]:
-    return [name for name in NAMES if name != metric]
+def _tasks(groups: list[dict], metric: str) -> str:
+    """ "piqa, sciq; not triviaqa", by model where they differ."""
+    said = {}
+    for group in groups:
+        found = group["metrics"][metric]
+        lists = ", ".join(found["items"]), ", ".join(found["absent_tasks"])
+        said[group["model"]] = "; not ".join(filter(None, lists))
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{model}: {tasks}" for model, tasks in said.items())
 
 
 def _row(group: dict, pair: dict, metric: str) -> str:
     found, shown = group["metrics"][metric], unit(metric)
     brought = [brought_back(found, method, shown) for method in pair.values()]
-    words = [headline(group["metrics"][other]["verdict"]) for other in _others(metric)]
     replicates = str(found["verdict"]["replicates"])
     word = f"**{headline(found['verdict'])}**"
-    cells = [place(group), replicates, shown(found.get("loss")), *brought, word, *words]
+    cells = [place(group), replicates, shown(found.get("loss")), *brought, word]
     return "| " + " | ".join(cell.replace(" points", "") for cell in cells) + " |"
 
 

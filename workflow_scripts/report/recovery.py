@@ -42,6 +42,7 @@ def figures(verdict: dict, index: dict, archive: str) -> str:
         lines += _table(heads, told)
     if choices := verdict["choices"]:
         behind = ("model", "IDP", "chose", *(f"IDP minus {name}" for name in _ways(choices[0])))
+        lines += ["", "IDP beside other ways to choose among its prompts, by accuracy over all tasks:"]
         lines += _table(behind, _choices(verdict))
     return "\n".join(lines)
 
